@@ -1,0 +1,76 @@
+# Needs python3 (3.11 or newer, with venv) and make, nothing else; `make lock` also wants uv.
+
+PYTHON ?= python3
+VENV := .venv
+# Modules, not scripts: a script's first line breaks when the directory is moved.
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
+FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fuzz fuzz-database lock clean
+# Two pips at once spoil one environment.
+.NOTPARALLEL:
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+
+run: export HOST ?= 127.0.0.1
+run: export PORT ?= 8000
+run: export AUTH ?= off
+run: export WEBHOOKS_ALLOW_PRIVATE ?= 1
+run: $(VENV)/run.stamp  ## migrate the database and serve on http://HOST:PORT (127.0.0.1:8000)
+	@if [ -t 1 ]; then export LOG_FORMAT="$${LOG_FORMAT:-console}"; fi; \
+	$(PY) -m flask --app wsgi db upgrade && exec $(PY) -m gunicorn -c gunicorn.conf.py wsgi:app
+
+test: $(VENV)/dev.stamp  ## run the tests on SQLite and on PostgreSQL (ARGS="-k name" to choose)
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp  ## style, order of imports, types, layers
+	@$(PY) -m flake8
+	@$(PY) -m isort --check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+
+fuzz: EXAMPLES ?= 100
+fuzz: $(VENV)/dev.stamp  ## requests made up from the API description, on both databases (EXAMPLES=100 per operation)
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	DATABASE_URL="sqlite:///$$dir/orders.db" $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
+	@$(PY) -m tests.postgres $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
+
+fuzz-database: export HOST := 127.0.0.1
+fuzz-database: export AUTH := off
+fuzz-database: export LOG_LEVEL := warning
+fuzz-database:
+	@$(PY) -m flask --app wsgi db upgrade
+	@export PORT=$$($(FREE_PORT)); \
+	$(PY) -m gunicorn -c gunicorn.conf.py --log-level warning wsgi:app & \
+	server=$$!; trap 'kill $$server; wait $$server' EXIT; \
+	$(PY) -m schemathesis.cli run "http://127.0.0.1:$$PORT/openapi.json" --wait-for-schema 10 --max-examples $(EXAMPLES)
+
+lock:  ## compile requirements*.in to requirements*.txt (ARGS=--upgrade for newer versions)
+	@for file in requirements requirements-dev; do \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(ARGS) --output-file $$file.txt $$file.in || exit; done
+
+clean:  ## remove the environment and all caches; the orders in instance/ stay
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .import_linter_cache .hypothesis .schemathesis schemathesis-report
+	@rm -rf .coverage .coverage.* htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing venv makes: where it is missing, the environment is half built.
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || \
+	{ echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/run.stamp: requirements.txt $(VENV)/bin/pip
+	@echo "Installing requirements.txt into $(VENV) …"
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/bin/pip
+	@echo "Installing requirements-dev.txt into $(VENV) …"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

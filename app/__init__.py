@@ -1,0 +1,44 @@
+"""The order service: an application factory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask
+
+from app import cli, telemetry
+from app.config import ROOT, load_config
+from app.extensions import api, db, engine_options, migrate
+from app.http import description, problems
+from app.routes import docs_routes, health_routes, order_routes
+
+BODY_MAX = 64 * 1024  # bytes; the largest order the limits allow is far smaller
+
+
+def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
+    """The application, from the environment's settings and, before them, those given.
+
+    Raises StartupError with one line that says what to do.
+    """
+    app = Flask(__name__, instance_path=str(ROOT / "instance"), static_folder=None)
+    app.config.from_mapping(load_config(test_config))
+    url = app.config["DATABASE_URL"]
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI=url,
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(url, pool_size=app.config["DATABASE_POOL_SIZE"]),
+        MAX_CONTENT_LENGTH=BODY_MAX,
+        API_TITLE="Order Service",
+        API_VERSION="1.0.0",
+        OPENAPI_VERSION="3.1.0",
+    )
+    app.url_map.merge_slashes = False  # //orders is not a resource, and no reason for a redirect
+
+    db.init_app(app)
+    migrate.init_app(app, db, directory=str(ROOT / "migrations"))
+    description.init_app(app)
+
+    telemetry.init_app(app)
+    problems.init_app(app)
+    for routes in (order_routes, health_routes, docs_routes):
+        api.register_blueprint(routes.blueprint)
+    cli.init_app(app)
+    return app

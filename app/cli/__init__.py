@@ -1,0 +1,20 @@
+"""The flask commands."""
+
+import click
+from flask import Flask
+from flask.cli import FlaskGroup
+
+from app.cli.seed import seed
+
+
+def init_app(app: Flask) -> None:
+    """Add the commands to the application."""
+    app.cli.add_command(seed)
+
+
+def is_serving() -> bool:
+    """Is this process about to answer requests, rather than to run a command such as `flask db upgrade`?"""
+    context = click.get_current_context(silent=True)
+    if context is None or not isinstance(context.find_root().command, FlaskGroup):
+        return True
+    return context.info_name == "run"

@@ -1,0 +1,93 @@
+"""Every setting, read from the environment once and checked at start-up.
+
+`SETTINGS` is the one list of them: the README's table is held equal to it by a test.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class StartupError(Exception):
+    """The service cannot start; the message is one line that says what to do."""
+
+
+def _database_url(text: str) -> str:
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ValueError("a database URL, such as postgresql://user:password@host/name") from None
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    if url.drivername == "sqlite" and url.database not in (None, "", ":memory:"):
+        return text
+    raise ValueError("a postgresql:// URL, or sqlite:/// with the path of a file")
+
+
+def _whole_number(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(" or ".join(choices))
+        return text.lower()
+
+    return parse
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its default as it would stand in the environment, how it is read, and what it is for."""
+
+    default: str
+    parse: Callable[[str], Any]
+    meaning: str
+
+
+SETTINGS: dict[str, Setting] = {
+    "HOST": Setting("127.0.0.1", str, "Address that `make run` and gunicorn listen on."),
+    "PORT": Setting("8000", _whole_number(1, 65535), "Port that `make run` and gunicorn listen on."),
+    "DATABASE_URL": Setting(
+        f"sqlite:///{ROOT / 'instance' / 'orders.db'}",
+        _database_url,
+        "The database: `postgresql://…`, or `sqlite:///` and a file.",
+    ),
+    "DATABASE_POOL_SIZE": Setting("10", _whole_number(1, 1000), "Database connections of one web worker."),
+    "WEB_CONCURRENCY": Setting(
+        "0", _whole_number(0, 512), "Web workers; 0 means one per core, and one on SQLite."
+    ),
+    "AUTH": Setting("off", _one_of("off"), "Authentication; only `off` so far: keep the port on a private address."),
+    "LOG_LEVEL": Setting("info", _one_of("debug", "info", "warning", "error"), "The least severe line to log."),
+    "LOG_FORMAT": Setting("json", _one_of("json", "console"), "`json`, one object a line, or `console` for people."),
+}
+
+
+def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The checked settings, overrides before environment before default.
+
+    Raises StartupError that names the setting, what stands there and what is expected.
+    """
+    config: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        text = str((overrides or {}).get(name, os.environ.get(name) or setting.default))
+        try:
+            config[name] = setting.parse(text)
+        except ValueError as error:
+            shown = "…" if "URL" in name else repr(text)  # a URL may hold a password
+            raise StartupError(f"{name} is {shown}; it must be {error}.") from None
+    extra = {name: value for name, value in (overrides or {}).items() if name not in SETTINGS}
+    return config | extra

@@ -1,0 +1,134 @@
+"""What can go wrong, in the domain's words: a status, a slug, a sentence. No Flask here.
+
+Every class below `ServiceError` is one problem type (RFC 9457). Its docstring is the text of the page
+`/problems/{slug}`: what happened, and what to do.
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Base of every problem a client can be shown.
+
+    `retry_after` is a number of seconds; `members` are extension members of the problem document.
+    """
+
+    status: ClassVar[int]
+    slug: ClassVar[str]
+    title: ClassVar[str]
+    retry_after: ClassVar[int | None] = None
+
+    def __init__(self, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.members = members
+
+
+class BadRequest(ServiceError):
+    """The request could not be understood as HTTP. Compare it with the API description and send it corrected."""
+
+    status, slug, title = 400, "bad-request", "Bad request"
+
+
+class MalformedJSON(ServiceError):
+    """The body is not one JSON text as the service reads it: UTF-8 without a byte order mark, nested at most 32 deep,
+    no member twice in one object, no NaN or Infinity. The detail names the place; nothing was stored."""
+
+    status, slug, title = 400, "malformed-json", "The body is not valid JSON"
+
+
+class InvalidRequest(ServiceError):
+    """The request was read, but breaks rules of the API. `errors` lists every fault at once: the JSON pointer into the
+    body, or the name of the query parameter, and what is expected there. Correct them all and send it again; nothing
+    was stored."""
+
+    status, slug, title = 400, "invalid-request", "The request is not valid"
+
+
+class InvalidCursor(ServiceError):
+    """The cursor was not made by this service, or for a list with other filters. A cursor goes with the filters and the
+    sort of the page it came from. Start again without one, or follow the `Link` header as it is."""
+
+    status, slug, title = 400, "invalid-cursor", "The cursor does not fit this list"
+
+
+class InvalidIdempotencyKey(ServiceError):
+    """The Idempotency-Key header is malformed. Send 1 to 255 printable ASCII characters, bare (without spaces, commas
+    or quotes) or as a quoted string; a UUID is a good choice."""
+
+    status, slug, title = 400, "invalid-idempotency-key", "The Idempotency-Key is malformed"
+
+
+class NotFound(ServiceError):
+    """There is nothing at this address. The paths that exist are listed in the API description."""
+
+    status, slug, title = 404, "not-found", "No such resource"
+
+
+class OrderNotFound(ServiceError):
+    """There is no such order, no such version of it, or it is not yours to see; the answer is the same in all cases.
+    Check the id, and the credentials it is asked for with."""
+
+    status, slug, title = 404, "order-not-found", "No such order"
+
+
+class MethodNotAllowed(ServiceError):
+    """The resource exists but does not know this method. The `Allow` header lists those it does."""
+
+    status, slug, title = 405, "method-not-allowed", "Method not allowed"
+
+
+class DuplicateExternalRef(ServiceError):
+    """You already have an order with this `external_ref`; `order_id` names it. Read that order, or choose another
+    reference. To make a retry safe, send an Idempotency-Key: it answers with the order instead of this problem."""
+
+    status, slug, title = 409, "duplicate-external-ref", "The external reference is taken"
+
+
+class RequestInFlight(ServiceError):
+    """A request with the same Idempotency-Key or external reference is still being worked on. Send the same request
+    again after `Retry-After` seconds: it will be answered with the first one's result."""
+
+    status, slug, title = 409, "request-in-flight", "The same request is in progress"
+    retry_after = 1
+
+
+class ContentTooLarge(ServiceError):
+    """The body is larger than this resource takes. Split the work into several requests."""
+
+    status, slug, title = 413, "content-too-large", "The body is too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body must be JSON in UTF-8, without a content coding: send `Content-Type: application/json` and no
+    `Content-Encoding`."""
+
+    status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
+
+
+class IdempotencyKeyReused(ServiceError):
+    """This Idempotency-Key was used for another request body. A key belongs to one request for good: use a new key for
+    a new request, and the same body for a retry."""
+
+    status, slug, title = 422, "idempotency-key-reused", "The Idempotency-Key belongs to another request"
+
+
+class InternalError(ServiceError):
+    """Something failed that should not have. It has been logged under `request_id`; tell the operators that id. A retry
+    with the same Idempotency-Key is safe."""
+
+    status, slug, title = 500, "internal-error", "Internal error"
+
+
+class ServiceUnavailable(ServiceError):
+    """The service cannot answer just now, usually because the database is away or too busy. Send the request again
+    after `Retry-After` seconds; with the same Idempotency-Key that is safe."""
+
+    status, slug, title = 503, "service-unavailable", "Temporarily unavailable"
+    retry_after = 1
+
+
+def problem_types() -> Iterator[type[ServiceError]]:
+    """Every problem type there is."""
+    yield from ServiceError.__subclasses__()

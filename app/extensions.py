@@ -1,0 +1,64 @@
+"""The extensions, created unbound; the factory binds them to an application."""
+
+import sqlite3
+from typing import Any
+
+from flask_migrate import Migrate
+from flask_smorest import Api
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy.orm import DeclarativeBase
+
+
+class Base(DeclarativeBase):
+    """Base of all models. Constraint names are fixed, so that a later migration can name what it changes."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+db = SQLAlchemy(model_class=Base)
+migrate = Migrate()
+api = Api()
+
+
+def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
+    """Pool and driver settings for a database URL.
+
+    Both drivers are left in autocommit, and a transaction is begun by name (below): the fast paths are single
+    statements, and a BEGIN and COMMIT around each would cost two more round trips.
+    """
+    pool = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 2, "pool_use_lifo": True}
+    if url.startswith("sqlite"):
+        return pool | {"connect_args": {"isolation_level": None, "timeout": 5}}
+    # gunicorn's own timeout does not bound a request under gevent, so the database's limits must.
+    limits = "-c statement_timeout=3000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000"
+    connect_args = {
+        "autocommit": True,
+        "connect_timeout": 2,
+        "tcp_user_timeout": 5000,
+        "prepare_threshold": 0,
+        "application_name": "order-service",
+        "options": limits,
+    }
+    return pool | {"connect_args": connect_args}
+
+
+@event.listens_for(Engine, "connect")
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        # FULL: with NORMAL a power cut takes acknowledged orders with it (the log is not synced at commit).
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+
+@event.listens_for(Engine, "begin")
+def _begin(connection: Connection) -> None:
+    # IMMEDIATE: a transaction that reads first and writes later cannot wait for another writer, it fails at once.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "BEGIN")

@@ -1,0 +1,70 @@
+"""How a request's body and query become a schema's input, and its faults a problem."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from flask import Request
+from marshmallow import RAISE, Schema, ValidationError
+from webargs.flaskparser import FlaskParser
+
+from app.errors import InvalidRequest, UnsupportedMediaType
+from app.http.strict_json import parse_json
+
+JSON = "application/json"
+
+
+class StrictParser(FlaskParser):
+    """Reads JSON strictly, refuses what it does not know, and tells every fault at once."""
+
+    DEFAULT_VALIDATION_STATUS = 400
+    DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE}
+
+    def load_json(self, req: Request, schema: Schema) -> Any:
+        """The request's JSON body. Raises UnsupportedMediaType and MalformedJSON."""
+        check_media_type(req, JSON)
+        return parse_json(req.get_data(cache=False))
+
+    def load_querystring(self, req: Request, schema: Schema) -> Any:
+        """The query parameters. One that stands twice is refused: which of the two is meant?"""
+        repeated = [name for name, values in req.args.lists() if len(values) > 1]
+        if repeated:
+            faults = [{"parameter": name, "detail": "This parameter stands twice."} for name in repeated]
+            raise InvalidRequest("A query parameter stands twice.", errors=faults)
+        return req.args.to_dict()
+
+    def handle_error(self, error: ValidationError, req: Request, schema: Schema, **_: Any) -> NoReturn:
+        """Raise InvalidRequest with every fault."""
+        [(location, messages)] = error.normalized_messages().items()  # type: ignore[no-untyped-call]
+        if location == "query":
+            raise InvalidRequest("Query parameters are not valid.", errors=list(_parameter_faults(messages)))
+        raise InvalidRequest("Members of the body are not valid.", errors=list(_faults(messages, "#")))
+
+
+def check_media_type(req: Request, *accepted: str) -> None:
+    """Raise UnsupportedMediaType unless the body is declared as one of the types, in UTF-8, without a coding."""
+    if req.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("The body must be sent without a Content-Encoding.")
+    charset = req.mimetype_params.get("charset", "utf-8").lower()
+    if req.mimetype not in accepted or charset not in ("utf-8", "utf8"):
+        raise UnsupportedMediaType(f"Send the body as Content-Type: {' or '.join(accepted)}, in UTF-8.")
+
+
+def _faults(messages: Any, pointer: str) -> Iterator[dict[str, str]]:
+    """The faults of a body, each with its JSON pointer as a URI fragment (RFC 6901 §6)."""
+    if isinstance(messages, Mapping):
+        for name, below in messages.items():
+            yield from _faults(below, pointer if name == "_schema" else f"{pointer}/{_pointer_token(name)}")
+    else:
+        for message in messages if isinstance(messages, list) else [messages]:
+            yield {"pointer": pointer, "detail": str(message)}
+
+
+def _pointer_token(name: Any) -> str:
+    return quote(str(name).replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace")
+
+
+def _parameter_faults(messages: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    for name, below in messages.items():
+        for fault in _faults(below, ""):
+            yield {"parameter": quote(name, safe=" []", errors="replace"), "detail": fault["detail"]}

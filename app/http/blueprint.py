@@ -1,0 +1,127 @@
+"""The blueprint of every route: strict arguments, and a description that tells the headers and the problems."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import flask_smorest
+
+from app.errors import (
+    BadRequest,
+    ContentTooLarge,
+    InternalError,
+    InvalidRequest,
+    MalformedJSON,
+    ServiceError,
+    ServiceUnavailable,
+    UnsupportedMediaType,
+)
+from app.http.arguments import StrictParser
+from app.http.problems import MEDIA_TYPE, problem_document
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+_TEXT = {"type": "string"}
+REQUEST_HEADERS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": {
+        "description": "Makes a retry safe: the same key and body are answered with the first response, for as long as "
+        "the order exists. Bare, or as a quoted string.",
+        "schema": _TEXT | {"minLength": 1, "maxLength": 514},
+        "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
+    },
+    "If-None-Match": {
+        "description": "The entity tag you have; 304 if it is still the current one.",
+        "schema": _TEXT,
+        "example": '"1"',
+    },
+}
+RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {"description": "The request's id in the logs: yours if you sent one.", "schema": _TEXT},
+    "ETag": {"description": "The order's version, quoted.", "schema": _TEXT, "example": '"1"'},
+    "Location": {"description": "The new order's address.", "schema": _TEXT | {"format": "uri-reference"}},
+    "Idempotent-Replayed": {
+        "description": "`true` where the key had been used before and its first response is given again.",
+        "schema": _TEXT | {"enum": ["true"]},
+    },
+    "Link": {"description": 'The next page, with `rel="next"` (RFC 8288).', "schema": _TEXT},
+    "Allow": {"description": "The methods that the resource knows.", "schema": _TEXT},
+    "Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "integer"}},
+}
+_SUCCESS = ("200", "201", "202", "204", "304")
+_ANY_REQUEST = (BadRequest, InternalError)
+_WITH_ARGUMENTS = (InvalidRequest, ServiceUnavailable)
+_WITH_BODY = (MalformedJSON, ContentTooLarge, UnsupportedMediaType)
+
+
+class Blueprint(flask_smorest.Blueprint):
+    """Routes with strict arguments that say which headers and problems they know."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._prepare_doc_cbks.append(self._prepare_description)
+
+    def describe(
+        self,
+        *,
+        problems: tuple[type[ServiceError], ...] = (),
+        request_headers: tuple[str, ...] = (),
+        response_headers: tuple[str, ...] = (),
+    ) -> Callable[[View], View]:
+        """Declare what the schemas do not tell: a view's own problems, and the headers it reads and writes.
+
+        The operation's id is the view's name, in camel case.
+        """
+
+        def decorate(view: View) -> View:
+            first, *rest = view.__name__.split("_")
+            told = {
+                "operation_id": first + "".join(word.capitalize() for word in rest),
+                "problems": problems,
+                "request_headers": request_headers,
+                "response_headers": response_headers,
+            }
+            view._apidoc = {**getattr(view, "_apidoc", {}), "description": told}  # type: ignore[attr-defined]
+            return view
+
+        return decorate
+
+    @staticmethod
+    def _prepare_description(doc: dict[str, Any], doc_info: dict[str, Any], **_: Any) -> dict[str, Any]:
+        told = doc_info["description"]
+        doc["operationId"] = told["operation_id"]
+        for name in told["request_headers"]:
+            parameter = {"name": name, "in": "header", "required": False} | REQUEST_HEADERS[name]
+            doc.setdefault("parameters", []).append(parameter)
+        # The library's own errors, and its "default", are not what this service answers.
+        doc["responses"] = {str(status): answer for status, answer in doc["responses"].items() if status in _SUCCESS}
+        for response in doc["responses"].values():
+            response.setdefault("headers", {}).update(_headers(told["response_headers"]))
+        problems = _ANY_REQUEST + told["problems"]
+        if doc.get("parameters"):
+            problems += _WITH_ARGUMENTS
+        if "requestBody" in doc:
+            problems += (*_WITH_ARGUMENTS, *_WITH_BODY)
+        doc["responses"].update(_problem_responses(problems))
+        return doc
+
+
+def _headers(names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: RESPONSE_HEADERS[name] for name in ("X-Request-Id", *names)}
+
+
+def _problem_responses(types: tuple[type[ServiceError], ...]) -> dict[str, Any]:
+    """One response a status, with an example of each problem that has it."""
+    responses: dict[str, Any] = {}
+    for kind in sorted(set(types), key=lambda kind: (kind.status, kind.slug)):
+        response = responses.setdefault(
+            str(kind.status),
+            {
+                "description": "",
+                "headers": _headers(("Retry-After",) if kind.retry_after else ()),
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+            },
+        )
+        response["description"] += f"{', or ' if response['description'] else ''}{kind.title}"
+        response["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": problem_document(kind("…"))}
+    return responses

@@ -1,0 +1,32 @@
+"""The Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header-07)."""
+
+import re
+
+from flask import request
+
+from app.errors import InvalidIdempotencyKey
+from app.models.order import IDEMPOTENCY_KEY_MAX
+
+HEADER = "Idempotency-Key"
+
+_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # a string of RFC 8941 §3.3.3
+_BARE = re.compile(r'[!#-+\--~]+')  # what most clients send: no space, quote or comma (two headers, joined)
+_ESCAPE = re.compile(r"\\(.)")
+
+
+def idempotency_key() -> str | None:
+    """The request's key, or None. A quoted key and the same one bare are equal. Raises InvalidIdempotencyKey."""
+    header = request.headers.get(HEADER)
+    if header is None:
+        return None
+    text = header.strip(" \t")
+    quoted = _QUOTED.fullmatch(text)
+    if quoted:
+        key = _ESCAPE.sub(r"\1", quoted[1])
+    elif _BARE.fullmatch(text):
+        key = text
+    else:
+        raise InvalidIdempotencyKey("Send one key of printable ASCII characters, bare or as a quoted string.")
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX:
+        raise InvalidIdempotencyKey(f"The key has {len(key)} characters; 1 to {IDEMPOTENCY_KEY_MAX} are allowed.")
+    return key

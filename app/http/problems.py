@@ -1,0 +1,82 @@
+"""Every error as a problem document (RFC 9457): one renderer for the domain's errors and the framework's."""
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from app import errors
+from app.errors import ServiceError
+from app.models.faults import FAULTS, Fault, is_unavailable
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+
+# What the framework raises, in the domain's words. The class is chosen by the status alone.
+_BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
+    400: (errors.BadRequest, "The request could not be understood."),
+    404: (errors.NotFound, "There is nothing at this address."),
+    405: (errors.MethodNotAllowed, "This resource does not know the method; see the Allow header."),
+    413: (errors.ContentTooLarge, "The body is larger than this resource takes."),
+    415: (errors.UnsupportedMediaType, "Send the body as Content-Type: application/json, in UTF-8."),
+    500: (errors.InternalError, "Something failed that should not have; it has been logged under the request id."),
+}
+_KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
+
+
+def init_app(app: Flask) -> None:
+    """Answer every error that reaches the application with a problem document."""
+    app.register_error_handler(ServiceError, _render_service_error)
+    app.register_error_handler(HTTPException, _render_http_error)
+    for fault in FAULTS:
+        app.register_error_handler(fault, _render_fault)
+
+
+def problem_document(error: ServiceError) -> dict[str, Any]:
+    """The members that belong to the error itself, without those of the request."""
+    return {
+        "type": f"/problems/{error.slug}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        **error.members,
+    }
+
+
+def _render_service_error(error: ServiceError) -> Response:
+    return _response(problem_document(error), retry_after=error.retry_after)
+
+
+def _render_http_error(error: HTTPException) -> Response:
+    raised = error.get_response()
+    known = _BY_STATUS.get(raised.status_code)
+    if known:
+        document = problem_document(known[0](known[1]))
+    else:  # RFC 9457 §4.2.1: nothing to add to what the status says
+        status = HTTPStatus(raised.status_code)
+        document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": status.description}
+    response = _response(document)
+    for name in _KEPT_HEADERS:
+        if name in raised.headers:
+            response.headers[name] = raised.headers[name]
+    return response
+
+
+def _render_fault(error: Fault) -> Response:
+    if is_unavailable(error):
+        log.warning("database unavailable", error=type(error).__name__, reason=str(error).partition("\n")[0])
+        return _render_service_error(errors.ServiceUnavailable("The database cannot answer just now."))
+    raise error
+
+
+def _response(document: dict[str, Any], *, retry_after: int | None = None) -> Response:
+    document |= {"instance": request.path, "request_id": g.get("request_id")}
+    response = Response(orjson.dumps(document), document["status"], mimetype=MEDIA_TYPE)
+    response.headers["Cache-Control"] = "no-store"
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response

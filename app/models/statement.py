@@ -1,0 +1,77 @@
+"""The short way to the database, for the requests that come by the thousand.
+
+A statement is built from the models with SQLAlchemy Core, compiled once, and run on the driver's own cursor. Core's
+execution costs 320 µs a request on top of the cursor's 131, an ORM session 1,100.
+"""
+
+import random
+import time
+from typing import Any
+
+import psycopg
+from sqlalchemy import ClauseElement
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from app.extensions import db
+from app.models.faults import is_lost_connection, is_transient
+
+_RETRIES = 2
+_LONGEST_PAUSE = 0.05  # seconds before the first retry, at most; jitter keeps the victims of one deadlock apart
+
+_DIALECTS: dict[str, Dialect] = {
+    "postgresql": postgresql.dialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
+    "sqlite": sqlite.dialect(paramstyle="named"),
+}
+
+
+class Statement:
+    """A statement that is its own transaction.
+
+    Parameters go to the driver as they are: text, whole numbers, None. It is run again when the connection was lost or
+    a deadlock chose it, so it must be one that may be carried out twice.
+    """
+
+    def __init__(self, statement: ClauseElement) -> None:
+        self._statement = statement
+        self._compiled: dict[str, SQLCompiler] = {}
+
+    def rows(self, **parameters: Any) -> list[tuple[Any, ...]]:
+        """All rows of the result. Raises the driver's errors (app.models.faults knows them)."""
+        for attempt in range(_RETRIES):
+            try:
+                return self._run(parameters)
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
+                if is_lost_connection(error):
+                    db.engine.dispose()  # what killed this connection killed the idle ones too
+            time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)
+        return self._run(parameters)
+
+    def _run(self, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        compiled = self._compile(db.engine.dialect.name)
+        sql, values = compiled.string, compiled.params | parameters
+        pooled = db.engine.raw_connection()
+        try:
+            connection = pooled.dbapi_connection
+            if isinstance(connection, psycopg.Connection):
+                cursor = psycopg.RawCursor(connection)
+                return cursor.execute(sql, [values[name] for name in compiled.positiontup or ()]).fetchall()
+            assert connection is not None
+            rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
+            return rows
+        except psycopg.Error as error:
+            if is_lost_connection(error):
+                pooled.invalidate(error)
+            raise
+        finally:
+            pooled.close()
+
+    def _compile(self, dialect: str) -> SQLCompiler:
+        if dialect not in self._compiled:
+            compiled = self._statement.compile(dialect=_DIALECTS[dialect])
+            assert isinstance(compiled, SQLCompiler)
+            self._compiled[dialect] = compiled
+        return self._compiled[dialect]

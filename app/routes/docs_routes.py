@@ -1,0 +1,65 @@
+"""The service explains itself: `/openapi.json`, `/docs`, and a page for every problem type."""
+
+from importlib.resources import files
+
+from flask import Response, render_template, send_from_directory
+from werkzeug.exceptions import NotFound
+
+from app.errors import problem_types
+from app.http.arguments import JSON
+from app.http.blueprint import Blueprint
+from app.http.description import api_description
+
+HTML = "text/html"
+ASSETS = str(files("flask_swagger_ui") / "dist")  # the wheel carries Swagger UI: no CDN
+OWN_ASSETS = str(files("app") / "static")
+PAGE = {"type": "string"}
+
+blueprint = Blueprint("documentation", __name__, description="What the service says of itself.")
+
+
+@blueprint.route("/openapi.json")
+@blueprint.response(200, {"type": "object"})
+@blueprint.describe()
+def read_api_description() -> Response:
+    """This description"""
+    return Response(api_description(), mimetype=JSON)
+
+
+@blueprint.route("/docs")
+@blueprint.response(200, PAGE, content_type=HTML)
+@blueprint.describe()
+def read_docs() -> Response:
+    """The description as pages to read and try"""
+    return Response(render_template("docs.html"), mimetype=HTML)
+
+
+@blueprint.route("/docs/<path:name>")
+@blueprint.response(200, PAGE, content_type="application/octet-stream")
+@blueprint.describe()
+def read_docs_asset(name: str) -> Response:
+    """Scripts and styles of the pages"""
+    return send_from_directory(OWN_ASSETS if name == "start.js" else ASSETS, name)
+
+
+@blueprint.route("/problems")
+@blueprint.response(200, PAGE, content_type=HTML)
+@blueprint.describe()
+def list_problem_types() -> Response:
+    """All problem types"""
+    return Response(render_template("problems.html", problems=sorted(problem_types(), key=_order)), mimetype=HTML)
+
+
+@blueprint.route("/problems/<slug>")
+@blueprint.response(200, PAGE, content_type=HTML)
+@blueprint.describe()
+def read_problem_type(slug: str) -> Response:
+    """What a problem type means, and what to do"""
+    for problem in problem_types():
+        if problem.slug == slug:
+            return Response(render_template("problems.html", problems=[problem]), mimetype=HTML)
+    raise NotFound
+
+
+def _order(problem: type) -> tuple[int, str]:
+    return problem.status, problem.slug  # type: ignore[attr-defined]

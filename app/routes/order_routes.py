@@ -1,0 +1,63 @@
+"""`/orders`."""
+
+from typing import Any
+
+from flask import Response
+
+from app import errors
+from app.http.blueprint import Blueprint
+from app.http.cursors import make_cursor, read_cursor
+from app.http.idempotency import idempotency_key
+from app.http.principal import current_principal
+from app.http.responses import created_response, list_response, order_response
+from app.schemas.order import OrderIn, OrderQuery, VersionQuery
+from app.schemas.order_document import Order, OrderList
+from app.services import order_reads, order_service
+from app.services.order_service import OrderRequest
+
+blueprint = Blueprint("orders", __name__, description="Create orders, read them, list them.")
+
+
+@blueprint.route("/orders", methods=["POST"])
+@blueprint.arguments(OrderIn())
+@blueprint.response(201, Order)
+@blueprint.describe(
+    problems=(
+        errors.InvalidIdempotencyKey,
+        errors.DuplicateExternalRef,
+        errors.RequestInFlight,
+        errors.IdempotencyKeyReused,
+    ),
+    request_headers=("Idempotency-Key",),
+    response_headers=("ETag", "Location", "Idempotent-Replayed"),
+)
+def create_order(data: dict[str, Any]) -> Response:
+    """Create an order"""
+    request = OrderRequest(data, principal=current_principal(), idempotency_key=idempotency_key())
+    return created_response(order_service.create_order(request))
+
+
+@blueprint.route("/orders/<order_id>")
+@blueprint.arguments(VersionQuery(), location="query")
+@blueprint.response(200, Order)
+@blueprint.alt_response(304, description="The order is still the one you have")
+@blueprint.describe(
+    problems=(errors.OrderNotFound,), request_headers=("If-None-Match",), response_headers=("ETag",)
+)
+def get_order(query: dict[str, Any], order_id: str) -> Response:
+    """Read an order, as it is or as it was at a version"""
+    return order_response(order_reads.get_order(order_id, version=query["version"]))
+
+
+@blueprint.route("/orders")
+@blueprint.arguments(OrderQuery(), location="query")
+@blueprint.response(200, OrderList)
+@blueprint.describe(problems=(errors.InvalidCursor,), response_headers=("Link",))
+def list_orders(query: dict[str, Any]) -> Response:
+    """List orders by time of creation"""
+    limit, cursor = query.pop("limit"), query.pop("cursor")
+    after = read_cursor(cursor, query=query) if cursor else None
+    descending = query["sort"].startswith("-")
+    filters = {name: value for name, value in query.items() if name != "sort"}
+    page = order_reads.list_orders(filters, descending=descending, limit=limit, after=after)
+    return list_response("orders", page.documents, page.next_after and make_cursor(page.next_after, query=query))

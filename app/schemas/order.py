@@ -1,0 +1,122 @@
+"""Orders at the door: what `POST /orders` takes, what every answer holds, how a list is asked for."""
+
+from typing import Any
+
+from marshmallow import ValidationError, fields, validate, validates_schema
+
+from app.models.money import LARGEST_TOTAL, order_totals
+from app.models.order import FULFILLMENT_STATUSES, ID_MAX, STATUSES
+from app.schemas.currencies import CURRENCIES
+from app.schemas.fields import Metadata, Moment, StrictSchema, Text, WholeNumber
+
+ITEMS_MAX = 100
+ADJUSTMENTS_MAX = 100
+QUANTITY_MAX = 1_000_000
+PRICE_MAX = 10**12  # minor units: ten thousand million euros
+NOTE_MAX = 2_000
+PAGE_DEFAULT, PAGE_MAX = 20, 100
+ADJUSTMENT_TYPES = ("discount", "tax", "shipping", "fee", "other")
+
+
+class ItemIn(StrictSchema):
+    """A line to order. `unit_price`, in minor units of the order's currency, is the caller's snapshot of the price."""
+
+    item_id = Text(ID_MAX, required=True, metadata={"example": "sku-1"})
+    quantity = WholeNumber(1, QUANTITY_MAX, required=True, metadata={"example": 2})
+    unit_price = WholeNumber(0, PRICE_MAX, allow_none=True, metadata={"example": 1250})
+
+
+class AdjustmentIn(StrictSchema):
+    """An amount on top of the items, in minor units; negative for what is taken off."""
+
+    type = fields.String(required=True, validate=validate.OneOf(ADJUSTMENT_TYPES))
+    label = Text(100, allow_none=True, metadata={"example": "WELCOME10"})
+    amount = WholeNumber(-PRICE_MAX, PRICE_MAX, required=True, metadata={"example": -250})
+
+
+class AddressIn(StrictSchema):
+    """A postal address; only the country is required, as an ISO 3166-1 alpha-2 code."""
+
+    name = Text(200)
+    company = Text(200)
+    line1 = Text(200)
+    line2 = Text(200)
+    city = Text(100)
+    region = Text(100)
+    postal_code = Text(20)
+    country = fields.String(
+        required=True,
+        validate=validate.Regexp(r"^[A-Z]{2}\Z", error="This must be two capital letters, such as DE."),
+        metadata={"pattern": "^[A-Z]{2}$", "example": "DE"},
+    )
+    phone = Text(40)
+    email = Text(254)
+
+
+class OrderIn(StrictSchema):
+    """An order to create. Only the customer and the items are required."""
+
+    customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
+    items = fields.List(
+        fields.Nested(ItemIn),
+        required=True,
+        validate=validate.Length(1, ITEMS_MAX),
+    )
+    external_ref = Text(ID_MAX, allow_none=True, metadata={"description": "Your own reference; unique among yours."})
+    currency = fields.String(
+        allow_none=True,
+        validate=validate.OneOf(CURRENCIES, error="This must be an ISO 4217 code, such as EUR."),
+        metadata={"description": "ISO 4217; required where anything is priced.", "example": "EUR"},
+    )
+    adjustments = fields.List(fields.Nested(AdjustmentIn), validate=validate.Length(0, ADJUSTMENTS_MAX))
+    shipping_address = fields.Nested(AddressIn, allow_none=True)
+    billing_address = fields.Nested(AddressIn, allow_none=True)
+    note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
+    metadata = Metadata(metadata={"description": "Up to 50 pairs of strings, kept for you and never looked into."})
+
+    @validates_schema(skip_on_field_errors=True)
+    def check_money(self, data: dict[str, Any], **_: Any) -> None:
+        """Prices need a currency, and their sum must be a number that can be stored and is not below 0."""
+        items_total, adjustments_total = order_totals(data["items"], data.get("adjustments", []))
+        if items_total is None or adjustments_total is None:
+            return
+        if data.get("currency") is None:
+            raise ValidationError("This is required where there are prices or adjustments.", "currency")
+        if items_total > LARGEST_TOTAL:
+            raise ValidationError(f"The items come to more than {LARGEST_TOTAL} minor units.", "items")
+        if items_total + adjustments_total < 0:
+            raise ValidationError("The adjustments take off more than the items come to.", "adjustments")
+
+
+class OrderQuery(StrictSchema):
+    """Which orders to list, and how."""
+
+    customer_id = Text(ID_MAX)
+    status = fields.String(validate=validate.OneOf(STATUSES))
+    fulfillment_status = fields.String(validate=validate.OneOf(FULFILLMENT_STATUSES))
+    number = Text(32, metadata={"description": "Case does not matter, nor do O for 0, I or L for 1."})
+    external_ref = Text(ID_MAX)
+    item_id = Text(ID_MAX, metadata={"description": "Orders with a line of this item."})
+    created_from = Moment(metadata={"description": "Made at this time or later."})
+    created_to = Moment(metadata={"description": "Made before this time."})
+    sort = fields.String(
+        load_default="-created_at",
+        validate=validate.OneOf(("-created_at", "created_at")),
+        metadata={"description": "By time of creation: newest first, or oldest first."},
+    )
+    limit = WholeNumber(
+        1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": "Orders on a page."}
+    )
+    cursor = Text(
+        200,
+        load_default=None,
+        metadata={"description": "`next_cursor` of the page before; goes with its filters and sort."},
+    )
+
+
+class VersionQuery(StrictSchema):
+    """Which version of an order to answer."""
+
+    version = WholeNumber(
+        1, 2**31 - 1, strict=False, load_default=None, metadata={"description": "The order as it was at this version."}
+    )

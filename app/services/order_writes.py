@@ -1,0 +1,166 @@
+"""How new orders get into the database: all of a list at once, each with its items, its event and its outbox row.
+
+PostgreSQL does it in one statement, one round trip; SQLite, which cannot write in a WITH, in one transaction.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    JSON,
+    Column,
+    Row,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.extensions import Base, db
+from app.models import Order, OrderEvent, OrderItem, OutboxEntry
+from app.models.statement import Statement
+from app.models.types import Document
+
+CREATED = "order.created"
+FIRST_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """An order ready to be stored: its columns, its lines' columns, and its document."""
+
+    columns: dict[str, Any]
+    items: list[dict[str, Any]]
+    snapshot: bytes
+
+    @property
+    def id(self) -> str:
+        return str(self.columns["id"])
+
+
+def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
+    """Store the orders that collide with none that is there; return the ids of those stored.
+
+    An order collides by (principal, idempotency_key), (principal, external_ref), id or number; `find_collisions` tells.
+    Raises the driver's error for the whole list, and then nothing is stored.
+    """
+    # One order of locking for all processes: two batches that share keys would otherwise deadlock.
+    ordered = sorted(orders, key=lambda o: (o.columns["principal"], o.columns["idempotency_key"] or "", o.id))
+    if db.engine.dialect.name == "sqlite":
+        return _insert_on_sqlite(ordered)
+    batch = orjson.dumps(
+        [order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.snapshot)} for order in ordered]
+    )
+    return {row[0] for row in _INSERT.rows(batch=batch.decode())}
+
+
+def find_collisions(orders: Sequence[NewOrder]) -> list[Row[Any]]:
+    """The stored orders that the given ones collide with, as rows of id, principal, idempotency_key, external_ref,
+    fingerprint and the first version's snapshot.
+
+    A statement of its own, after the insert: inside it the winner of a race is not visible yet.
+    """
+    keys = [(o.columns["principal"], o.columns["idempotency_key"]) for o in orders if o.columns["idempotency_key"]]
+    refs = [(o.columns["external_ref"], o.columns["principal"]) for o in orders if o.columns["external_ref"]]
+    query = select(
+        Order.id, Order.principal, Order.idempotency_key, Order.external_ref, Order.fingerprint, OrderEvent.snapshot
+    ).where(
+        OrderEvent.order_id == Order.id,
+        OrderEvent.version == FIRST_VERSION,
+        or_(
+            Order.id.in_([order.id for order in orders]),
+            and_(Order.idempotency_key.is_not(None), tuple_(Order.principal, Order.idempotency_key).in_(keys)),
+            and_(Order.external_ref.is_not(None), tuple_(Order.external_ref, Order.principal).in_(refs)),
+        ),
+    )
+    with db.engine.connect() as connection:
+        return list(connection.execute(query))
+
+
+def _insert_on_sqlite(orders: Sequence[NewOrder]) -> set[str]:
+    insert_order = sqlite.insert(_ORDERS).on_conflict_do_nothing().returning(_ORDERS.c.id)
+    with db.engine.begin() as connection:
+        stored = set(connection.scalars(insert_order, [order.columns for order in orders]))
+        new = [order for order in orders if order.id in stored]
+        if new:
+            items = [{"order_id": order.id} | item for order in new for item in order.items]
+            connection.execute(insert(_ITEMS), items)
+            connection.execute(insert(_EVENTS), [_created_event(order) for order in new])
+            connection.execute(insert(_OUTBOX), [_outbox_entry(order) for order in new])
+    return stored
+
+
+def _created_event(order: NewOrder) -> dict[str, Any]:
+    return _outbox_entry(order) | {
+        "type": CREATED,
+        "actor": order.columns["principal"],
+        "snapshot": order.snapshot.decode(),
+    }
+
+
+def _outbox_entry(order: NewOrder) -> dict[str, Any]:
+    return {"order_id": order.id, "version": order.columns["version"], "at": order.columns["created_at"]}
+
+
+def _table(model: type[Base]) -> Table:
+    assert isinstance(model.__table__, Table)
+    return model.__table__
+
+
+_ORDERS, _ITEMS, _EVENTS, _OUTBOX = (_table(model) for model in (Order, OrderItem, OrderEvent, OutboxEntry))
+
+
+def _rows_of(source: Any, name: str, *columns: Any) -> Any:
+    """A JSON array of objects, as a table with the given columns."""
+    return func.json_to_recordset(source).table_valued(*columns).render_derived(name=name, with_types=True)
+
+
+def _typed(columns: Iterable[Column[Any]]) -> list[Any]:
+    return [column(c.name, c.type) for c in columns]
+
+
+def _insert_statement() -> Statement:
+    # The whole list is one JSON parameter: 8 µs an order for the client, where arrays cost 46 to 80.
+    batch = cast(bindparam("batch", type_=Text), JSON)
+    new = select(
+        _rows_of(batch, "batch", *_typed(_ORDERS.c), column("items", JSON), column("snapshot", Document))
+    ).cte("new")
+    made = (
+        postgresql.insert(_ORDERS)
+        .from_select(_ORDERS.c.keys(), select(*(new.c[name] for name in _ORDERS.c.keys())))
+        .on_conflict_do_nothing()
+        .returning(_ORDERS.c.id)
+        .cte("made")
+    )
+    stored = new.join(made, new.c.id == made.c.id)
+    item = _rows_of(new.c["items"], "item", *_typed([c for c in _ITEMS.c if c.name != "order_id"]))
+    items = insert(_ITEMS).from_select(
+        ["order_id", *item.c.keys()], select(new.c.id, *item.c).select_from(stored.join(item, true()))
+    )
+    outbox = insert(_OUTBOX).from_select(
+        ["order_id", "version", "at"], select(new.c.id, new.c.version, new.c.created_at).select_from(stored)
+    )
+    event = select(
+        new.c.id, new.c.version, literal_column(f"'{CREATED}'"), new.c.principal, new.c.created_at, new.c.snapshot
+    )
+    return Statement(
+        insert(_EVENTS)
+        .from_select(["order_id", "version", "type", "actor", "at", "snapshot"], event.select_from(stored))
+        .add_cte(items.cte("items"), outbox.cte("queued"))
+        .returning(cast(_EVENTS.c.order_id, Text))
+    )
+
+
+_INSERT = _insert_statement()

@@ -1,0 +1,4 @@
+"use strict";
+
+// A file of its own, so that the content security policy need not allow scripts in the page.
+SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true });

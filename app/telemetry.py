@@ -1,0 +1,140 @@
+"""What the operators see: a request id, one log line a request, metrics. No personal data in any of them."""
+
+import logging
+import os
+import re
+import resource
+import sys
+import time
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import structlog
+from flask import Flask, Response, g, has_request_context, request
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from sqlalchemy.pool import QueuePool
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.extensions import db
+
+log = structlog.get_logger()
+
+REQUEST_ID = "X-Request-Id"
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can stand in a log line and a header without harm
+
+REQUESTS = Counter("http_requests", "Requests answered.", ["method", "route", "status"])
+LATENCY = Histogram(
+    "http_request_duration_seconds",
+    "Time from the request's arrival in the worker to its answer.",
+    ["method", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+POOL = Gauge("database_connections_in_use", "Connections taken from the pool.", multiprocess_mode="livesum")
+MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers.", multiprocess_mode="livesum")
+CPU = Gauge("worker_cpu_seconds", "Processor time used by the live workers.", multiprocess_mode="livesum")
+_SAMPLE_SECONDS = 1.0  # how often a worker looks at itself, at most
+_last_sample = 0.0
+
+
+def init_app(app: Flask) -> None:
+    """Configure the logs and watch every request of the application."""
+    configure_logging(app.config["LOG_LEVEL"], app.config["LOG_FORMAT"])
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def _begin() -> None:
+    given = request.headers.get(REQUEST_ID)
+    g.request_id = given if given is not None and _SANE_ID.fullmatch(given) else uuid4().hex
+    g.started = time.perf_counter()
+
+
+def _end(response: Response) -> Response:
+    seconds = time.perf_counter() - g.started
+    route = request.url_rule.rule if request.url_rule else "(none)"
+    method = request.method if request.url_rule else "(any)"  # a made-up method must not become a time series
+    REQUESTS.labels(method, route, response.status_code).inc()
+    LATENCY.labels(method, route).observe(seconds)
+    _sample_process()
+    response.headers[REQUEST_ID] = g.request_id
+    level = logging.ERROR if response.status_code >= 500 else logging.INFO
+    log.log(
+        level,
+        "request",
+        method=request.method[:16],
+        route=route,
+        status=response.status_code,
+        ms=round(seconds * 1000, 2),
+        **(request.view_args or {}),
+    )
+    return response
+
+
+def _sample_process() -> None:
+    global _last_sample
+    now = time.monotonic()
+    if now - _last_sample < _SAMPLE_SECONDS:
+        return
+    _last_sample = now
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    CPU.set(usage.ru_utime + usage.ru_stime)
+    MEMORY.set(_resident_bytes())
+    if isinstance(db.engine.pool, QueuePool):
+        POOL.set(db.engine.pool.checkedout())
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:  # not Linux: the peak is better than nothing
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def render_metrics() -> bytes:
+    """All metrics in the Prometheus text format, summed over the workers of this machine."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Log to standard error, so that what a command prints stays clean: JSON objects, or lines for people."""
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_request_id,
+    ]
+    if style == "console":
+        last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    else:
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+    # What libraries log with the standard module takes the same form.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+
+
+def _json(value: Any, default: Any, **_: Any) -> str:
+    return orjson.dumps(value, default=default).decode()
+
+
+def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if has_request_context() and "request_id" in g:
+        event["request_id"] = g.request_id
+    return event

@@ -1,0 +1,101 @@
+"""Orders, their items, the log and the outbox."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0001"
+down_revision = None
+
+UUID = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+TIMESTAMP = sa.DateTime(timezone=True).with_variant(sa.String(27), "sqlite")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "orders",
+        sa.Column("id", UUID, nullable=False),
+        sa.Column("number", sa.String(15), nullable=False),
+        sa.Column("principal", sa.String(128), nullable=False),
+        sa.Column("customer_id", sa.String(64), nullable=False),
+        sa.Column("external_ref", sa.String(64)),
+        sa.Column("idempotency_key", sa.String(255)),
+        sa.Column("fingerprint", sa.String(32)),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("fulfillment_status", sa.String(16), nullable=False),
+        sa.Column("hold", sa.JSON),
+        sa.Column("currency", sa.String(3)),
+        sa.Column("adjustments", sa.JSON, nullable=False),
+        sa.Column("items_total", sa.BigInteger),
+        sa.Column("adjustments_total", sa.BigInteger),
+        sa.Column("shipping_address", sa.JSON),
+        sa.Column("billing_address", sa.JSON),
+        sa.Column("note", sa.Text),
+        sa.Column("metadata", sa.JSON, nullable=False),
+        sa.Column("cancellation", sa.JSON),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("created_at", TIMESTAMP, nullable=False),
+        sa.Column("updated_at", TIMESTAMP, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_orders"),
+        sa.CheckConstraint("status IN ('pending', 'confirmed', 'completed', 'cancelled')", name="ck_orders_status"),
+        sa.CheckConstraint(
+            "fulfillment_status IN ('unfulfilled', 'partial', 'fulfilled')", name="ck_orders_fulfillment_status"
+        ),
+    )
+    op.create_index("uq_orders_number", "orders", ["number"], unique=True)
+    create_partial_unique_index("orders", "principal", "idempotency_key", given="idempotency_key")
+    create_partial_unique_index("orders", "external_ref", "principal", given="external_ref")
+    op.create_index("ix_orders_customer_id_id", "orders", ["customer_id", "id"])
+    op.create_index("ix_orders_status_id", "orders", ["status", "id"])
+    op.create_index("ix_orders_fulfillment_status_id", "orders", ["fulfillment_status", "id"])
+
+    op.create_table(
+        "order_items",
+        sa.Column("order_id", UUID, nullable=False),
+        sa.Column("line", sa.Integer, nullable=False),
+        sa.Column("item_id", sa.String(64), nullable=False),
+        sa.Column("quantity", sa.Integer, nullable=False),
+        sa.Column("unit_price", sa.BigInteger),
+        sa.Column("fulfilled", sa.Integer, nullable=False),
+        sa.Column("returned", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("order_id", "line", name="pk_order_items"),
+        sa.CheckConstraint(
+            "0 <= returned AND returned <= fulfilled AND fulfilled <= quantity", name="ck_order_items_quantities"
+        ),
+    )
+    op.create_index("ix_order_items_item_id_order_id", "order_items", ["item_id", "order_id"])
+
+    op.create_table(
+        "order_events",
+        sa.Column("order_id", UUID, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("type", sa.String(32), nullable=False),
+        sa.Column("actor", sa.String(128), nullable=False),
+        sa.Column("at", TIMESTAMP, nullable=False),
+        sa.Column("idempotency_key", sa.String(255)),
+        sa.Column("fingerprint", sa.String(32)),
+        sa.Column("snapshot", sa.JSON, nullable=False),
+        sa.PrimaryKeyConstraint("order_id", "version", name="pk_order_events"),
+    )
+    create_partial_unique_index(
+        "order_events", "order_id", "actor", "type", "idempotency_key", given="idempotency_key"
+    )
+
+    op.create_table(
+        "outbox",
+        sa.Column("order_id", UUID, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("at", TIMESTAMP, nullable=False),
+        sa.PrimaryKeyConstraint("order_id", "version", name="pk_outbox"),
+    )
+
+
+def create_partial_unique_index(table: str, *columns: str, given: str) -> None:
+    name = "_".join(["uq", table, *columns])
+    condition = sa.text(f"{given} IS NOT NULL")
+    op.create_index(name, table, columns, unique=True, postgresql_where=condition, sqlite_where=condition)
+
+
+def downgrade() -> None:
+    for table in ("outbox", "order_events", "order_items", "orders"):
+        op.drop_table(table)

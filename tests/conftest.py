@@ -1,0 +1,87 @@
+"""What every test shares: both databases, made by the migrations; no network; hypothesis's profiles."""
+
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import flask_migrate
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from hypothesis import HealthCheck, settings
+
+from app import create_app
+from app.extensions import db
+from tests.postgres import private_postgres
+
+# No deadline: a first example pays for caches and connections. The tables are emptied once a test, not once an example.
+COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+settings.register_profile("default", max_examples=25, derandomize="CI" in os.environ, **COMMON)
+settings.register_profile("long", max_examples=2000, **COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
+    """Beyond loopback a test depends on someone else's machine."""
+    if event in {"socket.connect", "socket.sendto"} and args[0].family in {socket.AF_INET, socket.AF_INET6}:
+        host = args[1][0]
+        if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+            raise RuntimeError(f"a test tried to reach {host}")
+
+
+# An audit hook sees every socket of the process, also those a library opens below socket.socket.
+sys.addaudithook(_refuse_the_network)
+
+
+@pytest.fixture(scope="session")
+def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/orders.db"
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """The server TEST_DATABASE_URL names, whose orders the tests delete, or a private one."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+    else:
+        with private_postgres() as url:
+            yield url
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each database in turn; asked for by name, so that a server starts only for a test that needs it."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def app(database_url: str, pytestconfig: pytest.Config) -> Iterator[Flask]:
+    app = create_app({"DATABASE_URL": database_url, "AUTH": "off", "TESTING": True})
+    with app.app_context():
+        flask_migrate.upgrade(directory=str(pytestconfig.rootpath / "migrations"))
+    yield app
+    with app.app_context():
+        db.engine.dispose()  # an open connection at exit is a warning, thus an error
+
+
+@pytest.fixture(autouse=True)
+def empty_tables(request: pytest.FixtureRequest) -> None:
+    """Before a test, not after it: what a failed one left can be looked at, and harms no other."""
+    if "app" in request.fixturenames:
+        with request.getfixturevalue("app").app_context(), db.engine.begin() as connection:
+            for table in reversed(db.metadata.sorted_tables):
+                connection.execute(table.delete())
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app: Flask) -> FlaskCliRunner:
+    return app.test_cli_runner()

@@ -1,0 +1,17 @@
+"""The application for any WSGI server: gunicorn, `flask run`, `uvicorn --interface wsgi`."""
+
+import sys
+
+from app import create_app
+from app.cli import is_serving
+from app.config import StartupError
+from app.models.schema_state import require_migrated
+
+try:
+    app = create_app()
+    if is_serving():
+        with app.app_context():
+            require_migrated()
+except StartupError as error:
+    print(f"order service: {error}", file=sys.stderr)
+    sys.exit(3)  # by which a gunicorn worker says: do not start me again
