@@ -130,5 +130,10 @@ class ServiceUnavailable(ServiceError):
 
 
 def problem_types() -> Iterator[type[ServiceError]]:
-    """Every problem type there is."""
-    yield from ServiceError.__subclasses__()
+    """Every problem type there is; a class without a slug only groups those below it."""
+    families = [ServiceError]
+    while families:
+        for kind in families.pop().__subclasses__():
+            families.append(kind)
+            if "slug" in vars(kind):
+                yield kind

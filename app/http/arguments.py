@@ -1,17 +1,20 @@
 """How a request's body and query become a schema's input, and its faults a problem."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from flask import Request
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 
-from app.errors import InvalidRequest, UnsupportedMediaType
+from app.errors import BadRequest, InvalidRequest, UnsupportedMediaType
 from app.http.strict_json import parse_json
 
 JSON = "application/json"
+
+_NOT_AN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class StrictParser(FlaskParser):
@@ -26,7 +29,11 @@ class StrictParser(FlaskParser):
         return parse_json(req.get_data(cache=False))
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
-        """The query parameters. One that stands twice is refused: which of the two is meant?"""
+        """The query parameters. One that stands twice is refused: which of the two is meant?
+
+        Raises BadRequest where the query is not UTF-8, percent-encoded: the framework would guess.
+        """
+        _check_encoding(req.query_string)
         repeated = [name for name, values in req.args.lists() if len(values) > 1]
         if repeated:
             faults = [{"parameter": name, "detail": "This parameter stands twice."} for name in repeated]
@@ -50,6 +57,15 @@ def check_media_type(req: Request, *accepted: str) -> None:
         raise UnsupportedMediaType(f"Send the body as Content-Type: {' or '.join(accepted)}, in UTF-8.")
 
 
+def _check_encoding(query: bytes) -> None:
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("The query is not UTF-8.") from None
+    if _NOT_AN_ESCAPE.search(query):
+        raise BadRequest("A % in the query must be followed by two hexadecimal digits; % itself is %25.")
+
+
 def _faults(messages: Any, pointer: str) -> Iterator[dict[str, str]]:
     """The faults of a body, each with its JSON pointer as a URI fragment (RFC 6901 §6)."""
     if isinstance(messages, Mapping):
@@ -67,4 +83,4 @@ def _pointer_token(name: Any) -> str:
 def _parameter_faults(messages: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     for name, below in messages.items():
         for fault in _faults(below, ""):
-            yield {"parameter": quote(name, safe=" []", errors="replace"), "detail": fault["detail"]}
+            yield {"parameter": name, "detail": fault["detail"]}

@@ -16,6 +16,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.http.arguments import StrictParser
+from app.http.idempotency import KEY_PATTERN
 from app.http.problems import MEDIA_TYPE, problem_document
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -25,7 +26,7 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "description": "Makes a retry safe: the same key and body are answered with the first response, for as long as "
         "the order exists. Bare, or as a quoted string.",
-        "schema": _TEXT | {"minLength": 1, "maxLength": 514},
+        "schema": _TEXT | {"pattern": KEY_PATTERN},
         "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
     },
     "If-None-Match": {
@@ -94,7 +95,8 @@ class Blueprint(flask_smorest.Blueprint):
             parameter = {"name": name, "in": "header", "required": False} | REQUEST_HEADERS[name]
             doc.setdefault("parameters", []).append(parameter)
         # The library's own errors, and its "default", are not what this service answers.
-        doc["responses"] = {str(status): answer for status, answer in doc["responses"].items() if status in _SUCCESS}
+        answers = {str(status): answer for status, answer in doc["responses"].items()}
+        doc["responses"] = {status: answer for status, answer in answers.items() if status in _SUCCESS}
         for response in doc["responses"].values():
             response.setdefault("headers", {}).update(_headers(told["response_headers"]))
         problems = _ANY_REQUEST + told["problems"]
@@ -118,10 +120,17 @@ def _problem_responses(types: tuple[type[ServiceError], ...]) -> dict[str, Any]:
             str(kind.status),
             {
                 "description": "",
-                "headers": _headers(("Retry-After",) if kind.retry_after else ()),
+                "headers": _headers(()),
                 "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
             },
         )
         response["description"] += f"{', or ' if response['description'] else ''}{kind.title}"
-        response["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": problem_document(kind("…"))}
+        if kind.retry_after:
+            response["headers"] |= _headers(("Retry-After",))
+        response["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": _example(kind)}
     return responses
+
+
+def _example(kind: type[ServiceError]) -> dict[str, Any]:
+    meaning = " ".join((kind.__doc__ or "").split())
+    return problem_document(kind(meaning)) | {"instance": "/orders", "request_id": "8e03978e40d543e8bc936894a57f9324"}

@@ -6,6 +6,7 @@ import orjson
 from flask import Flask
 
 from app.extensions import api
+from app.schemas.fields import TEXT_PATTERN, Metadata
 from app.schemas.problem import Problem
 
 _INTRODUCTION = """\
@@ -13,10 +14,18 @@ Creates and manages customer orders. An order that was acknowledged is never los
 two. Every error is a problem document (RFC 9457); its `type` is the address of a page that says what to do.
 """
 
+_LIBRARY = ("Error", "PaginationMetadata")
+_PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "order_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
+    "slug": {"example": "order-not-found"},
+    "name": {"example": "swagger-ui.css"},
+}
+
 
 def init_app(app: Flask) -> None:
     """Start the description; the blueprints that are registered next add to it."""
     api.init_app(app)
+    api.ma_plugin.converter.add_attribute_function(_describe_metadata)
     api.spec.components.schema("Problem", schema=Problem)
 
 
@@ -25,5 +34,20 @@ def api_description() -> bytes:
     document: dict[str, Any] = api.spec.to_dict()
     document["info"]["description"] = _INTRODUCTION
     document["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
-    document["components"] = {"schemas": document["components"]["schemas"]}  # the library's own errors are not ours
+    # The library's own errors and pages are not ours.
+    schemas = document["components"]["schemas"]
+    document["components"] = {"schemas": {name: schemas[name] for name in sorted(schemas) if name not in _LIBRARY}}
+    for path in document["paths"].values():
+        for parameter in path.get("parameters", []):
+            parameter |= _PATH_PARAMETERS.get(parameter["name"], {})
     return orjson.dumps(document)
+
+
+def _describe_metadata(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
+    if not isinstance(field, Metadata):
+        return {}
+    return {
+        "maxProperties": Metadata.KEYS,
+        "propertyNames": {"minLength": 1, "maxLength": Metadata.KEY_LENGTH, "pattern": TEXT_PATTERN},
+        "additionalProperties": {"type": "string", "maxLength": Metadata.VALUE_LENGTH, "pattern": TEXT_PATTERN},
+    }

@@ -9,8 +9,11 @@ from app.models.order import IDEMPOTENCY_KEY_MAX
 
 HEADER = "Idempotency-Key"
 
-_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # a string of RFC 8941 §3.3.3
-_BARE = re.compile(r'[!#-+\--~]+')  # what most clients send: no space, quote or comma (two headers, joined)
+_SYMBOL = r'(?:[ !#-\[\]-~]|\\["\\])'  # of a string of RFC 8941 §3.3.3
+_BARE_SYMBOL = r"[!#-+\--~]"  # what most clients send: no space, quote or comma (two headers, joined)
+_QUOTED = re.compile(f'"({_SYMBOL}*)"')
+_BARE = re.compile(f"{_BARE_SYMBOL}+")
+KEY_PATTERN = f'^({_BARE_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}|"{_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}")$'
 _ESCAPE = re.compile(r"\\(.)")
 
 

@@ -3,9 +3,8 @@
 from importlib.resources import files
 
 from flask import Response, render_template, send_from_directory
-from werkzeug.exceptions import NotFound
 
-from app.errors import problem_types
+from app.errors import NotFound, problem_types
 from app.http.arguments import JSON
 from app.http.blueprint import Blueprint
 from app.http.description import api_description
@@ -35,8 +34,8 @@ def read_docs() -> Response:
 
 
 @blueprint.route("/docs/<path:name>")
-@blueprint.response(200, PAGE, content_type="application/octet-stream")
-@blueprint.describe()
+@blueprint.response(200, PAGE, content_type="*/*")
+@blueprint.describe(problems=(NotFound,))
 def read_docs_asset(name: str) -> Response:
     """Scripts and styles of the pages"""
     return send_from_directory(OWN_ASSETS if name == "start.js" else ASSETS, name)
@@ -52,13 +51,13 @@ def list_problem_types() -> Response:
 
 @blueprint.route("/problems/<slug>")
 @blueprint.response(200, PAGE, content_type=HTML)
-@blueprint.describe()
+@blueprint.describe(problems=(NotFound,))
 def read_problem_type(slug: str) -> Response:
     """What a problem type means, and what to do"""
     for problem in problem_types():
         if problem.slug == slug:
             return Response(render_template("problems.html", problems=[problem]), mimetype=HTML)
-    raise NotFound
+    raise NotFound("There is no problem type of this name.")
 
 
 def _order(problem: type) -> tuple[int, str]:

@@ -46,7 +46,7 @@ def create_order(data: dict[str, Any]) -> Response:
 )
 def get_order(query: dict[str, Any], order_id: str) -> Response:
     """Read an order, as it is or as it was at a version"""
-    return order_response(order_reads.get_order(order_id, version=query["version"]))
+    return order_response(order_reads.get_order(order_id, version=query.get("version")))
 
 
 @blueprint.route("/orders")
@@ -55,7 +55,7 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
 @blueprint.describe(problems=(errors.InvalidCursor,), response_headers=("Link",))
 def list_orders(query: dict[str, Any]) -> Response:
     """List orders by time of creation"""
-    limit, cursor = query.pop("limit"), query.pop("cursor")
+    limit, cursor = query.pop("limit"), query.pop("cursor", None)
     after = read_cursor(cursor, query=query) if cursor else None
     descending = query["sort"].startswith("-")
     filters = {name: value for name, value in query.items() if name != "sort"}

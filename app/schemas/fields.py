@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, validate
 
 # C0 and C1 controls, DEL, and halves of surrogate pairs: PostgreSQL refuses some, terminals obey others.
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -22,7 +22,32 @@ class StrictSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    error_messages = {"unknown": "This member is not known here.", "type": "This must be an object."}
+    error_messages = {"unknown": "This name is not known here.", "type": "This must be an object."}
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Give every field words for people: marshmallow tells what a value is not, we tell what is expected."""
+        for field in (field_obj, getattr(field_obj, "inner", None)):
+            if field is not None:
+                expected = next((text for kind, text in _EXPECTED.items() if isinstance(field, kind)), "a value")
+                wrong = dict.fromkeys(("invalid", "type", "null"), f"This must be {expected}.")
+                field.error_messages = {**field.error_messages, **wrong, "required": "This is required."}
+
+
+_EXPECTED: dict[type[fields.Field[Any]], str] = {
+    fields.String: "a string",
+    fields.Integer: "a whole number",
+    fields.Boolean: "true or false",
+    fields.List: "a list",
+    fields.Nested: "an object",
+    fields.Mapping: "an object",
+}
+
+
+class AnswerSchema(Schema):
+    """An object that the service answers with; later versions may add members."""
+
+    class Meta:
+        unknown = INCLUDE
 
 
 class Text(fields.String):
@@ -30,14 +55,14 @@ class Text(fields.String):
 
     def __init__(self, high: int, *, low: int = 1, prose: bool = False, **kwargs: Any) -> None:
         pattern = {"pattern": PROSE_PATTERN if prose else TEXT_PATTERN}
-        super().__init__(validate=validate.Length(low, high), metadata=pattern | kwargs.pop("metadata", {}), **kwargs)
+        length = validate.Length(low, high, error=f"This must have {_range(low, high)} characters.")
+        super().__init__(validate=length, metadata=pattern | kwargs.pop("metadata", {}), **kwargs)
         self._refused = _REFUSED_IN_PROSE if prose else _REFUSED
 
     default_error_messages = {
         "type": "This must be a string.",
-        "characters": "Control characters and unpaired surrogates cannot be stored.",
         "null": "This must be a string.",
-        "required": "This member is required.",
+        "characters": "This must be without control characters and unpaired surrogates.",
     }
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
@@ -48,17 +73,37 @@ class Text(fields.String):
         return value
 
 
-class WholeNumber(fields.Integer):
-    """A JSON number without fraction, never a string, from `low` to `high`."""
+def _range(low: int, high: int) -> str:
+    return f"{low:,} to {high:,}" if low else f"at most {high:,}"
 
-    default_error_messages = {
-        "invalid": "This must be a whole number.",
-        "null": "This must be a whole number.",
-        "required": "This member is required.",
-    }
+
+class WholeNumber(fields.Integer):
+    """A JSON number without fraction, from `low` to `high`; without `strict` its digits as text, for a query."""
 
     def __init__(self, low: int, high: int, *, strict: bool = True, **kwargs: Any) -> None:
-        super().__init__(strict=strict, validate=validate.Range(low, high), **kwargs)
+        limits = validate.Range(low, high, error=f"This must be from {low:,} to {high:,}.")
+        super().__init__(strict=strict, validate=limits, **kwargs)
+
+    def _validated(self, value: Any) -> int:
+        if not self.strict and not _DIGITS.fullmatch(value):  # int() would take "+1", " 1", "1_0" and "１" too
+            raise self.make_error("invalid")
+        return super()._validated(value)
+
+
+_DIGITS = re.compile(r"-?[0-9]{1,40}")
+
+
+class ListOf(fields.List[Any]):
+    """A list of `low` to `high` values. One that is too long is not looked into: its faults could fill megabytes."""
+
+    def __init__(self, inner: fields.Field[Any], *, low: int = 0, high: int, **kwargs: Any) -> None:
+        self._length = validate.Length(low, high, error=f"This must have {_range(low, high)} entries.")
+        super().__init__(inner, validate=self._length, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            self._length(value)
+        return super()._deserialize(value, attr, data, **kwargs)
 
 
 class Metadata(fields.Dict):
@@ -72,7 +117,7 @@ class Metadata(fields.Dict):
         if not isinstance(value, Mapping):
             raise ValidationError("This must be an object.")
         if len(value) > self.KEYS:
-            raise ValidationError(f"At most {self.KEYS} members may stand here.")
+            raise ValidationError(f"This must have at most {self.KEYS} members.")
         faults: dict[str, list[str]] = {}
         for key, text in value.items():
             for field, part, name in ((self._key, key, "The member's name: "), (self._value, text, "")):
@@ -86,16 +131,21 @@ class Metadata(fields.Dict):
 
 
 class Moment(fields.DateTime):
-    """An RFC 3339 time with its offset from UTC, such as 2026-11-22T09:41:07Z."""
+    """An RFC 3339 time with its offset from UTC, read to the microsecond. None is before 1970: it stands for 1970."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        if not _RFC3339.fullmatch(value):
+            raise ValidationError(_NO_MOMENT)
         try:
-            moment = datetime.fromisoformat(value).astimezone(UTC) if _RFC3339.fullmatch(value) else None
-        except (ValueError, OverflowError):
-            moment = None
-        if moment is None or moment.year < 1970:
-            raise ValidationError("This must be an RFC 3339 time from 1970 on, such as 2026-11-22T09:41:07Z.")
-        return moment
+            moment = datetime.fromisoformat(value.upper())
+        except ValueError:
+            raise ValidationError(_NO_MOMENT) from None
+        try:
+            return max(_EPOCH, moment.astimezone(UTC))
+        except OverflowError:  # an offset leads out of the years 1 to 9999
+            return _EPOCH if moment.year == 1 else datetime.max.replace(tzinfo=UTC)
 
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_MOMENT = "This must be an RFC 3339 time with its offset from UTC, such as 2026-11-22T09:41:07Z."
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)

@@ -7,7 +7,7 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 from app.models.money import LARGEST_TOTAL, order_totals
 from app.models.order import FULFILLMENT_STATUSES, ID_MAX, STATUSES
 from app.schemas.currencies import CURRENCIES
-from app.schemas.fields import Metadata, Moment, StrictSchema, Text, WholeNumber
+from app.schemas.fields import ListOf, Metadata, Moment, StrictSchema, Text, WholeNumber
 
 ITEMS_MAX = 100
 ADJUSTMENTS_MAX = 100
@@ -57,31 +57,32 @@ class OrderIn(StrictSchema):
     """An order to create. Only the customer and the items are required."""
 
     customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
-    items = fields.List(
-        fields.Nested(ItemIn),
-        required=True,
-        validate=validate.Length(1, ITEMS_MAX),
-    )
+    items = ListOf(fields.Nested(ItemIn), low=1, high=ITEMS_MAX, required=True)
     external_ref = Text(ID_MAX, allow_none=True, metadata={"description": "Your own reference; unique among yours."})
     currency = fields.String(
         allow_none=True,
         validate=validate.OneOf(CURRENCIES, error="This must be an ISO 4217 code, such as EUR."),
         metadata={"description": "ISO 4217; required where anything is priced.", "example": "EUR"},
     )
-    adjustments = fields.List(fields.Nested(AdjustmentIn), validate=validate.Length(0, ADJUSTMENTS_MAX))
+    adjustments = ListOf(fields.Nested(AdjustmentIn), high=ADJUSTMENTS_MAX)
     shipping_address = fields.Nested(AddressIn, allow_none=True)
     billing_address = fields.Nested(AddressIn, allow_none=True)
     note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
     metadata = Metadata(metadata={"description": "Up to 50 pairs of strings, kept for you and never looked into."})
 
-    @validates_schema(skip_on_field_errors=True)
-    def check_money(self, data: dict[str, Any], **_: Any) -> None:
-        """Prices need a currency, and their sum must be a number that can be stored and is not below 0."""
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def check_currency(self, data: dict[str, Any], original: Any, **_: Any) -> None:
+        """Prices need a currency. This is told along with other faults, so it looks at what was sent."""
+        priced = data.get("adjustments") or any(item.get("unit_price") is not None for item in data.get("items", []))
+        if priced and original.get("currency") is None:
+            raise ValidationError("This is required where there are prices or adjustments.", "currency")
+
+    @validates_schema
+    def check_totals(self, data: dict[str, Any], **_: Any) -> None:
+        """The sum must be a number that can be stored, and not below 0."""
         items_total, adjustments_total = order_totals(data["items"], data.get("adjustments", []))
         if items_total is None or adjustments_total is None:
             return
-        if data.get("currency") is None:
-            raise ValidationError("This is required where there are prices or adjustments.", "currency")
         if items_total > LARGEST_TOTAL:
             raise ValidationError(f"The items come to more than {LARGEST_TOTAL} minor units.", "items")
         if items_total + adjustments_total < 0:
@@ -109,7 +110,6 @@ class OrderQuery(StrictSchema):
     )
     cursor = Text(
         200,
-        load_default=None,
         metadata={"description": "`next_cursor` of the page before; goes with its filters and sort."},
     )
 
@@ -118,5 +118,5 @@ class VersionQuery(StrictSchema):
     """Which version of an order to answer."""
 
     version = WholeNumber(
-        1, 2**31 - 1, strict=False, load_default=None, metadata={"description": "The order as it was at this version."}
+        1, 2**31 - 1, strict=False, metadata={"description": "The order as it was at this version."}
     )

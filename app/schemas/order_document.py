@@ -1,14 +1,15 @@
 """The order document as the API description tells it. Documents are rendered by `app.services.order_document`."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from app.models.order import FULFILLMENT_STATUSES, NUMBER_LENGTH, STATUSES
+from app.schemas.fields import AnswerSchema
 from app.schemas.order import ADJUSTMENT_TYPES, AddressIn
 
 _MOMENT = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}
 
 
-class Item(Schema):
+class Item(AnswerSchema):
     """A line of an order."""
 
     line = fields.Integer(required=True, metadata={"description": "Counts from 1; never changes.", "example": 1})
@@ -19,7 +20,7 @@ class Item(Schema):
     returned = fields.Integer(required=True, metadata={"description": "Units that came back.", "example": 0})
 
 
-class Adjustment(Schema):
+class Adjustment(AnswerSchema):
     """An amount on top of the items, in minor units."""
 
     type = fields.String(required=True, validate=validate.OneOf(ADJUSTMENT_TYPES))
@@ -27,7 +28,7 @@ class Adjustment(Schema):
     amount = fields.Integer(required=True, metadata={"example": -250})
 
 
-class Totals(Schema):
+class Totals(AnswerSchema):
     """Sums in minor units; null where nothing is priced."""
 
     items = fields.Integer(required=True, metadata={"example": 2500})
@@ -35,7 +36,7 @@ class Totals(Schema):
     total = fields.Integer(required=True, metadata={"example": 2250})
 
 
-class Order(Schema):
+class Order(AnswerSchema):
     """An order. Later versions of the service may add members, and never take one away."""
 
     id = fields.UUID(required=True, metadata={"example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"})
@@ -66,7 +67,7 @@ class Order(Schema):
     updated_at = fields.String(required=True, metadata=_MOMENT)
 
 
-class OrderList(Schema):
+class OrderList(AnswerSchema):
     """A page of orders."""
 
     orders = fields.List(fields.Nested(Order), required=True)

@@ -1,9 +1,11 @@
 """The problem document (RFC 9457) as the API description tells it."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
+
+from app.schemas.fields import AnswerSchema
 
 
-class Fault(Schema):
+class Fault(AnswerSchema):
     """One fault of a request."""
 
     pointer = fields.String(metadata={"description": "Where in the body, as a JSON pointer.", "example": "#/items/0"})
@@ -11,7 +13,7 @@ class Fault(Schema):
     detail = fields.String(required=True)
 
 
-class Problem(Schema):
+class Problem(AnswerSchema):
     """What went wrong, and what to do."""
 
     type = fields.String(required=True, metadata={"format": "uri-reference", "example": "/problems/order-not-found"})
