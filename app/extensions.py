@@ -35,6 +35,7 @@ def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
     statements, and a BEGIN and COMMIT around each would cost two more round trips.
     """
     pool = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 2, "pool_use_lifo": True}
+    pool["hide_parameters"] = True  # an error is logged, and they are personal data
     if url.startswith("sqlite"):
         return pool | {"connect_args": {"isolation_level": None, "timeout": 5}}
     # gunicorn's own timeout does not bound a request under gevent, so the database's limits must.

@@ -18,6 +18,7 @@ from sqlalchemy.pool import QueuePool
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.extensions import db
+from app.models.identifiers import parse_uuid
 
 log = structlog.get_logger()
 
@@ -67,9 +68,14 @@ def _end(response: Response) -> Response:
         route=route,
         status=response.status_code,
         ms=round(seconds * 1000, 2),
-        **(request.view_args or {}),
+        **_ids(request.view_args or {}),
     )
     return response
+
+
+def _ids(view_args: dict[str, Any]) -> dict[str, str]:
+    """The ids in the path. Anything else there is what somebody typed, and may be a person's name."""
+    return {name: value for name, value in view_args.items() if isinstance(value, str) and parse_uuid(value)}
 
 
 def _sample_process() -> None:

@@ -1,25 +1,210 @@
-"""Orders over HTTP."""
+"""Creating and reading one order over HTTP."""
 
+import re
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
 from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
 
-MINIMAL = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
+from app.schemas.order import PRICE_MAX, QUANTITY_MAX
+from tests.samples import ADDRESS, MINIMAL, RICHEST, priced, slug
 
 
 def test_the_seeds_body_makes_an_order_that_can_be_read(client: FlaskClient) -> None:
     created = client.post("/orders", json=MINIMAL)
 
-    assert created.status_code == 201
+    assert (created.status_code, created.mimetype) == (201, "application/json")
     read = client.get(created.headers["Location"])
-    assert read.status_code == 200
-    assert read.data == created.data
+    assert (read.status_code, read.data) == (200, created.data)
+    assert read.json["customer_id"] == "c-1"
+    assert [(item["item_id"], item["quantity"]) for item in read.json["items"]] == [("sku-1", 2)]
 
 
-def test_a_replay_answers_the_first_response(client: FlaskClient) -> None:
-    first = client.post("/orders", json=MINIMAL, headers={"Idempotency-Key": "k-1"})
+def test_a_minimal_order_has_every_member_of_the_document(client: FlaskClient) -> None:
+    order = client.post("/orders", json=MINIMAL).json
 
-    again = client.post("/orders", json=MINIMAL, headers={"Idempotency-Key": '"k-1"'})
+    made_here = {name: order.pop(name) for name in ("id", "number", "created_at", "updated_at")}
+    assert order == {
+        "customer_id": "c-1",
+        "external_ref": None,
+        "status": "pending",
+        "fulfillment_status": "unfulfilled",
+        "hold": None,
+        "currency": None,
+        "items": [{"line": 1, "item_id": "sku-1", "quantity": 2, "unit_price": None, "fulfilled": 0, "returned": 0}],
+        "adjustments": [],
+        "totals": None,
+        "shipping_address": None,
+        "billing_address": None,
+        "note": None,
+        "metadata": {},
+        "cancellation": None,
+        "fulfillments": [],
+        "returns": [],
+        "version": 1,
+        "allowed_actions": ["cancel", "confirm", "hold", "update"],
+    }
+    assert made_here["created_at"] == made_here["updated_at"]
 
-    assert (again.status_code, again.data) == (201, first.data)
-    assert again.headers["Idempotent-Replayed"] == "true"
-    assert client.post("/orders", json=MINIMAL | {"customer_id": "c"}, headers={"Idempotency-Key": "k-1"}).status_code == 422
+
+def test_the_richest_order_keeps_everything_that_was_sent(client: FlaskClient) -> None:
+    order = client.post("/orders", json=RICHEST).json
+
+    for name in ("customer_id", "external_ref", "currency", "billing_address", "note", "metadata"):
+        assert order[name] == RICHEST[name]
+    assert order["shipping_address"] == ADDRESS
+    assert [(item["line"], item["item_id"], item["quantity"], item["unit_price"]) for item in order["items"]] == [
+        (1, "sku-1", 2, 1250),
+        (2, "sku-2", 1, None),
+        (3, "sku-1", 3, None),
+    ]
+    assert order["adjustments"] == [
+        {"type": "discount", "label": "WELCOME10", "amount": -250},
+        {"type": "shipping", "label": None, "amount": 490},
+    ]
+    assert order["totals"] == {"items": 2500, "adjustments": 240, "total": 2740}
+
+
+def test_the_id_is_a_uuid7_of_the_moment_and_the_number_tells_the_day(client: FlaskClient) -> None:
+    before = datetime.now(UTC)
+
+    order = client.post("/orders", json=MINIMAL).json
+
+    order_id, created_at = UUID(order["id"]), datetime.fromisoformat(order["created_at"])
+    assert (order_id.version, order_id.variant) == (7, "specified in RFC 4122")
+    assert order_id.int >> 80 == int(created_at.timestamp() * 1000)
+    assert before <= created_at <= datetime.now(UTC)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", order["created_at"])
+    assert re.fullmatch(f"{created_at:%y%m%d}-[0-9A-HJKMNP-TV-Z]{{8}}", order["number"])
+
+
+@given(
+    lines=st.lists(st.tuples(st.integers(1, QUANTITY_MAX), st.integers(0, 10**6) | st.none()), min_size=1, max_size=20),
+    amounts=st.lists(st.integers(-(10**6), PRICE_MAX), max_size=10),
+)
+def test_totals_are_the_sums_of_what_is_priced(
+    client: FlaskClient, lines: list[tuple[int, int | None]], amounts: list[int]
+) -> None:
+    items = [{"item_id": "sku", "quantity": quantity, "unit_price": price} for quantity, price in lines]
+    body = {"customer_id": "c", "currency": "JPY", "items": items}
+    body["adjustments"] = [{"type": "fee", "amount": amount} for amount in amounts]
+
+    response = client.post("/orders", json=body)
+
+    prices = [quantity * price for quantity, price in lines if price is not None]
+    if sum(prices) + sum(amounts) < 0:
+        assert slug(response) == (400, "invalid-request")
+    elif prices or amounts:
+        whole = {"items": sum(prices), "adjustments": sum(amounts), "total": sum(prices) + sum(amounts)}
+        assert response.json["totals"] == whole
+    else:
+        assert response.json["totals"] is None
+
+
+text = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40)
+
+
+@given(note=st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\t\n\r")), names=st.sets(text))
+def test_text_comes_back_as_it_was_sent(client: FlaskClient, note: str, names: set[str]) -> None:
+    metadata = {name: name[::-1] for name in names}
+
+    created = client.post("/orders", json=MINIMAL | {"note": note, "metadata": metadata})
+
+    assert (created.json["note"], created.json["metadata"]) == (note, metadata)
+    assert client.get(created.headers["Location"]).data == created.data
+
+
+def test_an_explicit_null_is_the_same_as_nothing(client: FlaskClient) -> None:
+    nulls = dict.fromkeys(["external_ref", "currency", "shipping_address", "billing_address", "note"])
+
+    order = client.post("/orders", json=MINIMAL | nulls).json
+
+    assert {name: order[name] for name in nulls} == nulls
+
+
+def test_an_order_is_found_by_its_id_in_capitals_too(client: FlaskClient) -> None:
+    created = client.post("/orders", json=MINIMAL)
+
+    assert client.get(f"/orders/{created.json['id'].upper()}").data == created.data
+
+
+@pytest.mark.parametrize("order_id", ["0199c7a4-0000-7000-8000-000000000000", "1", "%00", "x" * 5000, "é", "%FF"])
+def test_an_order_that_does_not_exist_is_404(client: FlaskClient, order_id: str) -> None:
+    assert slug(client.get(f"/orders/{order_id}")) == (404, "order-not-found")
+
+
+def test_a_version_is_given_as_it_was_and_a_missing_one_is_404(client: FlaskClient) -> None:
+    created = client.post("/orders", json=MINIMAL)
+    address = created.headers["Location"]
+
+    first, second = client.get(f"{address}?version=1"), client.get(f"{address}?version=2")
+
+    assert (first.data, first.headers["ETag"]) == (created.data, '"1"')
+    assert slug(second) == (404, "order-not-found")
+
+
+@pytest.mark.parametrize(
+    ("if_none_match", "status"),
+    [('"1"', 304), ('W/"1"', 304), ("*", 304), ('"0", "1"', 304), ('"2"', 200), ("1", 304), ("rubbish", 200)],
+)
+def test_an_unchanged_order_is_not_sent_again(client: FlaskClient, if_none_match: str, status: int) -> None:
+    created = client.post("/orders", json=MINIMAL)
+
+    response = client.get(created.headers["Location"], headers={"If-None-Match": if_none_match})
+
+    assert response.status_code == status
+    assert (response.data == b"") == (status == 304)
+    assert response.headers["ETag"] == created.headers["ETag"] == '"1"'
+    assert response.headers["Cache-Control"] == "private, no-cache"
+
+
+def test_head_answers_the_headers_of_get(client: FlaskClient) -> None:
+    address = client.post("/orders", json=MINIMAL).headers["Location"]
+
+    get, head = client.get(address), client.head(address)
+
+    assert (head.status_code, head.data) == (200, b"")
+    for name in ("ETag", "Content-Type", "Content-Length", "Cache-Control"):
+        assert head.headers[name] == get.headers[name]
+
+
+def test_a_reference_is_taken_once_and_the_problem_names_the_first_order(client: FlaskClient) -> None:
+    first = client.post("/orders", json=MINIMAL | {"external_ref": "r-1"}).json
+
+    second = client.post("/orders", json=MINIMAL | {"external_ref": "r-1", "note": "other"})
+
+    assert slug(second) == (409, "duplicate-external-ref")
+    assert second.json["order_id"] == first["id"]
+    assert "Retry-After" not in second.headers
     assert len(client.get("/orders").json["orders"]) == 1
+
+
+def test_orders_without_a_reference_or_key_never_collide(client: FlaskClient) -> None:
+    created = [client.post("/orders", json=MINIMAL) for _ in range(3)]
+
+    assert {response.status_code for response in created} == {201}
+    assert len({response.json["id"] for response in created}) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (priced(-1001), "#/adjustments"),
+        (priced(currency=None), "#/currency"),
+        (priced(items=MINIMAL["items"], adjustments=[{"type": "fee", "amount": 1}], currency=None), "#/currency"),
+        (priced(items=[{"item_id": "s", "quantity": QUANTITY_MAX, "unit_price": PRICE_MAX}]), "#/items"),
+    ],
+    ids=["below zero", "no currency for a price", "no currency for an adjustment", "beyond 2^53"],
+)
+def test_money_that_cannot_be_is_refused(client: FlaskClient, body: dict[str, Any], place: str) -> None:
+    response = client.post("/orders", json=body)
+
+    assert [fault["pointer"] for fault in response.json["errors"]] == [place]
+
+
+def test_an_order_may_come_to_nothing(client: FlaskClient) -> None:
+    assert client.post("/orders", json=priced(-1000)).json["totals"]["total"] == 0

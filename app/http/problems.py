@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from app import errors
 from app.errors import ServiceError
-from app.models.faults import FAULTS, Fault, is_unavailable
+from app.models.faults import FAULTS, Fault, drop_details, is_unavailable
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ def _render_fault(error: Fault) -> Response:
     if is_unavailable(error):
         log.warning("database unavailable", error=type(error).__name__, reason=str(error).partition("\n")[0])
         return _render_service_error(errors.ServiceUnavailable("The database cannot answer just now."))
-    raise error
+    raise drop_details(error)
 
 
 def _response(document: dict[str, Any], *, retry_after: int | None = None) -> Response:

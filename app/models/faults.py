@@ -49,5 +49,12 @@ def is_unavailable(error: BaseException) -> bool:
     return getattr(error, "sqlstate", None) in _OVERLOAD
 
 
+def drop_details(error: Fault) -> Fault:
+    """The same error with the first line of its message only: below it PostgreSQL quotes the row, and personal data."""
+    for part in {error, _driver_error(error)}:
+        part.args = (str(error).partition("\n")[0],)
+    return error
+
+
 def _driver_error(error: BaseException) -> BaseException:
     return error.orig if isinstance(error, DBAPIError) and error.orig else error

@@ -1,0 +1,60 @@
+"""Orders to send, and what comes back."""
+
+from typing import Any
+
+from werkzeug.test import TestResponse
+
+MINIMAL: dict[str, Any] = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
+
+ADDRESS = {
+    "name": "Ada Lovelace",
+    "company": "Analytical Engines",
+    "line1": "12 St James's Square",
+    "line2": "Second floor",
+    "city": "London",
+    "region": "Greater London",
+    "postal_code": "SW1Y 4JH",
+    "country": "GB",
+    "phone": "+44 20 7946 0000",
+    "email": "ada@example.com",
+}
+
+RICHEST: dict[str, Any] = {
+    "customer_id": "c-123",
+    "external_ref": "shop-1",
+    "currency": "EUR",
+    "items": [
+        {"item_id": "sku-1", "quantity": 2, "unit_price": 1250},
+        {"item_id": "sku-2", "quantity": 1, "unit_price": None},
+        {"item_id": "sku-1", "quantity": 3},
+    ],
+    "adjustments": [
+        {"type": "discount", "label": "WELCOME10", "amount": -250},
+        {"type": "shipping", "amount": 490},
+    ],
+    "shipping_address": ADDRESS,
+    "billing_address": {"country": "DE"},
+    "note": "Ring twice.\n\tThen wait. 🛎",
+    "metadata": {"channel": "web", "empty": ""},
+}
+
+
+def priced(*amounts: int, **members: Any) -> dict[str, Any]:
+    """An order of one item for 1,000, with adjustments of the given amounts."""
+    adjustments = [{"type": "other", "amount": amount} for amount in amounts]
+    items = [{"item_id": "sku-1", "quantity": 1, "unit_price": 1000}]
+    return {"customer_id": "c-1", "currency": "EUR", "items": items, "adjustments": adjustments} | members
+
+
+def fault_places(response: TestResponse) -> set[str]:
+    """The JSON pointers and parameters that a 400 complains of."""
+    assert (response.status_code, response.mimetype) == (400, "application/problem+json"), response.text
+    assert response.json is not None
+    return {fault.get("pointer") or fault["parameter"] for fault in response.json["errors"]}
+
+
+def slug(response: TestResponse) -> tuple[int, str]:
+    """The status and the problem type of an error."""
+    assert response.mimetype == "application/problem+json", response.text
+    assert response.json is not None and response.json["status"] == response.status_code
+    return response.status_code, response.json["type"].removeprefix("/problems/")
