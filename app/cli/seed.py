@@ -1,6 +1,124 @@
+"""`flask seed`: fill a database with orders that look real, the same ones each time."""
+
+import sys
+import time
+from bisect import bisect
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate, islice
+from random import Random
+
 import click
+from flask.cli import with_appcontext
+from sqlalchemy import exists, select, text
+
+from app.cli.sample_shop import Shop
+from app.config import StartupError
+from app.extensions import db
+from app.models import Order
+from app.models.faults import FAULTS
+from app.models.schema_state import require_migrated
+from app.services.order_service import OrderRequest, new_order
+from app.services.order_writes import NewOrder, insert_orders
+
+PRINCIPAL = "seed"  # by which the orders made here are told from all others
+UNTIL = "2026-11-01"  # fixed, not today: the same command makes the same orders on any day
+_HOURS = 365 * 24
+_BATCH = 1000  # orders a statement: a tenth of a second, where the database allows three
+
+# Weights of an hour of the day (UTC), a day of the week (from Monday) and a month.
+_BY_HOUR = (1, 1, 1, 1, 1, 2, 4, 7, 10, 12, 13, 13, 12, 12, 12, 11, 11, 11, 12, 13, 13, 10, 6, 3)
+_BY_WEEKDAY = (11, 11, 11, 11, 10, 6, 7)
+_BY_MONTH = (8, 8, 9, 9, 9, 9, 8, 8, 10, 11, 15, 14)
 
 
 @click.command()
-def seed() -> None:
-    """x"""
+@click.option("--orders", type=click.IntRange(1, 10**8), default=1000, show_default=True, help="How many to make.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Makes them others.")
+@click.option(
+    "--until",
+    type=click.DateTime(["%Y-%m-%d"]),
+    default=UNTIL,
+    show_default=True,
+    help="They were made in the 365 days before this one, UTC.",
+)
+@click.option("--force", is_flag=True, help="Add to a database that holds orders of another origin.")
+@with_appcontext
+def seed(orders: int, seed: int, until: datetime, force: bool) -> None:
+    """Add made-up orders, the same ones for the same options.
+
+    Run again, it adds only what is missing.
+    """
+    if until.year < 1971:
+        raise click.BadParameter("the first orders would be older than 1970.", param_hint="--until")
+    started = time.perf_counter()
+    try:
+        require_migrated()
+        if not force and _holds_other_orders():
+            raise click.ClickException("The database holds orders that were not made here; --force adds to them.")
+        added = _store(sample_orders(orders, seed=seed, until=until.replace(tzinfo=UTC)), orders)
+    except StartupError as error:
+        raise click.ClickException(str(error)) from None
+    except FAULTS as error:
+        reason = str(error).partition("\n")[0]
+        raise click.ClickException(f"The database failed; the same command goes on where it was. {reason}") from None
+    seconds = time.perf_counter() - started
+    there = f" ({orders - added:,} were there)" if added < orders else ""
+    click.echo(f"{added:,} orders in {seconds:.1f} s, {added / seconds:,.0f} a second{there}")
+
+
+def sample_orders(count: int, *, seed: int, until: datetime) -> Iterator[NewOrder]:
+    """`count` orders, oldest first, made in the 365 days before `until`, an aware time."""
+    name = f"{seed}-{count}-{until:%y%m%d}"
+    rng, shop = Random(name), Shop(count, seed=seed)
+    for position, at in enumerate(_moments(count, until, rng), start=1):
+        body = shop.draw_order(rng, external_ref=f"{name}-{position:09}")
+        request = OrderRequest(body, principal=PRINCIPAL, idempotency_key=body.get("external_ref"))
+        yield new_order(request, at=at, randbits=rng.getrandbits)
+
+
+def _moments(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
+    """Random times in ascending order, without holding them all: the order statistics of a uniform distribution."""
+    start = until - timedelta(hours=_HOURS)
+    hours = [start + timedelta(hours=hour) for hour in range(_HOURS)]
+    weights = [_BY_HOUR[hour.hour] * _BY_WEEKDAY[hour.weekday()] * _BY_MONTH[hour.month - 1] for hour in hours]
+    cumulated = list(accumulate(weights))
+    left = 1.0  # the share of the year's orders that is still to come
+    for remaining in range(count, 0, -1):
+        left *= (1 - rng.random()) ** (1 / remaining)
+        weight = (1 - left) * cumulated[-1]
+        hour = bisect(cumulated, weight, hi=_HOURS - 1)
+        share = 1 - (cumulated[hour] - weight) / weights[hour]
+        yield hours[hour] + timedelta(microseconds=min(int(share * 3.6e9), 3_599_999_999))
+
+
+def _holds_other_orders() -> bool:
+    with db.engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            # To find none takes a look at every order; the limit of a request is not meant for that.
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        return bool(connection.scalar(select(exists().where(Order.principal != PRINCIPAL))))
+
+
+def _store(orders: Iterator[NewOrder], count: int) -> int:
+    """Store the orders that are not there yet; return how many that were."""
+    added = 0
+    with click.progressbar(length=count, label="Seeding", file=sys.stderr) as bar:
+        for batch in _batches(orders):
+            added += len(insert_orders(batch))
+            bar.update(len(batch))
+    return added
+
+
+def _batches(orders: Iterator[NewOrder]) -> Iterator[list[NewOrder]]:
+    """The orders in batches, each made while the database stores the one before."""
+    with ThreadPoolExecutor(max_workers=1) as maker:
+        following = maker.submit(_take_batch, orders)
+        while batch := following.result():
+            following = maker.submit(_take_batch, orders)
+            yield batch
+
+
+def _take_batch(orders: Iterator[NewOrder]) -> list[NewOrder]:
+    return list(islice(orders, _BATCH))

@@ -1,9 +1,10 @@
 """Ids and numbers, made here and never by the database."""
 
 import re
+import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from secrets import randbits
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # no I, L, O, U: they are misread
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -12,12 +13,19 @@ _RANDOM_BITS = 46
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def new_order_id(at: datetime, *, principal: str, idempotency_key: str | None) -> str:
+def new_order_id(
+    at: datetime,
+    *,
+    principal: str,
+    idempotency_key: str | None,
+    randbits: Callable[[int], int] = secrets.randbits,
+) -> str:
     """A UUIDv7 (RFC 9562 §5.7) for an order made at `at`, an aware time.
 
     The 12 bits after the milliseconds hold the rest of the microsecond (§6.2, method 3), so that ids sort exactly as
     `created_at` does and the primary key is the index for time. The last 16 bits are a hash of (principal, key), random
     where there is no key: all attempts under one key then fall on one shard, where its unique constraint can live.
+    Another `randbits` is for sample data that is to come out the same again: ids must not be guessed from one another.
     """
     tail = _key_hash(principal, idempotency_key) if idempotency_key is not None else randbits(16)
     return _uuid(_time_bits(at) | randbits(_RANDOM_BITS) << 16 | tail)

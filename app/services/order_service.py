@@ -1,6 +1,7 @@
 """Creating orders."""
 
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -57,7 +58,7 @@ def create_orders(requests: Sequence[OrderRequest]) -> list[StoredOrder | Servic
     """
     outcomes: dict[int, StoredOrder | ServiceError] = {}
     for _ in range(_NUMBER_ATTEMPTS):
-        pending = {i: _new_order(request) for i, request in enumerate(requests) if i not in outcomes}
+        pending = {i: new_order(request) for i, request in enumerate(requests) if i not in outcomes}
         outcomes |= _store(pending)
         if len(outcomes) == len(requests):
             break
@@ -105,9 +106,14 @@ def _judge_collision(order: NewOrder, rows: Sequence[Row[Any]]) -> StoredOrder |
     return None
 
 
-def _new_order(request: OrderRequest) -> NewOrder:
-    data, now = request.data, datetime.now(UTC)
-    order_id = new_order_id(now, principal=request.principal, idempotency_key=request.idempotency_key)
+def new_order(
+    request: OrderRequest, *, at: datetime | None = None, randbits: Callable[[int], int] = secrets.randbits
+) -> NewOrder:
+    """The pending order that a request makes now, or at the aware time `at`; it is not stored yet."""
+    data, now = request.data, at or datetime.now(UTC)
+    order_id = new_order_id(
+        now, principal=request.principal, idempotency_key=request.idempotency_key, randbits=randbits
+    )
     items = [
         {
             "line": line,

@@ -1,0 +1,230 @@
+"""`flask seed`."""
+
+import sys
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any
+
+import orjson
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.cli.seed import PRINCIPAL, sample_orders
+from app.extensions import db
+from app.models import Order, OrderEvent, OrderItem, OutboxEntry
+from app.models.identifiers import first_order_id, order_number
+from app.schemas.order import OrderIn
+from app.services.order_writes import NewOrder, insert_orders
+
+SEED_MODULE = sys.modules["app.cli.seed"]  # as an attribute of app.cli it is the command
+UNTIL = datetime(2026, 11, 1, tzinfo=UTC)
+SERVICE_MEMBERS = ("id", "number", "created_at", "updated_at")
+DRAWS = given(count=st.integers(1, 30), seed=st.integers(0, 2**31 - 1))
+
+
+def sample(count: int, *, seed: int = 1, until: datetime = UNTIL) -> list[NewOrder]:
+    return list(sample_orders(count, seed=seed, until=until))
+
+
+def documents(orders: list[NewOrder]) -> list[dict[str, Any]]:
+    return [orjson.loads(order.snapshot) for order in orders]
+
+
+def body_of(document: dict[str, Any]) -> dict[str, Any]:
+    """The `POST /orders` body that a document answers."""
+    body = {name: document[name] for name in OrderIn().fields if name in document}
+    body["items"] = [{name: item[name] for name in ("item_id", "quantity", "unit_price")} for item in body["items"]]
+    return {name: value for name, value in body.items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def bodies() -> list[dict[str, Any]]:
+    return [body_of(document) for document in documents(sample(3000))]
+
+
+def stored_documents(app: Flask) -> list[str]:
+    with app.app_context():
+        return list(db.session.scalars(db.select(OrderEvent.snapshot).order_by(OrderEvent.order_id)))
+
+
+def count_rows(app: Flask, model: type) -> Any:
+    with app.app_context():
+        return db.session.scalar(db.select(db.func.count()).select_from(model))
+
+
+@DRAWS
+def test_the_same_options_make_the_same_orders(count: int, seed: int) -> None:
+    assert sample(count, seed=seed) == sample(count, seed=seed)
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"until": UNTIL + timedelta(days=1)}, {"count": 21}], ids=str)
+def test_other_options_make_orders_that_collide_with_none(other: dict[str, Any]) -> None:
+    orders, others = sample(20), sample(**{"count": 20} | other)
+
+    for name in ("id", "number", "external_ref", "idempotency_key"):
+        values = {order.columns[name] for order in orders} - {None}
+        assert not values & {order.columns[name] for order in others}
+
+
+@DRAWS
+def test_every_order_is_one_that_the_api_takes(count: int, seed: int) -> None:
+    for document in documents(sample(count, seed=seed)):
+        body = body_of(document)
+
+        assert OrderIn().load(body) == body
+
+
+@DRAWS
+def test_ids_and_numbers_tell_the_time_of_creation(count: int, seed: int) -> None:
+    orders = sample(count, seed=seed)
+
+    moments = [order.columns["created_at"] for order in orders]
+    assert moments == sorted(moments)
+    assert UNTIL - timedelta(days=365) <= moments[0] and moments[-1] < UNTIL
+    for order, at in zip(orders, moments, strict=True):
+        assert first_order_id(at) <= order.id < first_order_id(at + timedelta(microseconds=1))
+        assert order.columns["number"] == order_number(order.id, at)
+
+
+def test_a_document_is_the_one_that_a_post_is_answered(client: FlaskClient) -> None:
+    for document in documents(sample(60)):
+        answer = client.post("/orders", json=body_of(document)).get_json()
+
+        assert list(answer) == list(document)
+        for name in SERVICE_MEMBERS:
+            del answer[name], document[name]
+        assert answer == document
+
+
+def test_few_customers_and_items_make_up_much_of_the_whole(bodies: list[dict[str, Any]]) -> None:
+    customers = Counter(body["customer_id"] for body in bodies).most_common()
+    items = Counter(item["item_id"] for body in bodies for item in body["items"]).most_common()
+    for ranking in (customers, items):
+        counts = [count for _, count in ranking]
+        assert sum(counts[: len(counts) // 10]) > 0.3 * sum(counts)
+        assert counts[0] > 20 * median(counts)
+    assert {customers[0][0], items[0][0]} == {"c-1", "sku-1"}
+
+
+def test_orders_are_as_different_as_real_ones(bodies: list[dict[str, Any]]) -> None:
+    lines = Counter(len(body["items"]) for body in bodies)
+    quantities = Counter(item["quantity"] for body in bodies for item in body["items"])
+    assert 0.38 < lines[1] / 3000 < 0.46 and max(lines) > 10
+    assert quantities[1] > quantities[12] > quantities[3] > 0
+    assert {body.get("currency") for body in bodies} == {"EUR", "GBP", "USD", "SEK", "JPY", None}
+    adjusted = {adjustment["type"] for body in bodies for adjustment in body["adjustments"]}
+    assert adjusted == {"discount", "shipping", "tax"}
+    shares = {name: sum(bool(body.get(name)) for body in bodies) / 3000 for name in OrderIn().fields}
+    assert 0.85 < shares["external_ref"] < 0.95
+    assert 0.9 < shares["shipping_address"] < 0.95
+    assert 0 < shares["note"] < 0.1 < shares["billing_address"] < 0.3
+
+
+def test_a_customer_has_one_currency_and_an_item_one_price_in_it(bodies: list[dict[str, Any]]) -> None:
+    currencies: dict[str, set[str]] = {}
+    prices: dict[tuple[str, str], set[int]] = {}
+    for body in bodies:
+        if "currency" in body:
+            currencies.setdefault(body["customer_id"], set()).add(body["currency"])
+            for item in body["items"]:
+                prices.setdefault((item["item_id"], body["currency"]), set()).add(item["unit_price"])
+
+    assert {len(known) for known in currencies.values()} == {1}
+    assert {len(known) for known in prices.values()} == {1}
+
+
+def test_seeding_stores_orders_with_their_items_events_and_outbox(app: Flask, runner: FlaskCliRunner) -> None:
+    expected = sample(300, seed=7)
+
+    result = runner.invoke(args=["seed", "--orders", "300", "--seed", "7"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("300 orders in ")
+    assert stored_documents(app) == [order.snapshot.decode() for order in expected]
+    assert count_rows(app, Order) == count_rows(app, OutboxEntry) == 300
+    assert count_rows(app, OrderItem) == sum(len(order.items) for order in expected)
+    with app.app_context():
+        assert set(db.session.scalars(db.select(OrderEvent.actor))) == {PRINCIPAL}
+
+
+def test_a_second_run_adds_nothing(app: Flask, runner: FlaskCliRunner) -> None:
+    runner.invoke(args=["seed", "--orders", "50"])
+    before = stored_documents(app)
+
+    result = runner.invoke(args=["seed", "--orders", "50"])
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith("0 orders in ") and "(50 were there)" in result.stdout
+    assert stored_documents(app) == before
+
+
+def test_a_run_that_was_broken_off_is_completed(
+    app: Flask, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SEED_MODULE, "_BATCH", 20)
+    with app.app_context():
+        insert_orders(sample(50)[:30])
+
+    result = runner.invoke(args=["seed", "--orders", "50"])
+
+    assert "(30 were there)" in result.stdout
+    assert stored_documents(app) == [order.snapshot.decode() for order in sample(50)]
+
+
+def test_seeds_of_another_number_are_added(app: Flask, runner: FlaskCliRunner) -> None:
+    runner.invoke(args=["seed", "--orders", "20", "--seed", "1"])
+
+    result = runner.invoke(args=["seed", "--orders", "20", "--seed", "2"])
+
+    assert result.stdout.startswith("20 orders in ")
+    assert count_rows(app, Order) == 40
+
+
+def test_a_database_with_other_orders_is_refused_unless_told(client: FlaskClient, runner: FlaskCliRunner) -> None:
+    client.post("/orders", json={"customer_id": "c", "items": [{"item_id": "i", "quantity": 1}]})
+
+    refused = runner.invoke(args=["seed", "--orders", "5"])
+    listed = client.get("/orders").get_json()["orders"]
+    forced = runner.invoke(args=["seed", "--orders", "5", "--force"])
+
+    assert refused.exit_code == 1
+    assert refused.stderr == "Error: The database holds orders that were not made here; --force adds to them.\n"
+    assert len(listed) == 1
+    assert forced.exit_code == 0
+    assert len(client.get("/orders").get_json()["orders"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--orders", "0"], "0 is not in the range"),
+        (["--orders", "many"], "'many' is not a valid integer range"),
+        (["--seed", "-1"], "-1 is not in the range"),
+        (["--until", "yesterday"], "'yesterday' does not match the format '%Y-%m-%d'"),
+        (["--until", "1970-06-01"], "the first orders would be older than 1970"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(runner: FlaskCliRunner, arguments: list[str], fault: str) -> None:
+    result = runner.invoke(args=["seed", *arguments])
+
+    assert result.exit_code == 2
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert fault in line
+
+
+def test_a_database_that_fails_is_told_in_one_line(runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> set[str]:
+        raise PoolTimeout("no connection\nis free")
+
+    monkeypatch.setattr(SEED_MODULE, "insert_orders", fail)
+
+    result = runner.invoke(args=["seed", "--orders", "5"])
+
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last == "Error: The database failed; the same command goes on where it was. no connection"
