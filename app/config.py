@@ -40,6 +40,12 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _unix_socket(text: str) -> str:
+    if text and not text.startswith("unix:/"):
+        raise ValueError("unix: and the absolute path of a socket")
+    return text
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in choices:
@@ -61,6 +67,7 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     "HOST": Setting("127.0.0.1", str, "Address that `make run` and gunicorn listen on."),
     "PORT": Setting("8000", _whole_number(1, 65535), "Port that `make run` and gunicorn listen on."),
+    "BIND": Setting("", _unix_socket, "`unix:/path` that gunicorn listens on for nginx, not on `HOST` and `PORT`."),
     "DATABASE_URL": Setting(
         f"sqlite:///{ROOT / 'instance' / 'orders.db'}",
         _database_url,
@@ -68,7 +75,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "DATABASE_POOL_SIZE": Setting("10", _whole_number(1, 1000), "Database connections of one web worker."),
     "WEB_CONCURRENCY": Setting(
-        "0", _whole_number(0, 512), "Web workers; 0 means one per core, and one on SQLite."
+        "0", _whole_number(0, 512), "Web workers; 0 means one per core, and at most two on SQLite."
     ),
     "AUTH": Setting("off", _one_of("off"), "Authentication; only `off` so far: keep the port on a private address."),
     "LOG_LEVEL": Setting("info", _one_of("debug", "info", "warning", "error"), "The least severe line to log."),

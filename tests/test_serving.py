@@ -1,0 +1,180 @@
+"""The service as its users start it: three servers, real processes, real ports."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from flask import Flask
+
+from tests.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, exchange, free_port, running
+
+ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
+COMMANDS = {
+    "flask": ("-m", "flask", "--app", "wsgi", "run", "--port", "{port}"),
+    "gunicorn": GUNICORN,
+    "uvicorn": ("-m", "uvicorn", "--interface", "wsgi", "--port", "{port}", "wsgi:app"),
+}
+
+each_server = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+
+
+def on_port(command: tuple[str, ...], port: int) -> list[str]:
+    return [word.format(port=port) for word in command]
+
+
+def end_of(command: tuple[str, ...], **settings: str) -> subprocess.CompletedProcess[str]:
+    """How a command that should give up does so."""
+    port = free_port()
+    words = [sys.executable, *on_port(command, port)]
+    env = environment(PORT=str(port), **settings)
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('serving')}/orders.db"
+    migrate = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
+    subprocess.run(migrate, cwd=ROOT, env=environment(DATABASE_URL=url), check=True, capture_output=True)
+    return url
+
+
+@pytest.fixture(scope="module")
+def gunicorn(sqlite_database: str) -> Iterator[Server]:
+    """Two workers on SQLite, for the tests that need no database of their own."""
+    port = free_port()
+    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=sqlite_database, WEB_CONCURRENCY="2") as server:
+        yield server
+
+
+@each_server
+def test_every_server_answers_the_same_and_stops(command: tuple[str, ...], app: Flask, database_url: str) -> None:
+    port = free_port()
+    with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=database_url) as server:
+        created = server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k"})
+        replayed = server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k"})
+        read = server.ask("GET", created.headers["Location"])
+        listed = server.ask("GET", "/orders?limit=1")
+        invalid = server.ask("POST", "/orders", {})
+        status, output = server.stop(), server.output()
+
+    assert (created.status, replayed.status, read.status, listed.status, invalid.status) == (201, 201, 200, 200, 400)
+    assert created.body == replayed.body == read.body
+    assert listed.json["orders"] == [created.json]
+    assert invalid.headers["Content-Type"] == "application/problem+json"
+    assert status == 0
+    assert "Traceback" not in output
+
+
+@each_server
+def test_an_unmigrated_database_ends_the_start_with_one_line(command: tuple[str, ...], tmp_path: Path) -> None:
+    ended = end_of(command, DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", WEB_CONCURRENCY="1")
+
+    assert ended.returncode != 0
+    assert len(re.findall("run `flask db upgrade`", ended.stderr)) == 1
+    assert "Traceback" not in ended.stderr
+
+
+@each_server
+def test_a_bad_setting_ends_the_start_with_one_line(command: tuple[str, ...]) -> None:
+    ended = end_of(command, DATABASE_POOL_SIZE="many", WEB_CONCURRENCY="1")
+
+    assert ended.returncode != 0
+    assert len(re.findall("DATABASE_POOL_SIZE is 'many'", ended.stderr)) == 1
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_setting_that_gunicorn_itself_needs_is_checked_too() -> None:
+    ended = end_of(GUNICORN, WEB_CONCURRENCY="513")
+
+    assert ended.returncode != 0
+    assert ended.stderr == "order service: WEB_CONCURRENCY is '513'; it must be a whole number from 0 to 512.\n"
+
+
+def test_the_metrics_are_those_of_all_workers(gunicorn: Server) -> None:
+    def count() -> float:
+        metrics = gunicorn.ask("GET", "/metrics").body.decode()
+        found = re.search(r'http_requests_total{method="GET",route="/orders",status="200"} (.+)', metrics)
+        return float(found[1]) if found else 0
+
+    before = count()
+
+    for _ in range(40):
+        gunicorn.ask("GET", "/orders?limit=1")
+
+    assert count() - before == 40
+    pids = {line["pid"] for line in log_lines(gunicorn) if line["event"].startswith("Booting worker")}
+    assert len(pids) == 2
+
+
+def test_a_request_is_one_line_of_json_with_its_id(gunicorn: Server) -> None:
+    given = gunicorn.ask("POST", "/orders", ORDER, {"X-Request-Id": "given-1"})
+    made = gunicorn.ask("GET", "/nowhere")
+
+    assert given.headers["X-Request-Id"] == "given-1"
+    lines = {line.get("request_id"): line for line in log_lines(gunicorn)}
+    assert (lines["given-1"]["method"], lines["given-1"]["status"]) == ("POST", 201)
+    assert lines[made.headers["X-Request-Id"]]["status"] == 404
+
+
+def log_lines(server: Server) -> list[dict[str, object]]:
+    """All it printed; gunicorn's own lines have the form of the application's."""
+    return [json.loads(line) for line in server.output().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "type_"),
+    [
+        (b"garbage\r\n\r\n", 400, "/problems/bad-request"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400, "/problems/bad-request"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414, "about:blank"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "about:blank"),
+    ],
+    ids=["request line", "header", "long line", "large header"],
+)
+def test_what_gunicorn_refuses_by_itself_is_a_problem_too(
+    gunicorn: Server, sent: bytes, status: int, type_: str
+) -> None:
+    head, _, body = exchange(gunicorn.port, sent).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Content-Type: application/problem+json" in head
+    problem = json.loads(body)
+    assert (problem["status"], problem["type"]) == (status, type_)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, database_url: str) -> None:
+    """One worker. A driver or a lock that gevent does not know would stop it, and all its clients, for two seconds."""
+    port = free_port()
+    answers: list[Answer] = []
+    url = database_url.replace("+psycopg", "")
+    with (
+        running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server,
+        psycopg.connect(url) as outside,
+        psycopg.connect(url, autocommit=True) as observer,
+    ):
+        order = server.ask("POST", "/orders", ORDER).json
+        outside.execute("UPDATE orders SET idempotency_key = 'k' WHERE id = %s", [order["id"]])
+        twin = threading.Thread(
+            target=lambda: answers.append(server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k"}))
+        )
+        twin.start()
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'order-service' AND wait_event_type = 'Lock'"
+        while not observer.execute(waiting).fetchone():
+            assert twin.is_alive(), answers
+            time.sleep(0.01)
+
+        others = [server.ask("GET", path) for path in ("/healthz", f"/orders/{order['id']}", "/orders")]
+
+        assert [other.status for other in others] == [200, 200, 200]
+        assert twin.is_alive()
+        twin.join()
+    assert answers[0].status == 409
+    assert int(answers[0].headers["Retry-After"]) > 0
