@@ -9,7 +9,7 @@ from app import cli, telemetry
 from app.config import ROOT, load_config
 from app.extensions import api, db, engine_options, migrate
 from app.http import description, problems
-from app.routes import docs_routes, health_routes, order_routes
+from app.routes import docs_routes, event_routes, health_routes, order_change_routes, order_routes
 
 BODY_MAX = 64 * 1024  # bytes; the largest order the limits allow is far smaller
 
@@ -38,7 +38,7 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
 
     telemetry.init_app(app)
     problems.init_app(app)
-    for routes in (order_routes, health_routes, docs_routes):
+    for routes in (order_routes, order_change_routes, event_routes, health_routes, docs_routes):
         api.register_blueprint(routes.blueprint)
     cli.init_app(app)
     return app

@@ -46,6 +46,12 @@ def _unix_socket(text: str) -> str:
     return text
 
 
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return text == "1"
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in choices:
@@ -78,6 +84,7 @@ SETTINGS: dict[str, Setting] = {
         "0", _whole_number(0, 512), "Web workers; 0 means one per core, and at most two on SQLite."
     ),
     "AUTH": Setting("off", _one_of("off"), "Authentication; only `off` so far: keep the port on a private address."),
+    "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes are taken only with `If-Match` (428 without)."),
     "LOG_LEVEL": Setting("info", _one_of("debug", "info", "warning", "error"), "The least severe line to log."),
     "LOG_FORMAT": Setting("json", _one_of("json", "console"), "`json`, one object a line, or `console` for people."),
 }

@@ -79,6 +79,20 @@ class MethodNotAllowed(ServiceError):
     status, slug, title = 405, "method-not-allowed", "Method not allowed"
 
 
+class IllegalAction(ServiceError):
+    """The order's status does not allow this. The problem names the `status` and the `allowed_actions`: read the order
+    again, and choose one of them."""
+
+    status, slug, title = 409, "illegal-action", "The order does not allow this now"
+
+
+class QuantityExceeded(ServiceError):
+    """More units than there are: a fulfillment can send only what was ordered and not sent yet, a return only what was
+    sent and has not come back. `errors` names each line and what remains."""
+
+    status, slug, title = 409, "quantity-exceeded", "More units than there are"
+
+
 class DuplicateExternalRef(ServiceError):
     """You already have an order with this `external_ref`; `order_id` names it. Read that order, or choose another
     reference. To make a retry safe, send an Idempotency-Key: it answers with the order instead of this problem."""
@@ -92,6 +106,21 @@ class RequestInFlight(ServiceError):
 
     status, slug, title = 409, "request-in-flight", "The same request is in progress"
     retry_after = 1
+
+
+class VersionMismatch(ServiceError):
+    """The order is no longer at the version that `If-Match` names; somebody changed it in between. Read it again
+    (`current_version` tells its version), look whether your change still makes sense, and send it with the new entity
+    tag. Nothing was changed."""
+
+    status, slug, title = 412, "version-mismatch", "The order has changed"
+
+
+class PreconditionRequired(ServiceError):
+    """This service takes changes only with `If-Match`: send the `ETag` of the order as you read it, so that nobody's
+    change is lost."""
+
+    status, slug, title = 428, "precondition-required", "If-Match is required"
 
 
 class ContentTooLarge(ServiceError):

@@ -29,6 +29,11 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "schema": _TEXT | {"pattern": KEY_PATTERN},
         "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
     },
+    "If-Match": {
+        "description": "The entity tag of the order as you know it; 412 if it has changed since.",
+        "schema": _TEXT,
+        "example": '"1"',
+    },
     "If-None-Match": {
         "description": "The entity tag you have; 304 if it is still the current one.",
         "schema": _TEXT,

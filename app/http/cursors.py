@@ -11,23 +11,41 @@ import orjson
 
 from app.errors import InvalidCursor
 
-_ID_BYTES, _BINDING_BYTES = 16, 8
+_BINDING_BYTES = 8
 
 
 def make_cursor(after: str, *, query: Mapping[str, Any]) -> str:
     """A cursor that goes on behind the order `after` in the list that `query` (filters and sort) describes."""
-    return urlsafe_b64encode(UUID(after).bytes + _binding(query)).decode()
+    return _make(UUID(after).bytes, query)
 
 
 def read_cursor(text: str, *, query: Mapping[str, Any]) -> str:
     """The order id in a cursor. Raises InvalidCursor unless it was made for the same query."""
+    return str(UUID(bytes=_read(text, 16, query)))
+
+
+def make_version_cursor(after: int, *, order_id: str) -> str:
+    """A cursor that goes on behind a version in an order's history."""
+    return _make(after.to_bytes(4), {"order_id": order_id})
+
+
+def read_version_cursor(text: str, *, order_id: str) -> int:
+    """The version in a cursor. Raises InvalidCursor unless it was made for the same order."""
+    return int.from_bytes(_read(text, 4, {"order_id": order_id}))
+
+
+def _make(position: bytes, query: Mapping[str, Any]) -> str:
+    return urlsafe_b64encode(position + _binding(query)).decode()
+
+
+def _read(text: str, length: int, query: Mapping[str, Any]) -> bytes:
     try:
         raw = urlsafe_b64decode(text)
     except (Base64Error, ValueError):
         raw = b""
-    if len(raw) != _ID_BYTES + _BINDING_BYTES or raw[_ID_BYTES:] != _binding(query):
-        raise InvalidCursor("The cursor was made for other filters or another sort, or is damaged.")
-    return str(UUID(bytes=raw[:_ID_BYTES]))
+    if len(raw) != length + _BINDING_BYTES or raw[length:] != _binding(query):
+        raise InvalidCursor("The cursor was made for another list, or is damaged.")
+    return raw[:length]
 
 
 def _binding(query: Mapping[str, Any]) -> bytes:

@@ -24,8 +24,14 @@ def order_response(order: StoredOrder, status: int = 200) -> Response:
 
 def created_response(order: StoredOrder) -> Response:
     """201 with the new order, or the same again for a replay."""
-    response = order_response(order, 201)
+    response = changed_response(order, 201)
     response.headers["Location"] = f"/orders/{order.id}"
+    return response
+
+
+def changed_response(order: StoredOrder, status: int = 200) -> Response:
+    """The order as a change left it; for a replay, as the first answer showed it."""
+    response = order_response(order, status)
     if order.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return response

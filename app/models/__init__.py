@@ -1,6 +1,7 @@
 """What is stored."""
 
 from app.models.event import OrderEvent, OutboxEntry
-from app.models.order import Order, OrderItem
+from app.models.order import Order
+from app.models.order_item import Fulfillment, OrderItem, Return
 
-__all__ = ["Order", "OrderEvent", "OrderItem", "OutboxEntry"]
+__all__ = ["Fulfillment", "Order", "OrderEvent", "OrderItem", "OutboxEntry", "Return"]

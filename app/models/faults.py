@@ -5,14 +5,15 @@ import sqlite3
 import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm.exc import StaleDataError
 
 # PostgreSQL's error codes, appendix A: serialization failure, deadlock, and the ways a connection ends.
 _TRANSIENT = {"40001", "40P01", "57P01", "57P02", "57P03", "53300"}
 _LOCK_TIMEOUT = "55P03"
 _OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of memory: another try would not help
 
-Fault = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout
-FAULTS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout)
+Fault = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout | StaleDataError
+FAULTS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout, StaleDataError)
 
 
 def is_lock_timeout(error: BaseException) -> bool:
@@ -24,7 +25,10 @@ def is_lock_timeout(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same statement may well succeed at once: a deadlock's victim, or a lost connection."""
+    """Whether the same statement may well succeed at once: a deadlock's victim, a version
+    that another writer took first, or a lost connection."""
+    if isinstance(error, StaleDataError):
+        return True
     error = _driver_error(error)
     if not isinstance(error, psycopg.Error):
         return False

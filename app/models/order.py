@@ -1,4 +1,4 @@
-"""Orders and their line items, as they are stored.
+"""Orders, as they are stored and as they may change: the guards of every transition stand here.
 
 There are no foreign keys. A child is written in the statement that writes its order, orders are never deleted, and each
 check would cost a create 8 µs a row; `order_id` leads every child's key, so that an order lives whole on one shard.
@@ -7,23 +7,27 @@ check would cost a create 8 µs a row; `order_id` leads every child's key, so th
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text, inspect
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from app.errors import IllegalAction
 from app.extensions import Base
-from app.models.types import JSON_VALUE, UUID, Timestamp
+from app.models.lifecycle import ACTIONS, FULFILLMENT_STATUSES, STATUSES, allowed_actions
+from app.models.money import order_totals
+from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Quantities, Return
+from app.models.types import JSON_VALUE, UUID, Timestamp, rfc3339
 
-STATUSES = ("pending", "confirmed", "completed", "cancelled")
-FULFILLMENT_STATUSES = ("unfulfilled", "partial", "fulfilled")
-
-ID_MAX = 64  # characters of any id a caller chooses: a UUID with a prefix fits
 PRINCIPAL_MAX = 128
 IDEMPOTENCY_KEY_MAX = 255  # the ceiling that the well-known payment APIs have
 NUMBER_LENGTH = 15
 
 
 class Order(Base):
-    """An order. Totals, both statuses and the version are computed by the service and stored, to be filtered by."""
+    """An order. Totals, both statuses and the version are computed by the service and stored, to be filtered by.
+
+    Each change below is one new version. It raises IllegalAction where the status does not allow it, and assigns
+    nothing then. Times are aware, in UTC.
+    """
 
     __tablename__ = "orders"
 
@@ -49,6 +53,19 @@ class Order(Base):
     version: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(Timestamp)
     updated_at: Mapped[datetime] = mapped_column(Timestamp)
+
+    items: Mapped[list[OrderItem]] = relationship(
+        primaryjoin="Order.id == foreign(OrderItem.order_id)",
+        order_by=OrderItem.line,
+        lazy="raise",
+        cascade="all, delete-orphan",
+    )
+    fulfillments: Mapped[list[Fulfillment]] = relationship(
+        primaryjoin="Order.id == foreign(Fulfillment.order_id)", order_by=Fulfillment.number, lazy="raise"
+    )
+    returns: Mapped[list[Return]] = relationship(
+        primaryjoin="Order.id == foreign(Return.order_id)", order_by=Return.number, lazy="raise"
+    )
 
     # The id sorts as the time of creation does, so it ends each index as the sort of every list.
     __table_args__ = (
@@ -77,21 +94,115 @@ class Order(Base):
         CheckConstraint(fulfillment_status.in_(FULFILLMENT_STATUSES), name="fulfillment_status"),
     )
 
+    # The version that was read stands in the WHERE of the UPDATE: a change that got in between is never overwritten.
+    __mapper_args__ = {"version_id_col": version, "version_id_generator": False}
 
-class OrderItem(Base):
-    """One line of an order. `line` counts from 1 in the caller's order and never changes."""
+    @property
+    def allowed_actions(self) -> list[str]:
+        """What may come next."""
+        return allowed_actions(
+            status=self.status,
+            held=self.hold is not None,
+            fulfilled=self.fulfillment_status != "unfulfilled",
+            units_out=any(item.fulfilled > item.returned for item in self.items),
+        )
 
-    __tablename__ = "order_items"
+    def columns(self) -> dict[str, Any]:
+        """The values by the names of their columns."""
+        return {attribute.columns[0].name: getattr(self, attribute.key) for attribute in _COLUMNS}
 
-    order_id: Mapped[str] = mapped_column(UUID, primary_key=True)
-    line: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    item_id: Mapped[str] = mapped_column(String(ID_MAX))
-    quantity: Mapped[int] = mapped_column(Integer)
-    unit_price: Mapped[int | None] = mapped_column(BigInteger)
-    fulfilled: Mapped[int] = mapped_column(Integer)
-    returned: Mapped[int] = mapped_column(Integer)
+    def confirm(self, *, at: datetime) -> None:
+        """Accept the order."""
+        self._begin("confirm", at)
 
-    __table_args__ = (
-        Index("ix_order_items_item_id_order_id", item_id, order_id),
-        CheckConstraint("0 <= returned AND returned <= fulfilled AND fulfilled <= quantity", name="quantities"),
-    )
+    def cancel(self, *, reason: str, note: str | None, at: datetime) -> None:
+        """End the order before anything was sent; a hold ends with it."""
+        self._begin("cancel", at)
+        self.hold = None
+        self.cancellation = {"reason": reason, "note": note, "at": rfc3339(at)}
+
+    def complete(self, *, at: datetime) -> None:
+        """End the order as it is; what was not sent never will be."""
+        self._begin("complete", at)
+
+    def place_hold(self, *, reason: str, at: datetime) -> None:
+        """Stop the order until the hold is released. A hold for the same reason that is there already stays."""
+        if self.hold is not None and self.hold["reason"] == reason:
+            return
+        self._begin("hold", at)
+        self.hold = {"reason": reason, "at": rfc3339(at)}
+
+    def release(self, *, at: datetime) -> None:
+        """Take the hold away, if there is one."""
+        if self.hold is None:
+            return
+        self._begin("release", at)
+        self.hold = None
+
+    def fulfill(self, quantities: Quantities, *, tracking: dict[str, str] | None, at: datetime) -> None:
+        """Send units of the lines. The last unit completes the order. Raises QuantityExceeded."""
+        self._require("fulfill")
+        sent = quantities.of(self.items, available=lambda item: item.quantity - item.fulfilled)
+        self._begin("fulfill", at)
+        for item, quantity in sent:
+            item.fulfilled += quantity
+        number = len(self.fulfillments) + 1
+        self.fulfillments.append(
+            Fulfillment(number=number, items=quantities.lines, tracking=tracking, created_at=at)
+        )
+        whole = all(item.fulfilled == item.quantity for item in self.items)
+        self.fulfillment_status = "fulfilled" if whole else "partial"
+        if whole:
+            self.status = "completed"
+
+    def take_back(self, quantities: Quantities, *, reason: str | None, at: datetime) -> None:
+        """Record units that came back. Raises QuantityExceeded."""
+        self._require("return")
+        back = quantities.of(self.items, available=lambda item: item.fulfilled - item.returned)
+        self._begin("return", at)
+        for item, quantity in back:
+            item.returned += quantity
+        number = len(self.returns) + 1
+        self.returns.append(Return(number=number, items=quantities.lines, reason=reason, created_at=at))
+
+    def update(self, content: dict[str, Any], *, at: datetime) -> None:
+        """Change the caller's own members, given by column name, and "items" with the columns of all lines.
+
+        What is ordered and what it costs can change only while the order is pending.
+        """
+        if self.status != "pending" and not content.keys().isdisjoint(("items", "adjustments", "currency")):
+            raise self._illegal("Items, adjustments and currency can change only while the order is pending.")
+        self._begin("update", at)
+        for name, value in content.items():
+            if name == "items":
+                self._replace_items(value)
+            else:
+                setattr(self, "metadata_" if name == "metadata" else name, value)
+        priced = [{"unit_price": item.unit_price, "quantity": item.quantity} for item in self.items]
+        self.items_total, self.adjustments_total = order_totals(priced, self.adjustments)
+
+    def _replace_items(self, items: list[dict[str, Any]]) -> None:
+        """Line by line in place: a row that is deleted and inserted again under one key would be out of order."""
+        kept = min(len(self.items), len(items))
+        for item, columns in zip(self.items[:kept], items[:kept], strict=True):
+            for name, value in columns.items():
+                setattr(item, name, value)
+        del self.items[kept:]
+        self.items.extend(OrderItem(**columns) for columns in items[kept:])
+
+    def _require(self, name: str) -> None:
+        if name not in self.allowed_actions:
+            held = " and on hold" if self.hold is not None else ""
+            raise self._illegal(f"The order is {self.status}{held}, so that {name} is not possible.")
+
+    def _begin(self, name: str, at: datetime) -> None:
+        self._require(name)
+        self.status = ACTIONS[name].to or self.status
+        self.version += 1
+        self.updated_at = at
+
+    def _illegal(self, detail: str) -> IllegalAction:
+        return IllegalAction(detail, order_status=self.status, allowed_actions=self.allowed_actions)
+
+
+_COLUMNS = tuple(inspect(Order).column_attrs)

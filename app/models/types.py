@@ -19,6 +19,12 @@ def rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+def read_timestamp(stored: datetime | str) -> datetime:
+    """A moment as the driver gives it: SQLite's text, PostgreSQL's time in the session's zone."""
+    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    return moment.astimezone(UTC)
+
+
 class Timestamp(TypeDecorator[datetime]):
     """A moment in UTC, to the microsecond. SQLite has no such type: RFC 3339 text there, which sorts the same."""
 
@@ -32,10 +38,7 @@ class Timestamp(TypeDecorator[datetime]):
         return rfc3339(value) if value is not None and dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        return moment.astimezone(UTC)
+        return None if value is None else read_timestamp(value)
 
 
 class Document(UserDefinedType[str]):

@@ -4,8 +4,9 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
+from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.money import LARGEST_TOTAL, order_totals
-from app.models.order import FULFILLMENT_STATUSES, ID_MAX, STATUSES
+from app.models.order_item import ID_MAX
 from app.schemas.currencies import CURRENCIES
 from app.schemas.fields import ListOf, Metadata, Moment, StrictSchema, Text, WholeNumber
 

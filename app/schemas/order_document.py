@@ -2,11 +2,12 @@
 
 from marshmallow import fields, validate
 
-from app.models.order import FULFILLMENT_STATUSES, NUMBER_LENGTH, STATUSES
+from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
+from app.models.order import NUMBER_LENGTH
 from app.schemas.fields import AnswerSchema
 from app.schemas.order import ADJUSTMENT_TYPES, AddressIn
 
-_MOMENT = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}
+MOMENT = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}
 
 
 class Item(AnswerSchema):
@@ -63,8 +64,8 @@ class Order(AnswerSchema):
     returns = fields.List(fields.Dict(), required=True, metadata={"example": []})
     version = fields.Integer(required=True, metadata={"description": "Goes up by one with each change.", "example": 1})
     allowed_actions = fields.List(fields.String(), required=True, metadata={"example": ["cancel", "confirm"]})
-    created_at = fields.String(required=True, metadata=_MOMENT)
-    updated_at = fields.String(required=True, metadata=_MOMENT)
+    created_at = fields.String(required=True, metadata=MOMENT)
+    updated_at = fields.String(required=True, metadata=MOMENT)
 
 
 class OrderList(AnswerSchema):

@@ -8,12 +8,20 @@ from typing import Any
 
 import orjson
 
+from app.models import Fulfillment, Order, Return
 from app.models.types import rfc3339
 
 Values = Mapping[str, Any]
 
 
-def render_order(order: Values, *, items: Sequence[Values], allowed_actions: Iterable[str]) -> bytes:
+def render_order(
+    order: Values,
+    *,
+    items: Sequence[Values],
+    allowed_actions: Sequence[str],
+    fulfillments: Iterable[Fulfillment] = (),
+    returns: Iterable[Return] = (),
+) -> bytes:
     """The document of an order given by its columns and its lines' columns, as JSON bytes (DESIGN: the order)."""
     return orjson.dumps(
         {
@@ -33,13 +41,24 @@ def render_order(order: Values, *, items: Sequence[Values], allowed_actions: Ite
             "note": order["note"],
             "metadata": order["metadata"],
             "cancellation": order["cancellation"],
-            "fulfillments": [],
-            "returns": [],
+            "fulfillments": [_render_fulfillment(fulfillment) for fulfillment in fulfillments],
+            "returns": [_render_return(one) for one in returns],
             "version": order["version"],
-            "allowed_actions": sorted(allowed_actions),
+            "allowed_actions": allowed_actions,
             "created_at": rfc3339(order["created_at"]),
             "updated_at": rfc3339(order["updated_at"]),
         }
+    )
+
+
+def render_stored_order(order: Order) -> bytes:
+    """The document of an order with its items, fulfillments and returns loaded."""
+    return render_order(
+        order.columns(),
+        items=[vars(item) for item in order.items],
+        allowed_actions=order.allowed_actions,
+        fulfillments=order.fulfillments,
+        returns=order.returns,
     )
 
 
@@ -51,6 +70,24 @@ def _render_item(item: Values) -> dict[str, Any]:
         "unit_price": item["unit_price"],
         "fulfilled": item["fulfilled"],
         "returned": item["returned"],
+    }
+
+
+def _render_fulfillment(fulfillment: Fulfillment) -> dict[str, Any]:
+    return {
+        "number": fulfillment.number,
+        "items": fulfillment.items,
+        "tracking": fulfillment.tracking,
+        "created_at": rfc3339(fulfillment.created_at),
+    }
+
+
+def _render_return(one: Return) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "items": one.items,
+        "reason": one.reason,
+        "created_at": rfc3339(one.created_at),
     }
 
 

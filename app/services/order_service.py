@@ -13,6 +13,7 @@ from sqlalchemy import Row
 from app.errors import DuplicateExternalRef, IdempotencyKeyReused, RequestInFlight, ServiceError
 from app.models.faults import FAULTS, is_lock_timeout
 from app.models.identifiers import new_order_id, order_number
+from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.money import order_totals
 from app.services.order_document import render_order
 from app.services.order_writes import FIRST_VERSION, NewOrder, find_collisions, insert_orders
@@ -106,15 +107,26 @@ def _judge_collision(order: NewOrder, rows: Sequence[Row[Any]]) -> StoredOrder |
     return None
 
 
-def new_order(
-    request: OrderRequest, *, at: datetime | None = None, randbits: Callable[[int], int] = secrets.randbits
-) -> NewOrder:
-    """The pending order that a request makes now, or at the aware time `at`; it is not stored yet."""
-    data, now = request.data, at or datetime.now(UTC)
-    order_id = new_order_id(
-        now, principal=request.principal, idempotency_key=request.idempotency_key, randbits=randbits
-    )
-    items = [
+def caller_columns(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that hold what the caller said of the order, from a validated body."""
+    return {
+        "customer_id": data["customer_id"],
+        "external_ref": data.get("external_ref"),
+        "currency": data.get("currency"),
+        "adjustments": [
+            {"type": adjustment["type"], "label": adjustment.get("label"), "amount": adjustment["amount"]}
+            for adjustment in data.get("adjustments", [])
+        ],
+        "shipping_address": data.get("shipping_address"),
+        "billing_address": data.get("billing_address"),
+        "note": data.get("note"),
+        "metadata": data.get("metadata", {}),
+    }
+
+
+def item_columns(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The columns of the lines of a validated body, of which nothing has been sent."""
+    return [
         {
             "line": line,
             "item_id": item["item_id"],
@@ -125,39 +137,37 @@ def new_order(
         }
         for line, item in enumerate(data["items"], start=1)
     ]
-    adjustments = [
-        {"type": adjustment["type"], "label": adjustment.get("label"), "amount": adjustment["amount"]}
-        for adjustment in data.get("adjustments", [])
-    ]
-    items_total, adjustments_total = order_totals(items, adjustments)
-    columns = {
+
+
+def new_order(
+    request: OrderRequest, *, at: datetime | None = None, randbits: Callable[[int], int] = secrets.randbits
+) -> NewOrder:
+    """The pending order that a request makes now, or at the aware time `at`; it is not stored yet."""
+    now = at or datetime.now(UTC)
+    order_id = new_order_id(
+        now, principal=request.principal, idempotency_key=request.idempotency_key, randbits=randbits
+    )
+    said, items = caller_columns(request.data), item_columns(request.data)
+    items_total, adjustments_total = order_totals(items, said["adjustments"])
+    columns = said | {
         "id": order_id,
         "number": order_number(order_id, now),
         "principal": request.principal,
-        "customer_id": data["customer_id"],
-        "external_ref": data.get("external_ref"),
         "idempotency_key": request.idempotency_key,
-        "fingerprint": fingerprint(data) if request.idempotency_key is not None else None,
+        "fingerprint": None if request.idempotency_key is None else fingerprint([said, items]),
         "status": "pending",
         "fulfillment_status": "unfulfilled",
         "hold": None,
-        "currency": data.get("currency"),
-        "adjustments": adjustments,
         "items_total": items_total,
         "adjustments_total": adjustments_total,
-        "shipping_address": data.get("shipping_address"),
-        "billing_address": data.get("billing_address"),
-        "note": data.get("note"),
-        "metadata": data.get("metadata", {}),
         "cancellation": None,
         "version": FIRST_VERSION,
         "created_at": now,
         "updated_at": now,
     }
-    actions = ("cancel", "confirm", "hold", "update")
-    return NewOrder(columns, items, render_order(columns, items=items, allowed_actions=actions))
+    return NewOrder(columns, items, render_order(columns, items=items, allowed_actions=NEW_ORDER_ACTIONS))
 
 
-def fingerprint(data: Mapping[str, Any]) -> str:
-    """A hash of the canonical validated body: members sorted, spelling of the JSON text ignored."""
-    return blake2b(orjson.dumps(data, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+def fingerprint(content: Any) -> str:
+    """A hash of what a request says, in its canonical form: however its JSON was spelled, members sorted."""
+    return blake2b(orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()

@@ -1,0 +1,23 @@
+"""How a request changes an order: its principal, conditions and key, in one transaction."""
+
+from typing import Any
+
+from app.http.conditional import expected_versions
+from app.http.idempotency import idempotency_key
+from app.http.principal import current_principal
+from app.http.transactions import in_transaction
+from app.services.order_changes import Change, ChangeRequest, change_order
+from app.services.order_service import StoredOrder, fingerprint
+
+
+def carry_out(action: str, order_id: str, change: Change, *, body: Any = None) -> StoredOrder:
+    """The order after the action that the request asks for, or after the one that its key stands for already."""
+    key = idempotency_key()
+    request = ChangeRequest(
+        action,
+        actor=current_principal(),
+        expected_versions=expected_versions(),
+        idempotency_key=key,
+        fingerprint=None if key is None else fingerprint(body),
+    )
+    return in_transaction(lambda: change_order(order_id, change, request=request))

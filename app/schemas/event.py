@@ -1,0 +1,38 @@
+"""Events: how a history is asked for, and what is answered."""
+
+from marshmallow import Schema, fields, validate
+
+from app.models.lifecycle import EVENT_TYPES
+from app.schemas.fields import StrictSchema, Text, WholeNumber
+from app.schemas.order import PAGE_DEFAULT, PAGE_MAX
+from app.schemas.order_document import MOMENT, Order
+
+
+class HistoryQuery(StrictSchema):
+    """Which part of a history to list."""
+
+    limit = WholeNumber(
+        1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": "Events on a page."}
+    )
+    cursor = Text(200, load_default=None, metadata={"description": "`next_cursor` of the page before."})
+
+
+class Event(Schema):
+    """One change of an order."""
+
+    id = fields.String(required=True, metadata={"example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11:1"})
+    type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
+    order_id = fields.UUID(required=True)
+    version = fields.Integer(required=True, metadata={"example": 1})
+    actor = fields.String(required=True, metadata={"description": "Who did it.", "example": "anonymous"})
+    at = fields.String(required=True, metadata=MOMENT)
+    data = fields.Nested(Order, required=True, metadata={"description": "The order as it was after the change."})
+
+
+class EventList(Schema):
+    """A page of events."""
+
+    events = fields.List(fields.Nested(Event), required=True)
+    next_cursor = fields.String(
+        required=True, allow_none=True, metadata={"description": "Goes on after this page; null on the last."}
+    )

@@ -1,0 +1,49 @@
+"""What happened to an order."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Integer, Text, bindparam, cast, select
+
+from app.errors import OrderNotFound
+from app.models import OrderEvent
+from app.models.identifiers import parse_uuid
+from app.models.statement import Statement
+from app.models.types import UUID, read_timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of an order, with the order as it was after it."""
+
+    order_id: str
+    version: int
+    type: str
+    actor: str
+    at: datetime
+    snapshot: str
+
+
+def list_history(order_id: str, *, after: int, limit: int) -> tuple[list[Event], bool]:
+    """Up to `limit` events behind the version `after`, oldest first, and whether more follow. Raises OrderNotFound."""
+    known_id = parse_uuid(order_id)
+    rows = _HISTORY.rows(id=known_id, after=after, limit=limit + 1) if known_id else []
+    if not rows and (after == 0 or known_id is None):
+        raise OrderNotFound(f"There is no order {order_id[:64]}.")
+    events = [Event(*row[:4], at=read_timestamp(row[4]), snapshot=row[5]) for row in rows[:limit]]
+    return events, len(rows) > limit
+
+
+_HISTORY = Statement(
+    select(
+        cast(OrderEvent.order_id, Text),
+        OrderEvent.version,
+        OrderEvent.type,
+        OrderEvent.actor,
+        OrderEvent.at,
+        OrderEvent.snapshot,
+    )
+    .where(OrderEvent.order_id == bindparam("id", type_=UUID), OrderEvent.version > bindparam("after", type_=Integer))
+    .order_by(OrderEvent.version)
+    .limit(bindparam("limit", type_=Integer))
+)

@@ -1,0 +1,66 @@
+"""Changing what the caller said of an order: its content, seen as the body that would create it."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from app.errors import DuplicateExternalRef
+from app.extensions import db
+from app.models import Order
+from app.services.order_changes import Change
+from app.services.order_service import caller_columns, item_columns
+
+_ITEM_MEMBERS = ("item_id", "quantity", "unit_price")
+
+
+def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Change:
+    """The change that brings an order to the content that `revise` makes of its present one.
+
+    `revise` is given the order as a `POST /orders` body without its null members, and returns a validated one. Where
+    nothing differs, nothing changes. Raises DuplicateExternalRef.
+    """
+
+    def change(order: Order, at: datetime) -> None:
+        data = revise(_body(order))
+        stored = order.columns()
+        changed = {name: value for name, value in caller_columns(data).items() if value != stored[name]}
+        items = item_columns(data)
+        if [_said(item) for item in items] != [_said(vars(item)) for item in order.items]:
+            changed["items"] = items
+        if not changed:
+            return
+        order.update(changed, at=at)
+        if changed.get("external_ref") is not None:
+            _require_free(order)
+
+    return change
+
+
+def _said(item: Mapping[str, Any]) -> list[Any]:
+    return [item[name] for name in _ITEM_MEMBERS]
+
+
+def _body(order: Order) -> dict[str, Any]:
+    columns = order.columns()
+    body: dict[str, Any] = {name: columns[name] for name in caller_columns(columns | {"items": []})}
+    body["items"] = [{name: getattr(item, name) for name in _ITEM_MEMBERS} for item in order.items]
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _require_free(order: Order) -> None:
+    """The unique index decides, also against a writer that has not committed; the query is for the answer's sake."""
+    taken = select(Order.id).where(
+        Order.external_ref == order.external_ref, Order.principal == order.principal, Order.id != order.id
+    )
+    with db.session.no_autoflush:
+        other = db.session.scalar(taken)
+    if other is None:
+        try:
+            db.session.flush()  # to hear of the conflict here, where it can be named
+            return
+        except IntegrityError:
+            pass
+    raise DuplicateExternalRef("Another order has this external_ref.", **({"order_id": other} if other else {}))
