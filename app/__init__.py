@@ -11,8 +11,6 @@ from app.extensions import api, db, engine_options, migrate
 from app.http import description, problems
 from app.routes import docs_routes, event_routes, health_routes, order_change_routes, order_routes
 
-BODY_MAX = 64 * 1024  # bytes; the largest order the limits allow is far smaller
-
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     """The application, from the environment's settings and, before them, those given.
@@ -25,7 +23,6 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(
         SQLALCHEMY_DATABASE_URI=url,
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(url, pool_size=app.config["DATABASE_POOL_SIZE"]),
-        MAX_CONTENT_LENGTH=BODY_MAX,
         API_TITLE="Order Service",
         API_VERSION="1.0.0",
         OPENAPI_VERSION="3.1.0",

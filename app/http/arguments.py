@@ -29,6 +29,7 @@ class StrictParser(FlaskParser):
         if not schema.fields and not req.content_length and "Transfer-Encoding" not in req.headers:
             return {}  # an action that takes nothing may come without a body
         check_media_type(req, *((JSON, MERGE_PATCH) if req.method == "PATCH" else (JSON,)))
+        req.max_content_length = getattr(schema, "BODY_MAX", req.max_content_length)
         return parse_json(req.get_data(cache=False))
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
@@ -51,12 +52,14 @@ class StrictParser(FlaskParser):
         raise InvalidRequest("Members of the body are not valid.", errors=list(_faults(messages, "#")))
 
 
-def load_body(schema: Schema, data: Any) -> Any:
-    """The data as the schema reads it. Raises InvalidRequest with every fault."""
+def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
+    """The data, which stands at `pointer` in the body, as the schema reads it. Raises InvalidRequest with every
+    fault."""
     try:
         return schema.load(data)
     except ValidationError as error:
-        raise InvalidRequest("Members of the body are not valid.", errors=list(_faults(error.messages, "#"))) from None
+        faults = list(_faults(error.messages, pointer))
+        raise InvalidRequest("Members of the body are not valid.", errors=faults) from None
 
 
 def check_media_type(req: Request, *accepted: str) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 from app.http.conditional import expected_versions
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal
-from app.http.transactions import in_transaction
 from app.services.order_changes import Change, ChangeRequest, change_order
 from app.services.order_service import StoredOrder, fingerprint
+from app.services.transactions import in_transaction
 
 
 def carry_out(action: str, order_id: str, change: Change, *, body: Any = None) -> StoredOrder:

@@ -6,6 +6,7 @@ import orjson
 from flask import Flask
 
 from app.extensions import api
+from app.schemas.batch import BatchEntryIn
 from app.schemas.fields import TEXT_PATTERN, Metadata
 from app.schemas.problem import Problem
 
@@ -27,6 +28,7 @@ def init_app(app: Flask) -> None:
     api.init_app(app)
     api.ma_plugin.converter.add_attribute_function(_describe_metadata)
     api.spec.components.schema("Problem", schema=Problem)
+    api.spec.components.schema("BatchEntryIn", schema=BatchEntryIn)
 
 
 def api_description() -> bytes:

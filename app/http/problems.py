@@ -48,6 +48,8 @@ def problem_document(error: ServiceError) -> dict[str, Any]:
 
 
 def _render_service_error(error: ServiceError) -> Response:
+    if error.__cause__ is not None:
+        log.error("request failed", exc_info=error.__cause__)
     return _response(problem_document(error), retry_after=error.retry_after)
 
 

@@ -5,11 +5,14 @@ from typing import Any
 from flask import Response
 
 from app import errors
+from app.http.arguments import JSON
+from app.http.batches import create_batch
 from app.http.blueprint import Blueprint
 from app.http.cursors import make_cursor, read_cursor
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal
 from app.http.responses import created_response, list_response, order_response
+from app.schemas.batch import BatchIn, BatchResults
 from app.schemas.order import OrderIn, OrderQuery, VersionQuery
 from app.schemas.order_document import Order, OrderList
 from app.services import order_reads, order_service
@@ -35,6 +38,15 @@ def create_order(data: dict[str, Any]) -> Response:
     """Create an order"""
     request = OrderRequest(data, principal=current_principal(), idempotency_key=idempotency_key())
     return created_response(order_service.create_order(request))
+
+
+@blueprint.route("/orders/batch", methods=["POST"])
+@blueprint.arguments(BatchIn())
+@blueprint.response(200, BatchResults)
+@blueprint.describe()
+def create_orders(data: dict[str, Any]) -> Response:
+    """Create up to 1,000 orders, each judged alone"""
+    return Response(create_batch(data["orders"]), mimetype=JSON)
 
 
 @blueprint.route("/orders/<order_id>")

@@ -19,6 +19,8 @@ PROSE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
 class StrictSchema(Schema):
     """A JSON object in which only the declared members may stand."""
 
+    BODY_MAX = 64 * 1024  # bytes; the largest order that the limits allow in plain text is smaller
+
     class Meta:
         unknown = RAISE
 

@@ -1,6 +1,6 @@
 """Changing an order: read and lock it, let the model decide, write one version and one event.
 
-The caller holds the transaction and commits it (`app.http.transactions`).
+The caller holds the transaction and commits it (`app.services.transactions`).
 """
 
 from collections.abc import Callable

@@ -20,8 +20,8 @@ class Event:
     version: int
     type: str
     actor: str
-    at: datetime
     snapshot: str
+    at: datetime
 
 
 def list_history(order_id: str, *, after: int, limit: int) -> tuple[list[Event], bool]:
@@ -30,7 +30,10 @@ def list_history(order_id: str, *, after: int, limit: int) -> tuple[list[Event],
     rows = _HISTORY.rows(id=known_id, after=after, limit=limit + 1) if known_id else []
     if not rows and (after == 0 or known_id is None):
         raise OrderNotFound(f"There is no order {order_id[:64]}.")
-    events = [Event(*row[:4], at=read_timestamp(row[4]), snapshot=row[5]) for row in rows[:limit]]
+    events = [
+        Event(order_id, version, kind, actor, snapshot, read_timestamp(at))
+        for order_id, version, kind, actor, snapshot, at in rows[:limit]
+    ]
     return events, len(rows) > limit
 
 
@@ -40,8 +43,8 @@ _HISTORY = Statement(
         OrderEvent.version,
         OrderEvent.type,
         OrderEvent.actor,
-        OrderEvent.at,
         OrderEvent.snapshot,
+        OrderEvent.at,
     )
     .where(OrderEvent.order_id == bindparam("id", type_=UUID), OrderEvent.version > bindparam("after", type_=Integer))
     .order_by(OrderEvent.version)

@@ -8,15 +8,21 @@ from hashlib import blake2b
 from typing import Any
 
 import orjson
-from sqlalchemy import Row
 
-from app.errors import DuplicateExternalRef, IdempotencyKeyReused, RequestInFlight, ServiceError
-from app.models.faults import FAULTS, is_lock_timeout
+from app.errors import (
+    DuplicateExternalRef,
+    IdempotencyKeyReused,
+    InternalError,
+    RequestInFlight,
+    ServiceError,
+    ServiceUnavailable,
+)
+from app.models.faults import FAULTS, is_lock_timeout, is_unavailable
 from app.models.identifiers import new_order_id, order_number
 from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.money import order_totals
 from app.services.order_document import render_order
-from app.services.order_writes import FIRST_VERSION, NewOrder, find_collisions, insert_orders
+from app.services.order_writes import FIRST_VERSION, Collisions, NewOrder, find_collisions, insert_orders
 
 _NUMBER_ATTEMPTS = 4  # two orders of one day share 40 random bits once in 10^12 pairs
 
@@ -33,11 +39,19 @@ class StoredOrder:
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """A validated `POST /orders` body (`app.schemas.order`), who asks, and under which idempotency key."""
+    """A validated `POST /orders` body (`app.schemas.order`), who asks, and under which idempotency key.
+
+    `ref_is_key` lets the external reference stand for the key: the same order again is a replay, not a conflict.
+    """
 
     data: Mapping[str, Any]
     principal: str
     idempotency_key: str | None = None
+    ref_is_key: bool = False
+
+
+# An error is returned, not raised, where it is one order's among many.
+Outcome = StoredOrder | ServiceError
 
 
 def create_order(request: OrderRequest) -> StoredOrder:
@@ -52,58 +66,82 @@ def create_order(request: OrderRequest) -> StoredOrder:
     return outcome
 
 
-def create_orders(requests: Sequence[OrderRequest]) -> list[StoredOrder | ServiceError]:
+def create_orders(requests: Sequence[OrderRequest]) -> list[Outcome]:
     """Create many orders, each judged alone; the outcomes come in the order of the requests.
 
     Everything that is stored is stored at once, and what failed leaves nothing behind.
     """
-    outcomes: dict[int, StoredOrder | ServiceError] = {}
+    outcomes: dict[int, Outcome] = {}
     for _ in range(_NUMBER_ATTEMPTS):
         pending = {i: new_order(request) for i, request in enumerate(requests) if i not in outcomes}
-        outcomes |= _store(pending)
+        outcomes |= _store(pending, requests)
         if len(outcomes) == len(requests):
             break
     return [outcomes[i] for i in range(len(requests))]
 
 
-def _store(pending: dict[int, NewOrder]) -> dict[int, StoredOrder | ServiceError]:
+def _store(pending: dict[int, NewOrder], requests: Sequence[OrderRequest]) -> dict[int, Outcome]:
     """The outcomes of those that have one; an order whose random number is taken has none and is to be made anew."""
-    orders = list(pending.values())
     try:
-        stored = insert_orders(orders)
+        stored = insert_orders(list(pending.values()))
     except FAULTS as error:
-        named = all(order.columns["idempotency_key"] or order.columns["external_ref"] for order in orders)
-        if named and is_lock_timeout(error):
-            raise RequestInFlight("A request with the same key or reference has not finished yet.") from error
-        raise
-    outcomes: dict[int, StoredOrder | ServiceError] = {
-        i: _outcome(order) for i, order in pending.items() if order.id in stored
-    }
-    collided = {i: order for i, order in pending.items() if order.id not in stored}
+        return _store_one_by_one(pending, requests, error)
+    outcomes: dict[int, Outcome] = {i: _outcome(order) for i, order in pending.items() if order.id in stored}
+    collided = {i: order for i, order in pending.items() if i not in outcomes}
     if collided:
-        rows = find_collisions(list(collided.values()))
-        outcomes |= {i: outcome for i, order in collided.items() if (outcome := _judge_collision(order, rows))}
+        there = find_collisions(list(collided.values()))
+        for i, order in collided.items():
+            outcome = _judge_collision(order, there, ref_is_key=requests[i].ref_is_key)
+            if outcome is not None:
+                outcomes[i] = outcome
     return outcomes
+
+
+def _store_one_by_one(
+    pending: dict[int, NewOrder], requests: Sequence[OrderRequest], error: Exception
+) -> dict[int, Outcome]:
+    """A fault of the whole statement: only the order that causes it shall fail.
+
+    Where the database is away or full it is everybody's, and trying them all would only make it worse.
+    """
+    if len(pending) > 1 and (is_lock_timeout(error) or not is_unavailable(error)):
+        outcomes: dict[int, Outcome] = {}
+        for i, order in pending.items():
+            outcomes |= _store({i: order}, requests)
+        return outcomes
+    return {i: _judge_fault(order, error) for i, order in pending.items()}
+
+
+def _judge_fault(order: NewOrder, error: Exception) -> ServiceError:
+    outcome: ServiceError
+    if is_lock_timeout(error) and (order.columns["idempotency_key"] or order.columns["external_ref"]):
+        outcome = RequestInFlight("A request with the same key or reference has not finished yet.")
+    elif is_unavailable(error):
+        outcome = ServiceUnavailable("The database cannot answer just now.")
+    else:
+        outcome = InternalError("The order could not be stored; this has been logged under the request id.")
+    outcome.__cause__ = error
+    return outcome
 
 
 def _outcome(order: NewOrder) -> StoredOrder:
     return StoredOrder(order.id, FIRST_VERSION, order.snapshot.decode())
 
 
-def _judge_collision(order: NewOrder, rows: Sequence[Row[Any]]) -> StoredOrder | ServiceError | None:
-    mine = [row for row in rows if row.principal == order.columns["principal"]]
-    for row in mine:
-        if row.id == order.id:  # stored by an attempt whose connection broke before the answer came
-            return _outcome(order)
-    key, ref = order.columns["idempotency_key"], order.columns["external_ref"]
-    for row in mine:
-        if key is not None and row.idempotency_key == key:
-            if row.fingerprint != order.columns["fingerprint"]:
-                return IdempotencyKeyReused("The key was used with another body; take a new key for a new order.")
+def _judge_collision(order: NewOrder, there: Collisions, *, ref_is_key: bool) -> Outcome | None:
+    columns = order.columns
+    if order.id in there.by_id:  # stored by an attempt whose connection broke before the answer came
+        return _outcome(order)
+    row = there.by_key.get((columns["principal"], columns["idempotency_key"]))
+    if row is not None:
+        if row.fingerprint != columns["fingerprint"]:
+            return IdempotencyKeyReused("The key was used with another body; take a new key for a new order.")
+        return StoredOrder(row.id, FIRST_VERSION, row.snapshot, replayed=True)
+    row = there.by_ref.get((columns["principal"], columns["external_ref"]))
+    if row is not None:
+        if ref_is_key and columns["idempotency_key"] is None and row.fingerprint == columns["fingerprint"]:
             return StoredOrder(row.id, FIRST_VERSION, row.snapshot, replayed=True)
-    for row in mine:
-        if ref is not None and row.external_ref == ref:
-            return DuplicateExternalRef(f"Order {row.id} already has this external_ref.", order_id=row.id)
+        return DuplicateExternalRef(f"Order {row.id} already has this external_ref.", order_id=row.id)
     return None
 
 
@@ -154,7 +192,7 @@ def new_order(
         "number": order_number(order_id, now),
         "principal": request.principal,
         "idempotency_key": request.idempotency_key,
-        "fingerprint": None if request.idempotency_key is None else fingerprint([said, items]),
+        "fingerprint": fingerprint([said, items]),
         "status": "pending",
         "fulfillment_status": "unfulfilled",
         "hold": None,

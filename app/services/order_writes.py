@@ -66,9 +66,18 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     return {row[0] for row in _INSERT.rows(batch=batch.decode())}
 
 
-def find_collisions(orders: Sequence[NewOrder]) -> list[Row[Any]]:
-    """The stored orders that the given ones collide with, as rows of id, principal, idempotency_key, external_ref,
-    fingerprint and the first version's snapshot.
+@dataclass(frozen=True, slots=True)
+class Collisions:
+    """Orders that are there already, as rows of id, principal, idempotency_key, external_ref, fingerprint and the first
+    version's snapshot: by id, by (principal, key) and by (principal, reference)."""
+
+    by_id: dict[str, Row[Any]]
+    by_key: dict[tuple[str, str], Row[Any]]
+    by_ref: dict[tuple[str, str], Row[Any]]
+
+
+def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
+    """The stored orders that the given ones collide with.
 
     A statement of its own, after the insert: inside it the winner of a race is not visible yet.
     """
@@ -86,7 +95,12 @@ def find_collisions(orders: Sequence[NewOrder]) -> list[Row[Any]]:
         ),
     )
     with db.engine.connect() as connection:
-        return list(connection.execute(query))
+        rows = connection.execute(query).all()
+    return Collisions(
+        by_id={row.id: row for row in rows},
+        by_key={(row.principal, row.idempotency_key): row for row in rows if row.idempotency_key is not None},
+        by_ref={(row.principal, row.external_ref): row for row in rows if row.external_ref is not None},
+    )
 
 
 def _insert_on_sqlite(orders: Sequence[NewOrder]) -> set[str]:

@@ -1,0 +1,41 @@
+"""Many orders in one request: each entry is judged as a request of its own would be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from app.errors import ServiceError
+from app.http.arguments import load_body
+from app.http.principal import current_principal
+from app.http.problems import problem_document
+from app.schemas.batch import BatchEntryIn
+from app.services.order_service import OrderRequest, Outcome, create_orders
+
+_ENTRY = BatchEntryIn()
+
+
+def create_batch(entries: Sequence[Any]) -> bytes:
+    """The results of all entries, in their order, as the JSON body of the answer."""
+    outcomes: dict[int, Outcome] = {}
+    requests: dict[int, OrderRequest] = {}
+    for i, entry in enumerate(entries):
+        try:
+            requests[i] = _read(entry, pointer=f"#/orders/{i}")
+        except ServiceError as error:
+            outcomes[i] = error
+    outcomes |= zip(requests, create_orders(list(requests.values())), strict=True)
+    return orjson.dumps({"results": [_render(outcomes[i]) for i in range(len(entries))]})
+
+
+def _read(entry: Any, *, pointer: str) -> OrderRequest:
+    data = load_body(_ENTRY, entry, pointer=pointer)
+    key = data.pop("idempotency_key", None)
+    return OrderRequest(data, principal=current_principal(), idempotency_key=key, ref_is_key=True)
+
+
+def _render(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, ServiceError):
+        return {"status": outcome.status, "problem": problem_document(outcome)}
+    replayed = {"replayed": True} if outcome.replayed else {}
+    return {"status": 201, **replayed, "order": orjson.Fragment(outcome.document)}

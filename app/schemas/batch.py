@@ -1,0 +1,52 @@
+"""Many orders in one request."""
+
+from marshmallow import Schema, fields, validate
+
+from app.models.order import IDEMPOTENCY_KEY_MAX
+from app.schemas.fields import StrictSchema
+from app.schemas.order import OrderIn
+from app.schemas.order_document import Order
+from app.schemas.problem import Problem
+
+BATCH_MAX = 1_000
+
+
+class BatchEntryIn(OrderIn):
+    """An order to create, and the idempotency key it is created under; without one, its external_ref is its key."""
+
+    idempotency_key = fields.String(
+        allow_none=True,
+        validate=[
+            validate.Length(1, IDEMPOTENCY_KEY_MAX),
+            validate.Regexp(r"^[ -~]*\Z", error="Only printable ASCII characters may stand here."),
+        ],
+        metadata={"pattern": "^[ -~]*$"},
+    )
+
+
+class BatchIn(StrictSchema):
+    """Orders to create, each judged alone."""
+
+    BODY_MAX = 8 * 1024 * 1024  # bytes: a thousand orders of eight KiB
+
+    # Each entry is validated by itself, so that a faulty one does not take the others with it.
+    orders = fields.List(
+        fields.Raw(metadata={"$ref": "#/components/schemas/BatchEntryIn"}),
+        required=True,
+        validate=validate.Length(1, BATCH_MAX),
+    )
+
+
+class BatchResult(Schema):
+    """What became of one entry: an order, or a problem."""
+
+    status = fields.Integer(required=True, metadata={"description": "As a request of its own would be answered."})
+    replayed = fields.Boolean(metadata={"description": "Whether the order was there already, under the same key."})
+    order = fields.Nested(Order)
+    problem = fields.Nested(Problem)
+
+
+class BatchResults(Schema):
+    """One result for each entry, in the order of the entries."""
+
+    results = fields.List(fields.Nested(BatchResult), required=True)
