@@ -4,12 +4,15 @@ import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
+from app.cli.orders import orders
 from app.cli.seed import seed
+from app.cli.verify import verify
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
-    app.cli.add_command(seed)
+    for command in (seed, orders, verify):
+        app.cli.add_command(command)
 
 
 def is_serving() -> bool:

@@ -12,10 +12,12 @@ from app.http.cursors import make_cursor, read_cursor
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal
 from app.http.responses import created_response, list_response, order_response
+from app.http.streams import CSV, NDJSON, preferred_stream, stream_response
 from app.schemas.batch import BatchIn, BatchResults
 from app.schemas.order import OrderIn, OrderQuery, VersionQuery
 from app.schemas.order_document import Order, OrderList
 from app.services import order_reads, order_service
+from app.services.order_exports import stream_orders
 from app.services.order_service import OrderRequest
 
 blueprint = Blueprint("orders", __name__, description="Create orders, read them, list them.")
@@ -64,12 +66,17 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
 @blueprint.route("/orders")
 @blueprint.arguments(OrderQuery(), location="query")
 @blueprint.response(200, OrderList)
+@blueprint.alt_response(200, schema={"type": "string"}, content_type=NDJSON)
+@blueprint.alt_response(200, schema={"type": "string"}, content_type=CSV)
 @blueprint.describe(problems=(errors.InvalidCursor,), response_headers=("Link",))
 def list_orders(query: dict[str, Any]) -> Response:
-    """List orders by time of creation"""
+    """List orders by time of creation, or stream all that match as NDJSON or CSV"""
     limit, cursor = query.pop("limit"), query.pop("cursor", None)
     after = read_cursor(cursor, query=query) if cursor else None
     descending = query["sort"].startswith("-")
     filters = {name: value for name, value in query.items() if name != "sort"}
+    streamed = preferred_stream()
+    if streamed:
+        return stream_response(stream_orders(filters, descending=descending, after=after), streamed)
     page = order_reads.list_orders(filters, descending=descending, limit=limit, after=after)
     return list_response("orders", page.documents, page.next_after and make_cursor(page.next_after, query=query))

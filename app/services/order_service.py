@@ -74,10 +74,11 @@ def create_orders(requests: Sequence[OrderRequest]) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     for _ in range(_NUMBER_ATTEMPTS):
         pending = {i: new_order(request) for i, request in enumerate(requests) if i not in outcomes}
-        outcomes |= _store(pending, requests)
-        if len(outcomes) == len(requests):
+        if not pending:
             break
-    return [outcomes[i] for i in range(len(requests))]
+        outcomes |= _store(pending, requests)
+    unlucky = ServiceUnavailable("No free order number was found.")
+    return [outcomes.get(i, unlucky) for i in range(len(requests))]
 
 
 def _store(pending: dict[int, NewOrder], requests: Sequence[OrderRequest]) -> dict[int, Outcome]:

@@ -11,7 +11,6 @@ import orjson
 from sqlalchemy import (
     JSON,
     Column,
-    Row,
     Table,
     Text,
     and_,
@@ -29,11 +28,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.extensions import Base, db
-from app.models import Order, OrderEvent, OrderItem, OutboxEntry
+from app.models import Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
 from app.models.statement import Statement
 from app.models.types import Document
 
-CREATED = "order.created"
+CREATED, IMPORTED = "order.created", "order.imported"
 FIRST_VERSION = 1
 
 
@@ -44,6 +43,8 @@ class NewOrder:
     columns: dict[str, Any]
     items: list[dict[str, Any]]
     snapshot: bytes
+    fulfillments: Sequence[dict[str, Any]] = ()
+    returns: Sequence[dict[str, Any]] = ()
 
     @property
     def id(self) -> str:
@@ -59,7 +60,7 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     # One order of locking for all processes: two batches that share keys would otherwise deadlock.
     ordered = sorted(orders, key=lambda o: (o.columns["principal"], o.columns["idempotency_key"] or "", o.id))
     if db.engine.dialect.name == "sqlite":
-        return _insert_on_sqlite(ordered)
+        return _insert_in_transaction(ordered, CREATED)
     batch = orjson.dumps(
         [order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.snapshot)} for order in ordered]
     )
@@ -71,9 +72,9 @@ class Collisions:
     """Orders that are there already, as rows of id, principal, idempotency_key, external_ref, fingerprint and the first
     version's snapshot: by id, by (principal, key) and by (principal, reference)."""
 
-    by_id: dict[str, Row[Any]]
-    by_key: dict[tuple[str, str], Row[Any]]
-    by_ref: dict[tuple[str, str], Row[Any]]
+    by_id: dict[str, Any]
+    by_key: dict[tuple[str, str | None], Any]
+    by_ref: dict[tuple[str, str | None], Any]
 
 
 def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
@@ -87,7 +88,7 @@ def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
         Order.id, Order.principal, Order.idempotency_key, Order.external_ref, Order.fingerprint, OrderEvent.snapshot
     ).where(
         OrderEvent.order_id == Order.id,
-        OrderEvent.version == FIRST_VERSION,
+        OrderEvent.type.in_((CREATED, IMPORTED)),  # the one event that every order begins with
         or_(
             Order.id.in_([order.id for order in orders]),
             and_(Order.idempotency_key.is_not(None), tuple_(Order.principal, Order.idempotency_key).in_(keys)),
@@ -103,29 +104,43 @@ def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
     )
 
 
-def _insert_on_sqlite(orders: Sequence[NewOrder]) -> set[str]:
-    insert_order = sqlite.insert(_ORDERS).on_conflict_do_nothing().returning(_ORDERS.c.id)
+def restore_orders(orders: Sequence[NewOrder]) -> set[str]:
+    """Store orders that have a life behind them; their log begins at their version. As `insert_orders` otherwise."""
+    return _insert_in_transaction(sorted(orders, key=lambda order: order.id), IMPORTED)
+
+
+def _insert_in_transaction(orders: Sequence[NewOrder], event_type: str) -> set[str]:
+    dialect = {"sqlite": sqlite, "postgresql": postgresql}[db.engine.dialect.name]
+    insert_order = dialect.insert(_ORDERS).on_conflict_do_nothing().returning(_ORDERS.c.id)
     with db.engine.begin() as connection:
         stored = set(connection.scalars(insert_order, [order.columns for order in orders]))
         new = [order for order in orders if order.id in stored]
-        if new:
-            items = [{"order_id": order.id} | item for order in new for item in order.items]
-            connection.execute(insert(_ITEMS), items)
-            connection.execute(insert(_EVENTS), [_created_event(order) for order in new])
-            connection.execute(insert(_OUTBOX), [_outbox_entry(order) for order in new])
+        for table, rows in (
+            (_ITEMS, [_owned(order, item) for order in new for item in order.items]),
+            (_FULFILLMENTS, [_owned(order, fulfillment) for order in new for fulfillment in order.fulfillments]),
+            (_RETURNS, [_owned(order, one) for order in new for one in order.returns]),
+            (_EVENTS, [_first_event(order, event_type) for order in new]),
+            (_OUTBOX, [_outbox_entry(order) for order in new]),
+        ):
+            if rows:
+                connection.execute(insert(table), rows)
     return stored
 
 
-def _created_event(order: NewOrder) -> dict[str, Any]:
+def _owned(order: NewOrder, row: dict[str, Any]) -> dict[str, Any]:
+    return {"order_id": order.id} | row
+
+
+def _first_event(order: NewOrder, event_type: str) -> dict[str, Any]:
     return _outbox_entry(order) | {
-        "type": CREATED,
+        "type": event_type,
         "actor": order.columns["principal"],
         "snapshot": order.snapshot.decode(),
     }
 
 
 def _outbox_entry(order: NewOrder) -> dict[str, Any]:
-    return {"order_id": order.id, "version": order.columns["version"], "at": order.columns["created_at"]}
+    return {"order_id": order.id, "version": order.columns["version"], "at": order.columns["updated_at"]}
 
 
 def _table(model: type[Base]) -> Table:
@@ -134,6 +149,7 @@ def _table(model: type[Base]) -> Table:
 
 
 _ORDERS, _ITEMS, _EVENTS, _OUTBOX = (_table(model) for model in (Order, OrderItem, OrderEvent, OutboxEntry))
+_FULFILLMENTS, _RETURNS = _table(Fulfillment), _table(Return)
 
 
 def _rows_of(source: Any, name: str, *columns: Any) -> Any:

@@ -1,0 +1,96 @@
+"""The import's work on one batch of lines."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from app.errors import ServiceError
+from app.http.arguments import load_body
+from app.http.strict_json import parse_json
+from app.schemas.exported_order import ExportedOrder
+from app.schemas.order import OrderIn
+from app.services.order_imports import restored_order
+from app.services.order_service import OrderRequest, create_orders
+from app.services.order_writes import NewOrder, find_collisions, restore_orders
+
+_BODY, _DOCUMENT = OrderIn(), ExportedOrder()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the file, counted from 1."""
+
+    number: int
+    text: bytes
+
+
+@dataclass(slots=True)
+class Import:
+    """An import under way: whose orders they become, and what became of the lines so far."""
+
+    principal: str
+    created: int = 0
+    there: int = 0
+    bad: int = 0
+    _seen: Counter[str] = field(default_factory=Counter)
+
+    def store(self, lines: Sequence[Line]) -> Iterator[str]:
+        """Store what is good in a batch, and yield a sentence for each line that is not."""
+        requests: list[tuple[Line, OrderRequest]] = []
+        documents: list[tuple[Line, NewOrder]] = []
+        for line in lines:
+            try:
+                self._read(line, requests, documents)
+            except ServiceError as error:
+                yield self._fault(line, error)
+        outcomes = create_orders([request for _, request in requests])
+        for (line, _), outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, ServiceError):
+                yield self._fault(line, outcome)
+            else:
+                self._count(new=not outcome.replayed)
+        yield from self._restore(documents)
+
+    def _read(
+        self, line: Line, requests: list[tuple[Line, OrderRequest]], documents: list[tuple[Line, NewOrder]]
+    ) -> None:
+        data = parse_json(line.text.strip())
+        if isinstance(data, dict) and "id" in data:
+            loaded = load_body(_DOCUMENT, data)
+            documents.append((line, restored_order(loaded, document=data, principal=self.principal)))
+            return
+        body = load_body(_BODY, data)
+        key = None if body.get("external_ref") else self._key(line)
+        requests.append((line, OrderRequest(body, self.principal, idempotency_key=key, ref_is_key=True)))
+
+    def _key(self, line: Line) -> str:
+        """For a line without a reference: its text and how often it stood in the file so far."""
+        digest = blake2b(line.text.strip(), digest_size=16).hexdigest()
+        self._seen[digest] += 1
+        return f"import:{digest}:{self._seen[digest]}"
+
+    def _restore(self, documents: Sequence[tuple[Line, NewOrder]]) -> Iterator[str]:
+        orders = [order for _, order in documents]
+        stored = restore_orders(orders) if orders else set()
+        missing = [order for order in orders if order.id not in stored]
+        there = find_collisions(missing) if missing else None
+        for line, order in documents:
+            if order.id in stored:
+                self._count(new=True)
+            elif there is not None and order.id in there.by_id:
+                self._count(new=False)
+            else:
+                self.bad += 1
+                yield f"line {line.number}: another order has this external_ref or number."
+
+    def _count(self, *, new: bool) -> None:
+        self.created += new
+        self.there += not new
+
+    def _fault(self, line: Line, error: ServiceError) -> str:
+        self.bad += 1
+        faults: list[dict[str, Any]] = error.members.get("errors", [])
+        told = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in faults)
+        return f"line {line.number}: {told or error.detail}"

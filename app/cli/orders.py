@@ -1,0 +1,93 @@
+"""`flask orders export`, `import` and `expire`: many orders at once."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import click
+from click._termui_impl import ProgressBar
+from flask.cli import AppGroup
+
+from app.cli.order_import import Import, Line
+from app.http.principal import ANONYMOUS
+from app.models.lifecycle import STATUSES
+from app.services.order_expiry import expire_orders
+from app.services.order_exports import as_csv, as_ndjson, stream_orders
+from app.services.verification import count_orders
+
+_BATCH = 500  # lines stored at once
+
+orders = AppGroup("orders", help="Export, import and expire orders.")
+
+
+class Age(click.ParamType[timedelta]):
+    """A number of days, hours or minutes: 30d, 12h, 45m."""
+
+    name = "age"
+    _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it, or fail with what is expected."""
+        match = re.fullmatch(r"(\d{1,6})([dhm])", str(value), re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not an age; write 30d, 12h or 45m.", param, ctx)
+        return timedelta(**{self._UNITS[match[2]]: int(match[1])})
+
+
+@orders.command("export")
+@click.option("--format", "style", type=click.Choice(("ndjson", "csv")), default="ndjson", show_default=True)
+@click.option("--status", type=click.Choice(STATUSES), help="Only orders of this status.")
+@click.option("--output", type=click.File("w", encoding="utf-8"), default="-", help="A file, or standard output.")
+def export_orders(style: str, status: str | None, output: TextIO) -> None:
+    """Write all orders, oldest first: one document a line, or one CSV row for each line item."""
+    filters = {"status": status} if status else {}
+    length = None if status else count_orders()
+    bar: ProgressBar[int]
+    with click.progressbar(length=length, label="Orders", file=sys.stderr) as bar:
+        documents = _counted(stream_orders(filters, descending=False), bar)
+        for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
+            output.write(text)
+    click.echo(f"{bar.pos} orders exported.", err=True)
+
+
+@orders.command("import")
+@click.argument("file", type=click.File("rb"))
+@click.option("--principal", default=ANONYMOUS, show_default=True, help="Whose orders they become.")
+def import_orders(file: BinaryIO, principal: str) -> None:
+    """Create the orders of an NDJSON FILE (- for standard input): `POST /orders` bodies, or exported documents.
+
+    It may be broken off and run again: what is there already is left alone, known by its external_ref, its id, or its
+    text where it has neither. Bad lines are named on standard error, and all others are imported; exit status 1 then.
+    """
+    work = Import(principal)
+    bar: ProgressBar[int]
+    with click.progressbar(length=_size(file), label="Import", file=sys.stderr) as bar:
+        lines = (Line(number, text) for number, text in enumerate(file, start=1) if text.strip())
+        while batch := list(islice(lines, _BATCH)):
+            for fault in work.store(batch):
+                click.echo(fault, err=True)
+            bar.update(sum(len(line.text) for line in batch))
+    click.echo(f"{work.created} orders imported, {work.there} there already, {work.bad} bad lines.")
+    sys.exit(1 if work.bad else 0)
+
+
+@orders.command("expire")
+@click.option("--older-than", type=Age(), required=True, help="How long ago they were made: 30d, 12h, 45m.")
+def expire(older_than: timedelta) -> None:
+    """Cancel pending orders that nobody confirmed (reason `expired`); those on hold are left alone."""
+    click.echo(f"{sum(expire_orders(older_than=older_than))} orders expired.")
+
+
+def _counted(documents: Iterable[str], bar: Any) -> Iterator[str]:
+    for document in documents:
+        bar.update(1)
+        yield document
+
+
+def _size(file: BinaryIO) -> int | None:
+    path = Path(str(file.name))
+    return path.stat().st_size if path.is_file() else None

@@ -1,0 +1,45 @@
+"""Ending orders that nobody confirmed."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import select
+
+from app.extensions import db
+from app.models import Order
+from app.models.identifiers import first_order_id
+from app.services.order_changes import ChangeRequest, change_order
+from app.services.transactions import in_transaction
+
+ACTOR = "system:expiry"
+_BATCH = 100  # orders in one transaction: few enough to hold their locks for a moment only
+
+
+def expire_orders(*, older_than: timedelta) -> Iterator[int]:
+    """Cancel the pending orders that were made longer ago than that, and yield how many at a time.
+
+    Orders on hold wait for somebody, and are left alone. Doing it twice, or in two processes at once, does no harm.
+    """
+    before = first_order_id(datetime.now(UTC) - older_than)
+    while ids := _stale_orders(before=before):
+        yield in_transaction(lambda ids=ids: _expire(ids))  # type: ignore[misc]
+
+
+def _stale_orders(*, before: str) -> list[str]:
+    query = select(Order.id).where(Order.status == "pending", Order.hold.is_(None), Order.id < before)
+    with db.engine.connect() as connection:
+        return list(connection.scalars(query.order_by(Order.id).limit(_BATCH)))
+
+
+def _expire(ids: list[str]) -> int:
+    expired = 0
+
+    def cancel_if_stale(order: Order, at: datetime) -> None:
+        nonlocal expired
+        if order.status == "pending" and order.hold is None:  # it may have changed since the list was made
+            order.cancel(reason="expired", note=None, at=at)
+            expired += 1
+
+    for order_id in ids:  # in the order of ids: two processes cannot lock each other out
+        change_order(order_id, cancel_if_stale, request=ChangeRequest("cancel", actor=ACTOR))
+    return expired

@@ -1,0 +1,64 @@
+"""Orders on their way out: all that match, in constant memory, as NDJSON or CSV."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from app.services.order_reads import list_orders
+
+PAGE = 500  # orders fetched at once: a few hundred KiB
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+ORDER_COLUMNS = (
+    "id", "number", "customer_id", "external_ref", "status", "fulfillment_status", "currency", "version", "created_at",
+    "updated_at", "note",
+)  # fmt: skip
+TOTAL_COLUMNS = ("items", "adjustments", "total")
+ITEM_COLUMNS = ("line", "item_id", "quantity", "unit_price", "fulfilled", "returned")
+
+
+def stream_orders(filters: Mapping[str, Any], *, descending: bool, after: str | None = None) -> Iterator[str]:
+    """The documents of all orders that match, page by page.
+
+    Every order that was there at the start comes exactly once. Each page is a query of its own, so that a slow reader
+    holds no transaction open.
+    """
+    while True:
+        page = list_orders(filters, descending=descending, limit=PAGE, after=after)
+        yield from page.documents
+        after = page.next_after
+        if after is None:
+            return
+
+
+def as_ndjson(documents: Iterable[str]) -> Iterator[str]:
+    """One document a line."""
+    for document in documents:
+        yield document + "\n"
+
+
+def as_csv(documents: Iterable[str]) -> Iterator[str]:
+    """One row for each line of each order, the order's own columns repeated (RFC 4180).
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
+    yield _csv_row([*ORDER_COLUMNS, "items_total", "adjustments_total", "total", *ITEM_COLUMNS])
+    for document in documents:
+        order = orjson.loads(document)
+        totals = order["totals"] or {}
+        start = [order[name] for name in ORDER_COLUMNS] + [totals.get(name) for name in TOTAL_COLUMNS]
+        for item in order["items"]:
+            yield _csv_row([*start, *(item[name] for name in ITEM_COLUMNS)])
+
+
+def _csv_row(cells: Iterable[Any]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerow([_harmless(cell) for cell in cells])
+    return out.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
