@@ -5,7 +5,7 @@ from marshmallow import fields, validate
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.order import NUMBER_LENGTH
 from app.schemas.changes import CANCELLATION_REASONS, QuantityIn, TrackingIn
-from app.schemas.fields import Moment, StrictSchema, Text, WholeNumber
+from app.schemas.fields import ListOf, Moment, StrictSchema, Text, WholeNumber
 from app.schemas.order import ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, ItemIn, OrderIn
 
 
@@ -55,7 +55,7 @@ class ExportedReturn(ExportedRecord):
 class ExportedOrder(OrderIn):
     """A whole order document. What follows from other members is recomputed, and must come out the same."""
 
-    items = fields.List(fields.Nested(ExportedItem), required=True)
+    items = ListOf(fields.Nested(ExportedItem), low=1, high=ITEMS_MAX, required=True)
     id = fields.UUID(required=True)
     number = Text(NUMBER_LENGTH, low=NUMBER_LENGTH, required=True)
     status = fields.String(required=True, validate=validate.OneOf(STATUSES))
