@@ -1,0 +1,162 @@
+"""What a create leaves in the database, what it costs, and what it survives."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import Select, select
+
+from app.extensions import db
+from app.models import Order, OrderEvent, OrderItem, OutboxEntry
+from app.models.statement import Statement
+from app.models.types import rfc3339
+from app.services import order_service
+from tests.samples import MINIMAL, RICHEST
+
+
+def rows(app: Flask, query: Select[Any]) -> list[Any]:
+    with app.app_context(), db.engine.connect() as connection:
+        return list(connection.execute(query))
+
+
+def test_order_items_event_and_outbox_entry_are_stored_together(app: Flask, client: FlaskClient) -> None:
+    created = client.post("/orders", json=RICHEST)
+    order = created.json
+
+    [stored] = rows(app, select(Order.__table__))
+    [event] = rows(app, select(OrderEvent.__table__))
+    [entry] = rows(app, select(OutboxEntry.__table__))
+    lines = rows(app, select(OrderItem.line, OrderItem.item_id, OrderItem.quantity, OrderItem.unit_price))
+    assert (stored.id, stored.number, stored.principal) == (order["id"], order["number"], "anonymous")
+    assert (stored.items_total, stored.adjustments_total, stored.metadata) == (2500, 240, RICHEST["metadata"])
+    assert rfc3339(stored.created_at) == order["created_at"]
+    assert sorted(lines) == [(1, "sku-1", 2, 1250), (2, "sku-2", 1, None), (3, "sku-1", 3, None)]
+    assert (event.order_id, event.version, event.type, event.actor) == (order["id"], 1, "order.created", "anonymous")
+    assert event.snapshot.encode() == created.data
+    assert (entry.order_id, entry.version, entry.at) == (order["id"], 1, event.at)
+    assert event.at == stored.created_at
+
+
+def test_what_is_not_given_is_null_to_the_database_too(app: Flask, client: FlaskClient) -> None:
+    client.post("/orders", json=MINIMAL)
+
+    nothing = Order.hold.is_(None) & Order.shipping_address.is_(None) & Order.items_total.is_(None)
+    assert len(rows(app, select(Order.id).where(nothing))) == 1
+
+
+def test_a_request_that_fails_leaves_nothing(app: Flask, client: FlaskClient) -> None:
+    client.post("/orders", json=MINIMAL | {"external_ref": "r-1"})
+
+    client.post("/orders", json=RICHEST | {"external_ref": "r-1"})
+    client.post("/orders", json=RICHEST | {"note": 1})
+
+    for table in (Order, OrderEvent, OrderItem, OutboxEntry):
+        assert len(rows(app, select(table.__table__))) == 1
+
+
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+def sent_to_the_server(app: Flask, act: Callable[[], Any], file: Path) -> list[str]:
+    """The protocol messages that the pool's next connection sends while `act` runs, as libpq itself records them."""
+    with app.app_context():
+        pooled = db.engine.raw_connection()
+    pgconn = pooled.dbapi_connection.pgconn
+    pooled.close()  # the pool is last in, first out: `act` gets this one
+    with file.open("w") as trace:
+        pgconn.trace(trace.fileno())
+        act()
+        pgconn.untrace()
+    lines = (line.split("\t") for line in file.read_text().splitlines())
+    return [message for _time, direction, _length, message, *_ in lines if direction == "F"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("body", [MINIMAL, RICHEST], ids=["minimal", "richest"])
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
+def test_a_create_is_one_statement_and_one_round_trip(
+    app: Flask, client: FlaskClient, tmp_path: Path, body: dict[str, Any], headers: dict[str, str]
+) -> None:
+    client.post("/orders", json=MINIMAL)  # the connection has prepared the statement
+
+    sent = sent_to_the_server(app, lambda: client.post("/orders", json=body, headers=headers), tmp_path / "trace")
+
+    # The server answers at Sync: one Sync is one round trip, and there is neither BEGIN nor COMMIT.
+    assert sent == ["Bind", "Describe", "Execute", "Sync"]
+    assert len(client.get("/orders").json["orders"]) == 2
+
+
+@on_postgresql
+def test_a_read_is_one_round_trip(app: Flask, client: FlaskClient, tmp_path: Path) -> None:
+    address = client.post("/orders", json=MINIMAL).headers["Location"]
+    client.get(address)
+
+    assert sent_to_the_server(app, lambda: client.get(address), tmp_path / "trace").count("Sync") == 1
+
+
+def end_all_connections(url: str) -> None:
+    """What a failover or a restarted proxy does to the service."""
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        others = "pid <> pg_backend_pid() AND application_name = 'order-service'"
+        connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+
+
+@on_postgresql
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
+def test_a_create_survives_the_loss_of_all_connections(
+    client: FlaskClient, postgresql_url: str, headers: dict[str, str]
+) -> None:
+    for _ in range(3):
+        client.post("/orders", json=MINIMAL)
+    end_all_connections(postgresql_url)
+
+    response = client.post("/orders", json=MINIMAL, headers=headers)
+
+    assert response.status_code == 201
+    assert len(client.get("/orders").json["orders"]) == 4
+
+
+@on_postgresql
+def test_a_read_survives_the_loss_of_all_connections(client: FlaskClient, postgresql_url: str) -> None:
+    address = client.post("/orders", json=MINIMAL).headers["Location"]
+
+    for path in (address, "/orders"):
+        end_all_connections(postgresql_url)
+        assert client.get(path).status_code == 200, path
+
+
+@on_postgresql
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
+def test_an_order_whose_answer_was_lost_is_not_stored_twice(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    run = Statement._run
+    losses = iter([True])
+
+    def run_and_lose_the_answer(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        answer = run(self, parameters)
+        if next(losses, False):
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return answer
+
+    monkeypatch.setattr(Statement, "_run", run_and_lose_the_answer)
+
+    response = client.post("/orders", json=MINIMAL, headers=headers)
+
+    assert response.status_code == 201
+    [order] = client.get("/orders").json["orders"]
+    assert order == response.json
+
+
+def test_a_number_that_is_taken_is_drawn_again(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = client.post("/orders", json=MINIMAL).json["number"]
+    numbers = iter([first, first, "261122-00000001"])
+    monkeypatch.setattr(order_service, "order_number", lambda *_: next(numbers))
+
+    response = client.post("/orders", json=MINIMAL)
+
+    assert (response.status_code, response.json["number"]) == (201, "261122-00000001")
