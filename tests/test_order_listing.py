@@ -1,0 +1,231 @@
+"""Lists of orders: filters, sort, pages."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pytest
+import time_machine
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import update
+
+from app.extensions import db
+from app.models import Order
+from tests.samples import MINIMAL, slug
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def create(client: FlaskClient, at: datetime | None = None, **members: Any) -> dict[str, Any]:
+    with time_machine.travel(at or datetime.now(UTC), tick=at is None):
+        response = client.post("/orders", json=MINIMAL | members)
+    assert response.status_code == 201
+    order: dict[str, Any] = response.json
+    return order
+
+
+def listed(client: FlaskClient, **query: Any) -> list[str]:
+    response = client.get("/orders", query_string=query)
+    assert response.status_code == 200, response.text
+    return [order["id"] for order in response.json["orders"]]
+
+
+def pages(client: FlaskClient, **query: Any) -> Iterator[list[dict[str, Any]]]:
+    """Every page, from the first on, by `next_cursor`."""
+    cursor: dict[str, str] = {}
+    while True:
+        page = client.get("/orders", query_string=query | cursor).json
+        yield page["orders"]
+        if page["next_cursor"] is None:
+            return
+        cursor = {"cursor": page["next_cursor"]}
+
+
+def test_no_orders_are_an_empty_page(client: FlaskClient) -> None:
+    response = client.get("/orders")
+
+    assert response.json == {"orders": [], "next_cursor": None}
+    assert "Link" not in response.headers
+
+
+def test_the_newest_order_comes_first_and_a_page_has_20(client: FlaskClient) -> None:
+    ids = [create(client)["id"] for _ in range(21)]
+
+    assert listed(client) == ids[:0:-1]
+    assert listed(client, sort="-created_at") == ids[:0:-1]
+    assert listed(client, sort="created_at") == ids[:20]
+
+
+def test_a_listed_order_is_the_document_that_was_answered_first(client: FlaskClient) -> None:
+    created = client.post("/orders", json=MINIMAL)
+
+    assert client.get("/orders").data == b'{"orders":[' + created.data + b'],"next_cursor":null}'
+
+
+def lines(*item_ids: str) -> list[dict[str, Any]]:
+    return [{"item_id": item_id, "quantity": 1} for item_id in item_ids]
+
+
+@pytest.fixture
+def shop(app: Flask, client: FlaskClient) -> list[str]:
+    """Four orders, from the first to the last; the last is confirmed and partly sent."""
+    ids = [
+        create(client, NOON, customer_id="c-1", external_ref="r-1")["id"],
+        create(client, NOON + timedelta(seconds=1), customer_id="c-2")["id"],
+        create(client, NOON + timedelta(seconds=2), items=lines("a", "b", "a"))["id"],
+        create(client, NOON + timedelta(seconds=3), items=lines("a"))["id"],
+    ]
+    with app.app_context(), db.engine.begin() as connection:
+        last = update(Order).where(Order.id == ids[3])
+        connection.execute(last.values(status="confirmed", fulfillment_status="partial"))
+    return ids
+
+
+FILTERS = [
+    ({"customer_id": "c-1"}, [0, 2, 3]),
+    ({"customer_id": "C-1"}, []),
+    ({"status": "pending"}, [0, 1, 2]),
+    ({"status": "confirmed"}, [3]),
+    ({"status": "cancelled"}, []),
+    ({"fulfillment_status": "unfulfilled"}, [0, 1, 2]),
+    ({"fulfillment_status": "partial"}, [3]),
+    ({"external_ref": "r-1"}, [0]),
+    ({"external_ref": "r"}, []),
+    ({"item_id": "sku-1"}, [0, 1]),
+    ({"item_id": "a"}, [2, 3]),
+    ({"item_id": "b"}, [2]),
+    ({"created_from": "2026-11-22T12:00:01Z"}, [1, 2, 3]),
+    ({"created_to": "2026-11-22T12:00:01Z"}, [0]),
+    ({"created_from": "2026-11-22T13:00:01+01:00", "created_to": "2026-11-22T12:00:03.000000Z"}, [1, 2]),
+    ({"created_from": "1969-12-31T23:59:59Z", "created_to": "9999-12-31T23:59:59-23:59"}, [0, 1, 2, 3]),
+    ({"created_to": "0001-01-01T00:00:00+23:59"}, []),
+    ({"customer_id": "c-1", "item_id": "a"}, [2, 3]),
+    ({"customer_id": "c-1", "item_id": "a", "status": "pending"}, [2]),
+    ({"customer_id": "c-2", "external_ref": "r-1"}, []),
+    ({"status": "pending", "created_from": "2026-11-22T12:00:01Z", "created_to": "2026-11-22T12:00:02Z"}, [1]),
+    ({"status": "confirmed", "fulfillment_status": "partial", "customer_id": "c-1", "item_id": "a"}, [3]),
+]
+
+
+@pytest.mark.parametrize(("query", "expected"), FILTERS)
+def test_filters_choose_orders_each_alone_and_together(
+    client: FlaskClient, shop: list[str], query: dict[str, str], expected: list[int]
+) -> None:
+    assert listed(client, sort="created_at", **query) == [shop[i] for i in expected]
+    assert listed(client, **query) == [shop[i] for i in reversed(expected)]
+
+
+@pytest.mark.parametrize(
+    "as_typed", [str.lower, lambda number: f"  {number} ", lambda number: number.replace("0", "o").replace("1", "l")]
+)
+def test_a_number_is_found_as_a_person_types_it(client: FlaskClient, as_typed: Any) -> None:
+    order = create(client)
+    create(client)
+
+    assert listed(client, number=as_typed(order["number"])) == [order["id"]]
+
+
+def test_times_are_told_apart_to_the_microsecond(client: FlaskClient) -> None:
+    moments = [NOON + timedelta(microseconds=i) for i in (0, 1, 2, 999, 1000)]
+    ids = [create(client, moment)["id"] for moment in moments]
+
+    for i, moment in enumerate(moments):
+        assert listed(client, created_from=moment.isoformat(), sort="created_at") == ids[i:]
+        assert listed(client, created_to=moment.isoformat(), sort="created_at") == ids[:i]
+
+
+@given(
+    customers=st.lists(st.sampled_from(["c-1", "c-2"]), max_size=8),
+    limit=st.integers(1, 9),
+    sort=st.sampled_from(["created_at", "-created_at"]),
+    wanted=st.sampled_from(["c-1", "c-2", None]),
+    arriving=st.integers(0, 3),
+)
+def test_pages_hold_every_order_once_in_order_also_while_new_ones_arrive(
+    client: FlaskClient, customers: list[str], limit: int, sort: str, wanted: str | None, arriving: int
+) -> None:
+    mine = f"example-{datetime.now(UTC).timestamp()}"  # the tables are emptied once for all examples
+    ids = [create(client, customer_id=customer, items=lines(mine))["id"] for customer in customers]
+    matching = [i for i, customer in zip(ids, customers, strict=True) if wanted in (None, customer)]
+    query = {"limit": limit, "sort": sort, "item_id": mine} | ({"customer_id": wanted} if wanted else {})
+
+    seen, late = [], []
+    for page in pages(client, **query):
+        assert len(page) <= limit
+        seen += [order["id"] for order in page]
+        if len(late) < arriving:
+            late.append(create(client, customer_id=wanted or "c-1", items=lines(mine))["id"])
+
+    # Newest first, what arrives comes before the first page; oldest first, after the last one, if that is not over.
+    if sort == "-created_at":
+        assert seen == matching[::-1]
+    else:
+        assert seen == (matching + late)[: max(len(seen), len(matching))]
+
+
+def test_a_full_last_page_ends_the_list(client: FlaskClient) -> None:
+    ids = [create(client)["id"] for _ in range(4)]
+
+    found = [[order["id"] for order in page] for page in pages(client, limit=2, sort="created_at")]
+
+    assert found == [ids[:2], ids[2:]]
+
+
+def test_the_link_header_leads_where_next_cursor_does(client: FlaskClient) -> None:
+    for _ in range(3):
+        create(client, customer_id="ü &=?#/c")
+    query = {"customer_id": "ü &=?#/c", "limit": "1", "sort": "created_at"}
+
+    first = client.get("/orders", query_string=query)
+
+    address, _, relation = first.headers["Link"].partition(">")
+    target = urlsplit(address.removeprefix("<"))
+    assert (target.path, relation) == ("/orders", '; rel="next"')
+    assert dict(parse_qsl(target.query)) == query | {"cursor": first.json["next_cursor"]}
+    by_link = client.get(address.removeprefix("<"))
+    assert by_link.data == client.get("/orders", query_string=query | {"cursor": first.json["next_cursor"]}).data
+
+
+BOUND = [
+    {"customer_id": "c-2"},
+    {"status": "pending"},
+    {"sort": "-created_at"},
+    {"created_to": "2030-01-01T00:00:00Z"},
+    {"item_id": "sku-1"},
+]
+
+
+@pytest.mark.parametrize("other", BOUND)
+def test_a_cursor_goes_with_its_filters_and_sort_only(client: FlaskClient, other: dict[str, str]) -> None:
+    for _ in range(2):
+        create(client)
+    query = {"customer_id": "c-1", "sort": "created_at", "limit": "1"}
+    cursor = client.get("/orders", query_string=query).json["next_cursor"]
+
+    refused = client.get("/orders", query_string=query | other | {"cursor": cursor})
+
+    assert slug(refused) == (400, "invalid-cursor")
+
+
+def test_a_cursor_goes_on_with_another_limit(client: FlaskClient) -> None:
+    ids = [create(client)["id"] for _ in range(4)]
+    cursor = client.get("/orders?limit=1").json["next_cursor"]
+
+    assert listed(client, limit=2, cursor=cursor) == [ids[2], ids[1]]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda c: c[:-4], lambda c: c + "AAAA", lambda c: c[::-1], lambda c: "x", lambda c: "é"]
+)
+def test_a_damaged_cursor_is_refused(client: FlaskClient, spoil: Any) -> None:
+    for _ in range(2):
+        create(client)
+    cursor = client.get("/orders?limit=1").json["next_cursor"]
+
+    refused = client.get("/orders?" + urlencode({"limit": 1, "cursor": spoil(cursor)}))
+
+    assert slug(refused) == (400, "invalid-cursor")

@@ -1,0 +1,166 @@
+"""Every error is a problem document (RFC 9457), whoever raised it."""
+
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from app.errors import ServiceError, problem_types
+from app.extensions import db
+from app.services import order_service
+from tests.samples import MINIMAL, slug
+
+ABSENT = "0199c7a4-0000-7000-8000-000000000000"
+
+PATHS = [
+    "/", "/nothing", "//orders", "/orders/", "/orders//", "/Orders", "/orders/a/b", "/healthz/", "/docs/", "/docs/x.js",
+    "/docs/../config.py", "/docs/%2e%2e/config.py", "/docs/..%2f..%2fconfig.py", "/docs/%00", "/docs/" + "a" * 5000,
+    "/problems/nothing", "/problems/%00", "/%00", "/%ff", "/%ed%a0%80", "/é", "/..", "/.env", "/a" * 2000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_that_leads_nowhere_is_404(client: FlaskClient, path: str) -> None:
+    assert slug(client.get(path)) == (404, "not-found")
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PROPFIND", "X" * 300])
+@pytest.mark.parametrize("path", ["/orders", "/healthz", "/openapi.json", "/docs", "/problems"])
+def test_a_method_that_is_not_known_is_405_and_names_those_that_are(
+    client: FlaskClient, path: str, method: str
+) -> None:
+    response = client.open(path, method=method)
+
+    assert slug(response) == (405, "method-not-allowed")
+    allowed = {name.strip() for name in response.headers["Allow"].split(",")}
+    assert allowed == {"GET", "HEAD", "OPTIONS"} | ({"POST"} if path == "/orders" else set())
+
+
+def some_problems(client: FlaskClient) -> Iterator[Any]:
+    key = {"Idempotency-Key": "k-1"}
+    client.post("/orders", json=MINIMAL | {"external_ref": "r-1"}, headers=key)
+    yield client.post("/orders", data=b"{", content_type="application/json")
+    yield client.post("/orders", json={})
+    yield client.get("/orders?customer_id=%ff")
+    yield client.get("/orders?cursor=x")
+    yield client.post("/orders", json=MINIMAL, headers={"Idempotency-Key": ""})
+    yield client.get("/nothing")
+    yield client.get(f"/orders/{ABSENT}")
+    yield client.put("/orders")
+    yield client.post("/orders", json=MINIMAL | {"external_ref": "r-1"})
+    yield client.post("/orders", data=b" " * 100_000, content_type="application/json")
+    yield client.post("/orders", data=b"{}", content_type="text/plain")
+    yield client.post("/orders", json=MINIMAL, headers=key)
+
+
+def test_a_problem_says_what_where_and_which_request(client: FlaskClient) -> None:
+    for response in some_problems(client):
+        problem = response.json
+
+        assert (response.status_code, response.mimetype) == (problem["status"], "application/problem+json")
+        assert {"type", "title", "status", "detail", "instance", "request_id"} <= problem.keys()
+        assert problem["instance"] == response.request.path
+        assert problem["request_id"] == response.headers["X-Request-Id"]
+        assert response.headers["Cache-Control"] == "no-store"
+        assert problem["detail"].endswith(".")
+
+
+def test_the_type_of_a_problem_is_the_address_of_a_page_that_explains_it(client: FlaskClient) -> None:
+    for response in some_problems(client):
+        page = client.get(response.json["type"])
+
+        assert (page.status_code, page.mimetype) == (200, "text/html")
+        assert response.json["title"] in page.text
+
+
+def test_every_problem_type_has_a_page_that_says_what_to_do(client: FlaskClient) -> None:
+    index = client.get("/problems").text
+
+    for kind in problem_types():
+        page = client.get(f"/problems/{kind.slug}")
+        assert page.status_code == 200
+        assert f"/problems/{kind.slug}" in index
+        assert f"<h1>{kind.title}</h1>" in page.text
+        assert kind.__doc__ and len(kind.__doc__.split()) >= 10, f"{kind.__name__} needs a docstring: it is its page"
+
+
+def every_error(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from every_error(below)
+
+
+def test_the_list_of_problem_types_is_complete_and_each_has_its_own_slug() -> None:
+    kinds = list(problem_types())
+
+    assert set(kinds) == {kind for kind in every_error() if hasattr(kind, "slug")}
+    assert len({kind.slug for kind in kinds}) == len(kinds)
+    for kind in kinds:
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", kind.slug)
+        assert 400 <= kind.status < 600
+
+
+def test_an_unexpected_error_is_a_500_that_tells_nothing(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
+    monkeypatch.setattr(order_service, "insert_orders", fail)
+
+    response = client.post("/orders", json=MINIMAL)
+
+    assert slug(response) == (500, "internal-error")
+    assert "secret" not in response.text
+    assert response.json["request_id"] == response.headers["X-Request-Id"]
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def app_without_database(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Flask]:
+    """An application whose database does not answer: nothing listens at the port, there is no such directory."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    urls = {
+        "postgresql": f"postgresql://user:secret@127.0.0.1:{port}/orders",
+        "sqlite": f"sqlite:///{tmp_path}/missing/x.db",
+    }
+    app = create_app({"DATABASE_URL": urls[request.param], "TESTING": True})
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_without_its_database_the_service_says_so_and_when_to_come_back(app_without_database: Flask) -> None:
+    client = app_without_database.test_client()
+
+    for response in (
+        client.post("/orders", json=MINIMAL),
+        client.post("/orders", json=MINIMAL, headers={"Idempotency-Key": "k-1"}),
+        client.get(f"/orders/{ABSENT}"),
+        client.get("/orders"),
+        client.get("/readyz"),
+    ):
+        assert slug(response) == (503, "service-unavailable")
+        assert response.headers["Retry-After"] == "1"
+        assert "secret" not in response.text
+    assert client.get("/healthz").json == {"status": "ok"}
+    assert slug(client.post("/orders", json={})) == (400, "invalid-request")
+
+
+def test_a_ready_service_says_so(client: FlaskClient) -> None:
+    assert client.get("/readyz").json == {"status": "ready"}
+
+
+def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.routes.health_routes.stored_revision", lambda: "0000")
+
+    response = client.get("/readyz")
+
+    assert slug(response) == (503, "service-unavailable")
+    assert "0000" in response.json["detail"]
