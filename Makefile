@@ -8,12 +8,12 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz fuzz-database lock clean
+.PHONY: help run test nginx-test lint fuzz fuzz-database lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
 run: export HOST ?= 127.0.0.1
 run: export PORT ?= 8000
@@ -25,6 +25,11 @@ run: $(VENV)/run.stamp  ## migrate the database and serve on http://HOST:PORT (1
 
 test: $(VENV)/dev.stamp  ## run the tests on SQLite and on PostgreSQL (ARGS="-k name" to choose)
 	@$(PY) -m pytest $(ARGS)
+
+# Debian keeps nginx where only root's PATH looks.
+nginx-test: export PATH := $(PATH):/usr/sbin
+nginx-test: $(VENV)/dev.stamp  ## drive the service through a real nginx (apt-get install nginx-light)
+	@$(PY) -m pytest tests/nginx $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## style, order of imports, types, layers
 	@$(PY) -m flake8

@@ -36,8 +36,8 @@ def _listen() -> str:
 
 
 def _default_workers() -> int:
-    """One a core. SQLite's calls block their worker, and its file takes one writer at a time: a second one reads while the
-    first waits for the disk (up to twice the throughput at 16 connections), a third only queues for the lock."""
+    """One a core. SQLite's calls block their worker, and its file takes one writer at a time: a second worker reads
+    while the first waits for the disk (up to twice the throughput at 16 connections), a third only queues."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if os.environ.get("DATABASE_URL", "").startswith("postgres") else min(cores, 2)
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -96,8 +96,8 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(*command: str, port: int, path: str = "/healthz", **settings: str) -> Iterator[Server]:
-    """Run a Python command, or one with a path, until the block ends; wait until it answers on the port.
+def running(*command: str, port: int, status: int = 200, **settings: str) -> Iterator[Server]:
+    """Run a command (of Python, if it begins with an option) until the block ends, from when /healthz has that status.
 
     Where something fails, what the server printed is part of the failure's output.
     """
@@ -106,7 +106,7 @@ def running(*command: str, port: int, path: str = "/healthz", **settings: str) -
         process = subprocess.Popen(words, cwd=ROOT, env=environment(**settings), stdout=log, stderr=log)
         server = Server(process, port, log)
         try:
-            _wait_until_it_answers(server, path)
+            _wait_until_healthz_is(status, server)
             yield server
         except BaseException:
             print(f"--- {' '.join(command)} printed:\n{server.output()}", file=sys.stderr)
@@ -115,12 +115,11 @@ def running(*command: str, port: int, path: str = "/healthz", **settings: str) -
             server.stop()
 
 
-def _wait_until_it_answers(server: Server, path: str) -> None:
+def _wait_until_healthz_is(status: int, server: Server) -> None:
     deadline = time.monotonic() + PATIENCE
     while server.process.poll() is None and time.monotonic() < deadline:
-        try:
-            server.ask("GET", path)
-            return
-        except OSError:
-            time.sleep(0.02)
+        with suppress(OSError):
+            if server.ask("GET", "/healthz").status == status:
+                return
+        time.sleep(0.02)
     raise RuntimeError(f"the server does not answer; its exit status is {server.process.poll()}")

@@ -1,0 +1,80 @@
+"""The real nginx with deploy/nginx.conf, and the real gunicorn behind it on a socket file, with PostgreSQL."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from tests.servers import GUNICORN, ROOT, Server, free_port, running
+
+# What a distribution's nginx.conf would bring. Here all of it lies in one directory, so that any user may run it.
+MAIN = """
+daemon off;
+worker_processes 2;
+pid {directory}/pid;
+error_log stderr;
+events {{ worker_connections 1024; }}
+http {{
+    client_body_temp_path {directory}/body;
+    proxy_temp_path       {directory}/proxy;
+    fastcgi_temp_path     {directory}/fastcgi;
+    uwsgi_temp_path       {directory}/uwsgi;
+    scgi_temp_path        {directory}/scgi;
+    include {directory}/order-service.conf;
+}}
+"""
+
+
+def adapt(configuration: str, directory: Path, port: int) -> str:
+    """The deployed file with the few words changed that a user would change too."""
+    for theirs, ours in {
+        "/run/order-service": str(directory),
+        "/var/log/nginx": str(directory),
+        "listen 80 default_server": f"listen 127.0.0.1:{port} default_server",
+    }.items():
+        assert theirs in configuration
+        configuration = configuration.replace(theirs, ours)
+    return configuration
+
+
+@contextmanager
+def nginx_without_service() -> Iterator[Server]:
+    """nginx alone; its directory, which is where it looks for gunicorn's socket, is that of the process id file."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # as root, nginx's workers are somebody else
+        site = adapt((ROOT / "deploy" / "nginx.conf").read_text(), directory, port)
+        (directory / "order-service.conf").write_text(site)
+        (directory / "nginx.conf").write_text(MAIN.format(directory=directory))
+        program = shutil.which("nginx")
+        assert program, "nginx is not installed: apt-get install nginx-light"
+        command = (program, "-e", "stderr", "-p", name, "-c", f"{name}/nginx.conf")
+        # It is up when it says that the service is not.
+        with running(*command, port=port, status=502) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def database_url(postgresql_url: str) -> str:
+    return postgresql_url
+
+
+@pytest.fixture(scope="session")
+def nginx() -> Iterator[Server]:
+    with nginx_without_service() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def service(nginx: Server, app: Flask, database_url: str) -> Iterator[Server]:
+    """gunicorn, reached through nginx."""
+    socket = f"{nginx.process.args[4]}/gunicorn.sock"
+    with running(
+        *GUNICORN, port=nginx.port, BIND=f"unix:{socket}", DATABASE_URL=database_url, WEB_CONCURRENCY="2"
+    ) as server:
+        yield server

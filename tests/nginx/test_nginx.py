@@ -1,0 +1,182 @@
+"""The service as production runs it: what passes nginx, and what nginx answers by itself."""
+
+import http.client
+import json
+import re
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+from flask import Flask
+
+from app.extensions import db
+from app.models.order import Order
+from tests.nginx.conftest import nginx_without_service
+from tests.servers import PATIENCE, Server, exchange
+
+ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
+
+
+def in_chunks(size: int) -> Iterator[bytes]:
+    """A body without a Content-Length."""
+    head = json.dumps(ORDER).encode()[:-1]
+    yield head
+    yield from (b" " * 1000 for _ in range((size - len(head)) // 1000))
+    yield b"}"
+
+
+def test_orders_are_created_replayed_read_and_listed(service: Server, app: Flask) -> None:
+    created = service.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"})
+    replayed = service.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"})
+    service.ask("POST", "/orders", ORDER)
+    read = service.ask("GET", created.headers["Location"])
+    unchanged = service.ask("GET", created.headers["Location"], headers={"If-None-Match": created.headers["ETag"]})
+    page = service.ask("GET", "/orders?limit=1")
+    next_page = service.ask("GET", re.fullmatch(r'<(?:http://[^/]+)?(/.*)>; rel="next"', page.headers["Link"])[1])
+
+    assert (created.status, replayed.status, read.status, unchanged.status) == (201, 201, 200, 304)
+    assert created.body == replayed.body == read.body
+    assert replayed.headers["Idempotent-Replayed"] == "true"
+    assert read.headers["ETag"] == created.headers["ETag"] == '"1"'
+    assert next_page.json["orders"] == [created.json]
+
+
+def test_a_chunked_body_arrives_whole(service: Server) -> None:
+    created = service.ask("POST", "/orders", in_chunks(60_000))
+
+    assert created.status == 201
+
+
+def test_the_services_own_problems_pass_unchanged(service: Server) -> None:
+    missing = service.ask("GET", "/orders/00000000-0000-7000-8000-000000000000")
+    slashes = service.ask("GET", "/orders//")
+
+    assert missing.headers["Content-Type"] == "application/problem+json"
+    assert (missing.status, missing.json["type"]) == (404, "/problems/order-not-found")
+    assert slashes.status == 404
+
+
+HEAD = b"Host: a\r\nConnection: close\r\nX-Request-Id: id-1\r\n"
+REFUSED = {
+    "garbage": (b"garbage\r\n\r\n", 400, "/problems/bad-request", None),
+    "no host": (b"GET /orders HTTP/1.1\r\n\r\n", 400, "/problems/bad-request", "/orders"),
+    "method": (b"TRACE /orders HTTP/1.1\r\n" + HEAD + b"\r\n", 405, "/problems/method-not-allowed", "/orders"),
+    "body": (
+        b"POST /orders?a=%22 HTTP/1.1\r\n" + HEAD + b"Content-Length: 65537\r\n\r\n" + b" " * 65537,
+        413,
+        "/problems/content-too-large",
+        "/orders",
+    ),
+    "request line": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n" + HEAD + b"\r\n", 414, "about:blank", None),
+    "field": (b'GET /"x HTTP/1.1\r\nA: ' + b"a" * 9000 + b"\r\n" + HEAD + b"\r\n", 431, "about:blank", None),
+    "coding": (b"POST /orders HTTP/1.1\r\nTransfer-Encoding: x\r\n" + HEAD + b"\r\n", 501, "about:blank", "/orders"),
+    "version": (b"GET /orders HTTP/3.0\r\n" + HEAD + b"\r\n", 505, "about:blank", None),
+}
+
+
+@pytest.mark.parametrize(("sent", "status", "type_", "instance"), REFUSED.values(), ids=REFUSED)
+def test_what_nginx_refuses_is_a_problem_too(
+    nginx: Server, sent: bytes, status: int, type_: str, instance: str | None
+) -> None:
+    head, _, body = exchange(nginx.port, sent).decode().partition("\r\n\r\n")
+
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert "\r\nContent-Type: application/problem+json\r\n" in head
+    assert "\r\nServer: nginx\r\n" in head  # and no version
+    problem = json.loads(body)
+    assert {"title", "detail"} < problem.keys()
+    assert (problem["status"], problem["type"], problem.get("instance")) == (status, type_, instance)
+    assert f"\r\nX-Request-Id: {problem['request_id']}\r\n" in f"{head}\r\n"
+
+
+def test_a_chunked_body_that_is_too_large_is_a_problem(service: Server) -> None:
+    refused = service.ask("POST", "/orders", in_chunks(70_000))
+
+    assert refused.status == 413
+    assert refused.json["type"] == "/problems/content-too-large"
+
+
+def test_the_metrics_are_not_for_everyone(service: Server) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", service.port, source_address=("127.0.0.2", 0))) as stranger:
+        stranger.request("GET", "/metrics")
+        answer = stranger.getresponse()
+        problem = json.load(answer)
+
+    assert (answer.status, problem["status"], problem["title"]) == (403, 403, "Forbidden")
+    assert service.ask("GET", "/metrics").status == 200
+
+
+def test_without_the_service_nginx_asks_to_come_again() -> None:
+    with nginx_without_service() as nginx:
+        answer = nginx.ask("POST", "/orders", ORDER, {"X-Request-Id": "id-1"})
+
+    assert answer.status == answer.json["status"] == 502
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.json["type"] == "/problems/service-unavailable"
+    assert answer.json["instance"] == "/orders"
+    assert answer.json["request_id"] == answer.headers["X-Request-Id"] == "id-1"
+
+
+@pytest.mark.parametrize(("given", "kept"), [("id-1", True), ('"quoted"', False), ("a" * 129, False), (None, False)])
+def test_a_sane_request_id_is_kept_and_any_other_replaced(service: Server, given: str | None, kept: bool) -> None:
+    answer = service.ask("GET", "/healthz", headers={"X-Request-Id": given} if given else {})
+
+    [request_id] = answer.headers.get_all("X-Request-Id")
+    assert (request_id == given) is kept
+    assert kept or re.fullmatch("[0-9a-f]{32}", request_id)
+    assert f'"request_id":"{request_id}"' in service.output()
+
+
+def test_clients_that_dribble_their_headers_stall_nobody(service: Server) -> None:
+    with ExitStack() as slow:
+        for _ in range(200):
+            connection = slow.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE))
+            connection.sendall(b"GET /orders HTTP/1.1\r\nHost: ")
+
+        answers = [service.ask("POST", "/orders", ORDER) for _ in range(20)]
+
+    assert {answer.status for answer in answers} == {201}
+
+
+def test_a_reload_under_load_loses_no_request(service: Server, app: Flask) -> None:
+    seen: Counter[int | str] = Counter()
+    enough = threading.Event()
+
+    def send() -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)) as connection:
+            while not enough.is_set():
+                try:
+                    connection.request("POST", "/orders", json.dumps(ORDER), {"Content-Type": "application/json"})
+                    response = connection.getresponse()
+                    response.read()
+                    seen[response.status] += 1
+                except OSError as error:
+                    seen[repr(error)] += 1
+
+    clients = [threading.Thread(target=send) for _ in range(8)]
+    for client in clients:
+        client.start()
+    for reloads in (1, 2, 3):
+        service.process.send_signal(signal.SIGHUP)
+        wait_for_workers(service, 2 + 2 * reloads)
+    time.sleep(1)  # the last of the old ones have work to finish
+    enough.set()
+    for client in clients:
+        client.join()
+
+    assert seen.keys() == {201}
+    with app.app_context():
+        assert db.session.query(Order).count() == seen[201]
+
+
+def wait_for_workers(service: Server, number: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while service.output().count("Booting worker") < number:
+        assert time.monotonic() < deadline, service.output()
+        time.sleep(0.05)
