@@ -53,13 +53,13 @@ worker_connections = 1000  # a worker; beyond it connections wait in the backlog
 
 # A whole burst waits in the kernel instead of being refused; it cuts the number down to net.core.somaxconn.
 backlog = 2048
-# Longer than nginx keeps its idle connections (10 s): the side that sends requests closes, so none meets a closed door.
+# Longer than nginx keeps its idle connections (5 s): the side that sends requests closes, so none meets a closed door.
 keepalive = 75
 
 # A worker that did not run its event loop for this long is stuck (a request may take longer) and is replaced.
 timeout = 30
 # On TERM and HUP a worker finishes its requests, which the database's limits end within about 10 s, and stays until
-# nginx has closed its idle connections, which takes 10 s too.
+# nginx has closed its idle connections, which takes 5 s.
 graceful_timeout = 30
 
 # As large as nginx's buffers, so that what passes there passes here.
