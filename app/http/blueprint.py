@@ -42,7 +42,11 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
 }
 RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {"description": "The request's id in the logs: yours if you sent one.", "schema": _TEXT},
-    "ETag": {"description": "The order's version, quoted.", "schema": _TEXT, "example": '"1"'},
+    "ETag": {
+        "description": "Of what was answered, for `If-None-Match`; an order's is its version.",
+        "schema": _TEXT,
+        "example": '"1"',
+    },
     "Location": {"description": "The new order's address.", "schema": _TEXT | {"format": "uri-reference"}},
     "Idempotent-Replayed": {
         "description": "`true` where the key had been used before and its first response is given again.",

@@ -7,7 +7,7 @@ from flask import Flask
 
 from app.extensions import api
 from app.schemas.batch import BatchEntryIn
-from app.schemas.fields import TEXT_PATTERN, Metadata
+from app.schemas.fields import TEXT_PATTERN, Metadata, MetadataPatch
 from app.schemas.problem import Problem
 
 _INTRODUCTION = """\
@@ -48,8 +48,9 @@ def api_description() -> bytes:
 def _describe_metadata(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
     if not isinstance(field, Metadata):
         return {}
+    text = {"type": ["string", "null"] if isinstance(field, MetadataPatch) else "string", "pattern": TEXT_PATTERN}
     return {
-        "maxProperties": Metadata.KEYS,
+        "maxProperties": field.KEYS,
         "propertyNames": {"minLength": 1, "maxLength": Metadata.KEY_LENGTH, "pattern": TEXT_PATTERN},
-        "additionalProperties": {"type": "string", "maxLength": Metadata.VALUE_LENGTH, "pattern": TEXT_PATTERN},
+        "additionalProperties": text | {"maxLength": Metadata.VALUE_LENGTH},
     }

@@ -35,7 +35,7 @@ def read_docs() -> Response:
 
 @blueprint.route("/docs/<path:name>")
 @blueprint.response(200, PAGE, content_type="*/*")
-@blueprint.describe(problems=(NotFound,))
+@blueprint.describe(problems=(NotFound,), response_headers=("ETag",))
 def read_docs_asset(name: str) -> Response:
     """Scripts and styles of the pages"""
     return send_from_directory(OWN_ASSETS if name == "start.js" else ASSETS, name)

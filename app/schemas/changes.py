@@ -6,7 +6,7 @@ from marshmallow import ValidationError, fields, validate, validates
 
 from app.models.order_item import ID_MAX
 from app.schemas.currencies import CURRENCIES
-from app.schemas.fields import StrictSchema, Text, WholeNumber
+from app.schemas.fields import ListOf, MetadataPatch, StrictSchema, Text, WebAddress, WholeNumber
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, AdjustmentIn, ItemIn
 
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
@@ -37,16 +37,16 @@ class QuantityIn(StrictSchema):
 
 
 class QuantitiesIn(StrictSchema):
-    items = fields.List(fields.Nested(QuantityIn), required=True, validate=validate.Length(1, ITEMS_MAX))
+    items = ListOf(fields.Nested(QuantityIn), low=1, high=ITEMS_MAX, required=True)
 
     @validates("items")
     def check_lines(self, items: list[dict[str, int]], **_: Any) -> None:
         """A line stands once: two entries for it would each fit, and not together."""
-        seen: set[int] = set()
+        lines = [item.get("line") for item in items]  # it is called for faulty entries too
         twice = {
             i: {"line": ["This line stands twice."]}
-            for i, item in enumerate(items)
-            if item["line"] in seen or seen.add(item["line"])  # type: ignore[func-returns-value]
+            for i, line in enumerate(lines)
+            if line is not None and line in lines[:i]
         }
         if twice:
             raise ValidationError(twice)
@@ -57,11 +57,7 @@ class TrackingIn(StrictSchema):
 
     carrier = Text(100, metadata={"example": "DHL"})
     number = Text(100, metadata={"example": "00340434161094042557"})
-    url = fields.Url(
-        schemes={"http", "https"},
-        validate=validate.Length(1, 2_000),
-        metadata={"pattern": "^https?://", "example": "https://example.com/track/00340434161094042557"},
-    )
+    url = WebAddress(2_000, metadata={"example": "https://example.com/track/00340434161094042557"})
 
 
 class FulfillmentIn(QuantitiesIn):
@@ -99,13 +95,11 @@ class OrderPatch(StrictSchema):
 
     external_ref = Text(ID_MAX, allow_none=True)
     note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
-    metadata = fields.Dict(
-        keys=fields.String(), values=fields.String(allow_none=True), allow_none=True, metadata={"maxProperties": 100}
-    )
+    metadata = MetadataPatch(allow_none=True)
     shipping_address = fields.Nested(AddressPatch, allow_none=True)
     billing_address = fields.Nested(AddressPatch, allow_none=True)
-    items = fields.List(fields.Nested(ItemIn), validate=validate.Length(1, ITEMS_MAX))
-    adjustments = fields.List(
-        fields.Nested(AdjustmentIn), allow_none=True, validate=validate.Length(0, ADJUSTMENTS_MAX)
+    items = ListOf(fields.Nested(ItemIn), low=1, high=ITEMS_MAX)
+    adjustments = ListOf(fields.Nested(AdjustmentIn), high=ADJUSTMENTS_MAX, allow_none=True)
+    currency = fields.String(
+        allow_none=True, validate=validate.OneOf(CURRENCIES, error="This must be an ISO 4217 code, such as EUR.")
     )
-    currency = fields.String(allow_none=True, validate=validate.OneOf(CURRENCIES))

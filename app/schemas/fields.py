@@ -132,6 +132,29 @@ class Metadata(fields.Dict):
         return dict(value)
 
 
+class MetadataPatch(Metadata):
+    """Pairs to set, and with null, pairs to remove: twice as many, for all can be exchanged."""
+
+    KEYS = 2 * Metadata.KEYS
+    _value = Text(Metadata.VALUE_LENGTH, low=0, allow_none=True)
+
+
+class WebAddress(Text):
+    """An http or https URL. It is kept to be shown, and never followed."""
+
+    default_error_messages = {"url": "This must be a URL that begins with http:// or https://."}
+    PATTERN = r"^https?://[^\s\u0000-\u001f\u007f-\u009f]+$"
+
+    def __init__(self, high: int, **kwargs: Any) -> None:
+        super().__init__(high, metadata={"pattern": self.PATTERN} | kwargs.pop("metadata", {}), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not re.match(self.PATTERN, text):
+            raise self.make_error("url")
+        return text
+
+
 class Moment(fields.DateTime):
     """An RFC 3339 time with its offset from UTC, read to the microsecond. None is before 1970: it stands for 1970."""
 

@@ -1,0 +1,232 @@
+"""The API description: valid, complete, and true."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from werkzeug.test import TestResponse
+
+from app.errors import problem_types
+from tests.samples import MINIMAL, RICHEST, priced
+
+SCHEMA_ROOT = "#/components/schemas/"
+
+
+@pytest.fixture
+def description(client: FlaskClient) -> dict[str, Any]:
+    document: dict[str, Any] = client.get("/openapi.json").json
+    return document
+
+
+def operations(description: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in description["paths"].items():
+        for method, operation in item.items():
+            if method != "parameters":
+                yield method.upper(), path, operation | {"shared": item.get("parameters", [])}
+
+
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a JSON value, however deep."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for below in value:
+            yield from nodes(below)
+
+
+def resolved(description: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that stands on its own."""
+    return schema | {"components": description["components"]}
+
+
+def test_it_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
+    assert description["openapi"] == "3.1.0"
+    assert list(OpenAPIV31SpecValidator(description).iter_errors()) == []
+
+
+def test_it_describes_exactly_the_routes_there_are(app: Flask, description: dict[str, Any]) -> None:
+    routes = {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+
+    assert {(method, path) for method, path, _ in operations(description)} == routes
+
+
+def test_each_operation_has_an_id_of_its_own_a_summary_and_a_tag(description: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, _, operation in operations(description)]
+
+    assert len(ids) == len(set(ids))
+    for _, _, operation in operations(description):
+        assert re.fullmatch("[a-z]+[A-Za-z]*", operation["operationId"])
+        assert operation["summary"] and "\n" not in operation["summary"]
+        assert set(operation["tags"]) <= {tag["name"] for tag in description["tags"]}
+
+
+def test_every_view_says_in_one_line_what_it_does(app: Flask) -> None:
+    for name, view in app.view_functions.items():
+        assert view.__doc__ and view.__doc__.strip().count("\n") == 0, name
+
+
+def test_each_operation_documents_its_success_and_its_problems(description: dict[str, Any]) -> None:
+    for method, path, operation in operations(description):
+        answers = operation["responses"]
+        assert [status for status in answers if status < "300"], (method, path)
+        expected = {"400", "500"} | ({"413", "415"} if "requestBody" in operation else set())
+        assert expected <= answers.keys(), (method, path)
+        assert ("404" in answers) == ("{" in path), (method, path)
+        for status, answer in answers.items():
+            assert "X-Request-Id" in answer["headers"]
+            if status >= "400":
+                [(media_type, content)] = answer["content"].items()
+                assert (media_type, content["schema"]["$ref"]) == ("application/problem+json", SCHEMA_ROOT + "Problem")
+                assert {example["value"]["status"] for example in content["examples"].values()} == {int(status)}
+
+
+def test_only_the_statuses_that_can_be_waited_for_have_retry_after(description: dict[str, Any]) -> None:
+    waiting = {f"/problems/{kind.slug}" for kind in problem_types() if kind.retry_after}
+
+    for _, _, operation in operations(description):
+        for answer in operation["responses"].values():
+            examples = answer.get("content", {}).get("application/problem+json", {}).get("examples", {})
+            types = {example["value"]["type"] for example in examples.values()}
+            assert ("Retry-After" in answer["headers"]) == bool(types & waiting)
+
+
+def test_examples_are_valid(description: dict[str, Any]) -> None:
+    for node in nodes(description):
+        if "schema" in node:
+            examples = [example["value"] for example in node.get("examples", {}).values()]
+            for example in examples + ([node["example"]] if "example" in node else []):
+                Draft202012Validator(resolved(description, node["schema"])).validate(example)
+        elif "example" in node and "type" in node:
+            schema = {name: value for name, value in node.items() if name != "example"}
+            Draft202012Validator(resolved(description, schema)).validate(node["example"])
+
+
+def inputs(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema that a client's input is judged by, with a name for the message."""
+    waiting = []
+    for method, path, operation in operations(description):
+        parameters = operation.get("parameters", []) + operation["shared"]
+        waiting += [(f"{path} {p['name']}", p["schema"]) for p in parameters if p["in"] == "query"]
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            waiting.append((f"{method} {path}", content["schema"]))
+    seen = set()
+    while waiting:
+        name, schema = waiting.pop()
+        if "$ref" in schema:
+            target = schema["$ref"].removeprefix(SCHEMA_ROOT)
+            if target not in seen:
+                seen.add(target)
+                waiting.append((target, description["components"]["schemas"][target]))
+            continue
+        yield name, schema
+        waiting += [(f"{name}.{member}", below) for member, below in schema.get("properties", {}).items()]
+        waiting += [(f"{name}[]", schema["items"])] if "items" in schema else []
+        waiting += [(name, below) for below in schema.get("anyOf", [])]
+        if isinstance(schema.get("additionalProperties"), dict):
+            waiting.append((f"{name}{{}}", schema["additionalProperties"]))
+
+
+def test_every_input_has_its_limits_told(description: dict[str, Any]) -> None:
+    for name, schema in inputs(description):
+        kind = schema.get("type")
+        kinds = set(kind) if isinstance(kind, list) else {kind}
+        if "string" in kinds:
+            assert schema.keys() & {"maxLength", "enum", "pattern", "format"}, name
+        if "integer" in kinds:
+            assert {"minimum", "maximum"} <= schema.keys(), name
+        if "array" in kinds:
+            assert "maxItems" in schema, name
+        if "object" in kinds:
+            assert schema["additionalProperties"] is False or "maxProperties" in schema, name
+        if "enum" in schema:
+            assert (None in schema["enum"]) == ("null" in kinds), name
+        assert "nullable" not in schema, name
+
+
+def test_the_limits_of_an_order_are_those_of_the_design(description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+    order, item = schemas["OrderIn"]["properties"], schemas["ItemIn"]["properties"]
+
+    for text in (order["customer_id"], order["external_ref"], item["item_id"]):
+        assert (text["minLength"], text["maxLength"]) == (1, 64)
+        assert "pattern" in text
+    assert (order["items"]["minItems"], order["items"]["maxItems"]) == (1, 100)
+    assert (item["quantity"]["minimum"], item["quantity"]["maximum"]) == (1, 1_000_000)
+    assert (item["unit_price"]["minimum"], item["unit_price"]["maximum"]) == (0, 10**12)
+    assert item["unit_price"]["type"] == ["integer", "null"]
+    assert order["note"]["maxLength"] == 2000
+    assert (order["metadata"]["maxProperties"], order["metadata"]["propertyNames"]["maxLength"]) == (50, 40)
+    assert order["metadata"]["additionalProperties"]["maxLength"] == 500
+    assert "EUR" in order["currency"]["enum"] and order["currency"]["enum"][-1] is None
+    assert schemas["AdjustmentIn"]["properties"]["type"]["enum"] == ["discount", "tax", "shipping", "fee", "other"]
+    assert order["shipping_address"] == {"anyOf": [{"$ref": SCHEMA_ROOT + "AddressIn"}, {"type": "null"}]}
+
+
+def test_what_the_service_answers_may_gain_members(description: dict[str, Any]) -> None:
+    for name in ("Order", "Item", "Totals", "OrderList", "Problem", "Fault"):
+        assert description["components"]["schemas"][name].get("additionalProperties", True) is True, name
+
+
+def real_answers(client: FlaskClient) -> Iterator[tuple[str, TestResponse]]:
+    """Answers of every kind, each with the path its operation has in the description."""
+    key = {"Idempotency-Key": "k-1"}
+    for body in (MINIMAL, RICHEST, priced(-250, 40)):
+        yield "/orders", client.post("/orders", json=body)
+    for body in (MINIMAL, MINIMAL, RICHEST | {"external_ref": "r-2"}, {}, RICHEST):
+        yield "/orders", client.post("/orders", json=body, headers=key)
+    yield "/orders", client.post("/orders", json=RICHEST)
+    yield "/orders", client.post("/orders", json=MINIMAL, headers={"Idempotency-Key": "a b"})
+    yield "/orders", client.post("/orders", data=b"{", content_type="application/json")
+    yield "/orders", client.post("/orders", data=b"x" * 70_000, content_type="application/json")
+    yield "/orders", client.post("/orders", data=b"x")
+    for query in ("", "?limit=1", "?limit=0&x=1", "?cursor=x", "?status=cancelled"):
+        yield "/orders", client.get("/orders" + query)
+    order_id = client.get("/orders").json["orders"][0]["id"]
+    for query in ("", "?version=1", "?version=2", "?version=x"):
+        yield "/orders/{order_id}", client.get(f"/orders/{order_id}{query}")
+    yield "/orders/{order_id}", client.get(f"/orders/{order_id}", headers={"If-None-Match": '"1"'})
+    yield "/problems/{slug}", client.get("/problems/not-found")
+    yield "/problems/{slug}", client.get("/problems/nothing")
+    yield "/docs/{name}", client.get("/docs/swagger-ui.css", buffered=True)
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/problems"):
+        yield path, client.get(path)
+
+
+def test_real_answers_are_as_described(client: FlaskClient, description: dict[str, Any]) -> None:
+    for path, response in real_answers(client):
+        answer = description["paths"][path][response.request.method.lower()]["responses"][str(response.status_code)]
+
+        assert set(answer["headers"]) >= {name for name in response.headers.keys() if name in NOTABLE}
+        if response.status_code == 304:
+            assert response.data == b""
+            continue
+        content = answer["content"]
+        assert response.mimetype in content or "*/*" in content
+        if response.is_json:
+            schema = resolved(description, content[response.mimetype]["schema"])
+            Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(response.json)
+
+
+NOTABLE = {"ETag", "Location", "Link", "Idempotent-Replayed", "Retry-After", "Allow", "X-Request-Id"}
+
+
+def test_the_documentation_page_loads_from_this_service_alone(client: FlaskClient) -> None:
+    page = client.get("/docs").text
+
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(addresses) >= 3
+    for address in addresses:
+        assert address.startswith("/docs/"), address
+        assert client.get(address, buffered=True).status_code == 200, address
+    assert "<script>" not in page  # a content security policy can forbid scripts in the page
+    assert '"/openapi.json"' in client.get("/docs/start.js", buffered=True).text

@@ -1,0 +1,90 @@
+"""What the changes of an order refuse at the door."""
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.samples import MINIMAL, fault_places
+
+
+@pytest.fixture
+def address(client: FlaskClient) -> str:
+    """The address of a confirmed order of two units."""
+    address = client.post("/orders", json=MINIMAL).headers["Location"]
+    assert client.post(f"{address}/confirm").status_code == 200
+    return address
+
+
+UNIT = {"line": 1, "quantity": 1}
+
+FULFILLMENTS = [
+    ({}, {"#/items"}),
+    ({"items": []}, {"#/items"}),
+    ({"items": [UNIT] * 101}, {"#/items"}),
+    ({"items": [{}] * 15_000}, {"#/items"}),
+    ({"items": [{"quantity": 1}]}, {"#/items/0/line"}),
+    ({"items": [{"line": "1", "quantity": 0}, UNIT]}, {"#/items/0/line", "#/items/0/quantity"}),
+    ({"items": [UNIT, UNIT]}, {"#/items/1/line"}),
+    ({"items": [{"line": 101, "quantity": 1_000_001}]}, {"#/items/0/line", "#/items/0/quantity"}),
+    ({"items": [UNIT], "tracking": {"carrier": "a\0", "number": "", "url": "x"}},
+     {"#/tracking/carrier", "#/tracking/number", "#/tracking/url"}),
+    *(
+        ({"items": [UNIT], "tracking": {"url": url}}, {"#/tracking/url"})
+        for url in ("", "ftp://a.b", "javascript:alert(1)", "http://", "http://a b", "http://a\0", "http://a/\ud800",
+                    "http://a/\x85", "http://" + "a" * 2000)
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "places"), FULFILLMENTS)
+def test_a_fulfillment_that_makes_no_sense_is_refused(
+    client: FlaskClient, address: str, body: dict[str, Any], places: set[str]
+) -> None:
+    response = client.post(f"{address}/fulfillments", json=body)
+
+    assert fault_places(response) == places
+    assert client.get(address).headers["ETag"] == '"2"'
+
+
+PATCHES = [
+    ({"metadata": {"k": 1}}, {"#/metadata/k"}),
+    ({"metadata": {"k" * 41: "v"}}, {"#/metadata/" + "k" * 41}),
+    ({"metadata": {f"{i}": "v" for i in range(51)}}, {"#/metadata"}),
+    ({"metadata": {f"{i}": None for i in range(101)}}, {"#/metadata"}),
+    ({"metadata": {"\ud800": "\0"}}, {"#/metadata/%3F"}),
+    ({"metadata": []}, {"#/metadata"}),
+    ({"note": "\0", "external_ref": ""}, {"#/note", "#/external_ref"}),
+    ({"shipping_address": {"name": "x"}}, {"#/shipping_address/country"}),
+    ({"shipping_address": {"country": "de", "street": "x"}}, {"#/shipping_address/street"}),
+    ({"customer_id": "c-2", "status": "completed"}, {"#/customer_id", "#/status"}),
+]
+
+
+@pytest.mark.parametrize(("patch", "places"), PATCHES)
+def test_a_patch_that_makes_no_sense_is_refused(
+    client: FlaskClient, address: str, patch: dict[str, Any], places: set[str]
+) -> None:
+    response = client.patch(address, json=patch)
+
+    assert fault_places(response) == places
+    assert client.get(address).headers["ETag"] == '"2"'
+
+
+@pytest.mark.parametrize(
+    ("method", "action", "body", "place"),
+    [
+        ("POST", "cancel", {"reason": "because"}, "#/reason"),
+        ("POST", "cancel", {"reason": "staff", "note": "n" * 2001}, "#/note"),
+        ("PUT", "hold", {"reason": ""}, "#/reason"),
+        ("PUT", "hold", {"reason": "r" * 201}, "#/reason"),
+        ("POST", "returns", {"items": [UNIT], "reason": "\0"}, "#/reason"),
+        ("POST", "complete", {"now": True}, "#/now"),
+    ],
+)
+def test_an_action_that_makes_no_sense_is_refused(
+    client: FlaskClient, address: str, method: str, action: str, body: dict[str, Any], place: str
+) -> None:
+    response = client.open(f"{address}/{action}", method=method, json=body)
+
+    assert fault_places(response) == {place}
