@@ -5,12 +5,14 @@ from typing import Any
 import schemathesis
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-# Rules between members, and a cursor's origin: no JSON Schema can tell them.
-BEYOND_A_SCHEMA = (
+# Rules between members or with what is stored, and a cursor's origin: no JSON Schema can tell them.
+BEYOND_A_SCHEMA = {
     "This is required where there are prices or adjustments.",
     "The adjustments take off more than the items come to.",
     "The items come to more than 9007199254740991 minor units.",
-)
+    "This line stands twice.",
+    "The order has no such line.",
+}
 
 
 @schemathesis.check
@@ -19,9 +21,15 @@ def what_the_description_allows_is_accepted(ctx: Any, response: Any, case: Any) 
         problem = response.json()
         if problem["type"] == "/problems/invalid-cursor":
             return None
-        if all(fault["detail"] in BEYOND_A_SCHEMA for fault in problem.get("errors", [{"detail": ""}])):
+        if all(is_beyond_a_schema(fault, case) for fault in problem.get("errors", [{}])):
             return None
     return positive_data_acceptance(ctx, response, case)
+
+
+def is_beyond_a_schema(fault: dict[str, str], case: Any) -> bool:
+    # A patch is judged by the order it would make: an address there may lack its country still.
+    lacks_country = case.method == "PATCH" and fault.get("pointer", "").endswith("_address/country")
+    return lacks_country or fault.get("detail") in BEYOND_A_SCHEMA
 
 
 @schemathesis.hook

@@ -88,3 +88,19 @@ def test_an_action_that_makes_no_sense_is_refused(
     response = client.open(f"{address}/{action}", method=method, json=body)
 
     assert fault_places(response) == {place}
+
+
+IF_MATCH = {'"2"': 200, "*": 200, '"1", "2"': 200, '"1"': 412, 'W/"2"': 412, '""': 412, '"2x"': 412, '"２"': 412, "": 412,
+            '"' + "9" * 5000 + '"': 412, '"a", "", W/"9d\\%"': 412}  # fmt: skip
+
+
+@pytest.mark.parametrize(("if_match", "status"), IF_MATCH.items())
+def test_a_change_is_made_only_to_the_version_that_if_match_names(
+    client: FlaskClient, address: str, if_match: str, status: int
+) -> None:
+    headers = {"If-Match": if_match.encode().decode("latin-1")}
+
+    response = client.put(f"{address}/hold", json={"reason": "x"}, headers=headers)
+
+    assert response.status_code == status
+    assert response.headers.get("ETag", '"2"') == ('"3"' if status == 200 else '"2"')

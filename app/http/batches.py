@@ -8,7 +8,7 @@ import orjson
 from app.errors import ServiceError
 from app.http.arguments import load_body
 from app.http.principal import current_principal
-from app.http.problems import problem_document
+from app.http.problems import problem_occurrence
 from app.schemas.batch import BatchEntryIn
 from app.services.order_service import OrderRequest, Outcome, create_orders
 
@@ -36,6 +36,6 @@ def _read(entry: Any, *, pointer: str) -> OrderRequest:
 
 def _render(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, ServiceError):
-        return {"status": outcome.status, "problem": problem_document(outcome)}
+        return {"status": outcome.status, "problem": problem_occurrence(outcome)}
     replayed = {"replayed": True} if outcome.replayed else {}
     return {"status": 201, **replayed, "order": orjson.Fragment(outcome.document)}

@@ -47,10 +47,24 @@ def problem_document(error: ServiceError) -> dict[str, Any]:
     }
 
 
+def problem_occurrence(error: ServiceError) -> dict[str, Any]:
+    """The whole document of an error in this request. Where the fault is ours, its cause is logged."""
+    if error.status >= 500 and error.__cause__ is not None:
+        _log_cause(error.__cause__)
+    return problem_document(error) | {"instance": request.path, "request_id": g.get("request_id")}
+
+
+def _log_cause(cause: BaseException) -> None:
+    if not isinstance(cause, FAULTS):
+        log.error("request failed", exc_info=cause)
+    elif is_unavailable(cause):
+        log.warning("database unavailable", error=type(cause).__name__, reason=str(cause).partition("\n")[0])
+    else:
+        log.error("request failed", exc_info=drop_details(cause))
+
+
 def _render_service_error(error: ServiceError) -> Response:
-    if error.__cause__ is not None:
-        log.error("request failed", exc_info=error.__cause__)
-    return _response(problem_document(error), retry_after=error.retry_after)
+    return _response(problem_occurrence(error), retry_after=error.retry_after)
 
 
 def _render_http_error(error: HTTPException) -> Response:
@@ -69,10 +83,13 @@ def _render_http_error(error: HTTPException) -> Response:
 
 
 def _render_fault(error: Fault) -> Response:
+    problem: ServiceError
     if is_unavailable(error):
-        log.warning("database unavailable", error=type(error).__name__, reason=str(error).partition("\n")[0])
-        return _render_service_error(errors.ServiceUnavailable("The database cannot answer just now."))
-    raise drop_details(error)
+        problem = errors.ServiceUnavailable("The database cannot answer just now.")
+    else:
+        problem = errors.InternalError(_BY_STATUS[500][1])
+    problem.__cause__ = error
+    return _render_service_error(problem)
 
 
 def _response(document: dict[str, Any], *, retry_after: int | None = None) -> Response:

@@ -31,7 +31,7 @@ class BatchIn(StrictSchema):
 
     # Each entry is validated by itself, so that a faulty one does not take the others with it.
     orders = fields.List(
-        fields.Raw(metadata={"$ref": "#/components/schemas/BatchEntryIn"}),
+        fields.Raw(allow_none=True, metadata={"$ref": "#/components/schemas/BatchEntryIn"}),
         required=True,
         validate=validate.Length(1, BATCH_MAX),
     )

@@ -1,0 +1,196 @@
+"""What the operators see: logs without personal data, request ids, metrics."""
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from app.extensions import db
+from app.services import order_service
+from app.telemetry import configure_logging
+from tests.samples import MINIMAL, RICHEST, slug
+
+ABSENT = "0199c7a4-0000-7000-8000-000000000000"
+CANARY = "canary"
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def logged(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+    """Reads the lines that the service has logged since the test began."""
+    stream = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        configure_logging("info", "json")
+    yield lambda: [orjson.loads(line) for line in stream.getvalue().splitlines()]
+    configure_logging("info", "json")
+
+
+def test_a_request_is_one_line(client: FlaskClient, logged: Lines) -> None:
+    created = client.post("/orders", json=MINIMAL)
+    client.get(created.headers["Location"])
+    client.get("/nothing")
+
+    create, read, nothing = logged()
+    assert (create["event"], create["level"]) == ("request", "info")
+    assert (create["method"], create["route"], create["status"]) == ("POST", "/orders", 201)
+    assert create["request_id"] == created.headers["X-Request-Id"]
+    assert create["ms"] > 0 and create["timestamp"].endswith("Z")
+    assert (read["route"], read["order_id"]) == ("/orders/<order_id>", created.json["id"])
+    assert (nothing["route"], nothing["status"]) == ("(none)", 404)
+
+
+@pytest.mark.parametrize("given", ["a", "8e03978e-40d5-43e8-bc93-6894a57f9324", "A.b_c:d-9", "x" * 128])
+def test_a_sane_request_id_is_taken_over(client: FlaskClient, logged: Lines, given: str) -> None:
+    response = client.get("/healthz", headers={"X-Request-Id": given})
+
+    assert response.headers["X-Request-Id"] == given
+    assert logged()[-1]["request_id"] == given
+
+
+@pytest.mark.parametrize("given", ["", " ", "a b", "é", "x" * 129, "a\tb", '"a"', "a,b", "${jndi:x}", "<script>"])
+def test_any_other_request_id_is_replaced(client: FlaskClient, logged: Lines, given: str) -> None:
+    response = client.get("/healthz", headers={"X-Request-Id": given})
+
+    made = response.headers["X-Request-Id"]
+    assert len(made) == 32 and made.isalnum()
+    assert logged()[-1]["request_id"] == made
+
+
+def with_canaries(value: Any) -> Any:
+    """The same body with a canary in every text that a person may have written."""
+    if isinstance(value, dict):
+        kept = {"currency", "country", "type"}
+        return {name: part if name in kept else with_canaries(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [with_canaries(part) for part in value]
+    return f"{CANARY} {value}"[:20] if isinstance(value, str) else value
+
+
+PERSONAL = with_canaries(RICHEST)
+
+
+def test_no_line_holds_what_the_customer_wrote(client: FlaskClient, logged: Lines) -> None:
+    key = {"Idempotency-Key": f"{CANARY}-key"}
+    statuses = [
+        client.post("/orders", json=PERSONAL, headers=key).status_code,
+        client.post("/orders", json=PERSONAL, headers=key).status_code,
+        client.post("/orders", json=PERSONAL | {"note": CANARY}, headers=key).status_code,
+        client.post("/orders", json=PERSONAL).status_code,
+        client.post("/orders", json=PERSONAL | {CANARY: 1, "customer_id": CANARY + "\0"}).status_code,
+        client.post("/orders", data=f'{{"{CANARY}":'.encode(), content_type="application/json").status_code,
+        client.get("/orders", query_string={"customer_id": CANARY, "external_ref": CANARY}).status_code,
+        client.get("/orders", query_string={"status": CANARY, CANARY: CANARY}).status_code,
+        client.get(f"/orders/{CANARY}").status_code,
+        client.get(f"/{CANARY}").status_code,
+        client.get("/healthz", headers={"User-Agent": CANARY, "X-Request-Id": f"{CANARY} {CANARY}"}).status_code,
+    ]
+
+    assert statuses == [201, 201, 422, 409, 400, 400, 200, 400, 404, 404, 200]
+    lines = logged()
+    assert len(lines) == len(statuses)
+    assert CANARY not in repr(lines)
+
+
+# Faults that no request can cause: something is wrong with the database itself.
+BREAK = {
+    "postgresql": "ALTER TABLE order_items ADD CONSTRAINT broken CHECK (item_id NOT LIKE 'canary%')",
+    "sqlite": "CREATE TRIGGER broken BEFORE INSERT ON order_items BEGIN SELECT RAISE(ABORT, 'broken'); END",
+}
+MEND = {"postgresql": "ALTER TABLE order_items DROP CONSTRAINT broken", "sqlite": "DROP TRIGGER broken"}
+
+
+@pytest.fixture
+def broken_database(app: Flask) -> Iterator[None]:
+    def execute(statements: dict[str, str]) -> None:
+        with app.app_context(), db.engine.begin() as connection:
+            connection.execute(text(statements[connection.dialect.name]))
+
+    execute(BREAK)
+    yield
+    execute(MEND)
+
+
+@pytest.mark.usefixtures("broken_database")
+@pytest.mark.parametrize("path", ["/orders", "/orders/batch"])
+def test_a_database_error_is_logged_without_the_row_it_is_about(
+    client: FlaskClient, logged: Lines, path: str
+) -> None:
+    response = client.post(path, json=PERSONAL if path == "/orders" else {"orders": [PERSONAL]})
+
+    if path == "/orders":
+        assert slug(response) == (500, "internal-error")
+    else:
+        assert [result["status"] for result in response.json["results"]] == [500]
+    failure, request = logged()
+    assert "broken" in failure["exception"] and "Traceback" in failure["exception"]
+    assert failure["request_id"] == request["request_id"] == response.headers["X-Request-Id"]
+    assert CANARY not in repr([failure, request]) + response.text
+
+
+def test_an_unexpected_error_is_logged_with_its_traceback(
+    app: Flask, client: FlaskClient, logged: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
+    monkeypatch.setattr(order_service, "create_orders", lambda _: 1 / 0)
+
+    response = client.post("/orders", json=PERSONAL)
+
+    failure, request = logged()
+    assert slug(response) == (500, "internal-error")
+    assert (failure["level"], request["level"], request["status"]) == ("error", "error", 500)
+    assert "ZeroDivisionError" in failure["exception"]
+    assert failure["request_id"] == request["request_id"] == response.json["request_id"]
+    assert CANARY not in repr([failure, request])
+
+
+def test_lines_for_people_hold_the_same(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        configure_logging("info", "console")
+        client.get("/healthz", headers={"X-Request-Id": "r-1"})
+    configure_logging("info", "json")
+
+    [line] = stream.getvalue().splitlines()
+    for part in ("request", "method=GET", "route=/healthz", "status=200", "request_id=r-1"):
+        assert part in line
+
+
+def sample(client: FlaskClient, line: str) -> float:
+    """The value of a metric."""
+    found = [text for text in client.get("/metrics").text.splitlines() if text.startswith(line + " ")]
+    return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+
+def test_requests_are_counted_by_route_and_status(client: FlaskClient) -> None:
+    series = {
+        'http_requests_total{method="POST",route="/orders",status="201"}': 2,
+        'http_requests_total{method="GET",route="/orders/<order_id>",status="404"}': 1,
+        'http_requests_total{method="(any)",route="(none)",status="404"}': 2,
+        'http_request_duration_seconds_count{method="POST",route="/orders"}': 2,
+    }
+    before = {line: sample(client, line) for line in series}
+
+    for _ in range(2):
+        client.post("/orders", json=MINIMAL)
+        client.open("/nothing", method="MADEUP")
+    client.get(f"/orders/{ABSENT}")
+
+    assert {line: sample(client, line) - before[line] for line in series} == series
+
+
+def test_the_process_and_the_pool_are_measured(client: FlaskClient) -> None:
+    client.get("/orders")
+
+    assert sample(client, "worker_resident_memory_bytes") > 10_000_000
+    assert sample(client, "worker_cpu_seconds") > 0
+    assert client.get("/metrics").headers["Content-Type"].startswith("text/plain")
+    assert "database_connections_in_use" in client.get("/metrics").text
