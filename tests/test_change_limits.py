@@ -90,8 +90,10 @@ def test_an_action_that_makes_no_sense_is_refused(
     assert fault_places(response) == {place}
 
 
-IF_MATCH = {'"2"': 200, "*": 200, '"1", "2"': 200, '"1"': 412, 'W/"2"': 412, '""': 412, '"2x"': 412, '"２"': 412, "": 412,
-            '"' + "9" * 5000 + '"': 412, '"a", "", W/"9d\\%"': 412}  # fmt: skip
+IF_MATCH = {
+    '"2"': 200, "*": 200, '"1", "2"': 200, '"1"': 412, 'W/"2"': 412, '""': 412, '"2x"': 412, '"２"': 412, "": 412,
+    '"' + "9" * 5000 + '"': 412, '"a", "", W/"9d\\%"': 412,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("if_match", "status"), IF_MATCH.items())

@@ -7,6 +7,7 @@ from alembic.script import ScriptDirectory
 
 from app.config import StartupError
 from app.extensions import db, migrate
+from app.models.faults import FAULTS
 
 
 @cache
@@ -22,7 +23,10 @@ def stored_revision() -> str | None:
 
 
 def require_migrated() -> None:
-    """Raise StartupError unless the database is at the newest migration."""
-    stored, expected = stored_revision(), expected_revision()
+    """Raise StartupError unless the database answers and is at the newest migration."""
+    try:
+        stored, expected = stored_revision(), expected_revision()
+    except FAULTS as error:
+        raise StartupError(f"The database does not answer: {str(error).partition(chr(10))[0]}") from None
     if stored != expected:
         raise StartupError(f"The database is at migration {stored}, the code at {expected}: run `flask db upgrade`.")
