@@ -37,9 +37,12 @@ def upgrade() -> None:
         sa.Column("created_at", TIMESTAMP, nullable=False),
         sa.Column("updated_at", TIMESTAMP, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_orders"),
-        sa.CheckConstraint("status IN ('pending', 'confirmed', 'completed', 'cancelled')", name="ck_orders_status"),
+        # op.f: the name as it is; the naming convention would put its prefix before it once more.
         sa.CheckConstraint(
-            "fulfillment_status IN ('unfulfilled', 'partial', 'fulfilled')", name="ck_orders_fulfillment_status"
+            "status IN ('pending', 'confirmed', 'completed', 'cancelled')", name=op.f("ck_orders_status")
+        ),
+        sa.CheckConstraint(
+            "fulfillment_status IN ('unfulfilled', 'partial', 'fulfilled')", name=op.f("ck_orders_fulfillment_status")
         ),
     )
     op.create_index("uq_orders_number", "orders", ["number"], unique=True)
@@ -60,7 +63,7 @@ def upgrade() -> None:
         sa.Column("returned", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("order_id", "line", name="pk_order_items"),
         sa.CheckConstraint(
-            "0 <= returned AND returned <= fulfilled AND fulfilled <= quantity", name="ck_order_items_quantities"
+            "0 <= returned AND returned <= fulfilled AND fulfilled <= quantity", name=op.f("ck_order_items_quantities")
         ),
     )
     op.create_index("ix_order_items_item_id_order_id", "order_items", ["item_id", "order_id"])

@@ -1,0 +1,98 @@
+"""The migrations make exactly the schema that the models describe, on both databases, and can be undone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import flask_migrate
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask import Flask
+from sqlalchemy import inspect, make_url
+
+from app import create_app
+from app.config import ROOT
+from app.extensions import db
+from app.models.schema_state import expected_revision, stored_revision
+
+MIGRATIONS = str(ROOT / "migrations")
+
+
+@pytest.fixture
+def empty_app(database_url: str, tmp_path: Any) -> Iterator[Flask]:
+    """An application on a database of its own in which nothing is yet."""
+    if database_url.startswith("sqlite"):
+        url = f"sqlite:///{tmp_path}/empty.db"
+    else:
+        server = make_url(database_url)
+        plain = server.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(plain, autocommit=True) as connection:
+            connection.execute("DROP DATABASE IF EXISTS empty WITH (FORCE)")
+            connection.execute("CREATE DATABASE empty")
+        url = server.set(database="empty").render_as_string(hide_password=False)
+    app = create_app({"DATABASE_URL": url, "TESTING": True})
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+def schema(app: Flask) -> dict[str, Any]:
+    """All that the database itself says of its tables, also what Alembic does not compare: checks and conditions."""
+    with app.app_context():
+        there = inspect(db.engine)
+        return {
+            table: {
+                "columns": {c["name"]: (str(c["type"]), c["nullable"], c["default"]) for c in there.get_columns(table)},
+                "key": (there.get_pk_constraint(table)["name"], there.get_pk_constraint(table)["constrained_columns"]),
+                "checks": {c["name"]: c["sqltext"] for c in there.get_check_constraints(table)},
+                "indexes": {
+                    i["name"]: (i["column_names"], bool(i["unique"]), where(i)) for i in there.get_indexes(table)
+                },
+                "references": there.get_foreign_keys(table),
+            }
+            for table in there.get_table_names()
+            if table != "alembic_version"
+        }
+
+
+def where(index: Any) -> list[str]:
+    options = index.get("dialect_options", {})
+    return [str(condition) for name, condition in options.items() if name.endswith("_where")]
+
+
+def test_the_migrations_make_what_the_models_describe(app: Flask, empty_app: Flask) -> None:
+    with empty_app.app_context():
+        db.metadata.create_all(db.engine)
+
+    assert schema(app) == schema(empty_app)
+
+
+def test_alembic_finds_nothing_to_migrate(app: Flask) -> None:
+    options = {"compare_type": True, "compare_server_default": True}
+    with app.app_context(), db.engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection, opts=options), db.metadata)
+
+    assert differences == []
+
+
+def test_every_migration_can_be_undone_and_done_again(empty_app: Flask) -> None:
+    with empty_app.app_context():
+        flask_migrate.upgrade(directory=MIGRATIONS)
+        first = schema(empty_app)
+        assert stored_revision() == expected_revision()
+
+        for _ in ScriptDirectory(MIGRATIONS).walk_revisions():
+            flask_migrate.downgrade(directory=MIGRATIONS)
+        assert schema(empty_app) == {}
+        assert stored_revision() is None
+
+        flask_migrate.upgrade(directory=MIGRATIONS)
+        assert schema(empty_app) == first
+
+
+def test_the_migrations_are_one_line() -> None:
+    scripts = ScriptDirectory(MIGRATIONS)
+
+    assert len(scripts.get_heads()) == len(scripts.get_bases()) == 1
