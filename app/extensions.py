@@ -61,5 +61,9 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 @event.listens_for(Engine, "begin")
 def _begin(connection: Connection) -> None:
-    # IMMEDIATE: a transaction that reads first and writes later cannot wait for another writer, it fails at once.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "BEGIN")
+    read_only = connection.get_execution_options().get("read_only", False)
+    if connection.dialect.name == "sqlite":
+        # IMMEDIATE: a transaction that reads first and writes later cannot wait for another writer, it fails at once.
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN")

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from app.errors import ServiceError
+from app.errors import InternalError, RequestInFlight, ServiceError, ServiceUnavailable
 from app.http.arguments import load_body
 from app.http.strict_json import parse_json
+from app.models.faults import FAULTS, is_unavailable
 from app.schemas.exported_order import ExportedOrder
 from app.schemas.order import OrderIn
 from app.services.order_imports import restored_order
@@ -37,7 +38,10 @@ class Import:
     _seen: Counter[str] = field(default_factory=Counter)
 
     def store(self, lines: Sequence[Line]) -> Iterator[str]:
-        """Store what is good in a batch, and yield a sentence for each line that is not."""
+        """Store what is good in a batch, and yield a sentence for each line that is not.
+
+        Raises ServiceUnavailable, RequestInFlight and the database's errors where no line is to blame.
+        """
         requests: list[tuple[Line, OrderRequest]] = []
         documents: list[tuple[Line, NewOrder]] = []
         for line in lines:
@@ -47,6 +51,8 @@ class Import:
                 yield self._fault(line, error)
         outcomes = create_orders([request for _, request in requests])
         for (line, _), outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, ServiceUnavailable | RequestInFlight):
+                raise outcome
             if isinstance(outcome, ServiceError):
                 yield self._fault(line, outcome)
             else:
@@ -72,18 +78,18 @@ class Import:
         return f"import:{digest}:{self._seen[digest]}"
 
     def _restore(self, documents: Sequence[tuple[Line, NewOrder]]) -> Iterator[str]:
-        orders = [order for _, order in documents]
-        stored = restore_orders(orders) if orders else set()
-        missing = [order for order in orders if order.id not in stored]
-        there = find_collisions(missing) if missing else None
+        orders: dict[str, NewOrder] = {}
+        for _, order in documents:
+            orders.setdefault(order.id, order)  # the first of two lines with one order
+        stored, refused = _store(list(orders.values()))
+        missing = [order for order in orders.values() if order.id not in stored]
+        there = find_collisions(missing).by_id if missing else {}
         for line, order in documents:
-            if order.id in stored:
-                self._count(new=True)
-            elif there is not None and order.id in there.by_id:
-                self._count(new=False)
+            if order.id in stored or order.id in there:
+                self._count(new=order.id in stored and orders[order.id] is order)
             else:
-                self.bad += 1
-                yield f"line {line.number}: another order has this external_ref or number."
+                taken = "Another order has this external_ref or number."
+                yield self._fault(line, InternalError(refused.get(order.id, taken)))
 
     def _count(self, *, new: bool) -> None:
         self.created += new
@@ -93,4 +99,22 @@ class Import:
         self.bad += 1
         faults: list[dict[str, Any]] = error.members.get("errors", [])
         told = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in faults)
-        return f"line {line.number}: {told or error.detail}"
+        cause = str(error.__cause__).partition("\n")[0] if error.__cause__ else ""
+        return f"line {line.number}: {told or cause or error.detail}"
+
+
+def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
+    """The ids of the restored orders, and the reasons for which the database refused others."""
+    try:
+        return (restore_orders(orders), {}) if orders else (set(), {})
+    except FAULTS as error:
+        if is_unavailable(error):
+            raise
+        if len(orders) == 1:
+            return set(), {orders[0].id: str(error).partition("\n")[0]}
+    stored, refused = set[str](), dict[str, str]()
+    for order in orders:  # a fault of the whole statement: only the order that causes it shall stay out
+        one_stored, one_refused = _store([order])
+        stored |= one_stored
+        refused |= one_refused
+    return stored, refused

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import click
-from click._termui_impl import ProgressBar
 from flask.cli import AppGroup
 
+from app.cli.faults import faults_in_one_line
 from app.cli.order_import import Import, Line
+from app.cli.progress import progress_bar
+from app.errors import ServiceError
 from app.http.principal import ANONYMOUS
 from app.models.lifecycle import STATUSES
 from app.services.order_expiry import expire_orders
@@ -45,9 +47,7 @@ class Age(click.ParamType[timedelta]):
 def export_orders(style: str, status: str | None, output: TextIO) -> None:
     """Write all orders, oldest first: one document a line, or one CSV row for each line item."""
     filters = {"status": status} if status else {}
-    length = None if status else count_orders()
-    bar: ProgressBar[int]
-    with click.progressbar(length=length, label="Orders", file=sys.stderr) as bar:
+    with faults_in_one_line(), progress_bar("Orders", length=None if status else count_orders()) as bar:
         documents = _counted(stream_orders(filters, descending=False), bar)
         for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
             output.write(text)
@@ -64,12 +64,14 @@ def import_orders(file: BinaryIO, principal: str) -> None:
     text where it has neither. Bad lines are named on standard error, and all others are imported; exit status 1 then.
     """
     work = Import(principal)
-    bar: ProgressBar[int]
-    with click.progressbar(length=_size(file), label="Import", file=sys.stderr) as bar:
-        lines = (Line(number, text) for number, text in enumerate(file, start=1) if text.strip())
+    lines = (Line(number, text) for number, text in enumerate(file, start=1) if text.strip())
+    with faults_in_one_line(), progress_bar("Import", length=_size(file)) as bar:
         while batch := list(islice(lines, _BATCH)):
-            for fault in work.store(batch):
-                click.echo(fault, err=True)
+            try:
+                for fault in work.store(batch):
+                    click.echo(fault, err=True)
+            except ServiceError as error:
+                raise click.ClickException(f"{error.detail} The same command goes on where it was.") from None
             bar.update(sum(len(line.text) for line in batch))
     click.echo(f"{work.created} orders imported, {work.there} there already, {work.bad} bad lines.")
     sys.exit(1 if work.bad else 0)
@@ -79,7 +81,10 @@ def import_orders(file: BinaryIO, principal: str) -> None:
 @click.option("--older-than", type=Age(), required=True, help="How long ago they were made: 30d, 12h, 45m.")
 def expire(older_than: timedelta) -> None:
     """Cancel pending orders that nobody confirmed (reason `expired`); those on hold are left alone."""
-    click.echo(f"{sum(expire_orders(older_than=older_than))} orders expired.")
+    with faults_in_one_line(), progress_bar("Orders", length=None) as bar:
+        for expired in expire_orders(older_than=older_than):
+            bar.update(expired)
+    click.echo(f"{bar.pos} orders expired.")
 
 
 def _counted(documents: Iterable[str], bar: Any) -> Iterator[str]:

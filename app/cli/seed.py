@@ -1,6 +1,5 @@
 """`flask seed`: fill a database with orders that look real, the same ones each time."""
 
-import sys
 import time
 from bisect import bisect
 from collections.abc import Iterator
@@ -13,12 +12,11 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy import exists, select, text
 
+from app.cli.faults import faults_in_one_line
+from app.cli.progress import progress_bar
 from app.cli.sample_shop import Shop
-from app.config import StartupError
 from app.extensions import db
 from app.models import Order
-from app.models.faults import FAULTS
-from app.models.schema_state import require_migrated
 from app.services.order_service import OrderRequest, new_order
 from app.services.order_writes import NewOrder, insert_orders
 
@@ -53,16 +51,10 @@ def seed(orders: int, seed: int, until: datetime, force: bool) -> None:
     if until.year < 1971:
         raise click.BadParameter("the first orders would be older than 1970.", param_hint="--until")
     started = time.perf_counter()
-    try:
-        require_migrated()
+    with faults_in_one_line():
         if not force and _holds_other_orders():
             raise click.ClickException("The database holds orders that were not made here; --force adds to them.")
         added = _store(sample_orders(orders, seed=seed, until=until.replace(tzinfo=UTC)), orders)
-    except StartupError as error:
-        raise click.ClickException(str(error)) from None
-    except FAULTS as error:
-        reason = str(error).partition("\n")[0]
-        raise click.ClickException(f"The database failed; the same command goes on where it was. {reason}") from None
     seconds = time.perf_counter() - started
     there = f" ({orders - added:,} were there)" if added < orders else ""
     click.echo(f"{added:,} orders in {seconds:.1f} s, {added / seconds:,.0f} a second{there}")
@@ -104,7 +96,7 @@ def _holds_other_orders() -> bool:
 def _store(orders: Iterator[NewOrder], count: int) -> int:
     """Store the orders that are not there yet; return how many that were."""
     added = 0
-    with click.progressbar(length=count, label="Seeding", file=sys.stderr) as bar:
+    with progress_bar("Seeding", length=count) as bar:
         for batch in _batches(orders):
             added += len(insert_orders(batch))
             bar.update(len(batch))

@@ -5,7 +5,9 @@ import sys
 import click
 from flask.cli import with_appcontext
 
-from app.services.verification import count_orders, verify_no_strays, verify_orders
+from app.cli.faults import faults_in_one_line
+from app.cli.progress import progress_bar
+from app.services.verification import count_orders, verify_orders
 
 
 @click.command()
@@ -15,13 +17,12 @@ def verify() -> None:
 
     Exit status 1 if there is any. Changes that come in meanwhile do no harm: each batch is read at one moment.
     """
-    differences = []
-    with click.progressbar(length=count_orders(), label="Orders", file=sys.stderr) as bar:
+    differences = 0
+    with faults_in_one_line(), progress_bar("Orders", length=count_orders()) as bar:
         for looked_at, found in verify_orders():
+            for difference in found:
+                click.echo(difference)
+            differences += len(found)
             bar.update(looked_at)
-            differences += found
-    differences += verify_no_strays()
-    for difference in differences:
-        click.echo(difference)
-    click.echo(f"{bar.pos} orders verified, {len(differences)} differences.")
+    click.echo(f"{bar.pos} orders verified, {differences} differences.")
     sys.exit(1 if differences else 0)

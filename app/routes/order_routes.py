@@ -79,4 +79,6 @@ def list_orders(query: dict[str, Any]) -> Response:
     if streamed:
         return stream_response(stream_orders(filters, descending=descending, after=after), streamed)
     page = order_reads.list_orders(filters, descending=descending, limit=limit, after=after)
-    return list_response("orders", page.documents, page.next_after and make_cursor(page.next_after, query=query))
+    response = list_response("orders", page.documents, page.next_after and make_cursor(page.next_after, query=query))
+    response.headers["Vary"] = "Accept"  # the streams have the same address
+    return response

@@ -12,6 +12,7 @@ from app.services.order_changes import ChangeRequest, change_order
 from app.services.transactions import in_transaction
 
 ACTOR = "system:expiry"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older
 _BATCH = 100  # orders in one transaction: few enough to hold their locks for a moment only
 
 
@@ -20,7 +21,8 @@ def expire_orders(*, older_than: timedelta) -> Iterator[int]:
 
     Orders on hold wait for somebody, and are left alone. Doing it twice, or in two processes at once, does no harm.
     """
-    before = first_order_id(datetime.now(UTC) - older_than)
+    now = datetime.now(UTC)
+    before = first_order_id(now - min(older_than, now - EPOCH))
     while ids := _stale_orders(before=before):
         yield in_transaction(lambda ids=ids: _expire(ids))  # type: ignore[misc]
 

@@ -11,7 +11,7 @@ from app.services.order_reads import list_orders
 
 PAGE = 500  # orders fetched at once: a few hundred KiB
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 ORDER_COLUMNS = (
     "id", "number", "customer_id", "external_ref", "status", "fulfillment_status", "currency", "version", "created_at",
     "updated_at", "note",

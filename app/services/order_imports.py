@@ -11,6 +11,7 @@ from app.models import Fulfillment, Return
 from app.models.lifecycle import allowed_actions
 from app.models.money import order_totals
 from app.models.types import rfc3339
+from app.services.order_consistency import contradictions
 from app.services.order_document import render_order
 from app.services.order_service import caller_columns, fingerprint, item_columns
 from app.services.order_writes import NewOrder
@@ -21,8 +22,8 @@ _STATE = ("number", "status", "fulfillment_status", "version", "created_at", "up
 def restored_order(data: Mapping[str, Any], *, document: Mapping[str, Any], principal: str) -> NewOrder:
     """An order from its exported document, given as it was read and as the schema (`ExportedOrder`) loaded it.
 
-    Raises InvalidRequest where the document is not the one that the order's own columns render to, so that nothing
-    comes in that `flask verify` would find fault with.
+    Raises InvalidRequest where the document contradicts itself or is not the one that the order's own columns render
+    to, so that nothing comes in that `flask verify` would find fault with.
     """
     said = caller_columns(data)
     items = [
@@ -54,12 +55,13 @@ def restored_order(data: Mapping[str, Any], *, document: Mapping[str, Any], prin
         fulfillments=[Fulfillment(**fulfillment) for fulfillment in fulfillments],
         returns=[Return(**one) for one in returns],
     )
-    _require_equal(orjson.loads(snapshot), document)
+    _require_consistent(orjson.loads(snapshot), document)
     return NewOrder(columns, items, snapshot, fulfillments, returns)
 
 
-def _require_equal(rendered: Mapping[str, Any], document: Mapping[str, Any]) -> None:
-    differing = [name for name in rendered if rendered[name] != document.get(name)]
+def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+    wrong = contradictions(document)
+    differing = [name for name in rendered if name in wrong or rendered[name] != document.get(name)]
     if differing:
         faults = [{"pointer": f"#/{name}", "detail": "This does not fit the other members."} for name in differing]
         raise InvalidRequest("The document contradicts itself.", errors=faults)

@@ -1,9 +1,13 @@
-"""The one place where a request's changes are committed."""
+"""The one place where a request's changes are committed, and where long reads begin."""
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from app.extensions import db
 from app.models.faults import FAULTS, is_transient
@@ -33,3 +37,12 @@ def in_transaction(work: Callable[[], Result]) -> Result:
                 raise
             time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
+
+
+@contextmanager
+def one_moment() -> Iterator[Session]:
+    """A session that reads everything as it is now, takes the time it needs, and keeps nobody from writing."""
+    with Session(db.engine.execution_options(read_only=True)) as session:
+        if db.engine.dialect.name == "postgresql":  # the limits of a request are not meant for a look at every order
+            session.execute(text("SET LOCAL statement_timeout = 0"))
+        yield session
