@@ -10,6 +10,7 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # no I, L, O, U: they are misre
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _RANDOM_BITS = 46
+LOWEST_ID, HIGHEST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -36,12 +37,17 @@ def first_order_id(at: datetime) -> str:
     return _uuid(_time_bits(at))
 
 
+def next_id(order_id: str) -> str:
+    """The smallest id behind the given one; behind the highest there is none, and it is its own."""
+    return _uuid(min(_number(order_id) + 1, 2**128 - 1))
+
+
 def order_number(order_id: str, at: datetime) -> str:
     """The number for people: the UTC date and 40 of the id's random bits as Crockford base 32, `261122-7QK4MZ8D`.
 
     A sequence would be a bottleneck, and would tell a competitor the day's sales.
     """
-    bits = int(order_id.replace("-", ""), 16) >> (16 + _RANDOM_BITS - 40)
+    bits = _number(order_id) >> (16 + _RANDOM_BITS - 40)
     return f"{at:%y%m%d}-" + "".join(_CROCKFORD[bits >> shift & 31] for shift in range(35, -1, -5))
 
 
@@ -63,6 +69,10 @@ def _key_hash(principal: str, idempotency_key: str) -> int:
 def _time_bits(at: datetime) -> int:
     milliseconds, microseconds = divmod((at - _EPOCH) // _MICROSECOND, 1000)
     return milliseconds << 80 | 7 << 76 | (microseconds * 4096 // 1000) << 64 | 2 << 62
+
+
+def _number(order_id: str) -> int:
+    return int(order_id.replace("-", ""), 16)
 
 
 def _uuid(value: int) -> str:
