@@ -1,9 +1,9 @@
 """Many orders in one request."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from app.models.order import IDEMPOTENCY_KEY_MAX
-from app.schemas.fields import StrictSchema
+from app.schemas.fields import AnswerSchema, ListOf, StrictSchema
 from app.schemas.order import OrderIn
 from app.schemas.order_document import Order
 from app.schemas.problem import Problem
@@ -30,14 +30,15 @@ class BatchIn(StrictSchema):
     BODY_MAX = 8 * 1024 * 1024  # bytes: a thousand orders of eight KiB
 
     # Each entry is validated by itself, so that a faulty one does not take the others with it.
-    orders = fields.List(
-        fields.Raw(allow_none=True, metadata={"$ref": "#/components/schemas/BatchEntryIn"}),
+    orders = ListOf(
+        fields.Raw(allow_none=True, metadata={"anyOf": [{"$ref": "#/components/schemas/BatchEntryIn"}, {}]}),
+        low=1,
+        high=BATCH_MAX,
         required=True,
-        validate=validate.Length(1, BATCH_MAX),
     )
 
 
-class BatchResult(Schema):
+class BatchResult(AnswerSchema):
     """What became of one entry: an order, or a problem."""
 
     status = fields.Integer(required=True, metadata={"description": "As a request of its own would be answered."})
@@ -46,7 +47,7 @@ class BatchResult(Schema):
     problem = fields.Nested(Problem)
 
 
-class BatchResults(Schema):
+class BatchResults(AnswerSchema):
     """One result for each entry, in the order of the entries."""
 
     results = fields.List(fields.Nested(BatchResult), required=True)

@@ -1,9 +1,9 @@
 """Events: how a history is asked for, and what is answered."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from app.models.lifecycle import EVENT_TYPES
-from app.schemas.fields import StrictSchema, Text, WholeNumber
+from app.schemas.fields import AnswerSchema, StrictSchema, Text, WholeNumber
 from app.schemas.order import PAGE_DEFAULT, PAGE_MAX
 from app.schemas.order_document import MOMENT, Order
 
@@ -17,7 +17,7 @@ class HistoryQuery(StrictSchema):
     cursor = Text(200, load_default=None, metadata={"description": "`next_cursor` of the page before."})
 
 
-class Event(Schema):
+class Event(AnswerSchema):
     """One change of an order."""
 
     id = fields.String(required=True, metadata={"example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11:1"})
@@ -29,7 +29,7 @@ class Event(Schema):
     data = fields.Nested(Order, required=True, metadata={"description": "The order as it was after the change."})
 
 
-class EventList(Schema):
+class EventList(AnswerSchema):
     """A page of events."""
 
     events = fields.List(fields.Nested(Event), required=True)
