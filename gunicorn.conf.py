@@ -120,6 +120,8 @@ def when_ready(server: Any) -> None:
     Numbers of an earlier run would be counted again. In memory, since each is a file that every request writes to.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="order-service-metrics-", dir=_memory)
+    # Beside them, what the workers count of each principal's requests together.
+    os.environ["RATE_LIMIT_FILE"] = f"{os.environ['PROMETHEUS_MULTIPROC_DIR']}/rate-limits"
 
 
 def post_worker_init(worker: Any) -> None:

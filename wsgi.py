@@ -5,6 +5,7 @@ import sys
 from app import create_app
 from app.cli import is_serving
 from app.config import StartupError
+from app.http.auth import require_credentials
 from app.models.schema_state import require_migrated
 
 try:
@@ -12,6 +13,7 @@ try:
     if is_serving():
         with app.app_context():
             require_migrated()
+            require_credentials()
 except StartupError as error:
     print(f"order service: {error}", file=sys.stderr)
     sys.exit(3)  # by which a gunicorn worker says: do not start me again

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,19 @@ def _flag(text: str) -> bool:
     return text == "1"
 
 
+def _web_url(text: str) -> str:
+    if text and not re.fullmatch(r"https://[^\s/]+/\S*|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/\S*", text):
+        raise ValueError("an https:// URL")
+    return text
+
+
+def _origins(text: str) -> frozenset[str]:
+    origins = frozenset(origin.strip() for origin in text.split(",") if origin.strip())
+    if not all(re.fullmatch(r"https?://[^\s/*]+", origin) for origin in origins):
+        raise ValueError("origins such as https://shop.example, separated by commas, without a path or a *")
+    return origins
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in choices:
@@ -83,7 +97,16 @@ SETTINGS: dict[str, Setting] = {
     "WEB_CONCURRENCY": Setting(
         "0", _whole_number(0, 512), "Web workers; 0 means one per core, and at most two on SQLite."
     ),
-    "AUTH": Setting("off", _one_of("off"), "Authentication; only `off` so far: keep the port on a private address."),
+    "AUTH": Setting("required", _one_of("required", "off"), "`off` lets everybody in, from this machine only."),
+    "AUTH_ALLOW_OPEN": Setting("0", _flag, "1: `AUTH=off` lets in other machines too."),
+    "JWT_JWKS_URL": Setting("", _web_url, "Where the issuer of bearer tokens publishes its keys."),
+    "JWT_PUBLIC_KEY": Setting("", str, "Or its public key (PEM), RSA, P-256 or Ed25519."),
+    "JWT_ISSUER": Setting("", str, "The `iss` of the tokens; required with either of the two."),
+    "JWT_AUDIENCE": Setting("", str, "The `aud` of the tokens; required too."),
+    "JWT_SIGNING_KEY": Setting("", str, "For development: the private key (PEM) that `flask token` signs with."),
+    "CORS_ORIGINS": Setting("", _origins, "Origins of the browser frontends, separated by commas."),
+    "RATE_LIMIT_CUSTOMERS": Setting("600", _whole_number(0, 10**6), "Requests a minute of one customer; 0: no limit."),
+    "RATE_LIMIT_SERVICES": Setting("0", _whole_number(0, 10**6), "Requests a minute of one service; 0: no limit."),
     "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes are taken only with `If-Match` (428 without)."),
     "LOG_LEVEL": Setting("info", _one_of("debug", "info", "warning", "error"), "The least severe line to log."),
     "LOG_FORMAT": Setting("json", _one_of("json", "console"), "`json`, one object a line, or `console` for people."),
@@ -101,7 +124,24 @@ def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         try:
             config[name] = setting.parse(text)
         except ValueError as error:
-            shown = "…" if "URL" in name else repr(text)  # a URL may hold a password
+            shown = "…" if "URL" in name or "KEY" in name else repr(text)  # a URL may hold a password
             raise StartupError(f"{name} is {shown}; it must be {error}.") from None
+    _check_together(config)
     extra = {name: value for name, value in (overrides or {}).items() if name not in SETTINGS}
     return config | extra
+
+
+def _check_together(config: Mapping[str, Any]) -> None:
+    """Raise StartupError for settings that are right each, and wrong together."""
+    loopback = config["BIND"] or config["HOST"] in ("127.0.0.1", "::1", "localhost")
+    if config["AUTH"] == "off" and not loopback and not config["AUTH_ALLOW_OPEN"]:
+        raise StartupError(
+            f"AUTH is off and HOST is {config['HOST']!r}: set AUTH=required, or AUTH_ALLOW_OPEN=1 if everybody who can "
+            "reach that address may do everything."
+        )
+    tokens = config["JWT_JWKS_URL"] or config["JWT_PUBLIC_KEY"]
+    for name in ("JWT_ISSUER", "JWT_AUDIENCE"):
+        if tokens and not config[name]:
+            raise StartupError(f"{name} is not set; without it, tokens made for another service would be let in here.")
+    if config["JWT_PUBLIC_KEY"] and not config["JWT_PUBLIC_KEY"].lstrip().startswith("-----BEGIN PUBLIC KEY-----"):
+        raise StartupError("JWT_PUBLIC_KEY must be a public key in PEM: -----BEGIN PUBLIC KEY----- …")

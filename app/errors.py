@@ -5,7 +5,7 @@ Every class below `ServiceError` is one problem type (RFC 9457). Its docstring i
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ServiceError(Exception):
@@ -23,6 +23,12 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.members = members
+        self.headers: dict[str, str] = {}
+
+    def with_headers(self, **headers: str) -> Self:
+        """The same error, told with more headers; underscores in their names stand for hyphens."""
+        self.headers |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return self
 
 
 class BadRequest(ServiceError):
@@ -58,6 +64,20 @@ class InvalidIdempotencyKey(ServiceError):
     or quotes) or as a quoted string; a UUID is a good choice."""
 
     status, slug, title = 400, "invalid-idempotency-key", "The Idempotency-Key is malformed"
+
+
+class Unauthenticated(ServiceError):
+    """The request carries no credentials, or none that are worth anything (any more): unknown, malformed, expired or
+    revoked. Send `Authorization: Bearer` with an API key or a token of the configured issuer."""
+
+    status, slug, title = 401, "unauthenticated", "Valid credentials are required"
+
+
+class Forbidden(ServiceError):
+    """You are known, but may not do this. The detail names the scope that is missing, or the rule; ask the operators
+    of the service for a key or a token that has it."""
+
+    status, slug, title = 403, "forbidden", "Not allowed"
 
 
 class NotFound(ServiceError):
@@ -108,6 +128,13 @@ class RequestInFlight(ServiceError):
     retry_after = 1
 
 
+class OpenOrders(ServiceError):
+    """The customer has orders that are not ended: personal data is still needed to fulfill them. Complete or cancel
+    them first; `order_id` names one."""
+
+    status, slug, title = 409, "open-orders", "The customer has open orders"
+
+
 class VersionMismatch(ServiceError):
     """The order is no longer at the version that `If-Match` names; somebody changed it in between. Read it again
     (`current_version` tells its version), look whether your change still makes sense, and send it with the new entity
@@ -141,6 +168,14 @@ class IdempotencyKeyReused(ServiceError):
     a new request, and the same body for a retry."""
 
     status, slug, title = 422, "idempotency-key-reused", "The Idempotency-Key belongs to another request"
+
+
+class TooManyRequests(ServiceError):
+    """You have sent more requests than your share. Wait for `Retry-After` seconds; the `RateLimit` headers tell how
+    much is left."""
+
+    status, slug, title = 429, "too-many-requests", "Too many requests"
+    retry_after = 1
 
 
 class InternalError(ServiceError):

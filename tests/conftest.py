@@ -17,6 +17,9 @@ from app import create_app
 from app.extensions import db
 from tests.postgres import private_postgres
 
+# Whoever is let in is the matter of a few tests; all others run open.
+os.environ.setdefault("AUTH", "off")
+
 # No deadline: a first example pays for caches and connections. The tables are emptied once a test, not once an example.
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("default", max_examples=25, derandomize="CI" in os.environ, **COMMON)

@@ -19,7 +19,7 @@ def test_without_any_setting_it_is_sqlite_on_loopback() -> None:
     config = load_config()
 
     assert config["DATABASE_URL"] == f"sqlite:///{ROOT / 'instance' / 'orders.db'}"
-    assert (config["HOST"], config["PORT"], config["AUTH"]) == ("127.0.0.1", 8000, "off")
+    assert (config["HOST"], config["PORT"], config["AUTH"]) == ("127.0.0.1", 8000, "required")
 
 
 def test_what_is_given_comes_before_the_environment_and_that_before_the_default(

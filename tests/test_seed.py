@@ -149,7 +149,7 @@ def test_seeding_stores_orders_with_their_items_events_and_outbox(app: Flask, ru
     assert count_rows(app, Order) == count_rows(app, OutboxEntry) == 300
     assert count_rows(app, OrderItem) == sum(len(order.items) for order in expected)
     with app.app_context():
-        assert set(db.session.scalars(db.select(OrderEvent.actor))) == {PRINCIPAL}
+        assert set(db.session.scalars(db.select(OrderEvent.actor))) == {PRINCIPAL.id}
 
 
 def test_a_second_run_adds_nothing(app: Flask, runner: FlaskCliRunner) -> None:

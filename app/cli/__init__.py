@@ -4,6 +4,7 @@ import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
+from app.cli.api_keys import api_keys, token
 from app.cli.orders import orders
 from app.cli.seed import seed
 from app.cli.verify import verify
@@ -11,7 +12,7 @@ from app.cli.verify import verify
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
-    for command in (seed, orders, verify):
+    for command in (seed, orders, verify, api_keys, token):
         app.cli.add_command(command)
 
 

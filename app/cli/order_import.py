@@ -10,6 +10,7 @@ from app.errors import InternalError, RequestInFlight, ServiceError, ServiceUnav
 from app.http.arguments import load_body
 from app.http.strict_json import parse_json
 from app.models.faults import FAULTS, is_unavailable
+from app.models.principal import Principal
 from app.schemas.exported_order import ExportedOrder
 from app.schemas.order import OrderIn
 from app.services.order_imports import restored_order
@@ -31,7 +32,7 @@ class Line:
 class Import:
     """An import under way: whose orders they become, and what became of the lines so far."""
 
-    principal: str
+    principal: Principal
     created: int = 0
     there: int = 0
     bad: int = 0
@@ -65,7 +66,7 @@ class Import:
         data = parse_json(line.text.strip())
         if isinstance(data, dict) and "id" in data:
             loaded = load_body(_DOCUMENT, data)
-            documents.append((line, restored_order(loaded, document=data, principal=self.principal)))
+            documents.append((line, restored_order(loaded, document=data, principal=self.principal.id)))
             return
         body = load_body(_BODY, data)
         key = None if body.get("external_ref") else self._key(line)

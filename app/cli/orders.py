@@ -1,6 +1,5 @@
 """`flask orders export`, `import` and `expire`: many orders at once."""
 
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -11,12 +10,13 @@ from typing import Any, BinaryIO, TextIO
 import click
 from flask.cli import AppGroup
 
+from app.cli.ages import Age
 from app.cli.faults import faults_in_one_line
 from app.cli.order_import import Import, Line
 from app.cli.progress import progress_bar
 from app.errors import ServiceError
-from app.http.principal import ANONYMOUS
 from app.models.lifecycle import STATUSES
+from app.models.principal import ANONYMOUS, Principal
 from app.services.order_expiry import expire_orders
 from app.services.order_exports import as_csv, as_ndjson, stream_orders
 from app.services.verification import count_orders
@@ -24,20 +24,6 @@ from app.services.verification import count_orders
 _BATCH = 500  # lines stored at once
 
 orders = AppGroup("orders", help="Export, import and expire orders.")
-
-
-class Age(click.ParamType[timedelta]):
-    """A number of days, hours or minutes: 30d, 12h, 45m."""
-
-    name = "age"
-    _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it, or fail with what is expected."""
-        match = re.fullmatch(r"(\d{1,6})([dhm])", str(value), re.ASCII)
-        if match is None:
-            self.fail(f"{value!r} is not an age; write 30d, 12h or 45m.", param, ctx)
-        return timedelta(**{self._UNITS[match[2]]: int(match[1])})
 
 
 @orders.command("export")
@@ -48,7 +34,7 @@ def export_orders(style: str, status: str | None, output: TextIO) -> None:
     """Write all orders, oldest first: one document a line, or one CSV row for each line item."""
     filters = {"status": status} if status else {}
     with faults_in_one_line(), progress_bar("Orders", length=None if status else count_orders()) as bar:
-        documents = _counted(stream_orders(filters, descending=False), bar)
+        documents = _counted(stream_orders(filters, principal=ANONYMOUS, descending=False), bar)
         for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
             output.write(text)
     click.echo(f"{bar.pos} orders exported.", err=True)
@@ -56,14 +42,14 @@ def export_orders(style: str, status: str | None, output: TextIO) -> None:
 
 @orders.command("import")
 @click.argument("file", type=click.File("rb"))
-@click.option("--principal", default=ANONYMOUS, show_default=True, help="Whose orders they become.")
+@click.option("--principal", default=ANONYMOUS.id, show_default=True, help="Whose orders they become.")
 def import_orders(file: BinaryIO, principal: str) -> None:
     """Create the orders of an NDJSON FILE (- for standard input): `POST /orders` bodies, or exported documents.
 
     It may be broken off and run again: what is there already is left alone, known by its external_ref, its id, or its
     text where it has neither. Bad lines are named on standard error, and all others are imported; exit status 1 then.
     """
-    work = Import(principal)
+    work = Import(Principal(principal, frozenset()))
     lines = (Line(number, text) for number, text in enumerate(file, start=1) if text.strip())
     with faults_in_one_line(), progress_bar("Import", length=_size(file)) as bar:
         while batch := list(islice(lines, _BATCH)):

@@ -17,10 +17,11 @@ from app.cli.progress import progress_bar
 from app.cli.sample_shop import Shop
 from app.extensions import db
 from app.models import Order
+from app.models.principal import Principal
 from app.services.order_service import OrderRequest, new_order
 from app.services.order_writes import NewOrder, insert_orders
 
-PRINCIPAL = "seed"  # by which the orders made here are told from all others
+PRINCIPAL = Principal("seed", frozenset())  # by which the orders made here are told from all others
 UNTIL = "2026-11-01"  # fixed, not today: the same command makes the same orders on any day
 _HOURS = 365 * 24
 _BATCH = 1000  # orders a statement: a tenth of a second, where the database allows three
@@ -90,7 +91,7 @@ def _holds_other_orders() -> bool:
         if connection.dialect.name == "postgresql":
             # To find none takes a look at every order; the limit of a request is not meant for that.
             connection.execute(text("SET LOCAL statement_timeout = 0"))
-        return bool(connection.scalar(select(exists().where(Order.principal != PRINCIPAL))))
+        return bool(connection.scalar(select(exists().where(Order.principal != PRINCIPAL.id))))
 
 
 def _store(orders: Iterator[NewOrder], count: int) -> int:

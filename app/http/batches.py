@@ -8,7 +8,7 @@ import orjson
 
 from app.errors import ServiceError
 from app.http.arguments import load_body
-from app.http.principal import current_principal
+from app.http.principal import current_principal, require_own_customer
 from app.http.problems import problem_occurrence
 from app.schemas.batch import BatchEntryIn
 from app.services.order_service import OrderRequest, Outcome, create_orders
@@ -33,7 +33,9 @@ def create_batch(entries: Sequence[Any]) -> bytes:
 def _read(entry: Any, *, pointer: str) -> OrderRequest:
     data = load_body(_ENTRY, entry, pointer=pointer)
     key = data.pop("idempotency_key", None)
-    return OrderRequest(data, principal=current_principal(), idempotency_key=key, ref_is_key=True)
+    principal = current_principal()
+    require_own_customer(data["customer_id"], principal)
+    return OrderRequest(data, principal=principal, idempotency_key=key, ref_is_key=True)
 
 
 def _render(outcome: Outcome) -> dict[str, Any]:

@@ -8,11 +8,14 @@ import flask_smorest
 from app.errors import (
     BadRequest,
     ContentTooLarge,
+    Forbidden,
     InternalError,
     InvalidRequest,
     MalformedJSON,
     ServiceError,
     ServiceUnavailable,
+    TooManyRequests,
+    Unauthenticated,
     UnsupportedMediaType,
 )
 from app.http.arguments import StrictParser
@@ -58,8 +61,12 @@ RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
 }
 _SUCCESS = ("200", "201", "202", "204", "304")
 _ANY_REQUEST = (BadRequest, InternalError)
+_WITH_SCOPE = (Unauthenticated, Forbidden, TooManyRequests)
 _WITH_ARGUMENTS = (InvalidRequest, ServiceUnavailable)
 _WITH_BODY = (MalformedJSON, ContentTooLarge, UnsupportedMediaType)
+
+
+PUBLIC = "public"
 
 
 class Blueprint(flask_smorest.Blueprint):
@@ -70,6 +77,16 @@ class Blueprint(flask_smorest.Blueprint):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._prepare_doc_cbks.append(self._prepare_description)
+
+    def requires(self, scope: str) -> Callable[[View], View]:
+        """Let in whoever has the scope, or everybody: PUBLIC. A route that does not say stops the start-up."""
+
+        def decorate(view: View) -> View:
+            view.required_scope = scope  # type: ignore[attr-defined]
+            view._apidoc = {**getattr(view, "_apidoc", {}), "scope": scope}  # type: ignore[attr-defined]
+            return view
+
+        return decorate
 
     def describe(
         self,
@@ -109,6 +126,10 @@ class Blueprint(flask_smorest.Blueprint):
         for response in doc["responses"].values():
             response.setdefault("headers", {}).update(_headers(told["response_headers"]))
         problems = _ANY_REQUEST + told["problems"]
+        doc["security"] = []
+        if doc_info["scope"] != PUBLIC:
+            doc["security"] = [{"apiKey": [doc_info["scope"]]}, {"token": [doc_info["scope"]]}]
+            problems += _WITH_SCOPE
         if doc.get("parameters"):
             problems += _WITH_ARGUMENTS
         if "requestBody" in doc:

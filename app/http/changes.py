@@ -15,7 +15,7 @@ def carry_out(action: str, order_id: str, change: Change, *, body: Any = None) -
     key = idempotency_key()
     request = ChangeRequest(
         action,
-        actor=current_principal(),
+        principal=current_principal(),
         expected_versions=expected_versions(),
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(body),

@@ -23,6 +23,18 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 }
 
 
+_SECURITY_SCHEMES = {
+    "apiKey": {"type": "http", "scheme": "bearer", "description": "A service's key: `osk_<id>.<secret>`."},
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token of the configured issuer. Without the scope `orders:manage` its subject is a customer, "
+        "for whom no other customer's orders exist.",
+    },
+}
+
+
 def init_app(app: Flask) -> None:
     """Start the description; the blueprints that are registered next add to it."""
     api.init_app(app)
@@ -38,7 +50,10 @@ def api_description() -> bytes:
     document["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
     # The library's own errors and pages are not ours.
     schemas = document["components"]["schemas"]
-    document["components"] = {"schemas": {name: schemas[name] for name in sorted(schemas) if name not in _LIBRARY}}
+    document["components"] = {
+        "schemas": {name: schemas[name] for name in sorted(schemas) if name not in _LIBRARY},
+        "securitySchemes": _SECURITY_SCHEMES,
+    }
     for path in document["paths"].values():
         for parameter in path.get("parameters", []):
             parameter |= _PATH_PARAMETERS.get(parameter["name"], {})

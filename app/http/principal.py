@@ -1,8 +1,18 @@
 """Who asks."""
 
-ANONYMOUS = "anonymous"
+from flask import g
+
+from app.errors import Forbidden
+from app.models.principal import Principal
 
 
-def current_principal() -> str:
-    """The principal of the request: keys and references are its own. Without authentication there is one for all."""
-    return ANONYMOUS
+def current_principal() -> Principal:
+    """The principal of the request, who has the scope that the route requires."""
+    principal: Principal = g.principal
+    return principal
+
+
+def require_own_customer(customer_id: str, principal: Principal) -> None:
+    """Raise Forbidden where a customer would create somebody else's order."""
+    if principal.customer_id not in (None, customer_id):
+        raise Forbidden("A customer can create only orders of their own: customer_id must be the token's subject.")

@@ -64,7 +64,9 @@ def _log_cause(cause: BaseException) -> None:
 
 
 def _render_service_error(error: ServiceError) -> Response:
-    return _response(problem_occurrence(error), retry_after=error.retry_after)
+    response = _response(problem_occurrence(error), retry_after=error.retry_after)
+    response.headers.extend(error.headers)
+    return response
 
 
 def _render_http_error(error: HTTPException) -> Response:

@@ -32,7 +32,8 @@ ACTIONS = {
     "complete": Action("order.completed", ("confirmed",), "completed", stopped_by_hold=True),
     "return": Action("order.returned", ("confirmed", "completed"), needs="units out"),
 }
-EVENT_TYPES = ("order.created", "order.imported", *(action.event for action in ACTIONS.values()))
+CREATED, IMPORTED, ERASED = "order.created", "order.imported", "order.erased"
+EVENT_TYPES = (CREATED, IMPORTED, *(action.event for action in ACTIONS.values()), ERASED)
 
 
 def allowed_actions(*, status: str, held: bool, fulfilled: bool, units_out: bool) -> list[str]:

@@ -15,6 +15,8 @@ from app.extensions import Base
 from app.models.lifecycle import ACTIONS, FULFILLMENT_STATUSES, STATUSES, allowed_actions
 from app.models.money import order_totals
 from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Quantities, Return
+from app.models.personal_data import scrub
+from app.models.principal import customer_principal_id
 from app.models.types import JSON_VALUE, UUID, Timestamp, rfc3339
 
 PRINCIPAL_MAX = 128
@@ -180,6 +182,22 @@ class Order(Base):
                 setattr(self, "metadata_" if name == "metadata" else name, value)
         priced = [{"unit_price": item.unit_price, "quantity": item.quantity} for item in self.items]
         self.items_total, self.adjustments_total = order_totals(priced, self.adjustments)
+
+    def erase(self, *, alias: str, at: datetime) -> None:
+        """Forget the person behind an order that has ended; `alias` stands for the customer from now on."""
+        scrubbed = scrub(self.columns(), alias=alias)
+        if self.principal == customer_principal_id(self.customer_id):
+            self.principal = customer_principal_id(alias)
+        self.idempotency_key = self.fingerprint = self.note = None
+        self.customer_id, self.metadata_ = alias, {}
+        self.shipping_address, self.billing_address = scrubbed["shipping_address"], scrubbed["billing_address"]
+        self.hold, self.cancellation = scrubbed["hold"], scrubbed["cancellation"]
+        for fulfillment in self.fulfillments:
+            fulfillment.tracking = None
+        for one in self.returns:
+            one.reason = None
+        self.version += 1
+        self.updated_at = at
 
     def _replace_items(self, items: list[dict[str, Any]]) -> None:
         """Line by line in place: a row that is deleted and inserted again under one key would be out of order."""

@@ -6,7 +6,7 @@ from flask import Response, render_template, send_from_directory
 
 from app.errors import NotFound, problem_types
 from app.http.arguments import JSON
-from app.http.blueprint import Blueprint
+from app.http.blueprint import PUBLIC, Blueprint
 from app.http.description import api_description
 
 HTML = "text/html"
@@ -18,6 +18,7 @@ blueprint = Blueprint("documentation", __name__, description="What the service s
 
 
 @blueprint.route("/openapi.json")
+@blueprint.requires(PUBLIC)
 @blueprint.response(200, {"type": "object"})
 @blueprint.describe()
 def read_api_description() -> Response:
@@ -26,6 +27,7 @@ def read_api_description() -> Response:
 
 
 @blueprint.route("/docs")
+@blueprint.requires(PUBLIC)
 @blueprint.response(200, PAGE, content_type=HTML)
 @blueprint.describe()
 def read_docs() -> Response:
@@ -34,6 +36,7 @@ def read_docs() -> Response:
 
 
 @blueprint.route("/docs/<path:name>")
+@blueprint.requires(PUBLIC)
 @blueprint.response(200, PAGE, content_type="*/*")
 @blueprint.describe(problems=(NotFound,), response_headers=("ETag",))
 def read_docs_asset(name: str) -> Response:
@@ -42,6 +45,7 @@ def read_docs_asset(name: str) -> Response:
 
 
 @blueprint.route("/problems")
+@blueprint.requires(PUBLIC)
 @blueprint.response(200, PAGE, content_type=HTML)
 @blueprint.describe()
 def list_problem_types() -> Response:
@@ -50,6 +54,7 @@ def list_problem_types() -> Response:
 
 
 @blueprint.route("/problems/<slug>")
+@blueprint.requires(PUBLIC)
 @blueprint.response(200, PAGE, content_type=HTML)
 @blueprint.describe(problems=(NotFound,))
 def read_problem_type(slug: str) -> Response:

@@ -7,6 +7,7 @@ from flask import Response
 from app import errors
 from app.http.blueprint import Blueprint
 from app.http.cursors import make_version_cursor, read_version_cursor
+from app.http.principal import current_principal
 from app.http.responses import list_response
 from app.schemas.event import EventList, HistoryQuery
 from app.services import order_history
@@ -16,12 +17,15 @@ blueprint = Blueprint("events", __name__, description="What happened.")
 
 
 @blueprint.route("/orders/<order_id>/history")
+@blueprint.requires("orders:read")
 @blueprint.arguments(HistoryQuery(), location="query")
 @blueprint.response(200, EventList)
 @blueprint.describe(problems=(errors.OrderNotFound, errors.InvalidCursor), response_headers=("Link",))
 def list_order_history(query: dict[str, Any], order_id: str) -> Response:
     """List an order's events, oldest first"""
     after = read_version_cursor(query["cursor"], order_id=order_id) if query["cursor"] else 0
-    events, more = order_history.list_history(order_id, after=after, limit=query["limit"])
+    events, more = order_history.list_history(
+        order_id, principal=current_principal(), after=after, limit=query["limit"]
+    )
     next_cursor = make_version_cursor(events[-1].version, order_id=order_id) if more else None
     return list_response("events", [render_event(event) for event in events], next_cursor)

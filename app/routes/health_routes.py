@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.errors import ServiceUnavailable
 from app.http.arguments import JSON
-from app.http.blueprint import Blueprint
+from app.http.blueprint import PUBLIC, Blueprint
 from app.models.schema_state import expected_revision, stored_revision
 from app.telemetry import render_metrics
 
@@ -15,6 +15,7 @@ blueprint = Blueprint("health", __name__, description="For the load balancer and
 
 
 @blueprint.route("/healthz")
+@blueprint.requires(PUBLIC)
 @blueprint.response(200, STATUS)
 @blueprint.describe()
 def read_health() -> Response:
@@ -23,6 +24,7 @@ def read_health() -> Response:
 
 
 @blueprint.route("/readyz")
+@blueprint.requires(PUBLIC)
 @blueprint.response(200, STATUS)
 @blueprint.describe(problems=(ServiceUnavailable,))
 def read_readiness() -> Response:
@@ -34,6 +36,7 @@ def read_readiness() -> Response:
 
 
 @blueprint.route("/metrics")
+@blueprint.requires(PUBLIC)
 @blueprint.response(200, {"type": "string"}, content_type="text/plain")
 @blueprint.describe()
 def read_metrics() -> Response:

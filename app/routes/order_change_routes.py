@@ -9,6 +9,7 @@ from app.http.arguments import MERGE_PATCH, load_body
 from app.http.blueprint import Blueprint
 from app.http.changes import carry_out
 from app.http.merge_patch import merge_patch
+from app.http.principal import current_principal
 from app.http.responses import changed_response
 from app.models.order_item import Quantities
 from app.schemas.changes import CancellationIn, FulfillmentIn, HoldIn, NothingIn, OrderPatch, ReturnIn
@@ -38,6 +39,7 @@ ORDER_IN = OrderIn()
 
 
 @blueprint.route("/orders/<order_id>", methods=["PATCH"])
+@blueprint.requires("orders:write")
 @blueprint.arguments(OrderPatch(), content_type=MERGE_PATCH)
 @blueprint.response(200, Order)
 @blueprint.describe(
@@ -47,11 +49,14 @@ ORDER_IN = OrderIn()
 )
 def update_order(patch: dict[str, Any], order_id: str) -> Response:
     """Change an order's content, by a JSON merge patch"""
-    revised = revision(lambda body: load_body(ORDER_IN, merge_patch(body, patch)))
+    revised = revision(
+        lambda body: load_body(ORDER_IN, merge_patch(body, patch)), principal=current_principal()
+    )
     return changed_response(carry_out("update", order_id, revised, body=patch))
 
 
 @blueprint.route("/orders/<order_id>/confirm", methods=["POST"])
+@blueprint.requires("orders:manage")
 @blueprint.arguments(NothingIn(), required=False)
 @blueprint.response(200, Order)
 @change
@@ -61,6 +66,7 @@ def confirm_order(data: dict[str, Any], order_id: str) -> Response:
 
 
 @blueprint.route("/orders/<order_id>/cancel", methods=["POST"])
+@blueprint.requires("orders:write")
 @blueprint.arguments(CancellationIn())
 @blueprint.response(200, Order)
 @change
@@ -74,6 +80,7 @@ def cancel_order(data: dict[str, Any], order_id: str) -> Response:
 
 
 @blueprint.route("/orders/<order_id>/complete", methods=["POST"])
+@blueprint.requires("orders:manage")
 @blueprint.arguments(NothingIn(), required=False)
 @blueprint.response(200, Order)
 @change
@@ -83,6 +90,7 @@ def complete_order(data: dict[str, Any], order_id: str) -> Response:
 
 
 @blueprint.route("/orders/<order_id>/hold", methods=["PUT"])
+@blueprint.requires("orders:manage")
 @blueprint.arguments(HoldIn())
 @blueprint.response(200, Order)
 @change
@@ -94,6 +102,7 @@ def hold_order(data: dict[str, Any], order_id: str) -> Response:
 
 
 @blueprint.route("/orders/<order_id>/hold", methods=["DELETE"])
+@blueprint.requires("orders:manage")
 @blueprint.response(200, Order)
 @change
 def release_order(order_id: str) -> Response:
@@ -102,6 +111,7 @@ def release_order(order_id: str) -> Response:
 
 
 @blueprint.route("/orders/<order_id>/fulfillments", methods=["POST"])
+@blueprint.requires("orders:manage")
 @blueprint.arguments(FulfillmentIn())
 @blueprint.response(201, Order)
 @change_of_quantities
@@ -115,6 +125,7 @@ def fulfill_order(data: dict[str, Any], order_id: str) -> Response:
 
 
 @blueprint.route("/orders/<order_id>/returns", methods=["POST"])
+@blueprint.requires("orders:manage")
 @blueprint.arguments(ReturnIn())
 @blueprint.response(201, Order)
 @change_of_quantities

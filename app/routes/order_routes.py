@@ -10,7 +10,7 @@ from app.http.batches import create_batch
 from app.http.blueprint import Blueprint
 from app.http.cursors import make_cursor, read_cursor
 from app.http.idempotency import idempotency_key
-from app.http.principal import current_principal
+from app.http.principal import current_principal, require_own_customer
 from app.http.responses import created_response, list_response, order_response
 from app.http.streams import CSV, NDJSON, preferred_stream, stream_response
 from app.schemas.batch import BatchIn, BatchResults
@@ -24,6 +24,7 @@ blueprint = Blueprint("orders", __name__, description="Create orders, read them,
 
 
 @blueprint.route("/orders", methods=["POST"])
+@blueprint.requires("orders:write")
 @blueprint.arguments(OrderIn())
 @blueprint.response(201, Order)
 @blueprint.describe(
@@ -38,11 +39,14 @@ blueprint = Blueprint("orders", __name__, description="Create orders, read them,
 )
 def create_order(data: dict[str, Any]) -> Response:
     """Create an order"""
-    request = OrderRequest(data, principal=current_principal(), idempotency_key=idempotency_key())
+    principal = current_principal()
+    require_own_customer(data["customer_id"], principal)
+    request = OrderRequest(data, principal=principal, idempotency_key=idempotency_key())
     return created_response(order_service.create_order(request))
 
 
 @blueprint.route("/orders/batch", methods=["POST"])
+@blueprint.requires("orders:write")
 @blueprint.arguments(BatchIn())
 @blueprint.response(200, BatchResults)
 @blueprint.describe()
@@ -52,6 +56,7 @@ def create_orders(data: dict[str, Any]) -> Response:
 
 
 @blueprint.route("/orders/<order_id>")
+@blueprint.requires("orders:read")
 @blueprint.arguments(VersionQuery(), location="query")
 @blueprint.response(200, Order)
 @blueprint.alt_response(304, description="The order is still the one you have")
@@ -60,10 +65,12 @@ def create_orders(data: dict[str, Any]) -> Response:
 )
 def get_order(query: dict[str, Any], order_id: str) -> Response:
     """Read an order, as it is or as it was at a version"""
-    return order_response(order_reads.get_order(order_id, version=query.get("version")))
+    order = order_reads.get_order(order_id, principal=current_principal(), version=query.get("version"))
+    return order_response(order)
 
 
 @blueprint.route("/orders")
+@blueprint.requires("orders:read")
 @blueprint.arguments(OrderQuery(), location="query")
 @blueprint.response(200, OrderList)
 @blueprint.alt_response(200, schema={"type": "string"}, content_type=NDJSON)
@@ -75,10 +82,11 @@ def list_orders(query: dict[str, Any]) -> Response:
     after = read_cursor(cursor, query=query) if cursor else None
     descending = query["sort"].startswith("-")
     filters = {name: value for name, value in query.items() if name != "sort"}
+    chosen: dict[str, Any] = {"principal": current_principal(), "descending": descending, "after": after}
     streamed = preferred_stream()
     if streamed:
-        return stream_response(stream_orders(filters, descending=descending, after=after), streamed)
-    page = order_reads.list_orders(filters, descending=descending, limit=limit, after=after)
+        return stream_response(stream_orders(filters, **chosen), streamed)
+    page = order_reads.list_orders(filters, limit=limit, **chosen)
     response = list_response("orders", page.documents, page.next_after and make_cursor(page.next_after, query=query))
     response.headers["Vary"] = "Accept"  # the streams have the same address
     return response

@@ -15,6 +15,7 @@ from app.extensions import db
 from app.models import Order, OrderEvent, OutboxEntry
 from app.models.identifiers import parse_uuid
 from app.models.lifecycle import ACTIONS
+from app.models.principal import Principal
 from app.services.order_document import render_stored_order
 from app.services.order_service import StoredOrder
 
@@ -31,7 +32,7 @@ class ChangeRequest:
     """
 
     action: str
-    actor: str
+    principal: Principal
     expected_versions: frozenset[int] | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
@@ -43,7 +44,7 @@ def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> St
     Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, and what the model raises (IllegalAction,
     QuantityExceeded, InvalidRequest).
     """
-    order = _lock_order(order_id)
+    order = _lock_order(order_id, request.principal)
     event_type = ACTIONS[request.action].event
     if request.idempotency_key is not None:
         # After the lock: a twin that holds it has stored its event when this statement begins.
@@ -62,7 +63,7 @@ def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> St
                     order_id=order.id,
                     version=order.version,
                     type=event_type,
-                    actor=request.actor,
+                    actor=request.principal.id,
                     at=now,
                     idempotency_key=request.idempotency_key,
                     fingerprint=request.fingerprint,
@@ -74,7 +75,7 @@ def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> St
     return StoredOrder(order.id, order.version, document)
 
 
-def _lock_order(order_id: str) -> Order:
+def _lock_order(order_id: str, principal: Principal) -> Order:
     """The order, which nobody else can change until the transaction ends.
 
     The lock spares racing writers their retries; what keeps them from losing a change is the version in the UPDATE.
@@ -86,6 +87,8 @@ def _lock_order(order_id: str) -> Order:
         .options(selectinload(Order.items), selectinload(Order.fulfillments), selectinload(Order.returns))
         .with_for_update()
     )
+    if principal.customer_id is not None:
+        query = query.where(Order.customer_id == principal.customer_id)
     order = db.session.scalar(query) if known_id else None
     if order is None:
         raise OrderNotFound(f"There is no order {order_id[:64]}.")
@@ -96,7 +99,7 @@ def _find_replay(order_id: str, event_type: str, request: ChangeRequest) -> Stor
     event = db.session.scalar(
         select(OrderEvent).where(
             OrderEvent.order_id == order_id,
-            OrderEvent.actor == request.actor,
+            OrderEvent.actor == request.principal.id,
             OrderEvent.type == event_type,
             OrderEvent.idempotency_key == request.idempotency_key,
         )

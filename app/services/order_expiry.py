@@ -8,10 +8,11 @@ from sqlalchemy import select
 from app.extensions import db
 from app.models import Order
 from app.models.identifiers import first_order_id
+from app.models.principal import Principal
 from app.services.order_changes import ChangeRequest, change_order
 from app.services.transactions import in_transaction
 
-ACTOR = "system:expiry"
+EXPIRY = Principal("system:expiry", frozenset())
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older
 _BATCH = 100  # orders in one transaction: few enough to hold their locks for a moment only
 
@@ -43,5 +44,5 @@ def _expire(ids: list[str]) -> int:
             expired += 1
 
     for order_id in ids:  # in the order of ids: two processes cannot lock each other out
-        change_order(order_id, cancel_if_stale, request=ChangeRequest("cancel", actor=ACTOR))
+        change_order(order_id, cancel_if_stale, request=ChangeRequest("cancel", principal=EXPIRY))
     return expired

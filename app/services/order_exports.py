@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.models.principal import Principal
 from app.services.order_reads import list_orders
 
 PAGE = 500  # orders fetched at once: a few hundred KiB
@@ -20,14 +21,16 @@ TOTAL_COLUMNS = ("items", "adjustments", "total")
 ITEM_COLUMNS = ("line", "item_id", "quantity", "unit_price", "fulfilled", "returned")
 
 
-def stream_orders(filters: Mapping[str, Any], *, descending: bool, after: str | None = None) -> Iterator[str]:
+def stream_orders(
+    filters: Mapping[str, Any], *, principal: Principal, descending: bool, after: str | None = None
+) -> Iterator[str]:
     """The documents of all orders that match, page by page.
 
     Every order that was there at the start comes exactly once. Each page is a query of its own, so that a slow reader
     holds no transaction open.
     """
     while True:
-        page = list_orders(filters, descending=descending, limit=PAGE, after=after)
+        page = list_orders(filters, principal=principal, descending=descending, limit=PAGE, after=after)
         yield from page.documents
         after = page.next_after
         if after is None:

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 from sqlalchemy import Integer, Text, bindparam, cast, select
 
 from app.errors import OrderNotFound
-from app.models import OrderEvent
+from app.models import Order, OrderEvent
 from app.models.identifiers import parse_uuid
+from app.models.principal import Principal
 from app.models.statement import Statement
 from app.models.types import UUID, read_timestamp
+from app.services.order_reads import OWN, owner_parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,13 @@ class Event:
     at: datetime
 
 
-def list_history(order_id: str, *, after: int, limit: int) -> tuple[list[Event], bool]:
+def list_history(
+    order_id: str, *, principal: Principal, after: int, limit: int
+) -> tuple[list[Event], bool]:
     """Up to `limit` events behind the version `after`, oldest first, and whether more follow. Raises OrderNotFound."""
     known_id = parse_uuid(order_id)
-    rows = _HISTORY.rows(id=known_id, after=after, limit=limit + 1) if known_id else []
+    owner = owner_parameter(principal)
+    rows = _history_statement(bool(owner)).rows(id=known_id, after=after, limit=limit + 1, **owner) if known_id else []
     if not rows and (after == 0 or known_id is None):
         raise OrderNotFound(f"There is no order {order_id[:64]}.")
     events = [
@@ -37,16 +43,18 @@ def list_history(order_id: str, *, after: int, limit: int) -> tuple[list[Event],
     return events, len(rows) > limit
 
 
-_HISTORY = Statement(
-    select(
+@cache
+def _history_statement(own: bool) -> Statement:
+    query = select(
         cast(OrderEvent.order_id, Text),
         OrderEvent.version,
         OrderEvent.type,
         OrderEvent.actor,
         OrderEvent.snapshot,
         OrderEvent.at,
+    ).where(
+        OrderEvent.order_id == bindparam("id", type_=UUID), OrderEvent.version > bindparam("after", type_=Integer)
     )
-    .where(OrderEvent.order_id == bindparam("id", type_=UUID), OrderEvent.version > bindparam("after", type_=Integer))
-    .order_by(OrderEvent.version)
-    .limit(bindparam("limit", type_=Integer))
-)
+    if own:
+        query = query.join(Order, Order.id == OrderEvent.order_id).where(OWN)
+    return Statement(query.order_by(OrderEvent.version).limit(bindparam("limit", type_=Integer)))

@@ -14,23 +14,28 @@ from sqlalchemy.orm import aliased
 from app.errors import OrderNotFound
 from app.models import Order, OrderEvent, OrderItem
 from app.models.identifiers import HIGHEST_ID, LOWEST_ID, first_order_id, next_id, parse_uuid, read_order_number
+from app.models.principal import Principal
 from app.models.statement import Statement
 from app.models.types import UUID
 from app.services.order_service import StoredOrder
 
 
-def get_order(order_id: str, *, version: int | None = None) -> StoredOrder:
-    """The order now, or as it was at `version` (from 1). Raises OrderNotFound."""
+def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
+    """The order now, or as it was at `version` (from 1). Raises OrderNotFound, also for one of another customer."""
     known_id = parse_uuid(order_id)
     if known_id is not None:
-        if version is None:
-            rows = _GET_CURRENT.rows(id=known_id)
-        else:
-            rows = _GET_VERSION.rows(id=known_id, version=version)
-        for found_version, document in rows:
+        parameters = {"id": known_id} | owner_parameter(principal)
+        if version is not None:
+            parameters["version"] = version
+        for found_version, document in _get_statement(frozenset(parameters)).rows(**parameters):
             return StoredOrder(known_id, found_version, document)
     which = f"version {version} of order" if version else "order"
     raise OrderNotFound(f"There is no {which} {order_id[:64]}.")
+
+
+def owner_parameter(principal: Principal) -> dict[str, Any]:
+    """The parameter that confines a statement to a customer's own orders; none for a service, which sees all."""
+    return {} if principal.customer_id is None else {"owner": principal.customer_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +46,18 @@ class Page:
     next_after: str | None
 
 
-def list_orders(filters: Mapping[str, Any], *, descending: bool, limit: int, after: str | None) -> Page:
-    """The orders that match all filters, by time of creation, from just behind the id `after`.
+def list_orders(
+    filters: Mapping[str, Any], *, principal: Principal, descending: bool, limit: int, after: str | None
+) -> Page:
+    """The principal's orders that match all filters, by time of creation, from just behind the id `after`.
 
     Filters: customer_id, status, fulfillment_status, number, external_ref, item_id, and created_from (inclusive),
     created_to (exclusive) as aware times. It costs the same at any depth: no offset, no count.
     """
     values = {name: value for name, value in filters.items() if name in _FILTERS}
+    if principal.customer_id is not None:
+        if values.setdefault("customer_id", principal.customer_id) != principal.customer_id:
+            return Page([], None)
     if "number" in values:
         values["number"] = read_order_number(values["number"])
     low, high = _id_range(filters.get("created_from"), filters.get("created_to"), after, descending=descending)
@@ -109,16 +119,16 @@ _CURRENT_DOCUMENT = (
     .scalar_subquery()
 )
 
-_GET_CURRENT = Statement(
-    select(OrderEvent.version, OrderEvent.snapshot).join(
-        Order, (Order.id == OrderEvent.order_id) & (Order.version == OrderEvent.version)
-    ).where(Order.id == _parameter("id", UUID))
-)  # fmt: skip
-_GET_VERSION = Statement(
-    select(OrderEvent.version, OrderEvent.snapshot).where(
-        OrderEvent.order_id == _parameter("id", UUID), OrderEvent.version == _parameter("version", Integer)
+OWN = Order.customer_id == _parameter("owner")
+
+
+@lru_cache(maxsize=4)
+def _get_statement(given: frozenset[str]) -> Statement:
+    version = _parameter("version", Integer) if "version" in given else Order.version
+    query = select(OrderEvent.version, OrderEvent.snapshot).join(
+        Order, (Order.id == OrderEvent.order_id) & (OrderEvent.version == version)
     )
-)
+    return Statement(query.where(Order.id == _parameter("id", UUID), *([OWN] if "owner" in given else [])))
 
 
 @lru_cache(maxsize=256)  # every combination of filters and sort fits

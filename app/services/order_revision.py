@@ -7,16 +7,17 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from app.errors import DuplicateExternalRef
+from app.errors import DuplicateExternalRef, Forbidden
 from app.extensions import db
 from app.models import Order
+from app.models.principal import Principal
 from app.services.order_changes import Change
 from app.services.order_service import caller_columns, item_columns
 
 _ITEM_MEMBERS = ("item_id", "quantity", "unit_price")
 
 
-def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Change:
+def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]], *, principal: Principal) -> Change:
     """The change that brings an order to the content that `revise` makes of its present one.
 
     `revise` is given the order as a `POST /orders` body without its null members, and returns a validated one. Where
@@ -32,6 +33,9 @@ def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Change:
             changed["items"] = items
         if not changed:
             return
+        if "external_ref" in changed and principal.customer_id is not None and principal.id != order.principal:
+            # Whether the reference is free among another principal's orders is not this customer's to know.
+            raise Forbidden("The external_ref belongs to whoever created the order.")
         order.update(changed, at=at)
         if changed.get("external_ref") is not None:
             _require_free(order)

@@ -22,6 +22,7 @@ from app.models.faults import FAULTS, is_lock_timeout, is_unavailable
 from app.models.identifiers import new_order_id, order_number
 from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.money import order_totals
+from app.models.principal import Principal
 from app.services.order_document import render_order
 from app.services.order_writes import FIRST_VERSION, Collisions, NewOrder, find_collisions, insert_orders
 
@@ -48,7 +49,7 @@ class OrderRequest:
     """
 
     data: Mapping[str, Any]
-    principal: str
+    principal: Principal
     idempotency_key: str | None = None
     ref_is_key: bool = False
 
@@ -204,14 +205,14 @@ def new_order(
     """The pending order that a request makes now, or at the aware time `at`; it is not stored yet."""
     now = at or datetime.now(UTC)
     order_id = new_order_id(
-        now, principal=request.principal, idempotency_key=request.idempotency_key, randbits=randbits
+        now, principal=request.principal.id, idempotency_key=request.idempotency_key, randbits=randbits
     )
     said, items = caller_columns(request.data), item_columns(request.data)
     items_total, adjustments_total = order_totals(items, said["adjustments"])
     columns = said | {
         "id": order_id,
         "number": order_number(order_id, now),
-        "principal": request.principal,
+        "principal": request.principal.id,
         "idempotency_key": request.idempotency_key,
         "fingerprint": fingerprint([said, items]),
         "status": "pending",

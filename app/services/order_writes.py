@@ -27,10 +27,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.extensions import Base, db
 from app.models import Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
+from app.models.lifecycle import CREATED, IMPORTED
 from app.models.statement import Statement
 from app.models.types import Document
 
-CREATED, IMPORTED = "order.created", "order.imported"
 FIRST_VERSION = 1
 
 

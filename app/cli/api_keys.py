@@ -1,0 +1,94 @@
+"""`flask api-keys` and `flask token`: credentials."""
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+import click
+import jwt
+from flask import current_app
+from flask.cli import AppGroup, with_appcontext
+
+from app.cli.ages import Age
+from app.models.api_key import NAME_MAX, ApiKey
+from app.models.order_item import ID_MAX
+from app.models.principal import SCOPES
+from app.models.types import rfc3339
+from app.services.api_key_service import create_api_key, list_api_keys, revoke_api_key
+
+api_keys = AppGroup("api-keys", help="Make, list and revoke the keys of the services that may call this one.")
+
+scope_option = click.option(
+    "--scope", "scopes", type=click.Choice(list(SCOPES)), multiple=True, required=True, help="What it lets do; repeat."
+)
+
+
+def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
+    limit = NAME_MAX if option.name == "name" else ID_MAX
+    if not 1 <= len(value) <= limit or not value.isprintable():
+        raise click.BadParameter(f"1 to {limit} printable characters are expected.")
+    return value
+
+
+@api_keys.command("create")
+@click.option("--name", required=True, callback=_short_name, help="Whose it is; keys of one name are one principal.")
+@scope_option
+@click.option("--expires-in", type=Age(), help="For how long it lasts: 90d, 12h. Without end if absent.")
+def create(name: str, scopes: tuple[str, ...], expires_in: timedelta | None) -> None:
+    """Make a key, and show it once: the last line is what to send as `Authorization: Bearer …`."""
+    key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in)
+    click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
+    click.echo(key)
+
+
+@api_keys.command("list")
+def list_keys() -> None:
+    """List all keys, without their secrets."""
+    for key in list_api_keys():
+        used = f"last used {rfc3339(key.last_used_at)}" if key.last_used_at else "never used"
+        click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  {_state(key)}  {used}")
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {rfc3339(key.revoked_at)}"
+    if key.expires_at is None:
+        return "valid"
+    return f"{'valid until' if key.expires_at > datetime.now(UTC) else 'expired'} {rfc3339(key.expires_at)}"
+
+
+@api_keys.command("revoke")
+@click.argument("key_id")
+def revoke(key_id: str) -> None:
+    """Make the key of this id worthless, within a second."""
+    if not revoke_api_key(key_id):
+        raise click.ClickException(f"There is no valid key {key_id}; `flask api-keys list` shows all.")
+    click.echo(f"{key_id} is revoked.")
+
+
+@click.command()
+@click.option("--customer", required=True, callback=_short_name, help="The customer's id, which becomes the `sub`.")
+@scope_option
+@click.option("--expires-in", type=Age(), default="15m", show_default=True, help="For how long it lasts.")
+@with_appcontext
+def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None:
+    """Sign a token for a customer with JWT_SIGNING_KEY, for development."""
+    config = current_app.config
+    if not config["JWT_SIGNING_KEY"]:
+        raise click.ClickException("JWT_SIGNING_KEY is not set: it is the private key (PEM) to JWT_PUBLIC_KEY.")
+    now = datetime.now(UTC)
+    claims = {
+        "sub": customer,
+        "scope": " ".join(scopes),
+        "iss": config["JWT_ISSUER"],
+        "aud": config["JWT_AUDIENCE"],
+        "iat": now,
+        "exp": now + expires_in,
+    }
+    for algorithm in ("EdDSA", "ES256", "RS256"):
+        try:
+            click.echo(jwt.encode(claims, config["JWT_SIGNING_KEY"], algorithm=algorithm))
+            return
+        except (jwt.PyJWTError, TypeError, ValueError, AttributeError):
+            continue  # the key is of another kind
+    print("JWT_SIGNING_KEY must be a private key in PEM: RSA, P-256 or Ed25519.", file=sys.stderr)
+    sys.exit(1)

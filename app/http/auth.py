@@ -1,0 +1,136 @@
+"""Authentication and scopes: nobody reaches a view whose declaration does not let them in."""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import structlog
+from flask import Flask, current_app, g, request
+
+from app.config import StartupError
+from app.errors import Forbidden, Unauthenticated
+from app.http.blueprint import PUBLIC
+from app.models.principal import ANONYMOUS, Principal
+from app.services.api_key_service import PREFIX, any_api_key, find_principal
+from app.services.token_service import InvalidToken, KeySet, TokenChecker
+
+log = structlog.get_logger()
+
+_KEY_SECONDS = 1.0  # for how long a key is taken without asking the database: a revoked one ends within a second
+_TOKEN_SECONDS = 60.0  # for how long a token's signature is not checked again; never beyond the token's own end
+_REMEMBERED = 10_000  # credentials
+_TOKEN_MAX = 4_096  # characters of a credential: more than any issuer's, and fewer than a header may have
+_LOOPBACK = ("127.0.0.1", "::1", "", None)  # none: a socket file
+
+
+def init_app(app: Flask) -> None:
+    """Let nobody in unannounced. Raises StartupError for a route that does not say whom it lets in."""
+    silent = [rule.endpoint for rule in app.url_map.iter_rules() if _required_scope(app, rule.endpoint) is None]
+    if silent:
+        raise StartupError(f"The route {silent[0]} does not say whom it lets in: declare a scope, or PUBLIC.")
+    app.extensions["auth"] = Authenticator(app)
+    app.before_request(_authorize)
+
+
+def _required_scope(app: Flask, endpoint: str) -> str | None:
+    return getattr(app.view_functions[endpoint], "required_scope", None)
+
+
+def _authorize() -> None:
+    if request.url_rule is None or request.method == "OPTIONS":
+        return  # 404 and 405 tell nothing that the API description does not
+    scope = _required_scope(current_app, request.url_rule.endpoint)
+    if scope == PUBLIC:
+        return
+    g.principal = current_app.extensions["auth"].principal()
+    if scope not in g.principal.scopes:
+        log.warning("denied", principal=g.principal.id, reason=f"scope {scope} is missing")
+        challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{scope}"'
+        raise Forbidden(f"The scope {scope} is missing.").with_headers(WWW_Authenticate=challenge)
+
+
+def require_credentials() -> None:
+    """Raise StartupError where nobody could be let in."""
+    if current_app.config["AUTH"] == "required" and not current_app.extensions["auth"].knows_anybody():
+        raise StartupError(
+            "AUTH is required and there is no API key: run `flask api-keys create --name shop --scope orders:write "
+            "--scope orders:read`, or set JWT_JWKS_URL or JWT_PUBLIC_KEY."
+        )
+
+
+@dataclass
+class Memory:
+    """Credentials that were found good, each until a moment of the monotonic clock; the oldest are forgotten first."""
+
+    _known: OrderedDict[str, tuple[float, Principal]] = field(default_factory=OrderedDict)
+
+    def recall(self, credential: str) -> Principal | None:
+        """The principal, if the credential is still to be taken without another check."""
+        known = self._known.get(credential)
+        return known[1] if known is not None and time.monotonic() < known[0] else None
+
+    def remember(self, credential: str, principal: Principal, *, seconds: float) -> None:
+        """Take the credential without another check for so long."""
+        self._known[credential] = (time.monotonic() + seconds, principal)
+        self._known.move_to_end(credential)
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+
+class Authenticator:
+    """Tells whose request this is, from its bearer credentials."""
+
+    def __init__(self, app: Flask) -> None:
+        self._required = app.config["AUTH"] == "required"
+        self._open_to_all = app.config["AUTH_ALLOW_OPEN"]
+        self._memory = Memory()
+        self._checker: TokenChecker | None = None
+        url, public_key = app.config["JWT_JWKS_URL"], app.config["JWT_PUBLIC_KEY"]
+        if url or public_key:
+            self._checker = TokenChecker(
+                app.config["JWT_ISSUER"],
+                app.config["JWT_AUDIENCE"],
+                public_key=public_key or None,
+                key_set=KeySet(url) if url else None,
+            )
+
+    def principal(self) -> Principal:
+        """Whose request this is. Raises Unauthenticated, and Forbidden for strangers at an open service."""
+        if not self._required:
+            if not self._open_to_all and request.remote_addr not in _LOOPBACK:
+                raise Forbidden("This service runs without authentication, and so for this machine only.")
+            return ANONYMOUS
+        scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+        if not scheme:
+            raise self._denied("no credentials", error=None)
+        if scheme.lower() != "bearer" or not 1 <= len(credential) <= _TOKEN_MAX:
+            raise self._denied("not a bearer credential")
+        return self._memory.recall(credential) or self._check(credential)
+
+    def knows_anybody(self) -> bool:
+        """Whether there are credentials that would be taken."""
+        return self._checker is not None or any_api_key()
+
+    def _check(self, credential: str) -> Principal:
+        if credential.startswith(PREFIX):
+            principal, seconds = find_principal(credential), _KEY_SECONDS
+            if principal is None:
+                raise self._denied("the key is unknown, wrong, expired or revoked")
+        elif self._checker is None:
+            raise self._denied("tokens are not configured")
+        else:
+            try:
+                principal, end = self._checker.check(credential)
+            except InvalidToken as error:
+                raise self._denied(f"the token is not to be believed: {error}") from None
+            seconds = min(_TOKEN_SECONDS, max(0.0, end - time.time()))
+        self._memory.remember(credential, principal, seconds=seconds)
+        return principal
+
+    def _denied(self, reason: str, *, error: str | None = "invalid_token") -> Unauthenticated:
+        """The reason is for the log alone: it would help whoever tries."""
+        log.warning("denied", principal=None, reason=reason)
+        challenge = 'Bearer realm="orders"' + (f', error="{error}"' if error else "")
+        return Unauthenticated("Send a valid API key or token as Authorization: Bearer …").with_headers(
+            WWW_Authenticate=challenge
+        )

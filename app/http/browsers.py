@@ -1,0 +1,58 @@
+"""What browsers need to be told: which origins may call (CORS), and what the answers must not be used for."""
+
+from flask import Flask, Response, current_app, request
+
+# What a frontend may read of an answer, besides the few headers any script may.
+_EXPOSED = "ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+_ALLOWED = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-Id"
+_METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
+_PREFLIGHT_SECONDS = "7200"  # the longest that the large browsers keep one
+
+_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+# Swagger UI styles its elements in place and draws its icons from data: URLs; scripts come from files only.
+_PAGES = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def init_app(app: Flask) -> None:
+    """Answer preflight requests, and add the headers to every answer."""
+    if app.config["CORS_ORIGINS"]:
+        app.before_request(_answer_preflight)
+        app.after_request(_allow_origin)
+    app.after_request(_restrict)
+
+
+def _origin_allowed() -> bool:
+    return request.headers.get("Origin") in current_app.config["CORS_ORIGINS"]
+
+
+def _answer_preflight() -> Response | None:
+    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers or not _origin_allowed():
+        return None
+    return Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": _ALLOWED,
+            "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+        },
+    )
+
+
+def _allow_origin(response: Response) -> Response:
+    """The origin itself and never *, and no credentials: tokens are sent by the script, cookies do not exist."""
+    response.vary.add("Origin")
+    if _origin_allowed():
+        response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
+    return response
+
+
+def _restrict(response: Response) -> Response:
+    headers = response.headers
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Referrer-Policy"] = "no-referrer"
+    headers["Content-Security-Policy"] = _PAGES if response.mimetype == "text/html" else _NOTHING
+    return response

@@ -1,0 +1,61 @@
+"""How often a principal may call: exact over all workers of a machine, for a few microseconds a request."""
+
+import fcntl
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import time
+import weakref
+from hashlib import blake2b
+
+_SLOT = struct.Struct("<Qd")  # the principal's hash, and its theoretical arrival time
+_SLOTS = 65_536  # 1 MiB: far more principals than call in one minute
+_PROBES = 16  # neighbours a principal may live in; were they all busy, the one that called longest ago would yield
+_WINDOW = 60.0  # seconds: the budget is what a principal may do in them, at once or spread
+
+
+class RateLimiter:
+    """A leaky bucket for each principal (the generic cell rate algorithm, ITU-T I.371), in memory that workers share.
+
+    The state of a principal is one number. The workers of a machine map the same file; a database or Redis would cost a
+    round trip for each request, and be one more thing that can fail. Across machines, each counts for itself.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        size = (_SLOTS + _PROBES) * _SLOT.size
+        with open(path, "a+b") if path else tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
+        os.ftruncate(self._file, size)
+        self._memory = mmap.mmap(self._file, size)
+        self._lock = threading.Lock()  # between threads; the file's lock is between processes
+
+    def take(self, principal: str, *, per_minute: int) -> tuple[int, float]:
+        """Count one request against the budget of the last minute.
+
+        Returns how many more would be let in now, and in how many seconds the next one will be: 0 unless this one is
+        refused, in which case it is not counted.
+        """
+        interval, now = _WINDOW / per_minute, time.time()
+        digest = blake2b(principal.encode(), digest_size=8).digest()
+        home = int.from_bytes(digest[:4]) % _SLOTS
+        with self._lock:
+            fcntl.lockf(self._file, fcntl.LOCK_EX, _PROBES, home)
+            try:
+                return self._take(int.from_bytes(digest, "little") or 1, home, interval, now)
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, _PROBES, home)
+
+    def _take(self, owner: int, home: int, interval: float, now: float) -> tuple[int, float]:
+        slots = [(home + i) * _SLOT.size for i in range(_PROBES)]
+        states = {slot: _SLOT.unpack_from(self._memory, slot) for slot in slots}
+        own = next((slot for slot in slots if states[slot][0] == owner), None)
+        slot = min(slots, key=lambda slot: states[slot][1]) if own is None else own
+        arrival = max(now, states[slot][1] if own is not None else now) + interval
+        wait = arrival - now - _WINDOW
+        if wait > 1e-6:
+            return 0, wait
+        _SLOT.pack_into(self._memory, slot, owner, arrival)
+        return int((now + _WINDOW - arrival) / interval + 1e-6), 0.0

@@ -1,0 +1,27 @@
+"""The keys of the services that may call this one."""
+
+from datetime import datetime
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.extensions import Base
+from app.models.types import JSON_VALUE, Timestamp
+
+NAME_MAX = 64
+KEY_ID_LENGTH = 16
+
+
+class ApiKey(Base):
+    """A key: its id, and a hash of its secret. Keys of one name are one principal, so that a key can be replaced."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(KEY_ID_LENGTH), primary_key=True)
+    name: Mapped[str] = mapped_column(String(NAME_MAX))
+    scopes: Mapped[list[str]] = mapped_column(JSON_VALUE)
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    expires_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    revoked_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    last_used_at: Mapped[datetime | None] = mapped_column(Timestamp)

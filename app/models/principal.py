@@ -1,0 +1,33 @@
+"""Who asks, and what they may do."""
+
+from dataclasses import dataclass
+
+SCOPES = {
+    "orders:read": "Read orders, their versions and their history.",
+    "orders:write": "Create orders, change their content, cancel them.",
+    "orders:manage": "Confirm, hold, fulfill, complete orders, and record returns.",
+    "events:read": "Read the feed of all events.",
+    "webhooks:manage": "Manage webhooks.",
+    "privacy:erase": "Erase a customer's personal data.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A service, or a customer.
+
+    Idempotency keys and external references belong to the `id`. Where `customer_id` is set, no other customer's order
+    exists for this principal.
+    """
+
+    id: str
+    scopes: frozenset[str]
+    customer_id: str | None = None
+
+
+def customer_principal_id(customer_id: str) -> str:
+    """The principal's id of a customer."""
+    return f"customer:{customer_id}"
+
+
+ANONYMOUS = Principal("anonymous", frozenset(SCOPES))

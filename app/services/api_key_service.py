@@ -1,0 +1,88 @@
+"""API keys: `osk_<id>.<secret>`, made and revoked from the command line."""
+
+import re
+import secrets
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from hmac import compare_digest
+
+from sqlalchemy import select, update
+
+from app.extensions import db
+from app.models import ApiKey
+from app.models.api_key import KEY_ID_LENGTH
+from app.models.principal import Principal
+
+PREFIX = "osk_"
+_SECRET_BYTES = 32
+_ID_SYMBOLS = "abcdefghijkmnpqrstuvwxyz23456789"
+_USE_RECORDED_EVERY = timedelta(minutes=1)
+_KEY = re.compile(rf"{PREFIX}[a-z0-9]{{{KEY_ID_LENGTH}}}\.[A-Za-z0-9_-]{{43}}", re.ASCII)
+_NO_HASH = "0" * 64
+
+
+def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None) -> str:
+    """Store a new key and return it whole; its secret is stored as a hash only, and cannot be shown again.
+
+    A plain SHA-256 is enough: nobody guesses 256 random bits, so there is nothing to slow down.
+    """
+    key_id = "".join(secrets.choice(_ID_SYMBOLS) for _ in range(KEY_ID_LENGTH))
+    secret, now = secrets.token_urlsafe(_SECRET_BYTES), datetime.now(UTC)
+    expires_at = None if expires_in is None else now + expires_in
+    with db.session.begin():
+        db.session.add(
+            ApiKey(
+                id=key_id,
+                name=name,
+                scopes=sorted(scopes),
+                secret_hash=_hash(secret),
+                created_at=now,
+                expires_at=expires_at,
+            )
+        )
+    return f"{PREFIX}{key_id}.{secret}"
+
+
+def any_api_key() -> bool:
+    """Whether there is a key that was not revoked."""
+    with db.engine.connect() as connection:
+        return connection.execute(select(ApiKey.id).where(ApiKey.revoked_at.is_(None)).limit(1)).first() is not None
+
+
+def list_api_keys() -> list[ApiKey]:
+    """All keys, also those expired or revoked, the oldest first."""
+    return list(db.session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+
+
+def revoke_api_key(key_id: str) -> bool:
+    """Make a key worthless; False where there is none that was not revoked already."""
+    valid = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    with db.engine.begin() as connection:
+        return connection.execute(valid.values(revoked_at=datetime.now(UTC))).rowcount == 1
+
+
+def find_principal(key: str) -> Principal | None:
+    """The service a key stands for, or None for a key that is unknown, wrong, expired or revoked.
+
+    The use is recorded once a minute at most, so that reading does not become writing.
+    """
+    if not _KEY.fullmatch(key):
+        return None
+    key_id, _, secret = key.removeprefix(PREFIX).partition(".")
+    now = datetime.now(UTC)
+    with db.engine.connect() as connection:
+        row = connection.execute(select(ApiKey.__table__).where(ApiKey.id == key_id)).first()
+    # An unknown id takes as long as a wrong secret.
+    right = compare_digest(_hash(secret), row.secret_hash if row else _NO_HASH)
+    if row is None or not right or row.revoked_at is not None:
+        return None
+    if row.expires_at is not None and row.expires_at <= now:
+        return None
+    if row.last_used_at is None or row.last_used_at <= now - _USE_RECORDED_EVERY:
+        with db.engine.begin() as connection:
+            connection.execute(update(ApiKey).where(ApiKey.id == row.id).values(last_used_at=now))
+    return Principal(f"service:{row.name}", frozenset(row.scopes))
+
+
+def _hash(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""Erasing what is known of a person (GDPR, Article 17), and nothing of what was sold."""
+
+import secrets
+from datetime import UTC, datetime
+
+import orjson
+from sqlalchemy import select, text
+from sqlalchemy.orm import selectinload
+
+from app.errors import OpenOrders
+from app.extensions import db
+from app.models import Order, OrderEvent, OutboxEntry
+from app.models.lifecycle import ERASED, OPEN
+from app.models.personal_data import scrub
+from app.models.principal import Principal, customer_principal_id
+from app.services.order_document import render_stored_order
+from app.services.transactions import in_transaction
+
+
+def erase_customer(customer_id: str, *, principal: Principal) -> None:
+    """Take the customer's personal data out of all their orders, their log and every snapshot in it.
+
+    The customer of these orders is a random name from then on, one for all of them. External references stay: they
+    belong to the caller's books. Idempotency keys do not, since they may be made of anything. Done again, it finds
+    nothing to do. Raises OpenOrders while there are any.
+    """
+    in_transaction(lambda: _erase(customer_id, principal))
+    if db.engine.dialect.name == "sqlite":
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")  # the old pages wait in the log
+
+
+def _erase(customer_id: str, principal: Principal) -> None:
+    if db.engine.dialect.name == "sqlite":
+        db.session.execute(text("PRAGMA secure_delete = ON"))  # overwrite what is freed, not only forget it
+    orders = db.session.scalars(
+        select(Order)
+        .where(Order.customer_id == customer_id)
+        .order_by(Order.id)
+        .options(selectinload(Order.items), selectinload(Order.fulfillments), selectinload(Order.returns))
+        .with_for_update()
+    ).all()
+    for order in orders:
+        if order.status in OPEN:
+            raise OpenOrders("The customer has open orders; end them first.", order_id=order.id)
+    alias, now = f"erased-{secrets.token_hex(8)}", datetime.now(UTC)
+    for order in orders:
+        _erase_log(order.id, customer_id=customer_id, alias=alias)
+        order.erase(alias=alias, at=now)
+        event = OrderEvent(
+            order_id=order.id,
+            version=order.version,
+            type=ERASED,
+            actor=principal.id,
+            at=now,
+            snapshot=render_stored_order(order).decode(),
+        )
+        db.session.add_all([event, OutboxEntry(order_id=order.id, version=order.version, at=now)])
+
+
+def _erase_log(order_id: str, *, customer_id: str, alias: str) -> None:
+    """The one place where events are rewritten: the law goes before the log."""
+    for event in db.session.scalars(select(OrderEvent).where(OrderEvent.order_id == order_id)):
+        event.snapshot = orjson.dumps(scrub(orjson.loads(event.snapshot), alias=alias)).decode()
+        event.idempotency_key = event.fingerprint = None
+        if event.actor == customer_principal_id(customer_id):
+            event.actor = customer_principal_id(alias)
