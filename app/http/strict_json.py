@@ -63,7 +63,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def _number(text: str) -> int:
-    if len(text) > _MAX_DIGITS:
+    if len(text.removeprefix("-")) > _MAX_DIGITS:
         raise MalformedJSON(f"A number has more than {_MAX_DIGITS} digits.")
     return int(text)
 
