@@ -1,0 +1,325 @@
+"""`flask verify` names whatever is wrong in the database."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy import Executable, Table, Text, cast, delete, func, insert, text, update
+from sqlalchemy.dialects import postgresql
+
+from app.cli.progress import progress_bar
+from app.extensions import Base, db
+from app.models import Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
+from app.services import verification
+from tests.samples import RICHEST
+
+NOBODY = "0199c7a4-0000-7000-8000-000000000000"  # an id older than any test's
+LATER = datetime(2040, 1, 1, tzinfo=UTC)
+
+Rows = dict[Table, list[dict[str, Any]]]
+Corruption = Callable[[str], Executable]  # of the order with the id
+
+
+def run(app: Flask, *statements: Executable) -> None:
+    with app.app_context(), db.engine.begin() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def delete_all(app: Flask) -> None:
+    run(app, *(delete(table) for table in db.metadata.sorted_tables))
+
+
+@pytest.fixture(scope="module")
+def rows_of_an_order(app: Flask) -> Rows:
+    """An order at version 6: one line sent, a unit of it returned, and then a note."""
+    delete_all(app)
+    client = app.test_client()
+    path = client.post("/orders", json=RICHEST | {"external_ref": None}).headers["Location"]
+    for action, body in (
+        ("confirm", {}),
+        ("fulfillments", {"items": [{"line": 1, "quantity": 1}]}),
+        ("fulfillments", {"items": [{"line": 1, "quantity": 1}], "tracking": {"number": "7"}}),
+        ("returns", {"items": [{"line": 1, "quantity": 1}], "reason": "broken"}),
+    ):
+        assert client.post(f"{path}/{action}", json=body).status_code in (200, 201)
+    assert client.patch(path, json={"note": "thanks"}).json["version"] == 6
+    with app.app_context(), db.engine.begin() as connection:
+        return {
+            table: [dict(row) for row in connection.execute(table.select()).mappings()]
+            for table in db.metadata.sorted_tables
+        }
+
+
+def twin(rows: Rows, position: int) -> Rows:
+    """The rows of the same order, had other random bits been drawn for its id and its number."""
+    [order] = rows[Base.metadata.tables["orders"]]
+    other_id = f"{order['id'][:24]}{position:08}{order['id'][32:]}"
+    drawn = {order["id"]: other_id, order["number"]: f"260101-{position:08}"}
+
+    def other(value: Any) -> Any:
+        for old, new in drawn.items() if isinstance(value, str) else ():
+            value = value.replace(old, new)
+        return value
+
+    return {table: [{name: other(row[name]) for name in row} for row in found] for table, found in rows.items()}
+
+
+@pytest.fixture
+def order_id(app: Flask, rows_of_an_order: Rows) -> str:
+    """The order, alone in the database."""
+    delete_all(app)
+    run(app, *(insert(table).values(rows) for table, rows in rows_of_an_order.items() if rows))
+    return str(rows_of_an_order[Base.metadata.tables["orders"]][0]["id"])
+
+
+def of_order(**values: Any) -> Corruption:
+    return lambda order_id: update(Order).where(Order.id == order_id).values(values)
+
+
+def of_rows(model: Any, values: dict[str, Any], **key: int) -> Corruption:
+    return lambda order_id: update(model).filter_by(order_id=order_id, **key).values(values)
+
+
+def of_line_one(**values: Any) -> Corruption:
+    return of_rows(OrderItem, values, line=1)
+
+
+def of_event(version: int, **values: Any) -> Corruption:
+    return of_rows(OrderEvent, values, version=version)
+
+
+def without(model: Any, **key: int) -> Corruption:
+    return lambda order_id: delete(model).filter_by(order_id=order_id, **key)
+
+
+def of_snapshot(version: int, old: str, new: str) -> Corruption:
+    changed = func.replace(cast(OrderEvent.snapshot, Text), old, new)
+    return of_event(version, snapshot=cast(changed, Text().with_variant(postgresql.JSON(), "postgresql")))
+
+
+def test_a_sound_database_has_no_differences(client: FlaskClient, runner: FlaskCliRunner, order_id: str) -> None:
+    client.post("/orders", json=RICHEST | {"external_ref": "shop-2"})
+
+    result = runner.invoke(args=["verify"])
+
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "2 orders verified, 0 differences.\n", "")
+
+
+def test_what_the_sequencer_took_from_the_outbox_is_no_difference(
+    app: Flask, runner: FlaskCliRunner, order_id: str
+) -> None:
+    run(app, delete(OutboxEntry))
+
+    assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
+    # The tables
+    "status": (of_order(status="completed"), 'status is "completed" in the tables, "confirmed" in the log'),
+    "fulfillment status": (
+        of_order(fulfillment_status="fulfilled"),
+        'fulfillment_status is "fulfilled" in the tables, "partial" in the log',
+    ),
+    "version": (of_order(version=7), "version is 7 in the tables, 6 in the log"),
+    "note": (of_order(note="x"), 'note is "x" in the tables, "thanks" in the log'),
+    "metadata": (of_order(metadata_={}), "metadata is {} in the tables"),
+    "customer": (of_order(customer_id="x"), 'customer_id is "x" in the tables, "c-123" in the log'),
+    "address": (of_order(shipping_address=None), "shipping_address is null in the tables"),
+    "items total": (of_order(items_total=1), 'totals is {"items":1,'),
+    "adjustments total": (of_order(adjustments_total=1), 'totals is {"items":2500,"adjustments":1,'),
+    "adjustments": (of_order(adjustments=[]), "adjustments is [] in the tables"),
+    "hold": (of_order(hold={"reason": "x", "at": "x"}), 'hold is {"reason":"x"'),
+    "number": (of_order(number="000101-00000000"), 'number is "000101-00000000" in the tables'),
+    "external reference": (of_order(external_ref="x"), 'external_ref is "x" in the tables, null in the log'),
+    "time of creation": (of_order(created_at=LATER), 'created_at is "2040-01-01T00:00:00.000000Z" in the tables'),
+    "principal": (of_order(principal="x"), "principal is 'x' in the table, 'anonymous' in the log"),
+    "fingerprint": (of_order(fingerprint="x"), "fingerprint is not that of the first version"),
+    "idempotency key": (of_order(idempotency_key="x"), "idempotency_key is not the one that the id was made for"),
+    "quantity": (of_line_one(quantity=5), "items is "),
+    "unit price": (of_line_one(unit_price=1), "items is "),
+    "item": (of_line_one(item_id="x"), "items is "),
+    "units fulfilled": (of_line_one(quantity=3, fulfilled=3), "items is "),
+    "units returned": (of_line_one(returned=2), "items is "),
+    "a missing line": (without(OrderItem, line=3), "items is "),
+    "all lines missing": (without(OrderItem), "items is [] in the tables"),
+    "a missing fulfillment": (without(Fulfillment, number=2), "fulfillments is "),
+    "a fulfillment's units": (of_rows(Fulfillment, {"items": []}, number=1), "fulfillments is "),
+    "a fulfillment's tracking": (of_rows(Fulfillment, {"tracking": None}, number=2), "fulfillments is "),
+    "a missing return": (without(Return), "returns is [] in the tables"),
+    "a return's reason": (of_rows(Return, {"reason": "x"}), "returns is "),
+    # The log
+    "no event": (without(OrderEvent), "there is no event in the log"),
+    "no first event": (without(OrderEvent, version=1), "the log begins with order.confirmed at version 2"),
+    "a gap": (without(OrderEvent, version=3), "version 4 follows version 2 in the log"),
+    "no last event": (without(OrderEvent, version=6), "version is 6 in the tables, 5 in the log"),
+    "an event's type": (of_event(2, type="order.held"), 'status is "confirmed" in version 2, which is order.held'),
+    "an unknown type": (of_event(2, type="order.lost"), "version 2, which is order.lost, cannot follow version 1"),
+    "an event that could not be": (of_event(4, type="order.confirmed"), "order.confirmed, cannot follow version 3"),
+    "an event's time": (of_event(4, at=LATER), '"2040-01-01T00:00:00.000000Z" in its event'),
+    "the creator": (of_event(1, actor="x"), "principal is 'anonymous' in the table, 'x' in the log"),
+    # The log's snapshots
+    "bytes": (of_snapshot(3, '"id":', '"id": '), "the snapshot of version 3 is not written as it was rendered"),
+    "the newest one's bytes": (of_snapshot(6, '"id":', '"id": '), "the newest snapshot is not written as the"),
+    "no object": (of_event(3, snapshot="[]"), "the snapshot of version 3 is not the document of an order"),
+    "a missing member": (of_snapshot(3, '"items"', '"lines"'), "version 3 is not the document of an order"),
+    "another member": (of_snapshot(3, '"note"', '"hint"'), "hint differs in version 3, which is order.fulfilled"),
+    "another id": (of_snapshot(3, '"id":"', '"id":"x'), "in the snapshot of version 3"),
+    "another version": (of_snapshot(3, '"version":3', '"version":9'), "version is 9 in the snapshot of version 3"),
+    "another status": (of_snapshot(2, "confirmed", "completed"), 'status is "completed" in version 2, which is'),
+    "another hold": (of_snapshot(6, '"hold":null', '"hold":{}'), "hold differs in version 6, which is order.updated"),
+    "another note": (of_snapshot(2, "Ring twice", "Ring"), "note differs in version 2, which is order.confirmed"),
+    "other totals": (of_snapshot(4, '"total":', '"total":1'), "totals contradicts other members in the snapshot of"),
+    "another price": (of_snapshot(4, '"unit_price":1', '"unit_price":2'), "items differs in version 4, which is"),
+    "another quantity": (of_snapshot(3, '"quantity":3', '"quantity":4'), "items differs in version 3, which is"),
+    "other units": (of_snapshot(3, '"fulfilled":1', '"fulfilled":2'), "fulfillments contradicts other members in the"),
+    "another past": (of_snapshot(4, '"tracking":null', '"tracking":{}'), "fulfillments of the past differ in version"),
+    "another action": (of_snapshot(6, '"return"', '"cancel"'), "allowed_actions contradicts other members in the"),
+    "another fulfillment status": (of_snapshot(3, '"partial"', '"unfulfilled"'), "fulfillment_status contradicts"),
+    "another first one": (of_snapshot(1, "c-123", "c-124"), "fingerprint is not that of the first version"),
+}
+
+
+@pytest.fixture(scope="module")
+def named(app: Flask, rows_of_an_order: Rows) -> dict[str, list[str]]:
+    """What is said of an order for each corruption, and of one that is sound, all in one database."""
+    delete_all(app)
+    said: dict[str, list[str]] = {}
+    order_ids: dict[str, str] = {}
+    for position, corruption in enumerate([*CORRUPTIONS, "none"]):
+        rows = twin(rows_of_an_order, position)
+        order_ids[rows[Base.metadata.tables["orders"]][0]["id"]] = corruption
+        run(app, *(insert(table).values(found) for table, found in rows.items() if found))
+    for order_id, corruption in order_ids.items():
+        if corruption in CORRUPTIONS:
+            run(app, CORRUPTIONS[corruption][0](order_id))
+    result = app.test_cli_runner().invoke(args=["verify"])
+    *lines, last = result.stdout.splitlines()
+    assert (result.exit_code, last) == (1, f"{len(order_ids)} orders verified, {len(lines)} differences.")
+    for line in lines:
+        order_id, _, difference = line.removeprefix("order ").partition(": ")
+        said.setdefault(order_ids[order_id], []).append(difference)
+    return said
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_each_corruption_is_named_with_its_order(named: dict[str, list[str]], corruption: str) -> None:
+    assert any(CORRUPTIONS[corruption][1] in difference for difference in named[corruption]), named[corruption]
+
+
+def test_a_sound_order_among_corrupt_ones_is_not_named(named: dict[str, list[str]]) -> None:
+    assert "none" not in named
+
+
+MADE = {"version": 1, "at": LATER}
+STRAYS = {
+    "order_items": insert(OrderItem).values(order_id=NOBODY, line=1, item_id="x", quantity=1, fulfilled=0, returned=0),
+    "order_events": insert(OrderEvent).values(order_id=NOBODY, type="order.created", actor="x", snapshot="{}", **MADE),
+    "fulfillments": insert(Fulfillment).values(order_id=NOBODY, number=1, items=[], created_at=LATER),
+    "returns": insert(Return).values(order_id=NOBODY, number=1, items=[], created_at=LATER),
+    "outbox": insert(OutboxEntry).values(order_id=NOBODY, **MADE),
+}
+
+
+@pytest.mark.parametrize("table", STRAYS)
+def test_a_row_of_no_order_is_named(app: Flask, runner: FlaskCliRunner, order_id: str, table: str) -> None:
+    run(app, STRAYS[table])
+
+    result = runner.invoke(args=["verify"])
+
+    assert result.exit_code == 1
+    assert f"order {NOBODY}: there is no such order, but rows of it in {table}\n" in result.stdout
+
+
+def test_a_deleted_order_leaves_strays_that_are_named(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
+    run(app, delete(Order))
+
+    result = runner.invoke(args=["verify"])
+
+    named = {line.rpartition(" ")[2] for line in result.stdout.splitlines() if line.startswith(f"order {order_id}: ")}
+    assert (result.exit_code, named) == (1, set(STRAYS))
+
+
+def test_an_outbox_entry_for_no_event_is_named(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
+    run(app, insert(OutboxEntry).values(order_id=order_id, version=7, at=LATER))
+
+    result = runner.invoke(args=["verify"])
+
+    assert result.exit_code == 1
+    assert f"order {order_id}: the outbox holds version 7, of which there is no event\n" in result.stdout
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE orders SET updated_at = 'yesterday' WHERE version = 6", "a value in a row of it cannot be read"),
+        ("UPDATE orders SET metadata = '{' WHERE version = 6", "a value in a row of it cannot be read"),
+        ("UPDATE order_events SET snapshot = '{' WHERE version = 2", "the snapshot of version 2 is not JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_hides_no_other_order(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, order_id: str, statement: str, named: str
+) -> None:
+    other = client.post("/orders", json=RICHEST | {"external_ref": "2"}).json["id"]
+    run(app, text(statement), delete(OrderEvent).where(OrderEvent.order_id == other))
+
+    result = runner.invoke(args=["verify"])
+
+    assert f"order {order_id}: {named}" in result.stdout
+    assert "there is no event in the log" in result.stdout
+
+
+def test_every_order_is_looked_at_once_whatever_the_batch(
+    client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(5):
+        client.post("/orders", json=RICHEST | {"external_ref": f"r-{i}"})
+
+    for batch in (1, 2, 5, 6):
+        monkeypatch.setattr(verification, "_BATCH", batch)
+        assert runner.invoke(args=["verify"]).stdout == "5 orders verified, 0 differences.\n"
+
+
+def test_changes_wait_for_no_verification(app: Flask, client: FlaskClient, order_id: str) -> None:
+    with app.app_context():
+        verifying = verification.verify_orders()
+        next(verifying)
+
+        answer = client.patch(f"/orders/{order_id}", json={"note": "meanwhile"})
+
+        assert answer.status_code == 200
+        assert [differences for _, differences in verifying] == []
+
+
+def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, seen_by_the_program = os.openpty()
+    with open(seen_by_the_program, "w") as screen, io.StringIO() as file:
+        for stream in (screen, file):
+            monkeypatch.setattr(sys, "stderr", stream)
+            for length in (4, None):
+                with progress_bar("Orders", length=length) as bar:
+                    bar.update(2)
+        written = file.getvalue()
+
+    shown = os.read(terminal, 10_000)
+    os.close(terminal)
+    assert b"Orders  [--" in shown
+    assert written == ""
+
+
+def test_a_database_without_the_newest_schema_is_told_in_one_line(
+    runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.models.schema_state.expected_revision", lambda: "9999")
+
+    result = runner.invoke(args=["verify"])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: The database is at migration ") and len(result.stderr.splitlines()) == 1
