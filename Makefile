@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test lint fuzz fuzz-database lock clean
+.PHONY: help run test nginx-test lint fuzz fuzz-database fuzz-model lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
@@ -42,6 +42,7 @@ fuzz: $(VENV)/dev.stamp  ## requests made up from the API description, on both d
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	DATABASE_URL="sqlite:///$$dir/orders.db" $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
 	@$(PY) -m tests.postgres $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
+	@$(MAKE) --no-print-directory fuzz-model MODEL_EXAMPLES=$(EXAMPLES)
 
 fuzz-database: export HOST := 127.0.0.1
 fuzz-database: export AUTH := off
@@ -52,6 +53,11 @@ fuzz-database:
 	$(PY) -m gunicorn -c gunicorn.conf.py --log-level warning wsgi:app & \
 	server=$$!; trap 'kill $$server; wait $$server' EXIT; \
 	$(PY) -m schemathesis.cli run "http://127.0.0.1:$$PORT/openapi.json" --wait-for-schema 10 --max-examples $(EXAMPLES)
+
+fuzz-model: export MODEL_EXAMPLES ?= 2000
+fuzz-model: export LOG_LEVEL := error
+fuzz-model: $(VENV)/dev.stamp  ## random lives of orders against a model, on both databases (MODEL_EXAMPLES=2000 lives)
+	@$(PY) -m pytest tests/test_order_model.py --durations=2 --durations-min=1 $(ARGS)
 
 lock:  ## compile requirements*.in to requirements*.txt (ARGS=--upgrade for newer versions)
 	@for file in requirements requirements-dev; do \

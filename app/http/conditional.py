@@ -1,8 +1,12 @@
 """Conditional changes (RFC 9110 §13.1.1): an order's entity tag is its version."""
 
+import re
+
 from flask import current_app, request
 
 from app.errors import PreconditionRequired
+
+_VERSION = re.compile("[1-9][0-9]{0,8}")  # tags are equal symbol by symbol (§8.8.3.2): "01" is not "1"
 
 
 def expected_versions() -> frozenset[int] | None:
@@ -17,4 +21,4 @@ def expected_versions() -> frozenset[int] | None:
     tags = request.if_match
     if tags.star_tag:
         return None
-    return frozenset(int(tag) for tag in tags.as_set() if tag and tag.isascii() and tag.isdigit() and len(tag) < 10)
+    return frozenset(int(tag) for tag in tags.as_set() if tag and _VERSION.fullmatch(tag))

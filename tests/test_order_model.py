@@ -1,0 +1,372 @@
+"""Random lives of several orders at a time, over HTTP and in the reference model: both always agree.
+
+A short run is part of the tests; `make fuzz-model` makes a long one (MODEL_EXAMPLES=… sequences on each database).
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from werkzeug.test import TestResponse
+
+from app.extensions import db
+from tests.order_model import SUCCESS, Document, ReferenceService, Refusal, Reply, allowed_actions
+from tests.samples import slug
+
+RUN = settings(
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", settings().max_examples // 4)),  # one is dozens of requests
+    stateful_step_count=25,
+    deadline=None,
+    print_blob=True,
+    phases=set(Phase) - {Phase.explain},  # it takes minutes
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+# Few values of everything: what may collide shall collide.
+texts = st.sampled_from(["", "a", "Ring twice.\n🛎"])
+references = st.none() | st.sampled_from(["r-1", "r-2", "r-3"])
+keys = st.none() | st.sampled_from(["k-1", "k-2", "k-3"])
+metadata = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["", "x"]))
+countries = st.sampled_from(["DE", "GB"])
+addresses = st.one_of(
+    st.fixed_dictionaries({"country": countries}, optional={"city": st.just("Ulm"), "name": st.just("Ada")}),
+    st.just({"city": "Ulm"}),  # lacks the country
+)
+items = st.lists(
+    st.fixed_dictionaries(
+        {"item_id": st.sampled_from(["sku-1", "sku-2"]), "quantity": st.integers(1, 3)},
+        optional={"unit_price": st.sampled_from([250, None])},
+    ),
+    min_size=1,
+    max_size=3,
+)
+adjustments = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["discount", "tax"]), "amount": st.sampled_from([19, -100])},
+        optional={"label": st.none() | st.just("WELCOME10")},
+    ),
+    max_size=2,
+)
+currencies = st.sampled_from(["EUR", "EUR", "EUR", "JPY", None])
+ADDRESSES = dict.fromkeys(("shipping_address", "billing_address"), st.none() | addresses)
+orders = st.fixed_dictionaries(
+    {"customer_id": st.sampled_from(["c-1", "c-2"]), "items": items, "currency": currencies},
+    optional={"external_ref": references, "adjustments": adjustments, "note": texts, "metadata": metadata} | ADDRESSES,
+)
+PATCHES: dict[str, st.SearchStrategy[Any]] = {
+    "external_ref": references,
+    "note": st.none() | texts,
+    "metadata": st.none() | st.dictionaries(st.sampled_from(["a", "b"]), st.none() | st.sampled_from(["", "x"])),
+    "items": items,
+    "adjustments": st.none() | adjustments,
+    "currency": currencies,
+    "shipping_address": st.sampled_from([None, {}, {"country": None}, {"country": "FR"}, {"city": None, "name": "E"}]),
+    "billing_address": ADDRESSES["billing_address"],
+    "customer_id": st.just("c-9"),  # cannot be patched
+}
+# A patch with many faults is refused for the first, and tells little.
+patches = st.lists(st.sampled_from(sorted(PATCHES)), min_size=1, max_size=3, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: PATCHES[name] for name in names})
+)
+
+THE_REST = "the rest"  # all units that are left: otherwise few orders are ever sent whole
+some_units = st.fixed_dictionaries({"line": st.sampled_from([1, 1, 2, 3]), "quantity": st.sampled_from([1, 1, 2])})
+quantities = st.one_of(st.just(THE_REST), some_units.map(lambda one: [one]), st.lists(some_units, max_size=3))
+tracking = st.none() | st.fixed_dictionaries({}, optional={"carrier": st.just("DHL"), "number": st.just("1")})
+BODIES: dict[str, st.SearchStrategy[Any]] = {
+    "confirm": st.none(),
+    "complete": st.none(),
+    "release": st.none(),
+    "cancel": st.fixed_dictionaries(
+        {"reason": st.sampled_from(["fraud", "other", "staff", "mood"])}, optional={"note": texts}
+    ),
+    "hold": st.fixed_dictionaries({"reason": st.sampled_from(["fraud?", "address?"])}),
+    "fulfill": st.fixed_dictionaries({"items": quantities}, optional={"tracking": tracking}),
+    "return": st.fixed_dictionaries({"items": quantities}, optional={"reason": texts}),
+    "update": patches,
+}
+
+
+def change_by(*names: str) -> st.SearchStrategy[tuple[str, Any]]:
+    return st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), BODIES[name]))
+
+
+changes = change_by(*BODIES, "update")
+conditions = st.sampled_from(["absent"] * 6 + ["right", "right", "*", "several", "stale", "weak", "unknown"])
+sorts = st.sampled_from(["created_at", "-created_at"])
+picks = st.integers(0, 2)  # which of the last three orders: each gets a life of some length
+filters = st.fixed_dictionaries(
+    {},
+    optional={
+        "customer_id": st.sampled_from(["c-1", "c-2"]),
+        "status": st.sampled_from(["pending", "confirmed", "completed", "cancelled"]),
+        "fulfillment_status": st.sampled_from(["unfulfilled", "partial", "fulfilled"]),
+        "external_ref": st.sampled_from(["r-1", "r-2"]),
+        "item_id": st.sampled_from(["sku-1", "sku-2"]),
+    },
+)
+
+ROUTES = {
+    "confirm": ("POST", "/confirm"),
+    "cancel": ("POST", "/cancel"),
+    "complete": ("POST", "/complete"),
+    "hold": ("PUT", "/hold"),
+    "release": ("DELETE", "/hold"),
+    "fulfill": ("POST", "/fulfillments"),
+    "return": ("POST", "/returns"),
+    "update": ("PATCH", ""),
+}
+ORDERS = 3  # at a time
+TIMES = {"at", "created_at", "updated_at"}
+Condition = tuple[str | None, set[int] | None]
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_times(part) for name, part in value.items() if name not in TIMES}
+    return [without_times(part) for part in value] if isinstance(value, list) else value
+
+
+def condition(kind: str, version: int) -> Condition:
+    """The If-Match header, and the versions that it names (None for any)."""
+    kinds: dict[str, Condition] = {
+        "absent": (None, None),
+        "right": (f'"{version}"', {version}),
+        "stale": (f'"{version - 1}"', {version - 1}),
+        "*": ("*", None),
+        "several": (f'"{version + 7}", W/"1", "{version}"', {version + 7, version}),
+        "weak": (f'W/"{version}"', set()),
+        "unknown": (f'"0{version}", "x", ""', set()),
+    }
+    return kinds[kind]
+
+
+class OrderLives(RuleBasedStateMachine):
+    """The service behind `client`, and the model beside it."""
+
+    client: FlaskClient
+    app: Flask
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = ReferenceService()
+        self.ids: list[str] = []
+        self.answers: dict[tuple[int, int], bytes] = {}  # the document of each version, as it was answered first
+        self.sent: list[Callable[[], None]] = []
+        self.touched = 0
+        with self.app.app_context(), db.engine.begin() as connection:
+            for table in db.metadata.sorted_tables:
+                connection.execute(table.delete())
+
+    @precondition(lambda self: len(self.ids) < ORDERS)
+    @rule(body=orders, key=keys)
+    def create(self, body: Document, key: str | None) -> None:
+        self.repeatable(lambda: self.send_order(body, key))
+
+    @precondition(lambda self: len(self.ids) < ORDERS)
+    @rule(entries=st.lists(st.tuples(orders, keys), min_size=1, max_size=2))
+    def create_batch(self, entries: list[tuple[Document, str | None]]) -> None:
+        # Where entries contend for a key and a reference at once, which one is first is not promised.
+        pairs = {(key, body.get("external_ref")) for body, key in entries}
+        for taken in zip(*pairs, strict=True):
+            named = [one for one in taken if one is not None]
+            if len(set(named)) < len(named):
+                return
+        self.repeatable(lambda: self.send_batch(entries))
+
+    @precondition(lambda self: self.ids)
+    @rule(wanted=st.lists(st.tuples(picks, changes, keys, conditions), min_size=1, max_size=4))
+    def change(self, wanted: list[tuple[int, tuple[str, Any], str | None, str]]) -> None:
+        for pick, change, key, kind in wanted:
+            self.change_order(pick, change, key, kind)
+
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data(), pick=picks, steps=st.integers(3, 8))
+    def move_on(self, data: st.DataObject, pick: int, steps: int) -> None:
+        """What is allowed: random moves alone seldom lead far."""
+        for _ in range(steps):
+            allowed = allowed_actions(self.model.orders[self.numbered(pick)].now)
+            onward = [name for name in allowed if name in ("confirm", "fulfill", "return")] * 3
+            onward += [name for name in allowed if name in ("hold", "release", "update")]
+            self.change_order(pick, data.draw(change_by(*onward)), data.draw(keys), "absent")
+
+    @precondition(lambda self: self.sent)
+    @rule(wanted=st.lists(st.integers(0, 9), min_size=1, max_size=3))
+    def send_again(self, wanted: list[int]) -> None:
+        for pick in wanted:
+            self.sent[-1 - pick % len(self.sent)]()
+
+    @precondition(lambda self: self.ids)
+    @rule(pick=picks, version=st.none() | st.integers(1, 6), chosen=filters, limit=st.integers(1, 4), sort=sorts)
+    def look(self, pick: int, version: int | None, chosen: dict[str, str], limit: int, sort: str) -> None:
+        self.read(self.numbered(pick), version)
+        self.read_history(self.numbered(pick), limit)
+        self.agree_on_list(chosen, limit=limit, sort=sort)
+
+    @rule(change=changes, key=keys, kind=conditions)
+    def change_what_is_not_there(self, change: tuple[str, Any], key: str | None, kind: str) -> None:
+        name, body = change
+        assert slug(self.send("00000000-0000-7000-8000-000000000000", name, body, key, condition(kind, 1)[0])) in [
+            (404, "order-not-found"),
+            (400, "invalid-request"),
+        ]
+
+    @precondition(lambda self: self.ids)
+    @invariant()
+    def the_list_by_status_agrees(self) -> None:
+        self.agree_on_list({"status": self.model.orders[self.touched].now["status"]}, limit=100, sort="created_at")
+
+    def teardown(self) -> None:
+        for (number, version), answer in self.answers.items():
+            assert self.client.get(f"/orders/{self.ids[number]}?version={version}").data == answer
+        verified = self.app.test_cli_runner().invoke(args=["verify"])
+        assert verified.exit_code == 0, verified.output
+
+    def read(self, number: int, version: int | None) -> None:
+        last = self.model.orders[number].now["version"]
+
+        response = self.client.get(f"/orders/{self.ids[number]}", query_string={"version": version} if version else {})
+
+        if version is not None and version > last:
+            assert slug(response) == (404, "order-not-found")
+        else:
+            self.agree(response, 200, Reply(number, version or last))
+
+    def read_history(self, number: int, limit: int) -> None:
+        order = self.model.orders[number]
+
+        events = list(self.pages(f"/orders/{self.ids[number]}/history", "events", {"limit": limit}))
+
+        assert [event["type"] for event in events] == [f"order.{name}" for name in order.events]
+        assert [event["version"] for event in events] == list(range(1, len(order.events) + 1))
+        assert [event["data"] for event in events] == [
+            orjson.loads(self.answers[number, event["version"]]) for event in events
+        ]
+
+    def numbered(self, pick: int) -> int:
+        return max(0, len(self.ids) - 1 - pick)
+
+    def change_order(self, pick: int, change: tuple[str, Any], key: str | None, kind: str) -> None:
+        number, (name, body) = self.numbered(pick), change
+        order = self.model.orders[number]
+        if body and body.get("items") == THE_REST:
+            whole, gone = ("quantity", "fulfilled") if name == "fulfill" else ("fulfilled", "returned")
+            left = [(item["line"], item[whole] - item[gone]) for item in order.now["items"]]
+            body = body | {"items": [{"line": line, "quantity": units} for line, units in left if units]}
+        header, versions = condition(kind, order.now["version"])
+        self.repeatable(lambda: self.send_change(number, name, body, key, header, versions))
+
+    def repeatable(self, send: Callable[[], None]) -> None:
+        self.sent.append(send)
+        send()
+
+    def send_order(self, body: Document, key: str | None) -> None:
+        response = self.client.post("/orders", json=body, headers={"Idempotency-Key": key} if key else {})
+
+        self.judge(response, 201, lambda: self.model.create(body, key=key))
+
+    def send_batch(self, entries: list[tuple[Document, str | None]]) -> None:
+        given = [body | ({"idempotency_key": key} if key else {}) for body, key in entries]
+
+        results = self.client.post("/orders/batch", json={"orders": given}).json["results"]
+
+        for (body, key), result in zip(entries, results, strict=True):
+            try:
+                reply = self.model.create(body, key=key, ref_is_key=True)
+            except Refusal as refusal:
+                assert result["status"] == refusal.status, result
+                self.agree_on_problem(result["problem"], refusal)
+            else:
+                assert (result["status"], result.get("replayed", False)) == (201, reply.replayed), result
+                self.agree_on_document(orjson.dumps(result["order"]), reply)
+
+    def send_change(
+        self, number: int, name: str, body: Any, key: str | None, header: str | None, versions: set[int] | None
+    ) -> None:
+        self.touched = number
+
+        response = self.send(self.ids[number], name, body, key, header)
+
+        self.judge(
+            response,
+            SUCCESS.get(name, 200),
+            lambda: self.model.act(number, name, body, key=key, if_match=versions),
+        )
+
+    def send(self, order_id: str, name: str, body: Any, key: str | None, if_match: str | None) -> TestResponse:
+        method, path = ROUTES[name]
+        headers = {"Idempotency-Key": key, "If-Match": if_match}
+        given = {header: value for header, value in headers.items() if value is not None}
+        content = {} if body is None else {"json": body}
+        return self.client.open(f"/orders/{order_id}{path}", method=method, headers=given, **content)
+
+    def judge(self, response: TestResponse, status: int, expected: Callable[[], Reply]) -> None:
+        try:
+            reply = expected()
+        except Refusal as refusal:
+            assert slug(response) == (refusal.status, refusal.slug), response.text
+            self.agree_on_problem(response.json, refusal)
+        else:
+            self.agree(response, status, reply)
+
+    def agree(self, response: TestResponse, status: int, reply: Reply) -> None:
+        assert response.status_code == status, response.text
+        assert response.headers["ETag"] == f'"{reply.version}"'
+        assert response.headers.get("Idempotent-Replayed") == ("true" if reply.replayed else None)
+        self.agree_on_document(response.data, reply)
+
+    def agree_on_document(self, data: bytes, reply: Reply) -> None:
+        document = orjson.loads(data)
+        if reply.order == len(self.ids):
+            self.ids.append(document["id"])
+            self.touched = reply.order
+        first = self.answers.setdefault((reply.order, reply.version), data)
+        assert data == first
+        shown = without_times(document)
+        assert (shown.pop("id"), shown.pop("number")) == (self.ids[reply.order], self.number_of(reply.order))
+        assert shown == self.model.orders[reply.order].versions[reply.version - 1]
+
+    def number_of(self, order: int) -> str:
+        number: str = orjson.loads(self.answers[order, 1])["number"]
+        return number
+
+    def agree_on_problem(self, problem: Document, refusal: Refusal) -> None:
+        members = dict(refusal.members)
+        if "order" in members:
+            members["order_id"] = self.ids[members.pop("order")]
+        if "pointers" in members:
+            assert [fault["pointer"] for fault in problem["errors"]] == members.pop("pointers")
+        assert problem["type"] == f"/problems/{refusal.slug}"
+        assert {name: problem.get(name) for name in members} == members
+
+    def agree_on_list(self, chosen: dict[str, str], *, limit: int, sort: str) -> None:
+        documents = list(self.pages("/orders", "orders", chosen | {"limit": limit, "sort": sort}))
+
+        ids = sorted((self.ids[i] for i in self.model.matching(**chosen)), reverse=sort.startswith("-"))
+        assert [document["id"] for document in documents] == ids
+        for document in documents:
+            number = self.ids.index(document["id"])
+            current = self.model.orders[number].now["version"]
+            assert document == orjson.loads(self.answers[number, current])
+
+    def pages(self, path: str, member: str, query: dict[str, Any]) -> Iterator[Document]:
+        cursor: str | None = None
+        while True:
+            page = self.client.get(path, query_string=query | ({"cursor": cursor} if cursor else {})).json
+            assert 0 < len(page[member]) <= query["limit"] or cursor is None
+            yield from page[member]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+
+def test_the_service_and_the_reference_model_agree(app: Flask, client: FlaskClient) -> None:
+    machine = type("OrderLives", (OrderLives,), {"app": app, "client": client})
+
+    run_state_machine_as_test(machine, settings=RUN)
