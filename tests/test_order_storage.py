@@ -14,7 +14,7 @@ from app.extensions import db
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
 from app.models.statement import Statement
 from app.models.types import rfc3339
-from app.services import order_service
+from app.services import new_order
 from tests.samples import MINIMAL, RICHEST
 
 
@@ -155,7 +155,7 @@ def test_an_order_whose_answer_was_lost_is_not_stored_twice(
 def test_a_number_that_is_taken_is_drawn_again(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     first = client.post("/orders", json=MINIMAL).json["number"]
     numbers = iter([first, first, "261122-00000001"])
-    monkeypatch.setattr(order_service, "order_number", lambda *_: next(numbers))
+    monkeypatch.setattr(new_order, "order_number", lambda *_: next(numbers))
 
     response = client.post("/orders", json=MINIMAL)
 

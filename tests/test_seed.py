@@ -19,7 +19,8 @@ from app.extensions import db
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
 from app.models.identifiers import first_order_id, order_number
 from app.schemas.order import OrderIn
-from app.services.order_writes import NewOrder, insert_orders
+from app.services.new_order import NewOrder
+from app.services.order_writes import insert_orders
 
 SEED_MODULE = sys.modules["app.cli.seed"]  # as an attribute of app.cli it is the command
 UNTIL = datetime(2026, 11, 1, tzinfo=UTC)

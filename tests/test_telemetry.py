@@ -139,7 +139,7 @@ def test_an_unexpected_error_is_logged_with_its_traceback(
     app: Flask, client: FlaskClient, logged: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
-    monkeypatch.setattr(order_service, "create_orders", lambda _: 1 / 0)
+    monkeypatch.setattr(order_service, "new_order", lambda _: 1 / 0)
 
     response = client.post("/orders", json=PERSONAL)
 

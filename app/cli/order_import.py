@@ -13,9 +13,10 @@ from app.models.faults import FAULTS, is_unavailable
 from app.models.principal import Principal
 from app.schemas.exported_order import ExportedOrder
 from app.schemas.order import OrderIn
+from app.services.new_order import NewOrder, OrderRequest
 from app.services.order_imports import restored_order
-from app.services.order_service import OrderRequest, create_orders
-from app.services.order_writes import NewOrder, find_collisions, restore_orders
+from app.services.order_service import create_orders
+from app.services.order_writes import find_collisions, restore_orders
 
 _BODY, _DOCUMENT = OrderIn(), ExportedOrder()
 

@@ -18,8 +18,8 @@ from app.cli.sample_shop import Shop
 from app.extensions import db
 from app.models import Order
 from app.models.principal import Principal
-from app.services.order_service import OrderRequest, new_order
-from app.services.order_writes import NewOrder, insert_orders
+from app.services.new_order import NewOrder, OrderRequest, new_order
+from app.services.order_writes import insert_orders
 
 PRINCIPAL = Principal("seed", frozenset())  # by which the orders made here are told from all others
 UNTIL = "2026-11-01"  # fixed, not today: the same command makes the same orders on any day

@@ -11,7 +11,8 @@ from app.http.arguments import load_body
 from app.http.principal import current_principal, require_own_customer
 from app.http.problems import problem_occurrence
 from app.schemas.batch import BatchEntryIn
-from app.services.order_service import OrderRequest, Outcome, create_orders
+from app.services.new_order import OrderRequest
+from app.services.order_service import Outcome, create_orders
 
 _ENTRY = BatchEntryIn()
 

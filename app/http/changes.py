@@ -5,8 +5,9 @@ from typing import Any
 from app.http.conditional import expected_versions
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal
+from app.services.new_order import fingerprint
 from app.services.order_changes import Change, ChangeRequest, change_order
-from app.services.order_service import StoredOrder, fingerprint
+from app.services.order_service import StoredOrder
 from app.services.transactions import in_transaction
 
 

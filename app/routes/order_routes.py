@@ -17,8 +17,8 @@ from app.schemas.batch import BatchIn, BatchResults
 from app.schemas.order import OrderIn, OrderQuery, VersionQuery
 from app.schemas.order_document import Order, OrderList
 from app.services import order_reads, order_service
+from app.services.new_order import OrderRequest
 from app.services.order_exports import stream_orders
-from app.services.order_service import OrderRequest
 
 blueprint = Blueprint("orders", __name__, description="Create orders, read them, list them.")
 

@@ -11,10 +11,9 @@ from app.models import Fulfillment, Return
 from app.models.lifecycle import allowed_actions
 from app.models.money import order_totals
 from app.models.types import rfc3339
+from app.services.new_order import NewOrder, caller_columns, fingerprint, item_columns
 from app.services.order_consistency import contradictions
 from app.services.order_document import render_order
-from app.services.order_service import caller_columns, fingerprint, item_columns
-from app.services.order_writes import NewOrder
 
 _STATE = ("number", "status", "fulfillment_status", "version", "created_at", "updated_at")
 

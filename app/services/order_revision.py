@@ -11,8 +11,8 @@ from app.errors import DuplicateExternalRef, Forbidden
 from app.extensions import db
 from app.models import Order
 from app.models.principal import Principal
+from app.services.new_order import caller_columns, item_columns
 from app.services.order_changes import Change
-from app.services.order_service import caller_columns, item_columns
 
 _ITEM_MEMBERS = ("item_id", "quantity", "unit_price")
 

@@ -30,23 +30,7 @@ from app.models import Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, R
 from app.models.lifecycle import CREATED, IMPORTED
 from app.models.statement import Statement
 from app.models.types import Document
-
-FIRST_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class NewOrder:
-    """An order ready to be stored: its columns, its lines' columns, and its document."""
-
-    columns: dict[str, Any]
-    items: list[dict[str, Any]]
-    snapshot: bytes
-    fulfillments: Sequence[dict[str, Any]] = ()
-    returns: Sequence[dict[str, Any]] = ()
-
-    @property
-    def id(self) -> str:
-        return str(self.columns["id"])
+from app.services.new_order import NewOrder
 
 
 def insert_orders(orders: Sequence[NewOrder]) -> set[str]:

@@ -12,9 +12,9 @@ from app.models import Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, R
 from app.models.identifiers import new_order_id
 from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED
 from app.models.types import rfc3339
+from app.services.new_order import caller_columns, fingerprint, item_columns
 from app.services.order_consistency import contradictions
 from app.services.order_document import render_stored_order
-from app.services.order_service import caller_columns, fingerprint, item_columns
 from app.services.transactions import one_moment
 
 _BATCH = 200  # orders in memory at once; of their events, no more than these at once:
