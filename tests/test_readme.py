@@ -1,0 +1,53 @@
+"""What the README says is so."""
+
+import re
+
+import pytest
+from flask import Flask
+
+from app.config import ROOT, SETTINGS
+from app.models.lifecycle import lifecycle_diagram
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_settings_table_is_the_list_of_settings() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+
+    def shown(default: str) -> str:
+        return f"`{default.replace(f'{ROOT}/', '')}`" if default else ""
+
+    assert rows == [(name, shown(setting.default), setting.meaning) for name, setting in SETTINGS.items()]
+
+
+def test_the_lifecycle_picture_is_that_of_the_transition_table() -> None:
+    assert f"```mermaid\n{lifecycle_diagram()}\n```" in README
+
+
+@pytest.mark.parametrize("name", re.findall(r"`make ([a-z-]+)`", README))
+def test_each_make_target_that_is_named_exists(name: str) -> None:
+    assert re.search(rf"^{name}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", re.findall(r"`((?:app|deploy|migrations|tests)/[\w/.-]*|[\w.]+\.py)`", README))
+def test_each_file_that_is_named_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_api_at_a_glance_tells_every_path(app: Flask) -> None:
+    table = README.partition("## The API at a glance")[2].partition("### Lifecycle")[0]
+    told = set()
+    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        paths = re.findall(r"[/…][\w{}/.-]*", row)
+        told |= {path.replace("…", paths[0].rsplit("/", 1)[0]) for path in paths}
+    exist = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
+
+    assert told == exist - {"/docs/{name}", "/problems/{slug}"}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_each_command_that_is_named_exists(app: Flask) -> None:
+    named = set(re.findall(r"`flask (?:--app wsgi )?([a-z-]+)", README))
+
+    assert named - {"run"} <= app.cli.commands.keys() | {"db"}
