@@ -1,54 +1,359 @@
 """An order's life over HTTP."""
 
+from typing import Any
+
 import pytest
 from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-BODY = {
-    "customer_id": "c-1",
-    "currency": "EUR",
-    "items": [
-        {"item_id": "sku-1", "quantity": 2, "unit_price": 1250},
-        {"item_id": "sku-2", "quantity": 1, "unit_price": 500},
-    ],
-}
+from app.models.lifecycle import ACTIONS, STATUSES
+from app.schemas.changes import CANCELLATION_REASONS
+from tests.actions import BODIES, READY, ROUTES, TO_STATUS, UNIT, act, event_types, order_after
+from tests.samples import fault_places, slug
 
-
-@pytest.fixture
-def path(client: FlaskClient) -> str:
-    return client.post("/orders", json=BODY).headers["Location"]
+LINES = {"items": [{"item_id": "sku-1", "quantity": 2}, {"item_id": "sku-2", "quantity": 1}]}
 
 
-def test_an_order_goes_through_its_whole_life(client: FlaskClient, path: str) -> None:
+def units(*pairs: tuple[int, int]) -> dict[str, Any]:
+    return {"items": [{"line": line, "quantity": quantity} for line, quantity in pairs]}
+
+
+def test_an_order_goes_through_its_whole_life(client: FlaskClient) -> None:
+    path = order_after(client, **LINES)
+
     steps = [
-        client.post(f"{path}/confirm"),
-        client.put(f"{path}/hold", json={"reason": "address check"}),
-        client.delete(f"{path}/hold"),
-        client.post(f"{path}/fulfillments", json={"items": [{"line": 1, "quantity": 1}], "tracking": {"number": "1"}}),
-        client.post(
-            f"{path}/fulfillments", json={"items": [{"line": 1, "quantity": 1}, {"line": 2, "quantity": 1}]}
-        ),
-        client.post(f"{path}/returns", json={"items": [{"line": 2, "quantity": 1}], "reason": "broken"}),
-        client.patch(path, json={"note": "thanks", "metadata": {"a": "b"}}),
+        act(client, path, "confirm"),
+        act(client, path, "hold"),
+        act(client, path, "release"),
+        act(client, path, "fulfill", units((1, 1))),
+        act(client, path, "fulfill", units((1, 1), (2, 1))),
+        act(client, path, "return", units((2, 1)) | {"reason": "broken"}),
+        act(client, path, "update"),
     ]
 
     assert [step.status_code for step in steps] == [200, 200, 200, 201, 201, 201, 200]
     assert [step.json["version"] for step in steps] == [2, 3, 4, 5, 6, 7, 8]
     last = steps[-1].json
     assert (last["status"], last["fulfillment_status"]) == ("completed", "fulfilled")
-    assert last["items"][1]["returned"] == 1
-    assert client.get(path).data == steps[-1].data
-    assert client.get(f"{path}?version=6").data == steps[4].data
-    history = client.get(f"{path}/history").json["events"]
-    assert [event["type"].removeprefix("order.") for event in history] == [
+    assert [(item["fulfilled"], item["returned"]) for item in last["items"]] == [(2, 0), (1, 1)]
+    assert [event.removeprefix("order.") for event in event_types(client, path)] == [
         "created", "confirmed", "held", "released", "fulfilled", "fulfilled", "returned", "updated",
     ]  # fmt: skip
-    assert history[-1]["data"] == last
 
 
-def test_a_patch_that_changes_nothing_makes_no_version(client: FlaskClient, path: str) -> None:
-    first = client.patch(path, json={"note": "x", "items": [{"item_id": "sku-3", "quantity": 7}], "currency": None})
+@pytest.mark.parametrize("name", ACTIONS)
+def test_an_action_is_one_version_and_one_event(client: FlaskClient, name: str) -> None:
+    path = order_after(client, *READY[name])
+    before = client.get(path).json
 
-    again = client.patch(path, json={"note": "x"})
+    response = act(client, path, name)
 
-    assert first.json["items"][0]["item_id"] == "sku-3" and first.json["totals"] is None
+    assert response.status_code == ROUTES[name][2]
+    assert response.json["version"] == before["version"] + 1
+    assert response.json["status"] == (ACTIONS[name].to or before["status"])
+    assert client.get(path).data == response.data
+    event = client.get(f"{path}/history").json["events"][-1]
+    assert (event["type"], event["version"]) == (ACTIONS[name].event, response.json["version"])
+    assert (event["actor"], event["at"]) == ("anonymous", response.json["updated_at"])
+    assert event["data"] == response.json
+
+
+# Releasing a hold that is not there is no fault.
+ILLEGAL = [
+    (name, status)
+    for name, action in ACTIONS.items()
+    for status in STATUSES
+    if status not in action.starts_from and name != "release"
+]
+
+
+@pytest.mark.parametrize(("name", "status"), ILLEGAL)
+def test_an_illegal_action_is_told_what_would_be_legal(client: FlaskClient, name: str, status: str) -> None:
+    path = order_after(client, *TO_STATUS[status])
+    before = client.get(path)
+
+    response = act(client, path, name)
+
+    assert slug(response) == (409, "illegal-action")
+    assert response.json["order_status"] == before.json["status"] == status
+    assert response.json["allowed_actions"] == before.json["allowed_actions"]
+    assert client.get(path).data == before.data
+
+
+def succeeding(client: FlaskClient, path: str, way: list[str]) -> list[str]:
+    """The actions that make a new version of the order, or of its twin that has come the same way."""
+    names = []
+    for name in ACTIONS:
+        before = client.get(path).json
+        response = act(client, path, name)
+        if response.status_code < 300 and response.json["version"] == before["version"] + 1:
+            names.append(name)
+            path = order_after(client, *way)
+        else:
+            assert client.get(path).json == before
+    return sorted(names)
+
+
+# All states that differ in what may come next, or in how they came about.
+WAYS: list[tuple[str, ...]] = [
+    (),
+    ("hold",),
+    ("hold", "release"),
+    ("cancel",),
+    ("confirm",),
+    ("confirm", "hold"),
+    ("confirm", "complete"),
+    ("confirm", "fulfill"),
+    ("confirm", "fulfill", "hold"),
+    ("confirm", "fulfill", "return"),
+    ("confirm", "fulfill", "return", "complete"),
+    ("confirm", "fulfill", "complete"),
+    ("confirm", "fulfill", "fulfill"),
+    ("confirm", "fulfill", "fulfill", "return", "return"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids="-".join)
+def test_exactly_the_allowed_actions_succeed(client: FlaskClient, way: tuple[str, ...]) -> None:
+    path = order_after(client, *way)
+    allowed = client.get(path).json["allowed_actions"]
+
+    assert succeeding(client, path, list(way)) == allowed
+
+
+@settings(max_examples=settings().max_examples // 4)
+@given(wanted=st.lists(st.sampled_from([*ACTIONS, "confirm", "fulfill", "return"]), max_size=12))
+def test_exactly_the_allowed_actions_succeed_wherever_an_order_gets_to(
+    client: FlaskClient, wanted: list[str]
+) -> None:
+    path, way = order_after(client), []
+    for name in wanted:
+        if name in client.get(path).json["allowed_actions"]:
+            act(client, path, name)
+            way.append(name)
+
+    allowed = client.get(path).json["allowed_actions"]
+    assert succeeding(client, path, way) == allowed
+
+
+@pytest.mark.parametrize(
+    ("reason", "note"),
+    [*((reason, None) for reason in CANCELLATION_REASONS), ("other", ""), ("other", "Ordered twice.\nSorry!")],
+)
+def test_a_cancelled_order_says_why(client: FlaskClient, reason: str, note: str | None) -> None:
+    path = order_after(client)
+
+    order = act(client, path, "cancel", {"reason": reason, "note": note}).json
+
+    assert order["cancellation"] == {"reason": reason, "note": note, "at": order["updated_at"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({}, "#/reason"),
+        ({"reason": "mood"}, "#/reason"),
+        ({"reason": None}, "#/reason"),
+        ({"reason": "other", "note": "x" * 2001}, "#/note"),
+        ({"reason": "other", "comment": "x"}, "#/comment"),
+    ],
+)
+def test_a_cancellation_gives_one_of_the_reasons(client: FlaskClient, body: Any, place: str) -> None:
+    path = order_after(client)
+
+    assert fault_places(client.post(f"{path}/cancel", json=body)) == {place}
+    assert client.get(path).json["status"] == "pending"
+
+
+@pytest.mark.parametrize("name", ["confirm", "complete", "fulfill"])
+def test_a_hold_stops_what_would_move_the_order_on(client: FlaskClient, name: str) -> None:
+    path = order_after(client, *READY[name], "hold")
+
+    stopped = act(client, path, name)
+
+    assert slug(stopped) == (409, "illegal-action")
+    assert "hold" in stopped.json["detail"] and "release" in stopped.json["allowed_actions"]
+    assert act(client, path, "release").status_code == 200
+    assert act(client, path, name).status_code == ROUTES[name][2]
+
+
+@pytest.mark.parametrize("way", [("hold",), ("confirm", "hold")], ids="-".join)
+def test_a_hold_never_stops_a_cancellation_and_ends_with_it(client: FlaskClient, way: tuple[str, ...]) -> None:
+    path = order_after(client, *way)
+
+    order = act(client, path, "cancel").json
+
+    assert (order["status"], order["hold"]) == ("cancelled", None)
+
+
+def test_a_hold_that_is_put_twice_is_one_version(client: FlaskClient) -> None:
+    path, body = order_after(client), {"reason": "address check"}
+
+    first, again = act(client, path, "hold", body), act(client, path, "hold", body)
+
+    assert first.json["hold"] == {"reason": "address check", "at": first.json["updated_at"]}
     assert (again.status_code, again.data) == (200, first.data)
+    assert event_types(client, path) == ["order.created", "order.held"]
+
+
+def test_a_hold_for_another_reason_replaces_the_first(client: FlaskClient) -> None:
+    path = order_after(client, "hold")
+
+    order = act(client, path, "hold", {"reason": "fraud check"}).json
+
+    assert (order["version"], order["hold"]["reason"]) == (3, "fraud check")
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_releasing_a_hold_that_is_not_there_changes_nothing(client: FlaskClient, status: str) -> None:
+    path = order_after(client, *TO_STATUS[status])
+    before = client.get(path).data
+
+    response = act(client, path, "release")
+
+    assert (response.status_code, response.data) == (200, before)
+    assert client.get(path).data == before
+
+
+@pytest.mark.parametrize(
+    ("name", "quantities", "places"),
+    [
+        ("fulfill", units((1, 2)), ["#/items/0"]),
+        ("fulfill", units((2, 2), (1, 2)), ["#/items/0", "#/items/1"]),
+        ("fulfill", units((1, 1), (2, 1_000_000)), ["#/items/1"]),
+        ("return", units((1, 2)), ["#/items/0"]),
+        ("return", units((1, 1), (2, 1)), ["#/items/1"]),
+    ],
+)
+def test_no_more_units_go_or_come_back_than_there_are(
+    client: FlaskClient, name: str, quantities: Any, places: list[str]
+) -> None:
+    path = order_after(client, "confirm", "fulfill", **LINES)  # one of two, and none of one
+    before = client.get(path).data
+
+    response = act(client, path, name, quantities)
+
+    assert slug(response) == (409, "quantity-exceeded")
+    assert [fault["pointer"] for fault in response.json["errors"]] == places
+    assert client.get(path).data == before
+
+
+@pytest.mark.parametrize("name", ["fulfill", "return"])
+@pytest.mark.parametrize(
+    ("quantities", "places"),
+    [
+        (units((3, 1)), {"#/items/0"}),
+        (units((1, 1), (3, 1), (4, 9)), {"#/items/1", "#/items/2"}),
+        (units((1, 1), (2, 1), (1, 1)), {"#/items/2/line"}),
+        (units((0, 1), (1, 0)), {"#/items/0/line", "#/items/1/quantity"}),
+        (units(), {"#/items"}),
+        ({}, {"#/items"}),
+    ],
+)
+def test_quantities_name_each_line_of_the_order_once(
+    client: FlaskClient, name: str, quantities: Any, places: set[str]
+) -> None:
+    path = order_after(client, "confirm", "fulfill", **LINES)
+
+    response = act(client, path, name, quantities)
+
+    assert fault_places(response) == places
+    assert client.get(path).json["version"] == 3
+
+
+def test_a_fulfillment_keeps_its_tracking(client: FlaskClient) -> None:
+    path = order_after(client, "confirm")
+    tracking = {"carrier": "DHL", "number": "0034", "url": "https://example.com/0034"}
+
+    first = act(client, path, "fulfill", UNIT | {"tracking": tracking}).json
+    second = act(client, path, "fulfill", UNIT | {"tracking": None}).json
+
+    kept = {"number": 1, "items": UNIT["items"], "tracking": tracking, "created_at": first["updated_at"]}
+    assert first["fulfillments"] == [kept]
+    assert second["fulfillments"] == [
+        kept,
+        {"number": 2, "items": UNIT["items"], "tracking": None, "created_at": second["updated_at"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "tracking", [{"url": "javascript:alert(1)"}, {"url": "ftp://example.com/1"}, {"url": 1}, {"weight": "2 kg"}, "DHL"]
+)
+def test_tracking_that_cannot_be_shown_is_refused(client: FlaskClient, tracking: Any) -> None:
+    path = order_after(client, "confirm")
+
+    response = act(client, path, "fulfill", UNIT | {"tracking": tracking})
+
+    [place] = fault_places(response)
+    assert place.startswith("#/tracking")
+
+
+def test_the_last_unit_completes_the_order(client: FlaskClient) -> None:
+    path = order_after(client, "confirm", **LINES)
+
+    steps = [act(client, path, "fulfill", units(pair)).json for pair in [(2, 1), (1, 1), (1, 1)]]
+
+    assert [(step["status"], step["fulfillment_status"]) for step in steps] == [
+        ("confirmed", "partial"), ("confirmed", "partial"), ("completed", "fulfilled"),
+    ]  # fmt: skip
+    assert event_types(client, path)[-1] == "order.fulfilled"  # one change, one event
+
+
+def test_what_came_back_can_be_neither_sent_nor_returned_again(client: FlaskClient) -> None:
+    path = order_after(client, "confirm", "fulfill", "return")
+
+    assert slug(act(client, path, "return")) == (409, "illegal-action")
+    assert act(client, path, "fulfill").json["status"] == "completed"
+    assert slug(act(client, path, "return", units((1, 2)))) == (409, "quantity-exceeded")
+
+
+@pytest.mark.parametrize(
+    ("way", "fulfillment_status"),
+    [
+        (("confirm",), "unfulfilled"),
+        (("confirm", "complete"), "unfulfilled"),
+        (("confirm", "fulfill"), "partial"),
+        (("confirm", "fulfill", "return"), "partial"),
+        (("confirm", "fulfill", "complete"), "partial"),
+        (("confirm", "fulfill", "fulfill"), "fulfilled"),
+        (("confirm", "fulfill", "fulfill", "return", "return"), "fulfilled"),
+    ],
+)
+def test_orders_are_listed_by_what_was_sent(
+    client: FlaskClient, way: tuple[str, ...], fulfillment_status: str
+) -> None:
+    order = client.get(order_after(client, *way)).json
+
+    found = {
+        status: client.get(f"/orders?fulfillment_status={status}").json["orders"]
+        for status in ("unfulfilled", "partial", "fulfilled")
+    }
+
+    assert order["fulfillment_status"] == fulfillment_status
+    assert found == {"unfulfilled": [], "partial": [], "fulfilled": [], fulfillment_status: [order]}
+
+
+@pytest.mark.parametrize("name", ["confirm", "complete"])
+@pytest.mark.parametrize("content", [{}, {"json": {}}, {"data": b"", "content_type": "application/json"}])
+def test_an_action_that_takes_nothing_may_come_without_a_body(client: FlaskClient, name: str, content: Any) -> None:
+    path = order_after(client, *READY[name])
+
+    assert client.post(f"{path}/{name}", **content).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["confirm", "complete"])
+def test_an_action_that_takes_nothing_refuses_members(client: FlaskClient, name: str) -> None:
+    path = order_after(client, *READY[name])
+
+    assert fault_places(act(client, path, name, {"reason": "x"})) == {"#/reason"}
+
+
+@pytest.mark.parametrize("order_id", ["00000000-0000-7000-8000-000000000000", "1", "%00", "é"])
+def test_an_action_on_an_unknown_order_is_404(client: FlaskClient, order_id: str) -> None:
+    for name in ACTIONS:
+        assert slug(act(client, f"/orders/{order_id}", name)) == (404, "order-not-found")
+
+
+def test_every_action_has_a_request_here() -> None:
+    assert ROUTES.keys() == READY.keys() == ACTIONS.keys() and BODIES.keys() <= ACTIONS.keys()
