@@ -24,6 +24,7 @@ class ServiceError(Exception):
         self.detail = detail
         self.members = members
         self.headers: dict[str, str] = {}
+        self.reason: str | None = None  # what the log says where the detail tells the client less
 
     def with_headers(self, **headers: str) -> Self:
         """The same error, told with more headers; underscores in their names stand for hyphens."""

@@ -22,7 +22,7 @@ class StrictParser(FlaskParser):
     """Reads JSON strictly, refuses what it does not know, and tells every fault at once."""
 
     DEFAULT_VALIDATION_STATUS = 400
-    DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE}
+    DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE, "path": RAISE}
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         """The request's JSON body. Raises UnsupportedMediaType and MalformedJSON."""
@@ -47,8 +47,8 @@ class StrictParser(FlaskParser):
     def handle_error(self, error: ValidationError, req: Request, schema: Schema, **_: Any) -> NoReturn:
         """Raise InvalidRequest with every fault."""
         [(location, messages)] = error.normalized_messages().items()  # type: ignore[no-untyped-call]
-        if location == "query":
-            raise InvalidRequest("Query parameters are not valid.", errors=list(_parameter_faults(messages)))
+        if location != "json":
+            raise InvalidRequest("Parameters are not valid.", errors=list(_parameter_faults(messages)))
         raise InvalidRequest("Members of the body are not valid.", errors=list(_faults(messages, "#")))
 
 

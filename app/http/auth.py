@@ -1,5 +1,6 @@
 """Authentication and scopes: nobody reaches a view whose declaration does not let them in."""
 
+import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -9,10 +10,11 @@ from flask import Flask, current_app, g, request
 
 from app.config import StartupError
 from app.errors import Forbidden, Unauthenticated
+from app.http import rate_limit
 from app.http.blueprint import PUBLIC
-from app.models.principal import ANONYMOUS, Principal
+from app.models.principal import ANONYMOUS, SCOPES, Principal
 from app.services.api_key_service import PREFIX, any_api_key, find_principal
-from app.services.token_service import InvalidToken, KeySet, TokenChecker
+from app.services.token_service import InvalidToken, KeySet, TokenChecker, read_public_key
 
 log = structlog.get_logger()
 
@@ -21,13 +23,14 @@ _TOKEN_SECONDS = 60.0  # for how long a token's signature is not checked again; 
 _REMEMBERED = 10_000  # credentials
 _TOKEN_MAX = 4_096  # characters of a credential: more than any issuer's, and fewer than a header may have
 _LOOPBACK = ("127.0.0.1", "::1", "", None)  # none: a socket file
+_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII)
 
 
 def init_app(app: Flask) -> None:
     """Let nobody in unannounced. Raises StartupError for a route that does not say whom it lets in."""
-    silent = [rule.endpoint for rule in app.url_map.iter_rules() if _required_scope(app, rule.endpoint) is None]
-    if silent:
-        raise StartupError(f"The route {silent[0]} does not say whom it lets in: declare a scope, or PUBLIC.")
+    for rule in app.url_map.iter_rules():
+        if _required_scope(app, rule.endpoint) not in {*SCOPES, PUBLIC}:
+            raise StartupError(f"The route {rule.endpoint} does not say whom it lets in: declare a scope, or PUBLIC.")
     app.extensions["auth"] = Authenticator(app)
     app.before_request(_authorize)
 
@@ -43,15 +46,18 @@ def _authorize() -> None:
     if scope == PUBLIC:
         return
     g.principal = current_app.extensions["auth"].principal()
+    rate_limit.count(g.principal)  # before the scope is looked at: refused requests are requests too
     if scope not in g.principal.scopes:
-        log.warning("denied", principal=g.principal.id, reason=f"scope {scope} is missing")
         challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{scope}"'
         raise Forbidden(f"The scope {scope} is missing.").with_headers(WWW_Authenticate=challenge)
 
 
 def require_credentials() -> None:
-    """Raise StartupError where nobody could be let in."""
-    if current_app.config["AUTH"] == "required" and not current_app.extensions["auth"].knows_anybody():
+    """Raise StartupError where nobody could be let in; say so where everybody is."""
+    if current_app.config["AUTH"] == "off":
+        whom = "everybody who reaches it" if current_app.config["AUTH_ALLOW_OPEN"] else "this machine only"
+        log.warning("authentication is off", open_to=whom)
+    elif not current_app.extensions["auth"].knows_anybody():
         raise StartupError(
             "AUTH is required and there is no API key: run `flask api-keys create --name shop --scope orders:write "
             "--scope orders:read`, or set JWT_JWKS_URL or JWT_PUBLIC_KEY."
@@ -90,21 +96,21 @@ class Authenticator:
             self._checker = TokenChecker(
                 app.config["JWT_ISSUER"],
                 app.config["JWT_AUDIENCE"],
-                public_key=public_key or None,
+                public_key=_read_public_key(public_key) if public_key else None,
                 key_set=KeySet(url) if url else None,
             )
 
     def principal(self) -> Principal:
         """Whose request this is. Raises Unauthenticated, and Forbidden for strangers at an open service."""
         if not self._required:
-            if not self._open_to_all and request.remote_addr not in _LOOPBACK:
+            if not self._open_to_all and not _from_this_machine():
                 raise Forbidden("This service runs without authentication, and so for this machine only.")
             return ANONYMOUS
         scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
-        if not scheme:
-            raise self._denied("no credentials", error=None)
-        if scheme.lower() != "bearer" or not 1 <= len(credential) <= _TOKEN_MAX:
-            raise self._denied("not a bearer credential")
+        if scheme.lower() != "bearer":  # RFC 6750 §3.1: no error code for who did not know what to send
+            raise self._denied("no bearer credentials", error=None)
+        if not 1 <= len(credential) <= _TOKEN_MAX:
+            raise self._denied("the credentials are empty or too long")
         return self._memory.recall(credential) or self._check(credential)
 
     def knows_anybody(self) -> bool:
@@ -129,8 +135,25 @@ class Authenticator:
 
     def _denied(self, reason: str, *, error: str | None = "invalid_token") -> Unauthenticated:
         """The reason is for the log alone: it would help whoever tries."""
-        log.warning("denied", principal=None, reason=reason)
         challenge = 'Bearer realm="orders"' + (f', error="{error}"' if error else "")
-        return Unauthenticated("Send a valid API key or token as Authorization: Bearer …").with_headers(
-            WWW_Authenticate=challenge
-        )
+        denial = Unauthenticated("Send a valid API key or token as Authorization: Bearer …")
+        denial.reason = reason
+        return denial.with_headers(WWW_Authenticate=challenge)
+
+
+def _from_this_machine() -> bool:
+    """Neither from another address, nor passed on by a proxy for one, nor sent by a page of another site whose name
+    was made to lead here (DNS rebinding)."""
+    passed_on_for = request.headers.get("X-Forwarded-For", "").split(",")
+    return (
+        request.remote_addr in _LOOPBACK
+        and all(address.strip() in _LOOPBACK for address in passed_on_for)
+        and _LOCAL_HOST.fullmatch(request.host) is not None
+    )
+
+
+def _read_public_key(pem: str) -> object:
+    try:
+        return read_public_key(pem)
+    except ValueError as error:
+        raise StartupError(f"JWT_PUBLIC_KEY must be {error}.") from None

@@ -58,6 +58,27 @@ RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "Link": {"description": 'The next page, with `rel="next"` (RFC 8288).', "schema": _TEXT},
     "Allow": {"description": "The methods that the resource knows.", "schema": _TEXT},
     "Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {
+        "description": "What is missing (RFC 6750 §3).",
+        "schema": _TEXT,
+        "example": 'Bearer realm="orders", error="insufficient_scope", scope="orders:write"',
+    },
+    "RateLimit-Policy": {
+        "description": "Your share: `q` requests in `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": _TEXT,
+        "example": '"customers";q=600;w=60',
+    },
+    "RateLimit": {
+        "description": "What is left of it: `r` requests now, more in `t` seconds.",
+        "schema": _TEXT,
+        "example": '"customers";r=599;t=1',
+    },
+}
+# What a problem is told with, beside the request's id.
+_PROBLEM_HEADERS: dict[type[ServiceError], tuple[str, ...]] = {
+    Unauthenticated: ("WWW-Authenticate",),
+    Forbidden: ("WWW-Authenticate",),
+    TooManyRequests: ("RateLimit-Policy", "RateLimit"),
 }
 _SUCCESS = ("200", "201", "202", "204", "304")
 _ANY_REQUEST = (BadRequest, InternalError)
@@ -155,8 +176,8 @@ def _problem_responses(types: tuple[type[ServiceError], ...]) -> dict[str, Any]:
             },
         )
         response["description"] += f"{', or ' if response['description'] else ''}{kind.title}"
-        if kind.retry_after:
-            response["headers"] |= _headers(("Retry-After",))
+        waiting = ("Retry-After",) if kind.retry_after else ()
+        response["headers"] |= _headers((*waiting, *_PROBLEM_HEADERS.get(kind, ())))
         response["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": _example(kind)}
     return responses
 

@@ -13,6 +13,6 @@ def current_principal() -> Principal:
 
 
 def require_own_customer(customer_id: str, principal: Principal) -> None:
-    """Raise Forbidden where a customer would create somebody else's order."""
+    """Raise Forbidden where a customer would act for somebody else."""
     if principal.customer_id not in (None, customer_id):
-        raise Forbidden("A customer can create only orders of their own: customer_id must be the token's subject.")
+        raise Forbidden("Customers act for themselves only: the customer must be the token's subject.")

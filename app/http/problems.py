@@ -25,6 +25,7 @@ _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     415: (errors.UnsupportedMediaType, "Send the body as Content-Type: application/json, in UTF-8."),
     500: (errors.InternalError, "Something failed that should not have; it has been logged under the request id."),
 }
+_DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
 _KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
 
 
@@ -48,10 +49,20 @@ def problem_document(error: ServiceError) -> dict[str, Any]:
 
 
 def problem_occurrence(error: ServiceError) -> dict[str, Any]:
-    """The whole document of an error in this request. Where the fault is ours, its cause is logged."""
+    """The whole document of an error in this request. Denials are logged, and where the fault is ours, its cause."""
     if error.status >= 500 and error.__cause__ is not None:
         _log_cause(error.__cause__)
+    _log_denial(error)
     return problem_document(error) | {"instance": request.path, "request_id": g.get("request_id")}
+
+
+def _log_denial(error: ServiceError) -> None:
+    principal = g.get("principal")
+    if isinstance(error, _DENIALS):
+        log.warning("denied", principal=principal and principal.id, reason=error.reason or error.detail)
+    elif isinstance(error, errors.OrderNotFound) and principal.customer_id is not None:
+        # Whether it is somebody else's is not known here either; many of these are somebody who tries.
+        log.warning("denied", principal=principal.id, reason="no such order of this customer")
 
 
 def _log_cause(cause: BaseException) -> None:
@@ -65,7 +76,7 @@ def _log_cause(cause: BaseException) -> None:
 
 def _render_service_error(error: ServiceError) -> Response:
     response = _response(problem_occurrence(error), retry_after=error.retry_after)
-    response.headers.extend(error.headers)
+    response.headers.update(error.headers)
     return response
 
 

@@ -3,39 +3,34 @@
 import math
 import os
 
-import structlog
 from flask import Flask, Response, current_app, g
 
 from app.errors import TooManyRequests
 from app.http.rate_limiter import RateLimiter
-
-log = structlog.get_logger()
+from app.models.principal import Principal
 
 
 def init_app(app: Flask) -> None:
-    """Count the requests of customers and of services, where they have a limit."""
-    if app.config["RATE_LIMIT_CUSTOMERS"] or app.config["RATE_LIMIT_SERVICES"]:
+    """Prepare to count the requests of customers and of services, where they have a limit."""
+    if app.config["AUTH"] == "required" and (app.config["RATE_LIMIT_CUSTOMERS"] or app.config["RATE_LIMIT_SERVICES"]):
         app.extensions["rate_limiter"] = RateLimiter(os.environ.get("RATE_LIMIT_FILE"))
-        app.before_request(_take)
         app.after_request(_tell)
 
 
-def _take() -> None:
-    principal = g.get("principal")
-    if principal is None or current_app.config["AUTH"] == "off":
-        return
+def count(principal: Principal) -> None:
+    """Count one request of the principal. Raises TooManyRequests beyond its share."""
+    limiter: RateLimiter | None = current_app.extensions.get("rate_limiter")
     policy = "services" if principal.customer_id is None else "customers"
     limit = current_app.config[f"RATE_LIMIT_{policy.upper()}"]
-    if limit == 0:
+    if limiter is None or limit == 0:
         return
-    left, wait = current_app.extensions["rate_limiter"].take(principal.id, per_minute=limit)
+    left, wait = limiter.take(principal.id, per_minute=limit)
     seconds = math.ceil(wait)
     g.rate_limit = {
         "RateLimit-Policy": f'"{policy}";q={limit};w=60',
         "RateLimit": f'"{policy}";r={left};t={seconds or math.ceil(60 / limit)}',
     }
     if wait:
-        log.warning("denied", principal=principal.id, reason="too many requests")
         raise TooManyRequests(f"More than {limit} requests in a minute.").with_headers(Retry_After=str(seconds))
 
 

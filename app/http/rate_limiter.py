@@ -38,7 +38,8 @@ class RateLimiter:
         Returns how many more would be let in now, and in how many seconds the next one will be: 0 unless this one is
         refused, in which case it is not counted.
         """
-        interval, now = _WINDOW / per_minute, time.time()
+        # One clock for all processes of a machine, which nobody sets back.
+        interval, now = _WINDOW / per_minute, time.monotonic()
         digest = blake2b(principal.encode(), digest_size=8).digest()
         home = int.from_bytes(digest[:4]) % _SLOTS
         with self._lock:

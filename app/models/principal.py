@@ -10,6 +10,8 @@ SCOPES = {
     "webhooks:manage": "Manage webhooks.",
     "privacy:erase": "Erase a customer's personal data.",
 }
+# What a customer's token can be good for at all, whatever its issuer wrote into it: the rest sees beyond one customer.
+CUSTOMER_SCOPES = frozenset({"orders:read", "orders:write", "privacy:erase"})
 
 
 @dataclass(frozen=True, slots=True)

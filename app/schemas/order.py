@@ -90,6 +90,12 @@ class OrderIn(StrictSchema):
             raise ValidationError("The adjustments take off more than the items come to.", "adjustments")
 
 
+class CustomerPath(StrictSchema):
+    """Whose data it is about."""
+
+    customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
+
+
 class OrderQuery(StrictSchema):
     """Which orders to list, and how."""
 

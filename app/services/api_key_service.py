@@ -6,12 +6,16 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
 
-from sqlalchemy import select, update
+import structlog
+from sqlalchemy import or_, select, update
 
 from app.extensions import db
 from app.models import ApiKey
 from app.models.api_key import KEY_ID_LENGTH
+from app.models.faults import FAULTS
 from app.models.principal import Principal
+
+log = structlog.get_logger()
 
 PREFIX = "osk_"
 _SECRET_BYTES = 32
@@ -44,9 +48,10 @@ def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None
 
 
 def any_api_key() -> bool:
-    """Whether there is a key that was not revoked."""
+    """Whether there is a key that is worth something."""
+    lasting = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > datetime.now(UTC))
     with db.engine.connect() as connection:
-        return connection.execute(select(ApiKey.id).where(ApiKey.revoked_at.is_(None)).limit(1)).first() is not None
+        return connection.scalar(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), lasting).limit(1)) is not None
 
 
 def list_api_keys() -> list[ApiKey]:
@@ -79,9 +84,18 @@ def find_principal(key: str) -> Principal | None:
     if row.expires_at is not None and row.expires_at <= now:
         return None
     if row.last_used_at is None or row.last_used_at <= now - _USE_RECORDED_EVERY:
-        with db.engine.begin() as connection:
-            connection.execute(update(ApiKey).where(ApiKey.id == row.id).values(last_used_at=now))
+        _record_use(row.id, now)
     return Principal(f"service:{row.name}", frozenset(row.scopes))
+
+
+def _record_use(key_id: str, now: datetime) -> None:
+    """Once, of all workers that see at the same time that it is due."""
+    due = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= now - _USE_RECORDED_EVERY)
+    try:
+        with db.engine.begin() as connection:
+            connection.execute(update(ApiKey).where(ApiKey.id == key_id, due).values(last_used_at=now))
+    except FAULTS as error:  # a disk that is full, or a database that is busy, locks no reader out
+        log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
 
 
 def _hash(secret: str) -> str:

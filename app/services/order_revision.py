@@ -1,6 +1,6 @@
 """Changing what the caller said of an order: its content, seen as the body that would create it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from app.services.new_order import caller_columns, item_columns
 from app.services.order_changes import Change
 
 _ITEM_MEMBERS = ("item_id", "quantity", "unit_price")
+_PERSONAL = {"note", "shipping_address", "billing_address"}
 
 
 def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]], *, principal: Principal) -> Change:
@@ -33,14 +34,24 @@ def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]], *, principal
             changed["items"] = items
         if not changed:
             return
-        if "external_ref" in changed and principal.customer_id is not None and principal.id != order.principal:
-            # Whether the reference is free among another principal's orders is not this customer's to know.
-            raise Forbidden("The external_ref belongs to whoever created the order.")
+        if principal.customer_id is not None and principal.id != order.principal:
+            _require_personal(changed)
         order.update(changed, at=at)
         if changed.get("external_ref") is not None:
             _require_free(order)
 
     return change
+
+
+def _require_personal(changed: Iterable[str]) -> None:
+    """Of an order that somebody else made for them, customers change what is theirs to say.
+
+    Not the price a shop gave them, nor its books; and whether a reference is free among its orders is not theirs to
+    know.
+    """
+    others = sorted(set(changed) - _PERSONAL)
+    if others:
+        raise Forbidden(f"{', '.join(others)}: this belongs to whoever created the order.")
 
 
 def _said(item: Mapping[str, Any]) -> list[Any]:

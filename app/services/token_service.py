@@ -7,18 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
+import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.types import Options
 
 from app.errors import ServiceUnavailable
 from app.models.order_item import ID_MAX
-from app.models.principal import SCOPES, Principal, customer_principal_id
+from app.models.principal import CUSTOMER_SCOPES, SCOPES, Principal, customer_principal_id
+
+log = structlog.get_logger()
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")  # asymmetric only: whoever can check a token must not be able to make one
 _TYPES = (None, "JWT", "at+jwt", "application/at+jwt")
 _LEEWAY = 10  # seconds that clocks may differ
 _JWKS_LIFETIME = 300.0  # seconds a key set is used without asking again
 _JWKS_PAUSE = 30.0  # seconds between two fetches, however many unknown keys are named
+_JWKS_FIRST_PAUSE = 2.0  # the same while there was never a key set: who waits must not queue up behind the timeout
 _JWKS_TIMEOUT = 3  # seconds
+_RSA_MIN = 2048  # bits (NIST SP 800-131A)
 
 
 class InvalidToken(Exception):
@@ -36,31 +46,52 @@ class KeySet:
 
     def find(self, key_id: str | None) -> Any:
         """The key of that id, or None. Raises ServiceUnavailable where no key set was ever had."""
-        with self._lock:  # one fetch for all that wait
-            age = time.monotonic() - self._fetched
-            if age > _JWKS_LIFETIME or (key_id not in self._keys and age > _JWKS_PAUSE):
-                self._fetch()
-            return self._keys.get(key_id)
+        # One fetch for all that wait; who asks for a key that is here need not.
+        if self._lock.acquire(blocking=key_id not in self._keys):
+            try:
+                if self._is_due(key_id):
+                    self._fetch()
+            finally:
+                self._lock.release()
+        if not self._keys:
+            raise ServiceUnavailable("The keys to check tokens with cannot be had just now.")
+        return self._keys.get(key_id)
+
+    def _is_due(self, key_id: str | None) -> bool:
+        age = time.monotonic() - self._fetched
+        pause = _JWKS_PAUSE if self._keys else _JWKS_FIRST_PAUSE
+        return age > _JWKS_LIFETIME or (key_id not in self._keys and age > pause)
 
     def _fetch(self) -> None:
-        self._fetched = time.monotonic()
         try:
             found = jwt.PyJWKClient(self.url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT).get_jwk_set()
-        except jwt.PyJWTError as error:
-            if not self._keys:
-                self._fetched = float("-inf")
-                raise ServiceUnavailable("The keys to check tokens with cannot be had just now.") from error
-            return  # an issuer that is away for a moment does not lock everybody out
-        self._keys = {key.key_id: key.key for key in found.keys if key.public_key_use in (None, "sig")}
+            self._keys = {key.key_id: key.key for key in found.keys if key.public_key_use in (None, "sig")}
+        except Exception as error:  # whatever comes instead of a key set: the keys that are known stay
+            log.warning("key set unavailable", error=type(error).__name__)
+        finally:
+            self._fetched = time.monotonic()
+
+
+def read_public_key(pem: str) -> Any:
+    """The public key in PEM. Raises ValueError unless it is RSA of 2,048 bits or more, P-256 or Ed25519."""
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("a public key in PEM: -----BEGIN PUBLIC KEY----- …") from None
+    strong_rsa = isinstance(key, RSAPublicKey) and key.key_size >= _RSA_MIN
+    p256 = isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
+    if not (strong_rsa or p256 or isinstance(key, Ed25519PublicKey)):
+        raise ValueError(f"an RSA key of {_RSA_MIN} bits or more, a P-256 or an Ed25519 key")
+    return key
 
 
 @dataclass(frozen=True)
 class TokenChecker:
-    """Checks tokens of one issuer for one audience, by a public key (PEM) or by the issuer's key set."""
+    """Checks tokens of one issuer for one audience, by its public key or by its key set."""
 
     issuer: str
     audience: str
-    public_key: str | None = None
+    public_key: Any = None
     key_set: KeySet | None = None
 
     def check(self, token: str) -> tuple[Principal, float]:
@@ -85,9 +116,9 @@ class TokenChecker:
                 leeway=_LEEWAY,
                 options=options,
             )
-        except (jwt.PyJWTError, ValueError, TypeError, UnicodeError) as error:
+            return _principal(claims), float(claims["exp"])
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError) as error:
             raise InvalidToken(str(error)) from error
-        return _principal(claims), float(claims["exp"])
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:
@@ -98,4 +129,4 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     scopes = frozenset(said.split() if isinstance(said, str) else ()) & SCOPES.keys()
     if "orders:manage" in scopes:
         return Principal(f"token:{subject}", scopes)
-    return Principal(customer_principal_id(subject), scopes, customer_id=subject)
+    return Principal(customer_principal_id(subject), scopes & CUSTOMER_SCOPES, customer_id=subject)
