@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test lint fuzz fuzz-database fuzz-model lock clean
+.PHONY: help run test nginx-test lint fuzz fuzz-database fuzz-model bench lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
@@ -59,8 +59,13 @@ fuzz-model: export LOG_LEVEL := error
 fuzz-model: $(VENV)/dev.stamp  ## random lives of orders against a model, on both databases (MODEL_EXAMPLES=2000 lives)
 	@$(PY) -m pytest tests/test_order_model.py --durations=2 --durations-min=1 $(ARGS)
 
+# An environment of its own: what the peers bring must not meet the tests.
+bench: export PATH := $(PATH):/usr/sbin
+bench: $(VENV)/bench.stamp  ## measure the service against its peers (apt-get install nginx-light wrk; ARGS=--help)
+	@$(VENV)/bench/bin/python -m bench.run $(ARGS)
+
 lock:  ## compile requirements*.in to requirements*.txt (ARGS=--upgrade for newer versions)
-	@for file in requirements requirements-dev; do \
+	@for file in requirements requirements-dev bench/requirements; do \
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(ARGS) --output-file $$file.txt $$file.in || exit; done
 
@@ -84,4 +89,10 @@ $(VENV)/run.stamp: requirements.txt $(VENV)/bin/pip
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/bin/pip
 	@echo "Installing requirements-dev.txt into $(VENV) …"
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/bench.stamp: bench/requirements.txt $(VENV)/bin/pip
+	@echo "Installing bench/requirements.txt into $(VENV)/bench …"
+	@$(PY) -m venv --clear $(VENV)/bench
+	@$(VENV)/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.txt
 	@touch $@

