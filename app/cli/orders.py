@@ -80,5 +80,5 @@ def _counted(documents: Iterable[str], bar: Any) -> Iterator[str]:
 
 
 def _size(file: BinaryIO) -> int | None:
-    path = Path(str(file.name))
+    path = Path(str(getattr(file, "name", "")))
     return path.stat().st_size if path.is_file() else None

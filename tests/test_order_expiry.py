@@ -1,0 +1,101 @@
+"""`flask orders expire`."""
+
+from datetime import UTC, datetime, timedelta
+
+import click
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+
+from app.cli.orders import Age
+from app.cli.seed import sample_orders
+from app.services import order_expiry
+from app.services.order_expiry import expire_orders
+from app.services.order_writes import insert_orders
+
+
+@pytest.fixture
+def old(app: Flask) -> list[str]:
+    """The paths of seven orders that are between two and one years old."""
+    orders = list(sample_orders(7, seed=1, until=datetime.now(UTC) - timedelta(days=365)))
+    with app.app_context():
+        insert_orders(orders)
+    return [f"/orders/{order.id}" for order in orders]
+
+
+def statuses(client: FlaskClient, paths: list[str]) -> list[str]:
+    return [client.get(path).json["status"] for path in paths]
+
+
+def test_stale_pending_orders_are_cancelled_as_expired_by_the_system(
+    client: FlaskClient, runner: FlaskCliRunner, old: list[str]
+) -> None:
+    result = runner.invoke(args=["orders", "expire", "--older-than", "365d"])
+
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "7 orders expired.\n", "")
+    assert statuses(client, old) == ["cancelled"] * 7
+    [_, event] = client.get(f"{old[0]}/history").json["events"]
+    assert (event["type"], event["actor"]) == ("order.cancelled", "system:expiry")
+    assert event["data"]["cancellation"] == {"reason": "expired", "note": None, "at": event["at"]}
+    assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_a_second_run_finds_nothing_to_do(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
+    runner.invoke(args=["orders", "expire", "--older-than", "1d"])
+
+    result = runner.invoke(args=["orders", "expire", "--older-than", "1d"])
+
+    assert result.stdout == "0 orders expired.\n"
+    assert client.get(old[0]).json["version"] == 2
+
+
+def test_young_held_and_confirmed_orders_are_left_alone(
+    client: FlaskClient, runner: FlaskCliRunner, old: list[str]
+) -> None:
+    young = client.post("/orders", json={"customer_id": "c", "items": [{"item_id": "i", "quantity": 1}]})
+    client.put(f"{old[0]}/hold", json={"reason": "address check"})
+    client.post(f"{old[1]}/confirm")
+
+    result = runner.invoke(args=["orders", "expire", "--older-than", "1h"])
+
+    assert result.stdout == "5 orders expired.\n"
+    assert statuses(client, [*old[:2], young.headers["Location"]]) == ["pending", "confirmed", "pending"]
+
+
+def test_orders_are_expired_in_batches(
+    app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_expiry, "_BATCH", 3)
+
+    with app.app_context():
+        assert list(expire_orders(older_than=timedelta(days=1))) == [3, 3, 1]
+
+
+def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
+    app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = order_expiry._stale_orders
+
+    def find_and_be_late(*, before: str) -> list[str]:
+        found = find(before=before)
+        client.post(f"{old[2]}/confirm")
+        return found
+
+    monkeypatch.setattr(order_expiry, "_stale_orders", find_and_be_late)
+
+    with app.app_context():
+        assert list(expire_orders(older_than=timedelta(days=1))) == [6]
+    assert statuses(client, old[1:4]) == ["cancelled", "confirmed", "cancelled"]
+
+
+def test_an_age_before_the_first_possible_order_expires_none(runner: FlaskCliRunner, old: list[str]) -> None:
+    for age in ("30000d", "999999d"):
+        result = runner.invoke(args=["orders", "expire", "--older-than", age])
+
+        assert (result.exit_code, result.stdout) == (0, "0 orders expired.\n")
+
+
+@pytest.mark.parametrize("age", ["", "30", "d", "-1d", "1.5d", "30 d", "30w", "1234567d", "３d"])
+def test_what_is_no_age_is_refused(age: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not an age; write 30d, 12h or 45m."):
+        Age().convert(age, None, None)

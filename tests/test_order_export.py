@@ -1,0 +1,174 @@
+"""Orders on their way out: over HTTP by the Accept header, and by `flask orders export`."""
+
+import csv
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.test import TestResponse
+
+from app.cli.seed import sample_orders
+from app.services import order_exports
+from app.services.order_exports import as_csv
+from tests.samples import MINIMAL, RICHEST, fault_places, slug
+
+NDJSON, CSV = "application/x-ndjson", "text/csv"
+HEADER = (
+    "id,number,customer_id,external_ref,status,fulfillment_status,currency,version,created_at,updated_at,note,"
+    "items_total,adjustments_total,total,line,item_id,quantity,unit_price,fulfilled,returned"
+)
+
+
+def stream(client: FlaskClient, path: str = "/orders?sort=created_at", accept: str = NDJSON) -> TestResponse:
+    response = client.get(path, headers={"Accept": accept})
+    assert (response.status_code, response.mimetype) == (200, accept), response.text
+    return response
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.fixture
+def orders(client: FlaskClient) -> list[bytes]:
+    """Five documents, oldest first, of two customers; the first one cancelled."""
+    bodies = [RICHEST, *(MINIMAL | {"note": str(i)} for i in range(4))]
+    paths = [client.post("/orders", json=body).headers["Location"] for body in bodies]
+    client.post(f"{paths[0]}/cancel", json={"reason": "customer"})
+    return [client.get(path).data for path in paths]
+
+
+def test_ndjson_is_one_stored_document_a_line(client: FlaskClient, orders: list[bytes]) -> None:
+    response = stream(client)
+
+    assert response.data == b"".join(order + b"\n" for order in orders)
+    assert response.content_type == "application/x-ndjson; charset=utf-8"
+    assert response.headers["Cache-Control"] == "private, no-store"
+
+
+def test_csv_is_a_header_and_one_row_for_each_line_of_each_order(client: FlaskClient, orders: list[bytes]) -> None:
+    text = stream(client, accept=CSV).text
+
+    first, second = orjson.loads(orders[0]), orjson.loads(orders[1])
+    found = rows(text)
+    assert text.startswith(HEADER + "\r\n")
+    assert [row["id"] for row in found] == [first["id"]] * 3 + [orjson.loads(order)["id"] for order in orders[1:]]
+    assert [(row["line"], row["item_id"], row["unit_price"]) for row in found[:3]] == [
+        ("1", "sku-1", "1250"), ("2", "sku-2", ""), ("3", "sku-1", ""),
+    ]  # fmt: skip
+    assert (found[0]["status"], found[0]["total"], found[0]["note"]) == ("cancelled", "2740", RICHEST["note"])
+    assert (found[3]["currency"], found[3]["total"], found[3]["number"]) == ("", "", second["number"])
+
+
+@pytest.mark.parametrize(("accept", "body"), [(NDJSON, ""), (CSV, HEADER + "\r\n")])
+def test_where_nothing_matches_the_stream_is_empty(client: FlaskClient, accept: str, body: str) -> None:
+    assert stream(client, accept=accept).text == body
+
+
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1", "＝1", "－1"])
+def test_a_text_that_a_spreadsheet_takes_for_a_formula_is_made_harmless(start: str) -> None:
+    [order] = sample_orders(1, seed=1, until=datetime(2026, 11, 1, tzinfo=UTC))
+    document = orjson.loads(order.snapshot) | {"note": start, "customer_id": start}
+
+    [row, *_] = rows("".join(as_csv([orjson.dumps(document).decode()])))
+
+    assert (row["note"], row["customer_id"]) == (f"'{start}", f"'{start}")
+
+
+def test_numbers_below_zero_stay_numbers(client: FlaskClient) -> None:
+    client.post("/orders", json=RICHEST | {"adjustments": [{"type": "discount", "amount": -250}]})
+
+    assert rows(stream(client, accept=CSV).text)[0]["adjustments_total"] == "-250"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("?sort=created_at", [0, 1, 2, 3, 4]),
+        ("", [4, 3, 2, 1, 0]),
+        ("?status=cancelled", [0]),
+        ("?customer_id=c-1&sort=created_at", [1, 2, 3, 4]),
+        ("?item_id=sku-2", [0]),
+        ("?limit=1&sort=created_at", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_stream_holds_all_that_match_in_the_order_asked_for(
+    client: FlaskClient, orders: list[bytes], monkeypatch: pytest.MonkeyPatch, query: str, expected: list[int]
+) -> None:
+    for page in (1, 2, 500):
+        monkeypatch.setattr(order_exports, "PAGE", page)
+
+        assert stream(client, f"/orders{query}").data.splitlines() == [orders[i] for i in expected]
+
+
+def test_a_stream_goes_on_from_the_cursor_of_a_page(client: FlaskClient, orders: list[bytes]) -> None:
+    page = client.get("/orders?limit=2&sort=created_at")
+
+    rest = stream(client, f"/orders?sort=created_at&cursor={page.json['next_cursor']}")
+
+    assert rest.data.splitlines() == orders[2:]
+
+
+def test_each_form_of_the_list_tells_caches_that_it_depends_on_accept(client: FlaskClient) -> None:
+    for accept in (NDJSON, CSV, "application/json", "*/*"):
+        assert "Accept" in client.get("/orders", headers={"Accept": accept}).vary
+
+
+def test_the_form_is_the_one_that_the_request_prefers(client: FlaskClient) -> None:
+    for accept, given in (
+        ("*/*", "application/json"),
+        ("text/html", "application/json"),
+        ("text/*", CSV),
+        ("application/json;q=0.5, text/csv", CSV),
+        ("text/csv;q=0.5, application/x-ndjson;q=0.9", NDJSON),
+        ("text/csv, application/json", "application/json"),
+        ("text/csv;q=0", "application/json"),
+    ):
+        assert client.get("/orders", headers={"Accept": accept}).mimetype == given, accept
+
+
+@pytest.mark.parametrize("accept", [NDJSON, CSV])
+def test_what_is_wrong_with_the_request_is_a_problem(client: FlaskClient, accept: str) -> None:
+    headers = {"Accept": accept}
+
+    assert fault_places(client.get("/orders?status=x", headers=headers)) == {"status"}
+    assert slug(client.get("/orders?cursor=x", headers=headers)) == (400, "invalid-cursor")
+
+
+@pytest.mark.parametrize("accept", [NDJSON, CSV])
+def test_a_fault_before_the_first_byte_is_a_problem(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise PoolTimeout
+
+    monkeypatch.setattr(order_exports, "list_orders", fail)
+
+    response = client.get("/orders", headers={"Accept": accept})
+
+    assert slug(response) == (503, "service-unavailable")
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_the_command_writes_what_the_api_streams(
+    client: FlaskClient, runner: FlaskCliRunner, orders: list[bytes], tmp_path: Path
+) -> None:
+    file = tmp_path / "orders"
+    for style, accept in (("ndjson", NDJSON), ("csv", CSV)):
+        printed = runner.invoke(args=["orders", "export", "--format", style])
+        written = runner.invoke(args=["orders", "export", "--format", style, "--output", str(file)])
+
+        assert (printed.exit_code, printed.stderr) == (0, "5 orders exported.\n")
+        assert (written.exit_code, written.stdout) == (0, "")
+        assert file.read_bytes() == printed.stdout_bytes == stream(client, accept=accept).data
+
+
+def test_the_command_exports_orders_of_one_status(runner: FlaskCliRunner, orders: list[bytes]) -> None:
+    result = runner.invoke(args=["orders", "export", "--status", "cancelled"])
+
+    assert (result.stdout_bytes, result.stderr) == (orders[0] + b"\n", "1 orders exported.\n")

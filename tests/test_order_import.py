@@ -1,0 +1,316 @@
+"""`flask orders import`: bodies and exported documents, as often as one likes, in whole or in part."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import pytest
+from click.testing import Result
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.extensions import db
+from tests.samples import MINIMAL, RICHEST
+from tests.servers import ROOT
+
+
+@pytest.fixture
+def imported(runner: FlaskCliRunner) -> Callable[..., Result]:
+    """Imports lines, given as values or as the text itself."""
+
+    def run(*lines: Any, principal: str = "anonymous") -> Result:
+        file = b"\n".join(line if isinstance(line, bytes) else orjson.dumps(line) for line in lines)
+        return runner.invoke(args=["orders", "import", "-", "--principal", principal], input=file)
+
+    return run
+
+
+def exported(runner: FlaskCliRunner) -> bytes:
+    return runner.invoke(args=["orders", "export"]).stdout_bytes
+
+
+def empty(app: Flask) -> None:
+    with app.app_context(), db.engine.begin() as connection:
+        for table in db.metadata.sorted_tables:
+            connection.execute(table.delete())
+
+
+def order(**members: Any) -> dict[str, Any]:
+    return MINIMAL | members
+
+
+def summary(created: int, there: int, bad: int) -> str:
+    return f"{created} orders imported, {there} there already, {bad} bad lines.\n"
+
+
+SENT: dict[str, Any] = {"items": [{"line": 1, "quantity": 1}]}
+LIVES: dict[str, Sequence[tuple[str, str, Any]]] = {
+    "pending": [],
+    "updated": [("PATCH", "", {"note": "=1+1\n", "items": [{"item_id": "ä", "quantity": 9}], "metadata": {"k": "v"}})],
+    "held": [("PUT", "/hold", {"reason": "address check"})],
+    "confirmed": [("POST", "/confirm", {})],
+    "held again": [("POST", "/confirm", {}), ("PUT", "/hold", {"reason": "x"})],
+    "cancelled": [("PUT", "/hold", {"reason": "x"}), ("POST", "/cancel", {"reason": "fraud", "note": "…"})],
+    "partly sent": [
+        ("POST", "/confirm", {}),
+        ("POST", "/fulfillments", SENT | {"tracking": {"carrier": "DHL", "url": "https://example.com/1"}}),
+    ],
+    "completed early": [("POST", "/confirm", {}), ("POST", "/fulfillments", SENT), ("POST", "/complete", {})],
+    "sent and returned": [
+        ("POST", "/confirm", {}),
+        ("POST", "/fulfillments", SENT),
+        ("POST", "/fulfillments", {"items": [{"line": n, "quantity": n} for n in (1, 2, 3)]}),
+        ("POST", "/returns", SENT | {"reason": "broken"}),
+        ("POST", "/returns", SENT),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def documents(client: FlaskClient, runner: FlaskCliRunner) -> bytes:
+    """The export of orders in all states."""
+    items = [{"item_id": f"sku-{n}", "quantity": n, "unit_price": 10} for n in (2, 2, 3)]
+    for name, actions in LIVES.items():
+        path = client.post("/orders", json=RICHEST | {"items": items, "external_ref": name}).headers["Location"]
+        for method, action, body in actions:
+            answer = client.open(path + action, method=method, json=body)
+            assert answer.status_code in (200, 201), answer.text
+    return exported(runner)
+
+
+def test_an_export_of_all_states_imported_elsewhere_exports_the_same(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result], documents: bytes
+) -> None:
+    csv = runner.invoke(args=["orders", "export", "--format", "csv"]).stdout_bytes
+    empty(app)
+
+    result = imported(documents)
+
+    assert (result.exit_code, result.stdout, result.stderr) == (0, summary(len(LIVES), 0, 0), "")
+    assert exported(runner) == documents
+    assert runner.invoke(args=["orders", "export", "--format", "csv"]).stdout_bytes == csv
+    assert runner.invoke(args=["verify"]).stdout == f"{len(LIVES)} orders verified, 0 differences.\n"
+
+
+def test_a_restored_order_lives_on(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result], documents: bytes
+) -> None:
+    empty(app)
+    imported(documents)
+    partly_sent = orjson.loads(documents.splitlines()[list(LIVES).index("partly sent")])
+    path = f"/orders/{partly_sent['id']}"
+
+    sent = client.post(f"{path}/fulfillments", json=SENT)
+    returned = client.post(f"{path}/returns", json=SENT)
+
+    assert sent.json["version"] == partly_sent["version"] + 1
+    assert [one["number"] for one in sent.json["fulfillments"]] == [1, 2]
+    history = client.get(f"{path}/history").json["events"]
+    assert [event["type"] for event in history] == ["order.imported", "order.fulfilled", "order.returned"]
+    assert history[0]["data"] == partly_sent
+    assert client.get(f"{path}?version=1").status_code == 404
+    assert returned.status_code == 201
+    assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_documents_are_known_by_their_id(
+    app: Flask, runner: FlaskCliRunner, imported: Callable[..., Result], documents: bytes
+) -> None:
+    empty(app)
+    lines = documents.splitlines()
+
+    # A line may stand twice, next to the first one or in an import of its own.
+    first = imported(*lines[:4], lines[0], lines[3])
+    second = imported(*lines, *lines)
+    third = imported(*lines)
+
+    assert first.stdout == summary(4, 2, 0)
+    assert second.stdout == summary(len(LIVES) - 4, len(LIVES) + 4, 0)
+    assert third.stdout == summary(0, len(LIVES), 0)
+    assert exported(runner) == documents
+
+
+def test_bodies_are_known_by_their_reference_or_their_text(
+    runner: FlaskCliRunner, imported: Callable[..., Result]
+) -> None:
+    same = b'{"customer_id": "c", "items": [{"item_id": "i", "quantity": 1}]}'
+    lines = [order(external_ref="r-1"), order(external_ref="r-1"), same, same, order(note="x"), b"", b"  "]
+
+    first = imported(*lines)
+    again = imported(*lines)
+    one_more = imported(*lines, same)
+
+    assert (first.exit_code, first.stdout) == (0, summary(4, 1, 0))
+    assert (again.exit_code, again.stdout) == (0, summary(0, 5, 0))
+    assert one_more.stdout == summary(1, 5, 0)
+    assert runner.invoke(args=["verify"]).stdout == "5 orders verified, 0 differences.\n"
+
+
+def test_a_reference_belongs_to_its_principal(client: FlaskClient, imported: Callable[..., Result]) -> None:
+    lines = [order(external_ref="r-1"), order()]
+
+    results = [imported(*lines, principal=principal) for principal in ("a", "b", "a")]
+
+    assert [result.stdout for result in results] == [summary(2, 0, 0), summary(2, 0, 0), summary(0, 2, 0)]
+
+
+def test_bad_lines_are_named_with_their_number_and_reason_and_no_other_is_lost(
+    client: FlaskClient, imported: Callable[..., Result]
+) -> None:
+    taken = client.post("/orders", json=order(external_ref="r-0")).json["id"]
+
+    result = imported(
+        order(note="first"),
+        b"",
+        b"{",
+        order(quantity=1),
+        [order()],
+        order(external_ref="r-1"),
+        order(external_ref="r-1", note="another"),
+        order(external_ref="r-0", note="another"),
+        order(items=[], note="\0"),
+        b'{"customer_id": "\xff"}',
+        order(note="last"),
+    )
+
+    created = client.get("/orders").json["orders"]
+    r1 = next(order["id"] for order in created if order["external_ref"] == "r-1")
+    assert (result.exit_code, result.stdout) == (1, summary(3, 0, 7))
+    assert sorted(result.stderr.splitlines()) == [
+        "line 10: Byte 17 of the body is not UTF-8.",
+        "line 3: Expecting property name enclosed in double quotes at line 1, column 2.",
+        "line 4: #/quantity: This name is not known here.",
+        "line 5: #: This must be an object.",
+        f"line 7: Order {r1} already has this external_ref.",
+        f"line 8: Order {taken} already has this external_ref.",
+        "line 9: #/items: This must have 1 to 100 entries.; #/note: This must be without control characters and "
+        "unpaired surrogates.",
+    ]
+    assert len(created) == 4
+
+
+def changed(**members: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda document: document | members
+
+
+def of_items(**members: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda document: document | {"items": [item | members for item in document["items"]]}
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "units without fulfillments": (of_items(fulfilled=1), "#/fulfillments: This does not fit the other members."),
+    "more units than ordered": (of_items(fulfilled=10**6), "#/items: This does not fit the other members."),
+    "lines out of order": (of_items(line=1), "#/items: This does not fit the other members."),
+    "a status": (changed(status="cancelled"), "#/cancellation: This does not fit the other members."),
+    "a completed order": (changed(fulfillment_status="fulfilled"), "#/fulfillment_status: This does not fit the"),
+    "totals": (changed(totals=None), "#/totals: This does not fit the other members."),
+    "allowed actions": (changed(allowed_actions=[]), "#/allowed_actions: This does not fit the other members."),
+    "an id of another time": (changed(id="00000000-0000-7000-8000-000000000000"), "#/id: This does not fit the"),
+    "an id in capitals": (lambda order: order | {"id": order["id"].upper()}, "#/id: This does not fit the other"),
+    "a time written otherwise": (
+        lambda order: order | {"updated_at": order["updated_at"].replace("Z", "+00:00")},
+        "#/updated_at: This does not fit the other members.",
+    ),
+    "fulfillments that do not count up": (
+        lambda order: order
+        | {"fulfillments": [{"number": 2, "items": [], "tracking": None, "created_at": order["created_at"]}]},
+        "#/fulfillments: This does not fit the other members.",
+    ),
+    "an unknown member": (changed(colour="red"), "#/colour: This name is not known here."),
+    "a missing member": (lambda order: {name: order[name] for name in order if name != "hold"}, "#/hold: This is"),
+    "another's reference": (
+        lambda order: order | {"id": order["id"][:-1] + ("1" if order["id"][-1] == "0" else "0"), "number": "1" * 15},
+        "another order has this external_ref",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "named"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_document_that_contradicts_itself_or_another_is_a_bad_line(
+    client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result], change: Any, named: str
+) -> None:
+    document = client.post("/orders", json=RICHEST).json
+
+    result = imported(change(document), order())
+
+    assert (result.exit_code, result.stdout) == (1, summary(1, 0, 1))
+    assert result.stderr.startswith("line 1: ") and named.lower() in result.stderr.lower()
+    assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_only_the_database_refuses_is_a_bad_line_and_the_others_are_imported(
+    app: Flask, imported: Callable[..., Result], documents: bytes
+) -> None:
+    empty(app)
+    lines = [*documents.splitlines(), order(customer_id="poison"), order(customer_id="cure")]
+    with app.app_context(), db.engine.begin() as connection:
+        poison = "status = 'cancelled' OR customer_id = 'poison'"
+        connection.execute(text(f"ALTER TABLE orders ADD CONSTRAINT poison CHECK (NOT ({poison})) NOT VALID"))
+
+    result = imported(*lines)
+
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE orders DROP CONSTRAINT poison"))
+    assert (result.exit_code, result.stdout) == (1, summary(len(LIVES), 0, 2))
+    for fault in result.stderr.splitlines():
+        assert 'new row for relation "orders" violates check constraint "poison"' in fault
+        assert "c-123" not in fault  # the row is personal data
+
+
+def test_a_database_that_is_away_is_no_line_s_fault(
+    runner: FlaskCliRunner,
+    imported: Callable[..., Result],
+    documents: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be every line's."""
+
+    def fail(_: Any) -> set[str]:
+        raise PoolTimeout("no connection\nis free")
+
+    for path in ("app.services.order_service.insert_orders", "app.cli.order_import.restore_orders"):
+        monkeypatch.setattr(path, fail)
+
+    for line in (order(), documents):
+        result = imported(line)
+
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "ame command goes on where it was." in result.stderr
+        assert "line 1" not in result.stderr
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_import_that_is_killed_goes_on_where_it_was(
+    app: Flask, database_url: str, runner: FlaskCliRunner, imported: Callable[..., Result]
+) -> None:
+    lines = [order(customer_id=f"c-{i}", external_ref=f"r-{i}" if i % 2 else None) for i in range(700)]
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "orders", "import", "-"]
+    environment = os.environ | {"DATABASE_URL": database_url, "AUTH": "off"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        process.stdin.writelines(orjson.dumps(line) + b"\n" for line in lines[:600])
+        process.stdin.flush()  # and not closed: it waits for the rest of its second batch
+        while count(app) == 0 and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+    before = count(app)
+
+    result = imported(*lines)
+
+    assert (before, process.returncode) == (500, -signal.SIGKILL)
+    assert (result.exit_code, result.stdout) == (0, summary(200, 500, 0))
+    assert runner.invoke(args=["verify"]).stdout == "700 orders verified, 0 differences.\n"
+
+
+def count(app: Flask) -> int:
+    with app.app_context(), db.engine.begin() as connection:
+        return int(connection.scalar(text("SELECT count(*) FROM orders")))
