@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from app import create_app
 from app.extensions import db
+from tests.credentials import closed_app
 from tests.postgres import private_postgres
 
 # Whoever is let in is the matter of a few tests; all others run open.
@@ -69,6 +70,20 @@ def app(database_url: str, pytestconfig: pytest.Config) -> Iterator[Flask]:
     yield app
     with app.app_context():
         db.engine.dispose()  # an open connection at exit is a warning, thus an error
+
+
+@pytest.fixture(scope="session")
+def secure_app(app: Flask, database_url: str) -> Iterator[Flask]:
+    """The same database behind a closed door (tests/credentials.py has the keys)."""
+    secure_app = closed_app(database_url)
+    yield secure_app
+    with secure_app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def secure_client(secure_app: Flask) -> FlaskClient:
+    return secure_app.test_client()
 
 
 @pytest.fixture(autouse=True)

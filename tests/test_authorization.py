@@ -1,0 +1,286 @@
+"""Who is let in: every route of the URL map, with every kind of credentials."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.config import StartupError
+from app.http import auth
+from app.models.principal import SCOPES
+from tests.credentials import api_key, bearer, token
+from tests.samples import MINIMAL, slug
+
+ABSENT = "0199c7a4-0000-7000-8000-000000000000"
+LINES = {"items": [{"line": 1, "quantity": 1}]}
+CUSTOMER = "orders:read orders:write privacy:erase"  # all that a customer can be
+
+
+@dataclass(frozen=True)
+class Route:
+    """Whom a route lets in (None: everybody), and a request that succeeds once the order went through `after`."""
+
+    scope: str | None
+    body: Any = None
+    success: int = 200
+    after: tuple[tuple[str, Any], ...] = ()
+
+
+CONFIRMED = (("confirm", None),)
+SENT = (*CONFIRMED, ("fulfillments", LINES))
+
+ROUTES = {
+    ("POST", "/orders"): Route("orders:write", MINIMAL, 201),
+    ("GET", "/orders"): Route("orders:read"),
+    ("POST", "/orders/batch"): Route("orders:write", {"orders": [MINIMAL]}),
+    ("GET", "/orders/<order_id>"): Route("orders:read"),
+    ("PATCH", "/orders/<order_id>"): Route("orders:write", {"note": "n"}),
+    ("GET", "/orders/<order_id>/history"): Route("orders:read"),
+    ("POST", "/orders/<order_id>/cancel"): Route("orders:write", {"reason": "customer"}),
+    ("POST", "/orders/<order_id>/confirm"): Route("orders:manage"),
+    ("POST", "/orders/<order_id>/complete"): Route("orders:manage", after=CONFIRMED),
+    ("PUT", "/orders/<order_id>/hold"): Route("orders:manage", {"reason": "r"}),
+    ("DELETE", "/orders/<order_id>/hold"): Route("orders:manage"),
+    ("POST", "/orders/<order_id>/fulfillments"): Route("orders:manage", LINES, 201, after=CONFIRMED),
+    ("POST", "/orders/<order_id>/returns"): Route("orders:manage", LINES, 201, after=SENT),
+    ("DELETE", "/customers/<customer_id>/personal-data"): Route("privacy:erase", success=204),
+    ("GET", "/healthz"): Route(None),
+    ("GET", "/readyz"): Route(None),
+    ("GET", "/metrics"): Route(None),
+    ("GET", "/openapi.json"): Route(None),
+    ("GET", "/docs"): Route(None),
+    ("GET", "/docs/<path:name>"): Route(None),
+    ("GET", "/problems"): Route(None),
+    ("GET", "/problems/<slug>"): Route(None),
+}
+CLOSED = {key: route for key, route in ROUTES.items() if route.scope is not None}
+OF_AN_ORDER = {key: route for key, route in CLOSED.items() if "<order_id>" in key[1]}
+OF_A_CUSTOMER = {key: route for key, route in OF_AN_ORDER.items() if route.scope in CUSTOMER.split()}
+
+# What is refused before the database is asked needs to be tried on one only.
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def each(routes: dict[tuple[str, str], Route]) -> Any:
+    """One test a route; a route that answers GET answers HEAD too."""
+    heads = {("HEAD", path): route for (method, path), route in routes.items() if method == "GET"}
+    cases = [(method, path, route) for (method, path), route in (routes | heads).items()]
+    ids = [f"{method} {path}" for method, path, _ in cases]
+    return pytest.mark.parametrize(("method", "path", "route"), cases, ids=ids)
+
+
+def send(client: FlaskClient, method: str, path: str, body: Any, credential: str | None, **ids: str) -> TestResponse:
+    names = {"<order_id>": ABSENT, "<customer_id>": "c-0", "<path:name>": "start.js", "<slug>": "not-found"}
+    for name, value in (names | {f"<{name}>": value for name, value in ids.items()}).items():
+        path = path.replace(name, value)
+    kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
+    return client.open(path, method=method, headers=bearer(credential) if credential else {}, buffered=True, **sent)
+
+
+@pytest.fixture
+def master(secure_app: Flask) -> str:
+    """A key that may do everything."""
+    return api_key(secure_app, *SCOPES)
+
+
+@pytest.fixture
+def order_id(secure_client: FlaskClient, master: str) -> str:
+    """An order of the customer c-1, made by a service."""
+    response = secure_client.post("/orders", json=MINIMAL, headers=bearer(master))
+    made: str = response.json["id"]
+    return made
+
+
+def test_the_matrix_holds_every_route_and_method_there_is(app: Flask) -> None:
+    there = {
+        (method, rule.rule)
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD"} - ({"OPTIONS"} if rule.provide_automatic_options else set())
+    }
+
+    assert there == ROUTES.keys()
+
+
+@on_one_database
+@each({key: route for key, route in ROUTES.items() if route.scope is None})
+@pytest.mark.parametrize("credential", [None, "garbage"])
+def test_what_is_public_needs_nothing(
+    secure_client: FlaskClient, method: str, path: str, route: Route, credential: str | None
+) -> None:
+    assert send(secure_client, method, path, None, credential).status_code == 200
+
+
+@on_one_database
+@each(CLOSED)
+def test_without_credentials_nobody_gets_in(
+    secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route
+) -> None:
+    response = send(secure_client, method, path, route.body, None, order_id=order_id)
+
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="orders"'
+    assert method == "HEAD" or slug(response) == (401, "unauthenticated")
+
+
+@on_one_database
+@each(CLOSED)
+@pytest.mark.parametrize("credential", ["garbage", "a.b.c", f"osk_{'a' * 16}.{'b' * 43}"])
+def test_with_garbage_nobody_gets_in(
+    secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route, credential: str
+) -> None:
+    response = send(secure_client, method, path, route.body, credential, order_id=order_id)
+
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="orders", error="invalid_token"'
+
+
+@on_one_database
+@each(CLOSED)
+@pytest.mark.parametrize("kind", ["key", "token"])
+def test_without_the_scope_it_is_forbidden_and_the_scope_is_named(
+    secure_app: Flask, secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route, kind: str
+) -> None:
+    others = [scope for scope in SCOPES if scope != route.scope]
+    credential = api_key(secure_app, *others) if kind == "key" else token(scope=" ".join(others))
+
+    response = send(secure_client, method, path, route.body, credential, order_id=order_id)
+
+    assert response.status_code == 403
+    challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{route.scope}"'
+    assert response.headers["WWW-Authenticate"] == challenge
+    assert method == "HEAD" or response.json["detail"] == f"The scope {route.scope} is missing."
+
+
+@each(CLOSED)
+@pytest.mark.parametrize("kind", ["key", "token"])
+def test_the_one_scope_is_enough(
+    secure_app: Flask,
+    secure_client: FlaskClient,
+    master: str,
+    order_id: str,
+    method: str,
+    path: str,
+    route: Route,
+    kind: str,
+) -> None:
+    assert route.scope
+    for action, body in route.after:
+        done = send(secure_client, "POST", f"/orders/<order_id>/{action}", body, master, order_id=order_id)
+        assert done.status_code < 300
+    credential = api_key(secure_app, route.scope) if kind == "key" else token(scope=route.scope)
+
+    response = send(secure_client, method, path, route.body, credential, order_id=order_id, customer_id="c-1")
+
+    if path.endswith("personal-data"):
+        assert response.status_code == 409  # the order is open: it got as far as that
+    else:
+        assert response.status_code == route.success
+
+
+@each(OF_A_CUSTOMER)
+def test_another_customers_order_is_the_same_as_none(
+    secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route
+) -> None:
+    stranger = token(customer="c-2", scope=CUSTOMER)
+
+    hidden = send(secure_client, method, path, route.body, stranger, order_id=order_id)
+    absent = send(secure_client, method, path, route.body, stranger, order_id=ABSENT)
+
+    assert hidden.status_code == absent.status_code == 404
+    assert without_request(hidden, order_id) == without_request(absent, ABSENT)
+
+
+def without_request(response: TestResponse, order_id: str) -> tuple[Any, ...]:
+    """An answer without what is that request's own: its id, and the order id that it asked for."""
+    headers = sorted((name, value) for name, value in response.headers if name != "X-Request-Id")
+    text = response.text.replace(order_id, "…").replace(response.headers["X-Request-Id"], "…")
+    return response.status_code, headers, text
+
+
+@on_one_database
+@each({key: route for key, route in OF_AN_ORDER.items() if key not in OF_A_CUSTOMER})
+def test_what_the_shop_does_is_no_customers_business(
+    secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route
+) -> None:
+    owner = token(scope=CUSTOMER)
+
+    assert send(secure_client, method, path, route.body, owner, order_id=order_id).status_code == 403
+
+
+def test_a_customer_acts_for_nobody_else(secure_client: FlaskClient, order_id: str) -> None:
+    stranger = bearer(token(customer="c-2", scope=CUSTOMER))
+
+    created = secure_client.post("/orders", json=MINIMAL, headers=stranger)
+    batch = secure_client.post("/orders/batch", json={"orders": [MINIMAL]}, headers=stranger)
+    erased = secure_client.delete("/customers/c-1/personal-data", headers=stranger)
+    nobody = secure_client.delete("/customers/c-0/personal-data", headers=stranger)
+
+    assert slug(created) == slug(erased) == slug(nobody) == (403, "forbidden")
+    assert [result["status"] for result in batch.json["results"]] == [403]
+    assert erased.json["detail"] == nobody.json["detail"]
+
+
+@pytest.mark.parametrize("scope", ["events:read", "webhooks:manage"])
+def test_a_customers_token_has_no_scope_that_sees_beyond_one_customer(secure_app: Flask, scope: str) -> None:
+    with secure_app.test_request_context(headers=bearer(token(scope=scope))):
+        principal = secure_app.extensions["auth"].principal()
+
+    assert (principal.customer_id, principal.scopes) == ("c-1", frozenset())
+
+
+@pytest.mark.parametrize("scope", [None, "orders:wirte", "public "])
+def test_a_route_that_does_not_say_whom_it_lets_in_stops_the_start(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, scope: str | None
+) -> None:
+    def undeclared() -> str:
+        return "secret"
+
+    def init_app(app: Flask) -> None:
+        if scope is not None:
+            undeclared.required_scope = scope  # type: ignore[attr-defined]
+        app.add_url_rule("/undeclared", view_func=undeclared)
+        original(app)
+
+    original = auth.init_app
+    monkeypatch.setattr(auth, "init_app", init_app)
+
+    with pytest.raises(StartupError, match="The route undeclared does not say whom it lets in"):
+        create_app({"DATABASE_URL": database_url, "AUTH": "off"})
+
+
+def test_a_route_that_comes_later_lets_nobody_in(database_url: str) -> None:
+    app = create_app({"DATABASE_URL": database_url, "AUTH": "off"})
+    app.add_url_rule("/late", view_func=lambda: "secret")
+
+    assert app.test_client().get("/late").status_code == 403
+
+
+def test_the_description_tells_the_scope_and_the_refusals_of_every_operation(client: FlaskClient) -> None:
+    description = client.get("/openapi.json").json
+
+    for (method, path), route in ROUTES.items():
+        operation = description["paths"][plain(path)][method.lower()]
+        answers = operation["responses"]
+        expected = [{"apiKey": [route.scope]}, {"token": [route.scope]}] if route.scope else []
+        assert operation["security"] == expected
+        assert ({"401", "403", "429"} <= answers.keys()) == (route.scope is not None)
+        for status, headers in refusals(route):
+            assert headers <= answers[status]["headers"].keys(), (method, path, status)
+    assert description["components"]["securitySchemes"].keys() == {"apiKey", "token"}
+
+
+def plain(path: str) -> str:
+    return path.replace("path:", "").replace("<", "{").replace(">", "}")
+
+
+def refusals(route: Route) -> Iterator[tuple[str, set[str]]]:
+    if route.scope is not None:
+        yield "401", {"WWW-Authenticate"}
+        yield "403", {"WWW-Authenticate"}
+        yield "429", {"Retry-After", "RateLimit", "RateLimit-Policy"}
