@@ -2,11 +2,13 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -70,6 +72,33 @@ def test_every_server_answers_the_same_and_stops(command: tuple[str, ...], app: 
     assert invalid.headers["Content-Type"] == "application/problem+json"
     assert status == 0
     assert "Traceback" not in output
+
+
+@each_server
+def test_a_huge_body_is_refused_whether_or_not_it_tells_its_length(
+    command: tuple[str, ...], sqlite_database: str
+) -> None:
+    huge = json.dumps(ORDER).encode() + b" " * 10_000_000  # what comes first would be a good order
+    port = free_port()
+    head = f"POST /orders HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n".encode()
+    told = head + f"Content-Length: {len(huge)}\r\n\r\n".encode() + huge
+    chunked = head + f"Transfer-Encoding: chunked\r\n\r\n{len(huge):x}\r\n".encode() + huge + b"\r\n0\r\n\r\n"
+
+    with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=sqlite_database) as server:
+        statuses = [status_of(port, request) for request in (told, chunked)]
+        afterwards = server.ask("POST", "/orders", ORDER)
+
+    # Under uvicorn's WSGI interface a body without a length is no body.
+    assert statuses == [413, 400 if "uvicorn" in command else 413]
+    assert afterwards.status == 201
+
+
+def status_of(port: int, request: bytes) -> int:
+    """The status of the answer, which may come before the request is sent; the server may close then."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(request)
+        return int(connection.recv(12).split()[1])
 
 
 @each_server

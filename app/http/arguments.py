@@ -9,8 +9,9 @@ from flask import Request
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 
-from app.errors import BadRequest, InvalidRequest, UnsupportedMediaType
+from app.errors import BadRequest, ContentTooLarge, InvalidRequest, UnsupportedMediaType
 from app.http.strict_json import parse_json
+from app.schemas.fields import StrictSchema
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -25,12 +26,11 @@ class StrictParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE, "path": RAISE}
 
     def load_json(self, req: Request, schema: Schema) -> Any:
-        """The request's JSON body. Raises UnsupportedMediaType and MalformedJSON."""
+        """The request's JSON body. Raises UnsupportedMediaType, ContentTooLarge and MalformedJSON."""
         if not schema.fields and not req.content_length and "Transfer-Encoding" not in req.headers:
             return {}  # an action that takes nothing may come without a body
         check_media_type(req, *((JSON, MERGE_PATCH) if req.method == "PATCH" else (JSON,)))
-        req.max_content_length = getattr(schema, "BODY_MAX", req.max_content_length)
-        return parse_json(req.get_data(cache=False))
+        return parse_json(_read_body(req, limit=getattr(schema, "BODY_MAX", StrictSchema.BODY_MAX)))
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         """The query parameters. One that stands twice is refused: which of the two is meant?
@@ -50,6 +50,15 @@ class StrictParser(FlaskParser):
         if location != "json":
             raise InvalidRequest("Parameters are not valid.", errors=list(_parameter_faults(messages)))
         raise InvalidRequest("Members of the body are not valid.", errors=list(_faults(messages, "#")))
+
+
+def _read_body(req: Request, *, limit: int) -> bytes:
+    # One byte more than may come: a body that does not tell its length is cut off there, without a word.
+    req.max_content_length = limit + 1
+    body = req.get_data(cache=False)
+    if len(body) > limit:
+        raise ContentTooLarge(f"The body has more than {limit} bytes.")
+    return body
 
 
 def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
