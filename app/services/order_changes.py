@@ -57,6 +57,7 @@ def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> St
     change(order, now)
     document = render_stored_order(order).decode()
     if order.version != before:
+        db.session.flush()  # first the UPDATE, whose WHERE tells if the version is still the one that was read
         db.session.add_all(
             [
                 OrderEvent(

@@ -1,0 +1,152 @@
+"""If-Match on every change (RFC 9110 §13.1.1), versions and history."""
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.models.lifecycle import ACTIONS
+from tests.actions import READY, ROUTES, act, order_after
+from tests.samples import MINIMAL, slug
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_change_of_an_older_version_is_412(client: FlaskClient, name: str) -> None:
+    path = order_after(client, *READY[name], "update")
+    before = client.get(path)
+
+    response = act(client, path, name, If_Match='"1"')
+
+    assert slug(response) == (412, "version-mismatch")
+    assert response.json["current_version"] == before.json["version"]
+    assert client.get(path).data == before.data
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_change_of_the_version_that_was_read_is_made(client: FlaskClient, name: str) -> None:
+    path = order_after(client, *READY[name])
+
+    response = act(client, path, name, If_Match=client.get(path).headers["ETag"])
+
+    assert response.status_code == ROUTES[name][2]
+    assert response.headers["ETag"] == f'"{response.json["version"]}"' == client.get(path).headers["ETag"]
+
+
+# Of an order at version 2.
+@pytest.mark.parametrize(
+    ("tags", "matches"),
+    [
+        ('"2"', True),
+        ("*", True),
+        ('"1", "2"', True),
+        ('"x" , "2","3"', True),
+        ('W/"2", "2"', True),
+        ('"1"', False),
+        ('"3"', False),
+        ('"1", "3"', False),
+        ('W/"2"', False),
+        ('W/"2", "1"', False),
+        ('"02"', False),
+        ('"+2"', False),
+        ('"2 "', False),
+        ('"٢"', False),
+        ('""', False),
+        ('"*"', False),
+        ("", False),
+        ('"' + "9" * 5000 + '"', False),
+    ],
+)
+def test_a_strong_tag_matches_its_version_and_no_other(client: FlaskClient, tags: str, matches: bool) -> None:
+    path = order_after(client, "update")
+
+    response = act(client, path, "confirm", If_Match=tags)
+
+    assert response.status_code == (200 if matches else 412)
+    assert client.get(path).json["version"] == (3 if matches else 2)
+
+
+def test_the_version_is_judged_before_the_action(client: FlaskClient) -> None:
+    path = order_after(client, "cancel")
+
+    assert act(client, path, "confirm", If_Match='"1"').status_code == 412
+    assert act(client, path, "confirm", If_Match='"2"').status_code == 409
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_if_match_can_be_required(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = order_after(client, *READY[name])
+    monkeypatch.setitem(app.config, "REQUIRE_IF_MATCH", True)
+
+    refused, made = act(client, path, name), act(client, path, name, If_Match=client.get(path).headers["ETag"])
+
+    assert slug(refused) == (428, "precondition-required")
+    assert made.status_code == ROUTES[name][2]
+
+
+def test_creating_needs_no_if_match(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(app.config, "REQUIRE_IF_MATCH", True)
+
+    assert client.post("/orders", json=MINIMAL).status_code == 201
+
+
+LIFE = ["update", "hold", "release", "confirm", "fulfill", "fulfill", "return", "update"]
+
+
+def test_each_version_is_the_answer_to_its_change_byte_for_byte(client: FlaskClient) -> None:
+    path = order_after(client)
+    answers = [client.get(path).data, *(act(client, path, name).data for name in LIFE)]
+
+    versions = [client.get(f"{path}?version={n}") for n in range(1, len(answers) + 1)]
+
+    assert [version.data for version in versions] == answers
+    assert [version.headers["ETag"] for version in versions] == [f'"{n}"' for n in range(1, len(answers) + 1)]
+
+
+@pytest.mark.parametrize("version", [3, 2**31 - 1])
+def test_a_version_that_is_not_there_yet_is_404(client: FlaskClient, version: int) -> None:
+    path = order_after(client, "update")
+
+    assert slug(client.get(f"{path}?version={version}")) == (404, "order-not-found")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 9, 100])
+def test_a_history_is_read_page_by_page(client: FlaskClient, limit: int) -> None:
+    path = order_after(client, *LIFE)
+
+    pages, query = [], f"limit={limit}"
+    while query:
+        page = client.get(f"{path}/history?{query}")
+        pages.append(page.json["events"])
+        query = page.json["next_cursor"] and f"limit={limit}&cursor={page.json['next_cursor']}"
+        assert ("Link" in page.headers) == bool(query)
+
+    assert [len(page) for page in pages] == [limit] * (9 // limit) + [9 % limit] * (9 % limit > 0)
+    events = [event for page in pages for event in page]
+    assert [event["version"] for event in events] == list(range(1, 10))
+    assert [event["type"] for event in events] == ["order.created", *(ACTIONS[name].event for name in LIFE)]
+    assert [event["data"] for event in events] == [client.get(f"{path}?version={n}").json for n in range(1, 10)]
+    assert len({event["id"] for event in events}) == 9
+    assert [event["at"] for event in events] == [event["data"]["updated_at"] for event in events]
+
+
+def test_a_history_goes_on_where_it_ended_when_more_has_happened(client: FlaskClient) -> None:
+    path = order_after(client, "update")
+    first = client.get(f"{path}/history?limit=1").json
+    act(client, path, "confirm")
+
+    rest = client.get(f"{path}/history?cursor={first['next_cursor']}").json
+
+    assert [event["version"] for event in rest["events"]] == [2, 3]
+
+
+def test_a_cursor_belongs_to_its_order(client: FlaskClient) -> None:
+    path, other = order_after(client, "update"), order_after(client, "update")
+    cursor = client.get(f"{path}/history?limit=1").json["next_cursor"]
+
+    assert slug(client.get(f"{other}/history?cursor={cursor}")) == (400, "invalid-cursor")
+
+
+@pytest.mark.parametrize("order_id", ["00000000-0000-7000-8000-000000000000", "x"])
+def test_an_unknown_order_has_no_history(client: FlaskClient, order_id: str) -> None:
+    assert slug(client.get(f"/orders/{order_id}/history")) == (404, "order-not-found")

@@ -1,0 +1,103 @@
+"""Many writers on one order: nothing is lost, nothing happens twice, whatever the database."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy import Select
+from werkzeug.test import TestResponse
+
+from tests.actions import UNIT, act, order_after
+from tests.samples import MINIMAL
+from tests.test_idempotency import at_once
+
+WRITERS = 32
+
+
+def insist(request: Callable[[], TestResponse]) -> TestResponse:
+    """The answer of a service that has time for it: 32 writers queue for 10 connections, and a busy machine says 503."""
+    while (response := request()).status_code == 503:
+        time.sleep(0.05)
+    return response
+
+
+def assert_gap_free(client: FlaskClient, runner: FlaskCliRunner, path: str) -> dict[str, Any]:
+    """The order, whose history holds each version once and whose tables say what its log says."""
+    order: dict[str, Any] = client.get(path).json
+    events = client.get(f"{path}/history?limit=100").json["events"]
+    assert [event["version"] for event in events] == list(range(1, order["version"] + 1))
+    assert events[-1]["data"] == order
+    verified = runner.invoke(args=["verify"])
+    assert verified.exit_code == 0, verified.output
+    return order
+
+
+def test_writers_without_conditions_make_one_version_each_or_are_refused(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    path = order_after(client)
+
+    def write(i: int) -> list[TestResponse]:
+        own = app.test_client()
+        wanted = "cancel" if i == WRITERS - 1 else ("update", "hold", "confirm", "hold")[i % 4], "update"
+        return [insist(lambda name=name: act(own, path, name)) for name in wanted]  # type: ignore[misc]
+
+    responses = [response for both in at_once(WRITERS, write) for response in both]
+
+    statuses = Counter(response.status_code for response in responses)
+    assert statuses.keys() <= {200, 409}
+    order = assert_gap_free(client, runner, path)
+    assert statuses[200] == order["version"] - 1
+    assert sorted(r.json["version"] for r in responses if r.status_code == 200) == list(range(2, order["version"] + 1))
+
+
+def test_writers_who_read_and_try_again_all_get_their_change_in(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    path = order_after(client, note="0")
+
+    def count_up(_: int) -> list[int]:
+        own, statuses = app.test_client(), []
+        while 200 not in statuses:
+            read = insist(lambda: own.get(path))
+            note, tag = str(int(read.json["note"]) + 1), read.headers["ETag"]
+            statuses.append(insist(lambda: act(own, path, "update", {"note": note}, If_Match=tag)).status_code)
+        return statuses
+
+    tries = [status for statuses in at_once(WRITERS, count_up) for status in statuses]
+
+    assert set(tries) <= {200, 412}
+    order = assert_gap_free(client, runner, path)
+    assert (order["note"], order["version"]) == (str(WRITERS), WRITERS + 1)
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "by the version alone"])
+def test_writers_who_compete_for_units_ship_no_more_than_were_ordered(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch, locked: bool
+) -> None:
+    if not locked:  # the lock only spares writers their retries
+        monkeypatch.setattr(Select, "with_for_update", lambda query: query)
+    path = order_after(client, "confirm", items=[MINIMAL["items"][0] | {"quantity": 20}])
+
+    responses = at_once(WRITERS, lambda i: insist(lambda: act(app.test_client(), path, "fulfill", UNIT)))
+
+    assert Counter(response.status_code for response in responses) == {201: 20, 409: WRITERS - 20}
+    order = assert_gap_free(client, runner, path)
+    assert (order["items"][0]["fulfilled"], order["status"], order["version"]) == (20, "completed", 22)
+    assert [sent["number"] for sent in order["fulfillments"]] == list(range(1, 21))
+
+
+def test_one_reference_at_once_is_taken_by_one_order(app: Flask, client: FlaskClient) -> None:
+    paths = [order_after(client) for _ in range(8)]
+
+    responses = at_once(
+        8, lambda i: insist(lambda: act(app.test_client(), paths[i], "update", {"external_ref": "r-1"}))
+    )
+
+    assert Counter(response.status_code for response in responses) == {200: 1, 409: 7}
+    [order] = client.get("/orders?external_ref=r-1").json["orders"]
+    assert [r.json["version"] for r in responses if r.status_code == 200] == [order["version"]] == [2]
