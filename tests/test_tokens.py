@@ -1,0 +1,155 @@
+"""JWT bearer tokens: which are believed (RFC 7519, RFC 8725), and that nothing else is."""
+
+import time
+from datetime import datetime
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.config import StartupError
+from tests.credentials import AUDIENCE, SIGNING_KEY, bearer, claims, closed_app, private_pem, public_pem, signed, token
+from tests.forgeries import FORGED, HEADER, P256_KEY, RSA_KEY, hmac_with
+from tests.samples import MINIMAL, slug
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+GOOD = token()
+NOW = int(time.time())
+ISSUERS = {"RS256": RSA_KEY, "ES256": P256_KEY, "EdDSA": SIGNING_KEY}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=[name.encode("unicode_escape").decode() for name in FORGED])
+def test_what_the_issuer_did_not_sign_for_this_service_is_refused(secure_client: FlaskClient, forged: str) -> None:
+    response = secure_client.get("/orders", headers=bearer(forged))
+
+    assert slug(response) == (401, "unauthenticated")
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="orders", error="invalid_token"'
+    assert "token" in response.json["detail"] and len(response.json["detail"]) < 100  # and no word on why
+
+
+def test_there_are_many_of_them(database_url: str) -> None:
+    assert len(set(FORGED.values())) >= 100
+
+
+TAKEN = {
+    "plain": token(),
+    "typ at+jwt": token(header={"typ": "at+jwt"}),
+    "typ application/at+jwt": token(header={"typ": "application/at+jwt"}),
+    "no typ": signed({"alg": HEADER["alg"]}, claims()),
+    "a kid, with one key only": token(header={"kid": "any"}),
+    "one audience of several": token(aud=["invoices", AUDIENCE]),
+    "no iat": token(iat=None),
+    "nbf now": token(nbf=NOW),
+    "a clock some seconds off": token(nbf=NOW + 5),
+    "claims of others": token(email="ada@example.com", scp=["x"]),
+    "unknown scopes": token(scope="orders:read admin *"),
+    "lasting for ages": token(exp=10**15),
+    "a name in another script": token(customer="Зоя 7"),
+}
+
+
+@pytest.mark.parametrize("good", TAKEN.values(), ids=TAKEN)
+def test_what_it_signed_is_believed(secure_client: FlaskClient, good: str) -> None:
+    first, again = (secure_client.get("/orders", headers=bearer(good)) for _ in range(2))
+
+    assert (first.status_code, again.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize("scope", [None, "", ["orders:read"], {"orders:read": 1}, 1, "orders:readorders:write", "*"])
+def test_scopes_are_words_in_a_string(secure_client: FlaskClient, scope: Any) -> None:
+    response = secure_client.get("/orders", headers=bearer(token(scope=scope)))
+
+    assert slug(response) == (403, "forbidden")
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_schemes_case_does_not_matter(secure_client: FlaskClient, scheme: str) -> None:
+    assert secure_client.get("/orders", headers={"Authorization": f"{scheme} {GOOD}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer ", "Basic YTpi", f"Basic {GOOD}", f"Token {GOOD}", GOOD, f"Bearer{GOOD}", f"Bearer\t{GOOD}",
+     f"Bearer, Bearer {GOOD}", f"Bearer {GOOD}, Bearer {GOOD}", f"Bearer {GOOD} {GOOD}", "Bearer é", f"DPoP {GOOD}"],
+)  # fmt: skip
+def test_anything_but_one_bearer_credential_is_refused(secure_client: FlaskClient, header: str) -> None:
+    response = secure_client.get("/orders", headers={"Authorization": header})
+
+    assert slug(response) == (401, "unauthenticated")
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("place", ["query", "cookie", "body"])
+def test_a_token_counts_nowhere_but_in_the_header(secure_client: FlaskClient, place: str) -> None:
+    secure_client.set_cookie("access_token", GOOD if place == "cookie" else "")
+    query = {"access_token": GOOD} if place == "query" else {}
+    body = MINIMAL | ({"access_token": GOOD} if place == "body" else {})
+
+    response = secure_client.post("/orders", query_string=query, json=body)
+
+    assert slug(response) == (401, "unauthenticated")
+
+
+def test_a_token_that_ends_is_not_taken_any_more(
+    secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = bearer(token(exp=int(time.time()) + 2))
+    before = secure_client.get("/orders", headers=short).status_code
+    monotonic = time.monotonic
+    monkeypatch.setattr("app.http.auth.time.monotonic", lambda: monotonic() + 20)
+    monkeypatch.setattr("jwt.api_jwt.datetime", Later)
+
+    after = secure_client.get("/orders", headers=short).status_code
+
+    assert (before, after) == (200, 401)
+
+
+class Later(datetime):
+    """The clock, 20 seconds on."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return super().fromtimestamp(time.time() + 20, tz)
+
+
+@pytest.mark.parametrize(("algorithm", "key"), ISSUERS.items(), ids=ISSUERS)
+def test_each_kind_of_public_key_takes_its_own_tokens_only(
+    app: Flask, database_url: str, algorithm: str, key: Any
+) -> None:
+    client = closed_app(database_url, JWT_PUBLIC_KEY=public_pem(key)).test_client()
+
+    statuses = {
+        name: client.get("/orders", headers=bearer(token(other, name))).status_code for name, other in ISSUERS.items()
+    }
+    confused = client.get("/orders", headers=bearer(hmac_with(public_pem(key))))
+
+    assert statuses == dict.fromkeys(ISSUERS, 401) | {algorithm: 200}
+    assert confused.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        "-----BEGIN PUBLIC KEY-----\nxxxx\n-----END PUBLIC KEY-----",
+        "secret",
+        private_pem(SIGNING_KEY),
+        public_pem(rsa.generate_private_key(65537, 1024)),
+        public_pem(ec.generate_private_key(ec.SECP384R1())),
+        public_pem(ed448.Ed448PrivateKey.generate()),
+    ],
+    ids=["damaged", "no PEM", "private", "RSA of 1,024 bits", "P-384", "Ed448"],
+)
+def test_a_public_key_that_is_none_or_too_weak_stops_the_start(database_url: str, pem: str) -> None:
+    with pytest.raises(StartupError, match="^JWT_PUBLIC_KEY must be a") as caught:
+        closed_app(database_url, JWT_PUBLIC_KEY=pem)
+
+    assert "\n" not in str(caught.value) and "xxxx" not in str(caught.value)
+
+
+def test_a_key_may_have_its_line_breaks_escaped(app: Flask, database_url: str) -> None:
+    client = closed_app(database_url, JWT_PUBLIC_KEY=public_pem(SIGNING_KEY).replace("\n", "\\n")).test_client()
+
+    assert client.get("/orders", headers=bearer(GOOD)).status_code == 200
