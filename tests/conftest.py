@@ -75,10 +75,8 @@ def app(database_url: str, pytestconfig: pytest.Config) -> Iterator[Flask]:
 @pytest.fixture(scope="session")
 def secure_app(app: Flask, database_url: str) -> Iterator[Flask]:
     """The same database behind a closed door (tests/credentials.py has the keys)."""
-    secure_app = closed_app(database_url)
-    yield secure_app
-    with secure_app.app_context():
-        db.engine.dispose()
+    with closed_app(database_url) as secure_app:
+        yield secure_app
 
 
 @pytest.fixture

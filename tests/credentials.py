@@ -3,6 +3,8 @@
 import json
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jwt
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flask import Flask
 
 from app import create_app
+from app.extensions import db
 from app.services.api_key_service import create_api_key
 
 ISSUER, AUDIENCE = "https://login.example/", "orders"
@@ -63,8 +66,12 @@ def bearer(credential: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {credential}"}
 
 
-def closed_app(database_url: str, **settings: str) -> Flask:
+@contextmanager
+def closed_app(database_url: str, **settings: str) -> Iterator[Flask]:
     """The service as it lets in only who belongs, with a public key to check tokens by."""
     keys = {"JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}
     limits = {"RATE_LIMIT_CUSTOMERS": "0"}
-    return create_app({"DATABASE_URL": database_url, "AUTH": "required", "TESTING": True} | keys | limits | settings)
+    app = create_app({"DATABASE_URL": database_url, "AUTH": "required", "TESTING": True} | keys | limits | settings)
+    yield app
+    with app.app_context():
+        db.engine.dispose()

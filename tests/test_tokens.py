@@ -119,15 +119,13 @@ class Later(datetime):
 def test_each_kind_of_public_key_takes_its_own_tokens_only(
     app: Flask, database_url: str, algorithm: str, key: Any
 ) -> None:
-    client = closed_app(database_url, JWT_PUBLIC_KEY=public_pem(key)).test_client()
+    sent = {name: token(other, name) for name, other in ISSUERS.items()} | {"HS256": hmac_with(public_pem(key))}
+    with closed_app(database_url, JWT_PUBLIC_KEY=public_pem(key)) as secure_app:
+        client = secure_app.test_client()
 
-    statuses = {
-        name: client.get("/orders", headers=bearer(token(other, name))).status_code for name, other in ISSUERS.items()
-    }
-    confused = client.get("/orders", headers=bearer(hmac_with(public_pem(key))))
+        statuses = {name: client.get("/orders", headers=bearer(one)).status_code for name, one in sent.items()}
 
-    assert statuses == dict.fromkeys(ISSUERS, 401) | {algorithm: 200}
-    assert confused.status_code == 401
+    assert statuses == dict.fromkeys(sent, 401) | {algorithm: 200}
 
 
 @pytest.mark.parametrize(
@@ -144,12 +142,14 @@ def test_each_kind_of_public_key_takes_its_own_tokens_only(
 )
 def test_a_public_key_that_is_none_or_too_weak_stops_the_start(database_url: str, pem: str) -> None:
     with pytest.raises(StartupError, match="^JWT_PUBLIC_KEY must be a") as caught:
-        closed_app(database_url, JWT_PUBLIC_KEY=pem)
+        with closed_app(database_url, JWT_PUBLIC_KEY=pem):
+            pass
 
     assert "\n" not in str(caught.value) and "xxxx" not in str(caught.value)
 
 
 def test_a_key_may_have_its_line_breaks_escaped(app: Flask, database_url: str) -> None:
-    client = closed_app(database_url, JWT_PUBLIC_KEY=public_pem(SIGNING_KEY).replace("\n", "\\n")).test_client()
+    with closed_app(database_url, JWT_PUBLIC_KEY=public_pem(SIGNING_KEY).replace("\n", "\\n")) as secure_app:
+        response = secure_app.test_client().get("/orders", headers=bearer(GOOD))
 
-    assert client.get("/orders", headers=bearer(GOOD)).status_code == 200
+    assert response.status_code == 200

@@ -1,6 +1,5 @@
 """`flask api-keys` and `flask token`: credentials."""
 
-import sys
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -75,6 +74,9 @@ def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None
     config = current_app.config
     if not config["JWT_SIGNING_KEY"]:
         raise click.ClickException("JWT_SIGNING_KEY is not set: it is the private key (PEM) to JWT_PUBLIC_KEY.")
+    for name in ("JWT_ISSUER", "JWT_AUDIENCE"):
+        if not config[name]:
+            raise click.ClickException(f"{name} is not set; without it, nobody would believe the token.")
     now = datetime.now(UTC)
     claims = {
         "sub": customer,
@@ -90,5 +92,4 @@ def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None
             return
         except (jwt.PyJWTError, TypeError, ValueError, AttributeError):
             continue  # the key is of another kind
-    print("JWT_SIGNING_KEY must be a private key in PEM: RSA, P-256 or Ed25519.", file=sys.stderr)
-    sys.exit(1)
+    raise click.ClickException("JWT_SIGNING_KEY must be a private key in PEM: RSA, P-256 or Ed25519.")

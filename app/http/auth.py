@@ -119,18 +119,18 @@ class Authenticator:
 
     def _check(self, credential: str) -> Principal:
         if credential.startswith(PREFIX):
-            principal, seconds = find_principal(credential), _KEY_SECONDS
-            if principal is None:
+            found, longest = find_principal(credential), _KEY_SECONDS
+            if found is None:
                 raise self._denied("the key is unknown, wrong, expired or revoked")
         elif self._checker is None:
             raise self._denied("tokens are not configured")
         else:
             try:
-                principal, end = self._checker.check(credential)
+                found, longest = self._checker.check(credential), _TOKEN_SECONDS
             except InvalidToken as error:
                 raise self._denied(f"the token is not to be believed: {error}") from None
-            seconds = min(_TOKEN_SECONDS, max(0.0, end - time.time()))
-        self._memory.remember(credential, principal, seconds=seconds)
+        principal, end = found
+        self._memory.remember(credential, principal, seconds=min(longest, end - time.time()))
         return principal
 
     def _denied(self, reason: str, *, error: str | None = "invalid_token") -> Unauthenticated:

@@ -1,5 +1,6 @@
 """API keys: `osk_<id>.<secret>`, made and revoked from the command line."""
 
+import math
 import re
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -66,8 +67,9 @@ def revoke_api_key(key_id: str) -> bool:
         return connection.execute(valid.values(revoked_at=datetime.now(UTC))).rowcount == 1
 
 
-def find_principal(key: str) -> Principal | None:
-    """The service a key stands for, or None for a key that is unknown, wrong, expired or revoked.
+def find_principal(key: str) -> tuple[Principal, float] | None:
+    """The service a key stands for, and when the key ends (seconds since 1970); None for a key that is unknown, wrong,
+    expired or revoked.
 
     The use is recorded once a minute at most, so that reading does not become writing.
     """
@@ -85,7 +87,8 @@ def find_principal(key: str) -> Principal | None:
         return None
     if row.last_used_at is None or row.last_used_at <= now - _USE_RECORDED_EVERY:
         _record_use(row.id, now)
-    return Principal(f"service:{row.name}", frozenset(row.scopes))
+    end = math.inf if row.expires_at is None else row.expires_at.timestamp()
+    return Principal(f"service:{row.name}", frozenset(row.scopes)), end
 
 
 def _record_use(key_id: str, now: datetime) -> None:

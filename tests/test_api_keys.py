@@ -1,0 +1,263 @@
+"""API keys: made and revoked from the command line, stored as a hash, worth nothing when anything is wrong."""
+
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import event, text
+
+from app.extensions import db
+from app.models import ApiKey
+from app.services import api_key_service
+from tests.credentials import SIGNING_KEY, api_key, bearer, closed_app, private_pem, public_pem
+from tests.samples import MINIMAL, slug
+
+NEVER = timedelta(microseconds=-1)
+
+
+def status(client: FlaskClient, key: str) -> int:
+    return client.get("/orders", headers=bearer(key)).status_code
+
+
+def stored(app: Flask) -> list[ApiKey]:
+    with app.app_context():
+        return list(db.session.scalars(db.select(ApiKey).order_by(ApiKey.created_at)))
+
+
+def cli(app: Flask, *words: str) -> Any:
+    return app.test_cli_runner().invoke(args=words)
+
+
+def create(app: Flask, *more: str) -> Any:
+    return cli(app, "api-keys", "create", "--name", "shop", "--scope", "orders:read", *more)
+
+
+def test_a_key_is_shown_once_on_the_last_line_and_works(secure_app: Flask, secure_client: FlaskClient) -> None:
+    made = create(secure_app, "--scope", "orders:write")
+
+    key = made.stdout.splitlines()[-1]
+    assert made.exit_code == 0 and made.stdout == f"{key}\n"
+    assert "cannot be shown again" in made.stderr and key not in made.stderr
+    assert re.fullmatch(r"osk_[a-z0-9]{16}\.[A-Za-z0-9_-]{43}", key)
+    assert secure_client.post("/orders", json=MINIMAL, headers=bearer(key)).status_code == 201
+
+
+def test_its_secret_is_not_in_the_database(secure_app: Flask, secure_client: FlaskClient) -> None:
+    key = api_key(secure_app, "orders:read")
+    assert status(secure_client, key) == 200
+
+    with secure_app.app_context(), db.engine.connect() as connection:
+        rows = repr(connection.execute(text("SELECT * FROM api_keys")).all())
+
+    key_id, _, secret = key.removeprefix("osk_").partition(".")
+    assert key_id in rows and secret not in rows
+
+
+def test_no_two_are_alike(secure_app: Flask) -> None:
+    keys = {api_key(secure_app, "orders:read") for _ in range(20)}
+
+    assert len({key.partition(".")[0] for key in keys}) == len({key.partition(".")[2] for key in keys}) == 20
+
+
+def changed(key: str) -> dict[str, str]:
+    """The key with something wrong about it."""
+    key_id, _, secret = key.removeprefix("osk_").partition(".")
+    other = "A" if secret[0] != "A" else "B"
+    wrong_ends = {f"without its last {n}": key[:-n] for n in (1, 2, 43, 44)}
+    wrong_parts = {
+        f"part {i} alone": f"osk_{part}"
+        for i, part in enumerate(("", ".", key_id, f"{key_id}.", f".{secret}", secret))
+    }
+    return wrong_ends | wrong_parts | {
+        "another secret": f"osk_{key_id}.{other}{secret[1:]}",
+        "another id": f"osk_{'z' * 16}.{secret}",
+        "another prefix": key.replace("osk_", "osp_"),
+        "prefix in capitals": key.replace("osk_", "OSK_"),
+        "no prefix": key.removeprefix("osk_"),
+        "prefix twice": f"osk_{key}",
+        "id in capitals": f"osk_{key_id.upper()}.{secret}",
+        "secret in capitals": f"osk_{key_id}.{secret.upper()}",
+        "longer": key + "A",
+        "padded": key + "=",
+        "a blank": key.replace(".", ". "),
+        "two dots": key.replace(".", ".."),
+        "a line break": f"osk_{key_id}.{secret[:-1]}%0a",
+        "NUL": f"osk_{key_id}.{secret[:-1]}%00",
+        "SQL": f"osk_' OR 1=1 --.{secret}",
+        "LIKE": f"osk_{'%' * 16}.{secret}",
+        "unicode": f"osk_{key_id}.{'é' * 43}",
+        "full width": f"osk_{key_id}.{chr(0xC4)}{secret[1:]}",
+        "the hash for the secret": f"osk_{key_id}.{api_key_service._hash(secret)}",
+        "the start of the hash": f"osk_{key_id}.{api_key_service._hash(secret)[:43]}",
+        "long": "osk_" + "a" * 4000,
+        "huge": key + "a" * 60_000,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", changed(f"osk_{'a' * 16}.{'b' * 43}"))
+def test_a_key_that_is_not_exactly_right_is_refused(
+    secure_app: Flask, secure_client: FlaskClient, wrong: str
+) -> None:
+    key = api_key(secure_app, "orders:read")
+
+    response = secure_client.get("/orders", headers=bearer(changed(key)[wrong]))
+
+    assert slug(response) == (401, "unauthenticated")
+    assert status(secure_client, key) == 200
+
+
+def test_a_key_that_ended_is_refused(secure_app: Flask, secure_client: FlaskClient) -> None:
+    ended = api_key(secure_app, "orders:read", expires_in=NEVER)
+    lasting = api_key(secure_app, "orders:read", expires_in=timedelta(minutes=1))
+
+    assert (status(secure_client, ended), status(secure_client, lasting)) == (401, 200)
+
+
+def test_a_key_is_taken_no_longer_than_it_lasts(secure_app: Flask, secure_client: FlaskClient) -> None:
+    key = api_key(secure_app, "orders:read", expires_in=timedelta(seconds=0.5))
+    before = status(secure_client, key)
+    time.sleep(0.55)
+
+    assert (before, status(secure_client, key)) == (200, 401)
+
+
+def test_a_revoked_key_ends_within_a_second(secure_app: Flask, secure_client: FlaskClient) -> None:
+    key, other = (api_key(secure_app, "orders:read") for _ in range(2))
+    assert (status(secure_client, key), status(secure_client, other)) == (200, 200)
+    revoked = cli(secure_app, "api-keys", "revoke", key[4:20])
+
+    time.sleep(1.01)
+
+    assert (revoked.exit_code, revoked.stdout) == (0, f"{key[4:20]} is revoked.\n")
+    assert (status(secure_client, key), status(secure_client, other)) == (401, 200)
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_revoking_nothing_says_so(secure_app: Flask, twice: bool) -> None:
+    key_id = api_key(secure_app, "orders:read")[4:20] if twice else "nothing"
+    cli(secure_app, "api-keys", "revoke", key_id)
+
+    again = cli(secure_app, "api-keys", "revoke", key_id)
+
+    assert again.exit_code == 1
+    assert f"There is no valid key {key_id}" in again.stderr
+
+
+def test_the_list_tells_all_but_the_secrets(secure_app: Flask, secure_client: FlaskClient) -> None:
+    used, ended, revoked = (
+        api_key(secure_app, "orders:read", name=f"key-{i}", expires_in=NEVER if i == 1 else None) for i in range(3)
+    )
+    status(secure_client, used)
+    cli(secure_app, "api-keys", "revoke", revoked[4:20])
+
+    lines = cli(secure_app, "api-keys", "list").stdout.splitlines()
+
+    for line, key, words in zip(
+        lines, (used, ended, revoked), ("valid  last used 20", "expired 20", "revoked 20"), strict=True
+    ):
+        assert key[4:20] in line and words in line and "orders:read" in line
+        assert key[21:] not in line
+
+
+@contextmanager
+def at_each_use_recorded(app: Flask, act: Callable[[], None]) -> Iterator[None]:
+    def before_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE api_keys SET last_used_at"):
+            act()
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", before_statement)
+    yield
+    event.remove(engine, "before_cursor_execute", before_statement)
+
+
+def test_use_is_recorded_at_most_once_a_minute(
+    secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.auth._KEY_SECONDS", 0.0)  # ask the database for each request
+    key = api_key(secure_app, "orders:read")
+    uses: list[int] = []
+
+    with at_each_use_recorded(secure_app, lambda: uses.append(1)):
+        statuses = [status(secure_client, key) for _ in range(10)]
+        [first] = [row.last_used_at for row in stored(secure_app)]
+        in_a_minute = len(uses)
+        monkeypatch.setattr(api_key_service, "_USE_RECORDED_EVERY", timedelta(0))  # the minute is over
+        status(secure_client, key)
+
+    assert set(statuses) == {200}
+    assert first and abs(first - datetime.now(UTC)) < timedelta(seconds=30)
+    assert (in_a_minute, len(uses)) == (1, 2)
+
+
+def test_a_use_that_cannot_be_recorded_locks_nobody_out(secure_app: Flask, secure_client: FlaskClient) -> None:
+    def fail() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    key = api_key(secure_app, "orders:read")
+
+    with at_each_use_recorded(secure_app, fail):
+        assert status(secure_client, key) == 200
+    assert [row.last_used_at for row in stored(secure_app)] == [None]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--name", "", "--scope", "orders:read"),
+        ("--name", "a" * 65, "--scope", "orders:read"),
+        ("--name", "a\nb", "--scope", "orders:read"),
+        ("--name", "shop"),
+        ("--scope", "orders:read"),
+        ("--name", "shop", "--scope", "admin"),
+        ("--name", "shop", "--scope", "orders:read", "--expires-in", "soon"),
+    ],
+)
+def test_a_key_that_makes_no_sense_is_not_made(secure_app: Flask, words: tuple[str, ...]) -> None:
+    made = cli(secure_app, "api-keys", "create", *words)
+
+    assert made.exit_code == 2 and "osk_" not in made.output
+    assert stored(secure_app) == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_development_token_is_the_last_line_and_works(app: Flask, database_url: str) -> None:
+    signing = private_pem(SIGNING_KEY)
+    with closed_app(database_url, JWT_SIGNING_KEY=signing) as secure_app:
+        made = cli(secure_app, "token", "--customer", "c-1", "--scope", "orders:read", "--scope", "orders:write")
+        client = secure_app.test_client()
+
+        own = client.post("/orders", json=MINIMAL, headers=bearer(made.stdout.strip()))
+        others = client.post("/orders", json=MINIMAL | {"customer_id": "c-2"}, headers=bearer(made.stdout.strip()))
+
+    assert made.stdout.count("\n") == 1
+    assert (own.status_code, others.status_code) == (201, 403)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "JWT_SIGNING_KEY is not set"),
+        ({"JWT_SIGNING_KEY": "secret"}, "JWT_SIGNING_KEY must be a private key"),
+        ({"JWT_SIGNING_KEY": public_pem(SIGNING_KEY)}, "JWT_SIGNING_KEY must be a private key"),
+        ({"JWT_SIGNING_KEY": private_pem(SIGNING_KEY), "JWT_PUBLIC_KEY": "", "JWT_ISSUER": ""}, "JWT_ISSUER"),
+        ({"JWT_SIGNING_KEY": private_pem(SIGNING_KEY), "JWT_PUBLIC_KEY": "", "JWT_AUDIENCE": ""}, "JWT_AUDIENCE"),
+    ],
+)
+def test_without_a_signing_key_there_is_no_token(
+    app: Flask, database_url: str, settings: dict[str, str], message: str
+) -> None:
+    with closed_app(database_url, **settings) as secure_app:
+        made = cli(secure_app, "token", "--customer", "c-1", "--scope", "orders:read")
+
+    assert made.exit_code == 1 and made.stdout == ""
+    assert message in made.stderr and "secret" not in made.stderr

@@ -1,0 +1,259 @@
+"""The issuer's key set (RFC 7517): fetched seldom, kept while it is good, never fetched from elsewhere."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from flask import Flask
+from flask.testing import FlaskClient
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from app.services import token_service
+from tests.credentials import bearer, closed_app, token
+from tests.samples import slug
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+KEYS: dict[str, tuple[Any, Any]] = {
+    "RS256": (rsa.generate_private_key(65537, 2048), RSAAlgorithm),
+    "ES256": (ec.generate_private_key(ec.SECP256R1()), ECAlgorithm),
+    "EdDSA": (ed25519.Ed25519PrivateKey.generate(), OKPAlgorithm),
+}
+
+
+def jwk(algorithm: str, **members: Any) -> dict[str, Any]:
+    """The public key of the algorithm, named by it."""
+    key, kind = KEYS[algorithm]
+    return json.loads(kind.to_jwk(key.public_key())) | {"kid": algorithm} | members
+
+
+def named(algorithm: str, kid: str | None = None, **said: Any) -> str:
+    return token(KEYS[algorithm][0], algorithm, header={"kid": kid or algorithm}, **said)
+
+
+class Issuer:
+    """What the issuer's server answers, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.keys = [jwk(algorithm) for algorithm in KEYS]
+        self.answer: bytes | None = None
+        self.status, self.seconds, self.asked, self.url = 200, 0.0, 0, ""
+
+    def body(self) -> bytes:
+        return json.dumps({"keys": self.keys}).encode() if self.answer is None else self.answer
+
+
+@contextmanager
+def serving(issuer: Issuer) -> Iterator[None]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            issuer.asked += 1
+            time.sleep(issuer.seconds)
+            self.send_response(issuer.status)
+            if issuer.status == 302:
+                self.send_header("Location", issuer.url)
+            self.end_headers()
+            self.wfile.write(issuer.body())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        issuer.url = f"http://127.0.0.1:{server.server_port}/keys"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield
+        server.shutdown()
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    issuer = Issuer()
+    with serving(issuer):
+        yield issuer
+
+
+class Clock:
+    """The key set's clock, which tests put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(token_service, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def client(app: Flask, database_url: str, issuer: Issuer) -> Iterator[FlaskClient]:
+    with closed_app(database_url, JWT_PUBLIC_KEY="", JWT_JWKS_URL=issuer.url) as secure_app:
+        yield secure_app.test_client()
+
+
+def status(client: FlaskClient, credential: str) -> int:
+    return client.get("/orders", headers=bearer(credential)).status_code
+
+
+def test_tokens_of_all_its_keys_are_taken_with_one_fetch(client: FlaskClient, issuer: Issuer) -> None:
+    statuses = [status(client, named(algorithm, customer=f"c-{i}")) for i in range(5) for algorithm in KEYS]
+
+    assert statuses == [200] * 15
+    assert issuer.asked == 1
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_name_that_is_not_its_keys_is_refused(client: FlaskClient, algorithm: str) -> None:
+    others = [name for name in KEYS if name != algorithm]
+
+    assert [status(client, named(algorithm, kid=kid)) for kid in (*others, "x", "../EdDSA")] == [401] * 4
+    assert status(client, token(KEYS[algorithm][0], algorithm)) == 401  # no name, where every key has one
+
+
+def test_a_thousand_unknown_names_cost_one_fetch(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
+    assert status(client, named("EdDSA")) == 200
+    clock.ahead = 31
+    asked = issuer.asked
+
+    statuses = {status(client, f"{named('EdDSA', kid=f'k-{i}')}") for i in range(1000)}
+
+    assert statuses == {401}
+    assert issuer.asked - asked == 1
+
+
+def test_a_new_key_is_found_and_an_old_one_ends(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
+    issuer.keys = [jwk("RS256")]
+    before = [status(client, named("RS256")), status(client, named("ES256"))]
+    issuer.keys = [jwk("ES256")]
+    at_once = status(client, named("ES256"))
+    clock.ahead = 31
+
+    after = [status(client, named("ES256")), status(client, named("RS256", customer="c-2"))]
+
+    assert (before, at_once, after) == ([200, 401], 401, [200, 401])
+
+
+def test_a_key_that_is_withdrawn_ends_with_the_sets_lifetime(
+    client: FlaskClient, issuer: Issuer, clock: Clock
+) -> None:
+    assert status(client, named("RS256")) == 200
+    issuer.keys = [jwk("ES256")]
+    clock.ahead = 301
+
+    assert status(client, named("RS256", customer="c-2")) == 401
+
+
+AWAY = {
+    "500": (500, b""),
+    "404": (404, b""),
+    "redirected": (302, None),
+    "HTML": (200, b"<html>maintenance</html>"),
+    "nothing": (200, b""),
+    "no set": (200, b"[]"),
+    "no keys": (200, b'{"keys": []}'),
+    "keys of no kind": (200, b'{"keys": [1, null, {"kty": "?"}]}'),
+    "deep": (200, b"[" * 100_000),
+    "not UTF-8": (200, b"\xff\xfe\xfd"),
+}
+
+
+@pytest.mark.parametrize(("code", "answer"), AWAY.values(), ids=AWAY)
+def test_an_issuer_that_is_away_locks_out_no_known_key(
+    client: FlaskClient, issuer: Issuer, clock: Clock, code: int, answer: bytes | None
+) -> None:
+    assert status(client, named("EdDSA")) == 200
+    issuer.status, issuer.answer = code, answer
+    clock.ahead = 301
+    asked = issuer.asked
+
+    known = [status(client, named("EdDSA", customer=f"c-{i}")) for i in range(5)]
+    unknown = status(client, named("EdDSA", kid="new"))
+
+    assert (known, unknown) == ([200] * 5, 401)
+    assert issuer.asked - asked == 1
+
+
+@pytest.mark.parametrize(("code", "answer"), AWAY.values(), ids=AWAY)
+def test_without_any_key_set_it_says_to_come_back(
+    client: FlaskClient, issuer: Issuer, clock: Clock, code: int, answer: bytes | None
+) -> None:
+    issuer.status, issuer.answer = code, answer
+
+    first = [client.get("/orders", headers=bearer(named("EdDSA"))) for _ in range(5)]
+    asked = issuer.asked
+    issuer.status, issuer.answer = 200, None
+    clock.ahead = 3
+    later = status(client, named("EdDSA"))
+
+    assert {slug(response) for response in first} == {(503, "service-unavailable")}
+    assert {response.headers["Retry-After"] for response in first} == {"1"}
+    assert asked == 1
+    assert later == 200
+
+
+def test_a_slow_issuer_keeps_nobody_waiting_whose_key_is_known(
+    client: FlaskClient, issuer: Issuer, clock: Clock
+) -> None:
+    assert status(client, named("EdDSA")) == 200
+    issuer.seconds, clock.ahead = 1.0, 301
+    fetching = threading.Thread(target=status, args=(client, named("EdDSA", customer="c-2")))
+    fetching.start()
+    while issuer.asked < 2:
+        time.sleep(0.001)
+
+    started = time.monotonic()
+    other = status(client.application.test_client(), named("EdDSA", customer="c-3"))
+    seconds = time.monotonic() - started
+    fetching.join()
+
+    assert (other, issuer.asked) == (200, 2)
+    assert seconds < 0.5
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        jwk("EdDSA", use="enc"),
+        jwk("EdDSA", kid="other"),
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "EdDSA"},
+        json.loads(RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024).public_key())) | {"kid": "EdDSA"},
+    ],
+    ids=["for encryption", "of another name", "a shared secret", "a short RSA key"],
+)
+def test_a_key_for_something_else_is_not_taken(client: FlaskClient, issuer: Issuer, entry: dict[str, Any]) -> None:
+    issuer.keys = [entry, jwk("ES256")]
+
+    assert status(client, named("ES256")) == 200
+    assert status(client, named("EdDSA")) == 401
+
+
+def test_a_short_rsa_key_of_the_issuers_signs_nothing(client: FlaskClient, issuer: Issuer) -> None:
+    short = rsa.generate_private_key(65537, 1024)
+    issuer.keys = [json.loads(RSAAlgorithm.to_jwk(short.public_key())) | {"kid": "short"}]
+
+    with pytest.warns(Warning, match="1024 bits"):
+        forged = token(short, "RS256", header={"kid": "short"})
+
+    assert status(client, forged) == 401
+
+
+def test_where_the_header_points_nobody_looks(client: FlaskClient) -> None:
+    elsewhere = Issuer()
+    stranger = ed25519.Ed25519PrivateKey.generate()
+    elsewhere.keys = [json.loads(OKPAlgorithm.to_jwk(stranger.public_key())) | {"kid": "EdDSA"}]
+    with serving(elsewhere):
+        for name in ("jku", "x5u"):
+            header = {"kid": "EdDSA", name: elsewhere.url}
+            assert status(client, token(stranger, header=header)) == 401
+
+    assert elsewhere.asked == 0
