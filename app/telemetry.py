@@ -6,6 +6,7 @@ import re
 import resource
 import sys
 import time
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -15,12 +16,10 @@ from flask import Flask, Response, g, has_request_context, request
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.pool import QueuePool
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from app.extensions import db
 from app.models.identifiers import parse_uuid
-
-log = structlog.get_logger()
 
 REQUEST_ID = "X-Request-Id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can stand in a log line and a header without harm
@@ -37,6 +36,7 @@ MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers."
 CPU = Gauge("worker_cpu_seconds", "Processor time used by the live workers.", multiprocess_mode="livesum")
 _SAMPLE_SECONDS = 1.0  # how often a worker looks at itself, at most
 _last_sample = 0.0
+_log: FilteringBoundLogger = structlog.get_logger()  # bound once and for all when the logs are configured
 
 
 def init_app(app: Flask) -> None:
@@ -56,13 +56,12 @@ def _end(response: Response) -> Response:
     seconds = time.perf_counter() - g.started
     route = request.url_rule.rule if request.url_rule else "(none)"
     method = request.method if request.url_rule else "(any)"  # a made-up method must not become a time series
-    REQUESTS.labels(method, route, response.status_code).inc()
-    LATENCY.labels(method, route).observe(seconds)
+    count, latency = _series(method, route, response.status_code)
+    count.inc()
+    latency.observe(seconds)
     _sample_process()
     response.headers[REQUEST_ID] = g.request_id
-    level = logging.ERROR if response.status_code >= 500 else logging.INFO
-    log.log(
-        level,
+    (_log.error if response.status_code >= 500 else _log.info)(
         "request",
         method=request.method[:16],
         route=route,
@@ -71,6 +70,11 @@ def _end(response: Response) -> Response:
         **_ids(request.view_args or {}),
     )
     return response
+
+
+@lru_cache(maxsize=None)  # as many as there are routes, methods and statuses
+def _series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(method, route, status), LATENCY.labels(method, route)
 
 
 def _ids(view_args: dict[str, Any]) -> dict[str, str]:
@@ -125,6 +129,8 @@ def configure_logging(level: str, style: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+    global _log
+    _log = structlog.get_logger().bind()
     # What libraries log with the standard module takes the same form.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
