@@ -12,7 +12,6 @@ from app.models.identifiers import parse_uuid
 from app.models.principal import Principal
 from app.models.statement import Statement
 from app.models.types import UUID, read_timestamp
-from app.services.order_reads import OWN, owner_parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ def list_history(
 ) -> tuple[list[Event], bool]:
     """Up to `limit` events behind the version `after`, oldest first, and whether more follow. Raises OrderNotFound."""
     known_id = parse_uuid(order_id)
-    owner = owner_parameter(principal)
+    owner = {} if principal.customer_id is None else {"owner": principal.customer_id}
     rows = _history_statement(bool(owner)).rows(id=known_id, after=after, limit=limit + 1, **owner) if known_id else []
     if not rows and (after == 0 or known_id is None):
         raise OrderNotFound(f"There is no order {order_id[:64]}.")
@@ -56,5 +55,7 @@ def _history_statement(own: bool) -> Statement:
         OrderEvent.order_id == bindparam("id", type_=UUID), OrderEvent.version > bindparam("after", type_=Integer)
     )
     if own:
-        query = query.join(Order, Order.id == OrderEvent.order_id).where(OWN)
+        query = query.join(Order, Order.id == OrderEvent.order_id).where(
+            Order.customer_id == bindparam("owner", type_=Text)
+        )
     return Statement(query.order_by(OrderEvent.version).limit(bindparam("limit", type_=Integer)))

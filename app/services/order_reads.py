@@ -17,25 +17,18 @@ from app.models.identifiers import HIGHEST_ID, LOWEST_ID, first_order_id, next_i
 from app.models.principal import Principal
 from app.models.statement import Statement
 from app.models.types import UUID
+from app.services.order_lookup import Wanted, look_up
 from app.services.order_service import StoredOrder
 
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
     """The order now, or as it was at `version` (from 1). Raises OrderNotFound, also for one of another customer."""
     known_id = parse_uuid(order_id)
-    if known_id is not None:
-        parameters = {"id": known_id} | owner_parameter(principal)
-        if version is not None:
-            parameters["version"] = version
-        for found_version, document in _get_statement(frozenset(parameters)).rows(**parameters):
-            return StoredOrder(known_id, found_version, document)
+    found = look_up(Wanted(known_id, principal.customer_id, version)) if known_id else None
+    if known_id and found:
+        return StoredOrder(known_id, *found)
     which = f"version {version} of order" if version else "order"
     raise OrderNotFound(f"There is no {which} {order_id[:64]}.")
-
-
-def owner_parameter(principal: Principal) -> dict[str, Any]:
-    """The parameter that confines a statement to a customer's own orders; none for a service, which sees all."""
-    return {} if principal.customer_id is None else {"owner": principal.customer_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +111,6 @@ _CURRENT_DOCUMENT = (
     .where(OrderEvent.order_id == Order.id, OrderEvent.version == Order.version)
     .scalar_subquery()
 )
-
-OWN = Order.customer_id == _parameter("owner")
-
-
-@lru_cache(maxsize=4)
-def _get_statement(given: frozenset[str]) -> Statement:
-    version = _parameter("version", Integer) if "version" in given else Order.version
-    query = select(OrderEvent.version, OrderEvent.snapshot).join(
-        Order, (Order.id == OrderEvent.order_id) & (OrderEvent.version == version)
-    )
-    return Statement(query.where(Order.id == _parameter("id", UUID), *([OWN] if "owner" in given else [])))
-
 
 @lru_cache(maxsize=256)  # every combination of filters and sort fits
 def _list_statement(given: frozenset[str], descending: bool) -> Statement:

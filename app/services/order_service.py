@@ -3,9 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
-
-from sqlalchemy import Engine
 
 from app.errors import (
     DuplicateExternalRef,
@@ -15,8 +12,8 @@ from app.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from app.extensions import db
 from app.models.faults import FAULTS, is_lock_timeout, is_unavailable
+from app.models.per_database import PerDatabase
 from app.services.group import Group
 from app.services.new_order import FIRST_VERSION, NewOrder, OrderRequest, new_order
 from app.services.order_writes import Collisions, find_collisions, insert_orders
@@ -58,7 +55,7 @@ def create_order(request: OrderRequest) -> StoredOrder:
     """
     outcome: Outcome | None = None
     for _ in range(_NUMBER_ATTEMPTS):
-        outcome = _creations().call(_attempt(request))
+        outcome = _CREATIONS.get().call(_attempt(request))
         if isinstance(outcome, StoredOrder):
             return outcome
         if outcome is not None:
@@ -78,17 +75,6 @@ def create_orders(requests: Sequence[OrderRequest]) -> list[Outcome]:
         judged = [outcome for part in _parts(attempts) for outcome in _store(part)]
         outcomes |= {i: outcome for i, outcome in zip(pending, judged, strict=True) if outcome is not None}
     return [outcomes.get(i) or _no_number() for i in range(len(requests))]
-
-
-_groups: WeakKeyDictionary[Engine, Group[Attempt, Outcome | None]] = WeakKeyDictionary()
-
-
-def _creations() -> Group[Attempt, Outcome | None]:
-    """The group that commits the creations of this process together; one for each database."""
-    group = _groups.get(db.engine)
-    if group is None:
-        group = _groups.setdefault(db.engine, Group(_store, most=_TOGETHER))
-    return group
 
 
 def _attempt(request: OrderRequest) -> Attempt:
@@ -174,3 +160,7 @@ def _judge_collision(attempt: Attempt, there: Collisions) -> Outcome | None:
             return StoredOrder(row.id, FIRST_VERSION, row.snapshot, replayed=True)
         return DuplicateExternalRef(f"Order {row.id} already has this external_ref.", order_id=row.id)
     return None
+
+
+# Commits the creations of this process together.
+_CREATIONS = PerDatabase(lambda: Group[Attempt, Outcome | None](_store, most=_TOGETHER))

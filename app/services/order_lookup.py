@@ -1,0 +1,68 @@
+"""Looking up single orders, those of concurrent requests together: one round trip, one plan, for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import JSON, Integer, String, Subquery, Text, and_, bindparam, cast, column, func, or_, select
+
+from app.extensions import db
+from app.models import Order, OrderEvent
+from app.models.per_database import PerDatabase
+from app.models.statement import Statement
+from app.models.types import UUID
+from app.services.group import Group
+
+_TOGETHER = 100  # orders in one statement
+
+# A version of an order and its document; None where there is no such order for the one who asks.
+Found = tuple[int, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The order `id` at a version, None for the current one; only if it is the customer's `owner`, None for any."""
+
+    id: str
+    owner: str | None
+    version: int | None
+
+
+def look_up(wanted: Wanted) -> Found:
+    """Find one order, together with those that other requests want at the same moment."""
+    return _LOOKUPS.get().call(wanted)
+
+
+def _find(wanted: Sequence[Wanted]) -> list[Found]:
+    batch = orjson.dumps([{"position": i, **asdict(one)} for i, one in enumerate(wanted)]).decode()
+    rows = _STATEMENTS[db.engine.dialect.name].rows(wanted=batch)
+    found = {position: (version, document) for position, version, document in rows}
+    return [found.get(i) for i in range(len(wanted))]
+
+
+def _statement(wanted: Subquery) -> Statement:
+    own = and_(Order.id == wanted.c.id, or_(wanted.c.owner.is_(None), Order.customer_id == wanted.c.owner))
+    version = func.coalesce(wanted.c.version, Order.version)
+    event = and_(OrderEvent.order_id == Order.id, OrderEvent.version == version)
+    query = select(wanted.c.position, OrderEvent.version, OrderEvent.snapshot)
+    return Statement(query.select_from(wanted).join(Order, own).join(OrderEvent, event))
+
+
+def _on_postgresql() -> Subquery:
+    columns: list[Any] = [
+        column("position", Integer), column("id", UUID), column("owner", String), column("version", Integer)
+    ]  # fmt: skip
+    batch = cast(bindparam("wanted", type_=Text), JSON)
+    rows = func.json_to_recordset(batch).table_valued(*columns).render_derived(name="rows", with_types=True)
+    return select(*rows.c).subquery("wanted")
+
+
+def _on_sqlite() -> Subquery:
+    rows = func.json_each(bindparam("wanted", type_=Text)).table_valued("value", name="rows")
+    members = ("position", "id", "owner", "version")
+    return select(*(func.json_extract(rows.c.value, f"$.{name}").label(name) for name in members)).subquery("wanted")
+
+
+_STATEMENTS = {"postgresql": _statement(_on_postgresql()), "sqlite": _statement(_on_sqlite())}
+_LOOKUPS = PerDatabase(lambda: Group[Wanted, Found](_find, most=_TOGETHER))
