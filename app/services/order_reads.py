@@ -112,6 +112,7 @@ _CURRENT_DOCUMENT = (
     .scalar_subquery()
 )
 
+
 @lru_cache(maxsize=256)  # every combination of filters and sort fits
 def _list_statement(given: frozenset[str], descending: bool) -> Statement:
     lead = next((name for name in _LEADS if name in given), None) if given.isdisjoint(_SELECTIVE) else None
