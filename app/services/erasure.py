@@ -4,7 +4,7 @@ import secrets
 from datetime import UTC, datetime
 
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
 from app.errors import OpenOrders
@@ -26,13 +26,19 @@ def erase_customer(customer_id: str, *, principal: Principal) -> None:
     """
     in_transaction(lambda: _erase(customer_id, principal))
     if db.engine.dialect.name == "sqlite":
-        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")  # the old pages wait in the log
+        _empty_the_log()
+
+
+def _empty_the_log() -> None:
+    """The old pages wait in SQLite's write-ahead log. Not on a Connection: inside of its transaction nothing moves."""
+    pooled = db.engine.raw_connection()
+    try:
+        pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        pooled.close()
 
 
 def _erase(customer_id: str, principal: Principal) -> None:
-    if db.engine.dialect.name == "sqlite":
-        db.session.execute(text("PRAGMA secure_delete = ON"))  # overwrite what is freed, not only forget it
     orders = db.session.scalars(
         select(Order)
         .where(Order.customer_id == customer_id)
@@ -44,6 +50,7 @@ def _erase(customer_id: str, principal: Principal) -> None:
         if order.status in OPEN:
             raise OpenOrders("The customer has open orders; end them first.", order_id=order.id)
     alias, now = f"erased-{secrets.token_hex(8)}", datetime.now(UTC)
+    themselves = principal.id == customer_principal_id(customer_id)
     for order in orders:
         _erase_log(order.id, customer_id=customer_id, alias=alias)
         order.erase(alias=alias, at=now)
@@ -51,7 +58,7 @@ def _erase(customer_id: str, principal: Principal) -> None:
             order_id=order.id,
             version=order.version,
             type=ERASED,
-            actor=principal.id,
+            actor=customer_principal_id(alias) if themselves else principal.id,
             at=now,
             snapshot=render_stored_order(order).decode(),
         )

@@ -1,0 +1,208 @@
+"""Erasure: of a person who asked for it, nothing is left; of what was sold, everything."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+from werkzeug.test import TestResponse
+
+from app.extensions import db
+from tests.credentials import api_key, bearer, token
+from tests.samples import ADDRESS, MINIMAL, slug
+
+CANARY = "canary"
+CUSTOMER = f"{CANARY}-customer"
+
+
+def canary(length: int = 0) -> str:
+    """A value that is found again wherever it is left: each is another one."""
+    return f"{CANARY}{random.randrange(10**9):09}".ljust(length, "x")
+
+
+def address() -> dict[str, str]:
+    return {name: canary() if name != "country" else "GB" for name in ADDRESS} | {"phone": canary()}
+
+
+def personal_order(**members: Any) -> dict[str, Any]:
+    return {
+        "customer_id": CUSTOMER,
+        "items": [{"item_id": "sku-1", "quantity": 2, "unit_price": 1250}],
+        "currency": "EUR",
+        "external_ref": f"ref-{random.randrange(10**9)}",
+        "note": canary(random.choice((0, 2000))),
+        "metadata": {canary(): canary(random.choice((0, 500)))},
+        "shipping_address": address(),
+        "billing_address": address(),
+    } | members
+
+
+@pytest.fixture
+def post(secure_app: Flask, secure_client: FlaskClient) -> Callable[..., TestResponse]:
+    """Sends a request as the shop, under a key that tells of the customer; what fails fails the test."""
+    scopes = ("orders:read", "orders:write", "orders:manage", "privacy:erase")
+    headers = bearer(api_key(secure_app, *scopes))
+
+    def post(path: str, body: Any = None, method: str = "POST", **more: str) -> TestResponse:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
+        keyed = headers | {"Idempotency-Key": canary()} if method != "GET" else headers
+        response = secure_client.open(path, method=method, headers=keyed | more, **sent)
+        assert response.status_code < 300, response.text
+        return response
+
+    return post
+
+
+def live(post: Callable[..., TestResponse], *, end: str) -> str:
+    """Run an order through every kind of change; its path."""
+    path: str = post("/orders", personal_order()).headers["Location"]
+    post(path, {"note": canary(), "metadata": {canary(): canary()}, "shipping_address": address()}, "PATCH")
+    post(f"{path}/hold", {"reason": canary()}, "PUT")
+    if end == "cancel":
+        post(f"{path}/cancel", {"reason": "customer", "note": canary(1500)})
+        return path
+    post(f"{path}/hold", None, "DELETE")
+    post(f"{path}/confirm")
+    tracking = {"carrier": canary(), "number": canary(), "url": f"https://{canary()}.example/{canary()}"}
+    for _ in range(2):
+        post(f"{path}/fulfillments", {"items": [{"line": 1, "quantity": 1}], "tracking": tracking})
+    post(f"{path}/returns", {"items": [{"line": 1, "quantity": 1}], "reason": canary(1500)})
+    post(path, {"note": canary(10), "billing_address": None}, "PATCH")
+    return path
+
+
+def erase(client: FlaskClient, app: Flask, customer: str = CUSTOMER) -> TestResponse:
+    path = f"/customers/{customer}/personal-data"
+    return client.delete(path, headers=bearer(api_key(app, "privacy:erase", name="privacy")))
+
+
+def traces(app: Flask) -> list[str]:
+    """Where a canary is found: in a table, and on SQLite in any byte of the database's files."""
+    with app.app_context(), db.engine.connect() as connection:
+        found = [
+            table.name
+            for table in db.metadata.sorted_tables
+            if CANARY in repr(connection.execute(text(f"SELECT * FROM {table.name}")).all())
+        ]
+        if connection.dialect.name == "sqlite":
+            file = Path(db.engine.url.database or "")
+            files = [file.with_name(file.name + suffix) for suffix in ("", "-wal", "-journal")]
+            found += [one.name for one in files if one.exists() and CANARY.encode() in one.read_bytes()]
+    return found
+
+
+def test_of_the_customer_no_trace_is_left(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
+    paths = [live(post, end=end) for end in ("cancel", "complete") * 6]
+    own = bearer(token(customer=CUSTOMER))
+    made_by_themselves = secure_client.post("/orders", json=personal_order(), headers=own).headers["Location"]
+    secure_client.post(f"{made_by_themselves}/cancel", json={"reason": "other", "note": canary()}, headers=own)
+    assert {"orders", "order_events"} <= set(traces(secure_app))
+
+    response = erase(secure_client, secure_app)
+
+    assert (response.status_code, response.data) == (204, b"")
+    assert traces(secure_app) == []
+    verified = secure_app.test_cli_runner().invoke(args=["verify"])
+    assert verified.exit_code == 0, verified.output
+    assert len(paths) == 12
+
+
+def test_what_was_sold_stays(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
+    path = live(post, end="complete")
+    before = post(path, method="GET").json
+
+    erase(secure_client, secure_app)
+
+    after = post(path, method="GET").json
+    kept = ("id", "number", "external_ref", "status", "items", "adjustments", "totals", "currency", "created_at")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert after["shipping_address"] == {"country": "GB"}
+    assert (after["note"], after["metadata"], after["version"]) == (None, {}, before["version"] + 1)
+    assert after["customer_id"].startswith("erased-")
+
+
+def test_the_history_records_the_erasure_and_tells_nothing_else_of_the_person(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
+    path = live(post, end="complete")
+    count = len(post(f"{path}/history", method="GET").json["events"])
+
+    erase(secure_client, secure_app)
+
+    history = post(f"{path}/history", method="GET")
+    events = history.json["events"]
+    assert (events[-1]["type"], events[-1]["actor"], len(events)) == ("order.erased", "service:privacy", count + 1)
+    assert CANARY not in history.text
+    assert CANARY not in post(f"{path}?version=1", method="GET").text
+
+
+def test_open_orders_stand_in_the_way_and_nothing_is_erased(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
+    ended = live(post, end="cancel")
+    open_order = post("/orders", personal_order()).json["id"]
+
+    response = erase(secure_client, secure_app)
+
+    assert slug(response) == (409, "open-orders")
+    assert response.json["order_id"] == open_order
+    assert post(ended, method="GET").json["customer_id"] == CUSTOMER
+    post(f"/orders/{open_order}/cancel", {"reason": "staff"})
+    assert erase(secure_client, secure_app).status_code == 204
+
+
+def test_once_more_is_as_good_as_once(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
+    path = live(post, end="complete")
+
+    statuses = [erase(secure_client, secure_app).status_code for _ in range(3)]
+
+    assert statuses == [204] * 3
+    assert post(f"{path}/history", method="GET").json["events"][-2]["type"] != "order.erased"
+
+
+def test_others_are_left_alone(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
+    post("/orders", MINIMAL | {"customer_id": CUSTOMER.upper(), "note": "mine"})
+    post("/orders", MINIMAL | {"customer_id": CUSTOMER + "2", "note": "mine"})
+
+    assert erase(secure_client, secure_app).status_code == 204
+    assert {order["note"] for order in post("/orders", method="GET").json["orders"]} == {"mine"}
+
+
+def test_customers_may_erase_themselves(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
+    live(post, end="cancel")
+    own = bearer(token(customer=CUSTOMER, scope="privacy:erase"))
+
+    assert secure_client.delete(f"/customers/{CUSTOMER}/personal-data", headers=own).status_code == 204
+    # The record of who asked for it must not bring the name back.
+    assert traces(secure_app) == []
+
+
+@pytest.mark.parametrize("customer", ["a%00b", "%0a", "%7f", "a" * 65, "%ed%a0%80" * 30, "a%C2%85"])
+def test_a_customer_that_cannot_be_is_refused(secure_app: Flask, secure_client: FlaskClient, customer: str) -> None:
+    response = erase(secure_client, secure_app, customer)
+
+    assert slug(response) == (400, "invalid-request")
+    assert [fault["parameter"] for fault in json.loads(response.data)["errors"]] == ["customer_id"]
+
+
+@pytest.mark.parametrize("customer", ["nobody", "é", "a%20b", "%25", "a" * 64, "Зоя", "🙂", "'; DROP TABLE orders; --"])
+def test_a_customer_without_orders_is_erased_already(
+    secure_app: Flask, secure_client: FlaskClient, customer: str
+) -> None:
+    assert erase(secure_client, secure_app, customer).status_code == 204
