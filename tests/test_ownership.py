@@ -1,0 +1,251 @@
+"""Ownership: for a customer nobody else's orders exist, whichever way they look."""
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.credentials import api_key, bearer, token
+from tests.samples import MINIMAL, slug
+
+Send = Callable[..., TestResponse]
+RICH = {"external_ref": "r-1", "note": "canary", "metadata": {"paid": "no"}, "currency": "EUR", "items": [
+    {"item_id": "sku-9", "quantity": 1, "unit_price": 1250}
+]}  # fmt: skip
+
+
+def caller(client: FlaskClient, credential: str) -> Send:
+    """Sends requests with the credentials."""
+
+    def send(method: str, path: str, body: Any = None, **headers: str) -> TestResponse:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return client.open(path, method=method, headers=bearer(credential) | given, buffered=True, **sent)
+
+    return send
+
+
+@pytest.fixture
+def shop(secure_app: Flask, secure_client: FlaskClient) -> Send:
+    return caller(secure_client, api_key(secure_app, "orders:read", "orders:write", "orders:manage"))
+
+
+@pytest.fixture
+def ada(secure_client: FlaskClient) -> Send:
+    return caller(secure_client, token(customer="c-ada"))
+
+
+@pytest.fixture
+def bob(secure_client: FlaskClient) -> Send:
+    return caller(secure_client, token(customer="c-bob"))
+
+
+@pytest.fixture
+def adas(shop: Send, ada: Send) -> list[str]:
+    """Two orders of Ada's, one made by a shop and one by herself; and one that is Bob's."""
+    shop("POST", "/orders", MINIMAL | {"customer_id": "c-bob"})
+    made = [send("POST", "/orders", MINIMAL | RICH | {"customer_id": "c-ada"}) for send in (shop, ada)]
+    return [response.json["id"] for response in made]
+
+
+def ids(response: TestResponse) -> set[str]:
+    return {order["id"] for order in response.json["orders"]}
+
+
+def test_a_list_holds_ones_own_orders_whoever_made_them(ada: Send, bob: Send, shop: Send, adas: list[str]) -> None:
+    assert ids(ada("GET", "/orders")) == set(adas)
+    assert len(ids(bob("GET", "/orders"))) == 1
+    assert len(ids(shop("GET", "/orders"))) == 3
+
+
+FILTERS = [
+    "customer_id=c-ada", "status=pending&customer_id=c-ada", "external_ref=r-1", "item_id=sku-9", "number={number}",
+    "number={number}&customer_id=c-ada", "external_ref=r-1&customer_id=c-ada", "item_id=sku-9&customer_id=c-ada",
+    "customer_id=c-ada&created_from=2020-01-01T00:00:00Z", "sort=created_at&item_id=sku-9&status=pending",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", FILTERS)
+def test_no_filter_finds_anothers_order(ada: Send, bob: Send, adas: list[str], query: str) -> None:
+    query = query.format(number=ada("GET", f"/orders/{adas[0]}").json["number"])
+
+    found, hidden = (send("GET", f"/orders?{query}") for send in (ada, bob))
+    absent = bob("GET", "/orders?number=x")
+
+    assert ids(found) and ids(found) <= set(adas)
+    assert (hidden.status_code, hidden.data) == (absent.status_code, absent.data)
+
+
+@pytest.mark.parametrize("query", ["status=pending", "fulfillment_status=unfulfilled", "limit=1", "limit=100"])
+def test_no_page_of_a_filter_that_fits_all_holds_anothers(ada: Send, bob: Send, adas: list[str], query: str) -> None:
+    seen: set[str] = set()
+    page = bob("GET", f"/orders?{query}")
+    for _ in range(5):
+        seen |= ids(page)
+        if page.json["next_cursor"]:
+            page = bob("GET", f"/orders?{query}&cursor={page.json['next_cursor']}")
+
+    assert len(seen) == 1 and not seen & set(adas)
+
+
+def test_anothers_cursor_leads_to_ones_own_orders_only(shop: Send, bob: Send, adas: list[str]) -> None:
+    cursor = shop("GET", "/orders?limit=1").json["next_cursor"]
+
+    page = bob("GET", f"/orders?limit=1&cursor={cursor}")
+
+    assert page.status_code == 200 and not ids(page) & set(adas)
+
+
+@pytest.mark.parametrize("media_type", ["application/x-ndjson", "text/csv"])
+@pytest.mark.parametrize("query", ["", *FILTERS[:4]])
+def test_an_export_holds_ones_own_orders_only(
+    ada: Send, bob: Send, adas: list[str], media_type: str, query: str
+) -> None:
+    own, others = (send("GET", f"/orders?{query}", Accept=media_type) for send in (ada, bob))
+
+    assert own.mimetype == others.mimetype == media_type
+    assert all(order_id in own.text for order_id in adas)
+    assert not any(trace in others.text for trace in (*adas, "c-ada", "canary", "sku-9"))
+    if media_type == "text/csv":
+        assert len(list(csv.reader(io.StringIO(others.text)))) == (1 if query else 2)
+
+
+@pytest.mark.parametrize("below", ["", "?version=1", "/history", "/history?cursor=x"])
+def test_an_order_its_versions_and_its_history_are_its_owners(
+    ada: Send, bob: Send, adas: list[str], below: str
+) -> None:
+    for order_id in adas:
+        own, hidden = ada("GET", f"/orders/{order_id}{below}"), bob("GET", f"/orders/{order_id}{below}")
+
+        if "cursor" in below:
+            assert own.status_code == hidden.status_code == 400
+        else:
+            assert (own.status_code, slug(hidden)) == (200, (404, "order-not-found"))
+
+
+def test_an_entity_tag_tells_nothing_of_anothers_order(bob: Send, adas: list[str]) -> None:
+    read = bob("GET", f"/orders/{adas[0]}", If_None_Match='"1"')
+    changed = bob("PATCH", f"/orders/{adas[0]}", {"note": "n"}, If_Match='"7"')
+
+    assert slug(read) == slug(changed) == (404, "order-not-found")
+
+
+def test_each_principal_has_idempotency_keys_of_its_own(ada: Send, bob: Send, shop: Send) -> None:
+    answers = [
+        send("POST", "/orders", MINIMAL | {"customer_id": customer}, Idempotency_Key="k-1")
+        for send, customer in ((ada, "c-ada"), (bob, "c-bob"), (shop, "c-ada"), (shop, "c-ada"), (ada, "c-ada"))
+    ]
+
+    assert [answer.status_code for answer in answers] == [201] * 5
+    made = [answer.json["id"] for answer in answers]
+    assert len(set(made)) == 3 and made[2] == made[3] and made[0] == made[4]
+    assert ["Idempotent-Replayed" in answer.headers for answer in answers] == [False, False, False, True, True]
+
+
+def test_another_body_under_anothers_key_is_no_conflict(ada: Send, bob: Send) -> None:
+    ada("POST", "/orders", MINIMAL | {"customer_id": "c-ada", "note": "canary"}, Idempotency_Key="k-1")
+
+    created = bob("POST", "/orders", MINIMAL | {"customer_id": "c-bob"}, Idempotency_Key="k-1")
+
+    assert created.status_code == 201 and "canary" not in created.text
+
+
+def test_a_changes_key_is_the_principals_own(ada: Send, shop: Send, bob: Send, adas: list[str]) -> None:
+    path = f"/orders/{adas[0]}"
+    shop("PATCH", path, {"note": "by the shop"}, Idempotency_Key="k-1")
+
+    own = ada("PATCH", path, {"note": "by Ada"}, Idempotency_Key="k-1")
+    others = bob("PATCH", path, {"note": "by the shop"}, Idempotency_Key="k-1")
+
+    assert (own.status_code, own.json["note"]) == (200, "by Ada")
+    assert "Idempotent-Replayed" not in own.headers
+    assert slug(others) == (404, "order-not-found")
+
+
+def test_a_reference_is_unique_for_each_principal_alone(ada: Send, bob: Send, shop: Send) -> None:
+    def order(customer: str) -> dict[str, Any]:
+        return MINIMAL | {"customer_id": customer, "external_ref": "r-1"}
+
+    made = [send("POST", "/orders", order(who)) for send, who in ((shop, "c-ada"), (ada, "c-ada"), (bob, "c-bob"))]
+    again = bob("POST", "/orders", order("c-bob"))
+
+    assert [answer.status_code for answer in made] == [201] * 3
+    assert slug(again) == (409, "duplicate-external-ref")
+    assert again.json["order_id"] == made[2].json["id"]
+    assert not any(answer.json["id"] in again.text for answer in made[:2])
+
+
+def test_a_batch_creates_ones_own_orders_only(ada: Send, bob: Send) -> None:
+    ada("POST", "/orders", MINIMAL | {"customer_id": "c-ada", "external_ref": "r-1", "note": "canary"})
+    entries = [
+        MINIMAL | {"customer_id": "c-bob", "external_ref": "r-1"},
+        MINIMAL | {"customer_id": "c-ada", "external_ref": "r-1"},
+        MINIMAL | {"customer_id": "c-ada", "idempotency_key": "k-1"},
+    ]
+
+    results = bob("POST", "/orders/batch", {"orders": entries})
+
+    assert [result["status"] for result in results.json["results"]] == [201, 403, 403]
+    assert "canary" not in results.text
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"external_ref": "r-2"},
+        {"metadata": {"paid": "yes"}},
+        {"items": [{"item_id": "sku-9", "quantity": 1, "unit_price": 0}]},
+        {"items": [{"item_id": "sku-9", "quantity": 1000, "unit_price": 1250}]},
+        {"adjustments": [{"type": "discount", "amount": -1250}]},
+        {"currency": "JPY"},
+        {"note": "n", "metadata": None},
+    ],
+)
+def test_of_an_order_that_a_shop_made_customers_change_nothing_but_what_is_theirs(
+    ada: Send, shop: Send, adas: list[str], patch: dict[str, Any]
+) -> None:
+    of_the_shop, own = adas
+
+    refused = ada("PATCH", f"/orders/{of_the_shop}", patch)
+
+    assert slug(refused) == (403, "forbidden")
+    assert shop("GET", f"/orders/{of_the_shop}").json["version"] == 1
+    assert ada("PATCH", f"/orders/{own}", patch).status_code == 200
+    theirs = {"note": "n", "shipping_address": {"country": "DE"}, "billing_address": {"country": "DE"}}
+    assert ada("PATCH", f"/orders/{of_the_shop}", theirs).status_code == 200
+
+
+def test_a_reference_of_the_shops_cannot_be_felt_for(ada: Send, shop: Send, adas: list[str]) -> None:
+    shop("POST", "/orders", MINIMAL | {"customer_id": "c-bob", "external_ref": "taken"})
+
+    taken, free = (ada("PATCH", f"/orders/{adas[0]}", {"external_ref": ref}) for ref in ("taken", "free"))
+
+    assert slug(taken) == slug(free) == (403, "forbidden")
+    assert taken.json["detail"] == free.json["detail"]
+
+
+def test_customers_cancel_their_own_orders(ada: Send, bob: Send, adas: list[str]) -> None:
+    path = f"/orders/{adas[0]}/cancel"
+
+    hidden, own = (send("POST", path, {"reason": "customer"}) for send in (bob, ada))
+
+    assert slug(hidden) == (404, "order-not-found")
+    assert (own.status_code, own.json["status"]) == (200, "cancelled")
+
+
+@pytest.mark.parametrize("scope", ["orders:read orders:write orders:manage"])
+def test_a_token_that_manages_orders_is_a_service(
+    secure_client: FlaskClient, shop: Send, adas: list[str], scope: str
+) -> None:
+    agent = caller(secure_client, token(customer="agent-7", scope=scope))
+
+    assert len(ids(agent("GET", "/orders"))) == 3
+    assert agent("POST", f"/orders/{adas[0]}/confirm").status_code == 200
+    events = shop("GET", f"/orders/{adas[0]}/history").json["events"]
+    assert [event["actor"] for event in events] == ["service:shop", "token:agent-7"]
