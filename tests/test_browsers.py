@@ -1,0 +1,142 @@
+"""What browsers are told: which origins may call, and what the answers must not be used for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.config import StartupError, load_config
+from tests.credentials import bearer, closed_app, token
+from tests.samples import MINIMAL
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+SHOP = "https://shop.example"
+FOREIGN = [
+    "https://evil.example", "http://shop.example", "https://shop.example:8443", "https://shop.example.evil.example",
+    "https://evilshop.example", "https://SHOP.example", "https://shop.example/", "null", "*", "", f"{SHOP}, {SHOP}",
+]  # fmt: skip
+PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
+
+
+@pytest.fixture
+def web(app: Flask, database_url: str) -> Iterator[FlaskClient]:
+    with closed_app(database_url, CORS_ORIGINS=f"{SHOP}, http://127.0.0.1:3000") as secure_app:
+        yield secure_app.test_client()
+
+
+def cors(response: Any) -> dict[str, str]:
+    prefix = "Access-Control-"
+    return {name.removeprefix(prefix): value for name, value in response.headers if name.startswith(prefix)}
+
+
+def words(text: str) -> set[str]:
+    return {word.strip().lower() for word in text.split(",")}
+
+
+@pytest.mark.parametrize("origin", [SHOP, "http://127.0.0.1:3000"])
+@pytest.mark.parametrize("path", ["/orders", "/orders/batch", "/orders/x/hold", "/customers/c/personal-data", "/x"])
+def test_a_preflight_of_a_known_origin_is_answered_and_kept(web: FlaskClient, origin: str, path: str) -> None:
+    response = web.options(path, headers={"Origin": origin} | PREFLIGHT)
+
+    told = cors(response)
+    assert (response.status_code, response.data) == (204, b"")
+    assert told["Allow-Origin"] == origin
+    assert {"get", "head", "post", "put", "patch", "delete"} == words(told["Allow-Methods"])
+    assert {"authorization", "content-type", "idempotency-key", "if-match", "if-none-match"} <= words(
+        told["Allow-Headers"]
+    )
+    assert int(told["Max-Age"]) >= 600
+    assert "origin" in words(response.headers["Vary"])
+    assert "Allow-Credentials" not in told
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize("method", ["OPTIONS", "GET", "POST"])
+def test_a_foreign_origin_is_told_nothing(web: FlaskClient, origin: str, method: str) -> None:
+    response = web.open("/orders", method=method, headers={"Origin": origin} | PREFLIGHT | bearer(token()))
+
+    assert cors(response) == {}
+    assert "origin" in words(response.headers["Vary"])  # a cache must not give it what the shop was told
+
+
+def test_what_a_frontend_needs_to_read_is_exposed(web: FlaskClient) -> None:
+    headers = {"Origin": SHOP, "Idempotency-Key": "k-1"} | bearer(token())
+    web.post("/orders", json=MINIMAL, headers=headers)
+
+    response = web.post("/orders", json=MINIMAL, headers=headers)
+
+    told = cors(response)
+    assert response.status_code == 201 and told["Allow-Origin"] == SHOP
+    needed = {"ETag", "Location", "Idempotent-Replayed", "X-Request-Id"}
+    assert needed <= set(response.headers.keys())
+    assert words(", ".join(needed)) | {"link", "retry-after", "ratelimit", "ratelimit-policy"} <= words(
+        told["Expose-Headers"]
+    )
+
+
+def errors(client: FlaskClient, origin: dict[str, str]) -> Iterator[Any]:
+    """An error of every kind."""
+    own = origin | bearer(token())
+    yield client.get("/orders", headers=origin)
+    yield client.get("/orders", headers=origin | bearer("garbage"))
+    yield client.get("/orders", headers=origin | bearer(token(scope="")))
+    yield client.get("/orders/x", headers=own)
+    yield client.get("/nothing", headers=own)
+    yield client.put("/orders", headers=own)
+    yield client.post("/orders", data=b"{", content_type="application/json", headers=own)
+    yield client.post("/orders", data=b" " * 70_000, content_type="application/json", headers=own)
+    yield client.post("/orders", data=b"x", headers=own)
+    yield client.post("/orders", json={}, headers=own)
+
+
+def test_a_frontend_can_read_errors_too(web: FlaskClient) -> None:
+    statuses = []
+    for response in errors(web, {"Origin": SHOP}):
+        statuses.append(response.status_code)
+        assert cors(response)["Allow-Origin"] == SHOP
+
+    assert statuses == [401, 401, 403, 404, 404, 405, 400, 413, 415, 400]
+
+
+def test_the_service_breaks_for_a_frontend_that_it_can_read(
+    web: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(web.application.config, "PROPAGATE_EXCEPTIONS", False)
+    monkeypatch.setattr("app.services.order_reads.list_orders", lambda *_, **__: 1 / 0)
+
+    response = web.get("/orders", headers={"Origin": SHOP} | bearer(token()))
+
+    assert (response.status_code, cors(response)["Allow-Origin"]) == (500, SHOP)
+
+
+def test_without_origins_no_origin_is_told_anything(secure_client: FlaskClient) -> None:
+    responses = [
+        secure_client.options("/orders", headers={"Origin": SHOP} | PREFLIGHT),
+        secure_client.get("/orders", headers={"Origin": SHOP} | bearer(token())),
+    ]
+
+    assert [cors(response) for response in responses] == [{}, {}]
+
+
+@pytest.mark.parametrize("origins", ["*", "https://*", "https://*.a", "shop.example", f"{SHOP}/", f"{SHOP}/a", "null"])
+def test_an_origin_that_is_none_or_all_stops_the_start(database_url: str, origins: str) -> None:
+    with pytest.raises(StartupError, match="CORS_ORIGINS"):
+        load_config({"CORS_ORIGINS": origins})
+
+
+def test_every_answer_says_what_it_must_not_be_used_for(web: FlaskClient) -> None:
+    paths = ("/healthz", "/orders", "/metrics", "/openapi.json", "/docs", "/docs/start.js", "/problems")
+    answers = [web.get(path, headers=bearer(token()), buffered=True) for path in paths]
+    answers += [web.options("/orders", headers={"Origin": SHOP} | PREFLIGHT), *errors(web, {})]
+
+    for response in answers:
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+        assert "script-src 'self'" in policy or response.mimetype != "text/html"
+        assert "unsafe-inline" not in policy.partition("style-src")[0]
+        assert "Server" not in response.headers and "Set-Cookie" not in response.headers

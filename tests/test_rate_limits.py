@@ -1,0 +1,144 @@
+"""Each principal's share of the requests, counted exactly by all workers together."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.http import rate_limiter
+from app.http.rate_limiter import RateLimiter
+from tests.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, bearer, closed_app, public_pem, token
+from tests.samples import slug
+from tests.servers import GUNICORN, free_port, running
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+LIMIT = 5
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(rate_limiter, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def limited(app: Flask, database_url: str, clock: Clock) -> Iterator[Flask]:
+    settings = {"RATE_LIMIT_CUSTOMERS": str(LIMIT), "RATE_LIMIT_SERVICES": str(2 * LIMIT)}
+    with closed_app(database_url, **settings) as limited:
+        yield limited
+
+
+@pytest.fixture
+def limited_client(limited: Flask) -> FlaskClient:
+    return limited.test_client()
+
+
+def requests(client: FlaskClient, credential: str, count: int) -> list[Any]:
+    return [client.get("/orders", headers=bearer(credential)) for _ in range(count)]
+
+
+def test_beyond_its_share_a_principal_waits(limited_client: FlaskClient, clock: Clock) -> None:
+    answers = requests(limited_client, token(), LIMIT + 3)
+    refused = answers[-1]
+
+    assert [answer.status_code for answer in answers] == [200] * LIMIT + [429] * 3
+    assert slug(refused) == (429, "too-many-requests")
+    assert refused.headers.getlist("Retry-After") == ["12"]  # a fifth of a minute
+    clock.now += 12
+    assert [answer.status_code for answer in requests(limited_client, token(), 2)] == [200, 429]
+    clock.now += 60
+    assert [answer.status_code for answer in requests(limited_client, token(), LIMIT + 1)] == [200] * LIMIT + [429]
+
+
+def test_every_answer_tells_what_is_left(limited_client: FlaskClient) -> None:
+    answers = requests(limited_client, token(), LIMIT + 1)
+
+    left = [int(re.fullmatch(r'"customers";r=(\d+);t=\d+', answer.headers["RateLimit"])[1]) for answer in answers]
+    assert left == [4, 3, 2, 1, 0, 0]
+    assert {answer.headers["RateLimit-Policy"] for answer in answers} == {f'"customers";q={LIMIT};w=60'}
+
+
+def test_each_principal_has_a_share_of_its_own(limited: Flask, limited_client: FlaskClient) -> None:
+    requests(limited_client, token(), LIMIT + 1)
+
+    other = requests(limited_client, token(customer="c-2"), LIMIT)
+    service = requests(limited_client, api_key(limited, "orders:read"), 2 * LIMIT)
+    twin = requests(limited_client, api_key(limited, "orders:read"), 1)  # another key of the same name
+
+    assert {answer.status_code for answer in other + service} == {200}
+    assert twin[0].status_code == 429
+
+
+def test_refused_requests_count_too(limited_client: FlaskClient) -> None:
+    without_scope = token(scope="orders:write")
+
+    statuses = [answer.status_code for answer in requests(limited_client, without_scope, LIMIT + 1)]
+
+    assert statuses == [403] * LIMIT + [429]
+
+
+def test_what_is_public_and_who_is_nobody_have_no_share(limited_client: FlaskClient) -> None:
+    public = [limited_client.get("/healthz") for _ in range(LIMIT + 1)]
+    nobody = requests(limited_client, "garbage", LIMIT + 1)
+
+    assert [answer.status_code for answer in public + nobody] == [200] * (LIMIT + 1) + [401] * (LIMIT + 1)
+    assert not any("RateLimit" in answer.headers for answer in public + nobody)
+
+
+def test_without_a_limit_nothing_is_counted(secure_client: FlaskClient) -> None:
+    answers = requests(secure_client, token(), 20)
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert not any("RateLimit" in answer.headers for answer in answers)
+
+
+def test_a_principal_that_comes_when_all_places_are_taken_is_let_in(database_url: str, clock: Clock) -> None:
+    limiter = RateLimiter()
+
+    waits = [limiter.take(f"p-{i}", per_minute=1)[1] for i in range(20_000)]
+
+    assert set(waits) == {0.0}
+
+
+def test_processes_that_share_a_file_count_together(database_url: str, tmp_path: Any) -> None:
+    program = (
+        "import sys; from app.http.rate_limiter import RateLimiter; limiter = RateLimiter(sys.argv[1]); "
+        "print(sum(limiter.take('p', per_minute=20)[1] == 0 for _ in range(100)))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "limits")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+
+    passed = sum(int(process.communicate()[0]) for process in processes)
+
+    assert passed == 20  # and one more each 3 seconds, which none of them takes
+
+
+def test_two_workers_let_through_exactly_the_share(app: Flask, database_url: str) -> None:
+    port = free_port()
+    settings = {
+        "AUTH": "required", "JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE,
+        "RATE_LIMIT_CUSTOMERS": "10", "WEB_CONCURRENCY": "2", "DATABASE_URL": database_url, "PORT": str(port),
+    }  # fmt: skip
+    with running(*GUNICORN, port=port, **settings) as server, ThreadPoolExecutor(8) as pool:
+        headers = bearer(token())
+        answers = list(pool.map(lambda _: server.ask("GET", "/orders", headers=headers), range(60)))
+        pids = {pid for pid in re.findall(r"Booting worker with pid: (\d+)", server.output())}
+
+    assert Counter(answer.status for answer in answers) == {200: 10, 429: 50}  # the next one is due after 6 seconds
+    assert len(pids) == 2
