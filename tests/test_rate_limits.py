@@ -1,8 +1,7 @@
 """Each principal's share of the requests, counted exactly by all workers together."""
 
 import re
-import subprocess
-import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -116,17 +115,12 @@ def test_a_principal_that_comes_when_all_places_are_taken_is_let_in(database_url
     assert set(waits) == {0.0}
 
 
-def test_processes_that_share_a_file_count_together(database_url: str, tmp_path: Any) -> None:
-    program = (
-        "import sys; from app.http.rate_limiter import RateLimiter; limiter = RateLimiter(sys.argv[1]); "
-        "print(sum(limiter.take('p', per_minute=20)[1] == 0 for _ in range(100)))"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path / "limits")]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+def test_who_shares_a_file_counts_together(database_url: str, clock: Clock, tmp_path: Any) -> None:
+    limiters = [RateLimiter(str(tmp_path / "limits")) for _ in range(3)]
 
-    passed = sum(int(process.communicate()[0]) for process in processes)
+    passed = [limiters[i % 3].take("p", per_minute=20)[1] == 0 for i in range(100)]
 
-    assert passed == 20  # and one more each 3 seconds, which none of them takes
+    assert passed == [True] * 20 + [False] * 80
 
 
 def test_two_workers_let_through_exactly_the_share(app: Flask, database_url: str) -> None:
@@ -136,9 +130,11 @@ def test_two_workers_let_through_exactly_the_share(app: Flask, database_url: str
         "RATE_LIMIT_CUSTOMERS": "10", "WEB_CONCURRENCY": "2", "DATABASE_URL": database_url, "PORT": str(port),
     }  # fmt: skip
     with running(*GUNICORN, port=port, **settings) as server, ThreadPoolExecutor(8) as pool:
-        headers = bearer(token())
+        headers, started = bearer(token()), time.monotonic()
         answers = list(pool.map(lambda _: server.ask("GET", "/orders", headers=headers), range(60)))
+        seconds = time.monotonic() - started
         pids = {pid for pid in re.findall(r"Booting worker with pid: (\d+)", server.output())}
 
-    assert Counter(answer.status for answer in answers) == {200: 10, 429: 50}  # the next one is due after 6 seconds
+    passed = Counter(answer.status for answer in answers)[200]
+    assert passed == 10 if seconds < 6 else 10 <= passed <= 10 + seconds / 6  # one more is due every 6 seconds
     assert len(pids) == 2

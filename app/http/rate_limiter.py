@@ -50,13 +50,13 @@ class RateLimiter:
                 fcntl.lockf(self._file, fcntl.LOCK_UN, _PROBES, home)
 
     def _take(self, owner: int, home: int, interval: float, now: float) -> tuple[int, float]:
-        slots = [(home + i) * _SLOT.size for i in range(_PROBES)]
-        states = {slot: _SLOT.unpack_from(self._memory, slot) for slot in slots}
-        own = next((slot for slot in slots if states[slot][0] == owner), None)
-        slot = min(slots, key=lambda slot: states[slot][1]) if own is None else own
-        arrival = max(now, states[slot][1] if own is not None else now) + interval
+        start, end = home * _SLOT.size, (home + _PROBES) * _SLOT.size
+        states = list(_SLOT.iter_unpack(self._memory[start:end]))
+        own = next((place for place, state in enumerate(states) if state[0] == owner), None)
+        place = min(range(_PROBES), key=lambda place: states[place][1]) if own is None else own
+        arrival = max(now, states[place][1] if own is not None else now) + interval
         wait = arrival - now - _WINDOW
         if wait > 1e-6:
             return 0, wait
-        _SLOT.pack_into(self._memory, slot, owner, arrival)
+        _SLOT.pack_into(self._memory, start + place * _SLOT.size, owner, arrival)
         return int((now + _WINDOW - arrival) / interval + 1e-6), 0.0
