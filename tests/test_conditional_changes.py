@@ -110,7 +110,7 @@ def test_a_version_that_is_not_there_yet_is_404(client: FlaskClient, version: in
     assert slug(client.get(f"{path}?version={version}")) == (404, "order-not-found")
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 9, 100])
+@pytest.mark.parametrize("limit", [1, 4, 9, 100])
 def test_a_history_is_read_page_by_page(client: FlaskClient, limit: int) -> None:
     path = order_after(client, *LIFE)
 
@@ -125,9 +125,10 @@ def test_a_history_is_read_page_by_page(client: FlaskClient, limit: int) -> None
     events = [event for page in pages for event in page]
     assert [event["version"] for event in events] == list(range(1, 10))
     assert [event["type"] for event in events] == ["order.created", *(ACTIONS[name].event for name in LIFE)]
-    assert [event["data"] for event in events] == [client.get(f"{path}?version={n}").json for n in range(1, 10)]
     assert len({event["id"] for event in events}) == 9
-    assert [event["at"] for event in events] == [event["data"]["updated_at"] for event in events]
+    assert [(event["version"], event["at"]) for event in events] == [
+        (event["data"]["version"], event["data"]["updated_at"]) for event in events
+    ]
 
 
 def test_a_history_goes_on_where_it_ended_when_more_has_happened(client: FlaskClient) -> None:

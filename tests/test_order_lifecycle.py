@@ -95,19 +95,15 @@ def succeeding(client: FlaskClient, path: str, way: list[str]) -> list[str]:
     return sorted(names)
 
 
-# All states that differ in what may come next, or in how they came about.
+# All states that differ in what may come next.
 WAYS: list[tuple[str, ...]] = [
     (),
     ("hold",),
-    ("hold", "release"),
     ("cancel",),
     ("confirm",),
-    ("confirm", "hold"),
-    ("confirm", "complete"),
     ("confirm", "fulfill"),
     ("confirm", "fulfill", "hold"),
     ("confirm", "fulfill", "return"),
-    ("confirm", "fulfill", "return", "complete"),
     ("confirm", "fulfill", "complete"),
     ("confirm", "fulfill", "fulfill"),
     ("confirm", "fulfill", "fulfill", "return", "return"),
@@ -122,7 +118,7 @@ def test_exactly_the_allowed_actions_succeed(client: FlaskClient, way: tuple[str
     assert succeeding(client, path, list(way)) == allowed
 
 
-@settings(max_examples=settings().max_examples // 4)
+@settings(max_examples=settings().max_examples // 6)
 @given(wanted=st.lists(st.sampled_from([*ACTIONS, "confirm", "fulfill", "return"]), max_size=12))
 def test_exactly_the_allowed_actions_succeed_wherever_an_order_gets_to(
     client: FlaskClient, wanted: list[str]

@@ -20,7 +20,7 @@ from tests.order_model import SUCCESS, Document, ReferenceService, Refusal, Repl
 from tests.samples import slug
 
 RUN = settings(
-    max_examples=int(os.environ.get("MODEL_EXAMPLES", settings().max_examples // 4)),  # one is dozens of requests
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", settings().max_examples // 6)),  # one is dozens of requests
     stateful_step_count=25,
     deadline=None,
     print_blob=True,

@@ -19,7 +19,7 @@ WRITERS = 32
 
 
 def insist(request: Callable[[], TestResponse]) -> TestResponse:
-    """The answer of a service that has time for it: 32 writers queue for 10 connections, and a busy machine says 503."""
+    """The answer of a service that has time: 32 writers queue for 10 connections, and a busy machine says 503."""
     while (response := request()).status_code == 503:
         time.sleep(0.05)
     return response
