@@ -1,0 +1,129 @@
+"""Without authentication the service is for its own machine; with it, it needs somebody to let in."""
+
+import http.client
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from app.config import StartupError, load_config
+from app.extensions import db
+from tests.credentials import api_key, bearer
+from tests.samples import MINIMAL, slug
+from tests.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+def end_of(*command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    env = environment(PORT=str(free_port()), WEB_CONCURRENCY="1", **settings)
+    words = [sys.executable, *command]
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_on_another_address_than_loopback_it_does_not_start(app: Flask, database_url: str) -> None:
+    ended = end_of(*GUNICORN, AUTH="off", HOST="0.0.0.0", DATABASE_URL=database_url)
+
+    assert ended.returncode != 0
+    assert ended.stderr.count("AUTH is off and HOST is '0.0.0.0'") == 1
+    assert "AUTH_ALLOW_OPEN=1" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "orders.example", "127.0.0.1.example", "*"])
+def test_no_such_address_passes_for_loopback(database_url: str, host: str) -> None:
+    with pytest.raises(StartupError, match="AUTH is off"):
+        load_config({"AUTH": "off", "HOST": host, "AUTH_ALLOW_OPEN": "0"})
+
+    assert load_config({"AUTH": "off", "HOST": host, "AUTH_ALLOW_OPEN": "1"})["AUTH"] == "off"
+    assert load_config({"AUTH": "required", "HOST": host})["AUTH"] == "required"
+
+
+def test_without_any_key_it_says_how_to_make_the_first(app: Flask, database_url: str) -> None:
+    api_key(app, "orders:read", expires_in=timedelta(seconds=-1))  # one that is worth nothing is none
+
+    ended = end_of("-m", "flask", "--app", "wsgi", "run", AUTH="required", DATABASE_URL=database_url)
+
+    assert ended.returncode != 0
+    [line] = [line for line in ended.stderr.splitlines() if line.startswith("order service: ")]
+    assert "flask api-keys create --name shop --scope orders:write" in line and "Traceback" not in ended.stderr
+
+
+def test_the_first_key_is_made_as_it_says_and_opens_the_door(app: Flask, database_url: str) -> None:
+    settings = {"AUTH": "required", "DATABASE_URL": database_url}
+    words = ("api-keys", "create", "--name", "shop", "--scope", "orders:write")
+    made = end_of("-m", "flask", "--app", "wsgi", *words, **settings)
+    port = free_port()
+    with running(*GUNICORN, port=port, PORT=str(port), WEB_CONCURRENCY="1", **settings) as server:
+        key = bearer(made.stdout.splitlines()[-1])
+        statuses = [server.ask("POST", "/orders", MINIMAL, headers).status for headers in (key, {})]
+
+    assert statuses == [201, 401]
+
+
+def test_bound_elsewhere_behind_its_back_it_answers_no_stranger_and_says_so(app: Flask, database_url: str) -> None:
+    """gunicorn takes -b after the settings were checked. 127.0.0.2 stands for another machine."""
+    port = free_port()
+    settings = {"WEB_CONCURRENCY": "1", "DATABASE_URL": database_url}
+    with running(*GUNICORN, "-b", f"0.0.0.0:{port}", port=port, **settings) as server:
+        own = server.ask("GET", "/orders").status
+        with closing(http.client.HTTPConnection("127.0.0.2", port, source_address=("127.0.0.2", 0))) as stranger:
+            stranger.request("GET", "/orders", headers={"Host": "localhost", "X-Forwarded-For": "127.0.0.1"})
+            refused = stranger.getresponse().status
+        lines = [json.loads(line) for line in server.output().splitlines()]
+
+    assert (own, refused) == (200, 403)
+    [told] = [line for line in lines if line["event"] == "authentication is off"]
+    assert (told["level"], told["open_to"]) == ("warning", "this machine only")
+    [denied] = [line for line in lines if line["event"] == "denied"]
+    assert "this machine only" in denied["reason"]
+
+
+STRANGERS: dict[str, dict[str, Any]] = {
+    "another address": {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}},
+    "another address, IPv6": {"environ_base": {"REMOTE_ADDR": "2001:db8::7"}},
+    "through a proxy here": {"headers": {"X-Forwarded-For": "192.0.2.7"}},
+    "through two proxies": {"headers": {"X-Forwarded-For": "192.0.2.7, 127.0.0.1"}},
+    "through a socket file": {"environ_base": {"REMOTE_ADDR": ""}, "headers": {"X-Forwarded-For": "192.0.2.7"}},
+    "no address": {"headers": {"X-Forwarded-For": "unknown"}},
+    "a name that was made to lead here": {"headers": {"Host": "evil.example:8000"}},
+    "a name that looks local": {"headers": {"Host": "127.0.0.1.evil.example"}},
+    "a local name with more": {"headers": {"Host": "localhost:8000@evil.example"}},
+}
+NEIGHBOURS: dict[str, dict[str, Any]] = {
+    "here": {},
+    "by number": {"headers": {"Host": "127.0.0.1:8000"}},
+    "IPv6": {"environ_base": {"REMOTE_ADDR": "::1"}, "headers": {"Host": "[::1]:8000"}},
+    "through a proxy, from here": {"headers": {"X-Forwarded-For": "127.0.0.1"}},
+    "through a socket file, from here": {"environ_base": {"REMOTE_ADDR": ""}, "headers": {"X-Forwarded-For": "::1"}},
+}
+
+
+@pytest.mark.parametrize("request_", STRANGERS.values(), ids=STRANGERS)
+def test_who_is_not_on_this_machine_is_refused(client: FlaskClient, request_: dict[str, Any]) -> None:
+    assert slug(client.get("/orders", **request_)) == (403, "forbidden")
+    assert client.get("/healthz", **request_).status_code == 200
+
+
+@pytest.mark.parametrize("request_", NEIGHBOURS.values(), ids=NEIGHBOURS)
+def test_who_is_on_this_machine_may_do_everything(client: FlaskClient, request_: dict[str, Any]) -> None:
+    assert client.get("/orders", **request_).status_code == 200
+
+
+@pytest.fixture
+def open_client(app: Flask, database_url: str) -> Iterator[FlaskClient]:
+    open_app = create_app({"DATABASE_URL": database_url, "AUTH": "off", "AUTH_ALLOW_OPEN": "1", "TESTING": True})
+    yield open_app.test_client()
+    with open_app.app_context():
+        db.engine.dispose()
+
+
+@pytest.mark.parametrize("request_", STRANGERS.values(), ids=STRANGERS)
+def test_where_it_was_told_so_everybody_may(open_client: FlaskClient, request_: dict[str, Any]) -> None:
+    assert open_client.get("/orders", **request_).status_code == 200
