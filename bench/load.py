@@ -43,8 +43,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class CPU:
-    """Seconds of CPU so far: of the machine, of all that is ours, of one server, of the database."""
+    """Seconds so far: on the clock, and of CPU, of the machine, of all that is ours, of one server, of the database."""
 
+    clock: float
     machine: float
     ours: float
     server: float
@@ -55,11 +56,12 @@ class CPU:
         processes = _processes()
         database = _tree(room.postgres_pid, processes)
         ours = database + _tree(os.getpid(), processes)
-        return cls(_busy(), ours, _tree(server_pid, processes) if server_pid else 0, database)
+        return cls(time.monotonic(), _busy(), ours, _tree(server_pid, processes) if server_pid else 0, database)
 
     def slot(self, after: "CPU", *, requests: int, seconds: float, p50: float, p99: float) -> Slot:
         """The figures of a slot that began here and ended there."""
-        foreign = (after.machine - self.machine - (after.ours - self.ours)) / seconds / (os.cpu_count() or 1)
+        capacity = (after.clock - self.clock) * (os.cpu_count() or 1)  # the tool starts and ends, too
+        foreign = (after.machine - self.machine - (after.ours - self.ours)) / capacity
         return Slot(
             rate=requests / seconds,
             p50=p50,
@@ -102,7 +104,7 @@ def _wrk(
     file = room.directory / "ids"
     file.write_text("\n".join(ids) + "\n")
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(round(seconds), 1)}s"]
-    command += ["--timeout", "30s", "--script", str(ROOT / "bench" / "load.lua"), f"http://127.0.0.1:{server.port}"]
+    command += ["--timeout", "120s", "--script", str(ROOT / "bench" / "load.lua"), f"http://127.0.0.1:{server.port}"]
     command += ["--", work, secrets.token_hex(6), str(file)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, int] = json.loads(output.splitlines()[-1])

@@ -141,6 +141,15 @@ def database(postgres: URL, name: str) -> str:
     return _plain(postgres.set(database=name))
 
 
+def analyze(room: Room) -> None:
+    """Plans made while the tables were empty are made anew, as autovacuum would have seen to within minutes."""
+    with psycopg.connect(_plain(room.postgres)) as connection:
+        names = connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate").fetchall()
+    for (name,) in names:
+        with psycopg.connect(_plain(room.postgres.set(database=name)), autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+
+
 def prepare(contestant: Contestant, url: str) -> None:
     """Make the tables, and the orders that shall be there."""
     _python(contestant.prepare, url)

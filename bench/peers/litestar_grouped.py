@@ -25,7 +25,7 @@ from bench.peers.litestar_asyncpg import (
 
 _DOCUMENT = "SELECT snapshot FROM order_events e WHERE e.order_id = orders.id AND e.version = orders.version"
 _GET = f"SELECT id, ({_DOCUMENT}) FROM orders WHERE id = ANY ($1::uuid[])"
-_LIST = f"SELECT id::text, ({_DOCUMENT}) AS document FROM orders WHERE id < $1 ORDER BY id DESC LIMIT $2"
+_LIST = f"SELECT id::text, ({_DOCUMENT}) AS document FROM orders WHERE id < $1 ORDER BY orders.id DESC LIMIT $2"
 
 
 class Group:

@@ -70,7 +70,8 @@ SELECT id::text, number, customer_id, external_ref, status, fulfillment_status, 
     ) AS items
 FROM orders"""
 _GET = f"{_ORDER} WHERE id = $1"
-_LIST = f"{_ORDER} WHERE id < $1 ORDER BY id DESC LIMIT $2"
+# Not `ORDER BY id`: that would be the text that is selected, which has no index.
+_LIST = f"{_ORDER} WHERE id < $1 ORDER BY orders.id DESC LIMIT $2"
 _CONFIRM = """
 WITH changed AS (
     UPDATE orders SET status = 'confirmed', version = $2, updated_at = $3
