@@ -1,0 +1,133 @@
+"""Clients as they should be: each sends a request again, under the same key, until it is answered."""
+
+import http.client
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+from uuid import uuid4
+
+import orjson
+
+from tests.servers import PATIENCE, Answer, ask
+
+PAUSE = 0.02  # seconds between two requests of a client: the machine is to be busy, not drowned
+_RETRIED = {503, 409}  # the service cannot answer now; a twin is under way
+ITEMS = [{"item_id": "sku-1", "quantity": 3, "unit_price": 500}, {"item_id": "sku-2", "quantity": 1}]
+
+
+def new_order(**members: Any) -> dict[str, Any]:
+    return {"customer_id": "c-1", "currency": "EUR", "items": ITEMS} | members
+
+
+@dataclass
+class Record:
+    """What the clients were promised: every answered document by order and version, and how many keys they used."""
+
+    documents: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    creation_keys: int = 0
+    action_keys: int = 0
+    resent: int = 0
+    surprises: list[str] = field(default_factory=list)
+
+    def acknowledge(self, answer: Answer) -> dict[str, Any]:
+        order: dict[str, Any] = answer.json
+        self.documents[order["id"], order["version"]] = answer.body
+        return order
+
+
+class Traffic:
+    """Clients that create orders, act on them and send batches, until they are told to stop.
+
+    `hot` is an order that all of them act on.
+    """
+
+    def __init__(self, port: int, *, clients: int = 6) -> None:
+        self.record = Record()
+        self._port = port
+        self._stopping, self._abandoned = threading.Event(), threading.Event()
+        self.hot = self._send("/orders", new_order(items=[{"item_id": "hot", "quantity": 1_000_000}]))
+        self._send(f"/orders/{self.hot['id']}/confirm", {})
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(clients)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._abandoned.set()
+        self.stop()
+
+    def stop(self) -> None:
+        """Let every client wait for its last answer, and send no more."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self._abandoned.set()
+
+    def _run(self, seed: int) -> None:
+        rng = random.Random(seed)
+        lives: list[Iterator[None]] = []
+        while not self._stopping.is_set():
+            choice = rng.random()
+            if choice < 0.1:
+                self._send_batch()
+            elif choice < 0.3:
+                self._send(f"/orders/{self.hot['id']}/fulfillments", {"items": [{"line": 1, "quantity": 1}]})
+            elif choice < 0.5 or not lives:
+                lives.append(self._live())
+            else:
+                with suppress(StopIteration):
+                    next(rng.choice(lives))
+            time.sleep(PAUSE)
+
+    def _live(self) -> Iterator[None]:
+        """One order's life, an action a step."""
+        path = f"/orders/{self._send('/orders', new_order())['id']}"
+        for action, body in (
+            ("confirm", {}),
+            ("fulfillments", {"items": [{"line": 1, "quantity": 2}], "tracking": {"number": "1"}}),
+            ("fulfillments", {"items": [{"line": 1, "quantity": 1}, {"line": 2, "quantity": 1}]}),
+            ("returns", {"items": [{"line": 1, "quantity": 1}], "reason": "broken"}),
+        ):
+            yield
+            self._send(f"{path}/{action}", body)
+
+    def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self._insist(path, body, {"Idempotency-Key": str(uuid4())})
+        if path == "/orders":
+            self.record.creation_keys += 1
+        else:
+            self.record.action_keys += 1
+        return self.record.acknowledge(answer) if answer.status < 300 else {"id": "none"}
+
+    def _send_batch(self) -> None:
+        entries = [new_order(idempotency_key=str(uuid4())) for _ in range(3)]
+        entries += [new_order(external_ref=str(uuid4())[:30]) for _ in range(3)]
+        results = self._insist("/orders/batch", {"orders": entries}, {}).json["results"]
+        self.record.creation_keys += len(entries)
+        while any(result["status"] == 503 for result in results):
+            results = self._insist("/orders/batch", {"orders": entries}, {}).json["results"]
+        for result in results:
+            if result["status"] == 201:
+                # The bytes inside the answer: the service renders its documents with the same library.
+                self.record.documents[result["order"]["id"], 1] = orjson.dumps(result["order"])
+            else:
+                self.record.surprises.append(str(result))
+
+    def _insist(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        while not self._abandoned.is_set():
+            with suppress(OSError, http.client.HTTPException):
+                answer = ask(self._port, "POST", path, body, headers)
+                if answer.status not in _RETRIED:
+                    if answer.status >= 300:
+                        self.record.surprises.append(f"{path}: {answer.status} {answer.body.decode()}")
+                    return answer
+            self.record.resent += 1
+            time.sleep(0.05)
+        self.record.surprises.append(f"{path}: never answered")
+        raise SystemExit  # of this client's thread
