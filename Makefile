@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test faults lint fuzz fuzz-database fuzz-model bench lock clean
+.PHONY: help run test nginx-test faults lint fuzz fuzz-database fuzz-model bench audit lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
@@ -35,11 +35,12 @@ faults: export KILLS ?= 10
 faults: $(VENV)/dev.stamp  ## kill servers and the database under load; nothing acknowledged may be lost (KILLS=10)
 	@$(PY) -m pytest tests/faults $(ARGS)
 
-lint: $(VENV)/dev.stamp  ## style, order of imports, types, layers
+lint: $(VENV)/dev.stamp  ## style, order of imports, types, layers, what attackers look for
 	@$(PY) -m flake8
 	@$(PY) -m isort --check .
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
+	@$(PY) -m bandit --quiet --ini setup.cfg --recursive app
 
 fuzz: EXAMPLES ?= 100
 fuzz: $(VENV)/dev.stamp  ## requests made up from the API description, on both databases (EXAMPLES=100 per operation)
@@ -67,6 +68,9 @@ fuzz-model: $(VENV)/dev.stamp  ## random lives of orders against a model, on bot
 bench: export PATH := $(PATH):/usr/sbin
 bench: $(VENV)/bench.stamp  ## measure the service against its peers (apt-get install nginx-light wrk; ARGS=--help)
 	@$(VENV)/bench/bin/python -m bench.run $(ARGS)
+
+audit:  ## look the locked requirements up in the package index's list of known vulnerabilities (needs uv)
+	@uvx pip-audit --disable-pip --require-hashes --requirement requirements.txt
 
 lock:  ## compile requirements*.in to requirements*.txt (ARGS=--upgrade for newer versions)
 	@for file in requirements requirements-dev bench/requirements; do \

@@ -22,6 +22,7 @@ from tests.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, runn
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
+
 def end_of(*command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     env = environment(PORT=str(free_port()), WEB_CONCURRENCY="1", **settings)
     words = [sys.executable, *command]

@@ -47,7 +47,7 @@ class Statement:
                     raise
                 if is_lost_connection(error):
                     db.engine.dispose()  # what killed this connection killed the idle ones too
-            time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)
+            time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)  # jitter  # nosec B311
         return self._run(parameters)
 
     def _run(self, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

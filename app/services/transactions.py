@@ -35,7 +35,7 @@ def in_transaction(work: Callable[[], Result]) -> Result:
         except FAULTS as error:
             if committing or attempt == _RETRIES or not is_transient(error):
                 raise
-            time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)
+            time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)  # jitter  # nosec B311
     raise AssertionError("the last attempt returns or raises")
 
 
