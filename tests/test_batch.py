@@ -1,47 +1,233 @@
 """Many orders in one request."""
 
-from flask.testing import FlaskClient
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import psycopg
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+from werkzeug.test import TestResponse
+
+from app.extensions import db
+from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_item import ID_MAX
+from app.schemas.batch import BATCH_MAX, BatchIn
+from app.services import order_service
+from tests.samples import RICHEST, fault_places, slug
+from tests.test_order_storage import sent_to_the_server
+
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 def order(**members: object) -> dict[str, object]:
     return {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 1}]} | members
 
 
+def send(client: FlaskClient, *entries: Any) -> list[dict[str, Any]]:
+    """The results of a batch."""
+    response = client.post("/orders/batch", json={"orders": entries})
+    assert response.status_code == 200, response.text
+    results: list[dict[str, Any]] = response.json["results"]
+    return results
+
+
+def count(client: FlaskClient) -> int:
+    return len(client.get("/orders?limit=100").json["orders"])
+
+
 def test_each_entry_is_judged_alone_and_answered_in_order(client: FlaskClient) -> None:
     taken = client.post("/orders", json=order(external_ref="r-0", note="first")).json["id"]
 
-    answer = client.post(
-        "/orders/batch",
-        json={
-            "orders": [
-                order(external_ref="r-1"),
-                order(customer_id="x" * (ID_MAX + 1)),
-                order(external_ref="r-0"),
-                order(idempotency_key="k-1"),
-                order(idempotency_key="k-1"),
-                order(idempotency_key="k-1", note="other"),
-                "nonsense",
-                order(external_ref="r-1"),
-            ]
-        },
+    results = send(
+        client,
+        order(external_ref="r-1"),
+        order(customer_id="x" * (ID_MAX + 1)),
+        order(external_ref="r-0"),
+        order(idempotency_key="k-1"),
+        order(idempotency_key="k-1"),
+        order(idempotency_key="k-1", note="other"),
+        "nonsense",
+        order(external_ref="r-1"),
+        None,
+        order(external_ref="r-1", note="other"),
     )
 
-    assert answer.status_code == 200
-    results = answer.json["results"]
-    assert [result["status"] for result in results] == [201, 400, 409, 201, 201, 422, 400, 201]
+    assert [result["status"] for result in results] == [201, 400, 409, 201, 201, 422, 400, 201, 400, 409]
+    kinds = [result.get("problem", {}).get("type", "").removeprefix("/problems/") for result in results]
+    invalid, taken_ref, reused = "invalid-request", "duplicate-external-ref", "idempotency-key-reused"
+    assert kinds == ["", invalid, taken_ref, "", "", reused, invalid, "", invalid, taken_ref]
     assert results[1]["problem"]["errors"][0]["pointer"] == "#/orders/1/customer_id"
+    assert results[6]["problem"]["errors"][0]["pointer"] == "#/orders/6"
     assert results[2]["problem"]["order_id"] == taken
-    assert results[4] == results[3] | {"replayed": True} or results[3] == results[4] | {"replayed": True}
-    assert results[7]["order"] == results[0]["order"]
-    assert len(client.get("/orders").json["orders"]) == 3
+    assert results[9]["problem"]["order_id"] == results[0]["order"]["id"]
+    assert results[4] == results[3] | {"replayed": True}
+    assert results[7] == results[0] | {"replayed": True}
+    assert count(client) == 3
 
 
-def test_a_batch_sent_again_creates_nothing(client: FlaskClient) -> None:
-    body = {"orders": [order(external_ref=f"r-{i}") for i in range(1000)]}
-    first = client.post("/orders/batch", json=body).json["results"]
+def test_an_entry_is_the_order_that_a_request_of_its_own_would_make(client: FlaskClient) -> None:
+    [result] = send(client, RICHEST | {"idempotency_key": "k-1"})
 
-    again = client.post("/orders/batch", json=body).json["results"]
+    alone = client.post("/orders", json=RICHEST, headers={"Idempotency-Key": "k-1"})
+    assert (alone.status_code, alone.headers["Idempotent-Replayed"]) == (201, "true")
+    assert alone.json == result["order"]
+    assert client.get(f"/orders/{alone.json['id']}").data == alone.data
 
-    assert again == [result | {"replayed": True} for result in first]
+
+@pytest.mark.parametrize(
+    ("entry", "place"),
+    [
+        ({}, "customer_id"),
+        (order(items=[{"item_id": "x", "quantity": 0}]), "items/0/quantity"),
+        (order(colour="red"), "colour"),
+        (order(idempotency_key=""), "idempotency_key"),
+        (order(idempotency_key="é"), "idempotency_key"),
+        (order(idempotency_key="k" * (IDEMPOTENCY_KEY_MAX + 1)), "idempotency_key"),
+        (order(idempotency_key=1), "idempotency_key"),
+        (order(note="\ud800"), "note"),
+    ],
+)
+@on_postgresql
+def test_a_faulty_entry_is_told_its_place_in_the_batch(client: FlaskClient, entry: object, place: str) -> None:
+    good, bad = send(client, order(), entry)
+
+    assert (good["status"], bad["status"], bad["problem"]["status"]) == (201, 400, 400)
+    assert f"#/orders/1/{place}" in {fault["pointer"] for fault in bad["problem"]["errors"]}
+
+
+def test_a_batch_of_faulty_entries_only_stores_nothing(client: FlaskClient) -> None:
+    assert [result["status"] for result in send(client, None, {}, [])] == [400, 400, 400]
+    assert count(client) == 0
+
+
+def test_the_largest_batch_is_taken_once_and_answered_again(client: FlaskClient) -> None:
+    entries = [order(external_ref=f"r-{i}") if i % 2 else order(idempotency_key=f"k-{i}") for i in range(BATCH_MAX)]
+    first = send(client, *entries)
+
+    again = send(client, *reversed(entries))
+
+    assert {result["status"] for result in first} == {201}
+    assert len({result["order"]["id"] for result in first}) == BATCH_MAX
+    assert again == [result | {"replayed": True} for result in reversed(first)]
+
+
+@pytest.mark.parametrize("body", [{"orders": []}, {"orders": [{}] * (BATCH_MAX + 1)}, {"orders": {}}, {}])
+@on_postgresql
+def test_a_batch_has_one_to_a_thousand_orders(client: FlaskClient, body: object) -> None:
+    assert fault_places(client.post("/orders/batch", json=body)) == {"#/orders"}
+
+
+@on_postgresql
+def test_a_batch_may_be_large_and_no_larger(client: FlaskClient) -> None:
+    def padded(size: int) -> TestResponse:
+        body = b'{"orders": [{}]}'
+        return client.post("/orders/batch", data=body.ljust(size), content_type="application/json")
+
+    assert padded(BatchIn.BODY_MAX).status_code == 200
+    assert slug(padded(BatchIn.BODY_MAX + 1)) == (413, "content-too-large")
+
+
+@on_postgresql
+@pytest.mark.parametrize("entries", [1, 100])
+def test_a_batch_is_one_statement_and_its_replay_two(
+    app: Flask, client: FlaskClient, tmp_path: Path, entries: int
+) -> None:
+    send(client, order())  # the connection has prepared the statement
+    body = [order(external_ref=f"r-{i}") for i in range(entries)]
+
+    first = sent_to_the_server(app, lambda: send(client, *body), tmp_path / "trace")
+    again = sent_to_the_server(app, lambda: send(client, *body), tmp_path / "trace")
+
+    assert first.count("Sync") == 1
+    # The second one is a SELECT, with a BEGIN before it, and a ROLLBACK by the session and one by the pool.
+    assert again.count("Sync") + again.count("Query") <= 5
+
+
+@on_postgresql
+def test_long_orders_are_spread_over_several_statements(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    insert = order_service.insert_orders
+    monkeypatch.setattr(order_service, "insert_orders", lambda orders: sizes.append(len(orders)) or insert(orders))
+    monkeypatch.setattr(order_service, "_LINES_AT_ONCE", 10)
+    lines = [{"item_id": "sku-1", "quantity": 1}]
+
+    results = send(client, *(order(items=lines * n, note=str(n)) for n in (4, 6, 1, 11, 3)))
+
+    assert sizes == [2, 1, 1, 1]
+    assert [len(result["order"]["items"]) for result in results] == [4, 6, 1, 11, 3]
+
+
+@pytest.fixture
+def poison(app: Flask) -> Iterator[str]:
+    """A note that the database refuses, as it may refuse what no rule here foresees."""
+    on_sqlite = db_name(app) == "sqlite"
+    abort = "BEGIN SELECT RAISE(ABORT, 'no'); END"
+    refuse = f"CREATE TRIGGER poison BEFORE INSERT ON orders WHEN new.note = 'poison' {abort}"
+    check = "ALTER TABLE orders ADD CONSTRAINT poison CHECK (note <> 'poison')"
+    execute(app, refuse if on_sqlite else check)
+    yield "poison"
+    execute(app, "DROP TRIGGER poison" if on_sqlite else "ALTER TABLE orders DROP CONSTRAINT poison")
+
+
+def db_name(app: Flask) -> str:
+    with app.app_context():
+        return db.engine.dialect.name
+
+
+def execute(app: Flask, statement: str) -> None:
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def test_an_order_that_the_database_refuses_fails_alone(client: FlaskClient, poison: str) -> None:
+    results = send(client, order(), order(note=poison), order(external_ref="r-1"), order(note="cure"))
+
+    assert [result["status"] for result in results] == [201, 500, 201, 201]
+    assert results[1]["problem"]["type"] == "/problems/internal-error"
+    assert count(client) == 3
+
+
+@pytest.fixture
+def held_keys(app: Flask, client: FlaskClient, postgresql_url: str) -> Iterator[list[str]]:
+    """Two keys that another writer has used and not committed; the service's connection waits 0.2 s for them."""
+    client.post("/orders", json=order(customer_id="twin"))
+    execute(app, "SET lock_timeout = 200")
+    with psycopg.connect(postgresql_url.replace("+psycopg", "")) as twin:
+        columns = "principal, customer_id, status, fulfillment_status, adjustments, metadata, version, created_at"
+        for i in range(2):
+            twin.execute(
+                f"INSERT INTO orders (id, number, idempotency_key, updated_at, {columns})"
+                f" SELECT gen_random_uuid(), 'twin-{i}', 'held-{i}', updated_at, {columns} FROM orders"
+                " WHERE customer_id = 'twin' LIMIT 1"
+            )
+        yield ["held-0", "held-1"]
+        twin.rollback()
+    execute(app, "SET lock_timeout = 2000")
+
+
+@on_postgresql
+def test_an_entry_whose_key_is_in_use_is_409_and_no_other(client: FlaskClient, held_keys: list[str]) -> None:
+    results = send(client, order(), order(idempotency_key=held_keys[0]), order(idempotency_key="free"))
+
+    assert [result["status"] for result in results] == [201, 409, 201]
+    assert results[1]["problem"]["type"] == "/problems/request-in-flight"
+
+
+@on_postgresql
+def test_keys_in_use_hold_a_batch_up_for_a_bounded_time(
+    client: FlaskClient, held_keys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_service, "_PATIENCE", 0.1)
+    started = time.monotonic()
+
+    results = send(client, *(order(idempotency_key=key) for key in held_keys), order(idempotency_key="late"))
+
+    assert [result["status"] for result in results] == [409, 503, 503]
+    assert time.monotonic() - started < 2
+    assert send(client, order(idempotency_key="late"))[0]["status"] == 201

@@ -39,14 +39,19 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     An order collides by (principal, idempotency_key), (principal, external_ref), id or number; `find_collisions` tells.
     Raises the driver's error for the whole list, and then nothing is stored.
     """
-    # One order of locking for all processes: two batches that share keys would otherwise deadlock.
-    ordered = sorted(orders, key=lambda o: (o.columns["principal"], o.columns["idempotency_key"] or "", o.id))
+    # One order of locking for all processes: two batches that share keys or references would otherwise deadlock.
+    ordered = sorted(orders, key=_locking_place)
     if db.engine.dialect.name == "sqlite":
         return _insert_in_transaction(ordered, CREATED)
     batch = orjson.dumps(
         [order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.snapshot)} for order in ordered]
     )
     return {row[0] for row in _INSERT.rows(batch=batch.decode())}
+
+
+def _locking_place(order: NewOrder) -> tuple[str, str, str]:
+    columns = order.columns
+    return columns["principal"], columns["idempotency_key"] or columns["external_ref"] or "", order.id
 
 
 @dataclass(frozen=True, slots=True)
