@@ -101,8 +101,8 @@ class MethodNotAllowed(ServiceError):
 
 
 class IllegalAction(ServiceError):
-    """The order's status does not allow this. The problem names the `status` and the `allowed_actions`: read the order
-    again, and choose one of them."""
+    """The order's status does not allow this. The problem names the `order_status` and the `allowed_actions`: read the
+    order again, and choose one of them."""
 
     status, slug, title = 409, "illegal-action", "The order does not allow this now"
 
