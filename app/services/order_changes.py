@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
+from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import IdempotencyKeyReused, OrderNotFound, VersionMismatch
 from app.extensions import db
@@ -57,22 +58,17 @@ def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> St
     change(order, now)
     document = render_stored_order(order).decode()
     if order.version != before:
-        db.session.flush()  # first the UPDATE, whose WHERE tells if the version is still the one that was read
-        db.session.add_all(
-            [
-                OrderEvent(
-                    order_id=order.id,
-                    version=order.version,
-                    type=event_type,
-                    actor=request.principal.id,
-                    at=now,
-                    idempotency_key=request.idempotency_key,
-                    fingerprint=request.fingerprint,
-                    snapshot=document,
-                ),
-                OutboxEntry(order_id=order.id, version=order.version, at=now),
-            ]
+        event = OrderEvent(
+            order_id=order.id,
+            version=order.version,
+            type=event_type,
+            actor=request.principal.id,
+            at=now,
+            idempotency_key=request.idempotency_key,
+            fingerprint=request.fingerprint,
+            snapshot=document,
         )
+        db.session.add_all([event, OutboxEntry(order_id=order.id, version=order.version, at=now)])
     return StoredOrder(order.id, order.version, document)
 
 
@@ -82,17 +78,17 @@ def _lock_order(order_id: str, principal: Principal) -> Order:
     The lock spares racing writers their retries; what keeps them from losing a change is the version in the UPDATE.
     """
     known_id = parse_uuid(order_id)
-    query = (
-        select(Order)
-        .where(Order.id == known_id)
-        .options(selectinload(Order.items), selectinload(Order.fulfillments), selectinload(Order.returns))
-        .with_for_update()
-    )
+    query = select(Order).where(Order.id == known_id).options(selectinload(Order.items)).with_for_update()
     if principal.customer_id is not None:
         query = query.where(Order.customer_id == principal.customer_id)
     order = db.session.scalar(query) if known_id else None
     if order is None:
         raise OrderNotFound(f"There is no order {order_id[:64]}.")
+    if order.fulfillment_status != "unfulfilled":
+        db.session.refresh(order, ["fulfillments", "returns"])
+    else:  # nothing was sent, so nothing came back: two questions less
+        set_committed_value(order, "fulfillments", [])
+        set_committed_value(order, "returns", [])
     return order
 
 
