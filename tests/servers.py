@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 20  # seconds for anything to start or to stop; a busy machine needs several
+PATIENCE = 60  # seconds for anything to start or to stop; a machine that does much else needs many
 
 GUNICORN = ("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
 

@@ -86,7 +86,8 @@ def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
         OrderEvent.order_id == Order.id,
         OrderEvent.type.in_((CREATED, IMPORTED)),  # the one event that every order begins with
     )
-    with db.engine.connect() as connection:
+    # Ended by a COMMIT: after a ROLLBACK the driver forgets every statement that the connection has prepared.
+    with db.engine.execution_options(read_only=True).begin() as connection:
         rows = connection.execute(query).all()
     return Collisions(
         by_id={row.id: row for row in rows},

@@ -39,6 +39,10 @@ class Record:
         return order
 
 
+class Abandoned(Exception):
+    """The test is over, and nobody will answer any more."""
+
+
 class Traffic:
     """Clients that create orders, act on them and send batches, until they are told to stop.
 
@@ -70,7 +74,10 @@ class Traffic:
         self._abandoned.set()
 
     def _run(self, seed: int) -> None:
-        rng = random.Random(seed)
+        with suppress(Abandoned):
+            self._go_shopping(random.Random(seed))
+
+    def _go_shopping(self, rng: random.Random) -> None:
         lives: list[Iterator[None]] = []
         while not self._stopping.is_set():
             choice = rng.random()
@@ -130,4 +137,4 @@ class Traffic:
             self.record.resent += 1
             time.sleep(0.05)
         self.record.surprises.append(f"{path}: never answered")
-        raise SystemExit  # of this client's thread
+        raise Abandoned
