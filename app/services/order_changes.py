@@ -58,6 +58,7 @@ def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> St
     change(order, now)
     document = render_stored_order(order).decode()
     if order.version != before:
+        db.session.flush()  # the UPDATE comes first: it tells whether the version was still there to be changed
         event = OrderEvent(
             order_id=order.id,
             version=order.version,
