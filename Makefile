@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test faults lint fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test browser-test faults lint fuzz fuzz-database fuzz-model bench audit lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
@@ -30,6 +30,9 @@ test: $(VENV)/dev.stamp  ## run the tests on SQLite and on PostgreSQL (ARGS="-k 
 nginx-test: export PATH := $(PATH):/usr/sbin
 nginx-test: $(VENV)/dev.stamp  ## drive the service through a real nginx (apt-get install nginx-light)
 	@$(PY) -m pytest tests/nginx $(ARGS)
+
+browser-test: $(VENV)/dev.stamp  ## look at the pages in a real browser (apt-get install chromium)
+	@$(PY) -m pytest tests/browser $(ARGS)
 
 faults: export KILLS ?= 10
 faults: $(VENV)/dev.stamp  ## kill servers and the database under load; nothing acknowledged may be lost (KILLS=10)

@@ -52,6 +52,12 @@ def test_a_chunked_body_arrives_whole(service: Server) -> None:
     assert created.status == 201
 
 
+def test_a_batch_may_be_larger_than_an_order(service: Server) -> None:
+    results = service.ask("POST", "/orders/batch", {"orders": [ORDER | {"note": "n" * 2000}] * 100})
+
+    assert [result["status"] for result in results.json["results"]] == [201] * 100
+
+
 def test_the_services_own_problems_pass_unchanged(service: Server) -> None:
     missing = service.ask("GET", "/orders/00000000-0000-7000-8000-000000000000")
     slashes = service.ask("GET", "/orders//")
@@ -109,6 +115,30 @@ def test_the_metrics_are_not_for_everyone(service: Server) -> None:
 
     assert (answer.status, problem["status"], problem["title"]) == (403, 403, "Forbidden")
     assert service.ask("GET", "/metrics").status == 200
+
+
+def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes], bytes]:
+    """The statuses of that many requests on one connection from the address, and all that came."""
+    request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+    with socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(address, 0)) as connection:
+        connection.sendall((request + b"\r\n") * (count - 1) + request + b"Connection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    return Counter(re.findall(rb"HTTP/1.1 (\d{3})", received)), received
+
+
+def test_an_address_that_asks_too_often_waits_and_no_other(service: Server) -> None:
+    """127.0.0.2 stands for another machine; 127.0.0.1 is near, and not counted."""
+    started = time.monotonic()
+    flooding, received = statuses_of(service.port, 1000, address="127.0.0.2")
+    seconds = time.monotonic() - started
+    others = [statuses_of(service.port, n, address=f"127.0.0.{last}")[0] for n, last in ((1, 3), (1000, 1))]
+
+    assert flooding.keys() == {b"200", b"429"} and flooding.total() == 1000
+    assert 401 <= flooding[b"200"] <= 401 + 200 * seconds + 1
+    assert others == [{b"200": 1}, {b"200": 1000}]
+    refused = received.rpartition(b"HTTP/1.1 429")[2]
+    assert b"Content-Type: application/problem+json" in refused and b"Retry-After: 1\r\n" in refused
+    assert b'"type":"/problems/too-many-requests"' in refused and b"X-Content-Type-Options: nosniff" in refused
 
 
 def test_without_the_service_nginx_asks_to_come_again() -> None:
