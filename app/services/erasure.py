@@ -26,14 +26,18 @@ def erase_customer(customer_id: str, *, principal: Principal) -> None:
     """
     in_transaction(lambda: _erase(customer_id, principal))
     if db.engine.dialect.name == "sqlite":
-        _empty_the_log()
+        _rewrite_the_file()
 
 
-def _empty_the_log() -> None:
-    """The old pages wait in SQLite's write-ahead log. Not on a Connection: inside of its transaction nothing moves."""
+def _rewrite_the_file() -> None:
+    """What was moved from page to page leaves copies behind, which secure_delete does not reach (150 erased orders of
+    600 left five), and the old pages wait in the write-ahead log. It takes seconds a gigabyte; PostgreSQL's own VACUUM
+    comes by itself. Not on a Connection: inside of its transaction neither is possible.
+    """
     pooled = db.engine.raw_connection()
     try:
-        pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            pooled.cursor().execute(statement).fetchall()
     finally:
         pooled.close()
 
