@@ -52,15 +52,18 @@ fuzz: $(VENV)/dev.stamp  ## requests made up from the API description, on both d
 	@$(PY) -m tests.postgres $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
 	@$(MAKE) --no-print-directory fuzz-model MODEL_EXAMPLES=$(EXAMPLES)
 
+fuzz-database: SCOPES := orders:read orders:write orders:manage privacy:erase
 fuzz-database: export HOST := 127.0.0.1
-fuzz-database: export AUTH := off
+fuzz-database: export AUTH := required
 fuzz-database: export LOG_LEVEL := warning
 fuzz-database:
 	@$(PY) -m flask --app wsgi db upgrade
 	@export PORT=$$($(FREE_PORT)); \
+	key=$$($(PY) -m flask --app wsgi api-keys create --name fuzz $(SCOPES:%=--scope %) 2>/dev/null); \
 	$(PY) -m gunicorn -c gunicorn.conf.py --log-level warning wsgi:app & \
 	server=$$!; trap 'kill $$server; wait $$server' EXIT; \
-	$(PY) -m schemathesis.cli run "http://127.0.0.1:$$PORT/openapi.json" --wait-for-schema 10 --max-examples $(EXAMPLES)
+	$(PY) -m schemathesis.cli run "http://127.0.0.1:$$PORT/openapi.json" --wait-for-schema 10 \
+	--header "Authorization: Bearer $$key" --max-examples $(EXAMPLES)
 
 fuzz-model: export MODEL_EXAMPLES ?= 2000
 fuzz-model: export LOG_LEVEL := error
