@@ -11,7 +11,6 @@ from typing import Any
 
 Document = dict[str, Any]
 
-SUCCESS = {"fulfill": 201, "return": 201}  # all other actions: 200
 CREATION_MEMBERS = {
     "customer_id", "items", "external_ref", "currency", "adjustments", "shipping_address", "billing_address", "note",
     "metadata",
