@@ -1,6 +1,7 @@
 """What a create leaves in the database, what it costs, and what it survives."""
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -98,21 +99,25 @@ def test_a_read_is_one_round_trip(app: Flask, client: FlaskClient, tmp_path: Pat
     assert sent_to_the_server(app, lambda: client.get(address), tmp_path / "trace").count("Sync") == 1
 
 
-def end_all_connections(url: str) -> None:
-    """What a failover or a restarted proxy does to the service."""
+def end_all_connections(app: Flask, url: str) -> None:
+    """What a failover or a restarted proxy does to the service: none of the connections it holds is left."""
+    with app.app_context(), ExitStack() as held:
+        pool = db.engine.pool
+        idle = [held.enter_context(closing(db.engine.raw_connection())) for _ in range(pool.checkedin())]
+        processes = [connection.dbapi_connection.info.backend_pid for connection in idle]
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        others = "pid <> pg_backend_pid() AND application_name = 'order-service'"
-        connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        ended = connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) pid", [processes])
+        assert processes and all(gone for (gone,) in ended)
 
 
 @on_postgresql
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
 def test_a_create_survives_the_loss_of_all_connections(
-    client: FlaskClient, postgresql_url: str, headers: dict[str, str]
+    app: Flask, client: FlaskClient, postgresql_url: str, headers: dict[str, str]
 ) -> None:
     for _ in range(3):
         client.post("/orders", json=MINIMAL)
-    end_all_connections(postgresql_url)
+    end_all_connections(app, postgresql_url)
 
     response = client.post("/orders", json=MINIMAL, headers=headers)
 
@@ -121,11 +126,11 @@ def test_a_create_survives_the_loss_of_all_connections(
 
 
 @on_postgresql
-def test_a_read_survives_the_loss_of_all_connections(client: FlaskClient, postgresql_url: str) -> None:
+def test_a_read_survives_the_loss_of_all_connections(app: Flask, client: FlaskClient, postgresql_url: str) -> None:
     address = client.post("/orders", json=MINIMAL).headers["Location"]
 
     for path in (address, "/orders"):
-        end_all_connections(postgresql_url)
+        end_all_connections(app, postgresql_url)
         assert client.get(path).status_code == 200, path
 
 
