@@ -7,7 +7,7 @@ from flask import Flask
 
 from app import cli, telemetry
 from app.config import ROOT, load_config
-from app.extensions import api, db, engine_options, migrate
+from app.extensions import db, engine_options, migrate
 from app.http import auth, browsers, description, problems, rate_limit
 from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_change_routes, order_routes
 
@@ -45,7 +45,7 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     browsers.init_app(app)
     problems.init_app(app)
     for routes in (order_routes, order_change_routes, event_routes, customer_routes, health_routes, docs_routes):
-        api.register_blueprint(routes.blueprint)
+        app.register_blueprint(routes.blueprint)
     auth.init_app(app)
     rate_limit.init_app(app)
     cli.init_app(app)

@@ -1,11 +1,14 @@
 """The finished API description (OpenAPI 3.1)."""
 
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import orjson
-from flask import Flask
+from flask import Flask, current_app
 
 from app.extensions import api
+from app.http.blueprint import Blueprint
 from app.schemas.batch import BatchEntryIn
 from app.schemas.fields import TEXT_PATTERN, Metadata, MetadataPatch
 from app.schemas.problem import Problem
@@ -35,8 +38,11 @@ _SECURITY_SCHEMES = {
 }
 
 
+_building = Lock()
+
+
 def init_app(app: Flask) -> None:
-    """Start the description; the blueprints that are registered next add to it."""
+    """Start the description. What the routes say comes in with its first reader: it would slow down every start."""
     api.init_app(app)
     api.ma_plugin.converter.add_attribute_function(_describe_metadata)
     api.spec.components.schema("Problem", schema=Problem)
@@ -45,6 +51,16 @@ def init_app(app: Flask) -> None:
 
 def api_description() -> bytes:
     """The description as JSON. It says of every path what the URL map does: a test holds the two equal."""
+    with _building:
+        return _finished_description()
+
+
+@cache
+def _finished_description() -> bytes:
+    for blueprint in current_app.blueprints.values():
+        assert isinstance(blueprint, Blueprint)
+        blueprint.register_views_in_doc(api, current_app, api.spec, name=blueprint.name, parameters=None)
+        api.spec.tag({"name": blueprint.name, "description": blueprint.description})
     document: dict[str, Any] = api.spec.to_dict()
     document["info"]["description"] = _INTRODUCTION
     document["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
