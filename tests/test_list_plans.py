@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from app import create_app
 from app.cli.seed import sample_orders
 from app.extensions import db
+from app.services.order_lookup import _STATEMENTS
 from app.services.order_reads import _FILTERS, _LEADS, _list_statement
 from app.services.order_writes import insert_orders
 
@@ -45,7 +46,7 @@ def connection(postgresql_url: str, pytestconfig: pytest.Config) -> Iterator[psy
 
 
 def plan_of(connection: psycopg.Connection[Any], filters: tuple[str, ...], *, descending: bool) -> str:
-    sql = _list_statement(frozenset(filters), descending)._compile("postgresql").string
+    sql = _list_statement(frozenset(filters), descending)._compile("postgresql")[0]
     return "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
 
 
@@ -60,3 +61,13 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
             assert scans[0] in first, (filters, plan)
             assert unique or "Sort" not in plan, (filters, plan)
             assert "Seq Scan" not in plan, (filters, plan)
+
+
+def test_orders_are_looked_up_by_their_keys_however_few_there_are(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("RESET enable_seqscan")
+    connection.execute("RESET enable_bitmapscan")
+    sql = _STATEMENTS["postgresql"]._compile("postgresql")[0]
+
+    plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
+
+    assert set(re.findall(r"(?:using|Scan on) (\w+)", plan)) == {"pk_orders", "pk_order_events", "json_to_recordset"}

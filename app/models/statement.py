@@ -25,6 +25,9 @@ _DIALECTS: dict[str, Dialect] = {
     "sqlite": sqlite.dialect(paramstyle="named"),
 }
 
+# The text, the names of its positional parameters, and the values of those that are always the same.
+_Compiled = tuple[str, tuple[str, ...], dict[str, Any]]
+
 
 class Statement:
     """A statement that is its own transaction.
@@ -35,7 +38,7 @@ class Statement:
 
     def __init__(self, statement: ClauseElement) -> None:
         self._statement = statement
-        self._compiled: dict[str, SQLCompiler] = {}
+        self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, **parameters: Any) -> list[tuple[Any, ...]]:
         """All rows of the result. Raises the driver's errors (app.models.faults knows them)."""
@@ -51,14 +54,14 @@ class Statement:
         return self._run(parameters)
 
     def _run(self, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        compiled = self._compile(db.engine.dialect.name)
-        sql, values = compiled.string, compiled.params | parameters
-        pooled = db.engine.raw_connection()
+        engine = db.engine
+        sql, names, constants = self._compiled.get(engine.dialect.name) or self._compile(engine.dialect.name)
+        values = constants | parameters
+        pooled = engine.raw_connection()
         try:
             connection = pooled.dbapi_connection
             if isinstance(connection, psycopg.Connection):
-                cursor = psycopg.RawCursor(connection)
-                return cursor.execute(sql, [values[name] for name in compiled.positiontup or ()]).fetchall()
+                return psycopg.RawCursor(connection).execute(sql, [values[name] for name in names]).fetchall()
             assert connection is not None
             rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
             return rows
@@ -69,9 +72,8 @@ class Statement:
         finally:
             pooled.close()
 
-    def _compile(self, dialect: str) -> SQLCompiler:
-        if dialect not in self._compiled:
-            compiled = self._statement.compile(dialect=_DIALECTS[dialect])
-            assert isinstance(compiled, SQLCompiler)
-            self._compiled[dialect] = compiled
+    def _compile(self, dialect: str) -> _Compiled:
+        compiled = self._statement.compile(dialect=_DIALECTS[dialect])
+        assert isinstance(compiled, SQLCompiler)
+        self._compiled[dialect] = compiled.string, tuple(compiled.positiontup or ()), compiled.params
         return self._compiled[dialect]

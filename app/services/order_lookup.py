@@ -1,11 +1,27 @@
 """Looking up single orders, those of concurrent requests together: one round trip, one plan, for all of them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import JSON, Integer, String, Subquery, Text, and_, bindparam, cast, column, func, or_, select
+from sqlalchemy import (
+    JSON,
+    Integer,
+    Select,
+    String,
+    Subquery,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+)
 
 from app.extensions import db
 from app.models import Order, OrderEvent
@@ -35,34 +51,41 @@ def look_up(wanted: Wanted) -> Found:
 
 
 def _find(wanted: Sequence[Wanted]) -> list[Found]:
-    batch = orjson.dumps([{"position": i, **asdict(one)} for i, one in enumerate(wanted)]).decode()
+    batch = orjson.dumps([
+            {"position": i, "id": one.id, "owner": one.owner, "version": one.version} for i, one in enumerate(wanted)
+        ]).decode()
     rows = _STATEMENTS[db.engine.dialect.name].rows(wanted=batch)
     found = {position: (version, document) for position, version, document in rows}
     return [found.get(i) for i in range(len(wanted))]
 
 
-def _statement(wanted: Subquery) -> Statement:
+def _version_of(wanted: Subquery) -> Select[int, str]:
+    """The wanted version of the wanted order, if it is the owner's."""
     own = and_(Order.id == wanted.c.id, or_(wanted.c.owner.is_(None), Order.customer_id == wanted.c.owner))
     version = func.coalesce(wanted.c.version, Order.version)
     event = and_(OrderEvent.order_id == Order.id, OrderEvent.version == version)
-    query = select(wanted.c.position, OrderEvent.version, OrderEvent.snapshot)
-    return Statement(query.select_from(wanted).join(Order, own).join(OrderEvent, event))
+    return select(OrderEvent.version, OrderEvent.snapshot).join(Order, event).where(own)
 
 
-def _on_postgresql() -> Subquery:
+def _on_postgresql() -> Statement:
     columns: list[Any] = [
         column("position", Integer), column("id", UUID), column("owner", String), column("version", Integer)
     ]  # fmt: skip
     batch = cast(bindparam("wanted", type_=Text), JSON)
     rows = func.json_to_recordset(batch).table_valued(*columns).render_derived(name="rows", with_types=True)
-    return select(*rows.c).subquery("wanted")
+    wanted = select(*rows.c).subquery("wanted")
+    # One order after the other, each by its key. A plan for all of them reads the whole table while that is small, and
+    # the plan is kept when it has grown.
+    found = _version_of(wanted).limit(literal_column("1")).lateral("found")
+    return Statement(select(wanted.c.position, *found.c).select_from(wanted).join(found, true()))
 
 
-def _on_sqlite() -> Subquery:
+def _on_sqlite() -> Statement:
     rows = func.json_each(bindparam("wanted", type_=Text)).table_valued("value", name="rows")
     members = ("position", "id", "owner", "version")
-    return select(*(func.json_extract(rows.c.value, f"$.{name}").label(name) for name in members)).subquery("wanted")
+    wanted = select(*(func.json_extract(rows.c.value, f"$.{name}").label(name) for name in members)).subquery("wanted")
+    return Statement(_version_of(wanted).with_only_columns(wanted.c.position, OrderEvent.version, OrderEvent.snapshot))
 
 
-_STATEMENTS = {"postgresql": _statement(_on_postgresql()), "sqlite": _statement(_on_sqlite())}
+_STATEMENTS = {"postgresql": _on_postgresql(), "sqlite": _on_sqlite()}
 _LOOKUPS = PerDatabase(lambda: Group[Wanted, Found](_find, most=_TOGETHER))
