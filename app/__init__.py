@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
+from werkzeug.routing import MapAdapter
 
 from app import cli, telemetry
 from app.config import ROOT, load_config
@@ -13,11 +14,17 @@ from app.routes import customer_routes, docs_routes, event_routes, health_routes
 
 
 class OrderService(Flask):
-    """Flask, for views that are all synchronous."""
+    """Flask, for views that are all synchronous and are found by their path alone."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The view as it is. Flask and flask-smorest ask five times a request whether it is async, for 18 µs."""
+        """The view as it is. Flask asks at every step whether it is async."""
         return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Finds the route of a request. There is one host and nothing to redirect to: no need to look at the host."""
+        if request is None:
+            return None
+        return MapAdapter(self.url_map, "", request.root_path, "", request.scheme, request.path, request.method)
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:

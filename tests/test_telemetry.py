@@ -172,10 +172,10 @@ def sample(client: FlaskClient, line: str) -> float:
 
 def test_requests_are_counted_by_route_and_status(client: FlaskClient) -> None:
     series = {
-        'http_requests_total{method="POST",route="/orders",status="201"}': 2,
-        'http_requests_total{method="GET",route="/orders/<order_id>",status="404"}': 1,
-        'http_requests_total{method="(any)",route="(none)",status="404"}': 2,
-        'http_request_duration_seconds_count{method="POST",route="/orders"}': 2,
+        'http_request_duration_seconds_count{method="POST",route="/orders",status="201"}': 2,
+        'http_request_duration_seconds_count{method="GET",route="/orders/<order_id>",status="404"}': 1,
+        'http_request_duration_seconds_count{method="(any)",route="(none)",status="404"}': 2,
+        'http_request_duration_seconds_bucket{le="+Inf",method="POST",route="/orders",status="201"}': 2,
     }
     before = {line: sample(client, line) for line in series}
 

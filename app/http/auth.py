@@ -31,23 +31,24 @@ def init_app(app: Flask) -> None:
     for rule in app.url_map.iter_rules():
         if _required_scope(app, rule.endpoint) not in {*SCOPES, PUBLIC}:
             raise StartupError(f"The route {rule.endpoint} does not say whom it lets in: declare a scope, or PUBLIC.")
-    app.extensions["auth"] = Authenticator(app)
-    app.before_request(_authorize)
+    app.extensions["auth"] = authenticator = Authenticator(app)
+    app.before_request(lambda: _authorize(authenticator))
 
 
 def _required_scope(app: Flask, endpoint: str) -> str | None:
     return getattr(app.view_functions[endpoint], "required_scope", None)
 
 
-def _authorize() -> None:
-    if request.url_rule is None or request.method == "OPTIONS":
+def _authorize(authenticator: "Authenticator") -> None:
+    endpoint = request.endpoint
+    if endpoint is None or request.method == "OPTIONS":
         return  # 404 and 405 tell nothing that the API description does not
-    scope = _required_scope(current_app, request.url_rule.endpoint)
+    scope = _required_scope(current_app, endpoint)
     if scope == PUBLIC:
         return
-    g.principal = current_app.extensions["auth"].principal()
-    rate_limit.count(g.principal)  # before the scope is looked at: refused requests are requests too
-    if scope not in g.principal.scopes:
+    g.principal = principal = authenticator.principal()
+    rate_limit.count(principal)  # before the scope is looked at: refused requests are requests too
+    if scope not in principal.scopes:
         challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{scope}"'
         raise Forbidden(f"The scope {scope} is missing.").with_headers(WWW_Authenticate=challenge)
 

@@ -14,6 +14,9 @@ _PAGES = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_FOR_ALL = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_FOR_PAGES = _FOR_ALL | {"Content-Security-Policy": _PAGES}
+_FOR_DATA = _FOR_ALL | {"Content-Security-Policy": _NOTHING}
 
 
 def init_app(app: Flask) -> None:
@@ -51,8 +54,6 @@ def _allow_origin(response: Response) -> Response:
 
 
 def _restrict(response: Response) -> Response:
-    headers = response.headers
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "no-referrer"
-    headers["Content-Security-Policy"] = _PAGES if response.mimetype == "text/html" else _NOTHING
+    is_page = response.headers["Content-Type"].startswith("text/html")
+    response.headers.extend(_FOR_PAGES if is_page else _FOR_DATA)
     return response
