@@ -47,8 +47,8 @@ def init_app(app: Flask) -> None:
 
 def _begin() -> None:
     given = request.headers.get(REQUEST_ID)
-    g.request_id = given if given is not None and _SANE_ID.fullmatch(given) else uuid4().hex
-    g.started = time.perf_counter()
+    request_id = given if given is not None and _SANE_ID.fullmatch(given) else uuid4().hex
+    g.request_id, g.started = request_id, time.perf_counter()
 
 
 def _end(response: Response) -> Response:

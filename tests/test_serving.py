@@ -129,7 +129,8 @@ def test_a_setting_that_gunicorn_itself_needs_is_checked_too() -> None:
 def test_the_metrics_are_those_of_all_workers(gunicorn: Server) -> None:
     def count() -> float:
         metrics = gunicorn.ask("GET", "/metrics").body.decode()
-        found = re.search(r'http_request_duration_seconds_count{method="GET",route="/orders",status="200"} (.+)', metrics)
+        line = r'http_request_duration_seconds_count{method="GET",route="/orders",status="200"} (.+)'
+        found = re.search(line, metrics)
         return float(found[1]) if found else 0
 
     before = count()

@@ -1,6 +1,6 @@
 """Answers: stored documents, handed out as they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -30,6 +30,10 @@ class DocumentResponse(Response):
     def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:
         """The headers as they are."""
         return self.headers
+
+    def get_app_iter(self, environ: "WSGIEnvironment") -> Iterable[bytes]:
+        """The document; nothing where only its headers are asked for."""
+        return () if environ["REQUEST_METHOD"] == "HEAD" else self.iter_encoded()
 
 
 def order_response(order: StoredOrder, status: int = 200, **headers: str) -> Response:

@@ -59,6 +59,7 @@ class Text(fields.String):
         pattern = {"pattern": PROSE_PATTERN if prose else TEXT_PATTERN}
         length = validate.Length(low, high, error=f"This must have {_range(low, high)} characters.")
         super().__init__(validate=length, metadata=pattern | kwargs.pop("metadata", {}), **kwargs)
+        self._low, self._high = low, high
         self._refused = _REFUSED_IN_PROSE if prose else _REFUSED
 
     default_error_messages = {
@@ -66,6 +67,13 @@ class Text(fields.String):
         "null": "This must be a string.",
         "characters": "This must be without control characters and unpaired surrogates.",
     }
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """The value; at once where it is as it should be: the library's way to an error takes ten times as long."""
+        return value if self._is_fine(value) else super().deserialize(value, *args, **kwargs)
+
+    def _is_fine(self, value: Any) -> bool:
+        return type(value) is str and self._low <= len(value) <= self._high and not self._refused.search(value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if not isinstance(value, str):
@@ -85,6 +93,12 @@ class WholeNumber(fields.Integer):
     def __init__(self, low: int, high: int, *, strict: bool = True, **kwargs: Any) -> None:
         limits = validate.Range(low, high, error=f"This must be from {low:,} to {high:,}.")
         super().__init__(strict=strict, validate=limits, **kwargs)
+        self._low, self._high = low, high
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """The value; at once where it is as it should be."""
+        is_fine = type(value) is int and self._low <= value <= self._high
+        return value if is_fine else super().deserialize(value, *args, **kwargs)
 
     def _validated(self, value: Any) -> int:
         if not self.strict and not _DIGITS.fullmatch(value):  # int() would take "+1", " 1", "1_0" and "１" too
@@ -147,6 +161,9 @@ class WebAddress(Text):
 
     def __init__(self, high: int, **kwargs: Any) -> None:
         super().__init__(high, metadata={"pattern": self.PATTERN} | kwargs.pop("metadata", {}), **kwargs)
+
+    def _is_fine(self, value: Any) -> bool:
+        return False  # there is more to look at
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)

@@ -58,7 +58,7 @@ class Group(Generic[Item, Result]):
         with self._joining:
             batch = self._open
             if batch is None or len(batch.items) == self._most:
-                batch = self._open = _Batch[Item, Result]()
+                batch = self._open = _Batch()
             batch.items.append(item)
             return batch, len(batch.items) - 1
 
