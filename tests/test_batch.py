@@ -143,7 +143,7 @@ def test_a_batch_is_one_statement_and_its_replay_two(
     again = sent_to_the_server(app, lambda: send(client, *body), tmp_path / "trace")
 
     assert first.count("Sync") == 1
-    # The insert, then BEGIN, SELECT and COMMIT; the driver does not forget what is prepared, which would be one more Query.
+    # The insert, then BEGIN, SELECT and COMMIT; what is prepared stays prepared, else there would be one more Query.
     assert (again.count("Execute"), again.count("Query")) == (3, 1)
 
 
