@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, validate
+from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
 
 # C0 and C1 controls, DEL, and halves of surrogate pairs: PostgreSQL refuses some, terminals obey others.
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -25,6 +25,28 @@ class StrictSchema(Schema):
         unknown = RAISE
 
     error_messages = {"unknown": "This name is not known here.", "type": "This must be an object."}
+
+    def _deserialize(self, data: Any, *, many: bool = False, partial: Any = None, **options: Any) -> Any:
+        """The members. Where all are as they should be it takes a third of the library's way, which finds every fault.
+
+        The library means this method for itself; the tests of all limits hold what it does here.
+        """
+        if type(data) is dict and not many and partial is None and data.keys() <= self.load_fields.keys():
+            try:
+                return self._members(data)
+            except ValidationError:
+                pass
+        return super()._deserialize(data, many=many, partial=partial, **options)
+
+    def _members(self, data: dict[str, Any]) -> dict[str, Any]:
+        loaded = {}
+        for name, field in self.load_fields.items():
+            value = field.deserialize(data[name], name, data) if name in data else field.load_default
+            if value is not missing:
+                loaded[name] = value
+            elif field.required:
+                raise ValidationError("")
+        return loaded
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         """Give every field words for people: marshmallow tells what a value is not, we tell what is expected."""
