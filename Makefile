@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test browser-test faults lint fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test browser-test cost-test faults lint fuzz fuzz-database fuzz-model bench audit lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
@@ -33,6 +33,9 @@ nginx-test: $(VENV)/dev.stamp  ## drive the service through a real nginx (apt-ge
 
 browser-test: $(VENV)/dev.stamp  ## look at the pages in a real browser (apt-get install chromium)
 	@$(PY) -m pytest tests/browser $(ARGS)
+
+cost-test: $(VENV)/dev.stamp  ## count the instructions of requests (apt-get install valgrind)
+	@$(PY) -m pytest tests/cost $(ARGS)
 
 faults: export KILLS ?= 10
 faults: $(VENV)/dev.stamp  ## kill servers and the database under load; nothing acknowledged may be lost (KILLS=10)

@@ -1,0 +1,91 @@
+"""`valgrind --tool=callgrind … python -m tests.cost.counted_requests`: has the instructions of requests counted.
+
+Each kind of request becomes a dump of its own, named after the kind. The application is called as a server calls it,
+with what nginx adds to a request, on the database of DATABASE_URL.
+"""
+
+import gc
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count, cycle
+from typing import Any
+
+from flask import Flask
+
+from app import create_app
+
+COUNTED = 50  # requests of each kind
+_UNCOUNTED = 10  # before them, that fill the caches
+_ORDER = (
+    b'{"customer_id":"c-17","currency":"EUR","items":[{"item_id":"sku-1","quantity":2,"unit_price":1250},'
+    b'{"item_id":"sku-2","quantity":1,"unit_price":990},{"item_id":"sku-3","quantity":3,"unit_price":75}]}'
+)
+_ENVIRON = {
+    "SCRIPT_NAME": "", "SERVER_NAME": "127.0.0.1", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1",
+    "REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "127.0.0.1",
+    "HTTP_X_FORWARDED_HOST": "127.0.0.1", "HTTP_X_FORWARDED_PROTO": "http",
+    "HTTP_X_REQUEST_ID": "0123456789abcdef0123456789abcdef", "wsgi.version": (1, 0), "wsgi.url_scheme": "http",
+    "wsgi.errors": sys.stderr, "wsgi.multithread": True, "wsgi.multiprocess": True, "wsgi.run_once": False,
+}  # fmt: skip
+
+
+def ask(app: Flask, method: str, path: str, *, query: str = "", body: bytes = b"", **headers: str) -> dict[str, str]:
+    """The response's headers; the response must be a good one."""
+    environ: dict[str, Any] = _ENVIRON | headers | {"wsgi.input": io.BytesIO(body)}
+    environ |= {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+    if body:
+        environ |= {"CONTENT_LENGTH": str(len(body)), "CONTENT_TYPE": "application/json"}
+    answered: list[Any] = []
+    b"".join(app(environ, lambda *head: answered.extend(head)))  # type: ignore[arg-type,return-value]
+    assert answered[0][0] == "2", answered
+    return dict(answered[1])
+
+
+def bare_flask() -> Flask:
+    """The least a request can cost: the measure for all others, so that figures hold on another machine's Python."""
+    app = Flask("bare")
+    app.add_url_rule("/orders/<order_id>", "order", lambda order_id: order_id)
+    return app
+
+
+def kinds() -> Iterator[tuple[str, Callable[[], object]]]:
+    """The kinds of requests; each call makes one."""
+    app, bare, number = create_app(), bare_flask(), count()
+
+    def create() -> str:
+        key = f"{os.getpid()}-{next(number)}"
+        return ask(app, "POST", "/orders", body=_ORDER, HTTP_IDEMPOTENCY_KEY=key)["Location"]
+
+    addresses = [create() for _ in range(COUNTED + _UNCOUNTED)]
+    read, confirmed = cycle(addresses), iter(addresses)
+    yield "bare", lambda: ask(bare, "GET", addresses[0])
+    yield "create", create
+    yield "read", lambda: ask(app, "GET", next(read))
+    yield "list", lambda: ask(app, "GET", "/orders", query="limit=20")
+    yield "confirm", lambda: ask(app, "POST", f"{next(confirmed)}/confirm")
+
+
+def control(*words: str) -> None:
+    """Tell the valgrind around this process."""
+    subprocess.run(["callgrind_control", *words, str(os.getpid())], stdout=subprocess.DEVNULL, check=True)
+
+
+def main() -> None:
+    for kind, request in kinds():
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        for _ in range(_UNCOUNTED):
+            request()
+        control("-i", "on")
+        for _ in range(COUNTED):
+            request()
+        control("-d", kind)
+        control("-i", "off")
+
+
+if __name__ == "__main__":
+    main()

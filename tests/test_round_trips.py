@@ -1,0 +1,40 @@
+"""How often a request asks PostgreSQL, held to what it is: each time costs what the network costs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.samples import MINIMAL
+from tests.test_order_storage import on_postgresql, sent_to_the_server
+
+KEY = {"Idempotency-Key": "k-1"}
+# A transaction begins and ends with one each, where there is one.
+ROUND_TRIPS: dict[str, tuple[int, Callable[[FlaskClient, str], TestResponse]]] = {
+    "create": (1, lambda client, order: client.post("/orders", json=MINIMAL)),
+    "create again": (4, lambda client, order: client.post("/orders", json=MINIMAL, headers=KEY)),
+    "create a batch": (1, lambda client, order: client.post("/orders/batch", json={"orders": [MINIMAL] * 100})),
+    "read": (1, lambda client, order: client.get(order)),
+    "read a version": (1, lambda client, order: client.get(order, query_string={"version": 1})),
+    "list": (1, lambda client, order: client.get("/orders", query_string={"customer_id": "c-123"})),
+    "history": (1, lambda client, order: client.get(f"{order}/history")),
+    "confirm": (7, lambda client, order: client.post(f"{order}/confirm")),
+}
+
+
+@on_postgresql
+@pytest.mark.parametrize("kind", ROUND_TRIPS)
+def test_a_request_asks_the_database_as_often_as_it_must(
+    app: Flask, client: FlaskClient, tmp_path: Path, kind: str
+) -> None:
+    expected, ask = ROUND_TRIPS[kind]
+    first, second = (client.post("/orders", json=MINIMAL).headers["Location"] for _ in range(2))
+    client.post("/orders", json=MINIMAL, headers=KEY)
+    assert ask(client, first).status_code < 300  # the connection has prepared the statements
+
+    sent = sent_to_the_server(app, lambda: ask(client, second), tmp_path / "trace")
+
+    assert sent.count("Execute") + sent.count("Query") == expected, sent
