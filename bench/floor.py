@@ -104,4 +104,4 @@ def _insert(*, keyed: bool, orders: int) -> str:
     filled = f"replace(replace('{element}', '@id', id::text), '@tail', right(id::text, 8))"
     ids = f"SELECT uuidv7() AS id FROM generate_series(1, {orders})"
     parameter = f"(SELECT '[' || string_agg({filled}, ',') || ']' FROM ({ids}) AS ids)"
-    return order_writes._INSERT._compile("postgresql").string.replace("$1", parameter)
+    return order_writes._INSERT.sql("postgresql").replace("$1", parameter)

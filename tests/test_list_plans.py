@@ -46,7 +46,7 @@ def connection(postgresql_url: str, pytestconfig: pytest.Config) -> Iterator[psy
 
 
 def plan_of(connection: psycopg.Connection[Any], filters: tuple[str, ...], *, descending: bool) -> str:
-    sql = _list_statement(frozenset(filters), descending)._compile("postgresql")[0]
+    sql = _list_statement(frozenset(filters), descending).sql("postgresql")
     return "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
 
 
@@ -66,7 +66,7 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
 def test_orders_are_looked_up_by_their_keys_however_few_there_are(connection: psycopg.Connection[Any]) -> None:
     connection.execute("RESET enable_seqscan")
     connection.execute("RESET enable_bitmapscan")
-    sql = _STATEMENTS["postgresql"]._compile("postgresql")[0]
+    sql = _STATEMENTS["postgresql"].sql("postgresql")
 
     plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
 

@@ -53,6 +53,10 @@ class Statement:
             time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)  # jitter  # nosec B311
         return self._run(parameters)
 
+    def sql(self, dialect: str) -> str:
+        """The text that is sent, with a numbered or named place for each parameter."""
+        return self._compile(dialect)[0]
+
     def _run(self, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         engine = db.engine
         sql, names, constants = self._compiled.get(engine.dialect.name) or self._compile(engine.dialect.name)
