@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -174,6 +175,7 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """0 if all contestants conform and every request was answered with 2xx."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops what was started too
     if options.growth:
         contestants: Sequence[Contestant] = [grown(size) for size in options.sizes]
     else:
