@@ -77,7 +77,14 @@ CONTESTANTS = (
         ("gunicorn", "-c", "gunicorn.conf.py", "bench.peers.flask_tutorial:app"),
         _NO_BATCH,
     ),
-    Contestant("order-service-sqlite", "Order service on SQLite", _MIGRATE, _SERVE, sqlite=True),
+    Contestant(
+        "order-service-sqlite",
+        "Order service on SQLite",
+        _MIGRATE,
+        _SERVE,
+        ("post-keyed", "post", "get", "list", "batch"),
+        sqlite=True,
+    ),
 )
 
 
