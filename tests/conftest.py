@@ -42,7 +42,7 @@ sys.addaudithook(_refuse_the_network)
 
 
 def pytest_collection_finish() -> None:
-    """As in a worker (gunicorn.conf.py): what is loaded stays, and is not looked through for garbage again and again."""
+    """As in a worker (gunicorn.conf.py): what is loaded stays, and need not be looked through again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
