@@ -16,6 +16,7 @@ from app.cli.seed import sample_orders
 from app.extensions import db
 from app.services.order_lookup import _STATEMENTS
 from app.services.order_reads import _FILTERS, _LEADS, _list_statement
+from app.services.order_updates import _CURRENT, _UPDATE
 from app.services.order_writes import insert_orders
 
 INDEXES = {
@@ -63,11 +64,22 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
             assert "Seq Scan" not in plan, (filters, plan)
 
 
-def test_orders_are_looked_up_by_their_keys_however_few_there_are(connection: psycopg.Connection[Any]) -> None:
+BY_KEYS = {
+    "look-up": (_STATEMENTS["postgresql"], {"pk_orders", "pk_order_events", "json_to_recordset"}),
+    "current": (_CURRENT, {"pk_orders", "pk_order_events", "uq_order_events_order_id_actor_type_idempotency_key"}),
+    "change": (_UPDATE, {"pk_orders", "pk_order_items", "json_to_record", "json_to_recordset"}),
+}
+
+
+@pytest.mark.parametrize("statement", BY_KEYS)
+def test_orders_are_found_by_their_keys_however_few_there_are(
+    connection: psycopg.Connection[Any], statement: str
+) -> None:
     connection.execute("RESET enable_seqscan")
     connection.execute("RESET enable_bitmapscan")
-    sql = _STATEMENTS["postgresql"].sql("postgresql")
+    sql, scanned = BY_KEYS[statement][0].sql("postgresql"), BY_KEYS[statement][1]
 
     plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
 
-    assert set(re.findall(r"(?:using|Scan on) (\w+)", plan)) == {"pk_orders", "pk_order_events", "json_to_recordset"}
+    found = set(re.findall(r"(?:using|Index Scan on|Seq Scan on|Function Scan on) (\w+)", plan))
+    assert found == scanned, plan

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
-from sqlalchemy import Select
 from werkzeug.test import TestResponse
 
+from app.models import Order
+from app.services import order_changes
 from tests.actions import UNIT, act, order_after
-from tests.samples import MINIMAL
+from tests.samples import MINIMAL, slug
 from tests.test_idempotency import at_once
 
 WRITERS = 32
@@ -75,12 +76,9 @@ def test_writers_who_read_and_try_again_all_get_their_change_in(
     assert (order["note"], order["version"]) == (str(WRITERS), WRITERS + 1)
 
 
-@pytest.mark.parametrize("locked", [True, False], ids=["locked", "by the version alone"])
 def test_writers_who_compete_for_units_ship_no_more_than_were_ordered(
-    app: Flask, client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch, locked: bool
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner
 ) -> None:
-    if not locked:  # the lock only spares writers their retries
-        monkeypatch.setattr(Select, "with_for_update", lambda query: query)
     path = order_after(client, "confirm", items=[MINIMAL["items"][0] | {"quantity": 20}])
 
     responses = at_once(WRITERS, lambda i: insist(lambda: act(app.test_client(), path, "fulfill", UNIT)))
@@ -89,6 +87,27 @@ def test_writers_who_compete_for_units_ship_no_more_than_were_ordered(
     order = assert_gap_free(client, runner, path)
     assert (order["items"][0]["fulfilled"], order["status"], order["version"]) == (20, "completed", 22)
     assert [sent["number"] for sent in order["fulfillments"]] == list(range(1, 21))
+
+
+def test_a_writer_who_never_comes_first_is_told_to_try_again(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = order_after(client)
+    tries = []
+
+    def be_late(order: Order, event: Any, *, before: Any) -> bool:
+        tries.append(order.version)
+        return False
+
+    monkeypatch.setattr(order_changes, "store_version", be_late)
+    monkeypatch.setattr(order_changes, "_PATIENCE", 0.2)
+
+    response = act(client, path, "confirm")
+
+    assert slug(response) == (503, "service-unavailable")
+    assert response.headers["Retry-After"] == "1"
+    assert len(tries) > 1 and set(tries) == {2}
+    assert client.get(path).json["version"] == 1
 
 
 def test_one_reference_at_once_is_taken_by_one_order(app: Flask, client: FlaskClient) -> None:

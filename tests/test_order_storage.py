@@ -15,7 +15,8 @@ from app.extensions import db
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
 from app.models.statement import Statement
 from app.models.types import rfc3339
-from app.services import new_order
+from app.services import new_order, order_updates, order_writes
+from tests.actions import act, event_types, order_after
 from tests.samples import MINIMAL, RICHEST
 
 
@@ -60,6 +61,7 @@ def test_a_request_that_fails_leaves_nothing(app: Flask, client: FlaskClient) ->
 
 
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+KEYS = pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
 
 
 def sent_to_the_server(app: Flask, act: Callable[[], Any], file: Path) -> list[str]:
@@ -78,7 +80,7 @@ def sent_to_the_server(app: Flask, act: Callable[[], Any], file: Path) -> list[s
 
 @on_postgresql
 @pytest.mark.parametrize("body", [MINIMAL, RICHEST], ids=["minimal", "richest"])
-@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
+@KEYS
 def test_a_create_is_one_statement_and_one_round_trip(
     app: Flask, client: FlaskClient, tmp_path: Path, body: dict[str, Any], headers: dict[str, str]
 ) -> None:
@@ -111,7 +113,7 @@ def end_all_connections(app: Flask, url: str) -> None:
 
 
 @on_postgresql
-@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
+@KEYS
 def test_a_create_survives_the_loss_of_all_connections(
     app: Flask, client: FlaskClient, postgresql_url: str, headers: dict[str, str]
 ) -> None:
@@ -135,26 +137,58 @@ def test_a_read_survives_the_loss_of_all_connections(app: Flask, client: FlaskCl
 
 
 @on_postgresql
-@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
-def test_an_order_whose_answer_was_lost_is_not_stored_twice(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
-) -> None:
-    run = Statement._run
-    losses = iter([True])
+def test_a_change_survives_the_loss_of_all_connections(app: Flask, client: FlaskClient, postgresql_url: str) -> None:
+    path = order_after(client)
+    end_all_connections(app, postgresql_url)
 
-    def run_and_lose_the_answer(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    assert act(client, path, "confirm").json["version"] == 2
+
+
+def lose_the_answer(of: Statement, monkeypatch: pytest.MonkeyPatch, *, meanwhile: Callable[[], Any]) -> None:
+    """Have the connection break once, between what the statement did and its answer."""
+    run, losses = Statement._run, iter([True])
+
+    def run_and_lose(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         answer = run(self, parameters)
-        if next(losses, False):
+        if self is of and next(losses, False):
+            meanwhile()
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         return answer
 
-    monkeypatch.setattr(Statement, "_run", run_and_lose_the_answer)
+    monkeypatch.setattr(Statement, "_run", run_and_lose)
+
+
+@on_postgresql
+@KEYS
+def test_an_order_whose_answer_was_lost_is_not_stored_twice(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    lose_the_answer(order_writes._INSERT, monkeypatch, meanwhile=lambda: None)
 
     response = client.post("/orders", json=MINIMAL, headers=headers)
 
     assert response.status_code == 201
     [order] = client.get("/orders").json["orders"]
     assert order == response.json
+
+
+@on_postgresql
+@KEYS
+@pytest.mark.parametrize("next_change", [None, "hold"], ids=["alone", "and another follows"])
+def test_a_change_whose_answer_was_lost_is_not_made_twice(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], next_change: str | None
+) -> None:
+    path = order_after(client, "confirm")
+    lose_the_answer(
+        order_updates._UPDATE, monkeypatch, meanwhile=lambda: next_change and act(client, path, next_change)
+    )
+
+    response = act(client, path, "fulfill", **headers)
+
+    assert (response.status_code, response.json["version"], response.json["items"][0]["fulfilled"]) == (201, 3, 1)
+    assert client.get(path).json["items"][0]["fulfilled"] == 1
+    assert "Idempotent-Replayed" not in response.headers
+    assert event_types(client, path)[2:] == ["order.fulfilled", *(["order.held"] if next_change else [])]
 
 
 def test_a_number_that_is_taken_is_drawn_again(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

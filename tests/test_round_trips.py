@@ -21,7 +21,7 @@ ROUND_TRIPS: dict[str, tuple[int, Callable[[FlaskClient, str], TestResponse]]] =
     "read a version": (1, lambda client, order: client.get(order, query_string={"version": 1})),
     "list": (1, lambda client, order: client.get("/orders", query_string={"customer_id": "c-123"})),
     "history": (1, lambda client, order: client.get(f"{order}/history")),
-    "confirm": (7, lambda client, order: client.post(f"{order}/confirm")),
+    "confirm": (2, lambda client, order: client.post(f"{order}/confirm")),
 }
 
 

@@ -1,4 +1,4 @@
-"""How a request changes an order: its principal, conditions and key, in one transaction."""
+"""How a request changes an order: its principal, conditions and key."""
 
 from typing import Any
 
@@ -8,7 +8,6 @@ from app.http.principal import current_principal
 from app.services.new_order import fingerprint
 from app.services.order_changes import Change, ChangeRequest, change_order
 from app.services.order_service import StoredOrder
-from app.services.transactions import in_transaction
 
 
 def carry_out(action: str, order_id: str, change: Change, *, body: Any = None) -> StoredOrder:
@@ -21,4 +20,4 @@ def carry_out(action: str, order_id: str, change: Change, *, body: Any = None) -
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(body),
     )
-    return in_transaction(lambda: change_order(order_id, change, request=request))
+    return change_order(order_id, change, request=request)

@@ -10,6 +10,7 @@ from sqlalchemy.orm.exc import StaleDataError
 # PostgreSQL's error codes, appendix A: serialization failure, deadlock, and the ways a connection ends.
 _TRANSIENT = {"40001", "40P01", "57P01", "57P02", "57P03", "53300"}
 _LOCK_TIMEOUT = "55P03"
+_DUPLICATE = "23505"
 _OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of memory: another try would not help
 
 Fault = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout | StaleDataError
@@ -22,6 +23,14 @@ def is_lock_timeout(error: BaseException) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     return getattr(error, "sqlstate", None) == _LOCK_TIMEOUT
+
+
+def is_duplicate(error: BaseException) -> bool:
+    """Whether another row has the same unique key."""
+    error = _driver_error(error)
+    if isinstance(error, sqlite3.IntegrityError):
+        return error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+    return getattr(error, "sqlstate", None) == _DUPLICATE
 
 
 def is_transient(error: BaseException) -> bool:

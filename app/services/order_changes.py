@@ -1,26 +1,29 @@
-"""Changing an order: read and lock it, let the model decide, write one version and one event.
+"""Changing an order: read it, let the model decide, write one version and one event; again if another was first."""
 
-The caller holds the transaction and commits it (`app.services.transactions`).
-"""
-
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+import orjson
 from sqlalchemy import select
-from sqlalchemy.orm import selectinload
-from sqlalchemy.orm.attributes import set_committed_value
 
-from app.errors import IdempotencyKeyReused, OrderNotFound, VersionMismatch
+from app.errors import DuplicateExternalRef, IdempotencyKeyReused, OrderNotFound, ServiceUnavailable, VersionMismatch
 from app.extensions import db
-from app.models import Order, OrderEvent, OutboxEntry
+from app.models import Order
+from app.models.faults import FAULTS, is_duplicate
 from app.models.identifiers import parse_uuid
 from app.models.lifecycle import ACTIONS
 from app.models.principal import Principal
-from app.services.order_document import render_stored_order
+from app.services.order_document import parse_order, render_stored_order
+from app.services.order_lookup import Wanted, look_up
 from app.services.order_service import StoredOrder
+from app.services.order_updates import Current, read_current, store_version
 
-# What a change does with the locked order, at a moment.
+_PATIENCE = 2.0  # seconds in which other writers of the order may come first, as long as a lock may take
+
+# What a change does with the order, at a moment. It is done again to what another writer has made of the order.
 Change = Callable[[Order, datetime], None]
 
 
@@ -42,68 +45,72 @@ class ChangeRequest:
 def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> StoredOrder:
     """Carry out a change, as one version with one event. A change that alters nothing makes neither.
 
-    Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, and what the model raises (IllegalAction,
-    QuantityExceeded, InvalidRequest).
+    Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, DuplicateExternalRef, ServiceUnavailable where other
+    writers come first for seconds, and what the change raises (IllegalAction, QuantityExceeded, InvalidRequest).
     """
-    order = _lock_order(order_id, request.principal)
-    event_type = ACTIONS[request.action].event
-    if request.idempotency_key is not None:
-        # After the lock: a twin that holds it has stored its event when this statement begins.
-        replay = _find_replay(order.id, event_type, request)
-        if replay is not None:
-            return replay
-    if request.expected_versions is not None and order.version not in request.expected_versions:
-        raise VersionMismatch(f"The order is at version {order.version} now.", current_version=order.version)
-    before, now = order.version, datetime.now(UTC)
-    change(order, now)
-    document = render_stored_order(order).decode()
-    if order.version != before:
-        db.session.flush()  # the UPDATE comes first: it tells whether the version was still there to be changed
-        event = OrderEvent(
-            order_id=order.id,
-            version=order.version,
-            type=event_type,
-            actor=request.principal.id,
-            at=now,
-            idempotency_key=request.idempotency_key,
-            fingerprint=request.fingerprint,
-            snapshot=document,
-        )
-        db.session.add_all([event, OutboxEntry(order_id=order.id, version=order.version, at=now)])
-    return StoredOrder(order.id, order.version, document)
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        current = _read(order_id, request)
+        if current.replayed_document is not None:
+            return _replay(current, request)
+        before = orjson.loads(current.document)
+        order = parse_order(before, principal=current.principal)
+        if request.expected_versions is not None and order.version not in request.expected_versions:
+            raise VersionMismatch(f"The order is at version {order.version} now.", current_version=order.version)
+        change(order, datetime.now(UTC))
+        if order.version == before["version"]:
+            return StoredOrder(order.id, order.version, current.document)
+        document = render_stored_order(order).decode()
+        if _store(order, document, before=before, request=request):
+            return StoredOrder(order.id, order.version, document)
+    raise ServiceUnavailable("Other changes of the order keep coming first.")
 
 
-def _lock_order(order_id: str, principal: Principal) -> Order:
-    """The order, which nobody else can change until the transaction ends.
-
-    The lock spares racing writers their retries; what keeps them from losing a change is the version in the UPDATE.
-    """
+def _read(order_id: str, request: ChangeRequest) -> Current:
     known_id = parse_uuid(order_id)
-    query = select(Order).where(Order.id == known_id).options(selectinload(Order.items)).with_for_update()
-    if principal.customer_id is not None:
-        query = query.where(Order.customer_id == principal.customer_id)
-    order = db.session.scalar(query) if known_id else None
-    if order is None:
-        raise OrderNotFound(f"There is no order {order_id[:64]}.")
-    if order.fulfillment_status != "unfulfilled":
-        db.session.refresh(order, ["fulfillments", "returns"])
-    else:  # nothing was sent, so nothing came back: two questions less
-        set_committed_value(order, "fulfillments", [])
-        set_committed_value(order, "returns", [])
-    return order
-
-
-def _find_replay(order_id: str, event_type: str, request: ChangeRequest) -> StoredOrder | None:
-    event = db.session.scalar(
-        select(OrderEvent).where(
-            OrderEvent.order_id == order_id,
-            OrderEvent.actor == request.principal.id,
-            OrderEvent.type == event_type,
-            OrderEvent.idempotency_key == request.idempotency_key,
-        )
+    current = known_id and read_current(
+        known_id,
+        owner=request.principal.customer_id,
+        actor=request.principal.id,
+        event_type=ACTIONS[request.action].event,
+        key=request.idempotency_key,
     )
-    if event is None:
-        return None
-    if event.fingerprint != request.fingerprint:
+    if not current:
+        raise OrderNotFound(f"There is no order {order_id[:64]}.")
+    return current
+
+
+def _replay(current: Current, request: ChangeRequest) -> StoredOrder:
+    assert current.replayed_version is not None and current.replayed_document is not None
+    if current.replayed_fingerprint != request.fingerprint:
         raise IdempotencyKeyReused("The key was used with another body; take a new key for a new request.")
-    return StoredOrder(order_id, event.version, event.snapshot, replayed=True)
+    return StoredOrder(current.id, current.replayed_version, current.replayed_document, replayed=True)
+
+
+def _store(order: Order, document: str, *, before: dict[str, Any], request: ChangeRequest) -> bool:
+    """Whether the order's version, which follows on the document `before`, is stored."""
+    event = {
+        "order_id": order.id,
+        "version": order.version,
+        "type": ACTIONS[request.action].event,
+        "actor": request.principal.id,
+        "at": order.updated_at,
+        "idempotency_key": request.idempotency_key,
+        "fingerprint": request.fingerprint,
+        "snapshot": document,
+    }
+    try:
+        stored = store_version(order, event, before=before)
+    except FAULTS as error:
+        if is_duplicate(error):  # the one thing of other orders that an order can collide with
+            raise _taken(order) from error
+        raise
+    # Stored after all, by an attempt whose connection broke before the answer came?
+    return stored or look_up(Wanted(order.id, None, order.version)) == (order.version, document)
+
+
+def _taken(order: Order) -> DuplicateExternalRef:
+    holder = select(Order.id).where(Order.external_ref == order.external_ref, Order.principal == order.principal)
+    with db.engine.execution_options(read_only=True).begin() as connection:
+        other = connection.scalar(holder)
+    return DuplicateExternalRef("Another order has this external_ref.", **({"order_id": other} if other else {}))

@@ -27,6 +27,7 @@ from app.extensions import db
 from app.models import Order, OrderEvent
 from app.models.per_database import PerDatabase
 from app.models.statement import Statement
+from app.models.tables import json_rows
 from app.models.types import UUID
 from app.services.group import Group
 
@@ -72,7 +73,7 @@ def _on_postgresql() -> Statement:
         column("position", Integer), column("id", UUID), column("owner", String), column("version", Integer)
     ]  # fmt: skip
     batch = cast(bindparam("wanted", type_=Text), JSON)
-    rows = func.json_to_recordset(batch).table_valued(*columns).render_derived(name="rows", with_types=True)
+    rows = json_rows(batch, "rows", *columns)
     wanted = select(*rows.c).subquery("wanted")
     # One order after the other, each by its key. A plan for all of them reads the whole table while that is small, and
     # the plan is kept when it has grown.

@@ -4,11 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
-
-from app.errors import DuplicateExternalRef, Forbidden
-from app.extensions import db
+from app.errors import Forbidden
 from app.models import Order
 from app.models.principal import Principal
 from app.services.new_order import caller_columns, item_columns
@@ -22,7 +18,7 @@ def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]], *, principal
     """The change that brings an order to the content that `revise` makes of its present one.
 
     `revise` is given the order as a `POST /orders` body without its null members, and returns a validated one. Where
-    nothing differs, nothing changes. Raises DuplicateExternalRef.
+    nothing differs, nothing changes.
     """
 
     def change(order: Order, at: datetime) -> None:
@@ -37,8 +33,6 @@ def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]], *, principal
         if principal.customer_id is not None and principal.id != order.principal:
             _require_personal(changed)
         order.update(changed, at=at)
-        if changed.get("external_ref") is not None:
-            _require_free(order)
 
     return change
 
@@ -63,19 +57,3 @@ def _body(order: Order) -> dict[str, Any]:
     body: dict[str, Any] = {name: columns[name] for name in caller_columns(columns | {"items": []})}
     body["items"] = [{name: getattr(item, name) for name in _ITEM_MEMBERS} for item in order.items]
     return {name: value for name, value in body.items() if value is not None}
-
-
-def _require_free(order: Order) -> None:
-    """The unique index decides, also against a writer that has not committed; the query is for the answer's sake."""
-    taken = select(Order.id).where(
-        Order.external_ref == order.external_ref, Order.principal == order.principal, Order.id != order.id
-    )
-    with db.session.no_autoflush:
-        other = db.session.scalar(taken)
-    if other is None:
-        try:
-            db.session.flush()  # to hear of the conflict here, where it can be named
-            return
-        except IntegrityError:
-            pass
-    raise DuplicateExternalRef("Another order has this external_ref.", **({"order_id": other} if other else {}))

@@ -1,4 +1,4 @@
-"""The one place where a request's changes are committed, and where long reads begin."""
+"""Transactions of many statements: changes of many orders at once, and reads that take their time."""
 
 import random
 import time

@@ -1,0 +1,167 @@
+"""How a changed order gets into the database: as its next version, unless another writer has made that one.
+
+PostgreSQL does it in one statement, one round trip; SQLite, which cannot write in a WITH, in one transaction.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    JSON,
+    Integer,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    column,
+    delete,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
+
+from app.extensions import db
+from app.models import Order, OrderEvent
+from app.models.statement import Statement
+from app.models.tables import EVENTS, FULFILLMENTS, ITEMS, ORDERS, OUTBOX, RETURNS, json_row, json_rows, typed
+
+_FIXED = {"id", "number", "principal", "customer_id", "idempotency_key", "fingerprint", "created_at"}
+_CHANGING = [str(name) for name in ORDERS.c.keys() if name not in _FIXED]  # orjson takes no quoted_name
+_CHILDREN = {"order_items": ITEMS, "fulfillments": FULFILLMENTS, "returns": RETURNS}
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """An order as it is, and what its action was answered under the caller's key, if it was asked for before."""
+
+    id: str
+    principal: str
+    document: str
+    replayed_version: int | None
+    replayed_fingerprint: str | None
+    replayed_document: str | None
+
+
+def read_current(order_id: str, *, owner: str | None, actor: str, event_type: str, key: str | None) -> Current | None:
+    """The order; None where there is none, or `owner` is given and it is another customer's."""
+    rows = _CURRENT.rows(id=order_id, owner=owner, actor=actor, type=event_type, key=key)
+    return Current(*rows[0]) if rows else None
+
+
+def store_version(order: Order, event: dict[str, Any], *, before: Mapping[str, Any]) -> bool:
+    """Whether the changed order is stored, with its event given by its columns; if not, it is not at the version of the
+    document `before` any more.
+
+    Raises the driver's error, and then nothing is stored.
+    """
+    columns = order.columns()
+    change = {name: columns[name] for name in _CHANGING} | event | _new_rows(order, before)
+    change["last_line"] = len(order.items)
+    if db.engine.dialect.name == "sqlite":
+        return _store_in_transaction(change)
+    change["snapshot"] = orjson.Fragment(event["snapshot"])
+    return bool(_UPDATE.rows(change=orjson.dumps(change).decode()))
+
+
+def _new_rows(order: Order, before: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows that are new or differ, by the names of their tables."""
+    lines = zip_longest(_rows_of(ITEMS, order.items), before["items"])
+    sent, back = len(before["fulfillments"]), len(before["returns"])
+    return {
+        "order_items": [line for line, old in lines if line and line != old],
+        "fulfillments": _rows_of(FULFILLMENTS, order.fulfillments[sent:]),
+        "returns": _rows_of(RETURNS, order.returns[back:]),
+    }
+
+
+def _rows_of(table: Table, children: Sequence[object]) -> list[dict[str, Any]]:
+    names = [name for name in table.c.keys() if name != "order_id"]
+    return [{name: getattr(child, name) for name in names} for child in children]
+
+
+def _store_in_transaction(change: Mapping[str, Any]) -> bool:
+    order_id = change["order_id"]
+
+    def values(names: Iterable[str]) -> dict[str, Any]:
+        return {name: change[name] for name in names}
+
+    with db.engine.begin() as connection:
+        before = and_(ORDERS.c.id == order_id, ORDERS.c.version == change["version"] - 1)
+        if not connection.execute(update(ORDERS).where(before).values(values(_CHANGING))).rowcount:
+            return False
+        connection.execute(delete(ITEMS).where(ITEMS.c.order_id == order_id, ITEMS.c.line > change["last_line"]))
+        for name, table in _CHILDREN.items():
+            if rows := change[name]:
+                connection.execute(_upsert(sqlite.insert(table)), [{"order_id": order_id, **row} for row in rows])
+        connection.execute(insert(EVENTS), values(EVENTS.c.keys()))
+        connection.execute(insert(OUTBOX), values(OUTBOX.c.keys()))
+    return True
+
+
+def _upsert(rows: Any) -> Any:
+    table = rows.table
+    return rows.on_conflict_do_update(
+        index_elements=table.primary_key, set_={c.name: rows.excluded[c.name] for c in table.c if not c.primary_key}
+    )
+
+
+def _current_statement() -> Statement:
+    owner, event, replayed = cast(bindparam("owner"), Text), aliased(OrderEvent), aliased(OrderEvent)
+    under_the_key = and_(
+        replayed.order_id == Order.id,
+        replayed.actor == bindparam("actor"),
+        replayed.type == bindparam("type"),
+        replayed.idempotency_key == bindparam("key"),
+    )
+    replay = (replayed.version, replayed.fingerprint, replayed.snapshot)
+    return Statement(
+        select(cast(Order.id, Text), Order.principal, event.snapshot, *replay)
+        .join(event, and_(event.order_id == Order.id, event.version == Order.version))
+        .outerjoin(replayed, under_the_key)
+        .where(Order.id == bindparam("id"), or_(owner.is_(None), Order.customer_id == owner))
+    )
+
+
+def _update_statement() -> Statement:
+    columns = [
+        *typed(EVENTS.c),
+        *typed(ORDERS.c[name] for name in _CHANGING if name not in EVENTS.c),
+        *(column(name, JSON) for name in _CHILDREN),
+        column("last_line", Integer),
+    ]
+    change = select(json_row(cast(bindparam("change", type_=Text), JSON), "change", *columns)).cte("change")
+    changed = (
+        update(ORDERS)
+        .where(ORDERS.c.id == change.c.order_id, ORDERS.c.version == change.c.version - 1)
+        .values({ORDERS.c[name]: change.c[name] for name in _CHANGING})
+        .returning(ORDERS.c.id)
+        .cte("changed")
+    )
+    stored = change.join(changed, change.c.order_id == changed.c.id)
+
+    def copied(table: Table) -> Any:
+        names = table.c.keys()
+        return insert(table).from_select(names, select(*(change.c[name] for name in names)).select_from(stored))
+
+    def children(name: str, table: Table) -> Any:
+        row = json_rows(change.c[name], "row", *typed(c for c in table.c if c.name != "order_id"))
+        rows = select(change.c.order_id, *row.c).select_from(stored.join(row, true()))
+        return _upsert(postgresql.insert(table).from_select(["order_id", *row.c.keys()], rows))
+
+    gone = delete(ITEMS).where(ITEMS.c.order_id == changed.c.id, ITEMS.c.line > change.c.last_line)
+    others = {"gone": gone, "queued": copied(OUTBOX)}
+    others |= {f"new_{name}": children(name, table) for name, table in _CHILDREN.items()}
+    return Statement(
+        copied(EVENTS).add_cte(*(one.cte(name) for name, one in others.items())).returning(EVENTS.c.version)
+    )
+
+
+_CURRENT, _UPDATE = _current_statement(), _update_statement()
