@@ -10,31 +10,35 @@ from app.errors import ServiceError
 from app.http.arguments import load_body
 from app.http.principal import current_principal, require_own_customer
 from app.http.problems import problem_occurrence
+from app.models.principal import Principal
 from app.schemas.batch import BatchEntryIn
 from app.services.new_order import OrderRequest
 from app.services.order_service import Outcome, create_orders
 
 _ENTRY = BatchEntryIn()
+_AT_ONCE = 0.002  # seconds that reading entries may keep the worker from its other requests
 
 
 def create_batch(entries: Sequence[Any]) -> bytes:
     """The results of all entries, in their order, as the JSON body of the answer."""
     outcomes: dict[int, Outcome] = {}
     requests: dict[int, OrderRequest] = {}
+    principal, pause = current_principal(), 0.0
     for i, entry in enumerate(entries):
-        time.sleep(0)  # the worker's other requests go on between two entries; all of them can take seconds
+        if time.monotonic() >= pause:
+            time.sleep(0)  # the worker's other requests go on; all entries can take seconds
+            pause = time.monotonic() + _AT_ONCE
         try:
-            requests[i] = _read(entry, pointer=f"#/orders/{i}")
+            requests[i] = _read(entry, principal, pointer=f"#/orders/{i}")
         except ServiceError as error:
             outcomes[i] = error
     outcomes |= zip(requests, create_orders(list(requests.values())), strict=True)
     return orjson.dumps({"results": [_render(outcomes[i]) for i in range(len(entries))]})
 
 
-def _read(entry: Any, *, pointer: str) -> OrderRequest:
+def _read(entry: Any, principal: Principal, *, pointer: str) -> OrderRequest:
     data = load_body(_ENTRY, entry, pointer=pointer)
     key = data.pop("idempotency_key", None)
-    principal = current_principal()
     require_own_customer(data["customer_id"], principal)
     return OrderRequest(data, principal=principal, idempotency_key=key, ref_is_key=True)
 

@@ -11,6 +11,7 @@ _MAX_DIGITS = 40  # longer numbers are beyond anything that is stored, and slow 
 # Strings, and what is not a bracket. A string may lack its end: were it then looked for from every quote on, 64 KiB
 # would take 20 seconds.
 _NO_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[^"\[\]{}]+', re.DOTALL)
+_NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def parse_json(body: bytes) -> Any:
@@ -38,8 +39,12 @@ def parse_json(body: bytes) -> Any:
 
 
 def _depth(body: bytes) -> int:
+    if b"\\" in body:
+        brackets = _NO_BRACKETS.sub(b"", body)
+    else:  # every quote begins or ends a string: a tenth of the time
+        brackets = b"".join(body.translate(None, _NEITHER_BRACKET_NOR_QUOTE).split(b'"')[::2])
     depth = deepest = 0
-    for bracket in _NO_BRACKETS.sub(b"", body):
+    for bracket in brackets:
         if bracket in b"[{":
             depth += 1
             deepest = max(deepest, depth)

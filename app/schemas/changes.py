@@ -6,7 +6,7 @@ from marshmallow import ValidationError, fields, validate, validates
 
 from app.models.order_item import ID_MAX
 from app.schemas.currencies import CURRENCIES
-from app.schemas.fields import ListOf, MetadataPatch, StrictSchema, Text, WebAddress, WholeNumber
+from app.schemas.fields import ListOf, MetadataPatch, ObjectOf, StrictSchema, Text, WebAddress, WholeNumber
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, AdjustmentIn, ItemIn
 
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
@@ -37,7 +37,7 @@ class QuantityIn(StrictSchema):
 
 
 class QuantitiesIn(StrictSchema):
-    items = ListOf(fields.Nested(QuantityIn), low=1, high=ITEMS_MAX, required=True)
+    items = ListOf(ObjectOf(QuantityIn), low=1, high=ITEMS_MAX, required=True)
 
     @validates("items")
     def check_lines(self, items: list[dict[str, int]], **_: Any) -> None:
@@ -63,7 +63,7 @@ class TrackingIn(StrictSchema):
 class FulfillmentIn(QuantitiesIn):
     """What was sent."""
 
-    tracking = fields.Nested(TrackingIn, allow_none=True)
+    tracking = ObjectOf(TrackingIn, allow_none=True)
 
 
 class ReturnIn(QuantitiesIn):
@@ -96,10 +96,10 @@ class OrderPatch(StrictSchema):
     external_ref = Text(ID_MAX, allow_none=True)
     note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
     metadata = MetadataPatch(allow_none=True)
-    shipping_address = fields.Nested(AddressPatch, allow_none=True)
-    billing_address = fields.Nested(AddressPatch, allow_none=True)
-    items = ListOf(fields.Nested(ItemIn), low=1, high=ITEMS_MAX)
-    adjustments = ListOf(fields.Nested(AdjustmentIn), high=ADJUSTMENTS_MAX, allow_none=True)
+    shipping_address = ObjectOf(AddressPatch, allow_none=True)
+    billing_address = ObjectOf(AddressPatch, allow_none=True)
+    items = ListOf(ObjectOf(ItemIn), low=1, high=ITEMS_MAX)
+    adjustments = ListOf(ObjectOf(AdjustmentIn), high=ADJUSTMENTS_MAX, allow_none=True)
     currency = fields.String(
         allow_none=True, validate=validate.OneOf(CURRENCIES, error="This must be an ISO 4217 code, such as EUR.")
     )

@@ -31,21 +31,26 @@ class StrictSchema(Schema):
 
         The library means this method for itself; the tests of all limits hold what it does here.
         """
-        if type(data) is dict and not many and partial is None and data.keys() <= self.load_fields.keys():
-            try:
-                return self._members(data)
-            except ValidationError:
-                pass
-        return super()._deserialize(data, many=many, partial=partial, **options)
+        members = None if many or partial is not None else self.fine_members(data)
+        if members is None:
+            return super()._deserialize(data, many=many, partial=partial, **options)
+        return members
 
-    def _members(self, data: dict[str, Any]) -> dict[str, Any]:
+    def fine_members(self, data: Any) -> dict[str, Any] | None:
+        """The members of the object, or None where anything is not as it should be. What the schema's own validators
+        ask is not asked here."""
+        if type(data) is not dict or not data.keys() <= self.load_fields.keys():
+            return None
         loaded = {}
         for name, field in self.load_fields.items():
-            value = field.deserialize(data[name], name, data) if name in data else field.load_default
+            try:
+                value = field.deserialize(data[name], name, data) if name in data else field.load_default
+            except ValidationError:
+                return None
             if value is not missing:
                 loaded[name] = value
             elif field.required:
-                raise ValidationError("")
+                return None
         return loaded
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
@@ -142,6 +147,17 @@ class ListOf(fields.List[Any]):
         if isinstance(value, list):
             self._length(value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class ObjectOf(fields.Nested):
+    """An object that a StrictSchema without validators of its own describes."""
+
+    schema: StrictSchema
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """The members; at once where all are as they should be."""
+        members = self.schema.fine_members(value)
+        return super().deserialize(value, *args, **kwargs) if members is None else members
 
 
 class Metadata(fields.Dict):

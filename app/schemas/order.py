@@ -8,7 +8,7 @@ from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.money import LARGEST_TOTAL, order_totals
 from app.models.order_item import ID_MAX
 from app.schemas.currencies import CURRENCIES
-from app.schemas.fields import ListOf, Metadata, Moment, StrictSchema, Text, WholeNumber
+from app.schemas.fields import ListOf, Metadata, Moment, ObjectOf, StrictSchema, Text, WholeNumber
 
 ITEMS_MAX = 100
 ADJUSTMENTS_MAX = 100
@@ -58,16 +58,16 @@ class OrderIn(StrictSchema):
     """An order to create. Only the customer and the items are required."""
 
     customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
-    items = ListOf(fields.Nested(ItemIn), low=1, high=ITEMS_MAX, required=True)
+    items = ListOf(ObjectOf(ItemIn), low=1, high=ITEMS_MAX, required=True)
     external_ref = Text(ID_MAX, allow_none=True, metadata={"description": "Your own reference; unique among yours."})
     currency = fields.String(
         allow_none=True,
         validate=validate.OneOf(CURRENCIES, error="This must be an ISO 4217 code, such as EUR."),
         metadata={"description": "ISO 4217; required where anything is priced.", "example": "EUR"},
     )
-    adjustments = ListOf(fields.Nested(AdjustmentIn), high=ADJUSTMENTS_MAX)
-    shipping_address = fields.Nested(AddressIn, allow_none=True)
-    billing_address = fields.Nested(AddressIn, allow_none=True)
+    adjustments = ListOf(ObjectOf(AdjustmentIn), high=ADJUSTMENTS_MAX)
+    shipping_address = ObjectOf(AddressIn, allow_none=True)
+    billing_address = ObjectOf(AddressIn, allow_none=True)
     note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
     metadata = Metadata(metadata={"description": "Up to 50 pairs of strings, kept for you and never looked into."})
 
