@@ -1,13 +1,14 @@
 """The extensions, created unbound; the factory binds them to an application."""
 
 import sqlite3
+import sys
 from typing import Any
 
 from flask_migrate import Migrate
 from flask_smorest import Api
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, MetaData, Pool, event
+from sqlalchemy import Connection, Dialect, Engine, MetaData, Pool, event
 from sqlalchemy.orm import DeclarativeBase
 
 
@@ -53,6 +54,17 @@ def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
         "options": options,
     }
     return pool | {"connect_args": connect_args}
+
+
+@event.listens_for(Engine, "do_connect")
+def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
+    """A connection for PostgreSQL in a gevent worker; None leaves it to the driver."""
+    monkey = sys.modules.get("gevent.monkey")
+    if dialect.name != "postgresql" or monkey is None or not monkey.is_module_patched("socket"):
+        return None
+    from app.green_connection import GreenConnection  # not before gevent, which commands have no use for
+
+    return GreenConnection.connect(*arguments, **named)
 
 
 @event.listens_for(Engine, "connect")

@@ -209,8 +209,11 @@ def test_any_bytes_are_json_or_malformed(body: bytes) -> None:
 
 @pytest.mark.parametrize(("depth", "fits"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False)])
 @pytest.mark.parametrize("start", ["[", '{"a":'])
-def test_nesting_has_a_limit_that_brackets_in_strings_do_not_count_for(depth: int, fits: bool, start: str) -> None:
-    brackets = '"' + r"[{\"[{\\" * 50 + '"'
+@pytest.mark.parametrize("text", [r"[{\"[{\\", "[{", "]}"])
+def test_nesting_has_a_limit_that_brackets_in_strings_do_not_count_for(
+    depth: int, fits: bool, start: str, text: str
+) -> None:
+    brackets = '"' + text * 50 + '"'
     body = (start * depth + brackets + {"[": "]", '{"a":': "}"}[start] * depth).encode()
 
     if fits:
