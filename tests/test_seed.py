@@ -223,9 +223,28 @@ def test_a_database_that_fails_is_told_in_one_line(runner: FlaskCliRunner, monke
         raise PoolTimeout("no connection\nis free")
 
     monkeypatch.setattr(SEED_MODULE, "insert_orders", fail)
+    monkeypatch.setattr(SEED_MODULE, "_PAUSES", (0,))
 
     result = runner.invoke(args=["seed", "--orders", "5"])
 
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
     assert last == "Error: The database failed; the same command goes on where it was. no connection"
+
+
+def test_a_database_that_is_busy_for_a_moment_is_asked_again(
+    runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = iter([PoolTimeout("busy"), PoolTimeout("busy")])
+
+    def fail_twice(batch: list[NewOrder]) -> set[str]:
+        for fault in faults:
+            raise fault
+        return insert_orders(batch)
+
+    monkeypatch.setattr(SEED_MODULE, "insert_orders", fail_twice)
+    monkeypatch.setattr(SEED_MODULE, "_PAUSES", (0, 0))
+
+    result = runner.invoke(args=["seed", "--orders", "5"])
+
+    assert (result.exit_code, result.stdout[:9]) == (0, "5 orders ")

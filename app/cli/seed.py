@@ -17,6 +17,7 @@ from app.cli.progress import progress_bar
 from app.cli.sample_shop import Shop
 from app.extensions import db
 from app.models import Order
+from app.models.faults import FAULTS, is_unavailable
 from app.models.principal import Principal
 from app.services.new_order import NewOrder, OrderRequest, new_order
 from app.services.order_writes import insert_orders
@@ -25,6 +26,7 @@ PRINCIPAL = Principal("seed", frozenset())  # by which the orders made here are 
 UNTIL = "2026-11-01"  # fixed, not today: the same command makes the same orders on any day
 _HOURS = 365 * 24
 _BATCH = 1000  # orders a statement: a tenth of a second, where the database allows three
+_PAUSES = (0.1, 1, 5)  # seconds before a batch is tried again
 
 # Weights of an hour of the day (UTC), a day of the week (from Monday) and a month.
 _BY_HOUR = (1, 1, 1, 1, 1, 2, 4, 7, 10, 12, 13, 13, 12, 12, 12, 11, 11, 11, 12, 13, 13, 10, 6, 3)
@@ -99,9 +101,21 @@ def _store(orders: Iterator[NewOrder], count: int) -> int:
     added = 0
     with progress_bar("Seeding", length=count) as bar:
         for batch in _batches(orders):
-            added += len(insert_orders(batch))
+            added += len(_insert(batch))
             bar.update(len(batch))
     return added
+
+
+def _insert(batch: list[NewOrder]) -> set[str]:
+    """Store a batch. A database that cannot answer just now is asked again: in an hour's work that will happen."""
+    for pause in _PAUSES:
+        try:
+            return insert_orders(batch)
+        except FAULTS as error:
+            if not is_unavailable(error):
+                raise
+            time.sleep(pause)
+    return insert_orders(batch)
 
 
 def _batches(orders: Iterator[NewOrder]) -> Iterator[list[NewOrder]]:
