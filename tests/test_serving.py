@@ -93,6 +93,24 @@ def test_a_huge_body_is_refused_whether_or_not_it_tells_its_length(
     assert afterwards.status == 201
 
 
+def test_a_response_is_sent_at_once_and_one_without_a_body_too(gunicorn: Server) -> None:
+    created = gunicorn.ask("POST", "/orders", ORDER)
+    path, tag = created.headers["Location"], created.headers["ETag"]
+    head = f"{{}} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{{}}\r\n"
+    with socket.create_connection(("127.0.0.1", gunicorn.port), timeout=PATIENCE) as connection:
+
+        def first_piece(method: str, header: str = "") -> bytes:
+            connection.sendall(head.format(method, header).encode())
+            return connection.recv(65536)
+
+        for _ in range(20):
+            assert first_piece("GET").partition(b"\r\n\r\n")[2] == created.body
+        headers_alone = first_piece("HEAD"), first_piece("GET", f"If-None-Match: {tag}\r\n")
+
+    assert [int(piece.split()[1]) for piece in headers_alone] == [200, 304]
+    assert all(piece.endswith(b"\r\n\r\n") for piece in headers_alone)
+
+
 def status_of(port: int, request: bytes) -> int:
     """The status of the answer, which may come before the request is sent; the server may close then."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
