@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # no I, L, O, U: they are misread
+_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _RANDOM_BITS = 46
@@ -48,7 +49,8 @@ def order_number(order_id: str, at: datetime) -> str:
     A sequence would be a bottleneck, and would tell a competitor the day's sales.
     """
     bits = _number(order_id) >> (16 + _RANDOM_BITS - 40)
-    return f"{at:%y%m%d}-" + "".join(_CROCKFORD[bits >> shift & 31] for shift in range(35, -1, -5))
+    digits = "".join(_PAIRS[bits >> shift & 1023] for shift in (30, 20, 10, 0))
+    return f"{at.year % 100:02}{at.month:02}{at.day:02}-{digits}"  # strftime takes three times as long
 
 
 def read_order_number(text: str) -> str:
