@@ -48,7 +48,11 @@ def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
     connect_args = {
         "autocommit": True,
         "connect_timeout": 2,
+        # A server that fell silent, before or after it had taken the statement, is given up within 5 or 11 s.
         "tcp_user_timeout": 5000,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
         "prepare_threshold": 0,
         "application_name": "order-service",
         "options": options,

@@ -1,6 +1,7 @@
 """`flask orders expire`."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 import pytest
@@ -9,7 +10,8 @@ from flask.testing import FlaskClient, FlaskCliRunner
 
 from app.cli.orders import Age
 from app.cli.seed import sample_orders
-from app.services import order_expiry
+from app.models import Order
+from app.services import order_changes, order_expiry
 from app.services.order_expiry import expire_orders
 from app.services.order_writes import insert_orders
 
@@ -76,8 +78,8 @@ def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
 ) -> None:
     find = order_expiry._stale_orders
 
-    def find_and_be_late(*, before: str) -> list[str]:
-        found = find(before=before)
+    def find_and_be_late(*, after: str, before: str) -> list[str]:
+        found = find(after=after, before=before)
         client.post(f"{old[2]}/confirm")
         return found
 
@@ -86,6 +88,23 @@ def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [6]
     assert statuses(client, old[1:4]) == ["cancelled", "confirmed", "cancelled"]
+
+
+def test_an_order_that_others_are_at_work_on_is_left_to_the_next_run(
+    app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = order_changes.store_version
+
+    def store_others(order: Order, event: dict[str, Any], *, before: dict[str, Any]) -> bool:
+        return f"/orders/{order.id}" != old[2] and store(order, event, before=before)
+
+    monkeypatch.setattr(order_expiry, "_BATCH", 2)
+    with app.app_context():
+        with monkeypatch.context() as busy:
+            busy.setattr(order_changes, "store_version", store_others)
+            busy.setattr(order_changes, "_PATIENCE", 0.05)
+            assert list(expire_orders(older_than=timedelta(days=1))) == [2, 1, 2, 1]
+        assert list(expire_orders(older_than=timedelta(days=1))) == [1]
 
 
 def test_an_age_before_the_first_possible_order_expires_none(runner: FlaskCliRunner, old: list[str]) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -108,6 +109,32 @@ def test_a_writer_who_never_comes_first_is_told_to_try_again(
     assert response.headers["Retry-After"] == "1"
     assert len(tries) > 1 and set(tries) == {2}
     assert client.get(path).json["version"] == 1
+
+
+def test_twins_of_one_microsecond_are_two_changes(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The documents that they would make are the same to the last byte."""
+    path = order_after(client, "confirm")
+    store, at = order_changes.store_version, datetime.now(UTC)
+    twins = iter([True])
+
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return at
+
+    def let_the_twin_go_first(order: Order, event: Any, *, before: Any) -> bool:
+        if next(twins, False):
+            assert act(app.test_client(), path, "fulfill", UNIT).status_code == 201
+        return store(order, event, before=before)
+
+    monkeypatch.setattr(order_changes, "datetime", Frozen)
+    monkeypatch.setattr(order_changes, "store_version", let_the_twin_go_first)
+
+    second = act(client, path, "fulfill", UNIT)
+
+    assert (second.status_code, second.json["items"][0]["fulfilled"], second.json["version"]) == (201, 2, 4)
 
 
 def test_one_reference_at_once_is_taken_by_one_order(app: Flask, client: FlaskClient) -> None:

@@ -107,7 +107,8 @@ def _store(orders: Iterator[NewOrder], count: int) -> int:
 
 
 def _insert(batch: list[NewOrder]) -> set[str]:
-    """Store a batch. A database that cannot answer just now is asked again: in an hour's work that will happen."""
+    """Store a batch; the ids of the new orders. A database that cannot answer just now is asked again, for in an hour's
+    work that happens. Where only the answer was lost, the orders count as having been there."""
     for pause in _PAUSES:
         try:
             return insert_orders(batch)

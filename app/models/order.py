@@ -60,7 +60,6 @@ class Order(Base):
         primaryjoin="Order.id == foreign(OrderItem.order_id)",
         order_by=OrderItem.line,
         lazy="raise",
-        cascade="all, delete-orphan",
     )
     fulfillments: Mapped[list[Fulfillment]] = relationship(
         primaryjoin="Order.id == foreign(Fulfillment.order_id)", order_by=Fulfillment.number, lazy="raise"
@@ -96,7 +95,7 @@ class Order(Base):
         CheckConstraint(fulfillment_status.in_(FULFILLMENT_STATUSES), name="fulfillment_status"),
     )
 
-    # The version that was read stands in the WHERE of the UPDATE: a change that got in between is never overwritten.
+    # Where a session changes an order, the version that was read stands in the WHERE of its UPDATE too.
     __mapper_args__ = {"version_id_col": version, "version_id_generator": False}
 
     @property
@@ -200,7 +199,7 @@ class Order(Base):
         self.updated_at = at
 
     def _replace_items(self, items: list[dict[str, Any]]) -> None:
-        """Line by line in place: a row that is deleted and inserted again under one key would be out of order."""
+        """Line by line, in place."""
         kept = min(len(self.items), len(items))
         for item, columns in zip(self.items[:kept], items[:kept], strict=True):
             for name, value in columns.items():

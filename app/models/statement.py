@@ -32,12 +32,13 @@ _Compiled = tuple[str, tuple[str, ...], dict[str, Any]]
 class Statement:
     """A statement that is its own transaction.
 
-    Parameters go to the driver as they are: text, whole numbers, None. It is run again when the connection was lost or
-    a deadlock chose it, so it must be one that may be carried out twice.
+    Parameters go to the driver as they are: text, whole numbers, None. It is run again where a deadlock chose it, and,
+    if it is `repeatable`, where the connection was lost: then nobody knows whether it was carried out.
     """
 
-    def __init__(self, statement: ClauseElement) -> None:
+    def __init__(self, statement: ClauseElement, *, repeatable: bool = True) -> None:
         self._statement = statement
+        self._repeatable = repeatable
         self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, **parameters: Any) -> list[tuple[Any, ...]]:
@@ -46,10 +47,12 @@ class Statement:
             try:
                 return self._run(parameters)
             except psycopg.Error as error:
-                if not is_transient(error):
-                    raise
                 if is_lost_connection(error):
                     db.engine.dispose()  # what killed this connection killed the idle ones too
+                    if not self._repeatable:
+                        raise
+                if not is_transient(error):
+                    raise
             time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)  # jitter  # nosec B311
         return self._run(parameters)
 

@@ -20,7 +20,7 @@ def rfc3339(moment: datetime) -> str:
 
 
 def read_timestamp(stored: datetime | str) -> datetime:
-    """A moment as the driver gives it: SQLite's text, PostgreSQL's time in the session's zone."""
+    """A moment as it is stored: RFC 3339 text in SQLite and in documents, PostgreSQL's time in the session's zone."""
     moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
     return moment.astimezone(UTC)
 

@@ -1,4 +1,7 @@
-"""Changing an order: read it, let the model decide, write one version and one event; again if another was first."""
+"""Changing an order: read it, let the model decide, write one version and one event; again if another was first.
+
+What is read is the last event's document. The tables follow from the log (`flask verify` tells where they do not).
+"""
 
 import time
 from collections.abc import Callable
@@ -12,7 +15,7 @@ from sqlalchemy import select
 from app.errors import DuplicateExternalRef, IdempotencyKeyReused, OrderNotFound, ServiceUnavailable, VersionMismatch
 from app.extensions import db
 from app.models import Order
-from app.models.faults import FAULTS, is_duplicate
+from app.models.faults import FAULTS, is_duplicate, is_lost_connection
 from app.models.identifiers import parse_uuid
 from app.models.lifecycle import ACTIONS
 from app.models.principal import Principal
@@ -48,21 +51,31 @@ def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> St
     Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, DuplicateExternalRef, ServiceUnavailable where other
     writers come first for seconds, and what the change raises (IllegalAction, QuantityExceeded, InvalidRequest).
     """
+    unknown: list[StoredOrder] = []  # what became of these, the lost connection did not tell
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
+        if made := next(filter(_is_stored, unknown), None):
+            return made
         current = _read(order_id, request)
         if current.replayed_document is not None:
             return _replay(current, request)
         before = orjson.loads(current.document)
         order = parse_order(before, principal=current.principal)
-        if request.expected_versions is not None and order.version not in request.expected_versions:
-            raise VersionMismatch(f"The order is at version {order.version} now.", current_version=order.version)
+        _require_expected(order.version, request)
         change(order, datetime.now(UTC))
         if order.version == before["version"]:
             return StoredOrder(order.id, order.version, current.document)
-        document = render_stored_order(order).decode()
-        if _store(order, document, before=before, request=request):
-            return StoredOrder(order.id, order.version, document)
+        changed = StoredOrder(order.id, order.version, render_stored_order(order).decode())
+        try:
+            if store_version(order, _event(order, changed.document, request), before=before):
+                return changed
+        except FAULTS as error:
+            if is_lost_connection(error):
+                unknown.append(changed)
+            elif is_duplicate(error) and order.external_ref != before["external_ref"]:
+                raise _taken(order) from error
+            else:
+                raise
     raise ServiceUnavailable("Other changes of the order keep coming first.")
 
 
@@ -87,9 +100,17 @@ def _replay(current: Current, request: ChangeRequest) -> StoredOrder:
     return StoredOrder(current.id, current.replayed_version, current.replayed_document, replayed=True)
 
 
-def _store(order: Order, document: str, *, before: dict[str, Any], request: ChangeRequest) -> bool:
-    """Whether the order's version, which follows on the document `before`, is stored."""
-    event = {
+def _require_expected(version: int, request: ChangeRequest) -> None:
+    if request.expected_versions is not None and version not in request.expected_versions:
+        raise VersionMismatch(f"The order is at version {version} now.", current_version=version)
+
+
+def _is_stored(made: StoredOrder) -> bool:
+    return look_up(Wanted(made.id, None, made.version)) == (made.version, made.document)
+
+
+def _event(order: Order, document: str, request: ChangeRequest) -> dict[str, Any]:
+    return {
         "order_id": order.id,
         "version": order.version,
         "type": ACTIONS[request.action].event,
@@ -99,14 +120,6 @@ def _store(order: Order, document: str, *, before: dict[str, Any], request: Chan
         "fingerprint": request.fingerprint,
         "snapshot": document,
     }
-    try:
-        stored = store_version(order, event, before=before)
-    except FAULTS as error:
-        if is_duplicate(error):  # the one thing of other orders that an order can collide with
-            raise _taken(order) from error
-        raise
-    # Stored after all, by an attempt whose connection broke before the answer came?
-    return stored or look_up(Wanted(order.id, None, order.version)) == (order.version, document)
 
 
 def _taken(order: Order) -> DuplicateExternalRef:

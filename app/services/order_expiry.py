@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 
+from app.errors import ServiceUnavailable
 from app.extensions import db
 from app.models import Order
-from app.models.identifiers import first_order_id
+from app.models.identifiers import LOWEST_ID, first_order_id
 from app.models.principal import Principal
 from app.services.order_changes import ChangeRequest, change_order
 
@@ -23,12 +24,15 @@ def expire_orders(*, older_than: timedelta) -> Iterator[int]:
     """
     now = datetime.now(UTC)
     before = first_order_id(now - min(older_than, now - EPOCH))
-    while ids := _stale_orders(before=before):
+    last = LOWEST_ID
+    while ids := _stale_orders(after=last, before=before):
         yield sum(map(_expire, ids))
+        last = ids[-1]
 
 
-def _stale_orders(*, before: str) -> list[str]:
-    query = select(Order.id).where(Order.status == "pending", Order.hold.is_(None), Order.id < before)
+def _stale_orders(*, after: str, before: str) -> list[str]:
+    stale = Order.status == "pending", Order.hold.is_(None)
+    query = select(Order.id).where(*stale, Order.id > after, Order.id < before)
     with db.engine.connect() as connection:
         return list(connection.scalars(query.order_by(Order.id).limit(_BATCH)))
 
@@ -42,5 +46,8 @@ def _expire(order_id: str) -> bool:
         if stale:
             order.cancel(reason="expired", note=None, at=at)
 
-    change_order(order_id, cancel_if_stale, request=ChangeRequest("cancel", principal=EXPIRY))
+    try:
+        change_order(order_id, cancel_if_stale, request=ChangeRequest("cancel", principal=EXPIRY))
+    except ServiceUnavailable:  # somebody is at work on it: the next run will see
+        return False
     return stale

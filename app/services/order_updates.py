@@ -60,7 +60,7 @@ def store_version(order: Order, event: dict[str, Any], *, before: Mapping[str, A
     """Whether the changed order is stored, with its event given by its columns; if not, it is not at the version of the
     document `before` any more.
 
-    Raises the driver's error, and then nothing is stored.
+    Raises the driver's error, and then nothing is stored; nobody knows it where the connection was lost.
     """
     columns = order.columns()
     change = {name: columns[name] for name in _CHANGING} | event | _new_rows(order, before)
@@ -100,17 +100,18 @@ def _store_in_transaction(change: Mapping[str, Any]) -> bool:
         connection.execute(delete(ITEMS).where(ITEMS.c.order_id == order_id, ITEMS.c.line > change["last_line"]))
         for name, table in _CHILDREN.items():
             if rows := change[name]:
-                connection.execute(_upsert(sqlite.insert(table)), [{"order_id": order_id, **row} for row in rows])
+                connection.execute(_written(sqlite.insert(table)), [{"order_id": order_id, **row} for row in rows])
         connection.execute(insert(EVENTS), values(EVENTS.c.keys()))
         connection.execute(insert(OUTBOX), values(OUTBOX.c.keys()))
     return True
 
 
-def _upsert(rows: Any) -> Any:
-    table = rows.table
-    return rows.on_conflict_do_update(
-        index_elements=table.primary_key, set_={c.name: rows.excluded[c.name] for c in table.c if not c.primary_key}
-    )
+def _written(rows: Any) -> Any:
+    """The insert, which for a line that is there already is an update. What was sent and came back is only added to."""
+    if rows.table is not ITEMS:
+        return rows
+    values = {c.name: rows.excluded[c.name] for c in ITEMS.c if not c.primary_key}
+    return rows.on_conflict_do_update(index_elements=ITEMS.primary_key, set_=values)
 
 
 def _current_statement() -> Statement:
@@ -154,13 +155,14 @@ def _update_statement() -> Statement:
     def children(name: str, table: Table) -> Any:
         row = json_rows(change.c[name], "row", *typed(c for c in table.c if c.name != "order_id"))
         rows = select(change.c.order_id, *row.c).select_from(stored.join(row, true()))
-        return _upsert(postgresql.insert(table).from_select(["order_id", *row.c.keys()], rows))
+        return _written(postgresql.insert(table).from_select(["order_id", *row.c.keys()], rows))
 
     gone = delete(ITEMS).where(ITEMS.c.order_id == changed.c.id, ITEMS.c.line > change.c.last_line)
     others = {"gone": gone, "queued": copied(OUTBOX)}
     others |= {f"new_{name}": children(name, table) for name, table in _CHILDREN.items()}
     return Statement(
-        copied(EVENTS).add_cte(*(one.cte(name) for name, one in others.items())).returning(EVENTS.c.version)
+        copied(EVENTS).add_cte(*(one.cte(name) for name, one in others.items())).returning(EVENTS.c.version),
+        repeatable=False,  # run again, it would find the version that it has made itself
     )
 
 

@@ -22,7 +22,7 @@ def in_transaction(work: Callable[[], Result]) -> Result:
     """Do the work in one transaction, all of it or none.
 
     It is begun again when the database broke it off before the commit, since then nothing is stored. A commit that
-    broke off is not: nobody knows whether it was carried out, and the caller's idempotency key is there to find out.
+    broke off is not: nobody knows whether it was carried out, and the caller must find out.
     """
     for attempt in range(_RETRIES + 1):
         committing = False
