@@ -19,7 +19,8 @@ _PACKAGES = """
 def describe_machine(postgres: URL) -> dict[str, str]:
     """Names and values, in the order to be shown."""
     with psycopg.connect(postgres.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
-        row = connection.execute("SHOW server_version").fetchone()
+        shown = [connection.execute(f"SHOW {name}").fetchone() for name in ("server_version", "shared_buffers")]
+        release, buffers = (row[0] if row else "unknown" for row in shown)
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     processor = re.search(r"model name\s+: (.*)", Path("/proc/cpuinfo").read_text())
     return {
@@ -28,7 +29,7 @@ def describe_machine(postgres: URL) -> dict[str, str]:
         "memory": f"{int(memory[1]) / 2**20:.0f} GiB" if memory else "unknown",
         "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "Python": f"{platform.python_version()}, {platform.python_compiler()}",
-        "PostgreSQL": f"{row[0] if row else 'unknown'}, durable, on a Unix socket",
+        "PostgreSQL": f"{release}, durable, on a Unix socket, shared_buffers {buffers}",
         "nginx": _said("nginx", "-v"),
         "wrk": _said("wrk", "-v"),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),

@@ -31,14 +31,19 @@ VOLATILE = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 
 
 @contextmanager
-def private_postgres(*, durable: bool = False) -> Iterator[str]:
-    """Yield the URL of a new, empty server on a Unix socket; `durable` makes it safe from power loss, and slower."""
+def private_postgres(*, durable: bool = False, **settings: str) -> Iterator[str]:
+    """Yield the URL of a new, empty server on a Unix socket; `durable` makes it safe from power loss, and slower.
+
+    Further settings are the server's own.
+    """
+    options = SETTINGS if durable else SETTINGS + VOLATILE
+    options += "".join(f" -c {name}={value}" for name, value in settings.items())
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as directory:
         user = _unprivileged_user()
         if user:
             os.chown(directory, user["user"], user["group"])
         server = subprocess.Popen(
-            ["sh", "-c", SUPERVISOR, "postgres", directory, SETTINGS if durable else SETTINGS + VOLATILE],
+            ["sh", "-c", SUPERVISOR, "postgres", directory, options],
             # A new session: Ctrl-C reaches the tests, which may still need the server to finish.
             start_new_session=True, cwd=directory, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             # The caller's PG… variables must not change this server.
