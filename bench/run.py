@@ -63,6 +63,7 @@ class HTTPTarget:
             return self._known
         if work != "confirm":
             return []
+        settle(self._room)  # what the slot before left behind is still being confirmed
         while len(ids := self._server.ids(self._pending, "status = 'pending'", "id DESC")) < self._pending:
             self.slot("post", connections=connections, seconds=seconds)
         return ids
