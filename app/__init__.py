@@ -1,30 +1,16 @@
 """The order service: an application factory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, Request
-from werkzeug.routing import MapAdapter
+from flask import Flask
 
 from app import cli, telemetry
 from app.config import ROOT, load_config
 from app.extensions import db, engine_options, migrate
 from app.http import auth, browsers, description, problems, rate_limit
+from app.http.application import OrderService
 from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_change_routes, order_routes
-
-
-class OrderService(Flask):
-    """Flask, for views that are all synchronous and are found by their path alone."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The view as it is. Flask asks at every step whether it is async."""
-        return func
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Finds the route of a request. There is one host and nothing to redirect to: no need to look at the host."""
-        if request is None:
-            return None
-        return MapAdapter(self.url_map, "", request.root_path, "", request.scheme, request.path, request.method)
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:

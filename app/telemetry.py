@@ -6,19 +6,22 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 from uuid import uuid4
 
 import orjson
 import structlog
-from flask import Flask, Request, Response, g, has_request_context, request
+from flask import Flask, Response, g, has_request_context
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.pool import QueuePool
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from app.extensions import db
+from app.http.application import current_request
 from app.models.identifiers import parse_uuid
 
 REQUEST_ID = "X-Request-Id"
@@ -36,6 +39,7 @@ CPU = Gauge("worker_cpu_seconds", "Processor time used by the live workers.", mu
 _SAMPLE_SECONDS = 1.0  # how often a worker looks at itself, at most
 _last_sample = 0.0
 _log: FilteringBoundLogger = structlog.get_logger()  # bound once and for all when the logs are configured
+_request_line: Callable[..., Any] = _log.info
 
 
 def init_app(app: Flask) -> None:
@@ -46,28 +50,28 @@ def init_app(app: Flask) -> None:
 
 
 def _begin() -> None:
-    given = request.headers.get(REQUEST_ID)
-    request_id = given if given is not None and _SANE_ID.fullmatch(given) else uuid4().hex
-    g.request_id, g.started = request_id, time.perf_counter()
+    given = current_request().environ.get("HTTP_X_REQUEST_ID")
+    context = g._get_current_object()  # as current_request does
+    context.request_id = given if given is not None and _SANE_ID.fullmatch(given) else uuid4().hex
+    context.started = time.perf_counter()
 
 
 def _end(response: Response) -> Response:
-    # The objects themselves: each look through their proxies would cost a microsecond.
-    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    request_id, seconds = g.request_id, time.perf_counter() - g.started
+    asked, context = current_request(), g._get_current_object()
+    seconds = time.perf_counter() - context.started
     status, route = response.status_code, asked.url_rule.rule if asked.url_rule else "(none)"
     method = asked.method if asked.url_rule else "(any)"  # a made-up method must not become a time series
     _series(method, route, status).observe(seconds)
     _sample_process()
-    response.headers.add(REQUEST_ID, request_id)
-    (_log.error if status >= 500 else _log.info)(
+    response.headers.add(REQUEST_ID, context.request_id)
+    (_log.error if status >= 500 else _request_line)(
         "request",
         method=asked.method[:16],
         route=route,
         status=status,
         ms=round(seconds * 1000, 2),
         **_ids(asked.view_args or {}),
-        request_id=request_id,
+        request_id=context.request_id,
     )
     return response
 
@@ -129,8 +133,9 @@ def configure_logging(level: str, style: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
-    global _log
+    global _log, _request_line
     _log = structlog.get_logger().bind()
+    _request_line = _log.info if style == "console" or threshold > logging.INFO else _json_line(sys.stderr)
     # What libraries log with the standard module takes the same form.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -140,6 +145,17 @@ def configure_logging(level: str, style: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+
+
+def _json_line(file: TextIO) -> Callable[..., None]:
+    """Writes a line as the processors would make it: they take three times as long, and every request has one."""
+
+    def write(event: str, **members: Any) -> None:
+        line = {"event": event, "level": "info", "timestamp": datetime.now(UTC)} | members
+        file.write(orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE).decode())
+        file.flush()
+
+    return write
 
 
 def _json(value: Any, default: Any, **_: Any) -> str:

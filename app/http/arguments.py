@@ -6,10 +6,11 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from flask import Request, request
+from flask import Request
 from marshmallow import Schema, ValidationError
 
 from app.errors import BadRequest, ContentTooLarge, InvalidRequest, UnsupportedMediaType
+from app.http.application import current_request
 from app.http.strict_json import parse_json
 from app.schemas.fields import StrictSchema
 
@@ -24,7 +25,7 @@ def read_arguments(schema: Schema, location: str) -> Any:
 
     Raises InvalidRequest with every fault at once, and what reading a body or a query raises (below).
     """
-    asked: Request = request._get_current_object()  # type: ignore[attr-defined]  # not through the proxy each time
+    asked = current_request()
     if location == "json":
         return load_body(schema, _read_json(asked, schema))
     if location == "query" and not asked.query_string:

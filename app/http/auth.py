@@ -3,14 +3,17 @@
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
-from flask import Flask, current_app, g, request
+from flask import Flask, current_app, g
 
 from app.config import StartupError
 from app.errors import Forbidden, Unauthenticated
 from app.http import rate_limit
+from app.http.application import current_request
 from app.http.blueprint import PUBLIC
 from app.models.principal import ANONYMOUS, SCOPES, Principal
 from app.services.api_key_service import PREFIX, any_api_key, find_principal
@@ -28,22 +31,19 @@ _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII)
 
 def init_app(app: Flask) -> None:
     """Let nobody in unannounced. Raises StartupError for a route that does not say whom it lets in."""
-    for rule in app.url_map.iter_rules():
-        if _required_scope(app, rule.endpoint) not in {*SCOPES, PUBLIC}:
-            raise StartupError(f"The route {rule.endpoint} does not say whom it lets in: declare a scope, or PUBLIC.")
+    scopes = {endpoint: getattr(view, "required_scope", None) for endpoint, view in app.view_functions.items()}
+    for endpoint, scope in scopes.items():
+        if scope not in {*SCOPES, PUBLIC}:
+            raise StartupError(f"The route {endpoint} does not say whom it lets in: declare a scope, or PUBLIC.")
     app.extensions["auth"] = authenticator = Authenticator(app)
-    app.before_request(lambda: _authorize(authenticator))
+    app.before_request(lambda: _authorize(authenticator, scopes))
 
 
-def _required_scope(app: Flask, endpoint: str) -> str | None:
-    return getattr(app.view_functions[endpoint], "required_scope", None)
-
-
-def _authorize(authenticator: "Authenticator") -> None:
-    endpoint = request.endpoint
-    if endpoint is None or request.method == "OPTIONS":
+def _authorize(authenticator: "Authenticator", scopes: Mapping[str, Any]) -> None:
+    asked = current_request()
+    if asked.url_rule is None or asked.method == "OPTIONS":
         return  # 404 and 405 tell nothing that the API description does not
-    scope = _required_scope(current_app, endpoint)
+    scope = scopes.get(asked.url_rule.endpoint)
     if scope == PUBLIC:
         return
     g.principal = principal = authenticator.principal()
@@ -107,7 +107,7 @@ class Authenticator:
             if not self._open_to_all and not _from_this_machine():
                 raise Forbidden("This service runs without authentication, and so for this machine only.")
             return ANONYMOUS
-        scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, credential = current_request().headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":  # RFC 6750 §3.1: no error code for who did not know what to send
             raise self._denied("no bearer credentials", error=None)
         if not 1 <= len(credential) <= _TOKEN_MAX:
@@ -145,7 +145,7 @@ class Authenticator:
 def _from_this_machine() -> bool:
     """Neither from another address, nor passed on by a proxy for one, nor sent by a page of another site whose name
     was made to lead here (DNS rebinding)."""
-    sent = request.environ  # each look through request's properties would cost a microsecond
+    sent = current_request().environ  # each look through the request's properties would cost a microsecond
     passed_on_for = sent.get("HTTP_X_FORWARDED_FOR", "")
     return (
         sent.get("REMOTE_ADDR") in _LOOPBACK

@@ -2,21 +2,20 @@
 
 from flask import Flask, Response, current_app, request
 
+from app.http.responses import FOR_ALL, FOR_DATA, DocumentResponse
+
 # What a frontend may read of an answer, besides the few headers any script may.
 _EXPOSED = "ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 _ALLOWED = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-Id"
 _METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
 _PREFLIGHT_SECONDS = "7200"  # the longest that the large browsers keep one
 
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
 # Swagger UI styles its elements in place and draws its icons from data: URLs; scripts come from files only.
 _PAGES = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_FOR_ALL = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-_FOR_PAGES = _FOR_ALL | {"Content-Security-Policy": _PAGES}
-_FOR_DATA = _FOR_ALL | {"Content-Security-Policy": _NOTHING}
+_FOR_PAGES = FOR_ALL | {"Content-Security-Policy": _PAGES}
 
 
 def init_app(app: Flask) -> None:
@@ -54,6 +53,7 @@ def _allow_origin(response: Response) -> Response:
 
 
 def _restrict(response: Response) -> Response:
-    is_page = response.headers["Content-Type"].startswith("text/html")
-    response.headers.extend(_FOR_PAGES if is_page else _FOR_DATA)
+    if not isinstance(response, DocumentResponse):  # those bring them along
+        is_page = response.headers["Content-Type"].startswith("text/html")
+        response.headers.extend(_FOR_PAGES if is_page else FOR_DATA)
     return response

@@ -2,12 +2,9 @@
 
 import re
 
-from flask import request
-
 from app.errors import InvalidIdempotencyKey
+from app.http.application import current_request
 from app.models.order import IDEMPOTENCY_KEY_MAX
-
-HEADER = "Idempotency-Key"
 
 _SYMBOL = r'(?:[ !#-\[\]-~]|\\["\\])'  # of a string of RFC 8941 §3.3.3
 _BARE_SYMBOL = r"[!#-+\--~]"  # what most clients send: no space, quote or comma (two headers, joined)
@@ -19,7 +16,7 @@ _ESCAPE = re.compile(r"\\(.)")
 
 def idempotency_key() -> str | None:
     """The request's key, or None. A quoted key and the same one bare are equal. Raises InvalidIdempotencyKey."""
-    header = request.headers.get(HEADER)
+    header = current_request().environ.get("HTTP_IDEMPOTENCY_KEY")
     if header is None:
         return None
     text = header.strip(" \t")

@@ -1,13 +1,15 @@
 """Answers: stored documents, handed out as they are."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
 import orjson
 from flask import Response, request
 from werkzeug.datastructures import Headers
 
+from app.http.application import current_request
 from app.http.arguments import JSON
 from app.services.order_service import StoredOrder
 
@@ -16,6 +18,19 @@ if TYPE_CHECKING:
 
 # An order is one party's business and changes: a cache may keep it for its owner, and must ask before it is used again.
 _CACHING = "private, no-cache"
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in (HTTPStatus.OK, HTTPStatus.CREATED)}
+
+
+# What the answers must not be used for; browsers need to be told.
+FOR_ALL = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+FOR_DATA = FOR_ALL | {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
+
+
+class _ReadyHeaders(Headers):
+    """Headers that are made here, of values that cannot end a line: the library would look through each of them."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._list = list(pairs)
 
 
 class DocumentResponse(Response):
@@ -25,7 +40,9 @@ class DocumentResponse(Response):
     """
 
     def __init__(self, document: str, status: int, headers: dict[str, str]) -> None:
-        super().__init__(document, status, headers, content_type=JSON)
+        body = document.encode()
+        complete = {"Content-Type": JSON, "Content-Length": str(len(body))} | headers | FOR_DATA
+        super().__init__([body], _STATUS_LINES[status], _ReadyHeaders(complete.items()))
 
     def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:
         """The headers as they are."""
@@ -33,15 +50,16 @@ class DocumentResponse(Response):
 
     def get_app_iter(self, environ: "WSGIEnvironment") -> Iterable[bytes]:
         """The document; nothing where only its headers are asked for."""
-        return () if environ["REQUEST_METHOD"] == "HEAD" else self.iter_encoded()
+        return () if environ["REQUEST_METHOD"] == "HEAD" else cast(list[bytes], self.response)
 
 
 def order_response(order: StoredOrder, status: int = 200, **headers: str) -> Response:
     """An order with its entity tag; 304 where the request's If-None-Match names it (RFC 9110 §13.1.2)."""
     etag = str(order.version)
     headers |= {"ETag": f'"{etag}"', "Cache-Control": _CACHING}
-    if "If-None-Match" in request.headers and request.method in ("GET", "HEAD"):
-        if request.if_none_match.contains_weak(etag):
+    asked = current_request()
+    if "HTTP_IF_NONE_MATCH" in asked.environ and asked.method in ("GET", "HEAD"):
+        if asked.if_none_match.contains_weak(etag):
             return Response(status=304, headers=headers)
     return DocumentResponse(order.document, status, headers)
 

@@ -1,0 +1,46 @@
+"""Flask without what this service has no use for: asked for at every request, it takes a fifth of Flask's time."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from flask import Flask, Request, request
+from flask.sessions import NullSession, SessionInterface
+from werkzeug.routing import MapAdapter
+
+
+class OrderRequest(Request):
+    """A request to a service in which no blueprint has hooks or error handlers of its own."""
+
+    blueprints: list[str] = []  # a property, which Flask reads three times a request
+
+
+class NoSessions(SessionInterface):
+    """There are no cookies, so one empty session serves everybody."""
+
+    _NONE = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        """Nothing to open."""
+        return self._NONE
+
+
+class OrderService(Flask):
+    """Flask, for views that are all synchronous and are found by their path alone."""
+
+    request_class = OrderRequest
+    session_interface = NoSessions()
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The view as it is. Flask asks at every step whether it is async."""
+        return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Finds the route of a request. There is one host and nothing to redirect to: no need to look at the host."""
+        if request is None:
+            return None
+        return MapAdapter(self.url_map, "", request.root_path, "", request.scheme, request.path, request.method)
+
+
+def current_request() -> Request:
+    """The request itself: each look through Flask's proxy for it would cost a microsecond."""
+    return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
