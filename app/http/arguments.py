@@ -92,9 +92,9 @@ def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
 
 def check_media_type(req: Request, *accepted: str) -> None:
     """Raise UnsupportedMediaType unless the body is declared as one of the types, in UTF-8, without a coding."""
-    if req.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if req.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
         raise UnsupportedMediaType("The body must be sent without a Content-Encoding.")
-    if req.headers.get("Content-Type") in accepted:
+    if req.environ.get("CONTENT_TYPE") in accepted:
         return
     charset = req.mimetype_params.get("charset", "utf-8").lower()
     if req.mimetype not in accepted or charset not in ("utf-8", "utf8"):

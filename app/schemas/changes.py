@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from marshmallow import ValidationError, fields, validate, validates
+from marshmallow import ValidationError, validates
 
 from app.models.order_item import ID_MAX
 from app.schemas.currencies import CURRENCIES
-from app.schemas.fields import ListOf, MetadataPatch, ObjectOf, StrictSchema, Text, WebAddress, WholeNumber
+from app.schemas.fields import Choice, ListOf, MetadataPatch, ObjectOf, StrictSchema, Text, WebAddress, WholeNumber
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, AdjustmentIn, ItemIn
 
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
@@ -19,7 +19,7 @@ class NothingIn(StrictSchema):
 class CancellationIn(StrictSchema):
     """Why the order ends."""
 
-    reason = fields.String(required=True, validate=validate.OneOf(CANCELLATION_REASONS))
+    reason = Choice(CANCELLATION_REASONS, required=True)
     note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
 
 
@@ -100,6 +100,4 @@ class OrderPatch(StrictSchema):
     billing_address = ObjectOf(AddressPatch, allow_none=True)
     items = ListOf(ObjectOf(ItemIn), low=1, high=ITEMS_MAX)
     adjustments = ListOf(ObjectOf(AdjustmentIn), high=ADJUSTMENTS_MAX, allow_none=True)
-    currency = fields.String(
-        allow_none=True, validate=validate.OneOf(CURRENCIES, error="This must be an ISO 4217 code, such as EUR.")
-    )
+    currency = Choice(CURRENCIES, error="This must be an ISO 4217 code, such as EUR.", allow_none=True)

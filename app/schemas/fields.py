@@ -1,7 +1,8 @@
 """Fields that accept exactly what can be stored and shown again."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -110,6 +111,19 @@ class Text(fields.String):
         return value
 
 
+class Choice(fields.String):
+    """One of some strings."""
+
+    def __init__(self, choices: Sequence[str], *, error: str | None = None, **kwargs: Any) -> None:
+        super().__init__(validate=validate.OneOf(choices, error=error), **kwargs)
+        self._choices = frozenset(choices)
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """The value; at once where it is one of them."""
+        is_fine = type(value) is str and value in self._choices
+        return value if is_fine else super().deserialize(value, *args, **kwargs)
+
+
 def _range(low: int, high: int) -> str:
     return f"{low:,} to {high:,}" if low else f"at most {high:,}"
 
@@ -142,6 +156,14 @@ class ListOf(fields.List[Any]):
     def __init__(self, inner: fields.Field[Any], *, low: int = 0, high: int, **kwargs: Any) -> None:
         self._length = validate.Length(low, high, error=f"This must have {_range(low, high)} entries.")
         super().__init__(inner, validate=self._length, **kwargs)
+        self._low, self._high = low, high
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """The entries; at once where all are as they should be."""
+        if type(value) is list and self._low <= len(value) <= self._high:
+            with suppress(ValidationError):
+                return [self.inner.deserialize(entry) for entry in value]
+        return super().deserialize(value, *args, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
         if isinstance(value, list):

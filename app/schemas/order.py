@@ -8,7 +8,7 @@ from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.money import LARGEST_TOTAL, order_totals
 from app.models.order_item import ID_MAX
 from app.schemas.currencies import CURRENCIES
-from app.schemas.fields import ListOf, Metadata, Moment, ObjectOf, StrictSchema, Text, WholeNumber
+from app.schemas.fields import Choice, ListOf, Metadata, Moment, ObjectOf, StrictSchema, Text, WholeNumber
 
 ITEMS_MAX = 100
 ADJUSTMENTS_MAX = 100
@@ -30,7 +30,7 @@ class ItemIn(StrictSchema):
 class AdjustmentIn(StrictSchema):
     """An amount on top of the items, in minor units; negative for what is taken off."""
 
-    type = fields.String(required=True, validate=validate.OneOf(ADJUSTMENT_TYPES))
+    type = Choice(ADJUSTMENT_TYPES, required=True)
     label = Text(100, allow_none=True, metadata={"example": "WELCOME10"})
     amount = WholeNumber(-PRICE_MAX, PRICE_MAX, required=True, metadata={"example": -250})
 
@@ -60,9 +60,10 @@ class OrderIn(StrictSchema):
     customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
     items = ListOf(ObjectOf(ItemIn), low=1, high=ITEMS_MAX, required=True)
     external_ref = Text(ID_MAX, allow_none=True, metadata={"description": "Your own reference; unique among yours."})
-    currency = fields.String(
+    currency = Choice(
+        CURRENCIES,
+        error="This must be an ISO 4217 code, such as EUR.",
         allow_none=True,
-        validate=validate.OneOf(CURRENCIES, error="This must be an ISO 4217 code, such as EUR."),
         metadata={"description": "ISO 4217; required where anything is priced.", "example": "EUR"},
     )
     adjustments = ListOf(ObjectOf(AdjustmentIn), high=ADJUSTMENTS_MAX)
@@ -100,16 +101,16 @@ class OrderQuery(StrictSchema):
     """Which orders to list, and how."""
 
     customer_id = Text(ID_MAX)
-    status = fields.String(validate=validate.OneOf(STATUSES))
-    fulfillment_status = fields.String(validate=validate.OneOf(FULFILLMENT_STATUSES))
+    status = Choice(STATUSES)
+    fulfillment_status = Choice(FULFILLMENT_STATUSES)
     number = Text(32, metadata={"description": "Case does not matter, nor do O for 0, I or L for 1."})
     external_ref = Text(ID_MAX)
     item_id = Text(ID_MAX, metadata={"description": "Orders with a line of this item."})
     created_from = Moment(metadata={"description": "Made at this time or later."})
     created_to = Moment(metadata={"description": "Made before this time."})
-    sort = fields.String(
+    sort = Choice(
+        ("-created_at", "created_at"),
         load_default="-created_at",
-        validate=validate.OneOf(("-created_at", "created_at")),
         metadata={"description": "By time of creation: newest first, or oldest first."},
     )
     limit = WholeNumber(
