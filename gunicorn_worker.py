@@ -121,9 +121,9 @@ def read_head(head: bytes, environ: dict[str, Any]) -> dict[str, Any] | None:
         return None
     request = environ.copy()
     for line in lines[1:]:
-        name, _, value = line.partition(":")
+        name, colon, value = line.partition(":")
         key = _environ_key(name)
-        if key is None or key in request:
+        if not colon or key is None or key in request:
             return None
         request[key] = value.strip(" ")
     if "HTTP_HOST" not in request or not _LENGTH.fullmatch(request.get("CONTENT_LENGTH", "0")):

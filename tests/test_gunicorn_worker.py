@@ -1,0 +1,353 @@
+"""The short way of gunicorn's worker: what it takes means to gunicorn's own parser the same, and nothing gets lost."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.http import RequestParser
+from gunicorn.http.wsgi import create
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gunicorn_worker import Worker, read_head
+
+PATIENCE = 10  # seconds
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+NAMES = ("Host", "host", "Content-Type", "Content-Length", "content-length", "Idempotency-Key", "X-Forwarded-Proto",
+         "X-Forwarded-Ssl", "Connection", "Transfer-Encoding", "Expect", "Upgrade", "X_Forwarded_For", "Script_Name",
+         "A", "1", "", "a b", "a:", "é", "Cookie ")  # fmt: skip
+VALUES = ("a", "0", "17", "+1", "1_0", "1,1", "-1", "", " ", "a b", " a\t", "http", "https", "chunked", "100-continue",
+          "keep-alive", "close", "é", "\x00", "\x7f", "a\rb", "a\nb", "a\r\n b", "\r\nB: b")  # fmt: skip
+SEPARATORS = (": ", ":", " :", ":\t", "", ":  ")
+TARGETS = ("/", "/orders", "/orders?limit=1", "/a%20b%2F", "//a", "/a?b?c", "/a#b", "/?", "*", "http://a/b", "a:1", "",
+           "/é", "/a b", "/%zz", "/;a=b")  # fmt: skip
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "DELETE", "TRACE", "CONNECT", "get", "", "P OST")
+VERSIONS = ("HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.10", "http/1.1", "")
+LINE_ENDS = ("\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", "\r\r\n")
+
+lines = st.tuples(st.sampled_from(NAMES), st.sampled_from(SEPARATORS), st.sampled_from(VALUES)).map("".join)
+request_lines = st.tuples(*map(st.sampled_from, (METHODS, TARGETS, VERSIONS))).map(" ".join)
+usual = st.just("GET /orders HTTP/1.1") | st.just("POST /orders?a=b HTTP/1.1")
+
+
+@st.composite
+def heads(draw: st.DrawFn) -> bytes:
+    """Heads as they come, and as attackers send them; most are well-formed in most of their parts."""
+    head = [draw(usual | request_lines), *draw(st.lists(st.just("Host: a") | lines, max_size=4))]
+    ends = draw(st.lists(st.sampled_from(LINE_ENDS), min_size=len(head), max_size=len(head)))
+    text = "".join(line + end for line, end in zip(head, ends, strict=True))
+    return text.encode("latin-1").removesuffix(b"\r\n")
+
+
+def gunicorns_environ(head: bytes) -> dict[str, Any]:
+    """What gunicorn makes of a request that comes through a socket file. Raises what it refuses it with."""
+    configuration = Config()
+    configuration.set("forwarder_headers", "")
+    request = next(RequestParser(configuration, iter([head + b"\r\n\r\n"]), ""))
+    return create(request, None, "", "/a.sock", configuration)[1]  # type: ignore[no-any-return]
+
+
+@given(heads())
+@example(b"GET / HTTP/1.1\r\nHost: a\r\nnocolon")
+@example(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked")
+@example(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6")
+@example(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 5")
+@example(b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c")
+def test_a_plain_request_means_the_same_to_gunicorn(head: bytes) -> None:
+    ours = read_head(head, {})
+
+    if ours is not None:
+        theirs = gunicorns_environ(head)
+        assert {name: theirs.get(name) for name in ours} == ours
+        assert {name for name in theirs if name.startswith(("HTTP_", "CONTENT_"))} <= ours.keys()
+
+
+USUAL = (
+    b"POST /orders?a=%20b HTTP/1.1\r\nHost: a:80\r\nX-Request-Id: id-1\r\ncontent-type: application/json\r\n"
+    b"CONTENT-LENGTH:7"
+)
+
+
+def test_the_usual_request_is_plain() -> None:
+    assert read_head(USUAL, {"SERVER_NAME": "a"}) == {
+        "SERVER_NAME": "a",
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/orders",
+        "QUERY_STRING": "a=%20b",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "a:80",
+        "HTTP_X_REQUEST_ID": "id-1",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": "7",
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Transfer-Encoding: chunked", "Expect: 100-continue", "Upgrade: h2c", "Host: b", "X_Request_Id: b", "A", ": b",
+     "A : b", " A: b", "A: b\tc", "A: \x80", "Content-Length: +7", "Content-Length: ", "X-Forwarded-Ssl: on"],
+)  # fmt: skip
+def test_what_calls_for_a_decision_is_gunicorns(line: str) -> None:
+    assert read_head(b"GET / HTTP/1.1\r\nHost: a\r\n" + line.encode("latin-1"), {}) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["GET / HTTP/1.0", "GET / HTTP/2.0", "GET /#b HTTP/1.1", "GET * HTTP/1.1", "GET http://a/ HTTP/1.1", "GET  / HTTP/1.1",
+     "TRACE / HTTP/1.1", "get / HTTP/1.1", "GET /", ""],
+)  # fmt: skip
+def test_a_request_line_that_is_not_the_usual_one_is_gunicorns(line: str) -> None:
+    assert read_head(line.encode() + b"\r\nHost: a", {}) is None
+
+
+def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Answers with the method, the path and, unless it is to be left unread, the beginning of the body."""
+    body = b"%s %s " % (environ["REQUEST_METHOD"].encode(), environ["PATH_INFO"].encode())
+    if environ["PATH_INFO"] != "/unread":
+        body += environ["wsgi.input"].read()[:9]
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+
+@contextmanager
+def worker_of(application: Application, **settings: Any) -> Iterator[Worker]:
+    configuration = Config()
+    for name, value in {"keepalive": PATIENCE, **settings}.items():
+        configuration.set(name, value)
+    worker = Worker(1, 1, [], None, 30, configuration, Logger(configuration))
+    worker.wsgi = application
+    with closing(worker.tmp):
+        yield worker
+
+
+@contextmanager
+def connection_to(application: Application) -> Iterator[socket.socket]:
+    """A client's socket to a worker that serves the application."""
+    ours, theirs = socket.socketpair()
+    with worker_of(application) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
+        ours.settimeout(PATIENCE)
+        serving = threading.Thread(target=worker.handle, args=(listener, theirs, ""))
+        serving.start()
+        yield ours
+        ours.close()
+        serving.join(PATIENCE)
+        assert not serving.is_alive()
+
+
+def everything_of(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    received = b""
+    while part := connection.recv(65_536):
+        received += part
+    return received
+
+
+def answer_to(sent: bytes, application: Application = echo) -> bytes:
+    """What comes back for these bytes, after which the client sends no more."""
+    with connection_to(application) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        return everything_of(connection)
+
+
+def bodies(answers: bytes) -> list[bytes]:
+    """The bodies of answers of `echo`, which have a length."""
+    found = []
+    while answers:
+        head, _, rest = answers.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        found.append(rest[:length])
+        answers = rest[length:]
+    return found
+
+
+PLAIN = b"POST /plain HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+UNREAD = b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+CHUNKED = b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+
+
+def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
+    answers = answer_to(PLAIN + UNREAD + PLAIN + CHUNKED + PLAIN)
+
+    plain, chunked = b"POST /plain abc", b"POST /chunked abc"
+    assert bodies(answers) == [plain, b"POST /unread ", plain, chunked, plain]
+
+
+@pytest.mark.parametrize("request_", [PLAIN, UNREAD, CHUNKED], ids=["plain", "unread", "chunked"])
+def test_a_request_may_come_in_pieces_of_any_size(request_: bytes) -> None:
+    expected = bodies(answer_to(request_)) * 2
+
+    for size in (1, 7, 50, len(request_) - 1):
+        with connection_to(echo) as connection:
+            for piece in pieces_of(request_ * 2, size):
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+            assert bodies(everything_of(connection)) == expected
+
+
+def pieces_of(sent: bytes, size: int) -> list[bytes]:
+    return [sent[start : start + size] for start in range(0, len(sent), size)]  # noqa: E203
+
+
+def test_a_large_body_is_read_as_far_as_it_is_asked_for_and_the_rest_is_passed_over() -> None:
+    large = b"POST /%s HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
+
+    read, unread, after = bodies(answer_to(large % b"read" + large % b"unread" + PLAIN))
+
+    assert read == b"POST /read xxxxxxxxx"
+    assert (unread, after) == (b"POST /unread ", b"POST /plain abc")
+
+
+def test_a_body_that_ends_early_is_all_there_is_and_the_connection_is_closed() -> None:
+    assert bodies(answer_to(PLAIN[:-1])) == [b"POST /plain ab"]
+
+
+@pytest.mark.parametrize("given", ["close", "Close", "keep-alive, close", "x"])
+def test_the_connection_is_closed_where_the_client_asks_for_it_or_says_what_is_not_known(given: str) -> None:
+    asked = PLAIN.replace(b"\r\nHost", f"\r\nConnection: {given}\r\nHost".encode())
+
+    answer = answer_to(asked + PLAIN)
+
+    assert bodies(answer) == [b"POST /plain abc"]
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_an_old_clients_connection_is_closed() -> None:
+    assert bodies(answer_to(b"GET /old HTTP/1.0\r\n\r\n" + PLAIN)) == [b"GET /old "]
+
+
+def test_a_client_that_expects_to_be_asked_for_the_body_is_asked() -> None:
+    with connection_to(echo) as connection:
+        connection.sendall(PLAIN[:-3].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        asked = connection.recv(100)
+        connection.sendall(b"abc")
+        connection.shutdown(socket.SHUT_WR)
+
+        assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert bodies(everything_of(connection)) == [b"POST /plain abc"]
+
+
+def streaming(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+    start_response("200 OK", [("Content-Type", "text/csv")])
+    yield from (b"a", b"", b"b" * 20)
+
+
+def test_a_body_of_unknown_length_comes_in_chunks_and_the_connection_goes_on() -> None:
+    answers = answer_to(PLAIN + PLAIN, streaming)
+
+    assert answers.count(b"\r\nTransfer-Encoding: chunked\r\n") == 2
+    assert answers.count(b"\r\n\r\n1\r\na\r\n14\r\n" + b"b" * 20 + b"\r\n0\r\n\r\n") == 2
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_an_answer_without_a_body_ends_with_its_head(status: str) -> None:
+    def without(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response(status, [])
+        return []
+
+    answers = answer_to(PLAIN + PLAIN, without)
+
+    assert answers.count(f"HTTP/1.1 {status}\r\n".encode()) == 2
+    assert b"chunked" not in answers and answers.endswith(b"GMT\r\n\r\n")
+
+
+def test_an_answer_to_head_has_the_length_and_no_body() -> None:
+    answers = answer_to(PLAIN.replace(b"POST", b"HEAD") * 2)
+
+    assert answers.count(b"\r\nContent-Length: 15\r\n") == 2
+    assert b"abc" not in answers
+
+
+class Closing:
+    """Pieces of a body that fail where they meet None, and know whether they were closed."""
+
+    def __init__(self, *pieces: bytes | None) -> None:
+        self.pieces = pieces
+        self.closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            if piece is None:
+                raise RuntimeError("broken")
+            yield piece
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def failing(pieces: Closing, *headers: tuple[str, str]) -> Application:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Closing:
+        start_response("200 OK", list(headers))
+        return pieces
+
+    return application
+
+
+def test_an_application_that_fails_before_its_answer_is_a_500() -> None:
+    pieces = Closing(None)
+
+    answer = answer_to(PLAIN + PLAIN, failing(pieces))
+
+    assert answer.startswith(b"HTTP/1.1 500 ") and answer.count(b"HTTP/1.1 ") == 1
+    assert pieces.closed
+
+
+@pytest.mark.parametrize("headers", [[], [("Content-Length", "9")]], ids=["chunked", "with a length"])
+def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole(headers: list[tuple[str, str]]) -> None:
+    pieces = Closing(b"a", None)
+
+    answer = answer_to(PLAIN + PLAIN, failing(pieces, *headers))
+
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.count(b"HTTP/1.1 ") == 1
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert pieces.closed
+
+
+def test_an_answer_shorter_than_its_length_closes_the_connection() -> None:
+    answer = answer_to(PLAIN + PLAIN, failing(Closing(b"a"), ("Content-Length", "2")))
+
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "\x00"])
+def test_a_header_that_would_end_its_line_is_never_sent(value: str) -> None:
+    answer = answer_to(PLAIN, failing(Closing(b"a"), ("A", value)))
+
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"Set-Cookie" not in answer
+
+
+@pytest.mark.parametrize(("peer", "scheme"), [("", "https"), ("127.0.0.1", "https"), ("192.0.2.1", "http")])
+def test_only_a_proxy_on_this_machine_may_tell_the_scheme(peer: str, scheme: str) -> None:
+    seen = []
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.append((environ["wsgi.url_scheme"], environ["REMOTE_ADDR"]))
+        start_response("204 No Content", [])
+        return []
+
+    ours, theirs = socket.socketpair()
+    family = socket.AF_INET if peer else socket.AF_UNIX
+    with worker_of(application) as worker, ours, socket.socket(family) as listener:
+        ours.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-Proto: https\r\n\r\n")
+        worker.handle(listener, theirs, (peer, 1) if peer else "")
+
+    assert seen == [(scheme, peer)]
+
+
+def test_the_last_request_of_a_worker_that_is_to_stop_closes_the_connection() -> None:
+    ours, theirs = socket.socketpair()
+    with worker_of(echo, max_requests=2) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
+        ours.sendall(PLAIN * 3)
+        worker.handle(listener, theirs, "")
+        answers = everything_of(ours)
+
+    assert bodies(answers) == [b"POST /plain abc"] * 2
+    assert answers.count(b"\r\nConnection: close\r\n") == 1
+    assert not worker.alive
