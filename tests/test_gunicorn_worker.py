@@ -99,8 +99,8 @@ def test_what_calls_for_a_decision_is_gunicorns(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["GET / HTTP/1.0", "GET / HTTP/2.0", "GET /#b HTTP/1.1", "GET * HTTP/1.1", "GET http://a/ HTTP/1.1", "GET  / HTTP/1.1",
-     "TRACE / HTTP/1.1", "get / HTTP/1.1", "GET /", ""],
+    ["GET / HTTP/1.0", "GET / HTTP/2.0", "GET /#b HTTP/1.1", "GET * HTTP/1.1", "GET http://a/ HTTP/1.1",
+     "GET  / HTTP/1.1", "TRACE / HTTP/1.1", "get / HTTP/1.1", "GET /", ""],
 )  # fmt: skip
 def test_a_request_line_that_is_not_the_usual_one_is_gunicorns(line: str) -> None:
     assert read_head(line.encode() + b"\r\nHost: a", {}) is None
