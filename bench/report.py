@@ -38,10 +38,10 @@ class Figures:
     def median(self, cell: Cell, name: str) -> float:
         return float(median(slot[name] for slot in self.slots[cell]))
 
-    def ratios(self, cell: Cell) -> list[float]:
-        """Round by round, how many times the service's rate is the contestant's; for growth, the other way round."""
+    def ratios(self, cell: Cell, name: str = "rate") -> list[float]:
+        """Round by round, how many times the service's figure is the contestant's; for growth, the other way round."""
         ours = self.slots.get((self.reference, *cell[1:]), [])
-        pairs = [(a["rate"], b["rate"]) for a, b in zip(ours, self.slots[cell])]
+        pairs = [(a[name], b[name]) for a, b in zip(ours, self.slots[cell])]
         return [theirs / ours if self.growth else ours / theirs for ours, theirs in pairs]
 
 
@@ -74,17 +74,24 @@ def _ratio_tables(figures: Figures) -> Iterator[str]:
     for connections in figures.connections:
         yield f"## {connections} connections: {what}\n"
         yield "Median of the rounds' ratios (lowest–highest).\n"
-        works = [work for work in figures.works if (figures.reference, work, connections) in figures.slots]
-        rows = (
-            (title, *(_ratio(figures, (name, work, connections)) for work in works))
-            for name, title in figures.titles.items()
-            if name != figures.reference
-        )
-        yield from _table(("", *(TITLES[work] for work in works)), rows)
+        yield from _ratio_table(figures, connections, "rate")
+        if not figures.growth:
+            yield "And of each one's 99th percentile of latency, where less is better:\n"
+            yield from _ratio_table(figures, connections, "p99")
 
 
-def _ratio(figures: Figures, cell: Cell) -> str:
-    ratios = figures.ratios(cell) if cell in figures.slots else []
+def _ratio_table(figures: Figures, connections: int, name: str) -> Iterator[str]:
+    works = [work for work in figures.works if (figures.reference, work, connections) in figures.slots]
+    rows = (
+        (title, *(_ratio(figures, (contestant, work, connections), name) for work in works))
+        for contestant, title in figures.titles.items()
+        if contestant != figures.reference
+    )
+    yield from _table(("", *(TITLES[work] for work in works)), rows)
+
+
+def _ratio(figures: Figures, cell: Cell, name: str) -> str:
+    ratios = figures.ratios(cell, name) if cell in figures.slots else []
     return f"**{median(ratios):.2f}** ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "–"
 
 

@@ -51,6 +51,7 @@ def _uvicorn(module: str, title: str, prepare: str) -> Contestant:
 _MIGRATE = ("flask", "--app", "wsgi", "db", "upgrade")
 _SERVE = ("gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
 _NO_BATCH = tuple(work for work in WORKS if work != "batch")
+_NO_CONFIRM = tuple(work for work in WORKS if work != "confirm")
 OURS = Contestant("order-service", "Order service", _MIGRATE, _SERVE)
 CONTESTANTS = (
     OURS,
@@ -77,12 +78,13 @@ CONTESTANTS = (
         ("gunicorn", "-c", "gunicorn.conf.py", "bench.peers.flask_tutorial:app"),
         _NO_BATCH,
     ),
+    Contestant("order-service-sqlite", "Order service on SQLite", _MIGRATE, _SERVE, _NO_CONFIRM, sqlite=True),
     Contestant(
-        "order-service-sqlite",
-        "Order service on SQLite",
+        "ungrouped-sqlite",
+        "… on SQLite, without group commit",
         _MIGRATE,
-        _SERVE,
-        ("post-keyed", "post", "get", "list", "batch"),
+        ("gunicorn", "-c", "gunicorn.conf.py", "bench.peers.ungrouped:app"),
+        ("post-keyed", "post"),
         sqlite=True,
     ),
 )

@@ -155,3 +155,29 @@ def test_greenlets_share_calls_and_survive_the_killing_of_others() -> None:
     answer = subprocess.run([sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=60)
 
     assert answer.returncode == 0, answer.stderr
+
+
+BLOCKING = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from app.services.group import Group
+
+sleep = monkey.get_original("time", "sleep")
+sizes = []
+def work(items):
+    sizes.append(len(items))
+    sleep(0.001)  # as SQLite: nothing else of the process runs
+    return items
+
+group = Group(work, most=40)
+greenlets = [gevent.spawn(group.call, item) for item in range(120)]
+gevent.joinall(greenlets, timeout=20)
+assert [greenlet.value for greenlet in greenlets] == list(range(120))
+assert len(sizes) <= 6, sizes
+"""
+
+
+def test_those_who_are_ready_share_a_call_even_where_it_lets_nobody_else_run() -> None:
+    answer = subprocess.run([sys.executable, "-c", BLOCKING], capture_output=True, text=True, timeout=60)
+
+    assert answer.returncode == 0, answer.stderr

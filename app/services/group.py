@@ -24,9 +24,9 @@ class _Batch(Generic[Item, Result]):
 class Group(Generic[Item, Result]):
     """Callers that ask while work is under way are served together by the next call: group commit, in one process.
 
-    The first caller of a batch leads it. Where no work is under way it begins at once; else it waits for that to end,
-    lets whoever is ready join, and does the work for all of them in one call. There is no thread of its own, and no
-    delay for a caller that is alone. Threads and greenlets alike may call.
+    The first caller of a batch leads it. It waits for the batch before it to end, lets whoever is ready join, and does
+    the work for all of them in one call. There is no thread of its own, and no delay for a caller that is alone.
+    Threads and greenlets alike may call.
 
     `work` is given the items in the order they came, at most `most` of them, and returns a result for each, in that
     order. What it raises is raised for all of them: where one item alone may be to blame, it must find out itself. It
@@ -65,10 +65,8 @@ class Group(Generic[Item, Result]):
     def _lead(self, batch: _Batch[Item, Result]) -> None:
         in_turn = False
         try:
-            in_turn = self._turn.acquire(blocking=False)
-            if not in_turn:
-                in_turn = self._turn.acquire(timeout=_PATIENCE)  # out of turn where the one before is stuck
-                time.sleep(0)  # whoever is ready to join now, joins
+            in_turn = self._turn.acquire(timeout=_PATIENCE)  # out of turn where the one before is stuck
+            time.sleep(0)  # whoever is ready to join now, joins; while SQLite works, nobody in this process can
             self._close(batch)
             results = self._work(batch.items)
             if len(results) != len(batch.items):
