@@ -2,22 +2,21 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from gunicorn.config import Config
-from gunicorn.glogging import Logger
 from gunicorn.http import RequestParser
 from gunicorn.http.wsgi import create
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gunicorn_worker import Worker, read_head
+from gunicorn_worker import read_head
+from tests.worker import Application, worker_of
 
 PATIENCE = 10  # seconds
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 NAMES = ("Host", "host", "Content-Type", "Content-Length", "content-length", "Idempotency-Key", "X-Forwarded-Proto",
          "X-Forwarded-Ssl", "Connection", "Transfer-Encoding", "Expect", "Upgrade", "X_Forwarded_For", "Script_Name",
@@ -116,21 +115,10 @@ def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[by
 
 
 @contextmanager
-def worker_of(application: Application, **settings: Any) -> Iterator[Worker]:
-    configuration = Config()
-    for name, value in {"keepalive": PATIENCE, **settings}.items():
-        configuration.set(name, value)
-    worker = Worker(1, 1, [], None, 30, configuration, Logger(configuration))
-    worker.wsgi = application
-    with closing(worker.tmp):
-        yield worker
-
-
-@contextmanager
 def connection_to(application: Application) -> Iterator[socket.socket]:
     """A client's socket to a worker that serves the application."""
     ours, theirs = socket.socketpair()
-    with worker_of(application) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
+    with worker_of(application, keepalive=PATIENCE) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
         ours.settimeout(PATIENCE)
         serving = threading.Thread(target=worker.handle, args=(listener, theirs, ""))
         serving.start()

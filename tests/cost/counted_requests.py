@@ -7,6 +7,7 @@ with what nginx adds to a request, on the database of DATABASE_URL.
 import gc
 import io
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,12 +17,17 @@ from typing import Any
 from flask import Flask
 
 from app import create_app
+from tests.worker import worker_of
 
 COUNTED = 50  # requests of each kind
 _UNCOUNTED = 10  # before them, that fill the caches
 _ORDER = (
     b'{"customer_id":"c-17","currency":"EUR","items":[{"item_id":"sku-1","quantity":2,"unit_price":1250},'
     b'{"item_id":"sku-2","quantity":1,"unit_price":990},{"item_id":"sku-3","quantity":3,"unit_price":75}]}'
+)
+_HEAD = (
+    b"GET /orders/019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11 HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\n"
+    b"X-Forwarded-Host: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Request-Id: 0123456789abcdef\r\nAccept: */*\r\n\r\n"
 )
 _ENVIRON = {
     "SCRIPT_NAME": "", "SERVER_NAME": "127.0.0.1", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1",
@@ -44,11 +50,37 @@ def ask(app: Flask, method: str, path: str, *, query: str = "", body: bytes = b"
     return dict(answered[1])
 
 
+def answer_nothing(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """An application that costs nothing, with as many headers as an order has."""
+    start_response("200 OK", [("Content-Length", "0"), *((f"Header-{i}", "value") for i in range(8))])
+    return []
+
+
 def bare_flask() -> Flask:
     """The least a request can cost: the measure for all others, so that figures hold on another machine's Python."""
     app = Flask("bare")
     app.add_url_rule("/orders/<order_id>", "order", lambda order_id: order_id)
     return app
+
+
+class Client:
+    """A client's socket, from which requests come one after the other."""
+
+    def __init__(self) -> None:
+        self._requests = count()
+
+    def recv(self, size: int) -> bytes:
+        number = next(self._requests) % 2  # one request a connection
+        return b"" if number else _HEAD
+
+    def sendall(self, data: bytes) -> None:
+        pass
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def kinds() -> Iterator[tuple[str, Callable[[], object]]]:
@@ -60,8 +92,10 @@ def kinds() -> Iterator[tuple[str, Callable[[], object]]]:
         return ask(app, "POST", "/orders", body=_ORDER, HTTP_IDEMPOTENCY_KEY=key)["Location"]
 
     addresses = [create() for _ in range(COUNTED + _UNCOUNTED)]
-    read, confirmed = cycle(addresses), iter(addresses)
+    read, confirmed, client = cycle(addresses), iter(addresses), Client()
     yield "bare", lambda: ask(bare, "GET", addresses[0])
+    with worker_of(answer_nothing) as worker, socket.socket(socket.AF_UNIX) as listener:
+        yield "serve", lambda: worker.handle(listener, client, "")
     yield "create", create
     yield "read", lambda: ask(app, "GET", next(read))
     yield "list", lambda: ask(app, "GET", "/orders", query="limit=20")
