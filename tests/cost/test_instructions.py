@@ -1,4 +1,4 @@
-"""Instructions a request takes, and what serves it, as a multiple of those of a bare Flask view: no clock, so nothing that flakes."""
+"""Instructions of requests, and of the worker, as a multiple of a bare Flask view's: no clock, so nothing that flakes."""
 
 import os
 import re
