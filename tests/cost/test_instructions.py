@@ -1,4 +1,4 @@
-"""Instructions of requests, and of the worker, as a multiple of a bare Flask view's: no clock, so nothing that flakes."""
+"""Instructions of requests, and of the worker, as multiples of a bare Flask view's: no clock, nothing that flakes."""
 
 import os
 import re
