@@ -2,10 +2,12 @@
 
 A request is plain where nothing in it calls for a decision: its head is there at once, in HTTP/1.1 and printable ASCII,
 no header stands twice, the length of its body is told, and there is no transfer coding, expectation or upgrade. That is
-all that nginx and well-behaved clients send. With the first other request, the connection goes to gunicorn's own parser
-for good, and so do all limits, refusals and oddities of HTTP (RFC 9112).
+all that nginx and well-behaved clients send. With the first other request, the connection goes to gunicorn's own
+parser for good, and so do all refusals and oddities of HTTP (RFC 9112).
 
-gunicorn's hooks around a request and its access log are not asked on the short way; the application logs by itself.
+It serves what `gunicorn.conf.py` sets. Of what that leaves alone, the short way does not look at gunicorn's hooks
+around a request, its access log (the application logs by itself), SCRIPT_NAME, HTTP/2, the PROXY protocol, and limits
+below gunicorn's own.
 """
 
 import errno
@@ -16,6 +18,7 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any
 
+from gevent import GreenletExit
 from gunicorn import util
 from gunicorn.http.wsgi import base_environ
 from gunicorn.workers.ggevent import GeventWorker
@@ -24,10 +27,12 @@ _READ = 65_536  # bytes: a head and the largest order, at once
 _HEAD_MAX, _LINES_MAX = 8_190, 101  # what is larger may still be allowed: gunicorn counts exactly
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _NAME = re.compile(r"[A-Z][A-Z0-9-]*")  # no underscore: in the environment it would be taken for a dash
+# X-Forwarded-Proto is decided on here: nginx always sends it.
 _DECISIVE = {"EXPECT", "TRANSFER-ENCODING", "UPGRADE", "X-FORWARDED-PROTOCOL", "X-FORWARDED-SSL"}
 _LENGTH = re.compile(r"[0-9]{1,15}")
 _PRINTABLE = bytes(range(0x20, 0x7F))
-_NO_BODY = ("1", "204", "304")
+_NO_BODY = ("1", "204", "304")  # the beginnings of statuses: 1xx
+_ENDED = (GreenletExit, SystemExit)  # by which gunicorn ends one request; the worker's others are to be finished
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 
@@ -42,13 +47,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection until one of its ends closes it."""
-        # A client may also take so long for the parts of its body, and for taking parts of the answer.
-        client.settimeout(self.cfg.keepalive)
+        client.settimeout(self.cfg.keepalive)  # also between parts of a body, and until some of an answer was taken
         rest = None
         try:
             rest = self._serve_plain_requests(_connection_environ(self._base_environ, listener, addr), client)
+        except _ENDED:
+            pass
         except TimeoutError:
-            self.log.debug("Closing a connection on which nothing came.")
+            self.log.debug("Closing a connection whose client is too slow.")
         except OSError as error:
             if error.errno not in _GONE:
                 self.log.exception("Socket error processing request.")
@@ -77,27 +83,32 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             if self.nr >= self.max_requests:
                 self.alive = False
             keep = self.alive and request.get("HTTP_CONNECTION", "").lower() in ("", "keep-alive")
-            if not self._answer(client, request, keep=keep) or not body.discard():
+            if not self._answer(client, request, keep=keep) or not body.discard(seconds=self.cfg.keepalive):
                 return None
             received = begun[length:] or client.recv(_READ)
         return None
 
     def _is_proxy(self, address: str) -> bool:
+        """Whether it is a socket file's or one of the addresses that may tell the scheme; networks do not count."""
         return address == "" or address in self.cfg.forwarded_allow_ips
 
     def _answer(self, client: Any, environ: dict[str, Any], *, keep: bool) -> bool:
         """Answer a request; whether the connection can take another."""
-        answer = _Answer(client)
-        pieces = self.wsgi(environ, answer.start_response)
+        answer, method = _Answer(client), environ["REQUEST_METHOD"]
         try:
-            answer.send(pieces, keep=keep, headers_only=environ["REQUEST_METHOD"] == "HEAD")
-        except Exception as error:
-            if isinstance(error, OSError) or not answer.begun:
-                raise
-            self.log.exception("Error handling request")  # too late for another status
-        finally:
-            if hasattr(pieces, "close"):
-                pieces.close()
+            pieces = self.wsgi(environ, answer.start_response)
+            try:
+                answer.send(pieces, keep=keep, headers_only=method == "HEAD")
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+        except (OSError, *_ENDED):
+            raise  # the client's fault, and nobody's
+        except BaseException:
+            self.log.exception("Error handling a %s request", method)
+            if not answer.begun:  # else it is too late for another status
+                util.write_error(client, 500, "Internal Server Error", "")
+            return False
         return keep and answer.whole
 
 
@@ -150,12 +161,15 @@ def _environ_key(name: str) -> str | None:
 
 
 class _Body(io.RawIOBase):
-    """A body of which the beginning has been received. A client that is too slow for the rest has ended it."""
+    """A body of which the beginning has been received.
+
+    Where the client is too slow for the rest, the body ends early, as if it had closed: whoever reads it must look at
+    the length, and the connection is of no further use.
+    """
 
     def __init__(self, client: Any, begun: bytes, length: int) -> None:
         self._client = client
         self._begun = begun[:length]
-        self._unread = length
         self.left = max(length - len(begun), 0)  # bytes that are still to be received
 
     def readable(self) -> bool:
@@ -176,9 +190,10 @@ class _Body(io.RawIOBase):
         self.left -= size
         return size
 
-    def discard(self) -> bool:
-        """Receive what was not read, for a client may look at the answer only then; whether it all came."""
-        while self.left and (part := self._client.recv(min(self.left, _READ))):
+    def discard(self, *, seconds: float) -> bool:
+        """Receive what was not read, for a client may look at the answer only then; whether it all came in time."""
+        deadline = time.monotonic() + seconds
+        while self.left and time.monotonic() < deadline and (part := self._client.recv(min(self.left, _READ))):
             self.left -= len(part)
         return not self.left
 
@@ -188,51 +203,63 @@ class _Answer:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._status = ""
-        self._headers: list[tuple[str, str]] = []
+        self._lines: list[str] = []  # of the head
+        self._length: int | None = None  # of the body, in bytes
         self.begun = False  # whether the client may have seen some of it
         self.whole = False  # whether the client knows where it ended
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Take the head (PEP 3333); there is no `write`, which nothing uses that is younger than WSGI."""
-        self._status, self._headers = status, headers
+        """Take the head (PEP 3333) without what is the server's to say, as gunicorn does. There is no `write`: nothing
+        uses it that is younger than WSGI."""
+        self._lines = [f"HTTP/1.1 {status}", _date(int(time.time()))]
+        for name, value in headers:
+            lower = name.lower()
+            if lower == "content-length":
+                self._length = int(value)
+            if lower not in util.hop_headers:
+                self._lines.append(f"{name}: {value}")
 
     def send(self, pieces: Iterable[bytes], *, keep: bool, headers_only: bool) -> None:
         """Send the head with the first piece, and then the others as they come."""
         parts = iter(pieces)
         first = next(parts, b"")
-        lengths = [value for name, value in self._headers if name.lower() == "content-length"]
-        no_body = headers_only or self._status.startswith(_NO_BODY)
-        chunked = not lengths and not no_body
+        no_body = headers_only or self._lines[0].startswith(_NO_BODY, len("HTTP/1.1 "))
+        chunked = self._length is None and not no_body
         head = self._head(keep, chunked)
         self.begun = True
         if no_body:
-            self._client.sendall(head)
+            self._send(head)
             self.whole = True
         elif chunked:
-            self._client.sendall(head + _chunk(first))
+            self._send(head + _chunk(first))
             for part in parts:
-                self._client.sendall(_chunk(part))
-            self._client.sendall(b"0\r\n\r\n")
+                self._send(_chunk(part))
+            self._send(b"0\r\n\r\n")
             self.whole = True
         else:
-            self._client.sendall(head + first)
+            self._send(head + first)
             sent = len(first)
             for part in parts:
-                self._client.sendall(part)
+                self._send(part)
                 sent += len(part)
-            self.whole = sent == int(lengths[0])
+            self.whole = sent == self._length
 
     def _head(self, keep: bool, chunked: bool) -> bytes:
-        lines = [f"HTTP/1.1 {self._status}", *map(": ".join, self._headers), _date(int(time.time()))]
+        lines = self._lines
         if chunked:
             lines.append("Transfer-Encoding: chunked")
         if not keep:
             lines.append("Connection: close")
         head = "\r\n".join(lines).encode("latin-1")
         if head.translate(None, _PRINTABLE) != b"\r\n" * (len(lines) - 1):
-            raise ValueError("A header has a character that would end it.")
+            raise ValueError("A header has a character that is not printable ASCII.")
         return head + b"\r\n\r\n"
+
+    def _send(self, data: bytes) -> None:
+        """Send it all. The time limit is for each part that the client takes: `sendall` has one for them together."""
+        sent = self._client.send(data)
+        while sent < len(data):
+            sent += self._client.send(memoryview(data)[sent:])
 
 
 def _chunk(part: bytes) -> bytes:

@@ -254,6 +254,15 @@ def test_a_route_that_does_not_say_whom_it_lets_in_stops_the_start(
         create_app({"DATABASE_URL": database_url, "AUTH": "off"})
 
 
+def test_no_blueprint_has_hooks_or_error_handlers_of_its_own(app: Flask) -> None:
+    """They would not be called: app.http.application spares every request the look for them."""
+    for of_blueprints in (
+        app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs, app.error_handler_spec,
+        app.url_value_preprocessors,
+    ):  # fmt: skip
+        assert {name for name, functions in of_blueprints.items() if functions} <= {None}
+
+
 def test_a_route_that_comes_later_lets_nobody_in(database_url: str) -> None:
     app = create_app({"DATABASE_URL": database_url, "AUTH": "off"})
     app.add_url_rule("/late", view_func=lambda: "secret")

@@ -2,11 +2,13 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from gevent import GreenletExit
 from gunicorn.config import Config
 from gunicorn.http import RequestParser
 from gunicorn.http.wsgi import create
@@ -115,10 +117,10 @@ def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[by
 
 
 @contextmanager
-def connection_to(application: Application) -> Iterator[socket.socket]:
+def connection_to(application: Application, *, keepalive: int = PATIENCE) -> Iterator[socket.socket]:
     """A client's socket to a worker that serves the application."""
     ours, theirs = socket.socketpair()
-    with worker_of(application, keepalive=PATIENCE) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
+    with worker_of(application, keepalive=keepalive) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
         ours.settimeout(PATIENCE)
         serving = threading.Thread(target=worker.handle, args=(listener, theirs, ""))
         serving.start()
@@ -295,6 +297,54 @@ def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole(headers: lis
     assert answer.startswith(b"HTTP/1.1 200 ") and answer.count(b"HTTP/1.1 ") == 1
     assert not answer.endswith(b"0\r\n\r\n")
     assert pieces.closed
+
+
+@pytest.mark.parametrize("ended", [SystemExit, GreenletExit])
+def test_a_request_that_gunicorn_ends_is_over_and_its_worker_is_not(ended: type[BaseException]) -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        raise ended
+
+    assert answer_to(PLAIN + PLAIN, application) == b""
+
+
+def test_what_fails_after_an_answer_makes_no_second_one() -> None:
+    pieces = Closing(b"a")
+    pieces.close = lambda: 1 / 0  # type: ignore[assignment,method-assign]
+
+    answer = answer_to(PLAIN + PLAIN, failing(pieces, ("Content-Length", "1")))
+
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\na")
+
+
+def test_what_is_the_servers_to_say_is_said_once() -> None:
+    theirs = [("Date", "x"), ("Server", "x"), ("Connection", "x"), ("Keep-Alive", "x"), ("Transfer-Encoding", "x")]
+
+    answer = answer_to(PLAIN, failing(Closing(b"a"), *theirs, ("Content-Length", "1")))
+
+    assert b": x\r\n" not in answer
+    assert answer.count(b"\r\nDate: ") == 1
+
+
+def test_a_client_that_takes_a_large_answer_slowly_gets_all_of_it() -> None:
+    large = failing(Closing(b"x" * 1_000_000), ("Content-Length", "1000000"))
+    with connection_to(large, keepalive=1) as connection:
+        connection.sendall(PLAIN)
+        received = b""
+        while not received.endswith(b"x" * 1_000_000):
+            time.sleep(0.15)  # much longer in all than the time for one part
+            received += connection.recv(100_000)
+
+
+def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_left() -> None:
+    with connection_to(echo, keepalive=1) as connection:
+        connection.sendall(UNREAD.replace(b": 3", b": 1000000"))
+        answer = connection.recv(1000)
+        with pytest.raises(OSError):
+            for _ in range(50):
+                time.sleep(0.1)
+                connection.sendall(b"x")
+
+    assert bodies(answer) == [b"POST /unread "]
 
 
 def test_an_answer_shorter_than_its_length_closes_the_connection() -> None:

@@ -1,7 +1,6 @@
 """Answers: stored documents, handed out as they are."""
 
 from collections.abc import Iterable, Sequence
-from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 # An order is one party's business and changes: a cache may keep it for its owner, and must ask before it is used again.
 _CACHING = "private, no-cache"
-_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in (HTTPStatus.OK, HTTPStatus.CREATED)}
+_STATUS_LINES = {200: "200 OK", 201: "201 CREATED"}  # as the library spells them
 
 
 # What the answers must not be used for; browsers need to be told.

@@ -73,8 +73,8 @@ class Client:
         number = next(self._requests) % 2  # one request a connection
         return b"" if number else _HEAD
 
-    def sendall(self, data: bytes) -> None:
-        pass
+    def send(self, data: bytes) -> int:
+        return len(data)
 
     def settimeout(self, seconds: float) -> None:
         pass
