@@ -8,7 +8,7 @@ from flask import Flask
 from app import cli, telemetry
 from app.config import ROOT, load_config
 from app.extensions import db, engine_options, migrate
-from app.http import auth, browsers, description, problems, rate_limit
+from app.http import auth, browsers, problems, rate_limit
 from app.http.application import OrderService
 from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_change_routes, order_routes
 
@@ -24,15 +24,11 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(
         SQLALCHEMY_DATABASE_URI=url,
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(url, pool_size=app.config["DATABASE_POOL_SIZE"]),
-        API_TITLE="Order Service",
-        API_VERSION="1.0.0",
-        OPENAPI_VERSION="3.1.0",
     )
     app.url_map.merge_slashes = False  # //orders is not a resource, and no reason for a redirect
 
     db.init_app(app)
     migrate.init_app(app, db, directory=str(ROOT / "migrations"))
-    description.init_app(app)
 
     telemetry.init_app(app)
     browsers.init_app(app)

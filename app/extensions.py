@@ -5,7 +5,6 @@ import sys
 from typing import Any
 
 from flask_migrate import Migrate
-from flask_smorest import Api
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect, Engine, MetaData, Pool, event
@@ -27,7 +26,6 @@ class Base(DeclarativeBase):
 
 db = SQLAlchemy(model_class=Base)
 migrate = Migrate()
-api = Api()
 
 
 def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:

@@ -20,18 +20,31 @@ MERGE_PATCH = "application/merge-patch+json"
 _NOT_AN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
-def read_arguments(schema: Schema, location: str) -> Any:
-    """What the schema makes of the request's body ("json"), of its query or of the variables of its path.
+def read_body(schema: Schema) -> Any:
+    """What the schema makes of the request's JSON body.
 
-    Raises InvalidRequest with every fault at once, and what reading a body or a query raises (below).
+    Raises InvalidRequest with every fault, UnsupportedMediaType, ContentTooLarge and MalformedJSON.
     """
-    asked = current_request()
-    if location == "json":
-        return load_body(schema, _read_json(asked, schema))
-    if location == "query" and not asked.query_string:
+    return load_body(schema, _read_json(current_request(), schema))
+
+
+def read_query(schema: Schema) -> dict[str, Any]:
+    """What the schema makes of the query parameters. Raises InvalidRequest with every fault, and BadRequest."""
+    request = current_request()
+    if not request.query_string:
         return _defaults(schema).copy()
+    return _load_parameters(schema, _read_query(request))
+
+
+def check_path(schema: Schema) -> None:
+    """Raise InvalidRequest where a variable of the path is not valid."""
+    _load_parameters(schema, current_request().view_args or {})
+
+
+def _load_parameters(schema: Schema, parameters: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return schema.load(_read_query(asked) if location == "query" else asked.view_args or {})
+        loaded: dict[str, Any] = schema.load(parameters)
+        return loaded
     except ValidationError as error:
         faults = list(_parameter_faults(error.messages_dict))
         raise InvalidRequest("Parameters are not valid.", errors=faults) from None

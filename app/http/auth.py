@@ -14,7 +14,7 @@ from app.config import StartupError
 from app.errors import Forbidden, Unauthenticated
 from app.http import rate_limit
 from app.http.application import current_request
-from app.http.blueprint import PUBLIC
+from app.http.blueprint import PUBLIC, Blueprint
 from app.models.principal import ANONYMOUS, SCOPES, Principal
 from app.services.api_key_service import PREFIX, any_api_key, find_principal
 from app.services.token_service import InvalidToken, KeySet, TokenChecker, read_public_key
@@ -31,12 +31,18 @@ _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII)
 
 def init_app(app: Flask) -> None:
     """Let nobody in unannounced. Raises StartupError for a route that does not say whom it lets in."""
-    scopes = {endpoint: getattr(view, "required_scope", None) for endpoint, view in app.view_functions.items()}
+    scopes = {endpoint: _declared_scope(app, endpoint) for endpoint in app.view_functions}
     for endpoint, scope in scopes.items():
         if scope not in {*SCOPES, PUBLIC}:
             raise StartupError(f"The route {endpoint} does not say whom it lets in: declare a scope, or PUBLIC.")
     app.extensions["auth"] = authenticator = Authenticator(app)
     app.before_request(lambda: _authorize(authenticator, scopes))
+
+
+def _declared_scope(app: Flask, endpoint: str) -> str | None:
+    blueprint, _, view = endpoint.rpartition(".")
+    routes = app.blueprints.get(blueprint)
+    return routes.operations[view].scope if isinstance(routes, Blueprint) and view in routes.operations else None
 
 
 def _authorize(authenticator: "Authenticator", scopes: Mapping[str, Any]) -> None:

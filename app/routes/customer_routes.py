@@ -1,7 +1,5 @@
 """`/customers`."""
 
-from typing import Any
-
 from flask import Response
 
 from app import errors
@@ -13,12 +11,15 @@ from app.services.erasure import erase_customer
 blueprint = Blueprint("customers", __name__, description="The rights of the persons behind the orders.")
 
 
-@blueprint.route("/customers/<customer_id>/personal-data", methods=["DELETE"])
-@blueprint.requires("privacy:erase")
-@blueprint.arguments(CustomerPath(), location="path")
-@blueprint.response(204)
-@blueprint.describe(problems=(errors.OpenOrders,))
-def erase_personal_data(path: dict[str, Any], customer_id: str) -> Response:
+@blueprint.operation(
+    "DELETE",
+    "/customers/<customer_id>/personal-data",
+    scope="privacy:erase",
+    path_schema=CustomerPath(),
+    responses={204: None},
+    problems=(errors.OpenOrders,),
+)
+def erase_personal_data(customer_id: str) -> Response:
     """Erase a customer's personal data from all orders and their history"""
     principal = current_principal()
     require_own_customer(customer_id, principal)

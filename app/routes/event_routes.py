@@ -16,11 +16,15 @@ from app.services.event_document import render_event
 blueprint = Blueprint("events", __name__, description="What happened.")
 
 
-@blueprint.route("/orders/<order_id>/history")
-@blueprint.requires("orders:read")
-@blueprint.arguments(HistoryQuery(), location="query")
-@blueprint.response(200, EventList)
-@blueprint.describe(problems=(errors.OrderNotFound, errors.InvalidCursor), response_headers=("Link",))
+@blueprint.operation(
+    "GET",
+    "/orders/<order_id>/history",
+    scope="orders:read",
+    query=HistoryQuery(),
+    responses={200: EventList()},
+    problems=(errors.OrderNotFound, errors.InvalidCursor),
+    response_headers=("Link",),
+)
 def list_order_history(query: dict[str, Any], order_id: str) -> Response:
     """List an order's events, oldest first"""
     after = read_version_cursor(query["cursor"], order_id=order_id) if query["cursor"] else 0

@@ -29,108 +29,133 @@ PROBLEMS = (
 )
 REQUEST_HEADERS = ("If-Match", "Idempotency-Key")
 RESPONSE_HEADERS = ("ETag", "Idempotent-Replayed")
-change = blueprint.describe(problems=PROBLEMS, request_headers=REQUEST_HEADERS, response_headers=RESPONSE_HEADERS)
-change_of_quantities = blueprint.describe(
-    problems=(*PROBLEMS, errors.QuantityExceeded),
-    request_headers=REQUEST_HEADERS,
-    response_headers=RESPONSE_HEADERS,
-)
+CHANGE: dict[str, Any] = {
+    "problems": PROBLEMS,
+    "request_headers": REQUEST_HEADERS,
+    "response_headers": RESPONSE_HEADERS,
+}
+CHANGE_OF_QUANTITIES = CHANGE | {"problems": (*PROBLEMS, errors.QuantityExceeded)}
 ORDER_IN = OrderIn()
 
 
-@blueprint.route("/orders/<order_id>", methods=["PATCH"])
-@blueprint.requires("orders:write")
-@blueprint.arguments(OrderPatch(), content_type=MERGE_PATCH)
-@blueprint.response(200, Order)
-@blueprint.describe(
+@blueprint.operation(
+    "PATCH",
+    "/orders/<order_id>",
+    scope="orders:write",
+    body=OrderPatch(),
+    body_media_type=MERGE_PATCH,
+    responses={200: Order()},
     problems=(*PROBLEMS, errors.DuplicateExternalRef),
     request_headers=REQUEST_HEADERS,
     response_headers=RESPONSE_HEADERS,
 )
-def update_order(patch: dict[str, Any], order_id: str) -> Response:
+def update_order(body: dict[str, Any], order_id: str) -> Response:
     """Change an order's content, by a JSON merge patch"""
     revised = revision(
-        lambda body: load_body(ORDER_IN, merge_patch(body, patch)), principal=current_principal()
+        lambda content: load_body(ORDER_IN, merge_patch(content, body)), principal=current_principal()
     )
-    return changed_response(carry_out("update", order_id, revised, body=patch))
+    return changed_response(carry_out("update", order_id, revised, body=body))
 
 
-@blueprint.route("/orders/<order_id>/confirm", methods=["POST"])
-@blueprint.requires("orders:manage")
-@blueprint.arguments(NothingIn(), required=False)
-@blueprint.response(200, Order)
-@change
-def confirm_order(data: dict[str, Any], order_id: str) -> Response:
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/confirm",
+    scope="orders:manage",
+    body=NothingIn(),
+    body_required=False,
+    responses={200: Order()},
+    **CHANGE,
+)
+def confirm_order(body: dict[str, Any], order_id: str) -> Response:
     """Accept a pending order"""
     return changed_response(carry_out("confirm", order_id, lambda order, at: order.confirm(at=at)))
 
 
-@blueprint.route("/orders/<order_id>/cancel", methods=["POST"])
-@blueprint.requires("orders:write")
-@blueprint.arguments(CancellationIn())
-@blueprint.response(200, Order)
-@change
-def cancel_order(data: dict[str, Any], order_id: str) -> Response:
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/cancel",
+    scope="orders:write",
+    body=CancellationIn(),
+    responses={200: Order()},
+    **CHANGE,
+)
+def cancel_order(body: dict[str, Any], order_id: str) -> Response:
     """End an order of which nothing has been sent"""
-    reason, note = data["reason"], data.get("note")
+    reason, note = body["reason"], body.get("note")
     stored = carry_out(
-        "cancel", order_id, lambda order, at: order.cancel(reason=reason, note=note, at=at), body=data
+        "cancel", order_id, lambda order, at: order.cancel(reason=reason, note=note, at=at), body=body
     )
     return changed_response(stored)
 
 
-@blueprint.route("/orders/<order_id>/complete", methods=["POST"])
-@blueprint.requires("orders:manage")
-@blueprint.arguments(NothingIn(), required=False)
-@blueprint.response(200, Order)
-@change
-def complete_order(data: dict[str, Any], order_id: str) -> Response:
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/complete",
+    scope="orders:manage",
+    body=NothingIn(),
+    body_required=False,
+    responses={200: Order()},
+    **CHANGE,
+)
+def complete_order(body: dict[str, Any], order_id: str) -> Response:
     """End a confirmed order as it is, whatever has been sent"""
     return changed_response(carry_out("complete", order_id, lambda order, at: order.complete(at=at)))
 
 
-@blueprint.route("/orders/<order_id>/hold", methods=["PUT"])
-@blueprint.requires("orders:manage")
-@blueprint.arguments(HoldIn())
-@blueprint.response(200, Order)
-@change
-def hold_order(data: dict[str, Any], order_id: str) -> Response:
+@blueprint.operation(
+    "PUT",
+    "/orders/<order_id>/hold",
+    scope="orders:manage",
+    body=HoldIn(),
+    responses={200: Order()},
+    **CHANGE,
+)
+def hold_order(body: dict[str, Any], order_id: str) -> Response:
     """Stop an open order until the hold is released"""
-    reason = data["reason"]
-    stored = carry_out("hold", order_id, lambda order, at: order.place_hold(reason=reason, at=at), body=data)
+    reason = body["reason"]
+    stored = carry_out("hold", order_id, lambda order, at: order.place_hold(reason=reason, at=at), body=body)
     return changed_response(stored)
 
 
-@blueprint.route("/orders/<order_id>/hold", methods=["DELETE"])
-@blueprint.requires("orders:manage")
-@blueprint.response(200, Order)
-@change
+@blueprint.operation(
+    "DELETE",
+    "/orders/<order_id>/hold",
+    scope="orders:manage",
+    responses={200: Order()},
+    **CHANGE,
+)
 def release_order(order_id: str) -> Response:
     """Release the hold, if there is one"""
     return changed_response(carry_out("release", order_id, lambda order, at: order.release(at=at)))
 
 
-@blueprint.route("/orders/<order_id>/fulfillments", methods=["POST"])
-@blueprint.requires("orders:manage")
-@blueprint.arguments(FulfillmentIn())
-@blueprint.response(201, Order)
-@change_of_quantities
-def fulfill_order(data: dict[str, Any], order_id: str) -> Response:
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/fulfillments",
+    scope="orders:manage",
+    body=FulfillmentIn(),
+    responses={201: Order()},
+    **CHANGE_OF_QUANTITIES,
+)
+def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     """Record what was sent; the last unit completes the order"""
-    sent, tracking = Quantities(data["items"]), data.get("tracking")
+    sent, tracking = Quantities(body["items"]), body.get("tracking")
     stored = carry_out(
-        "fulfill", order_id, lambda order, at: order.fulfill(sent, tracking=tracking, at=at), body=data
+        "fulfill", order_id, lambda order, at: order.fulfill(sent, tracking=tracking, at=at), body=body
     )
     return changed_response(stored, 201)
 
 
-@blueprint.route("/orders/<order_id>/returns", methods=["POST"])
-@blueprint.requires("orders:manage")
-@blueprint.arguments(ReturnIn())
-@blueprint.response(201, Order)
-@change_of_quantities
-def return_items(data: dict[str, Any], order_id: str) -> Response:
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/returns",
+    scope="orders:manage",
+    body=ReturnIn(),
+    responses={201: Order()},
+    **CHANGE_OF_QUANTITIES,
+)
+def return_items(body: dict[str, Any], order_id: str) -> Response:
     """Record what came back"""
-    back, reason = Quantities(data["items"]), data.get("reason")
-    stored = carry_out("return", order_id, lambda order, at: order.take_back(back, reason=reason, at=at), body=data)
+    back, reason = Quantities(body["items"]), body.get("reason")
+    stored = carry_out("return", order_id, lambda order, at: order.take_back(back, reason=reason, at=at), body=body)
     return changed_response(stored, 201)

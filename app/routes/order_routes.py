@@ -12,7 +12,7 @@ from app.http.cursors import make_cursor, read_cursor
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal, require_own_customer
 from app.http.responses import created_response, list_response, order_response
-from app.http.streams import CSV, NDJSON, preferred_stream, stream_response
+from app.http.streams import preferred_stream, stream_response
 from app.schemas.batch import BatchIn, BatchResults
 from app.schemas.order import OrderIn, OrderQuery, VersionQuery
 from app.schemas.order_document import Order, OrderList
@@ -23,11 +23,12 @@ from app.services.order_exports import stream_orders
 blueprint = Blueprint("orders", __name__, description="Create orders, read them, list them.")
 
 
-@blueprint.route("/orders", methods=["POST"])
-@blueprint.requires("orders:write")
-@blueprint.arguments(OrderIn())
-@blueprint.response(201, Order)
-@blueprint.describe(
+@blueprint.operation(
+    "POST",
+    "/orders",
+    scope="orders:write",
+    body=OrderIn(),
+    responses={201: Order()},
     problems=(
         errors.InvalidIdempotencyKey,
         errors.DuplicateExternalRef,
@@ -37,31 +38,35 @@ blueprint = Blueprint("orders", __name__, description="Create orders, read them,
     request_headers=("Idempotency-Key",),
     response_headers=("ETag", "Location", "Idempotent-Replayed"),
 )
-def create_order(data: dict[str, Any]) -> Response:
+def create_order(body: dict[str, Any]) -> Response:
     """Create an order"""
     principal = current_principal()
-    require_own_customer(data["customer_id"], principal)
-    request = OrderRequest(data, principal=principal, idempotency_key=idempotency_key())
+    require_own_customer(body["customer_id"], principal)
+    request = OrderRequest(body, principal=principal, idempotency_key=idempotency_key())
     return created_response(order_service.create_order(request))
 
 
-@blueprint.route("/orders/batch", methods=["POST"])
-@blueprint.requires("orders:write")
-@blueprint.arguments(BatchIn())
-@blueprint.response(200, BatchResults)
-@blueprint.describe()
-def create_orders(data: dict[str, Any]) -> Response:
+@blueprint.operation(
+    "POST",
+    "/orders/batch",
+    scope="orders:write",
+    body=BatchIn(),
+    responses={200: BatchResults()},
+)
+def create_orders(body: dict[str, Any]) -> Response:
     """Create up to 1,000 orders, each judged alone"""
-    return Response(create_batch(data["orders"]), mimetype=JSON)
+    return Response(create_batch(body["orders"]), mimetype=JSON)
 
 
-@blueprint.route("/orders/<order_id>")
-@blueprint.requires("orders:read")
-@blueprint.arguments(VersionQuery(), location="query")
-@blueprint.response(200, Order)
-@blueprint.alt_response(304, description="The order is still the one you have")
-@blueprint.describe(
-    problems=(errors.OrderNotFound,), request_headers=("If-None-Match",), response_headers=("ETag",)
+@blueprint.operation(
+    "GET",
+    "/orders/<order_id>",
+    scope="orders:read",
+    query=VersionQuery(),
+    responses={200: Order(), 304: None},
+    problems=(errors.OrderNotFound,),
+    request_headers=("If-None-Match",),
+    response_headers=("ETag",),
 )
 def get_order(query: dict[str, Any], order_id: str) -> Response:
     """Read an order, as it is or as it was at a version"""
@@ -69,13 +74,15 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
     return order_response(order)
 
 
-@blueprint.route("/orders")
-@blueprint.requires("orders:read")
-@blueprint.arguments(OrderQuery(), location="query")
-@blueprint.response(200, OrderList)
-@blueprint.alt_response(200, schema={"type": "string"}, content_type=NDJSON)
-@blueprint.alt_response(200, schema={"type": "string"}, content_type=CSV)
-@blueprint.describe(problems=(errors.InvalidCursor,), response_headers=("Link",))
+@blueprint.operation(
+    "GET",
+    "/orders",
+    scope="orders:read",
+    query=OrderQuery(),
+    responses={200: OrderList()},
+    problems=(errors.InvalidCursor,),
+    response_headers=("Link",),
+)
 def list_orders(query: dict[str, Any]) -> Response:
     """List orders by time of creation, or stream all that match as NDJSON or CSV"""
     limit, cursor = query.pop("limit"), query.pop("cursor", None)

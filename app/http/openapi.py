@@ -1,0 +1,265 @@
+"""The API description (OpenAPI 3.1), built with apispec from the blueprints' operations and the schemas."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from http import HTTPStatus
+from threading import Lock
+from typing import Any
+
+import orjson
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import current_app
+from marshmallow import Schema
+
+from app.errors import (
+    BadRequest,
+    ContentTooLarge,
+    Forbidden,
+    InternalError,
+    InvalidRequest,
+    MalformedJSON,
+    ServiceError,
+    ServiceUnavailable,
+    TooManyRequests,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+from app.http.arguments import JSON
+from app.http.blueprint import PUBLIC, Blueprint, Content, Operation
+from app.http.idempotency import KEY_PATTERN
+from app.http.problems import MEDIA_TYPE, problem_document
+from app.schemas.batch import BatchEntryIn
+from app.schemas.fields import TEXT_PATTERN, Metadata, MetadataPatch
+from app.schemas.problem import Problem
+
+_INTRODUCTION = """\
+Creates and manages customer orders. An order that was acknowledged is never lost, and one Idempotency-Key never makes
+two. Every error is a problem document (RFC 9457); its `type` is the address of a page that says what to do.
+"""
+
+_SECURITY_SCHEMES = {
+    "apiKey": {"type": "http", "scheme": "bearer", "description": "A service's key: `osk_<id>.<secret>`."},
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token of the configured issuer. Without the scope `orders:manage` its subject is a customer, "
+        "for whom no other customer's orders exist.",
+    },
+}
+
+_PATH_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
+_PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "order_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
+    "slug": {"example": "order-not-found"},
+    "name": {"example": "swagger-ui.css"},
+}
+
+_TEXT = {"type": "string"}
+_REQUEST_HEADERS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": {
+        "description": "Makes a retry safe: the same key and body are answered with the first response, for as long as "
+        "the order exists. Bare, or as a quoted string.",
+        "schema": _TEXT | {"pattern": KEY_PATTERN},
+        "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
+    },
+    "If-Match": {
+        "description": "The entity tag of the order as you know it; 412 if it has changed since.",
+        "schema": _TEXT,
+        "example": '"1"',
+    },
+    "If-None-Match": {
+        "description": "The entity tag you have; 304 if it is still the current one.",
+        "schema": _TEXT,
+        "example": '"1"',
+    },
+}
+_RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {"description": "The request's id in the logs: yours if you sent one.", "schema": _TEXT},
+    "ETag": {
+        "description": "Of what was answered, for `If-None-Match`; an order's is its version.",
+        "schema": _TEXT,
+        "example": '"1"',
+    },
+    "Location": {"description": "The new order's address.", "schema": _TEXT | {"format": "uri-reference"}},
+    "Idempotent-Replayed": {
+        "description": "`true` where the key had been used before and its first response is given again.",
+        "schema": _TEXT | {"enum": ["true"]},
+    },
+    "Link": {"description": 'The next page, with `rel="next"` (RFC 8288).', "schema": _TEXT},
+    "Allow": {"description": "The methods that the resource knows.", "schema": _TEXT},
+    "Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {
+        "description": "What is missing (RFC 6750 §3).",
+        "schema": _TEXT,
+        "example": 'Bearer realm="orders", error="insufficient_scope", scope="orders:write"',
+    },
+    "RateLimit-Policy": {
+        "description": "Your share: `q` requests in `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": _TEXT,
+        "example": '"customers";q=600;w=60',
+    },
+    "RateLimit": {
+        "description": "What is left of it: `r` requests now, more in `t` seconds.",
+        "schema": _TEXT,
+        "example": '"customers";r=599;t=1',
+    },
+}
+_PROBLEM_HEADERS: dict[type[ServiceError], tuple[str, ...]] = {
+    Unauthenticated: ("WWW-Authenticate",),
+    Forbidden: ("WWW-Authenticate",),
+    TooManyRequests: ("RateLimit-Policy", "RateLimit"),
+}
+
+# Problems that follow from the kind of the operation.
+_OF_EVERY_REQUEST = (BadRequest, InternalError)
+_OF_AUTHENTICATION = (Unauthenticated, Forbidden, TooManyRequests)
+_OF_INPUT = (InvalidRequest, ServiceUnavailable)
+_OF_BODY = (MalformedJSON, ContentTooLarge, UnsupportedMediaType)
+
+_building = Lock()
+
+
+def api_description() -> bytes:
+    """The description as JSON, built by its first reader: it would slow down every start."""
+    with _building:
+        return _build()
+
+
+@cache
+def _build() -> bytes:
+    plugin = MarshmallowPlugin()
+    spec = APISpec(
+        title="Order Service",
+        version="1.0.0",
+        openapi_version="3.1.0",
+        plugins=[plugin],
+        info={"description": _INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
+    )
+    assert plugin.converter is not None
+    plugin.converter.add_attribute_function(_describe_metadata)  # type: ignore[no-untyped-call]
+    for name, scheme in _SECURITY_SCHEMES.items():
+        spec.components.security_scheme(name, scheme)
+    for schema in (Problem, BatchEntryIn):  # no operation names them as its own
+        spec.components.schema(schema.__name__, schema=schema)
+    for blueprint in current_app.blueprints.values():
+        assert isinstance(blueprint, Blueprint)
+        spec.tag({"name": blueprint.name, "description": blueprint.description})
+        for operation in blueprint.operations.values():
+            _add_operation(spec, operation, tag=blueprint.name)
+    return orjson.dumps(spec.to_dict())
+
+
+def _add_operation(spec: APISpec, operation: Operation, *, tag: str) -> None:
+    variables = _PATH_VARIABLE.findall(operation.path)
+    described: dict[str, Any] = {
+        "operationId": _camel_case(operation.name),
+        "summary": operation.summary,
+        "tags": [tag],
+        "security": _security(operation.scope),
+        "responses": _success_responses(operation) | _problem_responses(_problems(operation)),
+    }
+    if parameters := _parameters(operation, variables):
+        described["parameters"] = parameters
+    if operation.body is not None:
+        content = {operation.body_media_type: {"schema": operation.body}}
+        described["requestBody"] = {"required": operation.body_required, "content": content}
+    path = _PATH_VARIABLE.sub(r"{\1}", operation.path)
+    shared = [] if operation.path_schema else [_path_parameter(name) for name in variables]
+    spec.path(path, operations={operation.method.lower(): described}, parameters=shared)
+
+
+def _camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _security(scope: str) -> list[dict[str, list[str]]]:
+    return [] if scope == PUBLIC else [{scheme: [scope]} for scheme in _SECURITY_SCHEMES]
+
+
+def _parameters(operation: Operation, variables: list[str]) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = []
+    if operation.path_schema:
+        parameters.append({"in": "path", "schema": operation.path_schema})
+    if operation.query:
+        parameters.append({"in": "query", "schema": operation.query})
+    for name in operation.request_headers:
+        parameters.append({"in": "header", "name": name, "required": False} | _REQUEST_HEADERS[name])
+    return parameters
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"in": "path", "name": name, "required": True, "schema": _TEXT} | _PATH_PARAMETERS.get(name, {})
+
+
+def _success_responses(operation: Operation) -> dict[str, Any]:
+    return {
+        str(status): {
+            "description": HTTPStatus(status).phrase,
+            "headers": _headers(operation.response_headers),
+            **_content(body),
+        }
+        for status, body in operation.responses.items()
+    }
+
+
+def _content(body: Schema | Content | None) -> dict[str, Any]:
+    if body is None:
+        return {}
+    if isinstance(body, Content):
+        return {"content": {media_type: {"schema": dict(body.schema)} for media_type in body.media_types}}
+    return {"content": {JSON: {"schema": body}}}
+
+
+def _problems(operation: Operation) -> set[type[ServiceError]]:
+    problems: set[type[ServiceError]] = {*_OF_EVERY_REQUEST, *operation.problems}
+    if operation.scope != PUBLIC:
+        problems |= {*_OF_AUTHENTICATION}
+    if operation.path_schema or operation.query or operation.request_headers:
+        problems |= {*_OF_INPUT}
+    if operation.body:
+        problems |= {*_OF_INPUT, *_OF_BODY}
+    return problems
+
+
+def _problem_responses(types: Iterable[type[ServiceError]]) -> dict[str, Any]:
+    """One response for each status, with an example of each problem type that has it."""
+    responses: dict[str, Any] = {}
+    for kind in sorted(types, key=lambda kind: (kind.status, kind.slug)):
+        response = responses.setdefault(
+            str(kind.status),
+            {
+                "description": "",
+                "headers": _headers(()),
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+            },
+        )
+        response["description"] += f"{', or ' if response['description'] else ''}{kind.title}"
+        retry_after = ("Retry-After",) if kind.retry_after else ()
+        response["headers"] |= _headers((*retry_after, *_PROBLEM_HEADERS.get(kind, ())))
+        response["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": _example(kind)}
+    return responses
+
+
+def _headers(names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: _RESPONSE_HEADERS[name] for name in ("X-Request-Id", *names)}
+
+
+def _example(kind: type[ServiceError]) -> Mapping[str, Any]:
+    meaning = " ".join((kind.__doc__ or "").split())
+    return problem_document(kind(meaning)) | {"instance": "/orders", "request_id": "8e03978e40d543e8bc936894a57f9324"}
+
+
+def _describe_metadata(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
+    """The limits of `metadata`, which is no schema of its own."""
+    if not isinstance(field, Metadata):
+        return {}
+    text = {"type": ["string", "null"] if isinstance(field, MetadataPatch) else "string", "pattern": TEXT_PATTERN}
+    return {
+        "maxProperties": field.KEYS,
+        "propertyNames": {"minLength": 1, "maxLength": Metadata.KEY_LENGTH, "pattern": TEXT_PATTERN},
+        "additionalProperties": text | {"maxLength": Metadata.VALUE_LENGTH},
+    }
