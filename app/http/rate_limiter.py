@@ -4,7 +4,6 @@ import fcntl
 import mmap
 import os
 import struct
-import tempfile
 import threading
 import time
 import weakref
@@ -24,13 +23,18 @@ class RateLimiter:
     """
 
     def __init__(self, path: str | None = None) -> None:
+        """Map the file that the workers share; without a path, count for this process alone and make no file."""
         size = (_SLOTS + _PROBES) * _SLOT.size
-        with open(path, "a+b") if path else tempfile.TemporaryFile() as file:
+        self._lock = threading.Lock()  # between threads; the file's lock is between processes
+        self._file: int | None = None
+        if path is None:
+            self._memory = mmap.mmap(-1, size)
+            return
+        with open(path, "a+b") as file:
             self._file = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._file)
         os.ftruncate(self._file, size)
         self._memory = mmap.mmap(self._file, size)
-        self._lock = threading.Lock()  # between threads; the file's lock is between processes
 
     def take(self, principal: str, *, per_minute: int) -> tuple[int, float]:
         """Count one request against the budget of the last minute.
@@ -42,10 +46,13 @@ class RateLimiter:
         interval, now = _WINDOW / per_minute, time.monotonic()
         digest = blake2b(principal.encode(), digest_size=8).digest()
         home = int.from_bytes(digest[:4]) % _SLOTS
+        owner = int.from_bytes(digest, "little") or 1
         with self._lock:
+            if self._file is None:
+                return self._take(owner, home, interval, now)
             fcntl.lockf(self._file, fcntl.LOCK_EX, _PROBES, home)
             try:
-                return self._take(int.from_bytes(digest, "little") or 1, home, interval, now)
+                return self._take(owner, home, interval, now)
             finally:
                 fcntl.lockf(self._file, fcntl.LOCK_UN, _PROBES, home)
 
