@@ -47,9 +47,9 @@ def ask(port: int, method: str, path: str, body: Any = None, headers: Mapping[st
         return Answer(response.status, response.headers, response.read())
 
 
-def exchange(port: int, sent: bytes) -> bytes:
-    """Send bytes that need not be HTTP; everything that comes back until the server closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+def exchange(port: int, sent: bytes, *, address: str = "127.0.0.1") -> bytes:
+    """Send bytes that need not be HTTP from that address; everything that comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(address, 0)) as connection:
         connection.sendall(sent)
         received = b""
         while chunk := connection.recv(65536):

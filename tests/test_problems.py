@@ -29,6 +29,15 @@ def test_a_path_that_leads_nowhere_is_404(client: FlaskClient, path: str) -> Non
     assert slug(client.get(path)) == (404, "not-found")
 
 
+@pytest.mark.parametrize("path", ["//", "//healthz", "///healthz", "//orders", "//metrics", "//docs/start.js"])
+def test_a_path_that_begins_with_two_slashes_leads_nowhere(client: FlaskClient, path: str) -> None:
+    """The client would take what follows the slashes for a host, so the environment is given as a server makes it."""
+    response = client.get("/", environ_overrides={"PATH_INFO": path})
+
+    assert slug(response) == (404, "not-found")
+    assert response.json["instance"] == path
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PROPFIND", "X" * 300])
 @pytest.mark.parametrize("path", ["/orders", "/healthz", "/openapi.json", "/docs", "/problems"])
 def test_a_method_that_is_not_known_is_405_and_names_those_that_are(

@@ -75,6 +75,19 @@ def test_every_server_answers_the_same_and_stops(command: tuple[str, ...], app: 
 
 
 @each_server
+def test_a_path_that_begins_with_two_slashes_leads_nowhere(command: tuple[str, ...], sqlite_database: str) -> None:
+    paths = ["/%2Fhealthz", "/%2f%2Fmetrics", "/%2Forders"]
+    if "run" not in command:  # `flask run` is given them as one slash, by Python's own server
+        paths += ["//healthz", "///metrics", "//orders", "//%2Forders", "//127.0.0.1/orders"]
+    port = free_port()
+    with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=sqlite_database) as server:
+        answers = {path: server.ask("GET", path) for path in paths}
+
+    assert {path: answer.status for path, answer in answers.items()} == dict.fromkeys(paths, 404)
+    assert {answer.json["type"] for answer in answers.values()} == {"/problems/not-found"}
+
+
+@each_server
 def test_a_huge_body_is_refused_whether_or_not_it_tells_its_length(
     command: tuple[str, ...], sqlite_database: str
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from flask import Flask, Request, request
 from flask.sessions import NullSession, SessionInterface
+from werkzeug.exceptions import NotFound
 from werkzeug.routing import MapAdapter
 
 
@@ -35,9 +36,17 @@ class OrderService(Flask):
         return func
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Finds the route of a request. There is one host and nothing to redirect to: no need to look at the host."""
+        """Finds the route of a request. There is one host and nothing to redirect to: no need to look at the host.
+
+        Raises NotFound for a path that begins with two slashes. Werkzeug would strip them, and //metrics would reach
+        what a proxy's rule for /metrics protects.
+        """
         if request is None:
             return None
+        path: str = request.environ["PATH_INFO"]
+        if path.startswith("//"):
+            request.path = path.encode("latin-1").decode(errors="replace")  # as sent, for the problem's instance
+            raise NotFound()
         return MapAdapter(self.url_map, "", request.root_path, "", request.scheme, request.path, request.method)
 
 

@@ -117,6 +117,74 @@ def test_the_metrics_are_not_for_everyone(service: Server) -> None:
     assert service.ask("GET", "/metrics").status == 200
 
 
+SPELLINGS = {
+    "as it is": ("/metrics", 403),
+    "with a query": ("/metrics?x=1", 403),
+    "with a fragment": ("/metrics#x", 403),
+    "absolute": ("http://a/metrics", 403),
+    "encoded letter": ("/%6Detrics", 403),
+    "encoded letter, lower case": ("/%6detrics", 403),
+    "all encoded": ("/%6d%65%74%72%69%63%73", 403),
+    "dot segment": ("/./metrics", 403),
+    "encoded dot segment": ("/%2e/metrics", 403),
+    "parent": ("/orders/../metrics", 403),
+    "encoded parent": ("/orders/%2e%2e/metrics", 403),
+    "encoded parent, upper case": ("/orders/%2E%2E/metrics", 403),
+    "encoded parent and slash": ("/orders%2F..%2Fmetrics", 403),
+    "two slashes": ("//metrics", 404),
+    "three slashes": ("///metrics", 404),
+    "encoded slash": ("/%2Fmetrics", 404),
+    "encoded slash, lower case": ("/%2fmetrics", 404),
+    "two encoded slashes": ("/%2F%2fmetrics", 404),
+    "absolute, two slashes": ("http://a//metrics", 404),
+    "slashes and a dot segment": ("//./metrics", 404),
+    "a dot segment, then slashes": ("/.//metrics", 404),
+    "a parent, then slashes": ("/orders/..//metrics", 404),
+    "slashes inside": ("/orders//../metrics", 404),
+    "host in the path": ("//metrics/", 404),
+    "a slash behind": ("/metrics/", 404),
+    "an encoded slash behind": ("/metrics%2F", 404),
+    "parameter": ("/metrics;x=1", 404),
+    "empty parameter": ("/metrics;", 404),
+    "encoded parameter": ("/metrics%3Bx", 404),
+    "encoded query": ("/metrics%3Fx", 404),
+    "encoded fragment": ("/metrics%23x", 404),
+    "a dot behind": ("/metrics.", 404),
+    "an encoded dot behind": ("/metrics%2E", 404),
+    "upper case": ("/METRICS", 404),
+    "a blank behind": ("/metrics%20", 404),
+    "a line break behind": ("/metrics%0A", 404),
+    "encoded twice": ("/%256Detrics", 404),
+    "slash encoded twice": ("/%252Fmetrics", 404),
+    "backslash": ("/\\metrics", 404),
+    "encoded backslash": ("/%5Cmetrics", 404),
+    "overlong slash": ("/%C0%AFmetrics", 404),
+    "below another": ("/x/metrics", 404),
+    "a NUL behind": ("/metrics%00", 400),
+    "above the root": ("/../metrics", 400),
+    "encoded above the root": ("/%2e%2e/metrics", 400),
+    "no slash": ("%2Fmetrics", 400),
+}
+
+
+@pytest.mark.parametrize(("target", "status"), SPELLINGS.values(), ids=SPELLINGS)
+def test_no_spelling_of_its_path_leads_past_a_rule(service: Server, target: str, status: int) -> None:
+    """127.0.0.2 stands for another machine."""
+    request = f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+
+    answer = exchange(service.port, request, address="127.0.0.2")
+
+    assert int(answer.split()[1]) == status
+    assert b"http_request_duration" not in answer
+
+
+@pytest.mark.parametrize("path", ["//orders", "/%2Forders", "//healthz", "///healthz", "//orders/batch", "//", "/.problem"])
+def test_two_slashes_and_internal_paths_lead_nowhere(service: Server, path: str) -> None:
+    answer = service.ask("GET", path)
+
+    assert (answer.status, answer.json["type"], answer.json["instance"]) == (404, "/problems/not-found", path)
+
+
 def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes], bytes]:
     """The statuses of that many requests on one connection from the address, and all that came."""
     request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
