@@ -1,4 +1,8 @@
-"""Opaque cursors, each bound to the list it came from."""
+"""Opaque cursors, each bound to the list it came from.
+
+A cursor holds a position and nothing else: what a principal may see is decided by the SQL of the list it is used for.
+The binding is not a signature, and need not be: whoever forges a cursor chooses where their own list begins.
+"""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
@@ -12,6 +16,8 @@ import orjson
 from app.errors import InvalidCursor
 
 _BINDING_BYTES = 8
+_VERSION_MAX = 2**31 - 1  # what the database holds
+_NOT_OF_THIS_LIST = "The cursor was made for another list, or is damaged."
 
 
 def make_cursor(after: str, *, query: Mapping[str, Any]) -> str:
@@ -31,7 +37,10 @@ def make_version_cursor(after: int, *, order_id: str) -> str:
 
 def read_version_cursor(text: str, *, order_id: str) -> int:
     """The version in a cursor. Raises InvalidCursor unless it was made for the same order."""
-    return int.from_bytes(_read(text, 4, {"order_id": order_id}))
+    version = int.from_bytes(_read(text, 4, {"order_id": order_id}))
+    if version > _VERSION_MAX:
+        raise InvalidCursor(_NOT_OF_THIS_LIST)
+    return version
 
 
 def _make(position: bytes, query: Mapping[str, Any]) -> str:
@@ -44,7 +53,7 @@ def _read(text: str, length: int, query: Mapping[str, Any]) -> bytes:
     except (Base64Error, ValueError):
         raw = b""
     if len(raw) != length + _BINDING_BYTES or raw[length:] != _binding(query):
-        raise InvalidCursor("The cursor was made for another list, or is damaged.")
+        raise InvalidCursor(_NOT_OF_THIS_LIST)
     return raw[:length]
 
 

@@ -1,0 +1,80 @@
+"""Forged cursors: whatever stands in one, it is refused or leads into the principal's own list."""
+
+from base64 import urlsafe_b64encode
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from app.http.cursors import make_cursor, make_version_cursor
+from tests.credentials import api_key, bearer, token
+from tests.samples import MINIMAL, slug
+
+UUIDS = st.integers(0, 2**128 - 1).map(lambda number: str(UUID(int=number)))
+QUERIES: list[dict[str, str]] = [
+    {},
+    {"sort": "created_at"},
+    {"status": "pending"},
+    {"item_id": "sku-1", "sort": "created_at"},
+    {"customer_id": "c-bob"},
+    {"external_ref": "r-1", "sort": "created_at"},
+]
+
+
+@pytest.fixture
+def shops_orders(secure_app: Flask, secure_client: FlaskClient) -> list[str]:
+    """The ids of an order of Bob's between two of Ada's, all made by a shop."""
+    key = bearer(api_key(secure_app, "orders:read", "orders:write"))
+    bodies = [MINIMAL | {"customer_id": customer} for customer in ("c-ada", "c-bob", "c-ada")]
+    return [secure_client.post("/orders", json=body, headers=key).json["id"] for body in bodies]
+
+
+@given(query=st.sampled_from(QUERIES), after=UUIDS, own=st.booleans(), position=st.integers(0, 2))
+@example(query={}, after=str(UUID(int=2**128 - 1)), own=False, position=0)
+@example(query={"sort": "created_at"}, after=str(UUID(int=2**128 - 1)), own=False, position=0)
+def test_a_forged_list_cursor_shows_ones_own_orders_only(
+    secure_client: FlaskClient, shops_orders: list[str], query: dict[str, str], after: str, own: bool, position: int
+) -> None:
+    # The binding is no secret: anybody who reads the code can make one.
+    cursor = make_cursor(shops_orders[position] if own else after, query={"sort": "-created_at"} | query)
+
+    bob = bearer(token(customer="c-bob"))
+    page = secure_client.get("/orders", query_string=query | {"cursor": cursor}, headers=bob)
+
+    assert page.status_code == 200
+    assert {order["customer_id"] for order in page.json["orders"]} <= {"c-bob"}
+
+
+@given(version=st.integers(0, 2**32 - 1), position=st.integers(0, 2))
+@example(version=2**31, position=1)
+@example(version=2**31 - 1, position=1)
+@example(version=2**32 - 1, position=0)
+@example(version=0, position=0)
+def test_a_forged_history_cursor_is_refused_or_shows_ones_own_order(
+    secure_client: FlaskClient, shops_orders: list[str], version: int, position: int
+) -> None:
+    order_id = shops_orders[position]
+    cursor = make_version_cursor(version, order_id=order_id)
+
+    page = secure_client.get(f"/orders/{order_id}/history?cursor={cursor}", headers=bearer(token(customer="c-bob")))
+
+    if version >= 2**31:
+        assert slug(page) == (400, "invalid-cursor")
+    elif position != 1:
+        assert "c-ada" not in page.text
+    else:
+        assert (page.status_code, len(page.json["events"])) == (200, 1 if version == 0 else 0)
+
+
+@given(cursor=st.text(max_size=200) | st.binary(max_size=60).map(lambda raw: urlsafe_b64encode(raw).decode()))
+def test_no_text_for_a_cursor_is_an_internal_error(
+    secure_client: FlaskClient, shops_orders: list[str], cursor: str
+) -> None:
+    for path in ("/orders", f"/orders/{shops_orders[1]}/history"):
+        page = secure_client.get(path, query_string={"cursor": cursor}, headers=bearer(token(customer="c-bob")))
+
+        assert page.status_code in (200, 400)
+        assert "c-ada" not in page.text
