@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import orjson
 import pytest
 from flask.testing import FlaskClient, FlaskCliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.test import TestResponse
 
@@ -70,14 +73,53 @@ def test_where_nothing_matches_the_stream_is_empty(client: FlaskClient, accept: 
     assert stream(client, accept=accept).text == body
 
 
-@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1", "＝1", "－1"])
-def test_a_text_that_a_spreadsheet_takes_for_a_formula_is_made_harmless(start: str) -> None:
+def in_csv(text: str) -> tuple[str, str]:
+    """The CSV of an order with the text for its note and its customer, and what a reader finds for the note."""
     [order] = sample_orders(1, seed=1, until=datetime(2026, 11, 1, tzinfo=UTC))
-    document = orjson.loads(order.snapshot) | {"note": start, "customer_id": start}
+    document = orjson.loads(order.snapshot) | {"note": text, "customer_id": text}
+    written = "".join(as_csv([orjson.dumps(document).decode()]))
+    [row, *_] = rows(written)
+    assert row["note"] == row["customer_id"]
+    return written, row["note"]
 
-    [row, *_] = rows("".join(as_csv([orjson.dumps(document).decode()])))
 
-    assert (row["note"], row["customer_id"]) == (f"'{start}", f"'{start}")
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)", "\t1", "\n1", "＝1", "－1"])
+def test_a_text_that_a_spreadsheet_takes_for_a_formula_is_made_harmless(start: str) -> None:
+    assert in_csv(start)[1] == f"'{start}"
+
+
+@pytest.mark.parametrize(
+    ("text", "defused"),
+    [
+        ("x;=1+1", "x;'=1+1"),
+        ("\t=1", "'\t'=1"),
+        (' "=1', " \"'=1"),
+        ("x; +1", "x; '+1"),
+        ('x;"=1+1"', "x;\"'=1+1\""),
+        ("x\t@SUM(A1)", "x\t'@SUM(A1)"),
+        ("x\n-1", "x\n'-1"),
+        ("a,b;＝1;=2", "a,b;'＝1;'=2"),
+        ("a = b; c - d", "a = b; c - d"),
+        ("c-1;sku-1", "c-1;sku-1"),
+    ],
+)
+def test_a_formula_behind_another_separator_is_made_harmless(text: str, defused: str) -> None:
+    assert in_csv(text)[1] == defused
+
+
+def test_a_text_of_separators_alone_takes_no_quadratic_time() -> None:
+    started = time.process_time()
+    in_csv("\n" * 100_000)
+
+    assert time.process_time() - started < 10  # a hundred times as long as it takes
+
+
+@given(text=st.text(alphabet="=+-@;\t\n\"' ,a", max_size=12), separator=st.sampled_from([",", ";", "\t"]))
+def test_no_separator_makes_a_formula_of_a_text(text: str, separator: str) -> None:
+    written, _ = in_csv(text)
+
+    for row in csv.reader(io.StringIO(written, newline=""), delimiter=separator):
+        assert not any(cell.strip().startswith(("=", "+", "@")) for cell in row)
 
 
 def test_numbers_below_zero_stay_numbers(client: FlaskClient) -> None:
@@ -120,7 +162,7 @@ def test_each_form_of_the_list_tells_caches_that_it_depends_on_accept(client: Fl
 
 
 def test_the_form_is_the_one_that_the_request_prefers(client: FlaskClient) -> None:
-    for accept, given in (
+    for accept, media_type in (
         ("*/*", "application/json"),
         ("text/html", "application/json"),
         ("text/*", CSV),
@@ -129,7 +171,7 @@ def test_the_form_is_the_one_that_the_request_prefers(client: FlaskClient) -> No
         ("text/csv, application/json", "application/json"),
         ("text/csv;q=0", "application/json"),
     ):
-        assert client.get("/orders", headers={"Accept": accept}).mimetype == given, accept
+        assert client.get("/orders", headers={"Accept": accept}).mimetype == media_type, accept
 
 
 @pytest.mark.parametrize("accept", [NDJSON, CSV])

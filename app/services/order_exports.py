@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,10 @@ from app.services.order_reads import list_orders
 
 PAGE = 500  # orders fetched at once: a few hundred KiB
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+# Where a formula could begin: at the start of a cell, and behind what another list separator (`;` in much of Europe, a
+# tab) makes the start of one, for our own quotes protect nothing there. It matches each run once, so it takes linear
+# time.
+_CELL_START = re.compile(r"(?:^|[;\t\r\n])[;\"'\s]*+([=+\-@＝＋－＠]?)")
 ORDER_COLUMNS = (
     "id", "number", "customer_id", "external_ref", "status", "fulfillment_status", "currency", "version", "created_at",
     "updated_at", "note",
@@ -46,7 +50,7 @@ def as_ndjson(documents: Iterable[str]) -> Iterator[str]:
 def as_csv(documents: Iterable[str]) -> Iterator[str]:
     """One row for each line of each order, the order's own columns repeated (RFC 4180).
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    What a spreadsheet would take for a formula gets an apostrophe in front, whatever separator it reads the file with.
     """
     yield _csv_row([*ORDER_COLUMNS, "items_total", "adjustments_total", "total", *ITEM_COLUMNS])
     for document in documents:
@@ -64,4 +68,7 @@ def _csv_row(cells: Iterable[Any]) -> str:
 
 
 def _harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    if not isinstance(cell, str):
+        return cell
+    text = _CELL_START.sub(lambda start: f"{start[0][:-1]}'{start[1]}" if start[1] else start[0], cell)
+    return f"'{text}" if text.startswith(("\t", "\r", "\n")) else text
