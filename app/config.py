@@ -5,10 +5,12 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -18,6 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class StartupError(Exception):
     """The service cannot start; the message is one line that says what to do."""
+
+
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _database_url(text: str) -> str:
@@ -54,16 +60,43 @@ def _flag(text: str) -> bool:
 
 
 def _web_url(text: str) -> str:
-    if text and not re.fullmatch(r"https://[^\s/]+/\S*|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/\S*", text):
-        raise ValueError("an https:// URL")
+    if text and not re.fullmatch(r"https://[^\s/@]+/\S*|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/\S*", text):
+        raise ValueError("an https:// URL, without a user and a password")
     return text
 
 
+def normalize_origin(text: str) -> str:
+    """The origin as browsers send it (RFC 6454 §6): in lower case, without the scheme's default port.
+
+    Raises ValueError for what is no origin of a web page, and for a name that is not in ASCII.
+    """
+    try:
+        url = urlsplit(text.lower())
+        if not _ORIGIN.fullmatch(text.lower()):
+            raise ValueError(text)
+        host, port = url.hostname or "", url.port
+        name = f"[{IPv6Address(host)}]" if ":" in host else host
+    except ValueError:
+        raise ValueError(
+            "origins such as https://shop.example, separated by commas, without a path or a *; international names "
+            "in their xn-- form"
+        ) from None
+    return f"{url.scheme}://{name}" + ("" if port in (None, _DEFAULT_PORTS[url.scheme]) else f":{port}")
+
+
+def _list(text: str) -> Iterator[str]:
+    return (part.strip() for part in text.split(",") if part.strip())
+
+
 def _origins(text: str) -> frozenset[str]:
-    origins = frozenset(origin.strip() for origin in text.split(",") if origin.strip())
-    if not all(re.fullmatch(r"https?://[^\s/*]+", origin) for origin in origins):
-        raise ValueError("origins such as https://shop.example, separated by commas, without a path or a *")
-    return origins
+    return frozenset(map(normalize_origin, _list(text)))
+
+
+def _header_names(text: str) -> tuple[str, ...]:
+    names = tuple(_list(text))
+    if not all(re.fullmatch(r"[A-Za-z0-9-]+", name) for name in names):
+        raise ValueError("names of headers such as X-Tenant, separated by commas")
+    return names
 
 
 def _pem(text: str) -> str:
@@ -109,6 +142,7 @@ SETTINGS: dict[str, Setting] = {
     "JWT_AUDIENCE": Setting("", str, "The `aud` of the tokens; required too."),
     "JWT_SIGNING_KEY": Setting("", _pem, "For development: the private key (PEM) that `flask token` signs with."),
     "CORS_ORIGINS": Setting("", _origins, "Origins of the browser frontends, separated by commas."),
+    "CORS_HEADERS": Setting("", _header_names, "Request headers that they may send beside the service's own."),
     "RATE_LIMIT_CUSTOMERS": Setting("600", _whole_number(0, 10**6), "Requests a minute of one customer; 0: no limit."),
     "RATE_LIMIT_SERVICES": Setting("0", _whole_number(0, 10**6), "Requests a minute of one service; 0: no limit."),
     "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes are taken only with `If-Match` (428 without)."),

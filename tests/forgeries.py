@@ -120,7 +120,7 @@ FORGED: dict[str, str] = {
     "signature reversed": f"{HEAD}.{BODY}.{SIGNATURE[::-1]}",
     "signature twice": GOOD + SIGNATURE,
     "JSON": json.dumps({"payload": BODY, "protected": HEAD, "signature": SIGNATURE}),
-    "blank before": " " + GOOD,
+    "tab before": "\t" + GOOD,
     "blank within": GOOD.replace(".", ". "),
     "quoted": f'"{GOOD}"',
     "dots": "..",

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SHOP = "https://shop.example"
 FOREIGN = [
     "https://evil.example", "http://shop.example", "https://shop.example:8443", "https://shop.example.evil.example",
-    "https://evilshop.example", "https://SHOP.example", "https://shop.example/", "null", "*", "", f"{SHOP}, {SHOP}",
+    "https://evilshop.example", "https://shop.example:80", "https://shop.example/", "null", "*", "", f"{SHOP}, {SHOP}",
 ]  # fmt: skip
 PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
 
@@ -60,6 +60,41 @@ def test_a_foreign_origin_is_told_nothing(web: FlaskClient, origin: str, method:
 
     assert cors(response) == {}
     assert "origin" in words(response.headers["Vary"])  # a cache must not give it what the shop was told
+
+
+SPELLINGS = {
+    "https://Shop.Example": "https://shop.example",
+    "HTTPS://shop.example": "https://shop.example",
+    "https://a.example:443": "https://a.example",
+    "http://a.example:80": "http://a.example",
+    "http://a.example:443": "http://a.example:443",
+    "https://A.example:08443": "https://a.example:8443",
+    "http://[0:0::1]:3000": "http://[::1]:3000",
+    "https://xn--bcher-kva.example": "https://xn--bcher-kva.example",
+}
+
+
+@pytest.mark.parametrize(("configured", "sent"), SPELLINGS.items(), ids=SPELLINGS)
+def test_an_origin_matches_however_it_is_spelled(app: Flask, database_url: str, configured: str, sent: str) -> None:
+    with closed_app(database_url, CORS_ORIGINS=configured) as secure_app:
+        client = secure_app.test_client()
+        told = [cors(client.get("/orders", headers={"Origin": origin})) for origin in (sent, configured)]
+
+    assert [one["Allow-Origin"] for one in told] == [sent, configured]
+
+
+def test_headers_of_tracing_and_those_configured_are_allowed(app: Flask, database_url: str) -> None:
+    with closed_app(database_url, CORS_ORIGINS=SHOP, CORS_HEADERS="X-Tenant, x-device") as secure_app:
+        response = secure_app.test_client().options("/orders", headers={"Origin": SHOP} | PREFLIGHT)
+
+    allowed = words(cors(response)["Allow-Headers"])
+    assert {"traceparent", "tracestate", "baggage", "sentry-trace", "authorization", "x-tenant", "x-device"} <= allowed
+
+
+@pytest.mark.parametrize("names", ["*", "X Tenant", "X-Tenant\r\nX: 1", "X-Tenant: 1", "é"])
+def test_a_header_that_is_no_name_stops_the_start(database_url: str, names: str) -> None:
+    with pytest.raises(StartupError, match="CORS_HEADERS"):
+        load_config({"CORS_HEADERS": names})
 
 
 def test_what_a_frontend_needs_to_read_is_exposed(web: FlaskClient) -> None:
@@ -121,7 +156,11 @@ def test_without_origins_no_origin_is_told_anything(secure_client: FlaskClient) 
     assert [cors(response) for response in responses] == [{}, {}]
 
 
-@pytest.mark.parametrize("origins", ["*", "https://*", "https://*.a", "shop.example", f"{SHOP}/", f"{SHOP}/a", "null"])
+@pytest.mark.parametrize(
+    "origins",
+    ["*", "https://*", "https://*.a", "shop.example", f"{SHOP}/", f"{SHOP}/a", "null", "https://bücher.example",
+     "https://ada@shop.example", f"{SHOP}:99999", "https://[::g]", f"{SHOP}?a", f"{SHOP}:"],
+)  # fmt: skip
 def test_an_origin_that_is_none_or_all_stops_the_start(database_url: str, origins: str) -> None:
     with pytest.raises(StartupError, match="CORS_ORIGINS"):
         load_config({"CORS_ORIGINS": origins})

@@ -1,25 +1,35 @@
 """The issuer's key set (RFC 7517): fetched seldom, kept while it is good, never fetched from elsewhere."""
 
+import io
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from flask import Flask
 from flask.testing import FlaskClient
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from app.config import StartupError, load_config
 from app.services import token_service
-from tests.credentials import bearer, closed_app, token
+from tests.credentials import bearer, closed_app, private_pem, token
 from tests.samples import slug
+from tests.servers import free_port
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
+DAY = timedelta(days=1)
 KEYS: dict[str, tuple[Any, Any]] = {
     "RS256": (rsa.generate_private_key(65537, 2048), RSAAlgorithm),
     "ES256": (ec.generate_private_key(ec.SECP256R1()), ECAlgorithm),
@@ -44,16 +54,18 @@ class Issuer:
         self.keys = [jwk(algorithm) for algorithm in KEYS]
         self.answer: bytes | None = None
         self.status, self.seconds, self.asked, self.url = 200, 0.0, 0, ""
+        self.user_agents: set[str | None] = set()
 
     def body(self) -> bytes:
         return json.dumps({"keys": self.keys}).encode() if self.answer is None else self.answer
 
 
 @contextmanager
-def serving(issuer: Issuer) -> Iterator[None]:
+def serving(issuer: Issuer, tls: ssl.SSLContext | None = None) -> Iterator[None]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             issuer.asked += 1
+            issuer.user_agents.add(self.headers["User-Agent"])
             time.sleep(issuer.seconds)
             self.send_response(issuer.status)
             if issuer.status == 302:
@@ -65,7 +77,9 @@ def serving(issuer: Issuer) -> Iterator[None]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        issuer.url = f"http://127.0.0.1:{server.server_port}/keys"
+        issuer.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}/keys"
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield
         server.shutdown()
@@ -118,6 +132,25 @@ def test_a_name_that_is_not_its_keys_is_refused(client: FlaskClient, algorithm: 
 
     assert [status(client, named(algorithm, kid=kid)) for kid in (*others, "x", "../EdDSA")] == [401] * 4
     assert status(client, token(KEYS[algorithm][0], algorithm)) == 401  # no name, where every key has one
+
+
+@pytest.mark.parametrize("kid", ["EdDSA", None])
+def test_a_token_without_a_key_id_is_checked_with_the_only_key(
+    client: FlaskClient, issuer: Issuer, kid: str | None
+) -> None:
+    issuer.keys = [jwk("EdDSA", kid=kid), jwk("RS256", use="enc")]
+    without = [token(KEYS["EdDSA"][0], "EdDSA", customer=f"c-{i}") for i in range(3)]
+
+    assert [status(client, credential) for credential in without] == [200] * 3
+    assert status(client, token(ed25519.Ed25519PrivateKey.generate(), "EdDSA")) == 401
+    assert status(client, named("EdDSA", kid="other")) == 401
+    assert issuer.asked == 1
+
+
+def test_the_issuer_is_told_who_fetches_its_keys(client: FlaskClient, issuer: Issuer) -> None:
+    status(client, named("EdDSA"))
+
+    assert issuer.user_agents == {"order-service"}
 
 
 def test_a_thousand_unknown_names_cost_one_fetch(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
@@ -181,6 +214,73 @@ def test_an_issuer_that_is_away_locks_out_no_known_key(
 
     assert (known, unknown) == ([200] * 5, 401)
     assert issuer.asked - asked == 1
+
+
+REASONS = {
+    "500": "HTTP status 500",
+    "404": "HTTP status 404",
+    "redirected": "HTTP status 302",
+    "HTML": "the answer is not a JSON Web Key Set with usable keys",
+    "no keys": "the answer is not a JSON Web Key Set with usable keys",
+    "deep": "the answer is not a JSON Web Key Set with usable keys",
+}
+
+
+def fetch_failures(database_url: str, url: str) -> list[dict[str, Any]]:
+    """What the log says of one fetch of this key set."""
+    stream = io.StringIO()
+    with redirect_stderr(stream), closed_app(database_url, JWT_PUBLIC_KEY="", JWT_JWKS_URL=url) as secure_app:
+        status(secure_app.test_client(), named("EdDSA"))
+    assert "s3cret" not in stream.getvalue()
+    lines = map(json.loads, stream.getvalue().splitlines())
+    return [line for line in lines if line["event"] == "key set unavailable"]
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_the_log_says_why_a_fetch_failed(app: Flask, database_url: str, issuer: Issuer, case: str) -> None:
+    issuer.status, issuer.answer = AWAY[case]
+
+    [failure] = fetch_failures(database_url, f"{issuer.url}?key=s3cret")
+
+    assert failure["reason"] == REASONS[case]
+
+
+def test_the_log_says_why_a_connection_failed(
+    app: Flask, database_url: str, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refused = fetch_failures(database_url, f"http://127.0.0.1:{free_port()}/keys?key=s3cret")
+    untrusted = Issuer()
+    with serving(untrusted, tls=self_signed(tmp_path)):
+        tls = fetch_failures(database_url, f"{untrusted.url}?key=s3cret")
+    monkeypatch.setattr(token_service, "_JWKS_TIMEOUT", 0.2)
+    issuer.seconds = 1.0
+    slow = fetch_failures(database_url, f"{issuer.url}?key=s3cret")
+
+    assert "refused" in refused[0]["reason"]
+    assert "certificate verify failed" in tls[0]["reason"]
+    assert slow[0]["reason"] == "no answer within 0.2 seconds"
+
+
+def self_signed(directory: Path) -> ssl.SSLContext:
+    """The context of a server whose certificate nobody has signed but itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + DAY)
+    certificate = builder.sign(key, hashes.SHA256())
+    file = directory / "server.pem"
+    file.write_bytes(certificate.public_bytes(Encoding.PEM) + private_pem(key).encode())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+@pytest.mark.parametrize("url", ["https://ada:s3cret@login.example/keys", "https://s3cret@login.example/keys"])
+def test_a_key_set_url_with_a_password_stops_the_start(database_url: str, url: str) -> None:
+    with pytest.raises(StartupError, match="^JWT_JWKS_URL is …; it must be an https:// URL, without a user") as caught:
+        load_config({"JWT_JWKS_URL": url})
+
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("code", "answer"), AWAY.values(), ids=AWAY)

@@ -38,6 +38,9 @@ TAKEN = {
     "plain": token(),
     "typ at+jwt": token(header={"typ": "at+jwt"}),
     "typ application/at+jwt": token(header={"typ": "application/at+jwt"}),
+    "typ AT+JWT": token(header={"typ": "AT+JWT"}),
+    "typ jwt": token(header={"typ": "jwt"}),
+    "typ Application/JWT": token(header={"typ": "Application/JWT"}),
     "no typ": signed({"alg": HEADER["alg"]}, claims()),
     "a kid, with one key only": token(header={"kid": "any"}),
     "one audience of several": token(aud=["invoices", AUDIENCE]),
@@ -58,9 +61,32 @@ def test_what_it_signed_is_believed(secure_client: FlaskClient, good: str) -> No
     assert (first.status_code, again.status_code) == (200, 200)
 
 
-@pytest.mark.parametrize("scope", [None, "", ["orders:read"], {"orders:read": 1}, 1, "orders:readorders:write", "*"])
-def test_scopes_are_words_in_a_string(secure_client: FlaskClient, scope: Any) -> None:
-    response = secure_client.get("/orders", headers=bearer(token(scope=scope)))
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"scope": "orders:read"},
+        {"scope": ["orders:read", "openid"]},
+        {"scope": None, "scp": "openid orders:read"},
+        {"scope": None, "scp": ["openid", "orders:read"]},
+        {"scope": "openid", "scp": ["orders:read", 7]},
+    ],
+)
+def test_scopes_are_words_in_a_string_or_a_list(secure_client: FlaskClient, said: dict[str, Any]) -> None:
+    headers = bearer(token(**said))
+
+    read, created = secure_client.get("/orders", headers=headers), secure_client.post("/orders", headers=headers)
+
+    assert (read.status_code, created.status_code) == (200, 403)
+
+
+@pytest.mark.parametrize("name", ["scope", "scp"])
+@pytest.mark.parametrize(
+    "scope",
+    [None, "", [], {"orders:read": 1}, 1, "orders:readorders:write", "*", ["*"], ["orders:read orders:write"],
+     [["orders:read"]]],
+)  # fmt: skip
+def test_anything_else_is_no_scope(secure_client: FlaskClient, name: str, scope: Any) -> None:
+    response = secure_client.get("/orders", headers=bearer(token(**{"scope": None} | {name: scope})))
 
     assert slug(response) == (403, "forbidden")
 
@@ -70,9 +96,16 @@ def test_the_schemes_case_does_not_matter(secure_client: FlaskClient, scheme: st
     assert secure_client.get("/orders", headers={"Authorization": f"{scheme} {GOOD}"}).status_code == 200
 
 
+@pytest.mark.parametrize("spaces", [1, 2, 9])
+def test_any_number_of_spaces_separates_scheme_and_credential(secure_client: FlaskClient, spaces: int) -> None:
+    header = f"Bearer{' ' * spaces}{GOOD}"
+
+    assert secure_client.get("/orders", headers={"Authorization": header}).status_code == 200
+
+
 @pytest.mark.parametrize(
-    "header",
-    ["", "Bearer", "Bearer ", "Basic YTpi", f"Basic {GOOD}", f"Token {GOOD}", GOOD, f"Bearer{GOOD}", f"Bearer\t{GOOD}",
+    ["", "Bearer", "Bearer    ", "Bearer ", "Basic YTpi", f"Basic {GOOD}", f"Token {GOOD}", GOOD, f"Bearer{GOOD}",
+    ["", "Bearer", "Bearer    ", "Bearer ", "Basic YTpi", f"Basic {GOOD}", f"Token {GOOD}", GOOD, f"Bearer{GOOD}", f"Bearer\t{GOOD}",
      f"Bearer, Bearer {GOOD}", f"Bearer {GOOD}, Bearer {GOOD}", f"Bearer {GOOD} {GOOD}", "Bearer é", f"DPoP {GOOD}"],
 )  # fmt: skip
 def test_anything_but_one_bearer_credential_is_refused(secure_client: FlaskClient, header: str) -> None:

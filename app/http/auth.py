@@ -114,6 +114,7 @@ class Authenticator:
                 raise Forbidden("This service runs without authentication, and so for this machine only.")
             return ANONYMOUS
         scheme, _, credential = current_request().headers.get("Authorization", "").partition(" ")
+        credential = credential.lstrip(" ")  # RFC 9110 §11.4: one space or more
         if scheme.lower() != "bearer":  # RFC 6750 §3.1: no error code for who did not know what to send
             raise self._denied("no bearer credentials", error=None)
         if not 1 <= len(credential) <= _TOKEN_MAX:

@@ -2,11 +2,15 @@
 
 from flask import Flask, Response, current_app, request
 
+from app.config import normalize_origin
 from app.http.responses import FOR_ALL, FOR_DATA, DocumentResponse
 
 # What a frontend may read of an answer, besides the few headers any script may.
 _EXPOSED = "ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
-_ALLOWED = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-Id"
+_ALLOWED = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Request-Id"),
+    *("traceparent", "tracestate", "baggage", "sentry-trace"),  # W3C Trace Context, Baggage; Sentry's older name
+)
 _METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
 _PREFLIGHT_SECONDS = "7200"  # the longest that the large browsers keep one
 
@@ -27,7 +31,14 @@ def init_app(app: Flask) -> None:
 
 
 def _origin_allowed() -> bool:
-    return request.headers.get("Origin") in current_app.config["CORS_ORIGINS"]
+    """Whether the request's origin is one of the frontends'; browsers send it normalised, other clients may not."""
+    origin, allowed = request.headers.get("Origin", ""), current_app.config["CORS_ORIGINS"]
+    if origin in allowed:
+        return True
+    try:
+        return normalize_origin(origin) in allowed
+    except ValueError:
+        return False
 
 
 def _answer_preflight() -> Response | None:
@@ -37,7 +48,7 @@ def _answer_preflight() -> Response | None:
         status=204,
         headers={
             "Access-Control-Allow-Methods": _METHODS,
-            "Access-Control-Allow-Headers": _ALLOWED,
+            "Access-Control-Allow-Headers": ", ".join((*_ALLOWED, *current_app.config["CORS_HEADERS"])),
             "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
         },
     )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import jwt
 import structlog
@@ -22,7 +23,9 @@ from app.models.principal import CUSTOMER_SCOPES, SCOPES, Principal, customer_pr
 log = structlog.get_logger()
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")  # asymmetric only: whoever can check a token must not be able to make one
-_TYPES = (None, "JWT", "at+jwt", "application/at+jwt")
+# Media types in lower case (RFC 7515 §4.1.9, RFC 9068 §2.1); "application/" may be left out.
+_TYPES = ("jwt", "application/jwt", "at+jwt", "application/at+jwt")
+_USER_AGENT = "order-service"
 _LEEWAY = 10  # seconds that clocks may differ
 _JWKS_LIFETIME = 300.0  # seconds a key set is used without asking again
 _JWKS_PAUSE = 30.0  # seconds between two fetches, however many unknown keys are named
@@ -47,7 +50,7 @@ class KeySet:
     def find(self, key_id: str | None) -> Any:
         """The key of that id, or None. Raises ServiceUnavailable where no key set was ever had."""
         # One fetch for all that wait; who asks for a key that is here need not.
-        if self._lock.acquire(blocking=key_id not in self._keys):
+        if self._lock.acquire(blocking=self._get(key_id) is None):
             try:
                 if self._is_due(key_id):
                     self._fetch()
@@ -55,21 +58,44 @@ class KeySet:
                 self._lock.release()
         if not self._keys:
             raise ServiceUnavailable("The keys to check tokens with cannot be had just now.")
+        return self._get(key_id)
+
+    def _get(self, key_id: str | None) -> Any:
+        """The key of that id. A token without a key id is checked with the set's only key, if there is only one."""
+        if key_id is None and len(self._keys) == 1:
+            return next(iter(self._keys.values()))
         return self._keys.get(key_id)
 
     def _is_due(self, key_id: str | None) -> bool:
         age = time.monotonic() - self._fetched
         pause = _JWKS_PAUSE if self._keys else _JWKS_FIRST_PAUSE
-        return age > _JWKS_LIFETIME or (key_id not in self._keys and age > pause)
+        return age > _JWKS_LIFETIME or (self._get(key_id) is None and age > pause)
 
     def _fetch(self) -> None:
+        headers = {"User-Agent": _USER_AGENT, "Accept": "application/jwk-set+json, application/json"}
+        client = jwt.PyJWKClient(self.url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT, headers=headers)
         try:
-            found = jwt.PyJWKClient(self.url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT).get_jwk_set()
+            found = client.get_jwk_set()
             self._keys = {key.key_id: key.key for key in found.keys if key.public_key_use in (None, "sig")}
         except Exception as error:  # whatever comes instead of a key set: the keys that are known stay
-            log.warning("key set unavailable", error=type(error).__name__)
+            log.warning("key set unavailable", error=type(error).__name__, reason=_fetch_failure(error))
         finally:
             self._fetched = time.monotonic()
+
+
+def _fetch_failure(error: Exception) -> str:
+    """Why a key set could not be fetched, without its URL, which may hold credentials."""
+    cause = error.__cause__ if isinstance(error, jwt.PyJWKClientConnectionError) else error
+    if isinstance(cause, HTTPError):
+        return f"HTTP status {cause.code}"
+    reason = cause.reason if isinstance(cause, URLError) else cause
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {_JWKS_TIMEOUT} seconds"
+    if isinstance(reason, OSError):  # TLS, DNS, a refused or broken connection
+        return str(reason)
+    if isinstance(error, (jwt.PyJWTError, ValueError, RecursionError)) and reason is error:
+        return "the answer is not a JSON Web Key Set with usable keys"
+    return type(cause).__name__
 
 
 def read_public_key(pem: str) -> Any:
@@ -101,7 +127,8 @@ class TokenChecker:
         """
         try:
             header = jwt.get_unverified_header(token)
-            if header.get("typ") not in _TYPES:
+            kind = header.get("typ", "JWT")
+            if kind is not None and str(kind).lower() not in _TYPES:
                 raise InvalidToken("its type is not JWT")
             key = self.key_set.find(header.get("kid")) if self.key_set else self.public_key
             if key is None:
@@ -125,8 +152,14 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     subject = claims["sub"]
     if not isinstance(subject, str) or not 1 <= len(subject) <= ID_MAX or not subject.isprintable():
         raise InvalidToken("its subject cannot be a customer's id")
-    said = claims.get("scope", "")
-    scopes = frozenset(said.split() if isinstance(said, str) else ()) & SCOPES.keys()
+    scopes = (_scopes(claims.get("scope")) | _scopes(claims.get("scp"))) & SCOPES.keys()
     if "orders:manage" in scopes:
         return Principal(f"token:{subject}", scopes)
     return Principal(customer_principal_id(subject), scopes & CUSTOMER_SCOPES, customer_id=subject)
+
+
+def _scopes(claim: Any) -> frozenset[str]:
+    """The scopes of a `scope` or `scp` claim: words in a string (RFC 8693 §4.2), or a list, as some issuers send it."""
+    if isinstance(claim, str):
+        return frozenset(claim.split())
+    return frozenset(scope for scope in claim if isinstance(scope, str)) if isinstance(claim, list) else frozenset()
