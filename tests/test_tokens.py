@@ -104,9 +104,10 @@ def test_any_number_of_spaces_separates_scheme_and_credential(secure_client: Fla
 
 
 @pytest.mark.parametrize(
+    "header",
     ["", "Bearer", "Bearer    ", "Bearer ", "Basic YTpi", f"Basic {GOOD}", f"Token {GOOD}", GOOD, f"Bearer{GOOD}",
-    ["", "Bearer", "Bearer    ", "Bearer ", "Basic YTpi", f"Basic {GOOD}", f"Token {GOOD}", GOOD, f"Bearer{GOOD}", f"Bearer\t{GOOD}",
-     f"Bearer, Bearer {GOOD}", f"Bearer {GOOD}, Bearer {GOOD}", f"Bearer {GOOD} {GOOD}", "Bearer é", f"DPoP {GOOD}"],
+     f"Bearer\t{GOOD}", f"Bearer, Bearer {GOOD}", f"Bearer {GOOD}, Bearer {GOOD}", f"Bearer {GOOD} {GOOD}", "Bearer é",
+     f"DPoP {GOOD}"],
 )  # fmt: skip
 def test_anything_but_one_bearer_credential_is_refused(secure_client: FlaskClient, header: str) -> None:
     response = secure_client.get("/orders", headers={"Authorization": header})
