@@ -9,7 +9,7 @@ from app import cli, telemetry
 from app.config import ROOT, load_config
 from app.extensions import db, engine_options, migrate
 from app.http import auth, browsers, problems, rate_limit
-from app.http.application import OrderService
+from app.http.application import AnyCharacters, OrderService
 from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_change_routes, order_routes
 
 
@@ -26,6 +26,7 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(url, pool_size=app.config["DATABASE_POOL_SIZE"]),
     )
     app.url_map.merge_slashes = False  # //orders is not a resource, and no reason for a redirect
+    app.url_map.converters["characters"] = AnyCharacters
 
     db.init_app(app)
     migrate.init_app(app, db, directory=str(ROOT / "migrations"))

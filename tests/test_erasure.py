@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask
@@ -54,7 +55,7 @@ def post(secure_app: Flask, secure_client: FlaskClient) -> Callable[..., TestRes
         sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
         keyed = headers | {"Idempotency-Key": canary()} if method != "GET" else headers
         response = secure_client.open(path, method=method, headers=keyed | more, **sent)
-        assert response.status_code < 300, response.text
+        assert response.status_code < 400, response.text
         return response
 
     return post
@@ -153,6 +154,48 @@ def test_the_history_records_the_erasure_and_tells_nothing_else_of_the_person(
     assert (events[-1]["type"], events[-1]["actor"], len(events)) == ("order.erased", "service:privacy", count + 1)
     assert CANARY not in history.text
     assert CANARY not in post(f"{path}?version=1", method="GET").text
+
+
+@pytest.mark.parametrize("query", ["", "?version=1"])
+def test_no_entity_tag_from_before_is_current_afterwards(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse], query: str
+) -> None:
+    path = live(post, end="complete") + query
+    tag = post(path, method="GET").headers["ETag"]
+
+    erase(secure_client, secure_app)
+
+    after = post(path, method="GET", **{"If-None-Match": tag})
+    assert (after.status_code, after.headers["ETag"] != tag) == (200, True)
+    assert post(path, method="GET", **{"If-None-Match": after.headers["ETag"]}).status_code == 304
+
+
+def test_an_erased_order_is_changed_under_its_entity_tag(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
+    path = live(post, end="complete")
+    erase(secure_client, secure_app)
+    current = post(path, method="GET")
+
+    changed = post(path, {"note": "for the books"}, "PATCH", **{"If-Match": current.headers["ETag"]})
+
+    assert changed.json["version"] == current.json["version"] + 1
+    assert changed.headers["ETag"] == post(path, method="GET").headers["ETag"] != current.headers["ETag"]
+
+
+@pytest.mark.parametrize(
+    "customer", ["a/b", "/a", "a/", "a//b", "%2F", "a/personal-data", "%", "a%2Fb", "//", "...", "a.b/.c", "a?b#c"]
+)
+def test_a_customer_is_erased_whatever_characters_the_id_has(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse], customer: str
+) -> None:
+    order = post("/orders", MINIMAL | {"customer_id": customer, "note": canary()}).headers["Location"]
+    post(f"{order}/cancel", {"reason": "customer"})
+
+    response = erase(secure_client, secure_app, quote(customer, safe=""))
+
+    assert response.status_code == 204
+    assert post(order, method="GET").json["note"] is None
 
 
 def test_open_orders_stand_in_the_way_and_nothing_is_erased(

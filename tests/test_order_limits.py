@@ -1,5 +1,6 @@
 """Every limit of an order: at it accepted, one beyond it refused, with a pointer to the place."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.schemas.fields import ObjectOf, StrictSchema
+from app.schemas.order import CustomerId
 from tests.samples import MINIMAL, RICHEST, fault_places, priced
 
 ITEM = {"item_id": "sku-1", "quantity": 1}
@@ -252,3 +254,19 @@ def test_objects_that_are_taken_at_once_have_no_validators_to_ask() -> None:
 
     assert {"ItemIn", "TrackingIn"} <= {type(one.schema).__name__ for one in objects}
     assert [one.schema for one in objects if any(one.schema._hooks.values())] == []
+
+
+@pytest.mark.parametrize("customer", [".", "..", "a/..", "../a", "a/./b", "/.", "erased-", "erased-0123456789abcdef"])
+def test_a_customer_id_that_could_not_be_erased_is_refused(client: FlaskClient, customer: str) -> None:
+    assert fault_places(client.post("/orders", json=MINIMAL | {"customer_id": customer})) == {"#/customer_id"}
+
+
+@pytest.mark.parametrize("customer", ["...", ".a", "..a", "a.", "a..", "a/b", "/", "//", "a/.b", "Erased-1"])
+def test_dots_and_slashes_are_no_fault_of_a_customer_id(client: FlaskClient, customer: str) -> None:
+    assert client.post("/orders", json=MINIMAL | {"customer_id": customer}).status_code == 201
+
+
+@pytest.mark.parametrize("customer", [".", "..", "a/..", "../a", "a/./b", "/.", "...", ".a", "a/.b", "//", "a.."])
+def test_the_pattern_of_a_customer_id_says_what_the_service_accepts(client: FlaskClient, customer: str) -> None:
+    accepted = client.post("/orders", json=MINIMAL | {"customer_id": customer}).status_code == 201
+    assert bool(re.search(CustomerId.PATTERN, customer)) == accepted

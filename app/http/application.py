@@ -6,7 +6,7 @@ from typing import Any, cast
 from flask import Flask, Request, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import NotFound
-from werkzeug.routing import MapAdapter
+from werkzeug.routing import BaseConverter, MapAdapter
 
 
 class OrderRequest(Request):
@@ -23,6 +23,18 @@ class NoSessions(SessionInterface):
     def open_session(self, app: Flask, request: Request) -> NullSession:
         """Nothing to open."""
         return self._NONE
+
+
+class AnyCharacters(BaseConverter):
+    """A variable of the path in which any character may stand, `/` too, at its ends and doubled as well.
+
+    A server gives the application the decoded path (PEP 3333), in which `%2F` is a `/`. Werkzeug's own `path` converter
+    takes none at the beginning.
+    """
+
+    part_isolating = False
+    regex = r"[\s\S]+?"
+    weight = 200  # as Werkzeug's `path`: tried last
 
 
 class OrderService(Flask):

@@ -1,12 +1,24 @@
-"""Conditional changes (RFC 9110 §13.1.1): an order's entity tag is its version."""
+"""Entity tags of orders, and changes on the condition of one (RFC 9110 §13.1.1).
+
+An order's tag is its version, `"3"`. An erasure rewrites the versions there are: those have the tag `"3-erased"`, so
+that no cache is told that what it holds from before is still current.
+"""
 
 import re
 
 from flask import current_app, request
 
 from app.errors import PreconditionRequired
+from app.models.personal_data import is_erased
+from app.services.order_service import StoredOrder
 
-_VERSION = re.compile("[1-9][0-9]{0,8}")  # tags are equal symbol by symbol (§8.8.3.2): "01" is not "1"
+_ERASED = "-erased"
+_VERSION = re.compile(f"([1-9][0-9]{{0,8}})({_ERASED})?")  # tags are equal symbol by symbol (§8.8.3.2): "01" is not "1"
+
+
+def entity_tag(order: StoredOrder) -> str:
+    """The order's strong entity tag, without its quotes."""
+    return f"{order.version}{_ERASED}" if is_erased(order.document) else str(order.version)
 
 
 def expected_versions() -> frozenset[int] | None:
@@ -21,4 +33,5 @@ def expected_versions() -> frozenset[int] | None:
     tags = request.if_match
     if tags.star_tag:
         return None
-    return frozenset(int(tag) for tag in tags.as_set() if tag and _VERSION.fullmatch(tag))
+    versions = (_VERSION.fullmatch(tag) for tag in tags.as_set() if tag)
+    return frozenset(int(version[1]) for version in versions if version)

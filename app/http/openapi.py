@@ -79,7 +79,8 @@ _REQUEST_HEADERS: dict[str, dict[str, Any]] = {
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {"description": "The request's id in the logs: yours if you sent one.", "schema": _TEXT},
     "ETag": {
-        "description": "Of what was answered, for `If-None-Match`; an order's is its version.",
+        "description": "Of what was answered, for `If-None-Match`. An order's is its version, with `-erased` behind it "
+        "after an erasure.",
         "schema": _TEXT,
         "example": '"1"',
     },

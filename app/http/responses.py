@@ -10,6 +10,7 @@ from werkzeug.datastructures import Headers
 
 from app.http.application import current_request
 from app.http.arguments import JSON
+from app.http.conditional import entity_tag
 from app.services.order_service import StoredOrder
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class DocumentResponse(Response):
 
 def order_response(order: StoredOrder, status: int = 200, **headers: str) -> Response:
     """An order with its entity tag; 304 where the request's If-None-Match names it (RFC 9110 §13.1.2)."""
-    etag = str(order.version)
+    etag = entity_tag(order)
     headers |= {"ETag": f'"{etag}"', "Cache-Control": _CACHING}
     asked = current_request()
     if "HTTP_IF_NONE_MATCH" in asked.environ and asked.method in ("GET", "HEAD"):

@@ -1,9 +1,27 @@
 """Which parts of an order tell of a person, and what stays when they are erased."""
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
 ERASED_TEXT = "erased"
+_ALIAS_PREFIX = "erased-"  # callers cannot choose a customer id that begins with it
+_HEAD = 100  # characters of a stored document in which its id, number and customer_id stand
+
+
+def new_alias() -> str:
+    """A random customer id that stands for a person whose data was erased."""
+    return f"{_ALIAS_PREFIX}{secrets.token_hex(8)}"
+
+
+def is_alias(customer_id: str) -> bool:
+    """Whether the customer id stands for a person whose data was erased."""
+    return customer_id.startswith(_ALIAS_PREFIX)
+
+
+def is_erased(document: str) -> bool:
+    """Whether a stored order document is one of which the personal data was erased; the document is not parsed."""
+    return f'"customer_id":"{_ALIAS_PREFIX}' in document[:_HEAD]
 
 
 def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:

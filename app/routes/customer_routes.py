@@ -13,7 +13,7 @@ blueprint = Blueprint("customers", __name__, description="The rights of the pers
 
 @blueprint.operation(
     "DELETE",
-    "/customers/<customer_id>/personal-data",
+    "/customers/<characters:customer_id>/personal-data",
     scope="privacy:erase",
     path_schema=CustomerPath(),
     responses={204: None},

@@ -13,7 +13,7 @@ from app.http.principal import current_principal
 from app.http.responses import changed_response
 from app.models.order_item import Quantities
 from app.schemas.changes import CancellationIn, FulfillmentIn, HoldIn, NothingIn, OrderPatch, ReturnIn
-from app.schemas.order import OrderIn
+from app.schemas.order import RevisedOrderIn
 from app.schemas.order_document import Order
 from app.services.order_revision import revision
 
@@ -35,7 +35,7 @@ CHANGE: dict[str, Any] = {
     "response_headers": RESPONSE_HEADERS,
 }
 CHANGE_OF_QUANTITIES = CHANGE | {"problems": (*PROBLEMS, errors.QuantityExceeded)}
-ORDER_IN = OrderIn()
+REVISED_ORDER = RevisedOrderIn()
 
 
 @blueprint.operation(
@@ -52,7 +52,7 @@ ORDER_IN = OrderIn()
 def update_order(body: dict[str, Any], order_id: str) -> Response:
     """Change an order's content, by a JSON merge patch"""
     revised = revision(
-        lambda content: load_body(ORDER_IN, merge_patch(content, body)), principal=current_principal()
+        lambda content: load_body(REVISED_ORDER, merge_patch(content, body)), principal=current_principal()
     )
     return changed_response(carry_out("update", order_id, revised, body=body))
 

@@ -6,7 +6,7 @@ from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.order import NUMBER_LENGTH
 from app.schemas.changes import CANCELLATION_REASONS, QuantityIn, TrackingIn
 from app.schemas.fields import ListOf, Moment, StrictSchema, Text, WholeNumber
-from app.schemas.order import ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, ItemIn, OrderIn
+from app.schemas.order import ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, ItemIn, RevisedOrderIn
 
 
 class ExportedItem(ItemIn):
@@ -52,7 +52,7 @@ class ExportedReturn(ExportedRecord):
     reason = Text(NOTE_MAX, low=0, prose=True, required=True, allow_none=True)
 
 
-class ExportedOrder(OrderIn):
+class ExportedOrder(RevisedOrderIn):
     """A whole order document. What follows from other members is recomputed, and must come out the same."""
 
     items = ListOf(fields.Nested(ExportedItem), low=1, high=ITEMS_MAX, required=True)

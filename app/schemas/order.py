@@ -1,5 +1,6 @@
 """Orders at the door: what `POST /orders` takes, what every answer holds, how a list is asked for."""
 
+import re
 from typing import Any
 
 from marshmallow import ValidationError, fields, validate, validates_schema
@@ -7,6 +8,7 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.money import LARGEST_TOTAL, order_totals
 from app.models.order_item import ID_MAX
+from app.models.personal_data import is_alias
 from app.schemas.currencies import CURRENCIES
 from app.schemas.fields import Choice, ListOf, Metadata, Moment, ObjectOf, StrictSchema, Text, WholeNumber
 
@@ -54,10 +56,39 @@ class AddressIn(StrictSchema):
     email = Text(254)
 
 
+class CustomerId(Text):
+    """The caller's id of a customer. It must be possible to name it in a path, and it must not be an alias."""
+
+    _CONTROLS = r"\u0000-\u001f\u007f-\u009f"
+    _SEGMENT = rf"([^./{_CONTROLS}]|\.[^./{_CONTROLS}]|\.\.[^/{_CONTROLS}])[^/{_CONTROLS}]*"
+    PATTERN = rf"^({_SEGMENT})?(/({_SEGMENT})?)*$"
+
+    _DOT_SEGMENT = re.compile(r"(^|/)\.\.?(/|\Z)")  # proxies and clients resolve them (RFC 3986 §5.2.4)
+
+    default_error_messages = {
+        "segment": "No part between slashes may be . or .. alone: paths cannot name such an id.",
+        "alias": "Ids that begin with erased- are the service's own, for customers whose data was erased.",
+    }
+
+    def __init__(self) -> None:
+        super().__init__(ID_MAX, required=True, metadata={"example": "c-123", "pattern": self.PATTERN})
+
+    def _is_fine(self, value: Any) -> bool:
+        return super()._is_fine(value) and not is_alias(value) and not self._DOT_SEGMENT.search(value)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if is_alias(text):
+            raise self.make_error("alias")
+        if self._DOT_SEGMENT.search(text):
+            raise self.make_error("segment")
+        return text
+
+
 class OrderIn(StrictSchema):
     """An order to create. Only the customer and the items are required."""
 
-    customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
+    customer_id: fields.Field[Any] = CustomerId()
     items = ListOf(ObjectOf(ItemIn), low=1, high=ITEMS_MAX, required=True)
     external_ref = Text(ID_MAX, allow_none=True, metadata={"description": "Your own reference; unique among yours."})
     currency = Choice(
@@ -89,6 +120,12 @@ class OrderIn(StrictSchema):
             raise ValidationError(f"The items come to more than {LARGEST_TOTAL} minor units.", "items")
         if items_total + adjustments_total < 0:
             raise ValidationError("The adjustments take off more than the items come to.", "adjustments")
+
+
+class RevisedOrderIn(OrderIn):
+    """An order as a change of its content leaves it. Its customer may be an alias."""
+
+    customer_id = Text(ID_MAX, required=True)
 
 
 class CustomerPath(StrictSchema):

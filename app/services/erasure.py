@@ -1,6 +1,5 @@
 """Erasing what is known of a person (GDPR, Article 17), and nothing of what was sold."""
 
-import secrets
 from datetime import UTC, datetime
 
 import orjson
@@ -11,7 +10,7 @@ from app.errors import OpenOrders
 from app.extensions import db
 from app.models import Order, OrderEvent, OutboxEntry
 from app.models.lifecycle import ERASED, OPEN
-from app.models.personal_data import scrub
+from app.models.personal_data import new_alias, scrub
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_document import render_stored_order
 from app.services.transactions import in_transaction
@@ -53,7 +52,7 @@ def _erase(customer_id: str, principal: Principal) -> None:
     for order in orders:
         if order.status in OPEN:
             raise OpenOrders("The customer has open orders; end them first.", order_id=order.id)
-    alias, now = f"erased-{secrets.token_hex(8)}", datetime.now(UTC)
+    alias, now = new_alias(), datetime.now(UTC)
     themselves = principal.id == customer_principal_id(customer_id)
     for order in orders:
         _erase_log(order.id, customer_id=customer_id, alias=alias)

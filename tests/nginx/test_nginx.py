@@ -67,6 +67,20 @@ def test_the_services_own_problems_pass_unchanged(service: Server) -> None:
     assert slashes.status == 404
 
 
+@pytest.mark.parametrize(
+    ("customer", "encoded"),
+    [("a/b", "a%2Fb"), ("/a//", "%2Fa%2F%2f"), ("a%2Fb", "a%252Fb"), ("ä b?#", "%C3%A4%20b%3F%23")],
+)
+def test_a_customer_is_erased_whatever_characters_the_id_has(service: Server, customer: str, encoded: str) -> None:
+    order = service.ask("POST", "/orders", ORDER | {"customer_id": customer}).headers["Location"]
+    service.ask("POST", f"{order}/cancel", {"reason": "customer"})
+
+    erased = service.ask("DELETE", f"/customers/{encoded}/personal-data")
+
+    assert erased.status == 204
+    assert service.ask("GET", order).json["customer_id"].startswith("erased-")
+
+
 HEAD = b"Host: a\r\nConnection: close\r\nX-Request-Id: id-1\r\n"
 REFUSED = {
     "garbage": (b"garbage\r\n\r\n", 400, "/problems/bad-request", None),
