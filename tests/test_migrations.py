@@ -1,5 +1,7 @@
 """The migrations make exactly the schema that the models describe, on both databases, and can be undone."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from app import create_app
 from app.config import ROOT
 from app.extensions import db
 from app.models.schema_state import expected_revision, stored_revision
+from tests.servers import PATIENCE, environment
 
 MIGRATIONS = str(ROOT / "migrations")
 
@@ -96,3 +99,18 @@ def test_the_migrations_are_one_line() -> None:
     scripts = ScriptDirectory(MIGRATIONS)
 
     assert len(scripts.get_heads()) == len(scripts.get_bases()) == 1
+
+
+def test_upgrades_that_start_at_once_run_one_after_the_other(empty_app: Flask) -> None:
+    url = empty_app.config["DATABASE_URL"]
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
+
+    upgrades = [
+        subprocess.Popen(command, cwd=ROOT, env=environment(DATABASE_URL=url), stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    errors = [upgrade.communicate(timeout=PATIENCE)[1] for upgrade in upgrades]
+
+    assert [upgrade.returncode for upgrade in upgrades] == [0, 0, 0], errors
+    with empty_app.app_context():
+        assert stored_revision() == expected_revision()
