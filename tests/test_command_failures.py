@@ -1,19 +1,30 @@
 """What the flask commands do where the database or the disk is not as they need it: one line, never a traceback."""
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
+import flask_migrate.cli
+import psycopg
 import pytest
+from click.testing import Result
 from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import make_url
 
+from app import create_app
+from app.extensions import db
 from tests.credentials import api_key, bearer
 from tests.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
 
 FLASK = ("-m", "flask", "--app", "wsgi")
+WITHOUT_DATABASE = {"token"}
 COMMANDS = {
     "seed": ("seed", "--orders", "5"),
     "export": ("orders", "export"),
@@ -26,12 +37,156 @@ COMMANDS = {
 }
 
 
-def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of Python's as a user would."""
-    env = environment(**settings)
+# These work on a database that cannot be written: they only read, or find nothing to do.
+READING = {"export", "verify", "list", "import", "expire"}
+
+each_command = pytest.mark.parametrize("name", COMMANDS)
+
+
+def leaves(group: click.Group) -> Iterator[str]:
+    for name, command in group.commands.items():
+        yield from leaves(command) if isinstance(command, click.Group) else [name]
+
+
+def test_every_command_is_tried_here(app: Flask) -> None:
+    own = set(leaves(app.cli)) - set(flask_migrate.cli.db.commands)
+
+    assert own == {*COMMANDS, *WITHOUT_DATABASE}
+
+
+def invoke(name: str, database_url: str) -> Result:
+    """Run a command in this process, on another database than the tests' own."""
+    app = create_app({"DATABASE_URL": database_url, "AUTH": "required"})
+    try:
+        return app.test_cli_runner().invoke(args=list(COMMANDS[name]))
+    finally:
+        with app.app_context():
+            db.engine.dispose()
+
+
+def failed_in_one_line(result: Result) -> bool:
+    [line] = result.stderr.splitlines()
+    return isinstance(result.exception, SystemExit) and result.exit_code == 1 and line.startswith("Error: ")
+
+
+def plain(database_url: str) -> str:
+    return make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def unmigrated_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if database_url.startswith("sqlite"):
+        return f"sqlite:///{tmp_path_factory.mktemp('unmigrated')}/orders.db"
+    with psycopg.connect(plain(database_url), autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS unmigrated WITH (FORCE)")
+        connection.execute("CREATE DATABASE unmigrated")
+    return make_url(database_url).set(database="unmigrated").render_as_string(hide_password=False)
+
+
+@each_command
+def test_on_an_unmigrated_database_a_command_says_what_to_do(unmigrated_url: str, name: str) -> None:
+    result = invoke(name, unmigrated_url)
+
+    assert failed_in_one_line(result), result.output
+    assert "run `flask db upgrade`" in result.stderr
+
+
+ABSENT = ["sqlite:////nowhere/orders.db", "postgresql://shop:hunter2@127.0.0.1:1/orders"]
+
+
+@each_command
+@pytest.mark.parametrize("url", ABSENT, ids=["sqlite", "postgresql"])
+def test_without_a_database_a_command_says_so_in_one_line(url: str, name: str) -> None:
+    result = invoke(name, url)
+
+    assert failed_in_one_line(result), result.output
+    assert "hunter2" not in result.output
+
+
+@pytest.fixture(scope="module")
+def read_only_url(app: Flask, database_url: str) -> Iterator[str]:
+    if database_url.startswith("sqlite"):
+        yield f"sqlite:///file:{make_url(database_url).database}?mode=ro&uri=true"
+        return
+    with psycopg.connect(plain(database_url), autocommit=True) as connection:
+        connection.execute("CREATE ROLE reader LOGIN")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+        yield make_url(database_url).set(username="reader").render_as_string(hide_password=False)
+        connection.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+@each_command
+def test_on_a_database_that_cannot_be_written_a_command_fails_in_one_line(read_only_url: str, name: str) -> None:
+    result = invoke(name, read_only_url)
+
+    if name in READING:
+        assert result.exit_code == 0, result.output
+    else:
+        assert failed_in_one_line(result), result.output
+
+
+def run(*words: str, stdout: int = subprocess.PIPE, file_size: int | None = None, **settings: str) -> Any:
+    """Run a module of Python's as a user would; no file of it may grow beyond `file_size` bytes."""
+
+    def limit() -> None:
+        if file_size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+
     return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE
-    )
+        [sys.executable, *words], cwd=ROOT, env=environment(**settings), text=True, timeout=PATIENCE,
+        stdout=stdout, stderr=subprocess.PIPE, preexec_fn=limit,
+    )  # fmt: skip
+
+
+def ended_in_one_line(ended: Any) -> bool:
+    return ended.returncode == 1 and ended.stderr.startswith("Error: ") and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("url", ABSENT, ids=["sqlite", "postgresql"])
+def test_an_upgrade_without_a_database_says_so_in_one_line(url: str) -> None:
+    ended = run(*FLASK, "db", "upgrade", DATABASE_URL=url)
+
+    assert ended_in_one_line(ended), ended.stderr
+
+
+def test_an_upgrade_by_a_role_that_may_not_create_tables_says_so_in_one_line(unmigrated_url: str) -> None:
+    if unmigrated_url.startswith("sqlite"):
+        path = make_url(unmigrated_url).database
+        Path(str(path)).touch()
+        ended = run(*FLASK, "db", "upgrade", DATABASE_URL=f"sqlite:///file:{path}?mode=ro&uri=true")
+    else:
+        with psycopg.connect(plain(unmigrated_url), autocommit=True) as connection:
+            connection.execute("CREATE ROLE stranger LOGIN")
+            stranger = make_url(unmigrated_url).set(username="stranger").render_as_string(hide_password=False)
+            ended = run(*FLASK, "db", "upgrade", DATABASE_URL=stranger)
+            connection.execute("DROP ROLE stranger")
+
+    assert ended_in_one_line(ended), ended.stderr
+
+
+@pytest.mark.parametrize("words", [("db", "upgrade"), COMMANDS["seed"]], ids=["upgrade", "seed"])
+def test_where_the_database_cannot_grow_a_command_fails_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    url = f"sqlite:///{tmp_path}/orders.db"
+    if "seed" in words:
+        run(*FLASK, "db", "upgrade", DATABASE_URL=url)
+
+    ended = run(*FLASK, *words, DATABASE_URL=url, file_size=40_000)
+
+    assert ended_in_one_line(ended), ended.stderr
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", ["export", "verify", "list"])
+def test_where_the_output_cannot_be_written_a_command_fails_in_one_line(
+    app: Flask, database_url: str, client: FlaskClient, name: str
+) -> None:
+    client.post("/orders", json={"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 1}]})
+    api_key(app, "orders:read")
+
+    with open("/dev/full", "w") as full:
+        ended = run(*FLASK, *COMMANDS[name], stdout=full.fileno(), DATABASE_URL=database_url)
+
+    assert ended_in_one_line(ended), ended.stderr
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
 from app.cli.ages import Age
+from app.cli.faults import errors_in_one_line, faults_in_one_line
 from app.models.api_key import NAME_MAX, ApiKey
 from app.models.order_item import ID_MAX
 from app.models.principal import SCOPES
@@ -34,17 +35,19 @@ def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
 @click.option("--expires-in", type=Age(), help="For how long it lasts: 90d, 12h. Without end if absent.")
 def create(name: str, scopes: tuple[str, ...], expires_in: timedelta | None) -> None:
     """Make a key, and show it once: the last line is what to send as `Authorization: Bearer …`."""
-    key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in)
-    click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
-    click.echo(key)
+    with faults_in_one_line():
+        key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in)
+        click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
+        click.echo(key)
 
 
 @api_keys.command("list")
 def list_keys() -> None:
     """List all keys, without their secrets."""
-    for key in list_api_keys():
-        used = f"last used {rfc3339(key.last_used_at)}" if key.last_used_at else "never used"
-        click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  {_state(key)}  {used}")
+    with faults_in_one_line():
+        for key in list_api_keys():
+            used = f"last used {rfc3339(key.last_used_at)}" if key.last_used_at else "never used"
+            click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  {_state(key)}  {used}")
 
 
 def _state(key: ApiKey) -> str:
@@ -59,9 +62,10 @@ def _state(key: ApiKey) -> str:
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
     """Make the key of this id worthless, within a second."""
-    if not revoke_api_key(key_id):
-        raise click.ClickException(f"There is no valid key {key_id}; `flask api-keys list` shows all.")
-    click.echo(f"{key_id} is revoked.")
+    with faults_in_one_line():
+        if not revoke_api_key(key_id):
+            raise click.ClickException(f"There is no valid key {key_id}; `flask api-keys list` shows all.")
+        click.echo(f"{key_id} is revoked.")
 
 
 @click.command()
@@ -88,8 +92,10 @@ def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None
     }
     for algorithm in ("EdDSA", "ES256", "RS256"):
         try:
-            click.echo(jwt.encode(claims, config["JWT_SIGNING_KEY"], algorithm=algorithm))
-            return
+            signed = jwt.encode(claims, config["JWT_SIGNING_KEY"], algorithm=algorithm)
         except (jwt.PyJWTError, TypeError, ValueError, AttributeError):
             continue  # the key is of another kind
+        with errors_in_one_line():
+            click.echo(signed)
+        return
     raise click.ClickException("JWT_SIGNING_KEY must be a private key in PEM: RSA, P-256 or Ed25519.")

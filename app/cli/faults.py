@@ -1,4 +1,4 @@
-"""What a command says when the database is not as it needs it."""
+"""What a command says when the database or a file is not as it needs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,26 @@ from app.models.schema_state import require_migrated
 
 
 @contextmanager
-def faults_in_one_line() -> Iterator[None]:
-    """Require the newest schema, and tell what fails in one line; exit status 1 then."""
+def errors_in_one_line() -> Iterator[None]:
+    """Turn an error of the database or of a file into a single line and exit status 1."""
     try:
-        require_migrated()
         yield
     except StartupError as error:
         raise click.ClickException(str(error)) from None
     except FAULTS as error:
-        reason = str(error).partition("\n")[0]
+        reason = _first_line(error)
         raise click.ClickException(f"The database failed; the same command goes on where it was. {reason}") from None
+    except OSError as error:
+        raise click.ClickException(f"A file failed: {_first_line(error)}") from None
+
+
+@contextmanager
+def faults_in_one_line() -> Iterator[None]:
+    """Require the newest schema, then as `errors_in_one_line`."""
+    with errors_in_one_line():
+        require_migrated()
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -33,11 +33,13 @@ orders = AppGroup("orders", help="Export, import and expire orders.")
 def export_orders(style: str, status: str | None, output: TextIO) -> None:
     """Write all orders, oldest first: one document a line, or one CSV row for each line item."""
     filters = {"status": status} if status else {}
-    with faults_in_one_line(), progress_bar("Orders", length=None if status else count_orders()) as bar:
-        documents = _counted(stream_orders(filters, principal=ANONYMOUS, descending=False), bar)
-        for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
-            output.write(text)
-    click.echo(f"{bar.pos} orders exported.", err=True)
+    with faults_in_one_line():
+        with progress_bar("Orders", length=None if status else count_orders()) as bar:
+            documents = _counted(stream_orders(filters, principal=ANONYMOUS, descending=False), bar)
+            for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
+                output.write(text)
+        output.flush()  # a full disk is noticed here, and not when the file is closed
+        click.echo(f"{bar.pos} orders exported.", err=True)
 
 
 @orders.command("import")
@@ -51,15 +53,16 @@ def import_orders(file: BinaryIO, principal: str) -> None:
     """
     work = Import(Principal(principal, frozenset()))
     lines = (Line(number, text) for number, text in enumerate(file, start=1) if text.strip())
-    with faults_in_one_line(), progress_bar("Import", length=_size(file)) as bar:
-        while batch := list(islice(lines, _BATCH)):
-            try:
-                for fault in work.store(batch):
-                    click.echo(fault, err=True)
-            except ServiceError as error:
-                raise click.ClickException(f"{error.detail} The same command goes on where it was.") from None
-            bar.update(sum(len(line.text) for line in batch))
-    click.echo(f"{work.created} orders imported, {work.there} there already, {work.bad} bad lines.")
+    with faults_in_one_line():
+        with progress_bar("Import", length=_size(file)) as bar:
+            while batch := list(islice(lines, _BATCH)):
+                try:
+                    for fault in work.store(batch):
+                        click.echo(fault, err=True)
+                except ServiceError as error:
+                    raise click.ClickException(f"{error.detail} The same command goes on where it was.") from None
+                bar.update(sum(len(line.text) for line in batch))
+        click.echo(f"{work.created} orders imported, {work.there} there already, {work.bad} bad lines.")
     sys.exit(1 if work.bad else 0)
 
 
@@ -67,10 +70,11 @@ def import_orders(file: BinaryIO, principal: str) -> None:
 @click.option("--older-than", type=Age(), required=True, help="How long ago they were made: 30d, 12h, 45m.")
 def expire(older_than: timedelta) -> None:
     """Cancel pending orders that nobody confirmed (reason `expired`); those on hold are left alone."""
-    with faults_in_one_line(), progress_bar("Orders", length=None) as bar:
-        for expired in expire_orders(older_than=older_than):
-            bar.update(expired)
-    click.echo(f"{bar.pos} orders expired.")
+    with faults_in_one_line():
+        with progress_bar("Orders", length=None) as bar:
+            for expired in expire_orders(older_than=older_than):
+                bar.update(expired)
+        click.echo(f"{bar.pos} orders expired.")
 
 
 def _counted(documents: Iterable[str], bar: Any) -> Iterator[str]:

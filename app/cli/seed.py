@@ -58,9 +58,9 @@ def seed(orders: int, seed: int, until: datetime, force: bool) -> None:
         if not force and _holds_other_orders():
             raise click.ClickException("The database holds orders that were not made here; --force adds to them.")
         added = _store(sample_orders(orders, seed=seed, until=until.replace(tzinfo=UTC)), orders)
-    seconds = time.perf_counter() - started
-    there = f" ({orders - added:,} were there)" if added < orders else ""
-    click.echo(f"{added:,} orders in {seconds:.1f} s, {added / seconds:,.0f} a second{there}")
+        seconds = time.perf_counter() - started
+        there = f" ({orders - added:,} were there)" if added < orders else ""
+        click.echo(f"{added:,} orders in {seconds:.1f} s, {added / seconds:,.0f} a second{there}")
 
 
 def sample_orders(count: int, *, seed: int, until: datetime) -> Iterator[NewOrder]:

@@ -18,11 +18,12 @@ def verify() -> None:
     Exit status 1 if there is any. Changes that come in meanwhile do no harm: each batch is read at one moment.
     """
     differences = 0
-    with faults_in_one_line(), progress_bar("Orders", length=count_orders()) as bar:
-        for looked_at, found in verify_orders():
-            for difference in found:
-                click.echo(difference)
-            differences += len(found)
-            bar.update(looked_at)
-    click.echo(f"{bar.pos} orders verified, {differences} differences.")
+    with faults_in_one_line():
+        with progress_bar("Orders", length=count_orders()) as bar:
+            for looked_at, found in verify_orders():
+                for difference in found:
+                    click.echo(difference)
+                differences += len(found)
+                bar.update(looked_at)
+        click.echo(f"{bar.pos} orders verified, {differences} differences.")
     sys.exit(1 if differences else 0)
