@@ -100,6 +100,13 @@ class MethodNotAllowed(ServiceError):
     status, slug, title = 405, "method-not-allowed", "Method not allowed"
 
 
+class NotAcceptable(ServiceError):
+    """The resource has none of the media types that `Accept` names; the detail lists those it has. Send one of them, or
+    `*/*`, or no `Accept` at all."""
+
+    status, slug, title = 406, "not-acceptable", "None of the media types is available"
+
+
 class IllegalAction(ServiceError):
     """The order's status does not allow this. The problem names the `order_status` and the `allowed_actions`: read the
     order again, and choose one of them."""

@@ -13,6 +13,7 @@ BEYOND_A_SCHEMA = {
     "This line stands twice.",
     "The order has no such line.",
     "A number has more than 40 digits.",
+    "Only CSV can begin with a byte order mark.",
 }
 
 

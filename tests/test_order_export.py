@@ -1,4 +1,4 @@
-"""Orders on their way out: over HTTP by the Accept header, and by `flask orders export`."""
+"""Exports: `GET /orders/export`, as NDJSON or CSV, and `flask orders export`."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ HEADER = (
 )
 
 
-def stream(client: FlaskClient, path: str = "/orders?sort=created_at", accept: str = NDJSON) -> TestResponse:
+def stream(client: FlaskClient, path: str = "/orders/export?sort=created_at", accept: str = NDJSON) -> TestResponse:
     response = client.get(path, headers={"Accept": accept})
     assert (response.status_code, response.mimetype) == (200, accept), response.text
     return response
@@ -136,7 +136,10 @@ def test_numbers_below_zero_stay_numbers(client: FlaskClient) -> None:
         ("?status=cancelled", [0]),
         ("?customer_id=c-1&sort=created_at", [1, 2, 3, 4]),
         ("?item_id=sku-2", [0]),
-        ("?limit=1&sort=created_at", [0, 1, 2, 3, 4]),
+        ("?limit=1&sort=created_at", [0]),
+        ("?limit=3", [4, 3, 2]),
+        ("?limit=5", [4, 3, 2, 1, 0]),
+        ("?limit=1000000000", [4, 3, 2, 1, 0]),
     ],
 )
 def test_a_stream_holds_all_that_match_in_the_order_asked_for(
@@ -145,41 +148,111 @@ def test_a_stream_holds_all_that_match_in_the_order_asked_for(
     for page in (1, 2, 500):
         monkeypatch.setattr(order_exports, "PAGE", page)
 
-        assert stream(client, f"/orders{query}").data.splitlines() == [orders[i] for i in expected]
+        assert stream(client, f"/orders/export{query}").data.splitlines() == [orders[i] for i in expected]
 
 
-def test_a_stream_goes_on_from_the_cursor_of_a_page(client: FlaskClient, orders: list[bytes]) -> None:
-    page = client.get("/orders?limit=2&sort=created_at")
+def test_an_export_goes_on_behind_the_last_order_of_one_that_broke_off(
+    client: FlaskClient, orders: list[bytes]
+) -> None:
+    for sort, expected in (("created_at", orders[2:]), ("-created_at", orders[:1])):
+        last = orjson.loads(orders[1])["id"].upper()
 
-    rest = stream(client, f"/orders?sort=created_at&cursor={page.json['next_cursor']}")
+        rest = stream(client, f"/orders/export?sort={sort}&after={last}")
 
-    assert rest.data.splitlines() == orders[2:]
-
-
-def test_each_form_of_the_list_tells_caches_that_it_depends_on_accept(client: FlaskClient) -> None:
-    for accept in (NDJSON, CSV, "application/json", "*/*"):
-        assert "Accept" in client.get("/orders", headers={"Accept": accept}).vary
+        assert rest.data.splitlines() == (expected if sort == "created_at" else expected[::-1])
 
 
-def test_the_form_is_the_one_that_the_request_prefers(client: FlaskClient) -> None:
-    for accept, media_type in (
-        ("*/*", "application/json"),
-        ("text/html", "application/json"),
+def test_a_format_is_chosen_by_the_query_too(client: FlaskClient, orders: list[bytes]) -> None:
+    for name, media_type in (("ndjson", NDJSON), ("csv", CSV)):
+        chosen = client.get(f"/orders/export?format={name}", headers={"Accept": "application/json"})
+
+        assert (chosen.status_code, chosen.content_type) == (200, f"{media_type}; charset=utf-8")
+        assert chosen.data == stream(client, "/orders/export", media_type).data
+
+
+def test_caches_are_told_where_the_response_depends_on_accept_and_nowhere_else(client: FlaskClient) -> None:
+    assert "Accept" in client.get("/orders/export", headers={"Accept": CSV}).vary
+    assert "Accept" in client.get("/orders/export").vary
+    assert "Accept" in client.get("/orders/export", headers={"Accept": "image/png"}).vary
+    assert "Accept" not in client.get("/orders/export?format=csv").vary
+    assert "Accept" not in client.get("/orders", headers={"Accept": CSV}).vary
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        (None, NDJSON),
+        ("", NDJSON),
+        ("*/*", NDJSON),
+        ("text/html, image/gif, *; q=.2, */*; q=.2", NDJSON),
         ("text/*", CSV),
-        ("application/json;q=0.5, text/csv", CSV),
+        ("text/csv; charset=utf-8", CSV),
+        ("Text/CSV;header=present", CSV),
+        ("application/x-ndjson; charset=utf-8", NDJSON),
+        ("application/jsonl", "application/jsonl"),
+        ("application/ndjson", "application/ndjson"),
+        ("application/*", NDJSON),
+        ("application/json;q=0.9, text/csv;q=0.5", CSV),
         ("text/csv;q=0.5, application/x-ndjson;q=0.9", NDJSON),
-        ("text/csv, application/json", "application/json"),
-        ("text/csv;q=0", "application/json"),
-    ):
-        assert client.get("/orders", headers={"Accept": accept}).mimetype == media_type, accept
+        ("text/csv, application/x-ndjson", NDJSON),
+        ("text/csv;q=0.1;charset=utf-8, text/csv, application/x-ndjson;q=0.5", CSV),
+        ("text/csv;q=0, */*", NDJSON),
+        ("application/x-ndjson;q=0, */*;q=0.1", CSV),
+        ("application/json", None),
+        ("text/csv;q=0", None),
+        ("*/*;q=0", None),
+        ("image/png, garbage;;;=", None),
+        ("text/csv;q=nan", None),
+        ("text/csv;q=2", None),
+    ],
+)
+def test_the_media_type_is_the_one_that_the_request_prefers(
+    client: FlaskClient, accept: str | None, media_type: str | None
+) -> None:
+    response = client.get("/orders/export", headers={} if accept is None else {"Accept": accept})
+
+    if media_type is None:
+        assert slug(response) == (406, "not-acceptable")
+        assert "application/x-ndjson or text/csv" in response.json["detail"]
+    else:
+        assert (response.status_code, response.mimetype) == (200, media_type)
+
+
+@pytest.mark.parametrize("accept", [NDJSON, CSV, "application/json", "text/html"])
+def test_a_list_is_json_whatever_accept_says(client: FlaskClient, accept: str) -> None:
+    listed = client.get("/orders", headers={"Accept": accept})
+
+    assert (listed.status_code, listed.mimetype) == (200, "application/json")
+
+
+def test_csv_begins_with_a_byte_order_mark_on_request(client: FlaskClient, orders: list[bytes]) -> None:
+    plain, marked = (stream(client, f"/orders/export?bom={bom}", CSV).data for bom in "01")
+
+    assert marked == b"\xef\xbb\xbf" + plain
+    assert not plain.startswith(b"\xef\xbb\xbf")
 
 
 @pytest.mark.parametrize("accept", [NDJSON, CSV])
-def test_what_is_wrong_with_the_request_is_a_problem(client: FlaskClient, accept: str) -> None:
-    headers = {"Accept": accept}
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("status=x", {"status"}),
+        ("limit=0&after=x", {"limit", "after"}),
+        ("limit=x&sort=y", {"limit", "sort"}),
+        ("cursor=x&format=xlsx&bom=2", {"cursor", "format", "bom"}),
+        ("format=ndjson&bom=1", {"bom"}),
+    ],
+)
+def test_what_is_wrong_with_the_request_is_a_problem(
+    client: FlaskClient, accept: str, query: str, parameters: set[str]
+) -> None:
+    assert fault_places(client.get(f"/orders/export?{query}", headers={"Accept": accept})) == parameters
 
-    assert fault_places(client.get("/orders?status=x", headers=headers)) == {"status"}
-    assert slug(client.get("/orders?cursor=x", headers=headers)) == (400, "invalid-cursor")
+
+def test_the_headers_of_an_export_can_be_asked_for_alone(client: FlaskClient, orders: list[bytes]) -> None:
+    response = client.head("/orders/export")
+
+    assert (response.status_code, response.mimetype, response.data) == (200, NDJSON, b"")
 
 
 @pytest.mark.parametrize("accept", [NDJSON, CSV])
@@ -191,7 +264,7 @@ def test_a_fault_before_the_first_byte_is_a_problem(
 
     monkeypatch.setattr(order_exports, "list_orders", fail)
 
-    response = client.get("/orders", headers={"Accept": accept})
+    response = client.get("/orders/export", headers={"Accept": accept})
 
     assert slug(response) == (503, "service-unavailable")
     assert response.headers["Retry-After"] == "1"

@@ -107,7 +107,7 @@ def test_anothers_cursor_leads_to_ones_own_orders_only(shop: Send, bob: Send, ad
 def test_an_export_holds_ones_own_orders_only(
     ada: Send, bob: Send, adas: list[str], media_type: str, query: str
 ) -> None:
-    own, others = (send("GET", f"/orders?{query}", Accept=media_type) for send in (ada, bob))
+    own, others = (send("GET", f"/orders/export?{query}", Accept=media_type) for send in (ada, bob))
 
     assert own.mimetype == others.mimetype == media_type
     assert all(order_id in own.text for order_id in adas)

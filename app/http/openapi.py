@@ -37,6 +37,9 @@ from app.schemas.problem import Problem
 _INTRODUCTION = """\
 Creates and manages customer orders. An order that was acknowledged is never lost, and one Idempotency-Key never makes
 two. Every error is a problem document (RFC 9457); its `type` is the address of a page that says what to do.
+
+`GET /orders/export` alone chooses its media type by `Accept`. Everything else has one, and answers with it whatever
+`Accept` says (RFC 9110 §12.4.1).
 """
 
 _SECURITY_SCHEMES = {

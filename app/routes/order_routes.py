@@ -7,14 +7,14 @@ from flask import Response
 from app import errors
 from app.http.arguments import JSON
 from app.http.batches import create_batch
-from app.http.blueprint import Blueprint
+from app.http.blueprint import Blueprint, Content
 from app.http.cursors import make_cursor, read_cursor
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal, require_own_customer
 from app.http.responses import created_response, list_response, order_response
-from app.http.streams import preferred_stream, stream_response
+from app.http.streams import EXPORT_MEDIA_TYPES, export_media_type, export_response
 from app.schemas.batch import BatchIn, BatchResults
-from app.schemas.order import OrderIn, OrderQuery, VersionQuery
+from app.schemas.order import ExportQuery, OrderIn, OrderQuery, VersionQuery
 from app.schemas.order_document import Order, OrderList
 from app.services import order_reads, order_service
 from app.services.new_order import OrderRequest
@@ -84,16 +84,32 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
     response_headers=("Link",),
 )
 def list_orders(query: dict[str, Any]) -> Response:
-    """List orders by time of creation, or stream all that match as NDJSON or CSV"""
+    """List orders by time of creation"""
     limit, cursor = query.pop("limit"), query.pop("cursor", None)
     after = read_cursor(cursor, query=query) if cursor else None
     descending = query["sort"].startswith("-")
     filters = {name: value for name, value in query.items() if name != "sort"}
-    chosen: dict[str, Any] = {"principal": current_principal(), "descending": descending, "after": after}
-    streamed = preferred_stream()
-    if streamed:
-        return stream_response(stream_orders(filters, **chosen), streamed)
-    page = order_reads.list_orders(filters, limit=limit, **chosen)
-    response = list_response("orders", page.documents, page.next_after and make_cursor(page.next_after, query=query))
-    response.headers["Vary"] = "Accept"  # the streams have the same address
-    return response
+    page = order_reads.list_orders(
+        filters, principal=current_principal(), descending=descending, limit=limit, after=after
+    )
+    return list_response("orders", page.documents, page.next_after and make_cursor(page.next_after, query=query))
+
+
+@blueprint.operation(
+    "GET",
+    "/orders/export",
+    scope="orders:read",
+    query=ExportQuery(),
+    responses={200: Content(EXPORT_MEDIA_TYPES, {"type": "string"})},
+    problems=(errors.NotAcceptable,),
+)
+def export_orders(query: dict[str, Any]) -> Response:
+    """Stream all orders that match as NDJSON, one document a line, or as CSV, one row for each line item"""
+    format_name, byte_order_mark = query.pop("format", None), query.pop("bom") == "1"
+    media_type = export_media_type(format_name, byte_order_mark=byte_order_mark)
+    limit, after = query.pop("limit", None), query.pop("after", None)
+    descending = query.pop("sort").startswith("-")
+    documents = stream_orders(
+        query, principal=current_principal(), descending=descending, limit=limit, after=after and after.lower()
+    )
+    return export_response(documents, media_type, byte_order_mark=byte_order_mark, negotiated=not format_name)

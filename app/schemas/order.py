@@ -5,6 +5,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
+from app.models.identifiers import parse_uuid
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.money import LARGEST_TOTAL, order_totals
 from app.models.order_item import ID_MAX
@@ -18,6 +19,7 @@ QUANTITY_MAX = 1_000_000
 PRICE_MAX = 10**12  # minor units: ten thousand million euros
 NOTE_MAX = 2_000
 PAGE_DEFAULT, PAGE_MAX = 20, 100
+EXPORT_MAX = 10**9  # orders
 ADJUSTMENT_TYPES = ("discount", "tax", "shipping", "fee", "other")
 
 
@@ -134,8 +136,8 @@ class CustomerPath(StrictSchema):
     customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
 
 
-class OrderQuery(StrictSchema):
-    """Which orders to list, and how."""
+class OrderFilters(StrictSchema):
+    """Which orders to answer with, and in which order."""
 
     customer_id = Text(ID_MAX)
     status = Choice(STATUSES)
@@ -150,12 +152,49 @@ class OrderQuery(StrictSchema):
         load_default="-created_at",
         metadata={"description": "By time of creation: newest first, or oldest first."},
     )
+
+
+class OrderQuery(OrderFilters):
+    """Which page of which orders to list."""
+
     limit = WholeNumber(
         1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": "Orders on a page."}
     )
     cursor = Text(
         200,
         metadata={"description": "`next_cursor` of the page before; goes with its filters and sort."},
+    )
+
+
+def _check_order_id(value: str) -> None:
+    if parse_uuid(value) is None:
+        raise ValidationError("This must be the id of an order.")
+
+
+class ExportQuery(OrderFilters):
+    """Which orders to export, and as what."""
+
+    format = Choice(
+        ("ndjson", "csv"), metadata={"description": "Goes before `Accept`, for whoever cannot send that header."}
+    )
+    bom = Choice(
+        ("0", "1"),
+        load_default="0",
+        metadata={"description": "1: begin CSV with a byte order mark, by which Excel knows UTF-8."},
+    )
+    after = fields.String(
+        validate=_check_order_id,
+        metadata={
+            "format": "uuid",
+            "description": "Go on behind the order of this id: the last whole one of an export that broke off, under "
+            "the same filters and sort.",
+        },
+    )
+    limit = WholeNumber(
+        1,
+        EXPORT_MAX,
+        strict=False,
+        metadata={"description": "At most so many orders; without it, all that match."},
     )
 
 

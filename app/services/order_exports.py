@@ -11,6 +11,8 @@ import orjson
 from app.models.principal import Principal
 from app.services.order_reads import list_orders
 
+BYTE_ORDER_MARK = "\ufeff"
+
 PAGE = 500  # orders fetched at once: a few hundred KiB
 
 # Where a formula could begin: at the start of a cell, and behind what another list separator (`;` in much of Europe, a
@@ -26,19 +28,27 @@ ITEM_COLUMNS = ("line", "item_id", "quantity", "unit_price", "fulfilled", "retur
 
 
 def stream_orders(
-    filters: Mapping[str, Any], *, principal: Principal, descending: bool, after: str | None = None
+    filters: Mapping[str, Any],
+    *,
+    principal: Principal,
+    descending: bool,
+    limit: int | None = None,
+    after: str | None = None,
 ) -> Iterator[str]:
-    """The documents of all orders that match, page by page.
+    """The documents of all orders that match, at most `limit`, from just behind the id `after`, page by page.
 
     Every order that was there at the start comes exactly once. Each page is a query of its own, so that a slow reader
     holds no transaction open.
     """
-    while True:
-        page = list_orders(filters, principal=principal, descending=descending, limit=PAGE, after=after)
+    left = limit
+    while left is None or left > 0:
+        size = PAGE if left is None else min(PAGE, left)
+        page = list_orders(filters, principal=principal, descending=descending, limit=size, after=after)
         yield from page.documents
         after = page.next_after
         if after is None:
             return
+        left = None if left is None else left - size
 
 
 def as_ndjson(documents: Iterable[str]) -> Iterator[str]:

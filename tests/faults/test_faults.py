@@ -122,7 +122,7 @@ def crash(url: str) -> None:
 
 def all_is_there_once(traffic: Traffic, port: int) -> None:
     record = traffic.record
-    stream = ask(port, "GET", "/orders", headers={"Accept": "application/x-ndjson"}).body
+    stream = ask(port, "GET", "/orders/export").body
     orders = {order["id"]: order for order in map(orjson.loads, stream.splitlines())}
     promised = Counter(order_id for order_id, _ in record.documents)
     print(f"{len(orders)} orders, {record.action_keys} actions, {record.resent} requests sent again", file=sys.stderr)
