@@ -173,3 +173,46 @@ def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, monke
 
     assert slug(response) == (503, "service-unavailable")
     assert "0000" in response.json["detail"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "PUT", "DELETE"])
+def test_a_fixed_path_is_not_taken_for_an_id(client: FlaskClient, method: str) -> None:
+    response = client.open("/orders/batch", method=method)
+
+    assert (response.status_code, response.headers["Allow"]) == (405, "OPTIONS, POST")
+
+
+def test_each_path_tells_the_methods_of_its_own_routes_and_no_others(app: Flask, client: FlaskClient) -> None:
+    methods: dict[str, set[str]] = {}
+    for rule in app.url_map.iter_rules():
+        methods.setdefault(rule.rule, set()).update(rule.methods or ())
+
+    for path, known in methods.items():
+        response = client.options(re.sub(r"<[^>]*>", "x", path))
+        assert response.status_code == 204, path
+        assert response.headers["Allow"] == ", ".join(sorted(known)), path
+        assert ("Accept-Patch" in response.headers) == ("PATCH" in known), path
+
+
+def test_an_id_that_is_no_uuid_is_an_order_that_does_not_exist(client: FlaskClient) -> None:
+    missing = [
+        client.get("/orders/x"),
+        client.get("/orders/batches"),
+        client.get("/orders/x/history"),
+        client.patch("/orders/x", json={}),
+        client.post("/orders/x/confirm"),
+    ]
+
+    assert [slug(response) for response in missing] == [(404, "order-not-found")] * 5
+    assert slug(client.post("/orders/batch/confirm")) == (404, "not-found")
+
+
+def test_an_unsupported_body_is_told_which_are_supported(client: FlaskClient) -> None:
+    patched = client.patch(f"/orders/{ABSENT}", data=b"x", content_type="text/plain")
+    posted = client.post("/orders", data=b"x", content_type="text/plain")
+    coded = client.post("/orders", data=b"x", content_type="application/json", headers={"Content-Encoding": "gzip"})
+
+    assert {response.status_code for response in (patched, posted, coded)} == {415}
+    assert patched.headers["Accept-Patch"] == "application/merge-patch+json, application/json"
+    assert posted.headers["Accept"] == "application/json"
+    assert coded.headers["Accept-Encoding"] == "identity"

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-from flask import Flask, Request, request
+from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import NotFound
-from werkzeug.routing import BaseConverter, MapAdapter
+from werkzeug.routing import BaseConverter, MapAdapter, Rule
+
+ACCEPT_PATCH = "application/merge-patch+json, application/json"  # bodies of a PATCH (RFC 5789 §2.2)
 
 
 class OrderRequest(Request):
@@ -37,11 +39,41 @@ class AnyCharacters(BaseConverter):
     weight = 200  # as Werkzeug's `path`: tried last
 
 
+class OrderId(BaseConverter):
+    """The segment of a path that is an order's id: any but the names of fixed paths below /orders.
+
+    Werkzeug prefers a fixed path only for the methods that it knows: PATCH /orders/batch would change an order "batch".
+    A segment that is no UUID is still taken, since `order-not-found` is the answer to a wrong id.
+    """
+
+    part_isolating = True
+    regex = r"(?!(?:batch|export)\Z)[^/]+"
+
+
+class OrderRule(Rule):
+    """A rule in which the variable `order_id` is an `OrderId`, without a word in the route."""
+
+    def get_converter(self, variable_name: str, converter_name: str, args: Any, kwargs: Any) -> BaseConverter:
+        """The converter of a variable."""
+        if variable_name == "order_id":
+            return OrderId(self.map)
+        return super().get_converter(variable_name, converter_name, args, kwargs)
+
+
 class OrderService(Flask):
     """Flask, for views that are all synchronous and are found by their path alone."""
 
     request_class = OrderRequest
     session_interface = NoSessions()
+    url_rule_class = OrderRule
+
+    def make_default_options_response(self) -> Response:
+        """204 with the methods of the resource, and with what may be patched into it (RFC 5789 §3.1)."""
+        methods = super().make_default_options_response().allow
+        headers = {"Allow": ", ".join(sorted(methods))}
+        if "PATCH" in methods:
+            headers["Accept-Patch"] = ACCEPT_PATCH
+        return Response(status=204, headers=headers)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """The view as it is. Flask asks at every step whether it is async."""

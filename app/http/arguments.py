@@ -10,7 +10,7 @@ from flask import Request
 from marshmallow import Schema, ValidationError
 
 from app.errors import BadRequest, ContentTooLarge, InvalidRequest, UnsupportedMediaType
-from app.http.application import current_request
+from app.http.application import ACCEPT_PATCH, current_request
 from app.http.strict_json import parse_json
 from app.schemas.fields import StrictSchema
 
@@ -104,14 +104,21 @@ def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
 
 
 def check_media_type(req: Request, *accepted: str) -> None:
-    """Raise UnsupportedMediaType unless the body is declared as one of the types, in UTF-8, without a coding."""
+    """Raise UnsupportedMediaType unless the body is declared as one of the types, in UTF-8, without a coding.
+
+    The error's headers tell what is accepted (RFC 9110 §12.5, RFC 5789 §2.2).
+    """
     if req.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
-        raise UnsupportedMediaType("The body must be sent without a Content-Encoding.")
+        unsupported = UnsupportedMediaType("The body must be sent without a Content-Encoding.")
+        raise unsupported.with_headers(Accept_Encoding="identity")
     if req.environ.get("CONTENT_TYPE") in accepted:
         return
     charset = req.mimetype_params.get("charset", "utf-8").lower()
     if req.mimetype not in accepted or charset not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType(f"Send the body as Content-Type: {' or '.join(accepted)}, in UTF-8.")
+        unsupported = UnsupportedMediaType(f"Send the body as Content-Type: {' or '.join(accepted)}, in UTF-8.")
+        if req.method == "PATCH":
+            raise unsupported.with_headers(Accept_Patch=ACCEPT_PATCH)
+        raise unsupported.with_headers(Accept=", ".join(accepted))
 
 
 def _check_encoding(query: bytes) -> None:

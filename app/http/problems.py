@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import structlog
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from app import errors
 from app.errors import ServiceError
@@ -26,7 +26,7 @@ _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     500: (errors.InternalError, "Something failed that should not have; it has been logged under the request id."),
 }
 _DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
-_KEPT_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")
+_KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
 
 
 def init_app(app: Flask) -> None:
@@ -92,6 +92,8 @@ def _render_http_error(error: HTTPException) -> Response:
     for name in _KEPT_HEADERS:
         if name in raised.headers:
             response.headers[name] = raised.headers[name]
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
     return response
 
 

@@ -192,7 +192,7 @@ def test_no_spelling_of_its_path_leads_past_a_rule(service: Server, target: str,
     assert b"http_request_duration" not in answer
 
 
-@pytest.mark.parametrize("path", ["//orders", "/%2Forders", "//healthz", "///healthz", "//orders/batch", "//", "/.problem"])
+@pytest.mark.parametrize("path", ["//orders", "/%2Forders", "///healthz", "//orders/batch", "//", "/.problem"])
 def test_two_slashes_and_internal_paths_lead_nowhere(service: Server, path: str) -> None:
     answer = service.ask("GET", path)
 
