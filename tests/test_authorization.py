@@ -50,6 +50,7 @@ ROUTES = {
     ("POST", "/orders/<order_id>/fulfillments"): Route("orders:manage", LINES, 201, after=CONFIRMED),
     ("POST", "/orders/<order_id>/returns"): Route("orders:manage", LINES, 201, after=SENT),
     ("DELETE", "/customers/<characters:customer_id>/personal-data"): Route("privacy:erase", success=204),
+    ("GET", "/"): Route(None, success=302),
     ("GET", "/healthz"): Route(None),
     ("GET", "/readyz"): Route(None),
     ("GET", "/metrics"): Route(None),

@@ -18,7 +18,7 @@ from tests.samples import MINIMAL, slug
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
 
 PATHS = [
-    "/", "/nothing", "//orders", "/orders/", "/orders//", "/Orders", "/orders/a/b", "/healthz/", "/docs/", "/docs/x.js",
+    "/nothing", "/orders/", "/orders//", "/Orders", "/orders/a/b", "/healthz/", "/docs/", "/docs/x.js",
     "/docs/../config.py", "/docs/%2e%2e/config.py", "/docs/..%2f..%2fconfig.py", "/docs/%00", "/docs/" + "a" * 5000,
     "/problems/nothing", "/problems/%00", "/%00", "/%ff", "/%ed%a0%80", "/é", "/..", "/.env", "/a" * 2000,
 ]  # fmt: skip
@@ -27,6 +27,13 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_that_leads_nowhere_is_404(client: FlaskClient, path: str) -> None:
     assert slug(client.get(path)) == (404, "not-found")
+
+
+def test_the_root_leads_to_the_pages(client: FlaskClient) -> None:
+    response = client.get("/")
+
+    assert (response.status_code, response.headers["Location"]) == (302, "/docs")
+    assert client.get(response.headers["Location"]).mimetype == "text/html"
 
 
 @pytest.mark.parametrize("path", ["//", "//healthz", "///healthz", "//orders", "//metrics", "//docs/start.js"])

@@ -87,7 +87,10 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
         "schema": _TEXT,
         "example": '"1"',
     },
-    "Location": {"description": "The new order's address.", "schema": _TEXT | {"format": "uri-reference"}},
+    "Location": {
+        "description": "The address of the new order, or of the pages.",
+        "schema": _TEXT | {"format": "uri-reference"},
+    },
     "Idempotent-Replayed": {
         "description": "`true` where the key had been used before and its first response is given again.",
         "schema": _TEXT | {"enum": ["true"]},

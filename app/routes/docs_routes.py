@@ -17,6 +17,12 @@ PAGE = {"type": "string"}
 blueprint = Blueprint("documentation", __name__, description="What the service says of itself.")
 
 
+@blueprint.operation("GET", "/", scope=PUBLIC, responses={302: None}, response_headers=("Location",))
+def redirect_to_docs() -> Response:
+    """Lead to the pages of the API"""
+    return Response(status=302, headers={"Location": "/docs"})
+
+
 @blueprint.operation(
     "GET",
     "/openapi.json",

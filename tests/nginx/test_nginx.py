@@ -86,6 +86,8 @@ REFUSED = {
     "garbage": (b"garbage\r\n\r\n", 400, "/problems/bad-request", None),
     "no host": (b"GET /orders HTTP/1.1\r\n\r\n", 400, "/problems/bad-request", "/orders"),
     "method": (b"TRACE /orders HTTP/1.1\r\n" + HEAD + b"\r\n", 405, "/problems/method-not-allowed", "/orders"),
+    "tunnel": (b"CONNECT /orders HTTP/1.1\r\n" + HEAD + b"\r\n", 405, "/problems/method-not-allowed", "/orders"),
+    "tunnel to a host": (b"CONNECT a:80 HTTP/1.1\r\n" + HEAD + b"\r\n", 400, "/problems/bad-request", None),
     "body": (
         b"POST /orders?a=%22 HTTP/1.1\r\n" + HEAD + b"Content-Length: 65537\r\n\r\n" + b" " * 65537,
         413,
@@ -112,6 +114,8 @@ def test_what_nginx_refuses_is_a_problem_too(
     assert {"title", "detail"} < problem.keys()
     assert (problem["status"], problem["type"], problem.get("instance")) == (status, type_, instance)
     assert f"\r\nX-Request-Id: {problem['request_id']}\r\n" in f"{head}\r\n"
+    allow = "\r\nAllow: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\n"
+    assert (allow in head) == ("\r\nAllow:" in head) == (status == 405)
 
 
 def test_a_chunked_body_that_is_too_large_is_a_problem(service: Server) -> None:
