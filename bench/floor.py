@@ -95,13 +95,15 @@ def _insert(*, keyed: bool, orders: int) -> str:
         "currency": "EUR",
         "items": [{"item_id": f"sku-{i}", "quantity": i, "unit_price": 1250} for i in (1, 2, 3)],
     }
-    order = new_order(OrderRequest(body, principal=ANONYMOUS, idempotency_key="@id" if keyed else None))
+    order = new_order(OrderRequest(body, principal=ANONYMOUS, idempotency_key="key" if keyed else None))
     whole = order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.snapshot)}
     element = json.dumps(json.loads(orjson.dumps(whole)))
     element = element.replace(order.id, "@id").replace(order.columns["number"], "261122-@tail")
+    element = element.replace(order.columns["idempotency_key_hash"] or "@key", "@key")
     # A colon and what follows would be a variable of pgbench.
     element = re.sub(r"(\d\d):(\d\d):(\d\d)", r"\1\2\3", element).replace("+00:00", "Z")
     filled = f"replace(replace('{element}', '@id', id::text), '@tail', right(id::text, 8))"
+    filled = f"replace({filled}, '@key', md5(id::text))"
     ids = f"SELECT uuidv7() AS id FROM generate_series(1, {orders})"
     parameter = f"(SELECT '[' || string_agg({filled}, ',') || ']' FROM ({ids}) AS ids)"
     return order_writes._INSERT.sql("postgresql").replace("$1", parameter)

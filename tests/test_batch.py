@@ -13,6 +13,7 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.extensions import db
+from app.models.identifiers import hash_key
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_item import ID_MAX
 from app.schemas.batch import BATCH_MAX, BatchIn
@@ -202,9 +203,10 @@ def held_keys(app: Flask, client: FlaskClient, postgresql_url: str) -> Iterator[
         columns = "principal, customer_id, status, fulfillment_status, adjustments, metadata, version, created_at"
         for i in range(2):
             twin.execute(
-                f"INSERT INTO orders (id, number, idempotency_key, updated_at, {columns})"
-                f" SELECT gen_random_uuid(), 'twin-{i}', 'held-{i}', updated_at, {columns} FROM orders"
-                " WHERE customer_id = 'twin' LIMIT 1"
+                f"INSERT INTO orders (id, number, idempotency_key_hash, updated_at, {columns})"
+                f" SELECT gen_random_uuid(), 'twin-{i}', %s, updated_at, {columns} FROM orders"
+                " WHERE customer_id = 'twin' LIMIT 1",
+                [hash_key(f"held-{i}", principal="anonymous", operation="create")],
             )
         yield ["held-0", "held-1"]
         twin.rollback()

@@ -95,8 +95,8 @@ def test_an_order_that_others_are_at_work_on_is_left_to_the_next_run(
 ) -> None:
     store = order_changes.store_version
 
-    def store_others(order: Order, event: dict[str, Any], *, before: dict[str, Any]) -> bool:
-        return f"/orders/{order.id}" != old[2] and store(order, event, before=before)
+    def store_others(order: Order, event: dict[str, Any], **written: Any) -> bool:
+        return f"/orders/{order.id}" != old[2] and store(order, event, **written)
 
     monkeypatch.setattr(order_expiry, "_BATCH", 2)
     with app.app_context():

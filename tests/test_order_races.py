@@ -96,7 +96,7 @@ def test_a_writer_who_never_comes_first_is_told_to_try_again(
     path = order_after(client)
     tries = []
 
-    def be_late(order: Order, event: Any, *, before: Any) -> bool:
+    def be_late(order: Order, event: Any, **_: Any) -> bool:
         tries.append(order.version)
         return False
 
@@ -124,10 +124,10 @@ def test_twins_of_one_microsecond_are_two_changes(
         def now(cls, tz: Any = None) -> Any:
             return at
 
-    def let_the_twin_go_first(order: Order, event: Any, *, before: Any) -> bool:
+    def let_the_twin_go_first(order: Order, event: Any, **written: Any) -> bool:
         if next(twins, False):
             assert act(app.test_client(), path, "fulfill", UNIT).status_code == 201
-        return store(order, event, before=before)
+        return store(order, event, **written)
 
     monkeypatch.setattr(order_changes, "datetime", Frozen)
     monkeypatch.setattr(order_changes, "store_version", let_the_twin_go_first)

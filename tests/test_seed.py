@@ -67,7 +67,7 @@ def test_the_same_options_make_the_same_orders(count: int, seed: int) -> None:
 def test_other_options_make_orders_that_collide_with_none(other: dict[str, Any]) -> None:
     orders, others = sample(20), sample(**{"count": 20} | other)
 
-    for name in ("id", "number", "external_ref", "idempotency_key"):
+    for name in ("id", "number", "external_ref", "idempotency_key_hash"):
         values = {order.columns[name] for order in orders} - {None}
         assert not values & {order.columns[name] for order in others}
 

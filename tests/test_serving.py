@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from flask import Flask
 
+from app.models.identifiers import hash_key
 from tests.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, exchange, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
@@ -222,7 +223,8 @@ def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, databa
         psycopg.connect(url, autocommit=True) as observer,
     ):
         order = server.ask("POST", "/orders", ORDER).json
-        outside.execute("UPDATE orders SET idempotency_key = 'k' WHERE id = %s", [order["id"]])
+        key_hash = hash_key("k", principal="anonymous", operation="create")
+        outside.execute("UPDATE orders SET idempotency_key_hash = %s WHERE id = %s", [key_hash, order["id"]])
         twin = threading.Thread(
             target=lambda: answers.append(server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k"}))
         )

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from app.cli.progress import progress_bar
 from app.extensions import Base, db
-from app.models import Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
+from app.models import ChangeKey, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
 from app.services import verification
 from tests.samples import RICHEST
 
@@ -45,10 +45,11 @@ def rows_of_an_order(app: Flask) -> Rows:
     for action, body in (
         ("confirm", {}),
         ("fulfillments", {"items": [{"line": 1, "quantity": 1}]}),
-        ("fulfillments", {"items": [{"line": 1, "quantity": 1}], "tracking": {"number": "7"}}),
+        ("fulfillments?", {"items": [{"line": 1, "quantity": 1}], "tracking": {"number": "7"}}),
         ("returns", {"items": [{"line": 1, "quantity": 1}], "reason": "broken"}),
     ):
-        assert client.post(f"{path}/{action}", json=body).status_code in (200, 201)
+        keyed = client.post(f"{path}/{action}", json=body, headers={"Idempotency-Key": f"k-{action}"})
+        assert keyed.status_code in (200, 201)
     assert client.patch(path, json={"note": "thanks"}).json["version"] == 6
     with app.app_context(), db.engine.begin() as connection:
         return {
@@ -141,7 +142,11 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
     "time of creation": (of_order(created_at=LATER), 'created_at is "2040-01-01T00:00:00.000000Z" in the tables'),
     "principal": (of_order(principal="x"), "principal is 'x' in the table, 'anonymous' in the log"),
     "fingerprint": (of_order(fingerprint="x"), "fingerprint is not that of the first version"),
-    "idempotency key": (of_order(idempotency_key="x"), "idempotency_key is not the one that the id was made for"),
+    "idempotency key": (
+        of_order(idempotency_key_hash=f"{'0' * 31}x"),
+        "idempotency_key_hash is not the one that the id was made for",
+    ),
+    "reference's hash": (of_order(external_ref_hash="x"), "external_ref_hash is not that of the principal's"),
     "quantity": (of_line_one(quantity=5), "items is "),
     "unit price": (of_line_one(unit_price=1), "items is "),
     "item": (of_line_one(item_id="x"), "items is "),
@@ -221,6 +226,7 @@ MADE = {"version": 1, "at": LATER}
 STRAYS = {
     "order_items": insert(OrderItem).values(order_id=NOBODY, line=1, item_id="x", quantity=1, fulfilled=0, returned=0),
     "order_events": insert(OrderEvent).values(order_id=NOBODY, type="order.created", actor="x", snapshot="{}", **MADE),
+    "change_keys": insert(ChangeKey).values(order_id=NOBODY, key_hash="x", version=1),
     "fulfillments": insert(Fulfillment).values(order_id=NOBODY, number=1, items=[], created_at=LATER),
     "returns": insert(Return).values(order_id=NOBODY, number=1, items=[], created_at=LATER),
     "outbox": insert(OutboxEntry).values(order_id=NOBODY, **MADE),
@@ -253,6 +259,15 @@ def test_an_outbox_entry_for_no_event_is_named(app: Flask, runner: FlaskCliRunne
 
     assert result.exit_code == 1
     assert f"order {order_id}: the outbox holds version 7, of which there is no event\n" in result.stdout
+
+
+def test_a_key_for_no_event_is_named(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
+    run(app, update(ChangeKey).where(ChangeKey.version == 2).values(version=7))
+
+    result = runner.invoke(args=["verify"])
+
+    assert result.exit_code == 1
+    assert f"order {order_id}: a key holds version 7, of which there is no event\n" in result.stdout
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -1,8 +1,8 @@
 """What is stored."""
 
 from app.models.api_key import ApiKey
-from app.models.event import OrderEvent, OutboxEntry
+from app.models.event import ChangeKey, OrderEvent, OutboxEntry
 from app.models.order import Order
 from app.models.order_item import Fulfillment, OrderItem, Return
 
-__all__ = ["ApiKey", "Fulfillment", "Order", "OrderEvent", "OrderItem", "OutboxEntry", "Return"]
+__all__ = ["ApiKey", "ChangeKey", "Fulfillment", "Order", "OrderEvent", "OrderItem", "OutboxEntry", "Return"]

@@ -2,19 +2,18 @@
 
 from datetime import datetime
 
-from sqlalchemy import Index, Integer, String
+from sqlalchemy import Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.extensions import Base
-from app.models.order import IDEMPOTENCY_KEY_MAX, PRINCIPAL_MAX
+from app.models.order import HASH_LENGTH, PRINCIPAL_MAX
 from app.models.types import UUID, Document, Timestamp
 
 
 class OrderEvent(Base):
     """One change of one order, written in the change's own transaction and never updated.
 
-    `snapshot` is the order as it was after the change, as the bytes every reader gets. An action's idempotency key
-    lives here, for as long as the order does; a creation's lives on the order.
+    `snapshot` is the order as it was after the change, as the bytes every reader gets.
     """
 
     __tablename__ = "order_events"
@@ -24,22 +23,23 @@ class OrderEvent(Base):
     type: Mapped[str] = mapped_column(String(32))
     actor: Mapped[str] = mapped_column(String(PRINCIPAL_MAX))
     at: Mapped[datetime] = mapped_column(Timestamp)
-    idempotency_key: Mapped[str | None] = mapped_column(String(IDEMPOTENCY_KEY_MAX))
-    fingerprint: Mapped[str | None] = mapped_column(String(32))
     snapshot: Mapped[str] = mapped_column(Document)
 
-    __table_args__ = (
-        Index(
-            "uq_order_events_order_id_actor_type_idempotency_key",
-            order_id,
-            actor,
-            type,
-            idempotency_key,
-            unique=True,
-            postgresql_where=idempotency_key.is_not(None),
-            sqlite_where=idempotency_key.is_not(None),
-        ),
-    )
+
+class ChangeKey(Base):
+    """An idempotency key that was used for a change of an order, kept as long as the order is.
+
+    `version` is the one that the request was answered with: the change's own, or the current one where nothing changed.
+    `key_hash` is a hash of (principal, action, key). An erasure takes the fingerprint of the body away, and leaves the
+    rest. A creation's key is a column of the order.
+    """
+
+    __tablename__ = "change_keys"
+
+    order_id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    key_hash: Mapped[str] = mapped_column(String(HASH_LENGTH), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer)
+    fingerprint: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
 
 
 class OutboxEntry(Base):

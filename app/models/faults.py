@@ -29,7 +29,7 @@ def is_duplicate(error: BaseException) -> bool:
     """Whether another row has the same unique key."""
     error = _driver_error(error)
     if isinstance(error, sqlite3.IntegrityError):
-        return error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+        return error.sqlite_errorcode in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
     return getattr(error, "sqlstate", None) == _DUPLICATE
 
 

@@ -18,19 +18,28 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 def new_order_id(
     at: datetime,
     *,
-    principal: str,
-    idempotency_key: str | None,
+    key_hash: str | None,
     randbits: Callable[[int], int] = secrets.randbits,
 ) -> str:
     """A UUIDv7 (RFC 9562 §5.7) for an order made at `at`, an aware time.
 
     The 12 bits after the milliseconds hold the rest of the microsecond (§6.2, method 3), so that ids sort exactly as
-    `created_at` does and the primary key is the index for time. The last 16 bits are a hash of (principal, key), random
+    `created_at` does and the primary key is the index for time. The last 16 bits are those of the key's hash, random
     where there is no key: all attempts under one key then fall on one shard, where its unique constraint can live.
     Another `randbits` is for sample data that is to come out the same again: ids must not be guessed from one another.
     """
-    tail = _key_hash(principal, idempotency_key) if idempotency_key is not None else randbits(16)
+    tail = int(key_hash[-4:], 16) if key_hash is not None else randbits(16)
     return _uuid(_time_bits(at) | randbits(_RANDOM_BITS) << 16 | tail)
+
+
+def hash_key(key: str, *, principal: str, operation: str) -> str:
+    """A key as it is stored: 32 hexadecimal digits, which survive an erasure. Each operation has keys of its own."""
+    return blake2b(f"{principal}\0{operation}\0{key}".encode(), digest_size=16).hexdigest()
+
+
+def hash_reference(external_ref: str | None, *, principal: str) -> str | None:
+    """An external reference as its creator's own. In a batch it stands for the key of an order without one."""
+    return None if external_ref is None else hash_key(external_ref, principal=principal, operation="external_ref")
 
 
 def first_order_id(at: datetime) -> str:
@@ -61,11 +70,6 @@ def read_order_number(text: str) -> str:
 def parse_uuid(text: str) -> str | None:
     """The canonical text of a UUID written with dashes, or None."""
     return text.lower() if _UUID.fullmatch(text) else None
-
-
-def _key_hash(principal: str, idempotency_key: str) -> int:
-    text = f"{principal}\0{idempotency_key}".encode()
-    return int.from_bytes(blake2b(text, digest_size=2, key=b"order id").digest())
 
 
 def _time_bits(at: datetime) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.errors import IllegalAction
 from app.extensions import Base
+from app.models.identifiers import hash_reference
 from app.models.lifecycle import ACTIONS, FULFILLMENT_STATUSES, STATUSES, allowed_actions
 from app.models.money import order_totals
 from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Quantities, Return
@@ -22,10 +23,14 @@ from app.models.types import JSON_VALUE, UUID, Timestamp, rfc3339
 PRINCIPAL_MAX = 128
 IDEMPOTENCY_KEY_MAX = 255  # the ceiling that the well-known payment APIs have
 NUMBER_LENGTH = 15
+HASH_LENGTH = 32  # hexadecimal digits
 
 
 class Order(Base):
     """An order. Totals, both statuses and the version are computed by the service and stored, to be filtered by.
+
+    The idempotency key and the owner of the external reference are stored as hashes of (principal, key) and (principal,
+    reference). They survive an erasure, which gives the principal another name; the fingerprint of the body does not.
 
     Each change below is one new version. It raises IllegalAction where the status does not allow it, and assigns
     nothing then. Times are aware, in UTC.
@@ -38,8 +43,9 @@ class Order(Base):
     principal: Mapped[str] = mapped_column(String(PRINCIPAL_MAX))
     customer_id: Mapped[str] = mapped_column(String(ID_MAX))
     external_ref: Mapped[str | None] = mapped_column(String(ID_MAX))
-    idempotency_key: Mapped[str | None] = mapped_column(String(IDEMPOTENCY_KEY_MAX))
-    fingerprint: Mapped[str | None] = mapped_column(String(32))
+    external_ref_hash: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
+    idempotency_key_hash: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
+    fingerprint: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
     status: Mapped[str] = mapped_column(String(16))
     fulfillment_status: Mapped[str] = mapped_column(String(16))
     hold: Mapped[dict[str, Any] | None] = mapped_column(JSON_VALUE)
@@ -72,18 +78,17 @@ class Order(Base):
     __table_args__ = (
         Index("uq_orders_number", number, unique=True),
         Index(
-            "uq_orders_principal_idempotency_key",
-            principal,
-            idempotency_key,
+            "uq_orders_idempotency_key_hash",
+            idempotency_key_hash,
             unique=True,
-            postgresql_where=idempotency_key.is_not(None),
-            sqlite_where=idempotency_key.is_not(None),
+            postgresql_where=idempotency_key_hash.is_not(None),
+            sqlite_where=idempotency_key_hash.is_not(None),
         ),
-        # The reference leads: the filter by it does not always name a principal.
+        # The reference leads, for the filter by it; the hash makes it unique among those of one principal.
         Index(
-            "uq_orders_external_ref_principal",
+            "uq_orders_external_ref_external_ref_hash",
             external_ref,
-            principal,
+            external_ref_hash,
             unique=True,
             postgresql_where=external_ref.is_not(None),
             sqlite_where=external_ref.is_not(None),
@@ -179,6 +184,8 @@ class Order(Base):
                 self._replace_items(value)
             else:
                 setattr(self, "metadata_" if name == "metadata" else name, value)
+        if "external_ref" in content:
+            self.external_ref_hash = hash_reference(self.external_ref, principal=self.principal)
         priced = [{"unit_price": item.unit_price, "quantity": item.quantity} for item in self.items]
         self.items_total, self.adjustments_total = order_totals(priced, self.adjustments)
 
@@ -187,7 +194,7 @@ class Order(Base):
         scrubbed = scrub(self.columns(), alias=alias)
         if self.principal == customer_principal_id(self.customer_id):
             self.principal = customer_principal_id(alias)
-        self.idempotency_key = self.fingerprint = self.note = None
+        self.fingerprint = self.note = None
         self.customer_id, self.metadata_ = alias, {}
         self.shipping_address, self.billing_address = scrubbed["shipping_address"], scrubbed["billing_address"]
         self.hold, self.cancellation = scrubbed["hold"], scrubbed["cancellation"]

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Column, Table, column, func
 
 from app.extensions import Base
-from app.models.event import OrderEvent, OutboxEntry
+from app.models.event import ChangeKey, OrderEvent, OutboxEntry
 from app.models.order import Order
 from app.models.order_item import Fulfillment, OrderItem, Return
 
@@ -17,7 +17,7 @@ def _table(model: type[Base]) -> Table:
 
 
 ORDERS, ITEMS, EVENTS, OUTBOX = (_table(model) for model in (Order, OrderItem, OrderEvent, OutboxEntry))
-FULFILLMENTS, RETURNS = _table(Fulfillment), _table(Return)
+FULFILLMENTS, RETURNS, CHANGE_KEYS = _table(Fulfillment), _table(Return), _table(ChangeKey)
 
 
 def json_row(source: Any, name: str, *columns: Any) -> Any:

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import selectinload
 
 from app.errors import OpenOrders
 from app.extensions import db
-from app.models import Order, OrderEvent, OutboxEntry
+from app.models import ChangeKey, Order, OrderEvent, OutboxEntry
 from app.models.lifecycle import ERASED, OPEN
 from app.models.personal_data import new_alias, scrub
 from app.models.principal import Principal, customer_principal_id
@@ -20,8 +20,8 @@ def erase_customer(customer_id: str, *, principal: Principal) -> None:
     """Take the customer's personal data out of all their orders, their log and every snapshot in it.
 
     The customer of these orders is a random name from then on, one for all of them. External references stay: they
-    belong to the caller's books. Idempotency keys do not, since they may be made of anything. Done again, it finds
-    nothing to do. Raises OpenOrders while there are any.
+    belong to the caller's books. Idempotency keys stay as hashes, so that a retry makes no second order; the
+    fingerprints of the bodies do not. Done again, it finds nothing to do. Raises OpenOrders while there are any.
     """
     in_transaction(lambda: _erase(customer_id, principal))
     if db.engine.dialect.name == "sqlite":
@@ -70,8 +70,8 @@ def _erase(customer_id: str, principal: Principal) -> None:
 
 def _erase_log(order_id: str, *, customer_id: str, alias: str) -> None:
     """The one place where events are rewritten: the law goes before the log."""
+    db.session.execute(update(ChangeKey).where(ChangeKey.order_id == order_id).values(fingerprint=None))
     for event in db.session.scalars(select(OrderEvent).where(OrderEvent.order_id == order_id)):
         event.snapshot = orjson.dumps(scrub(orjson.loads(event.snapshot), alias=alias)).decode()
-        event.idempotency_key = event.fingerprint = None
         if event.actor == customer_principal_id(customer_id):
             event.actor = customer_principal_id(alias)

@@ -9,20 +9,22 @@ from typing import Any
 
 import orjson
 
-from app.models.identifiers import new_order_id, order_number
+from app.models.identifiers import hash_key, hash_reference, new_order_id, order_number
 from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.money import order_totals
 from app.models.principal import Principal
 from app.services.order_document import render_order
 
 FIRST_VERSION = 1
+CREATE = "create"  # the operation that the idempotency keys of new orders belong to
 
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
     """A validated `POST /orders` body (`app.schemas.order`), who asks, and under which idempotency key.
 
-    `ref_is_key` lets the external reference stand for the key: the same order again is a replay, not a conflict.
+    `ref_is_key` lets the external reference stand for a key that is missing: the same order again is a replay, not a
+    conflict.
     """
 
     data: Mapping[str, Any]
@@ -51,16 +53,20 @@ def new_order(
 ) -> NewOrder:
     """The pending order that a request makes now, or at the aware time `at`; it is not stored yet."""
     now = at or datetime.now(UTC)
-    order_id = new_order_id(
-        now, principal=request.principal.id, idempotency_key=request.idempotency_key, randbits=randbits
-    )
+    principal = request.principal.id
+    ref_hash = hash_reference(request.data.get("external_ref"), principal=principal)
+    key_hash = ref_hash if request.ref_is_key else None
+    if request.idempotency_key is not None:
+        key_hash = hash_key(request.idempotency_key, principal=principal, operation=CREATE)
+    order_id = new_order_id(now, key_hash=key_hash, randbits=randbits)
     said, items = caller_columns(request.data), item_columns(request.data)
     items_total, adjustments_total = order_totals(items, said["adjustments"])
     columns = said | {
         "id": order_id,
         "number": order_number(order_id, now),
-        "principal": request.principal.id,
-        "idempotency_key": request.idempotency_key,
+        "principal": principal,
+        "external_ref_hash": ref_hash,
+        "idempotency_key_hash": key_hash,
         "fingerprint": fingerprint([said, items]),
         "status": "pending",
         "fulfillment_status": "unfulfilled",

@@ -4,7 +4,7 @@ What is read is the last event's document. The tables follow from the log (`flas
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,14 +15,14 @@ from sqlalchemy import select
 from app.errors import DuplicateExternalRef, IdempotencyKeyReused, OrderNotFound, ServiceUnavailable, VersionMismatch
 from app.extensions import db
 from app.models import Order
-from app.models.faults import FAULTS, is_duplicate, is_lost_connection
-from app.models.identifiers import parse_uuid
+from app.models.faults import FAULTS, Fault, is_duplicate, is_lost_connection
+from app.models.identifiers import hash_key, parse_uuid
 from app.models.lifecycle import ACTIONS
 from app.models.principal import Principal
 from app.services.order_document import parse_order, render_stored_order
 from app.services.order_lookup import Wanted, look_up
 from app.services.order_service import StoredOrder
-from app.services.order_updates import Current, read_current, store_version
+from app.services.order_updates import Current, KeyOfChange, read_current, store_unchanged, store_version
 
 _PATIENCE = 2.0  # seconds in which other writers of the order may come first, as long as a lock may take
 
@@ -35,7 +35,7 @@ class ChangeRequest:
     """Who asks for which action (a name of `lifecycle.ACTIONS`), and on which conditions.
 
     `expected_versions` are those the caller takes the order at, None for any. The fingerprint is that of the validated
-    body.
+    body. A key belongs to one action of one order.
     """
 
     action: str
@@ -44,50 +44,53 @@ class ChangeRequest:
     idempotency_key: str | None = None
     fingerprint: str | None = None
 
+    @property
+    def key(self) -> KeyOfChange:
+        """The key as it is stored."""
+        if self.idempotency_key is None:
+            return KeyOfChange(None, None)
+        hashed = hash_key(self.idempotency_key, principal=self.principal.id, operation=self.action)
+        return KeyOfChange(hashed, self.fingerprint)
+
 
 def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> StoredOrder:
-    """Carry out a change, as one version with one event. A change that alters nothing makes neither.
+    """Carry out a change, as one version with one event. A change that alters nothing makes neither, but its key is
+    kept: the same request is answered the same, whatever happened in between.
 
     Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, DuplicateExternalRef, ServiceUnavailable where other
     writers come first for seconds, and what the change raises (IllegalAction, QuantityExceeded, InvalidRequest).
     """
     unknown: list[StoredOrder] = []  # what became of these, the lost connection did not tell
-    deadline = time.monotonic() + _PATIENCE
+    deadline, key = time.monotonic() + _PATIENCE, request.key
     while time.monotonic() < deadline:
         if made := next(filter(_is_stored, unknown), None):
             return made
-        current = _read(order_id, request)
+        current = _read(order_id, request.principal, key)
         if current.replayed_document is not None:
             return _replay(current, request)
         before = orjson.loads(current.document)
-        order = parse_order(before, principal=current.principal)
+        order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
         _require_expected(order.version, request)
         change(order, datetime.now(UTC))
         if order.version == before["version"]:
-            return StoredOrder(order.id, order.version, current.document)
+            if key.key_hash is None or store_unchanged(order, key=key):
+                return StoredOrder(order.id, order.version, current.document)
+            continue
         changed = StoredOrder(order.id, order.version, render_stored_order(order).decode())
         try:
-            if store_version(order, _event(order, changed.document, request), before=before):
+            if store_version(order, _event(order, changed.document, request), key=key, before=before):
                 return changed
         except FAULTS as error:
             if is_lost_connection(error):
                 unknown.append(changed)
-            elif is_duplicate(error) and order.external_ref != before["external_ref"]:
-                raise _taken(order) from error
             else:
-                raise
+                _judge_fault(error, order, before=before, request=request)
     raise ServiceUnavailable("Other changes of the order keep coming first.")
 
 
-def _read(order_id: str, request: ChangeRequest) -> Current:
+def _read(order_id: str, principal: Principal, key: KeyOfChange) -> Current:
     known_id = parse_uuid(order_id)
-    current = known_id and read_current(
-        known_id,
-        owner=request.principal.customer_id,
-        actor=request.principal.id,
-        event_type=ACTIONS[request.action].event,
-        key=request.idempotency_key,
-    )
+    current = known_id and read_current(known_id, owner=principal.customer_id, key_hash=key.key_hash)
     if not current:
         raise OrderNotFound(f"There is no order {order_id[:64]}.")
     return current
@@ -95,6 +98,9 @@ def _read(order_id: str, request: ChangeRequest) -> Current:
 
 def _replay(current: Current, request: ChangeRequest) -> StoredOrder:
     assert current.replayed_version is not None and current.replayed_document is not None
+    if current.replayed_fingerprint is None:  # erased since: the order is answered as it is kept
+        version = orjson.loads(current.document)["version"]
+        return StoredOrder(current.id, version, current.document, replayed=True)
     if current.replayed_fingerprint != request.fingerprint:
         raise IdempotencyKeyReused("The key was used with another body; take a new key for a new request.")
     return StoredOrder(current.id, current.replayed_version, current.replayed_document, replayed=True)
@@ -103,6 +109,17 @@ def _replay(current: Current, request: ChangeRequest) -> StoredOrder:
 def _require_expected(version: int, request: ChangeRequest) -> None:
     if request.expected_versions is not None and version not in request.expected_versions:
         raise VersionMismatch(f"The order is at version {version} now.", current_version=version)
+
+
+def _judge_fault(error: Fault, order: Order, *, before: Mapping[str, Any], request: ChangeRequest) -> None:
+    """Raise what the fault means; a key that a twin has used meanwhile is no fault, and is found by reading again."""
+    if not is_duplicate(error):
+        raise error
+    if _read(order.id, request.principal, request.key).replayed_document is not None:
+        return
+    if order.external_ref == before["external_ref"]:
+        raise error
+    raise _taken(order) from error
 
 
 def _is_stored(made: StoredOrder) -> bool:
@@ -116,14 +133,13 @@ def _event(order: Order, document: str, request: ChangeRequest) -> dict[str, Any
         "type": ACTIONS[request.action].event,
         "actor": request.principal.id,
         "at": order.updated_at,
-        "idempotency_key": request.idempotency_key,
-        "fingerprint": request.fingerprint,
         "snapshot": document,
     }
 
 
 def _taken(order: Order) -> DuplicateExternalRef:
-    holder = select(Order.id).where(Order.external_ref == order.external_ref, Order.principal == order.principal)
+    own = Order.external_ref == order.external_ref
+    holder = select(Order.id).where(own, Order.external_ref_hash == order.external_ref_hash)
     with db.engine.execution_options(read_only=True).begin() as connection:
         other = connection.scalar(holder)
     return DuplicateExternalRef("Another order has this external_ref.", **({"order_id": other} if other else {}))

@@ -71,14 +71,18 @@ def render_stored_order(order: Order) -> bytes:
     )
 
 
-def parse_order(document: Values, *, principal: str) -> Order:
-    """The order that a stored document, as read from JSON, was rendered of; `principal` created it. No session's."""
+def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> Order:
+    """The order that a stored document, as read from JSON, was rendered of, with the columns that are not in it.
+
+    It belongs to no session.
+    """
     totals = document["totals"] or {"items": None, "adjustments": None}
     return _loaded(
         Order,
         {name: document[name] for name in _SAME_IN_BOTH}
         | {
             "principal": principal,
+            "external_ref_hash": external_ref_hash,
             "items_total": totals["items"],
             "adjustments_total": totals["adjustments"],
             "metadata_": document["metadata"],

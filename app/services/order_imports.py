@@ -8,6 +8,7 @@ import orjson
 
 from app.errors import InvalidRequest
 from app.models import Fulfillment, Return
+from app.models.identifiers import hash_reference
 from app.models.lifecycle import allowed_actions
 from app.models.money import order_totals
 from app.models.types import rfc3339
@@ -34,7 +35,8 @@ def restored_order(data: Mapping[str, Any], *, document: Mapping[str, Any], prin
     columns |= {
         "id": str(data["id"]),
         "principal": principal,
-        "idempotency_key": None,
+        "external_ref_hash": hash_reference(said["external_ref"], principal=principal),
+        "idempotency_key_hash": None,
         "fingerprint": fingerprint([said, item_columns(data)]),
         "hold": _with_text_times(data["hold"]),
         "cancellation": _with_text_times(data["cancellation"]),

@@ -38,14 +38,6 @@ class StoredOrder:
 Outcome = StoredOrder | ServiceError
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A request, and the order that is tried for it. Its id is fixed: tried twice, it is stored once."""
-
-    order: NewOrder
-    ref_is_key: bool
-
-
 def create_order(request: OrderRequest) -> StoredOrder:
     """Create one order, or answer again what its idempotency key was answered the first time.
 
@@ -55,7 +47,7 @@ def create_order(request: OrderRequest) -> StoredOrder:
     """
     outcome: Outcome | None = None
     for _ in range(_NUMBER_ATTEMPTS):
-        outcome = _CREATIONS.get().call(_attempt(request))
+        outcome = _CREATIONS.get().call(new_order(request))
         if isinstance(outcome, StoredOrder):
             return outcome
         if outcome is not None:
@@ -70,60 +62,66 @@ def create_orders(requests: Sequence[OrderRequest]) -> list[Outcome]:
     """
     outcomes: dict[int, Outcome] = {}
     for _ in range(_NUMBER_ATTEMPTS):
-        pending = {i: _attempt(request) for i, request in enumerate(requests) if i not in outcomes}
-        attempts = list(pending.values())
-        judged = [outcome for part in _parts(attempts) for outcome in _store(part)]
+        pending = {i: new_order(request) for i, request in enumerate(requests) if i not in outcomes}
+        judged = [outcome for part in _parts(list(pending.values())) for outcome in _store(part)]
         outcomes |= {i: outcome for i, outcome in zip(pending, judged, strict=True) if outcome is not None}
     return [outcomes.get(i) or _no_number() for i in range(len(requests))]
-
-
-def _attempt(request: OrderRequest) -> Attempt:
-    return Attempt(new_order(request), request.ref_is_key)
 
 
 def _no_number() -> ServiceUnavailable:
     return ServiceUnavailable("No free order number was found.")
 
 
-def _parts(attempts: Sequence[Attempt]) -> Iterator[list[Attempt]]:
-    part: list[Attempt] = []
+def _parts(orders: Sequence[NewOrder]) -> Iterator[list[NewOrder]]:
+    part: list[NewOrder] = []
     lines = 0
-    for attempt in attempts:
-        lines += len(attempt.order.items)
+    for order in orders:
+        lines += len(order.items)
         if lines > _LINES_AT_ONCE and part:
             yield part
-            part, lines = [], len(attempt.order.items)
-        part.append(attempt)
+            part, lines = [], len(order.items)
+        part.append(order)
     if part:
         yield part
 
 
-def _store(attempts: Sequence[Attempt]) -> list[Outcome | None]:
-    """What became of each; None where the order's random number is taken, so that it is to be made anew."""
+def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
+    """What became of each; None where the order's random number is taken, so that it is to be made anew.
+
+    An order is made once, with its id: stored twice, it is stored once.
+    """
     try:
-        stored = insert_orders([attempt.order for attempt in attempts])
+        stored = insert_orders(orders)
     except FAULTS as error:
-        return _store_one_by_one(attempts, error)
-    collided = [attempt.order for attempt in attempts if attempt.order.id not in stored]
-    there = find_collisions(collided) if collided else None
-    return [
-        _created(attempt.order) if there is None or attempt.order.id in stored else _judge_collision(attempt, there)
-        for attempt in attempts
-    ]
+        return _store_one_by_one(orders, error)
+    collided = [order for order in orders if order.id not in stored]
+    judged = dict(zip((order.id for order in collided), _judge_collisions(collided), strict=True))
+    return [judged[order.id] if order.id in judged else _created(order) for order in orders]
 
 
-def _store_one_by_one(attempts: Sequence[Attempt], error: Exception) -> list[Outcome | None]:
+def _judge_collisions(orders: Sequence[NewOrder]) -> list[Outcome | None]:
+    """A fault here is the answer to these orders alone: the others of the statement are committed by now."""
+    if not orders:
+        return []
+    try:
+        collisions = find_collisions(orders)
+    except FAULTS as error:
+        return [_judge_fault(order, error) for order in orders]
+    return [_judge_collision(order, collisions) for order in orders]
+
+
+def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outcome | None]:
     """A fault of the whole statement: only the order that causes it shall fail.
 
     Where the database is away or full it is everybody's, and trying them all would only make it worse.
     """
-    if len(attempts) == 1 or (is_unavailable(error) and not is_lock_timeout(error)):
-        return [_judge_fault(attempt.order, error) for attempt in attempts]
+    if len(orders) == 1 or (is_unavailable(error) and not is_lock_timeout(error)):
+        return [_judge_fault(order, error) for order in orders]
     outcomes: list[Outcome | None] = []
     deadline = time.monotonic() + _PATIENCE
-    for attempt in attempts:
+    for order in orders:
         if time.monotonic() < deadline:
-            outcomes += _store([attempt])
+            outcomes += _store([order])
         else:
             outcomes.append(ServiceUnavailable("Other orders of the list took too long; send this one again."))
     return outcomes
@@ -131,7 +129,7 @@ def _store_one_by_one(attempts: Sequence[Attempt], error: Exception) -> list[Out
 
 def _judge_fault(order: NewOrder, error: Exception) -> ServiceError:
     outcome: ServiceError
-    if is_lock_timeout(error) and (order.columns["idempotency_key"] or order.columns["external_ref"]):
+    if is_lock_timeout(error) and (order.columns["idempotency_key_hash"] or order.columns["external_ref"]):
         outcome = RequestInFlight("A request with the same key or reference has not finished yet.")
     elif is_unavailable(error):
         outcome = ServiceUnavailable("The database cannot answer just now.")
@@ -145,22 +143,29 @@ def _created(order: NewOrder) -> StoredOrder:
     return StoredOrder(order.id, FIRST_VERSION, order.snapshot.decode())
 
 
-def _judge_collision(attempt: Attempt, there: Collisions) -> Outcome | None:
-    order, columns = attempt.order, attempt.order.columns
-    if order.id in there.by_id:  # stored by an attempt whose connection broke before the answer came
+def _judge_collision(order: NewOrder, collisions: Collisions) -> Outcome | None:
+    """A replay where the key, or the reference that stands for it, was used with this body.
+
+    An erasure takes the fingerprint of the body: from then on any body is a replay, of the order as it is kept.
+    """
+    columns = order.columns
+    if order.id in collisions.by_id:  # stored by an attempt whose connection broke before the answer came
         return _created(order)
-    row = there.by_key.get((columns["principal"], columns["idempotency_key"]))
-    if row is not None:
-        if row.fingerprint != columns["fingerprint"]:
-            return IdempotencyKeyReused("The key was used with another body; take a new key for a new order.")
-        return StoredOrder(row.id, FIRST_VERSION, row.snapshot, replayed=True)
-    row = there.by_ref.get((columns["principal"], columns["external_ref"]))
-    if row is not None:
-        if attempt.ref_is_key and columns["idempotency_key"] is None and row.fingerprint == columns["fingerprint"]:
-            return StoredOrder(row.id, FIRST_VERSION, row.snapshot, replayed=True)
-        return DuplicateExternalRef(f"Order {row.id} already has this external_ref.", order_id=row.id)
+    key_hash, ref_hash = columns["idempotency_key_hash"], columns["external_ref_hash"]
+    ref_is_key = key_hash is not None and key_hash == ref_hash
+    of_key, of_ref = collisions.by_key.get(key_hash), collisions.by_ref.get(ref_hash)
+    for holder in (of_key, of_ref if ref_is_key else None):
+        if holder is not None and holder.fingerprint in (None, columns["fingerprint"]):
+            return StoredOrder(holder.id, holder.version, holder.snapshot, replayed=True)
+    if of_key is not None and not ref_is_key:
+        return IdempotencyKeyReused("The key was used with another body; take a new key for a new order.")
+    if of_ref is not None:
+        return DuplicateExternalRef(f"Order {of_ref.id} already has this external_ref.", order_id=of_ref.id)
+    if of_key is not None:
+        detail = f"Order {of_key.id} was created under this external_ref, with another body."
+        return DuplicateExternalRef(detail, order_id=of_key.id)
     return None
 
 
 # Commits the creations of this process together.
-_CREATIONS = PerDatabase(lambda: Group[Attempt, Outcome | None](_store, most=_TOGETHER))
+_CREATIONS = PerDatabase(lambda: Group[NewOrder, Outcome | None](_store, most=_TOGETHER))

@@ -29,41 +29,77 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from app.extensions import db
-from app.models import Order, OrderEvent
+from app.models import ChangeKey, Order, OrderEvent
 from app.models.statement import Statement
-from app.models.tables import EVENTS, FULFILLMENTS, ITEMS, ORDERS, OUTBOX, RETURNS, json_row, json_rows, typed
+from app.models.tables import (
+    CHANGE_KEYS,
+    EVENTS,
+    FULFILLMENTS,
+    ITEMS,
+    ORDERS,
+    OUTBOX,
+    RETURNS,
+    json_row,
+    json_rows,
+    typed,
+)
 
-_FIXED = {"id", "number", "principal", "customer_id", "idempotency_key", "fingerprint", "created_at"}
+_FIXED = {"id", "number", "principal", "customer_id", "idempotency_key_hash", "fingerprint", "created_at"}
 _CHANGING = [str(name) for name in ORDERS.c.keys() if name not in _FIXED]  # orjson takes no quoted_name
 _CHILDREN = {"order_items": ITEMS, "fulfillments": FULFILLMENTS, "returns": RETURNS}
 
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """An order as it is, and what its action was answered under the caller's key, if it was asked for before."""
+    """An order as it is, and what the caller's key was answered, if it was used before.
+
+    `replayed_fingerprint` is None where an erasure took it.
+    """
 
     id: str
     principal: str
+    external_ref_hash: str | None
     document: str
     replayed_version: int | None
     replayed_fingerprint: str | None
     replayed_document: str | None
 
 
-def read_current(order_id: str, *, owner: str | None, actor: str, event_type: str, key: str | None) -> Current | None:
+@dataclass(frozen=True, slots=True)
+class KeyOfChange:
+    """The hash of the idempotency key that a change is requested under, and the body's fingerprint; None without a
+    key."""
+
+    key_hash: str | None
+    fingerprint: str | None
+
+
+def read_current(order_id: str, *, owner: str | None, key_hash: str | None) -> Current | None:
     """The order; None where there is none, or `owner` is given and it is another customer's."""
-    rows = _CURRENT.rows(id=order_id, owner=owner, actor=actor, type=event_type, key=key)
+    rows = _CURRENT.rows(id=order_id, owner=owner, key_hash=key_hash)
     return Current(*rows[0]) if rows else None
 
 
-def store_version(order: Order, event: dict[str, Any], *, before: Mapping[str, Any]) -> bool:
-    """Whether the changed order is stored, with its event given by its columns; if not, it is not at the version of the
-    document `before` any more.
+def store_unchanged(order: Order, *, key: KeyOfChange) -> bool:
+    """Whether the key of a request that changes nothing is stored, with the order's version as its answer.
 
-    Raises the driver's error, and then nothing is stored; nobody knows it where the connection was lost.
+    If not, the order is at another version by now, or the key has been used.
+    """
+    statement = _KEEP_KEY[db.engine.dialect.name]
+    values = {"id": order.id, "version": order.version, "key_hash": key.key_hash, "fingerprint": key.fingerprint}
+    return bool(statement.rows(**values))
+
+
+def store_version(order: Order, event: dict[str, Any], *, key: KeyOfChange, before: Mapping[str, Any]) -> bool:
+    """Whether the changed order is stored, with its key and with its event, which is given by its columns; if not, it
+    is not at the version of the document `before` any more.
+
+    Raises the driver's error, and then nothing is stored; nobody knows it where the connection was lost. A key that
+    has been used meanwhile for a request that changed nothing is a duplicate.
     """
     columns = order.columns()
     change = {name: columns[name] for name in _CHANGING} | event | _new_rows(order, before)
+    change |= {"key_hash": key.key_hash, "fingerprint": key.fingerprint}
     change["last_line"] = len(order.items)
     if db.engine.dialect.name == "sqlite":
         return _store_in_transaction(change)
@@ -103,6 +139,8 @@ def _store_in_transaction(change: Mapping[str, Any]) -> bool:
                 connection.execute(_written(sqlite.insert(table)), [{"order_id": order_id, **row} for row in rows])
         connection.execute(insert(EVENTS), values(EVENTS.c.keys()))
         connection.execute(insert(OUTBOX), values(OUTBOX.c.keys()))
+        if change["key_hash"] is not None:
+            connection.execute(insert(CHANGE_KEYS), values(CHANGE_KEYS.c.keys()))
     return True
 
 
@@ -115,25 +153,35 @@ def _written(rows: Any) -> Any:
 
 
 def _current_statement() -> Statement:
-    owner, event, replayed = cast(bindparam("owner"), Text), aliased(OrderEvent), aliased(OrderEvent)
-    under_the_key = and_(
-        replayed.order_id == Order.id,
-        replayed.actor == bindparam("actor"),
-        replayed.type == bindparam("type"),
-        replayed.idempotency_key == bindparam("key"),
-    )
-    replay = (replayed.version, replayed.fingerprint, replayed.snapshot)
+    owner = cast(bindparam("owner"), Text)
+    used = and_(ChangeKey.order_id == Order.id, ChangeKey.key_hash == bindparam("key_hash"))
+
+    def snapshot(version: Any) -> Any:
+        # A scalar subquery: a join may be planned to read all versions of the order for one.
+        event = aliased(OrderEvent)
+        document = select(cast(event.snapshot, Text)).where(event.order_id == Order.id, event.version == version)
+        return document.scalar_subquery()
+
     return Statement(
-        select(cast(Order.id, Text), Order.principal, event.snapshot, *replay)
-        .join(event, and_(event.order_id == Order.id, event.version == Order.version))
-        .outerjoin(replayed, under_the_key)
+        select(cast(Order.id, Text), Order.principal, Order.external_ref_hash, snapshot(Order.version))
+        .add_columns(ChangeKey.version, ChangeKey.fingerprint, snapshot(ChangeKey.version))
+        .outerjoin(ChangeKey, used)
         .where(Order.id == bindparam("id"), or_(owner.is_(None), Order.customer_id == owner))
     )
+
+
+def _keep_key_statement(dialect: Any) -> Statement:
+    row = select(Order.id, bindparam("key_hash", type_=Text), Order.version, bindparam("fingerprint", type_=Text))
+    row = row.where(Order.id == bindparam("id"), Order.version == bindparam("version", type_=Integer))
+    names = ["order_id", "key_hash", "version", "fingerprint"]
+    kept = dialect.insert(CHANGE_KEYS).from_select(names, row).on_conflict_do_nothing()
+    return Statement(kept.returning(CHANGE_KEYS.c.version))
 
 
 def _update_statement() -> Statement:
     columns = [
         *typed(EVENTS.c),
+        *typed(CHANGE_KEYS.c[name] for name in ("key_hash", "fingerprint")),
         *typed(ORDERS.c[name] for name in _CHANGING if name not in EVENTS.c),
         *(column(name, JSON) for name in _CHILDREN),
         column("last_line", Integer),
@@ -148,9 +196,10 @@ def _update_statement() -> Statement:
     )
     stored = change.join(changed, change.c.order_id == changed.c.id)
 
-    def copied(table: Table) -> Any:
+    def copied(table: Table, *conditions: Any) -> Any:
         names = table.c.keys()
-        return insert(table).from_select(names, select(*(change.c[name] for name in names)).select_from(stored))
+        row = select(*(change.c[name] for name in names)).select_from(stored)
+        return insert(table).from_select(names, row.where(*conditions))
 
     def children(name: str, table: Table) -> Any:
         row = json_rows(change.c[name], "row", *typed(c for c in table.c if c.name != "order_id"))
@@ -158,7 +207,7 @@ def _update_statement() -> Statement:
         return _written(postgresql.insert(table).from_select(["order_id", *row.c.keys()], rows))
 
     gone = delete(ITEMS).where(ITEMS.c.order_id == changed.c.id, ITEMS.c.line > change.c.last_line)
-    others = {"gone": gone, "queued": copied(OUTBOX)}
+    others = {"gone": gone, "queued": copied(OUTBOX), "key": copied(CHANGE_KEYS, change.c.key_hash.is_not(None))}
     others |= {f"new_{name}": children(name, table) for name, table in _CHILDREN.items()}
     return Statement(
         copied(EVENTS).add_cte(*(one.cte(name) for name, one in others.items())).returning(EVENTS.c.version),
@@ -167,3 +216,4 @@ def _update_statement() -> Statement:
 
 
 _CURRENT, _UPDATE = _current_statement(), _update_statement()
+_KEEP_KEY = {"postgresql": _keep_key_statement(postgresql), "sqlite": _keep_key_statement(sqlite)}

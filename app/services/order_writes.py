@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import JSON, Text, bindparam, cast, column, insert, literal_column, select, true, union_all
+from sqlalchemy import (
+    JSON,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    column,
+    insert,
+    literal_column,
+    or_,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.extensions import db
@@ -23,7 +36,7 @@ from app.services.new_order import NewOrder
 def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     """Store the orders that collide with none that is there; return the ids of those stored.
 
-    An order collides by (principal, idempotency_key), (principal, external_ref), id or number; `find_collisions` tells.
+    An order collides by its key, its principal's external_ref, its id or its number; `find_collisions` tells.
     Raises the driver's error for the whole list, and then nothing is stored.
     """
     # One order of locking for all processes: two batches that share keys or references would otherwise deadlock.
@@ -36,19 +49,22 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     return {row[0] for row in _INSERT.rows(batch=batch.decode())}
 
 
-def _locking_place(order: NewOrder) -> tuple[str, str, str]:
+def _locking_place(order: NewOrder) -> tuple[str, str]:
     columns = order.columns
-    return columns["principal"], columns["idempotency_key"] or columns["external_ref"] or "", order.id
+    return columns["idempotency_key_hash"] or columns["external_ref_hash"] or "", order.id
 
 
 @dataclass(frozen=True, slots=True)
 class Collisions:
-    """Orders that are there already, as rows of id, principal, idempotency_key, external_ref, fingerprint and the first
-    version's snapshot: by id, by (principal, key) and by (principal, reference)."""
+    """Orders that are there already: by id, and by the hashes of key and reference.
+
+    The rows have id, fingerprint, version and snapshot: those of the first version, or of the current one where the
+    fingerprint went with an erasure.
+    """
 
     by_id: dict[str, Any]
-    by_key: dict[tuple[str, str | None], Any]
-    by_ref: dict[tuple[str, str | None], Any]
+    by_key: dict[str | None, Any]
+    by_ref: dict[str | None, Any]
 
 
 def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
@@ -56,30 +72,30 @@ def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
 
     A statement of its own, after the insert: inside it the winner of a race is not visible yet.
     """
-    principals = {order.columns["principal"] for order in orders}
-    keys = [o.columns["idempotency_key"] for o in orders if o.columns["idempotency_key"]]
-    refs = [o.columns["external_ref"] for o in orders if o.columns["external_ref"]]
-    # One look into each index. A list of pairs would be a thousand conditions to plan, which takes half a second; what
-    # this finds too much, one principal's key with another's, is told apart by the pairs below.
+    keys, refs, ref_hashes = (
+        [order.columns[name] for order in orders if order.columns[name] is not None]
+        for name in ("idempotency_key_hash", "external_ref", "external_ref_hash")
+    )
+    # One look into each index. A list of pairs would be a thousand conditions to plan, which takes half a second.
     colliding = union_all(
         select(Order.id).where(Order.id.in_([order.id for order in orders])),
-        select(Order.id).where(Order.principal.in_(principals), Order.idempotency_key.in_(keys)),
-        select(Order.id).where(Order.principal.in_(principals), Order.external_ref.in_(refs)),
+        select(Order.id).where(Order.idempotency_key_hash.in_(keys)),
+        select(Order.id).where(Order.external_ref.in_(refs), Order.external_ref_hash.in_(ref_hashes)),
     )
-    query = select(
-        Order.id, Order.principal, Order.idempotency_key, Order.external_ref, Order.fingerprint, OrderEvent.snapshot
-    ).where(
-        Order.id.in_(colliding),
-        OrderEvent.order_id == Order.id,
-        OrderEvent.type.in_((CREATED, IMPORTED)),  # the one event that every order begins with
+    first = and_(Order.fingerprint.is_not(None), OrderEvent.type.in_((CREATED, IMPORTED)))  # one such event an order
+    current = and_(Order.fingerprint.is_(None), OrderEvent.version == Order.version)
+    query = (
+        select(Order.id, Order.idempotency_key_hash, Order.external_ref_hash, Order.fingerprint)
+        .add_columns(OrderEvent.version, OrderEvent.snapshot)
+        .where(Order.id.in_(colliding), OrderEvent.order_id == Order.id, or_(first, current))
     )
     # Ended by a COMMIT: after a ROLLBACK the driver forgets every statement that the connection has prepared.
     with db.engine.execution_options(read_only=True).begin() as connection:
         rows = connection.execute(query).all()
     return Collisions(
         by_id={row.id: row for row in rows},
-        by_key={(row.principal, row.idempotency_key): row for row in rows if row.idempotency_key is not None},
-        by_ref={(row.principal, row.external_ref): row for row in rows if row.external_ref is not None},
+        by_key={row.idempotency_key_hash: row for row in rows if row.idempotency_key_hash is not None},
+        by_ref={row.external_ref_hash: row for row in rows if row.external_ref_hash is not None},
     )
 
 

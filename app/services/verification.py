@@ -8,8 +8,8 @@ import orjson
 from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session, selectinload
 
-from app.models import Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
-from app.models.identifiers import new_order_id
+from app.models import ChangeKey, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
+from app.models.identifiers import hash_reference
 from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED
 from app.models.types import rfc3339
 from app.services.new_order import caller_columns, fingerprint, item_columns
@@ -65,19 +65,20 @@ def verify_orders() -> Iterator[tuple[int, list[str]]]:
 
 
 def _strays(after: str, last: str, session: Session) -> Iterator[str]:
-    """Rows that belong to no order, and outbox entries for no event."""
-    for model in (OrderItem, OrderEvent, Fulfillment, Return, OutboxEntry):
+    """Rows that belong to no order, and outbox entries and keys for no event."""
+    for model in (OrderItem, OrderEvent, ChangeKey, Fulfillment, Return, OutboxEntry):
         strays = select(model.order_id).where(
             model.order_id > after, model.order_id <= last, ~select(Order).where(Order.id == model.order_id).exists()
         )
         for order_id in session.scalars(strays.distinct()):
             yield f"order {order_id}: there is no such order, but rows of it in {model.__tablename__}"
-    of_event = (OrderEvent.order_id == OutboxEntry.order_id) & (OrderEvent.version == OutboxEntry.version)
-    entries = select(OutboxEntry.order_id, OutboxEntry.version).where(
-        OutboxEntry.order_id > after, OutboxEntry.order_id <= last, ~select(OrderEvent).where(of_event).exists()
-    )
-    for entry in session.execute(entries):
-        yield f"order {entry.order_id}: the outbox holds version {entry.version}, of which there is no event"
+    for model, what in ((OutboxEntry, "the outbox"), (ChangeKey, "a key")):
+        of_event = (OrderEvent.order_id == model.order_id) & (OrderEvent.version == model.version)
+        entries = select(model.order_id, model.version).where(
+            model.order_id > after, model.order_id <= last, ~select(OrderEvent).where(of_event).exists()
+        )
+        for order_id, version in session.execute(entries):
+            yield f"order {order_id}: {what} holds version {version}, of which there is no event"
 
 
 def _differences(ids: Sequence[str], session: Session) -> list[str]:
@@ -158,11 +159,11 @@ def _verify_first(order: Order, event: Row[Any], snapshot: Mapping[str, Any]) ->
     content = [caller_columns(snapshot), item_columns(snapshot)]
     if order.fingerprint not in (None, fingerprint(content)):  # none: the order was erased
         yield "fingerprint is not that of the first version"
-    key = order.idempotency_key
-    if key is not None:
-        id_of_key = new_order_id(order.created_at, principal=order.principal, idempotency_key=key)
-        if id_of_key[-4:] != order.id[-4:]:
-            yield "idempotency_key is not the one that the id was made for"
+    if order.idempotency_key_hash is not None and order.idempotency_key_hash[-4:] != order.id[-4:]:
+        yield "idempotency_key_hash is not the one that the id was made for"
+    erased = order.fingerprint is None  # and then the creator may have another name
+    if not erased and order.external_ref_hash != hash_reference(order.external_ref, principal=order.principal):
+        yield "external_ref_hash is not that of the principal's external_ref"
 
 
 def _verify_step(event: Row[Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

@@ -19,7 +19,8 @@ def upgrade() -> None:
         sa.Column("principal", sa.String(128), nullable=False),
         sa.Column("customer_id", sa.String(64), nullable=False),
         sa.Column("external_ref", sa.String(64)),
-        sa.Column("idempotency_key", sa.String(255)),
+        sa.Column("external_ref_hash", sa.String(32)),
+        sa.Column("idempotency_key_hash", sa.String(32)),
         sa.Column("fingerprint", sa.String(32)),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("fulfillment_status", sa.String(16), nullable=False),
@@ -46,8 +47,8 @@ def upgrade() -> None:
         ),
     )
     op.create_index("uq_orders_number", "orders", ["number"], unique=True)
-    create_partial_unique_index("orders", "principal", "idempotency_key", given="idempotency_key")
-    create_partial_unique_index("orders", "external_ref", "principal", given="external_ref")
+    create_partial_unique_index("orders", "idempotency_key_hash", given="idempotency_key_hash")
+    create_partial_unique_index("orders", "external_ref", "external_ref_hash", given="external_ref")
     op.create_index("ix_orders_customer_id_id", "orders", ["customer_id", "id"])
     op.create_index("ix_orders_status_id", "orders", ["status", "id"])
     op.create_index("ix_orders_fulfillment_status_id", "orders", ["fulfillment_status", "id"])
@@ -75,13 +76,16 @@ def upgrade() -> None:
         sa.Column("type", sa.String(32), nullable=False),
         sa.Column("actor", sa.String(128), nullable=False),
         sa.Column("at", TIMESTAMP, nullable=False),
-        sa.Column("idempotency_key", sa.String(255)),
-        sa.Column("fingerprint", sa.String(32)),
         sa.Column("snapshot", sa.JSON, nullable=False),
         sa.PrimaryKeyConstraint("order_id", "version", name="pk_order_events"),
     )
-    create_partial_unique_index(
-        "order_events", "order_id", "actor", "type", "idempotency_key", given="idempotency_key"
+    op.create_table(
+        "change_keys",
+        sa.Column("order_id", UUID, nullable=False),
+        sa.Column("key_hash", sa.String(32), nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("fingerprint", sa.String(32)),
+        sa.PrimaryKeyConstraint("order_id", "key_hash", name="pk_change_keys"),
     )
 
     op.create_table(
@@ -100,5 +104,5 @@ def create_partial_unique_index(table: str, *columns: str, given: str) -> None:
 
 
 def downgrade() -> None:
-    for table in ("outbox", "order_events", "order_items", "orders"):
+    for table in ("outbox", "change_keys", "order_events", "order_items", "orders"):
         op.drop_table(table)
