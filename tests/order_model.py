@@ -59,6 +59,7 @@ class ReferenceService:
         self.orders: list[Order] = []
         self.bodies: list[Document] = []  # what each order was created from
         self.keys: dict[str, int] = {}
+        self.ref_keys: dict[str, int] = {}  # references that stood for the key of an entry
 
     def create(self, body: Document, *, key: str | None, ref_is_key: bool = False) -> Reply:
         """In a batch, the reference of an entry without a key is its key."""
@@ -68,12 +69,20 @@ class ReferenceService:
             if self.bodies[order] != content:
                 raise Refusal(422, "idempotency-key-reused")
             return Reply(order, 1, replayed=True)
-        holder = self.holder_of(content["external_ref"])
+        reference = content["external_ref"]
+        holder = self.holder_of(reference)
+        if ref_is_key and key is None and reference is not None:
+            created = self.ref_keys.get(reference)
+            for order in [one for one in (created, holder) if one is not None]:
+                if self.bodies[order] == content:
+                    return Reply(order, 1, replayed=True)
+            if holder is None and created is not None:
+                raise Refusal(409, "duplicate-external-ref", order=created)
         if holder is not None:
-            if ref_is_key and key is None and self.bodies[holder] == content:
-                return Reply(holder, 1, replayed=True)
             raise Refusal(409, "duplicate-external-ref", order=holder)
         self.orders.append(Order({}))
+        if ref_is_key and key is None and reference is not None:
+            self.ref_keys[reference] = len(self.orders) - 1
         self.orders[-1].record("created", new_document(content))
         self.bodies.append(content)
         if key is not None:
@@ -96,8 +105,8 @@ class ReferenceService:
         self.check_reference(number, document["external_ref"])
         if document != order.now:
             order.record(EVENTS[action], document)
-            if key is not None:
-                order.keys[action, key] = deepcopy(body), order.now["version"]
+        if key is not None:  # also where nothing changed
+            order.keys[action, key] = deepcopy(body), order.now["version"]
         return Reply(number, order.now["version"])
 
     def holder_of(self, external_ref: str | None) -> int | None:

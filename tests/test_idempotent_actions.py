@@ -1,12 +1,15 @@
-"""The Idempotency-Key on every action that is posted: the key lives on the event."""
+"""The Idempotency-Key on every action that is posted: kept also where the action changes nothing."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
+from app.services import order_changes
 from tests.actions import POSTED, READY, ROUTES, UNIT, act, event_types, order_after
 from tests.samples import MINIMAL, slug
 from tests.test_idempotency import at_once
@@ -111,3 +114,132 @@ def test_twins_at_once_make_one_version(app: Flask, client: FlaskClient, name: s
     assert len({response.data for response in responses}) == 1
     assert Counter(response.headers.get("Idempotent-Replayed") for response in responses) == {None: 1, "true": 3}
     assert len(event_types(client, path)) == len(before) + 1
+
+
+# The body of an action that changes nothing, and an action after which the same body would.
+NO_CHANGE: dict[str, tuple[Any, str]] = {
+    "update": ({}, "update"),
+    "hold": ({"reason": "same"}, "release"),
+    "release": (None, "hold"),
+}
+OTHERS_OF_NO_CHANGE = {"update": {"note": "other"}, "hold": {"reason": "other"}}
+
+
+def unchanged_order(client: FlaskClient, name: str, body: Any) -> str:
+    """The path of an order that the action would leave as it is."""
+    path = order_after(client)
+    if name == "hold":
+        act(client, path, name, body)
+    return path
+
+
+@pytest.mark.parametrize("name", NO_CHANGE)
+def test_an_action_that_changed_nothing_is_replayed_whatever_happened_since(client: FlaskClient, name: str) -> None:
+    body, since = NO_CHANGE[name]
+    path = unchanged_order(client, name, body)
+    before = client.get(path).data
+    first = act(client, path, name, body, Idempotency_Key="k-1")
+    assert act(client, path, since).status_code == 200
+    now = client.get(path).data
+
+    again = act(client, path, name, body, Idempotency_Key="k-1")
+
+    assert (first.status_code, first.data) == (200, before)
+    assert (again.status_code, again.data, again.headers["ETag"]) == (200, before, first.headers["ETag"])
+    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
+    assert client.get(path).data == now != before
+
+
+@pytest.mark.parametrize("name", OTHERS_OF_NO_CHANGE)
+def test_another_body_under_the_key_of_an_action_that_changed_nothing_is_422(client: FlaskClient, name: str) -> None:
+    body = NO_CHANGE[name][0]
+    path = unchanged_order(client, name, body)
+    first = act(client, path, name, body, Idempotency_Key="k-1")
+
+    response = act(client, path, name, OTHERS_OF_NO_CHANGE[name], Idempotency_Key="k-1")
+
+    assert slug(response) == (422, "idempotency-key-reused")
+    assert client.get(path).data == first.data
+
+
+@pytest.mark.parametrize("name", NO_CHANGE)
+def test_an_action_that_changes_nothing_makes_no_version(client: FlaskClient, name: str) -> None:
+    body = NO_CHANGE[name][0]
+    path = unchanged_order(client, name, body)
+    before = event_types(client, path)
+
+    responses = [act(client, path, name, body, Idempotency_Key=f"k-{i}") for i in range(3)]
+
+    assert [response.status_code for response in responses] == [200] * 3
+    assert event_types(client, path) == before
+
+
+@pytest.mark.parametrize("name", NO_CHANGE)
+def test_twins_that_change_nothing_at_once_are_answered_the_same(app: Flask, client: FlaskClient, name: str) -> None:
+    body = NO_CHANGE[name][0]
+    path = unchanged_order(client, name, body)
+
+    responses = at_once(4, lambda _: act(app.test_client(), path, name, body, Idempotency_Key="k-1"))
+
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.data for response in responses}) == 1
+    assert Counter(response.headers.get("Idempotent-Replayed") for response in responses) == {None: 1, "true": 3}
+
+
+def before_the_first_call(monkeypatch: pytest.MonkeyPatch, name: str, meanwhile: Callable[[], Any]) -> None:
+    """Let something happen between the reading of the order and the first writing."""
+    write, pending = getattr(order_changes, name), [meanwhile]
+
+    def write_late(*args: Any, **kwargs: Any) -> bool:
+        while pending:
+            pending.pop()()
+        return bool(write(*args, **kwargs))
+
+    monkeypatch.setattr(order_changes, name, write_late)
+
+
+def test_a_change_that_comes_first_is_seen_by_one_that_would_have_changed_nothing(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = order_after(client)
+    before_the_first_call(monkeypatch, "store_unchanged", lambda: act(app.test_client(), path, "hold"))
+
+    first = act(client, path, "release", Idempotency_Key="k-1")
+
+    assert (first.json["hold"], first.json["version"]) == (None, 3)
+    assert act(client, path, "release", Idempotency_Key="k-1").data == first.data
+
+
+@pytest.mark.parametrize("twins_body", [{}, {"note": "mine"}])
+@pytest.mark.parametrize(("body", "writes"), [({}, "store_unchanged"), ({"note": "mine"}, "store_version")])
+def test_a_twin_that_used_the_key_first_is_found(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, body: Any, writes: str, twins_body: Any
+) -> None:
+    path = order_after(client)
+    twin: list[TestResponse] = []
+    before_the_first_call(
+        monkeypatch,
+        writes,
+        lambda: twin.append(act(app.test_client(), path, "update", twins_body, Idempotency_Key="k-1")),
+    )
+
+    response = act(client, path, "update", body, Idempotency_Key="k-1")
+
+    assert twin[0].status_code == 200
+    if body == twins_body:
+        assert (response.status_code, response.data) == (200, twin[0].data)
+        assert response.headers["Idempotent-Replayed"] == "true"
+    else:
+        assert slug(response) == (422, "idempotency-key-reused")
+    assert client.get(path).data == twin[0].data
+
+
+def test_a_reference_taken_under_a_key_is_told_from_a_key_that_was_used(client: FlaskClient) -> None:
+    other = order_after(client, external_ref="r-1")
+    path = order_after(client)
+
+    refused = act(client, path, "update", {"external_ref": "r-1"}, Idempotency_Key="k-1")
+
+    assert slug(refused) == (409, "duplicate-external-ref")
+    assert f"/orders/{refused.json['order_id']}" == other
+    assert act(client, path, "update", {"external_ref": "r-2"}, Idempotency_Key="k-1").json["version"] == 2

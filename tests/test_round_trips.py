@@ -21,6 +21,9 @@ ROUND_TRIPS: dict[str, tuple[int, Callable[[FlaskClient, str], TestResponse]]] =
     "read a version": (1, lambda client, order: client.get(order, query_string={"version": 1})),
     "list": (1, lambda client, order: client.get("/orders", query_string={"customer_id": "c-123"})),
     "history": (1, lambda client, order: client.get(f"{order}/history")),
+    "confirm under a key": (2, lambda client, order: client.post(f"{order}/confirm", headers=KEY)),
+    "no change": (1, lambda client, order: client.delete(f"{order}/hold")),
+    "no change under a key": (2, lambda client, order: client.delete(f"{order}/hold", headers=KEY)),
     "confirm": (2, lambda client, order: client.post(f"{order}/confirm")),
 }
 
