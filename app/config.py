@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from app.database_url import read_database_url
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,15 +26,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _database_url(text: str) -> str:
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        raise ValueError("a database URL, such as postgresql://user:password@host/name") from None
-    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
-        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    if url.drivername == "sqlite" and url.database not in (None, "", ":memory:"):
-        return text
-    raise ValueError("a postgresql:// URL, or sqlite:/// with the path of a file")
+    return read_database_url(text, root=ROOT)
 
 
 def _whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -126,9 +117,9 @@ SETTINGS: dict[str, Setting] = {
     "PORT": Setting("8000", _whole_number(1, 65535), "Port that `make run` and gunicorn listen on."),
     "BIND": Setting("", _unix_socket, "`unix:/path` that gunicorn listens on for nginx, not on `HOST` and `PORT`."),
     "DATABASE_URL": Setting(
-        f"sqlite:///{ROOT / 'instance' / 'orders.db'}",
+        "sqlite:///instance/orders.db",
         _database_url,
-        "The database: `postgresql://…`, or `sqlite:///` and a file.",
+        "The database: `postgresql://…`, or `sqlite:///` and a file below the project's directory.",
     ),
     "DATABASE_POOL_SIZE": Setting("10", _whole_number(1, 1000), "Database connections of one web worker."),
     "WEB_CONCURRENCY": Setting(

@@ -1,14 +1,19 @@
 """The extensions, created unbound; the factory binds them to an application."""
 
+import os
 import sqlite3
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Dialect, Engine, MetaData, Pool, event
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase
+
+from app.config import StartupError
 
 
 class Base(DeclarativeBase):
@@ -28,6 +33,33 @@ db = SQLAlchemy(model_class=Base)
 migrate = Migrate()
 
 
+# Limits that an operator may replace by PGOPTIONS or by ?options= of DATABASE_URL, in milliseconds: gunicorn's own
+# timeout does not bound a request under gevent, so the database's limits must.
+_LIMITS = {
+    "statement_timeout": "3000",
+    "lock_timeout": "2000",
+    "idle_in_transaction_session_timeout": "5000",
+    # To plan a list again for each set of values takes as long as to run it, and no value calls for another plan.
+    "plan_cache_mode": "force_generic_plan",
+}
+# What the service relies on, whatever the defaults of the database or the role are. `search_path` and
+# `default_transaction_read_only` are the operator's.
+_REQUIRED = {
+    "DateStyle": "ISO",
+    "TimeZone": "UTC",
+    "standard_conforming_strings": "on",
+    "default_transaction_isolation": r"read\ committed",
+}
+# A server that fell silent, before or after it had taken the statement, is given up within 5 or 11 s.
+_CONNECTION = {
+    "connect_timeout": "2",
+    "tcp_user_timeout": "5000",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+}
+
+
 def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
     """Pool and driver settings for a database URL.
 
@@ -39,23 +71,28 @@ def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
     pool["hide_parameters"] = True  # an error is logged, and they are personal data
     if url.startswith("sqlite"):
         return pool | {"connect_args": {"isolation_level": None, "timeout": 5}}
-    # gunicorn's own timeout does not bound a request under gevent, so the database's limits must.
-    options = "-c statement_timeout=3000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000"
-    # To plan a list again for each set of values takes as long as to run it, and no value calls for another plan.
-    options += " -c plan_cache_mode=force_generic_plan"
-    connect_args = {
+    return pool | {"connect_args": _postgresql_arguments(make_url(url).query)}
+
+
+def _postgresql_arguments(query: Mapping[str, Any]) -> dict[str, Any]:
+    """The driver's arguments; what the URL's query names comes before the defaults, and so does libpq's environment."""
+    given = os.environ.get("PGOPTIONS", ""), query.get("options", "")
+    # The last of two settings of one name is the one that counts.
+    options = [_as_options(_LIMITS), *given, _as_options(_REQUIRED)]
+    connection = {name: value for name, value in _CONNECTION.items() if name not in query}
+    if "PGCONNECT_TIMEOUT" in os.environ:
+        connection.pop("connect_timeout", None)
+    return connection | {
         "autocommit": True,
-        "connect_timeout": 2,
-        # A server that fell silent, before or after it had taken the statement, is given up within 5 or 11 s.
-        "tcp_user_timeout": 5000,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
         "prepare_threshold": 0,
-        "application_name": "order-service",
-        "options": options,
+        "client_encoding": "UTF8",
+        "fallback_application_name": "order-service",
+        "options": " ".join(filter(None, options)),
     }
-    return pool | {"connect_args": connect_args}
+
+
+def _as_options(settings: Mapping[str, str]) -> str:
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 @event.listens_for(Engine, "do_connect")
@@ -70,12 +107,18 @@ def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
 
 
 @event.listens_for(Engine, "connect")
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _prepare_connection(connection: Any, _record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
         # FULL: with NORMAL a power cut takes acknowledged orders with it (the log is not synced at commit).
         # secure_delete, which is not every build's default: what a change or an erasure frees is overwritten.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
+    elif (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        connection.close()
+        raise StartupError(
+            f"The database's encoding is {encoding}, in which not every order can be stored: make one with "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+        )
 
 
 @event.listens_for(Pool, "reset")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from sqlalchemy import make_url
 
 from app.config import ROOT, SETTINGS, StartupError, load_config
 
@@ -44,6 +45,29 @@ def test_a_postgresql_url_may_be_written_in_every_usual_way(name: str) -> None:
     assert url == "postgresql+psycopg://user:p%40ss@db:5433/orders?sslmode=require"
 
 
+URLS = {
+    "postgresql://shop@a,b:5433/orders?target_session_attrs=read-write":
+        "postgresql+psycopg://shop@/orders?host=a%2Cb&port=%2C5433&target_session_attrs=read-write",
+    "postgresql://%2Frun%2Fpostgresql/orders": "postgresql+psycopg:///orders?host=%2Frun%2Fpostgresql",
+    "postgresql:///orders?host=/run/postgresql": "postgresql+psycopg:///orders?host=%2Frun%2Fpostgresql",
+    "postgresql://shop@[::1]:5433/orders": "postgresql+psycopg://shop@[::1]:5433/orders",
+    "postgresql://shop:a:b@db/orders\n": "postgresql+psycopg://shop:a%3Ab@db/orders",
+    "postgresql://db/orders?options=-csearch_path%3Dshop":
+        "postgresql+psycopg://db/orders?options=-csearch_path%3Dshop",
+    "sqlite:////var/lib/orders.db": "sqlite:////var/lib/orders.db",
+    "sqlite:///instance/orders.db": f"sqlite:///{ROOT}/instance/orders.db",
+    "sqlite:///file:instance/orders.db?mode=ro&uri=true":
+        f"sqlite:///file:{ROOT}/instance/orders.db?mode=ro&uri=true",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "url"), URLS.items())
+def test_a_database_url_may_name_what_the_database_takes(text: str, url: str) -> None:
+    read = load_config({"DATABASE_URL": text})["DATABASE_URL"]
+
+    assert make_url(read) == make_url(url)
+
+
 BAD = [
     ("PORT", "http", "PORT is 'http'; it must be a whole number from 1 to 65535."),
     ("PORT", "0", "PORT is '0'; it must be a whole number from 1 to 65535."),
@@ -69,7 +93,17 @@ def test_a_bad_setting_is_named_with_what_is_expected(
 
 BAD_URLS = [
     "secret", "mysql://root:secret@db/orders", "postgresql+psycopg2://u:secret@db/x", "sqlite://", "sqlite:///:memory:",
-    "postgresql://u:secret@db:port/x", "sqlite+pysqlcipher://:secret@/x.db",
+    "postgresql://u:secret@db:port/x", "sqlite+pysqlcipher://:secret@/x.db", "postgresql://u:secret@db/x?secret=1",
+    "postgresql:u:secret@db", "postgresql://u@db?port=secret", "sqlite://secret@/x.db", "sqlite:///:memory:?x=secret",
+    "sqlite:///file:x?mode=memory&uri=true",
+]  # fmt: skip
+NOT_ENCODED = [
+    "postgresql://shop:S3cr@t:hunter2@db/orders", "postgresql://shop:S3cr@tpart@db/orders",
+    "postgresql://shop:hunter/2@db/orders", "postgresql://shop:S3cr@t/hunter2@db/orders",
+    "postgresql://shop:S3cr@t?hunter2@db/orders", "postgresql://shop:hunter#2@db/orders",
+    "postgresql://shop:hunter%2@db/orders", "postgresql://shop:hunter%ff@db/orders", "postgresql://shop:hunter2",
+    "postgresql://shop:hunter 2@db/orders", "postgresql://shop@corp:hunter2@db/orders",
+    "postgresql://db/orders?user=shop&password=hunter@2",
 ]  # fmt: skip
 
 
@@ -81,6 +115,16 @@ def test_a_bad_database_url_is_refused_and_never_shown(url: str) -> None:
     message = str(caught.value)
     assert message.startswith("DATABASE_URL is …; it must be ")
     assert "secret" not in message and "\n" not in message
+
+
+@pytest.mark.parametrize("url", NOT_ENCODED)
+def test_what_a_database_url_must_encode_is_said_without_any_part_of_the_password(url: str) -> None:
+    with pytest.raises(StartupError) as caught:
+        load_config({"DATABASE_URL": url})
+
+    message = str(caught.value)
+    assert "@ is %40" in message
+    assert not any(part in message for part in ("S3cr", "hunter", "tpart")) and "\n" not in message
 
 
 def start(**environment: str) -> tuple[int, list[str]]:

@@ -1,0 +1,209 @@
+"""Connections to PostgreSQL: the service's answers do not depend on the defaults of the database or the role."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import flask_migrate
+import psycopg
+import pytest
+from flask import Flask
+from sqlalchemy import make_url, text
+
+from app import create_app
+from app.config import ROOT
+from app.extensions import db
+from tests.servers import PATIENCE, environment
+
+MIGRATIONS = str(ROOT / "migrations")
+ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}], "note": r"C:\new\'"}
+
+DEFAULTS = {
+    "DateStyle": "German, DMY",
+    "TimeZone": "America/St_Johns",
+    "IntervalStyle": "sql_standard",
+    "client_encoding": "LATIN1",
+    "standard_conforming_strings": "off",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on",
+    "bytea_output": "escape",
+    "extra_float_digits": "-5",
+    "statement_timeout": "1",
+    "lc_messages": "C",
+}
+
+
+@pytest.fixture(scope="module")
+def database_url(postgresql_url: str) -> str:
+    return postgresql_url
+
+
+def plain(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the server, beside the service's."""
+    with psycopg.connect(plain(database_url), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def other_url(database: psycopg.Connection[Any], database_url: str) -> str:
+    """An empty database of another name."""
+    database.execute("DROP DATABASE IF EXISTS other WITH (FORCE)")
+    database.execute("CREATE DATABASE other")
+    return make_url(database_url).set(database="other").render_as_string(hide_password=False)
+
+
+class Apps:
+    """Applications that a test makes; their connections are closed after it."""
+
+    def __init__(self) -> None:
+        self.made: list[Flask] = []
+
+    def migrated(self, url: str) -> Flask:
+        app = create_app({"DATABASE_URL": url, "AUTH": "off", "TESTING": True})
+        self.made.append(app)
+        with app.app_context():
+            flask_migrate.upgrade(directory=MIGRATIONS)
+        return app
+
+
+@pytest.fixture
+def apps() -> Iterator[Apps]:
+    apps = Apps()
+    yield apps
+    for app in apps.made:
+        with app.app_context():
+            db.engine.dispose()
+
+
+def scalar(app: Flask, sql: str) -> Any:
+    with app.app_context(), db.engine.connect() as connection:
+        return connection.scalar(text(sql))
+
+
+@pytest.mark.parametrize("owner", ["DATABASE other", "ROLE CURRENT_USER"])
+def test_the_defaults_of_the_database_and_the_role_do_not_matter(
+    database: psycopg.Connection[Any], other_url: str, apps: Apps, owner: str
+) -> None:
+    for name, value in DEFAULTS.items():
+        database.execute(f"ALTER {owner} SET {name} = '{value}'")
+    try:
+        app = apps.migrated(other_url)
+        client = app.test_client()
+        with ThreadPoolExecutor(8) as pool:
+            sent = [pool.submit(create, app) for _ in range(16)]
+            created = [future.result() for future in sent]
+        order = created[0].json
+        path = created[0].headers["Location"]
+        confirmed = client.post(f"{path}/confirm")
+        listed = client.get("/orders", query_string={"created_from": order["created_at"]})
+        history = client.get(f"{path}/history")
+        verified = app.test_cli_runner().invoke(args=["verify"])
+    finally:
+        database.execute(f"ALTER {owner} RESET ALL")
+
+    assert {answer.status_code for answer in created} == {201}
+    assert {answer.data for answer in created} == {created[0].data}
+    assert order["note"] == ORDER["note"]
+    assert confirmed.status_code == 200
+    assert listed.json["orders"] == [confirmed.json]
+    assert [event["at"] for event in history.json["events"]] == [order["created_at"], confirmed.json["updated_at"]]
+    assert verified.exit_code == 0, verified.output
+
+
+def create(app: Flask) -> Any:
+    return app.test_client().post("/orders", json=ORDER, headers={"Idempotency-Key": "k"})
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused_in_one_line(
+    database: psycopg.Connection[Any], database_url: str, encoding: str
+) -> None:
+    database.execute("DROP DATABASE IF EXISTS other WITH (FORCE)")
+    database.execute(f"CREATE DATABASE other ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    url = make_url(database_url).set(database="other").render_as_string(hide_password=False)
+
+    for command in (["-c", "import wsgi"], ["-m", "flask", "--app", "wsgi", "db", "upgrade"]):
+        ended = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environment(DATABASE_URL=url), capture_output=True, text=True,
+            timeout=PATIENCE,
+        )  # fmt: skip
+
+        [line] = ended.stderr.splitlines()
+        assert ended.returncode != 0
+        assert f"encoding is {encoding}" in line and "ENCODING 'UTF8'" in line
+
+
+def test_options_of_the_url_and_of_the_environment_come_before_the_limits_of_the_service(
+    database: psycopg.Connection[Any], other_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(plain(other_url), autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA shop")
+    monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=7000 -c work_mem=5MB")
+    query = "&options=-csearch_path%3Dshop%20-c%20lock_timeout%3D3000&application_name=web-1"
+
+    app = apps.migrated(other_url + query)
+
+    assert scalar(app, "SELECT 'orders'::regclass = 'shop.orders'::regclass")
+    assert scalar(app, "SHOW statement_timeout") == "7s"
+    assert scalar(app, "SHOW work_mem") == "5MB"
+    assert scalar(app, "SHOW lock_timeout") == "3s"
+    assert scalar(app, "SHOW idle_in_transaction_session_timeout") == "5s"
+    assert scalar(app, "SHOW application_name") == "web-1"
+    assert app.test_client().post("/orders", json=ORDER).status_code == 201
+
+
+def test_the_driver_s_own_variables_name_the_application_and_its_patience(
+    other_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = apps.migrated(other_url)
+    monkeypatch.setenv("PGAPPNAME", "web-2")
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "9")
+    named = apps.migrated(other_url)
+
+    assert scalar(default, "SHOW application_name") == "order-service"
+    assert scalar(named, "SHOW application_name") == "web-2"
+    with named.app_context(), db.engine.connect() as connection:
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, psycopg.Connection)
+        assert driver.info.get_parameters()["connect_timeout"] == "9"
+
+
+def test_of_several_hosts_the_one_that_takes_writes_is_used(other_url: str, apps: Apps) -> None:
+    socket = make_url(other_url).query["host"]
+    assert isinstance(socket, str)
+    hosts = f"127.0.0.1:1,{socket.replace('/', '%2F')}:5432"
+
+    app = apps.migrated(f"postgresql://postgres@{hosts}/other?target_session_attrs=read-write")
+
+    assert app.test_client().post("/orders", json=ORDER).status_code == 201
+
+
+def test_sslmode_reaches_the_driver(database_url: str, tmp_path: Path) -> None:
+    """This server speaks no TLS, and over its socket the driver asks for none: only its check of the value remains."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"], cwd=ROOT, capture_output=True, text=True,
+        env=environment(DATABASE_URL=f"{database_url}&sslmode=never"), timeout=PATIENCE,
+    )  # fmt: skip
+
+    [line] = ended.stderr.splitlines()
+    assert ended.returncode == 1 and 'invalid sslmode value: "never"' in line
+
+
+def test_the_url_of_the_readme_is_a_file_below_the_project(tmp_path: Path) -> None:
+    command = "from app import create_app; print(create_app().config['SQLALCHEMY_DATABASE_URI'])"
+    env = environment(DATABASE_URL="sqlite:///instance/orders.db", PYTHONPATH=str(ROOT))
+
+    printed = [
+        subprocess.check_output([sys.executable, "-c", command], cwd=directory, env=env, text=True, timeout=PATIENCE)
+        for directory in (ROOT, tmp_path)
+    ]
+
+    assert printed == [f"sqlite:///{ROOT}/instance/orders.db\n"] * 2
