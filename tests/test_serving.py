@@ -25,6 +25,8 @@ COMMANDS = {
     "uvicorn": ("-m", "uvicorn", "--interface", "wsgi", "--port", "{port}", "wsgi:app"),
 }
 
+SECURITY = ("X-Content-Type-Options", "Referrer-Policy", "Content-Security-Policy")
+
 each_server = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 
 
@@ -123,6 +125,39 @@ def test_a_response_is_sent_at_once_and_one_without_a_body_too(gunicorn: Server)
 
     assert [int(piece.split()[1]) for piece in headers_alone] == [200, 304]
     assert all(piece.endswith(b"\r\n\r\n") for piece in headers_alone)
+
+
+@each_server
+def test_an_answer_without_a_body_has_the_headers_of_one_with_it(command: tuple[str, ...], app: Flask) -> None:
+    """RFC 9110 §15.4.5: a cache takes over the headers of a 304."""
+    port, url = free_port(), app.config["DATABASE_URL"]
+    origin = {"Origin": "https://shop.example", "Access-Control-Request-Method": "GET"}
+    with running(
+        *on_port(command, port), port=port, PORT=str(port), DATABASE_URL=url, CORS_ORIGINS=origin["Origin"]
+    ) as server:
+        path = server.ask("POST", "/orders", ORDER).headers["Location"]
+        empty = [server.ask("OPTIONS", path), server.ask("OPTIONS", path, headers=origin)]
+        for found in (path, "/docs", "/docs/start.js", "/openapi.json", "/problems", "/problems/not-found"):
+            whole = server.ask("GET", found)
+            unchanged = server.ask("GET", found, headers={"If-None-Match": whole.headers["ETag"]})
+            assert (whole.status, unchanged.status, unchanged.body) == (200, 304, b""), found
+            for name in (*SECURITY, "Cache-Control", "ETag", "Vary"):
+                assert unchanged.headers.get_all(name) == whole.headers.get_all(name), (found, name)
+            assert "no-cache" in whole.headers["Cache-Control"]
+            assert len(whole.headers.get_all("Date")) == 1
+            empty.append(unchanged)
+
+    assert [answer.status for answer in empty[:2]] == [204, 204]
+    assert not [answer for answer in empty if "Content-Type" in answer.headers]
+    for answer in empty[:2]:
+        assert [answer.headers.get_all(name) for name in SECURITY] == [
+            ["nosniff"], ["no-referrer"], ["default-src 'none'; frame-ancestors 'none'"]
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_no_cache_keeps_what_a_probe_found(gunicorn: Server, path: str) -> None:
+    assert gunicorn.ask("GET", path).headers["Cache-Control"] == "no-store"
 
 
 def status_of(port: int, request: bytes) -> int:

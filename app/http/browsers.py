@@ -65,6 +65,8 @@ def _allow_origin(response: Response) -> Response:
 
 def _restrict(response: Response) -> Response:
     if not isinstance(response, DocumentResponse):  # those bring them along
-        is_page = response.headers["Content-Type"].startswith("text/html")
+        if response.status_code == 204:
+            response.headers.remove("Content-Type")  # the library's, of nothing; a 304 keeps it until it is sent
+        is_page = response.headers.get("Content-Type", "").startswith("text/html")
         response.headers.extend(_FOR_PAGES if is_page else FOR_DATA)
     return response

@@ -225,7 +225,7 @@ def _problems(operation: Operation) -> set[type[ServiceError]]:
     problems: set[type[ServiceError]] = {*_OF_EVERY_REQUEST, *operation.problems}
     if operation.scope != PUBLIC:
         problems |= {*_OF_AUTHENTICATION}
-    if operation.path_schema or operation.query or operation.request_headers:
+    if operation.path_schema or operation.query or (operation.request_headers and operation.scope != PUBLIC):
         problems |= {*_OF_INPUT}
     if operation.body:
         problems |= {*_OF_INPUT, *_OF_BODY}

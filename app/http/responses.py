@@ -1,6 +1,8 @@
 """Answers: stored documents, handed out as they are."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
@@ -10,6 +12,7 @@ from werkzeug.datastructures import Headers
 
 from app.http.application import current_request
 from app.http.arguments import JSON
+from app.http.compression import CODING, MIN_SIZE, gzip, gzip_accepted, gzip_of_page
 from app.http.conditional import entity_tag
 from app.services.order_service import StoredOrder
 
@@ -39,8 +42,7 @@ class DocumentResponse(Response):
     The library would copy the headers and look for what to correct in them, which takes longer than all else here.
     """
 
-    def __init__(self, document: str, status: int, headers: dict[str, str]) -> None:
-        body = document.encode()
+    def __init__(self, body: bytes, status: int, headers: dict[str, str]) -> None:
         complete = {"Content-Type": JSON, "Content-Length": str(len(body))} | headers | FOR_DATA
         super().__init__([body], _STATUS_LINES[status], _ReadyHeaders(complete.items()))
 
@@ -60,8 +62,8 @@ def order_response(order: StoredOrder, status: int = 200, **headers: str) -> Res
     asked = current_request()
     if "HTTP_IF_NONE_MATCH" in asked.environ and asked.method in ("GET", "HEAD"):
         if asked.if_none_match.contains_weak(etag):
-            return Response(status=304, headers=headers)
-    return DocumentResponse(order.document, status, headers)
+            return Response(status=304, headers=headers, mimetype=JSON)
+    return DocumentResponse(order.document.encode(), status, headers)
 
 
 def created_response(order: StoredOrder) -> Response:
@@ -78,9 +80,31 @@ def changed_response(order: StoredOrder, status: int = 200, **headers: str) -> R
 
 def list_response(member: str, documents: Sequence[str], next_cursor: str | None) -> Response:
     """A page of documents with the way to the next one, in the body and as a Link header (RFC 8288)."""
-    body = f'{{"{member}":[{",".join(documents)}],"next_cursor":{orjson.dumps(next_cursor).decode()}}}'
-    headers = {"Cache-Control": _CACHING}
+    body = f'{{"{member}":[{",".join(documents)}],"next_cursor":{orjson.dumps(next_cursor).decode()}}}'.encode()
+    headers = {"Cache-Control": _CACHING, "Vary": "Accept-Encoding"}
     if next_cursor is not None:
         query = urlencode(request.args.to_dict() | {"cursor": next_cursor})
         headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+    if len(body) >= MIN_SIZE and gzip_accepted():
+        body = gzip(body)
+        headers["Content-Encoding"] = CODING
     return DocumentResponse(body, 200, headers)
+
+
+def page_response(body: bytes, media_type: str) -> Response:
+    """A page or file of the service's own, which is the same for everybody; 304 where the request's If-None-Match names
+    its entity tag. Each content coding has a tag of its own (RFC 9110 §8.8.3.3)."""
+    tag, headers = _page_tag(body), {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    if len(body) >= MIN_SIZE and gzip_accepted():
+        body, tag = gzip_of_page(body), f"{tag}-{CODING}"
+        headers["Content-Encoding"] = CODING
+    response = Response(body, headers=headers, mimetype=media_type)
+    response.set_etag(tag)
+    response.make_conditional(request)
+    del response.headers["Date"]  # which is the server's to send
+    return response
+
+
+@lru_cache(maxsize=128)  # more than the service has pages and assets
+def _page_tag(body: bytes) -> str:
+    return blake2b(body, digest_size=12).hexdigest()

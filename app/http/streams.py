@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from flask import Response, request, stream_with_context
 
 from app.errors import InvalidRequest
+from app.http.compression import compress
 from app.http.negotiation import preferred_media_type
 from app.services.order_exports import BYTE_ORDER_MARK, as_csv, as_ndjson
 
@@ -41,7 +42,7 @@ def export_response(
     response.headers["Cache-Control"] = "private, no-store"
     if negotiated:
         response.vary.add("Accept")
-    return response
+    return compress(response)
 
 
 def _started(documents: Iterator[str]) -> Iterator[str]:

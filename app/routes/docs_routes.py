@@ -1,18 +1,24 @@
 """The service explains itself: `/openapi.json`, `/docs`, and a page for every problem type."""
 
+from functools import lru_cache
 from importlib.resources import files
+from mimetypes import guess_type
+from pathlib import Path
+from typing import Any
 
-from flask import Response, render_template, send_from_directory
+from flask import Response, render_template
 
-from app.errors import NotFound, problem_types
+from app.errors import NotFound, ServiceError, problem_types
 from app.http.arguments import JSON
 from app.http.blueprint import PUBLIC, Blueprint, Content
 from app.http.openapi import api_description
+from app.http.responses import page_response
 
 HTML = "text/html"
-ASSETS = str(files("flask_swagger_ui") / "dist")  # the wheel carries Swagger UI: no CDN
-OWN_ASSETS = str(files("app") / "static")
+FOLDERS = (files("flask_swagger_ui") / "dist", files("app") / "static")  # the wheel carries Swagger UI: no CDN
+ASSETS = {path.name: path for folder in FOLDERS for path in Path(str(folder)).iterdir() if path.is_file()}
 PAGE = {"type": "string"}
+CONDITIONAL: dict[str, Any] = {"request_headers": ("If-None-Match",), "response_headers": ("ETag",)}
 
 blueprint = Blueprint("documentation", __name__, description="What the service says of itself.")
 
@@ -27,52 +33,71 @@ def redirect_to_docs() -> Response:
     "GET",
     "/openapi.json",
     scope=PUBLIC,
-    responses={200: Content((JSON,), {"type": "object"})},
+    responses={200: Content((JSON,), {"type": "object"}), 304: None},
+    **CONDITIONAL,
 )
 def read_api_description() -> Response:
     """This description"""
-    return Response(api_description(), mimetype=JSON)
+    return page_response(api_description(), JSON)
 
 
-@blueprint.operation("GET", "/docs", scope=PUBLIC, responses={200: Content((HTML,), PAGE)})
+@blueprint.operation("GET", "/docs", scope=PUBLIC, responses={200: Content((HTML,), PAGE), 304: None}, **CONDITIONAL)
 def read_docs() -> Response:
     """The description as pages to read and try"""
-    return Response(render_template("docs.html"), mimetype=HTML)
+    return page_response(render_template("docs.html").encode(), HTML)
 
 
 @blueprint.operation(
     "GET",
     "/docs/<path:name>",
     scope=PUBLIC,
-    responses={200: Content(("*/*",), PAGE)},
+    responses={200: Content(("*/*",), PAGE), 304: None},
     problems=(NotFound,),
-    response_headers=("ETag",),
+    **CONDITIONAL,
 )
 def read_docs_asset(name: str) -> Response:
     """Scripts and styles of the pages"""
-    return send_from_directory(OWN_ASSETS if name == "start.js" else ASSETS, name)
+    if name not in ASSETS:
+        raise NotFound("There is no file of this name.")
+    return page_response(_asset(name), guess_type(name)[0] or "application/octet-stream")
 
 
-@blueprint.operation("GET", "/problems", scope=PUBLIC, responses={200: Content((HTML,), PAGE)})
+@blueprint.operation(
+    "GET",
+    "/problems",
+    scope=PUBLIC,
+    responses={200: Content((HTML,), PAGE), 304: None},
+    **CONDITIONAL,
+)
 def list_problem_types() -> Response:
     """All problem types"""
-    return Response(render_template("problems.html", problems=sorted(problem_types(), key=_order)), mimetype=HTML)
+    return page_response(_problem_page(*sorted(problem_types(), key=_order)), HTML)
 
 
 @blueprint.operation(
     "GET",
     "/problems/<slug>",
     scope=PUBLIC,
-    responses={200: Content((HTML,), PAGE)},
+    responses={200: Content((HTML,), PAGE), 304: None},
     problems=(NotFound,),
+    **CONDITIONAL,
 )
 def read_problem_type(slug: str) -> Response:
     """What a problem type means, and what to do"""
     for problem in problem_types():
         if problem.slug == slug:
-            return Response(render_template("problems.html", problems=[problem]), mimetype=HTML)
+            return page_response(_problem_page(problem), HTML)
     raise NotFound("There is no problem type of this name.")
 
 
-def _order(problem: type) -> tuple[int, str]:
-    return problem.status, problem.slug  # type: ignore[attr-defined]
+@lru_cache(maxsize=None)  # as many as there are files
+def _asset(name: str) -> bytes:
+    return ASSETS[name].read_bytes()
+
+
+def _problem_page(*problems: type[ServiceError]) -> bytes:
+    return render_template("problems.html", problems=problems).encode()
+
+
+def _order(problem: type[ServiceError]) -> tuple[int, str]:
+    return problem.status, problem.slug

@@ -6,9 +6,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from app.errors import ServiceUnavailable
 from app.http.arguments import JSON
 from app.http.blueprint import PUBLIC, Blueprint, Content
+from app.http.compression import compress
 from app.models.schema_state import expected_revision, stored_revision
 from app.telemetry import render_metrics
 
+NO_STORE = {"Cache-Control": "no-store"}
 STATUS = {"type": "object", "properties": {"status": {"type": "string"}}}
 
 blueprint = Blueprint("health", __name__, description="For the load balancer and the monitoring.")
@@ -17,7 +19,7 @@ blueprint = Blueprint("health", __name__, description="For the load balancer and
 @blueprint.operation("GET", "/healthz", scope=PUBLIC, responses={200: Content((JSON,), STATUS)})
 def read_health() -> Response:
     """Does the process answer? Nothing else is touched"""
-    return Response('{"status":"ok"}', mimetype=JSON)
+    return Response('{"status":"ok"}', headers=NO_STORE, mimetype=JSON)
 
 
 @blueprint.operation(
@@ -32,7 +34,7 @@ def read_readiness() -> Response:
     stored, expected = stored_revision(), expected_revision()
     if stored != expected:
         raise ServiceUnavailable(f"The database is at migration {stored}, the code at {expected}.")
-    return Response('{"status":"ready"}', mimetype=JSON)
+    return Response('{"status":"ready"}', headers=NO_STORE, mimetype=JSON)
 
 
 @blueprint.operation(
@@ -43,4 +45,4 @@ def read_readiness() -> Response:
 )
 def read_metrics() -> Response:
     """The metrics of all workers on this machine, for Prometheus"""
-    return Response(render_metrics(), content_type=CONTENT_TYPE_LATEST)
+    return compress(Response(render_metrics(), headers=NO_STORE, content_type=CONTENT_TYPE_LATEST))

@@ -8,6 +8,7 @@ from app import errors
 from app.http.arguments import JSON
 from app.http.batches import create_batch
 from app.http.blueprint import Blueprint, Content
+from app.http.compression import compress
 from app.http.cursors import make_cursor, read_cursor
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal, require_own_customer
@@ -55,7 +56,7 @@ def create_order(body: dict[str, Any]) -> Response:
 )
 def create_orders(body: dict[str, Any]) -> Response:
     """Create up to 1,000 orders, each judged alone"""
-    return Response(create_batch(body["orders"]), mimetype=JSON)
+    return compress(Response(create_batch(body["orders"]), mimetype=JSON))
 
 
 @blueprint.operation(

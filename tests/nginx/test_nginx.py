@@ -1,5 +1,6 @@
 """The service as production runs it: what passes nginx, and what nginx answers by itself."""
 
+import gzip
 import http.client
 import json
 import re
@@ -44,6 +45,21 @@ def test_orders_are_created_replayed_read_and_listed(service: Server, app: Flask
     assert replayed.headers["Idempotent-Replayed"] == "true"
     assert read.headers["ETag"] == created.headers["ETag"] == '"1"'
     assert next_page.json["orders"] == [created.json]
+
+
+def test_lists_arrive_compressed_and_orders_with_their_strong_tag(service: Server) -> None:
+    accepted = {"Accept-Encoding": "gzip"}
+    for _ in range(5):
+        order = service.ask("POST", "/orders", ORDER | {"note": "n" * 2000}, accepted)
+    read = service.ask("GET", order.headers["Location"], headers=accepted)
+    listed = service.ask("GET", "/orders?limit=5", headers=accepted)
+    exported = service.ask("GET", "/orders/export", headers=accepted)
+
+    assert read.headers["ETag"] == order.headers["ETag"] == '"1"' and "Content-Encoding" not in read.headers
+    for coded in (listed, exported):
+        assert coded.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in coded.headers["Vary"]
+    assert len(json.loads(gzip.decompress(listed.body))["orders"]) == 5
+    assert gzip.decompress(exported.body).count(b"\n") >= 5
 
 
 def test_a_chunked_body_arrives_whole(service: Server) -> None:
