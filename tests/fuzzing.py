@@ -32,13 +32,3 @@ def is_beyond_a_schema(fault: dict[str, str], case: Any) -> bool:
     # A patch is judged by the order it would make: an address there may lack its country still.
     lacks_country = case.method == "PATCH" and fault.get("pointer", "").endswith("_address/country")
     return lacks_country or fault.get("detail") in BEYOND_A_SCHEMA
-
-
-@schemathesis.hook
-def map_body(_context: Any, body: Any) -> Any:
-    """To JSON Schema 2.0 is an integer; money and quantities are taken without a fraction only."""
-    if isinstance(body, dict):
-        return {name: map_body(_context, value) for name, value in body.items()}
-    if isinstance(body, list):
-        return [map_body(_context, value) for value in body]
-    return int(body) if isinstance(body, float) and body.is_integer() else body

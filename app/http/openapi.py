@@ -64,7 +64,8 @@ _TEXT = {"type": "string"}
 _REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "description": "Makes a retry safe: the same key and body are answered with the first response, for as long as "
-        "the order exists. Bare, or as a quoted string.",
+        "the order exists, also where the request changed nothing; another body is 422. After an erasure any body is "
+        "answered with the order as it is kept. Bare, or as a quoted string.",
         "schema": _TEXT | {"pattern": KEY_PATTERN},
         "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
     },

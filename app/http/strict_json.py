@@ -8,6 +8,8 @@ from app.errors import MalformedJSON
 
 MAX_DEPTH = 32
 _MAX_DIGITS = 40  # longer numbers are beyond anything that is stored, and slow to convert
+_MAX_NUMBER = 100  # characters of one that is written with a fraction or an exponent
+_DECIMAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
 # Strings, and what is not a bracket. A string may lack its end: were it then looked for from every quote on, 64 KiB
 # would take 20 seconds.
 _NO_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[^"\[\]{}]+', re.DOTALL)
@@ -17,8 +19,11 @@ _NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
 def parse_json(body: bytes) -> Any:
     """The value of one JSON text in UTF-8.
 
+    A number without a fraction is an int however it is written: 2.0, 1e0 and 20e-1 are 2, 1 and 2, as in JSON Schema.
+
     Raises MalformedJSON for anything else, also for a byte order mark, a member that stands twice in an object,
-    NaN and Infinity, and nesting deeper than MAX_DEPTH.
+    NaN and Infinity, a number of more than 40 digits (100 characters with a fraction or an exponent), and nesting
+    deeper than MAX_DEPTH.
     """
     if not body:
         raise MalformedJSON("The body is empty.")
@@ -73,4 +78,25 @@ def _number(text: str) -> int:
     return int(text)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_number)
+def _decimal(text: str) -> int | float:
+    """The exact integer that a number with a fraction or an exponent stands for; a float where it stands for none."""
+    if len(text) > _MAX_NUMBER:
+        raise MalformedJSON(f"A number has more than {_MAX_NUMBER} characters.")
+    match = _DECIMAL.fullmatch(text)
+    assert match is not None  # the decoder gives nothing else
+    sign, whole, fraction = match[1], match[2], (match[3] or "").rstrip("0")
+    digits = (whole + fraction).lstrip("0")
+    significant = digits.rstrip("0")
+    zeros = len(digits) - len(significant) - len(fraction) + int(match[4] or 0)  # behind the last significant digit
+    if not significant:
+        return 0
+    if zeros < 0:
+        return float(text)
+    # 1e999999999 is a gigabyte of digits. No member takes a number of more than 40, so that any such number is refused
+    # where it stands, with the limits of its member.
+    return int(sign + significant + "0" * min(zeros, _MAX_DIGITS))
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_number, parse_float=_decimal
+)
