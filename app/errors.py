@@ -94,6 +94,13 @@ class OrderNotFound(ServiceError):
     status, slug, title = 404, "order-not-found", "No such order"
 
 
+class ErasureNotFound(ServiceError):
+    """There is no such erasure, or it is not yours to see; the answer is the same in both cases. The `Location` of the
+    answer that started one is its address."""
+
+    status, slug, title = 404, "erasure-not-found", "No such erasure"
+
+
 class MethodNotAllowed(ServiceError):
     """The resource exists but does not know this method. The `Allow` header lists those it does."""
 
@@ -112,6 +119,14 @@ class IllegalAction(ServiceError):
     order again, and choose one of them."""
 
     status, slug, title = 409, "illegal-action", "The order does not allow this now"
+
+
+class TooManyVersions(ServiceError):
+    """An order has at most 10,000 versions. This one can still be ended (cancel, complete, release a hold) and its
+    personal data can be erased; nothing else can be changed any more. Whatever changes an order that often is better
+    kept elsewhere."""
+
+    status, slug, title = 409, "too-many-versions", "The order has too many versions"
 
 
 class QuantityExceeded(ServiceError):

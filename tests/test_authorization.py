@@ -49,7 +49,8 @@ ROUTES = {
     ("DELETE", "/orders/<order_id>/hold"): Route("orders:manage"),
     ("POST", "/orders/<order_id>/fulfillments"): Route("orders:manage", LINES, 201, after=CONFIRMED),
     ("POST", "/orders/<order_id>/returns"): Route("orders:manage", LINES, 201, after=SENT),
-    ("DELETE", "/customers/<characters:customer_id>/personal-data"): Route("privacy:erase", success=204),
+    ("DELETE", "/customers/<characters:customer_id>/personal-data"): Route("privacy:erase"),
+    ("GET", "/erasures/<erasure_id>"): Route("privacy:erase", success=404),
     ("GET", "/"): Route(None, success=302),
     ("GET", "/healthz"): Route(None),
     ("GET", "/readyz"): Route(None),
@@ -77,8 +78,8 @@ def each(routes: dict[tuple[str, str], Route]) -> Any:
 
 
 def send(client: FlaskClient, method: str, path: str, body: Any, credential: str | None, **ids: str) -> TestResponse:
-    names = {"order_id": ABSENT, "customer_id": "c-0", "name": "start.js", "slug": "not-found"} | ids
-    path = plain(path).format(**names)
+    names = {"order_id": ABSENT, "erasure_id": ABSENT, "customer_id": "c-0", "name": "start.js", "slug": "not-found"}
+    path = plain(path).format(**(names | ids))
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
     sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
     return client.open(path, method=method, headers=bearer(credential) if credential else {}, buffered=True, **sent)

@@ -119,7 +119,7 @@ def test_of_the_customer_no_trace_is_left(
 
     response = erase(secure_client, secure_app)
 
-    assert (response.status_code, response.data) == (204, b"")
+    assert (response.status_code, response.json["status"], response.json["orders"]) == (200, "done", 8 + 25 + 1)
     assert traces(secure_app) == []
     verified = secure_app.test_cli_runner().invoke(args=["verify"])
     assert verified.exit_code == 0, verified.output
@@ -194,7 +194,7 @@ def test_a_customer_is_erased_whatever_characters_the_id_has(
 
     response = erase(secure_client, secure_app, quote(customer, safe=""))
 
-    assert response.status_code == 204
+    assert response.status_code == 200
     assert post(order, method="GET").json["note"] is None
 
 
@@ -210,7 +210,7 @@ def test_open_orders_stand_in_the_way_and_nothing_is_erased(
     assert response.json["order_id"] == open_order
     assert post(ended, method="GET").json["customer_id"] == CUSTOMER
     post(f"/orders/{open_order}/cancel", {"reason": "staff"})
-    assert erase(secure_client, secure_app).status_code == 204
+    assert erase(secure_client, secure_app).status_code == 200
 
 
 def test_once_more_is_as_good_as_once(
@@ -220,7 +220,7 @@ def test_once_more_is_as_good_as_once(
 
     statuses = [erase(secure_client, secure_app).status_code for _ in range(3)]
 
-    assert statuses == [204] * 3
+    assert statuses == [200] * 3
     assert post(f"{path}/history", method="GET").json["events"][-2]["type"] != "order.erased"
 
 
@@ -230,7 +230,7 @@ def test_others_are_left_alone(
     post("/orders", MINIMAL | {"customer_id": CUSTOMER.upper(), "note": "mine"})
     post("/orders", MINIMAL | {"customer_id": CUSTOMER + "2", "note": "mine"})
 
-    assert erase(secure_client, secure_app).status_code == 204
+    assert erase(secure_client, secure_app).status_code == 200
     assert {order["note"] for order in post("/orders", method="GET").json["orders"]} == {"mine"}
 
 
@@ -240,7 +240,7 @@ def test_customers_may_erase_themselves(
     live(post, end="cancel")
     own = bearer(token(customer=CUSTOMER, scope="privacy:erase"))
 
-    assert secure_client.delete(f"/customers/{CUSTOMER}/personal-data", headers=own).status_code == 204
+    assert secure_client.delete(f"/customers/{CUSTOMER}/personal-data", headers=own).status_code == 200
     # The record of who asked for it must not bring the name back.
     assert traces(secure_app) == []
 
@@ -257,4 +257,4 @@ def test_a_customer_that_cannot_be_is_refused(secure_app: Flask, secure_client: 
 def test_a_customer_without_orders_is_erased_already(
     secure_app: Flask, secure_client: FlaskClient, customer: str
 ) -> None:
-    assert erase(secure_client, secure_app, customer).status_code == 204
+    assert erase(secure_client, secure_app, customer).status_code == 200

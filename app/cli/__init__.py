@@ -6,13 +6,14 @@ from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
 from app.cli.orders import orders
+from app.cli.privacy import privacy
 from app.cli.seed import seed
 from app.cli.verify import verify
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
-    for command in (seed, orders, verify, api_keys, token):
+    for command in (seed, orders, privacy, verify, api_keys, token):
         app.cli.add_command(command)
 
 

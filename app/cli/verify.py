@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 
 from app.cli.faults import faults_in_one_line
 from app.cli.progress import progress_bar
-from app.services.verification import count_orders, verify_orders
+from app.services.verification import count_orders, verify_erasures, verify_orders
 
 
 @click.command()
@@ -25,5 +25,9 @@ def verify() -> None:
                     click.echo(difference)
                 differences += len(found)
                 bar.update(looked_at)
+        for found in verify_erasures():
+            for difference in found:
+                click.echo(difference)
+            differences += len(found)
         click.echo(f"{bar.pos} orders verified, {differences} differences.")
     sys.exit(1 if differences else 0)

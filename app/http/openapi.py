@@ -56,6 +56,7 @@ _SECURITY_SCHEMES = {
 _PATH_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "order_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
+    "erasure_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
     "slug": {"example": "order-not-found"},
     "name": {"example": "swagger-ui.css"},
 }
@@ -89,7 +90,7 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
         "example": '"1"',
     },
     "Location": {
-        "description": "The address of the new order, or of the pages.",
+        "description": "The address of what was created, or of the pages.",
         "schema": _TEXT | {"format": "uri-reference"},
     },
     "Idempotent-Replayed": {

@@ -14,6 +14,9 @@ from app.http.application import current_request
 from app.http.arguments import JSON
 from app.http.compression import CODING, MIN_SIZE, gzip, gzip_accepted, gzip_of_page
 from app.http.conditional import entity_tag
+from app.models.erasure import RUNNING
+from app.models.types import rfc3339
+from app.services.erasure import ErasureState
 from app.services.order_service import StoredOrder
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 # An order is one party's business and changes: a cache may keep it for its owner, and must ask before it is used again.
 _CACHING = "private, no-cache"
-_STATUS_LINES = {200: "200 OK", 201: "201 CREATED"}  # as the library spells them
+_STATUS_LINES = {200: "200 OK", 201: "201 CREATED", 202: "202 ACCEPTED"}  # as the library spells them
 
 
 # What the answers must not be used for; browsers need to be told.
@@ -108,3 +111,19 @@ def page_response(body: bytes, media_type: str) -> Response:
 @lru_cache(maxsize=128)  # more than the service has pages and assets
 def _page_tag(body: bytes) -> str:
     return blake2b(body, digest_size=12).hexdigest()
+
+
+def erasure_response(erasure: ErasureState, *, started: bool = False) -> Response:
+    """How far an erasure has come; 202 and where to follow it, if it was started by this request and is not done."""
+    document = {
+        "id": erasure.id,
+        "status": erasure.status,
+        "orders": erasure.orders,
+        "created_at": rfc3339(erasure.created_at),
+        "finished_at": rfc3339(erasure.finished_at) if erasure.finished_at else None,
+    }
+    headers = {"Cache-Control": "no-store"}
+    if started:
+        headers["Location"] = f"/erasures/{erasure.id}"
+    status = 202 if started and erasure.status == RUNNING else 200
+    return DocumentResponse(orjson.dumps(document), status, headers)

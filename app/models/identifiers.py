@@ -42,6 +42,11 @@ def hash_reference(external_ref: str | None, *, principal: str) -> str | None:
     return None if external_ref is None else hash_key(external_ref, principal=principal, operation="external_ref")
 
 
+def new_id(at: datetime) -> str:
+    """A random UUIDv7 for anything else that is made at `at`, an aware time."""
+    return _uuid(_time_bits(at) | secrets.randbits(_RANDOM_BITS + 16))
+
+
 def first_order_id(at: datetime) -> str:
     """The smallest id that an order made at `at` can have: `id >= first_order_id(t)` is `created_at >= t`."""
     return _uuid(_time_bits(at))

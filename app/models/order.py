@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text, inspect
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.errors import IllegalAction
+from app.errors import IllegalAction, TooManyVersions
 from app.extensions import Base
 from app.models.identifiers import hash_reference
 from app.models.lifecycle import ACTIONS, FULFILLMENT_STATUSES, STATUSES, allowed_actions
@@ -24,6 +24,8 @@ PRINCIPAL_MAX = 128
 IDEMPOTENCY_KEY_MAX = 255  # the ceiling that the well-known payment APIs have
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
+VERSIONS_MAX = 10_000  # of one order; beyond it an order can only be ended, so that erasing and reading it stay bounded
+_ENDING = {"cancel", "complete", "release"}  # each is possible at most once more
 
 
 class Order(Base):
@@ -32,8 +34,8 @@ class Order(Base):
     The idempotency key and the owner of the external reference are stored as hashes of (principal, key) and (principal,
     reference). They survive an erasure, which gives the principal another name; the fingerprint of the body does not.
 
-    Each change below is one new version. It raises IllegalAction where the status does not allow it, and assigns
-    nothing then. Times are aware, in UTC.
+    Each change below is one new version. It raises IllegalAction where the status does not allow it, TooManyVersions
+    where there are VERSIONS_MAX, and assigns nothing then. Times are aware, in UTC.
     """
 
     __tablename__ = "orders"
@@ -198,6 +200,7 @@ class Order(Base):
         self.customer_id, self.metadata_ = alias, {}
         self.shipping_address, self.billing_address = scrubbed["shipping_address"], scrubbed["billing_address"]
         self.hold, self.cancellation = scrubbed["hold"], scrubbed["cancellation"]
+        self.adjustments = scrubbed["adjustments"]
         for fulfillment in self.fulfillments:
             fulfillment.tracking = None
         for one in self.returns:
@@ -221,6 +224,8 @@ class Order(Base):
 
     def _begin(self, name: str, at: datetime) -> None:
         self._require(name)
+        if self.version >= VERSIONS_MAX and name not in _ENDING:
+            raise TooManyVersions(f"The order has {self.version} versions; at most {VERSIONS_MAX} are kept.")
         self.status = ACTIONS[name].to or self.status
         self.version += 1
         self.updated_at = at

@@ -25,7 +25,8 @@ def is_erased(document: str) -> bool:
 
 
 def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:
-    """An order document, or an order's columns, without what tells of a person.
+    """An order document, or an order's columns, without what tells of a person: the customer's id, addresses, metadata,
+    tracking, and every free text. Scrubbed again, it stays as it is.
 
     What was sold, for how much and to which country stays: the books need it, and it names nobody.
     """
@@ -33,6 +34,7 @@ def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:
     for name in ("shipping_address", "billing_address"):
         address = document[name]
         scrubbed[name] = address and {"country": address["country"]}
+    scrubbed["adjustments"] = [{**adjustment, "label": None} for adjustment in document["adjustments"]]
     scrubbed["hold"] = document["hold"] and {**document["hold"], "reason": ERASED_TEXT}
     scrubbed["cancellation"] = document["cancellation"] and {**document["cancellation"], "note": None}
     scrubbed["fulfillments"] = [{**one, "tracking": None} for one in document.get("fulfillments", [])]

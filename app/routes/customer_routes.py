@@ -1,12 +1,14 @@
-"""`/customers`."""
+"""`/customers` and `/erasures`."""
 
 from flask import Response
 
 from app import errors
 from app.http.blueprint import Blueprint
 from app.http.principal import current_principal, require_own_customer
+from app.http.responses import erasure_response
+from app.schemas.erasure import Erasure
 from app.schemas.order import CustomerPath
-from app.services.erasure import erase_customer
+from app.services.erasure import erase_customer, get_erasure
 
 blueprint = Blueprint("customers", __name__, description="The rights of the persons behind the orders.")
 
@@ -16,12 +18,24 @@ blueprint = Blueprint("customers", __name__, description="The rights of the pers
     "/customers/<characters:customer_id>/personal-data",
     scope="privacy:erase",
     path_schema=CustomerPath(),
-    responses={204: None},
+    responses={200: Erasure(), 202: Erasure()},
     problems=(errors.OpenOrders,),
+    response_headers=("Location",),
 )
 def erase_personal_data(customer_id: str) -> Response:
-    """Erase a customer's personal data from all orders and their history"""
+    """Erase a customer's personal data from all orders and their history; 202 where it goes on at the Location"""
     principal = current_principal()
     require_own_customer(customer_id, principal)
-    erase_customer(customer_id, principal=principal)
-    return Response(status=204)
+    return erasure_response(erase_customer(customer_id, principal=principal), started=True)
+
+
+@blueprint.operation(
+    "GET",
+    "/erasures/<erasure_id>",
+    scope="privacy:erase",
+    responses={200: Erasure()},
+    problems=(errors.ErasureNotFound,),
+)
+def read_erasure(erasure_id: str) -> Response:
+    """Read how far an erasure has come; each request carries it on for up to two seconds"""
+    return erasure_response(get_erasure(erasure_id, principal=current_principal()))

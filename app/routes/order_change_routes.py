@@ -22,6 +22,7 @@ blueprint = Blueprint("changes", __name__, description="Change orders. Every cha
 PROBLEMS = (
     errors.OrderNotFound,
     errors.IllegalAction,
+    errors.TooManyVersions,
     errors.VersionMismatch,
     errors.PreconditionRequired,
     errors.InvalidIdempotencyKey,

@@ -1,77 +1,247 @@
-"""Erasing what is known of a person (GDPR, Article 17), and nothing of what was sold."""
+"""Erasing what is known of a person (GDPR, Article 17), and nothing of what was sold.
 
+An erasure is a row of `erasures` that is worked on in steps, each a short transaction of its own. A step erases one
+page of snapshots of one order, oldest first, and notes in the row how far it came. The step that reaches the order's
+current version also rewrites the order's own rows and records `order.erased`. Until then the order is found under its
+old customer id, so that whoever goes on after a crash, a stop or a time limit finds it, and the place in it. Steps of
+several processes exclude each other by the lock on the row.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import selectinload
 
-from app.errors import OpenOrders
+from app.errors import ErasureNotFound, OpenOrders
 from app.extensions import db
-from app.models import ChangeKey, Order, OrderEvent, OutboxEntry
+from app.models import ChangeKey, Erasure, Order, OrderEvent, OutboxEntry
+from app.models.erasure import DONE, RUNNING
+from app.models.faults import FAULTS, is_duplicate
+from app.models.identifiers import new_id, parse_uuid
 from app.models.lifecycle import ERASED, OPEN
-from app.models.personal_data import new_alias, scrub
+from app.models.personal_data import is_alias, new_alias, scrub
 from app.models.principal import Principal, customer_principal_id
+from app.models.tables import EVENTS
 from app.services.order_document import render_stored_order
+from app.services.sqlite_rewrite import rewrite_file
 from app.services.transactions import in_transaction
 
+SLICE = 2.0  # seconds that one request works on an erasure
+REWRITE_MAX = 256 * 1024 * 1024  # bytes of a SQLite file that a request rewrites; nobody else is served meanwhile
 
-def erase_customer(customer_id: str, *, principal: Principal) -> None:
-    """Take the customer's personal data out of all their orders, their log and every snapshot in it.
+# Snapshots of one step: few of large ones, so that memory and the time that others wait stay bounded.
+_PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 8, 100, 1_000_000
+_LOCKED_PAUSE = 0.05  # seconds until the row is tried again that another process is working on
 
-    The customer of these orders is a random name from then on, one for all of them. External references stay: they
-    belong to the caller's books. Idempotency keys stay as hashes, so that a retry makes no second order; the
-    fingerprints of the bodies do not. Done again, it finds nothing to do. Raises OpenOrders while there are any.
+
+@dataclass(frozen=True, slots=True)
+class ErasureState:
+    """How far an erasure has come. `orders` counts those that are erased."""
+
+    id: str
+    status: str
+    orders: int
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def erase_customer(customer_id: str, *, principal: Principal, seconds: float = SLICE) -> ErasureState:
+    """Begin to erase the customer's personal data, or go on where it was begun, for about so many seconds.
+
+    The customer of these orders is a random alias from then on, the same in all of them. An alias has nothing to erase.
+    Idempotency keys stay as hashes, so that a retry makes no second order; the fingerprints of the bodies do not.
+    Orders that are placed later, and are still open, are left alone. Raises OpenOrders if there are any to begin with.
     """
-    in_transaction(lambda: _erase(customer_id, principal))
-    if db.engine.dialect.name == "sqlite":
-        _rewrite_the_file()
+    return continue_erasure(_find_or_add(customer_id, principal), seconds=seconds)
 
 
-def _rewrite_the_file() -> None:
-    """What was moved from page to page leaves copies behind, which secure_delete does not reach (150 erased orders of
-    600 left five), and the old pages wait in the write-ahead log. It takes seconds a gigabyte; PostgreSQL's own VACUUM
-    comes by itself. Not on a Connection: inside of its transaction neither is possible.
+def get_erasure(erasure_id: str, *, principal: Principal) -> ErasureState:
+    """How far an erasure has come, after working on it for up to SLICE seconds. Raises ErasureNotFound.
+
+    For a customer there are only their own, and those that are done: these name nobody, and their ids are not guessed.
     """
-    pooled = db.engine.raw_connection()
-    try:
-        for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-            pooled.cursor().execute(statement).fetchall()
-    finally:
-        pooled.close()
+    known_id = parse_uuid(erasure_id)
+    if known_id is None or not in_transaction(lambda: _is_visible(known_id, principal)):
+        raise ErasureNotFound(f"There is no erasure {erasure_id[:64]}.")
+    state = _state(known_id)
+    return state if state.status == DONE else continue_erasure(known_id, seconds=SLICE)
 
 
-def _erase(customer_id: str, principal: Principal) -> None:
-    orders = db.session.scalars(
-        select(Order)
-        .where(Order.customer_id == customer_id)
-        .order_by(Order.id)
-        .options(selectinload(Order.items), selectinload(Order.fulfillments), selectinload(Order.returns))
-        .with_for_update()
-    ).all()
-    for order in orders:
-        if order.status in OPEN:
-            raise OpenOrders("The customer has open orders; end them first.", order_id=order.id)
-    alias, now = new_alias(), datetime.now(UTC)
+def running_erasures() -> list[str]:
+    """The ids of the erasures that are not done, oldest first."""
+    query = select(Erasure.id).where(Erasure.status == RUNNING).order_by(Erasure.id)
+    return list(in_transaction(lambda: db.session.scalars(query).all()))
+
+
+def continue_erasure(erasure_id: str, *, seconds: float, rewrite_max: float = REWRITE_MAX) -> ErasureState:
+    """Work on an erasure until it is done or so many seconds are over, and return how far it has come.
+
+    On SQLite it is done when nothing is left in the file and its write-ahead log either; a file of more than
+    `rewrite_max` bytes stays as it is, and the erasure running.
+    """
+    deadline = time.monotonic() + seconds
+    for _ in _steps(erasure_id):
+        if time.monotonic() >= deadline:
+            return _state(erasure_id)
+    _finish(rewrite_max)
+    return _state(erasure_id)
+
+
+def _is_visible(erasure_id: str, principal: Principal) -> bool:
+    erasure = db.session.get(Erasure, erasure_id)
+    if erasure is None or principal.customer_id is None:
+        return erasure is not None
+    if erasure.customer_id is not None:
+        return erasure.customer_id == principal.customer_id
+    return erasure.actor == customer_principal_id(erasure.alias)
+
+
+def _find_or_add(customer_id: str, principal: Principal) -> str:
+    for _ in range(2):
+        try:
+            return in_transaction(lambda: _running_or_new(customer_id, principal))
+        except FAULTS as error:
+            if not is_duplicate(error):  # else another request has begun it just now
+                raise
+    return in_transaction(lambda: _running_or_new(customer_id, principal))
+
+
+def _running_or_new(customer_id: str, principal: Principal) -> str:
+    of_customer = Order.customer_id == customer_id
+    open_order = db.session.scalar(select(Order.id).where(of_customer, Order.status.in_(OPEN)).limit(1))
+    if open_order:
+        raise OpenOrders("The customer has open orders; end them first.", order_id=open_order)
+    running = db.session.scalar(select(Erasure.id).where(Erasure.customer_id == customer_id))
+    if running:
+        return running
+    nothing = is_alias(customer_id) or not db.session.scalar(select(Order.id).where(of_customer).limit(1))
+    now, alias = datetime.now(UTC), new_alias()
     themselves = principal.id == customer_principal_id(customer_id)
-    for order in orders:
-        _erase_log(order.id, customer_id=customer_id, alias=alias)
-        order.erase(alias=alias, at=now)
-        event = OrderEvent(
-            order_id=order.id,
-            version=order.version,
-            type=ERASED,
-            actor=customer_principal_id(alias) if themselves else principal.id,
-            at=now,
-            snapshot=render_stored_order(order).decode(),
-        )
-        db.session.add_all([event, OutboxEntry(order_id=order.id, version=order.version, at=now)])
+    erasure = Erasure(
+        id=new_id(now),
+        customer_id=None if nothing else customer_id,
+        alias=alias,
+        actor=customer_principal_id(alias) if themselves else principal.id,
+        status=RUNNING,
+        orders=0,
+        erased_version=0,
+        created_at=now,
+    )
+    db.session.add(erasure)
+    return erasure.id
 
 
-def _erase_log(order_id: str, *, customer_id: str, alias: str) -> None:
-    """The one place where events are rewritten: the law goes before the log."""
-    db.session.execute(update(ChangeKey).where(ChangeKey.order_id == order_id).values(fingerprint=None))
-    for event in db.session.scalars(select(OrderEvent).where(OrderEvent.order_id == order_id)):
-        event.snapshot = orjson.dumps(scrub(orjson.loads(event.snapshot), alias=alias)).decode()
-        if event.actor == customer_principal_id(customer_id):
-            event.actor = customer_principal_id(alias)
+def _steps(erasure_id: str) -> Iterator[None]:
+    """Carry out one step after the other until no order is left."""
+    page = _PAGE_FIRST
+    while (largest := in_transaction(lambda: _erase_page(erasure_id, page))) is not None:
+        page = max(1, min(_PAGE_MAX, _PAGE_CHARACTERS // max(largest, 1)))
+        # Other requests of this process go first; a row that is locked is not tried again at once.
+        time.sleep(0 if largest else _LOCKED_PAUSE)
+        yield
+
+
+def _erase_page(erasure_id: str, limit: int) -> int | None:
+    """Erase up to so many snapshots of one order, and with the last one the order; the length of the longest snapshot.
+
+    0 where another process is at work, None where no order is left.
+    """
+    row = select(Erasure).where(Erasure.id == erasure_id, Erasure.status == RUNNING)
+    erasure = db.session.scalar(row.with_for_update(skip_locked=True))
+    if erasure is None:
+        return 0 if db.session.scalar(row.with_only_columns(Erasure.id)) else None
+    if erasure.customer_id is None:
+        return None
+    ended = select(Order.id, Order.version).where(
+        Order.customer_id == erasure.customer_id, Order.status.not_in(OPEN)
+    )
+    order = db.session.execute(ended.order_by(Order.id).limit(1).with_for_update()).first()
+    if order is None:
+        erasure.customer_id = erasure.order_id = None
+        return None
+    if erasure.order_id != order.id:
+        erasure.order_id, erasure.erased_version = order.id, 0
+    erased = _erase_snapshots(erasure, limit)
+    if len(erased) < limit or erasure.erased_version >= order.version:
+        _erase_order(erasure)
+    return max(erased, default=1)
+
+
+def _erase_snapshots(erasure: Erasure, limit: int) -> list[int]:
+    """Erase the next snapshots of the order that the erasure is at; their lengths. The one place where events are
+    rewritten: the law goes before the log."""
+    behind = OrderEvent.order_id == erasure.order_id, OrderEvent.version > erasure.erased_version
+    query = select(OrderEvent.version, OrderEvent.actor, OrderEvent.snapshot).where(*behind)
+    events = db.session.execute(query.order_by(OrderEvent.version).limit(limit)).all()
+    if not events:
+        return []
+    db.session.connection().execute(_REWRITE_EVENT, [_rewritten(event, erasure) for event in events])
+    erasure.erased_version = events[-1].version
+    return [len(event.snapshot) for event in events]
+
+
+def _rewritten(event: Any, erasure: Erasure) -> dict[str, Any]:
+    assert erasure.customer_id is not None
+    by_the_customer = event.actor == customer_principal_id(erasure.customer_id)
+    return {
+        "of_order": erasure.order_id,
+        "of_version": event.version,
+        "new_actor": customer_principal_id(erasure.alias) if by_the_customer else event.actor,
+        "new_snapshot": orjson.dumps(scrub(orjson.loads(event.snapshot), alias=erasure.alias)).decode(),
+    }
+
+
+_REWRITE_EVENT = (
+    update(EVENTS)
+    .where(EVENTS.c.order_id == bindparam("of_order"), EVENTS.c.version == bindparam("of_version"))
+    .values(actor=bindparam("new_actor"), snapshot=bindparam("new_snapshot"))
+)
+
+
+def _erase_order(erasure: Erasure) -> None:
+    """Erase the order that the erasure is at, all of whose snapshots are erased, and record it."""
+    children = selectinload(Order.items), selectinload(Order.fulfillments), selectinload(Order.returns)
+    order = db.session.scalars(select(Order).where(Order.id == erasure.order_id).options(*children)).one()
+    now = datetime.now(UTC)
+    order.erase(alias=erasure.alias, at=now)
+    db.session.execute(update(ChangeKey).where(ChangeKey.order_id == order.id).values(fingerprint=None))
+    event = OrderEvent(
+        order_id=order.id,
+        version=order.version,
+        type=ERASED,
+        actor=erasure.actor,
+        at=now,
+        snapshot=render_stored_order(order).decode(),
+    )
+    db.session.add_all([event, OutboxEntry(order_id=order.id, version=order.version, at=now)])
+    erasure.orders += 1
+    erasure.order_id, erasure.erased_version = None, 0
+
+
+def _finish(rewrite_max: float) -> None:
+    """Mark the erasures done that have no order left."""
+    without_orders = Erasure.status == RUNNING, Erasure.customer_id.is_(None)
+    rows = in_transaction(lambda: db.session.execute(select(Erasure.id, Erasure.orders).where(*without_orders)).all())
+    # Where nothing was erased, there is nothing to rewrite.
+    if not rows:
+        return
+    if db.engine.dialect.name == "sqlite" and any(row.orders for row in rows) and not rewrite_file(rewrite_max):
+        return
+    finished = (
+        update(Erasure)
+        .where(Erasure.id.in_([row.id for row in rows]), *without_orders)
+        .values(status=DONE, finished_at=datetime.now(UTC))
+        .execution_options(synchronize_session=False)
+    )
+    in_transaction(lambda: db.session.execute(finished))
+
+
+def _state(erasure_id: str) -> ErasureState:
+    columns = Erasure.id, Erasure.status, Erasure.orders, Erasure.created_at, Erasure.finished_at
+    query = select(*columns).where(Erasure.id == erasure_id)
+    return ErasureState(*in_transaction(lambda: db.session.execute(query).one()))

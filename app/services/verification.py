@@ -8,9 +8,11 @@ import orjson
 from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session, selectinload
 
-from app.models import ChangeKey, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
-from app.models.identifiers import hash_reference
+from app.models import ChangeKey, Erasure, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
+from app.models.erasure import DONE
+from app.models.identifiers import LOWEST_ID, hash_reference
 from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED
+from app.models.personal_data import is_alias, scrub
 from app.models.types import rfc3339
 from app.services.new_order import caller_columns, fingerprint, item_columns
 from app.services.order_consistency import contradictions
@@ -40,6 +42,9 @@ _MAY_CHANGE = {
 _EVERY_CHANGE = {"version", "allowed_actions", "updated_at"}
 _COUNTS = {"order.fulfilled": "fulfilled", "order.returned": "returned"}
 _RECORDS = {"order.fulfilled": "fulfillments", "order.returned": "returns"}
+
+
+_ALIASES = select(Erasure.customer_id, Erasure.alias).where(Erasure.customer_id.is_not(None))
 
 
 def count_orders() -> int:
@@ -81,6 +86,28 @@ def _strays(after: str, last: str, session: Session) -> Iterator[str]:
             yield f"order {order_id}: {what} holds version {version}, of which there is no event"
 
 
+def verify_erasures() -> Iterator[list[str]]:
+    """Go through all erasures, and yield the differences found, batch by batch."""
+    last = LOWEST_ID
+    count = select(func.count()).where(Order.customer_id == Erasure.alias).scalar_subquery()
+    while True:
+        with one_moment() as session:
+            query = select(Erasure, count).where(Erasure.id > last).order_by(Erasure.id).limit(_BATCH)
+            rows = session.execute(query).all()
+            yield [difference for row in rows for difference in _of_erasure(*row)]
+        if len(rows) < _BATCH:
+            return
+        last = rows[-1][0].id
+
+
+def _of_erasure(erasure: Erasure, count: int) -> Iterator[str]:
+    name = f"erasure {erasure.id}"
+    if erasure.orders != count:
+        yield f"{name}: orders is {erasure.orders}, but {count} have its alias"
+    if erasure.status == DONE and (erasure.customer_id is not None or erasure.finished_at is None):
+        yield f"{name}: it is done, but still has a customer_id, or no finished_at"
+
+
 def _differences(ids: Sequence[str], session: Session) -> list[str]:
     try:
         return list(_compare(ids, session))
@@ -104,28 +131,35 @@ def _compare(ids: Sequence[str], session: Session) -> Iterator[str]:
         .order_by(OrderEvent.order_id, OrderEvent.version)
         .execution_options(yield_per=_EVENTS)
     )
+    aliases = dict(session.execute(_ALIASES).all())
     logs = groupby(session.execute(events), lambda event: event.order_id)
     log_id, log = next(logs, (None, iter(())))
     for order in orders:
         if log_id == order.id:
-            for what in _replay(order, log):
+            for what in _replay(order, log, alias=aliases.get(order.customer_id)):
                 yield f"order {order.id}: {what}"
             log_id, log = next(logs, (None, iter(())))
         else:
             yield f"order {order.id}: there is no event in the log"
 
 
-def _replay(order: Order, log: Iterator[Row[Any]]) -> Iterator[str]:
-    """Walk through the log with no more than two snapshots in hand, and compare where it leads with the tables."""
+def _replay(order: Order, log: Iterator[Row[Any]], *, alias: str | None) -> Iterator[str]:
+    """Walk through the log with no more than two snapshots in hand, and compare where it leads with the tables.
+
+    `alias` is that of the running erasure that the order belongs to: it may have erased some snapshots and not others.
+    """
     before: tuple[Row[Any], Any] | None = None
     for event in log:
         try:
             snapshot = orjson.loads(event.snapshot)
             yield from _verify_snapshot(event, snapshot)
+            yield from _verify_erased(order, event, snapshot)
             if before is None:
-                yield from _verify_first(order, event, snapshot)
-            else:
+                yield from _verify_first(order, event, snapshot, alias=alias)
+            elif alias is None:
                 yield from _verify_step(event, before[1], snapshot)
+            else:
+                yield from _verify_step(event, scrub(before[1], alias=alias), scrub(snapshot, alias=alias))
         except orjson.JSONDecodeError:
             yield f"the snapshot of version {event.version} is not JSON"
             return
@@ -150,8 +184,19 @@ def _verify_snapshot(event: Row[Any], snapshot: Mapping[str, Any]) -> Iterator[s
         yield f"the snapshot of version {event.version} is not written as it was rendered"
 
 
-def _verify_first(order: Order, event: Row[Any], snapshot: Mapping[str, Any]) -> Iterator[str]:
+def _verify_erased(order: Order, event: Row[Any], snapshot: Mapping[str, Any]) -> Iterator[str]:
+    """The snapshots of an erased order name nobody; what was said of it afterwards, by whoever did, stays."""
+    if not is_alias(order.customer_id) or snapshot["customer_id"] == order.customer_id:
+        return
+    yield f"customer_id is {_shown(snapshot['customer_id'])} in version {event.version} of an erased order"
+
+
+def _verify_first(
+    order: Order, event: Row[Any], snapshot: Mapping[str, Any], *, alias: str | None
+) -> Iterator[str]:
     """The event that the order began with, and what the order's own row keeps of it."""
+    if alias is not None and snapshot["customer_id"] == alias:
+        return  # erased already, and the order is not
     if event.type != IMPORTED and (event.type, event.version, snapshot["status"]) != (CREATED, 1, "pending"):
         yield f"the log begins with {event.type} at version {event.version}"
     if order.principal != event.actor:

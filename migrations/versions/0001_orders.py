@@ -1,4 +1,4 @@
-"""Orders, their items, the log and the outbox."""
+"""Orders, their items, the log, the outbox and the erasures."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -96,6 +96,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id", "version", name="pk_outbox"),
     )
 
+    op.create_table(
+        "erasures",
+        sa.Column("id", UUID, nullable=False),
+        sa.Column("customer_id", sa.String(64)),
+        sa.Column("alias", sa.String(64), nullable=False),
+        sa.Column("actor", sa.String(128), nullable=False),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("orders", sa.Integer, nullable=False),
+        sa.Column("order_id", UUID),
+        sa.Column("erased_version", sa.Integer, nullable=False),
+        sa.Column("created_at", TIMESTAMP, nullable=False),
+        sa.Column("finished_at", TIMESTAMP),
+        sa.PrimaryKeyConstraint("id", name="pk_erasures"),
+        sa.CheckConstraint("status IN ('running', 'done')", name=op.f("ck_erasures_status")),
+    )
+    op.create_index("uq_erasures_customer_id", "erasures", ["customer_id"], unique=True)
+
 
 def create_partial_unique_index(table: str, *columns: str, given: str) -> None:
     name = "_".join(["uq", table, *columns])
@@ -104,5 +121,5 @@ def create_partial_unique_index(table: str, *columns: str, given: str) -> None:
 
 
 def downgrade() -> None:
-    for table in ("outbox", "change_keys", "order_events", "order_items", "orders"):
+    for table in ("erasures", "outbox", "change_keys", "order_events", "order_items", "orders"):
         op.drop_table(table)
