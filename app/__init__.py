@@ -7,7 +7,7 @@ from flask import Flask
 
 from app import cli, telemetry
 from app.config import ROOT, load_config
-from app.extensions import db, engine_options, migrate
+from app.extensions import close_at_exit, db, engine_options, migrate
 from app.http import auth, browsers, problems, rate_limit
 from app.http.application import AnyCharacters, OrderService
 from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_change_routes, order_routes
@@ -29,6 +29,7 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     app.url_map.converters["characters"] = AnyCharacters
 
     db.init_app(app)
+    close_at_exit(app)
     migrate.init_app(app, db, directory=str(ROOT / "migrations"))
 
     telemetry.init_app(app)

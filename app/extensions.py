@@ -3,9 +3,11 @@
 import os
 import sqlite3
 import sys
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.pq import TransactionStatus
@@ -58,6 +60,15 @@ _CONNECTION = {
     "keepalives_interval": "2",
     "keepalives_count": "3",
 }
+
+
+def close_at_exit(app: Flask) -> None:
+    """Close the application's connections when the process ends, or when the application is forgotten before.
+
+    The last connection to SQLite writes the write-ahead log back, so that the file alone is the whole database.
+    """
+    with app.app_context():
+        weakref.finalize(app, db.engine.dispose)
 
 
 def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
