@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -12,7 +13,7 @@ from marshmallow import Schema, ValidationError
 from app.errors import BadRequest, ContentTooLarge, InvalidRequest, UnsupportedMediaType
 from app.http.application import ACCEPT_PATCH, current_request
 from app.http.strict_json import parse_json
-from app.schemas.fields import StrictSchema
+from app.schemas.fields import FAULTS_MAX, StrictSchema
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -94,13 +95,16 @@ def _read_body(req: Request, *, limit: int) -> bytes:
 
 
 def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
-    """The data, which stands at `pointer` in the body, as the schema reads it. Raises InvalidRequest with every
-    fault."""
+    """The data, which stands at `pointer` in the body, as the schema reads it.
+
+    Raises InvalidRequest with the first FAULTS_MAX faults.
+    """
     try:
         return schema.load(data)
     except ValidationError as error:
-        faults = list(_faults(error.messages, pointer))
-        raise InvalidRequest("Members of the body are not valid.", errors=faults) from None
+        faults = list(islice(_faults(error.messages, pointer), FAULTS_MAX + 1))
+        more = f" These are the first {FAULTS_MAX} faults." if len(faults) > FAULTS_MAX else ""
+        raise InvalidRequest(f"Members of the body are not valid.{more}", errors=faults[:FAULTS_MAX]) from None
 
 
 def check_media_type(req: Request, *accepted: str) -> None:

@@ -10,10 +10,13 @@ MAX_DEPTH = 32
 _MAX_DIGITS = 40  # longer numbers are beyond anything that is stored, and slow to convert
 _MAX_NUMBER = 100  # characters of one that is written with a fraction or an exponent
 _DECIMAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
-# Strings, and what is not a bracket. A string may lack its end: were it then looked for from every quote on, 64 KiB
-# would take 20 seconds.
-_NO_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[^"\[\]{}]+', re.DOTALL)
-_NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
+# A batch of 1,000 orders with 100 priced lines each has 300,000 commas and 102,000 objects. Nothing else runs in the
+# worker while a body is parsed, which takes up to a microsecond a value, and a value takes up to 250 bytes of memory.
+_MAX_COMMAS = 400_000
+_MAX_OBJECTS = 250_000
+_MAX_MEMBERS = 10_000  # of one object; every schema knows far fewer, and says so
+_COMMA, _END_OF_OBJECT = b",}"
+_NEITHER_STRUCTURE_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{},"'))
 
 
 def parse_json(body: bytes) -> Any:
@@ -34,8 +37,8 @@ def parse_json(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise MalformedJSON(f"Byte {error.start} of the body is not UTF-8.") from None
     # Counting brackets is cheap and settles it for nearly every body; only large ones are looked at closely.
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
-        raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH or body.count(b",") > _MAX_MEMBERS:
+        _check_structure(_structure(body))
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -43,19 +46,32 @@ def parse_json(body: bytes) -> Any:
         raise MalformedJSON(detail) from None
 
 
-def _depth(body: bytes) -> int:
+def _structure(body: bytes) -> bytes:
+    """The brackets and commas outside of strings, at a few nanoseconds a byte.
+
+    Without escapes every quote begins or ends a string. In what is no JSON, where a backslash stands outside of a
+    string, it may be wrong from there on; the parser does not get further either.
+    """
     if b"\\" in body:
-        brackets = _NO_BRACKETS.sub(b"", body)
-    else:  # every quote begins or ends a string: a tenth of the time
-        brackets = b"".join(body.translate(None, _NEITHER_BRACKET_NOR_QUOTE).split(b'"')[::2])
-    depth = deepest = 0
-    for bracket in brackets:
-        if bracket in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    structure_and_quotes = body.translate(None, _NEITHER_STRUCTURE_NOR_QUOTE).replace(b'""', b"")
+    return b"".join(structure_and_quotes.split(b'"')[::2])
+
+
+def _check_structure(structure: bytes) -> None:
+    if structure.count(b",") > _MAX_COMMAS or structure.count(b"[") + structure.count(b"{") > _MAX_OBJECTS:
+        raise MalformedJSON(f"The body has more than {_MAX_COMMAS:,} members or {_MAX_OBJECTS:,} objects and lists.")
+    commas: list[int] = []  # of each object and list that is open
+    for symbol in structure:
+        if symbol == _COMMA:
+            if commas:
+                commas[-1] += 1
+        elif symbol in b"[{":
+            commas.append(0)
+            if len(commas) > MAX_DEPTH:
+                raise MalformedJSON(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        elif commas and commas.pop() >= _MAX_MEMBERS and symbol == _END_OF_OBJECT:
+            raise MalformedJSON(f"An object has more than {_MAX_MEMBERS:,} members.")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

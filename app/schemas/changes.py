@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from marshmallow import ValidationError, validates
+from marshmallow import ValidationError
 
 from app.models.order_item import ID_MAX
 from app.schemas.currencies import CURRENCIES
@@ -39,17 +39,14 @@ class QuantityIn(StrictSchema):
 class QuantitiesIn(StrictSchema):
     items = ListOf(ObjectOf(QuantityIn), low=1, high=ITEMS_MAX, required=True)
 
-    @validates("items")
-    def check_lines(self, items: list[dict[str, int]], **_: Any) -> None:
-        """A line stands once: two entries for it would each fit, and not together."""
-        lines = [item.get("line") for item in items]  # it is called for faulty entries too
-        twice = {
-            i: {"line": ["This line stands twice."]}
-            for i, line in enumerate(lines)
-            if line is not None and line in lines[:i]
+    def check_partial(self, members: dict[str, Any], original: dict[str, Any]) -> None:
+        """Every line is named once: two entries for it would each fit, and not together."""
+        lines = [item.get("line") for item in members.get("items", [])]
+        duplicates = {
+            i: {"line": ["Duplicate line."]} for i, line in enumerate(lines) if line is not None and line in lines[:i]
         }
-        if twice:
-            raise ValidationError(twice)
+        if duplicates:
+            raise ValidationError({"items": duplicates})
 
 
 class TrackingIn(StrictSchema):

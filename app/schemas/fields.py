@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, missing, validate
+from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, missing, validate, validates_schema
 
 # C0 and C1 controls, DEL, and halves of surrogate pairs: PostgreSQL refuses some, terminals obey others.
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -15,6 +15,10 @@ _REFUSED_IN_PROSE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udf
 # As a regular expression of the API description (ECMA 262 with the u flag).
 TEXT_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 PROSE_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
+
+
+FAULTS_MAX = 100  # faults that are reported of one object or list; looking for more would only cost time
+_UNKNOWN_MAX = 20  # unknown members that are reported one by one
 
 
 class StrictSchema(Schema):
@@ -27,15 +31,34 @@ class StrictSchema(Schema):
 
     error_messages = {"unknown": "This name is not known here.", "type": "This must be an object."}
 
-    def _deserialize(self, data: Any, *, many: bool = False, partial: Any = None, **options: Any) -> Any:
-        """The members. Where all are as they should be it takes a third of the library's way, which finds every fault.
+    def load(self, data: Any, **options: Any) -> Any:
+        """The members of the object. Raises ValidationError with its faults, at most about FAULTS_MAX of them.
 
-        The library means this method for itself; the tests of all limits hold what it does here.
+        Where nothing is wrong it takes a third of the library's way, which finds every fault.
         """
-        members = None if many or partial is not None else self.fine_members(data)
-        if members is None:
-            return super()._deserialize(data, many=many, partial=partial, **options)
-        return members
+        if not any(options.values()):
+            members = self.fine_members(data)
+            if members is not None:
+                self.check_partial(members, data)
+                self.check(members)
+                return members
+        if isinstance(data, dict) and len(data) > len(self.load_fields) + _UNKNOWN_MAX:
+            raise ValidationError(f"These are {len(data):,} members. Known are {', '.join(self.load_fields)}.")
+        return super().load(data, **options)
+
+    def check(self, members: dict[str, Any]) -> None:
+        """Raise ValidationError where members that are valid by themselves contradict each other."""
+
+    def check_partial(self, members: dict[str, Any], original: dict[str, Any]) -> None:
+        """As `check`, also where some members of the original object are faulty and missing here."""
+
+    @validates_schema
+    def _check(self, data: dict[str, Any], **_: Any) -> None:
+        self.check(data)
+
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def _check_partial(self, data: dict[str, Any], original: Any, **_: Any) -> None:
+        self.check_partial(data, original)
 
     def fine_members(self, data: Any) -> dict[str, Any] | None:
         """The members of the object, or None where anything is not as it should be. What the schema's own validators
@@ -166,20 +189,40 @@ class ListOf(fields.List[Any]):
         return super().deserialize(value, *args, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
-        if isinstance(value, list):
-            self._length(value)
-        return super()._deserialize(value, attr, data, **kwargs)
+        if not isinstance(value, list):
+            raise self.make_error("invalid")
+        self._length(value)
+        entries, faults, count = [], {}, 0
+        for i, entry in enumerate(value):
+            try:
+                entries.append(self.inner.deserialize(entry, **kwargs))
+            except ValidationError as error:
+                faults[i] = error.messages
+                if error.valid_data is not None:  # what is valid of the entry
+                    entries.append(error.valid_data)
+                count += count_faults(error.messages)
+                if count >= FAULTS_MAX:
+                    break
+        if faults:
+            raise ValidationError(faults, valid_data=entries)
+        return entries
+
+
+def count_faults(messages: Any) -> int:
+    """How many faults marshmallow's nested error messages hold."""
+    if isinstance(messages, Mapping):
+        return sum(map(count_faults, messages.values()))
+    return len(messages) if isinstance(messages, list) else 1
 
 
 class ObjectOf(fields.Nested):
-    """An object that a StrictSchema without validators of its own describes."""
+    """An object that a StrictSchema describes."""
 
     schema: StrictSchema
 
     def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        """The members; at once where all are as they should be."""
-        members = self.schema.fine_members(value)
-        return super().deserialize(value, *args, **kwargs) if members is None else members
+        """The members."""
+        return self.schema.load(value) if type(value) is dict else super().deserialize(value, *args, **kwargs)
 
 
 class Metadata(fields.Dict):

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from marshmallow import ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, validate
 
 from app.models.identifiers import parse_uuid
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
@@ -105,23 +105,22 @@ class OrderIn(StrictSchema):
     note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
     metadata = Metadata(metadata={"description": "Up to 50 pairs of strings, kept for you and never looked into."})
 
-    @validates_schema(skip_on_field_errors=False, pass_original=True)
-    def check_currency(self, data: dict[str, Any], original: Any, **_: Any) -> None:
-        """Prices need a currency. This is told along with other faults, so it looks at what was sent."""
-        priced = data.get("adjustments") or any(item.get("unit_price") is not None for item in data.get("items", []))
+    def check_partial(self, members: dict[str, Any], original: dict[str, Any]) -> None:
+        """Prices need a currency."""
+        items = members.get("items", [])
+        priced = members.get("adjustments") or any(item.get("unit_price") is not None for item in items)
         if priced and original.get("currency") is None:
-            raise ValidationError("This is required where there are prices or adjustments.", "currency")
+            raise ValidationError({"currency": ["This is required where there are prices or adjustments."]})
 
-    @validates_schema
-    def check_totals(self, data: dict[str, Any], **_: Any) -> None:
+    def check(self, members: dict[str, Any]) -> None:
         """The sum must be a number that can be stored, and not below 0."""
-        items_total, adjustments_total = order_totals(data["items"], data.get("adjustments", []))
+        items_total, adjustments_total = order_totals(members["items"], members.get("adjustments", []))
         if items_total is None or adjustments_total is None:
             return
         if items_total > LARGEST_TOTAL:
-            raise ValidationError(f"The items come to more than {LARGEST_TOTAL} minor units.", "items")
+            raise ValidationError({"items": [f"The items come to more than {LARGEST_TOTAL} minor units."]})
         if items_total + adjustments_total < 0:
-            raise ValidationError("The adjustments take off more than the items come to.", "adjustments")
+            raise ValidationError({"adjustments": ["The adjustments take off more than the items come to."]})
 
 
 class RevisedOrderIn(OrderIn):

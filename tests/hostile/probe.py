@@ -1,0 +1,105 @@
+"""What everybody else notices while somebody is hostile: how long /healthz takes, and what the worker needs."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from tests.servers import Server, ask
+
+PAUSE = 0.02  # seconds between two probes
+
+
+@dataclass
+class Target:
+    """A gunicorn with one worker, and the port that its clients use."""
+
+    service: Server
+
+    @property
+    def port(self) -> int:
+        return self.service.port
+
+    @property
+    def worker(self) -> int:
+        """The process id of the worker."""
+        master = self.service.process.pid
+        [worker] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        return int(worker)
+
+    def peak_memory(self) -> int:
+        """The largest resident set that the worker had since `forget_peak`, in MiB."""
+        status = Path(f"/proc/{self.worker}/status").read_text()
+        [peak] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+        return int(peak) // 1024
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.worker}/clear_refs").write_text("5")
+
+
+@dataclass
+class Probe:
+    """Asks for /healthz again and again on connections of its own, until the block ends."""
+
+    target: Target
+    waits: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._worker = self.target.worker
+        self.target.forget_peak()
+        self._memory = self.target.peak_memory()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(PAUSE):
+            begin = time.monotonic()
+            try:
+                status = ask(self.target.port, "GET", "/healthz").status
+            except OSError as error:
+                self.failures.append(type(error).__name__)
+            else:
+                self.failures += [str(status)] if status != 200 else []
+            self.waits.append(time.monotonic() - begin)
+
+    @property
+    def p99(self) -> float:
+        """The 99th percentile of the waits, in seconds."""
+        return statistics.quantiles(self.waits, n=100)[98]
+
+    def report(self) -> str:
+        """What was measured, in one line; it also holds what must hold of every attack."""
+        growth = self.target.peak_memory() - self._memory
+        assert self.failures == []
+        assert self.target.worker == self._worker, "the worker was replaced"
+        return f"p99 {self.p99 * 1000:.0f} ms of {len(self.waits)} probes, memory +{growth} MiB"
+
+    @property
+    def growth(self) -> int:
+        """By how much the worker's largest resident set grew, in MiB."""
+        return self.target.peak_memory() - self._memory
+
+
+def together(count: int, attack: Callable[[], object]) -> None:
+    """Run the attack so many times at once; connections that the server ends are part of it."""
+
+    def run() -> None:
+        with suppress(OSError):
+            attack()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
