@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test browser-test cost-test faults lint fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test browser-test cost-test faults hostile lint fuzz fuzz-database fuzz-model bench audit lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
@@ -36,6 +36,11 @@ browser-test: $(VENV)/dev.stamp  ## look at the pages in a real browser (apt-get
 
 cost-test: $(VENV)/dev.stamp  ## count the instructions of requests (apt-get install valgrind)
 	@$(PY) -m pytest tests/cost $(ARGS)
+
+hostile: export PATH := $(PATH):/usr/sbin
+hostile: export SECONDS_EACH ?= 5
+hostile: $(VENV)/dev.stamp  ## the worst requests, bare and behind nginx; nobody else may wait (apt-get install nginx-light)
+	@$(PY) -m pytest tests/hostile $(ARGS)
 
 faults: export KILLS ?= 10
 faults: $(VENV)/dev.stamp  ## kill servers and the database under load; nothing acknowledged may be lost (KILLS=10)

@@ -31,6 +31,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "empty objects": lambda: list_of(b"{}"),
     "as many empty objects as may be": lambda: list_of(b"{}", size=700_000),
     "as many numbers as may be": lambda: list_of(b"12345678", size=3_500_000),
+    "as many fractions as may be": lambda: list_of(b"1.50e1", size=2_700_000),
     "strings of commas": lambda: list_of(b'",,"'),
     "escapes": lambda: list_of(b'"\\\\\\""'),
     "brackets": lambda: b"[" * LARGEST,
@@ -38,7 +39,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "one long text": lambda: b'{"orders":[{"customer_id":"c","note":"' + b"x" * (LARGEST - 64) + b'"}]}',
     "a long number": lambda: b'{"orders":[' + b"1" * (LARGEST - 32) + b"]}",
     "the largest valid metadata": lambda: json.dumps(
-        {"orders": [{"customer_id": "c", "metadata": {f"{i:040}": "v" * 100 for i in range(50)}, "items": [{}]}] * 1_000}
+        {"orders": [{"customer_id": "c", "metadata": {f"{i:040}": "v" * 99 for i in range(50)}, "items": [{}]}] * 1_000}
     ).encode(),
     "no JSON at all": lambda: bytes(range(256)) * (LARGEST // 256),
 }
