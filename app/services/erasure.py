@@ -7,6 +7,7 @@ old customer id, so that whoever goes on after a crash, a stop or a time limit f
 several processes exclude each other by the lock on the row.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,6 @@ from app.services.order_document import render_stored_order
 from app.services.sqlite_rewrite import rewrite_file
 from app.services.transactions import in_transaction
 
-SLICE = 2.0  # seconds that one request works on an erasure
 REWRITE_MAX = 256 * 1024 * 1024  # bytes of a SQLite file that a request rewrites; nobody else is served meanwhile
 
 # Snapshots of one step: few of large ones, so that memory and the time that others wait stay bounded.
@@ -50,7 +50,7 @@ class ErasureState:
     finished_at: datetime | None
 
 
-def erase_customer(customer_id: str, *, principal: Principal, seconds: float = SLICE) -> ErasureState:
+def erase_customer(customer_id: str, *, principal: Principal, seconds: float) -> ErasureState:
     """Begin to erase the customer's personal data, or go on where it was begun, for about so many seconds.
 
     The customer of these orders is a random alias from then on, the same in all of them. An alias has nothing to erase.
@@ -60,8 +60,8 @@ def erase_customer(customer_id: str, *, principal: Principal, seconds: float = S
     return continue_erasure(_find_or_add(customer_id, principal), seconds=seconds)
 
 
-def get_erasure(erasure_id: str, *, principal: Principal) -> ErasureState:
-    """How far an erasure has come, after working on it for up to SLICE seconds. Raises ErasureNotFound.
+def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> ErasureState:
+    """How far an erasure has come, after working on it for up to so many seconds. Raises ErasureNotFound.
 
     For a customer there are only their own, and those that are done: these name nobody, and their ids are not guessed.
     """
@@ -69,7 +69,7 @@ def get_erasure(erasure_id: str, *, principal: Principal) -> ErasureState:
     if known_id is None or not in_transaction(lambda: _is_visible(known_id, principal)):
         raise ErasureNotFound(f"There is no erasure {erasure_id[:64]}.")
     state = _state(known_id)
-    return state if state.status == DONE else continue_erasure(known_id, seconds=SLICE)
+    return state if state.status == DONE else continue_erasure(known_id, seconds=seconds)
 
 
 def running_erasures() -> list[str]:
@@ -78,17 +78,17 @@ def running_erasures() -> list[str]:
     return list(in_transaction(lambda: db.session.scalars(query).all()))
 
 
-def continue_erasure(erasure_id: str, *, seconds: float, rewrite_max: float = REWRITE_MAX) -> ErasureState:
+def continue_erasure(erasure_id: str, *, seconds: float, any_size: bool = False) -> ErasureState:
     """Work on an erasure until it is done or so many seconds are over, and return how far it has come.
 
-    On SQLite it is done when nothing is left in the file and its write-ahead log either; a file of more than
-    `rewrite_max` bytes stays as it is, and the erasure running.
+    On SQLite it is done when nothing is left in the file and its write-ahead log either. Without `any_size` a file of
+    more than REWRITE_MAX bytes stays as it is, and the erasure running.
     """
     deadline = time.monotonic() + seconds
     for _ in _steps(erasure_id):
         if time.monotonic() >= deadline:
             return _state(erasure_id)
-    _finish(rewrite_max)
+    _finish(any_size)
     return _state(erasure_id)
 
 
@@ -164,11 +164,12 @@ def _erase_page(erasure_id: str, limit: int) -> int | None:
     if order is None:
         erasure.customer_id = erasure.order_id = None
         return None
-    if erasure.order_id != order.id:
-        erasure.order_id, erasure.erased_version = order.id, 0
-    erased = _erase_snapshots(erasure, limit)
-    if len(erased) < limit or erasure.erased_version >= order.version:
-        _erase_order(erasure)
+    with db.session.no_autoflush:  # one UPDATE of the erasure is enough
+        if erasure.order_id != order.id:
+            erasure.order_id, erasure.erased_version = order.id, 0
+        erased = _erase_snapshots(erasure, limit)
+        if len(erased) < limit or erasure.erased_version >= order.version:
+            _erase_order(erasure)
     return max(erased, default=1)
 
 
@@ -223,15 +224,16 @@ def _erase_order(erasure: Erasure) -> None:
     erasure.order_id, erasure.erased_version = None, 0
 
 
-def _finish(rewrite_max: float) -> None:
+def _finish(any_size: bool) -> None:
     """Mark the erasures done that have no order left."""
     without_orders = Erasure.status == RUNNING, Erasure.customer_id.is_(None)
     rows = in_transaction(lambda: db.session.execute(select(Erasure.id, Erasure.orders).where(*without_orders)).all())
     # Where nothing was erased, there is nothing to rewrite.
     if not rows:
         return
-    if db.engine.dialect.name == "sqlite" and any(row.orders for row in rows) and not rewrite_file(rewrite_max):
-        return
+    if db.engine.dialect.name == "sqlite" and any(row.orders for row in rows):
+        if not rewrite_file(math.inf if any_size else REWRITE_MAX):
+            return
     finished = (
         update(Erasure)
         .where(Erasure.id.in_([row.id for row in rows]), *without_orders)

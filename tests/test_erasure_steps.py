@@ -1,0 +1,249 @@
+"""An erasure that takes longer than a request: it goes on where it was, and is done when nothing is left."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text, update
+
+from app.extensions import db
+from app.models.tables import EVENTS
+from app.routes import customer_routes
+from app.services import erasure
+from tests.actions import event_types
+from tests.credentials import api_key, bearer, token
+from tests.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
+from tests.samples import MINIMAL, slug
+
+ERASE = f"/customers/{CUSTOMER}/personal-data"
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request takes one step, of three snapshots at most."""
+    monkeypatch.setattr(customer_routes, "REQUEST_SECONDS", 0)
+    monkeypatch.setattr(erasure, "_PAGE_FIRST", 3)
+    monkeypatch.setattr(erasure, "_PAGE_MAX", 3)
+
+
+def cancelled_orders(client: FlaskClient, count: int, **members: Any) -> list[str]:
+    """The paths of so many orders of the customer that have ended."""
+    paths = [client.post("/orders", json=personal_order(**members)).headers["Location"] for _ in range(count)]
+    for path in paths:
+        assert client.post(f"{path}/cancel", json={"reason": "other", "note": canary()}).status_code == 200
+    return paths
+
+
+def verify(app: Flask) -> str:
+    result = app.test_cli_runner().invoke(args=["verify"])
+    return "" if result.exit_code == 0 else result.output
+
+
+def follow(client: FlaskClient, location: str, seen: Callable[[], None] = lambda: None) -> Any:
+    """The erasure when it is done; `seen` is called after each request before."""
+    for _ in range(100):
+        answer = client.get(location)
+        assert answer.status_code == 200
+        if answer.json["status"] == "done":
+            return answer.json
+        seen()
+    raise AssertionError("the erasure is never done")
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_it_goes_on_with_every_request_until_nothing_is_left(app: Flask, client: FlaskClient) -> None:
+    paths = cancelled_orders(client, 3)
+    add_versions(app, paths[1].rpartition("/")[2], 10, note_length=20)
+
+    started = client.delete(ERASE)
+    again = client.delete(ERASE)
+
+    assert (started.status_code, again.status_code) == (202, 202)
+    assert started.json["id"] == again.json["id"]
+    assert started.headers["Location"] == again.headers["Location"] == f"/erasures/{started.json['id']}"
+    assert (started.json["status"], started.json["finished_at"]) == ("running", None)
+    differences: list[str] = []
+    done = follow(client, started.headers["Location"], lambda: differences.append(verify(app)))
+    assert (done["orders"], done["finished_at"] is not None) == (3, True)
+    assert len(differences) >= 4 and set(differences) == {""}  # also while only some snapshots were erased
+    assert traces(app) == []
+    assert verify(app) == ""
+    assert [event_types(client, path).count("order.erased") for path in paths] == [1, 1, 1]
+    assert len({client.get(path).json["customer_id"] for path in paths}) == 1
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_an_order_can_be_changed_while_it_is_being_erased(app: Flask, client: FlaskClient) -> None:
+    [path] = cancelled_orders(client, 1)
+    add_versions(app, path.rpartition("/")[2], 5, note_length=20)
+    location = client.delete(ERASE).headers["Location"]
+    patch = {"content_type": "application/merge-patch+json"}
+
+    changed = client.patch(path, json={"note": canary()}, **patch)
+
+    assert changed.json["metadata"] != {}  # the current version is whole until the order is erased
+    follow(client, location)
+    assert traces(app) == []
+    assert client.get(path).json["note"] is None
+    assert verify(app) == ""
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_what_fails_on_the_way_is_done_by_the_next_request(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled_orders(client, 2)
+    location = client.delete(ERASE).headers["Location"]
+
+    def fail(order: Any) -> bytes:
+        raise OSError("the machine is on fire")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, "render_stored_order", fail)
+        patch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
+        assert client.get(location).status_code == 500
+
+    assert follow(client, location)["orders"] == 2
+    assert traces(app) == []
+    assert verify(app) == ""
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_the_command_completes_what_requests_began(app: Flask, client: FlaskClient) -> None:
+    cancelled_orders(client, 3)
+    location = client.delete(ERASE).headers["Location"]
+
+    result = app.test_cli_runner().invoke(args=["privacy", "resume"])
+    again = app.test_cli_runner().invoke(args=["privacy", "resume"])
+
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 erasures, 0 not done."), result.output
+    assert (again.exit_code, again.output) == (0, "0 erasures, 0 not done.\n")
+    assert client.get(location).json["status"] == "done"
+    assert traces(app) == []
+
+
+def test_the_command_erases_too(app: Flask, client: FlaskClient) -> None:
+    cancelled_orders(client, 2)
+    client.post("/orders", json=MINIMAL | {"customer_id": "c-open"})
+
+    erased = app.test_cli_runner().invoke(args=["privacy", "erase", CUSTOMER])
+    refused = app.test_cli_runner().invoke(args=["privacy", "erase", "c-open"])
+
+    assert erased.exit_code == 0 and "2 orders erased, done." in erased.output
+    assert (refused.exit_code, refused.output) == (1, "Error: The customer has open orders; end them first.\n")
+    assert traces(app) == []
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_open_orders_stand_in_the_way_of_a_repeated_request_too(app: Flask, client: FlaskClient) -> None:
+    cancelled_orders(client, 2)
+    location = client.delete(ERASE).headers["Location"]
+    later = client.post("/orders", json=personal_order()).headers["Location"]
+
+    assert slug(client.delete(ERASE)) == (409, "open-orders")
+    assert follow(client, location)["orders"] == 2
+    assert client.get(later).json["customer_id"] == CUSTOMER  # it is still to be fulfilled
+
+
+def test_an_alias_has_nothing_to_erase(app: Flask, client: FlaskClient) -> None:
+    [path] = cancelled_orders(client, 1)
+    client.delete(ERASE)
+    before, history = client.get(path), event_types(client, path)
+
+    again = client.delete(f"/customers/{before.json['customer_id']}/personal-data")
+
+    assert (again.status_code, again.json["status"], again.json["orders"]) == (200, "done", 0)
+    assert (client.get(path).data, event_types(client, path)) == (before.data, history)
+    assert verify(app) == ""
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_customers_follow_their_own_erasure_and_no_other(secure_app: Flask, secure_client: FlaskClient) -> None:
+    shop = bearer(api_key(secure_app, "orders:write", "privacy:erase"))
+    own, other = (bearer(token(customer=name, scope="privacy:erase")) for name in (CUSTOMER, "c-other"))
+    for _ in range(2):
+        order = secure_client.post("/orders", json=personal_order(), headers=shop).headers["Location"]
+        secure_client.post(f"{order}/cancel", json={"reason": "other"}, headers=shop)
+    location = secure_client.delete(ERASE, headers=own).headers["Location"]
+
+    statuses = [secure_client.get(location, headers=headers).status_code for headers in (other, own, own, own, shop)]
+
+    assert statuses == [404, 200, 200, 200, 200]
+    assert secure_client.get(location, headers=own).json["status"] == "done"
+    assert traces(secure_app) == []
+    by_the_shop = secure_client.delete("/customers/c-9/personal-data", headers=shop).headers["Location"]
+    assert slug(secure_client.get(by_the_shop, headers=own)) == (404, "erasure-not-found")
+
+
+@pytest.mark.parametrize("erasure_id", ["00000000-0000-7000-8000-000000000000", "x", "é"])
+def test_an_unknown_erasure_is_404(client: FlaskClient, erasure_id: str) -> None:
+    assert slug(client.get(f"/erasures/{erasure_id}")) == (404, "erasure-not-found")
+
+
+def test_verify_finds_what_an_erasure_left(app: Flask, client: FlaskClient) -> None:
+    [path] = cancelled_orders(client, 1)
+    old = client.get(path).text
+    client.delete(ERASE)
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(EVENTS).where(EVENTS.c.version == 2).values(snapshot=old))
+        connection.execute(text("UPDATE erasures SET orders = 2"))
+
+    output = verify(app)
+
+    assert "customer_id is \"canary-customer\" in version 2 of an erased order" in output
+    assert "orders is 2, but 1 have its alias" in output
+
+
+@on_sqlite
+def test_it_is_done_only_when_the_log_is_empty_too(app: Flask, client: FlaskClient) -> None:
+    cancelled_orders(client, 2)
+    with app.app_context():
+        path = Path(db.engine.url.database or "")
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM orders").fetchall()  # keeps the log as it is
+
+        started = client.delete(ERASE)
+        by_command = app.test_cli_runner().invoke(args=["privacy", "resume"])
+
+    assert (started.status_code, started.json["status"], started.json["orders"]) == (202, "running", 2)
+    assert (by_command.exit_code, by_command.output.splitlines()[-1]) == (1, "1 erasures, 1 not done.")
+    assert client.get(started.headers["Location"]).json["status"] == "done"
+    assert traces(app) == []
+
+
+@on_sqlite
+def test_a_large_file_is_rewritten_by_the_command_alone(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled_orders(client, 1)
+    monkeypatch.setattr(erasure, "REWRITE_MAX", 4096)
+
+    started = client.delete(ERASE)
+
+    assert (started.status_code, started.json["orders"]) == (202, 1)
+    assert client.get(started.headers["Location"]).json["status"] == "running"
+    assert app.test_cli_runner().invoke(args=["privacy", "resume"]).exit_code == 0
+    assert client.get(started.headers["Location"]).json["status"] == "done"
+    assert traces(app) == []
+
+
+@on_sqlite
+def test_the_file_is_not_rewritten_where_nothing_was_erased(app: Flask, client: FlaskClient) -> None:
+    cancelled_orders(client, 1)
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(text("DELETE FROM order_events"))
+    free = "PRAGMA freelist_count"
+    with app.app_context(), db.engine.connect() as connection:
+        before = connection.scalar(text(free))
+
+    assert client.delete("/customers/nobody/personal-data").json["status"] == "done"
+
+    with app.app_context(), db.engine.connect() as connection:
+        assert connection.scalar(text(free)) == before > 0
