@@ -14,10 +14,9 @@ import sys
 import tempfile
 import time
 from glob import glob
-from http import HTTPStatus
 from typing import Any
 
-from gunicorn import glogging, util
+from gunicorn import glogging
 
 
 def _whole_number(name: str, default: int, low: int, high: int) -> int:
@@ -128,7 +127,6 @@ def post_worker_init(worker: Any) -> None:
     """Prepare a worker that has loaded the application."""
     # Ctrl-C reaches every process of the terminal; the master alone tells its workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    util.write_error = _write_problem
     # What is loaded stays for good and need not be searched for garbage again, nor the rest after every third request,
     # which is how often 700 new objects come together. A request leaves next to no cycles.
     gc.collect()
@@ -147,15 +145,3 @@ def child_exit(server: Any, worker: Any) -> None:
 
 def on_exit(server: Any) -> None:
     shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
-
-
-def _write_problem(client: Any, status: int, reason: str, message: str) -> None:
-    """What gunicorn answers by itself, before there is a request the application could see, as a problem document."""
-    type_ = "/problems/bad-request" if status == HTTPStatus.BAD_REQUEST else "about:blank"
-    problem = {"type": type_, "title": reason.capitalize(), "status": status, "detail": message or reason}
-    body = json.dumps(problem).encode()
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-        f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    util.write_nonblock(client, head.encode("latin-1") + body)

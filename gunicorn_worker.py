@@ -1,289 +1,592 @@
-"""gunicorn's gevent worker, with a short way for plain requests.
+"""gunicorn's gevent worker with llhttp (httptools), the HTTP parser of Node.js, in place of gunicorn's own.
 
-A request is plain where nothing in it calls for a decision: its head is there at once, in HTTP/1.1 and printable ASCII,
-no header stands twice, the length of its body is told, and there is no transfer coding, expectation or upgrade. That is
-all that nginx and well-behaved clients send. With the first other request, the connection goes to gunicorn's own
-parser for good, and so do all refusals and oddities of HTTP (RFC 9112).
+A connection is served in this order: `Connection` receives bytes, `RequestParser` makes requests of them, the
+application answers through `Response`, and what it left of the body is discarded. llhttp decides what is HTTP
+(RFC 9112), without any of its leniencies; this module decides what the server allows: sizes, time limits, keep-alive,
+what a proxy may say. What cannot be served is answered with a problem document (RFC 9457), and the connection closes.
 
-It serves what `gunicorn.conf.py` sets. Of what that leaves alone, the short way does not look at gunicorn's hooks
-around a request, its access log (the application logs by itself), SCRIPT_NAME, HTTP/2, the PROXY protocol, and limits
-below gunicorn's own.
+Of gunicorn's settings it uses `keepalive`, `limit_request_*`, `max_requests`, `forwarded_allow_ips` (exact addresses)
+and those of the process; not its hooks around a request, access log, SCRIPT_NAME, HTTP/2 or the PROXY protocol.
 """
 
-import errno
 import io
-import re
+import json
+import socket
+import ssl
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property, lru_cache
-from typing import Any
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from gevent import GreenletExit
+import gevent
+import httptools
 from gunicorn import util
 from gunicorn.http.wsgi import base_environ
 from gunicorn.workers.ggevent import GeventWorker
 
-_READ = 65_536  # bytes: a head and the largest order, at once
-_HEAD_MAX, _LINES_MAX = 8_190, 101  # what is larger may still be allowed: gunicorn counts exactly
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_NAME = re.compile(r"[A-Z][A-Z0-9-]*")  # no underscore: in the environment it would be taken for a dash
-# X-Forwarded-Proto is decided on here: nginx always sends it.
-_DECISIVE = {"EXPECT", "TRANSFER-ENCODING", "UPGRADE", "X-FORWARDED-PROTOCOL", "X-FORWARDED-SSL"}
-_LENGTH = re.compile(r"[0-9]{1,15}")
-_PRINTABLE = bytes(range(0x20, 0x7F))
-_NO_BODY = ("1", "204", "304")  # the beginnings of statuses: 1xx
-_ENDED = (GreenletExit, SystemExit)  # by which gunicorn ends one request; the worker's others are to be finished
-_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+READ_SIZE = 16_384  # bytes; pipelined requests within them are parsed at once
+MAX_HEAD_SIZE = 65_536  # bytes of a head; nginx passes 32 KiB and adds its own fields
+MAX_BODY_SIZE = 16 * 1024 * 1024  # bytes; beyond the application's own limits, which answer better (8 MiB for a batch)
+BODY_PACE = 65_536  # bytes a second: each such part of a body extends its deadline by a second
+LINGER_TIMEOUT = 2.0  # seconds for a client that still sends to receive the answer before its connection closes
+GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
+KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; others close
+SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # that have no list syntax; llhttp refuses a second Content-Length
+PROBLEM_SLUGS = {400: "bad-request", 408: "request-timeout", 413: "content-too-large", 500: "internal-error"}
+NO_BODY = ("1", "204", "304")  # the beginnings of statuses whose responses have none
+PRINTABLE = bytes(range(0x20, 0x7F))
+
+
+class RequestError(Exception):
+    """A request that the server answers without the application, closing the connection."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class ConnectionLost(OSError):
+    """The client is gone, or takes no more of an answer."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """The worker; `gunicorn.conf.py` names it."""
 
+    # Seconds. Between requests a connection may be idle for `keepalive`.
+    head_timeout = 10.0  # for a whole request head, and from accepting a connection to its first request's
+    body_timeout = 10.0  # for a whole body, read or discarded, in any coding; BODY_PACE extends it
+    send_timeout = 30.0  # until a client takes some more of an answer
+
     @cached_property
-    def _base_environ(self) -> dict[str, Any]:
+    def limits(self) -> "Limits":
+        cfg = self.cfg
+        field_sizes = cfg.limit_request_line, cfg.limit_request_field_size
+        return Limits(*field_sizes, cfg.limit_request_fields, cfg.keepalive, frozenset(("", *cfg.forwarded_allow_ips)))
+
+    @cached_property
+    def base_environ(self) -> dict[str, Any]:
+        """What the environments (PEP 3333) of all requests have in common."""
         scheme = "https" if self.cfg.is_ssl else "http"
-        same_for_all = {"wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": ""}
-        return {**base_environ(self.cfg), **same_for_all}
+        return {**base_environ(self.cfg), "wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": ""}
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection until one of its ends closes it."""
-        client.settimeout(self.cfg.keepalive)  # also between parts of a body, and until some of an answer was taken
-        rest = None
+        environ = connection_environ(self.base_environ, listener.getsockname(), addr)
+        connection = Connection(self, client, environ)
         try:
-            rest = self._serve_plain_requests(_connection_environ(self._base_environ, listener, addr), client)
-        except _ENDED:
+            connection.serve()
+        except GREENLET_EXITS:
             pass
-        except TimeoutError:
-            self.log.debug("Closing a connection whose client is too slow.")
-        except OSError as error:
-            if error.errno not in _GONE:
-                self.log.exception("Socket error processing request.")
-        except Exception as error:
-            self.handle_error(None, client, addr, error)
+        except OSError as error:  # the client is gone
+            self.log.debug("Closing a connection: %s", error)
+        except Exception:
+            self.log.exception("Error serving a connection")
         finally:
-            if rest is None:
-                util.close(client)
-        if rest is not None:
-            super().handle(listener, _Unread(client, rest), addr)
+            util.close(client)
 
-    def _serve_plain_requests(self, environ: dict[str, Any], client: Any) -> Any:
-        """Answer as long as requests are plain; what was read of another one, or None where the connection is over."""
-        received = client.recv(_READ)
-        while received:
-            end = received.find(b"\r\n\r\n")
-            request = read_head(received[:end], environ) if 0 < end <= _HEAD_MAX else None
-            if request is None:
-                return received
-            if request.get("HTTP_X_FORWARDED_PROTO") == "https" and self._is_proxy(request["REMOTE_ADDR"]):
-                request["wsgi.url_scheme"] = "https"
-            length, begun = int(request.get("CONTENT_LENGTH", 0)), received[end + 4:]
-            body = _Body(client, begun, length)
-            request["wsgi.input"] = io.BytesIO(begun) if len(begun) == length else io.BufferedReader(body)
-            self.nr += 1
-            if self.nr >= self.max_requests:
-                self.alive = False
-            keep = self.alive and request.get("HTTP_CONNECTION", "").lower() in ("", "keep-alive")
-            if not self._answer(client, request, keep=keep) or not body.discard(seconds=self.cfg.keepalive):
-                return None
-            received = begun[length:] or client.recv(_READ)
-        return None
-
-    def _is_proxy(self, address: str) -> bool:
-        """Whether it is a socket file's or one of the addresses that may tell the scheme; networks do not count."""
-        return address == "" or address in self.cfg.forwarded_allow_ips
-
-    def _answer(self, client: Any, environ: dict[str, Any], *, keep: bool) -> bool:
-        """Answer a request; whether the connection can take another."""
-        answer, method = _Answer(client), environ["REQUEST_METHOD"]
-        try:
-            pieces = self.wsgi(environ, answer.start_response)
-            try:
-                answer.send(pieces, keep=keep, headers_only=method == "HEAD")
-            finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
-        except (OSError, *_ENDED):
-            raise  # the client's fault, and nobody's
-        except BaseException:
-            self.log.exception("Error handling a %s request", method)
-            if not answer.begun:  # else it is too late for another status
-                util.write_error(client, 500, "Internal Server Error", "")
-            return False
-        return keep and answer.whole
+    def count_request(self) -> None:
+        """Count a request; after `max_requests` the worker stops and gunicorn replaces it."""
+        self.nr += 1
+        if self.nr == self.max_requests:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
 
 
-def _connection_environ(base: dict[str, Any], listener: Any, addr: Any) -> dict[str, Any]:
-    """What all requests of a connection have in common."""
-    address = listener.getsockname()
-    if not isinstance(address, tuple):  # a socket file
-        return base | {"SERVER_NAME": "localhost", "SERVER_PORT": "80", "REMOTE_ADDR": ""}
+def connection_environ(base: dict[str, Any], address: Any, client_address: Any) -> dict[str, Any]:
+    """What the requests of a connection have in common, from the addresses of its two ends."""
+    if not isinstance(address, tuple):  # a Unix socket
+        return {**base, "SERVER_NAME": "localhost", "SERVER_PORT": "80", "REMOTE_ADDR": ""}
     server = {"SERVER_NAME": address[0], "SERVER_PORT": str(address[1])}
-    return base | server | {"REMOTE_ADDR": addr[0], "REMOTE_PORT": str(addr[1])}
+    return {**base, **server, "REMOTE_ADDR": client_address[0], "REMOTE_PORT": str(client_address[1])}
 
 
-def read_head(head: bytes, environ: dict[str, Any]) -> dict[str, Any] | None:
-    """The environment (PEP 3333) of a request with this head, on top of the connection's; None if it is not plain."""
-    lines = head.decode("latin-1").split("\r\n")
-    words = lines[0].split(" ")
-    if not _are_plain(head, lines) or len(words) != 3:
-        return None
-    method, target, version = words
-    if method not in _METHODS or target[:1] != "/" or "#" in target or version != "HTTP/1.1":
-        return None
-    request = environ.copy()
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        key = _environ_key(name)
-        if not colon or key is None or key in request:
-            return None
-        request[key] = value.strip(" ")
-    if "HTTP_HOST" not in request or not _LENGTH.fullmatch(request.get("CONTENT_LENGTH", "0")):
-        return None
-    path, _, request["QUERY_STRING"] = target.partition("?")
-    request["PATH_INFO"] = util.unquote_to_wsgi_str(path) if "%" in path else path
-    request["REQUEST_METHOD"], request["SERVER_PROTOCOL"] = method, version
-    return request
+class Limits(NamedTuple):
+    """gunicorn's settings, which take long to look up."""
+
+    line_size: int  # bytes of a request line
+    field_size: int  # bytes of a header field
+    fields: int
+    keepalive: float  # seconds
+    proxies: frozenset[str]  # addresses that may tell the scheme; that of a Unix socket is empty
 
 
-def _are_plain(head: bytes, lines: list[str]) -> bool:
-    """Whether the lines are of printable ASCII, and nothing but CR and LF together ends them."""
-    return len(lines) <= _LINES_MAX and head.translate(None, _PRINTABLE) == b"\r\n" * (len(lines) - 1)
+class Request:
+    """A request, as far as it has been received."""
+
+    __slots__ = ("environ", "target", "body", "body_size", "body_started", "complete", "keep_alive",
+                 "expects_continue", "error")  # fmt: skip
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self.environ = environ
+        self.target = b""
+        self.body: list[bytes] = []  # parts that have not been read
+        self.body_size = 0  # bytes received
+        self.body_started: float | None = None  # when the server began to wait for it, as time.monotonic()
+        self.complete = False
+        self.keep_alive = False
+        self.expects_continue = False
+        self.error: RequestError | None = None  # why its body cannot be read to its end
+
+
+class RequestParser:
+    """Makes requests of bytes. llhttp calls the methods that begin with `on_`."""
+
+    def __init__(self, limits: Limits, environ: dict[str, Any]) -> None:
+        self.requests: list[Request] = []  # whose heads are complete, and which have not been taken
+        self.error: RequestError | None = None  # what came after them is not a request
+        self.is_idle = True  # no part of a head has come
+        self._llhttp = httptools.HttpRequestParser(self)
+        self._base_environ = environ
+        self._limits = limits
+        self._max_target_size = limits.line_size - len("GET  HTTP/1.1")
+        self._max_field_size = limits.field_size - len(": \r\n")
+        self._request: Request  # the last, and its environment
+        self._environ: dict[str, Any]
+        self._fields = 0  # of its head
+        self._overhead = 0  # bytes since the last head or part of a body: of a head, chunk extensions or trailers
+
+    def feed(self, data: bytes) -> None:
+        """Parse bytes. The error they end in is to be raised after the requests before it have been answered."""
+        self.is_idle = False
+        self._overhead += len(data)
+        try:
+            self._llhttp.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0]:])
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, RequestError):
+                raise
+            self.error = error.__context__
+        except httptools.HttpParserError as error:
+            self.error = RequestError(HTTPStatus.BAD_REQUEST, f"{error}.")
+        if self._overhead > MAX_HEAD_SIZE and self.error is None:
+            self.error = fields_too_large()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on in HTTP/1.1 (RFC 9110 §7.8). llhttp takes the body for the other protocol's: a new parser reads it."""
+        declined = self.requests.pop()
+        self._llhttp = httptools.HttpRequestParser(self)
+        head = b"POST / HTTP/1.1\r\nHost: a\r\n"
+        if "CONTENT_LENGTH" in declined.environ:
+            head += b"Content-Length: " + declined.environ["CONTENT_LENGTH"].encode() + b"\r\n"
+        if "HTTP_TRANSFER_ENCODING" in declined.environ:
+            head += b"Transfer-Encoding: chunked\r\n"
+        self._llhttp.feed_data(head + b"\r\n")
+        self._request.environ, self._request.keep_alive = declined.environ, declined.keep_alive
+        self._request.expects_continue = declined.expects_continue
+        if rest:
+            self.feed(rest)
+
+    def on_message_begin(self) -> None:
+        self._environ = self._base_environ.copy()
+        self._request = Request(self._environ)
+        self.is_idle = False
+        self._fields = 0
+
+    def on_url(self, part: bytes) -> None:
+        request = self._request
+        request.target += part
+        if len(request.target) > self._max_target_size:
+            detail = f"A request target may have {self._max_target_size} bytes."
+            raise RequestError(HTTPStatus.REQUEST_URI_TOO_LONG, detail)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if len(name) + len(value) > self._max_field_size:
+            raise fields_too_large()
+        key = environ_key(name)
+        if key is None:
+            return
+        environ, text = self._environ, value.rstrip().decode("latin-1")
+        if key not in environ:
+            environ[key] = text
+        elif key in SINGLE_FIELDS:
+            raise RequestError(HTTPStatus.BAD_REQUEST, f"Duplicate {name.decode('latin-1').title()}.")
+        elif self._fields > self._limits.fields:
+            raise fields_too_large()
+        else:
+            environ[key] += f",{text}"  # RFC 9110 §5.3
+
+    def on_headers_complete(self) -> None:
+        request, environ = self._request, self._environ
+        if self._fields > self._limits.fields:
+            raise fields_too_large()
+        version = self._llhttp.get_http_version()
+        environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = self._llhttp.get_method().decode(), f"HTTP/{version}"
+        check_head(environ, version)
+        set_target(environ, request.target.decode("latin-1"))
+        if environ.get("HTTP_X_FORWARDED_PROTO") == "https" and environ["REMOTE_ADDR"] in self._limits.proxies:
+            environ["wsgi.url_scheme"] = "https"
+        request.keep_alive = self._llhttp.should_keep_alive() and self._limits.keepalive > 0
+        if "HTTP_CONNECTION" in environ:
+            options = {option.strip(" \t") for option in environ["HTTP_CONNECTION"].lower().split(",")}
+            request.keep_alive = request.keep_alive and options <= KEEP_ALIVE_OPTIONS
+        request.expects_continue = "HTTP_EXPECT" in environ and version == "1.1"
+        self._overhead = 0
+        self._environ = {}  # for trailers, which nothing reads
+        self.requests.append(request)
+
+    def on_body(self, part: bytes) -> None:
+        request = self._request
+        request.body_size += len(part)
+        if request.body_size > MAX_BODY_SIZE:
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body may have {MAX_BODY_SIZE} bytes.")
+        request.body.append(part)
+        self._overhead = 0
+
+    def on_message_complete(self) -> None:
+        self._request.complete = self.is_idle = True
+        self._overhead = 0
+
+
+def check_head(environ: dict[str, Any], version: str) -> None:
+    """Raise RequestError where the server does not support what the head asks for."""
+    if version not in ("1.1", "1.0"):
+        raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1.")
+    if version == "1.1" and "HTTP_HOST" not in environ:
+        raise RequestError(HTTPStatus.BAD_REQUEST, "Host is missing.")
+    if environ["REQUEST_METHOD"] == "CONNECT":
+        raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "This server is not a proxy.")
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        if version == "1.0":  # RFC 9112 §6.1: where it ends is not certain
+            raise RequestError(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding.")
+        if environ["HTTP_TRANSFER_ENCODING"].lower() != "chunked":
+            raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "The only supported Transfer-Encoding is chunked.")
+    if "HTTP_EXPECT" in environ and environ["HTTP_EXPECT"].lower() != "100-continue":
+        raise RequestError(HTTPStatus.EXPECTATION_FAILED, "The only supported expectation is 100-continue.")
+
+
+def set_target(environ: dict[str, Any], target: str) -> None:
+    """Set what comes of the request target (RFC 9112 §3.2). Raises RequestError where it has none of its forms."""
+    environ["RAW_URI"] = target
+    path, _, query = target.partition("?")
+    if "#" in target or (target[0] != "/" and (target, environ["REQUEST_METHOD"]) != ("*", "OPTIONS")):
+        try:
+            url = urlsplit(target)
+        except ValueError:
+            url = urlsplit("")
+        if "#" in target or url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc:
+            raise RequestError(HTTPStatus.BAD_REQUEST, "Invalid request target.")
+        environ["HTTP_HOST"] = url.netloc  # RFC 9112 §3.2.2
+        path, query = url.path or "/", url.query
+    environ["PATH_INFO"] = util.unquote_to_wsgi_str(path) if "%" in path else path
+    environ["QUERY_STRING"] = query
 
 
 @lru_cache(maxsize=512)  # the names that clients use; whoever sends others only makes them forgotten
-def _environ_key(name: str) -> str | None:
-    """The environment's name of a header; None where the header, or its name, is not plain."""
-    upper = name.upper()
-    if upper in _DECISIVE or not _NAME.fullmatch(upper):
+def environ_key(name: bytes) -> str | None:
+    """The environment's name of a header field; None for one with an underscore, which would pass for a dash."""
+    key = name.decode("latin-1").upper().replace("-", "_")
+    if b"_" in name:
         return None
-    key = upper.replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
-class _Body(io.RawIOBase):
-    """A body of which the beginning has been received.
+def fields_too_large() -> RequestError:
+    detail = "There are too many header fields, or one is too large."
+    return RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
 
-    Where the client is too slow for the rest, the body ends early, as if it had closed: whoever reads it must look at
-    the length, and the connection is of no further use.
-    """
 
-    def __init__(self, client: Any, begun: bytes, length: int) -> None:
+class Connection:
+    """A client's connection: receives requests within their deadlines, and has each answered in turn."""
+
+    def __init__(self, worker: Worker, client: Any, environ: dict[str, Any]) -> None:
+        self.worker = worker
         self._client = client
-        self._begun = begun[:length]
-        self.left = max(length - len(begun), 0)  # bytes that are still to be received
+        self._parser = RequestParser(worker.limits, environ)
+        self._has_received = False
+
+    def serve(self) -> None:
+        """Answer requests until the connection is to be closed. Raises ConnectionLost."""
+        try:
+            request = self._next_request(idle_timeout=self.worker.head_timeout)
+            while request and self._answer(request):
+                if self._parser.requests:
+                    gevent.sleep(0)  # a client that pipelines waits in turn with the others
+                request = self._next_request(idle_timeout=self.worker.limits.keepalive)
+        except RequestError as error:
+            self._refuse(error)
+
+    def _next_request(self, *, idle_timeout: float) -> Request | None:
+        """The next request whose head is complete, or None where no more will come."""
+        parser = self._parser
+        deadline = None
+        while not parser.requests:
+            if parser.error:
+                raise parser.error
+            if parser.is_idle:
+                seconds = idle_timeout
+            else:
+                deadline = deadline or time.monotonic() + self.worker.head_timeout
+                seconds = deadline - time.monotonic()
+            try:
+                data = self._receive(seconds)
+            except TimeoutError:
+                if parser.is_idle:
+                    return None
+                raise RequestError(HTTPStatus.REQUEST_TIMEOUT, "The request head came too slowly.") from None
+            if not data:
+                return None
+            parser.feed(data)
+        return parser.requests.pop(0)
+
+    def _answer(self, request: Request) -> bool:
+        """Have the application answer a request; whether the connection can take another."""
+        if self._parser.error and not request.complete:
+            raise self._parser.error
+        self.worker.count_request()
+        response = Response(self, request)
+        try:
+            self._call_application(request, response)
+        except (ConnectionLost, *GREENLET_EXITS):
+            raise
+        except BaseException as error:
+            if request.error is None:
+                self.worker.log.exception("Error handling a %s request", request.environ["REQUEST_METHOD"])
+            if response.started:  # too late for another status
+                return False
+            internal = RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "The request could not be answered.")
+            raise (request.error or internal) from error
+        if response.keep_alive:
+            return self._discard_body(request)
+        if not request.complete or self._parser.requests or self._parser.error:
+            self._linger()
+        return False
+
+    def _call_application(self, request: Request, response: "Response") -> None:
+        environ = request.environ
+        if request.complete:
+            environ["wsgi.input"] = io.BytesIO(b"".join(request.body))
+        else:
+            environ["wsgi.input"] = io.BufferedReader(BodyReader(self, request))
+        parts = self.worker.wsgi(environ, response.start_response)
+        try:
+            response.send(parts)
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
+
+    def receive_body(self, request: Request) -> bytes:
+        """The next part of a body; empty at its end, or where a client ends it before its Content-Length.
+
+        Raises RequestError where it is malformed or late.
+        """
+        while not request.body and not request.complete:
+            try:
+                if not self._receive_more(request):
+                    return b""
+            except RequestError as error:
+                request.error = error
+                raise
+        return request.body.pop(0) if request.body else b""
+
+    def _receive_more(self, request: Request) -> bool:
+        """Receive more of a body; whether the client sent any."""
+        now = time.monotonic()
+        if request.body_started is None:
+            request.body_started = now
+        if self._parser.error:
+            raise self._parser.error
+        if request.expects_continue and not request.body_size:
+            request.expects_continue = False
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        deadline = request.body_started + self.worker.body_timeout + request.body_size / BODY_PACE
+        try:
+            data = self._receive(deadline - now)
+        except TimeoutError:
+            raise RequestError(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly.") from None
+        except OSError:
+            data = b""
+        if not data:
+            request.error = RequestError(HTTPStatus.BAD_REQUEST, "The body ended early.")
+            if "CONTENT_LENGTH" not in request.environ:
+                raise request.error
+            return False
+        self._parser.feed(data)
+        return True
+
+    def _discard_body(self, request: Request) -> bool:
+        """Receive what was not read, for a client may look at the answer only then; whether all of it came."""
+        with suppress(RequestError):
+            while not request.complete and self.receive_body(request):
+                pass
+        return request.complete
+
+    def _receive(self, seconds: float) -> bytes:
+        """Bytes from the client, empty when it has closed. Raises TimeoutError after so many seconds."""
+        if seconds <= 0:
+            raise TimeoutError
+        self._client.settimeout(0)
+        try:
+            data: bytes = self._client.recv(READ_SIZE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._client.settimeout(seconds)
+            data = self._client.recv(READ_SIZE)
+        else:
+            # A client that always has something to say must not keep the worker to itself.
+            if self._has_received and data:
+                gevent.sleep(0)
+        self._has_received = True
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Send all bytes. The time limit is for each part that the client takes: `sendall` has one for them together.
+
+        Raises ConnectionLost.
+        """
+        try:
+            self._client.settimeout(self.worker.send_timeout)
+            sent = self._client.send(data)
+            while sent < len(data):
+                sent += self._client.send(memoryview(data)[sent:])
+        except OSError as error:
+            raise ConnectionLost(str(error)) from error
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer with a problem document, and let the client read it."""
+        self.worker.log.info("Refused a request: %d %s", error.status, error.detail)
+        self.send(problem_response(error))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Discard what the client still sends: to close with bytes unread takes the answer away (RFC 9112 §9.6)."""
+        deadline = time.monotonic() + LINGER_TIMEOUT
+        with suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+            while self._receive(deadline - time.monotonic()):
+                pass
+
+
+class BodyReader(io.RawIOBase):
+    """A body that is received as the application reads it."""
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self._connection = connection
+        self._request = request
+        self._part = b""  # received and not read
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with what there is, at most to the end of the body; 0 at its end."""
-        if self._begun:
-            size = min(len(buffer), len(self._begun))
-            buffer[:size], self._begun = self._begun[:size], self._begun[size:]
-            return size
-        if not self.left:
-            return 0
-        try:
-            size = int(self._client.recv_into(memoryview(buffer)[: self.left]))
-        except TimeoutError:
-            size = 0
-        self.left -= size
+        """Fill the buffer with what there is; 0 at the body's end. Raises TimeoutError, and OSError if malformed."""
+        if not self._part:
+            try:
+                self._part = self._connection.receive_body(self._request)
+            except RequestError as error:
+                kind = TimeoutError if error.status == HTTPStatus.REQUEST_TIMEOUT else OSError
+                raise kind(error.detail) from error
+        size = min(len(buffer), len(self._part))
+        buffer[:size], self._part = self._part[:size], self._part[size:]
         return size
 
-    def discard(self, *, seconds: float) -> bool:
-        """Receive what was not read, for a client may look at the answer only then; whether it all came in time."""
-        deadline = time.monotonic() + seconds
-        while self.left and time.monotonic() < deadline and (part := self._client.recv(min(self.left, _READ))):
-            self.left -= len(part)
-        return not self.left
 
+class Response:
+    """A response on its way to the client: its head and the beginning of its body go out together."""
 
-class _Answer:
-    """An answer on its way to the client: its head and the beginning of its body go out together."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._lines: list[str] = []  # of the head
-        self._length: int | None = None  # of the body, in bytes
-        self.begun = False  # whether the client may have seen some of it
-        self.whole = False  # whether the client knows where it ended
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self.keep_alive = False
+        self.started = False  # whether the client may have seen some of it
+        self._connection = connection
+        self._request = request
+        self._status = ""
+        self._headers: list[str] = []
+        self._length: int | None = None  # bytes of the body, if the application says so
+        self._sent = 0  # bytes of the body
+        self._has_body = request.environ["REQUEST_METHOD"] != "HEAD"
+        self._chunked = False
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Take the head (PEP 3333) without what is the server's to say, as gunicorn does. There is no `write`: nothing
-        uses it that is younger than WSGI."""
-        self._lines = [f"HTTP/1.1 {status}", _date(int(time.time()))]
+        """Take the head (PEP 3333) without the fields that are the server's."""
+        if self.started:
+            raise exc_info[1] if exc_info else AssertionError("The response has started.")
+        self._status, lines, self._length = status, [], None
         for name, value in headers:
             lower = name.lower()
             if lower == "content-length":
                 self._length = int(value)
             if lower not in util.hop_headers:
-                self._lines.append(f"{name}: {value}")
+                lines.append(f"{name}: {value}")
+        if status.startswith(NO_BODY):
+            self._has_body = False
+            if status[:3] != "304":  # RFC 9110 §8.6
+                lines = [line for line in lines if not line.lower().startswith("content-length:")]
+        self._headers = lines
+        return self.write
 
-    def send(self, pieces: Iterable[bytes], *, keep: bool, headers_only: bool) -> None:
-        """Send the head with the first piece, and then the others as they come."""
-        parts = iter(pieces)
-        first = next(parts, b"")
-        no_body = headers_only or self._lines[0].startswith(_NO_BODY, len("HTTP/1.1 "))
-        chunked = self._length is None and not no_body
-        head = self._head(keep, chunked)
-        self.begun = True
-        if no_body:
-            self._send(head)
-            self.whole = True
-        elif chunked:
-            self._send(head + _chunk(first))
-            for part in parts:
-                self._send(_chunk(part))
-            self._send(b"0\r\n\r\n")
-            self.whole = True
-        else:
-            self._send(head + first)
-            sent = len(first)
-            for part in parts:
-                self._send(part)
-                sent += len(part)
-            self.whole = sent == self._length
+    def send(self, parts: Iterable[bytes]) -> None:
+        """Send the application's response. Raises ConnectionLost."""
+        for part in parts:
+            if part:
+                self.write(part)
+        rest = b"" if self.started else self._start()
+        if self._chunked:
+            rest += b"0\r\n\r\n"
+        if rest:
+            self._connection.send(rest)
+        if self._has_body and not self._chunked and self._sent != self._length:
+            self.keep_alive = False  # only closing tells the client that this was all
 
-    def _head(self, keep: bool, chunked: bool) -> bytes:
-        lines = self._lines
-        if chunked:
+    def write(self, part: bytes) -> None:
+        """Send a part of the body, the first with the head."""
+        head = b"" if self.started else self._start()
+        if not self._has_body:
+            part = b""
+        elif self._chunked:
+            part = b"%x\r\n%b\r\n" % (len(part), part)
+        elif self._length is not None:
+            part = part[: self._length - self._sent]
+        self._sent += len(part)
+        if head or part:
+            self._connection.send(head + part)
+
+    def _start(self) -> bytes:
+        """The head, now that it is final."""
+        request, worker = self._request, self._connection.worker
+        is_old = request.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+        self._chunked = self._has_body and self._length is None and not is_old
+        is_framed = self._length is not None or self._chunked or not self._has_body
+        can_continue = request.complete or (request.error is None and not request.expects_continue)
+        self.keep_alive = request.keep_alive and worker.alive and is_framed and can_continue
+        lines = [f"HTTP/1.1 {self._status}", date_line(int(time.time())), *self._headers]
+        if self._chunked:
             lines.append("Transfer-Encoding: chunked")
-        if not keep:
+        if not self.keep_alive:
             lines.append("Connection: close")
+        elif is_old:
+            lines.append("Connection: keep-alive")
         head = "\r\n".join(lines).encode("latin-1")
-        if head.translate(None, _PRINTABLE) != b"\r\n" * (len(lines) - 1):
+        if head.translate(None, PRINTABLE) != b"\r\n" * (len(lines) - 1):
             raise ValueError("A header has a character that is not printable ASCII.")
+        self.started = True
         return head + b"\r\n\r\n"
 
-    def _send(self, data: bytes) -> None:
-        """Send it all. The time limit is for each part that the client takes: `sendall` has one for them together."""
-        sent = self._client.send(data)
-        while sent < len(data):
-            sent += self._client.send(memoryview(data)[sent:])
 
-
-def _chunk(part: bytes) -> bytes:
-    """A part of a body without a length (RFC 9112 §7.1); an empty one would end it."""
-    return b"%x\r\n%b\r\n" % (len(part), part) if part else b""
+def problem_response(error: RequestError) -> bytes:
+    """The whole response to a request that the server refuses by itself."""
+    status, slug = error.status, PROBLEM_SLUGS.get(error.status)
+    problem = {
+        "type": f"/problems/{slug}" if slug else "about:blank",
+        "title": status.phrase.capitalize(),
+        "status": status.value,
+        "detail": error.detail,
+    }
+    body = json.dumps(problem).encode()
+    lines = (
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        date_line(int(time.time())),
+        "Content-Type: application/problem+json",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+    )
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
 @lru_cache(maxsize=1)
-def _date(second: int) -> str:
+def date_line(second: int) -> str:
     return f"Date: {util.http_date(second)}"
-
-
-class _Unread:
-    """A client's socket with what has been read of it already."""
-
-    def __init__(self, client: Any, received: bytes) -> None:
-        self._client = client
-        self._received = received
-
-    def recv(self, size: int) -> bytes:
-        if not self._received:
-            return self._client.recv(size)  # type: ignore[no-any-return]
-        part, self._received = self._received[:size], self._received[size:]
-        return part
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)

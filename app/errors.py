@@ -173,6 +173,13 @@ class PreconditionRequired(ServiceError):
     status, slug, title = 428, "precondition-required", "If-Match is required"
 
 
+class RequestTimeout(ServiceError):
+    """The request did not arrive in time: a head has 10 seconds, a body 10 seconds and another for each 64 KiB. Nothing
+    was stored; send it again on a new connection."""
+
+    status, slug, title = 408, "request-timeout", "Request timeout"
+
+
 class ContentTooLarge(ServiceError):
     """The body is larger than this resource takes. Split the work into several requests."""
 

@@ -235,7 +235,7 @@ def log_lines(server: Server) -> list[dict[str, object]]:
     ],
     ids=["request line", "header", "long line", "large header"],
 )
-def test_what_gunicorn_refuses_by_itself_is_a_problem_too(
+def test_what_the_worker_refuses_is_a_problem_too(
     gunicorn: Server, sent: bytes, status: int, type_: str
 ) -> None:
     head, _, body = exchange(gunicorn.port, sent).partition(b"\r\n\r\n")
@@ -276,3 +276,69 @@ def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, databa
         twin.join()
     assert answers[0].status == 409
     assert int(answers[0].headers["Retry-After"]) > 0
+
+
+CHUNKED = (
+    "POST {} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n"
+)
+MALFORMED_CHUNKS = (
+    b"x\r\n",
+    b"-1\r\n",
+    b"0x1\r\n \r\n0\r\n\r\n",
+    b"2\r\n{}x",
+    b"2\n{}\n0\n\n",
+    b"2 \r\n{}\r\n0\r\n\r\n",
+)
+
+
+def exchange_chunks(server: Server, path: str, chunks: bytes) -> tuple[int, dict[str, object]]:
+    """Status and document of the response to a chunked request."""
+    head, _, body = exchange(server.port, CHUNKED.format(path).encode() + chunks).partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def test_an_empty_chunked_body_is_no_body(gunicorn: Server) -> None:
+    path = gunicorn.ask("POST", "/orders", ORDER).headers["Location"]
+
+    without_type = CHUNKED.format(f"{path}/confirm").replace("Content-Type: application/json\r\n", "")
+    confirmed = exchange(gunicorn.port, without_type.encode() + b"0\r\n\r\n")
+    refused = exchange_chunks(gunicorn, f"{path}/complete", b'7\r\n{"a":1}\r\n0\r\n\r\n')
+
+    assert confirmed.startswith(b"HTTP/1.1 200 ")
+    assert (refused[0], refused[1]["type"]) == (400, "/problems/invalid-request")
+
+
+@pytest.mark.parametrize("chunks", MALFORMED_CHUNKS)
+@pytest.mark.parametrize("valid", [b"", b"2\r\n{}\r\n"], ids=["first", "second"])
+def test_malformed_chunks_are_400(gunicorn: Server, valid: bytes, chunks: bytes) -> None:
+    assert exchange_chunks(gunicorn, "/orders", valid + chunks)[0] == 400
+
+
+def test_malformed_chunks_that_come_later_are_400(gunicorn: Server) -> None:
+    with socket.create_connection(("127.0.0.1", gunicorn.port), timeout=PATIENCE) as connection:
+        connection.sendall(CHUNKED.format("/orders").encode() + b"2\r\n{}\r\n")
+        time.sleep(0.3)  # the service reads the body by now
+        connection.sendall(b"x\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["type"] == "/problems/bad-request"
+    assert "Traceback" not in gunicorn.output()
+
+
+def test_a_request_without_host_is_400(gunicorn: Server) -> None:
+    assert exchange(gunicorn.port, b"GET /healthz HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert exchange(gunicorn.port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_connection_close_with_an_unread_body_delivers_the_response(gunicorn: Server) -> None:
+    """A server that closes with bytes unread resets the connection, which takes the response from the client."""
+    head = (
+        b"POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+        b"Content-Length: 4000000\r\n\r\n"
+    )
+    for _ in range(5):
+        received = exchange(gunicorn.port, head + b"x" * 4_000_000)
+
+        assert received.startswith(b"HTTP/1.1 415 ") and received.endswith(b"}")

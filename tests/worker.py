@@ -13,12 +13,13 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @contextmanager
-def worker_of(application: Application, **settings: Any) -> Iterator[Worker]:
-    """A worker that would serve the application, were it given connections."""
+def worker_of(application: Application, *, timeout: float = 10, **settings: Any) -> Iterator[Worker]:
+    """A worker that would serve the application, were it given connections. All its time limits are `timeout`."""
     configuration = Config()
     for name, value in settings.items():
         configuration.set(name, value)
     worker = Worker(1, 1, [], None, 30, configuration, Logger(configuration))
+    worker.head_timeout = worker.body_timeout = worker.send_timeout = timeout
     worker.wsgi = application
     with closing(worker.tmp):
         yield worker

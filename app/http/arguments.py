@@ -11,8 +11,9 @@ from urllib.parse import quote, unquote_to_bytes
 
 from flask import Request
 from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import ClientDisconnected
 
-from app.errors import BadRequest, ContentTooLarge, InvalidRequest, UnsupportedMediaType
+from app.errors import BadRequest, ContentTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
 from app.http.application import ACCEPT_PATCH, current_request
 from app.http.strict_json import parse_json
 from app.schemas.fields import FAULTS_MAX, StrictSchema
@@ -64,10 +65,14 @@ def _defaults(schema: Schema) -> dict[str, Any]:
 
 def _read_json(req: Request, schema: Schema) -> Any:
     """The request's JSON body. Raises UnsupportedMediaType, ContentTooLarge and MalformedJSON."""
-    if not schema.fields and not req.content_length and "Transfer-Encoding" not in req.headers:
-        return {}  # an action that takes nothing may come without a body
+    limit, body = getattr(schema, "BODY_MAX", StrictSchema.BODY_MAX), b""
+    if not schema.fields and not req.content_length:  # an action that takes nothing may come without a body
+        if "Transfer-Encoding" in req.headers:  # its length is not known before it has been read
+            body = _read_body(req, limit=limit)
+        if not body:
+            return {}
     check_media_type(req, *((JSON, MERGE_PATCH) if req.method == "PATCH" else (JSON,)))
-    return _parse(_read_body(req, limit=getattr(schema, "BODY_MAX", StrictSchema.BODY_MAX)))
+    return _parse(body or _read_body(req, limit=limit))
 
 
 def _parse(body: bytes) -> Any:
@@ -93,6 +98,16 @@ def _read_query(req: Request) -> dict[str, str]:
 
 
 def _read_body(req: Request, *, limit: int) -> bytes:
+    """The request's body. Raises ContentTooLarge, and RequestTimeout or BadRequest where the server cannot read it."""
+    try:
+        return _receive_body(req, limit)
+    except (OSError, ClientDisconnected) as error:
+        if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
+            raise RequestTimeout("The body came too slowly.") from error
+        raise BadRequest("The body ended early, or its chunks are malformed.") from error
+
+
+def _receive_body(req: Request, limit: int) -> bytes:
     length = req.content_length
     if length is not None and length <= limit:
         body: bytes = req.environ["wsgi.input"].read(length)  # the library would first make room for 64 KiB, twice
