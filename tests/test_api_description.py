@@ -4,7 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pcre2
 import pytest
+import re2
+import regress
 from flask import Flask
 from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
@@ -152,6 +155,41 @@ def test_every_input_has_its_limits_told(description: dict[str, Any]) -> None:
         if "enum" in schema:
             assert (None in schema["enum"]) == ("null" in kinds), name
         assert "nullable" not in schema, name
+
+
+FRAGMENTS = [chr(code) for code in (*range(1, 0x180), 0x2028, 0x3000, 0xFEFF, 0xFFFF, 0x10FFFF) if chr(code) != "\n"]
+TEXTS = [
+    "", "Straße", "Übel", "Зоя", "東京", "🙂", "DE", "de", "k-1", "two words", '"k-1"', '"a b"', r'"a\\b"', '"a"b"',
+    "a/b", "a/./b", "..", "...", ".a/..b", "/", "http://a", "https://ä.example/?q=1", "http://a b", "http://", "ftp://a",
+    "k" * 255, "k" * 256, "Ring.\n\tTwice.", "À" * 60 + "\x85", "Â\x85", *FRAGMENTS, *(f"a{one}z" for one in FRAGMENTS),
+    *(f"http://{one}z" for one in FRAGMENTS), *(f'"{one}"' for one in FRAGMENTS),
+]  # fmt: skip
+
+
+def test_every_pattern_means_the_same_to_every_engine(description: dict[str, Any]) -> None:
+    """ECMA 262, of JSON Schema and TypeScript clients; PCRE2, of PHP's; RE2, of Go's."""
+    patterns = {node["pattern"] for node in nodes(description) if isinstance(node.get("pattern"), str)}
+    assert len(patterns) >= 6
+    for pattern in patterns:
+        assert set(re.findall(r"\\(.)", pattern)) <= set(r'x-.[]\"'), pattern  # PCRE2 may be built to know more
+        ecma, pcre, go = regress.Regex(pattern, "u"), pcre2.compile(pattern), re2.compile(pattern)
+        php = pcre2.compile(pattern.encode())  # generated clients lack the u flag: to them a character is a byte
+        for text in TEXTS:
+            expected = re.search(pattern, text) is not None
+            found = [ecma.find(text) is not None, pcre.search(text) is not None, go.search(text) is not None]
+            assert found == [expected] * 3, (pattern, text)
+            assert php.search(text.encode()) or not expected, (pattern, text)
+
+
+@pytest.mark.parametrize("schema, member", [("AddressIn", "name"), ("OrderIn", "note"), ("OrderIn", "customer_id")])
+def test_a_pattern_refuses_what_the_service_refuses(description: dict[str, Any], schema: str, member: str) -> None:
+    pattern = description["components"]["schemas"][schema]["properties"][member]["pattern"]
+    allowed = "\t\n\r" if member == "note" else ""
+    controls = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in allowed]
+
+    assert not [control for control in controls if regress.Regex(pattern, "u").find(f"a{control}b")]
+    for text in ("Straße", "Übel", "東京 🙂\u2028", f"a{allowed}b"):
+        assert regress.Regex(pattern, "u").find(text), text
 
 
 def test_the_limits_of_an_order_are_those_of_the_design(description: dict[str, Any]) -> None:
