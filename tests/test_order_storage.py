@@ -1,6 +1,7 @@
 """What a create leaves in the database, what it costs, and what it survives."""
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Select, select
+from sqlalchemy import Connection, Select, event, select
 
 from app.extensions import db
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
@@ -189,6 +190,43 @@ def test_a_change_whose_answer_was_lost_is_not_made_twice(
     assert client.get(path).json["items"][0]["fulfilled"] == 1
     assert "Idempotent-Replayed" not in response.headers
     assert event_types(client, path)[2:] == ["order.fulfilled", *(["order.held"] if next_change else [])]
+
+
+@pytest.fixture
+def breaking_reads(app: Flask, database_url: str) -> Iterator[None]:
+    """Have the database break off every query of the service that reads in a transaction, and no insert."""
+
+    def break_off(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.lstrip().startswith("SELECT"):
+            return
+        driver = connection.connection.dbapi_connection
+        if isinstance(driver, sqlite3.Connection):
+            driver.set_progress_handler(lambda: 1, 1)
+            return
+        with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [driver.info.backend_pid])
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", break_off)
+    yield
+    event.remove(engine, "before_cursor_execute", break_off)
+    engine.dispose()
+
+
+def test_orders_that_are_stored_are_no_errors_where_the_others_cannot_be_judged(
+    client: FlaskClient, request: pytest.FixtureRequest
+) -> None:
+    known = MINIMAL | {"idempotency_key": "k-1"}
+    client.post("/orders/batch", json={"orders": [known]})
+    request.getfixturevalue("breaking_reads")
+
+    new, old = client.post("/orders/batch", json={"orders": [MINIMAL, known]}).json["results"]
+
+    assert new["status"] == 201
+    assert old["status"] in (500, 503) and "order" not in old
+    [first, second] = client.get("/orders?sort=created_at").json["orders"]
+    assert (first["version"], second) == (1, new["order"])
 
 
 def test_a_number_that_is_taken_is_drawn_again(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
