@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.samples import MINIMAL, fault_places
+from app.models import order
+from tests.actions import act, order_after
+from tests.samples import MINIMAL, fault_places, slug
 
 
 @pytest.fixture
@@ -106,3 +108,20 @@ def test_a_change_is_made_only_to_the_version_that_if_match_names(
 
     assert response.status_code == status
     assert response.headers.get("ETag", '"2"') == ('"3"' if status == 200 else '"2"')
+
+
+def test_an_order_has_a_limited_number_of_versions_and_can_be_ended_beyond(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order, "VERSIONS_MAX", 3)
+    address = order_after(client, "hold", "update", customer_id="c-versions")
+
+    refused = [act(client, address, name) for name in ("update", "hold")]
+    released = act(client, address, "release")
+    still_refused = act(client, address, "confirm")
+    cancelled = act(client, address, "cancel")
+    erased = client.delete("/customers/c-versions/personal-data")
+
+    assert [slug(response) for response in (*refused, still_refused)] == [(409, "too-many-versions")] * 3
+    assert (released.json["version"], cancelled.json["version"], erased.json["orders"]) == (4, 5, 1)
+    assert slug(act(client, address, "update")) == (409, "too-many-versions")

@@ -11,12 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from datetime import timedelta
 
 import pytest
 from flask import Flask
 
 from app.extensions import db
 from app.models.order import Order
+from app.services.order_expiry import expire_orders
 from tests.nginx.conftest import nginx_without_service
 from tests.servers import PATIENCE, Server, exchange
 
@@ -95,6 +97,23 @@ def test_a_customer_is_erased_whatever_characters_the_id_has(service: Server, cu
 
     assert (erased.status, erased.json["orders"]) == (200, 1)
     assert service.ask("GET", order).json["customer_id"].startswith("erased-")
+
+
+def test_many_orders_are_erased_without_a_time_out(service: Server, app: Flask) -> None:
+    many = [ORDER | {"customer_id": "c-many", "note": "personal"}] * 300
+    assert service.ask("POST", "/orders/batch", {"orders": many}).status == 200
+    with app.app_context():
+        assert sum(expire_orders(older_than=timedelta(0))) >= len(many)
+
+    answer = service.ask("DELETE", "/customers/c-many/personal-data")
+    answers, location = [answer], answer.headers["Location"]
+    while answers[-1].json["status"] == "running":
+        answers.append(service.ask("GET", location))
+
+    assert answer.status == (202 if len(answers) > 1 else 200)
+    assert {answer.status for answer in answers[1:]} <= {200}
+    assert (answers[-1].json["status"], answers[-1].json["orders"]) == ("done", len(many))
+    assert service.ask("GET", "/orders?customer_id=c-many").json["orders"] == []
 
 
 HEAD = b"Host: a\r\nConnection: close\r\nX-Request-Id: id-1\r\n"

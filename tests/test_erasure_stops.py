@@ -1,0 +1,82 @@
+"""A real server is stopped or killed while it erases orders of many versions: whoever goes on completes it."""
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
+from tests.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, free_port, running
+
+ERASE = f"/customers/{CUSTOMER}/personal-data"
+ORDERS, VERSIONS = 3, 3_000  # together about 60 MB of snapshots
+SERVER = (*GUNICORN[:-1], "tests.short_requests:app")
+
+
+def erase_in_background(server: Server) -> tuple[threading.Thread, list[Answer]]:
+    """A request that erases, under way, and where its answer will be; there is none where the connection breaks."""
+    answers: list[Answer] = []
+
+    def send() -> None:
+        with suppress(OSError, http.client.HTTPException):
+            answers.append(server.ask("DELETE", ERASE))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    time.sleep(0.1)
+    return thread, answers
+
+
+def worker_of(server: Server) -> int:
+    """The process id of the only worker."""
+    return int(re.findall(r"Booting worker with pid: (\d+)", server.output())[-1])
+
+
+def peak_memory(pid: int) -> int:
+    """The largest resident memory that the process ever had, in bytes."""
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read())[0]) * 1024
+
+
+def test_a_kill_and_a_stop_in_the_middle_lose_nothing(app: Flask, client: FlaskClient, database_url: str) -> None:
+    for _ in range(ORDERS):
+        path = client.post("/orders", json=personal_order()).headers["Location"]
+        client.post(f"{path}/cancel", json={"reason": "other", "note": canary()})
+        add_versions(app, path.rpartition("/")[2], VERSIONS, note_length=2000)
+    settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1"}
+
+    port = free_port()
+    with running(*SERVER, port=port, PORT=str(port), **settings) as server:
+        killed, _ = erase_in_background(server)
+        os.kill(worker_of(server), signal.SIGKILL)
+        killed.join()
+        while server.output().count("Booting worker") < 2:
+            time.sleep(0.05)
+        server.ask("GET", "/healthz")  # answered when the new worker has loaded the application
+        before = peak_memory(worker_of(server))
+        stopped, answers = erase_in_background(server)
+        started = time.monotonic()
+        meanwhile = server.ask("GET", "/healthz")
+        waited = time.monotonic() - started
+        growth = peak_memory(worker_of(server)) - before
+        server.process.send_signal(signal.SIGTERM)
+        stopped.join()
+        status = server.process.wait(PATIENCE)
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "privacy", "resume"]
+    resumed = subprocess.run(command, cwd=ROOT, env=environment(**settings), capture_output=True, text=True)
+
+    assert (meanwhile.status, waited < 5) == (200, True)  # a step at a time: others are served in between
+    assert growth < 100_000_000
+    assert ([answer.status for answer in answers], status) == ([202], 0)
+    assert resumed.returncode == 0, resumed.stderr
+    assert traces(app) == []
+    assert app.test_cli_runner().invoke(args=["verify"]).output.endswith(f"{ORDERS} orders verified, 0 differences.\n")
+    assert [order["status"] for order in client.get("/orders").json["orders"]] == ["cancelled"] * ORDERS
