@@ -91,6 +91,10 @@ NOT_AN_ORDER = {
     "a huge negative exponent": (with_quantity("1e-" + "9" * 90), "#/items/0/quantity"),
     "2.5": (with_quantity("2.5"), "#/items/0/quantity"),
     "25e-1": (with_quantity("25e-1"), "#/items/0/quantity"),
+    "a price too small for a float": (
+        b'{"customer_id":"c","currency":"EUR","items":[{"item_id":"s","quantity":1,"unit_price":1e-400}]}',
+        "#/items/0/unit_price",
+    ),
     "0.0": (with_quantity("0.0"), "#/items/0/quantity"),
     "0e999999999": (with_quantity("0e999999999"), "#/items/0/quantity"),
     "true as a quantity": (with_quantity("true"), "#/items/0/quantity"),

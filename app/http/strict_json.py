@@ -99,7 +99,8 @@ def _decimal(text: str) -> int | float:
     """The exact integer that a number with a fraction or an exponent stands for; a float where it stands for none."""
     if len(text) > _MAX_NUMBER:
         raise MalformedJSON(f"A number has more than {_MAX_NUMBER} characters.")
-    if len(text) <= sys.float_info.dig and abs(value := float(text)) < 1e15:  # so short, a float is exact enough
+    # So short, a float is exact enough; but what is too small for one becomes 0.
+    if len(text) <= sys.float_info.dig and 0 < abs(value := float(text)) < 1e15:
         return int(value) if value.is_integer() else value
     match = _DECIMAL.fullmatch(text)
     assert match is not None  # the decoder gives nothing else
