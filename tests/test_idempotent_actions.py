@@ -1,9 +1,12 @@
 """The Idempotency-Key on every action that is posted: kept also where the action changes nothing."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -208,6 +211,32 @@ def test_a_change_that_comes_first_is_seen_by_one_that_would_have_changed_nothin
 
     assert (first.json["hold"], first.json["version"]) == (None, 3)
     assert act(client, path, "release", Idempotency_Key="k-1").data == first.data
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_key_of_no_change_waits_for_whoever_changes_the_order(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    """Were it stored beside an erasure, what it keeps of the body would be left."""
+    path = order_after(client)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'order-service' AND wait_event_type = 'Lock'"
+    url = database_url.replace("+psycopg", "")
+    with (
+        ThreadPoolExecutor(1) as threads,
+        psycopg.connect(url) as eraser,
+        psycopg.connect(url, autocommit=True) as observer,
+    ):
+        eraser.execute("UPDATE orders SET version = 2")
+        snapshot = """replace(snapshot::text, '"version":1', '"version":2')::json"""
+        eraser.execute(f"INSERT INTO order_events SELECT order_id, 2, type, actor, at, {snapshot} FROM order_events")
+        answer = threads.submit(lambda: act(app.test_client(), path, "release", Idempotency_Key="k-1"))
+        while not observer.execute(waiting).fetchone():
+            assert not answer.done(), answer.result().text
+            time.sleep(0.01)
+        eraser.commit()
+
+        assert answer.result().json["version"] == 2
+        assert observer.execute("SELECT version FROM change_keys").fetchall() == [(2,)]
 
 
 @pytest.mark.parametrize("twins_body", [{}, {"note": "mine"}])

@@ -173,6 +173,8 @@ def _current_statement() -> Statement:
 def _keep_key_statement(dialect: Any) -> Statement:
     row = select(Order.id, bindparam("key_hash", type_=Text), Order.version, bindparam("fingerprint", type_=Text))
     row = row.where(Order.id == bindparam("id"), Order.version == bindparam("version", type_=Integer))
+    # The row lock makes it wait for whoever changes or erases the order now, and then see what they made of it.
+    row = row.with_for_update(read=True)
     names = ["order_id", "key_hash", "version", "fingerprint"]
     kept = dialect.insert(CHANGE_KEYS).from_select(names, row).on_conflict_do_nothing()
     return Statement(kept.returning(CHANGE_KEYS.c.version))
