@@ -32,7 +32,7 @@ from app.services.order_document import render_stored_order
 from app.services.sqlite_rewrite import rewrite_file
 from app.services.transactions import in_transaction
 
-REWRITE_MAX = 256 * 1024 * 1024  # bytes of a SQLite file that a request rewrites; nobody else is served meanwhile
+REWRITE_MAX = 64 * 1024 * 1024  # bytes of a SQLite file that a request rewrites: writers wait for about a second
 
 # Snapshots of one step: few of large ones, so that memory and the time that others wait stay bounded.
 _PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 8, 100, 1_000_000

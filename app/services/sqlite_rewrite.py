@@ -7,7 +7,7 @@ from app.extensions import db
 
 _TRIES = 5
 _PAUSE = 0.1  # seconds between two tries, in which other requests of this process go on
-_BUSY_TIMEOUT = 200  # milliseconds; a longer wait would stop the whole worker, and with it whom it waits for
+_BUSY_TIMEOUT = 50  # milliseconds; a longer wait would stop the whole worker, and with it whom it waits for
 
 
 def rewrite_file(largest: float) -> bool:
