@@ -236,7 +236,7 @@ def test_a_large_file_is_rewritten_by_the_command_alone(
 
 @on_sqlite
 def test_the_file_is_not_rewritten_where_nothing_was_erased(app: Flask, client: FlaskClient) -> None:
-    cancelled_orders(client, 1)
+    cancelled_orders(client, 20)
     with app.app_context(), db.engine.begin() as connection:
         connection.execute(text("DELETE FROM order_events"))
     free = "PRAGMA freelist_count"
