@@ -9,15 +9,13 @@ gc.disable()
 from app import create_app
 from app.cli import is_serving
 from app.config import StartupError
-from app.http.auth import require_credentials
-from app.models.schema_state import require_migrated
+from app.http.readiness import check_before_serving
 
 try:
     app = create_app()
     if is_serving():
         with app.app_context():
-            require_migrated()
-            require_credentials()
+            check_before_serving(app)
 except StartupError as error:
     print(f"order service: {error}", file=sys.stderr)
     sys.exit(3)  # by which a gunicorn worker says: do not start me again

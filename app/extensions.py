@@ -1,8 +1,10 @@
 """The extensions, created unbound; the factory binds them to an application."""
 
 import os
+import random
 import sqlite3
 import sys
+import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +17,11 @@ from sqlalchemy import Connection, Dialect, Engine, MetaData, Pool, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase
 
+from app.bounded_connection import BoundedConnection
 from app.config import StartupError
+
+SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a write waits for another process's
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two tries
 
 
 class Base(DeclarativeBase):
@@ -52,7 +58,7 @@ _REQUIRED = {
     "standard_conforming_strings": "on",
     "default_transaction_isolation": r"read\ committed",
 }
-# A server that fell silent, before or after it had taken the statement, is given up within 5 or 11 s.
+# The kernel's own limits for a server that fell silent, 5 to 11 s; those of app.bounded_connection come before them.
 _CONNECTION = {
     "connect_timeout": "2",
     "tcp_user_timeout": "5000",
@@ -81,7 +87,9 @@ def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
     pool["pool_reset_on_return"] = None  # _end_transaction below does it, where there is one to end
     pool["hide_parameters"] = True  # an error is logged, and they are personal data
     if url.startswith("sqlite"):
-        return pool | {"connect_args": {"isolation_level": None, "timeout": 5}}
+        # SQLite's own wait for a lock would stop the whole worker, so _execute_when_unlocked does it. A writer waits
+        # with its connection: the others must not leave none to the readers.
+        return pool | {"max_overflow": 100, "connect_args": {"isolation_level": None, "timeout": 0}}
     return pool | {"connect_args": _postgresql_arguments(make_url(url).query)}
 
 
@@ -108,13 +116,15 @@ def _as_options(settings: Mapping[str, str]) -> str:
 
 @event.listens_for(Engine, "do_connect")
 def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
-    """A connection for PostgreSQL in a gevent worker; None leaves it to the driver."""
-    monkey = sys.modules.get("gevent.monkey")
-    if dialect.name != "postgresql" or monkey is None or not monkey.is_module_patched("socket"):
+    """A connection for PostgreSQL; None leaves it to the driver."""
+    if dialect.name != "postgresql":
         return None
-    from app.green_connection import GreenConnection  # not before gevent, which commands have no use for
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("socket"):
+        return BoundedConnection.connect(*arguments, **named)
+    from app.green_connection import connect  # not before gevent, which commands have no use for
 
-    return GreenConnection.connect(*arguments, **named)
+    return connect(*arguments, **named)
 
 
 @event.listens_for(Engine, "connect")
@@ -123,13 +133,30 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
         # FULL: with NORMAL a power cut takes acknowledged orders with it (the log is not synced at commit).
         # secure_delete, which is not every build's default: what a change or an erasure frees is overwritten.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+            _execute_when_unlocked(connection, f"PRAGMA {pragma}", within=SQLITE_LOCK_TIMEOUT)
     elif (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
         connection.close()
         raise StartupError(
             f"The database's encoding is {encoding}, in which not every order can be stored: make one with "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )
+
+
+def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, within: float) -> None:
+    """Try until no other process holds the lock, at most so many seconds; a worker's other requests go on meanwhile.
+
+    Raises sqlite3.OperationalError (SQLITE_BUSY).
+    """
+    deadline, pause = time.monotonic() + within, _SHORTEST_PAUSE
+    while True:
+        try:
+            connection.execute(sql)
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(0.5, 1) * pause)  # jitter  # nosec B311
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 @event.listens_for(Pool, "reset")
@@ -145,9 +172,13 @@ def _end_transaction(connection: Any, _record: Any, _state: Any) -> None:
 
 @event.listens_for(Engine, "begin")
 def _begin(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("read_only", False)
-    if connection.dialect.name == "sqlite":
-        # IMMEDIATE: a transaction that reads first and writes later cannot wait for another writer, it fails at once.
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-    else:
+    options = connection.get_execution_options()
+    read_only = options.get("read_only", False)
+    driver = connection.connection.dbapi_connection
+    if not isinstance(driver, sqlite3.Connection):
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN")
+    elif read_only:
+        driver.execute("BEGIN")
+    else:
+        # IMMEDIATE: a transaction that reads first and writes later cannot wait for another writer, it fails at once.
+        _execute_when_unlocked(driver, "BEGIN IMMEDIATE", within=options.get("lock_timeout", SQLITE_LOCK_TIMEOUT))

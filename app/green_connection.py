@@ -2,23 +2,26 @@
 
 from typing import Any, TypeVar
 
-import psycopg
+import gevent
 from gevent.socket import wait_read, wait_readwrite, wait_write
 from psycopg.abc import PQGen
+from psycopg.errors import ConnectionTimeout
 from psycopg.pq import PipelineStatus
 from psycopg.waiting import Wait
 
+from app.bounded_connection import BoundedConnection
+
 Result = TypeVar("Result")
 
+_CONNECT_WITHIN = 5.0  # seconds for all hosts of a URL together, and for their names to be resolved
 _WAITS = {Wait.R: wait_read, Wait.W: wait_write, Wait.RW: wait_readwrite}
 
 
-class GreenConnection(psycopg.Connection[Any]):
+class GreenConnection(BoundedConnection):
     """Waits in gevent's own loop.
 
     The driver asks gevent's imitation of poll(), which makes an event and a timer each time: of the 100 µs of a short
-    statement these are 50. No limit is needed here: the server ends what takes too long, and the kernel a connection
-    whose other end is gone (app.extensions).
+    statement these are 50.
     """
 
     def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
@@ -28,8 +31,16 @@ class GreenConnection(psycopg.Connection[Any]):
         try:
             wanted = next(gen)
             while True:
-                _WAITS[wanted](self.pgconn.socket)
+                _WAITS[wanted](self.pgconn.socket, self.answer_within)
                 wanted = gen.send(wanted)  # Wait and Ready are the same bits
         except StopIteration as end:
             result: Result = end.value
             return result
+        except TimeoutError:
+            raise ConnectionTimeout(f"The database has not answered within {self.answer_within} seconds.") from None
+
+
+def connect(*arguments: Any, **named: Any) -> GreenConnection:
+    """A new connection. Raises ConnectionTimeout where there is none within 5 seconds, whatever takes so long."""
+    with gevent.Timeout(_CONNECT_WITHIN, ConnectionTimeout("No connection within 5 seconds.")):
+        return GreenConnection.connect(*arguments, **named)

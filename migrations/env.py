@@ -33,6 +33,7 @@ def wait_for_other_migrations(connection: Connection) -> None:
     Lock and settings end with the transaction, so that they hold behind a pooler too.
     """
     # A migration may take longer than a request may, and so may waiting for another one to end.
+    connection.connection.dbapi_connection.answer_within = None
     for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
         connection.execute(text(f"SET LOCAL {limit} = 0"))
     lock_timeout = connection.scalar(text("SELECT current_setting('lock_timeout')"))

@@ -20,7 +20,11 @@ from typing import Any
 # the server is stopped and its directory removed.
 SUPERVISOR = """
 exec 2>&1
-initdb --pgdata="$1/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$1/log" 2>&1 &&
+if [ -n "$3" ]; then
+  pg_basebackup --pgdata="$1/data" --dbname="$3" --write-recovery-conf --checkpoint=fast --no-sync >"$1/log" 2>&1
+else
+  initdb --pgdata="$1/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$1/log" 2>&1
+fi &&
 pg_ctl start --wait --silent --pgdata="$1/data" --log="$1/log" --options="-k '$1' $2" && echo ready || cat "$1/log"
 read -r _
 pg_ctl stop --silent --mode=immediate --pgdata="$1/data"
@@ -31,10 +35,10 @@ VOLATILE = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 
 
 @contextmanager
-def private_postgres(*, durable: bool = False, **settings: str) -> Iterator[str]:
-    """Yield the URL of a new, empty server on a Unix socket; `durable` makes it safe from power loss, and slower.
+def private_postgres(*, durable: bool = False, primary: str = "", **settings: str) -> Iterator[str]:
+    """Yield the URL of a new server on a Unix socket: an empty one, or a standby of the server at the URL `primary`.
 
-    Further settings are the server's own.
+    `durable` makes it safe from power loss, and slower. Further settings are the server's own.
     """
     options = SETTINGS if durable else SETTINGS + VOLATILE
     options += "".join(f" -c {name}={value}" for name, value in settings.items())
@@ -43,7 +47,7 @@ def private_postgres(*, durable: bool = False, **settings: str) -> Iterator[str]
         if user:
             os.chown(directory, user["user"], user["group"])
         server = subprocess.Popen(
-            ["sh", "-c", SUPERVISOR, "postgres", directory, options],
+            ["sh", "-c", SUPERVISOR, "postgres", directory, options, libpq_url(primary)],
             # A new session: Ctrl-C reaches the tests, which may still need the server to finish.
             start_new_session=True, cwd=directory, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             # The caller's PG… variables must not change this server.
@@ -59,6 +63,23 @@ def private_postgres(*, durable: bool = False, **settings: str) -> Iterator[str]
                 yield f"postgresql+psycopg://postgres@/postgres?host={directory}&port=5432"
             finally:
                 server.stdin.close()
+
+
+def libpq_url(url: str) -> str:
+    """The URL as PostgreSQL's own library takes it."""
+    return url.replace("+psycopg", "")
+
+
+def socket_directory(url: str) -> Path:
+    """The directory of a private server's socket."""
+    return Path(url.partition("host=")[2].partition("&")[0])
+
+
+def processes(url: str) -> list[int]:
+    """The processes of a private server, its postmaster first."""
+    postmaster = int((socket_directory(url) / "data" / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    return [postmaster, *map(int, children)]
 
 
 def _unprivileged_user() -> dict[str, Any]:

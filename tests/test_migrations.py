@@ -17,7 +17,7 @@ from sqlalchemy import inspect, make_url
 from app import create_app
 from app.config import ROOT
 from app.extensions import db
-from app.models.schema_state import expected_revision, stored_revision
+from app.models.schema_state import database_state, expected_revision
 from tests.servers import PATIENCE, environment
 
 MIGRATIONS = str(ROOT / "migrations")
@@ -84,12 +84,12 @@ def test_every_migration_can_be_undone_and_done_again(empty_app: Flask) -> None:
     with empty_app.app_context():
         flask_migrate.upgrade(directory=MIGRATIONS)
         first = schema(empty_app)
-        assert stored_revision() == expected_revision()
+        assert database_state().revision == expected_revision()
 
         for _ in ScriptDirectory(MIGRATIONS).walk_revisions():
             flask_migrate.downgrade(directory=MIGRATIONS)
         assert schema(empty_app) == {}
-        assert stored_revision() is None
+        assert database_state().revision is None
 
         flask_migrate.upgrade(directory=MIGRATIONS)
         assert schema(empty_app) == first
@@ -113,4 +113,4 @@ def test_upgrades_that_start_at_once_run_one_after_the_other(empty_app: Flask) -
 
     assert [upgrade.returncode for upgrade in upgrades] == [0, 0, 0], errors
     with empty_app.app_context():
-        assert stored_revision() == expected_revision()
+        assert database_state().revision == expected_revision()

@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from app import create_app
 from app.errors import ServiceError, problem_types
 from app.extensions import db
+from app.models.schema_state import DatabaseState
 from app.services import order_service
 from tests.samples import MINIMAL, slug
 
@@ -174,7 +175,7 @@ def test_a_ready_service_says_so(client: FlaskClient) -> None:
 
 
 def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.routes.health_routes.stored_revision", lambda: "0000")
+    monkeypatch.setattr("app.routes.health_routes.database_state", lambda: DatabaseState("0000", read_only=False))
 
     response = client.get("/readyz")
 

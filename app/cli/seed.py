@@ -10,17 +10,17 @@ from random import Random
 
 import click
 from flask.cli import with_appcontext
-from sqlalchemy import exists, select, text
+from sqlalchemy import exists, select
 
 from app.cli.faults import faults_in_one_line
 from app.cli.progress import progress_bar
 from app.cli.sample_shop import Shop
-from app.extensions import db
 from app.models import Order
 from app.models.faults import FAULTS, is_unavailable
 from app.models.principal import Principal
 from app.services.new_order import NewOrder, OrderRequest, new_order
 from app.services.order_writes import insert_orders
+from app.services.transactions import one_moment
 
 PRINCIPAL = Principal("seed", frozenset())  # by which the orders made here are told from all others
 UNTIL = "2026-11-01"  # fixed, not today: the same command makes the same orders on any day
@@ -89,11 +89,8 @@ def _moments(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
 
 
 def _holds_other_orders() -> bool:
-    with db.engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            # To find none takes a look at every order; the limit of a request is not meant for that.
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-        return bool(connection.scalar(select(exists().where(Order.principal != PRINCIPAL.id))))
+    with one_moment() as session:  # to find none takes a look at every order
+        return bool(session.scalar(select(exists().where(Order.principal != PRINCIPAL.id))))
 
 
 def _store(orders: Iterator[NewOrder], count: int) -> int:

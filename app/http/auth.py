@@ -31,7 +31,7 @@ _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII)
 
 def init_app(app: Flask) -> None:
     """Let nobody in unannounced. Raises StartupError for a route that does not say whom it lets in."""
-    scopes = {endpoint: _declared_scope(app, endpoint) for endpoint in app.view_functions}
+    scopes = {endpoint: declared_scope(app, endpoint) for endpoint in app.view_functions}
     for endpoint, scope in scopes.items():
         if scope not in {*SCOPES, PUBLIC}:
             raise StartupError(f"The route {endpoint} does not say whom it lets in: declare a scope, or PUBLIC.")
@@ -39,7 +39,8 @@ def init_app(app: Flask) -> None:
     app.before_request(lambda: _authorize(authenticator, scopes))
 
 
-def _declared_scope(app: Flask, endpoint: str) -> str | None:
+def declared_scope(app: Flask, endpoint: str) -> str | None:
+    """The scope that the route of an endpoint requires, PUBLIC, or None where it does not say."""
     blueprint, _, view = endpoint.rpartition(".")
     routes = app.blueprints.get(blueprint)
     return routes.operations[view].scope if isinstance(routes, Blueprint) and view in routes.operations else None

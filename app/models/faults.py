@@ -7,8 +7,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 
-# PostgreSQL's error codes, appendix A: serialization failure, deadlock, and the ways a connection ends.
-_TRANSIENT = {"40001", "40P01", "57P01", "57P02", "57P03", "53300"}
+# PostgreSQL's error codes, appendix A.
+_TRANSIENT = {"40001", "40P01", "53300"}  # serialization failure, deadlock, too many connections
+_CONNECTION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}  # by an administrator, a crash, a time limit
+_READ_ONLY = "25006"
 _LOCK_TIMEOUT = "55P03"
 _DUPLICATE = "23505"
 _OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of memory: another try would not help
@@ -19,10 +21,7 @@ FAULTS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout, StaleDataError)
 
 def is_lock_timeout(error: BaseException) -> bool:
     """Whether another writer held a row (PostgreSQL) or the file (SQLite) for too long."""
-    error = _driver_error(error)
-    if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return getattr(error, "sqlstate", None) == _LOCK_TIMEOUT
+    return is_file_locked(error) or getattr(_driver_error(error), "sqlstate", None) == _LOCK_TIMEOUT
 
 
 def is_duplicate(error: BaseException) -> bool:
@@ -34,32 +33,50 @@ def is_duplicate(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same statement may well succeed at once: a deadlock's victim, a version
-    that another writer took first, or a lost connection."""
-    if isinstance(error, StaleDataError):
+    """Whether the same statement may well succeed at once: a deadlock's victim, a version that another writer took
+    first, a lost connection, a read-only server (the next connection may find the primary), or SQLite's file locked."""
+    if isinstance(error, StaleDataError) or is_connection_unusable(error) or is_file_locked(error):
         return True
-    error = _driver_error(error)
-    if not isinstance(error, psycopg.Error):
-        return False
-    return error.sqlstate in _TRANSIENT or is_lost_connection(error)
+    return getattr(_driver_error(error), "sqlstate", None) in _TRANSIENT
+
+
+def is_file_locked(error: BaseException) -> bool:
+    """Whether another process kept SQLite's file locked for too long."""
+    return _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_missing_file(error: BaseException) -> bool:
+    """Whether SQLite could not open its file, most often since there is no such directory."""
+    return _sqlite_code(error) == sqlite3.SQLITE_CANTOPEN
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether the connection broke, so that nobody knows if the statement was carried out."""
+    """Whether the connection broke or fell silent, so that nobody knows if the statement was carried out."""
     error = _driver_error(error)
-    if not isinstance(error, psycopg.OperationalError):
+    if not isinstance(error, psycopg.Error):
         return False
-    return error.sqlstate is None or error.sqlstate.startswith("08") or error.sqlstate in ("57P01", "57P02", "57P03")
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate.startswith("08") or error.sqlstate in _CONNECTION_ENDED
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the server refused to write: a standby, or what was the primary before a failover. Nothing is stored."""
+    return getattr(_driver_error(error), "sqlstate", None) == _READ_ONLY
+
+
+def is_connection_unusable(error: BaseException) -> bool:
+    """Whether the connection, and those opened before it, are of no further use."""
+    return is_lost_connection(error) or is_read_only(error)
 
 
 def is_unavailable(error: BaseException) -> bool:
     """Whether the database could not answer now, but may later: away, locked, too slow, full."""
     if isinstance(error, PoolTimeout) or is_lock_timeout(error) or is_transient(error):
         return True
-    error = _driver_error(error)
-    if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-    return getattr(error, "sqlstate", None) in _OVERLOAD
+    if _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_missing_file(error):
+        return True
+    return getattr(_driver_error(error), "sqlstate", None) in _OVERLOAD
 
 
 def drop_details(error: Fault) -> Fault:
@@ -67,6 +84,11 @@ def drop_details(error: Fault) -> Fault:
     for part in {error, _driver_error(error)}:
         part.args = (str(error).partition("\n")[0],)
     return error
+
+
+def _sqlite_code(error: BaseException) -> int:
+    """SQLite's primary result code; 0 for another error, also one of the driver itself."""
+    return getattr(_driver_error(error), "sqlite_errorcode", 0) & 0xFF
 
 
 def _driver_error(error: BaseException) -> BaseException:

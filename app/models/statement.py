@@ -4,8 +4,6 @@ A statement is built from the models with SQLAlchemy Core, compiled once, and ru
 execution costs 320 µs a request on top of the cursor's 131, an ORM session 1,100.
 """
 
-import random
-import time
 from typing import Any
 
 import psycopg
@@ -15,10 +13,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from app.extensions import db
-from app.models.faults import is_lost_connection, is_transient
-
-_RETRIES = 2
-_LONGEST_PAUSE = 0.05  # seconds before the first retry, at most; jitter keeps the victims of one deadlock apart
+from app.models.faults import is_connection_unusable, is_lost_connection
+from app.models.recovery import with_retry
 
 _DIALECTS: dict[str, Dialect] = {
     "postgresql": postgresql.dialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
@@ -32,8 +28,8 @@ _Compiled = tuple[str, tuple[str, ...], dict[str, Any]]
 class Statement:
     """A statement that is its own transaction.
 
-    Parameters go to the driver as they are: text, whole numbers, None. It is run again where a deadlock chose it, and,
-    if it is `repeatable`, where the connection was lost: then nobody knows whether it was carried out.
+    Parameters go to the driver as they are: text, whole numbers, None. It is repeated where a deadlock chose it
+    (`with_retry`), and, if it is `repeatable`, where the connection was lost: then nobody knows whether it was done.
     """
 
     def __init__(self, statement: ClauseElement, *, repeatable: bool = True) -> None:
@@ -43,18 +39,10 @@ class Statement:
 
     def rows(self, **parameters: Any) -> list[tuple[Any, ...]]:
         """All rows of the result. Raises the driver's errors (app.models.faults knows them)."""
-        for attempt in range(_RETRIES):
-            try:
-                return self._run(parameters)
-            except psycopg.Error as error:
-                if is_lost_connection(error):
-                    db.engine.dispose()  # what killed this connection killed the idle ones too
-                    if not self._repeatable:
-                        raise
-                if not is_transient(error):
-                    raise
-            time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)  # jitter  # nosec B311
-        return self._run(parameters)
+        return with_retry(lambda: self._run(parameters), is_repeatable=self._is_repeatable)
+
+    def _is_repeatable(self, error: BaseException) -> bool:
+        return self._repeatable or not is_lost_connection(error)
 
     def sql(self, dialect: str) -> str:
         """The text that is sent, with a numbered or named place for each parameter."""
@@ -64,7 +52,7 @@ class Statement:
         engine = db.engine
         sql, names, constants = self._compiled.get(engine.dialect.name) or self._compile(engine.dialect.name)
         values = constants | parameters
-        pooled = engine.raw_connection()
+        pool, pooled = engine.pool, engine.raw_connection()
         try:
             connection = pooled.dbapi_connection
             if isinstance(connection, psycopg.Connection):
@@ -73,8 +61,10 @@ class Statement:
             rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
             return rows
         except psycopg.Error as error:
-            if is_lost_connection(error):
+            if is_connection_unusable(error):
                 pooled.invalidate(error)
+                if engine.pool is pool:  # else another request has discarded those of before already
+                    engine.dispose()
             raise
         finally:
             pooled.close()

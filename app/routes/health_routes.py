@@ -7,7 +7,7 @@ from app.errors import ServiceUnavailable
 from app.http.arguments import JSON
 from app.http.blueprint import PUBLIC, Blueprint, Content
 from app.http.compression import compress
-from app.models.schema_state import expected_revision, stored_revision
+from app.models.schema_state import database_state, expected_revision
 from app.telemetry import render_metrics
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -30,10 +30,12 @@ def read_health() -> Response:
     problems=(ServiceUnavailable,),
 )
 def read_readiness() -> Response:
-    """Does the database answer, with the schema of this code?"""
-    stored, expected = stored_revision(), expected_revision()
-    if stored != expected:
-        raise ServiceUnavailable(f"The database is at migration {stored}, the code at {expected}.")
+    """Does the database answer, with the schema of this code, and does it take writes?"""
+    state, expected = database_state(), expected_revision()
+    if state.revision != expected:
+        raise ServiceUnavailable(f"The database is at migration {state.revision}, the code at {expected}.")
+    if state.read_only:
+        raise ServiceUnavailable("Only a read-only database server can be reached.")
     return Response('{"status":"ready"}', headers=NO_STORE, mimetype=JSON)
 
 

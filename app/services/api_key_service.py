@@ -13,8 +13,9 @@ from sqlalchemy import or_, select, update
 from app.extensions import db
 from app.models import ApiKey
 from app.models.api_key import KEY_ID_LENGTH
-from app.models.faults import FAULTS
+from app.models.faults import FAULTS, is_lock_timeout
 from app.models.principal import Principal
+from app.services.transactions import read_rows
 
 log = structlog.get_logger()
 
@@ -51,8 +52,7 @@ def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None
 def any_api_key() -> bool:
     """Whether there is a key that is worth something."""
     lasting = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > datetime.now(UTC))
-    with db.engine.connect() as connection:
-        return connection.scalar(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), lasting).limit(1)) is not None
+    return bool(read_rows(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), lasting).limit(1)))
 
 
 def list_api_keys() -> list[ApiKey]:
@@ -77,8 +77,7 @@ def find_principal(key: str) -> tuple[Principal, float] | None:
         return None
     key_id, _, secret = key.removeprefix(PREFIX).partition(".")
     now = datetime.now(UTC)
-    with db.engine.connect() as connection:
-        row = connection.execute(select(ApiKey.__table__).where(ApiKey.id == key_id)).first()
+    row = next(iter(read_rows(select(ApiKey.__table__).where(ApiKey.id == key_id))), None)
     # An unknown id takes as long as a wrong secret.
     right = compare_digest(_hash(secret), row.secret_hash if row else _NO_HASH)
     if row is None or not right or row.revoked_at is not None:
@@ -92,13 +91,15 @@ def find_principal(key: str) -> tuple[Principal, float] | None:
 
 
 def _record_use(key_id: str, now: datetime) -> None:
-    """Once, of all workers that see at the same time that it is due."""
+    """Note when the key was used; not now, if another process is writing this row (PostgreSQL) or at all (SQLite)."""
     due = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= now - _USE_RECORDED_EVERY)
+    free = select(ApiKey.id).where(ApiKey.id == key_id, due).with_for_update(skip_locked=True)
     try:
-        with db.engine.begin() as connection:
-            connection.execute(update(ApiKey).where(ApiKey.id == key_id, due).values(last_used_at=now))
+        with db.engine.execution_options(lock_timeout=0).begin() as connection:
+            connection.execute(update(ApiKey).where(ApiKey.id.in_(free)).values(last_used_at=now))
     except FAULTS as error:  # a disk that is full, or a database that is busy, locks no reader out
-        log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
+        if not is_lock_timeout(error):
+            log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
 
 
 def _hash(secret: str) -> str:

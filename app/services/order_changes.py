@@ -13,7 +13,6 @@ import orjson
 from sqlalchemy import select
 
 from app.errors import DuplicateExternalRef, IdempotencyKeyReused, OrderNotFound, ServiceUnavailable, VersionMismatch
-from app.extensions import db
 from app.models import Order
 from app.models.faults import FAULTS, Fault, is_duplicate, is_lost_connection
 from app.models.identifiers import hash_key, parse_uuid
@@ -23,8 +22,10 @@ from app.services.order_document import parse_order, render_stored_order
 from app.services.order_lookup import Wanted, look_up
 from app.services.order_service import StoredOrder
 from app.services.order_updates import Current, KeyOfChange, read_current, store_unchanged, store_version
+from app.services.transactions import read_rows
 
 _PATIENCE = 2.0  # seconds in which other writers of the order may come first, as long as a lock may take
+_CHANGE_UNKNOWN = "The database broke off; whether the order was changed is not known."
 
 # What a change does with the order, at a moment. It is done again to what another writer has made of the order.
 Change = Callable[[Order, datetime], None]
@@ -85,7 +86,7 @@ def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> St
                 unknown.append(changed)
             else:
                 _judge_fault(error, order, before=before, request=request)
-    raise ServiceUnavailable("Other changes of the order keep coming first.")
+    raise ServiceUnavailable(_CHANGE_UNKNOWN if unknown else "Other changes of the order keep coming first.")
 
 
 def _read(order_id: str, principal: Principal, key: KeyOfChange) -> Current:
@@ -140,6 +141,5 @@ def _event(order: Order, document: str, request: ChangeRequest) -> dict[str, Any
 def _taken(order: Order) -> DuplicateExternalRef:
     own = Order.external_ref == order.external_ref
     holder = select(Order.id).where(own, Order.external_ref_hash == order.external_ref_hash)
-    with db.engine.execution_options(read_only=True).begin() as connection:
-        other = connection.scalar(holder)
-    return DuplicateExternalRef("Another order has this external_ref.", **({"order_id": other} if other else {}))
+    others = {"order_id": row.id for row in read_rows(holder)}
+    return DuplicateExternalRef("Another order has this external_ref.", **others)

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import select
 
 from app.errors import ServiceUnavailable
-from app.extensions import db
 from app.models import Order
 from app.models.identifiers import LOWEST_ID, first_order_id
 from app.models.principal import Principal
 from app.services.order_changes import ChangeRequest, change_order
+from app.services.transactions import read_rows
 
 EXPIRY = Principal("system:expiry", frozenset())
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older
@@ -33,8 +33,7 @@ def expire_orders(*, older_than: timedelta) -> Iterator[int]:
 def _stale_orders(*, after: str, before: str) -> list[str]:
     stale = Order.status == "pending", Order.hold.is_(None)
     query = select(Order.id).where(*stale, Order.id > after, Order.id < before)
-    with db.engine.connect() as connection:
-        return list(connection.scalars(query.order_by(Order.id).limit(_BATCH)))
+    return [row.id for row in read_rows(query.order_by(Order.id).limit(_BATCH))]
 
 
 def _expire(order_id: str) -> bool:

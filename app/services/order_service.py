@@ -12,7 +12,7 @@ from app.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from app.models.faults import FAULTS, is_lock_timeout, is_unavailable
+from app.models.faults import FAULTS, is_file_locked, is_lock_timeout, is_unavailable
 from app.models.per_database import PerDatabase
 from app.services.group import Group
 from app.services.new_order import FIRST_VERSION, NewOrder, OrderRequest, new_order
@@ -113,9 +113,10 @@ def _judge_collisions(orders: Sequence[NewOrder]) -> list[Outcome | None]:
 def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outcome | None]:
     """A fault of the whole statement: only the order that causes it shall fail.
 
-    Where the database is away or full it is everybody's, and trying them all would only make it worse.
+    Where the database is away, full or locked it is everybody's, and trying them all would only make it worse.
     """
-    if len(orders) == 1 or (is_unavailable(error) and not is_lock_timeout(error)):
+    one_row_is_locked = is_lock_timeout(error) and not is_file_locked(error)
+    if len(orders) == 1 or (is_unavailable(error) and not one_row_is_locked):
         return [_judge_fault(order, error) for order in orders]
     outcomes: list[Outcome | None] = []
     deadline = time.monotonic() + _PATIENCE
@@ -129,7 +130,8 @@ def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outc
 
 def _judge_fault(order: NewOrder, error: Exception) -> ServiceError:
     outcome: ServiceError
-    if is_lock_timeout(error) and (order.columns["idempotency_key_hash"] or order.columns["external_ref"]):
+    has_key = order.columns["idempotency_key_hash"] or order.columns["external_ref"]
+    if is_lock_timeout(error) and not is_file_locked(error) and has_key:
         outcome = RequestInFlight("A request with the same key or reference has not finished yet.")
     elif is_unavailable(error):
         outcome = ServiceUnavailable("The database cannot answer just now.")

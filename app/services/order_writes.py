@@ -31,6 +31,7 @@ from app.models.statement import Statement
 from app.models.tables import EVENTS, FULFILLMENTS, ITEMS, ORDERS, OUTBOX, RETURNS, json_rows, typed
 from app.models.types import Document
 from app.services.new_order import NewOrder
+from app.services.transactions import read_rows
 
 
 def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
@@ -89,9 +90,7 @@ def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
         .add_columns(OrderEvent.version, OrderEvent.snapshot)
         .where(Order.id.in_(colliding), OrderEvent.order_id == Order.id, or_(first, current))
     )
-    # Ended by a COMMIT: after a ROLLBACK the driver forgets every statement that the connection has prepared.
-    with db.engine.execution_options(read_only=True).begin() as connection:
-        rows = connection.execute(query).all()
+    rows = read_rows(query)
     return Collisions(
         by_id={row.id: row for row in rows},
         by_key={row.idempotency_key_hash: row for row in rows if row.idempotency_key_hash is not None},

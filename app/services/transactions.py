@@ -1,48 +1,66 @@
 """Transactions of many statements: changes of many orders at once, and reads that take their time."""
 
-import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Executable, Row, text
 from sqlalchemy.orm import Session
 
+from app.bounded_connection import ANSWER_WITHIN, BoundedConnection
 from app.extensions import db
-from app.models.faults import FAULTS, is_transient
+from app.models.faults import is_lost_connection
+from app.models.recovery import with_retry
 
 Result = TypeVar("Result")
-
-_RETRIES = 2
-_LONGEST_PAUSE = 0.05  # seconds, before the first retry
 
 
 def in_transaction(work: Callable[[], Result]) -> Result:
     """Do the work in one transaction, all of it or none.
 
-    It is begun again when the database broke it off before the commit, since then nothing is stored. A commit that
-    broke off is not: nobody knows whether it was carried out, and the caller must find out.
+    It is begun again when the database broke it off before the commit, since then nothing is stored. A commit whose
+    connection was lost is not: nobody knows whether it was carried out, and the caller must find out.
     """
-    for attempt in range(_RETRIES + 1):
+    committing = False
+
+    def attempt() -> Result:
+        nonlocal committing
         committing = False
-        try:
-            with db.session.begin():
-                result = work()
-                db.session.flush()  # so that only the COMMIT itself remains
-                committing = True
-            return result
-        except FAULTS as error:
-            if committing or attempt == _RETRIES or not is_transient(error):
-                raise
-            time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)  # jitter  # nosec B311
-    raise AssertionError("the last attempt returns or raises")
+        with db.session.begin():
+            result = work()
+            db.session.flush()  # so that only the COMMIT itself remains
+            committing = True
+        return result
+
+    return with_retry(attempt, is_repeatable=lambda error: not (committing and is_lost_connection(error)))
+
+
+def read_rows(query: Executable) -> Sequence[Row[Any]]:
+    """The rows of a query in a read-only transaction of its own, repeated where the connection was lost.
+
+    It takes no lock that a writer could hold. Ended by a COMMIT: after a ROLLBACK the driver forgets every statement
+    that the connection has prepared.
+    """
+
+    def read() -> Sequence[Row[Any]]:
+        with db.engine.execution_options(read_only=True).begin() as connection:
+            return connection.execute(query).all()
+
+    return with_retry(read)
 
 
 @contextmanager
 def one_moment() -> Iterator[Session]:
     """A session that reads everything as it is now, takes the time it needs, and keeps nobody from writing."""
     with Session(db.engine.execution_options(read_only=True)) as session:
-        if db.engine.dialect.name == "postgresql":  # the limits of a request are not meant for a look at every order
-            session.execute(text("SET LOCAL statement_timeout = 0"))
-        yield session
+        driver = session.connection().connection.dbapi_connection
+        if not isinstance(driver, BoundedConnection):
+            yield session
+            return
+        # The limits of a request are not meant for a look at every order.
+        session.execute(text("SET LOCAL statement_timeout = 0"))
+        driver.answer_within = None
+        try:
+            yield session
+        finally:
+            driver.answer_within = ANSWER_WITHIN
