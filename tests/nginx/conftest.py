@@ -24,6 +24,9 @@ http {{
     fastcgi_temp_path     {directory}/fastcgi;
     uwsgi_temp_path       {directory}/uwsgi;
     scgi_temp_path        {directory}/scgi;
+    # A client of a test may have any address.
+    set_real_ip_from 127.0.0.1;
+    real_ip_header   X-Test-Address;
     include {directory}/order-service.conf;
 }}
 """
@@ -35,6 +38,8 @@ def adapt(configuration: str, directory: Path, port: int) -> str:
         "/run/order-service": str(directory),
         "/var/log/nginx": str(directory),
         "listen 80 default_server": f"listen 127.0.0.1:{port} default_server",
+        "listen [::]:80 default_server": f"listen [::1]:{port} default_server",
+        '# "https://shop.example" ': '"https://shop.example" ',
     }.items():
         assert theirs in configuration
         configuration = configuration.replace(theirs, ours)
@@ -75,6 +80,11 @@ def service(nginx: Server, app: Flask, database_url: str) -> Iterator[Server]:
     """gunicorn, reached through nginx."""
     socket = f"{nginx.process.args[4]}/gunicorn.sock"
     with running(
-        *GUNICORN, port=nginx.port, BIND=f"unix:{socket}", DATABASE_URL=database_url, WEB_CONCURRENCY="2"
+        *GUNICORN,
+        port=nginx.port,
+        BIND=f"unix:{socket}",
+        DATABASE_URL=database_url,
+        WEB_CONCURRENCY="2",
+        CORS_ORIGINS="https://shop.example",
     ) as server:
         yield server

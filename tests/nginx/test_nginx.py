@@ -2,8 +2,10 @@
 
 import gzip
 import http.client
+import io
 import json
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -12,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -20,7 +23,7 @@ from app.extensions import db
 from app.models.order import Order
 from app.services.order_expiry import expire_orders
 from tests.nginx.conftest import nginx_without_service
-from tests.servers import PATIENCE, Server, exchange
+from tests.servers import PATIENCE, Answer, Server, exchange
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 
@@ -262,10 +265,125 @@ def test_an_address_that_asks_too_often_waits_and_no_other(service: Server) -> N
     assert b'"type":"/problems/too-many-requests"' in refused and b"X-Content-Type-Options: nosniff" in refused
 
 
+def flood(port: int, address: str, header: str = "X: x") -> bytes:
+    """What comes back for 800 requests on one connection, of which about 400 may come at once."""
+    request = f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Test-Address: {address}\r\n{header}\r\n"
+    return exchange(port, f"{request}\r\n".encode() * 799 + f"{request}Connection: close\r\n\r\n".encode())
+
+
+def count_of_200(port: int, address: str) -> int:
+    return flood(port, address).count(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("flooding", "same", "other"),
+    [
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::7", "2001:db8:1:3::7"),
+        ("2001:db8:1::1", "2001:db8:1::2:3", "2001:db8:2::1"),
+        ("2001:db8::1", "2001:db8::9:9:9:9", "2001:db9::1"),
+        ("198.51.100.1", "198.51.100.1", "198.51.100.2"),
+    ],
+)
+def test_an_ipv6_network_counts_as_one_address(service: Server, flooding: str, same: str, other: str) -> None:
+    assert count_of_200(service.port, flooding) >= 401
+
+    assert count_of_200(service.port, same) < 401 <= count_of_200(service.port, other)
+
+
+def test_it_listens_on_ipv6_too(service: Server) -> None:
+    with closing(http.client.HTTPConnection("::1", service.port, timeout=PATIENCE)) as connection:
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+
+
+SHOP = "https://shop.example"
+
+
+def cors(answer: Answer) -> dict[str, list[str]]:
+    names = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
+    return {name: answer.headers.get_all(name, []) for name in names}
+
+
+def own_errors(nginx: Server, origin: dict[str, str]) -> Iterator[Answer]:
+    """What nginx answers by itself."""
+    yield nginx.ask("GET", "//orders", headers=origin)
+    yield nginx.ask("GET", "/metrics", headers=origin | {"X-Test-Address": "192.0.2.1"})
+    yield nginx.ask("TRACE", "/orders", headers=origin)
+    yield nginx.ask("POST", "/orders", b" " * 70_000, origin)
+    [header] = [f"{name}: {value}" for name, value in origin.items()] or ["X: x"]
+    refused = flood(nginx.port, "192.0.2.2", header).rpartition(b"HTTP/1.1 429")[2]
+    head, _, body = refused.partition(b"\r\n\r\n")
+    yield Answer(429, http.client.parse_headers(io.BytesIO(head.partition(b"\r\n")[2] + b"\r\n\r\n")), body)
+
+
+@pytest.mark.parametrize("origin", [SHOP, "https://evil.example", "null", None])
+def test_a_frontend_can_read_what_nginx_answers_by_itself(service: Server, origin: str | None) -> None:
+    errors = list(own_errors(service, {"Origin": origin} if origin else {}))
+    with nginx_without_service() as nginx:
+        errors.append(nginx.ask("GET", "/orders", headers={"Origin": origin} if origin else {}))
+
+    assert [error.status for error in errors] == [404, 403, 405, 413, 429, 502]
+    allowed = {
+        "Access-Control-Allow-Origin": [SHOP] if origin == SHOP else [],
+        "Access-Control-Expose-Headers": ["Allow, Retry-After, X-Request-Id"] if origin == SHOP else [],
+        "Vary": ["Origin"],
+    }
+    for error in errors:
+        assert cors(error) == allowed
+
+
+def test_the_services_own_answers_allow_the_origin_once(service: Server) -> None:
+    for path in ("/orders", "/nothing", "/orders/x"):
+        told = cors(service.ask("GET", path, headers={"Origin": SHOP}))
+        assert told["Access-Control-Allow-Origin"] == [SHOP]
+        assert len(told["Access-Control-Expose-Headers"]) == 1
+
+
+def test_no_log_names_a_client(app: Flask) -> None:
+    """Each kind of error is provoked by a request whose address, path, query, Host and body name somebody."""
+    head = "{} /customers/canary/personal-data?x=canary HTTP/1.1\r\nHost: canary\r\nX-Test-Address: 203.0.113.99\r\n"
+
+    def send(port: int, method: str, more: str = "Connection: close\r\n\r\n") -> int:
+        answer = exchange(port, (head.format(method) + more).encode())
+        return int(answer.split()[1]) if answer else 0
+
+    with nginx_without_service() as nginx, socket.socket(socket.AF_UNIX) as upstream:
+        directory, port = Path(nginx.process.args[4]), nginx.port  # type: ignore[index, arg-type]
+        statuses = [send(port, "GET")]  # there is no socket
+        upstream.bind(str(directory / "gunicorn.sock"))
+        (directory / "gunicorn.sock").chmod(0o777)
+        statuses.append(send(port, "GET"))  # nobody listens
+        upstream.settimeout(PATIENCE)
+        upstream.listen()
+        breaking = threading.Thread(target=lambda: upstream.accept()[0].close())
+        breaking.start()
+        statuses.append(send(port, "GET"))  # it breaks off
+        breaking.join()
+        upstream.close()
+        statuses.append(send(port, "POST", "Content-Length: 70000\r\nConnection: close\r\n\r\ncanary"))
+        statuses.append(send(port, "POST", "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\ncanary\r\n"))
+        statuses.append(send(port, "TRACE"))
+        statuses.append(send(port, "GET", "canary canary\r\n\r\n"))
+        statuses.append(send(port, "GET", "Host: canary\r\n\r\n"))
+        statuses.append(nginx.ask("GET", "/metrics?canary", headers={"X-Test-Address": "203.0.113.99"}).status)
+        count_of_200(port, "203.0.113.99")
+        shutil.rmtree(directory / "body")
+        large = json.dumps({"note": "canary" * 20_000}).encode()
+        statuses.append(nginx.ask("POST", "/orders/batch", large).status)  # it cannot be buffered
+        logs = [path.read_text() for path in directory.glob("*.log")]
+        written = "".join((*logs, nginx.output()))
+
+    assert statuses == [502, 502, 502, 413, 400, 405, 400, 400, 403, 500]
+    assert written.count('"event":"nginx"') > 450
+    assert not re.findall("(?i).*(?:canary|203\\.0\\.113|127\\.0\\.0\\.1).*", written)
+
+
 def test_without_the_service_nginx_asks_to_come_again() -> None:
     with nginx_without_service() as nginx:
         answer = nginx.ask("POST", "/orders", ORDER, {"X-Request-Id": "id-1"})
+        batch = nginx.ask("POST", "/orders/batch", b" " * 1_000_000)
 
+    assert batch.status == batch.json["status"] == 502
     assert answer.status == answer.json["status"] == 502
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["Retry-After"] == "1"
