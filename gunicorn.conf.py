@@ -11,12 +11,12 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
-from glob import glob
 from typing import Any
 
 from gunicorn import glogging
+
+from shared_files import METRICS_BYTES, RATE_LIMITS_BYTES, release_metrics, reserve, shared_directory
 
 
 def _whole_number(name: str, default: int, low: int, high: int) -> int:
@@ -114,19 +114,32 @@ logger_class = _Logger
 
 
 def when_ready(server: Any) -> None:
-    """Give the workers' metrics a directory of their own, now that it is certain that there will be workers.
+    """Give the workers a directory for what they count together, now that it is certain that there will be workers.
 
-    Numbers of an earlier run would be counted again. In memory, since each is a file that every request writes to.
+    A new one: numbers of an earlier run would be counted again. In memory where there is room for twice the workers, as
+    many as there are during a reload, since every request writes to these files.
     """
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="order-service-metrics-", dir=_memory)
-    # Beside them, what the workers count of each principal's requests together.
-    os.environ["RATE_LIMIT_FILE"] = f"{os.environ['PROMETHEUS_MULTIPROC_DIR']}/rate-limits"
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    os.environ.pop("RATE_LIMIT_FILE", None)
+    size = RATE_LIMITS_BYTES + 2 * server.cfg.workers * METRICS_BYTES
+    directory = shared_directory(_memory, None, size=size)
+    if directory is None:
+        server.log.warning("No directory has %d bytes for metrics and rate limits: each worker counts alone.", size)
+        return
+    if _memory and not directory.startswith(_memory):
+        server.log.warning("%s has no %d bytes for metrics and rate limits: they are in %s.", _memory, size, directory)
+    reserve(f"{directory}/rate-limits", RATE_LIMITS_BYTES)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    os.environ["RATE_LIMIT_FILE"] = f"{directory}/rate-limits"
 
 
 def post_worker_init(worker: Any) -> None:
     """Prepare a worker that has loaded the application."""
     # Ctrl-C reaches every process of the terminal; the master alone tells its workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for handler in worker.log.error_log.handlers:
+        if type(handler) is logging.StreamHandler:  # not its subclasses, which write to files
+            handler.setStream(sys.stderr)  # what the application made of it, which counts lost lines
     # What is loaded stays for good and need not be searched for garbage again, nor the rest after every third request,
     # which is how often 700 new objects come together. A request leaves next to no cycles.
     gc.collect()
@@ -139,9 +152,10 @@ def child_exit(server: Any, worker: Any) -> None:
 
     prometheus_client's mark_process_dead, without importing it: its locks would be made here, before gevent's.
     """
-    for path in glob(f"{os.environ['PROMETHEUS_MULTIPROC_DIR']}/gauge_live*_{worker.pid}.db"):
-        os.remove(path)
+    if directory := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        release_metrics(directory, worker.pid)
 
 
 def on_exit(server: Any) -> None:
-    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+    if directory := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        shutil.rmtree(directory, ignore_errors=True)

@@ -6,13 +6,30 @@ import sys
 # All that loads now stays: to look through it for garbage again and again takes a third of the start.
 gc.disable()
 
+from shared_files import reserve_metrics
+
+METRICS_SHARED = reserve_metrics()
+
+import structlog
+
 from app import create_app
 from app.cli import is_serving
 from app.config import StartupError
+<<<<<<< HEAD
 from app.http.readiness import check_before_serving
+=======
+from app.http.auth import require_credentials
+from app.models.schema_state import require_migrated
+from app.telemetry import standard_error
+
+# All that prints to it, commands and tracebacks too, must survive a full disk.
+sys.stderr = standard_error()
+>>>>>>> 7112a33 (Keep answering where logs and metrics cannot be written)
 
 try:
     app = create_app()
+    if not METRICS_SHARED:
+        structlog.get_logger().warning("metrics not shared", reason="PROMETHEUS_MULTIPROC_DIR cannot be written to")
     if is_serving():
         with app.app_context():
             check_before_serving(app)

@@ -15,27 +15,32 @@ from uuid import uuid4
 import orjson
 import structlog
 from flask import Flask, Response, g, has_request_context
-from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.pool import QueuePool
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from app.extensions import db
 from app.http.application import current_request
+from app.log_stream import lossy
 from app.models.identifiers import parse_uuid
 
 REQUEST_ID = "X-Request-Id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can stand in a log line and a header without harm
 
+# The help stands beside each of a series' 14 numbers, in space that is reserved (shared_files.py).
+_SERIES_MAX = 250
 REQUESTS = Histogram(
     "http_request_duration_seconds",
-    "Time from the request's arrival in the worker to its answer; its _count is the number of requests.",
+    "Time from a request's arrival in the worker to its answer.",
     ["method", "route", "status"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 POOL = Gauge("database_connections_in_use", "Connections taken from the pool.", multiprocess_mode="livesum")
 MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers.", multiprocess_mode="livesum")
 CPU = Gauge("worker_cpu_seconds", "Processor time used by the live workers.", multiprocess_mode="livesum")
+LOST_LINES = Counter("log_lines_lost", "Lines of the log that could not be written.")
+LOST_SAMPLES = Counter("metric_samples_lost", "Requests that could not be measured.")
 _SAMPLE_SECONDS = 1.0  # how often a worker looks at itself, at most
 _last_sample = 0.0
 _log: FilteringBoundLogger = structlog.get_logger()  # bound once and for all when the logs are configured
@@ -57,27 +62,36 @@ def _begin() -> None:
 
 
 def _end(response: Response) -> Response:
+    """Measure and log the request. Whatever fails here, the answer stays as it is: it may tell of a stored order."""
     asked, context = current_request(), g._get_current_object()
     seconds = time.perf_counter() - context.started
     status, route = response.status_code, asked.url_rule.rule if asked.url_rule else "(none)"
     method = asked.method if asked.url_rule else "(any)"  # a made-up method must not become a time series
-    _series(method, route, status).observe(seconds)
-    _sample_process()
+    try:
+        _series(method, route, status).observe(seconds)
+        _sample_process()
+    except Exception:  # a directory that was removed, a file that cannot grow
+        LOST_SAMPLES.inc()
     response.headers.add(REQUEST_ID, context.request_id)
-    (_log.error if status >= 500 else _request_line)(
-        "request",
-        method=asked.method[:16],
-        route=route,
-        status=status,
-        ms=round(seconds * 1000, 2),
-        **_ids(asked.view_args or {}),
-        request_id=context.request_id,
-    )
+    try:
+        (_log.error if status >= 500 else _request_line)(
+            "request",
+            method=asked.method[:16],
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            **_ids(asked.view_args or {}),
+            request_id=context.request_id,
+        )
+    except Exception:
+        LOST_LINES.inc()
     return response
 
 
 @lru_cache(maxsize=None)  # as many as there are routes, methods and statuses
 def _series(method: str, route: str, status: int) -> Histogram:
+    if _series.cache_info().currsize >= _SERIES_MAX:
+        return REQUESTS.labels("(any)", "(any)", "(any)")
     return REQUESTS.labels(method, route, status)
 
 
@@ -108,36 +122,46 @@ def _resident_bytes() -> int:
 
 
 def render_metrics() -> bytes:
-    """All metrics in the Prometheus text format, summed over the workers of this machine."""
+    """All metrics in the Prometheus text format, summed over the workers of this machine; this worker's alone where
+    they share no directory, or it was removed."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    try:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    except (OSError, ValueError):
+        return generate_latest(REGISTRY)
+
+
+def standard_error() -> TextIO:
+    """Standard error, with lines that cannot be written counted instead of raised."""
+    return lossy(sys.stderr, on_loss=LOST_LINES.inc)
 
 
 def configure_logging(level: str, style: str) -> None:
     """Log to standard error, so that what a command prints stays clean: JSON objects, or lines for people."""
+    output = standard_error()
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_request_id,
     ]
     if style == "console":
-        last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=output.isatty())]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=output),
     )
     global _log, _request_line
     _log = structlog.get_logger().bind()
-    _request_line = _log.info if style == "console" or threshold > logging.INFO else _json_line(sys.stderr)
+    _request_line = _log.info if style == "console" or threshold > logging.INFO else _json_line(output)
     # What libraries log with the standard module takes the same form.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

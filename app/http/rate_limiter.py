@@ -9,6 +9,12 @@ import time
 import weakref
 from hashlib import blake2b
 
+import structlog
+
+from shared_files import reserve
+
+log = structlog.get_logger()
+
 _SLOT = struct.Struct("<Qd")  # the principal's hash, and its theoretical arrival time
 _SLOTS = 65_536  # 1 MiB: far more principals than call in one minute
 _PROBES = 16  # neighbours a principal may live in; were they all busy, the one that called longest ago would yield
@@ -23,17 +29,16 @@ class RateLimiter:
     """
 
     def __init__(self, path: str | None = None) -> None:
-        """Map the file that the workers share; without a path, count for this process alone and make no file."""
+        """Map the file that the workers share; without a path, or where there is no space for a file, count for this
+        process alone."""
         size = (_SLOTS + _PROBES) * _SLOT.size
         self._lock = threading.Lock()  # between threads; the file's lock is between processes
         self._file: int | None = None
-        if path is None:
+        if path is None or not _reserved(path, size):
             self._memory = mmap.mmap(-1, size)
             return
-        with open(path, "a+b") as file:
-            self._file = os.dup(file.fileno())
+        self._file = os.open(path, os.O_RDWR)
         weakref.finalize(self, os.close, self._file)
-        os.ftruncate(self._file, size)
         self._memory = mmap.mmap(self._file, size)
 
     def take(self, principal: str, *, per_minute: int) -> tuple[int, float]:
@@ -67,3 +72,12 @@ class RateLimiter:
             return 0, wait
         _SLOT.pack_into(self._memory, start + place * _SLOT.size, owner, arrival)
         return int((now + _WINDOW - arrival) / interval + 1e-6), 0.0
+
+
+def _reserved(path: str, size: int) -> bool:
+    try:
+        reserve(path, size)
+        return True
+    except OSError as error:
+        log.warning("rate limits not shared", reason=error.strerror)
+        return False

@@ -1,0 +1,173 @@
+"""What workers share in memory: its space is reserved, so that no full memory file system kills a worker."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shared_files import METRICS_BYTES, RATE_LIMITS_BYTES
+from tests.credentials import AUDIENCE, ISSUER, SIGNING_KEY, bearer, public_pem, token
+from tests.servers import GUNICORN, ROOT, Server, environment, free_port, running
+
+ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
+NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def can_mount() -> bool:
+    mount = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    return subprocess.run(mount, capture_output=True).returncode == 0
+
+
+def with_memory_of(size: int) -> tuple[str, ...]:
+    """gunicorn where /dev/shm has so many bytes; where nothing can be mounted, no file may be larger than that."""
+    if can_mount():
+        script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$0" "$@"'
+        return (*NAMESPACE, "bash", "-c", script, sys.executable, *GUNICORN)
+    return ("bash", "-c", f'ulimit -f {min(size, 900_000) // 1024}; exec "$0" "$@"', sys.executable, *GUNICORN)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('shared')}/orders.db"
+    migrate = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
+    subprocess.run(migrate, cwd=ROOT, env=environment(DATABASE_URL=url), check=True, capture_output=True)
+    return url
+
+
+@contextmanager
+def serving(database: str, *command: str) -> Iterator[Server]:
+    """Two workers that count the requests of customers."""
+    port = free_port()
+    settings = {
+        "AUTH": "required", "JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE,
+        "RATE_LIMIT_CUSTOMERS": "100000", "WEB_CONCURRENCY": "2", "DATABASE_URL": database, "PORT": str(port),
+    }  # fmt: skip
+    with running(*command, port=port, **settings) as server:
+        yield server
+
+
+def statuses(server: Server) -> set[int]:
+    """Of the requests of many customers, for many routes, with many outcomes: new pages of every file are written."""
+    found = set()
+    for i in range(60):
+        own = bearer(token(customer=f"c-{i}"))
+        found |= {server.ask("POST", "/orders", ORDER | {"customer_id": f"c-{i}"}, own).status}
+        found |= {server.ask(method, "/orders/x", {}, own).status for method in ("GET", "PATCH", "PUT")}
+        found |= {server.ask("POST", f"/orders/x/{action}", {}, own).status for action in ("confirm", "cancel")}
+    return found
+
+
+def assert_alive(server: Server) -> None:
+    output = server.output()
+    assert len(re.findall("Booting worker", output)) == 2, output
+    assert "SIGBUS" not in output
+
+
+EXPECTED = {201, 400, 403, 404, 405}
+
+
+def test_too_little_memory_is_found_at_the_start(database: str) -> None:
+    with serving(database, *with_memory_of(256 * 1024)) as server:
+        answered = statuses(server)
+        metrics = server.ask("GET", "/metrics").status
+
+        assert (answered, metrics) == (EXPECTED, 200)
+        assert_alive(server)
+        assert "for metrics and rate limits" in server.output()
+
+
+def test_memory_that_fills_up_later_kills_no_worker(database: str) -> None:
+    with serving(database, *with_memory_of(RATE_LIMITS_BYTES + 5 * METRICS_BYTES)) as server:
+        shm = Path(f"/proc/{server.process.pid}/root/dev/shm")
+        if can_mount():
+            fill(shm / "filler")
+        answered = statuses(server)
+        metrics = server.ask("GET", "/metrics").status
+
+        assert (answered, metrics) == (EXPECTED, 200)
+        assert_alive(server)
+
+
+def fill(path: Path) -> None:
+    """Take all the space there is."""
+    with open(path, "wb", buffering=0) as file:
+        for size in (65536, 4096):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+
+
+def test_a_worker_that_finds_no_space_serves_without_sharing_its_metrics(database: str) -> None:
+    with serving(database, *with_memory_of(RATE_LIMITS_BYTES + 5 * METRICS_BYTES)) as server:
+        shm = Path(f"/proc/{server.process.pid}/root/dev/shm")
+        if can_mount():
+            fill(shm / "filler")
+        first = set(workers(server))
+        server.process.send_signal(signal.SIGHUP)  # the new workers start while the old ones still have their space
+        while first & set(workers(server)):
+            assert server.process.poll() is None
+            time.sleep(0.05)
+        answered = statuses(server)
+
+        assert answered == EXPECTED
+        assert "SIGBUS" not in server.output()
+        assert "metrics not shared" in server.output() or "each worker counts alone" in server.output()
+
+
+def workers(server: Server) -> list[int]:
+    """The process ids of gunicorn's workers."""
+    pid = server.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+WORST_SERIES = """
+import os
+from shared_files import reserve_metrics
+assert reserve_metrics()
+from app import telemetry
+for i in range(400):
+    route = f"/orders/<order_id>/fulfillments/<number>/events/and-more-of-it-{i:03}"
+    telemetry._series("OPTIONS", route, 503).observe(1)
+telemetry.LOST_LINES.inc()
+for file in sorted(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])):
+    print(file.partition("_")[0], os.stat(os.environ["PROMETHEUS_MULTIPROC_DIR"] + "/" + file).st_size)
+"""
+
+
+def test_the_space_that_is_reserved_is_enough_for_every_series(tmp_path: Path) -> None:
+    env = environment(PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
+
+    done = subprocess.run([sys.executable, "-c", WORST_SERIES], cwd=ROOT, env=env, capture_output=True, text=True)
+
+    assert done.stdout.split() == ["counter", "16384", "gauge", "16384", "histogram", "1048576"], done.stderr
+    assert sum(file.stat().st_blocks * 512 for file in tmp_path.iterdir()) >= METRICS_BYTES
+
+
+def test_what_a_dead_worker_did_not_use_is_given_back(database: str) -> None:
+    with serving(database, *GUNICORN) as server:
+        first = workers(server)
+        maps = Path(f"/proc/{first[0]}/maps").read_text()
+        [path] = set(re.findall(rf"/\S+/histogram_{first[0]}\.db", maps))
+        before = Path(path).stat().st_size
+        server.ask("GET", "/healthz")
+        subprocess.run(["kill", "-TERM", str(first[0])], check=True)
+        while first[0] in workers(server):
+            assert server.process.poll() is None
+            time.sleep(0.05)
+        while len(workers(server)) < 2:
+            assert server.process.poll() is None
+            time.sleep(0.05)
+        metrics = server.ask("GET", "/metrics").body.decode()
+
+        assert before == 1024 * 1024
+        assert Path(path).stat().st_size < 64 * 1024
+        assert "http_request_duration_seconds_count" in metrics
