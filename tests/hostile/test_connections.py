@@ -1,0 +1,112 @@
+"""Clients that send without a pause, or hardly at all, keep nobody else waiting."""
+
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from tests.hostile.probe import Probe, Target, together
+from tests.servers import PATIENCE, ask
+
+SECONDS = float(os.environ.get("SECONDS_EACH", "10"))  # of a pipelining attack
+LIMIT = 10  # seconds for a head, and for a body of a few bytes
+HEAD = b"POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+SLOW = {
+    "head": b"POST /orders HTTP/1.1\r\nHost: ",
+    "Content-Length": HEAD + b"Content-Length: 60000\r\n\r\n{",
+    "chunked": HEAD + b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n{",
+    "chunk size": HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+    "chunk extension": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;",
+    "Expect": HEAD + b"Expect: 100-continue\r\nContent-Length: 60000\r\n\r\n",
+    "HTTP/1.0": HEAD.replace(b"1.1", b"1.0") + b"Content-Length: 60000\r\n\r\n{",
+    "upgrade": HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 60000\r\n\r\n{",
+    "unread": HEAD.replace(b"application/json", b"text/plain") + b"Content-Length: 60000\r\n\r\n{",
+    "closing": HEAD.replace(b"Host", b"Connection: close\r\nHost") + b"Content-Length: 60000\r\n\r\n{",
+}
+
+
+def pipeline(port: int, request: bytes) -> None:
+    """Send requests without waiting for responses, and take those as they come."""
+    deadline = time.monotonic() + SECONDS
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+
+        def send() -> None:
+            with suppress(OSError):
+                while time.monotonic() < deadline:
+                    connection.sendall(request * 1000)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        while time.monotonic() < deadline and connection.recv(65_536):
+            pass
+        connection.shutdown(socket.SHUT_RDWR)
+        sender.join()
+
+
+@pytest.mark.parametrize("connections", [1, 16])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ],
+    ids=["probe", "unknown path", "chunked"],
+)
+def test_clients_that_pipeline_wait_in_turn(target: Target, request_: bytes, connections: int) -> None:
+    with Probe(target) as probe:
+        together(connections, lambda: pipeline(target.port, request_))
+
+    print(probe.report())
+    assert probe.p99 < 0.5
+    assert probe.growth < 100
+
+
+def drip(port: int, beginnings: list[bytes], until: Callable[[], float]) -> list[float]:
+    """Send each beginning on its own connection, and then a byte a second; how long each connection stayed open."""
+    opened, lasted, byte_due = time.monotonic(), [], 0.0
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for beginning in beginnings:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+            connection.sendall(beginning)
+            connection.setblocking(False)
+            selector.register(connection, selectors.EVENT_READ)
+        while selector.get_map() and time.monotonic() < until():
+            for key, _ in selector.select(timeout=0.1):
+                if is_closed(key.fileobj):
+                    selector.unregister(key.fileobj)
+                    lasted.append(time.monotonic() - opened)
+            if time.monotonic() > byte_due:
+                byte_due = time.monotonic() + 1
+                for key in selector.get_map().values():
+                    with suppress(OSError):
+                        key.fileobj.send(b"1")  # type: ignore[union-attr]
+    return lasted
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return not connection.recv(65_536)
+    except OSError:
+        return True
+
+
+# nginx keeps such clients to itself: a body reaches the service when it is complete.
+@pytest.mark.parametrize("target", ["bare"], indirect=True)
+@pytest.mark.parametrize("names", [list(SLOW)[::2], list(SLOW)[1::2]], ids=", ".join)
+def test_slow_clients_are_left_after_the_limit_and_delay_nobody(target: Target, names: list[str]) -> None:
+    beginnings = [SLOW[name] for name in names for _ in range(100)]
+    begin = time.monotonic()
+    with Probe(target) as probe:
+        lasted = drip(target.port, beginnings, lambda: begin + PATIENCE)
+
+    print(probe.report(), f"closed after {min(lasted):.1f} to {max(lasted):.1f} s")
+    assert len(lasted) == len(beginnings)
+    assert max(lasted) < LIMIT + 10
+    assert probe.p99 < 0.5
+    assert ask(target.port, "GET", "/healthz").status == 200
