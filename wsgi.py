@@ -15,16 +15,11 @@ import structlog
 from app import create_app
 from app.cli import is_serving
 from app.config import StartupError
-<<<<<<< HEAD
 from app.http.readiness import check_before_serving
-=======
-from app.http.auth import require_credentials
-from app.models.schema_state import require_migrated
 from app.telemetry import standard_error
 
 # All that prints to it, commands and tracebacks too, must survive a full disk.
 sys.stderr = standard_error()
->>>>>>> 7112a33 (Keep answering where logs and metrics cannot be written)
 
 try:
     app = create_app()
