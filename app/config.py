@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,15 @@ class StartupError(Exception):
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether this is an IP address of the loopback interface; an IPv4 address may be written as IPv6."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
 def _database_url(text: str) -> str:
@@ -162,7 +171,8 @@ def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 def _check_together(config: Mapping[str, Any]) -> None:
     """Raise StartupError for settings that are right each, and wrong together."""
-    loopback = config["BIND"] or config["HOST"] in ("127.0.0.1", "::1", "localhost")
+    host = config["HOST"].lower().removesuffix(".")
+    loopback = config["BIND"] or host == "localhost" or is_loopback(host)
     if config["AUTH"] == "off" and not loopback and not config["AUTH_ALLOW_OPEN"]:
         raise StartupError(
             f"AUTH is off and HOST is {config['HOST']!r}: set AUTH=required, or AUTH_ALLOW_OPEN=1 if everybody who can "

@@ -37,6 +37,11 @@ def test_on_another_address_than_loopback_it_does_not_start(app: Flask, database
     assert "AUTH_ALLOW_OPEN=1" in ended.stderr and "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.0.0.2", "::1", "0:0::1"])
+def test_every_loopback_address_passes_for_one(database_url: str, host: str) -> None:
+    assert load_config({"AUTH": "off", "HOST": host, "AUTH_ALLOW_OPEN": "0"})["AUTH"] == "off"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "orders.example", "127.0.0.1.example", "*"])
 def test_no_such_address_passes_for_loopback(database_url: str, host: str) -> None:
     with pytest.raises(StartupError, match="AUTH is off"):
@@ -96,11 +101,24 @@ STRANGERS: dict[str, dict[str, Any]] = {
     "a name that was made to lead here": {"headers": {"Host": "evil.example:8000"}},
     "a name that looks local": {"headers": {"Host": "127.0.0.1.evil.example"}},
     "a local name with more": {"headers": {"Host": "localhost:8000@evil.example"}},
+    "a name below localhost": {"headers": {"Host": "evil.localhost.example"}},
+    "two dots": {"headers": {"Host": "localhost.."}},
+    "an IPv6 address of another machine": {"headers": {"Host": "[2001:db8::1]"}},
+    "no port": {"headers": {"Host": "localhost:x"}},
+    "half an IPv6 address": {"headers": {"Host": "[::1"}},
 }
 NEIGHBOURS: dict[str, dict[str, Any]] = {
     "here": {},
     "by number": {"headers": {"Host": "127.0.0.1:8000"}},
     "IPv6": {"environ_base": {"REMOTE_ADDR": "::1"}, "headers": {"Host": "[::1]:8000"}},
+    "IPv4 as IPv6": {"environ_base": {"REMOTE_ADDR": "::ffff:127.0.0.1"}, "headers": {"Host": "[::ffff:127.0.0.1]"}},
+    "upper case": {"headers": {"Host": "LOCALHOST"}},
+    "upper case, with a port": {"headers": {"Host": "LocalHost:8000"}},
+    "absolute name": {"headers": {"Host": "localhost."}},
+    "absolute name, with a port": {"headers": {"Host": "localhost.:8000"}},
+    "an empty port": {"headers": {"Host": "localhost:"}},
+    "IPv6 in full": {"headers": {"Host": "[0:0:0:0:0:0:0:1]:8000"}},
+    "another loopback address": {"headers": {"Host": "127.0.0.53"}},
     "through a proxy, from here": {"headers": {"X-Forwarded-For": "127.0.0.1"}},
     "through a socket file, from here": {"environ_base": {"REMOTE_ADDR": ""}, "headers": {"X-Forwarded-For": "::1"}},
 }

@@ -5,12 +5,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import structlog
 from flask import Flask, current_app, g
 
-from app.config import StartupError
+from app.config import StartupError, is_loopback
 from app.errors import Forbidden, Unauthenticated
 from app.http import rate_limit
 from app.http.application import current_request
@@ -25,8 +26,8 @@ _KEY_SECONDS = 1.0  # for how long a key is taken without asking the database: a
 _TOKEN_SECONDS = 60.0  # for how long a token's signature is not checked again; never beyond the token's own end
 _REMEMBERED = 10_000  # credentials
 _TOKEN_MAX = 4_096  # characters of a credential: more than any issuer's, and fewer than a header may have
-_LOOPBACK = ("127.0.0.1", "::1", "", None)  # none: a socket file
-_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII)
+_LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1", "", None)  # none: a socket file
+_HOST = re.compile(r"(?:(?P<name>[a-z0-9.-]+)|\[(?P<ipv6>[0-9a-f:.]+)\])(?::\d*)?")  # RFC 9110 §7.2
 
 
 def init_app(app: Flask) -> None:
@@ -158,8 +159,18 @@ def _from_this_machine() -> bool:
     return (
         sent.get("REMOTE_ADDR") in _LOOPBACK
         and (passed_on_for in _LOOPBACK or all(address.strip() in _LOOPBACK for address in passed_on_for.split(",")))
-        and _LOCAL_HOST.fullmatch(sent.get("HTTP_HOST", "localhost")) is not None  # browsers always name it
+        and _is_local_host(sent.get("HTTP_HOST", "localhost"))  # browsers always name it
     )
+
+
+@lru_cache(maxsize=64)
+def _is_local_host(host: str) -> bool:
+    """Whether a Host header is "localhost" or an address of this machine's loopback, in any spelling, with any port."""
+    found = _HOST.fullmatch(host.lower())
+    if not found:
+        return False
+    name = found["ipv6"] or found["name"].removesuffix(".")  # "localhost." is the absolute form of the same name
+    return name == "localhost" or is_loopback(name)
 
 
 def _read_public_key(pem: str) -> object:
