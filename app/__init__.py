@@ -8,7 +8,7 @@ from flask import Flask
 from app import cli, telemetry
 from app.config import ROOT, load_config
 from app.extensions import close_at_exit, db, engine_options, migrate
-from app.http import auth, browsers, problems, rate_limit, readiness
+from app.http import auth, browsers, problems, rate_limit, readiness, streams
 from app.http.application import AnyCharacters, OrderService
 from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_change_routes, order_routes
 
@@ -40,5 +40,6 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     readiness.init_app(app)
     auth.init_app(app)
     rate_limit.init_app(app)
+    streams.init_app(app)
     cli.init_app(app)
     return app

@@ -145,6 +145,8 @@ SETTINGS: dict[str, Setting] = {
     "CORS_HEADERS": Setting("", _header_names, "Request headers that they may send beside the service's own."),
     "RATE_LIMIT_CUSTOMERS": Setting("600", _whole_number(0, 10**6), "Requests a minute of one customer; 0: no limit."),
     "RATE_LIMIT_SERVICES": Setting("0", _whole_number(0, 10**6), "Requests a minute of one service; 0: no limit."),
+    "EXPORT_STREAMS": Setting("4", _whole_number(1, 1000), "Exports that one principal may read at once, a worker."),
+    "EXPORT_SECONDS": Setting("900", _whole_number(1, 86400), "Seconds after which an export is broken off."),
     "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes are taken only with `If-Match` (428 without)."),
     "LOG_LEVEL": Setting("info", _one_of("debug", "info", "warning", "error"), "The least severe line to log."),
     "LOG_FORMAT": Setting("json", _one_of("json", "console"), "`json`, one object a line, or `console` for people."),

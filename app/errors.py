@@ -201,8 +201,8 @@ class IdempotencyKeyReused(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """You have sent more requests than your share. Wait for `Retry-After` seconds; the `RateLimit` headers tell how
-    much is left."""
+    """You have sent more requests than your share, or are reading as many exports at once as you may. Wait for
+    `Retry-After` seconds; the `RateLimit` headers tell how many requests are left."""
 
     status, slug, title = 429, "too-many-requests", "Too many requests"
     retry_after = 1

@@ -262,7 +262,7 @@ def test_a_fault_before_the_first_byte_is_a_problem(
     def fail(*_: Any, **__: Any) -> None:
         raise PoolTimeout
 
-    monkeypatch.setattr(order_exports, "list_orders", fail)
+    monkeypatch.setattr(order_exports, "_read_page", fail)
 
     response = client.get("/orders/export", headers={"Accept": accept})
 

@@ -110,7 +110,14 @@ def export_orders(query: dict[str, Any]) -> Response:
     media_type = export_media_type(format_name, byte_order_mark=byte_order_mark)
     limit, after = query.pop("limit", None), query.pop("after", None)
     descending = query.pop("sort").startswith("-")
+    principal = current_principal()
     documents = stream_orders(
-        query, principal=current_principal(), descending=descending, limit=limit, after=after and after.lower()
+        query, principal=principal, descending=descending, limit=limit, after=after and after.lower()
     )
-    return export_response(documents, media_type, byte_order_mark=byte_order_mark, negotiated=not format_name)
+    return export_response(
+        documents,
+        media_type,
+        principal=principal,
+        byte_order_mark=byte_order_mark,
+        negotiated=format_name is None,
+    )

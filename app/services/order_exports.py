@@ -3,17 +3,23 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
+from sqlalchemy import Row, Select, Text, cast, func, select
 
 from app.models.principal import Principal
-from app.services.order_reads import list_orders
+from app.models.types import octet_length
+from app.services.order_reads import filter_values, id_range, list_query
+from app.services.transactions import one_moment
 
 BYTE_ORDER_MARK = "\ufeff"
 
-PAGE = 500  # orders fetched at once: a few hundred KiB
+# What is fetched at once: a stream holds it in memory for as long as its reader likes.
+PAGE, PAGE_BYTES = 500, 256 * 1024  # orders, bytes
 
 # Where a formula could begin: at the start of a cell, and behind what another list separator (`;` in much of Europe, a
 # tab) makes the start of one, for our own quotes protect nothing there. It matches each run once, so it takes linear
@@ -35,20 +41,41 @@ def stream_orders(
     limit: int | None = None,
     after: str | None = None,
 ) -> Iterator[str]:
-    """The documents of all orders that match, at most `limit`, from just behind the id `after`, page by page.
+    """The documents of all orders that match, at most `limit`, from just behind the id `after`.
 
-    Every order that was there at the start comes exactly once. Each page is a query of its own, so that a slow reader
-    holds no transaction open.
+    Every order that was there at the start comes exactly once. They are read page by page, as they are taken: each page
+    is a transaction of its own, which has ended before its first document is handed out, and holds PAGE_BYTES and one
+    document at most.
     """
-    left = limit
-    while left is None or left > 0:
-        size = PAGE if left is None else min(PAGE, left)
-        page = list_orders(filters, principal=principal, descending=descending, limit=size, after=after)
-        yield from page.documents
-        after = page.next_after
-        if after is None:
+    values = filter_values(filters, principal=principal)
+    left = sys.maxsize if limit is None else limit
+    while values is not None and left > 0:
+        low, high = id_range(filters, after, descending=descending)
+        size = min(PAGE, left)
+        rows = _read_page(descending, values, low=low, high=high, limit=size)
+        for _, document, _ in rows:
+            yield document
+        if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
             return
-        left = None if left is None else left - size
+        after, left = rows[-1].id, left - len(rows)
+
+
+def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[str, str, int]]:
+    # Not under the time limit of a request: where few orders match, a page may take a walk over all of them.
+    with one_moment() as session:
+        return session.execute(_page_query(frozenset(values), descending), {**values, **bounds}).all()
+
+
+@lru_cache(maxsize=256)  # every combination of filters and sort fits
+def _page_query(given: frozenset[str], descending: bool) -> Select[str, str, int]:
+    """The first orders of a list, as many as begin within PAGE_BYTES, each with the size of all documents up to it."""
+    listed = list_query(given, descending).subquery("listed")
+    order_id, document = listed.c[0], cast(listed.c[1], Text)
+    sort = order_id.desc() if descending else order_id
+    size = func.sum(octet_length(document)).over(order_by=sort, rows=(None, 0)).label("bytes_so_far")
+    sized = select(order_id.label("id"), document.label("document"), size).subquery("sized")
+    begins_at = sized.c.bytes_so_far - octet_length(sized.c.document)
+    return select(sized).where(begins_at < PAGE_BYTES).order_by(sized.c.id.desc() if descending else sized.c.id)
 
 
 def as_ndjson(documents: Iterable[str]) -> Iterator[str]:

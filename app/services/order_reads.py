@@ -47,23 +47,30 @@ def list_orders(
     Filters: customer_id, status, fulfillment_status, number, external_ref, item_id, and created_from (inclusive),
     created_to (exclusive) as aware times. It costs the same at any depth: no offset, no count.
     """
-    values = {name: value for name, value in filters.items() if name in _FILTERS}
-    if principal.customer_id is not None:
-        if values.setdefault("customer_id", principal.customer_id) != principal.customer_id:
-            return Page([], None)
-    if "number" in values:
-        values["number"] = read_order_number(values["number"])
-    low, high = _id_range(filters.get("created_from"), filters.get("created_to"), after, descending=descending)
+    values = filter_values(filters, principal=principal)
+    if values is None:
+        return Page([], None)
+    low, high = id_range(filters, after, descending=descending)
     statement = _list_statement(frozenset(values), descending)
     rows = statement.rows(**values, low=low, high=high, limit=limit + 1)
     more = len(rows) > limit
     return Page([document for _, document in rows[:limit]], rows[limit - 1][0] if more else None)
 
 
-def _id_range(
-    created_from: datetime | None, created_to: datetime | None, after: str | None, *, descending: bool
-) -> tuple[str, str]:
+def filter_values(filters: Mapping[str, Any], *, principal: Principal) -> dict[str, Any] | None:
+    """The parameters of a list query's conditions, the owner's among them; None where no order can match."""
+    values = {name: value for name, value in filters.items() if name in _FILTERS}
+    if principal.customer_id is not None:
+        if values.setdefault("customer_id", principal.customer_id) != principal.customer_id:
+            return None
+    if "number" in values:
+        values["number"] = read_order_number(values["number"])
+    return values
+
+
+def id_range(filters: Mapping[str, Any], after: str | None, *, descending: bool) -> tuple[str, str]:
     """The ids that may come, from the first to before the last: an id begins with the time of creation."""
+    created_from, created_to = filters.get("created_from"), filters.get("created_to")
     low = first_order_id(created_from) if created_from else LOWEST_ID
     high = first_order_id(created_to) if created_to else HIGHEST_ID
     if after and descending:
@@ -115,6 +122,14 @@ _CURRENT_DOCUMENT = (
 
 @lru_cache(maxsize=256)  # every combination of filters and sort fits
 def _list_statement(given: frozenset[str], descending: bool) -> Statement:
+    return Statement(list_query(given, descending))
+
+
+def list_query(given: frozenset[str], descending: bool) -> Select[str, str]:
+    """The query for the ids and documents of the orders that match the filters `given` by name.
+
+    Its parameters are `filter_values`, `low` and `high` (`id_range`), and `limit`.
+    """
     lead = next((name for name in _LEADS if name in given), None) if given.isdisjoint(_SELECTIVE) else None
     held = [condition for name, condition in _FILTERS.items() if name in given and name != lead]
     every = select(cast(Order.id, SQLText), _CURRENT_DOCUMENT)
@@ -129,7 +144,7 @@ def _list_statement(given: frozenset[str], descending: bool) -> Statement:
         low, high = (tuple_(_parameter(lead), _parameter(bound, UUID)) for bound in ("low", "high"))
         query = query.where(tuple_(*sort) >= low, tuple_(*sort) < high)
     direction = desc if descending else asc
-    return Statement(query.order_by(*map(direction, sort)).limit(_parameter("limit", Integer)))
+    return query.order_by(*map(direction, sort)).limit(_parameter("limit", Integer))
 
 
 def _orders_with_item(held: list[ColumnElement[bool]]) -> Select[str, str]:

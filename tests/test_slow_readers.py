@@ -1,0 +1,214 @@
+"""Readers that take their time, on a real server: they hold little memory, no transaction, and nobody up."""
+
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from flask import Flask
+from sqlalchemy import insert, select, text, update
+
+from app.extensions import db
+from app.models import Order, OrderEvent
+from app.models.principal import ANONYMOUS
+from app.services.new_order import OrderRequest, new_order
+from app.services.order_writes import insert_orders
+from tests.samples import MINIMAL
+from tests.servers import GUNICORN, Server, free_port, running
+
+LARGE = MINIMAL | {
+    "items": [{"item_id": f"{i:064}", "quantity": 1} for i in range(100)],
+    "metadata": {f"{i:040}": "x" * 500 for i in range(50)},
+    "note": "n" * 2000,
+}  # 47 KB as a document
+READERS = 40
+
+
+@pytest.fixture
+def large_orders(app: Flask) -> int:
+    """Nearly 50 MB of orders."""
+    with app.app_context():
+        for _ in range(10):
+            insert_orders([new_order(OrderRequest(LARGE, ANONYMOUS)) for _ in range(100)])
+    return 1000
+
+
+@contextmanager
+def one_worker(database_url: str, **settings: str) -> Iterator[Server]:
+    port = free_port()
+    given = {"PORT": str(port), "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "DATABASE_POOL_SIZE": "2"}
+    with running(*GUNICORN, port=port, **(given | settings)) as server:
+        yield server
+
+
+def slow_reader(server: Server, path: str) -> socket.socket:
+    """A client that has sent its request and received the first bytes of the response, in a window of a few KiB."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(60)
+    client.connect(("127.0.0.1", server.port))
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    return client
+
+
+def rest_of(client: socket.socket) -> bytes:
+    received = b""
+    while part := client.recv(1 << 20):
+        received += part
+    return received
+
+
+def resident_bytes(server: Server) -> int:
+    """Of the one worker."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return sum(int(Path(f"/proc/{child}/statm").read_text().split()[1]) * 4096 for child in children)
+
+
+def open_transactions(app: Flask) -> int:
+    with app.app_context(), db.engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            return 0
+        others = "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+        return int(connection.scalar(text(f"{others} AND backend_type = 'client backend'")) or 0)
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+def test_forty_slow_exports_cost_little_memory_and_hold_nobody_up(
+    app: Flask, database_url: str, large_orders: int, form: str
+) -> None:
+    with one_worker(database_url, EXPORT_STREAMS=str(READERS)) as server, ExitStack() as stack:
+        server.ask("GET", f"/orders/export?format={form}&limit=100")
+        before = resident_bytes(server)
+        readers = [
+            stack.enter_context(closing(slow_reader(server, f"/orders/export?format={form}"))) for _ in range(READERS)
+        ]
+        heads = [reader.recv(16) for reader in readers]
+        grown, waits = 0, []
+        for _ in range(20):
+            for reader in readers:
+                reader.recv(1024)
+            started = time.monotonic()
+            assert server.ask("POST", "/orders", MINIMAL).status == 201
+            waits.append(time.monotonic() - started)
+            grown = max(grown, resident_bytes(server) - before)
+        time.sleep(0.2)
+        transactions = open_transactions(app)
+
+    assert set(heads) == {b"HTTP/1.1 200 OK\r"}
+    assert grown < 100 * 2**20, grown
+    assert transactions == 0
+    assert max(waits) < 10
+
+
+def test_a_slow_export_is_whole(app: Flask, database_url: str, large_orders: int) -> None:
+    with one_worker(database_url) as server, closing(slow_reader(server, "/orders/export")) as client:
+        time.sleep(0.5)
+        received = rest_of(client)
+
+    assert received.endswith(b"0\r\n\r\n")
+    assert received.count(b'"customer_id":"c-1"') == large_orders
+
+
+def test_a_principal_reads_so_many_exports_at_once_and_no_more(
+    app: Flask, database_url: str, large_orders: int
+) -> None:
+    with one_worker(database_url, EXPORT_STREAMS="2") as server:
+        with closing(slow_reader(server, "/orders/export")) as first:
+            with closing(slow_reader(server, "/orders/export")) as second:
+                assert first.recv(12) == second.recv(12) == b"HTTP/1.1 200"
+                refused = server.ask("GET", "/orders/export")
+            deadline = time.monotonic() + 30  # it notices with what it sends next
+            while (again := server.ask("HEAD", "/orders/export")).status == 429 and time.monotonic() < deadline:
+                time.sleep(0.05)
+        for _ in range(5):
+            assert server.ask("HEAD", "/orders/export").status == 200
+
+    assert (refused.status, refused.json["type"]) == (429, "/problems/too-many-requests")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert again.status == 200
+
+
+def test_an_export_that_takes_too_long_ends_without_its_last_chunk(
+    app: Flask, database_url: str, large_orders: int
+) -> None:
+    with one_worker(database_url, EXPORT_SECONDS="1") as server:
+        with closing(slow_reader(server, "/orders/export")) as client:
+            time.sleep(1.5)
+            received = rest_of(client)
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+            connection.request("GET", "/orders/export")
+            response = connection.getresponse()
+            response.read(1)
+            time.sleep(1.5)
+            with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+                response.read()
+        output = server.output()
+
+    assert b"200 OK" in received
+    assert not received.endswith(b"0\r\n\r\n")
+    assert output.count('"event":"export broken off"') == 2
+    assert "Traceback" not in output
+
+
+@pytest.fixture
+def long_history(app: Flask) -> str:
+    """The path of an order of 10,000 versions."""
+    order = new_order(OrderRequest(MINIMAL | {"note": "n" * 2000}, ANONYMOUS))
+    with app.app_context():
+        insert_orders([order])
+        with db.engine.begin() as connection:
+            [first] = connection.execute(select(OrderEvent.__table__).where(OrderEvent.order_id == order.id)).all()
+            columns = {**first._mapping, "type": "order.updated"}
+            document = orjson.loads(first.snapshot)
+            versions = [
+                columns | {"version": version, "snapshot": orjson.dumps(document | {"version": version}).decode()}
+                for version in range(2, 10_001)
+            ]
+            connection.execute(insert(OrderEvent), versions)
+            connection.execute(update(Order).where(Order.id == order.id).values(version=10_000))
+    return f"/orders/{order.id}"
+
+
+def test_a_history_of_ten_thousand_versions_is_read_by_slow_clients(
+    app: Flask, database_url: str, long_history: str
+) -> None:
+    with one_worker(database_url) as server, ExitStack() as stack:
+        path = f"{long_history}/history?limit=100"
+        readers = [stack.enter_context(closing(slow_reader(server, path))) for _ in range(10)]
+        for reader in readers:
+            reader.recv(1)
+        seen: list[int] = []
+        query = ""
+        while query is not None:
+            page: dict[str, Any] = server.ask("GET", path + query).json
+            seen += [event["version"] for event in page["events"]]
+            query = page["next_cursor"] and f"&cursor={page['next_cursor']}"
+        transactions = open_transactions(app)
+        whole = [rest_of(reader) for reader in readers]
+
+    assert seen == list(range(1, 10_001))
+    assert transactions == 0
+    assert all(body.endswith(b'"}') for body in whole)
+
+
+def test_pages_of_lists_and_histories_are_bounded_by_bytes(app: Flask, large_orders: int) -> None:
+    client = app.test_client()
+    path = f"/orders/{client.get('/orders?limit=1').json['orders'][0]['id']}"
+    for n in range(60):
+        client.patch(path, json={"note": str(n)}, content_type="application/merge-patch+json")
+
+    for listed, member in (("/orders", "orders"), (f"{path}/history", "events")):
+        first = client.get(f"{listed}?limit=100")
+        second = client.get(f"{listed}?limit=100&cursor={first.json['next_cursor']}")
+
+        assert 2**20 <= len(first.data) < 2**20 + 2**17
+        assert 10 < len(first.json[member]) < 60
+        assert first.json[member][-1]["id"] != second.json[member][0]["id"]
+    assert len(client.get(f"{path}/history?limit=100&cursor={first.json['next_cursor']}").json["events"]) > 20
+    versions = [event["version"] for event in first.json["events"] + second.json["events"]]
+    assert versions[:50] == list(range(1, 51))
