@@ -342,8 +342,8 @@ class Connection:
         response = Response(self, request)
         try:
             self._call_application(request, response)
-        except (ConnectionLost, *GREENLET_EXITS):
-            raise
+        except (ConnectionLost, ConnectionAbortedError, *GREENLET_EXITS):
+            raise  # the second is the application's: it breaks off a response that has begun
         except BaseException as error:
             if request.error is None:
                 self.worker.log.exception("Error handling a %s request", request.environ["REQUEST_METHOD"])

@@ -57,6 +57,7 @@ def slow_reader(server: Server, path: str) -> socket.socket:
 
 
 def rest_of(client: socket.socket) -> bytes:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # and from now on a fast one
     received = b""
     while part := client.recv(1 << 20):
         received += part
@@ -69,7 +70,12 @@ def resident_bytes(server: Server) -> int:
     return sum(int(Path(f"/proc/{child}/statm").read_text().split()[1]) * 4096 for child in children)
 
 
-def open_transactions(app: Flask) -> int:
+def fewest_open_transactions(app: Flask) -> int:
+    """Of many looks: a page that is being read has one for a moment."""
+    return min(_open_transactions(app) for _ in range(20) if time.sleep(0.05) is None)
+
+
+def _open_transactions(app: Flask) -> int:
     with app.app_context(), db.engine.connect() as connection:
         if connection.dialect.name == "sqlite":
             return 0
@@ -96,8 +102,7 @@ def test_forty_slow_exports_cost_little_memory_and_hold_nobody_up(
             assert server.ask("POST", "/orders", MINIMAL).status == 201
             waits.append(time.monotonic() - started)
             grown = max(grown, resident_bytes(server) - before)
-        time.sleep(0.2)
-        transactions = open_transactions(app)
+        transactions = fewest_open_transactions(app)
 
     assert set(heads) == {b"HTTP/1.1 200 OK\r"}
     assert grown < 100 * 2**20, grown
@@ -107,6 +112,7 @@ def test_forty_slow_exports_cost_little_memory_and_hold_nobody_up(
 
 def test_a_slow_export_is_whole(app: Flask, database_url: str, large_orders: int) -> None:
     with one_worker(database_url) as server, closing(slow_reader(server, "/orders/export")) as client:
+        client.recv(1)
         time.sleep(0.5)
         received = rest_of(client)
 
@@ -138,6 +144,7 @@ def test_an_export_that_takes_too_long_ends_without_its_last_chunk(
 ) -> None:
     with one_worker(database_url, EXPORT_SECONDS="1") as server:
         with closing(slow_reader(server, "/orders/export")) as client:
+            client.recv(1)
             time.sleep(1.5)
             received = rest_of(client)
         with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
@@ -149,7 +156,7 @@ def test_an_export_that_takes_too_long_ends_without_its_last_chunk(
                 response.read()
         output = server.output()
 
-    assert b"200 OK" in received
+    assert b"TTP/1.1 200 OK\r\n" in received[:100]
     assert not received.endswith(b"0\r\n\r\n")
     assert output.count('"event":"export broken off"') == 2
     assert "Traceback" not in output
@@ -188,7 +195,7 @@ def test_a_history_of_ten_thousand_versions_is_read_by_slow_clients(
             page: dict[str, Any] = server.ask("GET", path + query).json
             seen += [event["version"] for event in page["events"]]
             query = page["next_cursor"] and f"&cursor={page['next_cursor']}"
-        transactions = open_transactions(app)
+        transactions = fewest_open_transactions(app)
         whole = [rest_of(reader) for reader in readers]
 
     assert seen == list(range(1, 10_001))

@@ -25,7 +25,7 @@ _RETRY_AFTER = 5  # seconds until a refused export may be tried again
 log = structlog.get_logger()
 
 
-class ExportBrokenOff(TimeoutError):
+class ExportBrokenOff(ConnectionAbortedError):
     """Ends a response that has begun: servers close the connection, without the last chunk of the body, so that the
     client knows that it has not got everything (RFC 9112 §8)."""
 

@@ -3,11 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, DateTime, Dialect, Integer, String, Text, cast
+from sqlalchemy import JSON, ColumnElement, DateTime, Dialect, String, Text, cast
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 # Ids travel as lower-case text with dashes everywhere in Python; PostgreSQL keeps 16 bytes, SQLite the text.
@@ -42,18 +39,6 @@ class Timestamp(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         return None if value is None else read_timestamp(value)
-
-
-class octet_length(GenericFunction[int]):  # noqa: N801 (SQL's name)
-    """The number of bytes of a text in UTF-8. PostgreSQL tells it without reading a text that is stored apart."""
-
-    type = Integer()
-    inherit_cache = True
-
-
-@compiles(octet_length, "sqlite")  # which has a function of this name from 3.43 on
-def _octet_length_on_sqlite(function: octet_length, compiler: SQLCompiler, **options: Any) -> str:
-    return f"length(CAST({compiler.process(function.clauses, **options)} AS BLOB))"
 
 
 class Document(UserDefinedType[str]):

@@ -21,6 +21,13 @@ from app.services import order_reads, order_service
 from app.services.new_order import OrderRequest
 from app.services.order_exports import stream_orders
 
+EXPORT = {
+    "type": "string",
+    "description": "All orders that match, each that was there at the start exactly once. An export that is broken off, "
+    "by a fault or the service's time limit, ends without the last chunk of its body (RFC 9112 §8): a client that gets "
+    "no error has it whole. `after` goes on behind the last order that was received whole.",
+}
+
 blueprint = Blueprint("orders", __name__, description="Create orders, read them, list them.")
 
 
@@ -101,7 +108,7 @@ def list_orders(query: dict[str, Any]) -> Response:
     "/orders/export",
     scope="orders:read",
     query=ExportQuery(),
-    responses={200: Content(EXPORT_MEDIA_TYPES, {"type": "string"})},
+    responses={200: Content(EXPORT_MEDIA_TYPES, EXPORT)},
     problems=(errors.NotAcceptable,),
 )
 def export_orders(query: dict[str, Any]) -> Response:

@@ -4,7 +4,7 @@ from marshmallow import fields, validate
 
 from app.models.lifecycle import EVENT_TYPES
 from app.schemas.fields import AnswerSchema, StrictSchema, Text, WholeNumber
-from app.schemas.order import PAGE_DEFAULT, PAGE_MAX
+from app.schemas.order import PAGE_DEFAULT, PAGE_LIMIT, PAGE_MAX
 from app.schemas.order_document import MOMENT, Order
 
 
@@ -12,7 +12,7 @@ class HistoryQuery(StrictSchema):
     """Which part of a history to list."""
 
     limit = WholeNumber(
-        1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": "Events on a page."}
+        1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": PAGE_LIMIT}
     )
     cursor = Text(200, load_default=None, metadata={"description": "`next_cursor` of the page before."})
 

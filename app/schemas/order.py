@@ -29,6 +29,7 @@ QUANTITY_MAX = 1_000_000
 PRICE_MAX = 10**12  # minor units: ten thousand million euros
 NOTE_MAX = 2_000
 PAGE_DEFAULT, PAGE_MAX = 20, 100
+PAGE_LIMIT = "The most entries of a page. There are fewer where they would come to more than 1 MiB."
 EXPORT_MAX = 10**9  # orders
 ADJUSTMENT_TYPES = ("discount", "tax", "shipping", "fee", "other")
 
@@ -167,7 +168,7 @@ class OrderQuery(OrderFilters):
     """Which page of which orders to list."""
 
     limit = WholeNumber(
-        1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": "Orders on a page."}
+        1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": PAGE_LIMIT}
     )
     cursor = Text(
         200,

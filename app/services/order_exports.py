@@ -6,13 +6,17 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from threading import Semaphore
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, Select, Text, cast, func, select
+from sqlalchemy import Row
+from sqlalchemy.pool import QueuePool
 
+from app.extensions import db
+from app.models.pages import rows_within
+from app.models.per_database import PerDatabase
 from app.models.principal import Principal
-from app.models.types import octet_length
 from app.services.order_reads import filter_values, id_range, list_query
 from app.services.transactions import one_moment
 
@@ -20,6 +24,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 # What is fetched at once: a stream holds it in memory for as long as its reader likes.
 PAGE, PAGE_BYTES = 500, 256 * 1024  # orders, bytes
+_FIRST_PAGE = 16  # orders
 
 # Where a formula could begin: at the start of a cell, and behind what another list separator (`;` in much of Europe, a
 # tab) makes the start of one, for our own quotes protect nothing there. It matches each run once, so it takes linear
@@ -48,34 +53,38 @@ def stream_orders(
     document at most.
     """
     values = filter_values(filters, principal=principal)
-    left = sys.maxsize if limit is None else limit
+    left, size = sys.maxsize if limit is None else limit, _FIRST_PAGE
     while values is not None and left > 0:
         low, high = id_range(filters, after, descending=descending)
-        size = min(PAGE, left)
+        size = min(size, PAGE, left)
         rows = _read_page(descending, values, low=low, high=high, limit=size)
         for _, document, _ in rows:
             yield document
         if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
             return
         after, left = rows[-1].id, left - len(rows)
+        size = 2 * len(rows)  # the database looks at the sizes of so many documents, in vain if they do not fit
 
 
-def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[str, str, int]]:
+def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
     # Not under the time limit of a request: where few orders match, a page may take a walk over all of them.
-    with one_moment() as session:
+    with _READERS.get(), one_moment() as session:
         return session.execute(_page_query(frozenset(values), descending), {**values, **bounds}).all()
 
 
 @lru_cache(maxsize=256)  # every combination of filters and sort fits
-def _page_query(given: frozenset[str], descending: bool) -> Select[str, str, int]:
-    """The first orders of a list, as many as begin within PAGE_BYTES, each with the size of all documents up to it."""
-    listed = list_query(given, descending).subquery("listed")
-    order_id, document = listed.c[0], cast(listed.c[1], Text)
-    sort = order_id.desc() if descending else order_id
-    size = func.sum(octet_length(document)).over(order_by=sort, rows=(None, 0)).label("bytes_so_far")
-    sized = select(order_id.label("id"), document.label("document"), size).subquery("sized")
-    begins_at = sized.c.bytes_so_far - octet_length(sized.c.document)
-    return select(sized).where(begins_at < PAGE_BYTES).order_by(sized.c.id.desc() if descending else sized.c.id)
+def _page_query(given: frozenset[str], descending: bool) -> Any:
+    query = list_query(given, descending)
+    return rows_within(query, position="id", document="document", size=PAGE_BYTES, descending=descending)
+
+
+# Exports wait for their pages in a queue of their own: half of the connections stay with the other requests.
+_READERS = PerDatabase(lambda: Semaphore(_half_of_the_connections()))
+
+
+def _half_of_the_connections() -> int:
+    pool = db.engine.pool
+    return max(1, pool.size() // 2) if isinstance(pool, QueuePool) else 1
 
 
 def as_ndjson(documents: Iterable[str]) -> Iterator[str]:

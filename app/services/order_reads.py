@@ -1,9 +1,10 @@
 """Reading orders: single ones, versions of them, and lists. What is read are stored documents, never parsed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, Select
@@ -19,6 +20,8 @@ from app.models.statement import Statement
 from app.models.types import UUID
 from app.services.order_lookup import Wanted, look_up
 from app.services.order_service import StoredOrder
+
+_PAGE_LENGTH = 1024 * 1024  # characters: a slow client keeps its page in the worker's memory
 
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
@@ -45,7 +48,8 @@ def list_orders(
     """The principal's orders that match all filters, by time of creation, from just behind the id `after`.
 
     Filters: customer_id, status, fulfillment_status, number, external_ref, item_id, and created_from (inclusive),
-    created_to (exclusive) as aware times. It costs the same at any depth: no offset, no count.
+    created_to (exclusive) as aware times. It costs the same at any depth: no offset, no count. There are fewer than
+    `limit` where their documents would come to more than _PAGE_LENGTH.
     """
     values = filter_values(filters, principal=principal)
     if values is None:
@@ -53,8 +57,16 @@ def list_orders(
     low, high = id_range(filters, after, descending=descending)
     statement = _list_statement(frozenset(values), descending)
     rows = statement.rows(**values, low=low, high=high, limit=limit + 1)
-    more = len(rows) > limit
-    return Page([document for _, document in rows[:limit]], rows[limit - 1][0] if more else None)
+    documents = [document for _, document in rows[:limit]]
+    if sum(map(len, documents)) > _PAGE_LENGTH:
+        documents = documents[: _count_within(_PAGE_LENGTH, documents)]
+    more = len(rows) > len(documents)
+    return Page(documents, rows[len(documents) - 1][0] if more else None)
+
+
+def _count_within(length: int, documents: Sequence[str]) -> int:
+    """How many of the documents begin within so many characters."""
+    return sum(begin < length for begin in accumulate(map(len, documents), initial=0))
 
 
 def filter_values(filters: Mapping[str, Any], *, principal: Principal) -> dict[str, Any] | None:
@@ -132,7 +144,7 @@ def list_query(given: frozenset[str], descending: bool) -> Select[str, str]:
     """
     lead = next((name for name in _LEADS if name in given), None) if given.isdisjoint(_SELECTIVE) else None
     held = [condition for name, condition in _FILTERS.items() if name in given and name != lead]
-    every = select(cast(Order.id, SQLText), _CURRENT_DOCUMENT)
+    every = select(cast(Order.id, SQLText).label("id"), _CURRENT_DOCUMENT.label("document"))
     query = _orders_with_item(held) if lead == "item_id" else every.where(*held)
     if lead is None:
         sort: tuple[Any, ...] = (Order.id,)
@@ -152,7 +164,7 @@ def _orders_with_item(held: list[ColumnElement[bool]]) -> Select[str, str]:
     # Scalar subqueries again. As a join, a generic plan read all orders of a popular item for a page: 400 ms.
     of_line = Order.id == OrderItem.order_id
     document = select(_CURRENT_DOCUMENT).where(of_line).scalar_subquery()
-    query = select(cast(OrderItem.order_id, SQLText), cast(document, SQLText)).where(
+    query = select(cast(OrderItem.order_id, SQLText).label("id"), cast(document, SQLText).label("document")).where(
         OrderItem.line == _line_of_item(OrderItem.item_id, OrderItem.order_id)
     )
     return query.where(select(Order.id).where(of_line, *held).scalar_subquery().is_not(None)) if held else query
