@@ -23,7 +23,7 @@ from app.services.order_exports import stream_orders
 
 EXPORT = {
     "type": "string",
-    "description": "All orders that match, each that was there at the start exactly once. An export that is broken off, "
+    "description": "All orders that match, each that was there at the start exactly once. One that is broken off, "
     "by a fault or the service's time limit, ends without the last chunk of its body (RFC 9112 §8): a client that gets "
     "no error has it whole. `after` goes on behind the last order that was received whole.",
 }
