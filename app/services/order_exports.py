@@ -17,6 +17,7 @@ from app.extensions import db
 from app.models.pages import rows_within
 from app.models.per_database import PerDatabase
 from app.models.principal import Principal
+from app.models.recovery import with_retry
 from app.services.order_reads import filter_values, id_range, list_query
 from app.services.transactions import one_moment
 
@@ -25,6 +26,7 @@ BYTE_ORDER_MARK = "\ufeff"
 # What is fetched at once: a stream holds it in memory for as long as its reader likes.
 PAGE, PAGE_BYTES = 500, 256 * 1024  # orders, bytes
 _FIRST_PAGE = 16  # orders
+_PAGE_SECONDS = 30  # not the 3 of a request: where few orders match, a page may take a walk over all of them
 
 # Where a formula could begin: at the start of a cell, and behind what another list separator (`;` in much of Europe, a
 # tab) makes the start of one, for our own quotes protect nothing there. It matches each run once, so it takes linear
@@ -67,9 +69,14 @@ def stream_orders(
 
 
 def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
-    # Not under the time limit of a request: where few orders match, a page may take a walk over all of them.
-    with _READERS.get(), one_moment() as session:
-        return session.execute(_page_query(frozenset(values), descending), {**values, **bounds}).all()
+    query, parameters = _page_query(frozenset(values), descending), {**values, **bounds}
+
+    def read() -> Sequence[Row[*tuple[Any, ...]]]:
+        with one_moment(seconds=_PAGE_SECONDS) as session:
+            return session.execute(query, parameters).all()
+
+    with _READERS.get():
+        return with_retry(read)
 
 
 @lru_cache(maxsize=256)  # every combination of filters and sort fits

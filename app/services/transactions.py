@@ -50,16 +50,19 @@ def read_rows(query: Executable) -> Sequence[Row[Any]]:
 
 
 @contextmanager
-def one_moment() -> Iterator[Session]:
-    """A session that reads everything as it is now, takes the time it needs, and keeps nobody from writing."""
+def one_moment(*, seconds: int | None = None) -> Iterator[Session]:
+    """A session that reads everything as it is now, and keeps nobody from writing.
+
+    A statement may take so many `seconds`, or the time it needs.
+    """
     with Session(db.engine.execution_options(read_only=True)) as session:
         driver = session.connection().connection.dbapi_connection
         if not isinstance(driver, BoundedConnection):
             yield session
             return
         # The limits of a request are not meant for a look at every order.
-        session.execute(text("SET LOCAL statement_timeout = 0"))
-        driver.answer_within = None
+        session.execute(text(f"SET LOCAL statement_timeout = {1000 * (seconds or 0)}"))
+        driver.answer_within = None if seconds is None else seconds + 1
         try:
             yield session
         finally:
