@@ -38,6 +38,7 @@ SENT = (*CONFIRMED, ("fulfillments", LINES))
 ROUTES = {
     ("POST", "/orders"): Route("orders:write", MINIMAL, 201),
     ("GET", "/orders"): Route("orders:read"),
+    ("GET", "/orders/export"): Route("orders:read"),
     ("POST", "/orders/batch"): Route("orders:write", {"orders": [MINIMAL]}),
     ("GET", "/orders/<order_id>"): Route("orders:read"),
     ("PATCH", "/orders/<order_id>"): Route("orders:write", {"note": "n"}),
