@@ -1,10 +1,12 @@
 """The HTTP worker: a request means to it what it means to gunicorn's own parser, and nothing gets lost."""
 
+import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -75,6 +77,8 @@ def test_a_request_means_the_same_to_gunicorn(head: bytes) -> None:
 
     if ours is not None:
         theirs = environ_of_gunicorn(head)
+        if ours["RAW_URI"].startswith("http:"):  # RFC 9112 §3.2.2: such a target replaces Host
+            theirs["HTTP_HOST"] = ours["HTTP_HOST"]
         assert {name: theirs.get(name) for name in ours} == ours
         assert {name for name in theirs if name.startswith(("HTTP_", "CONTENT_"))} <= ours.keys()
 
@@ -383,3 +387,176 @@ def test_the_last_request_of_a_worker_that_is_to_stop_closes_the_connection() ->
     assert bodies(answers) == [b"POST /plain abc"] * 2
     assert answers.count(b"\r\nConnection: close\r\n") == 1
     assert not worker.alive
+
+
+POST_HEAD = b"POST /post HTTP/1.1\r\nHost: a\r\n"
+CHUNKED_HEAD = POST_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+AMBIGUOUS = {
+    "length and chunks": POST_HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks and length": POST_HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "two lengths": POST_HEAD + b"Content-Length: 0\r\nContent-Length: 40\r\n\r\n",
+    "the same length twice": POST_HEAD + b"Content-Length: 0\r\nContent-Length: 0\r\n\r\n",
+    "a list of lengths": POST_HEAD + b"Content-Length: 0, 40\r\n\r\n",
+    "a signed length": POST_HEAD + b"Content-Length: +0\r\n\r\n",
+    "a space before the colon": POST_HEAD + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "a folded header": POST_HEAD + b"A: b\r\n Content-Length: 40\r\n\r\n",
+    "a bare LF after a header": POST_HEAD + b"A: b\nContent-Length: 40\r\n\r\n",
+    "a bare LF after the request line": b"GET /post HTTP/1.1\nHost: a\r\n\r\n",
+    "a bare CR in a header": POST_HEAD + b"A: b\rContent-Length: 40\r\n\r\n",
+    "a NUL": POST_HEAD + b"A: \x00\r\n\r\n",
+    "a coding before chunked": POST_HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "a coding after chunked": POST_HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "chunked twice": POST_HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a coding like chunked": POST_HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunks in HTTP/1.0": CHUNKED_HEAD.replace(b"1.1", b"1.0") + b"0\r\n\r\n",
+    "a hexadecimal prefix": CHUNKED_HEAD + b"0x0\r\n\r\n",
+    "a space after a size": CHUNKED_HEAD + b"0 \r\n\r\n",
+    "a bare LF after a size": CHUNKED_HEAD + b"0\n\n",
+    "a bare LF in an extension": CHUNKED_HEAD + b"1;a\nb\r\nx\r\n0\r\n\r\n",
+    "an extension without end": CHUNKED_HEAD + b'1;a="\r\nx\r\n0\r\n\r\n',
+    "no line end after a chunk": CHUNKED_HEAD + b"1\r\nxx\r\n0\r\n\r\n",
+    "a negative size": CHUNKED_HEAD + b"-1\r\n\r\n",
+    "a size beyond 64 bits": CHUNKED_HEAD + b"10000000000000000\r\n\r\n",
+    "a length as trailer": CHUNKED_HEAD + b"0\r\nContent-Length: 40\r\n\r\n",
+    "two hosts": POST_HEAD + b"Host: b\r\n\r\n",
+    "two content types": POST_HEAD + b"Content-Type: a\r\nContent-Type: b\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_an_ambiguous_request_is_refused_and_the_last_of_its_connection(sent: bytes) -> None:
+    answers = answer_to(PLAIN + sent + SMUGGLED)
+
+    first, _, refusal = answers.partition(b"POST /plain abc")
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert re.match(rb"HTTP/1\.1 (400|501) ", refusal)
+    assert b"\r\nContent-Type: application/problem+json\r\n" in refusal and b"\r\nConnection: close\r\n" in refusal
+    assert refusal.count(b"HTTP/1.1 ") == 1
+    assert b"smuggled" not in answers
+
+
+@pytest.mark.parametrize("header", ["Script_Name: /a", "Script-Name: /a", "X-Forwarded-Prefix: /a", "Path_Info: /a"])
+def test_no_header_changes_the_path_or_its_prefix(header: str) -> None:
+    environ = environ_of_ours(f"GET /b HTTP/1.1\r\nHost: a\r\n{header}".encode())
+
+    assert environ is not None
+    assert (environ.get("SCRIPT_NAME"), environ["PATH_INFO"]) == (None, "/b")
+
+
+def test_header_names_with_underscores_are_dropped() -> None:
+    environ = environ_of_ours(b"GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 1\r\nX_Request_Id: b\r\nA-B: c")
+
+    assert environ is not None
+    assert {name for name in environ if name.startswith(("HTTP_", "CONTENT_"))} == {"HTTP_HOST", "HTTP_A_B"}
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+)
+def test_an_offer_to_upgrade_is_declined_and_the_body_read(framing: bytes) -> None:
+    offer = b"POST /offer HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + framing
+
+    assert bodies(answer_to(offer + PLAIN)) == [b"POST /offer abc", b"POST /plain abc"]
+    for size in (1, 7):
+        with connection_to(echo) as connection:
+            for piece in pieces_of(offer + PLAIN, size):
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+            assert bodies(everything_of(connection)) == [b"POST /offer abc", b"POST /plain abc"]
+
+
+def test_a_body_that_is_not_read_is_not_asked_for() -> None:
+    expecting = UNREAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n").removesuffix(b"abc")
+
+    answer = answer_to(expecting)
+
+    assert answer.startswith(b"HTTP/1.1 200 ") and b"\r\nConnection: close\r\n" in answer
+
+
+def test_an_old_client_may_keep_its_connection() -> None:
+    kept = b"GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+
+    answers = answer_to(kept * 2)
+
+    assert bodies(answers) == [b"GET /old "] * 2
+    assert answers.count(b"\r\nConnection: keep-alive\r\n") == 2
+
+
+def test_an_old_client_gets_a_body_of_unknown_length_until_the_connection_closes() -> None:
+    answer = answer_to(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", streaming)
+
+    assert answer.endswith(b"\r\n\r\na" + b"b" * 20)
+    assert b"chunked" not in answer and b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP", PLAIN + b"GET / HTTP"])
+def test_a_head_that_does_not_arrive_in_time_ends_the_connection(begun: bytes) -> None:
+    with connection_to(echo, timeout=1) as connection:
+        connection.sendall(begun)
+        received = everything_of(connection)
+
+    assert received.count(b"HTTP/1.1 408 ") == bool(begun)
+    assert received.count(b"HTTP/1.1 200 ") == begun.count(b"/plain")
+
+
+EXPECTING = PLAIN[:-3].replace(b"Host", b"Expect: 100-continue\r\nHost")
+
+
+@pytest.mark.parametrize("begun", [PLAIN[:-1], CHUNKED[:-4], CHUNKED[:-12], EXPECTING])
+def test_a_body_that_does_not_arrive_in_time_is_408(begun: bytes) -> None:
+    with connection_to(echo, timeout=1) as connection:
+        connection.sendall(begun)
+        received = everything_of(connection)
+
+    assert received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("begun", "endless"),
+    [
+        (b"GET /", b"a"),
+        (b"GET / HTTP/1.1\r\n", b"a"),
+        (b"GET / HTTP/1.1\r\nHost: ", b"a"),
+        (b"GET / HTTP/1.1\r\n", b"A: b\r\n"),
+        (b"", b"\r\n"),
+        (CHUNKED_HEAD + b"1;", b"a"),
+        (CHUNKED_HEAD, b"0"),
+        (CHUNKED_HEAD + b"0\r\nA: ", b"a"),
+        (CHUNKED_HEAD + b"0\r\n", b"A: b\r\n"),
+        (CHUNKED_HEAD, b"4000\r\n" + b"x" * 0x4000 + b"\r\n"),
+    ],
+)
+def test_what_never_ends_is_refused(begun: bytes, endless: bytes) -> None:
+    with connection_to(echo) as connection:
+        connection.sendall(begun)
+        with suppress(OSError):
+            for _ in range(400):
+                connection.sendall(endless * (65_536 // len(endless)))
+        received = everything_of(connection)
+
+    assert re.match(rb"HTTP/1\.1 (400|413|414|431) ", received)
+
+
+def test_the_application_may_write_and_may_replace_a_response_that_has_not_begun() -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "9")])
+        try:
+            raise RuntimeError("replaced")
+        except RuntimeError:
+            write = start_response("201 Created", [("Content-Length", "2")], sys.exc_info())
+        write(b"a")
+        return [b"b"]
+
+    answers = answer_to(PLAIN * 2, application)
+
+    assert answers.count(b"HTTP/1.1 201 Created\r\n") == 2
+    assert answers.count(b"\r\n\r\nab") == 2
+
+
+def test_requests_before_a_malformed_one_are_answered() -> None:
+    answers = answer_to(PLAIN * 3 + b"garbage\r\n\r\n")
+
+    assert answers.count(b"HTTP/1.1 200 ") == 3
+    assert answers.count(b"HTTP/1.1 400 ") == 1

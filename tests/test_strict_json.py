@@ -3,6 +3,8 @@
 import gzip
 import json
 from decimal import Decimal, localcontext
+from io import BytesIO
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -302,3 +304,31 @@ def test_a_body_that_ends_early_is_refused_and_nothing_is_stored(client: FlaskCl
 
     assert slug(cut_off) == (400, "bad-request")
     assert client.get("/orders").json["orders"] == []
+
+
+class FailingStream(BytesIO):
+    """A body whose end the server cannot receive."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(b"{")
+        self.error = error
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise self.error
+
+    def readinto(self, buffer: Any) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(TimeoutError(), (408, "request-timeout")), (OSError(), (400, "bad-request"))]
+)
+@pytest.mark.parametrize("framing", [{"CONTENT_LENGTH": "9"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
+def test_a_body_that_the_server_cannot_receive_is_the_fault_of_the_client(
+    client: FlaskClient, framing: dict[str, str], error: OSError, expected: tuple[int, str]
+) -> None:
+    environ = framing | {"wsgi.input": FailingStream(error), "wsgi.input_terminated": True}
+
+    response = client.post("/orders", content_type="application/json", environ_overrides=environ)
+
+    assert slug(response) == expected
