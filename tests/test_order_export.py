@@ -287,3 +287,16 @@ def test_the_command_exports_orders_of_one_status(runner: FlaskCliRunner, orders
     result = runner.invoke(args=["orders", "export", "--status", "cancelled"])
 
     assert (result.stdout_bytes, result.stderr) == (orders[0] + b"\n", "1 orders exported.\n")
+
+
+def test_the_command_begins_csv_with_a_byte_order_mark_on_request(
+    runner: FlaskCliRunner, orders: list[bytes], tmp_path: Path
+) -> None:
+    plain, marked = (runner.invoke(args=["orders", "export", "--format", "csv", *bom]) for bom in ([], ["--bom"]))
+    file = tmp_path / "orders.csv"
+    runner.invoke(args=["orders", "export", "--format", "csv", "--bom", "--output", str(file)])
+    refused = runner.invoke(args=["orders", "export", "--bom"])
+
+    assert marked.stdout_bytes == file.read_bytes() == b"\xef\xbb\xbf" + plain.stdout_bytes
+    assert refused.exit_code == 2
+    assert "only CSV can begin with a byte order mark" in refused.stderr

@@ -314,3 +314,41 @@ def test_an_import_that_is_killed_goes_on_where_it_was(
 def count(app: Flask) -> int:
     with app.app_context(), db.engine.begin() as connection:
         return int(connection.scalar(text("SELECT count(*) FROM orders")))
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_at_the_beginning_of_the_file_is_skipped(
+    app: Flask, imported: Callable[..., Result], documents: bytes
+) -> None:
+    lines = [orjson.dumps(order(note=str(i))) for i in range(2)]
+    with_mark = imported(BOM + lines[0], lines[1])
+    without = imported(*lines)
+    empty(app)
+    restored = imported(BOM + documents)
+    only_a_mark = imported(BOM, lines[0])
+
+    assert (with_mark.exit_code, with_mark.stdout) == (0, summary(2, 0, 0))
+    assert without.stdout == summary(0, 2, 0)
+    assert restored.stdout == summary(len(LIVES), 0, 0)
+    assert only_a_mark.stdout == summary(1, 0, 0)
+
+
+def test_a_byte_order_mark_anywhere_else_is_a_fault_of_its_line(imported: Callable[..., Result]) -> None:
+    result = imported(orjson.dumps(order()), BOM + orjson.dumps(order(note="2")))
+
+    assert (result.exit_code, result.stdout) == (1, summary(1, 0, 1))
+    assert result.stderr.startswith("line 2: ")
+
+
+@pytest.mark.parametrize("created_at", [5, None, True, [], {}, "2026-11-22"])
+def test_what_is_no_time_is_a_fault_of_its_line(
+    imported: Callable[..., Result], documents: bytes, created_at: Any
+) -> None:
+    first = orjson.loads(documents.splitlines()[0])
+
+    result = imported(first | {"created_at": created_at})
+
+    assert (result.exit_code, result.stdout) == (1, summary(0, 0, 1))
+    assert "line 1: #/created_at: " in result.stderr

@@ -18,7 +18,7 @@ from app.errors import ServiceError
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
 from app.services.order_expiry import expire_orders
-from app.services.order_exports import as_csv, as_ndjson, stream_orders
+from app.services.order_exports import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.verification import count_orders
 
 _BATCH = 500  # lines stored at once
@@ -28,14 +28,19 @@ orders = AppGroup("orders", help="Export, import and expire orders.")
 
 @orders.command("export")
 @click.option("--format", "style", type=click.Choice(("ndjson", "csv")), default="ndjson", show_default=True)
+@click.option("--bom", is_flag=True, help="Begin CSV with a byte order mark, by which Excel knows UTF-8.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only orders of this status.")
 @click.option("--output", type=click.File("w", encoding="utf-8"), default="-", help="A file, or standard output.")
-def export_orders(style: str, status: str | None, output: TextIO) -> None:
+def export_orders(style: str, bom: bool, status: str | None, output: TextIO) -> None:
     """Write all orders, oldest first: one document a line, or one CSV row for each line item."""
+    if bom and style != "csv":
+        raise click.BadParameter("only CSV can begin with a byte order mark.", param_hint="--bom")
     filters = {"status": status} if status else {}
     with faults_in_one_line():
         with progress_bar("Orders", length=None if status else count_orders()) as bar:
             documents = _counted(stream_orders(filters, principal=ANONYMOUS, descending=False), bar)
+            if bom:
+                output.write(BYTE_ORDER_MARK)
             for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
                 output.write(text)
         output.flush()  # a full disk is noticed here, and not when the file is closed
@@ -47,12 +52,13 @@ def export_orders(style: str, status: str | None, output: TextIO) -> None:
 @click.option("--principal", default=ANONYMOUS.id, show_default=True, help="Whose orders they become.")
 def import_orders(file: BinaryIO, principal: str) -> None:
     """Create the orders of an NDJSON FILE (- for standard input): `POST /orders` bodies, or exported documents.
+    A byte order mark at its beginning is skipped.
 
     It may be broken off and run again: what is there already is left alone, known by its external_ref, its id, or its
     text where it has neither. Bad lines are named on standard error, and all others are imported; exit status 1 then.
     """
     work = Import(Principal(principal, frozenset()))
-    lines = (Line(number, text) for number, text in enumerate(file, start=1) if text.strip())
+    lines = (Line(number, text) for number, text in enumerate(_without_byte_order_mark(file), start=1) if text.strip())
     with faults_in_one_line():
         with progress_bar("Import", length=_size(file)) as bar:
             while batch := list(islice(lines, _BATCH)):
@@ -75,6 +81,11 @@ def expire(older_than: timedelta) -> None:
             for expired in expire_orders(older_than=older_than):
                 bar.update(expired)
         click.echo(f"{bar.pos} orders expired.")
+
+
+def _without_byte_order_mark(file: BinaryIO) -> Iterator[bytes]:
+    for number, line in enumerate(file):
+        yield line if number else line.removeprefix(BYTE_ORDER_MARK.encode())
 
 
 def _counted(documents: Iterable[str], bar: Any) -> Iterator[str]:
