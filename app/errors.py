@@ -161,7 +161,7 @@ class OpenOrders(ServiceError):
 class VersionMismatch(ServiceError):
     """The order is no longer at the version that `If-Match` names; somebody changed it in between. Read it again
     (`current_version` tells its version), look whether your change still makes sense, and send it with the new entity
-    tag. Nothing was changed."""
+    tag. Where `If-Match` has a weak tag (`W/"1"`), which never matches, the detail says so. Nothing was changed."""
 
     status, slug, title = 412, "version-mismatch", "The order has changed"
 

@@ -151,3 +151,17 @@ def test_a_cursor_belongs_to_its_order(client: FlaskClient) -> None:
 @pytest.mark.parametrize("order_id", ["00000000-0000-7000-8000-000000000000", "x"])
 def test_an_unknown_order_has_no_history(client: FlaskClient, order_id: str) -> None:
     assert slug(client.get(f"/orders/{order_id}/history")) == (404, "order-not-found")
+
+
+@pytest.mark.parametrize(
+    ("tags", "weak"), [('W/"2"', '2'), ('"1", W/"2"', '2'), ('W/"x", W/"1"', '1'), ('"1"', None), ("", None)]
+)
+def test_a_refusal_says_that_a_weak_tag_never_matches(client: FlaskClient, tags: str, weak: str | None) -> None:
+    path = order_after(client, "update")
+
+    refused = act(client, path, "confirm", If_Match=tags)
+
+    assert slug(refused) == (412, "version-mismatch")
+    assert refused.json["detail"].startswith("The order is at version 2 now.")
+    assert (f'W/"{weak}": a weak entity tag never matches' in refused.json["detail"]) == (weak is not None)
+    assert ("a proxy that compresses" in refused.json["detail"]) == (weak is not None)

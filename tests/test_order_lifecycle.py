@@ -353,3 +353,24 @@ def test_an_action_on_an_unknown_order_is_404(client: FlaskClient, order_id: str
 
 def test_every_action_has_a_request_here() -> None:
     assert ROUTES.keys() == READY.keys() == ACTIONS.keys() and BODIES.keys() <= ACTIONS.keys()
+
+
+UNITS_SENT = "Units of the order have been sent already, so that cancel is not possible."
+
+
+@pytest.mark.parametrize(
+    ("before", "action", "detail"),
+    [
+        (["confirm", "fulfill"], "cancel", UNITS_SENT),
+        (["confirm", "fulfill", "hold"], "cancel", UNITS_SENT),
+        (["confirm"], "return", "No unit is with the customer, so that return is not possible."),
+        (["hold"], "confirm", "The order is pending and on hold, so that confirm is not possible."),
+        (["cancel"], "cancel", "The order is cancelled, so that cancel is not possible."),
+        ([], "fulfill", "The order is pending, so that fulfill is not possible."),
+    ],
+)
+def test_a_refusal_says_what_is_in_the_way(client: FlaskClient, before: list[str], action: str, detail: str) -> None:
+    refused = act(client, order_after(client, *before), action)
+
+    assert slug(refused) == (409, "illegal-action")
+    assert refused.json["detail"] == detail

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from app.http.conditional import expected_versions
+from app.errors import VersionMismatch
+from app.http.conditional import expected_versions, explain_weak_tags
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal
 from app.services.new_order import fingerprint
@@ -20,4 +21,8 @@ def carry_out(action: str, order_id: str, change: Change, *, body: Any = None) -
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(body),
     )
-    return change_order(order_id, change, request=request)
+    try:
+        return change_order(order_id, change, request=request)
+    except VersionMismatch as mismatch:
+        explain_weak_tags(mismatch)
+        raise

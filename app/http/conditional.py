@@ -8,7 +8,7 @@ import re
 
 from flask import current_app, request
 
-from app.errors import PreconditionRequired
+from app.errors import PreconditionRequired, VersionMismatch
 from app.models.personal_data import is_erased
 from app.services.order_service import StoredOrder
 
@@ -35,3 +35,13 @@ def expected_versions() -> frozenset[int] | None:
         return None
     versions = (_VERSION.fullmatch(tag) for tag in tags.as_set() if tag)
     return frozenset(int(version[1]) for version in versions if version)
+
+
+def explain_weak_tags(mismatch: VersionMismatch) -> None:
+    """Say in the error that a tag of If-Match is weak, if one is: the order may well be as the client knows it."""
+    weak = sorted(set(request.if_match.as_set(include_weak=True)) - set(request.if_match.as_set()))
+    if weak:
+        mismatch.detail += (
+            f' If-Match has W/"{weak[0][:32]}": a weak entity tag never matches there (RFC 9110 §13.1.1). The service '
+            "sends strong ones; a proxy that compresses responses makes them weak. Switch that off for orders."
+        )

@@ -219,8 +219,16 @@ class Order(Base):
 
     def _require(self, name: str) -> None:
         if name not in self.allowed_actions:
-            held = " and on hold" if self.hold is not None else ""
-            raise self._illegal(f"The order is {self.status}{held}, so that {name} is not possible.")
+            raise self._illegal(f"{self._obstacle(name)}, so that {name} is not possible.")
+
+    def _obstacle(self, name: str) -> str:
+        """Why an action that is not allowed is not."""
+        action = ACTIONS[name]
+        if self.status not in action.starts_from:
+            return f"The order is {self.status}"
+        if action.needs is not None:
+            return _LACKING[action.needs]
+        return f"The order is {self.status} and on hold"
 
     def _begin(self, name: str, at: datetime) -> None:
         self._require(name)
@@ -234,4 +242,10 @@ class Order(Base):
         return IllegalAction(detail, order_status=self.status, allowed_actions=self.allowed_actions)
 
 
+# What is so where an action lacks what it needs (`Action.needs`).
+_LACKING = {
+    "nothing fulfilled": "Units of the order have been sent already",
+    "a hold": "There is no hold",
+    "units out": "No unit is with the customer",
+}
 _COLUMNS = tuple(inspect(Order).column_attrs)

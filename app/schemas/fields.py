@@ -293,8 +293,10 @@ class Moment(fields.DateTime):
     """An RFC 3339 time with its offset from UTC, read to the microsecond. None is before 1970: it stands for 1970."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
-        if not _RFC3339.fullmatch(value):
+        if not isinstance(value, str):
             raise ValidationError(_NO_MOMENT)
+        if not _RFC3339.fullmatch(value):
+            raise ValidationError(_moment_fault(value))
         try:
             moment = datetime.fromisoformat(value.upper())
         except ValueError:
@@ -307,4 +309,20 @@ class Moment(fields.DateTime):
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_MOMENT = "This must be an RFC 3339 time with its offset from UTC, such as 2026-11-22T09:41:07Z."
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_DATE, _TIME, _OFFSET = r"(\d{4}-\d\d-\d\d)", r"(\d\d:\d\d:\d\d(?:\.\d+)?)", r"([Zz]|[+-]\d\d:\d\d)"
+_RFC3339 = re.compile(f"{_DATE}[Tt]{_TIME}{_OFFSET}", re.ASCII)
+# What is often sent in its place, and what to say then.
+_NEARLY_MOMENTS = (
+    (f"{_DATE}[Tt ]{_TIME} (\\d\\d:\\d\\d)", r"A + in a query stands for a space: write it as %2B, \1T\2%2B\3."),
+    (_DATE, r"The time of day and the offset from UTC are missing: write \1T00:00:00Z."),
+    (f"{_DATE}[Tt ]{_TIME}", r"The offset from UTC is missing: write \1T\2Z."),
+    (f"{_DATE} {_TIME}{_OFFSET}", r"The date and the time of day must be separated by a T."),
+)
+
+
+def _moment_fault(text: str) -> str:
+    """What is wrong with a text that is no time."""
+    for pattern, fault in _NEARLY_MOMENTS:
+        if nearly := re.fullmatch(pattern, text, re.ASCII):
+            return nearly.expand(fault)
+    return _NO_MOMENT
