@@ -233,3 +233,32 @@ def test_keys_in_use_hold_a_batch_up_for_a_bounded_time(
     assert [result["status"] for result in results] == [409, 503, 503]
     assert time.monotonic() - started < 2
     assert send(client, order(idempotency_key="late"))[0]["status"] == 201
+
+
+def test_a_reference_that_stood_for_a_key_stands_for_it_after_it_was_changed(client: FlaskClient) -> None:
+    [first] = send(client, order(external_ref="r-1"))
+    path = f"/orders/{first['order']['id']}"
+    assert client.patch(path, json={"external_ref": "r-2"}).status_code == 200
+
+    same, other = send(client, order(external_ref="r-1"), order(external_ref="r-1", note="other"))
+    alone = client.post("/orders", json=order(external_ref="r-1"))
+
+    assert (same["status"], same["replayed"], same["order"]) == (201, True, first["order"])
+    assert other["problem"]["type"] == "/problems/duplicate-external-ref"
+    assert other["problem"]["order_id"] == first["order"]["id"]
+    assert alone.status_code == 201  # the reference is free, and here it is no key
+
+
+def test_an_imported_order_is_replayed_at_its_version(app: Flask, client: FlaskClient, tmp_path: Path) -> None:
+    exported = client.post("/orders", json=order(external_ref="r-1")).json["id"]
+    document = client.patch(f"/orders/{exported}", json={"note": "new"}).data
+    with app.app_context(), db.engine.begin() as connection:
+        for table in db.metadata.sorted_tables:
+            connection.execute(table.delete())
+    file = tmp_path / "orders.ndjson"
+    file.write_bytes(document)
+    assert app.test_cli_runner().invoke(args=["orders", "import", str(file)]).exit_code == 0
+
+    [replay] = send(client, order(external_ref="r-1", note="new"))
+
+    assert (replay["status"], replay["replayed"], replay["order"]["version"]) == (201, True, 2)
