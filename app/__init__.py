@@ -8,7 +8,7 @@ from flask import Flask
 from app import cli, telemetry
 from app.config import ROOT, load_config
 from app.extensions import close_at_exit, db, engine_options, migrate
-from app.http import auth, browsers, problems, rate_limit, readiness, streams
+from app.http import auth, browsers, problems, rate_limit, readiness, streams, url_prefix
 from app.http.application import AnyCharacters, OrderService
 from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_change_routes, order_routes
 
@@ -37,6 +37,7 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     problems.init_app(app)
     for routes in (order_routes, order_change_routes, event_routes, customer_routes, health_routes, docs_routes):
         app.register_blueprint(routes.blueprint)
+    url_prefix.init_app(app)
     readiness.init_app(app)
     auth.init_app(app)
     rate_limit.init_app(app)

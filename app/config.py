@@ -53,6 +53,13 @@ def _unix_socket(text: str) -> str:
     return text
 
 
+def _url_prefix(text: str) -> str:
+    prefix = text.rstrip("/")
+    if prefix and not re.fullmatch(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+)+", prefix):
+        raise ValueError("a path such as /shop/api")
+    return prefix
+
+
 def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")
@@ -125,6 +132,7 @@ SETTINGS: dict[str, Setting] = {
     "HOST": Setting("127.0.0.1", str, "Address that `make run` and gunicorn listen on."),
     "PORT": Setting("8000", _whole_number(1, 65535), "Port that `make run` and gunicorn listen on."),
     "BIND": Setting("", _unix_socket, "`unix:/path` that gunicorn listens on for nginx, not on `HOST` and `PORT`."),
+    "URL_PREFIX": Setting("", _url_prefix, "Path that the service is served under, such as `/shop/api`."),
     "DATABASE_URL": Setting(
         "sqlite:///instance/orders.db",
         _database_url,
@@ -166,6 +174,8 @@ def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         except ValueError as error:
             shown = "…" if "URL" in name or "KEY" in name else repr(text)  # a URL may hold a password
             raise StartupError(f"{name} is {shown}; it must be {error}.") from None
+    if os.environ.get("SCRIPT_NAME"):  # some servers take it from there and others do not
+        raise StartupError("SCRIPT_NAME is set, which servers read differently: set URL_PREFIX instead.")
     _check_together(config)
     extra = {name: value for name, value in (overrides or {}).items() if name not in SETTINGS}
     return config | extra

@@ -8,6 +8,7 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter, MapAdapter, Rule
 
+OUTSIDE_PREFIX = "order_service.outside_prefix"  # in the environment of a request that is not for this service
 ACCEPT_PATCH = "application/merge-patch+json, application/json"  # bodies of a PATCH (RFC 5789 §2.2)
 
 
@@ -82,8 +83,8 @@ class OrderService(Flask):
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Finds the route of a request. There is one host and nothing to redirect to: no need to look at the host.
 
-        Raises NotFound for a path that begins with two slashes. Werkzeug would strip them, and //metrics would reach
-        what a proxy's rule for /metrics protects.
+        Raises NotFound for a path that begins with two slashes: Werkzeug would strip them, and //metrics would reach
+        what a proxy's rule for /metrics protects. The same for a path outside the service's prefix.
         """
         if request is None:
             return None
@@ -91,9 +92,16 @@ class OrderService(Flask):
         if path.startswith("//"):
             request.path = path.encode("latin-1").decode(errors="replace")  # as sent, for the problem's instance
             raise NotFound()
+        if OUTSIDE_PREFIX in request.environ:
+            raise NotFound()
         return MapAdapter(self.url_map, "", request.root_path, "", request.scheme, request.path, request.method)
 
 
 def current_request() -> Request:
     """The request itself: each look through Flask's proxy for it would cost a microsecond."""
     return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
+
+
+def public_path(path: str) -> str:
+    """A path of the service as clients know it: with the prefix that it is served under."""
+    return current_request().root_path + path

@@ -26,6 +26,7 @@ from app.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from app.http.application import public_path
 from app.http.arguments import JSON
 from app.http.blueprint import PUBLIC, Blueprint, Content, Operation
 from app.http.idempotency import KEY_PATTERN
@@ -134,17 +135,18 @@ _building = Lock()
 def api_description() -> bytes:
     """The description as JSON, built by its first reader: it would slow down every start."""
     with _building:
-        return _build()
+        return _build(public_path("/"))
 
 
 @cache
-def _build() -> bytes:
+def _build(server: str) -> bytes:
     plugin = MarshmallowPlugin()
     spec = APISpec(
         title="Order Service",
         version="1.0.0",
         openapi_version="3.1.0",
         plugins=[plugin],
+        servers=[{"url": server.rstrip("/") or "/"}],
         info={"description": _INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
     )
     assert plugin.converter is not None
@@ -259,7 +261,8 @@ def _headers(names: tuple[str, ...]) -> dict[str, Any]:
 
 def _example(kind: type[ServiceError]) -> Mapping[str, Any]:
     meaning = " ".join((kind.__doc__ or "").split())
-    return problem_document(kind(meaning)) | {"instance": "/orders", "request_id": "8e03978e40d543e8bc936894a57f9324"}
+    occurrence = {"instance": public_path("/orders"), "request_id": "8e03978e40d543e8bc936894a57f9324"}
+    return problem_document(kind(meaning)) | occurrence
 
 
 def _describe_metadata(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from app import errors
 from app.errors import ServiceError
+from app.http.application import public_path
 from app.models.faults import FAULTS, Fault, drop_details, is_unavailable
 
 log = structlog.get_logger()
@@ -40,7 +41,7 @@ def init_app(app: Flask) -> None:
 def problem_document(error: ServiceError) -> dict[str, Any]:
     """The members that belong to the error itself, without those of the request."""
     return {
-        "type": f"/problems/{error.slug}",
+        "type": public_path(f"/problems/{error.slug}"),
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
@@ -53,7 +54,7 @@ def problem_occurrence(error: ServiceError) -> dict[str, Any]:
     if error.status >= 500 and error.__cause__ is not None:
         _log_cause(error.__cause__)
     _log_denial(error)
-    return problem_document(error) | {"instance": request.path, "request_id": g.get("request_id")}
+    return problem_document(error) | {"instance": public_path(request.path), "request_id": g.get("request_id")}
 
 
 def _log_denial(error: ServiceError) -> None:
@@ -108,7 +109,7 @@ def _render_fault(error: Fault) -> Response:
 
 
 def _response(document: dict[str, Any], *, retry_after: int | None = None) -> Response:
-    document |= {"instance": request.path, "request_id": g.get("request_id")}
+    document |= {"instance": public_path(request.path), "request_id": g.get("request_id")}
     response = Response(orjson.dumps(document), document["status"], mimetype=MEDIA_TYPE)
     response.headers["Cache-Control"] = "no-store"
     if retry_after is not None:

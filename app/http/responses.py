@@ -10,7 +10,7 @@ import orjson
 from flask import Response, request
 from werkzeug.datastructures import Headers
 
-from app.http.application import current_request
+from app.http.application import current_request, public_path
 from app.http.arguments import JSON
 from app.http.compression import CODING, MIN_SIZE, gzip, gzip_accepted, gzip_of_page
 from app.http.conditional import entity_tag
@@ -71,7 +71,7 @@ def order_response(order: StoredOrder, status: int = 200, **headers: str) -> Res
 
 def created_response(order: StoredOrder) -> Response:
     """201 with the new order, or the same again for a replay."""
-    return changed_response(order, 201, Location=f"/orders/{order.id}")
+    return changed_response(order, 201, Location=public_path(f"/orders/{order.id}"))
 
 
 def changed_response(order: StoredOrder, status: int = 200, **headers: str) -> Response:
@@ -87,7 +87,7 @@ def list_response(member: str, documents: Sequence[str], next_cursor: str | None
     headers = {"Cache-Control": _CACHING, "Vary": "Accept-Encoding"}
     if next_cursor is not None:
         query = urlencode(request.args.to_dict() | {"cursor": next_cursor})
-        headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+        headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'
     if len(body) >= MIN_SIZE and gzip_accepted():
         body = gzip(body)
         headers["Content-Encoding"] = CODING
@@ -124,6 +124,6 @@ def erasure_response(erasure: ErasureState, *, started: bool = False) -> Respons
     }
     headers = {"Cache-Control": "no-store"}
     if started:
-        headers["Location"] = f"/erasures/{erasure.id}"
+        headers["Location"] = public_path(f"/erasures/{erasure.id}")
     status = 202 if started and erasure.status == RUNNING else 200
     return DocumentResponse(orjson.dumps(document), status, headers)

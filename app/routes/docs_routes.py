@@ -9,6 +9,7 @@ from typing import Any
 from flask import Response, render_template
 
 from app.errors import NotFound, ServiceError, problem_types
+from app.http.application import public_path
 from app.http.arguments import JSON
 from app.http.blueprint import PUBLIC, Blueprint, Content
 from app.http.openapi import api_description
@@ -26,7 +27,7 @@ blueprint = Blueprint("documentation", __name__, description="What the service s
 @blueprint.operation("GET", "/", scope=PUBLIC, responses={302: None}, response_headers=("Location",))
 def redirect_to_docs() -> Response:
     """Lead to the pages of the API"""
-    return Response(status=302, headers={"Location": "/docs"})
+    return Response(status=302, headers={"Location": public_path("/docs")})
 
 
 @blueprint.operation(

@@ -1,5 +1,6 @@
 """The real nginx with deploy/nginx.conf, and the real gunicorn behind it on a socket file, with PostgreSQL."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,8 +33,12 @@ http {{
 """
 
 
-def adapt(configuration: str, directory: Path, port: int) -> str:
+def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
     """The deployed file with the few words changed that a user would change too."""
+    if prefix:
+        path = r"^    location (= |~ \^|)/(?!\.problem)"
+        configuration = re.sub(path, rf"    location \1{prefix}/", configuration, flags=re.MULTILINE)
+        configuration = re.sub(r'(\$order_url_prefix \{\s+default  )""', rf'\1"{prefix}"', configuration)
     for theirs, ours in {
         "/run/order-service": str(directory),
         "/var/log/nginx": str(directory),
@@ -47,20 +52,20 @@ def adapt(configuration: str, directory: Path, port: int) -> str:
 
 
 @contextmanager
-def nginx_without_service() -> Iterator[Server]:
+def nginx_without_service(prefix: str = "") -> Iterator[Server]:
     """nginx alone; its directory, which is where it looks for gunicorn's socket, is that of the process id file."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)  # as root, nginx's workers are somebody else
-        site = adapt((ROOT / "deploy" / "nginx.conf").read_text(), directory, port)
+        site = adapt((ROOT / "deploy" / "nginx.conf").read_text(), directory, port, prefix)
         (directory / "order-service.conf").write_text(site)
         (directory / "nginx.conf").write_text(MAIN.format(directory=directory))
         program = shutil.which("nginx")
         assert program, "nginx is not installed: apt-get install nginx-light"
         command = (program, "-e", "stderr", "-p", name, "-c", f"{name}/nginx.conf")
-        # It is up when it says that the service is not.
-        with running(*command, port=port, status=502) as server:
+        # It is up when it says that the service is not; with a prefix, that there is nothing without it.
+        with running(*command, port=port, status=404 if prefix else 502) as server:
             yield server
 
 

@@ -23,7 +23,7 @@ from app.extensions import db
 from app.models.order import Order
 from app.services.order_expiry import expire_orders
 from tests.nginx.conftest import nginx_without_service
-from tests.servers import PATIENCE, Answer, Server, exchange
+from tests.servers import GUNICORN, PATIENCE, Answer, Server, exchange, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 
@@ -376,6 +376,37 @@ def test_no_log_names_a_client(app: Flask) -> None:
     assert statuses == [502, 502, 502, 413, 400, 405, 400, 400, 403, 500]
     assert written.count('"event":"nginx"') > 450
     assert not re.findall("(?i).*(?:canary|203\\.0\\.113|127\\.0\\.0\\.1).*", written)
+
+
+def test_under_a_prefix_every_link_leads_through_nginx(database_url: str, app: Flask) -> None:
+    prefix = "/shop/api"
+    with nginx_without_service(prefix) as nginx:
+        absent = nginx.ask("GET", f"{prefix}/orders")
+        bind = f"unix:{nginx.process.args[4]}/gunicorn.sock"  # type: ignore[index, str-bytes-safe]
+        settings = {"BIND": bind, "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "URL_PREFIX": prefix}
+        # Without the prefix nginx has nothing, so that the readiness is asked for here.
+        with running(*GUNICORN, port=nginx.port, status=404, **settings):
+            deadline = time.monotonic() + PATIENCE
+            while nginx.ask("GET", f"{prefix}/readyz").status != 200 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            created = [nginx.ask("POST", f"{prefix}/orders", ORDER) for _ in range(2)][-1]
+            read = nginx.ask("GET", created.headers["Location"])
+            next_path = re.findall("<(.*)>", nginx.ask("GET", f"{prefix}/orders?limit=1").headers["Link"])[0]
+            missing = nginx.ask("GET", f"{prefix}/orders/x")
+            to_docs = nginx.ask("GET", f"{prefix}/").headers["Location"]
+            found = [nginx.ask("GET", path).status for path in (next_path, missing.json["type"], to_docs)]
+            types = [nginx.ask("GET", problem.json["type"]).status for problem in (absent, missing)]
+            erased = nginx.ask("DELETE", f"{prefix}/customers/%2Fa%2F%2Fb/personal-data")
+            hidden = [f"{prefix}//metrics", f"{prefix}{prefix}/metrics", f"{prefix}/%2Fmetrics", "//metrics", "/orders"]
+            lost = [nginx.ask("GET", path, headers={"X-Forwarded-Prefix": prefix}).status for path in hidden]
+            denied = nginx.ask("GET", f"{prefix}/metrics", headers={"X-Test-Address": "192.0.2.1"}).status
+
+    assert (absent.status, absent.json["type"]) == (502, f"{prefix}/problems/service-unavailable")
+    assert (created.status, read.body) == (201, created.body)
+    assert created.headers["Location"].startswith(f"{prefix}/orders/")
+    assert (missing.json["instance"], to_docs) == (f"{prefix}/orders/x", f"{prefix}/docs")
+    assert (found, types, erased.status) == ([200] * 3, [200] * 2, 200)
+    assert (lost, denied) == ([404] * 5, 403)
 
 
 def test_without_the_service_nginx_asks_to_come_again() -> None:
