@@ -11,18 +11,19 @@ import orjson
 from sqlalchemy import (
     JSON,
     Text,
-    and_,
     bindparam,
+    case,
     cast,
     column,
+    func,
     insert,
     literal_column,
-    or_,
     select,
     true,
     union_all,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
 
 from app.extensions import db
 from app.models import Order, OrderEvent
@@ -83,12 +84,13 @@ def find_collisions(orders: Sequence[NewOrder]) -> Collisions:
         select(Order.id).where(Order.idempotency_key_hash.in_(keys)),
         select(Order.id).where(Order.external_ref.in_(refs), Order.external_ref_hash.in_(ref_hashes)),
     )
-    first = and_(Order.fingerprint.is_not(None), OrderEvent.type.in_((CREATED, IMPORTED)))  # one such event an order
-    current = and_(Order.fingerprint.is_(None), OrderEvent.version == Order.version)
+    log = aliased(OrderEvent)
+    first = select(func.min(log.version)).where(log.order_id == Order.id).scalar_subquery()  # an import's is not 1
+    answered = case((Order.fingerprint.is_(None), Order.version), else_=first)
     query = (
         select(Order.id, Order.idempotency_key_hash, Order.external_ref_hash, Order.fingerprint)
         .add_columns(OrderEvent.version, OrderEvent.snapshot)
-        .where(Order.id.in_(colliding), OrderEvent.order_id == Order.id, or_(first, current))
+        .where(Order.id.in_(colliding), OrderEvent.order_id == Order.id, OrderEvent.version == answered)
     )
     rows = read_rows(query)
     return Collisions(
