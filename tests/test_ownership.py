@@ -249,3 +249,80 @@ def test_a_token_that_manages_orders_is_a_service(
     assert agent("POST", f"/orders/{adas[0]}/confirm").status_code == 200
     events = shop("GET", f"/orders/{adas[0]}/history").json["events"]
     assert [event["actor"] for event in events] == ["service:shop", "token:agent-7"]
+
+
+SECRET = "suspected fraud canary-7"
+
+
+@pytest.fixture
+def agent(secure_client: FlaskClient) -> Send:
+    return caller(secure_client, token(customer="agent-7", scope="orders:read orders:write orders:manage"))
+
+
+@pytest.fixture
+def held(shop: Send, agent: Send, adas: list[str]) -> str:
+    """The path of Ada's own order, on hold twice, the second time by a member of the staff."""
+    path = f"/orders/{adas[1]}"
+    assert shop("PUT", f"{path}/hold", {"reason": SECRET}).status_code == 200
+    assert agent("PUT", f"{path}/hold", {"reason": f"{SECRET} again"}).status_code == 200
+    return path
+
+
+@pytest.mark.parametrize("below", ["", "?version=2", "?version=3", "/history"])
+def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(
+    ada: Send, shop: Send, held: str, below: str
+) -> None:
+    read, full = ada("GET", held + below), shop("GET", held + below)
+
+    assert read.status_code == 200
+    assert SECRET in full.text
+    for internal in (SECRET, "service:shop", "agent-7", "token:"):
+        assert internal not in read.text
+    assert read.headers.get("ETag") == full.headers.get("ETag")
+
+
+def test_what_a_customer_reads_is_the_same_otherwise(ada: Send, shop: Send, held: str) -> None:
+    read, full = ada("GET", held).json, shop("GET", held).json
+
+    assert full["hold"].pop("reason") == f"{SECRET} again"
+    assert read == full
+    assert list(read) == list(full)
+    [read_events, full_events] = [send("GET", f"{held}/history").json["events"] for send in (ada, shop)]
+    assert [event["actor"] for event in read_events] == ["customer:c-ada", "service", "staff"]
+    assert [event["actor"] for event in full_events] == ["customer:c-ada", "service:shop", "token:agent-7"]
+    assert read_events[0] == full_events[0]
+
+
+@pytest.mark.parametrize("path", ["/orders", "/orders/export", "/orders/export?format=csv", "/orders?status=pending"])
+def test_lists_and_exports_keep_a_holds_reason_from_customers(ada: Send, held: str, path: str) -> None:
+    listed = ada("GET", path)
+
+    assert listed.status_code == 200
+    assert held.removeprefix("/orders/") in listed.text
+    assert SECRET not in listed.text
+
+
+def test_a_customers_own_changes_and_their_replays_keep_it_too(ada: Send, shop: Send, held: str) -> None:
+    body = {"note": "Ring twice."}
+    tag = ada("GET", held).headers["ETag"]
+
+    changed = ada("PATCH", held, body, Idempotency_Key="k-1", If_Match=tag)
+    unchanged = ada("PATCH", held, body)
+    shop("PUT", f"{held}/hold", {"reason": f"{SECRET} for ever"})
+    replayed = ada("PATCH", held, body, Idempotency_Key="k-1", If_Match=tag)
+    cancelled = ada("POST", f"{held}/cancel", {"reason": "customer"}, Idempotency_Key="k-2")
+
+    for answer in (changed, unchanged, replayed, cancelled):
+        assert answer.status_code == 200
+        assert SECRET not in answer.text
+    assert changed.data == replayed.data and "Idempotent-Replayed" in replayed.headers
+    assert changed.json["hold"].keys() == {"at"}
+    assert cancelled.json["hold"] is None
+
+
+def test_a_text_that_looks_like_no_hold_hides_nothing(ada: Send, shop: Send, held: str) -> None:
+    patch = {"note": '"hold":null', "metadata": {"hold": "null", '"hold":null': ""}}
+    assert ada("PATCH", held, patch).status_code == 200
+
+    assert SECRET not in ada("GET", held).text
+    assert shop("GET", held).json["note"] == ada("GET", held).json["note"] == '"hold":null'

@@ -1,11 +1,13 @@
 """How a request changes an order: its principal, conditions and key."""
 
+from dataclasses import replace
 from typing import Any
 
 from app.errors import VersionMismatch
 from app.http.conditional import expected_versions, explain_weak_tags
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal
+from app.services.customer_view import visible_document
 from app.services.new_order import fingerprint
 from app.services.order_changes import Change, ChangeRequest, change_order
 from app.services.order_service import StoredOrder
@@ -22,7 +24,9 @@ def carry_out(action: str, order_id: str, change: Change, *, body: Any = None) -
         fingerprint=None if key is None else fingerprint(body),
     )
     try:
-        return change_order(order_id, change, request=request)
+        stored = change_order(order_id, change, request=request)
     except VersionMismatch as mismatch:
         explain_weak_tags(mismatch)
         raise
+    document = visible_document(stored.document, request.principal)
+    return stored if document is stored.document else replace(stored, document=document)

@@ -17,6 +17,12 @@ class HistoryQuery(StrictSchema):
     cursor = Text(200, load_default=None, metadata={"description": "`next_cursor` of the page before."})
 
 
+ACTOR = {
+    "description": "Who did it. A customer's token reads `staff` or `service` for everybody but the customer.",
+    "example": "anonymous",
+}
+
+
 class Event(AnswerSchema):
     """One change of an order."""
 
@@ -24,7 +30,7 @@ class Event(AnswerSchema):
     type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
     order_id = fields.UUID(required=True)
     version = fields.Integer(required=True, metadata={"example": 1})
-    actor = fields.String(required=True, metadata={"description": "Who did it.", "example": "anonymous"})
+    actor = fields.String(required=True, metadata=ACTOR)
     at = fields.String(required=True, metadata=MOMENT)
     data = fields.Nested(Order, required=True, metadata={"description": "The order as it was after the change."})
 

@@ -50,7 +50,15 @@ class Order(AnswerSchema):
     external_ref = fields.String(required=True, allow_none=True, metadata={"example": None})
     status = fields.String(required=True, validate=validate.OneOf(STATUSES))
     fulfillment_status = fields.String(required=True, validate=validate.OneOf(FULFILLMENT_STATUSES))
-    hold = fields.Dict(required=True, allow_none=True, metadata={"example": None})
+    hold = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "Since when (`at`) and why (`reason`) the order waits. What a customer's token reads has no "
+            "`reason`.",
+            "example": None,
+        },
+    )
     currency = fields.String(required=True, allow_none=True, metadata={"example": "EUR"})
     items = fields.List(fields.Nested(Item), required=True)
     adjustments = fields.List(fields.Nested(Adjustment), required=True)

@@ -18,6 +18,7 @@ from app.models.pages import rows_within
 from app.models.per_database import PerDatabase
 from app.models.principal import Principal
 from app.models.recovery import with_retry
+from app.services.customer_view import visible_document
 from app.services.order_reads import filter_values, id_range, list_query
 from app.services.transactions import one_moment
 
@@ -61,7 +62,7 @@ def stream_orders(
         size = min(size, PAGE, left)
         rows = _read_page(descending, values, low=low, high=high, limit=size)
         for _, document, _ in rows:
-            yield document
+            yield visible_document(document, principal)
         if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
             return
         after, left = rows[-1].id, left - len(rows)

@@ -13,6 +13,7 @@ from app.models.pages import rows_within
 from app.models.principal import Principal
 from app.models.statement import Statement
 from app.models.types import UUID, read_timestamp
+from app.services.customer_view import visible_actor, visible_document
 
 _PAGE_BYTES = 1024 * 1024
 
@@ -42,7 +43,14 @@ def list_history(
     if not rows and (after == 0 or known_id is None):
         raise OrderNotFound(f"There is no order {order_id[:64]}.")
     events = [
-        Event(order_id, version, kind, actor, snapshot, read_timestamp(at))
+        Event(
+            order_id,
+            version,
+            kind,
+            visible_actor(actor, principal),
+            visible_document(snapshot, principal),
+            read_timestamp(at),
+        )
         for order_id, version, kind, actor, snapshot, at, _, _ in rows
     ]
     return events, any(version < current for _, version, *_, current, _ in rows[-1:])

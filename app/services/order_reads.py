@@ -17,6 +17,7 @@ from app.models.identifiers import HIGHEST_ID, LOWEST_ID, first_order_id, next_i
 from app.models.principal import Principal
 from app.models.statement import Statement
 from app.models.types import UUID
+from app.services.customer_view import visible_document
 from app.services.order_lookup import Wanted, look_up
 from app.services.order_service import StoredOrder
 
@@ -28,7 +29,7 @@ def get_order(order_id: str, *, principal: Principal, version: int | None = None
     known_id = parse_uuid(order_id)
     found = look_up(Wanted(known_id, principal.customer_id, version)) if known_id else None
     if known_id and found:
-        return StoredOrder(known_id, *found)
+        return StoredOrder(known_id, found[0], visible_document(found[1], principal))
     which = f"version {version} of order" if version else "order"
     raise OrderNotFound(f"There is no {which} {order_id[:64]}.")
 
@@ -57,6 +58,8 @@ def list_orders(
     statement = _list_statement(frozenset(values), descending)
     rows = statement.rows(**values, low=low, high=high, limit=limit + 1)
     documents = [document for _, document in rows[:limit]]
+    if principal.customer_id is not None:
+        documents = [visible_document(document, principal) for document in documents]
     if sum(map(len, documents)) > _PAGE_LENGTH:
         documents = documents[: _count_within(_PAGE_LENGTH, documents)]
     more = len(rows) > len(documents)
