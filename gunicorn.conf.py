@@ -8,10 +8,12 @@ import gc
 import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import sys
 import time
+import traceback
 from typing import Any
 
 from gunicorn import glogging
@@ -79,12 +81,27 @@ control_socket_disable = True
 _memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 worker_tmp_dir = _memory
 
+# One for all workers, and kept over a reload, so that a person has one hash in the logs.
+os.environ["SECRET_KEY"] = os.environ.get("SECRET_KEY") or secrets.token_hex(32)
+
 # The application logs each request, with its id; a second line would only cost time.
 accesslog = None
 loglevel = os.environ.get("LOG_LEVEL") or "info"
 
 
-class _JSONFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Lines for people. What an exception says may quote a request: once there can be one, only its type is told."""
+
+    serving = False
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback, in a worker without the exception's message."""
+        if not _Formatter.serving:
+            return super().formatException(ei)
+        return "".join(traceback.format_tb(ei[2])) + ei[0].__qualname__
+
+
+class _JSONFormatter(_Formatter):
     """The form of the application's own lines."""
 
     converter = time.gmtime
@@ -101,13 +118,26 @@ class _JSONFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+def _drop_personal_data(record: logging.LogRecord) -> bool:
+    """Take out of a line of gunicorn's what a client has sent, and its address."""
+    for beginning in ("Invalid request from", "Error handling request"):
+        if str(record.msg).startswith(beginning):
+            record.msg, record.args = beginning.removesuffix(" from"), ()
+    if isinstance(record.args, tuple):
+        record.args = tuple(type(arg).__name__ if isinstance(arg, BaseException) else arg for arg in record.args)
+    return True
+
+
 class _Logger(glogging.Logger):
     # Not `logconfig_dict`: gunicorn takes that as an access log, and prepares each request's line for it.
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        if os.environ.get("LOG_FORMAT") != "console":
-            for handler in self.error_log.handlers:
+        for handler in self.error_log.handlers:
+            handler.addFilter(_drop_personal_data)
+            if os.environ.get("LOG_FORMAT") != "console":
                 handler.setFormatter(_JSONFormatter())
+            else:
+                handler.setFormatter(_Formatter(self.error_fmt, self.datefmt))
 
 
 logger_class = _Logger
@@ -137,6 +167,7 @@ def post_worker_init(worker: Any) -> None:
     """Prepare a worker that has loaded the application."""
     # Ctrl-C reaches every process of the terminal; the master alone tells its workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Formatter.serving = True
     for handler in worker.log.error_log.handlers:
         if type(handler) is logging.StreamHandler:  # not its subclasses, which write to files
             handler.setStream(sys.stderr)  # what the application made of it, which counts lost lines

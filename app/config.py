@@ -5,6 +5,7 @@
 
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -22,6 +23,7 @@ class StartupError(Exception):
 
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_SECRET_MIN = 32  # characters
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -91,6 +93,13 @@ def normalize_origin(text: str) -> str:
     return f"{url.scheme}://{name}" + ("" if port in (None, _DEFAULT_PORTS[url.scheme]) else f":{port}")
 
 
+def _secret(text: str) -> str:
+    """The secret; a random one where none is set, which lasts as long as this process."""
+    if text and len(text) < _SECRET_MIN:
+        raise ValueError(f"at least {_SECRET_MIN} characters, such as `openssl rand -hex 32` makes")
+    return text or secrets.token_hex(_SECRET_MIN)
+
+
 def _list(text: str) -> Iterator[str]:
     return (part.strip() for part in text.split(",") if part.strip())
 
@@ -149,6 +158,7 @@ SETTINGS: dict[str, Setting] = {
     "JWT_ISSUER": Setting("", str, "The `iss` of the tokens; required with either of the two."),
     "JWT_AUDIENCE": Setting("", str, "The `aud` of the tokens; required too."),
     "JWT_SIGNING_KEY": Setting("", _pem, "For development: the private key (PEM) that `flask token` signs with."),
+    "SECRET_KEY": Setting("", _secret, "Keys the hashes of persons in the logs; random at each start if absent."),
     "CORS_ORIGINS": Setting("", _origins, "Origins of the browser frontends, separated by commas."),
     "CORS_HEADERS": Setting("", _header_names, "Request headers that they may send beside the service's own."),
     "RATE_LIMIT_CUSTOMERS": Setting("600", _whole_number(0, 10**6), "Requests a minute of one customer; 0: no limit."),

@@ -6,6 +6,7 @@ import re
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,7 +23,9 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from app.extensions import db
 from app.http.application import current_request
+from app.http.principal import loggable_customer
 from app.log_stream import lossy
+from app.models.faults import loggable_message
 from app.models.identifiers import parse_uuid
 
 REQUEST_ID = "X-Request-Id"
@@ -41,6 +44,9 @@ MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers."
 CPU = Gauge("worker_cpu_seconds", "Processor time used by the live workers.", multiprocess_mode="livesum")
 LOST_LINES = Counter("log_lines_lost", "Lines of the log that could not be written.")
 LOST_SAMPLES = Counter("metric_samples_lost", "Requests that could not be measured.")
+_OWN_IDS = ("order_id", "erasure_id")
+_CAUSES_MAX = 10  # of one exception
+_FOUND = (409, 412)  # statuses of errors that tell of something that exists
 _SAMPLE_SECONDS = 1.0  # how often a worker looks at itself, at most
 _last_sample = 0.0
 _log: FilteringBoundLogger = structlog.get_logger()  # bound once and for all when the logs are configured
@@ -80,7 +86,7 @@ def _end(response: Response) -> Response:
             route=route,
             status=status,
             ms=round(seconds * 1000, 2),
-            **_ids(asked.view_args or {}),
+            **_ids(asked.view_args or {}, status),
             request_id=context.request_id,
         )
     except Exception:
@@ -95,9 +101,15 @@ def _series(method: str, route: str, status: int) -> Histogram:
     return REQUESTS.labels(method, route, status)
 
 
-def _ids(view_args: dict[str, Any]) -> dict[str, str]:
-    """The ids in the path. Anything else there is what somebody typed, and may be a person's name."""
-    return {name: value for name, value in view_args.items() if isinstance(value, str) and parse_uuid(value)}
+def _ids(view_args: dict[str, Any], status: int) -> dict[str, str]:
+    """The ids in the path that are this service's own, and a customer's as a hash. What names nothing was typed by
+    somebody, and may be anything."""
+    ids: dict[str, str] = {}
+    if status < 400 or status in _FOUND or status >= 500:
+        ids = {name: view_args[name] for name in _OWN_IDS if name in view_args and parse_uuid(view_args[name])}
+    if "customer_id" in view_args:
+        ids["customer"] = loggable_customer(view_args["customer_id"])
+    return ids
 
 
 def _sample_process() -> None:
@@ -146,11 +158,12 @@ def configure_logging(level: str, style: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_request_id,
+        _format_exception,
     ]
     if style == "console":
         last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=output.isatty())]
     else:
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+        last = [structlog.processors.JSONRenderer(serializer=_json)]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *last],
@@ -189,4 +202,23 @@ def _json(value: Any, default: Any, **_: Any) -> str:
 def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if "request_id" not in event and has_request_context() and "request_id" in g:
         event["request_id"] = g.request_id
+    return event
+
+
+def _format_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The tracebacks of an exception and its causes, the first one first; not what they say, which may quote data."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    elif isinstance(error, tuple):
+        error = error[1]
+    parts: list[str] = []
+    while isinstance(error, BaseException) and len(parts) < _CAUSES_MAX:
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        message = loggable_message(error)
+        name = f"{type(error).__module__}.{type(error).__qualname__}" + (f": {message}" if message else "")
+        parts.insert(0, f"Traceback (most recent call last):\n{lines}{name}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if parts:
+        event["exception"] = "\n\n".join(parts)
     return event

@@ -17,6 +17,7 @@ from app.extensions import db
 from app.services.api_key_service import create_api_key
 
 ISSUER, AUDIENCE = "https://login.example/", "orders"
+SECRET_KEY = "a secret key of the installation, for tests"
 SIGNING_KEY = Ed25519PrivateKey.generate()
 
 
@@ -70,6 +71,7 @@ def bearer(credential: str) -> dict[str, str]:
 def closed_app(database_url: str, **settings: str) -> Iterator[Flask]:
     """The service as it lets in only who belongs, with a public key to check tokens by."""
     keys = {"JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}
+    keys["SECRET_KEY"] = SECRET_KEY
     limits = {"RATE_LIMIT_CUSTOMERS": "0"}
     app = create_app({"DATABASE_URL": database_url, "AUTH": "required", "TESTING": True} | keys | limits | settings)
     yield app

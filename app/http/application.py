@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import structlog
 from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import NotFound
@@ -10,6 +11,8 @@ from werkzeug.routing import BaseConverter, MapAdapter, Rule
 
 OUTSIDE_PREFIX = "order_service.outside_prefix"  # in the environment of a request that is not for this service
 ACCEPT_PATCH = "application/merge-patch+json, application/json"  # bodies of a PATCH (RFC 5789 §2.2)
+
+log = structlog.get_logger()
 
 
 class OrderRequest(Request):
@@ -79,6 +82,11 @@ class OrderService(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """The view as it is. Flask asks at every step whether it is async."""
         return func
+
+    def log_exception(self, exc_info: Any) -> None:
+        """Log an error that no handler knows, with the form of all others: Flask's own line tells the path, in which
+        there may be a person's name."""
+        log.error("request failed", exc_info=exc_info)
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Finds the route of a request. There is one host and nothing to redirect to: no need to look at the host.

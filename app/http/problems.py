@@ -11,7 +11,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from app import errors
 from app.errors import ServiceError
 from app.http.application import public_path
-from app.models.faults import FAULTS, Fault, drop_details, is_unavailable
+from app.http.principal import loggable_id
+from app.models.faults import FAULTS, Fault, is_unavailable, loggable_message
+from app.models.principal import Principal
 
 log = structlog.get_logger()
 
@@ -58,21 +60,19 @@ def problem_occurrence(error: ServiceError) -> dict[str, Any]:
 
 
 def _log_denial(error: ServiceError) -> None:
-    principal = g.get("principal")
+    principal: Principal | None = g.get("principal")
     if isinstance(error, _DENIALS):
-        log.warning("denied", principal=principal and principal.id, reason=error.reason or error.detail)
-    elif isinstance(error, errors.OrderNotFound) and principal.customer_id is not None:
+        log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
+    elif isinstance(error, errors.OrderNotFound) and principal is not None and principal.customer_id is not None:
         # Whether it is somebody else's is not known here either; many of these are somebody who tries.
-        log.warning("denied", principal=principal.id, reason="no such order of this customer")
+        log.warning("denied", principal=loggable_id(principal), reason="no such order of this customer")
 
 
 def _log_cause(cause: BaseException) -> None:
-    if not isinstance(cause, FAULTS):
-        log.error("request failed", exc_info=cause)
-    elif is_unavailable(cause):
-        log.warning("database unavailable", error=type(cause).__name__, reason=str(cause).partition("\n")[0])
+    if is_unavailable(cause):
+        log.warning("database unavailable", error=type(cause).__name__, reason=loggable_message(cause))
     else:
-        log.error("request failed", exc_info=drop_details(cause))
+        log.error("request failed", exc_info=cause)
 
 
 def _render_service_error(error: ServiceError) -> Response:

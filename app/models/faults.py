@@ -79,11 +79,21 @@ def is_unavailable(error: BaseException) -> bool:
     return getattr(_driver_error(error), "sqlstate", None) in _OVERLOAD
 
 
-def drop_details(error: Fault) -> Fault:
-    """The same error with the first line of its message only: below it PostgreSQL quotes the row, and personal data."""
-    for part in {error, _driver_error(error)}:
-        part.args = (str(error).partition("\n")[0],)
-    return error
+def loggable_message(error: BaseException) -> str:
+    """What a database error says, without the data it is about; empty where that cannot be told apart.
+
+    PostgreSQL quotes the row below the first line, and values in the first line of data exceptions (class 22). SQLite
+    quotes search expressions in its errors of no other kind. Any other error may quote anything.
+    """
+    if not isinstance(error, FAULTS):
+        return ""
+    driver_error = _driver_error(error)
+    message = str(driver_error).partition("\n")[0]
+    if (getattr(driver_error, "sqlstate", None) or "").startswith("22"):
+        return ""
+    if _sqlite_code(error) == sqlite3.SQLITE_ERROR and not message.startswith("no such table"):
+        return ""
+    return message
 
 
 def _sqlite_code(error: BaseException) -> int:

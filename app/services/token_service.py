@@ -26,6 +26,14 @@ ALGORITHMS = ("RS256", "ES256", "EdDSA")  # asymmetric only: whoever can check a
 # Media types in lower case (RFC 7515 §4.1.9, RFC 9068 §2.1); "application/" may be left out.
 _TYPES = ("jwt", "application/jwt", "at+jwt", "application/at+jwt")
 _USER_AGENT = "order-service"
+_LOGGABLE = (
+    jwt.ExpiredSignatureError,
+    jwt.ImmatureSignatureError,
+    jwt.InvalidAudienceError,
+    jwt.InvalidIssuerError,
+    jwt.InvalidSignatureError,
+    jwt.MissingRequiredClaimError,
+)
 _LEEWAY = 10  # seconds that clocks may differ
 _JWKS_LIFETIME = 300.0  # seconds a key set is used without asking again
 _JWKS_PAUSE = 30.0  # seconds between two fetches, however many unknown keys are named
@@ -145,7 +153,12 @@ class TokenChecker:
             )
             return _principal(claims), float(claims["exp"])
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError) as error:
-            raise InvalidToken(str(error)) from error
+            raise InvalidToken(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a token is not valid, for the log: other errors than these quote the token."""
+    return str(error) if isinstance(error, _LOGGABLE) else type(error).__name__
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:
