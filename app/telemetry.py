@@ -86,7 +86,7 @@ def _end(response: Response) -> Response:
             route=route,
             status=status,
             ms=round(seconds * 1000, 2),
-            **_ids(asked.view_args or {}, status),
+            **(_ids(asked.view_args, status) if asked.view_args and method != "OPTIONS" else {}),
             request_id=context.request_id,
         )
     except Exception:
