@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from statistics import median
 
 import pytest
 from flask import Flask
@@ -106,3 +107,23 @@ def test_several_processes_at_once_erase_each_order_once(
     assert [event_types(client, path).count("order.erased") for path in paths] == [1] * len(paths)
     assert traces(app) == []
     assert app.test_cli_runner().invoke(args=["verify"]).exit_code == 0
+
+
+def test_others_are_served_between_the_steps(app: Flask, client: FlaskClient, database_url: str) -> None:
+    for _ in range(10):
+        path = client.post("/orders", json=personal_order()).headers["Location"]
+        client.post(f"{path}/cancel", json={"reason": "other"})
+    add_versions(app, path.rpartition("/")[2], VERSIONS, note_length=2000)
+
+    port = free_port()
+    waits: list[float] = []
+    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server:
+        erasing, answers = erase_in_background(server)
+        while erasing.is_alive():
+            started = time.monotonic()
+            assert server.ask("GET", "/healthz").status == 200
+            waits.append(time.monotonic() - started)
+        erasing.join()
+
+    assert [answer.status for answer in answers] in ([200], [202])
+    assert median(waits) < 0.3, waits

@@ -35,7 +35,10 @@ from app.services.transactions import in_transaction
 REWRITE_MAX = 64 * 1024 * 1024  # bytes of a SQLite file that a request rewrites: writers wait for about a second
 
 # Snapshots of one step: few of large ones, so that memory and the time that others wait stay bounded.
-_PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 8, 100, 1_000_000
+_PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 8, 100, 250_000
+# Seconds between two steps, in which this process serves others: SQLite keeps it busy throughout a step, and a pause of
+# 0 starves them, since gevent looks for what has arrived only where it waits.
+_PAUSE = 0.01
 _LOCKED_PAUSE = 0.05  # seconds until the row is tried again that another process is working on
 
 
@@ -141,8 +144,7 @@ def _steps(erasure_id: str) -> Iterator[None]:
     page = _PAGE_FIRST
     while (largest := in_transaction(lambda: _erase_page(erasure_id, page))) is not None:
         page = max(1, min(_PAGE_MAX, _PAGE_CHARACTERS // max(largest, 1)))
-        # Other requests of this process go first; a row that is locked is not tried again at once.
-        time.sleep(0 if largest else _LOCKED_PAUSE)
+        time.sleep(_PAUSE if largest else _LOCKED_PAUSE)
         yield
 
 
