@@ -63,15 +63,14 @@ timeout = 30
 # nginx has closed its idle connections, which takes 5 s.
 graceful_timeout = 30
 
-# As large as nginx's buffers, so that what passes there passes here.
+# As large as nginx's buffers, so that what passes there passes here; a whole head has 64 KiB (gunicorn_worker.py, where
+# the time limits are, too).
 limit_request_line = 8190
 limit_request_field_size = 8190
 limit_request_fields = 100
 
 # X-Forwarded-Proto counts only from a proxy on this machine; a socket file is always trusted.
 forwarded_allow_ips = "127.0.0.1,::1"
-# The proxy sets no SCRIPT_NAME or PATH_INFO, so nobody may.
-forwarder_headers = ""
 
 # Each worker loads the application itself: gevent comes first, and a reload brings the new code.
 preload_app = False

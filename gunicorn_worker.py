@@ -1,7 +1,7 @@
 """gunicorn's gevent worker with llhttp (httptools), the HTTP parser of Node.js, in place of gunicorn's own.
 
 A connection is served in this order: `Connection` receives bytes, `RequestParser` makes requests of them, the
-application answers through `Response`, and what it left of the body is discarded. llhttp decides what is HTTP
+application answers through `Response`, and the rest of the body is discarded. llhttp decides what is HTTP
 (RFC 9112), without any of its leniencies; this module decides what the server allows: sizes, time limits, keep-alive,
 what a proxy may say. What cannot be served is answered with a problem document (RFC 9457), and the connection closes.
 
@@ -31,7 +31,7 @@ READ_SIZE = 16_384  # bytes; pipelined requests within them are parsed at once
 MAX_HEAD_SIZE = 65_536  # bytes of a head; nginx passes 32 KiB and adds its own fields
 MAX_BODY_SIZE = 16 * 1024 * 1024  # bytes; beyond the application's own limits, which answer better (8 MiB for a batch)
 BODY_PACE = 65_536  # bytes a second: each such part of a body extends its deadline by a second
-LINGER_TIMEOUT = 2.0  # seconds for a client that still sends to receive the answer before its connection closes
+LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a response before the connection closes
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
 KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; others close
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # that have no list syntax; llhttp refuses a second Content-Length
@@ -50,7 +50,7 @@ class RequestError(Exception):
 
 
 class ConnectionLost(OSError):
-    """The client is gone, or takes no more of an answer."""
+    """The client has closed the connection, or takes no more of a response."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -59,7 +59,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     # Seconds. Between requests a connection may be idle for `keepalive`.
     head_timeout = 10.0  # for a whole request head, and from accepting a connection to its first request's
     body_timeout = 10.0  # for a whole body, read or discarded, in any coding; BODY_PACE extends it
-    send_timeout = 30.0  # until a client takes some more of an answer
+    send_timeout = 30.0  # for a client to take some more of a response
 
     @cached_property
     def limits(self) -> "Limits":
@@ -133,12 +133,12 @@ class Request:
 
 
 class RequestParser:
-    """Makes requests of bytes. llhttp calls the methods that begin with `on_`."""
+    """Parses the requests of a connection. llhttp calls the methods that begin with `on_`."""
 
     def __init__(self, limits: Limits, environ: dict[str, Any]) -> None:
-        self.requests: list[Request] = []  # whose heads are complete, and which have not been taken
-        self.error: RequestError | None = None  # what came after them is not a request
-        self.is_idle = True  # no part of a head has come
+        self.requests: list[Request] = []  # those whose heads are complete, in order, until the connection takes them
+        self.error: RequestError | None = None  # why the bytes after them are not a request
+        self.is_idle = True  # between requests
         self._llhttp = httptools.HttpRequestParser(self)
         self._base_environ = environ
         self._limits = limits
@@ -147,10 +147,10 @@ class RequestParser:
         self._request: Request  # the last, and its environment
         self._environ: dict[str, Any]
         self._fields = 0  # of its head
-        self._overhead = 0  # bytes since the last head or part of a body: of a head, chunk extensions or trailers
+        self._overhead = 0  # bytes received since the last complete head or part of a body: what may not grow for ever
 
     def feed(self, data: bytes) -> None:
-        """Parse bytes. The error they end in is to be raised after the requests before it have been answered."""
+        """Parse received bytes. An error is kept in `error`, since the requests before it are answered first."""
         self.is_idle = False
         self._overhead += len(data)
         try:
@@ -167,7 +167,7 @@ class RequestParser:
             self.error = fields_too_large()
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Go on in HTTP/1.1 (RFC 9110 §7.8). llhttp takes the body for the other protocol's: a new parser reads it."""
+        """Stay with HTTP/1.1 (RFC 9110 §7.8). llhttp stops before the body of such a request: a new parser reads it."""
         declined = self.requests.pop()
         self._llhttp = httptools.HttpRequestParser(self)
         head = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -246,13 +246,13 @@ class RequestParser:
 def check_head(environ: dict[str, Any], version: str) -> None:
     """Raise RequestError where the server does not support what the head asks for."""
     if version not in ("1.1", "1.0"):
-        raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Use HTTP/1.1.")
+        raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "The supported versions are HTTP/1.1 and HTTP/1.0.")
     if version == "1.1" and "HTTP_HOST" not in environ:
         raise RequestError(HTTPStatus.BAD_REQUEST, "Host is missing.")
     if environ["REQUEST_METHOD"] == "CONNECT":
         raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "This server is not a proxy.")
     if "HTTP_TRANSFER_ENCODING" in environ:
-        if version == "1.0":  # RFC 9112 §6.1: where it ends is not certain
+        if version == "1.0":  # RFC 9112 §6.1: an intermediary may disagree about its end
             raise RequestError(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding.")
         if environ["HTTP_TRANSFER_ENCODING"].lower() != "chunked":
             raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "The only supported Transfer-Encoding is chunked.")
@@ -261,7 +261,7 @@ def check_head(environ: dict[str, Any], version: str) -> None:
 
 
 def set_target(environ: dict[str, Any], target: str) -> None:
-    """Set what comes of the request target (RFC 9112 §3.2). Raises RequestError where it has none of its forms."""
+    """Set path and query from the request target (RFC 9112 §3.2). Raises RequestError where it is malformed."""
     environ["RAW_URI"] = target
     path, _, query = target.partition("?")
     if "#" in target or (target[0] != "/" and (target, environ["REQUEST_METHOD"]) != ("*", "OPTIONS")):
@@ -279,7 +279,7 @@ def set_target(environ: dict[str, Any], target: str) -> None:
 
 @lru_cache(maxsize=512)  # the names that clients use; whoever sends others only makes them forgotten
 def environ_key(name: bytes) -> str | None:
-    """The environment's name of a header field; None for one with an underscore, which would pass for a dash."""
+    """The WSGI name of a header field; None for a name with an underscore, which there would equal a dash."""
     key = name.decode("latin-1").upper().replace("-", "_")
     if b"_" in name:
         return None
@@ -335,7 +335,7 @@ class Connection:
         return parser.requests.pop(0)
 
     def _answer(self, request: Request) -> bool:
-        """Have the application answer a request; whether the connection can take another."""
+        """Have the application answer a request. Returns whether the connection can take another."""
         if self._parser.error and not request.complete:
             raise self._parser.error
         self.worker.count_request()
@@ -385,7 +385,7 @@ class Connection:
         return request.body.pop(0) if request.body else b""
 
     def _receive_more(self, request: Request) -> bool:
-        """Receive more of a body; whether the client sent any."""
+        """Receive more of a body. Returns False where the client has closed. Raises RequestError."""
         now = time.monotonic()
         if request.body_started is None:
             request.body_started = now
@@ -410,7 +410,7 @@ class Connection:
         return True
 
     def _discard_body(self, request: Request) -> bool:
-        """Receive what was not read, for a client may look at the answer only then; whether all of it came."""
+        """Receive what the application did not read, before the next request. Returns whether all of it came."""
         with suppress(RequestError):
             while not request.complete and self.receive_body(request):
                 pass
@@ -427,7 +427,7 @@ class Connection:
             self._client.settimeout(seconds)
             data = self._client.recv(READ_SIZE)
         else:
-            # A client that always has something to say must not keep the worker to itself.
+            # The others come first: a client that always has sent already would keep the worker to itself.
             if self._has_received and data:
                 gevent.sleep(0)
         self._has_received = True
@@ -453,7 +453,7 @@ class Connection:
         self._linger()
 
     def _linger(self) -> None:
-        """Discard what the client still sends: to close with bytes unread takes the answer away (RFC 9112 §9.6)."""
+        """Discard what the client still sends: closing with bytes unread would lose the response (RFC 9112 §9.6)."""
         deadline = time.monotonic() + LINGER_TIMEOUT
         with suppress(OSError):
             self._client.shutdown(socket.SHUT_WR)
@@ -537,7 +537,7 @@ class Response:
         if not self._has_body:
             part = b""
         elif self._chunked:
-            part = b"%x\r\n%b\r\n" % (len(part), part)
+            part = b"%x\r\n%b\r\n" % (len(part), part) if part else b""  # an empty chunk would end the body
         elif self._length is not None:
             part = part[: self._length - self._sent]
         self._sent += len(part)
@@ -547,8 +547,8 @@ class Response:
     def _start(self) -> bytes:
         """The head, now that it is final."""
         request, worker = self._request, self._connection.worker
-        is_old = request.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
-        self._chunked = self._has_body and self._length is None and not is_old
+        is_http_1_0 = request.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+        self._chunked = self._has_body and self._length is None and not is_http_1_0
         is_framed = self._length is not None or self._chunked or not self._has_body
         can_continue = request.complete or (request.error is None and not request.expects_continue)
         self.keep_alive = request.keep_alive and worker.alive and is_framed and can_continue
@@ -557,7 +557,7 @@ class Response:
             lines.append("Transfer-Encoding: chunked")
         if not self.keep_alive:
             lines.append("Connection: close")
-        elif is_old:
+        elif is_http_1_0:
             lines.append("Connection: keep-alive")
         head = "\r\n".join(lines).encode("latin-1")
         if head.translate(None, PRINTABLE) != b"\r\n" * (len(lines) - 1):

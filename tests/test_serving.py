@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -342,3 +343,28 @@ def test_connection_close_with_an_unread_body_delivers_the_response(gunicorn: Se
         received = exchange(gunicorn.port, head + b"x" * 4_000_000)
 
         assert received.startswith(b"HTTP/1.1 415 ") and received.endswith(b"}")
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
+    sqlite_database: str, signal_: signal.Signals
+) -> None:
+    port, body = free_port(), json.dumps(ORDER).encode()
+    head = (
+        "POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1"}
+    with (
+        running(*GUNICORN, port=port, **settings) as server,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection,
+    ):
+        connection.sendall(head.encode() + body[:10])
+        time.sleep(0.5)
+        server.process.send_signal(signal_)
+        time.sleep(1.5)  # the worker looks once a second
+        connection.sendall(body[10:])
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert received.startswith(b"HTTP/1.1 201 ")
+    assert b"\r\nConnection: close\r\n" in received
