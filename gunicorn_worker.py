@@ -11,6 +11,7 @@ and those of the process; not its hooks around a request, access log, SCRIPT_NAM
 
 import io
 import json
+import os
 import socket
 import ssl
 import time
@@ -35,6 +36,7 @@ LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a 
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
 KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; others close
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # that have no list syntax; llhttp refuses a second Content-Length
+PROBLEM_PAGES = f"{os.environ.get('URL_PREFIX', '').rstrip('/')}/problems"  # whose paths are the problem types
 PROBLEM_SLUGS = {400: "bad-request", 408: "request-timeout", 413: "content-too-large", 500: "internal-error"}
 NO_BODY = ("1", "204", "304")  # the beginnings of statuses whose responses have none
 PRINTABLE = bytes(range(0x20, 0x7F))
@@ -570,7 +572,7 @@ def problem_response(error: RequestError) -> bytes:
     """The whole response to a request that the server refuses by itself."""
     status, slug = error.status, PROBLEM_SLUGS.get(error.status)
     problem = {
-        "type": f"/problems/{slug}" if slug else "about:blank",
+        "type": f"{PROBLEM_PAGES}/{slug}" if slug else "about:blank",
         "title": status.phrase.capitalize(),
         "status": status.value,
         "detail": error.detail,

@@ -156,6 +156,34 @@ def test_an_answer_without_a_body_has_the_headers_of_one_with_it(command: tuple[
         ]  # fmt: skip
 
 
+@each_server
+def test_every_server_serves_under_a_prefix(command: tuple[str, ...], sqlite_database: str) -> None:
+    port, prefix = free_port(), "/shop/api"
+    settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "URL_PREFIX": prefix}
+    with running(*on_port(command, port), port=port, **settings) as server:
+        created = server.ask("POST", f"{prefix}/orders", ORDER)
+        read = server.ask("GET", created.headers["Location"])
+        removed = server.ask("GET", "/orders", headers={"X-Forwarded-Prefix": prefix})
+        outside = server.ask("GET", "/orders")
+        refused = exchange(port, b"garbage\r\n\r\n").partition(b"\r\n\r\n")[2] if command == GUNICORN else None
+        type_ = json.loads(refused)["type"] if refused else outside.json["type"]
+        page = server.ask("GET", type_)
+
+    assert created.headers["Location"].startswith(f"{prefix}/orders/")
+    assert [answer.status for answer in (created, read, removed, outside, page)] == [201, 200, 200, 404, 200]
+
+
+@each_server
+def test_a_script_name_in_the_environment_ends_the_start_with_one_line(
+    command: tuple[str, ...], sqlite_database: str
+) -> None:
+    ended = end_of(command, SCRIPT_NAME="/shop", DATABASE_URL=sqlite_database, WEB_CONCURRENCY="1")
+
+    assert ended.returncode != 0
+    assert len(re.findall("SCRIPT_NAME is set.*: set URL_PREFIX instead", ended.stderr)) == 1
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 def test_no_cache_keeps_what_a_probe_found(gunicorn: Server, path: str) -> None:
     assert gunicorn.ask("GET", path).headers["Cache-Control"] == "no-store"
