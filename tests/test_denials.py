@@ -84,6 +84,7 @@ def denied_by_rule(client: FlaskClient, app: Flask) -> Iterator[tuple[TestRespon
     yield client.post("/orders/batch", json={"orders": [MINIMAL]}, headers=stranger), themselves
     yield client.delete("/customers/c-1/personal-data", headers=stranger), themselves
     yield client.patch(f"/orders/{shops}", headers=stranger, **patch), "no such order of this customer"
+    yield client.get(f"/erasures/{ABSENT}", headers=stranger), "no such erasure of this customer"
     yield client.patch(f"/orders/{ABSENT}", headers=own, **patch), "no such order of this customer"
     yield client.patch(f"/orders/{shops}", headers=own, **patch), (
         "external_ref: this belongs to whoever created the order."

@@ -9,8 +9,10 @@ from urllib.parse import quote
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import text
 from werkzeug.test import TestResponse
 
+from app.extensions import db
 from tests.credentials import api_key, bearer, token
 from tests.personal_data import CANARY, CUSTOMER, address, canary, personal_order, traces
 from tests.samples import MINIMAL, slug
@@ -100,6 +102,35 @@ def test_what_was_sold_stays(
     assert after["shipping_address"] == {"country": "GB"}
     assert (after["note"], after["metadata"], after["version"]) == (None, {}, before["version"] + 1)
     assert after["customer_id"].startswith("erased-")
+
+
+# Each member of an order is either left as it was or says nothing any more: a new one must be put in one of the two.
+KEPT = {
+    "id", "number", "external_ref", "status", "fulfillment_status", "currency", "items", "totals", "created_at",
+    "allowed_actions",
+}  # fmt: skip
+ERASED = {
+    "customer_id", "hold", "adjustments", "shipping_address", "billing_address", "note", "metadata", "cancellation",
+    "fulfillments", "returns", "version", "updated_at",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["cancel", "complete"])
+def test_every_member_of_an_order_is_either_kept_or_erased(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse], end: str
+) -> None:
+    path = live(post, end=end)
+    before = post(path, method="GET").json
+
+    erase(secure_client, secure_app)
+
+    after = post(path, method="GET").json
+    assert after.keys() == KEPT | ERASED
+    assert {name: after[name] for name in KEPT} == {name: before[name] for name in KEPT}
+    assert CANARY not in json.dumps(after)
+    with secure_app.app_context(), db.engine.connect() as connection:
+        for table in ("orders", "change_keys"):
+            assert connection.scalar(text(f"SELECT count(fingerprint) FROM {table}")) == 0
 
 
 def test_the_history_records_the_erasure_and_tells_nothing_else_of_the_person(

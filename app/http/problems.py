@@ -28,6 +28,7 @@ _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     415: (errors.UnsupportedMediaType, "Send the body as Content-Type: application/json, in UTF-8."),
     500: (errors.InternalError, "Something failed that should not have; it has been logged under the request id."),
 }
+_UNKNOWN = (errors.OrderNotFound, errors.ErasureNotFound)
 _DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
 _KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
 
@@ -63,9 +64,10 @@ def _log_denial(error: ServiceError) -> None:
     principal: Principal | None = g.get("principal")
     if isinstance(error, _DENIALS):
         log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
-    elif isinstance(error, errors.OrderNotFound) and principal is not None and principal.customer_id is not None:
+    elif isinstance(error, _UNKNOWN) and principal is not None and principal.customer_id is not None:
         # Whether it is somebody else's is not known here either; many of these are somebody who tries.
-        log.warning("denied", principal=loggable_id(principal), reason="no such order of this customer")
+        what = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
+        log.warning("denied", principal=loggable_id(principal), reason=f"no such {what} of this customer")
 
 
 def _log_cause(cause: BaseException) -> None:
