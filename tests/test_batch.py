@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ from app.extensions import db
 from app.models.identifiers import hash_key
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_item import ID_MAX
+from app.models.principal import ANONYMOUS
 from app.schemas.batch import BATCH_MAX, BatchIn
+from app.schemas.order import ITEMS_MAX
 from app.services import order_service
+from app.services.new_order import OrderRequest
+from app.services.order_writes import insert_orders
 from tests.samples import RICHEST, fault_places, slug
 from tests.test_order_storage import sent_to_the_server
 
@@ -262,3 +267,25 @@ def test_an_imported_order_is_replayed_at_its_version(app: Flask, client: FlaskC
     [replay] = send(client, order(external_ref="r-1", note="new"))
 
     assert (replay["status"], replay["replayed"], replay["order"]["version"]) == (201, True, 2)
+
+
+def test_the_orders_of_a_long_batch_are_made_just_before_they_are_stored(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[Any]] = []
+    stored: list[datetime] = []
+
+    def insert(orders: Any) -> set[str]:
+        made.append([one.columns["created_at"] for one in orders])
+        ids = insert_orders(orders)
+        stored.append(datetime.now(UTC))
+        return ids
+
+    monkeypatch.setattr(order_service, "insert_orders", insert)
+    body = order(items=[{"item_id": "sku-1", "quantity": 1}] * ITEMS_MAX)
+    with app.app_context():
+        order_service.create_orders([OrderRequest(body, ANONYMOUS) for _ in range(250)])
+
+    assert [len(part) for part in made] == [100, 100, 50]
+    # The first of a part shows that the part before it is full.
+    assert min(made[1][1:]) > stored[0] and min(made[2][1:]) > stored[1]

@@ -252,3 +252,21 @@ def test_a_time_that_is_nearly_right_is_told_what_is_missing(client: FlaskClient
 
             assert slug(refused) == (400, "invalid-request")
             assert refused.json["errors"] == [{"parameter": name, "detail": detail}]
+
+
+@pytest.mark.parametrize("path", ["/orders", "/orders/export"])
+def test_orders_that_are_stored_late_are_found_from_complete_until_on(client: FlaskClient, path: str) -> None:
+    newest = create(client)
+    first = client.get(f"{path}?sort=created_at", buffered=True)
+    late = create(client, datetime.now(UTC) - timedelta(seconds=30))
+
+    from_newest, from_complete = (
+        client.get(path, query_string={"created_from": time}, buffered=True)
+        for time in (newest["created_at"], first.headers["Complete-Until"])
+    )
+
+    assert newest["id"] in first.text
+    assert late["id"] not in from_newest.text
+    assert late["id"] in from_complete.text and newest["id"] in from_complete.text
+    behind = datetime.now(UTC) - datetime.fromisoformat(first.headers["Complete-Until"])
+    assert timedelta(seconds=59) < behind < timedelta(seconds=70)

@@ -98,6 +98,12 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
         "description": "`true` where the key had been used before and its first response is given again.",
         "schema": _TEXT | {"enum": ["true"]},
     },
+    "Complete-Until": {
+        "description": "Every order made before this time can be read by now. Later ones may still be on their way: an "
+        "order has its `created_at` before it is stored.",
+        "schema": _TEXT | {"format": "date-time"},
+        "example": "2026-11-22T09:40:07Z",
+    },
     "Link": {"description": 'The next page, with `rel="next"` (RFC 8288).', "schema": _TEXT},
     "Allow": {"description": "The methods that the resource knows.", "schema": _TEXT},
     "Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "integer"}},

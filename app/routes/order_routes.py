@@ -21,6 +21,7 @@ from app.services import order_reads, order_service
 from app.services.new_order import OrderRequest
 from app.services.order_exports import stream_orders
 
+COMPLETE_UNTIL = "Complete-Until"
 EXPORT = {
     "type": "string",
     "description": "All orders that match, each that was there at the start exactly once. One that is broken off, "
@@ -89,18 +90,21 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
     query=OrderQuery(),
     responses={200: OrderList()},
     problems=(errors.InvalidCursor,),
-    response_headers=("Link",),
+    response_headers=("Link", COMPLETE_UNTIL),
 )
 def list_orders(query: dict[str, Any]) -> Response:
     """List orders by time of creation"""
-    limit, cursor = query.pop("limit"), query.pop("cursor", None)
+    limit, cursor, complete_until = query.pop("limit"), query.pop("cursor", None), order_reads.complete_until()
     after = read_cursor(cursor, query=query) if cursor else None
     descending = query["sort"].startswith("-")
     filters = {name: value for name, value in query.items() if name != "sort"}
     page = order_reads.list_orders(
         filters, principal=current_principal(), descending=descending, limit=limit, after=after
     )
-    return list_response("orders", page.documents, page.next_after and make_cursor(page.next_after, query=query))
+    next_cursor = page.next_after and make_cursor(page.next_after, query=query)
+    response = list_response("orders", page.documents, next_cursor)
+    response.headers[COMPLETE_UNTIL] = complete_until
+    return response
 
 
 @blueprint.operation(
@@ -110,6 +114,7 @@ def list_orders(query: dict[str, Any]) -> Response:
     query=ExportQuery(),
     responses={200: Content(EXPORT_MEDIA_TYPES, EXPORT)},
     problems=(errors.NotAcceptable,),
+    response_headers=(COMPLETE_UNTIL,),
 )
 def export_orders(query: dict[str, Any]) -> Response:
     """Stream all orders that match as NDJSON, one document a line, or as CSV, one row for each line item"""
@@ -117,14 +122,16 @@ def export_orders(query: dict[str, Any]) -> Response:
     media_type = export_media_type(format_name, byte_order_mark=byte_order_mark)
     limit, after = query.pop("limit", None), query.pop("after", None)
     descending = query.pop("sort").startswith("-")
-    principal = current_principal()
+    principal, complete_until = current_principal(), order_reads.complete_until()
     documents = stream_orders(
         query, principal=principal, descending=descending, limit=limit, after=after and after.lower()
     )
-    return export_response(
+    response = export_response(
         documents,
         media_type,
         principal=principal,
         byte_order_mark=byte_order_mark,
         negotiated=format_name is None,
     )
+    response.headers[COMPLETE_UNTIL] = complete_until
+    return response

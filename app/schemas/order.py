@@ -29,6 +29,11 @@ QUANTITY_MAX = 1_000_000
 PRICE_MAX = 10**12  # minor units: ten thousand million euros
 NOTE_MAX = 2_000
 PAGE_DEFAULT, PAGE_MAX = 20, 100
+CREATED_FROM = (
+    "Made at this time or later. To follow new orders, go on from the `Complete-Until` of the response before and drop "
+    "those you have seen. From the newest `created_at` seen you would miss orders that were made before it and stored "
+    "after it, such as those of a large batch."
+)
 PAGE_LIMIT = "The most entries of a page. There are fewer where they would come to more than 1 MiB."
 EXPORT_MAX = 10**9  # orders
 ADJUSTMENT_TYPES = ("discount", "tax", "shipping", "fee", "other")
@@ -155,7 +160,7 @@ class OrderFilters(StrictSchema):
     number = Text(32, metadata={"description": "Case does not matter, nor do O for 0, I or L for 1."})
     external_ref = Text(ID_MAX)
     item_id = Text(ID_MAX, metadata={"description": "Orders with a line of this item."})
-    created_from = Moment(metadata={"description": "Made at this time or later."})
+    created_from = Moment(metadata={"description": CREATED_FROM})
     created_to = Moment(metadata={"description": "Made before this time."})
     sort = Choice(
         ("-created_at", "created_at"),

@@ -1,7 +1,9 @@
 """Reading orders: single ones, versions of them, and lists. What is read are stored documents, never parsed."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -19,7 +21,7 @@ from app.models.statement import Statement
 from app.models.types import UUID
 from app.services.customer_view import visible_document
 from app.services.order_lookup import Wanted, look_up
-from app.services.order_service import StoredOrder
+from app.services.order_service import VISIBLE_AFTER, StoredOrder
 
 _PAGE_LENGTH = 1024 * 1024  # characters: a slow client keeps its page in the worker's memory
 
@@ -32,6 +34,16 @@ def get_order(order_id: str, *, principal: Principal, version: int | None = None
         return StoredOrder(known_id, found[0], visible_document(found[1], principal))
     which = f"version {version} of order" if version else "order"
     raise OrderNotFound(f"There is no {which} {order_id[:64]}.")
+
+
+def complete_until() -> str:
+    """The time before which every order there will ever be can be read by now; RFC 3339, to the second."""
+    return _complete_until(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _complete_until(second: int) -> str:
+    return (datetime.fromtimestamp(second, UTC) - VISIBLE_AFTER).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)
