@@ -218,7 +218,8 @@ class RequestParser:
         if self._fields > self._limits.fields:
             raise fields_too_large()
         version = self._llhttp.get_http_version()
-        environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = self._llhttp.get_method().decode(), f"HTTP/{version}"
+        environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
+        environ["REQUEST_METHOD"] = self._llhttp.get_method().decode()
         check_head(environ, version)
         set_target(environ, request.target.decode("latin-1"))
         if environ.get("HTTP_X_FORWARDED_PROTO") == "https" and environ["REMOTE_ADDR"] in self._limits.proxies:
@@ -354,7 +355,7 @@ class Connection:
             internal = RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "The request could not be answered.")
             raise (request.error or internal) from error
         if response.keep_alive:
-            return self._discard_body(request)
+            return request.complete or self._discard_body(request)
         if not request.complete or self._parser.requests or self._parser.error:
             self._linger()
         return False
