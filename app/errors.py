@@ -201,8 +201,9 @@ class IdempotencyKeyReused(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """You have sent more requests than your share, or are reading as many exports at once as you may. Wait for
-    `Retry-After` seconds; the `RateLimit` headers tell how many requests are left."""
+    """You have sent more requests than your share, where each order of a batch counts as one, or are reading as many
+    exports at once as you may. Wait for `Retry-After` seconds; the `RateLimit` headers tell how many requests are left.
+    A batch larger than the whole share is taken while all of it is left, and paid off before anything else."""
 
     status, slug, title = 429, "too-many-requests", "Too many requests"
     retry_after = 1

@@ -1,6 +1,7 @@
 """API keys: made and revoked from the command line, stored as a hash, worth nothing when anything is wrong."""
 
 import re
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ def test_a_key_is_shown_once_on_the_last_line_and_works(secure_app: Flask, secur
     key = made.stdout.splitlines()[-1]
     assert made.exit_code == 0 and made.stdout == f"{key}\n"
     assert "cannot be shown again" in made.stderr and key not in made.stderr
-    assert re.fullmatch(r"osk_[a-z0-9]{16}\.[A-Za-z0-9_-]{43}", key)
+    assert re.fullmatch(r"osk_[a-z0-9]{16}\.[A-Za-z0-9_-]{43}[0-9a-f]{8}", key)
     assert secure_client.post("/orders", json=MINIMAL, headers=bearer(key)).status_code == 201
 
 
@@ -111,6 +112,69 @@ def test_a_key_that_is_not_exactly_right_is_refused(
 
     assert slug(response) == (401, "unauthenticated")
     assert status(secure_client, key) == 200
+
+
+@contextmanager
+def database_use(app: Flask) -> Iterator[list[str]]:
+    """The statements that the database is sent, and the connections that are taken for them."""
+    statements: list[str] = []
+
+    def on_statement(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    def on_checkout(*_: Any) -> None:
+        statements.append("checkout")
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", on_statement)
+    event.listen(engine.pool, "checkout", on_checkout)
+    yield statements
+    event.remove(engine, "before_cursor_execute", on_statement)
+    event.remove(engine.pool, "checkout", on_checkout)
+
+
+def made_up() -> str:
+    return f"osk_{secrets.token_hex(8)}.{secrets.token_urlsafe(32)}{secrets.token_hex(4)}"
+
+
+def test_made_up_keys_are_refused_without_the_database(secure_app: Flask, secure_client: FlaskClient) -> None:
+    with database_use(secure_app) as statements:
+        statuses = {status(secure_client, made_up()) for _ in range(200)}
+
+    assert (statuses, statements) == ({401}, [])
+
+
+@pytest.mark.parametrize("kind", ["unknown", "wrong secret", "revoked", "expired"])
+def test_a_key_that_was_refused_is_not_looked_up_again(
+    secure_app: Flask, secure_client: FlaskClient, kind: str
+) -> None:
+    key = api_key(secure_app, "orders:read", expires_in=NEVER if kind == "expired" else None)
+    if kind == "revoked":
+        cli(secure_app, "api-keys", "revoke", key[4:20])
+    elif kind == "wrong secret":
+        key = api_key_service.with_checksum(key[:21] + secrets.token_urlsafe(32))
+    elif kind == "unknown":
+        key = api_key_service.with_checksum(made_up()[:-8])
+    with database_use(secure_app) as statements:
+        first = status(secure_client, key)
+        once = len(statements)
+        statuses = {status(secure_client, key) for _ in range(200)}
+
+    assert (first, statuses) == (401, {401})
+    assert once > 0 and len(statements) == once
+
+
+def test_the_keys_that_were_refused_take_a_bounded_place(
+    secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.auth._REMEMBERED", 5)
+    keys = [api_key_service.with_checksum(made_up()[:-8]) for _ in range(20)]
+    good = api_key(secure_app, "orders:read")
+
+    statuses = [status(secure_client, key) for key in (*keys, good, *keys, good)]
+
+    assert statuses == [*[401] * 20, 200, *[401] * 20, 200]
 
 
 def test_a_key_that_ended_is_refused(secure_app: Flask, secure_client: FlaskClient) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import text
 
+from app.extensions import db
 from app.http import rate_limiter
 from app.http.rate_limiter import RateLimiter
 from tests.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, bearer, closed_app, public_pem, token
-from tests.samples import slug
+from tests.samples import MINIMAL, slug
 from tests.servers import GUNICORN, free_port, running
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -71,6 +73,58 @@ def test_every_answer_tells_what_is_left(limited_client: FlaskClient) -> None:
     left = [int(re.fullmatch(r'"customers";r=(\d+);t=\d+', answer.headers["RateLimit"])[1]) for answer in answers]
     assert left == [4, 3, 2, 1, 0, 0]
     assert {answer.headers["RateLimit-Policy"] for answer in answers} == {f'"customers";q={LIMIT};w=60'}
+
+
+def batch(client: FlaskClient, size: int) -> Any:
+    orders = [MINIMAL | {"external_ref": None, "metadata": {"n": str(i)}} for i in range(size)]
+    return client.post("/orders/batch", json={"orders": orders}, headers=bearer(token()))
+
+
+def stored(app: Flask) -> int:
+    with app.app_context(), db.engine.connect() as connection:
+        return connection.execute(text("SELECT count(*) FROM orders")).scalar_one()
+
+
+def told(response: Any) -> tuple[int, int, int]:
+    """The status, what is left, and the seconds until there is more."""
+    left, seconds = re.fullmatch(r'"customers";r=(\d+);t=(\d+)', response.headers["RateLimit"]).groups()
+    return response.status_code, int(left), int(seconds)
+
+
+def test_a_batch_counts_as_its_orders(limited: Flask, limited_client: FlaskClient, clock: Clock) -> None:
+    fits, too_large = batch(limited_client, 3), batch(limited_client, 3)
+
+    assert (told(fits), told(too_large)) == ((200, 2, 12), (429, 2, 12))
+    assert slug(too_large) == (429, "too-many-requests")
+    assert "counts as 3 requests, and 2 of 5" in too_large.json["detail"]
+    assert stored(limited) == 3
+    clock.now += int(too_large.headers["Retry-After"])
+    assert told(batch(limited_client, 3)) == (200, 0, 12)
+    assert stored(limited) == 6
+
+
+def test_a_batch_of_more_than_the_whole_share_is_paid_off(
+    limited: Flask, limited_client: FlaskClient, clock: Clock
+) -> None:
+    requests(limited_client, token(), 1)
+    early = batch(limited_client, 8)
+    clock.now += int(early.headers["Retry-After"])
+    taken = batch(limited_client, 8)
+    [refused] = requests(limited_client, token(), 1)
+    clock.now += int(refused.headers["Retry-After"])
+    [after] = requests(limited_client, token(), 1)
+
+    assert (told(early), early.headers["Retry-After"]) == ((429, 4, 12), "12")
+    assert told(taken) == (200, 0, 48)  # three orders are owed, and the next request is due after them
+    assert (told(refused), refused.headers["Retry-After"]) == ((429, 0, 48), "48")
+    assert after.status_code == 200
+    assert stored(limited) == 8
+
+
+def test_a_batch_without_a_limit_is_taken(secure_client: FlaskClient) -> None:
+    response = batch(secure_client, 20)
+
+    assert response.status_code == 200 and "RateLimit" not in response.headers
 
 
 def test_each_principal_has_a_share_of_its_own(limited: Flask, limited_client: FlaskClient) -> None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import structlog
 from flask import Flask, current_app, g
@@ -17,13 +17,16 @@ from app.http import rate_limit
 from app.http.application import current_request
 from app.http.blueprint import PUBLIC, Blueprint
 from app.models.principal import ANONYMOUS, SCOPES, Principal
-from app.services.api_key_service import PREFIX, any_api_key, find_principal
+from app.services.api_key_service import PREFIX, any_api_key, find_principal, is_well_formed
 from app.services.token_service import InvalidToken, KeySet, TokenChecker, read_public_key
 
 log = structlog.get_logger()
 
+Finding = TypeVar("Finding")
+
 _KEY_SECONDS = 1.0  # for how long a key is taken without asking the database: a revoked one ends within a second
 _TOKEN_SECONDS = 60.0  # for how long a token's signature is not checked again; never beyond the token's own end
+_REFUSED_SECONDS = 60.0  # for how long a key that is worth nothing is refused without asking the database
 _REMEMBERED = 10_000  # credentials
 _TOKEN_MAX = 4_096  # characters of a credential: more than any issuer's, and fewer than a header may have
 _LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1", "", None)  # none: a socket file
@@ -74,19 +77,19 @@ def require_credentials() -> None:
 
 
 @dataclass
-class Memory:
-    """Credentials that were found good, each until a moment of the monotonic clock; the oldest are forgotten first."""
+class Memory(Generic[Finding]):
+    """What was found about credentials, each until a moment of the monotonic clock; the oldest are forgotten first."""
 
-    _known: OrderedDict[str, tuple[float, Principal]] = field(default_factory=OrderedDict)
+    _known: OrderedDict[str, tuple[float, Finding]] = field(default_factory=OrderedDict)
 
-    def recall(self, credential: str) -> Principal | None:
-        """The principal, if the credential is still to be taken without another check."""
+    def recall(self, credential: str) -> Finding | None:
+        """What is known of the credential without another check."""
         known = self._known.get(credential)
         return known[1] if known is not None and time.monotonic() < known[0] else None
 
-    def remember(self, credential: str, principal: Principal, *, seconds: float) -> None:
-        """Take the credential without another check for so long."""
-        self._known[credential] = (time.monotonic() + seconds, principal)
+    def remember(self, credential: str, finding: Finding, *, seconds: float) -> None:
+        """Check the credential no more for so long."""
+        self._known[credential] = (time.monotonic() + seconds, finding)
         self._known.move_to_end(credential)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
@@ -98,7 +101,8 @@ class Authenticator:
     def __init__(self, app: Flask) -> None:
         self._required = app.config["AUTH"] == "required"
         self._open_to_all = app.config["AUTH_ALLOW_OPEN"]
-        self._memory = Memory()
+        self._memory: Memory[Principal] = Memory()
+        self._refused: Memory[bool] = Memory()
         self._checker: TokenChecker | None = None
         url, public_key = app.config["JWT_JWKS_URL"], app.config["JWT_PUBLIC_KEY"]
         if url or public_key:
@@ -129,9 +133,7 @@ class Authenticator:
 
     def _check(self, credential: str) -> Principal:
         if credential.startswith(PREFIX):
-            found, longest = find_principal(credential), _KEY_SECONDS
-            if found is None:
-                raise self._denied("the key is unknown, wrong, expired or revoked")
+            found, longest = self._check_key(credential), _KEY_SECONDS
         elif self._checker is None:
             raise self._denied("tokens are not configured")
         else:
@@ -142,6 +144,16 @@ class Authenticator:
         principal, end = found
         self._memory.remember(credential, principal, seconds=min(longest, end - time.time()))
         return principal
+
+    def _check_key(self, key: str) -> tuple[Principal, float]:
+        """The principal of an API key, and its end. A key that was refused once is so without the database: none is
+        sent before it exists, and none that has ended becomes good again."""
+        found = None if self._refused.recall(key) else find_principal(key)
+        if found is None:
+            if is_well_formed(key):  # any other costs nothing, and would crowd these out
+                self._refused.remember(key, True, seconds=_REFUSED_SECONDS)
+            raise self._denied("the key is unknown, wrong, expired or revoked")
+        return found
 
     def _denied(self, reason: str, *, error: str | None = "invalid_token") -> Unauthenticated:
         """The reason is for the log alone: it would help whoever tries."""

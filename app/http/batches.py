@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from app.errors import InvalidRequest, ServiceError
+from app.http import rate_limit
 from app.http.arguments import load_body
 from app.http.principal import current_principal, require_own_customer
 from app.http.problems import problem_occurrence
@@ -21,10 +22,14 @@ _FAULTS_MAX = 1_000  # faults that are reported in one response; invalid entries
 
 
 def create_batch(entries: Sequence[Any]) -> bytes:
-    """The results of all entries, in their order, as the JSON body of the answer."""
+    """The results of all entries, in their order, as the JSON body of the answer.
+
+    Raises TooManyRequests where they are more than what is left of the principal's share; nothing is stored then.
+    """
     outcomes: dict[int, Outcome] = {}
     requests: dict[int, OrderRequest] = {}
     principal, pause, faults = current_principal(), 0.0, 0
+    rate_limit.count(principal, cost=len(entries), counted=1)
     for i, entry in enumerate(entries):
         if time.monotonic() >= pause:
             time.sleep(0)  # the worker's other requests go on; all entries can take seconds

@@ -44,7 +44,7 @@ two. Every error is a problem document (RFC 9457); its `type` is the address of 
 """
 
 _SECURITY_SCHEMES = {
-    "apiKey": {"type": "http", "scheme": "bearer", "description": "A service's key: `osk_<id>.<secret>`."},
+    "apiKey": {"type": "http", "scheme": "bearer", "description": "A service's key: `osk_<id>.<secret><checksum>`."},
     "token": {
         "type": "http",
         "scheme": "bearer",

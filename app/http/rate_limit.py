@@ -17,8 +17,11 @@ def init_app(app: Flask) -> None:
         app.after_request(_tell)
 
 
-def count(principal: Principal) -> None:
-    """Count one request of the principal. Raises TooManyRequests beyond its share."""
+def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
+    """Count a request of the principal, or one that is worth `cost` of them, `counted` of which have been counted.
+
+    Raises TooManyRequests beyond its share. A batch larger than the whole share is let in while all of it is left.
+    """
     limiter: RateLimiter | None = current_app.extensions.get("rate_limiter")
     if limiter is None:
         return
@@ -26,14 +29,16 @@ def count(principal: Principal) -> None:
     limit = current_app.config[f"RATE_LIMIT_{policy.upper()}"]
     if limit == 0:
         return
-    left, wait = limiter.take(principal.id, per_minute=limit)
-    seconds = math.ceil(wait)
+    share = limiter.take(principal.id, per_minute=limit, cost=cost, counted=counted)
     g.rate_limit = {
         "RateLimit-Policy": f'"{policy}";q={limit};w=60',
-        "RateLimit": f'"{policy}";r={left};t={seconds or math.ceil(60 / limit)}',
+        "RateLimit": f'"{policy}";r={share.left};t={math.ceil(share.next_one)}',
     }
-    if wait:
-        raise TooManyRequests(f"More than {limit} requests in a minute.").with_headers(Retry_After=str(seconds))
+    if share.wait:
+        detail = f"More than {limit} requests in a minute."
+        if cost > 1:
+            detail = f"The batch counts as {cost} requests, and {share.left} of {limit} a minute are left."
+        raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(share.wait)))
 
 
 def _tell(response: Response) -> Response:

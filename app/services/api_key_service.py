@@ -1,4 +1,4 @@
-"""API keys: `osk_<id>.<secret>`, made and revoked from the command line."""
+"""API keys: `osk_<id>.<secret><checksum>`, made and revoked from the command line."""
 
 import math
 import re
@@ -6,6 +6,7 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
+from zlib import crc32
 
 import structlog
 from sqlalchemy import or_, select, update
@@ -23,7 +24,7 @@ PREFIX = "osk_"
 _SECRET_BYTES = 32
 _ID_SYMBOLS = "abcdefghijkmnpqrstuvwxyz23456789"
 _USE_RECORDED_EVERY = timedelta(minutes=1)
-_KEY = re.compile(rf"{PREFIX}[a-z0-9]{{{KEY_ID_LENGTH}}}\.[A-Za-z0-9_-]{{43}}", re.ASCII)
+_KEY = re.compile(rf"({PREFIX}([a-z0-9]{{{KEY_ID_LENGTH}}})\.([A-Za-z0-9_-]{{43}}))([0-9a-f]{{8}})", re.ASCII)
 _NO_HASH = "0" * 64
 
 
@@ -46,7 +47,21 @@ def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None
                 expires_at=expires_at,
             )
         )
-    return f"{PREFIX}{key_id}.{secret}"
+    return with_checksum(f"{PREFIX}{key_id}.{secret}")
+
+
+def with_checksum(key: str) -> str:
+    """The key with its CRC-32, by which a key that is mistyped, cut off or made up is refused without the database.
+
+    It keeps nobody out who knows how keys are made; the secret does.
+    """
+    return f"{key}{crc32(key.encode()):08x}"
+
+
+def is_well_formed(key: str) -> bool:
+    """Whether a key looks like one and has the right checksum; any other does not exist."""
+    parts = _KEY.fullmatch(key)
+    return parts is not None and with_checksum(parts[1]) == key
 
 
 def any_api_key() -> bool:
@@ -73,9 +88,10 @@ def find_principal(key: str) -> tuple[Principal, float] | None:
 
     The use is recorded once a minute at most, so that reading does not become writing.
     """
-    if not _KEY.fullmatch(key):
+    parts = _KEY.fullmatch(key)
+    if parts is None or not is_well_formed(key):
         return None
-    key_id, _, secret = key.removeprefix(PREFIX).partition(".")
+    key_id, secret = parts[2], parts[3]
     now = datetime.now(UTC)
     row = next(iter(read_rows(select(ApiKey.__table__).where(ApiKey.id == key_id))), None)
     # An unknown id takes as long as a wrong secret.
