@@ -247,3 +247,14 @@ def test_the_file_is_not_rewritten_where_nothing_was_erased(app: Flask, client: 
 
     with app.app_context(), db.engine.connect() as connection:
         assert connection.scalar(text(free)) == before > 0
+
+
+@on_sqlite
+def test_reading_an_erasure_takes_no_write_lock(app: Flask, client: FlaskClient) -> None:
+    location = client.delete("/customers/nobody/personal-data").headers["Location"]
+    with app.app_context():
+        path = Path(db.engine.url.database or "")
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+
+        assert client.get(location).json["status"] == "done"

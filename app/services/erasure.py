@@ -30,12 +30,13 @@ from app.models.principal import Principal, customer_principal_id
 from app.models.tables import EVENTS
 from app.services.order_document import render_stored_order
 from app.services.sqlite_rewrite import rewrite_file
-from app.services.transactions import in_transaction
+from app.services.transactions import in_transaction, one_moment
 
 REWRITE_MAX = 64 * 1024 * 1024  # bytes of a SQLite file that a request rewrites: writers wait for about a second
 
-# Snapshots of one step: few of large ones, so that memory and the time that others wait stay bounded.
-_PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 8, 100, 250_000
+# Snapshots of one step: few of large ones, so that memory and the time that others wait stay bounded. The size of the
+# last ones tells that of the next: an order begins small, and grows by little from version to version.
+_PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 1, 100, 250_000
 # Seconds between two steps, in which this process serves others: SQLite keeps it busy throughout a step, and a pause of
 # 0 starves them, since gevent looks for what has arrived only where it waits.
 _PAUSE = 0.01
@@ -69,7 +70,7 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
     For a customer there are only their own, and those that are done: these name nobody, and their ids are not guessed.
     """
     known_id = parse_uuid(erasure_id)
-    if known_id is None or not in_transaction(lambda: _is_visible(known_id, principal)):
+    if known_id is None or not _is_visible(known_id, principal):
         raise ErasureNotFound(f"There is no erasure {erasure_id[:64]}.")
     state = _state(known_id)
     return state if state.status == DONE else continue_erasure(known_id, seconds=seconds)
@@ -78,7 +79,8 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
 def running_erasures() -> list[str]:
     """The ids of the erasures that are not done, oldest first."""
     query = select(Erasure.id).where(Erasure.status == RUNNING).order_by(Erasure.id)
-    return list(in_transaction(lambda: db.session.scalars(query).all()))
+    with one_moment() as session:
+        return list(session.scalars(query))
 
 
 def continue_erasure(erasure_id: str, *, seconds: float, any_size: bool = False) -> ErasureState:
@@ -96,7 +98,8 @@ def continue_erasure(erasure_id: str, *, seconds: float, any_size: bool = False)
 
 
 def _is_visible(erasure_id: str, principal: Principal) -> bool:
-    erasure = db.session.get(Erasure, erasure_id)
+    with one_moment() as session:
+        erasure = session.get(Erasure, erasure_id)
     if erasure is None or principal.customer_id is None:
         return erasure is not None
     if erasure.customer_id is not None:
@@ -229,7 +232,8 @@ def _erase_order(erasure: Erasure) -> None:
 def _finish(any_size: bool) -> None:
     """Mark the erasures done that have no order left."""
     without_orders = Erasure.status == RUNNING, Erasure.customer_id.is_(None)
-    rows = in_transaction(lambda: db.session.execute(select(Erasure.id, Erasure.orders).where(*without_orders)).all())
+    with one_moment() as session:
+        rows = session.execute(select(Erasure.id, Erasure.orders).where(*without_orders)).all()
     # Where nothing was erased, there is nothing to rewrite.
     if not rows:
         return
@@ -248,4 +252,5 @@ def _finish(any_size: bool) -> None:
 def _state(erasure_id: str) -> ErasureState:
     columns = Erasure.id, Erasure.status, Erasure.orders, Erasure.created_at, Erasure.finished_at
     query = select(*columns).where(Erasure.id == erasure_id)
-    return ErasureState(*in_transaction(lambda: db.session.execute(query).one()))
+    with one_moment() as session:
+        return ErasureState(*session.execute(query).one())
