@@ -105,6 +105,9 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
         "example": "2026-11-22T09:40:07Z",
     },
     "Link": {"description": 'The next page, with `rel="next"` (RFC 8288).', "schema": _TEXT},
+    "Accept": {"description": "The media types that the body may have, but of a PATCH.", "schema": _TEXT},
+    "Accept-Patch": {"description": "The media types that the body of a PATCH may have.", "schema": _TEXT},
+    "Accept-Encoding": {"description": "The content codings that the body may have.", "schema": _TEXT},
     "Allow": {"description": "The methods that the resource knows.", "schema": _TEXT},
     "Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {
@@ -127,6 +130,7 @@ _PROBLEM_HEADERS: dict[type[ServiceError], tuple[str, ...]] = {
     Unauthenticated: ("WWW-Authenticate",),
     Forbidden: ("WWW-Authenticate",),
     TooManyRequests: ("RateLimit-Policy", "RateLimit"),
+    UnsupportedMediaType: ("Accept", "Accept-Patch", "Accept-Encoding"),
 }
 
 # Problems that follow from the kind of the operation.

@@ -4,8 +4,10 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from flask import Flask
+
 from tests.browser.conftest import Page
-from tests.servers import Server
+from tests.servers import GUNICORN, Server, free_port, running
 
 
 def test_the_documentation_shows_every_operation_under_its_policy(
@@ -48,3 +50,16 @@ def test_a_problems_page_is_shown(service: Server, browse: Callable[[str], Page]
 
     assert page.console == []
     assert "<h1>Not allowed</h1>" in page.content
+
+
+def test_the_documentation_is_shown_under_a_prefix(
+    app: Flask, database_url: str, browse: Callable[[str], Page]
+) -> None:
+    port = free_port()
+    settings = {"PORT": str(port), "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "URL_PREFIX": "/shop/api"}
+    with running(*GUNICORN, port=port, **settings):
+        page = browse(f"http://127.0.0.1:{port}/shop/api/")  # which leads to /shop/api/docs
+
+    assert page.console == []
+    assert 'class="opblock-summary"' in page.content
+    assert '<option value="/shop/api">' in page.content  # the server that requests are tried on
