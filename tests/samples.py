@@ -6,6 +6,12 @@ from werkzeug.test import TestResponse
 
 MINIMAL: dict[str, Any] = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 
+LARGE = MINIMAL | {
+    "items": [{"item_id": f"{i:064}", "quantity": 1} for i in range(100)],
+    "metadata": {f"{i:040}": "x" * 500 for i in range(50)},
+    "note": "n" * 2000,
+}  # 47 KB as a document
+
 ADDRESS = {
     "name": "Ada Lovelace",
     "company": "Analytical Engines",

@@ -18,14 +18,9 @@ from app.models import Order, OrderEvent
 from app.models.principal import ANONYMOUS
 from app.services.new_order import OrderRequest, new_order
 from app.services.order_writes import insert_orders
-from tests.samples import MINIMAL
+from tests.samples import LARGE, MINIMAL
 from tests.servers import GUNICORN, Server, free_port, running
 
-LARGE = MINIMAL | {
-    "items": [{"item_id": f"{i:064}", "quantity": 1} for i in range(100)],
-    "metadata": {f"{i:040}": "x" * 500 for i in range(50)},
-    "note": "n" * 2000,
-}  # 47 KB as a document
 READERS = 40
 
 
@@ -160,6 +155,41 @@ def test_an_export_that_takes_too_long_ends_without_its_last_chunk(
     assert not received.endswith(b"0\r\n\r\n")
     assert output.count('"event":"export broken off"') == 2
     assert "Traceback" not in output
+
+
+def test_an_export_ends_without_its_last_chunk_where_the_database_fails(
+    app: Flask, database_url: str, large_orders: int
+) -> None:
+    with one_worker(database_url) as server, closing(slow_reader(server, "/orders/export")) as client:
+        client.recv(1)
+        with app.app_context(), db.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE order_events RENAME TO order_events_away"))
+        try:
+            received = rest_of(client)
+        finally:
+            with app.app_context(), db.engine.begin() as connection:
+                connection.execute(text("ALTER TABLE order_events_away RENAME TO order_events"))
+        again = server.ask("GET", "/orders/export?limit=1")
+        output = server.output()
+
+    assert not received.endswith(b"0\r\n\r\n")
+    assert b'"customer_id":"c-1"' in received
+    assert output.count('"event":"export broken off"') == 1
+    assert "Traceback" not in output
+    assert again.status == 200
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_export_outlives_the_loss_of_its_connections(app: Flask, database_url: str, large_orders: int) -> None:
+    with one_worker(database_url) as server, closing(slow_reader(server, "/orders/export")) as client:
+        client.recv(1)
+        with app.app_context(), db.engine.begin() as connection:
+            others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            connection.execute(text(f"{others} AND backend_type = 'client backend'"))
+        received = rest_of(client)
+
+    assert received.endswith(b"0\r\n\r\n")
+    assert received.count(b'"customer_id":"c-1"') == large_orders
 
 
 @pytest.fixture

@@ -21,8 +21,12 @@ from flask import Flask
 
 from app.extensions import db
 from app.models.order import Order
+from app.models.principal import ANONYMOUS
+from app.services.new_order import OrderRequest, new_order
 from app.services.order_expiry import expire_orders
+from app.services.order_writes import insert_orders
 from tests.nginx.conftest import nginx_without_service
+from tests.samples import LARGE
 from tests.servers import GUNICORN, PATIENCE, Answer, Server, exchange, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
@@ -407,6 +411,26 @@ def test_under_a_prefix_every_link_leads_through_nginx(database_url: str, app: F
     assert (missing.json["instance"], to_docs) == (f"{prefix}/orders/x", f"{prefix}/docs")
     assert (found, types, erased.status) == ([200] * 3, [200] * 2, 200)
     assert (lost, denied) == ([404] * 5, 403)
+
+
+def test_a_slow_export_arrives_whole_and_a_broken_one_as_broken(database_url: str, app: Flask) -> None:
+    with app.app_context():
+        for _ in range(10):
+            insert_orders([new_order(OrderRequest(LARGE, ANONYMOUS)) for _ in range(100)])
+    with nginx_without_service() as nginx:
+        bind = f"unix:{nginx.process.args[4]}/gunicorn.sock"  # type: ignore[index, str-bytes-safe]
+        settings = {"BIND": bind, "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "EXPORT_SECONDS": "3"}
+        with running(*GUNICORN, port=nginx.port, **settings):
+            whole = nginx.ask("GET", "/orders/export")
+            with closing(http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=PATIENCE)) as connection:
+                connection.request("GET", "/orders/export")
+                response = connection.getresponse()
+                response.read(1)
+                time.sleep(4)  # nginx takes no more than fits into its buffers and the kernel's
+                with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+                    response.read()
+
+    assert (whole.status, whole.body.count(b"\n")) == (200, 1000)
 
 
 def test_without_the_service_nginx_asks_to_come_again() -> None:
