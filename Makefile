@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test browser-test cost-test faults hostile lint fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test cost-test faults hostile lint fuzz fuzz-database fuzz-model bench audit lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
@@ -30,6 +30,16 @@ test: $(VENV)/dev.stamp  ## run the tests on SQLite and on PostgreSQL (ARGS="-k 
 nginx-test: export PATH := $(PATH):/usr/sbin
 nginx-test: $(VENV)/dev.stamp  ## drive the service through a real nginx (apt-get install nginx-light)
 	@$(PY) -m pytest tests/nginx $(ARGS)
+
+# What changes orders, and what must come out right under races. Left out: how often the server is asked, and how soon it
+# gives up a lock, which a test cannot say behind a pooler.
+pgbouncer-test: THROUGH_POOLER := idempotency idempotent_actions order_races order_lifecycle order_patch \
+	conditional_changes change_limits batch order_model migrations
+pgbouncer-test: export PATH := $(PATH):/usr/sbin
+pgbouncer-test: $(VENV)/dev.stamp  ## drive the service through a real PgBouncer (apt-get install pgbouncer)
+	@$(PY) -m pytest tests/pgbouncer $(ARGS)
+	@$(PY) -m tests.pgbouncer.pooler $(PY) -m pytest -k "postgresql and not one_statement and not bounded_time" \
+	$(THROUGH_POOLER:%=tests/test_%.py) $(ARGS)
 
 browser-test: $(VENV)/dev.stamp  ## look at the pages in a real browser (apt-get install chromium)
 	@$(PY) -m pytest tests/browser $(ARGS)

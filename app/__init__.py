@@ -23,7 +23,9 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     url = app.config["DATABASE_URL"]
     app.config.update(
         SQLALCHEMY_DATABASE_URI=url,
-        SQLALCHEMY_ENGINE_OPTIONS=engine_options(url, pool_size=app.config["DATABASE_POOL_SIZE"]),
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(
+            url, pool_size=app.config["DATABASE_POOL_SIZE"], pooler=app.config["DATABASE_POOLER"]
+        ),
     )
     app.url_map.merge_slashes = False  # //orders is not a resource, and no reason for a redirect
     app.url_map.converters["characters"] = AnyCharacters

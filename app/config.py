@@ -62,6 +62,12 @@ def _url_prefix(text: str) -> str:
     return prefix
 
 
+def _pooler(text: str) -> str:
+    if text.lower() not in ("", "transaction"):
+        raise ValueError("transaction, or empty where there is no pooler or one in session mode")
+    return text.lower()
+
+
 def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")
@@ -148,6 +154,9 @@ SETTINGS: dict[str, Setting] = {
         "The database: `postgresql://…`, or `sqlite:///` and a file below the project's directory.",
     ),
     "DATABASE_POOL_SIZE": Setting("10", _whole_number(1, 1000), "Database connections of one web worker."),
+    "DATABASE_POOLER": Setting(
+        "", _pooler, "`transaction`: the database is reached through PgBouncer in transaction mode."
+    ),
     "WEB_CONCURRENCY": Setting(
         "0", _whole_number(0, 512), "Web workers; 0 means one per core, and at most two on SQLite."
     ),

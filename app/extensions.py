@@ -1,12 +1,10 @@
 """The extensions, created unbound; the factory binds them to an application."""
 
-import os
 import random
 import sqlite3
 import sys
 import time
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask
@@ -18,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase
 
 from app.bounded_connection import BoundedConnection
-from app.config import StartupError
+from app.postgresql_session import connect_arguments, prepare_session
 
 SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a write waits for another process's
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two tries
@@ -41,33 +39,6 @@ db = SQLAlchemy(model_class=Base)
 migrate = Migrate()
 
 
-# Limits that an operator may replace by PGOPTIONS or by ?options= of DATABASE_URL, in milliseconds: gunicorn's own
-# timeout does not bound a request under gevent, so the database's limits must.
-_LIMITS = {
-    "statement_timeout": "3000",
-    "lock_timeout": "2000",
-    "idle_in_transaction_session_timeout": "5000",
-    # To plan a list again for each set of values takes as long as to run it, and no value calls for another plan.
-    "plan_cache_mode": "force_generic_plan",
-}
-# What the service relies on, whatever the defaults of the database or the role are. `search_path` and
-# `default_transaction_read_only` are the operator's.
-_REQUIRED = {
-    "DateStyle": "ISO",
-    "TimeZone": "UTC",
-    "standard_conforming_strings": "on",
-    "default_transaction_isolation": r"read\ committed",
-}
-# The kernel's own limits for a server that fell silent, 5 to 11 s; those of app.bounded_connection come before them.
-_CONNECTION = {
-    "connect_timeout": "2",
-    "tcp_user_timeout": "5000",
-    "keepalives_idle": "5",
-    "keepalives_interval": "2",
-    "keepalives_count": "3",
-}
-
-
 def close_at_exit(app: Flask) -> None:
     """Close the application's connections when the process ends, or when the application is forgotten before.
 
@@ -77,7 +48,7 @@ def close_at_exit(app: Flask) -> None:
         weakref.finalize(app, db.engine.dispose)
 
 
-def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
+def engine_options(url: str, *, pool_size: int, pooler: str = "") -> dict[str, Any]:
     """Pool and driver settings for a database URL.
 
     Both drivers are left in autocommit, and a transaction is begun by name (below): the fast paths are single
@@ -90,28 +61,7 @@ def engine_options(url: str, *, pool_size: int) -> dict[str, Any]:
         # SQLite's own wait for a lock would stop the whole worker, so _execute_when_unlocked does it. A writer waits
         # with its connection: the others must not leave none to the readers.
         return pool | {"max_overflow": 100, "connect_args": {"isolation_level": None, "timeout": 0}}
-    return pool | {"connect_args": _postgresql_arguments(make_url(url).query)}
-
-
-def _postgresql_arguments(query: Mapping[str, Any]) -> dict[str, Any]:
-    """The driver's arguments; what the URL's query names comes before the defaults, and so does libpq's environment."""
-    given = os.environ.get("PGOPTIONS", ""), query.get("options", "")
-    # The last of two settings of one name is the one that counts.
-    options = [_as_options(_LIMITS), *given, _as_options(_REQUIRED)]
-    connection = {name: value for name, value in _CONNECTION.items() if name not in query}
-    if "PGCONNECT_TIMEOUT" in os.environ:
-        connection.pop("connect_timeout", None)
-    return connection | {
-        "autocommit": True,
-        "prepare_threshold": 0,
-        "client_encoding": "UTF8",
-        "fallback_application_name": "order-service",
-        "options": " ".join(filter(None, options)),
-    }
-
-
-def _as_options(settings: Mapping[str, str]) -> str:
-    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+    return pool | {"connect_args": connect_arguments(make_url(url).query, pooler=pooler)}
 
 
 @event.listens_for(Engine, "do_connect")
@@ -134,12 +84,12 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
         # secure_delete, which is not every build's default: what a change or an erasure frees is overwritten.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             _execute_when_unlocked(connection, f"PRAGMA {pragma}", within=SQLITE_LOCK_TIMEOUT)
-    elif (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        return
+    try:
+        prepare_session(connection)
+    except BaseException:
         connection.close()
-        raise StartupError(
-            f"The database's encoding is {encoding}, in which not every order can be stored: make one with "
-            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
-        )
+        raise
 
 
 def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, within: float) -> None:

@@ -1,6 +1,5 @@
 """Backups: a file that is whole after a clean stop, and copies made while the service runs, restored by the README."""
 
-import shutil
 import sqlite3
 import subprocess
 import sys

@@ -31,6 +31,8 @@ COMMANDS = {
     "import": ("orders", "import", "/dev/null"),
     "expire": ("orders", "expire", "--older-than", "30d"),
     "verify": ("verify",),
+    "resume": ("privacy", "resume"),
+    "erase": ("privacy", "erase", "c-1"),
     "create": ("api-keys", "create", "--name", "shop", "--scope", "orders:read"),
     "list": ("api-keys", "list"),
     "revoke": ("api-keys", "revoke", "0123456789abcdef"),
@@ -38,7 +40,7 @@ COMMANDS = {
 
 
 # These work on a database that cannot be written: they only read, or find nothing to do.
-READING = {"export", "verify", "list", "import", "expire"}
+READING = {"export", "verify", "list", "import", "expire", "resume"}
 
 each_command = pytest.mark.parametrize("name", COMMANDS)
 

@@ -194,7 +194,7 @@ def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def shorten(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
         if "options" in options:
-            options["options"] = options["options"].replace("lock_timeout=2000", "lock_timeout=200")
+            options["options"] = options["options"].replace("lock_timeout=2s", "lock_timeout=200ms")
 
     monkeypatch.setattr("app.extensions.SQLITE_LOCK_TIMEOUT", 0.2)
     with app.app_context():

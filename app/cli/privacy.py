@@ -25,8 +25,7 @@ def resume() -> None:
     others kept reading or writing the SQLite file.
     """
     with faults_in_one_line():
-        states = [_complete(erasure_id) for erasure_id in running_erasures()]
-    _tell(states)
+        _tell([_complete(erasure_id) for erasure_id in running_erasures()])
 
 
 @privacy.command("erase")
@@ -38,8 +37,7 @@ def erase(customer_id: str) -> None:
             begun = erase_customer(customer_id, principal=OPERATOR, seconds=0)
         except ServiceError as error:
             raise click.ClickException(error.detail) from None
-        states = [_complete(begun.id)]
-    _tell(states)
+        _tell([_complete(begun.id)])
 
 
 def _complete(erasure_id: str) -> ErasureState:
