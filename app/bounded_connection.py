@@ -13,8 +13,9 @@ ANSWER_WITHIN = 4.0  # seconds: one more than the statement timeout, by which a 
 class BoundedConnection(psycopg.Connection[Any]):
     """Gives a server up that does not answer: one that is stopped, or whose network lost it without a word.
 
-    `answer_within` is the limit in seconds; None, for statements that may take any time, is no limit. Beyond it the
-    driver's OperationalError is raised, and the connection is of no further use.
+    `answer_within` is the limit in seconds, longer where the operator allows a statement more time; None, for
+    statements that may take any time, is no limit. Beyond it the driver's OperationalError is raised, and the
+    connection is of no further use.
     """
 
     answer_within: float | None = ANSWER_WITHIN

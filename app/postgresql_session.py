@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 import structlog
-from psycopg import Connection
 
+from app.bounded_connection import ANSWER_WITHIN, BoundedConnection
 from app.config import StartupError
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ def _as_options(settings: Mapping[str, str]) -> str:
     return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
 
 
-def prepare_session(connection: Connection[Any]) -> None:
+def prepare_session(connection: BoundedConnection) -> None:
     """Check a new connection, and set behind a pooler what could not be set at its start.
 
     Raises StartupError for what the service cannot work with.
@@ -66,22 +66,25 @@ def prepare_session(connection: Connection[Any]) -> None:
             f"The database's encoding is {encoding}, in which not every order can be stored: make one with "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )
+    names = [*LIMITS, *_ISOLATION]
+    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [names]).fetchall()
+    settings: dict[str, str] = dict(rows)
+    # Zero, no limit of the server's, leaves the connection's own.
+    longest = int(settings["statement_timeout"]) / 1000  # seconds
+    connection.answer_within = max(ANSWER_WITHIN, longest + 1)
     if connection.prepare_threshold is None:  # behind a pooler
         for name, value in _FORMATS.items():
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])
-        _check_role(connection)
+        _check_role(connection, settings)
 
 
-def _check_role(connection: Connection[Any]) -> None:
+def _check_role(connection: BoundedConnection, settings: Mapping[str, str]) -> None:
     """What a pooler does not keep for its clients, the role's own settings must say."""
-    names = [*LIMITS, *_ISOLATION]
-    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [names]).fetchall()
-    stored = dict(rows)
     for name, value in _ISOLATION.items():
-        if stored[name] != value:
+        if settings[name] != value:
             advice = _alter_role(connection, {name: value})
-            raise StartupError(f"{name} is {stored[name]!r} behind the pooler: run {advice}.")
-    missing = {name: value for name, value in LIMITS.items() if stored[name] == "0"}
+            raise StartupError(f"{name} is {settings[name]!r} behind the pooler: run {advice}.")
+    missing = {name: value for name, value in LIMITS.items() if settings[name] == "0"}
     if missing:
         _warn_of_missing_limits(_alter_role(connection, missing))
 
@@ -91,6 +94,6 @@ def _warn_of_missing_limits(advice: str) -> None:
     log.warning("the database has no time limits behind the pooler", advice=advice)
 
 
-def _alter_role(connection: Connection[Any], settings: Mapping[str, str]) -> str:
+def _alter_role(connection: BoundedConnection, settings: Mapping[str, str]) -> str:
     """The SQL that makes the settings those of the role; one statement for each."""
     return "; ".join(f"ALTER ROLE {connection.info.user} SET {name} = '{value}'" for name, value in settings.items())

@@ -157,6 +157,7 @@ def test_options_of_the_url_and_of_the_environment_come_before_the_limits_of_the
     assert scalar(app, "SHOW lock_timeout") == "3s"
     assert scalar(app, "SHOW idle_in_transaction_session_timeout") == "5s"
     assert scalar(app, "SHOW application_name") == "web-1"
+    assert scalar(app, "SELECT pg_sleep(4.5)") is not None  # longer than the service waits for an answer otherwise
     assert app.test_client().post("/orders", json=ORDER).status_code == 201
 
 

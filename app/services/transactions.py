@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Executable, Row, text
 from sqlalchemy.orm import Session
 
-from app.bounded_connection import ANSWER_WITHIN, BoundedConnection
+from app.bounded_connection import BoundedConnection
 from app.extensions import db
 from app.models.faults import is_lost_connection
 from app.models.recovery import with_retry
@@ -62,8 +62,8 @@ def one_moment(*, seconds: int | None = None) -> Iterator[Session]:
             return
         # The limits of a request are not meant for a look at every order.
         session.execute(text(f"SET LOCAL statement_timeout = {1000 * (seconds or 0)}"))
-        driver.answer_within = None if seconds is None else seconds + 1
+        usual, driver.answer_within = driver.answer_within, None if seconds is None else seconds + 1
         try:
             yield session
         finally:
-            driver.answer_within = ANSWER_WITHIN
+            driver.answer_within = usual
