@@ -42,6 +42,8 @@ def connect_arguments(query: Mapping[str, Any], *, pooler: str) -> dict[str, Any
     arguments: dict[str, Any] = {name: value for name, value in _CONNECTION.items() if name not in query}
     if "PGCONNECT_TIMEOUT" in os.environ:
         arguments.pop("connect_timeout", None)
+    if "," in query.get("host", "") and not {"target_session_attrs", "PGTARGETSESSIONATTRS"} & {*query, *os.environ}:
+        arguments["target_session_attrs"] = "read-write"  # of several servers the primary, whichever it is now
     arguments |= {"autocommit": True, "client_encoding": "UTF8", "fallback_application_name": "order-service"}
     if pooler == TRANSACTION_POOLER:
         return arguments | {"prepare_threshold": None}

@@ -7,26 +7,21 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from glob import glob
 from pathlib import Path
 
-import orjson
 import psycopg
 import pytest
 
+from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole, migrated
 from tests.faults.traffic import Traffic
 from tests.postgres import private_postgres
-from tests.servers import GUNICORN, ROOT, Server, ask, environment, free_port, running
+from tests.servers import GUNICORN, Server, free_port, running
 
 KILLS = int(os.environ.get("KILLS", "10"))
-FLASK = (sys.executable, "-m", "flask", "--app", "wsgi")
-SETTINGS = {"LOG_LEVEL": "error", "WEB_CONCURRENCY": "2"}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -44,16 +39,6 @@ def durable_sqlite(tmp_path: Path) -> str:
 def durable_postgresql() -> Iterator[str]:
     with private_postgres(durable=True) as url:
         yield migrated(url)
-
-
-def migrated(url: str) -> str:
-    flask(url, "db", "upgrade").check_returncode()
-    return url
-
-
-def flask(url: str, *command: str) -> subprocess.CompletedProcess[str]:
-    settings = environment(DATABASE_URL=url, **SETTINGS)
-    return subprocess.run([*FLASK, *command], cwd=ROOT, env=settings, capture_output=True, text=True)
 
 
 def wait_for_a_moment(traffic: Traffic) -> None:
@@ -118,25 +103,3 @@ def crash(url: str) -> None:
             return
         except psycopg.OperationalError:
             time.sleep(0.05)
-
-
-def all_is_there_once(traffic: Traffic, port: int) -> None:
-    record = traffic.record
-    stream = ask(port, "GET", "/orders/export").body
-    orders = {order["id"]: order for order in map(orjson.loads, stream.splitlines())}
-    promised = Counter(order_id for order_id, _ in record.documents)
-    print(f"{len(orders)} orders, {record.action_keys} actions, {record.resent} requests sent again", file=sys.stderr)
-
-    assert record.surprises == []
-    assert orders.keys() == promised.keys() and len(orders) == record.creation_keys
-    assert {order_id: order["version"] for order_id, order in orders.items()} == promised
-    assert sum(order["version"] - 1 for order in orders.values()) == record.action_keys
-    assert len(orders[traffic.hot["id"]]["fulfillments"]) == orders[traffic.hot["id"]]["version"] - 2
-    for (order_id, version), document in record.documents.items():
-        answer = ask(port, "GET", f"/orders/{order_id}?version={version}")
-        assert (answer.status, answer.body) == (200, document)
-
-
-def all_is_whole(url: str) -> None:
-    verified = flask(url, "verify")
-    assert (verified.returncode, verified.stderr) == (0, ""), verified.stdout

@@ -1,0 +1,45 @@
+"""What must be true after any fault: everything acknowledged is there once, and the tables say what the log says."""
+
+import subprocess
+import sys
+from collections import Counter
+
+import orjson
+
+from tests.faults.traffic import Traffic
+from tests.servers import ROOT, ask, environment
+
+FLASK = (sys.executable, "-m", "flask", "--app", "wsgi")
+SETTINGS = {"LOG_LEVEL": "error", "WEB_CONCURRENCY": "2"}
+
+
+def migrated(url: str) -> str:
+    flask(url, "db", "upgrade").check_returncode()
+    return url
+
+
+def flask(url: str, *command: str) -> subprocess.CompletedProcess[str]:
+    settings = environment(DATABASE_URL=url, **SETTINGS)
+    return subprocess.run([*FLASK, *command], cwd=ROOT, env=settings, capture_output=True, text=True)
+
+
+def all_is_there_once(traffic: Traffic, port: int) -> None:
+    record = traffic.record
+    stream = ask(port, "GET", "/orders/export").body
+    orders = {order["id"]: order for order in map(orjson.loads, stream.splitlines())}
+    promised = Counter(order_id for order_id, _ in record.documents)
+    print(f"{len(orders)} orders, {record.action_keys} actions, {record.resent} requests sent again", file=sys.stderr)
+
+    assert record.surprises == []
+    assert orders.keys() == promised.keys() and len(orders) == record.creation_keys
+    assert {order_id: order["version"] for order_id, order in orders.items()} == promised
+    assert sum(order["version"] - 1 for order in orders.values()) == record.action_keys
+    assert len(orders[traffic.hot["id"]]["fulfillments"]) == orders[traffic.hot["id"]]["version"] - 2
+    for (order_id, version), document in record.documents.items():
+        answer = ask(port, "GET", f"/orders/{order_id}?version={version}")
+        assert (answer.status, answer.body) == (200, document)
+
+
+def all_is_whole(url: str) -> None:
+    verified = flask(url, "verify")
+    assert (verified.returncode, verified.stderr) == (0, ""), verified.stdout

@@ -1,0 +1,125 @@
+"""A standby takes over from the primary, under load, and nothing that was acknowledged is lost."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.databases import ORDER, gunicorn, lead_to, until_ready, url_of
+from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole, migrated
+from tests.faults.traffic import Traffic
+from tests.postgres import libpq_url, private_postgres, processes, socket_directory
+
+RECOVERY = 30  # seconds for a standby to be promoted, on a machine that does much else
+
+
+def sql(url: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(libpq_url(url), autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def primary_and_standby() -> Iterator[tuple[str, str]]:
+    """The primary commits only what the standby has too; so what was acknowledged survives the primary."""
+    with private_postgres(durable=True) as primary:
+        migrated(primary)
+        with private_postgres(durable=True, primary=primary) as standby:
+            sql(primary, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+            sql(primary, "SELECT pg_reload_conf()")
+            while not sql(primary, "SELECT pid FROM pg_stat_replication WHERE sync_state = 'sync'"):
+                time.sleep(0.05)
+            yield primary, standby
+
+
+def kill_server(url: str) -> None:
+    for pid in processes(url):
+        os.kill(pid, signal.SIGKILL)
+
+
+def promote(url: str) -> None:
+    [[promoted]] = sql(url, f"SELECT pg_promote(wait_seconds => {RECOVERY})")
+    assert promoted
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[str, str]]:
+    with primary_and_standby() as urls:
+        yield urls
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Path:
+    return tmp_path / ".s.PGSQL.5432"
+
+
+@pytest.mark.parametrize("address", ["one address that moves", "both servers in the URL"])
+def test_what_was_acknowledged_survives_the_death_of_the_primary(
+    address: str, servers: tuple[str, str], link: Path
+) -> None:
+    primary, standby = servers
+    url = url_of(link)
+    if address == "both servers in the URL":
+        hosts = ",".join(str(socket_directory(server)) for server in servers)
+        url = f"postgresql://postgres@/postgres?host={hosts}&port=5432,5432"
+    lead_to(primary, link)
+    with gunicorn(url, AUTH="off", **SETTINGS) as server, Traffic(server.port) as traffic:
+        time.sleep(2)
+        kill_server(primary)
+        time.sleep(1)
+        lead_to(standby, link)  # it is still a standby, and refuses to write
+        time.sleep(2)
+        promote(standby)
+        until_ready(server, seconds=RECOVERY)
+        acknowledged = len(traffic.record.documents)
+        time.sleep(2)
+
+        traffic.stop()
+        assert len(traffic.record.documents) > acknowledged
+        all_is_there_once(traffic, server.port)
+    all_is_whole(standby)
+
+
+def test_a_read_only_server_is_not_ready_and_writes_are_told_to_come_back(servers: tuple[str, str], link: Path) -> None:
+    primary, standby = servers
+    lead_to(standby, link)
+    with gunicorn(url_of(link), AUTH="off") as server:
+        answers = [
+            server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}),
+            server.ask("POST", "/orders", ORDER),
+            server.ask("GET", "/readyz"),
+        ]
+        batch = server.ask("POST", "/orders/batch", {"orders": [ORDER]}).json["results"][0]["status"]
+        listed = server.ask("GET", "/orders").status
+        lead_to(primary, link)
+        created = [server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}) for _ in range(2)]
+        ready = server.ask("GET", "/readyz").status
+
+    assert [(answer.status, answer.headers["Retry-After"]) for answer in answers] == [(503, "1")] * 3
+    assert (batch, listed) == (503, 200)
+    assert [answer.status for answer in created] == [201, 201] and created[0].body == created[1].body
+    assert ready == 200
+
+
+def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_at_once(
+    servers: tuple[str, str], link: Path
+) -> None:
+    primary, standby = servers
+    lead_to(primary, link)
+    with gunicorn(url_of(link), AUTH="off") as server:
+        before = server.ask("POST", "/orders", ORDER)
+        path = before.headers["Location"]
+        sql(primary, "ALTER SYSTEM SET default_transaction_read_only = on")
+        sql(primary, "SELECT pg_reload_conf()")  # as a cluster manager fences it; its connections live on
+        promote(standby)
+        lead_to(standby, link)
+
+        created = server.ask("POST", "/orders", ORDER)
+        confirmed = server.ask("POST", f"{path}/confirm", {})
+
+    assert (before.status, created.status, confirmed.status) == (201, 201, 200)
