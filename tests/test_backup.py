@@ -1,14 +1,22 @@
 """Backups: a file that is whole after a clean stop, and copies made while the service runs, restored by the README."""
 
+import json
+import re
+import shlex
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
-from tests.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
+from tests.postgres import postgres_installation
+from tests.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 SERVERS = {
@@ -57,3 +65,76 @@ def test_after_a_command_the_file_alone_is_the_database(tmp_path: Path) -> None:
 
     assert [path.name for path in tmp_path.iterdir()] == ["orders.db"]
     assert orders_in(tmp_path / "orders.db") == 20
+
+
+class Traffic:
+    """Orders that come in, one after the other, while the block runs."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.created: list[Any] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.created.append(self.server.ask("POST", "/orders", ORDER).json)
+
+
+def restored_orders(url: str) -> list[str]:
+    """The ids of the orders in a restored database, which is in order otherwise."""
+    assert ", 0 differences." in flask("verify", url=url)
+    return [json.loads(line)["id"] for line in flask("orders", "export", url=url).splitlines()]
+
+
+def test_an_sqlite_backup_made_under_traffic_can_be_restored(tmp_path: Path) -> None:
+    file, copy, port = tmp_path / "orders.db", tmp_path / "copy" / "orders.db", free_port()
+    copy.parent.mkdir()
+    flask("db", "upgrade", url=f"sqlite:///{file}")
+    flask("seed", "--orders", "50", url=f"sqlite:///{file}")
+    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=f"sqlite:///{file}") as server:
+        earlier = [server.ask("POST", "/orders", ORDER).json["id"] for _ in range(20)]
+        # What the command ".backup" of the sqlite3 program calls.
+        with Traffic(server), closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+
+    orders = restored_orders(f"sqlite:///{copy}")
+
+    assert len(orders) >= 70 and set(earlier) < set(orders)
+
+
+def readme_command(program: str, **variables: str) -> list[str]:
+    """A command of the README's, with the wheel's program and these values."""
+    [command] = re.findall(rf"`({program} [^`]*)`", (ROOT / "README.md").read_text())
+    words = shlex.split(command)
+    for name, value in variables.items():
+        words = [word.replace(name, value) for word in words]
+    return [str(postgres_installation() / "bin" / program), *words[1:]]
+
+
+def test_a_postgresql_backup_made_under_traffic_can_be_restored(postgresql_url: str, tmp_path: Path) -> None:
+    urls = [make_url(postgresql_url).set(drivername="postgresql", database=name) for name in ("backed_up", "restored")]
+    source, target = (url.render_as_string(hide_password=False) for url in urls)
+    with psycopg.connect(postgresql_url.replace("+psycopg", ""), autocommit=True) as connection:
+        for name in ("backed_up", "restored"):
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            connection.execute(f"CREATE DATABASE {name}")
+    dump, port = str(tmp_path / "orders.dump"), free_port()
+    flask("db", "upgrade", url=source)
+    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=source, WEB_CONCURRENCY="2") as server:
+        earlier = [server.ask("POST", "/orders", ORDER).json["id"] for _ in range(20)]
+        with Traffic(server):
+            subprocess.run(readme_command("pg_dump", **{"$DATABASE_URL": source, "orders.dump": dump}), check=True)
+
+    subprocess.run(readme_command("pg_restore", **{"$DATABASE_URL": target, "orders.dump": dump}), check=True)
+    orders = restored_orders(target)
+
+    assert set(earlier) <= set(orders)
