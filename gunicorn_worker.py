@@ -585,6 +585,8 @@ def problem_response(error: RequestError) -> bytes:
         "Content-Type: application/problem+json",
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "Referrer-Policy: no-referrer",
         "Connection: close",
     )
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

@@ -20,6 +20,7 @@ from app.errors import (
     InternalError,
     InvalidRequest,
     MalformedJSON,
+    RequestTimeout,
     ServiceError,
     ServiceUnavailable,
     TooManyRequests,
@@ -137,7 +138,7 @@ _PROBLEM_HEADERS: dict[type[ServiceError], tuple[str, ...]] = {
 _OF_EVERY_REQUEST = (BadRequest, InternalError)
 _OF_AUTHENTICATION = (Unauthenticated, Forbidden, TooManyRequests)
 _OF_INPUT = (InvalidRequest, ServiceUnavailable)
-_OF_BODY = (MalformedJSON, ContentTooLarge, UnsupportedMediaType)
+_OF_BODY = (MalformedJSON, RequestTimeout, ContentTooLarge, UnsupportedMediaType)
 
 _building = Lock()
 
