@@ -71,6 +71,11 @@ class Server:
     def output(self) -> str:
         return Path(self.log.name).read_text()
 
+    def children(self) -> list[int]:
+        """The process ids of gunicorn's workers."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def stop(self) -> int:
         """Ctrl-C, as far as this one process sees it; its exit status."""
         if self.process.poll() is None:

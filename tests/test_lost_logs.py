@@ -135,12 +135,6 @@ def test_a_metrics_directory_that_is_none_fails_nothing(database: str, directory
     assert "metrics not shared" in output and "Traceback" not in output
 
 
-def workers(server: Server) -> list[int]:
-    """The process ids of gunicorn's workers."""
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def mapped_directory(worker: int) -> Path:
     """Where the worker keeps its metrics."""
     [path] = set(re.findall(r"/\S+/histogram_\d+\.db", Path(f"/proc/{worker}/maps").read_text()))
@@ -150,12 +144,12 @@ def mapped_directory(worker: int) -> Path:
 def test_a_metrics_directory_that_is_removed_fails_nothing(database: str) -> None:
     port = free_port()
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database, WEB_CONCURRENCY="1") as server:
-        [worker] = workers(server)
+        [worker] = server.children()
         shutil.rmtree(mapped_directory(worker))
         answered = statuses(server)
         counted = metric(server, r'http_request_duration_seconds_count\{method="POST",route="/orders",status="201"\}')
         subprocess.run(["kill", "-TERM", str(worker)], check=True)
-        while workers(server) in ([], [worker]):
+        while server.children() in ([], [worker]):
             assert server.process.poll() is None
             time.sleep(0.05)
         after = statuses(server)

@@ -14,7 +14,7 @@ import pytest
 
 from shared_files import METRICS_BYTES, RATE_LIMITS_BYTES
 from tests.credentials import AUDIENCE, ISSUER, SIGNING_KEY, bearer, public_pem, token
-from tests.servers import GUNICORN, ROOT, Server, environment, free_port, running
+from tests.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
@@ -111,9 +111,9 @@ def test_a_worker_that_finds_no_space_serves_without_sharing_its_metrics(databas
         shm = Path(f"/proc/{server.process.pid}/root/dev/shm")
         if can_mount():
             fill(shm / "filler")
-        first = set(workers(server))
+        first = set(server.children())
         server.process.send_signal(signal.SIGHUP)  # the new workers start while the old ones still have their space
-        while first & set(workers(server)):
+        while first & set(server.children()):
             assert server.process.poll() is None
             time.sleep(0.05)
         answered = statuses(server)
@@ -121,12 +121,6 @@ def test_a_worker_that_finds_no_space_serves_without_sharing_its_metrics(databas
         assert answered == EXPECTED
         assert "SIGBUS" not in server.output()
         assert "metrics not shared" in server.output() or "each worker counts alone" in server.output()
-
-
-def workers(server: Server) -> list[int]:
-    """The process ids of gunicorn's workers."""
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 WORST_SERIES = """
@@ -152,18 +146,28 @@ def test_the_space_that_is_reserved_is_enough_for_every_series(tmp_path: Path) -
     assert sum(file.stat().st_blocks * 512 for file in tmp_path.iterdir()) >= METRICS_BYTES
 
 
+def metrics_of(worker: int) -> str:
+    """The file that the worker counts its requests in, once it has loaded the application."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        maps = Path(f"/proc/{worker}/maps").read_text()
+        if found := re.search(r"(/\S+)/rate-limits", maps):
+            return f"{found[1]}/histogram_{worker}.db"
+        time.sleep(0.05)
+    raise AssertionError(maps)
+
+
 def test_what_a_dead_worker_did_not_use_is_given_back(database: str) -> None:
     with serving(database, *GUNICORN) as server:
-        first = workers(server)
-        maps = Path(f"/proc/{first[0]}/maps").read_text()
-        [path] = set(re.findall(rf"/\S+/histogram_{first[0]}\.db", maps))
+        first = server.children()
+        path = metrics_of(first[0])
         before = Path(path).stat().st_size
         server.ask("GET", "/healthz")
         subprocess.run(["kill", "-TERM", str(first[0])], check=True)
-        while first[0] in workers(server):
+        while first[0] in server.children():
             assert server.process.poll() is None
             time.sleep(0.05)
-        while len(workers(server)) < 2:
+        while len(server.children()) < 2:
             assert server.process.poll() is None
             time.sleep(0.05)
         metrics = server.ask("GET", "/metrics").body.decode()
