@@ -587,6 +587,7 @@ def problem_response(error: RequestError) -> bytes:
         "Cache-Control: no-store",
         "X-Content-Type-Options: nosniff",
         "Referrer-Policy: no-referrer",
+        "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'",
         "Connection: close",
     )
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

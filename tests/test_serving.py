@@ -271,6 +271,7 @@ def test_what_the_worker_refuses_is_a_problem_too(
 
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"Content-Type: application/problem+json" in head
+    assert all(name.encode() in head for name in (*SECURITY, "Cache-Control: no-store"))
     problem = json.loads(body)
     assert (problem["status"], problem["type"]) == (status, type_)
 
