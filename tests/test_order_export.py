@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -268,6 +269,26 @@ def test_a_fault_before_the_first_byte_is_a_problem(
 
     assert slug(response) == (503, "service-unavailable")
     assert response.headers["Retry-After"] == "1"
+
+
+def test_an_export_waits_for_others_and_not_without_end(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_exports, "_QUEUE_SECONDS", 0.05)
+    with app.app_context():
+        readers = order_exports._READERS.get()
+    places = 0
+    while readers.acquire(blocking=False):
+        places += 1
+    try:
+        refused = client.get("/orders/export")
+        others = client.get("/orders")
+    finally:
+        readers.release(places)
+
+    assert slug(refused) == (503, "service-unavailable")
+    assert others.status_code == 200
+    assert client.get("/orders/export").status_code == 200
 
 
 def test_the_command_writes_what_the_api_streams(

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Row
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from app.extensions import db
@@ -26,6 +27,7 @@ BYTE_ORDER_MARK = "\ufeff"
 # What is fetched at once: a stream holds it in memory for as long as its reader likes.
 PAGE, PAGE_BYTES = 500, 256 * 1024  # orders, bytes
 _FIRST_PAGE = 16  # orders
+_QUEUE_SECONDS = 10  # that a page waits for those of other exports
 _PAGE_SECONDS = 30  # not the 3 of a request: where few orders match, a page may take a walk over all of them
 
 # Where a formula could begin: at the start of a cell, and behind what another list separator (`;` in much of Europe, a
@@ -75,8 +77,13 @@ def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Se
         with one_moment(seconds=_PAGE_SECONDS) as session:
             return session.execute(query, parameters).all()
 
-    with _READERS.get():
+    readers = _READERS.get()
+    if not readers.acquire(timeout=_QUEUE_SECONDS):
+        raise PoolTimeout("Other exports have kept the connections for too long.")
+    try:
         return with_retry(read)
+    finally:
+        readers.release()
 
 
 @lru_cache(maxsize=256)  # every combination of filters and sort fits
