@@ -3,7 +3,6 @@
 import io
 import sys
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
 
 import orjson
 import pytest
@@ -13,7 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.telemetry import configure_logging
-from tests.credentials import SECRET_KEY, api_key, bearer, closed_app, token
+from tests.credentials import api_key, bearer, closed_app, hashed, token
 from tests.forgeries import FORGED
 from tests.samples import ADDRESS, MINIMAL
 
@@ -44,12 +43,6 @@ def denials(log: io.StringIO) -> Denials:
         return [(line["principal"], line["reason"]) for line in lines]
 
     return read
-
-
-def hashed(principal_id: str) -> str:
-    """The keyed hash that stands for a person in the logs, as a log analysis would compute it."""
-    key = blake2b(SECRET_KEY.encode()).digest()
-    return blake2b(principal_id.encode(), digest_size=8, key=key, person=b"principal in log").hexdigest()
 
 
 BY_CREDENTIAL: list[tuple[dict[str, str], str | None, str]] = [

@@ -3,7 +3,9 @@
 import http.client
 import json
 import re
+import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -14,15 +16,18 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
+from app.config import StartupError, load_config
 from app.extensions import db
 from tests.credentials import (
     AUDIENCE,
     ISSUER,
+    SECRET_KEY,
     SIGNING_KEY,
     api_key,
     bearer,
     claims,
     encoded,
+    hashed,
     public_pem,
     signed,
     token,
@@ -188,7 +193,7 @@ def test_no_log_line_tells_of_a_person(app: Flask, database_url: str, form: str)
     settings = {
         "AUTH": "required", "JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE,
         "RATE_LIMIT_CUSTOMERS": "20", "WEB_CONCURRENCY": "1", "DATABASE_URL": database_url, "LOG_FORMAT": form,
-        "CORS_ORIGINS": "https://shop.example",
+        "CORS_ORIGINS": "https://shop.example", "LOG_LEVEL": "debug",
     }  # fmt: skip
     with running(*GUNICORN, port=port, PORT=str(port), **settings) as server:
         statuses = attack(server, app, shop, database)
@@ -200,3 +205,42 @@ def test_no_log_line_tells_of_a_person(app: Flask, database_url: str, form: str)
     told = [line for line in (output + metrics).splitlines() if any(part in line for part in FORBIDDEN)]
     assert told == []
     assert "request failed" in output and "denied" in output
+
+
+def denied_principals(server: Server) -> set[str]:
+    lines = [json.loads(line) for line in server.output().splitlines()]
+    return {line["principal"] for line in lines if line["event"] == "denied"}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("secret", [{}, {"SECRET_KEY": SECRET_KEY}], ids=["random", "set"])
+def test_a_person_is_one_hash_in_all_workers_and_after_a_reload(
+    app: Flask, database_url: str, secret: dict[str, str]
+) -> None:
+    port = free_port()
+    settings = {
+        "AUTH": "required", "JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE,
+        "WEB_CONCURRENCY": "2", "DATABASE_URL": database_url, "SECRET_KEY": "",
+    }  # fmt: skip
+    with running(*GUNICORN, port=port, PORT=str(port), **(settings | secret)) as server:
+        first = set(server.children())
+        for _ in range(20):
+            server.ask("GET", "/orders/x", headers=bearer(token(customer=PERSON)))
+        server.process.send_signal(signal.SIGHUP)
+        while first & set(server.children()):
+            assert server.process.poll() is None
+            time.sleep(0.05)
+        for _ in range(20):
+            server.ask("GET", "/orders/x", headers=bearer(token(customer=PERSON)))
+        principals = denied_principals(server)
+
+    [principal] = principals
+    assert re.fullmatch("[0-9a-f]{16}", principal)
+    assert not secret or principal == hashed(f"customer:{PERSON}")
+
+
+def test_a_secret_that_is_too_short_stops_the_start() -> None:
+    with pytest.raises(StartupError, match="^SECRET_KEY is …; it must be at least 32 characters") as caught:
+        load_config({"SECRET_KEY": "s3cret"})
+
+    assert "s3cret" not in str(caught.value)
