@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import Any
 
+import psycopg
 from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
@@ -16,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase
 
 from app.bounded_connection import BoundedConnection
-from app.postgresql_session import connect_arguments, prepare_session
+from app.postgresql_session import connect_arguments, explain_refusal, prepare_session
 
 SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a write waits for another process's
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two tries
@@ -69,6 +70,13 @@ def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
     """A connection for PostgreSQL; None leaves it to the driver."""
     if dialect.name != "postgresql":
         return None
+    try:
+        return _open_connection(*arguments, **named)
+    except psycopg.OperationalError as error:
+        raise explain_refusal(error, pooled=named["prepare_threshold"] is None) from None
+
+
+def _open_connection(*arguments: Any, **named: Any) -> BoundedConnection:
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("socket"):
         return BoundedConnection.connect(*arguments, **named)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import psycopg
 import structlog
 
 from app.bounded_connection import ANSWER_WITHIN, BoundedConnection
@@ -55,6 +56,15 @@ def connect_arguments(query: Mapping[str, Any], *, pooler: str) -> dict[str, Any
 
 def _as_options(settings: Mapping[str, str]) -> str:
     return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
+
+
+def explain_refusal(error: psycopg.OperationalError, *, pooled: bool) -> Exception:
+    """What to raise for a connection that was refused: a pooler's refusal of our options says what to set."""
+    if "unsupported startup parameter" not in str(error):  # PgBouncer's own words; it gives no code of its own
+        return error
+    if pooled:
+        return StartupError("The pooler takes no options: remove PGOPTIONS, and ?options= from DATABASE_URL.")
+    return StartupError("The database is behind a pooler that takes no options: set DATABASE_POOLER=transaction.")
 
 
 def prepare_session(connection: BoundedConnection) -> None:

@@ -101,8 +101,15 @@ def test_a_role_of_another_isolation_is_refused_in_one_line(database: str) -> No
     assert "run ALTER ROLE serializable SET default_transaction_isolation = 'read committed'." in line
 
 
-def test_without_the_setting_the_pooler_refuses_and_the_command_says_so_in_one_line(database: str) -> None:
-    ended = upgrade(database, pooler="")
+@pytest.mark.parametrize(
+    ("pooler", "options", "advice"),
+    [("", "", "set DATABASE_POOLER=transaction."), ("transaction", "?options=-cwork_mem%3D5MB", "remove PGOPTIONS")],
+    ids=["without the setting", "with options"],
+)
+def test_options_that_the_pooler_refuses_are_explained_in_one_line(
+    database: str, pooler: str, options: str, advice: str
+) -> None:
+    ended = upgrade(database + options, pooler=pooler)
 
     [line] = ended.stderr.splitlines()
-    assert ended.returncode == 1 and "unsupported startup parameter: options" in line
+    assert ended.returncode == 1 and advice in line
