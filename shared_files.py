@@ -4,8 +4,15 @@ Such a file is sparse, and a process that writes to a page of its map for which 
 kernel (SIGBUS). So the space is reserved before a file is mapped, while a failure is still an exception.
 """
 
+import fcntl
 import os
+import shutil
 import tempfile
+from contextlib import suppress
+from glob import escape as glob_escape
+from glob import glob
+
+_PREFIX, _LOCK = "order-service-", "lock"
 
 RATE_LIMITS_BYTES = 1024 * 1024 + 4096  # app/http/rate_limiter.py
 # The files that prometheus_client maps for a process, and the bytes that app/telemetry.py needs at most.
@@ -62,20 +69,37 @@ def release_metrics(directory: str, pid: int) -> None:
 def shared_directory(*parents: str | None, size: int) -> str | None:
     """A new directory in the first of the parents that has room for so many bytes; None where none has.
 
-    A parent of None is the system's directory for temporary files.
+    A parent of None is the system's directory for temporary files. Directories of servers that were killed are removed
+    before: each would keep its space for good.
     """
     for parent in parents:
         try:
-            directory = tempfile.mkdtemp(prefix="order-service-", dir=parent)
+            _remove_abandoned(parent or tempfile.gettempdir())
+            directory = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         except OSError:
             continue
         trial = os.path.join(directory, "trial")
         try:
             reserve(trial, size)
             os.remove(trial)
+            _lock(directory)
             return directory
         except OSError:
             if os.path.exists(trial):
                 os.remove(trial)
             os.rmdir(directory)
     return None
+
+
+def _lock(directory: str) -> None:
+    """Mark the directory as in use for as long as this process or one that it has forked is alive."""
+    new = os.path.join(directory, "new")
+    fcntl.flock(os.open(new, os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)  # never closed
+    os.rename(new, os.path.join(directory, _LOCK))  # only now, so that it is never seen without its lock
+
+
+def _remove_abandoned(parent: str) -> None:
+    for path in glob(os.path.join(glob_escape(parent), f"{_PREFIX}*", _LOCK)):
+        with suppress(OSError), open(path) as file:  # in use, or another user's
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(os.path.dirname(path))

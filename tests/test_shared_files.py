@@ -175,3 +175,21 @@ def test_what_a_dead_worker_did_not_use_is_given_back(database: str) -> None:
         assert before == 1024 * 1024
         assert Path(path).stat().st_size < 64 * 1024
         assert "http_request_duration_seconds_count" in metrics
+
+
+def test_what_a_killed_server_left_is_removed_and_nothing_else(database: str) -> None:
+    with serving(database, *GUNICORN) as alive:
+        kept = Path(metrics_of(alive.children()[0])).parent
+        with serving(database, *GUNICORN) as killed:
+            workers = killed.children()
+            left = Path(metrics_of(workers[0])).parent
+            for pid in (killed.process.pid, *workers):
+                os.kill(pid, signal.SIGKILL)
+            killed.process.wait(PATIENCE)
+        with serving(database, *GUNICORN) as third:
+            new = Path(metrics_of(third.children()[0])).parent
+
+            assert not left.exists()
+            assert kept.exists() and new.exists()
+            assert alive.ask("GET", "/metrics").status == 200
+    assert not kept.exists() and not new.exists()
