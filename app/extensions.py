@@ -118,12 +118,16 @@ def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, within: 
 
 
 @event.listens_for(Pool, "reset")
-def _end_transaction(connection: Any, _record: Any, _state: Any) -> None:
+def _end_transaction(connection: Any, record: Any, _state: Any) -> None:
     # The pool would roll back every time, for 30 µs a request; the fast paths have no transaction.
     if isinstance(connection, sqlite3.Connection):
         in_transaction = connection.in_transaction
     else:
-        in_transaction = connection.pgconn.transaction_status != TransactionStatus.IDLE
+        status = connection.pgconn.transaction_status
+        if status == TransactionStatus.UNKNOWN:  # broken: the server, if it is there, has ended the transaction
+            record.invalidate()
+            return
+        in_transaction = status != TransactionStatus.IDLE
     if in_transaction:
         connection.rollback()
 

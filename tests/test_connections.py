@@ -1,5 +1,6 @@
 """Connections to PostgreSQL: the service's answers do not depend on the defaults of the database or the role."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,6 +197,27 @@ def test_sslmode_reaches_the_driver(database_url: str, tmp_path: Path) -> None:
 
     [line] = ended.stderr.splitlines()
     assert ended.returncode == 1 and 'invalid sslmode value: "never"' in line
+
+
+def test_a_connection_that_broke_leaves_the_pool_in_silence(
+    database: psycopg.Connection[Any], other_url: str, apps: Apps, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = apps.migrated(other_url)
+    logger = logging.getLogger("sqlalchemy.pool")
+    logger.addHandler(caplog.handler)  # the application has replaced the handlers of the root logger
+    with app.app_context():
+        pooled = db.engine.raw_connection()
+        broken = pooled.dbapi_connection
+        assert isinstance(broken, psycopg.Connection)
+        database.execute("SELECT pg_terminate_backend(%s, 5000)", [broken.info.backend_pid])
+        with pytest.raises(psycopg.OperationalError):
+            broken.execute("SELECT 1")
+        pooled.close()
+    logger.removeHandler(caplog.handler)
+
+    assert broken.closed
+    assert not caplog.records
+    assert app.test_client().post("/orders", json=ORDER).status_code == 201
 
 
 def test_the_url_of_the_readme_is_a_file_below_the_project(tmp_path: Path) -> None:
