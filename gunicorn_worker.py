@@ -33,6 +33,7 @@ MAX_HEAD_SIZE = 65_536  # bytes of a head; nginx passes 32 KiB and adds its own 
 MAX_BODY_SIZE = 16 * 1024 * 1024  # bytes; beyond the application's own limits, which answer better (8 MiB for a batch)
 BODY_PACE = 65_536  # bytes a second: each such part of a body extends its deadline by a second
 LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a response before the connection closes
+FAIRNESS_PAUSE = 1e-6  # seconds; after 0 the loop would not look for new events (app/event_loop.py)
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
 KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; others close
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # that have no list syntax; llhttp refuses a second Content-Length
@@ -309,7 +310,7 @@ class Connection:
             request = self._next_request(idle_timeout=self.worker.head_timeout)
             while request and self._answer(request):
                 if self._parser.requests:
-                    gevent.sleep(0)  # a client that pipelines waits in turn with the others
+                    gevent.sleep(FAIRNESS_PAUSE)  # a client that pipelines waits in turn with the others
                 request = self._next_request(idle_timeout=self.worker.limits.keepalive)
         except RequestError as error:
             self._refuse(error)
@@ -364,6 +365,7 @@ class Connection:
         environ = request.environ
         if request.complete:
             environ["wsgi.input"] = io.BytesIO(b"".join(request.body))
+            request.body.clear()
         else:
             environ["wsgi.input"] = io.BufferedReader(BodyReader(self, request))
         parts = self.worker.wsgi(environ, response.start_response)

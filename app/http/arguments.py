@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
@@ -14,6 +13,7 @@ from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import ClientDisconnected
 
 from app.errors import BadRequest, ContentTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
+from app.event_loop import let_others_run
 from app.http.application import ACCEPT_PATCH, current_request
 from app.http.strict_json import parse_json
 from app.schemas.fields import FAULTS_MAX, StrictSchema
@@ -80,7 +80,7 @@ def _parse(body: bytes) -> Any:
         return parse_json(body)
     # Nothing else runs in the worker while a body is parsed: of several, one at a time, and others in between.
     with _LARGE_BODIES:
-        time.sleep(0)
+        let_others_run()
         return parse_json(body)
 
 
@@ -132,6 +132,7 @@ def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
     except ValidationError as error:
         faults = list(islice(_faults(error.messages, pointer), FAULTS_MAX + 1))
         more = f" These are the first {FAULTS_MAX} faults." if len(faults) > FAULTS_MAX else ""
+        error.with_traceback(None)  # whose frames refer to the error, and keep the data until a garbage collection
         raise InvalidRequest(f"Members of the body are not valid.{more}", errors=faults[:FAULTS_MAX]) from None
 
 

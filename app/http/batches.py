@@ -1,12 +1,12 @@
 """Many orders in one request: each entry is judged as a request of its own would be."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from app.errors import InvalidRequest, ServiceError
+from app.event_loop import in_stretches
 from app.http import rate_limit
 from app.http.arguments import load_body
 from app.http.principal import current_principal, require_own_customer
@@ -17,7 +17,6 @@ from app.services.new_order import OrderRequest
 from app.services.order_service import Outcome, create_orders
 
 _ENTRY = BatchEntryIn()
-_AT_ONCE = 0.002  # seconds that reading entries may keep the worker from its other requests
 _FAULTS_MAX = 1_000  # faults that are reported in one response; invalid entries after them are only said to be so
 
 
@@ -28,19 +27,16 @@ def create_batch(entries: Sequence[Any]) -> bytes:
     """
     outcomes: dict[int, Outcome] = {}
     requests: dict[int, OrderRequest] = {}
-    principal, pause, faults = current_principal(), 0.0, 0
+    principal, faults = current_principal(), 0
     rate_limit.count(principal, cost=len(entries), counted=1)
-    for i, entry in enumerate(entries):
-        if time.monotonic() >= pause:
-            time.sleep(0)  # the worker's other requests go on; all entries can take seconds
-            pause = time.monotonic() + _AT_ONCE
+    for i, entry in in_stretches(enumerate(entries)):
         try:
             requests[i] = _read(entry, principal, pointer=f"#/orders/{i}", quick=faults >= _FAULTS_MAX)
         except ServiceError as error:
-            outcomes[i] = error
+            outcomes[i] = error.with_traceback(None)  # whose frames refer to the outcomes and to the entry
             faults += len(error.members.get("errors", ()))
     outcomes |= zip(requests, create_orders(list(requests.values())), strict=True)
-    return orjson.dumps({"results": [_render(outcomes[i]) for i in range(len(entries))]})
+    return orjson.dumps({"results": [_render(outcomes[i]) for i in in_stretches(range(len(entries)))]})
 
 
 def _read(entry: Any, principal: Principal, *, pointer: str, quick: bool) -> OrderRequest:

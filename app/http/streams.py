@@ -10,6 +10,7 @@ import structlog
 from flask import Flask, Response, current_app, request, stream_with_context
 
 from app.errors import InvalidRequest, TooManyRequests
+from app.event_loop import let_others_run
 from app.http.compression import compress
 from app.http.negotiation import preferred_media_type
 from app.models.faults import FAULTS
@@ -121,7 +122,7 @@ def _chunks(lines: Iterator[str]) -> Iterator[str]:
         if size >= _CHUNK:
             yield "".join(held)
             held, size = [], 0
-            time.sleep(0)  # the worker's other requests; neither SQLite nor a fast reader would let them in
+            let_others_run()  # neither SQLite nor a fast reader would let them in
     yield "".join(held)
 
 

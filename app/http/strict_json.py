@@ -17,6 +17,7 @@ _MAX_COMMAS = 400_000
 _MAX_OBJECTS = 250_000
 _MAX_MEMBERS = 10_000  # of one object; every schema knows far fewer, and says so
 _COMMA, _END_OF_OBJECT = b",}"
+_STRING = re.compile(rb'"[^"]*"?')
 _NEITHER_STRUCTURE_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{},"'))
 
 
@@ -56,7 +57,7 @@ def _structure(body: bytes) -> bytes:
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     structure_and_quotes = body.translate(None, _NEITHER_STRUCTURE_NOR_QUOTE).replace(b'""', b"")
-    return b"".join(structure_and_quotes.split(b'"')[::2])
+    return _STRING.sub(b"", structure_and_quotes)
 
 
 def _check_structure(structure: bytes) -> None:
