@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test cost-test faults hostile lint fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test cost-test faults hostile lint format fuzz fuzz-database fuzz-model bench audit lock clean
 # Two pips at once spoil one environment.
 .NOTPARALLEL:
 
@@ -57,17 +57,21 @@ faults: $(VENV)/dev.stamp  ## kill servers and the database under load; nothing 
 	@$(PY) -m pytest tests/faults $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## style, order of imports, types, layers, what attackers look for
-	@$(PY) -m flake8
-	@$(PY) -m isort --check .
+	@$(PY) -m ruff format --check --quiet || { echo "Run make format." >&2; exit 1; }
+	@$(PY) -m ruff check --quiet
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m bandit --quiet --ini setup.cfg --recursive app
+
+format: $(VENV)/dev.stamp  ## format the code and sort the imports
+	@$(PY) -m ruff check --quiet --fix --select I
+	@$(PY) -m ruff format --quiet
 
 fuzz: EXAMPLES ?= 100
 fuzz: $(VENV)/dev.stamp  ## requests made up from the API description, on both databases (EXAMPLES=100 per operation)
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	DATABASE_URL="sqlite:///$$dir/orders.db" $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
-	@$(PY) -m tests.postgres $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
+	@$(PY) -m tests.support.postgres $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
 	@$(MAKE) --no-print-directory fuzz-model MODEL_EXAMPLES=$(EXAMPLES)
 
 fuzz-database: SCOPES := orders:read orders:write orders:manage privacy:erase

@@ -7,10 +7,10 @@ from flask import Flask
 
 from app import cli, telemetry
 from app.config import ROOT, load_config
-from app.extensions import close_at_exit, db, engine_options, migrate
-from app.http import auth, browsers, problems, rate_limit, readiness, streams, url_prefix
+from app.db import engine
+from app.http import auth, browser_security, problems, rate_limit, readiness, streams, url_prefix
 from app.http.application import AnyCharacters, OrderService
-from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_change_routes, order_routes
+from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_action_routes, order_routes
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
@@ -20,24 +20,14 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     """
     app = OrderService(__name__, instance_path=str(ROOT / "instance"), static_folder=None)
     app.config.from_mapping(load_config(test_config))
-    url = app.config["DATABASE_URL"]
-    app.config.update(
-        SQLALCHEMY_DATABASE_URI=url,
-        SQLALCHEMY_ENGINE_OPTIONS=engine_options(
-            url, pool_size=app.config["DATABASE_POOL_SIZE"], pooler=app.config["DATABASE_POOLER"]
-        ),
-    )
     app.url_map.merge_slashes = False  # //orders is not a resource, and no reason for a redirect
     app.url_map.converters["characters"] = AnyCharacters
 
-    db.init_app(app)
-    close_at_exit(app)
-    migrate.init_app(app, db, directory=str(ROOT / "migrations"))
-
+    engine.init_app(app)
     telemetry.init_app(app)
-    browsers.init_app(app)
+    browser_security.init_app(app)
     problems.init_app(app)
-    for routes in (order_routes, order_change_routes, event_routes, customer_routes, health_routes, docs_routes):
+    for routes in (order_routes, order_action_routes, event_routes, customer_routes, health_routes, docs_routes):
         app.register_blueprint(routes.blueprint)
     url_prefix.init_app(app)
     readiness.init_app(app)

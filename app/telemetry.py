@@ -21,12 +21,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.pool import QueuePool
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from app.extensions import db
+from app.db.engine import db
+from app.db.errors import loggable_message
 from app.http.application import current_request
 from app.http.principal import loggable_customer
 from app.log_stream import lossy
-from app.models.faults import loggable_message
-from app.models.identifiers import parse_uuid
+from app.models.order_id import parse_uuid
 
 REQUEST_ID = "X-Request-Id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what can stand in a log line and a header without harm

@@ -8,8 +8,8 @@ from copy import deepcopy
 from typing import Any
 
 from bench.servers import Server
-from tests.samples import MINIMAL, RICHEST
-from tests.servers import Answer, ask
+from tests.support.samples import MINIMAL, RICHEST
+from tests.support.servers import Answer, ask
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 UNKNOWN = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"

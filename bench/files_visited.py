@@ -1,6 +1,6 @@
 """The files of `app/` that one `POST /orders` on PostgreSQL visits, in the order of the first visit.
 
-Run with `python -m tests.postgres python -m bench.files_visited`.
+Run with `python -m tests.support.postgres python -m bench.files_visited`.
 """
 
 import os

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.servers import Room, Server
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 _TICK = os.sysconf("SC_CLK_TCK")
 KNOWN_IDS = 5_000  # orders that `get` draws from

@@ -15,7 +15,7 @@ from bench.floor import FLOOR, Floor
 from bench.load import KNOWN_IDS, Exhausted, Slot, TooShort, run_slot, settle
 from bench.machine import describe_machine
 from bench.servers import CONTESTANTS, WORKS, Contestant, Room, Server, analyze, grown, machine_room
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 REPEATS = 5  # of a slot with foreign load, before the quietest is kept and counted in the report as disturbed
 
@@ -43,9 +43,7 @@ class HTTPTarget:
             ids = self._ids(work, connections=connections, seconds=seconds)
             settle(self._room)
             try:
-                slot = run_slot(
-                    self._room, self._server, work, connections=connections, seconds=seconds, ids=ids
-                )
+                slot = run_slot(self._room, self._server, work, connections=connections, seconds=seconds, ids=ids)
             except Exhausted:
                 self._pending = max(2 * self._pending, int(1.5 * len(ids)))
                 continue

@@ -16,8 +16,8 @@ import psycopg
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 
-from tests.postgres import private_postgres
-from tests.servers import ROOT, ask, free_port
+from tests.support.postgres import private_postgres
+from tests.support.servers import ROOT, ask, free_port
 
 PATIENCE = 60  # seconds for anything to start or to stop; a busy machine needs several
 WORKERS = str(len(os.sched_getaffinity(0)))  # one a core, for everybody

@@ -18,7 +18,7 @@ def run() -> None:
             connection=connection,
             target_metadata=database.metadata,
             render_as_batch=connection.dialect.name == "sqlite",
-            # SQLite too: app.extensions begins its transactions by name, and the first takes the lock of the file.
+            # SQLite too: app.db.engine begins its transactions by name, and the first takes the lock of the file.
             transactional_ddl=True,
         )
         with context.begin_transaction():

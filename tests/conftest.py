@@ -15,9 +15,9 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from hypothesis import HealthCheck, settings
 
 from app import create_app
-from app.extensions import db
-from tests.credentials import closed_app
-from tests.postgres import private_postgres
+from app.db.engine import db
+from tests.support.credentials import closed_app
+from tests.support.postgres import private_postgres
 
 # Whoever is let in is the matter of a few tests; all others run open.
 os.environ.setdefault("AUTH", "off")
@@ -82,7 +82,7 @@ def app(database_url: str, pytestconfig: pytest.Config) -> Iterator[Flask]:
 
 @pytest.fixture(scope="session")
 def secure_app(app: Flask, database_url: str) -> Iterator[Flask]:
-    """The same database behind a closed door (tests/credentials.py has the keys)."""
+    """The same database behind a closed door (tests/support/credentials.py has the keys)."""
     with closed_app(database_url) as secure_app:
         yield secure_app
 

@@ -15,7 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from werkzeug.test import TestResponse
 
 from app.errors import problem_types
-from tests.samples import MINIMAL, RICHEST, priced
+from tests.support.samples import MINIMAL, RICHEST, priced
 
 SCHEMA_ROOT = "#/components/schemas/"
 
@@ -171,7 +171,7 @@ def test_every_pattern_means_the_same_to_every_engine(description: dict[str, Any
     patterns = {node["pattern"] for node in nodes(description) if isinstance(node.get("pattern"), str)}
     assert len(patterns) >= 6
     for pattern in patterns:
-        assert set(re.findall(r"\\(.)", pattern)) <= set(r'x-.[]\"'), pattern  # PCRE2 may be built to know more
+        assert set(re.findall(r"\\(.)", pattern)) <= set(r"x-.[]\""), pattern  # PCRE2 may be built to know more
         ecma, pcre, go = regress.Regex(pattern, "u"), pcre2.compile(pattern), re2.compile(pattern)
         php = pcre2.compile(pattern.encode())  # generated clients lack the u flag: to them a character is a byte
         for text in TEXTS:

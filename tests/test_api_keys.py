@@ -14,11 +14,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event, text
 
-from app.extensions import db
+from app.db.engine import db
 from app.models import ApiKey
 from app.services import api_key_service
-from tests.credentials import SIGNING_KEY, api_key, bearer, closed_app, private_pem, public_pem
-from tests.samples import MINIMAL, slug
+from tests.support.credentials import SIGNING_KEY, api_key, bearer, closed_app, private_pem, public_pem
+from tests.support.samples import MINIMAL, slug
 
 NEVER = timedelta(microseconds=-1)
 
@@ -73,8 +73,7 @@ def changed(key: str) -> dict[str, str]:
     other = "A" if secret[0] != "A" else "B"
     wrong_ends = {f"without its last {n}": key[:-n] for n in (1, 2, 43, 44)}
     wrong_parts = {
-        f"part {i} alone": f"osk_{part}"
-        for i, part in enumerate(("", ".", key_id, f"{key_id}.", f".{secret}", secret))
+        f"part {i} alone": f"osk_{part}" for i, part in enumerate(("", ".", key_id, f"{key_id}.", f".{secret}", secret))
     }
     return wrong_ends | wrong_parts | {
         "another secret": f"osk_{key_id}.{other}{secret[1:]}",
@@ -103,9 +102,7 @@ def changed(key: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("wrong", changed(f"osk_{'a' * 16}.{'b' * 43}"))
-def test_a_key_that_is_not_exactly_right_is_refused(
-    secure_app: Flask, secure_client: FlaskClient, wrong: str
-) -> None:
+def test_a_key_that_is_not_exactly_right_is_refused(secure_app: Flask, secure_client: FlaskClient, wrong: str) -> None:
     key = api_key(secure_app, "orders:read")
 
     response = secure_client.get("/orders", headers=bearer(changed(key)[wrong]))

@@ -14,8 +14,8 @@ from app import create_app
 from app.config import StartupError
 from app.http import auth
 from app.models.principal import SCOPES
-from tests.credentials import api_key, bearer, token
-from tests.samples import MINIMAL, slug
+from tests.support.credentials import api_key, bearer, token
+from tests.support.samples import MINIMAL, slug
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
 LINES = {"items": [{"line": 1, "quantity": 1}]}

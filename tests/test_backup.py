@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from tests.postgres import postgres_installation
-from tests.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
+from tests.support.postgres import postgres_installation
+from tests.support.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 SERVERS = {

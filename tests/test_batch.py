@@ -13,17 +13,17 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
-from app.extensions import db
-from app.models.identifiers import hash_key
+from app.db.engine import db
 from app.models.order import IDEMPOTENCY_KEY_MAX
+from app.models.order_id import hash_key
 from app.models.order_item import ID_MAX
 from app.models.principal import ANONYMOUS
-from app.schemas.batch import BATCH_MAX, BatchIn
+from app.schemas.batch import BATCH_MAX, BatchInSchema
 from app.schemas.order import ITEMS_MAX
 from app.services import order_service
 from app.services.new_order import OrderRequest
-from app.services.order_writes import insert_orders
-from tests.samples import RICHEST, fault_places, slug
+from app.services.order_inserts import insert_orders
+from tests.support.samples import RICHEST, fault_places, slug
 from tests.test_order_storage import sent_to_the_server
 
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -133,8 +133,8 @@ def test_a_batch_may_be_large_and_no_larger(client: FlaskClient) -> None:
         body = b'{"orders": [{}]}'
         return client.post("/orders/batch", data=body.ljust(size), content_type="application/json")
 
-    assert padded(BatchIn.BODY_MAX).status_code == 200
-    assert slug(padded(BatchIn.BODY_MAX + 1)) == (413, "content-too-large")
+    assert padded(BatchInSchema.BODY_MAX).status_code == 200
+    assert slug(padded(BatchInSchema.BODY_MAX + 1)) == (413, "content-too-large")
 
 
 @on_postgresql
@@ -154,9 +154,7 @@ def test_a_batch_is_one_statement_and_its_replay_two(
 
 
 @on_postgresql
-def test_long_orders_are_spread_over_several_statements(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_orders_are_spread_over_several_statements(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     insert = order_service.insert_orders
     monkeypatch.setattr(order_service, "insert_orders", lambda orders: sizes.append(len(orders)) or insert(orders))

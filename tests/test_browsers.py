@@ -8,8 +8,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import StartupError, load_config
-from tests.credentials import bearer, closed_app, token
-from tests.samples import MINIMAL
+from tests.support.credentials import bearer, closed_app, token
+from tests.support.samples import MINIMAL
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -136,11 +136,9 @@ def test_a_frontend_can_read_errors_too(web: FlaskClient) -> None:
     assert statuses == [401, 401, 403, 404, 404, 405, 400, 413, 415, 400]
 
 
-def test_the_service_breaks_for_a_frontend_that_it_can_read(
-    web: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_service_breaks_for_a_frontend_that_it_can_read(web: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(web.application.config, "PROPAGATE_EXCEPTIONS", False)
-    monkeypatch.setattr("app.services.order_reads.list_orders", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("app.services.order_listing.list_orders", lambda *_, **__: 1 / 0)
 
     response = web.get("/orders", headers={"Origin": SHOP} | bearer(token()))
 

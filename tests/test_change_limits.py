@@ -6,8 +6,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.models import order
-from tests.actions import act, order_after
-from tests.samples import MINIMAL, fault_places, slug
+from tests.support.actions import act, order_after
+from tests.support.samples import MINIMAL, fault_places, slug
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from flask.testing import FlaskClient
 from sqlalchemy import make_url
 
 from app import create_app
-from app.extensions import db
-from tests.credentials import api_key, bearer
-from tests.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
+from app.db.engine import db
+from tests.support.credentials import api_key, bearer
+from tests.support.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
 
 FLASK = ("-m", "flask", "--app", "wsgi")
 WITHOUT_DATABASE = {"token"}
@@ -204,7 +204,7 @@ def memory_directory() -> Iterator[str]:
 def test_every_command_works_on_a_read_only_root_file_system(
     app: Flask, database_url: str, memory_directory: str, command: tuple[str, ...]
 ) -> None:
-    ended = run("-m", "tests.read_only_root", memory_directory, "flask", "--app", "wsgi", *command,
+    ended = run("-m", "tests.support.read_only_root", memory_directory, "flask", "--app", "wsgi", *command,
                 DATABASE_URL=database_url, AUTH="required")  # fmt: skip
 
     expected = 1 if "revoke" in command else 0  # there is no such key
@@ -212,12 +212,10 @@ def test_every_command_works_on_a_read_only_root_file_system(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_the_service_runs_on_a_read_only_root_file_system(
-    app: Flask, database_url: str, memory_directory: str
-) -> None:
+def test_the_service_runs_on_a_read_only_root_file_system(app: Flask, database_url: str, memory_directory: str) -> None:
     port, key = free_port(), api_key(app, "orders:read")
     settings = {"DATABASE_URL": database_url, "AUTH": "required", "PORT": str(port), "WEB_CONCURRENCY": "2"}
-    command = ("-m", "tests.read_only_root", "/dev/shm", *GUNICORN[1:])
+    command = ("-m", "tests.support.read_only_root", "/dev/shm", *GUNICORN[1:])
 
     with running(*command, port=port, **settings, RATE_LIMIT_SERVICES="600") as server:
         answer = server.ask("GET", "/orders", headers=bearer(key))

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.http.compression import MIN_SIZE
-from tests.samples import MINIMAL, RICHEST
+from tests.support.samples import MINIMAL, RICHEST
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -5,8 +5,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.models.lifecycle import ACTIONS
-from tests.actions import READY, ROUTES, act, order_after
-from tests.samples import MINIMAL, slug
+from tests.support.actions import READY, ROUTES, act, order_after
+from tests.support.samples import MINIMAL, slug
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -72,9 +72,7 @@ def test_the_version_is_judged_before_the_action(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_if_match_can_be_required(
-    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_if_match_can_be_required(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = order_after(client, *READY[name])
     monkeypatch.setitem(app.config, "REQUIRE_IF_MATCH", True)
 
@@ -154,7 +152,7 @@ def test_an_unknown_order_has_no_history(client: FlaskClient, order_id: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("tags", "weak"), [('W/"2"', '2'), ('"1", W/"2"', '2'), ('W/"x", W/"1"', '1'), ('"1"', None), ("", None)]
+    ("tags", "weak"), [('W/"2"', "2"), ('"1", W/"2"', "2"), ('W/"x", W/"1"', "1"), ('"1"', None), ("", None)]
 )
 def test_a_refusal_says_that_a_weak_tag_never_matches(client: FlaskClient, tags: str, weak: str | None) -> None:
     path = order_after(client, "update")

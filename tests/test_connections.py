@@ -16,8 +16,8 @@ from sqlalchemy import make_url, text
 
 from app import create_app
 from app.config import ROOT
-from app.extensions import db
-from tests.servers import PATIENCE, environment
+from app.db.engine import db
+from tests.support.servers import PATIENCE, environment
 
 MIGRATIONS = str(ROOT / "migrations")
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}], "note": r"C:\new\'"}

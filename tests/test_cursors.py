@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.http.cursors import make_cursor, make_version_cursor
-from tests.credentials import api_key, bearer, token
-from tests.samples import MINIMAL, slug
+from tests.support.credentials import api_key, bearer, token
+from tests.support.samples import MINIMAL, slug
 
 UUIDS = st.integers(0, 2**128 - 1).map(lambda number: str(UUID(int=number)))
 QUERIES: list[dict[str, str]] = [

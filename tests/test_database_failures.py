@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.credentials import bearer
-from tests.databases import KEY_MEMORY, ORDER, gunicorn, lead_to, migrated, new_key, until_ready, url_of
-from tests.postgres import libpq_url, private_postgres
+from tests.support.credentials import bearer
+from tests.support.databases import KEY_MEMORY, ORDER, gunicorn, lead_to, migrated, new_key, until_ready, url_of
+from tests.support.postgres import libpq_url, private_postgres
 
 
 @pytest.fixture

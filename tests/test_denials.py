@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.telemetry import configure_logging
-from tests.credentials import api_key, bearer, closed_app, hashed, token
-from tests.forgeries import FORGED
-from tests.samples import ADDRESS, MINIMAL
+from tests.support.credentials import api_key, bearer, closed_app, hashed, token
+from tests.support.forgeries import FORGED
+from tests.support.samples import ADDRESS, MINIMAL
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -79,8 +79,9 @@ def denied_by_rule(client: FlaskClient, app: Flask) -> Iterator[tuple[TestRespon
     yield client.patch(f"/orders/{shops}", headers=stranger, **patch), "no such order of this customer"
     yield client.get(f"/erasures/{ABSENT}", headers=stranger), "no such erasure of this customer"
     yield client.patch(f"/orders/{ABSENT}", headers=own, **patch), "no such order of this customer"
-    yield client.patch(f"/orders/{shops}", headers=own, **patch), (
-        "external_ref: this belongs to whoever created the order."
+    yield (
+        client.patch(f"/orders/{shops}", headers=own, **patch),
+        ("external_ref: this belongs to whoever created the order."),
     )
 
 

@@ -12,10 +12,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
-from app.extensions import db
-from tests.credentials import api_key, bearer, token
-from tests.personal_data import CANARY, CUSTOMER, address, canary, personal_order, traces
-from tests.samples import MINIMAL, slug
+from app.db.engine import db
+from tests.support.credentials import api_key, bearer, token
+from tests.support.personal_data import CANARY, CUSTOMER, address, canary, personal_order, traces
+from tests.support.samples import MINIMAL, slug
 
 
 @pytest.fixture
@@ -87,9 +87,7 @@ def test_of_the_customer_no_trace_is_left(
     assert verified.exit_code == 0, verified.output
 
 
-def test_what_was_sold_stays(
-    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
-) -> None:
+def test_what_was_sold_stays(secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]) -> None:
     path = live(post, end="complete")
     before = post(path, method="GET").json
 

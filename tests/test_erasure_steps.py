@@ -11,14 +11,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text, update
 
-from app.extensions import db
+from app.db.engine import db
 from app.models.tables import EVENTS
 from app.routes import customer_routes
 from app.services import erasure
-from tests.actions import event_types
-from tests.credentials import api_key, bearer, token
-from tests.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
-from tests.samples import MINIMAL, slug
+from tests.support.actions import event_types
+from tests.support.credentials import api_key, bearer, token
+from tests.support.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
+from tests.support.samples import MINIMAL, slug
 
 ERASE = f"/customers/{CUSTOMER}/personal-data"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -196,7 +196,7 @@ def test_verify_finds_what_an_erasure_left(app: Flask, client: FlaskClient) -> N
 
     output = verify(app)
 
-    assert "customer_id is \"canary-customer\" in version 2 of an erased order" in output
+    assert 'customer_id is "canary-customer" in version 2 of an erased order' in output
     assert "orders is 2, but 1 have its alias" in output
 
 

@@ -16,13 +16,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.routes import customer_routes
-from tests.actions import event_types
-from tests.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
-from tests.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, free_port, running
+from tests.support.actions import event_types
+from tests.support.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
+from tests.support.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, free_port, running
 
 ERASE = f"/customers/{CUSTOMER}/personal-data"
 ORDERS, VERSIONS = 3, 3_000  # together about 60 MB of snapshots
-SERVER = (*GUNICORN[:-1], "tests.short_requests:app")
+SERVER = (*GUNICORN[:-1], "tests.support.short_requests:app")
 
 
 def erase_in_background(server: Server) -> tuple[threading.Thread, list[Answer]]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.services.group import Group
+from app.db.group_commit import Group
 
 
 class Killed(BaseException):
@@ -130,7 +130,7 @@ def test_work_that_is_stuck_does_not_stop_those_who_come_later() -> None:
 UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import gevent, random, time
-from app.services.group import Group
+from app.db.group_commit import Group
 
 sizes = []
 def work(items):
@@ -160,7 +160,7 @@ def test_greenlets_share_calls_and_survive_the_killing_of_others() -> None:
 BLOCKING = """
 from gevent import monkey; monkey.patch_all()
 import gevent
-from app.services.group import Group
+from app.db.group_commit import Group
 
 sleep = monkey.get_original("time", "sleep")
 sizes = []

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import gunicorn_worker
-from tests.worker import Application, worker_of
+from tests.support.worker import Application, worker_of
 
 PATIENCE = 10  # seconds
 

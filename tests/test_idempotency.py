@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import event, select, text, update
 from werkzeug.test import TestResponse
 
-from app.extensions import db
+from app.db.engine import db
 from app.models import Order
-from app.models.identifiers import hash_key
-from tests.samples import MINIMAL, RICHEST, slug
+from app.models.order_id import hash_key
+from tests.support.samples import MINIMAL, RICHEST, slug
 
 OTHER = MINIMAL | {"customer_id": "c-2"}
 
@@ -196,7 +196,7 @@ def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if "options" in options:
             options["options"] = options["options"].replace("lock_timeout=2s", "lock_timeout=200ms")
 
-    monkeypatch.setattr("app.extensions.SQLITE_LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr("app.db.engine.SQLITE_LOCK_TIMEOUT", 0.2)
     with app.app_context():
         engine = db.engine
     engine.dispose()

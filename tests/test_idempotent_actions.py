@@ -12,9 +12,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app.services import order_changes
-from tests.actions import POSTED, READY, ROUTES, UNIT, act, event_types, order_after
-from tests.samples import MINIMAL, slug
+from app.services import order_actions
+from tests.support.actions import POSTED, READY, ROUTES, UNIT, act, event_types, order_after
+from tests.support.samples import MINIMAL, slug
 from tests.test_idempotency import at_once
 
 OTHER_BODIES = {
@@ -191,14 +191,14 @@ def test_twins_that_change_nothing_at_once_are_answered_the_same(app: Flask, cli
 
 def before_the_first_call(monkeypatch: pytest.MonkeyPatch, name: str, meanwhile: Callable[[], Any]) -> None:
     """Let something happen between the reading of the order and the first writing."""
-    write, pending = getattr(order_changes, name), [meanwhile]
+    write, pending = getattr(order_actions, name), [meanwhile]
 
     def write_late(*args: Any, **kwargs: Any) -> bool:
         while pending:
             pending.pop()()
         return bool(write(*args, **kwargs))
 
-    monkeypatch.setattr(order_changes, name, write_late)
+    monkeypatch.setattr(order_actions, name, write_late)
 
 
 def test_a_change_that_comes_first_is_seen_by_one_that_would_have_changed_nothing(

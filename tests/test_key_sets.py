@@ -23,9 +23,9 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from app.config import StartupError, load_config
 from app.services import token_service
-from tests.credentials import bearer, closed_app, private_pem, token
-from tests.samples import slug
-from tests.servers import free_port
+from tests.support.credentials import bearer, closed_app, private_pem, token
+from tests.support.samples import slug
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -176,9 +176,7 @@ def test_a_new_key_is_found_and_an_old_one_ends(client: FlaskClient, issuer: Iss
     assert (before, at_once, after) == ([200, 401], 401, [200, 401])
 
 
-def test_a_key_that_is_withdrawn_ends_with_the_sets_lifetime(
-    client: FlaskClient, issuer: Issuer, clock: Clock
-) -> None:
+def test_a_key_that_is_withdrawn_ends_with_the_sets_lifetime(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
     assert status(client, named("RS256")) == 200
     issuer.keys = [jwk("ES256")]
     clock.ahead = 301

@@ -14,11 +14,11 @@ from sqlalchemy.engine import make_url
 
 from app import create_app
 from app.cli.seed import sample_orders
-from app.extensions import db
-from app.services.order_lookup import _STATEMENTS
-from app.services.order_reads import _FILTERS, _LEADS, _list_statement
+from app.db.engine import db
+from app.services.order_inserts import insert_orders
+from app.services.order_listing import _FILTERS, _LEADS, _list_statement
+from app.services.order_queries import _STATEMENTS
 from app.services.order_updates import _CURRENT, _UPDATE
-from app.services.order_writes import insert_orders
 
 INDEXES = {
     "number": "uq_orders_number",

@@ -17,8 +17,8 @@ from flask import Flask
 from sqlalchemy import text
 
 from app.config import StartupError, load_config
-from app.extensions import db
-from tests.credentials import (
+from app.db.engine import db
+from tests.support.credentials import (
     AUDIENCE,
     ISSUER,
     SECRET_KEY,
@@ -32,9 +32,9 @@ from tests.credentials import (
     signed,
     token,
 )
-from tests.forgeries import FORGED
-from tests.samples import ADDRESS
-from tests.servers import GUNICORN, PATIENCE, Server, free_port, running
+from tests.support.forgeries import FORGED
+from tests.support.samples import ADDRESS
+from tests.support.servers import GUNICORN, PATIENCE, Server, free_port, running
 
 CANARY = "erika.canary"
 PERSON = f"{CANARY}@mail.example"

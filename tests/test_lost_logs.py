@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 BROKEN = {"a full disk": "2>/dev/full", "a pipe without a reader": "2> >(exit 0)", "closed": "2>&-"}

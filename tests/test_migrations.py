@@ -16,9 +16,9 @@ from sqlalchemy import inspect, make_url
 
 from app import create_app
 from app.config import ROOT
-from app.extensions import db
-from app.models.schema_state import database_state, expected_revision
-from tests.servers import PATIENCE, environment
+from app.db.engine import db
+from app.db.revision import database_state, expected_revision
+from tests.support.servers import PATIENCE, environment
 
 MIGRATIONS = str(ROOT / "migrations")
 

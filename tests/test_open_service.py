@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import StartupError, load_config
-from app.extensions import db
-from tests.credentials import api_key, bearer
-from tests.samples import MINIMAL, slug
-from tests.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
+from app.db.engine import db
+from tests.support.credentials import api_key, bearer
+from tests.support.samples import MINIMAL, slug
+from tests.support.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -11,9 +11,9 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from app.cli.orders import Age
 from app.cli.seed import sample_orders
 from app.models import Order
-from app.services import order_changes, order_expiry
+from app.services import order_actions, order_expiry
 from app.services.order_expiry import expire_orders
-from app.services.order_writes import insert_orders
+from app.services.order_inserts import insert_orders
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
 def test_an_order_that_others_are_at_work_on_is_left_to_the_next_run(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = order_changes.store_version
+    store = order_actions.store_version
 
     def store_others(order: Order, event: dict[str, Any], **written: Any) -> bool:
         return f"/orders/{order.id}" != old[2] and store(order, event, **written)
@@ -101,8 +101,8 @@ def test_an_order_that_others_are_at_work_on_is_left_to_the_next_run(
     monkeypatch.setattr(order_expiry, "_BATCH", 2)
     with app.app_context():
         with monkeypatch.context() as busy:
-            busy.setattr(order_changes, "store_version", store_others)
-            busy.setattr(order_changes, "_PATIENCE", 0.05)
+            busy.setattr(order_actions, "store_version", store_others)
+            busy.setattr(order_actions, "_PATIENCE", 0.05)
             assert list(expire_orders(older_than=timedelta(days=1))) == [2, 1, 2, 1]
         assert list(expire_orders(older_than=timedelta(days=1))) == [1]
 

@@ -17,9 +17,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.test import TestResponse
 
 from app.cli.seed import sample_orders
-from app.services import order_exports
-from app.services.order_exports import as_csv
-from tests.samples import MINIMAL, RICHEST, fault_places, slug
+from app.services import order_export
+from app.services.order_export import as_csv
+from tests.support.samples import MINIMAL, RICHEST, fault_places, slug
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
 HEADER = (
@@ -96,7 +96,7 @@ def test_a_text_that_a_spreadsheet_takes_for_a_formula_is_made_harmless(start: s
         ("\t=1", "'\t'=1"),
         (' "=1', " \"'=1"),
         ("x; +1", "x; '+1"),
-        ('x;"=1+1"', "x;\"'=1+1\""),
+        ('x;"=1+1"', 'x;"\'=1+1"'),
         ("x\t@SUM(A1)", "x\t'@SUM(A1)"),
         ("x\n-1", "x\n'-1"),
         ("a,b;＝1;=2", "a,b;'＝1;'=2"),
@@ -147,7 +147,7 @@ def test_a_stream_holds_all_that_match_in_the_order_asked_for(
     client: FlaskClient, orders: list[bytes], monkeypatch: pytest.MonkeyPatch, query: str, expected: list[int]
 ) -> None:
     for page in (1, 2, 500):
-        monkeypatch.setattr(order_exports, "PAGE", page)
+        monkeypatch.setattr(order_export, "PAGE", page)
 
         assert stream(client, f"/orders/export{query}").data.splitlines() == [orders[i] for i in expected]
 
@@ -263,7 +263,7 @@ def test_a_fault_before_the_first_byte_is_a_problem(
     def fail(*_: Any, **__: Any) -> None:
         raise PoolTimeout
 
-    monkeypatch.setattr(order_exports, "_read_page", fail)
+    monkeypatch.setattr(order_export, "_read_page", fail)
 
     response = client.get("/orders/export", headers={"Accept": accept})
 
@@ -274,9 +274,9 @@ def test_a_fault_before_the_first_byte_is_a_problem(
 def test_an_export_waits_for_others_and_not_without_end(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_exports, "_QUEUE_SECONDS", 0.05)
+    monkeypatch.setattr(order_export, "_QUEUE_SECONDS", 0.05)
     with app.app_context():
-        readers = order_exports._READERS.get()
+        readers = order_export._READERS.get()
     places = 0
     while readers.acquire(blocking=False):
         places += 1

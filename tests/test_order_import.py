@@ -16,9 +16,9 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.extensions import db
-from tests.samples import MINIMAL, RICHEST
-from tests.servers import ROOT
+from app.db.engine import db
+from tests.support.samples import MINIMAL, RICHEST
+from tests.support.servers import ROOT
 
 
 @pytest.fixture
@@ -219,8 +219,9 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
         "#/updated_at: This does not fit the other members.",
     ),
     "fulfillments that do not count up": (
-        lambda order: order
-        | {"fulfillments": [{"number": 2, "items": [], "tracking": None, "created_at": order["created_at"]}]},
+        lambda order: (
+            order | {"fulfillments": [{"number": 2, "items": [], "tracking": None, "created_at": order["created_at"]}]}
+        ),
         "#/fulfillments: This does not fit the other members.",
     ),
     "an unknown member": (changed(colour="red"), "#/colour: This name is not known here."),

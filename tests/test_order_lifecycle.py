@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.models.lifecycle import ACTIONS, STATUSES
-from app.schemas.changes import CANCELLATION_REASONS
-from tests.actions import BODIES, READY, ROUTES, TO_STATUS, UNIT, act, event_types, order_after
-from tests.samples import fault_places, slug
+from app.schemas.order_actions import CANCELLATION_REASONS
+from tests.support.actions import BODIES, READY, ROUTES, TO_STATUS, UNIT, act, event_types, order_after
+from tests.support.samples import fault_places, slug
 
 LINES = {"items": [{"item_id": "sku-1", "quantity": 2}, {"item_id": "sku-2", "quantity": 1}]}
 
@@ -120,9 +120,7 @@ def test_exactly_the_allowed_actions_succeed(client: FlaskClient, way: tuple[str
 
 @settings(max_examples=settings().max_examples // 6)
 @given(wanted=st.lists(st.sampled_from([*ACTIONS, "confirm", "fulfill", "return"]), max_size=12))
-def test_exactly_the_allowed_actions_succeed_wherever_an_order_gets_to(
-    client: FlaskClient, wanted: list[str]
-) -> None:
+def test_exactly_the_allowed_actions_succeed_wherever_an_order_gets_to(client: FlaskClient, wanted: list[str]) -> None:
     path, way = order_after(client), []
     for name in wanted:
         if name in client.get(path).json["allowed_actions"]:
@@ -316,9 +314,7 @@ def test_what_came_back_can_be_neither_sent_nor_returned_again(client: FlaskClie
         (("confirm", "fulfill", "fulfill", "return", "return"), "fulfilled"),
     ],
 )
-def test_orders_are_listed_by_what_was_sent(
-    client: FlaskClient, way: tuple[str, ...], fulfillment_status: str
-) -> None:
+def test_orders_are_listed_by_what_was_sent(client: FlaskClient, way: tuple[str, ...], fulfillment_status: str) -> None:
     order = client.get(order_after(client, *way)).json
 
     found = {

@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.schemas.order import CustomerId
-from tests.samples import MINIMAL, RICHEST, fault_places, priced
+from tests.support.samples import MINIMAL, RICHEST, fault_places, priced
 
 ITEM = {"item_id": "sku-1", "quantity": 1}
 

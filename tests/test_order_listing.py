@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from app.extensions import db
+from app.db.engine import db
 from app.models import Order
-from tests.samples import MINIMAL, slug
+from tests.support.samples import MINIMAL, slug
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from werkzeug.test import TestResponse
 
-from app.extensions import db
-from tests.actions import ROUTES
-from tests.order_model import Document, ReferenceService, Refusal, Reply, allowed_actions
-from tests.order_requests import THE_REST, change_by, changes, conditions, filters, keys, orders
-from tests.samples import slug
+from app.db.engine import db
+from tests.support.actions import ROUTES
+from tests.support.order_model import Document, ReferenceService, Refusal, Reply, allowed_actions
+from tests.support.order_requests import THE_REST, change_by, changes, conditions, filters, keys, orders
+from tests.support.samples import slug
 
 RUN = settings(
     max_examples=int(os.environ.get("MODEL_EXAMPLES", settings().max_examples // 6)),  # one is dozens of requests
@@ -203,9 +203,7 @@ class OrderLives(RuleBasedStateMachine):
 
         response = self.send(self.ids[number], name, body, key, header)
 
-        self.judge(
-            response, ROUTES[name][2], lambda: self.model.act(number, name, body, key=key, if_match=versions)
-        )
+        self.judge(response, ROUTES[name][2], lambda: self.model.act(number, name, body, key=key, if_match=versions))
 
     def send(self, order_id: str, name: str, body: Any, key: str | None, if_match: str | None) -> TestResponse:
         method, path, _ = ROUTES[name]

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app.http.merge_patch import merge_patch
-from tests.actions import TO_STATUS, act, event_types, order_after
-from tests.samples import ADDRESS, RICHEST, fault_places, slug
+from app.schemas.merge_patch import merge_patch
+from tests.support.actions import TO_STATUS, act, event_types, order_after
+from tests.support.samples import ADDRESS, RICHEST, fault_places, slug
 
 # RFC 7396, appendix A.
 EXAMPLES = [
@@ -151,7 +151,7 @@ def test_notes_and_addresses_change_at_any_time(client: FlaskClient, status: str
 
 
 # As the whole body would be judged that creates the order.
-FAULTS = [
+DATABASE_ERRORS = [
     ({"customer_id": "c-2"}, {"#/customer_id"}),
     ({"status": "completed", "version": 7}, {"#/status", "#/version"}),
     ({"items": None}, {"#/items"}),
@@ -173,7 +173,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("patch", "places"), FAULTS)
+@pytest.mark.parametrize(("patch", "places"), DATABASE_ERRORS)
 def test_a_patch_that_would_make_no_order_is_refused(client: FlaskClient, patch: Any, places: set[str]) -> None:
     created = client.post("/orders", json=RICHEST)
     path = created.headers["Location"]
@@ -206,9 +206,7 @@ def test_a_patch_is_a_merge_patch_or_plain_json(client: FlaskClient, content_typ
 def test_only_a_patch_may_come_as_a_merge_patch(client: FlaskClient) -> None:
     path = order_after(client)
 
-    response = client.post(
-        f"{path}/cancel", data=b'{"reason": "other"}', content_type="application/merge-patch+json"
-    )
+    response = client.post(f"{path}/cancel", data=b'{"reason": "other"}', content_type="application/merge-patch+json")
 
     assert slug(response) == (415, "unsupported-media-type")
 
@@ -234,12 +232,8 @@ def test_a_reference_that_was_given_up_is_free(client: FlaskClient) -> None:
     assert slug(client.patch(first, json={"external_ref": "r-1"})) == (409, "duplicate-external-ref")
 
 
-@pytest.mark.parametrize(
-    ("name", "body"), [("update", {"note": "x"}), ("hold", {"reason": "x"}), ("release", None)]
-)
-def test_a_put_patch_or_delete_that_is_repeated_changes_nothing_more(
-    client: FlaskClient, name: str, body: Any
-) -> None:
+@pytest.mark.parametrize(("name", "body"), [("update", {"note": "x"}), ("hold", {"reason": "x"}), ("release", None)])
+def test_a_put_patch_or_delete_that_is_repeated_changes_nothing_more(client: FlaskClient, name: str, body: Any) -> None:
     path = order_after(client, "hold")
 
     first, again = (act(client, path, name, body) for _ in range(2))

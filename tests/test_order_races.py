@@ -12,9 +12,9 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from werkzeug.test import TestResponse
 
 from app.models import Order
-from app.services import order_changes
-from tests.actions import UNIT, act, order_after
-from tests.samples import MINIMAL, slug
+from app.services import order_actions
+from tests.support.actions import UNIT, act, order_after
+from tests.support.samples import MINIMAL, slug
 from tests.test_idempotency import at_once
 
 WRITERS = 32
@@ -100,8 +100,8 @@ def test_a_writer_who_never_comes_first_is_told_to_try_again(
         tries.append(order.version)
         return False
 
-    monkeypatch.setattr(order_changes, "store_version", be_late)
-    monkeypatch.setattr(order_changes, "_PATIENCE", 0.2)
+    monkeypatch.setattr(order_actions, "store_version", be_late)
+    monkeypatch.setattr(order_actions, "_PATIENCE", 0.2)
 
     response = act(client, path, "confirm")
 
@@ -116,7 +116,7 @@ def test_twins_of_one_microsecond_are_two_changes(
 ) -> None:
     """The documents that they would make are the same to the last byte."""
     path = order_after(client, "confirm")
-    store, at = order_changes.store_version, datetime.now(UTC)
+    store, at = order_actions.store_version, datetime.now(UTC)
     twins = iter([True])
 
     class Frozen(datetime):
@@ -129,8 +129,8 @@ def test_twins_of_one_microsecond_are_two_changes(
             assert act(app.test_client(), path, "fulfill", UNIT).status_code == 201
         return store(order, event, **written)
 
-    monkeypatch.setattr(order_changes, "datetime", Frozen)
-    monkeypatch.setattr(order_changes, "store_version", let_the_twin_go_first)
+    monkeypatch.setattr(order_actions, "datetime", Frozen)
+    monkeypatch.setattr(order_actions, "store_version", let_the_twin_go_first)
 
     second = act(client, path, "fulfill", UNIT)
 

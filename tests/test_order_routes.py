@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.schemas.order import PRICE_MAX, QUANTITY_MAX
-from tests.samples import ADDRESS, MINIMAL, RICHEST, priced, slug
+from tests.support.samples import ADDRESS, MINIMAL, RICHEST, priced, slug
 
 
 def test_the_seeds_body_makes_an_order_that_can_be_read(client: FlaskClient) -> None:

@@ -12,13 +12,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, Select, event, select
 
-from app.extensions import db
+from app.db.engine import db
+from app.db.statement import Statement
+from app.db.types import rfc3339
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
-from app.models.statement import Statement
-from app.models.types import rfc3339
-from app.services import new_order, order_updates, order_writes
-from tests.actions import act, event_types, order_after
-from tests.samples import MINIMAL, RICHEST
+from app.services import new_order, order_inserts, order_updates
+from tests.support.actions import act, event_types, order_after
+from tests.support.samples import MINIMAL, RICHEST
 
 
 def rows(app: Flask, query: Select[Any]) -> list[Any]:
@@ -164,7 +164,7 @@ def lose_the_answer(of: Statement, monkeypatch: pytest.MonkeyPatch, *, meanwhile
 def test_an_order_whose_answer_was_lost_is_not_stored_twice(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
-    lose_the_answer(order_writes._INSERT, monkeypatch, meanwhile=lambda: None)
+    lose_the_answer(order_inserts._INSERT, monkeypatch, meanwhile=lambda: None)
 
     response = client.post("/orders", json=MINIMAL, headers=headers)
 

@@ -10,8 +10,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.credentials import api_key, bearer, token
-from tests.samples import MINIMAL, slug
+from tests.support.credentials import api_key, bearer, token
+from tests.support.samples import MINIMAL, slug
 
 Send = Callable[..., TestResponse]
 RICH = {"external_ref": "r-1", "note": "canary", "metadata": {"paid": "no"}, "currency": "EUR", "items": [
@@ -269,9 +269,7 @@ def held(shop: Send, agent: Send, adas: list[str]) -> str:
 
 
 @pytest.mark.parametrize("below", ["", "?version=2", "?version=3", "/history"])
-def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(
-    ada: Send, shop: Send, held: str, below: str
-) -> None:
+def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(ada: Send, shop: Send, held: str, below: str) -> None:
     read, full = ada("GET", held + below), shop("GET", held + below)
 
     assert read.status_code == 200

@@ -10,11 +10,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
+from app.db.engine import db
+from app.db.revision import DatabaseState
 from app.errors import ServiceError, problem_types
-from app.extensions import db
-from app.models.schema_state import DatabaseState
 from app.services import order_service
-from tests.samples import MINIMAL, slug
+from tests.support.samples import MINIMAL, slug
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
 

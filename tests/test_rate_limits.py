@@ -12,12 +12,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from app.extensions import db
+from app.db.engine import db
 from app.http import rate_limiter
 from app.http.rate_limiter import RateLimiter
-from tests.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, bearer, closed_app, public_pem, token
-from tests.samples import MINIMAL, slug
-from tests.servers import GUNICORN, free_port, running
+from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, bearer, closed_app, public_pem, token
+from tests.support.samples import MINIMAL, slug
+from tests.support.servers import GUNICORN, free_port, running
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

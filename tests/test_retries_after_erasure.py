@@ -10,9 +10,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.actions import act, order_after
-from tests.credentials import api_key, bearer, token
-from tests.samples import ADDRESS, MINIMAL, slug
+from tests.support.actions import act, order_after
+from tests.support.credentials import api_key, bearer, token
+from tests.support.samples import ADDRESS, MINIMAL, slug
 
 BODY = MINIMAL | {"customer_id": "c-erika", "shipping_address": ADDRESS, "note": "for Erika"}
 OTHER = MINIMAL | {"customer_id": "c-erika"}

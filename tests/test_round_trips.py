@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.samples import MINIMAL
+from tests.support.samples import MINIMAL
 from tests.test_order_storage import on_postgresql, sent_to_the_server
 
 KEY = {"Idempotency-Key": "k-1"}

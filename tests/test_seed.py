@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.cli.seed import PRINCIPAL, sample_orders
-from app.extensions import db
+from app.db.engine import db
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
-from app.models.identifiers import first_order_id, order_number
-from app.schemas.order import OrderIn
+from app.models.order_id import first_order_id, order_number
+from app.schemas.order import OrderInSchema
 from app.services.new_order import NewOrder
-from app.services.order_writes import insert_orders
+from app.services.order_inserts import insert_orders
 
 SEED_MODULE = sys.modules["app.cli.seed"]  # as an attribute of app.cli it is the command
 UNTIL = datetime(2026, 11, 1, tzinfo=UTC)
@@ -38,7 +38,7 @@ def documents(orders: list[NewOrder]) -> list[dict[str, Any]]:
 
 def body_of(document: dict[str, Any]) -> dict[str, Any]:
     """The `POST /orders` body that a document answers."""
-    body = {name: document[name] for name in OrderIn().fields if name in document}
+    body = {name: document[name] for name in OrderInSchema().fields if name in document}
     body["items"] = [{name: item[name] for name in ("item_id", "quantity", "unit_price")} for item in body["items"]]
     return {name: value for name, value in body.items() if value is not None}
 
@@ -77,7 +77,7 @@ def test_every_order_is_one_that_the_api_takes(count: int, seed: int) -> None:
     for document in documents(sample(count, seed=seed)):
         body = body_of(document)
 
-        assert OrderIn().load(body) == body
+        assert OrderInSchema().load(body) == body
 
 
 @DRAWS
@@ -120,7 +120,7 @@ def test_orders_are_as_different_as_real_ones(bodies: list[dict[str, Any]]) -> N
     assert {body.get("currency") for body in bodies} == {"EUR", "GBP", "USD", "SEK", "JPY", None}
     adjusted = {adjustment["type"] for body in bodies for adjustment in body["adjustments"]}
     assert adjusted == {"discount", "shipping", "tax"}
-    shares = {name: sum(bool(body.get(name)) for body in bodies) / 3000 for name in OrderIn().fields}
+    shares = {name: sum(bool(body.get(name)) for body in bodies) / 3000 for name in OrderInSchema().fields}
     assert 0.85 < shares["external_ref"] < 0.95
     assert 0.9 < shares["shipping_address"] < 0.95
     assert 0 < shares["note"] < 0.1 < shares["billing_address"] < 0.3

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from flask import Flask
 
-from app.models.identifiers import hash_key
-from tests.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, exchange, free_port, running
+from app.models.order_id import hash_key
+from tests.support.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, exchange, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 COMMANDS = {
@@ -264,9 +264,7 @@ def log_lines(server: Server) -> list[dict[str, object]]:
     ],
     ids=["request line", "header", "long line", "large header"],
 )
-def test_what_the_worker_refuses_is_a_problem_too(
-    gunicorn: Server, sent: bytes, status: int, type_: str
-) -> None:
+def test_what_the_worker_refuses_is_a_problem_too(gunicorn: Server, sent: bytes, status: int, type_: str) -> None:
     head, _, body = exchange(gunicorn.port, sent).partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 %d " % status)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from shared_files import METRICS_BYTES, RATE_LIMITS_BYTES
-from tests.credentials import AUDIENCE, ISSUER, SIGNING_KEY, bearer, public_pem, token
-from tests.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
+from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, bearer, public_pem, token
+from tests.support.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]

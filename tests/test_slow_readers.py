@@ -13,13 +13,13 @@ import pytest
 from flask import Flask
 from sqlalchemy import insert, select, text, update
 
-from app.extensions import db
+from app.db.engine import db
 from app.models import Order, OrderEvent
 from app.models.principal import ANONYMOUS
 from app.services.new_order import OrderRequest, new_order
-from app.services.order_writes import insert_orders
-from tests.samples import LARGE, MINIMAL
-from tests.servers import GUNICORN, Server, free_port, running
+from app.services.order_inserts import insert_orders
+from tests.support.samples import LARGE, MINIMAL
+from tests.support.servers import GUNICORN, Server, free_port, running
 
 READERS = 40
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import MalformedJSON
-from app.http.strict_json import MAX_DEPTH, parse_json
-from tests.samples import MINIMAL, fault_places, slug
+from app.schemas.strict_json import MAX_DEPTH, parse_json
+from tests.support.samples import MINIMAL, fault_places, slug
 
 GOOD = json.dumps(MINIMAL).encode()
 

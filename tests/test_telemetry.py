@@ -11,10 +11,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from app.extensions import db
+from app.db.engine import db
 from app.services import order_service
 from app.telemetry import configure_logging
-from tests.samples import MINIMAL, RICHEST, slug
+from tests.support.samples import MINIMAL, RICHEST, slug
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
 CANARY = "canary"
@@ -120,9 +120,7 @@ def broken_database(app: Flask) -> Iterator[None]:
 
 @pytest.mark.usefixtures("broken_database")
 @pytest.mark.parametrize("path", ["/orders", "/orders/batch"])
-def test_a_database_error_is_logged_without_the_row_it_is_about(
-    client: FlaskClient, logged: Lines, path: str
-) -> None:
+def test_a_database_error_is_logged_without_the_row_it_is_about(client: FlaskClient, logged: Lines, path: str) -> None:
     response = client.post(path, json=PERSONAL if path == "/orders" else {"orders": [PERSONAL]})
 
     if path == "/orders":

@@ -10,9 +10,19 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import StartupError
-from tests.credentials import AUDIENCE, SIGNING_KEY, bearer, claims, closed_app, private_pem, public_pem, signed, token
-from tests.forgeries import FORGED, HEADER, P256_KEY, RSA_KEY, hmac_with
-from tests.samples import MINIMAL, slug
+from tests.support.credentials import (
+    AUDIENCE,
+    SIGNING_KEY,
+    bearer,
+    claims,
+    closed_app,
+    private_pem,
+    public_pem,
+    signed,
+    token,
+)
+from tests.support.forgeries import FORGED, HEADER, P256_KEY, RSA_KEY, hmac_with
+from tests.support.samples import MINIMAL, slug
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -127,9 +137,7 @@ def test_a_token_counts_nowhere_but_in_the_header(secure_client: FlaskClient, pl
     assert slug(response) == (401, "unauthenticated")
 
 
-def test_a_token_that_ends_is_not_taken_any_more(
-    secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_that_ends_is_not_taken_any_more(secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     short = bearer(token(exp=int(time.time()) + 2))
     before = secure_client.get("/orders", headers=short).status_code
     monotonic = time.monotonic

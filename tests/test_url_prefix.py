@@ -12,8 +12,8 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.config import StartupError, load_config
-from app.extensions import db
-from tests.samples import MINIMAL, slug
+from app.db.engine import db
+from tests.support.samples import MINIMAL, slug
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -119,9 +119,7 @@ def test_what_is_no_path_stops_the_start(database_url: str, prefix: str) -> None
         load_config({"URL_PREFIX": prefix})
 
 
-def test_a_script_name_in_the_environment_stops_the_start(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_script_name_in_the_environment_stops_the_start(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRIPT_NAME", "/shop")
 
     with pytest.raises(StartupError, match="set URL_PREFIX instead"):

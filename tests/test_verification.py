@@ -14,10 +14,10 @@ from sqlalchemy import Executable, Table, Text, cast, delete, func, insert, text
 from sqlalchemy.dialects import postgresql
 
 from app.cli.progress import progress_bar
-from app.extensions import Base, db
+from app.db.engine import Base, db
 from app.models import ChangeKey, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
 from app.services import verification
-from tests.samples import RICHEST
+from tests.support.samples import RICHEST
 
 NOBODY = "0199c7a4-0000-7000-8000-000000000000"  # an id older than any test's
 LATER = datetime(2040, 1, 1, tzinfo=UTC)
@@ -332,7 +332,7 @@ def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_database_without_the_newest_schema_is_told_in_one_line(
     runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.models.schema_state.expected_revision", lambda: "9999")
+    monkeypatch.setattr("app.db.revision.expected_revision", lambda: "9999")
 
     result = runner.invoke(args=["verify"])
 

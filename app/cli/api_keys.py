@@ -9,10 +9,10 @@ from flask.cli import AppGroup, with_appcontext
 
 from app.cli.ages import Age
 from app.cli.faults import errors_in_one_line, faults_in_one_line
+from app.db.types import rfc3339
 from app.models.api_key import NAME_MAX, ApiKey
 from app.models.order_item import ID_MAX
 from app.models.principal import SCOPES
-from app.models.types import rfc3339
 from app.services.api_key_service import create_api_key, list_api_keys, revoke_api_key
 
 api_keys = AppGroup("api-keys", help="Make, list and revoke the keys of the services that may call this one.")

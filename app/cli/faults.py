@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import click
 
 from app.config import StartupError
-from app.models.faults import FAULTS
-from app.models.schema_state import require_migrated
+from app.db.errors import DATABASE_ERRORS
+from app.db.revision import require_migrated
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except StartupError as error:
         raise click.ClickException(str(error)) from None
-    except FAULTS as error:
+    except DATABASE_ERRORS as error:
         reason = _first_line(error)
         raise click.ClickException(f"The database failed; the same command goes on where it was. {reason}") from None
     except OSError as error:

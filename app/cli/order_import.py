@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.errors import InternalError, RequestInFlight, ServiceError, ServiceUnavailable
-from app.http.arguments import load_body
-from app.http.strict_json import parse_json
-from app.models.faults import FAULTS, is_unavailable
+from app.http.request_input import load_body
 from app.models.principal import Principal
-from app.schemas.exported_order import ExportedOrder
-from app.schemas.order import OrderIn
+from app.schemas.order import OrderInSchema
+from app.schemas.order_import import ExportedOrderSchema
+from app.schemas.strict_json import parse_json
 from app.services.new_order import NewOrder, OrderRequest
-from app.services.order_imports import restored_order
+from app.services.order_import import restored_order
+from app.services.order_inserts import find_collisions, restore_orders
 from app.services.order_service import create_orders
-from app.services.order_writes import find_collisions, restore_orders
 
-_BODY, _DOCUMENT = OrderIn(), ExportedOrder()
+_BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
     """The ids of the restored orders, and the reasons for which the database refused others."""
     try:
         return (restore_orders(orders), {}) if orders else (set(), {})
-    except FAULTS as error:
+    except DATABASE_ERRORS as error:
         if is_unavailable(error):
             raise
         if len(orders) == 1:

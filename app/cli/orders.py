@@ -18,7 +18,7 @@ from app.errors import ServiceError
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
 from app.services.order_expiry import expire_orders
-from app.services.order_exports import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
+from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.verification import count_orders
 
 _BATCH = 500  # lines stored at once

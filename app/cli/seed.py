@@ -15,12 +15,12 @@ from sqlalchemy import exists, select
 from app.cli.faults import faults_in_one_line
 from app.cli.progress import progress_bar
 from app.cli.sample_shop import Shop
+from app.db.errors import DATABASE_ERRORS, is_unavailable
+from app.db.transactions import consistent_read
 from app.models import Order
-from app.models.faults import FAULTS, is_unavailable
 from app.models.principal import Principal
 from app.services.new_order import NewOrder, OrderRequest, new_order
-from app.services.order_writes import insert_orders
-from app.services.transactions import one_moment
+from app.services.order_inserts import insert_orders
 
 PRINCIPAL = Principal("seed", frozenset())  # by which the orders made here are told from all others
 UNTIL = "2026-11-01"  # fixed, not today: the same command makes the same orders on any day
@@ -89,7 +89,7 @@ def _moments(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
 
 
 def _holds_other_orders() -> bool:
-    with one_moment() as session:  # to find none takes a look at every order
+    with consistent_read() as session:  # to find none takes a look at every order
         return bool(session.scalar(select(exists().where(Order.principal != PRINCIPAL.id))))
 
 
@@ -109,7 +109,7 @@ def _insert(batch: list[NewOrder]) -> set[str]:
     for pause in _PAUSES:
         try:
             return insert_orders(batch)
-        except FAULTS as error:
+        except DATABASE_ERRORS as error:
             if not is_unavailable(error):
                 raise
             time.sleep(pause)

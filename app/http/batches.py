@@ -8,15 +8,15 @@ import orjson
 from app.errors import InvalidRequest, ServiceError
 from app.event_loop import in_stretches
 from app.http import rate_limit
-from app.http.arguments import load_body
 from app.http.principal import current_principal, require_own_customer
 from app.http.problems import problem_occurrence
+from app.http.request_input import load_body
 from app.models.principal import Principal
-from app.schemas.batch import BatchEntryIn
+from app.schemas.batch import BatchEntryInSchema
 from app.services.new_order import OrderRequest
 from app.services.order_service import Outcome, create_orders
 
-_ENTRY = BatchEntryIn()
+_ENTRY = BatchEntryInSchema()
 _FAULTS_MAX = 1_000  # faults that are reported in one response; invalid entries after them are only said to be so
 
 
@@ -41,7 +41,7 @@ def create_batch(entries: Sequence[Any]) -> bytes:
 
 def _read(entry: Any, principal: Principal, *, pointer: str, quick: bool) -> OrderRequest:
     """The entry as a request of its own. Where it must be quick, an invalid entry is not searched for its faults."""
-    if quick and _ENTRY.fine_members(entry) is None:
+    if quick and _ENTRY.valid_members(entry) is None:
         detail = f"This entry is not valid. Only {_FAULTS_MAX:,} faults are reported; correct those first."
         raise InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
     data = load_body(_ENTRY, entry, pointer=pointer)

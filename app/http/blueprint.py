@@ -12,7 +12,7 @@ import flask
 from marshmallow import Schema
 
 from app.errors import ServiceError
-from app.http.arguments import JSON, check_path, read_body, read_query
+from app.http.request_input import JSON, check_path, read_body, read_query
 
 PUBLIC = "public"  # the scope of a route that needs no authentication
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 from app.errors import VersionMismatch
-from app.http.conditional import expected_versions, explain_weak_tags
+from app.http.entity_tags import expected_versions, explain_weak_tags
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal
 from app.services.customer_view import visible_document
 from app.services.new_order import fingerprint
-from app.services.order_changes import Change, ChangeRequest, change_order
+from app.services.order_actions import Change, ChangeRequest, change_order
 from app.services.order_service import StoredOrder
 
 

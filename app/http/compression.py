@@ -56,7 +56,7 @@ def gzip(body: bytes, *, level: int = _FAST) -> bytes:
     parts = [compressor.compress(body[:_PIECE])]
     for start in range(_PIECE, len(body), _PIECE):
         let_others_run()
-        parts.append(compressor.compress(body[start:start + _PIECE]))
+        parts.append(compressor.compress(body[start : start + _PIECE]))
     return b"".join((*parts, compressor.flush()))
 
 

@@ -28,13 +28,13 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.http.application import public_path
-from app.http.arguments import JSON
 from app.http.blueprint import PUBLIC, Blueprint, Content, Operation
 from app.http.idempotency import KEY_PATTERN
 from app.http.problems import MEDIA_TYPE, problem_document
-from app.schemas.batch import BatchEntryIn
+from app.http.request_input import JSON
+from app.schemas.batch import BatchEntryInSchema
 from app.schemas.fields import TEXT_PATTERN, Metadata, MetadataPatch
-from app.schemas.problem import Problem
+from app.schemas.problem import ProblemSchema
 
 _INTRODUCTION = """\
 Creates and manages customer orders. An order that was acknowledged is never lost, and one Idempotency-Key never makes
@@ -164,8 +164,8 @@ def _build(server: str) -> bytes:
     plugin.converter.add_attribute_function(_describe_metadata)  # type: ignore[no-untyped-call]
     for name, scheme in _SECURITY_SCHEMES.items():
         spec.components.security_scheme(name, scheme)
-    for schema in (Problem, BatchEntryIn):  # no operation names them as its own
-        spec.components.schema(schema.__name__, schema=schema)
+    for schema in (ProblemSchema, BatchEntryInSchema):  # no operation names them as its own
+        spec.components.schema(schema.__name__.removesuffix("Schema"), schema=schema)
     for blueprint in current_app.blueprints.values():
         assert isinstance(blueprint, Blueprint)
         spec.tag({"name": blueprint.name, "description": blueprint.description})

@@ -9,10 +9,10 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from app import errors
+from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggable_message
 from app.errors import ServiceError
 from app.http.application import public_path
 from app.http.principal import loggable_id
-from app.models.faults import FAULTS, Fault, is_unavailable, loggable_message
 from app.models.principal import Principal
 
 log = structlog.get_logger()
@@ -37,7 +37,7 @@ def init_app(app: Flask) -> None:
     """Answer every error that reaches the application with a problem document."""
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(HTTPException, _render_http_error)
-    for fault in FAULTS:
+    for fault in DATABASE_ERRORS:
         app.register_error_handler(fault, _render_fault)
 
 
@@ -100,7 +100,7 @@ def _render_http_error(error: HTTPException) -> Response:
     return response
 
 
-def _render_fault(error: Fault) -> Response:
+def _render_fault(error: DatabaseError) -> Response:
     problem: ServiceError
     if is_unavailable(error):
         problem = errors.ServiceUnavailable("The database cannot answer just now.")

@@ -4,12 +4,12 @@ import structlog
 from flask import Flask, current_app
 
 from app.config import StartupError
+from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable
+from app.db.revision import require_revision
 from app.errors import ServiceUnavailable
 from app.http.application import current_request
 from app.http.auth import declared_scope, require_credentials
 from app.http.blueprint import PUBLIC
-from app.models.faults import FAULTS, is_missing_file, is_unavailable
-from app.models.schema_state import require_revision
 
 log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ def check_before_serving(app: Flask) -> None:
     try:
         require_revision()
         require_credentials()
-    except FAULTS as error:
+    except DATABASE_ERRORS as error:
         reason = str(error).partition("\n")[0]
         if not is_unavailable(error) or is_missing_file(error):
             raise StartupError(f"The database cannot be used: {reason}") from None

@@ -10,12 +10,12 @@ import orjson
 from flask import Response, request
 from werkzeug.datastructures import Headers
 
+from app.db.types import rfc3339
 from app.http.application import current_request, public_path
-from app.http.arguments import JSON
 from app.http.compression import CODING, MIN_SIZE, gzip, gzip_accepted, gzip_of_page
-from app.http.conditional import entity_tag
+from app.http.entity_tags import entity_tag
+from app.http.request_input import JSON
 from app.models.erasure import RUNNING
-from app.models.types import rfc3339
 from app.services.erasure import ErasureState
 from app.services.order_service import StoredOrder
 

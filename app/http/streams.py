@@ -9,13 +9,13 @@ from contextlib import contextmanager
 import structlog
 from flask import Flask, Response, current_app, request, stream_with_context
 
+from app.db.errors import DATABASE_ERRORS
 from app.errors import InvalidRequest, TooManyRequests
 from app.event_loop import let_others_run
 from app.http.compression import compress
 from app.http.negotiation import preferred_media_type
-from app.models.faults import FAULTS
 from app.models.principal import Principal
-from app.services.order_exports import BYTE_ORDER_MARK, as_csv, as_ndjson
+from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
 EXPORT_MEDIA_TYPES = (NDJSON, CSV, "application/ndjson", "application/jsonl")  # the last two name NDJSON as well
@@ -135,6 +135,6 @@ def _broken_off(chunks: Iterator[str], *, seconds: int) -> Iterator[str]:
                 log.warning("export broken off", reason=f"not read within {seconds} seconds")
                 raise ExportBrokenOff
             yield chunk
-    except FAULTS as error:
+    except DATABASE_ERRORS as error:
         log.warning("export broken off", error=type(error).__name__, reason=str(error).partition("\n")[0])
         raise ExportBrokenOff from error

@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.extensions import Base
-from app.models.types import JSON_VALUE, Timestamp
+from app.db.engine import Base
+from app.db.types import JSON_VALUE, Timestamp
 
 NAME_MAX = 64
 KEY_ID_LENGTH = 16

@@ -5,10 +5,10 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.extensions import Base
+from app.db.engine import Base
+from app.db.types import UUID, Timestamp
 from app.models.order import PRINCIPAL_MAX
 from app.models.order_item import ID_MAX
-from app.models.types import UUID, Timestamp
 
 RUNNING, DONE = "running", "done"
 

@@ -5,9 +5,9 @@ from datetime import datetime
 from sqlalchemy import Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.extensions import Base
+from app.db.engine import Base
+from app.db.types import UUID, Document, Timestamp
 from app.models.order import HASH_LENGTH, PRINCIPAL_MAX
-from app.models.types import UUID, Document, Timestamp
 
 
 class OrderEvent(Base):

@@ -10,15 +10,15 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text, inspect
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from app.db.engine import Base
+from app.db.types import JSON_VALUE, UUID, Timestamp, rfc3339
 from app.errors import IllegalAction, TooManyVersions
-from app.extensions import Base
-from app.models.identifiers import hash_reference
 from app.models.lifecycle import ACTIONS, FULFILLMENT_STATUSES, STATUSES, allowed_actions
 from app.models.money import order_totals
+from app.models.order_id import hash_reference
 from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Quantities, Return
 from app.models.personal_data import scrub
 from app.models.principal import customer_principal_id
-from app.models.types import JSON_VALUE, UUID, Timestamp, rfc3339
 
 PRINCIPAL_MAX = 128
 IDEMPOTENCY_KEY_MAX = 255  # the ceiling that the well-known payment APIs have
@@ -155,9 +155,7 @@ class Order(Base):
         for item, quantity in sent:
             item.fulfilled += quantity
         number = len(self.fulfillments) + 1
-        self.fulfillments.append(
-            Fulfillment(number=number, items=quantities.lines, tracking=tracking, created_at=at)
-        )
+        self.fulfillments.append(Fulfillment(number=number, items=quantities.lines, tracking=tracking, created_at=at))
         whole = all(item.fulfilled == item.quantity for item in self.items)
         self.fulfillment_status = "fulfilled" if whole else "partial"
         if whole:

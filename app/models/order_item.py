@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.db.engine import Base
+from app.db.types import JSON_VALUE, UUID, Timestamp
 from app.errors import InvalidRequest, QuantityExceeded
-from app.extensions import Base
-from app.models.types import JSON_VALUE, UUID, Timestamp
 
 ID_MAX = 64  # characters of any id a caller chooses: a UUID with a prefix fits
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Column, Table, column, func
 
-from app.extensions import Base
+from app.db.engine import Base
 from app.models.event import ChangeKey, OrderEvent, OutboxEntry
 from app.models.order import Order
 from app.models.order_item import Fulfillment, OrderItem, Return

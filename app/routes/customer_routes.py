@@ -6,8 +6,8 @@ from app import errors
 from app.http.blueprint import Blueprint
 from app.http.principal import current_principal, require_own_customer
 from app.http.responses import erasure_response
-from app.schemas.erasure import Erasure
-from app.schemas.order import CustomerPath
+from app.schemas.erasure import ErasureSchema
+from app.schemas.order import CustomerPathSchema
 from app.services.erasure import erase_customer, get_erasure
 
 REQUEST_SECONDS = 2.0  # that a request works on an erasure: far below any proxy's time limit
@@ -19,8 +19,8 @@ blueprint = Blueprint("customers", __name__, description="The rights of the pers
     "DELETE",
     "/customers/<characters:customer_id>/personal-data",
     scope="privacy:erase",
-    path_schema=CustomerPath(),
-    responses={200: Erasure(), 202: Erasure()},
+    path_schema=CustomerPathSchema(),
+    responses={200: ErasureSchema(), 202: ErasureSchema()},
     problems=(errors.OpenOrders,),
     response_headers=("Location",),
 )
@@ -36,7 +36,7 @@ def erase_personal_data(customer_id: str) -> Response:
     "GET",
     "/erasures/<erasure_id>",
     scope="privacy:erase",
-    responses={200: Erasure()},
+    responses={200: ErasureSchema()},
     problems=(errors.ErasureNotFound,),
 )
 def read_erasure(erasure_id: str) -> Response:

@@ -10,9 +10,9 @@ from flask import Response, render_template
 
 from app.errors import NotFound, ServiceError, problem_types
 from app.http.application import public_path
-from app.http.arguments import JSON
 from app.http.blueprint import PUBLIC, Blueprint, Content
 from app.http.openapi import api_description
+from app.http.request_input import JSON
 from app.http.responses import page_response
 
 HTML = "text/html"

@@ -9,7 +9,7 @@ from app.http.blueprint import Blueprint
 from app.http.cursors import make_version_cursor, read_version_cursor
 from app.http.principal import current_principal
 from app.http.responses import list_response
-from app.schemas.event import EventList, HistoryQuery
+from app.schemas.event import EventListSchema, HistoryQuerySchema
 from app.services import order_history
 from app.services.event_document import render_event
 
@@ -20,8 +20,8 @@ blueprint = Blueprint("events", __name__, description="What happened.")
     "GET",
     "/orders/<order_id>/history",
     scope="orders:read",
-    query=HistoryQuery(),
-    responses={200: EventList()},
+    query=HistoryQuerySchema(),
+    responses={200: EventListSchema()},
     problems=(errors.OrderNotFound, errors.InvalidCursor),
     response_headers=("Link",),
 )

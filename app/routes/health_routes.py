@@ -3,11 +3,11 @@
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from app.db.revision import database_state, expected_revision
 from app.errors import ServiceUnavailable
-from app.http.arguments import JSON
 from app.http.blueprint import PUBLIC, Blueprint, Content
 from app.http.compression import compress
-from app.models.schema_state import database_state, expected_revision
+from app.http.request_input import JSON
 from app.telemetry import render_metrics
 
 NO_STORE = {"Cache-Control": "no-store"}

@@ -5,21 +5,21 @@ from typing import Any
 from flask import Response
 
 from app import errors
-from app.http.arguments import JSON
 from app.http.batches import create_batch
 from app.http.blueprint import Blueprint, Content
 from app.http.compression import compress
 from app.http.cursors import make_cursor, read_cursor
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal, require_own_customer
+from app.http.request_input import JSON
 from app.http.responses import created_response, list_response, order_response
 from app.http.streams import EXPORT_MEDIA_TYPES, export_media_type, export_response
-from app.schemas.batch import BatchIn, BatchResults
-from app.schemas.order import ExportQuery, OrderIn, OrderQuery, VersionQuery
-from app.schemas.order_document import Order, OrderList
-from app.services import order_reads, order_service
+from app.schemas.batch import BatchInSchema, BatchResultsSchema
+from app.schemas.documents import OrderListSchema, OrderSchema
+from app.schemas.order import ExportQuerySchema, OrderInSchema, OrderQuerySchema, VersionQuerySchema
+from app.services import order_listing, order_service
 from app.services.new_order import OrderRequest
-from app.services.order_exports import stream_orders
+from app.services.order_export import stream_orders
 
 COMPLETE_UNTIL = "Complete-Until"
 EXPORT = {
@@ -36,8 +36,8 @@ blueprint = Blueprint("orders", __name__, description="Create orders, read them,
     "POST",
     "/orders",
     scope="orders:write",
-    body=OrderIn(),
-    responses={201: Order()},
+    body=OrderInSchema(),
+    responses={201: OrderSchema()},
     problems=(
         errors.InvalidIdempotencyKey,
         errors.DuplicateExternalRef,
@@ -59,8 +59,8 @@ def create_order(body: dict[str, Any]) -> Response:
     "POST",
     "/orders/batch",
     scope="orders:write",
-    body=BatchIn(),
-    responses={200: BatchResults()},
+    body=BatchInSchema(),
+    responses={200: BatchResultsSchema()},
 )
 def create_orders(body: dict[str, Any]) -> Response:
     """Create up to 1,000 orders, each judged alone"""
@@ -71,15 +71,15 @@ def create_orders(body: dict[str, Any]) -> Response:
     "GET",
     "/orders/<order_id>",
     scope="orders:read",
-    query=VersionQuery(),
-    responses={200: Order(), 304: None},
+    query=VersionQuerySchema(),
+    responses={200: OrderSchema(), 304: None},
     problems=(errors.OrderNotFound,),
     request_headers=("If-None-Match",),
     response_headers=("ETag",),
 )
 def get_order(query: dict[str, Any], order_id: str) -> Response:
     """Read an order, as it is or as it was at a version"""
-    order = order_reads.get_order(order_id, principal=current_principal(), version=query.get("version"))
+    order = order_listing.get_order(order_id, principal=current_principal(), version=query.get("version"))
     return order_response(order)
 
 
@@ -87,18 +87,18 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
     "GET",
     "/orders",
     scope="orders:read",
-    query=OrderQuery(),
-    responses={200: OrderList()},
+    query=OrderQuerySchema(),
+    responses={200: OrderListSchema()},
     problems=(errors.InvalidCursor,),
     response_headers=("Link", COMPLETE_UNTIL),
 )
 def list_orders(query: dict[str, Any]) -> Response:
     """List orders by time of creation"""
-    limit, cursor, complete_until = query.pop("limit"), query.pop("cursor", None), order_reads.complete_until()
+    limit, cursor, complete_until = query.pop("limit"), query.pop("cursor", None), order_listing.complete_until()
     after = read_cursor(cursor, query=query) if cursor else None
     descending = query["sort"].startswith("-")
     filters = {name: value for name, value in query.items() if name != "sort"}
-    page = order_reads.list_orders(
+    page = order_listing.list_orders(
         filters, principal=current_principal(), descending=descending, limit=limit, after=after
     )
     next_cursor = page.next_after and make_cursor(page.next_after, query=query)
@@ -111,7 +111,7 @@ def list_orders(query: dict[str, Any]) -> Response:
     "GET",
     "/orders/export",
     scope="orders:read",
-    query=ExportQuery(),
+    query=ExportQuerySchema(),
     responses={200: Content(EXPORT_MEDIA_TYPES, EXPORT)},
     problems=(errors.NotAcceptable,),
     response_headers=(COMPLETE_UNTIL,),
@@ -122,7 +122,7 @@ def export_orders(query: dict[str, Any]) -> Response:
     media_type = export_media_type(format_name, byte_order_mark=byte_order_mark)
     limit, after = query.pop("limit", None), query.pop("after", None)
     descending = query.pop("sort").startswith("-")
-    principal, complete_until = current_principal(), order_reads.complete_until()
+    principal, complete_until = current_principal(), order_listing.complete_until()
     documents = stream_orders(
         query, principal=principal, descending=descending, limit=limit, after=after and after.lower()
     )

@@ -3,15 +3,15 @@
 from marshmallow import fields, validate
 
 from app.models.order import IDEMPOTENCY_KEY_MAX
-from app.schemas.fields import AnswerSchema, ListOf, StrictSchema
-from app.schemas.order import OrderIn
-from app.schemas.order_document import Order
-from app.schemas.problem import Problem
+from app.schemas.documents import OrderSchema
+from app.schemas.fields import ListOf, ResponseSchema, StrictSchema
+from app.schemas.order import OrderInSchema
+from app.schemas.problem import ProblemSchema
 
 BATCH_MAX = 1_000
 
 
-class BatchEntryIn(OrderIn):
+class BatchEntryInSchema(OrderInSchema):
     """An order to create, and the idempotency key it is created under; without one, its external_ref is its key."""
 
     idempotency_key = fields.String(
@@ -24,7 +24,7 @@ class BatchEntryIn(OrderIn):
     )
 
 
-class BatchIn(StrictSchema):
+class BatchInSchema(StrictSchema):
     """Orders to create, each judged alone."""
 
     BODY_MAX = 8 * 1024 * 1024  # bytes: a thousand orders of eight KiB
@@ -38,16 +38,16 @@ class BatchIn(StrictSchema):
     )
 
 
-class BatchResult(AnswerSchema):
+class BatchResultSchema(ResponseSchema):
     """What became of one entry: an order, or a problem."""
 
     status = fields.Integer(required=True, metadata={"description": "As a request of its own would be answered."})
     replayed = fields.Boolean(metadata={"description": "Whether the order was there already, under the same key."})
-    order = fields.Nested(Order)
-    problem = fields.Nested(Problem)
+    order = fields.Nested(OrderSchema)
+    problem = fields.Nested(ProblemSchema)
 
 
-class BatchResults(AnswerSchema):
+class BatchResultsSchema(ResponseSchema):
     """One result for each entry, in the order of the entries."""
 
-    results = fields.List(fields.Nested(BatchResult), required=True)
+    results = fields.List(fields.Nested(BatchResultSchema), required=True)

@@ -3,11 +3,11 @@
 from marshmallow import fields, validate
 
 from app.models.erasure import DONE, RUNNING
-from app.schemas.fields import AnswerSchema
-from app.schemas.order_document import MOMENT
+from app.schemas.documents import MOMENT
+from app.schemas.fields import ResponseSchema
 
 
-class Erasure(AnswerSchema):
+class ErasureSchema(ResponseSchema):
     """The erasure of a customer's personal data, and how far it has come."""
 
     id = fields.UUID(required=True, metadata={"example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"})

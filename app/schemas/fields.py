@@ -51,7 +51,7 @@ class StrictSchema(Schema):
         Where nothing is wrong it takes a third of the library's way, which finds every fault.
         """
         if not any(options.values()):
-            members = self.fine_members(data)
+            members = self.valid_members(data)
             if members is not None:
                 self.check_partial(members, data)
                 self.check(members)
@@ -74,7 +74,7 @@ class StrictSchema(Schema):
     def _check_partial(self, data: dict[str, Any], original: Any, **_: Any) -> None:
         self.check_partial(data, original)
 
-    def fine_members(self, data: Any) -> dict[str, Any] | None:
+    def valid_members(self, data: Any) -> dict[str, Any] | None:
         """The members of the object, or None where anything is not as it should be. What the schema's own validators
         ask is not asked here."""
         if type(data) is not dict or not data.keys() <= self.load_fields.keys():
@@ -110,7 +110,7 @@ _EXPECTED: dict[type[fields.Field[Any]], str] = {
 }
 
 
-class AnswerSchema(Schema):
+class ResponseSchema(Schema):
     """An object that the service answers with; later versions may add members."""
 
     class Meta:
@@ -135,9 +135,9 @@ class Text(fields.String):
 
     def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         """The value; at once where it is as it should be: the library's way to an error takes ten times as long."""
-        return value if self._is_fine(value) else super().deserialize(value, *args, **kwargs)
+        return value if self.is_valid(value) else super().deserialize(value, *args, **kwargs)
 
-    def _is_fine(self, value: Any) -> bool:
+    def is_valid(self, value: Any) -> bool:
         return type(value) is str and self._low <= len(value) <= self._high and not self._refused.search(value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
@@ -279,7 +279,7 @@ class WebAddress(Text):
     def __init__(self, high: int, **kwargs: Any) -> None:
         super().__init__(high, metadata={"pattern": self.PATTERN} | kwargs.pop("metadata", {}), **kwargs)
 
-    def _is_fine(self, value: Any) -> bool:
+    def is_valid(self, value: Any) -> bool:
         return False  # there is more to look at
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:

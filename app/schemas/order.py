@@ -5,9 +5,9 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
-from app.models.identifiers import parse_uuid
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.money import LARGEST_TOTAL, order_totals
+from app.models.order_id import parse_uuid
 from app.models.order_item import ID_MAX
 from app.models.personal_data import is_alias
 from app.schemas.currencies import CURRENCIES
@@ -39,7 +39,7 @@ EXPORT_MAX = 10**9  # orders
 ADJUSTMENT_TYPES = ("discount", "tax", "shipping", "fee", "other")
 
 
-class ItemIn(StrictSchema):
+class ItemInSchema(StrictSchema):
     """A line to order. `unit_price`, in minor units of the order's currency, is the caller's snapshot of the price."""
 
     item_id = Text(ID_MAX, required=True, metadata={"example": "sku-1"})
@@ -47,7 +47,7 @@ class ItemIn(StrictSchema):
     unit_price = WholeNumber(0, PRICE_MAX, allow_none=True, metadata={"example": 1250})
 
 
-class AdjustmentIn(StrictSchema):
+class AdjustmentInSchema(StrictSchema):
     """An amount on top of the items, in minor units; negative for what is taken off."""
 
     type = Choice(ADJUSTMENT_TYPES, required=True)
@@ -55,7 +55,7 @@ class AdjustmentIn(StrictSchema):
     amount = WholeNumber(-PRICE_MAX, PRICE_MAX, required=True, metadata={"example": -250})
 
 
-class AddressIn(StrictSchema):
+class AddressInSchema(StrictSchema):
     """A postal address; only the country is required, as an ISO 3166-1 alpha-2 code."""
 
     name = Text(200)
@@ -91,8 +91,8 @@ class CustomerId(Text):
     def __init__(self) -> None:
         super().__init__(ID_MAX, required=True, metadata={"example": "c-123", "pattern": self.PATTERN})
 
-    def _is_fine(self, value: Any) -> bool:
-        return super()._is_fine(value) and not is_alias(value) and not self._DOT_SEGMENT.search(value)
+    def is_valid(self, value: Any) -> bool:
+        return super().is_valid(value) and not is_alias(value) and not self._DOT_SEGMENT.search(value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
@@ -103,11 +103,11 @@ class CustomerId(Text):
         return text
 
 
-class OrderIn(StrictSchema):
+class OrderInSchema(StrictSchema):
     """An order to create. Only the customer and the items are required."""
 
     customer_id: fields.Field[Any] = CustomerId()
-    items = ListOf(ObjectOf(ItemIn), low=1, high=ITEMS_MAX, required=True)
+    items = ListOf(ObjectOf(ItemInSchema), low=1, high=ITEMS_MAX, required=True)
     external_ref = Text(ID_MAX, allow_none=True, metadata={"description": "Your own reference; unique among yours."})
     currency = Choice(
         CURRENCIES,
@@ -115,9 +115,9 @@ class OrderIn(StrictSchema):
         allow_none=True,
         metadata={"description": "ISO 4217; required where anything is priced.", "example": "EUR"},
     )
-    adjustments = ListOf(ObjectOf(AdjustmentIn), high=ADJUSTMENTS_MAX)
-    shipping_address = ObjectOf(AddressIn, allow_none=True)
-    billing_address = ObjectOf(AddressIn, allow_none=True)
+    adjustments = ListOf(ObjectOf(AdjustmentInSchema), high=ADJUSTMENTS_MAX)
+    shipping_address = ObjectOf(AddressInSchema, allow_none=True)
+    billing_address = ObjectOf(AddressInSchema, allow_none=True)
     note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
     metadata = Metadata(metadata={"description": "Up to 50 pairs of strings, kept for you and never looked into."})
 
@@ -139,19 +139,19 @@ class OrderIn(StrictSchema):
             raise ValidationError({"adjustments": ["The adjustments take off more than the items come to."]})
 
 
-class RevisedOrderIn(OrderIn):
+class RevisedOrderInSchema(OrderInSchema):
     """An order as a change of its content leaves it. Its customer may be an alias."""
 
     customer_id = Text(ID_MAX, required=True)
 
 
-class CustomerPath(StrictSchema):
+class CustomerPathSchema(StrictSchema):
     """Whose data it is about."""
 
     customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
 
 
-class OrderFilters(StrictSchema):
+class OrderFiltersSchema(StrictSchema):
     """Which orders to answer with, and in which order."""
 
     customer_id = Text(ID_MAX)
@@ -169,12 +169,10 @@ class OrderFilters(StrictSchema):
     )
 
 
-class OrderQuery(OrderFilters):
+class OrderQuerySchema(OrderFiltersSchema):
     """Which page of which orders to list."""
 
-    limit = WholeNumber(
-        1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": PAGE_LIMIT}
-    )
+    limit = WholeNumber(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": PAGE_LIMIT})
     cursor = Text(
         200,
         metadata={"description": "`next_cursor` of the page before; goes with its filters and sort."},
@@ -186,7 +184,7 @@ def _check_order_id(value: str) -> None:
         raise ValidationError("This must be the id of an order.")
 
 
-class ExportQuery(OrderFilters):
+class ExportQuerySchema(OrderFiltersSchema):
     """Which orders to export, and as what."""
 
     format = Choice(
@@ -213,9 +211,7 @@ class ExportQuery(OrderFilters):
     )
 
 
-class VersionQuery(StrictSchema):
+class VersionQuerySchema(StrictSchema):
     """Which version of an order to answer."""
 
-    version = WholeNumber(
-        1, 2**31 - 1, strict=False, metadata={"description": "The order as it was at this version."}
-    )
+    version = WholeNumber(1, 2**31 - 1, strict=False, metadata={"description": "The order as it was at this version."})

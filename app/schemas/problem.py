@@ -2,10 +2,10 @@
 
 from marshmallow import fields
 
-from app.schemas.fields import AnswerSchema
+from app.schemas.fields import ResponseSchema
 
 
-class Fault(AnswerSchema):
+class FaultSchema(ResponseSchema):
     """One fault of a request."""
 
     pointer = fields.String(metadata={"description": "Where in the body, as a JSON pointer.", "example": "#/items/0"})
@@ -13,7 +13,7 @@ class Fault(AnswerSchema):
     detail = fields.String(required=True)
 
 
-class Problem(AnswerSchema):
+class ProblemSchema(ResponseSchema):
     """What went wrong, and what to do."""
 
     type = fields.String(required=True, metadata={"format": "uri-reference", "example": "/problems/order-not-found"})
@@ -22,5 +22,5 @@ class Problem(AnswerSchema):
     detail = fields.String(required=True)
     instance = fields.String(required=True, metadata={"description": "The path that was asked for."})
     request_id = fields.String(required=True, allow_none=True, metadata={"description": "What to tell the operators."})
-    errors = fields.List(fields.Nested(Fault), metadata={"description": "Every fault of an invalid request."})
+    errors = fields.List(fields.Nested(FaultSchema), metadata={"description": "Every fault of an invalid request."})
     order_id = fields.String(metadata={"description": "The order that is in the way."})

@@ -11,12 +11,12 @@ from zlib import crc32
 import structlog
 from sqlalchemy import or_, select, update
 
-from app.extensions import db
+from app.db.engine import db
+from app.db.errors import DATABASE_ERRORS, is_lock_timeout
+from app.db.transactions import read_rows
 from app.models import ApiKey
 from app.models.api_key import KEY_ID_LENGTH
-from app.models.faults import FAULTS, is_lock_timeout
 from app.models.principal import Principal
-from app.services.transactions import read_rows
 
 log = structlog.get_logger()
 
@@ -113,7 +113,7 @@ def _record_use(key_id: str, now: datetime) -> None:
     try:
         with db.engine.execution_options(lock_timeout=0).begin() as connection:
             connection.execute(update(ApiKey).where(ApiKey.id.in_(free)).values(last_used_at=now))
-    except FAULTS as error:  # a disk that is full, or a database that is busy, locks no reader out
+    except DATABASE_ERRORS as error:  # a disk that is full, or a database that is busy, locks no reader out
         if not is_lock_timeout(error):
             log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
 

@@ -18,19 +18,19 @@ import orjson
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import selectinload
 
+from app.db.engine import db
+from app.db.errors import DATABASE_ERRORS, is_duplicate
+from app.db.sqlite_rewrite import rewrite_file
+from app.db.transactions import consistent_read, in_transaction
 from app.errors import ErasureNotFound, OpenOrders
-from app.extensions import db
 from app.models import ChangeKey, Erasure, Order, OrderEvent, OutboxEntry
 from app.models.erasure import DONE, RUNNING
-from app.models.faults import FAULTS, is_duplicate
-from app.models.identifiers import new_id, parse_uuid
 from app.models.lifecycle import ERASED, OPEN
+from app.models.order_id import new_id, parse_uuid
 from app.models.personal_data import is_alias, new_alias, scrub
 from app.models.principal import Principal, customer_principal_id
 from app.models.tables import EVENTS
 from app.services.order_document import render_stored_order
-from app.services.sqlite_rewrite import rewrite_file
-from app.services.transactions import in_transaction, one_moment
 
 REWRITE_MAX = 64 * 1024 * 1024  # bytes of a SQLite file that a request rewrites: writers wait for about a second
 
@@ -79,7 +79,7 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
 def running_erasures() -> list[str]:
     """The ids of the erasures that are not done, oldest first."""
     query = select(Erasure.id).where(Erasure.status == RUNNING).order_by(Erasure.id)
-    with one_moment() as session:
+    with consistent_read() as session:
         return list(session.scalars(query))
 
 
@@ -98,7 +98,7 @@ def continue_erasure(erasure_id: str, *, seconds: float, any_size: bool = False)
 
 
 def _is_visible(erasure_id: str, principal: Principal) -> bool:
-    with one_moment() as session:
+    with consistent_read() as session:
         erasure = session.get(Erasure, erasure_id)
     if erasure is None or principal.customer_id is None:
         return erasure is not None
@@ -111,7 +111,7 @@ def _find_or_add(customer_id: str, principal: Principal) -> str:
     for _ in range(2):
         try:
             return in_transaction(lambda: _running_or_new(customer_id, principal))
-        except FAULTS as error:
+        except DATABASE_ERRORS as error:
             if not is_duplicate(error):  # else another request has begun it just now
                 raise
     return in_transaction(lambda: _running_or_new(customer_id, principal))
@@ -162,9 +162,7 @@ def _erase_page(erasure_id: str, limit: int) -> int | None:
         return 0 if db.session.scalar(row.with_only_columns(Erasure.id)) else None
     if erasure.customer_id is None:
         return None
-    ended = select(Order.id, Order.version).where(
-        Order.customer_id == erasure.customer_id, Order.status.not_in(OPEN)
-    )
+    ended = select(Order.id, Order.version).where(Order.customer_id == erasure.customer_id, Order.status.not_in(OPEN))
     order = db.session.execute(ended.order_by(Order.id).limit(1).with_for_update()).first()
     if order is None:
         erasure.customer_id = erasure.order_id = None
@@ -232,7 +230,7 @@ def _erase_order(erasure: Erasure) -> None:
 def _finish(any_size: bool) -> None:
     """Mark the erasures done that have no order left."""
     without_orders = Erasure.status == RUNNING, Erasure.customer_id.is_(None)
-    with one_moment() as session:
+    with consistent_read() as session:
         rows = session.execute(select(Erasure.id, Erasure.orders).where(*without_orders)).all()
     # Where nothing was erased, there is nothing to rewrite.
     if not rows:
@@ -252,5 +250,5 @@ def _finish(any_size: bool) -> None:
 def _state(erasure_id: str) -> ErasureState:
     columns = Erasure.id, Erasure.status, Erasure.orders, Erasure.created_at, Erasure.finished_at
     query = select(*columns).where(Erasure.id == erasure_id)
-    with one_moment() as session:
+    with consistent_read() as session:
         return ErasureState(*session.execute(query).one())

@@ -2,7 +2,7 @@
 
 import orjson
 
-from app.models.types import rfc3339
+from app.db.types import rfc3339
 from app.services.order_history import Event
 
 

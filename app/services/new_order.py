@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
-from app.models.identifiers import hash_key, hash_reference, new_order_id, order_number
 from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.money import order_totals
+from app.models.order_id import hash_key, hash_reference, new_order_id, order_number
 from app.models.principal import Principal
 from app.services.order_document import render_order
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from app.models.identifiers import first_order_id
 from app.models.lifecycle import OPEN, allowed_actions
 from app.models.money import order_totals
+from app.models.order_id import first_order_id
 
 _TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that tells the time of creation
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import orjson
 
-from app.extensions import Base
+from app.db.engine import Base
+from app.db.types import read_timestamp, rfc3339
 from app.models import Fulfillment, Order, OrderItem, Return
-from app.models.types import read_timestamp, rfc3339
 
 Values = Mapping[str, Any]
 Model = TypeVar("Model", bound=Base)

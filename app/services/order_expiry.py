@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 
+from app.db.transactions import read_rows
 from app.errors import ServiceUnavailable
 from app.models import Order
-from app.models.identifiers import LOWEST_ID, first_order_id
+from app.models.order_id import LOWEST_ID, first_order_id
 from app.models.principal import Principal
-from app.services.order_changes import ChangeRequest, change_order
-from app.services.transactions import read_rows
+from app.services.order_actions import ChangeRequest, change_order
 
 EXPIRY = Principal("system:expiry", frozenset())
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older

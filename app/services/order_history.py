@@ -6,13 +6,13 @@ from functools import cache
 
 from sqlalchemy import Integer, Text, bindparam, cast, select
 
+from app.db.pages import rows_within
+from app.db.statement import Statement
+from app.db.types import UUID, read_timestamp
 from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
-from app.models.identifiers import parse_uuid
-from app.models.pages import rows_within
+from app.models.order_id import parse_uuid
 from app.models.principal import Principal
-from app.models.statement import Statement
-from app.models.types import UUID, read_timestamp
 from app.services.customer_view import visible_actor, visible_document
 
 _PAGE_BYTES = 1024 * 1024
@@ -30,9 +30,7 @@ class Event:
     at: datetime
 
 
-def list_history(
-    order_id: str, *, principal: Principal, after: int, limit: int
-) -> tuple[list[Event], bool]:
+def list_history(order_id: str, *, principal: Principal, after: int, limit: int) -> tuple[list[Event], bool]:
     """Up to `limit` events behind the version `after`, oldest first, and whether more follow. Raises OrderNotFound.
 
     There are fewer where their documents would come to more than _PAGE_BYTES.
@@ -76,6 +74,4 @@ def _history_statement(own: bool) -> Statement:
     if own:
         query = query.where(Order.customer_id == bindparam("owner", type_=Text))
     query = query.order_by(OrderEvent.version).limit(bindparam("limit", type_=Integer))
-    return Statement(
-        rows_within(query, position="version", document="snapshot", size=_PAGE_BYTES, descending=False)
-    )
+    return Statement(rows_within(query, position="version", document="snapshot", size=_PAGE_BYTES, descending=False))

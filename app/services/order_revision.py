@@ -8,7 +8,7 @@ from app.errors import Forbidden
 from app.models import Order
 from app.models.principal import Principal
 from app.services.new_order import caller_columns, item_columns
-from app.services.order_changes import Change
+from app.services.order_actions import Change
 
 _ITEM_MEMBERS = ("item_id", "quantity", "unit_price")
 _PERSONAL = {"note", "shipping_address", "billing_address"}

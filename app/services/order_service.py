@@ -5,6 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_unavailable
+from app.db.group_commit import Group
+from app.db.per_engine import PerDatabase
 from app.errors import (
     DuplicateExternalRef,
     IdempotencyKeyReused,
@@ -13,11 +16,8 @@ from app.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from app.models.faults import FAULTS, is_file_locked, is_lock_timeout, is_unavailable
-from app.models.per_database import PerDatabase
-from app.services.group import Group
 from app.services.new_order import FIRST_VERSION, NewOrder, OrderRequest, new_order
-from app.services.order_writes import Collisions, find_collisions, insert_orders
+from app.services.order_inserts import Collisions, find_collisions, insert_orders
 
 _TOGETHER = 100  # orders of concurrent requests in one statement; more would make each wait longer than it gains
 _LINES_AT_ONCE = 10_000  # lines of one statement: half a second, where the database allows three
@@ -99,7 +99,7 @@ def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
     """
     try:
         stored = insert_orders(orders)
-    except FAULTS as error:
+    except DATABASE_ERRORS as error:
         return _store_one_by_one(orders, error)
     collided = [order for order in orders if order.id not in stored]
     judged = dict(zip((order.id for order in collided), _judge_collisions(collided), strict=True))
@@ -112,7 +112,7 @@ def _judge_collisions(orders: Sequence[NewOrder]) -> list[Outcome | None]:
         return []
     try:
         collisions = find_collisions(orders)
-    except FAULTS as error:
+    except DATABASE_ERRORS as error:
         return [_judge_fault(order, error) for order in orders]
     return [_judge_collision(order, collisions) for order in orders]
 

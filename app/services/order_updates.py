@@ -28,9 +28,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
-from app.extensions import db
+from app.db.engine import db
+from app.db.statement import Statement
 from app.models import ChangeKey, Order, OrderEvent
-from app.models.statement import Statement
 from app.models.tables import (
     CHANGE_KEYS,
     EVENTS,

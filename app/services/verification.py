@@ -8,16 +8,16 @@ import orjson
 from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session, selectinload
 
+from app.db.transactions import consistent_read
+from app.db.types import rfc3339
 from app.models import ChangeKey, Erasure, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
 from app.models.erasure import DONE
-from app.models.identifiers import LOWEST_ID, hash_reference
 from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED
+from app.models.order_id import LOWEST_ID, hash_reference
 from app.models.personal_data import is_alias, scrub
-from app.models.types import rfc3339
 from app.services.new_order import caller_columns, fingerprint, item_columns
 from app.services.order_consistency import contradictions
 from app.services.order_document import render_stored_order
-from app.services.transactions import one_moment
 
 _BATCH = 200  # orders in memory at once; of their events, no more than these at once:
 _EVENTS = 100
@@ -49,7 +49,7 @@ _ALIASES = select(Erasure.customer_id, Erasure.alias).where(Erasure.customer_id.
 
 def count_orders() -> int:
     """How many orders there are."""
-    with one_moment() as session:
+    with consistent_read() as session:
         return session.scalar(select(func.count()).select_from(Order)) or 0
 
 
@@ -61,7 +61,7 @@ def verify_orders() -> Iterator[tuple[int, list[str]]]:
     """
     after, last = _FIRST_ID, ""
     while last != _LAST_ID:
-        with one_moment() as session:
+        with consistent_read() as session:
             ids = session.scalars(select(Order.id).where(Order.id > after).order_by(Order.id).limit(_BATCH)).all()
             last = ids[-1] if len(ids) == _BATCH else _LAST_ID
             differences = [*_differences(ids, session), *_strays(after, last, session)]
@@ -91,7 +91,7 @@ def verify_erasures() -> Iterator[list[str]]:
     last = LOWEST_ID
     count = select(func.count()).where(Order.customer_id == Erasure.alias).scalar_subquery()
     while True:
-        with one_moment() as session:
+        with consistent_read() as session:
             query = select(Erasure, count).where(Erasure.id > last).order_by(Erasure.id).limit(_BATCH)
             rows = session.execute(query).all()
             yield [difference for row in rows for difference in _of_erasure(*row)]
@@ -191,9 +191,7 @@ def _verify_erased(order: Order, event: Row[Any], snapshot: Mapping[str, Any]) -
     yield f"customer_id is {_shown(snapshot['customer_id'])} in version {event.version} of an erased order"
 
 
-def _verify_first(
-    order: Order, event: Row[Any], snapshot: Mapping[str, Any], *, alias: str | None
-) -> Iterator[str]:
+def _verify_first(order: Order, event: Row[Any], snapshot: Mapping[str, Any], *, alias: str | None) -> Iterator[str]:
     """The event that the order began with, and what the order's own row keeps of it."""
     if alias is not None and snapshot["customer_id"] == alias:
         return  # erased already, and the order is not

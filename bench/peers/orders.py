@@ -104,9 +104,7 @@ def totals(items_total: int | None, adjustments_total: int | None) -> dict[str, 
     return {"items": items_total, "adjustments": adjustments_total, "total": items_total + adjustments_total}
 
 
-def new_order(
-    body: Mapping[str, Any], *, idempotency_key: str | None, encode: Callable[[Any], bytes]
-) -> NewOrder:
+def new_order(body: Mapping[str, Any], *, idempotency_key: str | None, encode: Callable[[Any], bytes]) -> NewOrder:
     """The pending order that a validated body makes now."""
     order_id, at = new_id(), now()
     items, adjustments = body["items"], body.get("adjustments") or []

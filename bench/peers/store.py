@@ -128,9 +128,7 @@ async def page(pool: asyncpg.Pool, *, limit: int, after: UUID | None) -> tuple[l
     return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
 
 
-async def confirm(
-    pool: asyncpg.Pool, row: asyncpg.Record, render: Callable[[dict[str, Any]], bytes]
-) -> bytes | None:
+async def confirm(pool: asyncpg.Pool, row: asyncpg.Record, render: Callable[[dict[str, Any]], bytes]) -> bytes | None:
     """Confirm an order that was read; None where it is not pending any more."""
     if row["status"] != "pending":
         return None

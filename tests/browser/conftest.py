@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from tests.servers import GUNICORN, PATIENCE, Server, free_port, running
+from tests.support.servers import GUNICORN, PATIENCE, Server, free_port, running
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 

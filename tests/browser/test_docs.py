@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from flask import Flask
 
 from tests.browser.conftest import Page
-from tests.servers import GUNICORN, Server, free_port, running
+from tests.support.servers import GUNICORN, Server, free_port, running
 
 
 def test_the_documentation_shows_every_operation_under_its_policy(

@@ -17,7 +17,7 @@ from typing import Any
 from flask import Flask
 
 from app import create_app
-from tests.worker import worker_of
+from tests.support.worker import worker_of
 
 COUNTED = 50  # requests of each kind
 _UNCOUNTED = 10  # before them, that fill the caches

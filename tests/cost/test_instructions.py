@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cost.counted_requests import COUNTED
-from tests.postgres import private_postgres
-from tests.servers import ROOT
+from tests.support.postgres import private_postgres
+from tests.support.servers import ROOT
 
 # What they are, to be changed with the code; beyond the tolerance somebody shall have meant it.
 FIGURES = {"serve": 0.39, "create": 2.89, "read": 1.77, "list": 2.32, "confirm": 4.62}

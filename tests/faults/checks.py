@@ -7,7 +7,7 @@ from collections import Counter
 import orjson
 
 from tests.faults.traffic import Traffic
-from tests.servers import ROOT, ask, environment
+from tests.support.servers import ROOT, ask, environment
 
 FLASK = (sys.executable, "-m", "flask", "--app", "wsgi")
 SETTINGS = {"LOG_LEVEL": "error", "WEB_CONCURRENCY": "2"}

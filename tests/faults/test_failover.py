@@ -10,10 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.databases import ORDER, gunicorn, lead_to, until_ready, url_of
 from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole, migrated
 from tests.faults.traffic import Traffic
-from tests.postgres import libpq_url, private_postgres, processes, socket_directory
+from tests.support.databases import ORDER, gunicorn, lead_to, until_ready, url_of
+from tests.support.postgres import libpq_url, private_postgres, processes, socket_directory
 
 RECOVERY = 30  # seconds for a standby to be promoted, on a machine that does much else
 
@@ -106,9 +106,7 @@ def test_a_read_only_server_is_not_ready_and_writes_are_told_to_come_back(server
     assert ready == 200
 
 
-def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_at_once(
-    servers: tuple[str, str], link: Path
-) -> None:
+def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_at_once(servers: tuple[str, str], link: Path) -> None:
     primary, standby = servers
     lead_to(primary, link)
     with gunicorn(url_of(link), AUTH="off") as server:

@@ -18,8 +18,8 @@ import pytest
 
 from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole, migrated
 from tests.faults.traffic import Traffic
-from tests.postgres import private_postgres
-from tests.servers import GUNICORN, Server, free_port, running
+from tests.support.postgres import private_postgres
+from tests.support.servers import GUNICORN, Server, free_port, running
 
 KILLS = int(os.environ.get("KILLS", "10"))
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.databases import ONE_WORKER, ORDER, gunicorn, migrated, new_key, until_ready
-from tests.postgres import private_postgres, processes
-from tests.servers import Answer
+from tests.support.databases import ONE_WORKER, ORDER, gunicorn, migrated, new_key, until_ready
+from tests.support.postgres import private_postgres, processes
+from tests.support.servers import Answer
 
 WITHIN = 10  # seconds
 

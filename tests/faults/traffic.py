@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import orjson
 
-from tests.servers import PATIENCE, Answer, ask
+from tests.support.servers import PATIENCE, Answer, ask
 
 PAUSE = 0.02  # seconds between two requests of a client: the machine is to be busy, not drowned
 _RETRIED = {503, 409}  # the service cannot answer now; a twin is under way

@@ -7,7 +7,7 @@ from flask import Flask
 
 from tests.hostile.probe import Target
 from tests.nginx.conftest import nginx_without_service
-from tests.servers import GUNICORN, free_port, running
+from tests.support.servers import GUNICORN, free_port, running
 
 SETTINGS = {"WEB_CONCURRENCY": "1", "LOG_LEVEL": "warning"}
 

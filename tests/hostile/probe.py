@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.servers import Server, ask
+from tests.support.servers import Server, ask
 
 PAUSE = 0.02  # seconds between two probes
 

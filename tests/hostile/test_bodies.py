@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.hostile.probe import Probe, Target, together
-from tests.servers import ask
+from tests.support.servers import ask
 
 LARGEST = 8 * 1024 * 1024  # bytes, of a batch
 AT_ONCE = 8

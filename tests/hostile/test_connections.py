@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from tests.hostile.probe import Probe, Target, together
-from tests.servers import PATIENCE, ask
+from tests.support.servers import PATIENCE, ask
 
 SECONDS = float(os.environ.get("SECONDS_EACH", "10"))  # of a pipelining attack
 LIMIT = 10  # seconds for a head, and for a body of a few bytes

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from tests.servers import GUNICORN, ROOT, Server, free_port, running
+from tests.support.servers import GUNICORN, ROOT, Server, free_port, running
 
 # What a distribution's nginx.conf would bring. Here all of it lies in one directory, so that any user may run it.
 MAIN = """

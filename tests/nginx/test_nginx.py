@@ -19,15 +19,15 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from app.extensions import db
+from app.db.engine import db
 from app.models.order import Order
 from app.models.principal import ANONYMOUS
 from app.services.new_order import OrderRequest, new_order
 from app.services.order_expiry import expire_orders
-from app.services.order_writes import insert_orders
+from app.services.order_inserts import insert_orders
 from tests.nginx.conftest import nginx_without_service
-from tests.samples import LARGE
-from tests.servers import GUNICORN, PATIENCE, Answer, Server, exchange, running
+from tests.support.samples import LARGE
+from tests.support.servers import GUNICORN, PATIENCE, Answer, Server, exchange, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import psycopg
 
-from app.postgresql_session import LIMITS
-from tests.postgres import private_postgres
-from tests.servers import PATIENCE, free_port
+from app.db.postgresql_session import LIMITS
+from tests.support.postgres import private_postgres
+from tests.support.servers import PATIENCE, free_port
 
 # Few server connections for many clients, so that each transaction is likely to meet another session. PgBouncer's own
 # defaults otherwise: it ignores no start-up parameter, and knows nothing of prepared statements.

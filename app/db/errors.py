@@ -1,0 +1,105 @@
+"""What a database error means: the few kinds that the service answers in its own way."""
+
+import sqlite3
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm.exc import StaleDataError
+
+# PostgreSQL's error codes, appendix A.
+_TRANSIENT = {"40001", "40P01", "53300"}  # serialization failure, deadlock, too many connections
+_CONNECTION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}  # by an administrator, a crash, a time limit
+_READ_ONLY = "25006"
+_LOCK_TIMEOUT = "55P03"
+_DUPLICATE = "23505"
+_OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of memory: another try would not help
+
+DatabaseError = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout | StaleDataError
+DATABASE_ERRORS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout, StaleDataError)
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Whether another writer held a row (PostgreSQL) or the file (SQLite) for too long."""
+    return is_file_locked(error) or getattr(_driver_error(error), "sqlstate", None) == _LOCK_TIMEOUT
+
+
+def is_duplicate(error: BaseException) -> bool:
+    """Whether another row has the same unique key."""
+    error = _driver_error(error)
+    if isinstance(error, sqlite3.IntegrityError):
+        return error.sqlite_errorcode in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+    return getattr(error, "sqlstate", None) == _DUPLICATE
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statement may well succeed at once: a deadlock's victim, a version that another writer took
+    first, a lost connection, a read-only server (the next connection may find the primary), or SQLite's file locked."""
+    if isinstance(error, StaleDataError) or is_connection_unusable(error) or is_file_locked(error):
+        return True
+    return getattr(_driver_error(error), "sqlstate", None) in _TRANSIENT
+
+
+def is_file_locked(error: BaseException) -> bool:
+    """Whether another process kept SQLite's file locked for too long."""
+    return _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_missing_file(error: BaseException) -> bool:
+    """Whether SQLite could not open its file, most often since there is no such directory."""
+    return _sqlite_code(error) == sqlite3.SQLITE_CANTOPEN
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether the connection broke or fell silent, so that nobody knows if the statement was carried out."""
+    error = _driver_error(error)
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate.startswith("08") or error.sqlstate in _CONNECTION_ENDED
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the server refused to write: a standby, or what was the primary before a failover. Nothing is stored."""
+    return getattr(_driver_error(error), "sqlstate", None) == _READ_ONLY
+
+
+def is_connection_unusable(error: BaseException) -> bool:
+    """Whether the connection, and those opened before it, are of no further use."""
+    return is_lost_connection(error) or is_read_only(error)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether the database could not answer now, but may later: away, locked, too slow, full."""
+    if isinstance(error, PoolTimeout) or is_lock_timeout(error) or is_transient(error):
+        return True
+    if _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_missing_file(error):
+        return True
+    return getattr(_driver_error(error), "sqlstate", None) in _OVERLOAD
+
+
+def loggable_message(error: BaseException) -> str:
+    """What a database error says, without the data it is about; empty where that cannot be told apart.
+
+    PostgreSQL quotes the row below the first line, and values in the first line of data exceptions (class 22). SQLite
+    quotes search expressions in its errors of no other kind. Any other error may quote anything.
+    """
+    if not isinstance(error, DATABASE_ERRORS):
+        return ""
+    driver_error = _driver_error(error)
+    message = str(driver_error).partition("\n")[0]
+    if (getattr(driver_error, "sqlstate", None) or "").startswith("22"):
+        return ""
+    if _sqlite_code(error) == sqlite3.SQLITE_ERROR and not message.startswith("no such table"):
+        return ""
+    return message
+
+
+def _sqlite_code(error: BaseException) -> int:
+    """SQLite's primary result code; 0 for another error, also one of the driver itself."""
+    return getattr(_driver_error(error), "sqlite_errorcode", 0) & 0xFF
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    return error.orig if isinstance(error, DBAPIError) and error.orig else error

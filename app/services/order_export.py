@@ -1,0 +1,137 @@
+"""Orders on their way out: all that match, in constant memory, as NDJSON or CSV."""
+
+import csv
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from threading import Semaphore
+from typing import Any
+
+import orjson
+from sqlalchemy import Row
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
+
+from app.db.engine import db
+from app.db.pages import rows_within
+from app.db.per_engine import PerDatabase
+from app.db.retry import with_retry
+from app.db.transactions import consistent_read
+from app.models.principal import Principal
+from app.services.customer_view import visible_document
+from app.services.order_listing import filter_values, id_range, list_query
+
+BYTE_ORDER_MARK = "\ufeff"
+
+# What is fetched at once: a stream holds it in memory for as long as its reader likes.
+PAGE, PAGE_BYTES = 500, 256 * 1024  # orders, bytes
+_FIRST_PAGE = 16  # orders
+_QUEUE_SECONDS = 10  # that a page waits for those of other exports
+_PAGE_SECONDS = 30  # not the 3 of a request: where few orders match, a page may take a walk over all of them
+
+# Where a formula could begin: at the start of a cell, and behind what another list separator (`;` in much of Europe, a
+# tab) makes the start of one, for our own quotes protect nothing there. It matches each run once, so it takes linear
+# time.
+_CELL_START = re.compile(r"(?:^|[;\t\r\n])[;\"'\s]*+([=+\-@＝＋－＠]?)")
+ORDER_COLUMNS = (
+    "id", "number", "customer_id", "external_ref", "status", "fulfillment_status", "currency", "version", "created_at",
+    "updated_at", "note",
+)  # fmt: skip
+TOTAL_COLUMNS = ("items", "adjustments", "total")
+ITEM_COLUMNS = ("line", "item_id", "quantity", "unit_price", "fulfilled", "returned")
+
+
+def stream_orders(
+    filters: Mapping[str, Any],
+    *,
+    principal: Principal,
+    descending: bool,
+    limit: int | None = None,
+    after: str | None = None,
+) -> Iterator[str]:
+    """The documents of all orders that match, at most `limit`, from just behind the id `after`.
+
+    Every order that was there at the start comes exactly once. They are read page by page, as they are taken: each page
+    is a transaction of its own, which has ended before its first document is handed out, and holds PAGE_BYTES and one
+    document at most.
+    """
+    values = filter_values(filters, principal=principal)
+    left, size = sys.maxsize if limit is None else limit, _FIRST_PAGE
+    while values is not None and left > 0:
+        low, high = id_range(filters, after, descending=descending)
+        size = min(size, PAGE, left)
+        rows = _read_page(descending, values, low=low, high=high, limit=size)
+        for _, document, _ in rows:
+            yield visible_document(document, principal)
+        if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
+            return
+        after, left = rows[-1].id, left - len(rows)
+        size = 2 * len(rows)  # the database looks at the sizes of so many documents, in vain if they do not fit
+
+
+def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+    query, parameters = _page_query(frozenset(values), descending), {**values, **bounds}
+
+    def read() -> Sequence[Row[*tuple[Any, ...]]]:
+        with consistent_read(seconds=_PAGE_SECONDS) as session:
+            return session.execute(query, parameters).all()
+
+    readers = _READERS.get()
+    if not readers.acquire(timeout=_QUEUE_SECONDS):
+        raise PoolTimeout("Other exports have kept the connections for too long.")
+    try:
+        return with_retry(read)
+    finally:
+        readers.release()
+
+
+@lru_cache(maxsize=256)  # every combination of filters and sort fits
+def _page_query(given: frozenset[str], descending: bool) -> Any:
+    query = list_query(given, descending)
+    return rows_within(query, position="id", document="document", size=PAGE_BYTES, descending=descending)
+
+
+# Exports wait for their pages in a queue of their own: half of the connections stay with the other requests.
+_READERS = PerDatabase(lambda: Semaphore(_half_of_the_connections()))
+
+
+def _half_of_the_connections() -> int:
+    pool = db.engine.pool
+    return max(1, pool.size() // 2) if isinstance(pool, QueuePool) else 1
+
+
+def as_ndjson(documents: Iterable[str]) -> Iterator[str]:
+    """One document a line."""
+    for document in documents:
+        yield document + "\n"
+
+
+def as_csv(documents: Iterable[str]) -> Iterator[str]:
+    """One row for each line of each order, the order's own columns repeated (RFC 4180).
+
+    What a spreadsheet would take for a formula gets an apostrophe in front, whatever separator it reads the file with.
+    """
+    to_text = csv.writer(_Text()).writerow
+    yield to_text([*ORDER_COLUMNS, "items_total", "adjustments_total", "total", *ITEM_COLUMNS])
+    for document in documents:
+        order = orjson.loads(document)
+        totals = order["totals"] or {}
+        start = [_harmless(order[name]) for name in ORDER_COLUMNS] + [totals.get(name) for name in TOTAL_COLUMNS]
+        for item in order["items"]:
+            yield to_text([*start, *(_harmless(item[name]) for name in ITEM_COLUMNS)])
+
+
+class _Text:
+    """A file for the library's writer, which hands out what is written."""
+
+    def write(self, text: str) -> str:
+        """The text."""
+        return text
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    text = _CELL_START.sub(lambda start: f"{start[0][:-1]}'{start[1]}" if start[1] else start[0], cell)
+    return f"'{text}" if text.startswith(("\t", "\r", "\n")) else text

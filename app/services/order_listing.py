@@ -1,0 +1,183 @@
+"""Reading orders: single ones, versions of them, and lists. What is read are stored documents, never parsed."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, Select, asc, bindparam, cast, desc, func, literal_column, select, tuple_
+from sqlalchemy import Text as SQLText
+from sqlalchemy.orm import aliased
+
+from app.db.statement import Statement
+from app.db.types import UUID
+from app.errors import OrderNotFound
+from app.models import Order, OrderEvent, OrderItem
+from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id, parse_uuid, read_order_number
+from app.models.principal import Principal
+from app.services.customer_view import visible_document
+from app.services.order_queries import OrderKey, find_snapshot
+from app.services.order_service import VISIBLE_AFTER, StoredOrder
+
+_PAGE_LENGTH = 1024 * 1024  # characters: a slow client keeps its page in the worker's memory
+
+
+def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
+    """The order now, or as it was at `version` (from 1). Raises OrderNotFound, also for one of another customer."""
+    known_id = parse_uuid(order_id)
+    found = find_snapshot(OrderKey(known_id, principal.customer_id, version)) if known_id else None
+    if known_id and found:
+        return StoredOrder(known_id, found[0], visible_document(found[1], principal))
+    which = f"version {version} of order" if version else "order"
+    raise OrderNotFound(f"There is no {which} {order_id[:64]}.")
+
+
+def complete_until() -> str:
+    """The time before which every order there will ever be can be read by now; RFC 3339, to the second."""
+    return _complete_until(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _complete_until(second: int) -> str:
+    return (datetime.fromtimestamp(second, UTC) - VISIBLE_AFTER).isoformat().replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Stored documents, and the id of the last one where more follow."""
+
+    documents: list[str]
+    next_after: str | None
+
+
+def list_orders(
+    filters: Mapping[str, Any], *, principal: Principal, descending: bool, limit: int, after: str | None
+) -> Page:
+    """The principal's orders that match all filters, by time of creation, from just behind the id `after`.
+
+    Filters: customer_id, status, fulfillment_status, number, external_ref, item_id, and created_from (inclusive),
+    created_to (exclusive) as aware times. It costs the same at any depth: no offset, no count. There are fewer than
+    `limit` where their documents would come to more than _PAGE_LENGTH.
+    """
+    values = filter_values(filters, principal=principal)
+    if values is None:
+        return Page([], None)
+    low, high = id_range(filters, after, descending=descending)
+    statement = _list_statement(frozenset(values), descending)
+    rows = statement.rows(**values, low=low, high=high, limit=limit + 1)
+    documents = [document for _, document in rows[:limit]]
+    if principal.customer_id is not None:
+        documents = [visible_document(document, principal) for document in documents]
+    if sum(map(len, documents)) > _PAGE_LENGTH:
+        documents = documents[: _count_within(_PAGE_LENGTH, documents)]
+    more = len(rows) > len(documents)
+    return Page(documents, rows[len(documents) - 1][0] if more else None)
+
+
+def _count_within(length: int, documents: Sequence[str]) -> int:
+    """How many of the documents begin within so many characters."""
+    return sum(begin < length for begin in accumulate(map(len, documents), initial=0))
+
+
+def filter_values(filters: Mapping[str, Any], *, principal: Principal) -> dict[str, Any] | None:
+    """The parameters of a list query's conditions, the owner's among them; None where no order can match."""
+    values = {name: value for name, value in filters.items() if name in _FILTERS}
+    if principal.customer_id is not None:
+        if values.setdefault("customer_id", principal.customer_id) != principal.customer_id:
+            return None
+    if "number" in values:
+        values["number"] = read_order_number(values["number"])
+    return values
+
+
+def id_range(filters: Mapping[str, Any], after: str | None, *, descending: bool) -> tuple[str, str]:
+    """The ids that may come, from the first to before the last: an id begins with the time of creation."""
+    created_from, created_to = filters.get("created_from"), filters.get("created_to")
+    low = first_order_id(created_from) if created_from else LOWEST_ID
+    high = first_order_id(created_to) if created_to else HIGHEST_ID
+    if after and descending:
+        high = min(high, after)
+    elif after:
+        low = max(low, next_id(after))
+    return low, high
+
+
+def _parameter(name: str, kind: Any = SQLText) -> ColumnElement[Any]:
+    return bindparam(name, type_=kind)
+
+
+def _line_of_item(item_id: Any, order_id: Any) -> ColumnElement[int]:
+    """The first line with the item in the order, or NULL; a scalar subquery, which no plan turns into a join."""
+    item = aliased(OrderItem)
+    return select(func.min(item.line)).where(item.order_id == order_id, item.item_id == item_id).scalar_subquery()
+
+
+# How an order is held against a filter. The first two leave one order, or one a principal. The others are written so
+# that no index serves them: the index that serves is the leading filter's, below, whatever the statistics say.
+_NOTHING: ColumnElement[str] = literal_column("''")
+_FILTERS: dict[str, ColumnElement[bool]] = {
+    "number": Order.number == _parameter("number"),
+    "external_ref": Order.external_ref == _parameter("external_ref"),
+    "customer_id": Order.customer_id.concat(_NOTHING) == _parameter("customer_id"),
+    "item_id": _line_of_item(_parameter("item_id"), Order.id).is_not(None),
+    "status": Order.status.concat(_NOTHING) == _parameter("status"),
+    "fulfillment_status": Order.fulfillment_status.concat(_NOTHING) == _parameter("fulfillment_status"),
+}
+_SELECTIVE = {"number", "external_ref"}
+
+# The filters that have an index with the sort in it. The first of those given leads: its index is walked from the
+# cursor on, and each order found there is held against the others.
+_LEADS: dict[str, tuple[Any, Any]] = {
+    "customer_id": (Order.customer_id, Order.id),
+    "item_id": (OrderItem.item_id, OrderItem.order_id),
+    "status": (Order.status, Order.id),
+    "fulfillment_status": (Order.fulfillment_status, Order.id),
+}
+
+# A scalar subquery, so that every plan looks the documents up row by row, after the limit.
+_CURRENT_DOCUMENT = (
+    select(OrderEvent.snapshot)
+    .where(OrderEvent.order_id == Order.id, OrderEvent.version == Order.version)
+    .scalar_subquery()
+)
+
+
+@lru_cache(maxsize=256)  # every combination of filters and sort fits
+def _list_statement(given: frozenset[str], descending: bool) -> Statement:
+    return Statement(list_query(given, descending))
+
+
+def list_query(given: frozenset[str], descending: bool) -> Select[str, str]:
+    """The query for the ids and documents of the orders that match the filters `given` by name.
+
+    Its parameters are `filter_values`, `low` and `high` (`id_range`), and `limit`.
+    """
+    lead = next((name for name in _LEADS if name in given), None) if given.isdisjoint(_SELECTIVE) else None
+    held = [condition for name, condition in _FILTERS.items() if name in given and name != lead]
+    every = select(cast(Order.id, SQLText).label("id"), _CURRENT_DOCUMENT.label("document"))
+    query = _orders_with_item(held) if lead == "item_id" else every.where(*held)
+    if lead is None:
+        sort: tuple[Any, ...] = (Order.id,)
+        query = query.where(Order.id >= _parameter("low", UUID), Order.id < _parameter("high", UUID))
+    else:
+        # (status, id) from (s, low) to (s, high) is status = s, written so that only the index on both has the order.
+        # With "=" a generic plan walks all orders for the few of a rare status: 900 ms of a million, for none.
+        sort = _LEADS[lead]
+        low, high = (tuple_(_parameter(lead), _parameter(bound, UUID)) for bound in ("low", "high"))
+        query = query.where(tuple_(*sort) >= low, tuple_(*sort) < high)
+    direction = desc if descending else asc
+    return query.order_by(*map(direction, sort)).limit(_parameter("limit", Integer))
+
+
+def _orders_with_item(held: list[ColumnElement[bool]]) -> Select[str, str]:
+    """The orders of lines with an item, each order once: an item may stand on several lines."""
+    # Scalar subqueries again. As a join, a generic plan read all orders of a popular item for a page: 400 ms.
+    of_line = Order.id == OrderItem.order_id
+    document = select(_CURRENT_DOCUMENT).where(of_line).scalar_subquery()
+    query = select(cast(OrderItem.order_id, SQLText).label("id"), cast(document, SQLText).label("document")).where(
+        OrderItem.line == _line_of_item(OrderItem.item_id, OrderItem.order_id)
+    )
+    return query.where(select(Order.id).where(of_line, *held).scalar_subquery().is_not(None)) if held else query

@@ -1,0 +1,1 @@
+"""Helpers of the tests: real servers and databases, credentials, sample orders, a model of an order."""

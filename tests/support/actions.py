@@ -1,0 +1,66 @@
+"""Every action as a request, and orders that have been brought somewhere."""
+
+from itertools import count
+from typing import Any
+
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.support.samples import MINIMAL  # one line of two units
+
+UNIT = {"items": [{"line": 1, "quantity": 1}]}
+ROUTES: dict[str, tuple[str, str, int]] = {
+    "confirm": ("POST", "/confirm", 200),
+    "cancel": ("POST", "/cancel", 200),
+    "complete": ("POST", "/complete", 200),
+    "hold": ("PUT", "/hold", 200),
+    "release": ("DELETE", "/hold", 200),
+    "fulfill": ("POST", "/fulfillments", 201),
+    "return": ("POST", "/returns", 201),
+    "update": ("PATCH", "", 200),
+}
+POSTED = sorted(name for name, (method, _, _) in ROUTES.items() if method == "POST")
+BODIES = {"cancel": {"reason": "customer"}, "fulfill": UNIT, "return": UNIT}
+_fresh = count()
+
+# A way to every status; and, for each action, to an order that allows it.
+TO_STATUS = {
+    "pending": (),
+    "confirmed": ("confirm",),
+    "completed": ("confirm", "fulfill", "complete"),
+    "cancelled": ("cancel",),
+}
+READY = {
+    "update": (),
+    "confirm": (),
+    "cancel": (),
+    "hold": (),
+    "release": ("hold",),
+    "fulfill": ("confirm",),
+    "complete": ("confirm",),
+    "return": ("confirm", "fulfill"),
+}
+
+
+def act(client: FlaskClient, path: str, name: str, body: Any = None, **headers: str) -> TestResponse:
+    """Send an action with the body, or with one that changes something; an underscore in a header is a dash."""
+    method, below, _ = ROUTES[name]
+    fresh = {"hold": {"reason": f"check {next(_fresh)}"}, "update": {"note": f"note {next(_fresh)}"}}
+    content = body if body is not None else BODIES.get(name) or fresh.get(name)
+    given = {"json": content} if content is not None else {}
+    named = {header.replace("_", "-"): value for header, value in headers.items()}
+    return client.open(path + below, method=method, headers=named, **given)
+
+
+def order_after(client: FlaskClient, *names: str, **members: Any) -> str:
+    """The path of a new order on which these actions have succeeded."""
+    path = client.post("/orders", json=MINIMAL | members).headers["Location"]
+    for name in names:
+        response = act(client, path, name)
+        assert response.status_code == ROUTES[name][2], (name, response.text)
+    return path
+
+
+def event_types(client: FlaskClient, path: str) -> list[str]:
+    """What has happened to the order, oldest first."""
+    return [event["type"] for event in client.get(f"{path}/history?limit=100").json["events"]]

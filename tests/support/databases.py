@@ -1,0 +1,56 @@
+"""The service before databases that come and go."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.support.credentials import bearer
+from tests.support.postgres import socket_directory
+from tests.support.servers import GUNICORN, ROOT, Server, environment, free_port, running
+
+ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
+ONE_WORKER = {"WEB_CONCURRENCY": "1", "AUTH": "required"}
+KEY_MEMORY = 1.1  # seconds, after which an API key is looked up in the database again
+
+
+def flask(url: str, *command: str) -> str:
+    words = [sys.executable, "-m", "flask", "--app", "wsgi", *command]
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment(DATABASE_URL=url, LOG_LEVEL="error"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def migrated(url: str) -> str:
+    flask(url, "db", "upgrade")
+    return url
+
+
+def new_key(url: str) -> dict[str, str]:
+    """The header of a key that may read and create."""
+    words = "api-keys create --name shop --scope orders:read --scope orders:write".split()
+    return bearer(flask(url, *words).strip())
+
+
+def gunicorn(url: str, **settings: str) -> Any:
+    port = free_port()
+    return running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=url, **(ONE_WORKER | settings))
+
+
+def lead_to(url: str, link: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(socket_directory(url) / link.name)
+
+
+def url_of(link: Path) -> str:
+    return f"postgresql://postgres@/postgres?host={link.parent}&port=5432"
+
+
+def until_ready(server: Server, *, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while server.ask("GET", "/readyz").status != 200:
+        assert time.monotonic() < deadline, "the service does not recover"
+        time.sleep(0.1)

@@ -1,0 +1,76 @@
+"""Personal data that is recognized wherever it is left."""
+
+import random
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from flask import Flask
+from sqlalchemy import insert, select, text, update
+
+from app.db.engine import db
+from app.db.types import rfc3339
+from app.models import Order
+from app.models.tables import EVENTS, ORDERS
+from tests.support.samples import ADDRESS
+
+CANARY = "canary"
+CUSTOMER = f"{CANARY}-customer"
+
+
+def canary(length: int = 0) -> str:
+    """A value that is found again wherever it is left: each is another one."""
+    return f"{CANARY}{random.randrange(10**9):09}".ljust(length, "x")
+
+
+def address() -> dict[str, str]:
+    return {name: canary() if name != "country" else "GB" for name in ADDRESS} | {"phone": canary()}
+
+
+def personal_order(**members: Any) -> dict[str, Any]:
+    return {
+        "customer_id": CUSTOMER,
+        "items": [{"item_id": "sku-1", "quantity": 2, "unit_price": 1250}],
+        "currency": "EUR",
+        "adjustments": [{"type": "discount", "label": canary(), "amount": -250}],
+        "external_ref": f"ref-{random.randrange(10**9)}",
+        "note": canary(random.choice((0, 2000))),
+        "metadata": {canary(): canary(random.choice((0, 500)))},
+        "shipping_address": address(),
+        "billing_address": address(),
+    } | members
+
+
+def traces(app: Flask) -> list[str]:
+    """Where a canary is found: in a table, and on SQLite in any byte of the database's files."""
+    with app.app_context(), db.engine.connect() as connection:
+        found = [
+            table.name
+            for table in db.metadata.sorted_tables
+            if CANARY in repr(connection.execute(text(f"SELECT * FROM {table.name}")).all())
+        ]
+        if connection.dialect.name == "sqlite":
+            file = Path(db.engine.url.database or "")
+            files = [file.with_name(file.name + suffix) for suffix in ("", "-wal", "-journal")]
+            # By another process: were this one to close the file, SQLite's locks on it would be gone.
+            grep = ["grep", "-l", "-a", CANARY, *(str(one) for one in files if one.exists())]
+            found += subprocess.run(grep, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return found
+
+
+def add_versions(app: Flask, order_id: str, count: int, *, note_length: int) -> None:
+    """Give the order so many more versions, as changes of its note would; through HTTP they take milliseconds each."""
+    with app.app_context(), db.engine.begin() as connection:
+        newest = select(EVENTS.c.version, EVENTS.c.snapshot).where(EVENTS.c.order_id == order_id)
+        version, snapshot = connection.execute(newest.order_by(EVENTS.c.version.desc()).limit(1)).one()
+        document, events = orjson.loads(snapshot), []
+        for number in range(version + 1, version + count + 1):
+            now = datetime.now(UTC)
+            document |= {"version": number, "note": canary(note_length), "updated_at": rfc3339(now)}
+            event = {"order_id": order_id, "version": number, "type": "order.updated", "actor": "anonymous", "at": now}
+            events.append(event | {"snapshot": orjson.dumps(document).decode()})
+        connection.execute(insert(EVENTS), events)
+        changed = {"version": document["version"], "note": document["note"], "updated_at": events[-1]["at"]}
+        connection.execute(update(ORDERS).where(Order.id == order_id).values(changed))

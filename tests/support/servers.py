@@ -1,0 +1,130 @@
+"""Real servers on loopback: started as a user would, asked over HTTP, stopped by their own process id."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 60  # seconds for anything to start or to stop; a machine that does much else needs many
+
+GUNICORN = ("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(port: int, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    """Send one request on a connection of its own; a body that is not bytes or an iterable of them goes as JSON."""
+    sent = dict(headers or {})
+    if isinstance(body, dict):
+        body = json.dumps(body).encode()
+    if body is not None:
+        sent.setdefault("Content-Type", "application/json")
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+        connection.request(method, path, body, {"Connection": "close", **sent})
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+
+
+def exchange(port: int, sent: bytes, *, address: str = "127.0.0.1") -> bytes:
+    """Send bytes that need not be HTTP from that address; everything that comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(address, 0)) as connection:
+        connection.sendall(sent)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+        return received
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, and what it has printed so far."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: IO[bytes]
+
+    def ask(self, *args: Any, **kwargs: Any) -> Answer:
+        return ask(self.port, *args, **kwargs)
+
+    def output(self) -> str:
+        return Path(self.log.name).read_text()
+
+    def children(self) -> list[int]:
+        """The process ids of gunicorn's workers."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def stop(self) -> int:
+        """Ctrl-C, as far as this one process sees it; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's environment without the settings someone may have left in it, and with these."""
+    kept = {name: value for name, value in os.environ.items() if name not in {"BIND", "HOST", "WEB_CONCURRENCY"}}
+    return kept | {"AUTH": "off", "LOG_FORMAT": "json"} | settings
+
+
+@contextmanager
+def running(*command: str, port: int, status: int = 200, **settings: str) -> Iterator[Server]:
+    """Run a command (of Python, if it begins with an option) until the block ends, from when /healthz has that status.
+
+    Where something fails, what the server printed is part of the failure's output.
+    """
+    words = [sys.executable, *command] if command[0].startswith("-") else list(command)
+    with tempfile.NamedTemporaryFile(prefix="server-") as log:
+        process = subprocess.Popen(words, cwd=ROOT, env=environment(**settings), stdout=log, stderr=log)
+        server = Server(process, port, log)
+        try:
+            _wait_until_healthz_is(status, server)
+            yield server
+        except BaseException:
+            print(f"--- {' '.join(command)} printed:\n{server.output()}", file=sys.stderr)
+            raise
+        finally:
+            server.stop()
+
+
+def _wait_until_healthz_is(status: int, server: Server) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while server.process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError):
+            if server.ask("GET", "/healthz").status == status:
+                return
+        time.sleep(0.02)
+    raise RuntimeError(f"the server does not answer; its exit status is {server.process.poll()}")
