@@ -18,8 +18,7 @@ from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import hash_key
 from app.models.order_item import ID_MAX
 from app.models.principal import ANONYMOUS
-from app.schemas.batch import BATCH_MAX, BatchInSchema
-from app.schemas.order import ITEMS_MAX
+from app.schemas.order import BATCH_MAX, ITEMS_MAX, BatchInSchema
 from app.services import order_service
 from app.services.new_order import OrderRequest
 from app.services.order_inserts import insert_orders

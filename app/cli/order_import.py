@@ -8,11 +8,10 @@ from typing import Any
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.errors import InternalError, RequestInFlight, ServiceError, ServiceUnavailable
-from app.http.request_input import load_body
 from app.models.principal import Principal
 from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema
-from app.schemas.strict_json import parse_json
+from app.schemas.strict_json import load_body, parse_json
 from app.services.new_order import NewOrder, OrderRequest
 from app.services.order_import import restored_order
 from app.services.order_inserts import find_collisions, restore_orders

@@ -10,9 +10,9 @@ from app.event_loop import in_stretches
 from app.http import rate_limit
 from app.http.principal import current_principal, require_own_customer
 from app.http.problems import problem_occurrence
-from app.http.request_input import load_body
 from app.models.principal import Principal
-from app.schemas.batch import BatchEntryInSchema
+from app.schemas.order import BatchEntryInSchema
+from app.schemas.strict_json import load_body
 from app.services.new_order import OrderRequest
 from app.services.order_service import Outcome, create_orders
 

@@ -32,9 +32,9 @@ from app.http.blueprint import PUBLIC, Blueprint, Content, Operation
 from app.http.idempotency import KEY_PATTERN
 from app.http.problems import MEDIA_TYPE, problem_document
 from app.http.request_input import JSON
-from app.schemas.batch import BatchEntryInSchema
+from app.schemas.documents import ProblemSchema
 from app.schemas.fields import TEXT_PATTERN, Metadata, MetadataPatch
-from app.schemas.problem import ProblemSchema
+from app.schemas.order import BatchEntryInSchema
 
 _INTRODUCTION = """\
 Creates and manages customer orders. An order that was acknowledged is never lost, and one Idempotency-Key never makes

@@ -2,21 +2,19 @@
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import islice
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from flask import Request
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema
 from werkzeug.exceptions import ClientDisconnected
 
 from app.errors import BadRequest, ContentTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
 from app.event_loop import let_others_run
 from app.http.application import ACCEPT_PATCH, current_request
-from app.schemas.fields import FAULTS_MAX, StrictSchema
-from app.schemas.strict_json import parse_json
+from app.schemas.fields import StrictSchema
+from app.schemas.strict_json import load_body, load_parameters, parse_json
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -39,21 +37,12 @@ def read_query(schema: Schema) -> dict[str, Any]:
     request = current_request()
     if not request.query_string:
         return _defaults(schema).copy()
-    return _load_parameters(schema, _read_query(request))
+    return load_parameters(schema, _read_query(request))
 
 
 def check_path(schema: Schema) -> None:
     """Raise InvalidRequest where a variable of the path is not valid."""
-    _load_parameters(schema, current_request().view_args or {})
-
-
-def _load_parameters(schema: Schema, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = schema.load(parameters)
-        return loaded
-    except ValidationError as error:
-        faults = list(_parameter_faults(error.messages_dict))
-        raise InvalidRequest("Parameters are not valid.", errors=faults) from None
+    load_parameters(schema, current_request().view_args or {})
 
 
 @lru_cache(maxsize=None)  # as many as there are routes
@@ -122,20 +111,6 @@ def _receive_body(req: Request, limit: int) -> bytes:
     return body
 
 
-def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
-    """The data, which stands at `pointer` in the body, as the schema reads it.
-
-    Raises InvalidRequest with the first FAULTS_MAX faults.
-    """
-    try:
-        return schema.load(data)
-    except ValidationError as error:
-        faults = list(islice(_faults(error.messages, pointer), FAULTS_MAX + 1))
-        more = f" These are the first {FAULTS_MAX} faults." if len(faults) > FAULTS_MAX else ""
-        error.with_traceback(None)  # whose frames refer to the error, and keep the data until a garbage collection
-        raise InvalidRequest(f"Members of the body are not valid.{more}", errors=faults[:FAULTS_MAX]) from None
-
-
 def check_media_type(req: Request, *accepted: str) -> None:
     """Raise UnsupportedMediaType unless the body is declared as one of the types, in UTF-8, without a coding.
 
@@ -161,23 +136,3 @@ def _check_encoding(query: bytes) -> None:
         raise BadRequest("The query is not UTF-8.") from None
     if _NOT_AN_ESCAPE.search(query):
         raise BadRequest("A % in the query must be followed by two hexadecimal digits; % itself is %25.")
-
-
-def _faults(messages: Any, pointer: str) -> Iterator[dict[str, str]]:
-    """The faults of a body, each with its JSON pointer as a URI fragment (RFC 6901 §6)."""
-    if isinstance(messages, Mapping):
-        for name, below in messages.items():
-            yield from _faults(below, pointer if name == "_schema" else f"{pointer}/{_pointer_token(name)}")
-    else:
-        for message in messages if isinstance(messages, list) else [messages]:
-            yield {"pointer": pointer, "detail": str(message)}
-
-
-def _pointer_token(name: Any) -> str:
-    return quote(str(name).replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace")
-
-
-def _parameter_faults(messages: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    for name, below in messages.items():
-        for fault in _faults(below, ""):
-            yield {"parameter": name, "detail": fault["detail"]}

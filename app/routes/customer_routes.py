@@ -6,7 +6,7 @@ from app import errors
 from app.http.blueprint import Blueprint
 from app.http.principal import current_principal, require_own_customer
 from app.http.responses import erasure_response
-from app.schemas.erasure import ErasureSchema
+from app.schemas.documents import ErasureSchema
 from app.schemas.order import CustomerPathSchema
 from app.services.erasure import erase_customer, get_erasure
 

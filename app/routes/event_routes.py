@@ -9,7 +9,8 @@ from app.http.blueprint import Blueprint
 from app.http.cursors import make_version_cursor, read_version_cursor
 from app.http.principal import current_principal
 from app.http.responses import list_response
-from app.schemas.event import EventListSchema, HistoryQuerySchema
+from app.schemas.documents import EventListSchema
+from app.schemas.order import HistoryQuerySchema
 from app.services import order_history
 from app.services.event_document import render_event
 

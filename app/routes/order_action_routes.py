@@ -8,7 +8,7 @@ from app import errors
 from app.http.blueprint import Blueprint
 from app.http.changes import carry_out
 from app.http.principal import current_principal
-from app.http.request_input import MERGE_PATCH, load_body
+from app.http.request_input import MERGE_PATCH
 from app.http.responses import changed_response
 from app.models.order_item import Quantities
 from app.schemas.documents import OrderSchema
@@ -22,6 +22,7 @@ from app.schemas.order_actions import (
     OrderPatchSchema,
     ReturnInSchema,
 )
+from app.schemas.strict_json import load_body
 from app.services.order_revision import revision
 
 blueprint = Blueprint("changes", __name__, description="Change orders. Every change is one version and one event.")

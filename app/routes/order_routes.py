@@ -14,9 +14,8 @@ from app.http.principal import current_principal, require_own_customer
 from app.http.request_input import JSON
 from app.http.responses import created_response, list_response, order_response
 from app.http.streams import EXPORT_MEDIA_TYPES, export_media_type, export_response
-from app.schemas.batch import BatchInSchema, BatchResultsSchema
-from app.schemas.documents import OrderListSchema, OrderSchema
-from app.schemas.order import ExportQuerySchema, OrderInSchema, OrderQuerySchema, VersionQuerySchema
+from app.schemas.documents import BatchResultsSchema, OrderListSchema, OrderSchema
+from app.schemas.order import BatchInSchema, ExportQuerySchema, OrderInSchema, OrderQuerySchema, VersionQuerySchema
 from app.services import order_listing, order_service
 from app.services.new_order import OrderRequest
 from app.services.order_export import stream_orders

@@ -2,12 +2,17 @@
 
 from marshmallow import fields, validate
 
-from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
+from app.models.erasure import DONE, RUNNING
+from app.models.lifecycle import EVENT_TYPES, FULFILLMENT_STATUSES, STATUSES
 from app.models.order import NUMBER_LENGTH
 from app.schemas.fields import ResponseSchema
 from app.schemas.order import ADJUSTMENT_TYPES, AddressInSchema
 
 MOMENT = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}
+ACTOR = {
+    "description": "Who did it. A customer's token reads `staff` or `service` for everybody but the customer.",
+    "example": "anonymous",
+}
 
 
 class ItemSchema(ResponseSchema):
@@ -83,3 +88,74 @@ class OrderListSchema(ResponseSchema):
     next_cursor = fields.String(
         required=True, allow_none=True, metadata={"description": "Goes on after this page; null on the last."}
     )
+
+
+class FaultSchema(ResponseSchema):
+    """One fault of a request."""
+
+    pointer = fields.String(metadata={"description": "Where in the body, as a JSON pointer.", "example": "#/items/0"})
+    parameter = fields.String(metadata={"description": "Or which query parameter.", "example": "limit"})
+    detail = fields.String(required=True)
+
+
+class ProblemSchema(ResponseSchema):
+    """What went wrong, and what to do."""
+
+    type = fields.String(required=True, metadata={"format": "uri-reference", "example": "/problems/order-not-found"})
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    detail = fields.String(required=True)
+    instance = fields.String(required=True, metadata={"description": "The path that was asked for."})
+    request_id = fields.String(required=True, allow_none=True, metadata={"description": "What to tell the operators."})
+    errors = fields.List(fields.Nested(FaultSchema), metadata={"description": "Every fault of an invalid request."})
+    order_id = fields.String(metadata={"description": "The order that is in the way."})
+
+
+class BatchResultSchema(ResponseSchema):
+    """What became of one entry: an order, or a problem."""
+
+    status = fields.Integer(required=True, metadata={"description": "As a request of its own would be answered."})
+    replayed = fields.Boolean(metadata={"description": "Whether the order was there already, under the same key."})
+    order = fields.Nested(OrderSchema)
+    problem = fields.Nested(ProblemSchema)
+
+
+class BatchResultsSchema(ResponseSchema):
+    """One result for each entry, in the order of the entries."""
+
+    results = fields.List(fields.Nested(BatchResultSchema), required=True)
+
+
+class EventSchema(ResponseSchema):
+    """One change of an order."""
+
+    id = fields.String(required=True, metadata={"example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11:1"})
+    type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
+    order_id = fields.UUID(required=True)
+    version = fields.Integer(required=True, metadata={"example": 1})
+    actor = fields.String(required=True, metadata=ACTOR)
+    at = fields.String(required=True, metadata=MOMENT)
+    data = fields.Nested(OrderSchema, required=True, metadata={"description": "The order as it was after the change."})
+
+
+class EventListSchema(ResponseSchema):
+    """A page of events."""
+
+    events = fields.List(fields.Nested(EventSchema), required=True)
+    next_cursor = fields.String(
+        required=True, allow_none=True, metadata={"description": "Goes on after this page; null on the last."}
+    )
+
+
+class ErasureSchema(ResponseSchema):
+    """The erasure of a customer's personal data, and how far it has come."""
+
+    id = fields.UUID(required=True, metadata={"example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"})
+    status = fields.String(
+        required=True,
+        validate=validate.OneOf((RUNNING, DONE)),
+        metadata={"description": "`done` when nothing is left.", "example": DONE},
+    )
+    orders = fields.Integer(required=True, metadata={"description": "Orders erased so far.", "example": 3})
+    created_at = fields.String(required=True, metadata=MOMENT)
+    finished_at = fields.String(required=True, allow_none=True, metadata=MOMENT)

@@ -7,10 +7,10 @@ from marshmallow import ValidationError, fields, validate
 
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.money import LARGEST_TOTAL, order_totals
+from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import parse_uuid
 from app.models.order_item import ID_MAX
 from app.models.personal_data import is_alias
-from app.schemas.currencies import CURRENCIES
 from app.schemas.fields import (
     Choice,
     ListOf,
@@ -37,6 +37,18 @@ CREATED_FROM = (
 PAGE_LIMIT = "The most entries of a page. There are fewer where they would come to more than 1 MiB."
 EXPORT_MAX = 10**9  # orders
 ADJUSTMENT_TYPES = ("discount", "tax", "shipping", "fee", "other")
+BATCH_MAX = 1_000  # orders
+# The active currencies of ISO 4217 (list one), without funds, metals and test codes.
+CURRENCIES = tuple(
+    """
+    AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP CNY COP
+    CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR
+    IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU
+    MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG
+    SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV
+    WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
+    """.split()
+)
 
 
 class ItemInSchema(StrictSchema):
@@ -139,6 +151,33 @@ class OrderInSchema(StrictSchema):
             raise ValidationError({"adjustments": ["The adjustments take off more than the items come to."]})
 
 
+class BatchEntryInSchema(OrderInSchema):
+    """An order to create, and the idempotency key it is created under; without one, its external_ref is its key."""
+
+    idempotency_key = fields.String(
+        allow_none=True,
+        validate=[
+            validate.Length(1, IDEMPOTENCY_KEY_MAX),
+            validate.Regexp(r"^[ -~]*\Z", error="Only printable ASCII characters may stand here."),
+        ],
+        metadata={"pattern": "^[ -~]*$"},
+    )
+
+
+class BatchInSchema(StrictSchema):
+    """Orders to create, each judged alone."""
+
+    BODY_MAX = 8 * 1024 * 1024  # bytes: a thousand orders of eight KiB
+
+    # Each entry is validated by itself, so that a faulty one does not take the others with it.
+    orders = ListOf(
+        fields.Raw(allow_none=True, metadata={"anyOf": [{"$ref": "#/components/schemas/BatchEntryIn"}, {}]}),
+        low=1,
+        high=BATCH_MAX,
+        required=True,
+    )
+
+
 class RevisedOrderInSchema(OrderInSchema):
     """An order as a change of its content leaves it. Its customer may be an alias."""
 
@@ -215,3 +254,10 @@ class VersionQuerySchema(StrictSchema):
     """Which version of an order to answer."""
 
     version = WholeNumber(1, 2**31 - 1, strict=False, metadata={"description": "The order as it was at this version."})
+
+
+class HistoryQuerySchema(StrictSchema):
+    """Which part of a history to list."""
+
+    limit = WholeNumber(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": PAGE_LIMIT})
+    cursor = Text(200, load_default=None, metadata={"description": "`next_cursor` of the page before."})

@@ -5,9 +5,16 @@ from typing import Any
 from marshmallow import ValidationError
 
 from app.models.order_item import ID_MAX
-from app.schemas.currencies import CURRENCIES
 from app.schemas.fields import Choice, ListOf, MetadataPatch, ObjectOf, StrictSchema, Text, WebAddress, WholeNumber
-from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, AdjustmentInSchema, ItemInSchema
+from app.schemas.order import (
+    ADJUSTMENTS_MAX,
+    CURRENCIES,
+    ITEMS_MAX,
+    NOTE_MAX,
+    QUANTITY_MAX,
+    AdjustmentInSchema,
+    ItemInSchema,
+)
 
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
 

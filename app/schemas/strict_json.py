@@ -3,9 +3,15 @@
 import json
 import re
 import sys
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NoReturn
+from urllib.parse import quote
 
-from app.errors import MalformedJSON
+from marshmallow import Schema, ValidationError
+
+from app.errors import InvalidRequest, MalformedJSON
+from app.schemas.fields import FAULTS_MAX
 
 MAX_DEPTH = 32
 _MAX_DIGITS = 40  # longer numbers are beyond anything that is stored, and slow to convert
@@ -121,3 +127,46 @@ def _decimal(text: str) -> int | float:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_constant, parse_int=_number, parse_float=_decimal
 )
+
+
+def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
+    """The data, which stands at `pointer` in the body, as the schema reads it.
+
+    Raises InvalidRequest with the first FAULTS_MAX faults.
+    """
+    try:
+        return schema.load(data)
+    except ValidationError as error:
+        faults = list(islice(_faults(error.messages, pointer), FAULTS_MAX + 1))
+        more = f" These are the first {FAULTS_MAX} faults." if len(faults) > FAULTS_MAX else ""
+        error.with_traceback(None)  # whose frames refer to the error, and keep the data until a garbage collection
+        raise InvalidRequest(f"Members of the body are not valid.{more}", errors=faults[:FAULTS_MAX]) from None
+
+
+def load_parameters(schema: Schema, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = schema.load(parameters)
+        return loaded
+    except ValidationError as error:
+        faults = list(_parameter_faults(error.messages_dict))
+        raise InvalidRequest("Parameters are not valid.", errors=faults) from None
+
+
+def _faults(messages: Any, pointer: str) -> Iterator[dict[str, str]]:
+    """The faults of a body, each with its JSON pointer as a URI fragment (RFC 6901 §6)."""
+    if isinstance(messages, Mapping):
+        for name, below in messages.items():
+            yield from _faults(below, pointer if name == "_schema" else f"{pointer}/{_pointer_token(name)}")
+    else:
+        for message in messages if isinstance(messages, list) else [messages]:
+            yield {"pointer": pointer, "detail": str(message)}
+
+
+def _pointer_token(name: Any) -> str:
+    return quote(str(name).replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace")
+
+
+def _parameter_faults(messages: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    for name, below in messages.items():
+        for fault in _faults(below, ""):
+            yield {"parameter": name, "detail": fault["detail"]}
