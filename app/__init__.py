@@ -10,7 +10,7 @@ from app.config import ROOT, load_config
 from app.db import engine
 from app.http import auth, browser_security, problems, rate_limit, readiness, streams, url_prefix
 from app.http.application import AnyCharacters, OrderService
-from app.routes import customer_routes, docs_routes, event_routes, health_routes, order_action_routes, order_routes
+from app.routes import customer_routes, docs_routes, health_routes, order_action_routes, order_routes
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
@@ -27,7 +27,7 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     telemetry.init_app(app)
     browser_security.init_app(app)
     problems.init_app(app)
-    for routes in (order_routes, order_action_routes, event_routes, customer_routes, health_routes, docs_routes):
+    for routes in (order_routes, order_action_routes, customer_routes, health_routes, docs_routes):
         app.register_blueprint(routes.blueprint)
     url_prefix.init_app(app)
     readiness.init_app(app)

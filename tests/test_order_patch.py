@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app.schemas.merge_patch import merge_patch
+from app.services.order_actions import merge_patch
 from tests.support.actions import TO_STATUS, act, event_types, order_after
 from tests.support.samples import ADDRESS, RICHEST, fault_places, slug
 

@@ -17,7 +17,7 @@ from app.cli.progress import progress_bar
 from app.errors import ServiceError
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
-from app.services.order_expiry import expire_orders
+from app.services.order_actions import expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.verification import count_orders
 

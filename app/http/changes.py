@@ -7,10 +7,9 @@ from app.errors import VersionMismatch
 from app.http.entity_tags import expected_versions, explain_weak_tags
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal
-from app.services.customer_view import visible_document
 from app.services.new_order import fingerprint
 from app.services.order_actions import Change, ChangeRequest, change_order
-from app.services.order_service import StoredOrder
+from app.services.order_document import StoredOrder, visible_document
 
 
 def carry_out(action: str, order_id: str, change: Change, *, body: Any = None) -> StoredOrder:

@@ -10,7 +10,7 @@ from flask import current_app, request
 
 from app.errors import PreconditionRequired, VersionMismatch
 from app.models.personal_data import is_erased
-from app.services.order_service import StoredOrder
+from app.services.order_document import StoredOrder
 
 _ERASED = "-erased"
 _VERSION = re.compile(f"([1-9][0-9]{{0,8}})({_ERASED})?")  # tags are equal symbol by symbol (§8.8.3.2): "01" is not "1"

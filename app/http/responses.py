@@ -17,7 +17,7 @@ from app.http.entity_tags import entity_tag
 from app.http.request_input import JSON
 from app.models.erasure import RUNNING
 from app.services.erasure import ErasureState
-from app.services.order_service import StoredOrder
+from app.services.order_document import StoredOrder
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -12,7 +12,6 @@ from app.http.request_input import MERGE_PATCH
 from app.http.responses import changed_response
 from app.models.order_item import Quantities
 from app.schemas.documents import OrderSchema
-from app.schemas.merge_patch import merge_patch
 from app.schemas.order import RevisedOrderInSchema
 from app.schemas.order_actions import (
     CancellationInSchema,
@@ -23,7 +22,7 @@ from app.schemas.order_actions import (
     ReturnInSchema,
 )
 from app.schemas.strict_json import load_body
-from app.services.order_revision import revision
+from app.services.order_actions import merge_patch, revision
 
 blueprint = Blueprint("changes", __name__, description="Change orders. Every change is one version and one event.")
 

@@ -8,17 +8,25 @@ from app import errors
 from app.http.batches import create_batch
 from app.http.blueprint import Blueprint, Content
 from app.http.compression import compress
-from app.http.cursors import make_cursor, read_cursor
+from app.http.cursors import make_cursor, make_version_cursor, read_cursor, read_version_cursor
 from app.http.idempotency import idempotency_key
 from app.http.principal import current_principal, require_own_customer
 from app.http.request_input import JSON
 from app.http.responses import created_response, list_response, order_response
 from app.http.streams import EXPORT_MEDIA_TYPES, export_media_type, export_response
-from app.schemas.documents import BatchResultsSchema, OrderListSchema, OrderSchema
-from app.schemas.order import BatchInSchema, ExportQuerySchema, OrderInSchema, OrderQuerySchema, VersionQuerySchema
-from app.services import order_listing, order_service
+from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema
+from app.schemas.order import (
+    BatchInSchema,
+    ExportQuerySchema,
+    HistoryQuerySchema,
+    OrderInSchema,
+    OrderQuerySchema,
+    VersionQuerySchema,
+)
+from app.services import order_listing, order_queries, order_service
 from app.services.new_order import OrderRequest
 from app.services.order_export import stream_orders
+from app.services.order_queries import render_event
 
 COMPLETE_UNTIL = "Complete-Until"
 EXPORT = {
@@ -78,7 +86,7 @@ def create_orders(body: dict[str, Any]) -> Response:
 )
 def get_order(query: dict[str, Any], order_id: str) -> Response:
     """Read an order, as it is or as it was at a version"""
-    order = order_listing.get_order(order_id, principal=current_principal(), version=query.get("version"))
+    order = order_queries.get_order(order_id, principal=current_principal(), version=query.get("version"))
     return order_response(order)
 
 
@@ -134,3 +142,22 @@ def export_orders(query: dict[str, Any]) -> Response:
     )
     response.headers[COMPLETE_UNTIL] = complete_until
     return response
+
+
+@blueprint.operation(
+    "GET",
+    "/orders/<order_id>/history",
+    scope="orders:read",
+    query=HistoryQuerySchema(),
+    responses={200: EventListSchema()},
+    problems=(errors.OrderNotFound, errors.InvalidCursor),
+    response_headers=("Link",),
+)
+def list_order_history(query: dict[str, Any], order_id: str) -> Response:
+    """List an order's events, oldest first"""
+    after = read_version_cursor(query["cursor"], order_id=order_id) if query["cursor"] else 0
+    events, more = order_queries.list_history(
+        order_id, principal=current_principal(), after=after, limit=query["limit"]
+    )
+    next_cursor = make_version_cursor(events[-1].version, order_id=order_id) if more else None
+    return list_response("events", [render_event(event) for event in events], next_cursor)

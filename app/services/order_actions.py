@@ -4,9 +4,9 @@ What is read is the last event's document. The tables follow from the log (`flas
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -14,14 +14,21 @@ from sqlalchemy import select
 
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection
 from app.db.transactions import read_rows
-from app.errors import DuplicateExternalRef, IdempotencyKeyReused, OrderNotFound, ServiceUnavailable, VersionMismatch
+from app.errors import (
+    DuplicateExternalRef,
+    Forbidden,
+    IdempotencyKeyReused,
+    OrderNotFound,
+    ServiceUnavailable,
+    VersionMismatch,
+)
 from app.models import Order
 from app.models.lifecycle import ACTIONS
-from app.models.order_id import hash_key, parse_uuid
+from app.models.order_id import LOWEST_ID, first_order_id, hash_key, parse_uuid
 from app.models.principal import Principal
-from app.services.order_document import parse_order, render_stored_order
+from app.services.new_order import caller_columns, item_columns
+from app.services.order_document import StoredOrder, parse_order, render_stored_order
 from app.services.order_queries import OrderKey, find_snapshot
-from app.services.order_service import StoredOrder
 from app.services.order_updates import Current, KeyOfChange, read_current, store_unchanged, store_version
 
 _PATIENCE = 2.0  # seconds in which other writers of the order may come first, as long as a lock may take
@@ -143,3 +150,105 @@ def _taken(order: Order) -> DuplicateExternalRef:
     holder = select(Order.id).where(own, Order.external_ref_hash == order.external_ref_hash)
     others = {"order_id": row.id for row in read_rows(holder)}
     return DuplicateExternalRef("Another order has this external_ref.", **others)
+
+
+_ITEM_MEMBERS = ("item_id", "quantity", "unit_price")
+_PERSONAL = {"note", "shipping_address", "billing_address"}
+
+
+def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]], *, principal: Principal) -> Change:
+    """The change that brings an order to the content that `revise` makes of its present one.
+
+    `revise` is given the order as a `POST /orders` body without its null members, and returns a validated one. Where
+    nothing differs, nothing changes.
+    """
+
+    def change(order: Order, at: datetime) -> None:
+        data = revise(_body(order))
+        stored = order.columns()
+        changed = {name: value for name, value in caller_columns(data).items() if value != stored[name]}
+        items = item_columns(data)
+        if [_said(item) for item in items] != [_said(vars(item)) for item in order.items]:
+            changed["items"] = items
+        if not changed:
+            return
+        if principal.customer_id is not None and principal.id != order.principal:
+            _require_personal(changed)
+        order.update(changed, at=at)
+
+    return change
+
+
+def _require_personal(changed: Iterable[str]) -> None:
+    """Of an order that somebody else made for them, customers change what is theirs to say.
+
+    Not the price a shop gave them, nor its books; and whether a reference is free among its orders is not theirs to
+    know.
+    """
+    others = sorted(set(changed) - _PERSONAL)
+    if others:
+        raise Forbidden(f"{', '.join(others)}: this belongs to whoever created the order.")
+
+
+def _said(item: Mapping[str, Any]) -> list[Any]:
+    return [item[name] for name in _ITEM_MEMBERS]
+
+
+def _body(order: Order) -> dict[str, Any]:
+    columns = order.columns()
+    body: dict[str, Any] = {name: columns[name] for name in caller_columns(columns | {"items": []})}
+    body["items"] = [{name: getattr(item, name) for name in _ITEM_MEMBERS} for item in order.items]
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """The target with the patch applied (§2): null removes, objects merge, all else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+EXPIRY = Principal("system:expiry", frozenset())
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older
+_BATCH = 100  # orders that are looked for at once
+
+
+def expire_orders(*, older_than: timedelta) -> Iterator[int]:
+    """Cancel the pending orders that were made longer ago than that, and yield how many at a time.
+
+    Orders on hold wait for somebody, and are left alone. Doing it twice, or in two processes at once, does no harm.
+    """
+    now = datetime.now(UTC)
+    before = first_order_id(now - min(older_than, now - EPOCH))
+    last = LOWEST_ID
+    while ids := _stale_orders(after=last, before=before):
+        yield sum(map(_expire, ids))
+        last = ids[-1]
+
+
+def _stale_orders(*, after: str, before: str) -> list[str]:
+    stale = Order.status == "pending", Order.hold.is_(None)
+    query = select(Order.id).where(*stale, Order.id > after, Order.id < before)
+    return [row.id for row in read_rows(query.order_by(Order.id).limit(_BATCH))]
+
+
+def _expire(order_id: str) -> bool:
+    stale = False
+
+    def cancel_if_stale(order: Order, at: datetime) -> None:
+        nonlocal stale
+        stale = order.status == "pending" and order.hold is None  # it may have changed since the list was made
+        if stale:
+            order.cancel(reason="expired", note=None, at=at)
+
+    try:
+        change_order(order_id, cancel_if_stale, request=ChangeRequest("cancel", principal=EXPIRY))
+    except ServiceUnavailable:  # somebody is at work on it: the next run will see
+        return False
+    return stale

@@ -4,6 +4,7 @@ It is built once a version and stored with the event; every reader gets those by
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -11,6 +12,7 @@ import orjson
 from app.db.engine import Base
 from app.db.types import read_timestamp, rfc3339
 from app.models import Fulfillment, Order, OrderItem, Return
+from app.models.principal import Principal
 
 Values = Mapping[str, Any]
 Model = TypeVar("Model", bound=Base)
@@ -19,6 +21,16 @@ _SAME_IN_BOTH = (
     "id", "number", "customer_id", "external_ref", "status", "fulfillment_status", "hold", "currency", "adjustments",
     "shipping_address", "billing_address", "note", "cancellation", "version",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOrder:
+    """One version of an order, as the bytes every reader gets."""
+
+    id: str
+    version: int
+    document: str
+    replayed: bool = False
 
 
 def render_order(
@@ -140,3 +152,24 @@ def _render_totals(order: Values) -> dict[str, int] | None:
         return None
     items, adjustments = order["items_total"], order["adjustments_total"]
     return {"items": items, "adjustments": adjustments, "total": items + adjustments}
+
+
+STAFF, SERVICE = "staff", "service"  # who acted, where a customer may not know more
+_WITHOUT_HOLD = '"hold":null'  # within a text of the document its quotes would be escaped
+
+
+def visible_document(document: str, principal: Principal) -> str:
+    """The order document as the principal may see it: the same text, unless it is a customer's and there is a hold."""
+    if principal.customer_id is None or _WITHOUT_HOLD in document:
+        return document
+    order = orjson.loads(document)
+    if order.get("hold"):
+        order["hold"].pop("reason", None)
+    return orjson.dumps(order).decode()
+
+
+def visible_actor(actor: str, principal: Principal) -> str:
+    """Who acted, as the principal may know: a customer is told of themselves, and else only that it was not they."""
+    if principal.customer_id is None or actor == principal.id:
+        return actor
+    return STAFF if actor.startswith("token:") else SERVICE

@@ -19,7 +19,7 @@ from app.db.per_engine import PerDatabase
 from app.db.retry import with_retry
 from app.db.transactions import consistent_read
 from app.models.principal import Principal
-from app.services.customer_view import visible_document
+from app.services.order_document import visible_document
 from app.services.order_listing import filter_values, id_range, list_query
 
 BYTE_ORDER_MARK = "\ufeff"

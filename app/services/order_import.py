@@ -13,8 +13,8 @@ from app.models.lifecycle import allowed_actions
 from app.models.money import order_totals
 from app.models.order_id import hash_reference
 from app.services.new_order import NewOrder, caller_columns, fingerprint, item_columns
-from app.services.order_consistency import contradictions
 from app.services.order_document import render_order
+from app.services.verification import contradictions
 
 _STATE = ("number", "status", "fulfillment_status", "version", "created_at", "updated_at")
 

@@ -1,4 +1,4 @@
-"""Reading orders: single ones, versions of them, and lists. What is read are stored documents, never parsed."""
+"""Lists of orders. What is read are stored documents, never parsed."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,25 +14,13 @@ from sqlalchemy.orm import aliased
 
 from app.db.statement import Statement
 from app.db.types import UUID
-from app.errors import OrderNotFound
 from app.models import Order, OrderEvent, OrderItem
-from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id, parse_uuid, read_order_number
+from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id, read_order_number
 from app.models.principal import Principal
-from app.services.customer_view import visible_document
-from app.services.order_queries import OrderKey, find_snapshot
-from app.services.order_service import VISIBLE_AFTER, StoredOrder
+from app.services.order_document import visible_document
+from app.services.order_service import VISIBLE_AFTER
 
 _PAGE_LENGTH = 1024 * 1024  # characters: a slow client keeps its page in the worker's memory
-
-
-def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
-    """The order now, or as it was at `version` (from 1). Raises OrderNotFound, also for one of another customer."""
-    known_id = parse_uuid(order_id)
-    found = find_snapshot(OrderKey(known_id, principal.customer_id, version)) if known_id else None
-    if known_id and found:
-        return StoredOrder(known_id, found[0], visible_document(found[1], principal))
-    which = f"version {version} of order" if version else "order"
-    raise OrderNotFound(f"There is no {which} {order_id[:64]}.")
 
 
 def complete_until() -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from typing import Any
 
 import orjson
@@ -25,11 +27,16 @@ from sqlalchemy import (
 
 from app.db.engine import db
 from app.db.group_commit import Group
+from app.db.pages import rows_within
 from app.db.per_engine import PerDatabase
 from app.db.statement import Statement
-from app.db.types import UUID
+from app.db.types import UUID, read_timestamp, rfc3339
+from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
+from app.models.order_id import parse_uuid
+from app.models.principal import Principal
 from app.models.tables import json_rows
+from app.services.order_document import StoredOrder, visible_actor, visible_document
 
 _TOGETHER = 100  # orders in one statement
 
@@ -49,6 +56,16 @@ class OrderKey:
 def find_snapshot(wanted: OrderKey) -> Snapshot:
     """Find one order, together with those that other requests want at the same moment."""
     return _LOOKUPS.get().call(wanted)
+
+
+def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
+    """The order now, or as it was at `version` (from 1). Raises OrderNotFound, also for one of another customer."""
+    known_id = parse_uuid(order_id)
+    found = find_snapshot(OrderKey(known_id, principal.customer_id, version)) if known_id else None
+    if known_id and found:
+        return StoredOrder(known_id, found[0], visible_document(found[1], principal))
+    which = f"version {version} of order" if version else "order"
+    raise OrderNotFound(f"There is no {which} {order_id[:64]}.")
 
 
 def _find(wanted: Sequence[OrderKey]) -> list[Snapshot]:
@@ -90,3 +107,80 @@ def _on_sqlite() -> Statement:
 
 _STATEMENTS = {"postgresql": _on_postgresql(), "sqlite": _on_sqlite()}
 _LOOKUPS = PerDatabase(lambda: Group[OrderKey, Snapshot](_find, most=_TOGETHER))
+
+
+_PAGE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of an order, with the order as it was after it."""
+
+    order_id: str
+    version: int
+    type: str
+    actor: str
+    snapshot: str
+    at: datetime
+
+
+def list_history(order_id: str, *, principal: Principal, after: int, limit: int) -> tuple[list[Event], bool]:
+    """Up to `limit` events behind the version `after`, oldest first, and whether more follow. Raises OrderNotFound.
+
+    There are fewer where their documents would come to more than _PAGE_BYTES.
+    """
+    known_id = parse_uuid(order_id)
+    owner = {} if principal.customer_id is None else {"owner": principal.customer_id}
+    rows = _history_statement(bool(owner)).rows(id=known_id, after=after, limit=limit, **owner) if known_id else []
+    if not rows and (after == 0 or known_id is None):
+        raise OrderNotFound(f"There is no order {order_id[:64]}.")
+    events = [
+        Event(
+            order_id,
+            version,
+            kind,
+            visible_actor(actor, principal),
+            visible_document(snapshot, principal),
+            read_timestamp(at),
+        )
+        for order_id, version, kind, actor, snapshot, at, _, _ in rows
+    ]
+    return events, any(version < current for _, version, *_, current, _ in rows[-1:])
+
+
+@cache
+def _history_statement(own: bool) -> Statement:
+    query = (
+        select(
+            cast(OrderEvent.order_id, Text),
+            OrderEvent.version,
+            OrderEvent.type,
+            OrderEvent.actor,
+            OrderEvent.snapshot,
+            OrderEvent.at,
+            Order.version.label("current_version"),
+        )
+        .join(Order, Order.id == OrderEvent.order_id)
+        .where(
+            OrderEvent.order_id == bindparam("id", type_=UUID), OrderEvent.version > bindparam("after", type_=Integer)
+        )
+    )
+    if own:
+        query = query.where(Order.customer_id == bindparam("owner", type_=Text))
+    query = query.order_by(OrderEvent.version).limit(bindparam("limit", type_=Integer))
+    return Statement(rows_within(query, position="version", document="snapshot", size=_PAGE_BYTES, descending=False))
+
+
+def render_event(event: Event) -> str:
+    """An event as JSON text. Its id is the order's and the version's: one change, one version, one event."""
+    return orjson.dumps(
+        {
+            "id": f"{event.order_id}:{event.version}",
+            "type": event.type,
+            "order_id": event.order_id,
+            "version": event.version,
+            "actor": event.actor,
+            "at": rfc3339(event.at),
+            "data": orjson.Fragment(event.snapshot),
+        }
+    ).decode()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_unavailable
@@ -17,6 +16,7 @@ from app.errors import (
     ServiceUnavailable,
 )
 from app.services.new_order import FIRST_VERSION, NewOrder, OrderRequest, new_order
+from app.services.order_document import StoredOrder
 from app.services.order_inserts import Collisions, find_collisions, insert_orders
 
 _TOGETHER = 100  # orders of concurrent requests in one statement; more would make each wait longer than it gains
@@ -27,16 +27,6 @@ _PATIENCE = 5.0  # seconds for the orders of a statement that failed: each may w
 # part of a batch waits for the part before it. The rest is for machines whose clocks differ.
 VISIBLE_AFTER = timedelta(seconds=60)
 _NUMBER_ATTEMPTS = 4  # two orders of one day share 40 random bits once in 10^12 pairs
-
-
-@dataclass(frozen=True, slots=True)
-class StoredOrder:
-    """One version of an order, as the bytes every reader gets."""
-
-    id: str
-    version: int
-    document: str
-    replayed: bool = False
 
 
 # An error is returned, not raised, where it is one order's among many.

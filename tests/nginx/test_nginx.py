@@ -23,7 +23,7 @@ from app.db.engine import db
 from app.models.order import Order
 from app.models.principal import ANONYMOUS
 from app.services.new_order import OrderRequest, new_order
-from app.services.order_expiry import expire_orders
+from app.services.order_actions import expire_orders
 from app.services.order_inserts import insert_orders
 from tests.nginx.conftest import nginx_without_service
 from tests.support.samples import LARGE
