@@ -278,7 +278,7 @@ def test_a_database_that_is_away_is_no_line_s_fault(
     def fail(_: Any) -> set[str]:
         raise PoolTimeout("no connection\nis free")
 
-    for path in ("app.services.order_service.insert_orders", "app.cli.order_import.restore_orders"):
+    for path in ("app.services.order_service.insert_orders", "app.services.order_import.restore_orders"):
         monkeypatch.setattr(path, fail)
 
     for line in (order(), documents):

@@ -12,13 +12,13 @@ from flask.cli import AppGroup
 
 from app.cli.ages import Age
 from app.cli.faults import faults_in_one_line
-from app.cli.order_import import Import, Line
 from app.cli.progress import progress_bar
 from app.errors import ServiceError
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
 from app.services.order_actions import expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
+from app.services.order_import import Import, Line
 from app.services.verification import count_orders
 
 _BATCH = 500  # lines stored at once

@@ -1,19 +1,29 @@
 """Exported orders on their way back in, restored as they were."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any
 
 import orjson
 
+from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
-from app.errors import InvalidRequest
+from app.errors import InternalError, InvalidRequest, RequestInFlight, ServiceError, ServiceUnavailable
 from app.models import Fulfillment, Return
 from app.models.lifecycle import allowed_actions
 from app.models.money import order_totals
 from app.models.order_id import hash_reference
-from app.services.new_order import NewOrder, caller_columns, fingerprint, item_columns
+from app.models.principal import Principal
+from app.schemas.order import OrderInSchema
+from app.schemas.order_import import ExportedOrderSchema
+from app.schemas.strict_json import load_body, parse_json
+from app.services.new_order import NewOrder, OrderRequest, caller_columns, fingerprint, item_columns
 from app.services.order_document import render_order
+from app.services.order_inserts import find_collisions, restore_orders
+from app.services.order_service import create_orders
 from app.services.verification import contradictions
 
 _STATE = ("number", "status", "fulfillment_status", "version", "created_at", "updated_at")
@@ -72,3 +82,107 @@ def _with_text_times(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if value is None:
         return None
     return {name: rfc3339(part) if isinstance(part, datetime) else part for name, part in value.items()}
+
+
+_BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the file, counted from 1."""
+
+    number: int
+    text: bytes
+
+
+@dataclass(slots=True)
+class Import:
+    """An import under way: whose orders they become, and what became of the lines so far."""
+
+    principal: Principal
+    created: int = 0
+    there: int = 0
+    bad: int = 0
+    _seen: Counter[str] = field(default_factory=Counter)
+
+    def store(self, lines: Sequence[Line]) -> Iterator[str]:
+        """Store what is good in a batch, and yield a sentence for each line that is not.
+
+        Raises ServiceUnavailable, RequestInFlight and the database's errors where no line is to blame.
+        """
+        requests: list[tuple[Line, OrderRequest]] = []
+        documents: list[tuple[Line, NewOrder]] = []
+        for line in lines:
+            try:
+                self._read(line, requests, documents)
+            except ServiceError as error:
+                yield self._fault(line, error)
+        outcomes = create_orders([request for _, request in requests])
+        for (line, _), outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, ServiceUnavailable | RequestInFlight):
+                raise outcome
+            if isinstance(outcome, ServiceError):
+                yield self._fault(line, outcome)
+            else:
+                self._count(new=not outcome.replayed)
+        yield from self._restore(documents)
+
+    def _read(
+        self, line: Line, requests: list[tuple[Line, OrderRequest]], documents: list[tuple[Line, NewOrder]]
+    ) -> None:
+        data = parse_json(line.text.strip())
+        if isinstance(data, dict) and "id" in data:
+            loaded = load_body(_DOCUMENT, data)
+            documents.append((line, restored_order(loaded, document=data, principal=self.principal.id)))
+            return
+        body = load_body(_BODY, data)
+        key = None if body.get("external_ref") else self._key(line)
+        requests.append((line, OrderRequest(body, self.principal, idempotency_key=key, ref_is_key=True)))
+
+    def _key(self, line: Line) -> str:
+        """For a line without a reference: its text and how often it stood in the file so far."""
+        digest = blake2b(line.text.strip(), digest_size=16).hexdigest()
+        self._seen[digest] += 1
+        return f"import:{digest}:{self._seen[digest]}"
+
+    def _restore(self, documents: Sequence[tuple[Line, NewOrder]]) -> Iterator[str]:
+        orders: dict[str, NewOrder] = {}
+        for _, order in documents:
+            orders.setdefault(order.id, order)  # the first of two lines with one order
+        stored, refused = _store(list(orders.values()))
+        missing = [order for order in orders.values() if order.id not in stored]
+        there = find_collisions(missing).by_id if missing else {}
+        for line, order in documents:
+            if order.id in stored or order.id in there:
+                self._count(new=order.id in stored and orders[order.id] is order)
+            else:
+                taken = "Another order has this external_ref or number."
+                yield self._fault(line, InternalError(refused.get(order.id, taken)))
+
+    def _count(self, *, new: bool) -> None:
+        self.created += new
+        self.there += not new
+
+    def _fault(self, line: Line, error: ServiceError) -> str:
+        self.bad += 1
+        faults: list[dict[str, Any]] = error.members.get("errors", [])
+        told = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in faults)
+        cause = str(error.__cause__).partition("\n")[0] if error.__cause__ else ""
+        return f"line {line.number}: {told or cause or error.detail}"
+
+
+def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
+    """The ids of the restored orders, and the reasons for which the database refused others."""
+    try:
+        return (restore_orders(orders), {}) if orders else (set(), {})
+    except DATABASE_ERRORS as error:
+        if is_unavailable(error):
+            raise
+        if len(orders) == 1:
+            return set(), {orders[0].id: str(error).partition("\n")[0]}
+    stored, refused = set[str](), dict[str, str]()
+    for order in orders:  # a fault of the whole statement: only the order that causes it shall stay out
+        one_stored, one_refused = _store([order])
+        stored |= one_stored
+        refused |= one_refused
+    return stored, refused
