@@ -4,6 +4,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.http.cursors import make_version_cursor
 from app.models.lifecycle import ACTIONS
 from tests.support.actions import READY, ROUTES, act, order_after
 from tests.support.samples import MINIMAL, slug
@@ -148,7 +149,10 @@ def test_a_cursor_belongs_to_its_order(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("order_id", ["00000000-0000-7000-8000-000000000000", "x"])
 def test_an_unknown_order_has_no_history(client: FlaskClient, order_id: str) -> None:
-    assert slug(client.get(f"/orders/{order_id}/history")) == (404, "order-not-found")
+    cursor = make_version_cursor(1, order_id=order_id)
+
+    for query in ("", f"?cursor={cursor}"):
+        assert slug(client.get(f"/orders/{order_id}/history{query}")) == (404, "order-not-found")
 
 
 @pytest.mark.parametrize(
