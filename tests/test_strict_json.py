@@ -131,6 +131,15 @@ def test_thousands_of_unknown_members_are_one_fault(client: FlaskClient, count: 
     assert len(response.data) < 1000
 
 
+@pytest.mark.parametrize("path", ["/orders", "/orders/x", "/orders/x/history", "/orders/export"])
+def test_a_hundred_unknown_parameters_are_one_fault(client: FlaskClient, path: str) -> None:
+    response = client.get(path, query_string={f"p{i}": 1 for i in range(100)})
+
+    assert slug(response) == (400, "invalid-request")
+    [fault] = response.json["errors"]
+    assert fault["detail"].startswith("Too many members: 100. Allowed are ")
+
+
 @pytest.mark.parametrize("size", [64 * 1024 + 1, 10_000_000])
 def test_a_large_body_is_413(client: FlaskClient, size: int) -> None:
     for body in (b" " * size, b'{"%s":1}' % (b"a" * size), json.dumps({f"{i}": 1 for i in range(100_000)}).encode()):

@@ -57,7 +57,7 @@ class StrictSchema(Schema):
                 self.check(members)
                 return members
         if isinstance(data, dict) and len(data) > len(self.load_fields) + _UNKNOWN_MAX:
-            raise ValidationError(f"These are {len(data):,} members. Known are {', '.join(self.load_fields)}.")
+            raise ValidationError(f"Too many members: {len(data):,}. Allowed are {', '.join(self.load_fields)}.")
         return super().load(data, **options)
 
     def check(self, members: dict[str, Any]) -> None:

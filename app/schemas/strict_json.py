@@ -148,8 +148,8 @@ def load_parameters(schema: Schema, parameters: Mapping[str, Any]) -> dict[str, 
         loaded: dict[str, Any] = schema.load(parameters)
         return loaded
     except ValidationError as error:
-        faults = list(_parameter_faults(error.messages_dict))
-        raise InvalidRequest("Parameters are not valid.", errors=faults) from None
+        faults = list(_parameter_faults(error.normalized_messages()))
+        raise InvalidRequest("The parameters are not valid; errors lists what is wrong.", errors=faults) from None
 
 
 def _faults(messages: Any, pointer: str) -> Iterator[dict[str, str]]:
@@ -168,5 +168,6 @@ def _pointer_token(name: Any) -> str:
 
 def _parameter_faults(messages: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     for name, below in messages.items():
+        parameter = {} if name == "_schema" else {"parameter": name}  # "_schema" is marshmallow's name for the whole
         for fault in _faults(below, ""):
-            yield {"parameter": name, "detail": fault["detail"]}
+            yield parameter | {"detail": fault["detail"]}
