@@ -153,7 +153,7 @@ def load_parameters(schema: Schema, parameters: Mapping[str, Any]) -> dict[str, 
         loaded: dict[str, Any] = schema.load(parameters)
         return loaded
     except ValidationError as error:
-        faults = list(_parameter_faults(error.normalized_messages()))
+        faults = list(_parameter_faults(error.messages))
         raise InvalidRequest("The parameters are not valid; errors lists what is wrong.", errors=faults) from None
 
 
@@ -171,8 +171,11 @@ def _pointer_token(name: Any) -> str:
     return quote(str(name).replace("~", "~0").replace("/", "~1"), safe="~!$&'()*+,;=:@", errors="replace")
 
 
-def _parameter_faults(messages: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _parameter_faults(messages: Any) -> Iterator[dict[str, str]]:
+    """The faults of single parameters, or those of the query as a whole, which name no parameter."""
+    if not isinstance(messages, Mapping):
+        yield from ({"detail": str(message)} for message in messages)
+        return
     for name, below in messages.items():
-        parameter = {} if name == "_schema" else {"parameter": name}  # "_schema" is marshmallow's name for the whole
         for fault in _faults(below, ""):
-            yield parameter | {"detail": fault["detail"]}
+            yield {"parameter": name, "detail": fault["detail"]}
