@@ -4,7 +4,7 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import Connection, text
 
-from app.cli.faults import errors_in_one_line
+from app.cli.common import errors_in_one_line
 
 database = current_app.extensions["migrate"].db
 

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from sqlalchemy import Executable, Table, Text, cast, delete, func, insert, text, update
 from sqlalchemy.dialects import postgresql
 
-from app.cli.progress import progress_bar
+from app.cli.common import progress_bar
 from app.db.engine import Base, db
 from app.models import ChangeKey, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
 from app.services import verification

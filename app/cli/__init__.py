@@ -5,10 +5,9 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
-from app.cli.orders import orders
+from app.cli.orders import orders, verify
 from app.cli.privacy import privacy
 from app.cli.seed import seed
-from app.cli.verify import verify
 
 
 def init_app(app: Flask) -> None:

@@ -7,8 +7,7 @@ import jwt
 from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
-from app.cli.ages import Age
-from app.cli.faults import errors_in_one_line, faults_in_one_line
+from app.cli.common import Age, errors_in_one_line, faults_in_one_line
 from app.db.types import rfc3339
 from app.models.api_key import NAME_MAX, ApiKey
 from app.models.order_item import ID_MAX

@@ -1,4 +1,4 @@
-"""`flask orders export`, `import` and `expire`: many orders at once."""
+"""`flask orders export`, `import` and `expire`, and `flask verify`: many orders at once."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import click
-from flask.cli import AppGroup
+from flask.cli import AppGroup, with_appcontext
 
-from app.cli.ages import Age
-from app.cli.faults import faults_in_one_line
-from app.cli.progress import progress_bar
+from app.cli.common import Age, faults_in_one_line, progress_bar
 from app.errors import ServiceError
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
 from app.services.order_actions import expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.order_import import Import, Line
-from app.services.verification import count_orders
+from app.services.verification import count_orders, verify_erasures, verify_orders
 
 _BATCH = 500  # lines stored at once
 
@@ -81,6 +79,29 @@ def expire(older_than: timedelta) -> None:
             for expired in expire_orders(older_than=older_than):
                 bar.update(expired)
         click.echo(f"{bar.pos} orders expired.")
+
+
+@click.command()
+@with_appcontext
+def verify() -> None:
+    """Replay the log against the tables and name every difference.
+
+    Exit status 1 if there is any. Changes that come in meanwhile do no harm: each batch is read at one moment.
+    """
+    differences = 0
+    with faults_in_one_line():
+        with progress_bar("Orders", length=count_orders()) as bar:
+            for looked_at, found in verify_orders():
+                for difference in found:
+                    click.echo(difference)
+                differences += len(found)
+                bar.update(looked_at)
+        for found in verify_erasures():
+            for difference in found:
+                click.echo(difference)
+            differences += len(found)
+        click.echo(f"{bar.pos} orders verified, {differences} differences.")
+    sys.exit(1 if differences else 0)
 
 
 def _without_byte_order_mark(file: BinaryIO) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ import sys
 import click
 from flask.cli import AppGroup
 
-from app.cli.faults import faults_in_one_line
+from app.cli.common import faults_in_one_line
 from app.errors import ServiceError
 from app.models.erasure import DONE
 from app.models.principal import Principal

@@ -12,8 +12,7 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy import exists, select
 
-from app.cli.faults import faults_in_one_line
-from app.cli.progress import progress_bar
+from app.cli.common import faults_in_one_line, progress_bar
 from app.cli.sample_shop import Shop
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import consistent_read

@@ -1,0 +1,73 @@
+"""What the commands share: lengths of time, progress bars, and errors in one line."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import click
+from click._termui_impl import ProgressBar
+
+from app.config import StartupError
+from app.db.errors import DATABASE_ERRORS
+from app.db.revision import require_migrated
+
+
+class Age(click.ParamType[timedelta]):
+    """A number of days, hours or minutes: 30d, 12h, 45m."""
+
+    name = "age"
+    _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it, or fail with what is expected."""
+        match = re.fullmatch(r"(\d{1,6})([dhm])", str(value), re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not an age; write 30d, 12h or 45m.", param, ctx)
+        return timedelta(**{self._UNITS[match[2]]: int(match[1])})
+
+
+@contextmanager
+def progress_bar(label: str, *, length: int | None) -> Iterator[ProgressBar[Any]]:
+    """A progress bar on standard error; None for a length that nobody knows. It is there for people only: what is
+    written to a file or a log stays clean of it."""
+    unknown = length is None
+    bar: ProgressBar[Any] = click.progressbar(
+        count() if unknown else None,
+        length=length,
+        label=label,
+        show_pos=unknown,
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+    )
+    with bar:
+        yield bar
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turn an error of the database or of a file into a single line and exit status 1."""
+    try:
+        yield
+    except StartupError as error:
+        raise click.ClickException(str(error)) from None
+    except DATABASE_ERRORS as error:
+        reason = _first_line(error)
+        raise click.ClickException(f"The database failed; the same command goes on where it was. {reason}") from None
+    except OSError as error:
+        raise click.ClickException(f"A file failed: {_first_line(error)}") from None
+
+
+@contextmanager
+def faults_in_one_line() -> Iterator[None]:
+    """Require the newest schema, then as `errors_in_one_line`."""
+    with errors_in_one_line():
+        require_migrated()
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
