@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import text, update
 
 from app.db.engine import db
-from app.models.tables import EVENTS
+from app.models import EVENTS
 from app.routes import customer_routes
 from app.services import erasure
 from tests.support.actions import event_types

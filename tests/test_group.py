@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.db.group_commit import Group
+from app.db.group_commit import GroupCommit
 
 
 class Killed(BaseException):
@@ -36,7 +36,7 @@ def together(count: int, call: Callable[[int], object]) -> list[object]:
 
 def test_a_caller_alone_is_served_at_once() -> None:
     calls: list[Sequence[int]] = []
-    group = Group[int, int](lambda items: calls.append(items) or doubled(items), most=10)
+    group = GroupCommit[int, int](lambda items: calls.append(items) or doubled(items), most=10)
 
     assert group.call(21) == 42
     assert calls == [[21]]
@@ -44,7 +44,7 @@ def test_a_caller_alone_is_served_at_once() -> None:
 
 def test_callers_of_one_moment_share_calls_and_get_their_own_results() -> None:
     sizes: list[int] = []
-    group = Group[int, int](lambda items: sizes.append(len(items)) or doubled(items), most=1000)
+    group = GroupCommit[int, int](lambda items: sizes.append(len(items)) or doubled(items), most=1000)
 
     results = together(200, group.call)
 
@@ -54,7 +54,7 @@ def test_callers_of_one_moment_share_calls_and_get_their_own_results() -> None:
 
 def test_no_call_gets_more_than_the_most() -> None:
     sizes: list[int] = []
-    group = Group[int, int](lambda items: sizes.append(len(items)) or doubled(items), most=3)
+    group = GroupCommit[int, int](lambda items: sizes.append(len(items)) or doubled(items), most=3)
 
     assert together(50, group.call) == [2 * item for item in range(50)]
     assert max(sizes) <= 3
@@ -67,7 +67,7 @@ def test_what_the_work_raises_is_raised_for_all_of_its_callers_and_for_no_others
             raise ValueError("poison")
         return list(items)
 
-    group = Group[int, int](work, most=1)
+    group = GroupCommit[int, int](work, most=1)
 
     results = together(30, group.call)
 
@@ -76,7 +76,7 @@ def test_what_the_work_raises_is_raised_for_all_of_its_callers_and_for_no_others
 
 
 def test_too_few_results_are_an_error_and_not_somebody_elses_result() -> None:
-    group = Group[int, int](lambda items: [], most=10)
+    group = GroupCommit[int, int](lambda items: [], most=10)
 
     with pytest.raises(RuntimeError, match="0 results for 1 items"):
         group.call(1)
@@ -96,7 +96,7 @@ def test_a_killed_leader_leaves_nobody_without_an_answer() -> None:
             raise Killed
         return doubled(items)
 
-    group = Group[int, int](work, most=1000)
+    group = GroupCommit[int, int](work, most=1000)
 
     results = together(20, group.call)
 
@@ -113,7 +113,7 @@ def test_work_that_is_stuck_does_not_stop_those_who_come_later() -> None:
             release.wait(10)
         return doubled(items)
 
-    group = Group[int, int](work, most=1)
+    group = GroupCommit[int, int](work, most=1)
     stuck = threading.Thread(target=group.call, args=(0,))
     stuck.start()
     time.sleep(0.15)  # beyond the patience
@@ -130,7 +130,7 @@ def test_work_that_is_stuck_does_not_stop_those_who_come_later() -> None:
 UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import gevent, random, time
-from app.db.group_commit import Group
+from app.db.group_commit import GroupCommit
 
 sizes = []
 def work(items):
@@ -138,7 +138,7 @@ def work(items):
     gevent.sleep(random.random() / 100)
     return [2 * item for item in items]
 
-group = Group(work, most=40)
+group = GroupCommit(work, most=40)
 greenlets = [gevent.spawn(group.call, item) for item in range(500)]
 gevent.sleep(0.005)
 for victim in greenlets[::50]:  # leaders and waiters alike
@@ -160,7 +160,7 @@ def test_greenlets_share_calls_and_survive_the_killing_of_others() -> None:
 BLOCKING = """
 from gevent import monkey; monkey.patch_all()
 import gevent
-from app.db.group_commit import Group
+from app.db.group_commit import GroupCommit
 
 sleep = monkey.get_original("time", "sleep")
 sizes = []
@@ -169,7 +169,7 @@ def work(items):
     sleep(0.001)  # as SQLite: nothing else of the process runs
     return items
 
-group = Group(work, most=40)
+group = GroupCommit(work, most=40)
 greenlets = [gevent.spawn(group.call, item) for item in range(120)]
 gevent.joinall(greenlets, timeout=20)
 assert [greenlet.value for greenlet in greenlets] == list(range(120))

@@ -2,7 +2,6 @@
 
 import random
 import sqlite3
-import sys
 import time
 import weakref
 from typing import Any
@@ -17,8 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase
 
 from app.config import ROOT
-from app.db.bounded_connection import BoundedConnection
-from app.db.postgresql_session import connect_arguments, explain_refusal, prepare_session
+from app.db.connection import connect_arguments, explain_refusal, open_connection, prepare_session
 
 SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a write waits for another process's
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two tries
@@ -84,18 +82,9 @@ def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
     if dialect.name != "postgresql":
         return None
     try:
-        return _open_connection(*arguments, **named)
+        return open_connection(*arguments, **named)
     except psycopg.OperationalError as error:
         raise explain_refusal(error, pooled=named["prepare_threshold"] is None) from None
-
-
-def _open_connection(*arguments: Any, **named: Any) -> BoundedConnection:
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("socket"):
-        return BoundedConnection.connect(*arguments, **named)
-    from app.db.gevent_connection import connect  # not before gevent, which commands have no use for
-
-    return connect(*arguments, **named)
 
 
 @event.listens_for(Engine, "connect")

@@ -4,9 +4,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Engine
+
+from app.db.engine import db
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Thing = TypeVar("Thing")
 
 _PATIENCE = 0.1  # seconds that work may take until those who come meanwhile no longer wait for its end
 
@@ -21,7 +27,7 @@ class _Batch(Generic[Item, Result]):
         self.over = threading.Event()
 
 
-class Group(Generic[Item, Result]):
+class GroupCommit(Generic[Item, Result]):
     """Callers that ask while work is under way are served together by the next call: group commit, in one process.
 
     The first caller of a batch leads it. It waits for the batch before it to end, lets whoever is ready join, and does
@@ -85,3 +91,17 @@ class Group(Generic[Item, Result]):
         with self._joining:
             if self._open is batch:
                 self._open = None
+
+
+class PerDatabase(Generic[Thing]):
+    """Makes the thing when it is first asked for, and forgets it with the database's engine."""
+
+    def __init__(self, make: Callable[[], Thing]) -> None:
+        self._make = make
+        self._things: WeakKeyDictionary[Engine, Thing] = WeakKeyDictionary()
+
+    def get(self) -> Thing:
+        """The current application's."""
+        engine = db.engine
+        thing = self._things.get(engine)
+        return self._things.setdefault(engine, self._make()) if thing is None else thing

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from app.config import StartupError
 from app.db.engine import db, migrate
 from app.db.errors import DATABASE_ERRORS
-from app.db.retry import with_retry
+from app.db.transactions import with_retry
 
 # A standby, or a server that is kept from writing by its settings. Other transactions than ours are read-write.
 _READ_ONLY = text("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")

@@ -9,7 +9,7 @@ import re
 from flask import current_app, request
 
 from app.errors import PreconditionRequired, VersionMismatch
-from app.models.personal_data import is_erased
+from app.models.erasure import is_erased
 from app.services.order_document import StoredOrder
 
 _ERASED = "-erased"

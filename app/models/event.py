@@ -7,7 +7,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.engine import Base
 from app.db.types import UUID, Document, Timestamp
-from app.models.order import HASH_LENGTH, PRINCIPAL_MAX
+from app.models.order import HASH_LENGTH
+from app.models.principal import PRINCIPAL_MAX
 
 
 class OrderEvent(Base):

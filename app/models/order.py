@@ -13,14 +13,12 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from app.db.engine import Base
 from app.db.types import JSON_VALUE, UUID, Timestamp, rfc3339
 from app.errors import IllegalAction, TooManyVersions
+from app.models.erasure import scrub
 from app.models.lifecycle import ACTIONS, FULFILLMENT_STATUSES, STATUSES, allowed_actions
-from app.models.money import order_totals
 from app.models.order_id import hash_reference
-from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Quantities, Return
-from app.models.personal_data import scrub
-from app.models.principal import customer_principal_id
+from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Quantities, Return, order_totals
+from app.models.principal import PRINCIPAL_MAX, customer_principal_id
 
-PRINCIPAL_MAX = 128
 IDEMPOTENCY_KEY_MAX = 255  # the ceiling that the well-known payment APIs have
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits

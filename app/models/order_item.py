@@ -1,6 +1,6 @@
 """The lines of an order, and what was sent and came back of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from app.db.types import JSON_VALUE, UUID, Timestamp
 from app.errors import InvalidRequest, QuantityExceeded
 
 ID_MAX = 64  # characters of any id a caller chooses: a UUID with a prefix fits
+LARGEST_TOTAL = 2**53 - 1  # what every JSON reader holds exactly (RFC 8259 §6)
 
 
 class OrderItem(Base):
@@ -87,3 +88,16 @@ class Quantities:
             for i, entry in enumerate(self.lines)
             if wrong(entry["line"], entry["quantity"])
         ]
+
+
+def order_totals(
+    items: Sequence[Mapping[str, Any]], adjustments: Sequence[Mapping[str, Any]]
+) -> tuple[int, int] | tuple[None, None]:
+    """The sums of the items and of the adjustments, in whole minor units of the order's currency.
+
+    (None, None) if the order has no prices. A line without a price adds nothing.
+    """
+    prices = [item["unit_price"] * item["quantity"] for item in items if item.get("unit_price") is not None]
+    if not prices and not adjustments:
+        return None, None
+    return sum(prices), sum(adjustment["amount"] for adjustment in adjustments)

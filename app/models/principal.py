@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+PRINCIPAL_MAX = 128  # characters of a principal's id
+
 SCOPES = {
     "orders:read": "Read orders, their versions and their history.",
     "orders:write": "Create orders, change their content, cancel them.",

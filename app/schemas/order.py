@@ -5,12 +5,11 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
+from app.models.erasure import is_alias
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
-from app.models.money import LARGEST_TOTAL, order_totals
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import parse_uuid
-from app.models.order_item import ID_MAX
-from app.models.personal_data import is_alias
+from app.models.order_item import ID_MAX, LARGEST_TOTAL, order_totals
 from app.schemas.fields import (
     Choice,
     ListOf,

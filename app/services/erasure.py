@@ -23,13 +23,11 @@ from app.db.errors import DATABASE_ERRORS, is_duplicate
 from app.db.sqlite_rewrite import rewrite_file
 from app.db.transactions import consistent_read, in_transaction
 from app.errors import ErasureNotFound, OpenOrders
-from app.models import ChangeKey, Erasure, Order, OrderEvent, OutboxEntry
-from app.models.erasure import DONE, RUNNING
+from app.models import EVENTS, ChangeKey, Erasure, Order, OrderEvent, OutboxEntry
+from app.models.erasure import DONE, RUNNING, is_alias, new_alias, scrub
 from app.models.lifecycle import ERASED, OPEN
 from app.models.order_id import new_id, parse_uuid
-from app.models.personal_data import is_alias, new_alias, scrub
 from app.models.principal import Principal, customer_principal_id
-from app.models.tables import EVENTS
 from app.services.order_document import render_stored_order
 
 REWRITE_MAX = 64 * 1024 * 1024  # bytes of a SQLite file that a request rewrites: writers wait for about a second

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from app.models.lifecycle import NEW_ORDER_ACTIONS
-from app.models.money import order_totals
 from app.models.order_id import hash_key, hash_reference, new_order_id, order_number
+from app.models.order_item import order_totals
 from app.models.principal import Principal
 from app.services.order_document import render_order
 

@@ -14,10 +14,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from app.db.engine import db
-from app.db.pages import rows_within
-from app.db.per_engine import PerDatabase
-from app.db.retry import with_retry
-from app.db.transactions import consistent_read
+from app.db.group_commit import PerDatabase
+from app.db.statement import rows_within
+from app.db.transactions import consistent_read, with_retry
 from app.models.principal import Principal
 from app.services.order_document import visible_document
 from app.services.order_listing import filter_values, id_range, list_query

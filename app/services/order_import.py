@@ -14,8 +14,8 @@ from app.db.types import rfc3339
 from app.errors import InternalError, InvalidRequest, RequestInFlight, ServiceError, ServiceUnavailable
 from app.models import Fulfillment, Return
 from app.models.lifecycle import allowed_actions
-from app.models.money import order_totals
 from app.models.order_id import hash_reference
+from app.models.order_item import order_totals
 from app.models.principal import Principal
 from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema

@@ -26,12 +26,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from app.db.engine import db
-from app.db.statement import Statement
+from app.db.statement import Statement, json_rows, typed
 from app.db.transactions import read_rows
 from app.db.types import Document
-from app.models import Order, OrderEvent
+from app.models import EVENTS, FULFILLMENTS, ITEMS, ORDERS, OUTBOX, RETURNS, Order, OrderEvent
 from app.models.lifecycle import CREATED, IMPORTED
-from app.models.tables import EVENTS, FULFILLMENTS, ITEMS, ORDERS, OUTBOX, RETURNS, json_rows, typed
 from app.services.new_order import NewOrder
 
 

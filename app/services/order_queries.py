@@ -26,16 +26,13 @@ from sqlalchemy import (
 )
 
 from app.db.engine import db
-from app.db.group_commit import Group
-from app.db.pages import rows_within
-from app.db.per_engine import PerDatabase
-from app.db.statement import Statement
+from app.db.group_commit import GroupCommit, PerDatabase
+from app.db.statement import Statement, json_rows, rows_within
 from app.db.types import UUID, read_timestamp, rfc3339
 from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
 from app.models.order_id import parse_uuid
 from app.models.principal import Principal
-from app.models.tables import json_rows
 from app.services.order_document import StoredOrder, visible_actor, visible_document
 
 _TOGETHER = 100  # orders in one statement
@@ -106,7 +103,7 @@ def _on_sqlite() -> Statement:
 
 
 _STATEMENTS = {"postgresql": _on_postgresql(), "sqlite": _on_sqlite()}
-_LOOKUPS = PerDatabase(lambda: Group[OrderKey, Snapshot](_find, most=_TOGETHER))
+_LOOKUPS = PerDatabase(lambda: GroupCommit[OrderKey, Snapshot](_find, most=_TOGETHER))
 
 
 _PAGE_BYTES = 1024 * 1024

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_unavailable
-from app.db.group_commit import Group
-from app.db.per_engine import PerDatabase
+from app.db.group_commit import GroupCommit, PerDatabase
 from app.errors import (
     DuplicateExternalRef,
     IdempotencyKeyReused,
@@ -167,4 +166,4 @@ def _judge_collision(order: NewOrder, collisions: Collisions) -> Outcome | None:
 
 
 # Commits the creations of this process together.
-_CREATIONS = PerDatabase(lambda: Group[NewOrder, Outcome | None](_store, most=_TOGETHER))
+_CREATIONS = PerDatabase(lambda: GroupCommit[NewOrder, Outcome | None](_store, most=_TOGETHER))

@@ -29,20 +29,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from app.db.engine import db
-from app.db.statement import Statement
-from app.models import ChangeKey, Order, OrderEvent
-from app.models.tables import (
-    CHANGE_KEYS,
-    EVENTS,
-    FULFILLMENTS,
-    ITEMS,
-    ORDERS,
-    OUTBOX,
-    RETURNS,
-    json_row,
-    json_rows,
-    typed,
-)
+from app.db.statement import Statement, json_row, json_rows, typed
+from app.models import CHANGE_KEYS, EVENTS, FULFILLMENTS, ITEMS, ORDERS, OUTBOX, RETURNS, ChangeKey, Order, OrderEvent
 
 _FIXED = {"id", "number", "principal", "customer_id", "idempotency_key_hash", "fingerprint", "created_at"}
 _CHANGING = [str(name) for name in ORDERS.c.keys() if name not in _FIXED]  # orjson takes no quoted_name

@@ -12,8 +12,7 @@ from sqlalchemy import insert, select, text, update
 
 from app.db.engine import db
 from app.db.types import rfc3339
-from app.models import Order
-from app.models.tables import EVENTS, ORDERS
+from app.models import EVENTS, ORDERS, Order
 from tests.support.samples import ADDRESS
 
 CANARY = "canary"
