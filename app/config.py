@@ -1,6 +1,7 @@
-"""Every setting, read from the environment once and checked at start-up.
+"""The settings: read from the environment once, and validated at start-up.
 
-`SETTINGS` is the one list of them: the README's table is held equal to it by a test.
+`SETTINGS` lists them all; a test compares the README's table with it. This module imports the standard library only:
+gunicorn.conf.py runs it in the master process, before gevent patches the workers.
 """
 
 import os
@@ -11,15 +12,13 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-from app.database_url import read_database_url
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class StartupError(Exception):
-    """The service cannot start; the message is one line that says what to do."""
+    """The service cannot start. The message is one line that says what to do."""
 
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -28,7 +27,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def is_loopback(address: str) -> bool:
-    """Whether this is an IP address of the loopback interface; an IPv4 address may be written as IPv6."""
+    """Whether this is a loopback address: 127.0.0.0/8, ::1, or the first as an IPv4-mapped IPv6 address."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -36,8 +35,83 @@ def is_loopback(address: str) -> bool:
     return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
+# RFC 3986 §3, with libpq's list of hosts. A user name or a password contains no "@", "/", "?" or "#".
+_POSTGRESQL = re.compile(
+    r"(?P<login>[^:@/?#]*(?::[^@/?#]*)?@)?(?P<hosts>[^@/?#]*)(?P<database>/[^@/?#]*)?(?:\?(?P<query>[^@?#+]*))?"
+)
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^:\[\]]*)(?::(?P<port>\d*))?", re.ASCII)
+_PORTS = re.compile(r"\d*(,\d*)*", re.ASCII)
+_UNENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})|\s|%00")
+_ENCODING = (
+    "postgresql://user:password@host:port/name?parameters, percent-encoded where a part holds other characters than "
+    "letters, digits and -._~: @ is %40, : %3A, / %2F, ? %3F, # %23, % %25, + %2B, a space %20"
+)
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+LIBPQ_PARAMETERS = frozenset(
+    "application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation "
+    "gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname "
+    "load_balance_hosts max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer "
+    "oauth_scope options passfile password port replication require_auth requirepeer scram_client_key "
+    "scram_server_key service ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode sslcompression "
+    "sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni target_session_attrs "
+    "tcp_user_timeout user".split()
+)
+
+
 def _database_url(text: str) -> str:
-    return read_database_url(text, root=ROOT)
+    """The URL for SQLAlchemy. A relative path of a SQLite file is relative to the project's directory.
+
+    Raises ValueError with what is expected. It quotes no part of the URL: where a password is not encoded, its end
+    cannot be found.
+    """
+    scheme, separator, rest = text.strip().partition("://")
+    if separator and scheme.lower() in ("postgres", "postgresql", "postgresql+psycopg"):
+        return _postgresql_url(rest)
+    if separator and scheme.lower() == "sqlite":
+        return _sqlite_url(rest)
+    raise ValueError("a postgresql:// URL, or sqlite:/// with the path of a file")
+
+
+def _postgresql_url(rest: str) -> str:
+    parts = _POSTGRESQL.fullmatch(rest)
+    if parts is None or _UNENCODED.search(rest) or "\N{REPLACEMENT CHARACTER}" in unquote(rest):
+        raise ValueError(_ENCODING)
+    hosts = [_HOST.fullmatch(host) for host in parts["hosts"].split(",")]
+    ports = [host["port"] or "" for host in hosts if host]
+    if not all(hosts) or any(port and not 1 <= int(port[:6]) <= 65_535 for port in ports):
+        raise ValueError(_ENCODING)
+    names = [host["name"] for host in hosts if host]
+    parameters = _libpq_parameters(parts["query"] or "")
+    address = names[0] + (f":{ports[0]}" if ports[0] else "")
+    if len(names) > 1 or "%" in address:  # several hosts, or the directory of a Unix socket
+        address = ""
+        several = {"host": ",".join(unquote(name).strip("[]") for name in names)}
+        parameters = several | ({"port": ",".join(ports)} if any(ports) else {}) | parameters
+    query = f"?{urlencode(parameters)}" if parameters else ""
+    return f"postgresql+psycopg://{parts['login'] or ''}{address}{parts['database'] or ''}{query}"
+
+
+def _libpq_parameters(query: str) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    for pair in filter(None, query.split("&")):
+        name, separator, value = pair.partition("=")
+        if not separator or name not in LIBPQ_PARAMETERS or name in parameters:
+            raise ValueError("a URL whose parameters are libpq's, such as sslmode or options, each given once")
+        parameters[name] = unquote(value)
+    if not _PORTS.fullmatch(parameters.get("port", "")):
+        raise ValueError("a URL whose port is a whole number")
+    return parameters
+
+
+def _sqlite_url(rest: str) -> str:
+    path, _, query = rest.partition("?")
+    parameters = parse_qs(query)
+    is_uri = parameters.get("uri") in (["1"], ["true"]) and path.startswith("/file:")
+    scheme = "file:" if is_uri else ""
+    file = unquote(path).removeprefix(f"/{scheme}")
+    if not path.startswith("/") or not file or file.startswith(":memory:") or parameters.get("mode") == ["memory"]:
+        raise ValueError("sqlite:/// with the path of a file; workers share no database in memory")
+    return f"sqlite:///{scheme}{quote(str(ROOT / file), safe='/ +')}" + (f"?{query}" if query else "")
 
 
 def _whole_number(low: int, high: int) -> Callable[[str], int]:

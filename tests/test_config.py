@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from psycopg.pq import Conninfo
 from sqlalchemy import make_url
 
-from app.config import ROOT, SETTINGS, StartupError, load_config
+from app.config import LIBPQ_PARAMETERS, ROOT, SETTINGS, StartupError, load_config
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +166,7 @@ def test_every_setting_has_a_default_that_is_valid_and_a_meaning() -> None:
         assert name.isupper()
         setting.parse(setting.default)
         assert setting.meaning.endswith("."), name
+
+
+def test_the_parameters_of_a_database_url_are_those_of_the_installed_libpq() -> None:
+    assert {option.keyword.decode() for option in Conninfo.get_defaults()} == LIBPQ_PARAMETERS
