@@ -14,7 +14,7 @@ from bench.conformance import faults
 from bench.floor import FLOOR, Floor
 from bench.load import KNOWN_IDS, Exhausted, Slot, TooShort, run_slot, settle
 from bench.machine import describe_machine
-from bench.servers import CONTESTANTS, WORKS, Contestant, Room, Server, analyze, grown, machine_room
+from bench.servers import CONTESTANTS, WORKS, Contestant, Room, Server, analyze, checkout, grown, machine_room
 from tests.support.servers import ROOT
 
 REPEATS = 5  # of a slot with foreign load, before the quietest is kept and counted in the report as disturbed
@@ -162,6 +162,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=_names(WORKS), default=list(WORKS), help=", ".join(WORKS))
     parser.add_argument("--connections", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16, 64])
     parser.add_argument("--foreign", type=float, default=0.05, help="share of the machine others may use (0.05)")
+    parser.add_argument("--before", type=Path, help="another checkout of the service, to be measured too")
     parser.add_argument("--growth", action="store_true", help="measure the service alone, at several sizes")
     parser.add_argument("--sizes", type=lambda text: [int(n) for n in text.split(",")], default=[10_000, 1_000_000])
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results")
@@ -179,6 +180,7 @@ def main() -> int:
         contestants: Sequence[Contestant] = [grown(size) for size in options.sizes]
     else:
         contestants = [one for one in (*CONTESTANTS, FLOOR) if one.name in options.only]
+        contestants += [checkout(options.before)] if options.before else []
     return 0 if measure(options, contestants) else 1
 
 

@@ -90,6 +90,12 @@ CONTESTANTS = (
 )
 
 
+def checkout(directory: Path) -> Contestant:
+    """The service as it is in another checkout, which has an environment of its own in `.venv`."""
+    run = ("bench.checkout", str(directory.resolve()))
+    return Contestant("order-service-before", "Order service before", (*run, *_MIGRATE), (*run, *_SERVE))
+
+
 def grown(orders: int) -> Contestant:
     """The service, with orders in it from the start."""
     title = f"Order service with {orders:,} orders"
