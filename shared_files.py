@@ -14,7 +14,7 @@ from glob import glob
 
 _PREFIX, _LOCK = "order-service-", "lock"
 
-RATE_LIMITS_BYTES = 1024 * 1024 + 4096  # app/http/rate_limiter.py
+RATE_LIMITS_BYTES = 1024 * 1024 + 4096  # app/http/rate_limit.py
 # The files that prometheus_client maps for a process, and the bytes that app/telemetry.py needs at most.
 _METRICS = {"histogram": 1024 * 1024, "counter": 16 * 1024, "gauge_livesum": 16 * 1024}
 METRICS_BYTES = sum(_METRICS.values())  # of one process

@@ -15,7 +15,7 @@ import structlog
 from app import create_app
 from app.cli import is_serving
 from app.config import StartupError
-from app.http.readiness import check_before_serving
+from app.http.auth import check_before_serving
 from app.telemetry import standard_error
 
 # All that prints to it, commands and tracebacks too, must survive a full disk.

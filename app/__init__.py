@@ -8,8 +8,8 @@ from flask import Flask
 from app import cli, telemetry
 from app.config import ROOT, load_config
 from app.db import engine
-from app.http import auth, browser_security, problems, rate_limit, readiness, streams, url_prefix
-from app.http.application import AnyCharacters, OrderService
+from app.http import auth, exports, problems, rate_limit, responses
+from app.http.application import AnyCharacters, OrderService, serve_under_prefix
 from app.routes import customer_routes, docs_routes, health_routes, order_action_routes, order_routes
 
 
@@ -25,14 +25,13 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
 
     engine.init_app(app)
     telemetry.init_app(app)
-    browser_security.init_app(app)
+    responses.init_app(app)
     problems.init_app(app)
     for routes in (order_routes, order_action_routes, customer_routes, health_routes, docs_routes):
         app.register_blueprint(routes.blueprint)
-    url_prefix.init_app(app)
-    readiness.init_app(app)
+    serve_under_prefix(app)
     auth.init_app(app)
     rate_limit.init_app(app)
-    streams.init_app(app)
+    exports.init_app(app)
     cli.init_app(app)
     return app

@@ -1,5 +1,6 @@
 """What the operators see: a request id, one log line a request, metrics. No personal data in any of them."""
 
+import io
 import logging
 import os
 import re
@@ -24,8 +25,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from app.db.engine import db
 from app.db.errors import loggable_message
 from app.http.application import current_request
-from app.http.principal import loggable_customer
-from app.log_stream import lossy
+from app.http.auth import loggable_customer
 from app.models.order_id import parse_uuid
 
 REQUEST_ID = "X-Request-Id"
@@ -222,3 +222,55 @@ def _format_exception(_logger: WrappedLogger, _method: str, event: EventDict) ->
     if parts:
         event["exception"] = "\n\n".join(parts)
     return event
+
+
+class _LossyFile(io.RawIOBase):
+    """A file descriptor to which writing always succeeds.
+
+    The disk may be full, the reader of a pipe dead, the descriptor closed. Nothing is buffered: what has been dropped
+    does not come back later, and takes no memory.
+    """
+
+    def __init__(self, descriptor: int, on_loss: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self._on_loss = on_loss
+        self._torn = False  # whether the beginning of a line stands alone in the file
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any) -> int:
+        """Write it all or call `on_loss`; the length, as if all had been written."""
+        rest = b"\n" + bytes(data) if self._torn else bytes(data)
+        written = 0
+        try:
+            while written < len(rest):
+                written += os.write(self._descriptor, rest[written:])
+            self._torn = False
+        except OSError:
+            self._torn = self._torn or written > 0
+            self._on_loss()
+        return len(data)
+
+
+def lossy(stream: TextIO | None, *, on_loss: Callable[[], None]) -> TextIO:
+    """The stream, or what writes to its file, with `on_loss` called for whatever could not be written.
+
+    None is what Python makes of a standard error that is closed: then everything is lost. A stream without a file is
+    returned as it is.
+    """
+    if stream is not None and isinstance(getattr(stream, "buffer", None), _LossyFile):
+        return stream
+    try:
+        descriptor = -1 if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        assert stream is not None
+        return stream
+    file: Any = _LossyFile(descriptor, on_loss)
+    return io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", write_through=True)

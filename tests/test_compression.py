@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app.http.compression import MIN_SIZE
+from app.http.content_negotiation import MIN_SIZE
 from tests.support.samples import MINIMAL, RICHEST
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

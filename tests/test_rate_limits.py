@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from app.db.engine import db
-from app.http import rate_limiter
-from app.http.rate_limiter import RateLimiter
+from app.http import rate_limit
+from app.http.rate_limit import RateLimiter
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, bearer, closed_app, public_pem, token
 from tests.support.samples import MINIMAL, slug
 from tests.support.servers import GUNICORN, free_port, running
@@ -34,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(rate_limiter, "time", clock)
+    monkeypatch.setattr(rate_limit, "time", clock)
     return clock
 
 

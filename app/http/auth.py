@@ -6,17 +6,20 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 import structlog
 from flask import Flask, current_app, g
 
 from app.config import StartupError, is_loopback
-from app.errors import Forbidden, Unauthenticated
+from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable
+from app.db.revision import require_revision
+from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit
 from app.http.application import current_request
 from app.http.blueprint import PUBLIC, Blueprint
-from app.models.principal import ANONYMOUS, SCOPES, Principal
+from app.models.principal import ANONYMOUS, SCOPES, Principal, customer_principal_id
 from app.services.api_key_service import PREFIX, any_api_key, find_principal, is_well_formed
 from app.services.token_service import InvalidToken, KeySet, TokenChecker, read_public_key
 
@@ -39,6 +42,8 @@ def init_app(app: Flask) -> None:
     for endpoint, scope in scopes.items():
         if scope not in {*SCOPES, PUBLIC}:
             raise StartupError(f"The route {endpoint} does not say whom it lets in: declare a scope, or PUBLIC.")
+    app.extensions["readiness"] = readiness = Readiness()
+    app.before_request(readiness.check)  # before authentication, which reads the database too
     app.extensions["auth"] = authenticator = Authenticator(app)
     app.before_request(lambda: _authorize(authenticator, scopes))
 
@@ -190,3 +195,79 @@ def _read_public_key(pem: str) -> object:
         return read_public_key(pem)
     except ValueError as error:
         raise StartupError(f"JWT_PUBLIC_KEY must be {error}.") from None
+
+
+def current_principal() -> Principal:
+    """The principal of the request, who has the scope that the route requires."""
+    principal: Principal = g.principal
+    return principal
+
+
+def require_own_customer(customer_id: str, principal: Principal) -> None:
+    """Raise Forbidden where a customer would act for somebody else."""
+    if principal.customer_id not in (None, customer_id):
+        raise Forbidden("Customers act for themselves only: the customer must be the token's subject.")
+
+
+def loggable_id(principal: Principal) -> str:
+    """Who calls, as it may stand in a log: a service by the name of its key, a person by a keyed hash.
+
+    The same person has the same 16 hexadecimal digits as long as SECRET_KEY is the same.
+    """
+    if principal.customer_id is None and not principal.id.startswith("token:"):
+        return principal.id
+    return _keyed_hash(principal.id)
+
+
+def loggable_customer(customer_id: str) -> str:
+    """The hash that `loggable_id` has for the customer's own requests."""
+    return _keyed_hash(customer_principal_id(customer_id))
+
+
+def _keyed_hash(principal_id: str) -> str:
+    key = blake2b(current_app.config["SECRET_KEY"].encode()).digest()
+    return blake2b(principal_id.encode(), digest_size=8, key=key, person=b"principal in log").hexdigest()
+
+
+log = structlog.get_logger()
+
+
+class Readiness:
+    """`checked` is False from a start without a database until the first request that finds it."""
+
+    def __init__(self) -> None:
+        self.checked = True
+
+    def check(self) -> None:
+        """Let a request through. Raises the database's error, or ServiceUnavailable where its schema is another."""
+        if self.checked:
+            return
+        endpoint = current_request().endpoint
+        if endpoint is None or declared_scope(current_app, endpoint) == PUBLIC:
+            return
+        try:
+            require_revision()
+        except StartupError as error:
+            raise ServiceUnavailable(str(error)) from None
+        try:
+            require_credentials()
+        except StartupError as error:  # clients are answered 401
+            log.error(str(error))
+        self.checked = True
+
+
+def check_before_serving(app: Flask) -> None:
+    """Check the database and the credentials before the first request.
+
+    A database that cannot answer now may answer later: then the check is left to the first request that finds it.
+    Raises StartupError for what a restart cannot mend.
+    """
+    try:
+        require_revision()
+        require_credentials()
+    except DATABASE_ERRORS as error:
+        reason = str(error).partition("\n")[0]
+        if not is_unavailable(error) or is_missing_file(error):
+            raise StartupError(f"The database cannot be used: {reason}") from None
+        app.extensions["readiness"].checked = False
+        log.warning("started without a database", error=type(error).__name__, reason=reason)

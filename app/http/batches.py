@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 
 from app.errors import InvalidRequest, ServiceError
-from app.event_loop import in_stretches
 from app.http import rate_limit
-from app.http.principal import current_principal, require_own_customer
+from app.http.application import in_stretches
+from app.http.auth import current_principal, require_own_customer
 from app.http.problems import problem_occurrence
 from app.models.principal import Principal
 from app.schemas.order import BatchEntryInSchema

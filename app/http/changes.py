@@ -4,9 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from app.errors import VersionMismatch
-from app.http.entity_tags import expected_versions, explain_weak_tags
-from app.http.idempotency import idempotency_key
-from app.http.principal import current_principal
+from app.http.auth import current_principal
+from app.http.request_input import expected_versions, explain_weak_tags, idempotency_key
 from app.services.new_order import fingerprint
 from app.services.order_actions import Change, ChangeRequest, change_order
 from app.services.order_document import StoredOrder, visible_document

@@ -29,9 +29,8 @@ from app.errors import (
 )
 from app.http.application import public_path
 from app.http.blueprint import PUBLIC, Blueprint, Content, Operation
-from app.http.idempotency import KEY_PATTERN
 from app.http.problems import MEDIA_TYPE, problem_document
-from app.http.request_input import JSON
+from app.http.request_input import JSON, KEY_PATTERN
 from app.schemas.documents import ProblemSchema
 from app.schemas.fields import TEXT_PATTERN, Metadata, MetadataPatch
 from app.schemas.order import BatchEntryInSchema

@@ -12,7 +12,7 @@ from app import errors
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggable_message
 from app.errors import ServiceError
 from app.http.application import public_path
-from app.http.principal import loggable_id
+from app.http.auth import loggable_id
 from app.models.principal import Principal
 
 log = structlog.get_logger()

@@ -7,13 +7,22 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from flask import Request
+from flask import Request, current_app, request
 from marshmallow import Schema
 from werkzeug.exceptions import ClientDisconnected
 
-from app.errors import BadRequest, ContentTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
-from app.event_loop import let_others_run
-from app.http.application import ACCEPT_PATCH, current_request
+from app.errors import (
+    BadRequest,
+    ContentTooLarge,
+    InvalidIdempotencyKey,
+    InvalidRequest,
+    PreconditionRequired,
+    RequestTimeout,
+    UnsupportedMediaType,
+    VersionMismatch,
+)
+from app.http.application import ACCEPT_PATCH, current_request, let_others_run
+from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.schemas.fields import StrictSchema
 from app.schemas.strict_json import load_body, load_parameters, parse_json
 
@@ -23,6 +32,7 @@ MERGE_PATCH = "application/merge-patch+json"
 _LARGE_BODY = 256 * 1024  # bytes; it takes some 20 ms to parse
 _LARGE_BODIES = threading.Lock()
 _LARGE_BODY_PAUSE = 0.02  # seconds between two of them: enough to answer a small request
+ERASED = "-erased"  # ends the entity tag of a version that an erasure has rewritten
 _NOT_AN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -144,3 +154,58 @@ def _check_encoding(query: bytes) -> None:
         raise BadRequest("The query is not UTF-8.") from None
     if _NOT_AN_ESCAPE.search(query):
         raise BadRequest("A % in the query must be followed by two hexadecimal digits; % itself is %25.")
+
+
+_SYMBOL = r'(?:[ !#-\[\]-~]|\\["\\])'  # of a string of RFC 8941 §3.3.3
+_BARE_SYMBOL = r"[!#-+\--~]"  # what most clients send: no space, quote or comma (two headers, joined)
+_QUOTED = re.compile(f'"({_SYMBOL}*)"')
+_BARE = re.compile(f"{_BARE_SYMBOL}+")
+KEY_PATTERN = f'^({_BARE_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}|"{_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}")$'
+_ESCAPE = re.compile(r"\\(.)")
+
+
+def idempotency_key() -> str | None:
+    """The request's key, or None. A quoted key and the same one bare are equal. Raises InvalidIdempotencyKey."""
+    header = current_request().environ.get("HTTP_IDEMPOTENCY_KEY")
+    if header is None:
+        return None
+    text = header.strip(" \t")
+    quoted = _QUOTED.fullmatch(text)
+    if quoted:
+        key = _ESCAPE.sub(r"\1", quoted[1])
+    elif _BARE.fullmatch(text):
+        key = text
+    else:
+        raise InvalidIdempotencyKey("Send one key of printable ASCII characters, bare or as a quoted string.")
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX:
+        raise InvalidIdempotencyKey(f"The key has {len(key)} characters; 1 to {IDEMPOTENCY_KEY_MAX} are allowed.")
+    return key
+
+
+_VERSION = re.compile(f"([1-9][0-9]{{0,8}})({ERASED})?")  # tags are equal symbol by symbol (§8.8.3.2): "01" is not "1"
+
+
+def expected_versions() -> frozenset[int] | None:
+    """The versions that If-Match names, None for any. A weak tag, or one that is no version, never matches.
+
+    Raises PreconditionRequired where the service demands the header.
+    """
+    if "If-Match" not in request.headers:
+        if current_app.config["REQUIRE_IF_MATCH"]:
+            raise PreconditionRequired("Send If-Match with the ETag of the order as you have read it.")
+        return None
+    tags = request.if_match
+    if tags.star_tag:
+        return None
+    versions = (_VERSION.fullmatch(tag) for tag in tags.as_set() if tag)
+    return frozenset(int(version[1]) for version in versions if version)
+
+
+def explain_weak_tags(mismatch: VersionMismatch) -> None:
+    """Say in the error that a tag of If-Match is weak, if one is: the order may well be as the client knows it."""
+    weak = sorted(set(request.if_match.as_set(include_weak=True)) - set(request.if_match.as_set()))
+    if weak:
+        mismatch.detail += (
+            f' If-Match has W/"{weak[0][:32]}": a weak entity tag never matches there (RFC 9110 §13.1.1). The service '
+            "sends strong ones; a proxy that compresses responses makes them weak. Switch that off for orders."
+        )

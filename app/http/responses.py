@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
 import orjson
-from flask import Response, request
+from flask import Flask, Response, current_app, request
 from werkzeug.datastructures import Headers
 
+from app.config import normalize_origin
 from app.db.types import rfc3339
 from app.http.application import current_request, public_path
-from app.http.compression import CODING, MIN_SIZE, gzip, gzip_accepted, gzip_of_page
-from app.http.entity_tags import entity_tag
-from app.http.request_input import JSON
-from app.models.erasure import RUNNING
+from app.http.content_negotiation import CODING, MIN_SIZE, gzip, gzip_accepted, gzip_of_page
+from app.http.request_input import ERASED, JSON
+from app.models.erasure import RUNNING, is_erased
 from app.services.erasure import ErasureState
 from app.services.order_document import StoredOrder
 
@@ -56,6 +56,11 @@ class DocumentResponse(Response):
     def get_app_iter(self, environ: "WSGIEnvironment") -> Iterable[bytes]:
         """The document; nothing where only its headers are asked for."""
         return () if environ["REQUEST_METHOD"] == "HEAD" else cast(list[bytes], self.response)
+
+
+def entity_tag(order: StoredOrder) -> str:
+    """The order's strong entity tag, without its quotes."""
+    return f"{order.version}{ERASED}" if is_erased(order.document) else str(order.version)
 
 
 def order_response(order: StoredOrder, status: int = 200, **headers: str) -> Response:
@@ -127,3 +132,72 @@ def erasure_response(erasure: ErasureState, *, started: bool = False) -> Respons
         headers["Location"] = public_path(f"/erasures/{erasure.id}")
     status = 202 if started and erasure.status == RUNNING else 200
     return DocumentResponse(orjson.dumps(document), status, headers)
+
+
+# What a frontend may read of an answer, besides the few headers any script may.
+_EXPOSED = (
+    "Complete-Until, ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+)
+_ALLOWED = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Request-Id"),
+    *("traceparent", "tracestate", "baggage", "sentry-trace"),  # W3C Trace Context, Baggage; Sentry's older name
+)
+_METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
+_PREFLIGHT_SECONDS = "7200"  # the longest that the large browsers keep one
+
+# Swagger UI styles its elements in place and draws its icons from data: URLs; scripts come from files only.
+_PAGES = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_FOR_PAGES = FOR_ALL | {"Content-Security-Policy": _PAGES}
+
+
+def init_app(app: Flask) -> None:
+    """Answer preflight requests, and add the headers to every answer."""
+    if app.config["CORS_ORIGINS"]:
+        app.before_request(_answer_preflight)
+        app.after_request(_allow_origin)
+    app.after_request(_restrict)
+
+
+def _origin_allowed() -> bool:
+    """Whether the request's origin is one of the frontends'; browsers send it normalised, other clients may not."""
+    origin, allowed = request.headers.get("Origin", ""), current_app.config["CORS_ORIGINS"]
+    if origin in allowed:
+        return True
+    try:
+        return normalize_origin(origin) in allowed
+    except ValueError:
+        return False
+
+
+def _answer_preflight() -> Response | None:
+    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers or not _origin_allowed():
+        return None
+    return Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": ", ".join((*_ALLOWED, *current_app.config["CORS_HEADERS"])),
+            "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+        },
+    )
+
+
+def _allow_origin(response: Response) -> Response:
+    """The origin itself and never *, and no credentials: tokens are sent by the script, cookies do not exist."""
+    response.vary.add("Origin")
+    if _origin_allowed():
+        response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
+    return response
+
+
+def _restrict(response: Response) -> Response:
+    if not isinstance(response, DocumentResponse):  # those bring them along
+        if response.status_code == 204:
+            response.headers.remove("Content-Type")  # the library's, of nothing; a 304 keeps it until it is sent
+        is_page = response.headers.get("Content-Type", "").startswith("text/html")
+        response.headers.extend(_FOR_PAGES if is_page else FOR_DATA)
+    return response

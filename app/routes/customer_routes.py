@@ -3,8 +3,8 @@
 from flask import Response
 
 from app import errors
+from app.http.auth import current_principal, require_own_customer
 from app.http.blueprint import Blueprint
-from app.http.principal import current_principal, require_own_customer
 from app.http.responses import erasure_response
 from app.schemas.documents import ErasureSchema
 from app.schemas.order import CustomerPathSchema

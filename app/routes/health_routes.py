@@ -6,7 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from app.db.revision import database_state, expected_revision
 from app.errors import ServiceUnavailable
 from app.http.blueprint import PUBLIC, Blueprint, Content
-from app.http.compression import compress
+from app.http.content_negotiation import compress
 from app.http.request_input import JSON
 from app.telemetry import render_metrics
 

@@ -5,9 +5,9 @@ from typing import Any
 from flask import Response
 
 from app import errors
+from app.http.auth import current_principal
 from app.http.blueprint import Blueprint
 from app.http.changes import carry_out
-from app.http.principal import current_principal
 from app.http.request_input import MERGE_PATCH
 from app.http.responses import changed_response
 from app.models.order_item import Quantities

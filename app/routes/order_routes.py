@@ -5,15 +5,14 @@ from typing import Any
 from flask import Response
 
 from app import errors
+from app.http.auth import current_principal, require_own_customer
 from app.http.batches import create_batch
 from app.http.blueprint import Blueprint, Content
-from app.http.compression import compress
+from app.http.content_negotiation import compress
 from app.http.cursors import make_cursor, make_version_cursor, read_cursor, read_version_cursor
-from app.http.idempotency import idempotency_key
-from app.http.principal import current_principal, require_own_customer
-from app.http.request_input import JSON
+from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_response
+from app.http.request_input import JSON, idempotency_key
 from app.http.responses import created_response, list_response, order_response
-from app.http.streams import EXPORT_MEDIA_TYPES, export_media_type, export_response
 from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema
 from app.schemas.order import (
     BatchInSchema,

@@ -1,20 +1,51 @@
-"""Content coding: gzip for lists, exports, pages and metrics, where the client accepts it.
-
-A single order is never compressed. Its strong entity tag, which `If-Match` needs, stands for one sequence of bytes; a
-proxy that compresses must make the tag weak, so nginx leaves it to the service, which knows what it answers. Nothing
-secret that a browser adds by itself (a cookie, a token) is in any response, so its length tells nothing (BREACH).
-"""
+"""Which media type a request prefers (RFC 9110 §12.5.1)."""
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from flask import Response
+from flask import Request, Response
 from werkzeug.datastructures import Accept
-from werkzeug.http import parse_accept_header
+from werkzeug.http import parse_accept_header, parse_list_header, parse_options_header
 
-from app.event_loop import let_others_run
-from app.http.application import current_request
+from app.errors import NotAcceptable
+from app.http.application import current_request, let_others_run
+
+
+def preferred_media_type(request: Request, offered: Sequence[str]) -> str:
+    """The offered media type that the request's `Accept` prefers, the first of several equal ones.
+
+    Parameters other than `q`, such as a charset, do not matter. Raises NotAcceptable where none is accepted.
+    """
+    header = request.headers.get("Accept", "")
+    if not header.strip():
+        return offered[0]
+    qualities = _qualities(header)
+    best = max(offered, key=lambda media_type: _quality(media_type, qualities))
+    if not _quality(best, qualities):
+        raise NotAcceptable(f"This resource is available as {' or '.join(offered)}.").with_headers(Vary="Accept")
+    return best
+
+
+def _qualities(header: str) -> dict[str, float]:
+    qualities: dict[str, float] = {}
+    for item in parse_list_header(header):
+        media_range, parameters = parse_options_header(item)
+        try:
+            quality = float(parameters.get("q", "1"))  # ".2", as Java sends it, is a number too
+        except ValueError:
+            continue
+        if 0 <= quality <= 1:
+            name = media_range.lower()
+            qualities[name] = max(quality, qualities.get(name, 0))
+    return qualities
+
+
+def _quality(media_type: str, qualities: dict[str, float]) -> float:
+    """That of the most specific range that matches."""
+    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+    return next((qualities[name] for name in ranges if name in qualities), 0)
+
 
 CODING = "gzip"
 MIN_SIZE = 1_400  # bytes: what fits into one packet arrives no sooner when it is smaller

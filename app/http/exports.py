@@ -11,9 +11,8 @@ from flask import Flask, Response, current_app, request, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS
 from app.errors import InvalidRequest, TooManyRequests
-from app.event_loop import let_others_run
-from app.http.compression import compress
-from app.http.negotiation import preferred_media_type
+from app.http.application import let_others_run
+from app.http.content_negotiation import compress, preferred_media_type
 from app.models.principal import Principal
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson
 
