@@ -1,16 +1,22 @@
 """What the service does while its database is away, locked or restarted: real servers, real databases."""
 
+import os
+import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from flask import Flask
+from sqlalchemy import Connection, event
 
+from app import create_app
+from app.db.engine import db
 from tests.support.credentials import bearer
 from tests.support.databases import KEY_MEMORY, ORDER, gunicorn, lead_to, migrated, new_key, until_ready, url_of
 from tests.support.postgres import libpq_url, private_postgres
@@ -109,3 +115,40 @@ def test_a_database_that_comes_back_with_another_schema_is_not_served_from(link:
     assert [answer.status for answer in answers] == [503, 503]
     assert all("migration" in answer.json["detail"] for answer in answers)
     assert served == 201
+
+
+@contextmanager
+def silent_at_queries(app: Flask) -> Iterator[None]:
+    """The server process of a connection stops when it is sent a query of a table, and goes on after the block."""
+    stopped: list[int] = []
+
+    def stop(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, psycopg.Connection)
+        if "FROM" in statement:
+            stopped.append(driver.info.backend_pid)
+            os.kill(stopped[-1], signal.SIGSTOP)
+
+    with app.app_context():
+        event.listen(db.engine, "before_cursor_execute", stop)
+        try:
+            yield
+        finally:
+            event.remove(db.engine, "before_cursor_execute", stop)
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_a_server_that_falls_silent_in_a_transaction_does_not_delay_the_state_of_an_erasure(postgres: str) -> None:
+    app = create_app({"DATABASE_URL": postgres, "AUTH": "off", "TESTING": True})
+    erasure = app.test_client().delete("/customers/c-unknown/personal-data").json
+    answers: list[Any] = []
+    reading = threading.Thread(target=lambda: answers.append(app.test_client().get(f"/erasures/{erasure['id']}")))
+
+    with silent_at_queries(app):
+        reading.start()
+        reading.join(timeout=10)
+        in_time = list(answers)
+    reading.join()
+
+    assert [(answer.status_code, answer.headers["Retry-After"]) for answer in in_time] == [(503, "1")]

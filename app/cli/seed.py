@@ -88,7 +88,7 @@ def _moments(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
 
 
 def _holds_other_orders() -> bool:
-    with consistent_read() as session:  # to find none takes a look at every order
+    with consistent_read(statement_timeout=None) as session:  # to find none, the database reads every order
         return bool(session.scalar(select(exists().where(Order.principal != PRINCIPAL.id))))
 
 

@@ -88,19 +88,20 @@ def read_rows(query: Executable) -> Sequence[Row[Any]]:
 
 
 @contextmanager
-def consistent_read(*, seconds: int | None = None) -> Iterator[Session]:
-    """A session that reads everything as it is now, and keeps nobody from writing.
+def consistent_read(*, statement_timeout: int | None) -> Iterator[Session]:
+    """A read-only session that sees one snapshot of the database. It takes no lock that a writer waits for.
 
-    A statement may take so many `seconds`, or the time it needs.
+    `statement_timeout` is the limit of one statement in seconds, in place of the one that requests have. None, no
+    limit, is for commands only: a server that stops answering is then waited for without end.
     """
     with Session(db.engine.execution_options(read_only=True)) as session:
         driver = session.connection().connection.dbapi_connection
         if not isinstance(driver, BoundedConnection):
             yield session
             return
-        # The limits of a request are not meant for a look at every order.
-        session.execute(text(f"SET LOCAL statement_timeout = {1000 * (seconds or 0)}"))
-        usual, driver.answer_within = driver.answer_within, None if seconds is None else seconds + 1
+        session.execute(text(f"SET LOCAL statement_timeout = {1000 * (statement_timeout or 0)}"))
+        usual = driver.answer_within
+        driver.answer_within = None if statement_timeout is None else statement_timeout + 1
         try:
             yield session
         finally:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import selectinload
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, is_duplicate
 from app.db.sqlite_rewrite import rewrite_file
-from app.db.transactions import consistent_read, in_transaction
+from app.db.transactions import in_transaction, read_rows
 from app.errors import ErasureNotFound, OpenOrders
 from app.models import EVENTS, ChangeKey, Erasure, Order, OrderEvent, OutboxEntry
 from app.models.erasure import DONE, RUNNING, is_alias, new_alias, scrub
@@ -77,8 +77,7 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
 def running_erasures() -> list[str]:
     """The ids of the erasures that are not done, oldest first."""
     query = select(Erasure.id).where(Erasure.status == RUNNING).order_by(Erasure.id)
-    with consistent_read() as session:
-        return list(session.scalars(query))
+    return [row.id for row in read_rows(query)]
 
 
 def continue_erasure(erasure_id: str, *, seconds: float, any_size: bool = False) -> ErasureState:
@@ -96,8 +95,8 @@ def continue_erasure(erasure_id: str, *, seconds: float, any_size: bool = False)
 
 
 def _is_visible(erasure_id: str, principal: Principal) -> bool:
-    with consistent_read() as session:
-        erasure = session.get(Erasure, erasure_id)
+    query = select(Erasure.customer_id, Erasure.actor, Erasure.alias).where(Erasure.id == erasure_id)
+    [erasure] = read_rows(query) or [None]
     if erasure is None or principal.customer_id is None:
         return erasure is not None
     if erasure.customer_id is not None:
@@ -228,8 +227,7 @@ def _erase_order(erasure: Erasure) -> None:
 def _finish(any_size: bool) -> None:
     """Mark the erasures done that have no order left."""
     without_orders = Erasure.status == RUNNING, Erasure.customer_id.is_(None)
-    with consistent_read() as session:
-        rows = session.execute(select(Erasure.id, Erasure.orders).where(*without_orders)).all()
+    rows = read_rows(select(Erasure.id, Erasure.orders).where(*without_orders))
     # Where nothing was erased, there is nothing to rewrite.
     if not rows:
         return
@@ -247,6 +245,5 @@ def _finish(any_size: bool) -> None:
 
 def _state(erasure_id: str) -> ErasureState:
     columns = Erasure.id, Erasure.status, Erasure.orders, Erasure.created_at, Erasure.finished_at
-    query = select(*columns).where(Erasure.id == erasure_id)
-    with consistent_read() as session:
-        return ErasureState(*session.execute(query).one())
+    [row] = read_rows(select(*columns).where(Erasure.id == erasure_id))
+    return ErasureState(*row)

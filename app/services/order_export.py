@@ -73,7 +73,7 @@ def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Se
     query, parameters = _page_query(frozenset(values), descending), {**values, **bounds}
 
     def read() -> Sequence[Row[*tuple[Any, ...]]]:
-        with consistent_read(seconds=_PAGE_SECONDS) as session:
+        with consistent_read(statement_timeout=_PAGE_SECONDS) as session:
             return session.execute(query, parameters).all()
 
     readers = _READERS.get()

@@ -49,7 +49,7 @@ _ALIASES = select(Erasure.customer_id, Erasure.alias).where(Erasure.customer_id.
 
 def count_orders() -> int:
     """How many orders there are."""
-    with consistent_read() as session:
+    with consistent_read(statement_timeout=None) as session:
         return session.scalar(select(func.count()).select_from(Order)) or 0
 
 
@@ -61,7 +61,7 @@ def verify_orders() -> Iterator[tuple[int, list[str]]]:
     """
     after, last = _FIRST_ID, ""
     while last != _LAST_ID:
-        with consistent_read() as session:
+        with consistent_read(statement_timeout=None) as session:
             ids = session.scalars(select(Order.id).where(Order.id > after).order_by(Order.id).limit(_BATCH)).all()
             last = ids[-1] if len(ids) == _BATCH else _LAST_ID
             differences = [*_differences(ids, session), *_strays(after, last, session)]
@@ -91,7 +91,7 @@ def verify_erasures() -> Iterator[list[str]]:
     last = LOWEST_ID
     count = select(func.count()).where(Order.customer_id == Erasure.alias).scalar_subquery()
     while True:
-        with consistent_read() as session:
+        with consistent_read(statement_timeout=None) as session:
             query = select(Erasure, count).where(Erasure.id > last).order_by(Erasure.id).limit(_BATCH)
             rows = session.execute(query).all()
             yield [difference for row in rows for difference in _of_erasure(*row)]
