@@ -96,12 +96,12 @@ def continue_erasure(erasure_id: str, *, seconds: float, any_size: bool = False)
 
 def _is_visible(erasure_id: str, principal: Principal) -> bool:
     query = select(Erasure.customer_id, Erasure.actor, Erasure.alias).where(Erasure.id == erasure_id)
-    [erasure] = read_rows(query) or [None]
+    erasure = next(iter(read_rows(query)), None)
     if erasure is None or principal.customer_id is None:
         return erasure is not None
     if erasure.customer_id is not None:
-        return erasure.customer_id == principal.customer_id
-    return erasure.actor == customer_principal_id(erasure.alias)
+        return bool(erasure.customer_id == principal.customer_id)
+    return bool(erasure.actor == customer_principal_id(erasure.alias))
 
 
 def _find_or_add(customer_id: str, principal: Principal) -> str:
@@ -246,4 +246,4 @@ def _finish(any_size: bool) -> None:
 def _state(erasure_id: str) -> ErasureState:
     columns = Erasure.id, Erasure.status, Erasure.orders, Erasure.created_at, Erasure.finished_at
     [row] = read_rows(select(*columns).where(Erasure.id == erasure_id))
-    return ErasureState(*row)
+    return ErasureState(row.id, row.status, row.orders, row.created_at, row.finished_at)
