@@ -5,10 +5,31 @@ import re
 import pytest
 from flask import Flask
 
+import gunicorn_worker
 from app.config import ROOT, SETTINGS
 from app.models.lifecycle import lifecycle_diagram
+from app.models.order import VERSIONS_MAX
+from app.schemas.fields import FAULTS_MAX, Metadata, StrictSchema
+from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, PAGE_MAX, BatchInSchema
+from app.schemas.strict_json import MAX_DEPTH
 
 README = (ROOT / "README.md").read_text()
+KIB = 1024
+LIMITS = [
+    ("request head", f"{gunicorn_worker.MAX_HEAD_SIZE // KIB} KiB in {gunicorn_worker.Worker.head_timeout:.0f} s"),
+    ("request body", f"{StrictSchema.BODY_MAX // KIB} KiB, a batch {BatchInSchema.BODY_MAX // KIB**2} MiB"),
+    ("request body", f"{gunicorn_worker.Worker.body_timeout:.0f} s, and"),
+    ("request body", f"another second for each {gunicorn_worker.BODY_PACE // KIB} KiB"),
+    ("JSON", f"{MAX_DEPTH} levels"),
+    ("faults in a response", f"{FAULTS_MAX} of a body"),
+    ("order", f"{ITEMS_MAX} lines, {ADJUSTMENTS_MAX} adjustments, {Metadata.KEYS} metadata pairs"),
+    ("order", f"{VERSIONS_MAX:,} versions"),
+    ("page of a list or history", f"{PAGE_MAX} entries"),
+    ("export", f"{SETTINGS['EXPORT_STREAMS'].default} at once"),
+    ("export", f"{SETTINGS['EXPORT_SECONDS'].default} s (`EXPORT_SECONDS`)"),
+    ("requests a minute and machine", f"{SETTINGS['RATE_LIMIT_CUSTOMERS'].default} of a customer"),
+    ("idle connection", f"{gunicorn_worker.Worker.send_timeout:.0f} s without reading"),
+]
 
 
 def test_the_settings_table_is_the_list_of_settings() -> None:
@@ -51,3 +72,10 @@ def test_each_command_that_is_named_exists(app: Flask) -> None:
     named = set(re.findall(r"`flask (?:--app wsgi )?([a-z-]+)", README))
 
     assert named - {"run"} <= app.cli.commands.keys() | {"db"}
+
+
+@pytest.mark.parametrize(("what", "limit"), LIMITS)
+def test_each_limit_of_the_security_section_is_that_of_the_code(what: str, limit: str) -> None:
+    section = README.partition("## Security")[2].partition("## Commands")[0]
+
+    assert limit in "".join(re.findall(rf"^\| {what} \| (.*) \|$", section, re.MULTILINE))
