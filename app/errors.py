@@ -116,7 +116,8 @@ class NotAcceptable(ServiceError):
 
 class IllegalAction(ServiceError):
     """The order's status does not allow this. The problem names the `order_status` and the `allowed_actions`: read the
-    order again, and choose one of them."""
+    order again, and choose one of them. An order whose customer was erased takes no personal data any more: send the
+    change without the members that the detail names."""
 
     status, slug, title = 409, "illegal-action", "The order does not allow this now"
 

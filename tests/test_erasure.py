@@ -13,6 +13,7 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.db.engine import db
+from tests.support.actions import UNIT, act, order_after
 from tests.support.credentials import api_key, bearer, token
 from tests.support.personal_data import CANARY, CUSTOMER, address, canary, personal_order, traces
 from tests.support.samples import MINIMAL, slug
@@ -167,10 +168,76 @@ def test_an_erased_order_is_changed_under_its_entity_tag(
     erase(secure_client, secure_app)
     current = post(path, method="GET")
 
-    changed = post(path, {"note": "for the books"}, "PATCH", **{"If-Match": current.headers["ETag"]})
+    changed = post(path, {"external_ref": "book-7"}, "PATCH", **{"If-Match": current.headers["ETag"]})
 
     assert changed.json["version"] == current.json["version"] + 1
     assert changed.headers["ETag"] == post(path, method="GET").headers["ETag"] != current.headers["ETag"]
+
+
+PERSONAL_CHANGES: list[tuple[str, dict[str, Any], str]] = [
+    ("update", {"note": canary()}, "note"),
+    ("update", {"metadata": {"name": canary()}}, "metadata"),
+    ("update", {"shipping_address": address()}, "shipping_address"),
+    ("update", {"note": canary(), "billing_address": address()}, "billing_address, note"),
+    ("return", UNIT | {"reason": canary()}, "reason"),
+]
+
+
+@pytest.mark.parametrize(("action", "body", "names"), PERSONAL_CHANGES)
+def test_an_erased_order_takes_no_personal_data(
+    app: Flask, client: FlaskClient, action: str, body: dict[str, Any], names: str
+) -> None:
+    path = order_after(client, "confirm", "fulfill", "complete", customer_id=CUSTOMER)
+    client.delete(f"/customers/{CUSTOMER}/personal-data")
+
+    refused = act(client, path, action, body)
+
+    assert slug(refused) == (409, "illegal-action")
+    assert refused.json["detail"].endswith(f"no longer takes {names}.")
+    assert traces(app) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "body"),
+    [
+        ("return", UNIT),
+        ("update", {"external_ref": "book-7", "note": None, "metadata": {}}),
+        ("update", {"shipping_address": {"country": "FR"}}),
+    ],
+)
+def test_an_erased_order_takes_units_references_and_countries(
+    app: Flask, client: FlaskClient, action: str, body: dict[str, Any]
+) -> None:
+    path = order_after(client, "confirm", "fulfill", "complete", customer_id=CUSTOMER)
+    client.delete(f"/customers/{CUSTOMER}/personal-data")
+
+    assert act(client, path, action, body).status_code in (200, 201)
+    assert app.test_cli_runner().invoke(args=["verify"]).exit_code == 0
+
+
+def test_an_open_order_of_an_erased_customer_takes_no_personal_data(app: Flask, client: FlaskClient) -> None:
+    """An import can bring one in."""
+    path = order_after(client, "confirm", customer_id=CUSTOMER)
+    document = client.get(path).json | {"customer_id": "erased-0123456789abcdef"}
+    document["id"] = document["id"][:-1] + ("0" if document["id"][-1] != "0" else "1")
+    document["number"] = document["number"][:-1] + ("0" if document["number"][-1] != "0" else "1")
+    imported = import_lines(app, document, document | {"note": canary()})
+    path = f"/orders/{document['id']}"
+
+    refused = [
+        act(client, path, "hold", {"reason": canary()}),
+        act(client, path, "fulfill", UNIT | {"tracking": {"number": canary()}}),
+        act(client, path, "cancel", {"reason": "customer", "note": canary()}),
+    ]
+
+    assert "line 2: #/customer_id: " in imported
+    assert [slug(response) for response in refused] == [(409, "illegal-action")] * 3
+    assert act(client, path, "cancel", {"reason": "customer"}).status_code == 200
+
+
+def import_lines(app: Flask, *documents: dict[str, Any]) -> str:
+    lines = b"".join(json.dumps(document).encode() + b"\n" for document in documents)
+    return app.test_cli_runner().invoke(args=["orders", "import", "-"], input=lines).output
 
 
 @pytest.mark.parametrize(

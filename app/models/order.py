@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from app.db.engine import Base
 from app.db.types import JSON_VALUE, UUID, Timestamp, rfc3339
 from app.errors import IllegalAction, TooManyVersions
-from app.models.erasure import scrub
+from app.models.erasure import is_alias, scrub
 from app.models.lifecycle import ACTIONS, FULFILLMENT_STATUSES, STATUSES, allowed_actions
 from app.models.order_id import hash_reference
 from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Quantities, Return, order_totals
@@ -123,6 +123,7 @@ class Order(Base):
 
     def cancel(self, *, reason: str, note: str | None, at: datetime) -> None:
         """End the order before anything was sent; a hold ends with it."""
+        self._refuse_personal_data(note=note)
         self._begin("cancel", at)
         self.hold = None
         self.cancellation = {"reason": reason, "note": note, "at": rfc3339(at)}
@@ -135,6 +136,7 @@ class Order(Base):
         """Stop the order until the hold is released. A hold for the same reason that is there already stays."""
         if self.hold is not None and self.hold["reason"] == reason:
             return
+        self._refuse_personal_data(reason=reason)
         self._begin("hold", at)
         self.hold = {"reason": reason, "at": rfc3339(at)}
 
@@ -148,6 +150,7 @@ class Order(Base):
     def fulfill(self, quantities: Quantities, *, tracking: dict[str, str] | None, at: datetime) -> None:
         """Send units of the lines. The last unit completes the order. Raises QuantityExceeded."""
         self._require("fulfill")
+        self._refuse_personal_data(tracking=tracking)
         sent = quantities.of(self.items, available=lambda item: item.quantity - item.fulfilled)
         self._begin("fulfill", at)
         for item, quantity in sent:
@@ -162,6 +165,7 @@ class Order(Base):
     def take_back(self, quantities: Quantities, *, reason: str | None, at: datetime) -> None:
         """Record units that came back. Raises QuantityExceeded."""
         self._require("return")
+        self._refuse_personal_data(reason=reason)
         back = quantities.of(self.items, available=lambda item: item.fulfilled - item.returned)
         self._begin("return", at)
         for item, quantity in back:
@@ -176,6 +180,9 @@ class Order(Base):
         """
         if self.status != "pending" and not content.keys().isdisjoint(("items", "adjustments", "currency")):
             raise self._illegal("Items, adjustments and currency can change only while the order is pending.")
+        if is_alias(self.customer_id):
+            scrubbed = scrub(self.columns() | content, alias=self.customer_id)
+            self._refuse_personal_data(**{name: content[name] for name in content if scrubbed[name] != content[name]})
         self._begin("update", at)
         for name, value in content.items():
             if name == "items":
@@ -212,6 +219,15 @@ class Order(Base):
                 setattr(item, name, value)
         del self.items[kept:]
         self.items.extend(OrderItem(**columns) for columns in items[kept:])
+
+    def _refuse_personal_data(self, **members: Any) -> None:
+        """Raise IllegalAction where the order has been erased and one of these members has a value: no erasure would
+        ever find it again."""
+        names = sorted(name for name, value in members.items() if value not in (None, {}))
+        if names and is_alias(self.customer_id):
+            raise self._illegal(
+                f"The customer's personal data was erased; the order no longer takes {', '.join(names)}."
+            )
 
     def _require(self, name: str) -> None:
         if name not in self.allowed_actions:
