@@ -212,7 +212,7 @@ def test_the_limits_of_an_order_are_those_of_the_design(description: dict[str, A
 
 
 def test_what_the_service_answers_may_gain_members(description: dict[str, Any]) -> None:
-    for name in ("Order", "Item", "Totals", "OrderList", "Problem", "Fault", "Event", "BatchResult"):
+    for name in ("Order", "Item", "Totals", "OrderList", "Problem", "RequestError", "Event", "BatchResult"):
         assert description["components"]["schemas"][name].get("additionalProperties", True) is True, name
 
 

@@ -132,8 +132,8 @@ def test_a_batch_may_be_large_and_no_larger(client: FlaskClient) -> None:
         body = b'{"orders": [{}]}'
         return client.post("/orders/batch", data=body.ljust(size), content_type="application/json")
 
-    assert padded(BatchInSchema.BODY_MAX).status_code == 200
-    assert slug(padded(BatchInSchema.BODY_MAX + 1)) == (413, "content-too-large")
+    assert padded(BatchInSchema.MAX_BODY_SIZE).status_code == 200
+    assert slug(padded(BatchInSchema.MAX_BODY_SIZE + 1)) == (413, "content-too-large")
 
 
 @on_postgresql

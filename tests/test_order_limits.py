@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.schemas.order import CustomerId
-from tests.support.samples import MINIMAL, RICHEST, fault_places, priced
+from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER, fault_places, priced
 
 ITEM = {"item_id": "sku-1", "quantity": 1}
 
@@ -211,9 +211,9 @@ def test_the_messages_are_sentences_that_say_what_is_expected(client: FlaskClien
         "#/customer_id": "This is required.",
         "#/items/0/item_id": "This must be a string.",
         "#/items/0/quantity": "This must be from 1 to 1,000,000.",
-        "#/adjustments/0/type": "Must be one of: discount, tax, shipping, fee, other.",
-        "#/currency": "This is required where there are prices or adjustments.",
-        "#/colour": "This name is not known here.",
+        "#/adjustments/0/type": "This must be one of: discount, tax, shipping, fee, other.",
+        "#/currency": "This is required if there are prices or adjustments.",
+        "#/colour": UNKNOWN_MEMBER,
     }
 
 
@@ -229,7 +229,7 @@ def test_an_unknown_member_is_refused(client: FlaskClient, name: str) -> None:
     response = client.post("/orders", json=RICHEST | {name: None})
 
     [fault] = response.json["errors"]
-    assert fault["detail"] == "This name is not known here."
+    assert fault["detail"] == UNKNOWN_MEMBER
 
 
 def test_the_largest_order_that_the_limits_of_its_parts_allow_in_ascii_is_stored(client: FlaskClient) -> None:

@@ -236,13 +236,13 @@ def test_a_damaged_cursor_is_refused(client: FlaskClient, spoil: Any) -> None:
     [
         (
             "2026-11-22T13:00:00+01:00",
-            "A + in a query stands for a space: write it as %2B, 2026-11-22T13:00:00%2B01:00.",
+            "In a query, + is read as a space. Write it as %2B: 2026-11-22T13:00:00%2B01:00.",
         ),
-        ("2026-11-22", "The time of day and the offset from UTC are missing: write 2026-11-22T00:00:00Z."),
-        ("2026-11-22T13:00:00.5", "The offset from UTC is missing: write 2026-11-22T13:00:00.5Z."),
-        ("2026-11-22+13:00:00", "The offset from UTC is missing: write 2026-11-22T13:00:00Z."),
-        ("2026-11-22%2013:00:00Z", "The date and the time of day must be separated by a T."),
-        ("yesterday", "This must be an RFC 3339 time with its offset from UTC, such as 2026-11-22T09:41:07Z."),
+        ("2026-11-22", "The time of day and the UTC offset are missing. Write 2026-11-22T00:00:00Z."),
+        ("2026-11-22T13:00:00.5", "The UTC offset is missing. Write 2026-11-22T13:00:00.5Z."),
+        ("2026-11-22+13:00:00", "The UTC offset is missing. Write 2026-11-22T13:00:00Z."),
+        ("2026-11-22%2013:00:00Z", "The date and the time must be separated by T. Write 2026-11-22T13:00:00Z."),
+        ("yesterday", "This must be an RFC 3339 timestamp with its UTC offset, such as 2026-11-22T09:41:07Z."),
     ],
 )
 def test_a_time_that_is_nearly_right_is_told_what_is_missing(client: FlaskClient, typed: str, detail: str) -> None:

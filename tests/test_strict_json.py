@@ -137,7 +137,7 @@ def test_a_hundred_unknown_parameters_are_one_fault(client: FlaskClient, path: s
 
     assert slug(response) == (400, "invalid-request")
     [fault] = response.json["errors"]
-    assert fault["detail"].startswith("Too many members: 100. Allowed are ")
+    assert fault["detail"].startswith("Too many parameters: 100. Allowed: ")
 
 
 @pytest.mark.parametrize("size", [64 * 1024 + 1, 10_000_000])

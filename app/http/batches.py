@@ -41,7 +41,7 @@ def create_batch(entries: Sequence[Any]) -> bytes:
 
 def _read(entry: Any, principal: Principal, *, pointer: str, quick: bool) -> OrderRequest:
     """The entry as a request of its own. Where it must be quick, an invalid entry is not searched for its faults."""
-    if quick and _ENTRY.valid_members(entry) is None:
+    if quick and _ENTRY.load_valid(entry) is None:
         detail = f"This entry is not valid. Only {_FAULTS_MAX:,} faults are reported; correct those first."
         raise InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
     data = load_body(_ENTRY, entry, pointer=pointer)

@@ -14,6 +14,7 @@ from app.errors import InvalidRequest, TooManyRequests
 from app.http.application import let_others_run
 from app.http.content_negotiation import compress, preferred_media_type
 from app.models.principal import Principal
+from app.schemas.strict_json import INVALID_PARAMETERS
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
@@ -65,8 +66,8 @@ def export_media_type(format_name: str | None, *, byte_order_mark: bool) -> str:
     """
     media_type = _FORMATS[format_name] if format_name else preferred_media_type(request, EXPORT_MEDIA_TYPES)
     if byte_order_mark and media_type != CSV:
-        fault = {"parameter": "bom", "detail": "Only CSV can begin with a byte order mark."}
-        raise InvalidRequest("Parameters are not valid.", errors=[fault])
+        fault = {"parameter": "bom", "detail": "Only a CSV export can have a byte order mark. Use format=csv."}
+        raise InvalidRequest(INVALID_PARAMETERS, errors=[fault])
     return media_type
 
 

@@ -66,7 +66,7 @@ def _defaults(schema: Schema) -> dict[str, Any]:
 
 def _read_json(req: Request, schema: Schema) -> Any:
     """The request's JSON body. Raises UnsupportedMediaType, ContentTooLarge and MalformedJSON."""
-    limit, body = getattr(schema, "BODY_MAX", StrictSchema.BODY_MAX), b""
+    limit, body = getattr(schema, "MAX_BODY_SIZE", StrictSchema.MAX_BODY_SIZE), b""
     if not schema.fields and not req.content_length:  # an action that takes nothing may come without a body
         if "Transfer-Encoding" in req.headers:  # its length is not known before it has been read
             body = _read_body(req, limit=limit)

@@ -12,12 +12,12 @@ from app.http.request_input import MERGE_PATCH
 from app.http.responses import changed_response
 from app.models.order_item import Quantities
 from app.schemas.documents import OrderSchema
-from app.schemas.order import RevisedOrderInSchema
+from app.schemas.order import UpdatedOrderSchema
 from app.schemas.order_actions import (
     CancellationInSchema,
+    EmptySchema,
     FulfillmentInSchema,
     HoldInSchema,
-    NothingInSchema,
     OrderPatchSchema,
     ReturnInSchema,
 )
@@ -43,7 +43,7 @@ CHANGE: dict[str, Any] = {
     "response_headers": RESPONSE_HEADERS,
 }
 CHANGE_OF_QUANTITIES = CHANGE | {"problems": (*PROBLEMS, errors.QuantityExceeded)}
-REVISED_ORDER = RevisedOrderInSchema()
+UPDATED_ORDER = UpdatedOrderSchema()
 
 
 @blueprint.operation(
@@ -60,7 +60,7 @@ REVISED_ORDER = RevisedOrderInSchema()
 def update_order(body: dict[str, Any], order_id: str) -> Response:
     """Change an order's content, by a JSON merge patch"""
     revised = revision(
-        lambda content: load_body(REVISED_ORDER, merge_patch(content, body)), principal=current_principal()
+        lambda content: load_body(UPDATED_ORDER, merge_patch(content, body)), principal=current_principal()
     )
     return changed_response(carry_out("update", order_id, revised, body=body))
 
@@ -69,7 +69,7 @@ def update_order(body: dict[str, Any], order_id: str) -> Response:
     "POST",
     "/orders/<order_id>/confirm",
     scope="orders:manage",
-    body=NothingInSchema(),
+    body=EmptySchema(),
     body_required=False,
     responses={200: OrderSchema()},
     **CHANGE,
@@ -98,7 +98,7 @@ def cancel_order(body: dict[str, Any], order_id: str) -> Response:
     "POST",
     "/orders/<order_id>/complete",
     scope="orders:manage",
-    body=NothingInSchema(),
+    body=EmptySchema(),
     body_required=False,
     responses={200: OrderSchema()},
     **CHANGE,

@@ -1,4 +1,4 @@
-"""Orders at the door: what `POST /orders` takes, what every answer holds, how a list is asked for."""
+"""Request schemas of orders: the order to create, the batch, and the queries of lists, exports and history."""
 
 import re
 from typing import Any
@@ -11,29 +11,24 @@ from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import parse_uuid
 from app.models.order_item import ID_MAX, LARGEST_TOTAL, order_totals
 from app.schemas.fields import (
+    BoundedInteger,
+    BoundedList,
     Choice,
-    ListOf,
     Metadata,
-    Moment,
-    ObjectOf,
+    NestedObject,
+    ParametersSchema,
     StrictSchema,
     Text,
-    WholeNumber,
-    any_character_but,
+    Timestamp,
+    any_character_except,
 )
 
 ITEMS_MAX = 100
 ADJUSTMENTS_MAX = 100
 QUANTITY_MAX = 1_000_000
-PRICE_MAX = 10**12  # minor units: ten thousand million euros
+PRICE_MAX = 10**12  # minor units: ten billion euros
 NOTE_MAX = 2_000
 PAGE_DEFAULT, PAGE_MAX = 20, 100
-CREATED_FROM = (
-    "Made at this time or later. To follow new orders, go on from the `Complete-Until` of the response before and drop "
-    "those you have seen. From the newest `created_at` seen you would miss orders that were made before it and stored "
-    "after it, such as those of a large batch."
-)
-PAGE_LIMIT = "The most entries of a page. There are fewer where they would come to more than 1 MiB."
 EXPORT_MAX = 10**9  # orders
 ADJUSTMENT_TYPES = ("discount", "tax", "shipping", "fee", "other")
 BATCH_MAX = 1_000  # orders
@@ -48,26 +43,34 @@ CURRENCIES = tuple(
     WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
     """.split()
 )
+CURRENCY_ERROR = "This must be an active ISO 4217 currency code, such as EUR."
+
+_CREATED_FROM = (
+    "Only orders created at or after this time. To poll for new orders, pass the `Complete-Until` header of the "
+    "previous response and skip the orders that you already have. Do not pass the newest `created_at` that you have "
+    "seen: an order can be stored after another one with a later `created_at`, such as the orders of a large batch."
+)
+_PAGE_LIMIT = "Maximum number of entries on the page. A page has fewer entries if more would exceed 1 MiB."
 
 
 class ItemInSchema(StrictSchema):
-    """A line to order. `unit_price`, in minor units of the order's currency, is the caller's snapshot of the price."""
+    """An item to order. `unit_price` is in minor units of the order's currency; the service stores it as sent."""
 
     item_id = Text(ID_MAX, required=True, metadata={"example": "sku-1"})
-    quantity = WholeNumber(1, QUANTITY_MAX, required=True, metadata={"example": 2})
-    unit_price = WholeNumber(0, PRICE_MAX, allow_none=True, metadata={"example": 1250})
+    quantity = BoundedInteger(1, QUANTITY_MAX, required=True, metadata={"example": 2})
+    unit_price = BoundedInteger(0, PRICE_MAX, allow_none=True, metadata={"example": 1250})
 
 
 class AdjustmentInSchema(StrictSchema):
-    """An amount on top of the items, in minor units; negative for what is taken off."""
+    """An amount in minor units that is added to the total of the items; a discount is negative."""
 
     type = Choice(ADJUSTMENT_TYPES, required=True)
     label = Text(100, allow_none=True, metadata={"example": "WELCOME10"})
-    amount = WholeNumber(-PRICE_MAX, PRICE_MAX, required=True, metadata={"example": -250})
+    amount = BoundedInteger(-PRICE_MAX, PRICE_MAX, required=True, metadata={"example": -250})
 
 
 class AddressInSchema(StrictSchema):
-    """A postal address; only the country is required, as an ISO 3166-1 alpha-2 code."""
+    """A postal address. Only `country`, an ISO 3166-1 alpha-2 code, is required."""
 
     name = Text(200)
     company = Text(200)
@@ -86,17 +89,17 @@ class AddressInSchema(StrictSchema):
 
 
 class CustomerId(Text):
-    """The caller's id of a customer. It must be possible to name it in a path, and it must not be an alias."""
+    """The caller's id of a customer: usable as a part of a path, and not an alias of an erased customer."""
 
-    _NO_SLASH, _NO_DOT = any_character_but(r"/\x00-\x1f"), any_character_but(r"./\x00-\x1f")
+    _NO_SLASH, _NO_DOT = any_character_except(r"/\x00-\x1f"), any_character_except(r"./\x00-\x1f")
     _SEGMENT = rf"({_NO_DOT}|\.{_NO_DOT}|\.\.{_NO_SLASH}){_NO_SLASH}*"
     PATTERN = rf"^({_SEGMENT})?(/({_SEGMENT})?)*$"
 
-    _DOT_SEGMENT = re.compile(r"(^|/)\.\.?(/|\Z)")  # proxies and clients resolve them (RFC 3986 §5.2.4)
+    _DOT_SEGMENT = re.compile(r"(^|/)\.\.?(/|\Z)")  # proxies and clients remove dot segments (RFC 3986 §5.2.4)
 
     default_error_messages = {
-        "segment": "No part between slashes may be . or .. alone: paths cannot name such an id.",
-        "alias": "Ids that begin with erased- are the service's own, for customers whose data was erased.",
+        "segment": "This must not have a part between slashes that is . or ..; a URL cannot contain it.",
+        "alias": "This must not begin with erased-; such ids are reserved for customers whose data was erased.",
     }
 
     def __init__(self) -> None:
@@ -115,148 +118,173 @@ class CustomerId(Text):
 
 
 class OrderInSchema(StrictSchema):
-    """An order to create. Only the customer and the items are required."""
+    """An order to create. Only `customer_id` and `items` are required."""
 
     customer_id: fields.Field[Any] = CustomerId()
-    items = ListOf(ObjectOf(ItemInSchema), low=1, high=ITEMS_MAX, required=True)
-    external_ref = Text(ID_MAX, allow_none=True, metadata={"description": "Your own reference; unique among yours."})
+    items = BoundedList(NestedObject(ItemInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
+    external_ref = Text(
+        ID_MAX, allow_none=True, metadata={"description": "Your own reference of the order, unique among your orders."}
+    )
     currency = Choice(
         CURRENCIES,
-        error="This must be an ISO 4217 code, such as EUR.",
+        error=CURRENCY_ERROR,
         allow_none=True,
-        metadata={"description": "ISO 4217; required where anything is priced.", "example": "EUR"},
+        metadata={
+            "description": "ISO 4217 code; required if an item has a price or there are adjustments.",
+            "example": "EUR",
+        },
     )
-    adjustments = ListOf(ObjectOf(AdjustmentInSchema), high=ADJUSTMENTS_MAX)
-    shipping_address = ObjectOf(AddressInSchema, allow_none=True)
-    billing_address = ObjectOf(AddressInSchema, allow_none=True)
-    note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
-    metadata = Metadata(metadata={"description": "Up to 50 pairs of strings, kept for you and never looked into."})
+    adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX)
+    shipping_address = NestedObject(AddressInSchema, allow_none=True)
+    billing_address = NestedObject(AddressInSchema, allow_none=True)
+    note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
+    metadata = Metadata(metadata={"description": "Up to 50 key-value pairs of strings, returned unchanged."})
 
     def check_partial(self, members: dict[str, Any], original: dict[str, Any]) -> None:
-        """Prices need a currency."""
+        """Require a currency if there are prices or adjustments."""
         items = members.get("items", [])
         priced = members.get("adjustments") or any(item.get("unit_price") is not None for item in items)
         if priced and original.get("currency") is None:
-            raise ValidationError({"currency": ["This is required where there are prices or adjustments."]})
+            raise ValidationError({"currency": ["This is required if there are prices or adjustments."]})
 
     def check(self, members: dict[str, Any]) -> None:
-        """The sum must be a number that can be stored, and not below 0."""
+        """Require that the totals can be stored and that the total is not negative."""
         items_total, adjustments_total = order_totals(members["items"], members.get("adjustments", []))
         if items_total is None or adjustments_total is None:
             return
         if items_total > LARGEST_TOTAL:
-            raise ValidationError({"items": [f"The items come to more than {LARGEST_TOTAL} minor units."]})
+            raise ValidationError({"items": [f"The total of the items must be at most {LARGEST_TOTAL:,} minor units."]})
         if items_total + adjustments_total < 0:
-            raise ValidationError({"adjustments": ["The adjustments take off more than the items come to."]})
+            raise ValidationError(
+                {"adjustments": ["The adjustments must not make the order's total negative; reduce the discounts."]}
+            )
 
 
 class BatchEntryInSchema(OrderInSchema):
-    """An order to create, and the idempotency key it is created under; without one, its external_ref is its key."""
+    """An order to create, with its idempotency key. Without a key, `external_ref` identifies a retry."""
 
     idempotency_key = fields.String(
         allow_none=True,
         validate=[
-            validate.Length(1, IDEMPOTENCY_KEY_MAX),
-            validate.Regexp(r"^[ -~]*\Z", error="Only printable ASCII characters may stand here."),
+            validate.Length(1, IDEMPOTENCY_KEY_MAX, error=f"This must have 1 to {IDEMPOTENCY_KEY_MAX} characters."),
+            validate.Regexp(r"^[ -~]*\Z", error="This must contain only printable ASCII characters."),
         ],
         metadata={"pattern": "^[ -~]*$"},
     )
 
 
 class BatchInSchema(StrictSchema):
-    """Orders to create, each judged alone."""
+    """Orders to create. Each entry succeeds or fails on its own."""
 
-    BODY_MAX = 8 * 1024 * 1024  # bytes: a thousand orders of eight KiB
+    MAX_BODY_SIZE = 8 * 1024 * 1024  # bytes: 1,000 orders of 8 KiB
 
-    # Each entry is validated by itself, so that a faulty one does not take the others with it.
-    orders = ListOf(
+    # Each entry is validated on its own, so that an invalid entry does not affect the others.
+    orders = BoundedList(
         fields.Raw(allow_none=True, metadata={"anyOf": [{"$ref": "#/components/schemas/BatchEntryIn"}, {}]}),
-        low=1,
-        high=BATCH_MAX,
+        min_length=1,
+        max_length=BATCH_MAX,
         required=True,
     )
 
 
-class RevisedOrderInSchema(OrderInSchema):
-    """An order as a change of its content leaves it. Its customer may be an alias."""
+class UpdatedOrderSchema(OrderInSchema):
+    """The members of an order after a merge patch. Its customer may be the alias of an erased one."""
 
     customer_id = Text(ID_MAX, required=True)
 
 
-class CustomerPathSchema(StrictSchema):
-    """Whose data it is about."""
+class CustomerPathSchema(ParametersSchema):
+    """The customer in a path."""
 
-    customer_id = Text(ID_MAX, required=True, metadata={"example": "c-123"})
+    customer_id = Text(ID_MAX, required=True, metadata={"description": "Your id of the customer.", "example": "c-123"})
 
 
-class OrderFiltersSchema(StrictSchema):
-    """Which orders to answer with, and in which order."""
+class OrderFiltersSchema(ParametersSchema):
+    """Filters and sort order of lists and exports."""
 
-    customer_id = Text(ID_MAX)
-    status = Choice(STATUSES)
-    fulfillment_status = Choice(FULFILLMENT_STATUSES)
-    number = Text(32, metadata={"description": "Case does not matter, nor do O for 0, I or L for 1."})
-    external_ref = Text(ID_MAX)
-    item_id = Text(ID_MAX, metadata={"description": "Orders with a line of this item."})
-    created_from = Moment(metadata={"description": CREATED_FROM})
-    created_to = Moment(metadata={"description": "Made before this time."})
+    customer_id = Text(ID_MAX, metadata={"description": "Only orders of this customer."})
+    status = Choice(STATUSES, metadata={"description": "Only orders with this status."})
+    fulfillment_status = Choice(
+        FULFILLMENT_STATUSES, metadata={"description": "Only orders with this fulfillment status."}
+    )
+    number = Text(
+        32,
+        metadata={
+            "description": "Only the order with this number. Lower case is accepted, and so are O for 0, I and L for 1."
+        },
+    )
+    external_ref = Text(ID_MAX, metadata={"description": "Only orders with this external reference."})
+    item_id = Text(ID_MAX, metadata={"description": "Only orders that contain this item."})
+    created_from = Timestamp(metadata={"description": _CREATED_FROM})
+    created_to = Timestamp(metadata={"description": "Only orders created before this time."})
     sort = Choice(
         ("-created_at", "created_at"),
         load_default="-created_at",
-        metadata={"description": "By time of creation: newest first, or oldest first."},
+        metadata={"description": "`-created_at`: newest first; `created_at`: oldest first."},
     )
 
 
 class OrderQuerySchema(OrderFiltersSchema):
-    """Which page of which orders to list."""
+    """The query of a list of orders."""
 
-    limit = WholeNumber(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": PAGE_LIMIT})
+    limit = BoundedInteger(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": _PAGE_LIMIT})
     cursor = Text(
         200,
-        metadata={"description": "`next_cursor` of the page before; goes with its filters and sort."},
+        metadata={
+            "description": "`next_cursor` of the previous page. The filters and the sort order must be the same as for "
+            "that page."
+        },
     )
 
 
 def _check_order_id(value: str) -> None:
     if parse_uuid(value) is None:
-        raise ValidationError("This must be the id of an order.")
+        raise ValidationError("This must be the id of an order, a UUID.")
 
 
 class ExportQuerySchema(OrderFiltersSchema):
-    """Which orders to export, and as what."""
+    """The query of an export of orders."""
 
     format = Choice(
-        ("ndjson", "csv"), metadata={"description": "Goes before `Accept`, for whoever cannot send that header."}
+        ("ndjson", "csv"),
+        metadata={
+            "description": "The media type of the export, for clients that cannot set `Accept`; it wins over it."
+        },
     )
     bom = Choice(
         ("0", "1"),
         load_default="0",
-        metadata={"description": "1: begin CSV with a byte order mark, by which Excel knows UTF-8."},
+        metadata={"description": "`1`: start the CSV with a byte order mark, so that Excel reads it as UTF-8."},
     )
     after = fields.String(
         validate=_check_order_id,
         metadata={
             "format": "uuid",
-            "description": "Go on behind the order of this id: the last whole one of an export that broke off, under "
-            "the same filters and sort.",
+            "description": "Resume an interrupted export after the order with this id: the last one that was received "
+            "completely. The filters and the sort order must be the same.",
         },
     )
-    limit = WholeNumber(
+    limit = BoundedInteger(
         1,
         EXPORT_MAX,
         strict=False,
-        metadata={"description": "At most so many orders; without it, all that match."},
+        metadata={"description": "Maximum number of orders. Default: all orders that match the filters."},
     )
 
 
-class VersionQuerySchema(StrictSchema):
-    """Which version of an order to answer."""
+class VersionQuerySchema(ParametersSchema):
+    """The query of a single order."""
 
-    version = WholeNumber(1, 2**31 - 1, strict=False, metadata={"description": "The order as it was at this version."})
+    version = BoundedInteger(
+        1,
+        2**31 - 1,
+        strict=False,
+        metadata={"description": "Return the order as it was at this version. Default: the current version."},
+    )
 
 
-class HistoryQuerySchema(StrictSchema):
-    """Which part of a history to list."""
+class HistoryQuerySchema(ParametersSchema):
+    """The query of an order's history."""
 
-    limit = WholeNumber(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": PAGE_LIMIT})
-    cursor = Text(200, load_default=None, metadata={"description": "`next_cursor` of the page before."})
+    limit = BoundedInteger(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": _PAGE_LIMIT})
+    cursor = Text(200, load_default=None, metadata={"description": "`next_cursor` of the previous page."})

@@ -1,14 +1,24 @@
-"""What changes an order takes."""
+"""Request schemas of the changes of an order."""
 
 from typing import Any
 
 from marshmallow import ValidationError
 
 from app.models.order_item import ID_MAX
-from app.schemas.fields import Choice, ListOf, MetadataPatch, ObjectOf, StrictSchema, Text, WebAddress, WholeNumber
+from app.schemas.fields import (
+    BoundedInteger,
+    BoundedList,
+    Choice,
+    HttpUrl,
+    MetadataPatch,
+    NestedObject,
+    StrictSchema,
+    Text,
+)
 from app.schemas.order import (
     ADJUSTMENTS_MAX,
     CURRENCIES,
+    CURRENCY_ERROR,
     ITEMS_MAX,
     NOTE_MAX,
     QUANTITY_MAX,
@@ -19,65 +29,69 @@ from app.schemas.order import (
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
 
 
-class NothingInSchema(StrictSchema):
-    """An empty object, or no body at all."""
+class EmptySchema(StrictSchema):
+    """An empty object; the body may be left out."""
 
 
 class CancellationInSchema(StrictSchema):
-    """Why the order ends."""
+    """Why the order is cancelled."""
 
     reason = Choice(CANCELLATION_REASONS, required=True)
-    note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
+    note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
 
 
 class HoldInSchema(StrictSchema):
-    """Why the order must wait."""
+    """Why the order is put on hold."""
 
     reason = Text(200, required=True, metadata={"example": "address check"})
 
 
-class QuantityInSchema(StrictSchema):
-    """Some units of a line."""
+class LineQuantityInSchema(StrictSchema):
+    """A number of units of one line."""
 
-    line = WholeNumber(1, ITEMS_MAX, required=True, metadata={"example": 1})
-    quantity = WholeNumber(1, QUANTITY_MAX, required=True, metadata={"example": 2})
+    line = BoundedInteger(1, ITEMS_MAX, required=True, metadata={"example": 1})
+    quantity = BoundedInteger(1, QUANTITY_MAX, required=True, metadata={"example": 2})
 
 
-class QuantitiesInSchema(StrictSchema):
-    items = ListOf(ObjectOf(QuantityInSchema), low=1, high=ITEMS_MAX, required=True)
+class LineQuantitiesInSchema(StrictSchema):
+    """Numbers of units of several lines, each line at most once."""
+
+    items = BoundedList(NestedObject(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
 
     def check_partial(self, members: dict[str, Any], original: dict[str, Any]) -> None:
-        """Every line is named once: two entries for it would each fit, and not together."""
+        """Refuse duplicate lines: their quantities could exceed together what each may have alone."""
         lines = [item.get("line") for item in members.get("items", [])]
         duplicates = {
-            i: {"line": ["Duplicate line."]} for i, line in enumerate(lines) if line is not None and line in lines[:i]
+            i: {"line": ["Duplicate line. Add up its quantities in one entry."]}
+            for i, line in enumerate(lines)
+            if line is not None and line in lines[:i]
         }
         if duplicates:
             raise ValidationError({"items": duplicates})
 
 
 class TrackingInSchema(StrictSchema):
-    """How to follow a parcel."""
+    """How to track a shipment."""
 
     carrier = Text(100, metadata={"example": "DHL"})
     number = Text(100, metadata={"example": "00340434161094042557"})
-    url = WebAddress(2_000, metadata={"example": "https://example.com/track/00340434161094042557"})
+    url = HttpUrl(2_000, metadata={"example": "https://example.com/track/00340434161094042557"})
 
 
-class FulfillmentInSchema(QuantitiesInSchema):
-    """What was sent."""
+class FulfillmentInSchema(LineQuantitiesInSchema):
+    """The units that were shipped together."""
 
-    tracking = ObjectOf(TrackingInSchema, allow_none=True)
+    tracking = NestedObject(TrackingInSchema, allow_none=True)
 
 
-class ReturnInSchema(QuantitiesInSchema):
-    """What came back."""
+class ReturnInSchema(LineQuantitiesInSchema):
+    """The units that were returned together."""
 
-    reason = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
+    reason = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
 
 
 class AddressPatchSchema(StrictSchema):
-    """Members of an address; null removes one."""
+    """Changes of an address. Null removes a member."""
 
     name = Text(200, allow_none=True)
     company = Text(200, allow_none=True)
@@ -86,22 +100,22 @@ class AddressPatchSchema(StrictSchema):
     city = Text(100, allow_none=True)
     region = Text(100, allow_none=True)
     postal_code = Text(20, allow_none=True)
-    country = Text(2, low=2, allow_none=True)
+    country = Text(2, min_length=2, allow_none=True)
     phone = Text(40, allow_none=True)
     email = Text(254, allow_none=True)
 
 
 class OrderPatchSchema(StrictSchema):
-    """A JSON merge patch (RFC 7396): what is absent stays, null removes, a list is replaced whole.
+    """A JSON merge patch (RFC 7396): absent members stay as they are, null removes a member, arrays are replaced whole.
 
-    `items`, `adjustments` and `currency` can change only while the order is pending.
+    `items`, `adjustments` and `currency` can be changed only while the order is pending.
     """
 
     external_ref = Text(ID_MAX, allow_none=True)
-    note = Text(NOTE_MAX, low=0, prose=True, allow_none=True)
+    note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
     metadata = MetadataPatch(allow_none=True)
-    shipping_address = ObjectOf(AddressPatchSchema, allow_none=True)
-    billing_address = ObjectOf(AddressPatchSchema, allow_none=True)
-    items = ListOf(ObjectOf(ItemInSchema), low=1, high=ITEMS_MAX)
-    adjustments = ListOf(ObjectOf(AdjustmentInSchema), high=ADJUSTMENTS_MAX, allow_none=True)
-    currency = Choice(CURRENCIES, error="This must be an ISO 4217 code, such as EUR.", allow_none=True)
+    shipping_address = NestedObject(AddressPatchSchema, allow_none=True)
+    billing_address = NestedObject(AddressPatchSchema, allow_none=True)
+    items = BoundedList(NestedObject(ItemInSchema), min_length=1, max_length=ITEMS_MAX)
+    adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX, allow_none=True)
+    currency = Choice(CURRENCIES, error=CURRENCY_ERROR, allow_none=True)

@@ -1,71 +1,71 @@
-"""Order documents on their way back in, as `flask orders export` wrote them."""
+"""Order documents as `flask orders export` writes and `flask orders import` reads them."""
 
-from marshmallow import fields, validate
+from marshmallow import fields
 
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.order import NUMBER_LENGTH
-from app.schemas.fields import ListOf, Moment, StrictSchema, Text, WholeNumber
-from app.schemas.order import ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, ItemInSchema, RevisedOrderInSchema
-from app.schemas.order_actions import CANCELLATION_REASONS, QuantityInSchema, TrackingInSchema
+from app.schemas.fields import BoundedInteger, BoundedList, Choice, StrictSchema, Text, Timestamp
+from app.schemas.order import ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, ItemInSchema, UpdatedOrderSchema
+from app.schemas.order_actions import CANCELLATION_REASONS, LineQuantityInSchema, TrackingInSchema
 
 
 class ExportedItemSchema(ItemInSchema):
-    """A line with what was sent and came back."""
+    """A line with its fulfilled and returned units."""
 
-    line = WholeNumber(1, ITEMS_MAX, required=True)
-    fulfilled = WholeNumber(0, QUANTITY_MAX, required=True)
-    returned = WholeNumber(0, QUANTITY_MAX, required=True)
+    line = BoundedInteger(1, ITEMS_MAX, required=True)
+    fulfilled = BoundedInteger(0, QUANTITY_MAX, required=True)
+    returned = BoundedInteger(0, QUANTITY_MAX, required=True)
 
 
 class ExportedCancellationSchema(StrictSchema):
-    """Why and when the order ended."""
+    """Why and when the order was cancelled."""
 
-    reason = fields.String(required=True, validate=validate.OneOf(CANCELLATION_REASONS))
-    note = Text(NOTE_MAX, low=0, prose=True, required=True, allow_none=True)
-    at = Moment(required=True)
+    reason = Choice(CANCELLATION_REASONS, required=True)
+    note = Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
+    at = Timestamp(required=True)
 
 
 class ExportedHoldSchema(StrictSchema):
-    """Why and since when the order waits."""
+    """Why the order is on hold, and since when."""
 
     reason = Text(200, required=True)
-    at = Moment(required=True)
+    at = Timestamp(required=True)
 
 
-class ExportedRecordSchema(StrictSchema):
-    """Units that moved together."""
+class ExportedMovementSchema(StrictSchema):
+    """What a fulfillment and a return have in common."""
 
-    number = WholeNumber(1, 2**31 - 1, required=True)
-    items = fields.List(fields.Nested(QuantityInSchema), required=True)
-    created_at = Moment(required=True)
+    number = BoundedInteger(1, 2**31 - 1, required=True)
+    items = fields.List(fields.Nested(LineQuantityInSchema), required=True)
+    created_at = Timestamp(required=True)
 
 
-class ExportedFulfillmentSchema(ExportedRecordSchema):
-    """What was sent."""
+class ExportedFulfillmentSchema(ExportedMovementSchema):
+    """A fulfillment of the order."""
 
     tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True)
 
 
-class ExportedReturnSchema(ExportedRecordSchema):
-    """What came back."""
+class ExportedReturnSchema(ExportedMovementSchema):
+    """A return of the order."""
 
-    reason = Text(NOTE_MAX, low=0, prose=True, required=True, allow_none=True)
+    reason = Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
 
 
-class ExportedOrderSchema(RevisedOrderInSchema):
-    """A whole order document. What follows from other members is recomputed, and must come out the same."""
+class ExportedOrderSchema(UpdatedOrderSchema):
+    """A complete order document. The import recomputes the derived members; they must equal those of the document."""
 
-    items = ListOf(fields.Nested(ExportedItemSchema), low=1, high=ITEMS_MAX, required=True)
+    items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
     id = fields.UUID(required=True)
-    number = Text(NUMBER_LENGTH, low=NUMBER_LENGTH, required=True)
-    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
-    fulfillment_status = fields.String(required=True, validate=validate.OneOf(FULFILLMENT_STATUSES))
+    number = Text(NUMBER_LENGTH, min_length=NUMBER_LENGTH, required=True)
+    status = Choice(STATUSES, required=True)
+    fulfillment_status = Choice(FULFILLMENT_STATUSES, required=True)
     hold = fields.Nested(ExportedHoldSchema, required=True, allow_none=True)
     cancellation = fields.Nested(ExportedCancellationSchema, required=True, allow_none=True)
     fulfillments = fields.List(fields.Nested(ExportedFulfillmentSchema), required=True)
     returns = fields.List(fields.Nested(ExportedReturnSchema), required=True)
-    version = WholeNumber(1, 2**31 - 1, required=True)
-    created_at = Moment(required=True)
-    updated_at = Moment(required=True)
+    version = BoundedInteger(1, 2**31 - 1, required=True)
+    created_at = Timestamp(required=True)
+    updated_at = Timestamp(required=True)
     totals = fields.Raw(allow_none=True)
     allowed_actions = fields.Raw()

@@ -44,6 +44,11 @@ RICHEST: dict[str, Any] = {
     "metadata": {"channel": "web", "empty": ""},
 }
 
+UNKNOWN_MEMBER = (
+    "Unknown member. Allowed: customer_id, items, external_ref, currency, adjustments, shipping_address, "
+    "billing_address, note, metadata."
+)
+
 
 def priced(*amounts: int, **members: Any) -> dict[str, Any]:
     """An order of one item for 1,000, with adjustments of the given amounts."""
