@@ -1,7 +1,7 @@
-"""What can go wrong, in the domain's words: a status, a slug, a sentence. No Flask here.
+"""The problems a client can be shown, in the domain's terms. This module knows no Flask.
 
-Every class below `ServiceError` is one problem type (RFC 9457). Its docstring is the text of the page
-`/problems/{slug}`: what happened, and what to do.
+Every subclass of `ServiceError` that has a slug is a problem type (RFC 9457). Its docstring is the text of its page,
+`/problems/{slug}`: what is wrong, and what to do.
 """
 
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 
 
 class ServiceError(Exception):
-    """Base of every problem a client can be shown.
+    """Base of all problems.
 
-    `retry_after` is a number of seconds; `members` are extension members of the problem document.
+    `retry_after` is in seconds; `members` are extension members of the problem document (RFC 9457 §3.2).
     """
 
     status: ClassVar[int]
@@ -24,212 +24,213 @@ class ServiceError(Exception):
         self.detail = detail
         self.members = members
         self.headers: dict[str, str] = {}
-        self.reason: str | None = None  # what the log says where the detail tells the client less
+        self.reason: str | None = None  # for the log, if it must not be in the response
 
     def with_headers(self, **headers: str) -> Self:
-        """The same error, told with more headers; underscores in their names stand for hyphens."""
+        """Add response headers and return the error. Underscores in the names stand for hyphens."""
         self.headers |= {name.replace("_", "-"): value for name, value in headers.items()}
         return self
 
 
 class BadRequest(ServiceError):
-    """The request could not be understood as HTTP. Compare it with the API description and send it corrected."""
+    """The request is not valid HTTP, or its query is not percent-encoded UTF-8. Correct what the detail names, compare
+    the request with the API description, and send it again."""
 
     status, slug, title = 400, "bad-request", "Bad request"
 
 
 class MalformedJSON(ServiceError):
-    """The body is not one JSON text as the service reads it: UTF-8 without a byte order mark, nested at most 32 deep,
-    no member twice in one object, no NaN or Infinity. The detail names the place; nothing was stored."""
+    """The body is not valid JSON. It must be UTF-8 without a byte order mark, nested at most 32 levels deep, without
+    duplicate members, NaN and Infinity. The detail names the error and its place. Nothing was stored."""
 
     status, slug, title = 400, "malformed-json", "The body is not valid JSON"
 
 
 class InvalidRequest(ServiceError):
-    """The request was read, but breaks rules of the API. `errors` lists every fault at once: the JSON pointer into the
-    body, or the name of the query parameter, and what is expected there. Correct them all and send it again; nothing
-    was stored."""
+    """The body or the parameters break rules of the API. `errors` lists all of them: the JSON pointer into the body, or
+    the name of the parameter, and what is allowed there. Correct them and send the request again. Nothing was
+    stored."""
 
     status, slug, title = 400, "invalid-request", "The request is not valid"
 
 
 class InvalidCursor(ServiceError):
-    """The cursor was not made by this service, or for a list with other filters. A cursor goes with the filters and the
-    sort of the page it came from. Start again without one, or follow the `Link` header as it is."""
+    """The cursor is damaged, or belongs to another list. A cursor is valid only with the filters and the sort order of
+    the page that returned it. Start again without a cursor, or follow the `Link` header unchanged."""
 
-    status, slug, title = 400, "invalid-cursor", "The cursor does not fit this list"
+    status, slug, title = 400, "invalid-cursor", "The cursor is not valid for this list"
 
 
 class InvalidIdempotencyKey(ServiceError):
-    """The Idempotency-Key header is malformed. Send 1 to 255 printable ASCII characters, bare (without spaces, commas
-    or quotes) or as a quoted string; a UUID is a good choice."""
+    """The Idempotency-Key header is malformed. Send one key of 1 to 255 printable ASCII characters: bare, without
+    spaces, commas and quotes, or as a quoted string. A UUID is a good key."""
 
     status, slug, title = 400, "invalid-idempotency-key", "The Idempotency-Key is malformed"
 
 
 class Unauthenticated(ServiceError):
-    """The request carries no credentials, or none that are worth anything (any more): unknown, malformed, expired or
-    revoked. Send `Authorization: Bearer` with an API key or a token of the configured issuer."""
+    """The request has no credentials, or they are malformed, unknown, expired or revoked. Send
+    `Authorization: Bearer` with an API key of this service, or with a token of the configured issuer."""
 
     status, slug, title = 401, "unauthenticated", "Valid credentials are required"
 
 
 class Forbidden(ServiceError):
-    """You are known, but may not do this. The detail names the scope that is missing, or the rule; ask the operators
-    of the service for a key or a token that has it."""
+    """The credentials are valid, but do not allow this request. The detail names the missing scope or the rule. Ask the
+    operators of the service for an API key or a token with that scope."""
 
     status, slug, title = 403, "forbidden", "Not allowed"
 
 
 class NotFound(ServiceError):
-    """There is nothing at this address. The paths that exist are listed in the API description."""
+    """No resource has this path. Check its spelling; the API description at `/docs` lists all paths."""
 
-    status, slug, title = 404, "not-found", "No such resource"
+    status, slug, title = 404, "not-found", "Not found"
 
 
 class OrderNotFound(ServiceError):
-    """There is no such order, no such version of it, or it is not yours to see; the answer is the same in all cases.
-    Check the id, and the credentials it is asked for with."""
+    """The order, or the requested version of it, does not exist, or belongs to another customer; the response does not
+    reveal which. Check the order id, the version and the credentials."""
 
-    status, slug, title = 404, "order-not-found", "No such order"
+    status, slug, title = 404, "order-not-found", "Order not found"
 
 
 class ErasureNotFound(ServiceError):
-    """There is no such erasure, or it is not yours to see; the answer is the same in both cases. The `Location` of the
-    answer that started one is its address."""
+    """The erasure does not exist, or belongs to another customer; the response does not reveal which. Use the address
+    in the `Location` header of the response that started the erasure."""
 
-    status, slug, title = 404, "erasure-not-found", "No such erasure"
+    status, slug, title = 404, "erasure-not-found", "Erasure not found"
 
 
 class MethodNotAllowed(ServiceError):
-    """The resource exists but does not know this method. The `Allow` header lists those it does."""
+    """The resource exists, but does not support this method. Use one of the methods in the `Allow` header."""
 
     status, slug, title = 405, "method-not-allowed", "Method not allowed"
 
 
 class NotAcceptable(ServiceError):
-    """The resource has none of the media types that `Accept` names; the detail lists those it has. Send one of them, or
-    `*/*`, or no `Accept` at all."""
+    """The resource has no representation of a media type in `Accept`. The detail lists the available media types. Send
+    one of them in `Accept`, or `*/*`, or no `Accept` header."""
 
-    status, slug, title = 406, "not-acceptable", "None of the media types is available"
+    status, slug, title = 406, "not-acceptable", "No acceptable media type"
 
 
 class IllegalAction(ServiceError):
-    """The order's status does not allow this. The problem names the `order_status` and the `allowed_actions`: read the
-    order again, and choose one of them. An order whose customer was erased takes no personal data any more: send the
-    change without the members that the detail names."""
+    """The state of the order does not allow this action. `order_status` is the order's status, `allowed_actions` lists
+    what is possible now. Read the order, and decide whether another action is what you need. An order whose customer
+    was erased accepts no personal data: send the change without the members that the detail names."""
 
-    status, slug, title = 409, "illegal-action", "The order does not allow this now"
+    status, slug, title = 409, "illegal-action", "The order does not allow this action"
 
 
 class TooManyVersions(ServiceError):
-    """An order has at most 10,000 versions. This one can still be ended (cancel, complete, release a hold) and its
-    personal data can be erased; nothing else can be changed any more. Whatever changes an order that often is better
-    kept elsewhere."""
+    """The order has 10,000 versions, the maximum. It can still be cancelled, completed or released from a hold, and its
+    personal data can be erased; every other change is refused. Store values that change often outside of the order."""
 
     status, slug, title = 409, "too-many-versions", "The order has too many versions"
 
 
 class QuantityExceeded(ServiceError):
-    """More units than there are: a fulfillment can send only what was ordered and not sent yet, a return only what was
-    sent and has not come back. `errors` names each line and what remains."""
+    """A fulfillment can contain only units that were ordered and not shipped yet; a return only units that were shipped
+    and not returned yet. `errors` names each line and the units that remain. Read the order and reduce the
+    quantities."""
 
-    status, slug, title = 409, "quantity-exceeded", "More units than there are"
+    status, slug, title = 409, "quantity-exceeded", "Not enough units remain"
 
 
 class DuplicateExternalRef(ServiceError):
-    """You already have an order with this `external_ref`; `order_id` names it. Read that order, or choose another
-    reference. To make a retry safe, send an Idempotency-Key: it answers with the order instead of this problem."""
+    """You already have an order with this `external_ref`; `order_id` is its id. Read that order, or use another
+    reference. To retry safely, send an Idempotency-Key: a retry then returns the order instead of this problem."""
 
-    status, slug, title = 409, "duplicate-external-ref", "The external reference is taken"
+    status, slug, title = 409, "duplicate-external-ref", "The external reference is already in use"
 
 
 class RequestInFlight(ServiceError):
-    """A request with the same Idempotency-Key or external reference is still being worked on. Send the same request
-    again after `Retry-After` seconds: it will be answered with the first one's result."""
+    """A request with the same Idempotency-Key or external reference is still being processed. Send this request again
+    after `Retry-After` seconds; it then returns the result of the first one."""
 
     status, slug, title = 409, "request-in-flight", "The same request is in progress"
     retry_after = 1
 
 
 class OpenOrders(ServiceError):
-    """The customer has orders that are not ended: personal data is still needed to fulfill them. Complete or cancel
-    them first; `order_id` names one."""
+    """The customer has pending or confirmed orders, which still need the personal data. Complete or cancel them and
+    send the request again; `order_id` is the id of one of them."""
 
     status, slug, title = 409, "open-orders", "The customer has open orders"
 
 
 class VersionMismatch(ServiceError):
-    """The order is no longer at the version that `If-Match` names; somebody changed it in between. Read it again
-    (`current_version` tells its version), look whether your change still makes sense, and send it with the new entity
-    tag. Where `If-Match` has a weak tag (`W/"1"`), which never matches, the detail says so. Nothing was changed."""
+    """The order has changed since the version in `If-Match`. Nothing was changed by this request. Read the order again,
+    check that your change still makes sense, and send it with the new entity tag; `current_version` is the order's
+    version. If `If-Match` has a weak entity tag (`W/"1"`), which never matches, the detail says so."""
 
     status, slug, title = 412, "version-mismatch", "The order has changed"
 
 
 class PreconditionRequired(ServiceError):
-    """This service takes changes only with `If-Match`: send the `ETag` of the order as you read it, so that nobody's
-    change is lost."""
+    """This service requires `If-Match` on every change, so that no client overwrites the change of another. Read the
+    order and send its `ETag` in `If-Match`."""
 
     status, slug, title = 428, "precondition-required", "If-Match is required"
 
 
 class RequestTimeout(ServiceError):
-    """The request did not arrive in time: a head has 10 seconds, a body 10 seconds and another for each 64 KiB. Nothing
-    was stored; send it again on a new connection."""
+    """The request did not arrive in time. The limit is 10 seconds for the head, and for the body 10 seconds plus one
+    second per 64 KiB. Nothing was stored. Send the request again on a new connection."""
 
     status, slug, title = 408, "request-timeout", "Request timeout"
 
 
 class ContentTooLarge(ServiceError):
-    """The body is larger than this resource takes. Split the work into several requests."""
+    """The body is larger than this resource accepts; the detail names the limit. Split the body into several
+    requests."""
 
     status, slug, title = 413, "content-too-large", "The body is too large"
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body must be JSON in UTF-8, without a content coding: send `Content-Type: application/json` and no
-    `Content-Encoding`."""
+    """The body must be JSON in UTF-8. Send `Content-Type: application/json`, without a `Content-Encoding`."""
 
     status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
 
 
 class IdempotencyKeyReused(ServiceError):
-    """This Idempotency-Key was used for another request body. A key belongs to one request for good: use a new key for
-    a new request, and the same body for a retry."""
+    """The Idempotency-Key was already used with a different body. Use a new key for a new request, and the same key and
+    body for a retry."""
 
-    status, slug, title = 422, "idempotency-key-reused", "The Idempotency-Key belongs to another request"
+    status, slug, title = 422, "idempotency-key-reused", "The Idempotency-Key was used with a different body"
 
 
 class TooManyRequests(ServiceError):
-    """You have sent more requests than your share, where each order of a batch counts as one, or are reading as many
-    exports at once as you may. Wait for `Retry-After` seconds; the `RateLimit` headers tell how many requests are left.
-    A batch larger than the whole share is taken while all of it is left, and paid off before anything else."""
+    """You have sent more requests than your rate limit allows, or run too many exports at once. Wait for `Retry-After`
+    seconds; the `RateLimit` header has the remaining requests. Each order of a batch counts as one request. A batch
+    larger than the limit is accepted only if the limit is unused, and blocks later requests until it is paid off."""
 
     status, slug, title = 429, "too-many-requests", "Too many requests"
     retry_after = 1
 
 
 class InternalError(ServiceError):
-    """Something failed that should not have. It has been logged under `request_id`; tell the operators that id. A retry
-    with the same Idempotency-Key is safe."""
+    """The service failed unexpectedly, and has logged the error under `request_id`. Report that id to the operators.
+    With the same Idempotency-Key the request can be retried safely."""
 
     status, slug, title = 500, "internal-error", "Internal error"
 
 
 class ServiceUnavailable(ServiceError):
-    """The service cannot answer just now, usually because the database is away or too busy. Send the request again
-    after `Retry-After` seconds; with the same Idempotency-Key that is safe."""
+    """The service is temporarily unavailable, usually because the database is unreachable or overloaded. Send the
+    request again after `Retry-After` seconds; with the same Idempotency-Key that is safe."""
 
     status, slug, title = 503, "service-unavailable", "Temporarily unavailable"
     retry_after = 1
 
 
 def problem_types() -> Iterator[type[ServiceError]]:
-    """Every problem type there is; a class without a slug only groups those below it."""
-    families = [ServiceError]
-    while families:
-        for kind in families.pop().__subclasses__():
-            families.append(kind)
+    """Yield every problem type: each subclass that has a slug of its own."""
+    pending = [ServiceError]
+    while pending:
+        for kind in pending.pop().__subclasses__():
+            pending.append(kind)
             if "slug" in vars(kind):
                 yield kind
