@@ -9,6 +9,7 @@ import gunicorn_worker
 from app.config import ROOT, SETTINGS
 from app.models.lifecycle import lifecycle_diagram
 from app.models.order import VERSIONS_MAX
+from app.models.principal import SCOPES
 from app.schemas.fields import FAULTS_MAX, Metadata, StrictSchema
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, PAGE_MAX, BatchInSchema
 from app.schemas.strict_json import MAX_DEPTH
@@ -79,3 +80,7 @@ def test_each_limit_of_the_security_section_is_that_of_the_code(what: str, limit
     section = README.partition("## Security")[2].partition("## Commands")[0]
 
     assert limit in "".join(re.findall(rf"^\| {what} \| (.*) \|$", section, re.MULTILINE))
+
+
+def test_each_scope_that_is_named_exists() -> None:
+    assert set(re.findall(r"\b(?:orders|privacy|events|webhooks):[a-z]+", README)) <= SCOPES.keys()
