@@ -1,14 +1,17 @@
-"""How Alembic reaches the database: over the application's own engine."""
+"""Alembic's environment: migrations run on the application's own engine, one process at a time."""
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy import Connection, text
 
 from app.cli.common import errors_in_one_line
+from app.db.revision import require_known_revision
 
 database = current_app.extensions["migrate"].db
 
-# Any number, as long as it is the same in every version of the service.
+# Key of pg_advisory_xact_lock: arbitrary, but the same in every version of the service.
 ADVISORY_LOCK = 6_513_207_314
 
 
@@ -18,28 +21,36 @@ def run() -> None:
             connection=connection,
             target_metadata=database.metadata,
             render_as_batch=connection.dialect.name == "sqlite",
-            # SQLite too: app.db.engine begins its transactions by name, and the first takes the lock of the file.
+            # On SQLite too: app.db.engine begins every transaction explicitly, and BEGIN IMMEDIATE locks the file.
             transactional_ddl=True,
         )
         with context.begin_transaction():
             if connection.dialect.name == "postgresql":
                 wait_for_other_migrations(connection)
-            context.run_migrations()
+            run_migrations(connection)
+
+
+def run_migrations(connection: Connection) -> None:
+    try:
+        context.run_migrations()
+    except CommandError:
+        require_known_revision(MigrationContext.configure(connection).get_current_revision())
+        raise
 
 
 def wait_for_other_migrations(connection: Connection) -> None:
-    """Take the lock that lets one `flask db upgrade` run at a time; the next one finds nothing to do.
+    """Take the lock that lets one `flask db upgrade` run at a time; the others then find nothing to do.
 
-    Lock and settings end with the transaction, so that they hold behind a pooler too.
+    Lock and settings last until the end of the transaction, so that this works behind a pooler too.
     """
-    # A migration may take longer than a request may, and so may waiting for another one to end.
+    # The time limits of requests do not apply to a migration, nor to waiting for another process's migration.
     connection.connection.dbapi_connection.answer_within = None
     for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
         connection.execute(text(f"SET LOCAL {limit} = 0"))
     lock_timeout = connection.scalar(text("SELECT current_setting('lock_timeout')"))
     connection.execute(text("SET LOCAL lock_timeout = 0"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-    # From here on the limit holds again, lest a migration that waits for a table stop the service.
+    # lock_timeout applies again: a migration that waits for a table lock blocks every request that comes after it.
     connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": lock_timeout})
 
 

@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Flask
-from sqlalchemy import inspect, make_url
+from sqlalchemy import inspect, make_url, text
 
 from app import create_app
 from app.config import ROOT
@@ -114,3 +114,23 @@ def test_upgrades_that_start_at_once_run_one_after_the_other(empty_app: Flask) -
     assert [upgrade.returncode for upgrade in upgrades] == [0, 0, 0], errors
     with empty_app.app_context():
         assert database_state().revision == expected_revision()
+
+
+def test_a_database_at_an_unknown_migration_is_reported_in_one_line(empty_app: Flask) -> None:
+    """As one that a later version has upgraded, or a development database from before the migrations were rewritten."""
+    url = empty_app.config["DATABASE_URL"]
+    with empty_app.app_context():
+        flask_migrate.upgrade(directory=MIGRATIONS)
+        with db.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+
+    for command in (["-c", "import wsgi"], ["-m", "flask", "--app", "wsgi", "db", "upgrade"]):
+        ended = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environment(DATABASE_URL=url), capture_output=True, text=True,
+            timeout=PATIENCE,
+        )  # fmt: skip
+
+        [line] = ended.stderr.splitlines()
+        assert ended.returncode != 0
+        assert "is at migration 0003, which this version of the service does not have" in line
+        assert "deploy the version that made it or, in development, set up an empty database" in line

@@ -14,7 +14,7 @@ from flask import Flask, current_app, g
 
 from app.config import StartupError, is_loopback
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable
-from app.db.revision import require_revision
+from app.db.revision import SchemaMismatch, require_revision
 from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit
 from app.http.application import current_request
@@ -247,7 +247,7 @@ class Readiness:
             return
         try:
             require_revision()
-        except StartupError as error:
+        except SchemaMismatch as error:
             raise ServiceUnavailable(str(error)) from None
         try:
             require_credentials()
@@ -265,6 +265,8 @@ def check_before_serving(app: Flask) -> None:
     try:
         require_revision()
         require_credentials()
+    except StartupError:
+        raise
     except DATABASE_ERRORS as error:
         reason = str(error).partition("\n")[0]
         if not is_unavailable(error) or is_missing_file(error):

@@ -1,17 +1,35 @@
-"""Orders, their items, the log, the outbox and the erasures."""
+"""The initial schema: orders with their items, fulfillments, returns and events; outbox, erasures, API keys."""
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0001"
+revision = "20261127"
 down_revision = None
 
 UUID = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 TIMESTAMP = sa.DateTime(timezone=True).with_variant(sa.String(27), "sqlite")
 
 
+TABLES = (
+    "api_keys", "erasures", "outbox", "change_keys", "order_events", "returns", "fulfillments", "order_items", "orders"
+)  # fmt: skip
+
+
 def upgrade() -> None:
+    create_orders()
+    create_items_fulfillments_and_returns()
+    create_events()
+    create_erasures()
+    create_api_keys()
+
+
+def downgrade() -> None:
+    for table in TABLES:
+        op.drop_table(table)
+
+
+def create_orders() -> None:
     op.create_table(
         "orders",
         sa.Column("id", UUID, nullable=False),
@@ -38,7 +56,7 @@ def upgrade() -> None:
         sa.Column("created_at", TIMESTAMP, nullable=False),
         sa.Column("updated_at", TIMESTAMP, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_orders"),
-        # op.f: the name as it is; the naming convention would put its prefix before it once more.
+        # op.f marks the name as final: the naming convention would add its prefix again.
         sa.CheckConstraint(
             "status IN ('pending', 'confirmed', 'completed', 'cancelled')", name=op.f("ck_orders_status")
         ),
@@ -47,12 +65,14 @@ def upgrade() -> None:
         ),
     )
     op.create_index("uq_orders_number", "orders", ["number"], unique=True)
-    create_partial_unique_index("orders", "idempotency_key_hash", given="idempotency_key_hash")
-    create_partial_unique_index("orders", "external_ref", "external_ref_hash", given="external_ref")
+    create_partial_unique_index("orders", "idempotency_key_hash", not_null="idempotency_key_hash")
+    create_partial_unique_index("orders", "external_ref", "external_ref_hash", not_null="external_ref")
     op.create_index("ix_orders_customer_id_id", "orders", ["customer_id", "id"])
     op.create_index("ix_orders_status_id", "orders", ["status", "id"])
     op.create_index("ix_orders_fulfillment_status_id", "orders", ["fulfillment_status", "id"])
 
+
+def create_items_fulfillments_and_returns() -> None:
     op.create_table(
         "order_items",
         sa.Column("order_id", UUID, nullable=False),
@@ -68,7 +88,22 @@ def upgrade() -> None:
         ),
     )
     op.create_index("ix_order_items_item_id_order_id", "order_items", ["item_id", "order_id"])
+    for table, own_column in (
+        ("fulfillments", sa.Column("tracking", sa.JSON)),
+        ("returns", sa.Column("reason", sa.Text)),
+    ):
+        op.create_table(
+            table,
+            sa.Column("order_id", UUID, nullable=False),
+            sa.Column("number", sa.Integer, nullable=False),
+            sa.Column("items", sa.JSON, nullable=False),
+            own_column,
+            sa.Column("created_at", TIMESTAMP, nullable=False),
+            sa.PrimaryKeyConstraint("order_id", "number", name=f"pk_{table}"),
+        )
 
+
+def create_events() -> None:
     op.create_table(
         "order_events",
         sa.Column("order_id", UUID, nullable=False),
@@ -96,6 +131,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id", "version", name="pk_outbox"),
     )
 
+
+def create_erasures() -> None:
     op.create_table(
         "erasures",
         sa.Column("id", UUID, nullable=False),
@@ -114,12 +151,22 @@ def upgrade() -> None:
     op.create_index("uq_erasures_customer_id", "erasures", ["customer_id"], unique=True)
 
 
-def create_partial_unique_index(table: str, *columns: str, given: str) -> None:
+def create_api_keys() -> None:
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.String(16), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("scopes", sa.JSON, nullable=False),
+        sa.Column("secret_hash", sa.String(64), nullable=False),
+        sa.Column("created_at", TIMESTAMP, nullable=False),
+        sa.Column("expires_at", TIMESTAMP),
+        sa.Column("revoked_at", TIMESTAMP),
+        sa.Column("last_used_at", TIMESTAMP),
+        sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
+    )
+
+
+def create_partial_unique_index(table: str, *columns: str, not_null: str) -> None:
     name = "_".join(["uq", table, *columns])
-    condition = sa.text(f"{given} IS NOT NULL")
+    condition = sa.text(f"{not_null} IS NOT NULL")
     op.create_index(name, table, columns, unique=True, postgresql_where=condition, sqlite_where=condition)
-
-
-def downgrade() -> None:
-    for table in ("erasures", "outbox", "change_keys", "order_events", "order_items", "orders"):
-        op.drop_table(table)
