@@ -3,7 +3,7 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from flask import Flask
 from sqlalchemy import make_url, text
+from structlog.testing import capture_logs
 
 from app import create_app
 from app.config import ROOT
@@ -230,3 +231,46 @@ def test_the_url_of_the_readme_is_a_file_below_the_project(tmp_path: Path) -> No
     ]
 
     assert printed == [f"sqlite:///{ROOT}/instance/orders.db\n"] * 2
+
+
+def become_latin1(database: psycopg.Connection[Any]) -> None:
+    """As after a failover to a server that was set up differently."""
+    database.execute("DROP DATABASE other WITH (FORCE)")
+    database.execute("CREATE DATABASE other ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+
+
+def become_serializable(database: psycopg.Connection[Any]) -> None:
+    """As behind a pooler, whose connections have the role's own settings."""
+    database.execute("ALTER DATABASE other SET default_transaction_isolation = 'serializable'")
+    database.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'other'")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(become_latin1, "encoding is LATIN1"), (become_serializable, "isolation is 'serializable' behind the pooler")],
+    ids=["encoding", "isolation"],
+)
+def test_a_database_that_becomes_unsuitable_while_the_service_runs_is_answered_503(
+    database: psycopg.Connection[Any], other_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[psycopg.Connection[Any]], None], reason: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("DATABASE_POOLER", "transaction")
+    app = apps.migrated(other_url)
+    client = app.test_client()
+    created = client.post("/orders", json=ORDER)
+    change(database)
+
+    with capture_logs() as logs:
+        answers = [
+            client.post("/orders", json=ORDER),
+            client.get(created.headers["Location"]),
+            client.get("/orders"),
+            client.post(f"{created.headers['Location']}/confirm"),
+            client.get("/readyz"),
+        ]
+
+    assert created.status_code == 201
+    assert [(answer.status_code, answer.headers["Retry-After"]) for answer in answers] == [(503, "1")] * len(answers)
+    assert reason not in "".join(answer.text for answer in answers)
+    warned = [line for line in logs if line["event"] == "database unavailable"]
+    assert len(warned) == len(answers) and all(reason in line["reason"] for line in warned)

@@ -15,7 +15,7 @@ from psycopg.errors import ConnectionTimeout
 from psycopg.pq import PipelineStatus
 from psycopg.waiting import Wait
 
-from app.config import StartupError
+from app.db.errors import UnsuitableDatabase
 
 Result = TypeVar("Result")
 
@@ -125,18 +125,18 @@ def explain_refusal(error: psycopg.OperationalError, *, pooled: bool) -> Excepti
     if "unsupported startup parameter" not in str(error):  # PgBouncer's own words; it gives no code of its own
         return error
     if pooled:
-        return StartupError("The pooler takes no options: remove PGOPTIONS, and ?options= from DATABASE_URL.")
-    return StartupError("The database is behind a pooler that takes no options: set DATABASE_POOLER=transaction.")
+        return UnsuitableDatabase("The pooler takes no options: remove PGOPTIONS, and ?options= from DATABASE_URL.")
+    return UnsuitableDatabase("The database is behind a pooler that takes no options: set DATABASE_POOLER=transaction.")
 
 
 def prepare_session(connection: BoundedConnection) -> None:
     """Check a new connection, and set behind a pooler what could not be set at its start.
 
-    Raises StartupError for what the service cannot work with.
+    Raises UnsuitableDatabase for what the service cannot work with.
     """
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
-        raise StartupError(
+        raise UnsuitableDatabase(
             f"The database's encoding is {encoding}, in which not every order can be stored: make one with "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )
@@ -157,7 +157,7 @@ def _check_role(connection: BoundedConnection, settings: Mapping[str, str]) -> N
     for name, value in _ISOLATION.items():
         if settings[name] != value:
             advice = _alter_role(connection, {name: value})
-            raise StartupError(f"{name} is {settings[name]!r} behind the pooler: run {advice}.")
+            raise UnsuitableDatabase(f"{name} is {settings[name]!r} behind the pooler: run {advice}.")
     missing = {name: value for name, value in LIMITS.items() if settings[name] == "0"}
     if missing:
         _warn_of_missing_limits(_alter_role(connection, missing))

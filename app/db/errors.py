@@ -7,6 +7,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 
+from app.config import StartupError
+
+
+class UnsuitableDatabase(StartupError):
+    """The server that answers has settings or an encoding that the service cannot work with.
+
+    At start-up it ends the process. Later, after a failover or a change of the role, requests are answered 503.
+    """
+
+
 # PostgreSQL's error codes, appendix A.
 _TRANSIENT = {"40001", "40P01", "53300"}  # serialization failure, deadlock, too many connections
 _CONNECTION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}  # by an administrator, a crash, a time limit
@@ -15,8 +25,8 @@ _LOCK_TIMEOUT = "55P03"
 _DUPLICATE = "23505"
 _OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of memory: another try would not help
 
-DatabaseError = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout | StaleDataError
-DATABASE_ERRORS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout, StaleDataError)
+DatabaseError = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout | StaleDataError | UnsuitableDatabase
+DATABASE_ERRORS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout, StaleDataError, UnsuitableDatabase)
 
 
 def is_lock_timeout(error: BaseException) -> bool:
@@ -71,8 +81,8 @@ def is_connection_unusable(error: BaseException) -> bool:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether the database could not answer now, but may later: away, locked, too slow, full."""
-    if isinstance(error, PoolTimeout) or is_lock_timeout(error) or is_transient(error):
+    """Whether the database could not answer now, but may later: away, locked, too slow, full, or not the right one."""
+    if isinstance(error, (PoolTimeout, UnsuitableDatabase)) or is_lock_timeout(error) or is_transient(error):
         return True
     if _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_missing_file(error):
         return True
