@@ -10,7 +10,7 @@ from app.config import ROOT, SETTINGS
 from app.models.lifecycle import lifecycle_diagram
 from app.models.order import VERSIONS_MAX
 from app.models.principal import SCOPES
-from app.schemas.fields import FAULTS_MAX, Metadata, StrictSchema
+from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, PAGE_MAX, BatchInSchema
 from app.schemas.strict_json import MAX_DEPTH
 
@@ -18,11 +18,11 @@ README = (ROOT / "README.md").read_text()
 KIB = 1024
 LIMITS = [
     ("request head", f"{gunicorn_worker.MAX_HEAD_SIZE // KIB} KiB in {gunicorn_worker.Worker.head_timeout:.0f} s"),
-    ("request body", f"{StrictSchema.BODY_MAX // KIB} KiB, a batch {BatchInSchema.BODY_MAX // KIB**2} MiB"),
+    ("request body", f"{StrictSchema.MAX_BODY_SIZE // KIB} KiB, a batch {BatchInSchema.MAX_BODY_SIZE // KIB**2} MiB"),
     ("request body", f"{gunicorn_worker.Worker.body_timeout:.0f} s, and"),
     ("request body", f"another second for each {gunicorn_worker.BODY_PACE // KIB} KiB"),
     ("JSON", f"{MAX_DEPTH} levels"),
-    ("faults in a response", f"{FAULTS_MAX} of a body"),
+    ("errors in a response", f"{ERRORS_MAX} of a body"),
     ("order", f"{ITEMS_MAX} lines, {ADJUSTMENTS_MAX} adjustments, {Metadata.KEYS} metadata pairs"),
     ("order", f"{VERSIONS_MAX:,} versions"),
     ("page of a list or history", f"{PAGE_MAX} entries"),
