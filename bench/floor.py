@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from app.models.principal import ANONYMOUS
 from app.services import order_inserts
-from app.services.new_order import OrderRequest, new_order
+from app.services.new_order import CreateRequest, new_order
 from bench.load import CPU, Slot, TooShort, settle
 from bench.servers import OURS, Contestant, Room, Server, database, prepare
 
@@ -95,7 +95,7 @@ def _insert(*, keyed: bool, orders: int) -> str:
         "currency": "EUR",
         "items": [{"item_id": f"sku-{i}", "quantity": i, "unit_price": 1250} for i in (1, 2, 3)],
     }
-    order = new_order(OrderRequest(body, principal=ANONYMOUS, idempotency_key="key" if keyed else None))
+    order = new_order(CreateRequest(body, principal=ANONYMOUS, idempotency_key="key" if keyed else None))
     whole = order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.snapshot)}
     element = json.dumps(json.loads(orjson.dumps(whole)))
     element = element.replace(order.id, "@id").replace(order.columns["number"], "261122-@tail")

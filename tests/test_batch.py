@@ -20,7 +20,7 @@ from app.models.order_item import ID_MAX
 from app.models.principal import ANONYMOUS
 from app.schemas.order import BATCH_MAX, ITEMS_MAX, BatchInSchema
 from app.services import order_service
-from app.services.new_order import OrderRequest
+from app.services.new_order import CreateRequest
 from app.services.order_inserts import insert_orders
 from tests.support.samples import RICHEST, fault_places, slug
 from tests.test_order_storage import sent_to_the_server
@@ -281,7 +281,7 @@ def test_the_orders_of_a_long_batch_are_made_just_before_they_are_stored(
     monkeypatch.setattr(order_service, "insert_orders", insert)
     body = order(items=[{"item_id": "sku-1", "quantity": 1}] * ITEMS_MAX)
     with app.app_context():
-        order_service.create_orders([OrderRequest(body, ANONYMOUS) for _ in range(250)])
+        order_service.create_orders([CreateRequest(body, ANONYMOUS) for _ in range(250)])
 
     assert [len(part) for part in made] == [100, 100, 50]
     # The first of a part shows that the part before it is full.

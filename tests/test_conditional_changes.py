@@ -164,6 +164,6 @@ def test_a_refusal_says_that_a_weak_tag_never_matches(client: FlaskClient, tags:
     refused = act(client, path, "confirm", If_Match=tags)
 
     assert slug(refused) == (412, "version-mismatch")
-    assert refused.json["detail"].startswith("The order is at version 2 now.")
+    assert refused.json["detail"].startswith("The order is at version 2.")
     assert (f'W/"{weak}": a weak entity tag never matches' in refused.json["detail"]) == (weak is not None)
     assert ("a proxy that compresses" in refused.json["detail"]) == (weak is not None)

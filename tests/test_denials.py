@@ -81,7 +81,7 @@ def denied_by_rule(client: FlaskClient, app: Flask) -> Iterator[tuple[TestRespon
     yield client.patch(f"/orders/{ABSENT}", headers=own, **patch), "no such order of this customer"
     yield (
         client.patch(f"/orders/{shops}", headers=own, **patch),
-        ("external_ref: this belongs to whoever created the order."),
+        ("Only the creator of the order can change external_ref."),
     )
 
 

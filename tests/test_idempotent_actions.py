@@ -205,7 +205,7 @@ def test_a_change_that_comes_first_is_seen_by_one_that_would_have_changed_nothin
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = order_after(client)
-    before_the_first_call(monkeypatch, "store_unchanged", lambda: act(app.test_client(), path, "hold"))
+    before_the_first_call(monkeypatch, "store_key", lambda: act(app.test_client(), path, "hold"))
 
     first = act(client, path, "release", Idempotency_Key="k-1")
 
@@ -240,7 +240,7 @@ def test_a_key_of_no_change_waits_for_whoever_changes_the_order(
 
 
 @pytest.mark.parametrize("twins_body", [{}, {"note": "mine"}])
-@pytest.mark.parametrize(("body", "writes"), [({}, "store_unchanged"), ({"note": "mine"}, "store_version")])
+@pytest.mark.parametrize(("body", "writes"), [({}, "store_key"), ({"note": "mine"}, "store_version")])
 def test_a_twin_that_used_the_key_first_is_found(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, body: Any, writes: str, twins_body: Any
 ) -> None:

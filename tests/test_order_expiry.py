@@ -67,7 +67,7 @@ def test_young_held_and_confirmed_orders_are_left_alone(
 def test_orders_are_expired_in_batches(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_actions, "_BATCH", 3)
+    monkeypatch.setattr(order_actions, "_EXPIRY_PAGE", 3)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [3, 3, 1]
@@ -76,14 +76,14 @@ def test_orders_are_expired_in_batches(
 def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = order_actions._stale_orders
+    find = order_actions._find_expired
 
-    def find_and_be_late(*, after: str, before: str) -> list[str]:
+    def find_and_be_late(*, after: str, before: str) -> Any:
         found = find(after=after, before=before)
         client.post(f"{old[2]}/confirm")
         return found
 
-    monkeypatch.setattr(order_actions, "_stale_orders", find_and_be_late)
+    monkeypatch.setattr(order_actions, "_find_expired", find_and_be_late)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [6]
@@ -98,11 +98,11 @@ def test_an_order_that_others_are_at_work_on_is_left_to_the_next_run(
     def store_others(order: Order, event: dict[str, Any], **written: Any) -> bool:
         return f"/orders/{order.id}" != old[2] and store(order, event, **written)
 
-    monkeypatch.setattr(order_actions, "_BATCH", 2)
+    monkeypatch.setattr(order_actions, "_EXPIRY_PAGE", 2)
     with app.app_context():
         with monkeypatch.context() as busy:
             busy.setattr(order_actions, "store_version", store_others)
-            busy.setattr(order_actions, "_PATIENCE", 0.05)
+            busy.setattr(order_actions, "CONFLICT_DEADLINE", 0.05)
             assert list(expire_orders(older_than=timedelta(days=1))) == [2, 1, 2, 1]
         assert list(expire_orders(older_than=timedelta(days=1))) == [1]
 

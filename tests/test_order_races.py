@@ -101,7 +101,7 @@ def test_a_writer_who_never_comes_first_is_told_to_try_again(
         return False
 
     monkeypatch.setattr(order_actions, "store_version", be_late)
-    monkeypatch.setattr(order_actions, "_PATIENCE", 0.2)
+    monkeypatch.setattr(order_actions, "CONFLICT_DEADLINE", 0.2)
 
     response = act(client, path, "confirm")
 

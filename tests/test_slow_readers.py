@@ -16,7 +16,7 @@ from sqlalchemy import insert, select, text, update
 from app.db.engine import db
 from app.models import Order, OrderEvent
 from app.models.principal import ANONYMOUS
-from app.services.new_order import OrderRequest, new_order
+from app.services.new_order import CreateRequest, new_order
 from app.services.order_inserts import insert_orders
 from tests.support.samples import LARGE, MINIMAL
 from tests.support.servers import GUNICORN, Server, free_port, running
@@ -29,7 +29,7 @@ def large_orders(app: Flask) -> int:
     """Nearly 50 MB of orders."""
     with app.app_context():
         for _ in range(10):
-            insert_orders([new_order(OrderRequest(LARGE, ANONYMOUS)) for _ in range(100)])
+            insert_orders([new_order(CreateRequest(LARGE, ANONYMOUS)) for _ in range(100)])
     return 1000
 
 
@@ -195,7 +195,7 @@ def test_an_export_outlives_the_loss_of_its_connections(app: Flask, database_url
 @pytest.fixture
 def long_history(app: Flask) -> str:
     """The path of an order of 10,000 versions."""
-    order = new_order(OrderRequest(MINIMAL | {"note": "n" * 2000}, ANONYMOUS))
+    order = new_order(CreateRequest(MINIMAL | {"note": "n" * 2000}, ANONYMOUS))
     with app.app_context():
         insert_orders([order])
         with db.engine.begin() as connection:

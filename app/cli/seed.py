@@ -18,7 +18,7 @@ from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import consistent_read
 from app.models import Order
 from app.models.principal import Principal
-from app.services.new_order import NewOrder, OrderRequest, new_order
+from app.services.new_order import CreateRequest, NewOrder, new_order
 from app.services.order_inserts import insert_orders
 
 PRINCIPAL = Principal("seed", frozenset())  # by which the orders made here are told from all others
@@ -68,7 +68,7 @@ def sample_orders(count: int, *, seed: int, until: datetime) -> Iterator[NewOrde
     rng, shop = Random(name), Shop(count, seed=seed)  # sample data that comes out the same again  # nosec B311
     for position, at in enumerate(_moments(count, until, rng), start=1):
         body = shop.draw_order(rng, external_ref=f"{name}-{position:09}")
-        request = OrderRequest(body, principal=PRINCIPAL, idempotency_key=body.get("external_ref"))
+        request = CreateRequest(body, principal=PRINCIPAL, idempotency_key=body.get("external_ref"))
         yield new_order(request, at=at, randbits=rng.getrandbits)
 
 

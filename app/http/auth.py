@@ -203,12 +203,6 @@ def current_principal() -> Principal:
     return principal
 
 
-def require_own_customer(customer_id: str, principal: Principal) -> None:
-    """Raise Forbidden where a customer would act for somebody else."""
-    if principal.customer_id not in (None, customer_id):
-        raise Forbidden("Customers act for themselves only: the customer must be the token's subject.")
-
-
 def loggable_id(principal: Principal) -> str:
     """Who calls, as it may stand in a log: a service by the name of its key, a person by a keyed hash.
 

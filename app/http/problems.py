@@ -13,6 +13,7 @@ from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggab
 from app.errors import ServiceError
 from app.http.application import public_path
 from app.http.auth import loggable_id
+from app.http.request_input import explain_weak_tags
 from app.models.principal import Principal
 
 log = structlog.get_logger()
@@ -78,6 +79,8 @@ def _log_cause(cause: BaseException) -> None:
 
 
 def _render_service_error(error: ServiceError) -> Response:
+    if isinstance(error, errors.VersionMismatch):
+        explain_weak_tags(error)
     response = _response(problem_occurrence(error), retry_after=error.retry_after)
     response.headers.update(error.headers)
     return response

@@ -23,8 +23,11 @@ from app.errors import (
 )
 from app.http.application import ACCEPT_PATCH, current_request, let_others_run
 from app.models.order import IDEMPOTENCY_KEY_MAX
+from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
 from app.schemas.strict_json import load_body, load_parameters, parse_json
+from app.services.new_order import fingerprint
+from app.services.order_actions import ChangeRequest
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -199,6 +202,20 @@ def expected_versions() -> frozenset[int] | None:
         return None
     versions = (_VERSION.fullmatch(tag) for tag in tags.as_set() if tag)
     return frozenset(int(version[1]) for version in versions if version)
+
+
+def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
+    """The conditions of a change: the principal, If-Match, and Idempotency-Key with the body's fingerprint.
+
+    Raises InvalidIdempotencyKey and PreconditionRequired.
+    """
+    key = idempotency_key()
+    return ChangeRequest(
+        principal,
+        expected_versions=expected_versions(),
+        idempotency_key=key,
+        fingerprint=None if key is None else fingerprint(body),
+    )
 
 
 def explain_weak_tags(mismatch: VersionMismatch) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
 import orjson
@@ -12,12 +12,15 @@ from werkzeug.datastructures import Headers
 
 from app.config import normalize_origin
 from app.db.types import rfc3339
-from app.http.application import current_request, public_path
-from app.http.content_negotiation import CODING, MIN_SIZE, gzip, gzip_accepted, gzip_of_page
+from app.errors import ServiceError
+from app.http.application import current_request, in_stretches, public_path
+from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
+from app.http.problems import problem_occurrence
 from app.http.request_input import ERASED, JSON
 from app.models.erasure import RUNNING, is_erased
 from app.services.erasure import ErasureState
 from app.services.order_document import StoredOrder
+from app.services.order_service import Outcome
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -77,6 +80,19 @@ def order_response(order: StoredOrder, status: int = 200, **headers: str) -> Res
 def created_response(order: StoredOrder) -> Response:
     """201 with the new order, or the same again for a replay."""
     return changed_response(order, 201, Location=public_path(f"/orders/{order.id}"))
+
+
+def batch_response(outcomes: Sequence[Outcome]) -> Response:
+    """200 with the status of each entry, and its order or its problem."""
+    body = orjson.dumps({"results": [_batch_result(outcome) for outcome in in_stretches(outcomes)]})
+    return compress(Response(body, mimetype=JSON))
+
+
+def _batch_result(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, ServiceError):
+        return {"status": outcome.status, "problem": problem_occurrence(outcome)}
+    replayed = {"replayed": True} if outcome.replayed else {}
+    return {"status": 201, **replayed, "order": orjson.Fragment(outcome.document)}
 
 
 def changed_response(order: StoredOrder, status: int = 200, **headers: str) -> Response:

@@ -23,6 +23,12 @@ IDEMPOTENCY_KEY_MAX = 255  # the ceiling that the well-known payment APIs have
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
 VERSIONS_MAX = 10_000  # of one order; beyond it an order can only be ended, so that erasing and reading it stay bounded
+# The members of an order that its caller sets and PATCH changes, beside its items; those of the second kind only while
+# the order is pending. Every other list of them is derived from here.
+CONTENT = (
+    "external_ref", "currency", "adjustments", "shipping_address", "billing_address", "note", "metadata",
+)  # fmt: skip
+CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
 _ENDING = {"cancel", "complete", "release"}  # each is possible at most once more
 
 
@@ -178,7 +184,7 @@ class Order(Base):
 
         What is ordered and what it costs can change only while the order is pending.
         """
-        if self.status != "pending" and not content.keys().isdisjoint(("items", "adjustments", "currency")):
+        if self.status != "pending" and not content.keys().isdisjoint(CONTENT_WHILE_PENDING):
             raise self._illegal("Items, adjustments and currency can change only while the order is pending.")
         if is_alias(self.customer_id):
             scrubbed = scrub(self.columns() | content, alias=self.customer_id)

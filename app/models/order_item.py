@@ -12,6 +12,7 @@ from app.db.engine import Base
 from app.db.types import JSON_VALUE, UUID, Timestamp
 from app.errors import InvalidRequest, QuantityExceeded
 
+ITEM_CONTENT = ("item_id", "quantity", "unit_price")  # the members of an item that its caller sets
 ID_MAX = 64  # characters of any id a caller chooses: a UUID with a prefix fits
 LARGEST_TOTAL = 2**53 - 1  # what every JSON reader holds exactly (RFC 8259 §6)
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from app.errors import Forbidden
+
 PRINCIPAL_MAX = 128  # characters of a principal's id
 
 SCOPES = {
@@ -27,6 +29,11 @@ class Principal:
     id: str
     scopes: frozenset[str]
     customer_id: str | None = None
+
+    def require_own_customer(self, customer_id: str) -> None:
+        """Raise Forbidden where this is a customer, and another one than `customer_id`."""
+        if self.customer_id not in (None, customer_id):
+            raise Forbidden("Customers act for themselves only: the customer must be the token's subject.")
 
 
 def customer_principal_id(customer_id: str) -> str:

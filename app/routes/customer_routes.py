@@ -3,7 +3,7 @@
 from flask import Response
 
 from app import errors
-from app.http.auth import current_principal, require_own_customer
+from app.http.auth import current_principal
 from app.http.blueprint import Blueprint
 from app.http.responses import erasure_response
 from app.schemas.documents import ErasureSchema
@@ -27,7 +27,7 @@ blueprint = Blueprint("customers", __name__, description="The rights of the pers
 def erase_personal_data(customer_id: str) -> Response:
     """Erase a customer's personal data from all orders and their history; 202 where it goes on at the Location"""
     principal = current_principal()
-    require_own_customer(customer_id, principal)
+    principal.require_own_customer(customer_id)
     erasure = erase_customer(customer_id, principal=principal, seconds=REQUEST_SECONDS)
     return erasure_response(erasure, started=True)
 

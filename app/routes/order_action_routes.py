@@ -1,4 +1,4 @@
-"""The changes of an order: everything below `/orders/{id}` but reading it."""
+"""Changes of an order: `PATCH /orders/{id}` and the actions below it."""
 
 from typing import Any
 
@@ -7,12 +7,9 @@ from flask import Response
 from app import errors
 from app.http.auth import current_principal
 from app.http.blueprint import Blueprint
-from app.http.changes import carry_out
-from app.http.request_input import MERGE_PATCH
+from app.http.request_input import MERGE_PATCH, change_request
 from app.http.responses import changed_response
-from app.models.order_item import Quantities
 from app.schemas.documents import OrderSchema
-from app.schemas.order import UpdatedOrderSchema
 from app.schemas.order_actions import (
     CancellationInSchema,
     EmptySchema,
@@ -21,8 +18,7 @@ from app.schemas.order_actions import (
     OrderPatchSchema,
     ReturnInSchema,
 )
-from app.schemas.strict_json import load_body
-from app.services.order_actions import merge_patch, revision
+from app.services import order_actions
 
 blueprint = Blueprint("changes", __name__, description="Change orders. Every change is one version and one event.")
 
@@ -43,7 +39,6 @@ CHANGE: dict[str, Any] = {
     "response_headers": RESPONSE_HEADERS,
 }
 CHANGE_OF_QUANTITIES = CHANGE | {"problems": (*PROBLEMS, errors.QuantityExceeded)}
-UPDATED_ORDER = UpdatedOrderSchema()
 
 
 @blueprint.operation(
@@ -58,11 +53,9 @@ UPDATED_ORDER = UpdatedOrderSchema()
     response_headers=RESPONSE_HEADERS,
 )
 def update_order(body: dict[str, Any], order_id: str) -> Response:
-    """Change an order's content, by a JSON merge patch"""
-    revised = revision(
-        lambda content: load_body(UPDATED_ORDER, merge_patch(content, body)), principal=current_principal()
-    )
-    return changed_response(carry_out("update", order_id, revised, body=body))
+    """Change an order's content by a JSON merge patch"""
+    order = order_actions.update_order(order_id, patch=body, request=change_request(current_principal(), body))
+    return changed_response(order)
 
 
 @blueprint.operation(
@@ -76,7 +69,8 @@ def update_order(body: dict[str, Any], order_id: str) -> Response:
 )
 def confirm_order(body: dict[str, Any], order_id: str) -> Response:
     """Accept a pending order"""
-    return changed_response(carry_out("confirm", order_id, lambda order, at: order.confirm(at=at)))
+    order = order_actions.confirm_order(order_id, request=change_request(current_principal(), body))
+    return changed_response(order)
 
 
 @blueprint.operation(
@@ -88,10 +82,11 @@ def confirm_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def cancel_order(body: dict[str, Any], order_id: str) -> Response:
-    """End an order of which nothing has been sent"""
-    reason, note = body["reason"], body.get("note")
-    stored = carry_out("cancel", order_id, lambda order, at: order.cancel(reason=reason, note=note, at=at), body=body)
-    return changed_response(stored)
+    """Cancel an order of which nothing has been fulfilled"""
+    order = order_actions.cancel_order(
+        order_id, reason=body["reason"], note=body.get("note"), request=change_request(current_principal(), body)
+    )
+    return changed_response(order)
 
 
 @blueprint.operation(
@@ -104,8 +99,9 @@ def cancel_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def complete_order(body: dict[str, Any], order_id: str) -> Response:
-    """End a confirmed order as it is, whatever has been sent"""
-    return changed_response(carry_out("complete", order_id, lambda order, at: order.complete(at=at)))
+    """Complete a confirmed order, whatever has been fulfilled"""
+    order = order_actions.complete_order(order_id, request=change_request(current_principal(), body))
+    return changed_response(order)
 
 
 @blueprint.operation(
@@ -117,10 +113,9 @@ def complete_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def hold_order(body: dict[str, Any], order_id: str) -> Response:
-    """Stop an open order until the hold is released"""
-    reason = body["reason"]
-    stored = carry_out("hold", order_id, lambda order, at: order.place_hold(reason=reason, at=at), body=body)
-    return changed_response(stored)
+    """Put an open order on hold"""
+    order = order_actions.hold_order(order_id, reason=body["reason"], request=change_request(current_principal(), body))
+    return changed_response(order)
 
 
 @blueprint.operation(
@@ -130,9 +125,10 @@ def hold_order(body: dict[str, Any], order_id: str) -> Response:
     responses={200: OrderSchema()},
     **CHANGE,
 )
-def release_order(order_id: str) -> Response:
-    """Release the hold, if there is one"""
-    return changed_response(carry_out("release", order_id, lambda order, at: order.release(at=at)))
+def release_hold(order_id: str) -> Response:
+    """Release the order's hold, if there is one"""
+    order = order_actions.release_hold(order_id, request=change_request(current_principal()))
+    return changed_response(order)
 
 
 @blueprint.operation(
@@ -144,10 +140,11 @@ def release_order(order_id: str) -> Response:
     **CHANGE_OF_QUANTITIES,
 )
 def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
-    """Record what was sent; the last unit completes the order"""
-    sent, tracking = Quantities(body["items"]), body.get("tracking")
-    stored = carry_out("fulfill", order_id, lambda order, at: order.fulfill(sent, tracking=tracking, at=at), body=body)
-    return changed_response(stored, 201)
+    """Record a fulfillment; the last unit completes the order"""
+    order = order_actions.fulfill_order(
+        order_id, items=body["items"], tracking=body.get("tracking"), request=change_request(current_principal(), body)
+    )
+    return changed_response(order, 201)
 
 
 @blueprint.operation(
@@ -159,7 +156,8 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE_OF_QUANTITIES,
 )
 def return_items(body: dict[str, Any], order_id: str) -> Response:
-    """Record what came back"""
-    back, reason = Quantities(body["items"]), body.get("reason")
-    stored = carry_out("return", order_id, lambda order, at: order.take_back(back, reason=reason, at=at), body=body)
-    return changed_response(stored, 201)
+    """Record a return"""
+    order = order_actions.return_items(
+        order_id, items=body["items"], reason=body.get("reason"), request=change_request(current_principal(), body)
+    )
+    return changed_response(order, 201)

@@ -5,14 +5,14 @@ from typing import Any
 from flask import Response
 
 from app import errors
-from app.http.auth import current_principal, require_own_customer
-from app.http.batches import create_batch
+from app.http import rate_limit
+from app.http.application import in_stretches
+from app.http.auth import current_principal
 from app.http.blueprint import Blueprint, Content
-from app.http.content_negotiation import compress
 from app.http.cursors import make_cursor, make_version_cursor, read_cursor, read_version_cursor
 from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_response
-from app.http.request_input import JSON, idempotency_key
-from app.http.responses import created_response, list_response, order_response
+from app.http.request_input import idempotency_key
+from app.http.responses import batch_response, created_response, list_response, order_response
 from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema
 from app.schemas.order import (
     BatchInSchema,
@@ -23,7 +23,7 @@ from app.schemas.order import (
     VersionQuerySchema,
 )
 from app.services import order_listing, order_queries, order_service
-from app.services.new_order import OrderRequest
+from app.services.new_order import CreateRequest
 from app.services.order_export import stream_orders
 from app.services.order_queries import render_event
 
@@ -55,9 +55,7 @@ blueprint = Blueprint("orders", __name__, description="Create orders, read them,
 )
 def create_order(body: dict[str, Any]) -> Response:
     """Create an order"""
-    principal = current_principal()
-    require_own_customer(body["customer_id"], principal)
-    request = OrderRequest(body, principal=principal, idempotency_key=idempotency_key())
+    request = CreateRequest(body, principal=current_principal(), idempotency_key=idempotency_key())
     return created_response(order_service.create_order(request))
 
 
@@ -69,8 +67,10 @@ def create_order(body: dict[str, Any]) -> Response:
     responses={200: BatchResultsSchema()},
 )
 def create_orders(body: dict[str, Any]) -> Response:
-    """Create up to 1,000 orders, each judged alone"""
-    return compress(Response(create_batch(body["orders"]), mimetype=JSON))
+    """Create up to 1,000 orders, each independently of the others"""
+    principal, entries = current_principal(), body["orders"]
+    rate_limit.count(principal, cost=len(entries), counted=1)
+    return batch_response(order_service.create_batch(in_stretches(entries), principal=principal))
 
 
 @blueprint.operation(

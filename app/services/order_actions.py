@@ -1,16 +1,21 @@
-"""Changing an order: read it, let the model decide, write one version and one event; again if another was first.
+"""Changes of an order: confirm, cancel, complete, hold, release, fulfill, return, update, and expire.
 
-What is read is the last event's document. The tables follow from the log (`flask verify` tells where they do not).
+Each change reads the order, lets the model check and apply it, and stores the new version with its event in one
+transaction. If another writer stores a version in between, the change starts again from that version.
+
+The order is parsed from its current snapshot: one row, instead of those of four tables. `flask verify` checks that both
+agree.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection
 from app.db.transactions import read_rows
@@ -18,194 +23,122 @@ from app.errors import (
     DuplicateExternalRef,
     Forbidden,
     IdempotencyKeyReused,
-    OrderNotFound,
     ServiceUnavailable,
     VersionMismatch,
 )
 from app.models import Order
 from app.models.lifecycle import ACTIONS
+from app.models.order import CONTENT
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, parse_uuid
+from app.models.order_item import ITEM_CONTENT, Quantities
 from app.models.principal import Principal
-from app.services.new_order import caller_columns, item_columns
-from app.services.order_document import StoredOrder, parse_order, render_stored_order
-from app.services.order_queries import OrderKey, find_snapshot
-from app.services.order_updates import Current, KeyOfChange, read_current, store_unchanged, store_version
+from app.schemas.order import UpdatedOrderSchema
+from app.schemas.strict_json import load_body
+from app.services.new_order import content_columns, item_columns
+from app.services.order_document import StoredOrder, parse_order, render_stored_order, visible_document
+from app.services.order_inserts import event_row
+from app.services.order_queries import OrderKey, find_snapshot, order_not_found
+from app.services.order_updates import CurrentOrder, IdempotencyKey, find_current_order, store_key, store_version
 
-_PATIENCE = 2.0  # seconds in which other writers of the order may come first, as long as a lock may take
-_CHANGE_UNKNOWN = "The database broke off; whether the order was changed is not known."
+CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts; the same as PostgreSQL's lock_timeout
+EXPIRY = Principal("system:expiry", frozenset())
+_EXPIRY_PAGE = 100  # orders
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that an order id can hold
+_CUSTOMER_CONTENT = {"note", "shipping_address", "billing_address"}
 
-# What a change does with the order, at a moment. It is done again to what another writer has made of the order.
-Change = Callable[[Order, datetime], None]
+# Applies a change to an order: a method of `Order`, called with the order and `at`. It runs again after a conflict.
+Change = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """Who asks for which action (a name of `lifecycle.ACTIONS`), and on which conditions.
+    """The principal of a change and its conditions.
 
-    `expected_versions` are those the caller takes the order at, None for any. The fingerprint is that of the validated
-    body. A key belongs to one action of one order.
+    `expected_versions` are the versions that If-Match names, None for any version. `fingerprint` is a hash of the
+    validated body, None without an idempotency key.
     """
 
-    action: str
     principal: Principal
     expected_versions: frozenset[int] | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
 
-    @property
-    def key(self) -> KeyOfChange:
-        """The key as it is stored."""
-        if self.idempotency_key is None:
-            return KeyOfChange(None, None)
-        hashed = hash_key(self.idempotency_key, principal=self.principal.id, operation=self.action)
-        return KeyOfChange(hashed, self.fingerprint)
 
+def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
+    """Accept a pending order. The functions below raise the same errors.
 
-def change_order(order_id: str, change: Change, *, request: ChangeRequest) -> StoredOrder:
-    """Carry out a change, as one version with one event. A change that alters nothing makes neither, but its key is
-    kept: the same request is answered the same, whatever happened in between.
-
-    Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, DuplicateExternalRef, ServiceUnavailable where other
-    writers come first for seconds, and what the change raises (IllegalAction, QuantityExceeded, InvalidRequest).
+    Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, IllegalAction, TooManyVersions, and ServiceUnavailable
+    where other writers store their versions first for CONFLICT_DEADLINE seconds.
     """
-    unknown: list[StoredOrder] = []  # what became of these, the lost connection did not tell
-    deadline, key = time.monotonic() + _PATIENCE, request.key
-    while time.monotonic() < deadline:
-        if made := next(filter(_is_stored, unknown), None):
-            return made
-        current = _read(order_id, request.principal, key)
-        if current.replayed_document is not None:
-            return _replay(current, request)
-        before = orjson.loads(current.document)
-        order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
-        _require_expected(order.version, request)
-        change(order, datetime.now(UTC))
-        if order.version == before["version"]:
-            if key.key_hash is None or store_unchanged(order, key=key):
-                return StoredOrder(order.id, order.version, current.document)
-            continue
-        changed = StoredOrder(order.id, order.version, render_stored_order(order).decode())
-        try:
-            if store_version(order, _event(order, changed.document, request), key=key, before=before):
-                return changed
-        except DATABASE_ERRORS as error:
-            if is_lost_connection(error):
-                unknown.append(changed)
-            else:
-                _judge_fault(error, order, before=before, request=request)
-    raise ServiceUnavailable(_CHANGE_UNKNOWN if unknown else "Other changes of the order keep coming first.")
+    return _change_order(order_id, "confirm", Order.confirm, request=request)
 
 
-def _read(order_id: str, principal: Principal, key: KeyOfChange) -> Current:
-    known_id = parse_uuid(order_id)
-    current = known_id and read_current(known_id, owner=principal.customer_id, key_hash=key.key_hash)
-    if not current:
-        raise OrderNotFound(f"There is no order {order_id[:64]}.")
-    return current
+def cancel_order(order_id: str, *, reason: str, note: str | None, request: ChangeRequest) -> StoredOrder:
+    """Cancel an open order of which nothing has been fulfilled."""
+    return _change_order(order_id, "cancel", partial(Order.cancel, reason=reason, note=note), request=request)
 
 
-def _replay(current: Current, request: ChangeRequest) -> StoredOrder:
-    assert current.replayed_version is not None and current.replayed_document is not None
-    if current.replayed_fingerprint is None:  # erased since: the order is answered as it is kept
-        version = orjson.loads(current.document)["version"]
-        return StoredOrder(current.id, version, current.document, replayed=True)
-    if current.replayed_fingerprint != request.fingerprint:
-        raise IdempotencyKeyReused("The key was used with another body; take a new key for a new request.")
-    return StoredOrder(current.id, current.replayed_version, current.replayed_document, replayed=True)
+def complete_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
+    """Complete a confirmed order, whatever has been fulfilled."""
+    return _change_order(order_id, "complete", Order.complete, request=request)
 
 
-def _require_expected(version: int, request: ChangeRequest) -> None:
-    if request.expected_versions is not None and version not in request.expected_versions:
-        raise VersionMismatch(f"The order is at version {version} now.", current_version=version)
+def hold_order(order_id: str, *, reason: str, request: ChangeRequest) -> StoredOrder:
+    """Put an open order on hold. The same hold again changes nothing."""
+    return _change_order(order_id, "hold", partial(Order.place_hold, reason=reason), request=request)
 
 
-def _judge_fault(error: DatabaseError, order: Order, *, before: Mapping[str, Any], request: ChangeRequest) -> None:
-    """Raise what the fault means; a key that a twin has used meanwhile is no fault, and is found by reading again."""
-    if not is_duplicate(error):
-        raise error
-    if _read(order.id, request.principal, request.key).replayed_document is not None:
-        return
-    if order.external_ref == before["external_ref"]:
-        raise error
-    raise _taken(order) from error
+def release_hold(order_id: str, *, request: ChangeRequest) -> StoredOrder:
+    """Release the order's hold. Without a hold nothing changes."""
+    return _change_order(order_id, "release", Order.release, request=request)
 
 
-def _is_stored(made: StoredOrder) -> bool:
-    return find_snapshot(OrderKey(made.id, None, made.version)) == (made.version, made.document)
+def fulfill_order(
+    order_id: str, *, items: list[dict[str, int]], tracking: dict[str, str] | None, request: ChangeRequest
+) -> StoredOrder:
+    """Record a fulfillment. `items` is a list of {"line", "quantity"}. Also raises QuantityExceeded and InvalidRequest
+    for unknown lines."""
+    change = partial(Order.fulfill, quantities=Quantities(items), tracking=tracking)
+    return _change_order(order_id, "fulfill", change, request=request)
 
 
-def _event(order: Order, document: str, request: ChangeRequest) -> dict[str, Any]:
-    return {
-        "order_id": order.id,
-        "version": order.version,
-        "type": ACTIONS[request.action].event,
-        "actor": request.principal.id,
-        "at": order.updated_at,
-        "snapshot": document,
-    }
+def return_items(
+    order_id: str, *, items: list[dict[str, int]], reason: str | None, request: ChangeRequest
+) -> StoredOrder:
+    """Record a return. `items` is a list of {"line", "quantity"}. Also raises QuantityExceeded and InvalidRequest for
+    unknown lines."""
+    change = partial(Order.take_back, quantities=Quantities(items), reason=reason)
+    return _change_order(order_id, "return", change, request=request)
 
 
-def _taken(order: Order) -> DuplicateExternalRef:
-    own = Order.external_ref == order.external_ref
-    holder = select(Order.id).where(own, Order.external_ref_hash == order.external_ref_hash)
-    others = {"order_id": row.id for row in read_rows(holder)}
-    return DuplicateExternalRef("Another order has this external_ref.", **others)
+def update_order(order_id: str, *, patch: Mapping[str, Any], request: ChangeRequest) -> StoredOrder:
+    """Change the order's content by a JSON merge patch. A patch that alters nothing stores no version.
 
-
-_ITEM_MEMBERS = ("item_id", "quantity", "unit_price")
-_PERSONAL = {"note", "shipping_address", "billing_address"}
-
-
-def revision(revise: Callable[[dict[str, Any]], Mapping[str, Any]], *, principal: Principal) -> Change:
-    """The change that brings an order to the content that `revise` makes of its present one.
-
-    `revise` is given the order as a `POST /orders` body without its null members, and returns a validated one. Where
-    nothing differs, nothing changes.
+    Also raises InvalidRequest for invalid content, Forbidden for members that a customer must not change, and
+    DuplicateExternalRef.
     """
-
-    def change(order: Order, at: datetime) -> None:
-        data = revise(_body(order))
-        stored = order.columns()
-        changed = {name: value for name, value in caller_columns(data).items() if value != stored[name]}
-        items = item_columns(data)
-        if [_said(item) for item in items] != [_said(vars(item)) for item in order.items]:
-            changed["items"] = items
-        if not changed:
-            return
-        if principal.customer_id is not None and principal.id != order.principal:
-            _require_personal(changed)
-        order.update(changed, at=at)
-
-    return change
+    change = partial(_apply_patch, patch=patch, principal=request.principal)
+    return _change_order(order_id, "update", change, request=request)
 
 
-def _require_personal(changed: Iterable[str]) -> None:
-    """Of an order that somebody else made for them, customers change what is theirs to say.
+def expire_orders(*, older_than: timedelta) -> Iterator[int]:
+    """Cancel pending orders without a hold that were created longer ago, and yield the number of each page.
 
-    Not the price a shop gave them, nor its books; and whether a reference is free among its orders is not theirs to
-    know.
+    An order that changes at the same time is left to the next run. Several processes may run this at once.
     """
-    others = sorted(set(changed) - _PERSONAL)
-    if others:
-        raise Forbidden(f"{', '.join(others)}: this belongs to whoever created the order.")
-
-
-def _said(item: Mapping[str, Any]) -> list[Any]:
-    return [item[name] for name in _ITEM_MEMBERS]
-
-
-def _body(order: Order) -> dict[str, Any]:
-    columns = order.columns()
-    body: dict[str, Any] = {name: columns[name] for name in caller_columns(columns | {"items": []})}
-    body["items"] = [{name: getattr(item, name) for name in _ITEM_MEMBERS} for item in order.items]
-    return {name: value for name, value in body.items() if value is not None}
+    now = datetime.now(UTC)
+    before = first_order_id(now - min(older_than, now - _EPOCH))
+    last = LOWEST_ID
+    while orders := _find_expired(after=last, before=before):
+        yield sum(_expire(order.id, order.version) for order in orders)
+        last = orders[-1].id
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """The target with the patch applied (§2): null removes, objects merge, all else replaces."""
-    if not isinstance(patch, dict):
+    """The target with a JSON merge patch applied (RFC 7396 §2): null removes, objects merge, all else replaces."""
+    if not isinstance(patch, Mapping):
         return patch
-    merged = dict(target) if isinstance(target, dict) else {}
+    merged = dict(target) if isinstance(target, Mapping) else {}
     for name, value in patch.items():
         if value is None:
             merged.pop(name, None)
@@ -214,41 +147,154 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-EXPIRY = Principal("system:expiry", frozenset())
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older
-_BATCH = 100  # orders that are looked for at once
+def _change_order(order_id: str, action: str, change: Change, *, request: ChangeRequest) -> StoredOrder:
+    """Apply a change and commit it as one version with one event.
 
-
-def expire_orders(*, older_than: timedelta) -> Iterator[int]:
-    """Cancel the pending orders that were made longer ago than that, and yield how many at a time.
-
-    Orders on hold wait for somebody, and are left alone. Doing it twice, or in two processes at once, does no harm.
+    A change that alters nothing stores no version, only its idempotency key: a retry gets the same response, whatever
+    has happened in between.
     """
-    now = datetime.now(UTC)
-    before = first_order_id(now - min(older_than, now - EPOCH))
-    last = LOWEST_ID
-    while ids := _stale_orders(after=last, before=before):
-        yield sum(map(_expire, ids))
-        last = ids[-1]
+    unacknowledged: list[StoredOrder] = []  # versions whose connection was lost during the commit
+    deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
+    while time.monotonic() < deadline:
+        if stored := next(filter(_is_stored, unacknowledged), None):
+            return _visible(stored, request.principal)
+        current = _get_current_order(order_id, request.principal, key)
+        if current.replayed_document is not None:
+            return _visible(_replay(current, request), request.principal)
+        before = orjson.loads(current.document)
+        order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
+        _require_expected_version(order.version, request)
+        change(order, at=datetime.now(UTC))
+        if order.version == before["version"]:
+            if key is None or store_key(key, order_id=order.id, version=order.version):
+                return _visible(StoredOrder(order.id, order.version, current.document), request.principal)
+            continue
+        changed = StoredOrder(order.id, order.version, render_stored_order(order).decode())
+        event = _event(order, changed, action=action, principal=request.principal)
+        try:
+            if store_version(order, event, key=key, before=before):
+                return _visible(changed, request.principal)
+        except DATABASE_ERRORS as error:
+            if is_lost_connection(error):
+                unacknowledged.append(changed)
+            else:
+                _raise_unless_replayed(error, order, before=before, key=key, principal=request.principal)
+    if unacknowledged:
+        raise ServiceUnavailable("The database connection was lost; it is unknown whether the order was changed.")
+    raise ServiceUnavailable("Too many concurrent changes of this order.")
 
 
-def _stale_orders(*, after: str, before: str) -> list[str]:
-    stale = Order.status == "pending", Order.hold.is_(None)
-    query = select(Order.id).where(*stale, Order.id > after, Order.id < before)
-    return [row.id for row in read_rows(query.order_by(Order.id).limit(_BATCH))]
+def _idempotency_key(action: str, request: ChangeRequest) -> IdempotencyKey | None:
+    """The key as it is stored. It belongs to one action of one order."""
+    if request.idempotency_key is None:
+        return None
+    key_hash = hash_key(request.idempotency_key, principal=request.principal.id, operation=action)
+    return IdempotencyKey(key_hash, request.fingerprint)
 
 
-def _expire(order_id: str) -> bool:
-    stale = False
+def _get_current_order(order_id: str, principal: Principal, key: IdempotencyKey | None) -> CurrentOrder:
+    known_id = parse_uuid(order_id)
+    current = find_current_order(known_id, owner=principal.customer_id, key=key) if known_id else None
+    if current is None:
+        raise order_not_found(order_id)
+    return current
 
-    def cancel_if_stale(order: Order, at: datetime) -> None:
-        nonlocal stale
-        stale = order.status == "pending" and order.hold is None  # it may have changed since the list was made
-        if stale:
-            order.cancel(reason="expired", note=None, at=at)
 
+def _replay(current: CurrentOrder, request: ChangeRequest) -> StoredOrder:
+    assert current.replayed_version is not None and current.replayed_document is not None
+    if current.replayed_fingerprint is None:  # an erasure removed it: the response is the current order
+        version = orjson.loads(current.document)["version"]
+        return StoredOrder(current.id, version, current.document, replayed=True)
+    if current.replayed_fingerprint != request.fingerprint:
+        raise IdempotencyKeyReused("The key was used with another body; use a new key for a new request.")
+    return StoredOrder(current.id, current.replayed_version, current.replayed_document, replayed=True)
+
+
+def _require_expected_version(version: int, request: ChangeRequest) -> None:
+    if request.expected_versions is not None and version not in request.expected_versions:
+        raise VersionMismatch(f"The order is at version {version}.", current_version=version)
+
+
+def _event(order: Order, changed: StoredOrder, *, action: str, principal: Principal) -> dict[str, Any]:
+    return event_row(
+        order.id,
+        order.version,
+        event_type=ACTIONS[action].event,
+        actor=principal.id,
+        at=order.updated_at,
+        snapshot=changed.document,
+    )
+
+
+def _raise_unless_replayed(
+    error: DatabaseError, order: Order, *, before: Mapping[str, Any], key: IdempotencyKey | None, principal: Principal
+) -> None:
+    """Raise the database error, unless a concurrent request with the same key has stored the key first."""
+    if not is_duplicate(error):
+        raise error
+    if _get_current_order(order.id, principal, key).replayed_document is not None:
+        return
+    if order.external_ref == before["external_ref"]:
+        raise error
+    raise _duplicate_external_ref(order) from error
+
+
+def _duplicate_external_ref(order: Order) -> DuplicateExternalRef:
+    same = Order.external_ref == order.external_ref, Order.external_ref_hash == order.external_ref_hash
+    holder = {"order_id": row.id for row in read_rows(select(Order.id).where(*same))}
+    return DuplicateExternalRef("Another order has this external_ref.", **holder)
+
+
+def _is_stored(order: StoredOrder) -> bool:
+    return find_snapshot(OrderKey(order.id, None, order.version)) == (order.version, order.document)
+
+
+def _visible(order: StoredOrder, principal: Principal) -> StoredOrder:
+    document = visible_document(order.document, principal)
+    if document is order.document:
+        return order
+    return StoredOrder(order.id, order.version, document, order.replayed)
+
+
+def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> None:
+    columns = order.columns()
+    lines = [{name: getattr(item, name) for name in ITEM_CONTENT} for item in order.items]
+    content = {name: columns[name] for name in ("customer_id", *CONTENT)} | {"items": lines}
+    data = load_body(_UPDATED_ORDER, merge_patch({k: v for k, v in content.items() if v is not None}, patch))
+    changed = {name: value for name, value in content_columns(data).items() if value != columns[name]}
+    items = item_columns(data)
+    if [{name: item[name] for name in ITEM_CONTENT} for item in items] != lines:
+        changed["items"] = items
+    if not changed:
+        return
+    if principal.customer_id is not None and principal.id != order.principal:
+        _require_customer_content(changed)
+    order.update(changed, at=at)
+
+
+def _require_customer_content(changed: Iterable[str]) -> None:
+    """Raise Forbidden where a customer changes more than note and addresses of an order that the shop created.
+
+    Prices and references are the shop's. A conflict would also reveal which references the shop uses.
+    """
+    others = sorted(set(changed) - _CUSTOMER_CONTENT)
+    if others:
+        raise Forbidden(f"Only the creator of the order can change {', '.join(others)}.")
+
+
+def _find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
+    query = select(Order.id, Order.version).where(Order.status == "pending", Order.hold.is_(None))
+    query = query.where(Order.id > after, Order.id < before)
+    return read_rows(query.order_by(Order.id).limit(_EXPIRY_PAGE))
+
+
+def _expire(order_id: str, version: int) -> bool:
+    request = ChangeRequest(EXPIRY, expected_versions=frozenset({version}))
     try:
-        change_order(order_id, cancel_if_stale, request=ChangeRequest("cancel", principal=EXPIRY))
-    except ServiceUnavailable:  # somebody is at work on it: the next run will see
+        cancel_order(order_id, reason="expired", note=None, request=request)
+    except (VersionMismatch, ServiceUnavailable):
         return False
-    return stale
+    return True
+
+
+_UPDATED_ORDER = UpdatedOrderSchema()

@@ -11,16 +11,16 @@ import orjson
 
 from app.db.engine import Base
 from app.db.types import read_timestamp, rfc3339
-from app.models import Fulfillment, Order, OrderItem, Return
+from app.models import ORDERS, Fulfillment, Order, OrderItem, Return
 from app.models.principal import Principal
 
 Values = Mapping[str, Any]
 Model = TypeVar("Model", bound=Base)
 
-_SAME_IN_BOTH = (
-    "id", "number", "customer_id", "external_ref", "status", "fulfillment_status", "hold", "currency", "adjustments",
-    "shipping_address", "billing_address", "note", "cancellation", "version",
-)  # fmt: skip
+# Columns that the document leaves out, and columns that it shows in another form. All others are members.
+_NOT_IN_DOCUMENT = {"principal", "external_ref_hash", "idempotency_key_hash", "fingerprint"}
+_CONVERTED = {"items_total", "adjustments_total", "metadata", "created_at", "updated_at"}
+_UNCHANGED = tuple(name for name in ORDERS.c.keys() if name not in _NOT_IN_DOCUMENT | _CONVERTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def parse_order(document: Values, *, principal: str, external_ref_hash: str | No
     totals = document["totals"] or {"items": None, "adjustments": None}
     return _loaded(
         Order,
-        {name: document[name] for name in _SAME_IN_BOTH}
+        {name: document[name] for name in _UNCHANGED}
         | {
             "principal": principal,
             "external_ref_hash": external_ref_hash,

@@ -20,9 +20,9 @@ from app.models.principal import Principal
 from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema
 from app.schemas.strict_json import load_body, parse_json
-from app.services.new_order import NewOrder, OrderRequest, caller_columns, fingerprint, item_columns
+from app.services.new_order import CreateRequest, NewOrder, content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
-from app.services.order_inserts import find_collisions, restore_orders
+from app.services.order_inserts import find_conflicts, restore_orders
 from app.services.order_service import create_orders
 from app.services.verification import contradictions
 
@@ -35,7 +35,7 @@ def restored_order(data: Mapping[str, Any], *, document: Mapping[str, Any], prin
     Raises InvalidRequest where the document contradicts itself or is not the one that the order's own columns render
     to, so that nothing comes in that `flask verify` would find fault with.
     """
-    said = caller_columns(data)
+    said = content_columns(data)
     items = [
         columns | {"fulfilled": item["fulfilled"], "returned": item["returned"]}
         for columns, item in zip(item_columns(data), data["items"], strict=True)
@@ -110,7 +110,7 @@ class Import:
 
         Raises ServiceUnavailable, RequestInFlight and the database's errors where no line is to blame.
         """
-        requests: list[tuple[Line, OrderRequest]] = []
+        requests: list[tuple[Line, CreateRequest]] = []
         documents: list[tuple[Line, NewOrder]] = []
         for line in lines:
             try:
@@ -128,7 +128,7 @@ class Import:
         yield from self._restore(documents)
 
     def _read(
-        self, line: Line, requests: list[tuple[Line, OrderRequest]], documents: list[tuple[Line, NewOrder]]
+        self, line: Line, requests: list[tuple[Line, CreateRequest]], documents: list[tuple[Line, NewOrder]]
     ) -> None:
         data = parse_json(line.text.strip())
         if isinstance(data, dict) and "id" in data:
@@ -137,7 +137,7 @@ class Import:
             return
         body = load_body(_BODY, data)
         key = None if body.get("external_ref") else self._key(line)
-        requests.append((line, OrderRequest(body, self.principal, idempotency_key=key, ref_is_key=True)))
+        requests.append((line, CreateRequest(body, self.principal, idempotency_key=key, reference_as_key=True)))
 
     def _key(self, line: Line) -> str:
         """For a line without a reference: its text and how often it stood in the file so far."""
@@ -151,7 +151,7 @@ class Import:
             orders.setdefault(order.id, order)  # the first of two lines with one order
         stored, refused = _store(list(orders.values()))
         missing = [order for order in orders.values() if order.id not in stored]
-        there = find_collisions(missing).by_id if missing else {}
+        there = find_conflicts(missing).by_id if missing else {}
         for line, order in documents:
             if order.id in stored or order.id in there:
                 self._count(new=order.id in stored and orders[order.id] is order)

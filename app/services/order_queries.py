@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from sqlalchemy import (
     JSON,
+    ColumnElement,
     Integer,
     Select,
     String,
@@ -61,8 +62,18 @@ def get_order(order_id: str, *, principal: Principal, version: int | None = None
     found = find_snapshot(OrderKey(known_id, principal.customer_id, version)) if known_id else None
     if known_id and found:
         return StoredOrder(known_id, found[0], visible_document(found[1], principal))
+    raise order_not_found(order_id, version=version)
+
+
+def order_not_found(order_id: str, *, version: int | None = None) -> OrderNotFound:
+    """The error for an order, or a version of it, that does not exist or belongs to another customer."""
     which = f"version {version} of order" if version else "order"
-    raise OrderNotFound(f"There is no {which} {order_id[:64]}.")
+    return OrderNotFound(f"There is no {which} {order_id[:64]}.")
+
+
+def owned_by(owner: ColumnElement[Any]) -> ColumnElement[bool]:
+    """The owner predicate: orders of the customer `owner` only; all orders where it is NULL."""
+    return or_(owner.is_(None), Order.customer_id == owner)
 
 
 def _find(wanted: Sequence[OrderKey]) -> list[Snapshot]:
@@ -76,7 +87,7 @@ def _find(wanted: Sequence[OrderKey]) -> list[Snapshot]:
 
 def _version_of(wanted: Subquery) -> Select[int, str]:
     """The wanted version of the wanted order, if it is the owner's."""
-    own = and_(Order.id == wanted.c.id, or_(wanted.c.owner.is_(None), Order.customer_id == wanted.c.owner))
+    own = and_(Order.id == wanted.c.id, owned_by(wanted.c.owner))
     version = func.coalesce(wanted.c.version, Order.version)
     event = and_(OrderEvent.order_id == Order.id, OrderEvent.version == version)
     return select(OrderEvent.version, OrderEvent.snapshot).join(Order, event).where(own)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_unavailable
 from app.db.group_commit import GroupCommit, PerDatabase
@@ -10,13 +11,17 @@ from app.errors import (
     DuplicateExternalRef,
     IdempotencyKeyReused,
     InternalError,
+    InvalidRequest,
     RequestInFlight,
     ServiceError,
     ServiceUnavailable,
 )
-from app.services.new_order import FIRST_VERSION, NewOrder, OrderRequest, new_order
+from app.models.principal import Principal
+from app.schemas.order import BatchEntryInSchema
+from app.schemas.strict_json import load_body
+from app.services.new_order import FIRST_VERSION, CreateRequest, NewOrder, new_order
 from app.services.order_document import StoredOrder
-from app.services.order_inserts import Collisions, find_collisions, insert_orders
+from app.services.order_inserts import Conflicts, find_conflicts, insert_orders
 
 _TOGETHER = 100  # orders of concurrent requests in one statement; more would make each wait longer than it gains
 _LINES_AT_ONCE = 10_000  # lines of one statement: half a second, where the database allows three
@@ -25,6 +30,8 @@ _PATIENCE = 5.0  # seconds for the orders of a statement that failed: each may w
 # database is given up after 10 s, single orders of a statement that failed after 5 s more, and the first order of a
 # part of a batch waits for the part before it. The rest is for machines whose clocks differ.
 VISIBLE_AFTER = timedelta(seconds=60)
+BATCH_FAULTS_MAX = 1_000  # faults that one response reports; entries after them are only reported as invalid
+_BATCH_ENTRY = BatchEntryInSchema()
 _NUMBER_ATTEMPTS = 4  # two orders of one day share 40 random bits once in 10^12 pairs
 
 
@@ -32,14 +39,14 @@ _NUMBER_ATTEMPTS = 4  # two orders of one day share 40 random bits once in 10^12
 Outcome = StoredOrder | ServiceError
 
 
-def create_order(request: OrderRequest) -> StoredOrder:
+def create_order(request: CreateRequest) -> StoredOrder:
     """Create one order, or answer again what its idempotency key was answered the first time.
 
     It shares its statement with the requests that arrive at the same moment. Raises IdempotencyKeyReused for another
     body under the key, DuplicateExternalRef, and RequestInFlight when a twin holds the key for longer than the lock
     timeout.
     """
-    outcome: Outcome | None = None
+    request.principal.require_own_customer(request.data["customer_id"])
     for _ in range(_NUMBER_ATTEMPTS):
         outcome = _CREATIONS.get().call(new_order(request))
         if isinstance(outcome, StoredOrder):
@@ -49,7 +56,33 @@ def create_order(request: OrderRequest) -> StoredOrder:
     raise _no_number()
 
 
-def create_orders(requests: Sequence[OrderRequest]) -> list[Outcome]:
+def create_batch(entries: Iterable[Any], *, principal: Principal) -> list[Outcome]:
+    """Validate and create the entries of a batch, each independently; their outcomes in the same order."""
+    outcomes: dict[int, Outcome] = {}
+    requests: dict[int, CreateRequest] = {}
+    faults = 0
+    for i, entry in enumerate(entries):
+        try:
+            requests[i] = _load_entry(entry, principal, pointer=f"#/orders/{i}", brief=faults >= BATCH_FAULTS_MAX)
+        except ServiceError as error:
+            outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
+            faults += len(error.members.get("errors", ()))
+    outcomes |= zip(requests, create_orders(list(requests.values())), strict=True)
+    return [outcomes[i] for i in range(len(outcomes))]
+
+
+def _load_entry(entry: Any, principal: Principal, *, pointer: str, brief: bool) -> CreateRequest:
+    """The request of an entry. `brief`: report that the entry is invalid, and not why."""
+    if brief and _BATCH_ENTRY.load_valid(entry) is None:
+        detail = f"This entry is not valid. Only {BATCH_FAULTS_MAX:,} faults are reported; correct those first."
+        raise InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
+    data = load_body(_BATCH_ENTRY, entry, pointer=pointer)
+    key = data.pop("idempotency_key", None)
+    principal.require_own_customer(data["customer_id"])
+    return CreateRequest(data, principal=principal, idempotency_key=key, reference_as_key=True)
+
+
+def create_orders(requests: Sequence[CreateRequest]) -> list[Outcome]:
     """Create many orders, each judged alone; the outcomes come in the order of the requests.
 
     It takes one statement, or a few where the orders are long ones; what failed leaves nothing behind.
@@ -100,7 +133,7 @@ def _judge_collisions(orders: Sequence[NewOrder]) -> list[Outcome | None]:
     if not orders:
         return []
     try:
-        collisions = find_collisions(orders)
+        collisions = find_conflicts(orders)
     except DATABASE_ERRORS as error:
         return [_judge_fault(order, error) for order in orders]
     return [_judge_collision(order, collisions) for order in orders]
@@ -141,7 +174,7 @@ def _created(order: NewOrder) -> StoredOrder:
     return StoredOrder(order.id, FIRST_VERSION, order.snapshot.decode())
 
 
-def _judge_collision(order: NewOrder, collisions: Collisions) -> Outcome | None:
+def _judge_collision(order: NewOrder, collisions: Conflicts) -> Outcome | None:
     """A replay where the key, or the reference that stands for it, was used with this body.
 
     An erasure takes the fingerprint of the body: from then on any body is a replay, of the order as it is kept.
@@ -150,12 +183,12 @@ def _judge_collision(order: NewOrder, collisions: Collisions) -> Outcome | None:
     if order.id in collisions.by_id:  # stored by an attempt whose connection broke before the answer came
         return _created(order)
     key_hash, ref_hash = columns["idempotency_key_hash"], columns["external_ref_hash"]
-    ref_is_key = key_hash is not None and key_hash == ref_hash
+    reference_as_key = key_hash is not None and key_hash == ref_hash
     of_key, of_ref = collisions.by_key.get(key_hash), collisions.by_ref.get(ref_hash)
-    for holder in (of_key, of_ref if ref_is_key else None):
+    for holder in (of_key, of_ref if reference_as_key else None):
         if holder is not None and holder.fingerprint in (None, columns["fingerprint"]):
             return StoredOrder(holder.id, holder.version, holder.snapshot, replayed=True)
-    if of_key is not None and not ref_is_key:
+    if of_key is not None and not reference_as_key:
         return IdempotencyKeyReused("The key was used with another body; take a new key for a new order.")
     if of_ref is not None:
         return DuplicateExternalRef(f"Order {of_ref.id} already has this external_ref.", order_id=of_ref.id)

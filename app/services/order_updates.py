@@ -1,6 +1,6 @@
-"""How a changed order gets into the database: as its next version, unless another writer has made that one.
+"""Storing a changed order as its next version, unless another writer has stored that version first.
 
-PostgreSQL does it in one statement, one round trip; SQLite, which cannot write in a WITH, in one transaction.
+PostgreSQL does it in one statement and one round trip. SQLite, which cannot insert inside WITH, uses a transaction.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,6 @@ from sqlalchemy import (
     column,
     delete,
     insert,
-    or_,
     select,
     true,
     update,
@@ -30,18 +29,29 @@ from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.statement import Statement, json_row, json_rows, typed
-from app.models import CHANGE_KEYS, EVENTS, FULFILLMENTS, ITEMS, ORDERS, OUTBOX, RETURNS, ChangeKey, Order, OrderEvent
+from app.models import CHANGE_KEYS, EVENTS, FULFILLMENTS, ITEMS, ORDERS, RETURNS, ChangeKey, Order, OrderEvent
+from app.services.order_inserts import insert_events, insert_events_from
+from app.services.order_queries import owned_by
 
-_FIXED = {"id", "number", "principal", "customer_id", "idempotency_key_hash", "fingerprint", "created_at"}
-_CHANGING = [str(name) for name in ORDERS.c.keys() if name not in _FIXED]  # orjson takes no quoted_name
+_IMMUTABLE = {"id", "number", "principal", "customer_id", "idempotency_key_hash", "fingerprint", "created_at"}
+_MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # orjson takes no quoted_name
 _CHILDREN = {"order_items": ITEMS, "fulfillments": FULFILLMENTS, "returns": RETURNS}
 
 
 @dataclass(frozen=True, slots=True)
-class Current:
-    """An order as it is, and what the caller's key was answered, if it was used before.
+class IdempotencyKey:
+    """The hash of the idempotency key of a change, and the fingerprint of the body that it is sent with."""
 
-    `replayed_fingerprint` is None where an erasure took it.
+    key_hash: str
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentOrder:
+    """The current snapshot of an order, the columns that it does not hold, and the response to an earlier request with
+    the same idempotency key.
+
+    `replayed_version` is None where the key is new; `replayed_fingerprint` is None after an erasure.
     """
 
     id: str
@@ -53,60 +63,53 @@ class Current:
     replayed_document: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class KeyOfChange:
-    """The hash of the idempotency key that a change is requested under, and the body's fingerprint; None without a
-    key."""
-
-    key_hash: str | None
-    fingerprint: str | None
+def find_current_order(order_id: str, *, owner: str | None, key: IdempotencyKey | None) -> CurrentOrder | None:
+    """The order, if it is the customer's `owner`; None for any customer."""
+    rows = _CURRENT.rows(id=order_id, owner=owner, key_hash=None if key is None else key.key_hash)
+    return CurrentOrder(*rows[0]) if rows else None
 
 
-def read_current(order_id: str, *, owner: str | None, key_hash: str | None) -> Current | None:
-    """The order; None where there is none, or `owner` is given and it is another customer's."""
-    rows = _CURRENT.rows(id=order_id, owner=owner, key_hash=key_hash)
-    return Current(*rows[0]) if rows else None
+def store_key(key: IdempotencyKey, *, order_id: str, version: int) -> bool:
+    """Store the key of a request that changed nothing, with the version that it is answered with.
 
-
-def store_unchanged(order: Order, *, key: KeyOfChange) -> bool:
-    """Whether the key of a request that changes nothing is stored, with the order's version as its answer.
-
-    If not, the order is at another version by now, or the key has been used.
+    False where the order is at another version by now, or the key has been used.
     """
-    statement = _KEEP_KEY[db.engine.dialect.name]
-    values = {"id": order.id, "version": order.version, "key_hash": key.key_hash, "fingerprint": key.fingerprint}
-    return bool(statement.rows(**values))
+    dialect = db.engine.dialect.name
+    values = {"id": order_id, "version": version, "key_hash": key.key_hash, "fingerprint": key.fingerprint}
+    if dialect == "sqlite":
+        with db.engine.begin() as connection:  # BEGIN IMMEDIATE waits for another process's write, a statement does not
+            return connection.execute(_INSERT_KEY[dialect], values).first() is not None
+    return bool(_STORE_KEY.rows(**values))
 
 
-def store_version(order: Order, event: dict[str, Any], *, key: KeyOfChange, before: Mapping[str, Any]) -> bool:
-    """Whether the changed order is stored, with its key and with its event, which is given by its columns; if not, it
-    is not at the version of the document `before` any more.
+def store_version(
+    order: Order, event: dict[str, Any], *, key: IdempotencyKey | None, before: Mapping[str, Any]
+) -> bool:
+    """Store the changed order, its key, its event and its outbox row. False where another version is stored by now.
 
-    Raises the driver's error, and then nothing is stored; nobody knows it where the connection was lost. A key that
-    has been used meanwhile for a request that changed nothing is a duplicate.
+    `before` is the document that the order was parsed from. Raises the driver's error: nothing is stored then, except
+    that this is unknown after a lost connection. A key that another request has stored in between is a duplicate.
     """
     columns = order.columns()
-    change = {name: columns[name] for name in _CHANGING} | event | _new_rows(order, before)
-    change |= {"key_hash": key.key_hash, "fingerprint": key.fingerprint}
-    change["last_line"] = len(order.items)
+    change = {name: columns[name] for name in _MUTABLE} | event | _changed_rows(order, before)
+    change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "last_line": len(order.items)}
     if db.engine.dialect.name == "sqlite":
         return _store_in_transaction(change)
     change["snapshot"] = orjson.Fragment(event["snapshot"])
     return bool(_UPDATE.rows(change=orjson.dumps(change).decode()))
 
 
-def _new_rows(order: Order, before: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The rows that are new or differ, by the names of their tables."""
-    lines = zip_longest(_rows_of(ITEMS, order.items), before["items"])
-    sent, back = len(before["fulfillments"]), len(before["returns"])
+def _changed_rows(order: Order, before: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows that are new or changed, by table name. Fulfillments and returns are only appended."""
+    lines = zip_longest(_rows(ITEMS, order.items), before["items"])
     return {
         "order_items": [line for line, old in lines if line and line != old],
-        "fulfillments": _rows_of(FULFILLMENTS, order.fulfillments[sent:]),
-        "returns": _rows_of(RETURNS, order.returns[back:]),
+        "fulfillments": _rows(FULFILLMENTS, order.fulfillments[len(before["fulfillments"]) :]),
+        "returns": _rows(RETURNS, order.returns[len(before["returns"]) :]),
     }
 
 
-def _rows_of(table: Table, children: Sequence[object]) -> list[dict[str, Any]]:
+def _rows(table: Table, children: Sequence[object]) -> list[dict[str, Any]]:
     names = [name for name in table.c.keys() if name != "order_id"]
     return [{name: getattr(child, name) for name in names} for child in children]
 
@@ -119,21 +122,20 @@ def _store_in_transaction(change: Mapping[str, Any]) -> bool:
 
     with db.engine.begin() as connection:
         before = and_(ORDERS.c.id == order_id, ORDERS.c.version == change["version"] - 1)
-        if not connection.execute(update(ORDERS).where(before).values(values(_CHANGING))).rowcount:
+        if not connection.execute(update(ORDERS).where(before).values(values(_MUTABLE))).rowcount:
             return False
         connection.execute(delete(ITEMS).where(ITEMS.c.order_id == order_id, ITEMS.c.line > change["last_line"]))
         for name, table in _CHILDREN.items():
             if rows := change[name]:
-                connection.execute(_written(sqlite.insert(table)), [{"order_id": order_id, **row} for row in rows])
-        connection.execute(insert(EVENTS), values(EVENTS.c.keys()))
-        connection.execute(insert(OUTBOX), values(OUTBOX.c.keys()))
+                connection.execute(_upsert(sqlite.insert(table)), [{"order_id": order_id, **row} for row in rows])
+        insert_events(connection, [values(EVENTS.c.keys())])
         if change["key_hash"] is not None:
             connection.execute(insert(CHANGE_KEYS), values(CHANGE_KEYS.c.keys()))
     return True
 
 
-def _written(rows: Any) -> Any:
-    """The insert, which for a line that is there already is an update. What was sent and came back is only added to."""
+def _upsert(rows: Any) -> Any:
+    """The insert; an item whose line exists already is updated."""
     if rows.table is not ITEMS:
         return rows
     values = {c.name: rows.excluded[c.name] for c in ITEMS.c if not c.primary_key}
@@ -154,25 +156,25 @@ def _current_statement() -> Statement:
         select(cast(Order.id, Text), Order.principal, Order.external_ref_hash, snapshot(Order.version))
         .add_columns(ChangeKey.version, ChangeKey.fingerprint, snapshot(ChangeKey.version))
         .outerjoin(ChangeKey, used)
-        .where(Order.id == bindparam("id"), or_(owner.is_(None), Order.customer_id == owner))
+        .where(Order.id == bindparam("id"), owned_by(owner))
     )
 
 
-def _keep_key_statement(dialect: Any) -> Statement:
+def _insert_key(dialect: Any) -> Any:
     row = select(Order.id, bindparam("key_hash", type_=Text), Order.version, bindparam("fingerprint", type_=Text))
     row = row.where(Order.id == bindparam("id"), Order.version == bindparam("version", type_=Integer))
-    # The row lock makes it wait for whoever changes or erases the order now, and then see what they made of it.
+    # The row lock waits for a concurrent change or erasure of the order, and then sees its result.
     row = row.with_for_update(read=True)
     names = ["order_id", "key_hash", "version", "fingerprint"]
-    kept = dialect.insert(CHANGE_KEYS).from_select(names, row).on_conflict_do_nothing()
-    return Statement(kept.returning(CHANGE_KEYS.c.version))
+    keys = dialect.insert(CHANGE_KEYS).from_select(names, row).on_conflict_do_nothing()
+    return keys.returning(CHANGE_KEYS.c.version)
 
 
 def _update_statement() -> Statement:
     columns = [
         *typed(EVENTS.c),
         *typed(CHANGE_KEYS.c[name] for name in ("key_hash", "fingerprint")),
-        *typed(ORDERS.c[name] for name in _CHANGING if name not in EVENTS.c),
+        *typed(ORDERS.c[name] for name in _MUTABLE if name not in EVENTS.c),
         *(column(name, JSON) for name in _CHILDREN),
         column("last_line", Integer),
     ]
@@ -180,30 +182,29 @@ def _update_statement() -> Statement:
     changed = (
         update(ORDERS)
         .where(ORDERS.c.id == change.c.order_id, ORDERS.c.version == change.c.version - 1)
-        .values({ORDERS.c[name]: change.c[name] for name in _CHANGING})
+        .values({ORDERS.c[name]: change.c[name] for name in _MUTABLE})
         .returning(ORDERS.c.id)
         .cte("changed")
     )
     stored = change.join(changed, change.c.order_id == changed.c.id)
 
-    def copied(table: Table, *conditions: Any) -> Any:
-        names = table.c.keys()
-        row = select(*(change.c[name] for name in names)).select_from(stored)
-        return insert(table).from_select(names, row.where(*conditions))
-
-    def children(name: str, table: Table) -> Any:
+    def insert_children(name: str, table: Table) -> Any:
         row = json_rows(change.c[name], "row", *typed(c for c in table.c if c.name != "order_id"))
         rows = select(change.c.order_id, *row.c).select_from(stored.join(row, true()))
-        return _written(postgresql.insert(table).from_select(["order_id", *row.c.keys()], rows))
+        return _upsert(postgresql.insert(table).from_select(["order_id", *row.c.keys()], rows))
 
-    gone = delete(ITEMS).where(ITEMS.c.order_id == changed.c.id, ITEMS.c.line > change.c.last_line)
-    others = {"gone": gone, "queued": copied(OUTBOX), "key": copied(CHANGE_KEYS, change.c.key_hash.is_not(None))}
-    others |= {f"new_{name}": children(name, table) for name, table in _CHILDREN.items()}
+    events, outbox = insert_events_from(stored, dict(change.c))
+    writes = {f"new_{name}": insert_children(name, table) for name, table in _CHILDREN.items()}
+    writes["removed_items"] = delete(ITEMS).where(ITEMS.c.order_id == changed.c.id, ITEMS.c.line > change.c.last_line)
+    writes["new_outbox"] = outbox
+    key = select(*(change.c[name] for name in CHANGE_KEYS.c.keys())).select_from(stored)
+    writes["new_key"] = insert(CHANGE_KEYS).from_select(CHANGE_KEYS.c.keys(), key.where(change.c.key_hash.is_not(None)))
     return Statement(
-        copied(EVENTS).add_cte(*(one.cte(name) for name, one in others.items())).returning(EVENTS.c.version),
-        repeatable=False,  # run again, it would find the version that it has made itself
+        events.add_cte(*(one.cte(name) for name, one in writes.items())).returning(EVENTS.c.version),
+        repeatable=False,  # repeated, it would find the version that it has stored itself
     )
 
 
 _CURRENT, _UPDATE = _current_statement(), _update_statement()
-_KEEP_KEY = {"postgresql": _keep_key_statement(postgresql), "sqlite": _keep_key_statement(sqlite)}
+_INSERT_KEY = {"postgresql": _insert_key(postgresql), "sqlite": _insert_key(sqlite)}
+_STORE_KEY = Statement(_INSERT_KEY["postgresql"])

@@ -14,9 +14,10 @@ from app.db.types import rfc3339
 from app.models import ChangeKey, Erasure, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
 from app.models.erasure import DONE, is_alias, scrub
 from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED, OPEN, allowed_actions
+from app.models.order import CONTENT, CONTENT_WHILE_PENDING
 from app.models.order_id import LOWEST_ID, first_order_id, hash_reference
 from app.models.order_item import order_totals
-from app.services.new_order import caller_columns, fingerprint, item_columns
+from app.services.new_order import content_columns, fingerprint, item_columns
 from app.services.order_document import render_stored_order
 
 _BATCH = 200  # orders in memory at once; of their events, no more than these at once:
@@ -25,11 +26,10 @@ _EVENTS = 100
 _FIRST_ID, _LAST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 _ACTION_OF = {action.event: name for name, action in ACTIONS.items()}
-_CONTENT = {"external_ref", "note", "metadata", "shipping_address", "billing_address"}
-_WHILE_PENDING = {"items", "adjustments", "currency", "totals"}
+_WHILE_PENDING = {*CONTENT_WHILE_PENDING, "totals"}
 # What an event may change, beside the members that every change brings. Of the items, all but an update count units.
 _MAY_CHANGE = {
-    "order.updated": _CONTENT | _WHILE_PENDING,
+    "order.updated": _WHILE_PENDING.union(CONTENT),
     "order.confirmed": {"status"},
     "order.cancelled": {"status", "hold", "cancellation"},
     "order.held": {"hold"},
@@ -198,7 +198,7 @@ def _verify_first(order: Order, event: Row[Any], snapshot: Mapping[str, Any], *,
         yield f"the log begins with {event.type} at version {event.version}"
     if order.principal != event.actor:
         yield f"principal is {order.principal!r} in the table, {event.actor!r} in the log"
-    content = [caller_columns(snapshot), item_columns(snapshot)]
+    content = [content_columns(snapshot), item_columns(snapshot)]
     if order.fingerprint not in (None, fingerprint(content)):  # none: the order was erased
         yield "fingerprint is not that of the first version"
     if order.idempotency_key_hash is not None and order.idempotency_key_hash[-4:] != order.id[-4:]:

@@ -22,7 +22,7 @@ from flask import Flask
 from app.db.engine import db
 from app.models.order import Order
 from app.models.principal import ANONYMOUS
-from app.services.new_order import OrderRequest, new_order
+from app.services.new_order import CreateRequest, new_order
 from app.services.order_actions import expire_orders
 from app.services.order_inserts import insert_orders
 from tests.nginx.conftest import nginx_without_service
@@ -416,7 +416,7 @@ def test_under_a_prefix_every_link_leads_through_nginx(database_url: str, app: F
 def test_a_slow_export_arrives_whole_and_a_broken_one_as_broken(database_url: str, app: Flask) -> None:
     with app.app_context():
         for _ in range(10):
-            insert_orders([new_order(OrderRequest(LARGE, ANONYMOUS)) for _ in range(100)])
+            insert_orders([new_order(CreateRequest(LARGE, ANONYMOUS)) for _ in range(100)])
     with nginx_without_service() as nginx:
         bind = f"unix:{nginx.process.args[4]}/gunicorn.sock"  # type: ignore[index, str-bytes-safe]
         settings = {"BIND": bind, "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "EXPORT_SECONDS": "3"}
