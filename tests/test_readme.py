@@ -84,3 +84,13 @@ def test_each_limit_of_the_security_section_is_that_of_the_code(what: str, limit
 
 def test_each_scope_that_is_named_exists() -> None:
     assert set(re.findall(r"\b(?:orders|privacy|events|webhooks):[a-z]+", README)) <= SCOPES.keys()
+
+
+def test_the_limits_of_the_servers_are_those_of_their_settings() -> None:
+    nginx, gunicorn = (ROOT / "deploy" / "nginx.conf").read_text(), (ROOT / "gunicorn.conf.py").read_text()
+    rate, burst = re.findall(r"(\d+) a second with a burst of (\d+)", README)[0]
+    [connections] = re.findall(r"^\| connections of a worker \| ([\d,]+);", README, re.MULTILINE)
+    [idle] = re.findall(r"^\| idle connection \| (\d+) s without a request", README, re.MULTILINE)
+
+    assert f"rate={rate}r/s" in nginx and f"burst={burst} " in nginx
+    assert f"worker_connections = {connections.replace(',', '')}" in gunicorn and f"\nkeepalive = {idle}\n" in gunicorn
