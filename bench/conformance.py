@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.servers import Server
 from tests.support.samples import MINIMAL, RICHEST
-from tests.support.servers import Answer, ask
+from tests.support.servers import Response, send_request
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 UNKNOWN = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
@@ -93,9 +93,11 @@ REFUSED: list[Any] = [
 def faults(server: Server) -> list[str]:
     """Everything in which a contestant does not do as the others; empty if it may be measured."""
 
-    def send(method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    def send(method: str, path: str, body: Any = None, **headers: str) -> Response:
         encoded = None if method == "GET" or path.endswith("/confirm") else json.dumps(body).encode()
-        return ask(server.port, method, path, encoded, {name.replace("_", "-"): text for name, text in headers.items()})
+        return send_request(
+            server.port, method, path, encoded, {name.replace("_", "-"): text for name, text in headers.items()}
+        )
 
     found: list[str] = []
     for check in (_bodies, _documents, _replay, _reading, _confirming, _batch):
@@ -107,7 +109,7 @@ def faults(server: Server) -> list[str]:
     return found
 
 
-Send = Callable[..., Answer]
+Send = Callable[..., Response]
 
 
 def _bodies(send: Send) -> Iterator[str]:

@@ -17,9 +17,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 
 from tests.support.postgres import private_postgres
-from tests.support.servers import ROOT, ask, free_port
+from tests.support.servers import ROOT, free_port, send_request
 
-PATIENCE = 60  # seconds for anything to start or to stop; a busy machine needs several
+TIMEOUT = 60  # seconds for anything to start or to stop; a busy machine needs several
 WORKERS = str(len(os.sched_getaffinity(0)))  # one a core, for everybody
 WORKS = ("post-keyed", "post", "get", "list", "batch", "confirm")
 
@@ -219,17 +219,17 @@ def _process(process: Popen[bytes]) -> Iterator[Popen[bytes]]:
     finally:
         process.terminate()
         try:
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def _wait_for(server: Server, directory: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         with suppress(OSError):
-            if ask(server.port, "GET", "/orders?limit=1").status == 200:
+            if send_request(server.port, "GET", "/orders?limit=1").status == 200:
                 return
         time.sleep(0.05)
     log = (directory / f"{server.contestant.name}.log").read_text()

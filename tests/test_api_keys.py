@@ -18,6 +18,7 @@ from app.db.engine import db
 from app.models import ApiKey
 from app.services import api_key_service
 from tests.support.credentials import SIGNING_KEY, api_key, bearer, closed_app, private_pem, public_pem
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 
 NEVER = timedelta(microseconds=-1)
@@ -289,7 +290,7 @@ def test_a_key_that_makes_no_sense_is_not_made(secure_app: Flask, words: tuple[s
     assert stored(secure_app) == []
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 def test_a_development_token_is_the_last_line_and_works(app: Flask, database_url: str) -> None:
     signing = private_pem(SIGNING_KEY)
     with closed_app(database_url, JWT_SIGNING_KEY=signing) as secure_app:
@@ -303,7 +304,7 @@ def test_a_development_token_is_the_last_line_and_works(app: Flask, database_url
     assert (own.status_code, others.status_code) == (201, 403)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

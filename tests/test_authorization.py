@@ -15,6 +15,7 @@ from app.config import StartupError
 from app.http import auth
 from app.models.principal import SCOPES
 from tests.support.credentials import api_key, bearer, token
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
@@ -67,7 +68,6 @@ OF_AN_ORDER = {key: route for key, route in CLOSED.items() if "<order_id>" in ke
 OF_A_CUSTOMER = {key: route for key, route in OF_AN_ORDER.items() if route.scope in CUSTOMER.split()}
 
 # What is refused before the database is asked needs to be tried on one only.
-on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def each(routes: dict[tuple[str, str], Route]) -> Any:
@@ -110,7 +110,7 @@ def test_the_matrix_holds_every_route_and_method_there_is(app: Flask) -> None:
     assert there == ROUTES.keys()
 
 
-@on_one_database
+@on_sqlite
 @each({key: route for key, route in ROUTES.items() if route.scope is None})
 @pytest.mark.parametrize("credential", [None, "garbage"])
 def test_what_is_public_needs_nothing(
@@ -119,7 +119,7 @@ def test_what_is_public_needs_nothing(
     assert send(secure_client, method, path, None, credential).status_code == route.success
 
 
-@on_one_database
+@on_sqlite
 @each(CLOSED)
 def test_without_credentials_nobody_gets_in(
     secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route
@@ -131,7 +131,7 @@ def test_without_credentials_nobody_gets_in(
     assert method == "HEAD" or slug(response) == (401, "unauthenticated")
 
 
-@on_one_database
+@on_sqlite
 @each(CLOSED)
 @pytest.mark.parametrize("credential", ["garbage", "a.b.c", f"osk_{'a' * 16}.{'b' * 43}"])
 def test_with_garbage_nobody_gets_in(
@@ -143,7 +143,7 @@ def test_with_garbage_nobody_gets_in(
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="orders", error="invalid_token"'
 
 
-@on_one_database
+@on_sqlite
 @each(CLOSED)
 @pytest.mark.parametrize("kind", ["key", "token"])
 def test_without_the_scope_it_is_forbidden_and_the_scope_is_named(
@@ -206,7 +206,7 @@ def without_request(response: TestResponse, order_id: str) -> tuple[Any, ...]:
     return response.status_code, headers, text
 
 
-@on_one_database
+@on_sqlite
 @each({key: route for key, route in OF_AN_ORDER.items() if key not in OF_A_CUSTOMER})
 def test_what_the_shop_does_is_no_customers_business(
     secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route

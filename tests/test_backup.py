@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.support.postgres import postgres_installation
-from tests.support.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 SERVERS = {
@@ -30,7 +30,7 @@ def flask(*words: str, url: str) -> str:
     """Run a flask command; its output."""
     command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
     env = environment(DATABASE_URL=url)
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -49,7 +49,7 @@ def test_after_a_clean_stop_the_file_alone_is_the_database(tmp_path: Path, comma
     words = [word.format(port=port) for word in command]
     workers = "1" if "uvicorn" in command else "2"  # uvicorn kills what it started
     with running(*words, port=port, PORT=str(port), DATABASE_URL=url, WEB_CONCURRENCY=workers) as server:
-        statuses = {server.ask("POST", "/orders", ORDER).status for _ in range(20)}
+        statuses = {server.request("POST", "/orders", ORDER).status for _ in range(20)}
         server.stop()
 
     assert statuses == {201}
@@ -86,7 +86,7 @@ class Traffic:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self.created.append(self.server.ask("POST", "/orders", ORDER).json)
+            self.created.append(self.server.request("POST", "/orders", ORDER).json)
 
 
 def restored_orders(url: str) -> list[str]:
@@ -101,7 +101,7 @@ def test_an_sqlite_backup_made_under_traffic_can_be_restored(tmp_path: Path) -> 
     flask("db", "upgrade", url=f"sqlite:///{file}")
     flask("seed", "--orders", "50", url=f"sqlite:///{file}")
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=f"sqlite:///{file}") as server:
-        earlier = [server.ask("POST", "/orders", ORDER).json["id"] for _ in range(20)]
+        earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
         # What the command ".backup" of the sqlite3 program calls.
         with Traffic(server), closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
@@ -130,7 +130,7 @@ def test_a_postgresql_backup_made_under_traffic_can_be_restored(postgresql_url: 
     dump, port = str(tmp_path / "orders.dump"), free_port()
     flask("db", "upgrade", url=source)
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=source, WEB_CONCURRENCY="2") as server:
-        earlier = [server.ask("POST", "/orders", ORDER).json["id"] for _ in range(20)]
+        earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
         with Traffic(server):
             subprocess.run(readme_command("pg_dump", **{"$DATABASE_URL": source, "orders.dump": dump}), check=True)
 

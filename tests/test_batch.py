@@ -22,10 +22,9 @@ from app.schemas.order import BATCH_MAX, ITEMS_MAX, BatchInSchema
 from app.services import order_service
 from app.services.new_order import CreateRequest
 from app.services.order_inserts import insert_orders
+from tests.support.marks import on_postgresql
+from tests.support.protocol_trace import messages_sent
 from tests.support.samples import RICHEST, fault_places, slug
-from tests.test_order_storage import sent_to_the_server
-
-on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 def order(**members: object) -> dict[str, object]:
@@ -144,8 +143,8 @@ def test_a_batch_is_one_statement_and_its_replay_two(
     send(client, order())  # the connection has prepared the statement
     body = [order(external_ref=f"r-{i}") for i in range(entries)]
 
-    first = sent_to_the_server(app, lambda: send(client, *body), tmp_path / "trace")
-    again = sent_to_the_server(app, lambda: send(client, *body), tmp_path / "trace")
+    first = messages_sent(app, lambda: send(client, *body), tmp_path / "trace")
+    again = messages_sent(app, lambda: send(client, *body), tmp_path / "trace")
 
     assert first.count("Sync") == 1
     # The insert, then BEGIN, SELECT and COMMIT; what is prepared stays prepared, else there would be one more Query.
@@ -169,13 +168,13 @@ def test_long_orders_are_spread_over_several_statements(client: FlaskClient, mon
 @pytest.fixture
 def poison(app: Flask) -> Iterator[str]:
     """A note that the database refuses, as it may refuse what no rule here foresees."""
-    on_sqlite = db_name(app) == "sqlite"
+    sqlite = db_name(app) == "sqlite"
     abort = "BEGIN SELECT RAISE(ABORT, 'no'); END"
     refuse = f"CREATE TRIGGER poison BEFORE INSERT ON orders WHEN new.note = 'poison' {abort}"
     check = "ALTER TABLE orders ADD CONSTRAINT poison CHECK (note <> 'poison')"
-    execute(app, refuse if on_sqlite else check)
+    execute(app, refuse if sqlite else check)
     yield "poison"
-    execute(app, "DROP TRIGGER poison" if on_sqlite else "ALTER TABLE orders DROP CONSTRAINT poison")
+    execute(app, "DROP TRIGGER poison" if sqlite else "ALTER TABLE orders DROP CONSTRAINT poison")
 
 
 def db_name(app: Flask) -> str:

@@ -9,9 +9,10 @@ from flask.testing import FlaskClient
 
 from app.config import StartupError, load_config
 from tests.support.credentials import bearer, closed_app, token
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 SHOP = "https://shop.example"
 FOREIGN = [

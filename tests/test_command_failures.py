@@ -21,7 +21,8 @@ from sqlalchemy import make_url
 from app import create_app
 from app.db.engine import db
 from tests.support.credentials import api_key, bearer
-from tests.support.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
+from tests.support.marks import on_postgresql, on_sqlite
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, environment, free_port, running
 
 FLASK = ("-m", "flask", "--app", "wsgi")
 WITHOUT_DATABASE = {"token"}
@@ -135,7 +136,7 @@ def run(*words: str, stdout: int = subprocess.PIPE, file_size: int | None = None
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
     return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment(**settings), text=True, timeout=PATIENCE,
+        [sys.executable, *words], cwd=ROOT, env=environment(**settings), text=True, timeout=TIMEOUT,
         stdout=stdout, stderr=subprocess.PIPE, preexec_fn=limit,
     )  # fmt: skip
 
@@ -177,7 +178,7 @@ def test_where_the_database_cannot_grow_a_command_fails_in_one_line(tmp_path: Pa
     assert ended_in_one_line(ended), ended.stderr
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize("name", ["export", "verify", "list"])
 def test_where_the_output_cannot_be_written_a_command_fails_in_one_line(
     app: Flask, database_url: str, client: FlaskClient, name: str
@@ -199,7 +200,7 @@ def memory_directory() -> Iterator[str]:
         yield directory
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 @pytest.mark.parametrize("command", [("db", "upgrade"), *COMMANDS.values()], ids=["upgrade", *COMMANDS])
 def test_every_command_works_on_a_read_only_root_file_system(
     app: Flask, database_url: str, memory_directory: str, command: tuple[str, ...]
@@ -211,14 +212,14 @@ def test_every_command_works_on_a_read_only_root_file_system(
     assert (ended.returncode, "Traceback" in ended.stderr) == (expected, False), ended.stderr
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 def test_the_service_runs_on_a_read_only_root_file_system(app: Flask, database_url: str, memory_directory: str) -> None:
     port, key = free_port(), api_key(app, "orders:read")
     settings = {"DATABASE_URL": database_url, "AUTH": "required", "PORT": str(port), "WEB_CONCURRENCY": "2"}
     command = ("-m", "tests.support.read_only_root", "/dev/shm", *GUNICORN[1:])
 
     with running(*command, port=port, **settings, RATE_LIMIT_SERVICES="600") as server:
-        answer = server.ask("GET", "/orders", headers=bearer(key))
+        answer = server.request("GET", "/orders", headers=bearer(key))
 
     assert answer.status == 200
     assert "q=600" in answer.headers["RateLimit-Policy"]

@@ -9,9 +9,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.http.content_negotiation import MIN_SIZE
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, RICHEST
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 GZIP = {"Accept-Encoding": "gzip"}
 COMPRESSED = (

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from app import create_app
 from app.config import ROOT
 from app.db.engine import db
-from tests.support.servers import PATIENCE, environment
+from tests.support.servers import TIMEOUT, environment
 
 MIGRATIONS = str(ROOT / "migrations")
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}], "note": r"C:\new\'"}
@@ -135,7 +135,7 @@ def test_a_database_of_another_encoding_is_refused_in_one_line(
     for command in (["-c", "import wsgi"], ["-m", "flask", "--app", "wsgi", "db", "upgrade"]):
         ended = subprocess.run(
             [sys.executable, *command], cwd=ROOT, env=environment(DATABASE_URL=url), capture_output=True, text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )  # fmt: skip
 
         [line] = ended.stderr.splitlines()
@@ -193,7 +193,7 @@ def test_sslmode_reaches_the_driver(database_url: str, tmp_path: Path) -> None:
     """This server speaks no TLS, and over its socket the driver asks for none: only its check of the value remains."""
     ended = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"], cwd=ROOT, capture_output=True, text=True,
-        env=environment(DATABASE_URL=f"{database_url}&sslmode=never"), timeout=PATIENCE,
+        env=environment(DATABASE_URL=f"{database_url}&sslmode=never"), timeout=TIMEOUT,
     )  # fmt: skip
 
     [line] = ended.stderr.splitlines()
@@ -226,7 +226,7 @@ def test_the_url_of_the_readme_is_a_file_below_the_project(tmp_path: Path) -> No
     env = environment(DATABASE_URL="sqlite:///instance/orders.db", PYTHONPATH=str(ROOT))
 
     printed = [
-        subprocess.check_output([sys.executable, "-c", command], cwd=directory, env=env, text=True, timeout=PATIENCE)
+        subprocess.check_output([sys.executable, "-c", command], cwd=directory, env=env, text=True, timeout=TIMEOUT)
         for directory in (ROOT, tmp_path)
     ]
 

@@ -48,21 +48,21 @@ def test_while_another_process_writes_to_sqlite_readers_are_served_and_writers_t
         other.execute("BEGIN IMMEDIATE")
 
         def write() -> None:
-            writers.append((server.ask("POST", "/orders", ORDER, key), time.monotonic() - started))
+            writers.append((server.request("POST", "/orders", ORDER, key), time.monotonic() - started))
 
         started = time.monotonic()
         threads = [threading.Thread(target=write) for _ in range(20)]
         for thread in threads:
             thread.start()
         time.sleep(0.2)
-        reads = [server.ask("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")]
+        reads = [server.request("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")]
         time.sleep(KEY_MEMORY)
-        reads += [server.ask("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")]
+        reads += [server.request("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")]
         reads_took = time.monotonic() - started
         for thread in threads:
             thread.join()
         other.execute("COMMIT")
-        created = server.ask("POST", "/orders", ORDER, key)
+        created = server.request("POST", "/orders", ORDER, key)
 
     assert reads == [200] * 6 and reads_took < 4
     assert {(writer.status, writer.headers["Retry-After"]) for writer, _ in writers} == {(503, "1")}
@@ -81,7 +81,7 @@ def test_after_all_idle_connections_were_ended_no_request_fails(postgres: str) -
             administrator.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'order-service'"
             )
-            statuses.append(server.ask(method, path, body, key | {"Idempotency-Key": f"k-{len(statuses)}"}).status)
+            statuses.append(server.request(method, path, body, key | {"Idempotency-Key": f"k-{len(statuses)}"}).status)
 
     assert statuses == [200, 200, 201, 200]
 
@@ -89,14 +89,17 @@ def test_after_all_idle_connections_were_ended_no_request_fails(postgres: str) -
 def test_a_worker_starts_without_its_database_and_serves_when_it_is_there(postgres: str, link: Path) -> None:
     key = new_key(postgres)
     with gunicorn(url_of(link)) as server:
-        away = [server.ask("GET", path, headers=key) for path in ("/readyz", "/orders")]
-        alive = server.ask("GET", "/openapi.json").status
+        away = [server.request("GET", path, headers=key) for path in ("/readyz", "/orders")]
+        alive = server.request("GET", "/openapi.json").status
 
         lead_to(postgres, link)
         until_ready(server)
 
-        strangers = server.ask("GET", "/orders").status, server.ask("GET", "/orders", headers=bearer("osk_x")).status
-        served = server.ask("GET", "/orders", headers=key).status
+        strangers = (
+            server.request("GET", "/orders").status,
+            server.request("GET", "/orders", headers=bearer("osk_x")).status,
+        )
+        served = server.request("GET", "/orders", headers=key).status
         still_there = server.process.poll() is None
 
     assert [(answer.status, answer.headers["Retry-After"]) for answer in away] == [(503, "1")] * 2
@@ -107,10 +110,10 @@ def test_a_database_that_comes_back_with_another_schema_is_not_served_from(link:
     with private_postgres() as empty, gunicorn(url_of(link), AUTH="off") as server:
         lead_to(empty, link)
 
-        answers = [server.ask("GET", path) for path in ("/readyz", "/orders")]
+        answers = [server.request("GET", path) for path in ("/readyz", "/orders")]
         migrated(empty)
         until_ready(server)
-        served = server.ask("POST", "/orders", ORDER).status
+        served = server.request("POST", "/orders", ORDER).status
 
     assert [answer.status for answer in answers] == [503, 503]
     assert all("migration" in answer.json["detail"] for answer in answers)

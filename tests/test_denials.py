@@ -14,9 +14,10 @@ from werkzeug.test import TestResponse
 from app.telemetry import configure_logging
 from tests.support.credentials import api_key, bearer, closed_app, hashed, token
 from tests.support.forgeries import FORGED
+from tests.support.marks import on_sqlite
 from tests.support.samples import ADDRESS, MINIMAL
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
 CANARY = "canary"

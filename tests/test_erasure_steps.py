@@ -17,11 +17,11 @@ from app.routes import customer_routes
 from app.services import erasure
 from tests.support.actions import event_types
 from tests.support.credentials import api_key, bearer, token
+from tests.support.marks import on_sqlite
 from tests.support.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
 from tests.support.samples import MINIMAL, slug
 
 ERASE = f"/customers/{CUSTOMER}/personal-data"
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture

@@ -18,20 +18,20 @@ from flask.testing import FlaskClient
 from app.routes import customer_routes
 from tests.support.actions import event_types
 from tests.support.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
-from tests.support.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Response, Server, environment, free_port, running
 
 ERASE = f"/customers/{CUSTOMER}/personal-data"
 ORDERS, VERSIONS = 3, 3_000  # together about 60 MB of snapshots
 SERVER = (*GUNICORN[:-1], "tests.support.short_requests:app")
 
 
-def erase_in_background(server: Server) -> tuple[threading.Thread, list[Answer]]:
+def erase_in_background(server: Server) -> tuple[threading.Thread, list[Response]]:
     """A request that erases, under way, and where its answer will be; there is none where the connection breaks."""
-    answers: list[Answer] = []
+    answers: list[Response] = []
 
     def send() -> None:
         with suppress(OSError, http.client.HTTPException):
-            answers.append(server.ask("DELETE", ERASE))
+            answers.append(server.request("DELETE", ERASE))
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -64,16 +64,16 @@ def test_a_kill_and_a_stop_in_the_middle_lose_nothing(app: Flask, client: FlaskC
         killed.join()
         while server.output().count("Booting worker") < 2:
             time.sleep(0.05)
-        server.ask("GET", "/healthz")  # answered when the new worker has loaded the application
+        server.request("GET", "/healthz")  # answered when the new worker has loaded the application
         before = peak_memory(worker_of(server))
         stopped, answers = erase_in_background(server)
         started = time.monotonic()
-        meanwhile = server.ask("GET", "/healthz")
+        meanwhile = server.request("GET", "/healthz")
         waited = time.monotonic() - started
         growth = peak_memory(worker_of(server)) - before
         server.process.send_signal(signal.SIGTERM)
         stopped.join()
-        status = server.process.wait(PATIENCE)
+        status = server.process.wait(TIMEOUT)
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "privacy", "resume"]
     resumed = subprocess.run(command, cwd=ROOT, env=environment(**settings), capture_output=True, text=True)
 
@@ -99,7 +99,7 @@ def test_several_processes_at_once_erase_each_order_once(
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "privacy", "resume"]
     settings = environment(DATABASE_URL=database_url)
     processes = [subprocess.Popen(command, cwd=ROOT, env=settings, stdout=subprocess.PIPE) for _ in range(3)]
-    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    outputs = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
 
     # On SQLite one may find the file in use by another that rewrites it; that one then completes the erasure.
     assert 0 in [process.returncode for process in processes], outputs
@@ -121,7 +121,7 @@ def test_others_are_served_between_the_steps(app: Flask, client: FlaskClient, da
         erasing, answers = erase_in_background(server)
         while erasing.is_alive():
             started = time.monotonic()
-            assert server.ask("GET", "/healthz").status == 200
+            assert server.request("GET", "/healthz").status == 200
             waits.append(time.monotonic() - started)
         erasing.join()
 

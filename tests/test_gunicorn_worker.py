@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import gunicorn_worker
 from tests.support.worker import Application, worker_of
 
-PATIENCE = 10  # seconds
+TIMEOUT = 10  # seconds
 
 NAMES = ("Host", "host", "Content-Type", "Content-Length", "content-length", "Idempotency-Key", "X-Forwarded-Proto",
          "X-Forwarded-Ssl", "Connection", "Transfer-Encoding", "Expect", "Upgrade", "X_Forwarded_For", "Script_Name",
@@ -114,17 +114,17 @@ def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[by
 
 
 @contextmanager
-def connection_to(application: Application, *, timeout: int = PATIENCE) -> Iterator[socket.socket]:
+def connection_to(application: Application, *, timeout: int = TIMEOUT) -> Iterator[socket.socket]:
     """A client's socket to a worker that serves the application."""
     ours, theirs = socket.socketpair()
     unix = socket.socket(socket.AF_UNIX)
     with worker_of(application, keepalive=timeout, timeout=timeout) as worker, ours, unix as listener:
-        ours.settimeout(PATIENCE)
+        ours.settimeout(TIMEOUT)
         serving = threading.Thread(target=worker.handle, args=(listener, theirs, ""))
         serving.start()
         yield ours
         ours.close()
-        serving.join(PATIENCE)
+        serving.join(TIMEOUT)
         assert not serving.is_alive()
 
 

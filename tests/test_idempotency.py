@@ -2,11 +2,9 @@
 
 import json
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -20,6 +18,7 @@ from werkzeug.test import TestResponse
 from app.db.engine import db
 from app.models import Order
 from app.models.order_id import hash_key
+from tests.support.concurrency import run_concurrently
 from tests.support.samples import MINIMAL, RICHEST, slug
 
 OTHER = MINIMAL | {"customer_id": "c-2"}
@@ -144,20 +143,8 @@ def test_what_is_ordered_does_matter(client: FlaskClient, change: str) -> None:
     assert post(client, RICHEST | changed[change], "meaning").status_code == 422
 
 
-def at_once(count: int, call: Any) -> list[Any]:
-    """The results of call(0) … call(count - 1), started together in a thread each."""
-    gate = threading.Barrier(count)
-
-    def run(i: int) -> Any:
-        gate.wait()
-        return call(i)
-
-    with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(run, range(count)))
-
-
 def test_many_requests_under_one_key_at_once_make_one_order(app: Flask, client: FlaskClient) -> None:
-    responses = at_once(8, lambda i: post(app.test_client(), MINIMAL if i % 4 else OTHER, "k-1"))
+    responses = run_concurrently(8, lambda i: post(app.test_client(), MINIMAL if i % 4 else OTHER, "k-1"))
 
     # Whichever body was first is the order's; the other is told that the key is taken.
     made = [response for response in responses if response.status_code == 201]
@@ -172,7 +159,7 @@ def test_many_requests_with_few_keys_at_once_make_one_order_a_key(app: Flask, cl
         own = app.test_client()
         return [post(own, MINIMAL, f"k-{(i + j) % 10}") for j in range(10)]
 
-    responses = [response for batch in at_once(6, send) for response in batch]
+    responses = [response for batch in run_concurrently(6, send) for response in batch]
 
     assert Counter(response.status_code for response in responses) == {201: 60}
     assert order_count(client) == 10
@@ -181,7 +168,7 @@ def test_many_requests_with_few_keys_at_once_make_one_order_a_key(app: Flask, cl
 def test_one_reference_at_once_is_given_to_one_order(app: Flask, client: FlaskClient) -> None:
     body = MINIMAL | {"external_ref": "r-1"}
 
-    responses = at_once(6, lambda i: app.test_client().post("/orders", json=body))
+    responses = run_concurrently(6, lambda i: app.test_client().post("/orders", json=body))
 
     assert Counter(response.status_code for response in responses) == {201: 1, 409: 5}
     [order] = client.get("/orders").json["orders"]

@@ -14,8 +14,9 @@ from werkzeug.test import TestResponse
 
 from app.services import order_actions
 from tests.support.actions import POSTED, READY, ROUTES, UNIT, act, event_types, order_after
+from tests.support.concurrency import run_concurrently
+from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL, slug
-from tests.test_idempotency import at_once
 
 OTHER_BODIES = {
     "cancel": [{"reason": "fraud"}, {"reason": "customer", "note": "x"}],
@@ -111,7 +112,7 @@ def test_twins_at_once_make_one_version(app: Flask, client: FlaskClient, name: s
     path = order_after(client, *READY[name])
     before = event_types(client, path)
 
-    responses = at_once(4, lambda _: act(app.test_client(), path, name, Idempotency_Key="k-1"))
+    responses = run_concurrently(4, lambda _: act(app.test_client(), path, name, Idempotency_Key="k-1"))
 
     assert {response.status_code for response in responses} == {ROUTES[name][2]}
     assert len({response.data for response in responses}) == 1
@@ -182,7 +183,7 @@ def test_twins_that_change_nothing_at_once_are_answered_the_same(app: Flask, cli
     body = NO_CHANGE[name][0]
     path = unchanged_order(client, name, body)
 
-    responses = at_once(4, lambda _: act(app.test_client(), path, name, body, Idempotency_Key="k-1"))
+    responses = run_concurrently(4, lambda _: act(app.test_client(), path, name, body, Idempotency_Key="k-1"))
 
     assert {response.status_code for response in responses} == {200}
     assert len({response.data for response in responses}) == 1
@@ -213,7 +214,7 @@ def test_a_change_that_comes_first_is_seen_by_one_that_would_have_changed_nothin
     assert act(client, path, "release", Idempotency_Key="k-1").data == first.data
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 def test_a_key_of_no_change_waits_for_whoever_changes_the_order(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:

@@ -24,10 +24,11 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from app.config import StartupError, load_config
 from app.services import token_service
 from tests.support.credentials import bearer, closed_app, private_pem, token
+from tests.support.marks import on_sqlite
 from tests.support.samples import slug
 from tests.support.servers import free_port
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 DAY = timedelta(days=1)
 KEYS: dict[str, tuple[Any, Any]] = {

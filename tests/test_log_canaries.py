@@ -33,8 +33,9 @@ from tests.support.credentials import (
     token,
 )
 from tests.support.forgeries import FORGED
+from tests.support.marks import on_sqlite
 from tests.support.samples import ADDRESS
-from tests.support.servers import GUNICORN, PATIENCE, Server, free_port, running
+from tests.support.servers import GUNICORN, TIMEOUT, Server, free_port, running
 
 CANARY = "erika.canary"
 PERSON = f"{CANARY}@mail.example"
@@ -69,7 +70,7 @@ def send(server: Server, method: str, path: str, body: Any = None, headers: dict
     """The answer to a request from the address of the person."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     sent = HEADERS | {"Content-Type": "application/json", "Connection": "close"} | (headers or {})
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, PATIENCE, source_address=(ADDRESSES[0], 0))
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, TIMEOUT, source_address=(ADDRESSES[0], 0))
     with closing(connection):
         connection.request(method, path, data, sent)
         response = connection.getresponse()
@@ -142,7 +143,7 @@ def raw_requests() -> Iterator[bytes]:
 
 def send_raw(server: Server, sent: bytes) -> None:
     address = ("127.0.0.1", server.port)
-    with socket.create_connection(address, PATIENCE, source_address=(ADDRESSES[0], 0)) as connection:
+    with socket.create_connection(address, TIMEOUT, source_address=(ADDRESSES[0], 0)) as connection:
         with suppress(ConnectionError):
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
@@ -197,7 +198,7 @@ def test_no_log_line_tells_of_a_person(app: Flask, database_url: str, form: str)
     }  # fmt: skip
     with running(*GUNICORN, port=port, PORT=str(port), **settings) as server:
         statuses = attack(server, app, shop, database)
-        metrics = server.ask("GET", "/metrics").body.decode()
+        metrics = server.request("GET", "/metrics").body.decode()
         server.stop()
         output = server.output()
 
@@ -212,7 +213,7 @@ def denied_principals(server: Server) -> set[str]:
     return {line["principal"] for line in lines if line["event"] == "denied"}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize("secret", [{}, {"SECRET_KEY": SECRET_KEY}], ids=["random", "set"])
 def test_a_person_is_one_hash_in_all_workers_and_after_a_reload(
     app: Flask, database_url: str, secret: dict[str, str]
@@ -225,13 +226,13 @@ def test_a_person_is_one_hash_in_all_workers_and_after_a_reload(
     with running(*GUNICORN, port=port, PORT=str(port), **(settings | secret)) as server:
         first = set(server.children())
         for _ in range(20):
-            server.ask("GET", "/orders/x", headers=bearer(token(customer=PERSON)))
+            server.request("GET", "/orders/x", headers=bearer(token(customer=PERSON)))
         server.process.send_signal(signal.SIGHUP)
         while first & set(server.children()):
             assert server.process.poll() is None
             time.sleep(0.05)
         for _ in range(20):
-            server.ask("GET", "/orders/x", headers=bearer(token(customer=PERSON)))
+            server.request("GET", "/orders/x", headers=bearer(token(customer=PERSON)))
         principals = denied_principals(server)
 
     [principal] = principals

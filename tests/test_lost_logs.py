@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 BROKEN = {"a full disk": "2>/dev/full", "a pipe without a reader": "2> >(exit 0)", "closed": "2>&-"}
@@ -37,13 +37,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 def statuses(server: Server) -> list[int]:
     """Of requests that succeed, that fail and that change something."""
     keyed = {"Idempotency-Key": secrets.token_hex(8)}
-    created = server.ask("POST", "/orders", ORDER, keyed)
-    replayed = server.ask("POST", "/orders", ORDER, keyed)
+    created = server.request("POST", "/orders", ORDER, keyed)
+    replayed = server.request("POST", "/orders", ORDER, keyed)
     assert replayed.body == created.body
     path = created.headers["Location"]
-    answers = [created, replayed, server.ask("GET", path), server.ask("POST", f"{path}/confirm")]
-    answers += [server.ask("POST", "/orders", {}), server.ask("GET", "/nowhere"), server.ask("PUT", "/orders", {})]
-    answers += [server.ask("GET", "/healthz"), server.ask("GET", "/readyz"), server.ask("GET", "/metrics")]
+    answers = [created, replayed, server.request("GET", path), server.request("POST", f"{path}/confirm")]
+    answers += [
+        server.request("POST", "/orders", {}),
+        server.request("GET", "/nowhere"),
+        server.request("PUT", "/orders", {}),
+    ]
+    answers += [server.request("GET", "/healthz"), server.request("GET", "/readyz"), server.request("GET", "/metrics")]
     return [answer.status for answer in answers]
 
 
@@ -51,7 +55,7 @@ RIGHT = [201, 201, 200, 200, 400, 404, 405, 200, 200, 200]
 
 
 def metric(server: Server, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", server.ask("GET", "/metrics").body.decode(), re.MULTILINE)
+    found = re.search(rf"^{name} (\S+)$", server.request("GET", "/metrics").body.decode(), re.MULTILINE)
     assert found, name
     return float(found[1])
 
@@ -81,7 +85,7 @@ def test_a_disk_that_has_room_again_goes_on_with_whole_lines(database: str, tmp_
     with running(*command, port=port, PORT=str(port), DATABASE_URL=database, WEB_CONCURRENCY="1") as server:
         answered = statuses(server)
         log.write_bytes(b"")
-        server.ask("GET", "/orders")
+        server.request("GET", "/orders")
 
     lines = [json.loads(line) for line in log.read_text().splitlines() if line]
     assert answered == RIGHT
@@ -104,7 +108,7 @@ def test_a_command_does_its_work_where_nothing_can_be_told(database: str, words:
     command = redirected("2>/dev/full", "-m", "flask", "--app", "wsgi", *words.split(), *more)
 
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(DATABASE_URL=database), stdout=subprocess.PIPE, text=True, timeout=PATIENCE
+        command, cwd=ROOT, env=environment(DATABASE_URL=database), stdout=subprocess.PIPE, text=True, timeout=TIMEOUT
     )
 
     assert done.returncode == status
@@ -115,7 +119,7 @@ def test_a_start_that_must_fail_fails_where_nothing_can_be_told(tmp_path: Path) 
     command = redirected("2>/dev/full", *GUNICORN)
     env = environment(DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", PORT=str(free_port()), WEB_CONCURRENCY="1")
 
-    ended = subprocess.run(command, cwd=ROOT, env=env, timeout=PATIENCE)
+    ended = subprocess.run(command, cwd=ROOT, env=env, timeout=TIMEOUT)
 
     assert ended.returncode == 3
 

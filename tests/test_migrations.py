@@ -18,7 +18,7 @@ from app import create_app
 from app.config import ROOT
 from app.db.engine import db
 from app.db.revision import database_state, expected_revision
-from tests.support.servers import PATIENCE, environment
+from tests.support.servers import TIMEOUT, environment
 
 MIGRATIONS = str(ROOT / "migrations")
 
@@ -109,7 +109,7 @@ def test_upgrades_that_start_at_once_run_one_after_the_other(empty_app: Flask) -
         subprocess.Popen(command, cwd=ROOT, env=environment(DATABASE_URL=url), stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    errors = [upgrade.communicate(timeout=PATIENCE)[1] for upgrade in upgrades]
+    errors = [upgrade.communicate(timeout=TIMEOUT)[1] for upgrade in upgrades]
 
     assert [upgrade.returncode for upgrade in upgrades] == [0, 0, 0], errors
     with empty_app.app_context():
@@ -127,7 +127,7 @@ def test_a_database_at_an_unknown_migration_is_reported_in_one_line(empty_app: F
     for command in (["-c", "import wsgi"], ["-m", "flask", "--app", "wsgi", "db", "upgrade"]):
         ended = subprocess.run(
             [sys.executable, *command], cwd=ROOT, env=environment(DATABASE_URL=url), capture_output=True, text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )  # fmt: skip
 
         [line] = ended.stderr.splitlines()

@@ -17,16 +17,17 @@ from app import create_app
 from app.config import StartupError, load_config
 from app.db.engine import db
 from tests.support.credentials import api_key, bearer
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
-from tests.support.servers import GUNICORN, PATIENCE, ROOT, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, environment, free_port, running
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 
 def end_of(*command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     env = environment(PORT=str(free_port()), WEB_CONCURRENCY="1", **settings)
     words = [sys.executable, *command]
-    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 def test_on_another_address_than_loopback_it_does_not_start(app: Flask, database_url: str) -> None:
@@ -68,7 +69,7 @@ def test_the_first_key_is_made_as_it_says_and_opens_the_door(app: Flask, databas
     port = free_port()
     with running(*GUNICORN, port=port, PORT=str(port), WEB_CONCURRENCY="1", **settings) as server:
         key = bearer(made.stdout.splitlines()[-1])
-        statuses = [server.ask("POST", "/orders", MINIMAL, headers).status for headers in (key, {})]
+        statuses = [server.request("POST", "/orders", MINIMAL, headers).status for headers in (key, {})]
 
     assert statuses == [201, 401]
 
@@ -78,7 +79,7 @@ def test_bound_elsewhere_behind_its_back_it_answers_no_stranger_and_says_so(app:
     port = free_port()
     settings = {"WEB_CONCURRENCY": "1", "DATABASE_URL": database_url}
     with running(*GUNICORN, "-b", f"0.0.0.0:{port}", port=port, **settings) as server:
-        own = server.ask("GET", "/orders").status
+        own = server.request("GET", "/orders").status
         with closing(http.client.HTTPConnection("127.0.0.2", port, source_address=("127.0.0.2", 0))) as stranger:
             stranger.request("GET", "/orders", headers={"Host": "localhost", "X-Forwarded-For": "127.0.0.1"})
             refused = stranger.getresponse().status

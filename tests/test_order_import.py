@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.db.engine import db
+from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER
 from tests.support.servers import ROOT
 
@@ -234,7 +235,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
 
 
 @pytest.mark.parametrize(("change", "named"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 def test_a_document_that_contradicts_itself_or_another_is_a_bad_line(
     client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result], change: Any, named: str
 ) -> None:
@@ -247,7 +248,7 @@ def test_a_document_that_contradicts_itself_or_another_is_a_bad_line(
     assert runner.invoke(args=["verify"]).exit_code == 0
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 def test_what_only_the_database_refuses_is_a_bad_line_and_the_others_are_imported(
     app: Flask, imported: Callable[..., Result], documents: bytes
 ) -> None:
@@ -289,7 +290,7 @@ def test_a_database_that_is_away_is_no_line_s_fault(
         assert "line 1" not in result.stderr
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 def test_an_import_that_is_killed_goes_on_where_it_was(
     app: Flask, database_url: str, runner: FlaskCliRunner, imported: Callable[..., Result]
 ) -> None:

@@ -1,8 +1,6 @@
 """Many writers on one order: nothing is lost, nothing happens twice, whatever the database."""
 
-import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,17 +12,10 @@ from werkzeug.test import TestResponse
 from app.models import Order
 from app.services import order_actions
 from tests.support.actions import UNIT, act, order_after
+from tests.support.concurrency import retry_while_unavailable, run_concurrently
 from tests.support.samples import MINIMAL, slug
-from tests.test_idempotency import at_once
 
 WRITERS = 32
-
-
-def insist(request: Callable[[], TestResponse]) -> TestResponse:
-    """The answer of a service that has time: 32 writers queue for 10 connections, and a busy machine says 503."""
-    while (response := request()).status_code == 503:
-        time.sleep(0.05)
-    return response
 
 
 def assert_gap_free(client: FlaskClient, runner: FlaskCliRunner, path: str) -> dict[str, Any]:
@@ -46,9 +37,9 @@ def test_writers_without_conditions_make_one_version_each_or_are_refused(
     def write(i: int) -> list[TestResponse]:
         own = app.test_client()
         wanted = "cancel" if i == WRITERS - 1 else ("update", "hold", "confirm", "hold")[i % 4], "update"
-        return [insist(lambda name=name: act(own, path, name)) for name in wanted]  # type: ignore[misc]
+        return [retry_while_unavailable(lambda name=name: act(own, path, name)) for name in wanted]  # type: ignore[misc]
 
-    responses = [response for both in at_once(WRITERS, write) for response in both]
+    responses = [response for both in run_concurrently(WRITERS, write) for response in both]
 
     statuses = Counter(response.status_code for response in responses)
     assert statuses.keys() <= {200, 409}
@@ -65,12 +56,14 @@ def test_writers_who_read_and_try_again_all_get_their_change_in(
     def count_up(_: int) -> list[int]:
         own, statuses = app.test_client(), []
         while 200 not in statuses:
-            read = insist(lambda: own.get(path))
+            read = retry_while_unavailable(lambda: own.get(path))
             note, tag = str(int(read.json["note"]) + 1), read.headers["ETag"]
-            statuses.append(insist(lambda: act(own, path, "update", {"note": note}, If_Match=tag)).status_code)
+            statuses.append(
+                retry_while_unavailable(lambda: act(own, path, "update", {"note": note}, If_Match=tag)).status_code
+            )
         return statuses
 
-    tries = [status for statuses in at_once(WRITERS, count_up) for status in statuses]
+    tries = [status for statuses in run_concurrently(WRITERS, count_up) for status in statuses]
 
     assert set(tries) <= {200, 412}
     order = assert_gap_free(client, runner, path)
@@ -82,7 +75,9 @@ def test_writers_who_compete_for_units_ship_no_more_than_were_ordered(
 ) -> None:
     path = order_after(client, "confirm", items=[MINIMAL["items"][0] | {"quantity": 20}])
 
-    responses = at_once(WRITERS, lambda i: insist(lambda: act(app.test_client(), path, "fulfill", UNIT)))
+    responses = run_concurrently(
+        WRITERS, lambda i: retry_while_unavailable(lambda: act(app.test_client(), path, "fulfill", UNIT))
+    )
 
     assert Counter(response.status_code for response in responses) == {201: 20, 409: WRITERS - 20}
     order = assert_gap_free(client, runner, path)
@@ -140,8 +135,9 @@ def test_twins_of_one_microsecond_are_two_changes(
 def test_one_reference_at_once_is_taken_by_one_order(app: Flask, client: FlaskClient) -> None:
     paths = [order_after(client) for _ in range(8)]
 
-    responses = at_once(
-        8, lambda i: insist(lambda: act(app.test_client(), paths[i], "update", {"external_ref": "r-1"}))
+    responses = run_concurrently(
+        8,
+        lambda i: retry_while_unavailable(lambda: act(app.test_client(), paths[i], "update", {"external_ref": "r-1"})),
     )
 
     assert Counter(response.status_code for response in responses) == {200: 1, 409: 7}

@@ -18,6 +18,8 @@ from app.db.types import rfc3339
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
 from app.services import new_order, order_inserts, order_updates
 from tests.support.actions import act, event_types, order_after
+from tests.support.marks import on_postgresql
+from tests.support.protocol_trace import messages_sent
 from tests.support.samples import MINIMAL, RICHEST
 
 
@@ -61,22 +63,7 @@ def test_a_request_that_fails_leaves_nothing(app: Flask, client: FlaskClient) ->
         assert len(rows(app, select(table.__table__))) == 1
 
 
-on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 KEYS = pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k-1"}], ids=["keyless", "keyed"])
-
-
-def sent_to_the_server(app: Flask, act: Callable[[], Any], file: Path) -> list[str]:
-    """The protocol messages that the pool's next connection sends while `act` runs, as libpq itself records them."""
-    with app.app_context():
-        pooled = db.engine.raw_connection()
-    pgconn = pooled.dbapi_connection.pgconn
-    pooled.close()  # the pool is last in, first out: `act` gets this one
-    with file.open("w") as trace:
-        pgconn.trace(trace.fileno())
-        act()
-        pgconn.untrace()
-    lines = (line.split("\t") for line in file.read_text().splitlines() if "\t" in line)  # SQL goes over several
-    return [message for _time, direction, _length, message, *_ in lines if direction == "F"]
 
 
 @on_postgresql
@@ -87,7 +74,7 @@ def test_a_create_is_one_statement_and_one_round_trip(
 ) -> None:
     client.post("/orders", json=MINIMAL)  # the connection has prepared the statement
 
-    sent = sent_to_the_server(app, lambda: client.post("/orders", json=body, headers=headers), tmp_path / "trace")
+    sent = messages_sent(app, lambda: client.post("/orders", json=body, headers=headers), tmp_path / "trace")
 
     # The server answers at Sync: one Sync is one round trip, and there is neither BEGIN nor COMMIT.
     assert sent == ["Bind", "Describe", "Execute", "Sync"]
@@ -99,7 +86,7 @@ def test_a_read_is_one_round_trip(app: Flask, client: FlaskClient, tmp_path: Pat
     address = client.post("/orders", json=MINIMAL).headers["Location"]
     client.get(address)
 
-    assert sent_to_the_server(app, lambda: client.get(address), tmp_path / "trace").count("Sync") == 1
+    assert messages_sent(app, lambda: client.get(address), tmp_path / "trace").count("Sync") == 1
 
 
 def end_all_connections(app: Flask, url: str) -> None:

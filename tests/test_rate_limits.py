@@ -16,10 +16,11 @@ from app.db.engine import db
 from app.http import rate_limit
 from app.http.rate_limit import RateLimiter
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, bearer, closed_app, public_pem, token
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 from tests.support.servers import GUNICORN, free_port, running
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 LIMIT = 5
 
@@ -185,7 +186,7 @@ def test_two_workers_let_through_exactly_the_share(app: Flask, database_url: str
     }  # fmt: skip
     with running(*GUNICORN, port=port, **settings) as server, ThreadPoolExecutor(8) as pool:
         headers, started = bearer(token()), time.monotonic()
-        answers = list(pool.map(lambda _: server.ask("GET", "/orders", headers=headers), range(60)))
+        answers = list(pool.map(lambda _: server.request("GET", "/orders", headers=headers), range(60)))
         seconds = time.monotonic() - started
         pids = {pid for pid in re.findall(r"Booting worker with pid: (\d+)", server.output())}
 

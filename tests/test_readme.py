@@ -13,6 +13,7 @@ from app.models.principal import SCOPES
 from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, PAGE_MAX, BatchInSchema
 from app.schemas.strict_json import MAX_DEPTH
+from tests.support.marks import on_sqlite
 
 README = (ROOT / "README.md").read_text()
 KIB = 1024
@@ -56,7 +57,7 @@ def test_each_file_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 def test_the_api_at_a_glance_tells_every_path(app: Flask) -> None:
     table = README.partition("## The API at a glance")[2].partition("### Lifecycle")[0]
     told = set()
@@ -68,7 +69,7 @@ def test_the_api_at_a_glance_tells_every_path(app: Flask) -> None:
     assert told == exist - {"/docs/{name}", "/problems/{slug}"}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 def test_each_command_that_is_named_exists(app: Flask) -> None:
     named = set(re.findall(r"`flask (?:--app wsgi )?([a-z-]+)", README))
 

@@ -8,8 +8,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from tests.support.marks import on_postgresql
+from tests.support.protocol_trace import messages_sent
 from tests.support.samples import MINIMAL
-from tests.test_order_storage import on_postgresql, sent_to_the_server
 
 KEY = {"Idempotency-Key": "k-1"}
 # A transaction begins and ends with one each, where there is one.
@@ -38,6 +39,6 @@ def test_a_request_asks_the_database_as_often_as_it_must(
     client.post("/orders", json=MINIMAL, headers=KEY)
     assert ask(client, first).status_code < 300  # the connection has prepared the statements
 
-    sent = sent_to_the_server(app, lambda: ask(client, second), tmp_path / "trace")
+    sent = messages_sent(app, lambda: ask(client, second), tmp_path / "trace")
 
     assert sent.count("Execute") + sent.count("Query") == expected, sent

@@ -17,7 +17,8 @@ import pytest
 from flask import Flask
 
 from app.models.order_id import hash_key
-from tests.support.servers import GUNICORN, PATIENCE, ROOT, Answer, Server, environment, exchange, free_port, running
+from tests.support.marks import on_postgresql
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Response, Server, environment, exchange, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 COMMANDS = {
@@ -40,7 +41,7 @@ def end_of(command: tuple[str, ...], **settings: str) -> subprocess.CompletedPro
     port = free_port()
     words = [sys.executable, *on_port(command, port)]
     env = environment(PORT=str(port), **settings)
-    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,11 @@ def gunicorn(sqlite_database: str) -> Iterator[Server]:
 def test_every_server_answers_the_same_and_stops(command: tuple[str, ...], app: Flask, database_url: str) -> None:
     port = free_port()
     with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=database_url) as server:
-        created = server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k"})
-        replayed = server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k"})
-        read = server.ask("GET", created.headers["Location"])
-        listed = server.ask("GET", "/orders?limit=1")
-        invalid = server.ask("POST", "/orders", {})
+        created = server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k"})
+        replayed = server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k"})
+        read = server.request("GET", created.headers["Location"])
+        listed = server.request("GET", "/orders?limit=1")
+        invalid = server.request("POST", "/orders", {})
         status, output = server.stop(), server.output()
 
     assert (created.status, replayed.status, read.status, listed.status, invalid.status) == (201, 201, 200, 200, 400)
@@ -85,7 +86,7 @@ def test_a_path_that_begins_with_two_slashes_leads_nowhere(command: tuple[str, .
         paths += ["//healthz", "///metrics", "//orders", "//%2Forders", "//127.0.0.1/orders"]
     port = free_port()
     with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=sqlite_database) as server:
-        answers = {path: server.ask("GET", path) for path in paths}
+        answers = {path: server.request("GET", path) for path in paths}
 
     assert {path: answer.status for path, answer in answers.items()} == dict.fromkeys(paths, 404)
     assert {answer.json["type"] for answer in answers.values()} == {"/problems/not-found"}
@@ -103,7 +104,7 @@ def test_a_huge_body_is_refused_whether_or_not_it_tells_its_length(
 
     with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=sqlite_database) as server:
         statuses = [status_of(port, request) for request in (told, chunked)]
-        afterwards = server.ask("POST", "/orders", ORDER)
+        afterwards = server.request("POST", "/orders", ORDER)
 
     # Under uvicorn's WSGI interface a body without a length is no body.
     assert statuses == [413, 400 if "uvicorn" in command else 413]
@@ -111,10 +112,10 @@ def test_a_huge_body_is_refused_whether_or_not_it_tells_its_length(
 
 
 def test_a_response_is_sent_at_once_and_one_without_a_body_too(gunicorn: Server) -> None:
-    created = gunicorn.ask("POST", "/orders", ORDER)
+    created = gunicorn.request("POST", "/orders", ORDER)
     path, tag = created.headers["Location"], created.headers["ETag"]
     head = f"{{}} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{{}}\r\n"
-    with socket.create_connection(("127.0.0.1", gunicorn.port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", gunicorn.port), timeout=TIMEOUT) as connection:
 
         def first_piece(method: str, header: str = "") -> bytes:
             connection.sendall(head.format(method, header).encode())
@@ -136,11 +137,11 @@ def test_an_answer_without_a_body_has_the_headers_of_one_with_it(command: tuple[
     with running(
         *on_port(command, port), port=port, PORT=str(port), DATABASE_URL=url, CORS_ORIGINS=origin["Origin"]
     ) as server:
-        path = server.ask("POST", "/orders", ORDER).headers["Location"]
-        empty = [server.ask("OPTIONS", path), server.ask("OPTIONS", path, headers=origin)]
+        path = server.request("POST", "/orders", ORDER).headers["Location"]
+        empty = [server.request("OPTIONS", path), server.request("OPTIONS", path, headers=origin)]
         for found in (path, "/docs", "/docs/start.js", "/openapi.json", "/problems", "/problems/not-found"):
-            whole = server.ask("GET", found)
-            unchanged = server.ask("GET", found, headers={"If-None-Match": whole.headers["ETag"]})
+            whole = server.request("GET", found)
+            unchanged = server.request("GET", found, headers={"If-None-Match": whole.headers["ETag"]})
             assert (whole.status, unchanged.status, unchanged.body) == (200, 304, b""), found
             for name in (*SECURITY, "Cache-Control", "ETag", "Vary"):
                 assert unchanged.headers.get_all(name) == whole.headers.get_all(name), (found, name)
@@ -161,13 +162,13 @@ def test_every_server_serves_under_a_prefix(command: tuple[str, ...], sqlite_dat
     port, prefix = free_port(), "/shop/api"
     settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "URL_PREFIX": prefix}
     with running(*on_port(command, port), port=port, **settings) as server:
-        created = server.ask("POST", f"{prefix}/orders", ORDER)
-        read = server.ask("GET", created.headers["Location"])
-        removed = server.ask("GET", "/orders", headers={"X-Forwarded-Prefix": prefix})
-        outside = server.ask("GET", "/orders")
+        created = server.request("POST", f"{prefix}/orders", ORDER)
+        read = server.request("GET", created.headers["Location"])
+        removed = server.request("GET", "/orders", headers={"X-Forwarded-Prefix": prefix})
+        outside = server.request("GET", "/orders")
         refused = exchange(port, b"garbage\r\n\r\n").partition(b"\r\n\r\n")[2] if command == GUNICORN else None
         type_ = json.loads(refused)["type"] if refused else outside.json["type"]
-        page = server.ask("GET", type_)
+        page = server.request("GET", type_)
 
     assert created.headers["Location"].startswith(f"{prefix}/orders/")
     assert [answer.status for answer in (created, read, removed, outside, page)] == [201, 200, 200, 404, 200]
@@ -186,12 +187,12 @@ def test_a_script_name_in_the_environment_ends_the_start_with_one_line(
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 def test_no_cache_keeps_what_a_probe_found(gunicorn: Server, path: str) -> None:
-    assert gunicorn.ask("GET", path).headers["Cache-Control"] == "no-store"
+    assert gunicorn.request("GET", path).headers["Cache-Control"] == "no-store"
 
 
 def status_of(port: int, request: bytes) -> int:
     """The status of the answer, which may come before the request is sent; the server may close then."""
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
         with suppress(ConnectionError):
             connection.sendall(request)
         return int(connection.recv(12).split()[1])
@@ -224,7 +225,7 @@ def test_a_setting_that_gunicorn_itself_needs_is_checked_too() -> None:
 
 def test_the_metrics_are_those_of_all_workers(gunicorn: Server) -> None:
     def count() -> float:
-        metrics = gunicorn.ask("GET", "/metrics").body.decode()
+        metrics = gunicorn.request("GET", "/metrics").body.decode()
         line = r'http_request_duration_seconds_count{method="GET",route="/orders",status="200"} (.+)'
         found = re.search(line, metrics)
         return float(found[1]) if found else 0
@@ -232,7 +233,7 @@ def test_the_metrics_are_those_of_all_workers(gunicorn: Server) -> None:
     before = count()
 
     for _ in range(40):
-        gunicorn.ask("GET", "/orders?limit=1")
+        gunicorn.request("GET", "/orders?limit=1")
 
     assert count() - before == 40
     pids = {line["pid"] for line in log_lines(gunicorn) if line["event"].startswith("Booting worker")}
@@ -240,8 +241,8 @@ def test_the_metrics_are_those_of_all_workers(gunicorn: Server) -> None:
 
 
 def test_a_request_is_one_line_of_json_with_its_id(gunicorn: Server) -> None:
-    given = gunicorn.ask("POST", "/orders", ORDER, {"X-Request-Id": "given-1"})
-    made = gunicorn.ask("GET", "/nowhere")
+    given = gunicorn.request("POST", "/orders", ORDER, {"X-Request-Id": "given-1"})
+    made = gunicorn.request("GET", "/nowhere")
 
     assert given.headers["X-Request-Id"] == "given-1"
     lines = {line.get("request_id"): line for line in log_lines(gunicorn)}
@@ -274,22 +275,22 @@ def test_what_the_worker_refuses_is_a_problem_too(gunicorn: Server, sent: bytes,
     assert (problem["status"], problem["type"]) == (status, type_)
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, database_url: str) -> None:
     """One worker. A driver or a lock that gevent does not know would stop it, and all its clients, for two seconds."""
     port = free_port()
-    answers: list[Answer] = []
+    answers: list[Response] = []
     url = database_url.replace("+psycopg", "")
     with (
         running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server,
         psycopg.connect(url) as outside,
         psycopg.connect(url, autocommit=True) as observer,
     ):
-        order = server.ask("POST", "/orders", ORDER).json
+        order = server.request("POST", "/orders", ORDER).json
         key_hash = hash_key("k", principal="anonymous", operation="create")
         outside.execute("UPDATE orders SET idempotency_key_hash = %s WHERE id = %s", [key_hash, order["id"]])
         twin = threading.Thread(
-            target=lambda: answers.append(server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k"}))
+            target=lambda: answers.append(server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k"}))
         )
         twin.start()
         waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'order-service' AND wait_event_type = 'Lock'"
@@ -297,7 +298,7 @@ def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, databa
             assert twin.is_alive(), answers
             time.sleep(0.01)
 
-        others = [server.ask("GET", path) for path in ("/healthz", f"/orders/{order['id']}", "/orders")]
+        others = [server.request("GET", path) for path in ("/healthz", f"/orders/{order['id']}", "/orders")]
 
         assert [other.status for other in others] == [200, 200, 200]
         assert twin.is_alive()
@@ -327,7 +328,7 @@ def exchange_chunks(server: Server, path: str, chunks: bytes) -> tuple[int, dict
 
 
 def test_an_empty_chunked_body_is_no_body(gunicorn: Server) -> None:
-    path = gunicorn.ask("POST", "/orders", ORDER).headers["Location"]
+    path = gunicorn.request("POST", "/orders", ORDER).headers["Location"]
 
     without_type = CHUNKED.format(f"{path}/confirm").replace("Content-Type: application/json\r\n", "")
     confirmed = exchange(gunicorn.port, without_type.encode() + b"0\r\n\r\n")
@@ -344,7 +345,7 @@ def test_malformed_chunks_are_400(gunicorn: Server, valid: bytes, chunks: bytes)
 
 
 def test_malformed_chunks_that_come_later_are_400(gunicorn: Server) -> None:
-    with socket.create_connection(("127.0.0.1", gunicorn.port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", gunicorn.port), timeout=TIMEOUT) as connection:
         connection.sendall(CHUNKED.format("/orders").encode() + b"2\r\n{}\r\n")
         time.sleep(0.3)  # the service reads the body by now
         connection.sendall(b"x\r\n")
@@ -384,7 +385,7 @@ def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
     settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1"}
     with (
         running(*GUNICORN, port=port, **settings) as server,
-        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection,
+        socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection,
     ):
         connection.sendall(head.encode() + body[:10])
         time.sleep(0.5)

@@ -14,7 +14,7 @@ import pytest
 
 from shared_files import METRICS_BYTES, RATE_LIMITS_BYTES
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, bearer, public_pem, token
-from tests.support.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
@@ -58,9 +58,9 @@ def statuses(server: Server) -> set[int]:
     found = set()
     for i in range(60):
         own = bearer(token(customer=f"c-{i}"))
-        found |= {server.ask("POST", "/orders", ORDER | {"customer_id": f"c-{i}"}, own).status}
-        found |= {server.ask(method, "/orders/x", {}, own).status for method in ("GET", "PATCH", "PUT")}
-        found |= {server.ask("POST", f"/orders/x/{action}", {}, own).status for action in ("confirm", "cancel")}
+        found |= {server.request("POST", "/orders", ORDER | {"customer_id": f"c-{i}"}, own).status}
+        found |= {server.request(method, "/orders/x", {}, own).status for method in ("GET", "PATCH", "PUT")}
+        found |= {server.request("POST", f"/orders/x/{action}", {}, own).status for action in ("confirm", "cancel")}
     return found
 
 
@@ -76,7 +76,7 @@ EXPECTED = {201, 400, 403, 404, 405}
 def test_too_little_memory_is_found_at_the_start(database: str) -> None:
     with serving(database, *with_memory_of(256 * 1024)) as server:
         answered = statuses(server)
-        metrics = server.ask("GET", "/metrics").status
+        metrics = server.request("GET", "/metrics").status
 
         assert (answered, metrics) == (EXPECTED, 200)
         assert_alive(server)
@@ -89,7 +89,7 @@ def test_memory_that_fills_up_later_kills_no_worker(database: str) -> None:
         if can_mount():
             fill(shm / "filler")
         answered = statuses(server)
-        metrics = server.ask("GET", "/metrics").status
+        metrics = server.request("GET", "/metrics").status
 
         assert (answered, metrics) == (EXPECTED, 200)
         assert_alive(server)
@@ -148,7 +148,7 @@ def test_the_space_that_is_reserved_is_enough_for_every_series(tmp_path: Path) -
 
 def metrics_of(worker: int) -> str:
     """The file that the worker counts its requests in, once it has loaded the application."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         maps = Path(f"/proc/{worker}/maps").read_text()
         if found := re.search(r"(/\S+)/rate-limits", maps):
@@ -162,7 +162,7 @@ def test_what_a_dead_worker_did_not_use_is_given_back(database: str) -> None:
         first = server.children()
         path = metrics_of(first[0])
         before = Path(path).stat().st_size
-        server.ask("GET", "/healthz")
+        server.request("GET", "/healthz")
         subprocess.run(["kill", "-TERM", str(first[0])], check=True)
         while first[0] in server.children():
             assert server.process.poll() is None
@@ -170,7 +170,7 @@ def test_what_a_dead_worker_did_not_use_is_given_back(database: str) -> None:
         while len(server.children()) < 2:
             assert server.process.poll() is None
             time.sleep(0.05)
-        metrics = server.ask("GET", "/metrics").body.decode()
+        metrics = server.request("GET", "/metrics").body.decode()
 
         assert before == 1024 * 1024
         assert Path(path).stat().st_size < 64 * 1024
@@ -185,11 +185,11 @@ def test_what_a_killed_server_left_is_removed_and_nothing_else(database: str) ->
             left = Path(metrics_of(workers[0])).parent
             for pid in (killed.process.pid, *workers):
                 os.kill(pid, signal.SIGKILL)
-            killed.process.wait(PATIENCE)
+            killed.process.wait(TIMEOUT)
         with serving(database, *GUNICORN) as third:
             new = Path(metrics_of(third.children()[0])).parent
 
             assert not left.exists()
             assert kept.exists() and new.exists()
-            assert alive.ask("GET", "/metrics").status == 200
+            assert alive.request("GET", "/metrics").status == 200
     assert not kept.exists() and not new.exists()

@@ -18,6 +18,7 @@ from app.models import Order, OrderEvent
 from app.models.principal import ANONYMOUS
 from app.services.new_order import CreateRequest, new_order
 from app.services.order_inserts import insert_orders
+from tests.support.marks import on_postgresql
 from tests.support.samples import LARGE, MINIMAL
 from tests.support.servers import GUNICORN, Server, free_port, running
 
@@ -83,7 +84,7 @@ def test_forty_slow_exports_cost_little_memory_and_hold_nobody_up(
     app: Flask, database_url: str, large_orders: int, form: str
 ) -> None:
     with one_worker(database_url, EXPORT_STREAMS=str(READERS)) as server, ExitStack() as stack:
-        server.ask("GET", f"/orders/export?format={form}&limit=100")
+        server.request("GET", f"/orders/export?format={form}&limit=100")
         before = resident_bytes(server)
         readers = [
             stack.enter_context(closing(slow_reader(server, f"/orders/export?format={form}"))) for _ in range(READERS)
@@ -94,7 +95,7 @@ def test_forty_slow_exports_cost_little_memory_and_hold_nobody_up(
             for reader in readers:
                 reader.recv(1024)
             started = time.monotonic()
-            assert server.ask("POST", "/orders", MINIMAL).status == 201
+            assert server.request("POST", "/orders", MINIMAL).status == 201
             waits.append(time.monotonic() - started)
             grown = max(grown, resident_bytes(server) - before)
         transactions = fewest_open_transactions(app)
@@ -122,12 +123,12 @@ def test_a_principal_reads_so_many_exports_at_once_and_no_more(
         with closing(slow_reader(server, "/orders/export")) as first:
             with closing(slow_reader(server, "/orders/export")) as second:
                 assert first.recv(12) == second.recv(12) == b"HTTP/1.1 200"
-                refused = server.ask("GET", "/orders/export")
+                refused = server.request("GET", "/orders/export")
             deadline = time.monotonic() + 30  # it notices with what it sends next
-            while (again := server.ask("HEAD", "/orders/export")).status == 429 and time.monotonic() < deadline:
+            while (again := server.request("HEAD", "/orders/export")).status == 429 and time.monotonic() < deadline:
                 time.sleep(0.05)
         for _ in range(5):
-            assert server.ask("HEAD", "/orders/export").status == 200
+            assert server.request("HEAD", "/orders/export").status == 200
 
     assert (refused.status, refused.json["type"]) == (429, "/problems/too-many-requests")
     assert int(refused.headers["Retry-After"]) >= 1
@@ -169,7 +170,7 @@ def test_an_export_ends_without_its_last_chunk_where_the_database_fails(
         finally:
             with app.app_context(), db.engine.begin() as connection:
                 connection.execute(text("ALTER TABLE order_events_away RENAME TO order_events"))
-        again = server.ask("GET", "/orders/export?limit=1")
+        again = server.request("GET", "/orders/export?limit=1")
         output = server.output()
 
     assert not received.endswith(b"0\r\n\r\n")
@@ -179,7 +180,7 @@ def test_an_export_ends_without_its_last_chunk_where_the_database_fails(
     assert again.status == 200
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@on_postgresql
 def test_an_export_outlives_the_loss_of_its_connections(app: Flask, database_url: str, large_orders: int) -> None:
     with one_worker(database_url) as server, closing(slow_reader(server, "/orders/export")) as client:
         client.recv(1)
@@ -222,7 +223,7 @@ def test_a_history_of_ten_thousand_versions_is_read_by_slow_clients(
         seen: list[int] = []
         query = ""
         while query is not None:
-            page: dict[str, Any] = server.ask("GET", path + query).json
+            page: dict[str, Any] = server.request("GET", path + query).json
             seen += [event["version"] for event in page["events"]]
             query = page["next_cursor"] and f"&cursor={page['next_cursor']}"
         transactions = fewest_open_transactions(app)

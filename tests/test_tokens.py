@@ -22,9 +22,10 @@ from tests.support.credentials import (
     token,
 )
 from tests.support.forgeries import FORGED, HEADER, P256_KEY, RSA_KEY, hmac_with
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 GOOD = token()
 NOW = int(time.time())

@@ -13,9 +13,10 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.config import StartupError, load_config
 from app.db.engine import db
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
 
 PREFIX = "/shop/api"
 REMOVED = {"X-Forwarded-Prefix": PREFIX}

@@ -17,6 +17,7 @@ from app.cli.common import progress_bar
 from app.db.engine import Base, db
 from app.models import ChangeKey, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
 from app.services import verification
+from tests.support.marks import on_sqlite
 from tests.support.samples import RICHEST
 
 NOBODY = "0199c7a4-0000-7000-8000-000000000000"  # an id older than any test's
@@ -270,7 +271,7 @@ def test_a_key_for_no_event_is_named(app: Flask, runner: FlaskCliRunner, order_i
     assert f"order {order_id}: a key holds version 7, of which there is no event\n" in result.stdout
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize(
     ("statement", "named"),
     [

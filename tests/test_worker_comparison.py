@@ -14,7 +14,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from gunicorn_worker import Worker
 
-PATIENCE = 10  # seconds
+TIMEOUT = 10  # seconds
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
@@ -188,20 +188,20 @@ def requests() -> Iterator[bytes]:
 def wire(worker_class: type[GeventWorker], sent: bytes) -> bytes:
     """All that a worker of this class answers to the bytes, after which the client sends no more."""
     configuration = Config()
-    for name, value in {"forwarder_headers": "", "limit_request_line": 8190, "keepalive": PATIENCE}.items():
+    for name, value in {"forwarder_headers": "", "limit_request_line": 8190, "keepalive": TIMEOUT}.items():
         configuration.set(name, value)
     worker = worker_class(1, 1, [], None, 30, configuration, Logger(configuration))
     worker.log.error_log.disabled = True
     worker.wsgi = application
     ours, theirs = socket.socketpair()
     with closing(worker.tmp), ours, socket.socket(socket.AF_UNIX) as listener:
-        ours.settimeout(PATIENCE)
+        ours.settimeout(TIMEOUT)
         serving = threading.Thread(target=worker.handle, args=(listener, theirs, ""))
         serving.start()
         ours.sendall(sent)
         ours.shutdown(socket.SHUT_WR)
         received = b"".join(iter(lambda: ours.recv(65_536), b""))
-        serving.join(PATIENCE)
+        serving.join(TIMEOUT)
     return received
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from tests.support.servers import GUNICORN, PATIENCE, Server, free_port, running
+from tests.support.servers import GUNICORN, TIMEOUT, Server, free_port, running
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -45,7 +45,7 @@ def browse(tmp_path: Path) -> Callable[[str], Page]:
         command += [f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--v=0", "--no-first-run"]
         command += ["--virtual-time-budget=20000"]
         ended = subprocess.run(
-            [*command, "--dump-dom", address], capture_output=True, text=True, timeout=6 * PATIENCE, check=True
+            [*command, "--dump-dom", address], capture_output=True, text=True, timeout=6 * TIMEOUT, check=True
         )
         return Page(ended.stdout, [line for line in ended.stderr.splitlines() if "CONSOLE" in line])
 

@@ -13,7 +13,7 @@ from tests.support.servers import GUNICORN, Server, free_port, running
 def test_the_documentation_shows_every_operation_under_its_policy(
     service: Server, browse: Callable[[str], Page]
 ) -> None:
-    description = service.ask("GET", "/openapi.json").json
+    description = service.request("GET", "/openapi.json").json
     operations = [path[method] for path in description["paths"].values() for method in path.keys() - {"parameters"}]
 
     page = browse(f"http://127.0.0.1:{service.port}/docs")
@@ -26,7 +26,7 @@ def test_the_documentation_shows_every_operation_under_its_policy(
 
 
 def test_the_browser_would_say_so_if_a_page_broke_the_policy(service: Server, browse: Callable[[str], Page]) -> None:
-    policy = service.ask("GET", "/docs").headers["Content-Security-Policy"]
+    policy = service.request("GET", "/docs").headers["Content-Security-Policy"]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

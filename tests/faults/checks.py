@@ -7,7 +7,7 @@ from collections import Counter
 import orjson
 
 from tests.faults.traffic import Traffic
-from tests.support.servers import ROOT, ask, environment
+from tests.support.servers import ROOT, environment, send_request
 
 FLASK = (sys.executable, "-m", "flask", "--app", "wsgi")
 SETTINGS = {"LOG_LEVEL": "error", "WEB_CONCURRENCY": "2"}
@@ -25,7 +25,7 @@ def flask(url: str, *command: str) -> subprocess.CompletedProcess[str]:
 
 def all_is_there_once(traffic: Traffic, port: int) -> None:
     record = traffic.record
-    stream = ask(port, "GET", "/orders/export").body
+    stream = send_request(port, "GET", "/orders/export").body
     orders = {order["id"]: order for order in map(orjson.loads, stream.splitlines())}
     promised = Counter(order_id for order_id, _ in record.documents)
     print(f"{len(orders)} orders, {record.action_keys} actions, {record.resent} requests sent again", file=sys.stderr)
@@ -36,7 +36,7 @@ def all_is_there_once(traffic: Traffic, port: int) -> None:
     assert sum(order["version"] - 1 for order in orders.values()) == record.action_keys
     assert len(orders[traffic.hot["id"]]["fulfillments"]) == orders[traffic.hot["id"]]["version"] - 2
     for (order_id, version), document in record.documents.items():
-        answer = ask(port, "GET", f"/orders/{order_id}?version={version}")
+        answer = send_request(port, "GET", f"/orders/{order_id}?version={version}")
         assert (answer.status, answer.body) == (200, document)
 
 

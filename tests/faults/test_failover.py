@@ -90,15 +90,15 @@ def test_a_read_only_server_is_not_ready_and_writes_are_told_to_come_back(server
     lead_to(standby, link)
     with gunicorn(url_of(link), AUTH="off") as server:
         answers = [
-            server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}),
-            server.ask("POST", "/orders", ORDER),
-            server.ask("GET", "/readyz"),
+            server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}),
+            server.request("POST", "/orders", ORDER),
+            server.request("GET", "/readyz"),
         ]
-        batch = server.ask("POST", "/orders/batch", {"orders": [ORDER]}).json["results"][0]["status"]
-        listed = server.ask("GET", "/orders").status
+        batch = server.request("POST", "/orders/batch", {"orders": [ORDER]}).json["results"][0]["status"]
+        listed = server.request("GET", "/orders").status
         lead_to(primary, link)
-        created = [server.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}) for _ in range(2)]
-        ready = server.ask("GET", "/readyz").status
+        created = [server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}) for _ in range(2)]
+        ready = server.request("GET", "/readyz").status
 
     assert [(answer.status, answer.headers["Retry-After"]) for answer in answers] == [(503, "1")] * 3
     assert (batch, listed) == (503, 200)
@@ -106,18 +106,20 @@ def test_a_read_only_server_is_not_ready_and_writes_are_told_to_come_back(server
     assert ready == 200
 
 
-def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_at_once(servers: tuple[str, str], link: Path) -> None:
+def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_run_concurrently(
+    servers: tuple[str, str], link: Path
+) -> None:
     primary, standby = servers
     lead_to(primary, link)
     with gunicorn(url_of(link), AUTH="off") as server:
-        before = server.ask("POST", "/orders", ORDER)
+        before = server.request("POST", "/orders", ORDER)
         path = before.headers["Location"]
         sql(primary, "ALTER SYSTEM SET default_transaction_read_only = on")
         sql(primary, "SELECT pg_reload_conf()")  # as a cluster manager fences it; its connections live on
         promote(standby)
         lead_to(standby, link)
 
-        created = server.ask("POST", "/orders", ORDER)
-        confirmed = server.ask("POST", f"{path}/confirm", {})
+        created = server.request("POST", "/orders", ORDER)
+        confirmed = server.request("POST", f"{path}/confirm", {})
 
     assert (before.status, created.status, confirmed.status) == (201, 201, 200)

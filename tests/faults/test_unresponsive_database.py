@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.databases import ONE_WORKER, ORDER, gunicorn, migrated, new_key, until_ready
 from tests.support.postgres import private_postgres, processes
-from tests.support.servers import Answer
+from tests.support.servers import Response
 
 WITHIN = 10  # seconds
 
@@ -42,18 +42,18 @@ def postgres() -> Iterator[str]:
 def test_while_postgresql_is_silent_every_request_is_answered_in_ten_seconds(postgres: str, auth: str) -> None:
     headers = new_key(postgres) if auth == "required" else {}
     with gunicorn(postgres, **(ONE_WORKER | {"AUTH": auth})) as server:
-        created = server.ask("POST", "/orders", ORDER, headers)
+        created = server.request("POST", "/orders", ORDER, headers)
         path = created.headers["Location"]
         requests: list[Any] = [
             ("GET", path), ("GET", "/orders"), ("GET", f"{path}/history"), ("GET", "/readyz"),
             ("POST", "/orders", ORDER), ("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}),
             ("POST", f"{path}/cancel", {"reason": "customer"}), ("PATCH", path, {"note": "x"}),
         ] * 4  # fmt: skip
-        answers: list[tuple[Answer, float]] = []
+        answers: list[tuple[Response, float]] = []
 
         def send(method: str, target: str, body: Any = None, more: dict[str, str] | None = None) -> None:
             sent = time.monotonic()
-            answer = server.ask(method, target, body, headers | (more or {}))
+            answer = server.request(method, target, body, headers | (more or {}))
             answers.append((answer, time.monotonic() - sent))
 
         with stopped(postgres):
@@ -63,12 +63,12 @@ def test_while_postgresql_is_silent_every_request_is_answered_in_ten_seconds(pos
                     thread.start()
                 time.sleep(1)
                 asked = time.monotonic()
-                alive = server.ask("GET", "/healthz").status
+                alive = server.request("GET", "/healthz").status
                 alive_within = time.monotonic() - asked
                 for thread in threads:
                     thread.join()
         until_ready(server)
-        keyed = [server.ask("POST", "/orders", ORDER, headers | {"Idempotency-Key": "k-1"}) for _ in range(2)]
+        keyed = [server.request("POST", "/orders", ORDER, headers | {"Idempotency-Key": "k-1"}) for _ in range(2)]
 
     print(f"answered after {max(seconds for _, seconds in answers):.1f} s at most")
     assert {(answer.status, answer.headers["Retry-After"]) for answer, _ in answers} == {(503, "1")}
@@ -85,12 +85,12 @@ def test_a_worker_starts_while_sqlite_is_locked_and_serves_when_it_is_free(tmp_p
         other.execute("BEGIN EXCLUSIVE")
         with gunicorn(sqlite_file) as server:
             started = time.monotonic()
-            locked = [server.ask("GET", path, headers=key).status for path in ("/healthz", "/readyz", "/orders")]
+            locked = [server.request("GET", path, headers=key).status for path in ("/healthz", "/readyz", "/orders")]
             took = time.monotonic() - started
             other.execute("COMMIT")
             other.close()
             until_ready(server)
-            served = server.ask("GET", "/orders", headers=key).status
+            served = server.request("GET", "/orders", headers=key).status
 
     assert locked == [200, 503, 503] and took < 20
     assert served == 200

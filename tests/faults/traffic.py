@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import orjson
 
-from tests.support.servers import PATIENCE, Answer, ask
+from tests.support.servers import TIMEOUT, Response, send_request
 
 PAUSE = 0.02  # seconds between two requests of a client: the machine is to be busy, not drowned
 _RETRIED = {503, 409}  # the service cannot answer now; a twin is under way
@@ -33,7 +33,7 @@ class Record:
     resent: int = 0
     surprises: list[str] = field(default_factory=list)
 
-    def acknowledge(self, answer: Answer) -> dict[str, Any]:
+    def acknowledge(self, answer: Response) -> dict[str, Any]:
         order: dict[str, Any] = answer.json
         self.documents[order["id"], order["version"]] = answer.body
         return order
@@ -70,7 +70,7 @@ class Traffic:
         """Let every client wait for its last answer, and send no more."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
         self._abandoned.set()
 
     def _run(self, seed: int) -> None:
@@ -126,10 +126,10 @@ class Traffic:
             else:
                 self.record.surprises.append(str(result))
 
-    def _insist(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+    def _insist(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Response:
         while not self._abandoned.is_set():
             with suppress(OSError, http.client.HTTPException):
-                answer = ask(self._port, "POST", path, body, headers)
+                answer = send_request(self._port, "POST", path, body, headers)
                 if answer.status not in _RETRIED:
                     if answer.status >= 300:
                         self.record.surprises.append(f"{path}: {answer.status} {answer.body.decode()}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.support.servers import Server, ask
+from tests.support.servers import Server, send_request
 
 PAUSE = 0.02  # seconds between two probes
 
@@ -66,7 +66,7 @@ class Probe:
         while not self._stopping.wait(PAUSE):
             begin = time.monotonic()
             try:
-                status = ask(self.target.port, "GET", "/healthz").status
+                status = send_request(self.target.port, "GET", "/healthz").status
             except OSError as error:
                 self.failures.append(type(error).__name__)
             else:

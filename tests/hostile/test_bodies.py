@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.hostile.probe import Probe, Target, together
-from tests.support.servers import ask
+from tests.support.servers import send_request
 
 LARGEST = 8 * 1024 * 1024  # bytes, of a batch
 AT_ONCE = 8
@@ -55,7 +55,7 @@ def test_the_worst_bodies_stall_nobody(target: Target, name: str) -> None:
     def attack() -> None:
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
-            answer = ask(target.port, "POST", "/orders/batch", body)
+            answer = send_request(target.port, "POST", "/orders/batch", body)
             statuses.add(answer.status)
             sizes.add(len(answer.body))
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from tests.hostile.probe import Probe, Target, together
-from tests.support.servers import PATIENCE, ask
+from tests.support.servers import TIMEOUT, send_request
 
 SECONDS = float(os.environ.get("SECONDS_EACH", "10"))  # of a pipelining attack
 LIMIT = 10  # seconds for a head, and for a body of a few bytes
@@ -32,7 +32,7 @@ SLOW = {
 def pipeline(port: int, request: bytes) -> None:
     """Send requests without waiting for responses, and take those as they come."""
     deadline = time.monotonic() + SECONDS
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
 
         def send() -> None:
             with suppress(OSError):
@@ -71,11 +71,11 @@ def drip(port: int, beginnings: list[bytes]) -> list[float]:
     opened, lasted, byte_due = time.monotonic(), [], 0.0
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         for beginning in beginnings:
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT))
             connection.sendall(beginning)
             connection.setblocking(False)
             selector.register(connection, selectors.EVENT_READ)
-        while selector.get_map() and time.monotonic() < opened + PATIENCE:
+        while selector.get_map() and time.monotonic() < opened + TIMEOUT:
             for key, _ in selector.select(timeout=0.1):
                 if is_closed(key.fileobj):
                     selector.unregister(key.fileobj)
@@ -107,4 +107,4 @@ def test_slow_clients_are_left_after_the_limit_and_delay_nobody(target: Target, 
     print(probe.report(), f"closed after {min(lasted):.1f} to {max(lasted):.1f} s")
     assert max(lasted) < LIMIT + 10
     assert probe.p99 < 0.5
-    assert ask(target.port, "GET", "/healthz").status == 200
+    assert send_request(target.port, "GET", "/healthz").status == 200

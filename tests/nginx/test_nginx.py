@@ -27,7 +27,7 @@ from app.services.order_actions import expire_orders
 from app.services.order_inserts import insert_orders
 from tests.nginx.conftest import nginx_without_service
 from tests.support.samples import LARGE
-from tests.support.servers import GUNICORN, PATIENCE, Answer, Server, exchange, running
+from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 
@@ -41,13 +41,13 @@ def in_chunks(size: int) -> Iterator[bytes]:
 
 
 def test_orders_are_created_replayed_read_and_listed(service: Server, app: Flask) -> None:
-    created = service.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"})
-    replayed = service.ask("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"})
-    service.ask("POST", "/orders", ORDER)
-    read = service.ask("GET", created.headers["Location"])
-    unchanged = service.ask("GET", created.headers["Location"], headers={"If-None-Match": created.headers["ETag"]})
-    page = service.ask("GET", "/orders?limit=1")
-    next_page = service.ask("GET", re.fullmatch(r'<(?:http://[^/]+)?(/.*)>; rel="next"', page.headers["Link"])[1])
+    created = service.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"})
+    replayed = service.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"})
+    service.request("POST", "/orders", ORDER)
+    read = service.request("GET", created.headers["Location"])
+    unchanged = service.request("GET", created.headers["Location"], headers={"If-None-Match": created.headers["ETag"]})
+    page = service.request("GET", "/orders?limit=1")
+    next_page = service.request("GET", re.fullmatch(r'<(?:http://[^/]+)?(/.*)>; rel="next"', page.headers["Link"])[1])
 
     assert (created.status, replayed.status, read.status, unchanged.status) == (201, 201, 200, 304)
     assert created.body == replayed.body == read.body
@@ -59,10 +59,10 @@ def test_orders_are_created_replayed_read_and_listed(service: Server, app: Flask
 def test_lists_arrive_compressed_and_orders_with_their_strong_tag(service: Server) -> None:
     accepted = {"Accept-Encoding": "gzip"}
     for _ in range(5):
-        order = service.ask("POST", "/orders", ORDER | {"note": "n" * 2000}, accepted)
-    read = service.ask("GET", order.headers["Location"], headers=accepted)
-    listed = service.ask("GET", "/orders?limit=5", headers=accepted)
-    exported = service.ask("GET", "/orders/export", headers=accepted)
+        order = service.request("POST", "/orders", ORDER | {"note": "n" * 2000}, accepted)
+    read = service.request("GET", order.headers["Location"], headers=accepted)
+    listed = service.request("GET", "/orders?limit=5", headers=accepted)
+    exported = service.request("GET", "/orders/export", headers=accepted)
 
     assert read.headers["ETag"] == order.headers["ETag"] == '"1"' and "Content-Encoding" not in read.headers
     for coded in (listed, exported):
@@ -72,20 +72,20 @@ def test_lists_arrive_compressed_and_orders_with_their_strong_tag(service: Serve
 
 
 def test_a_chunked_body_arrives_whole(service: Server) -> None:
-    created = service.ask("POST", "/orders", in_chunks(60_000))
+    created = service.request("POST", "/orders", in_chunks(60_000))
 
     assert created.status == 201
 
 
 def test_a_batch_may_be_larger_than_an_order(service: Server) -> None:
-    results = service.ask("POST", "/orders/batch", {"orders": [ORDER | {"note": "n" * 2000}] * 100})
+    results = service.request("POST", "/orders/batch", {"orders": [ORDER | {"note": "n" * 2000}] * 100})
 
     assert [result["status"] for result in results.json["results"]] == [201] * 100
 
 
 def test_the_services_own_problems_pass_unchanged(service: Server) -> None:
-    missing = service.ask("GET", "/orders/00000000-0000-7000-8000-000000000000")
-    slashes = service.ask("GET", "/orders//")
+    missing = service.request("GET", "/orders/00000000-0000-7000-8000-000000000000")
+    slashes = service.request("GET", "/orders//")
 
     assert missing.headers["Content-Type"] == "application/problem+json"
     assert (missing.status, missing.json["type"]) == (404, "/problems/order-not-found")
@@ -97,30 +97,30 @@ def test_the_services_own_problems_pass_unchanged(service: Server) -> None:
     [("a/b", "a%2Fb"), ("/a//", "%2Fa%2F%2f"), ("a%2Fb", "a%252Fb"), ("ä b?#", "%C3%A4%20b%3F%23")],
 )
 def test_a_customer_is_erased_whatever_characters_the_id_has(service: Server, customer: str, encoded: str) -> None:
-    order = service.ask("POST", "/orders", ORDER | {"customer_id": customer}).headers["Location"]
-    service.ask("POST", f"{order}/cancel", {"reason": "customer"})
+    order = service.request("POST", "/orders", ORDER | {"customer_id": customer}).headers["Location"]
+    service.request("POST", f"{order}/cancel", {"reason": "customer"})
 
-    erased = service.ask("DELETE", f"/customers/{encoded}/personal-data")
+    erased = service.request("DELETE", f"/customers/{encoded}/personal-data")
 
     assert (erased.status, erased.json["orders"]) == (200, 1)
-    assert service.ask("GET", order).json["customer_id"].startswith("erased-")
+    assert service.request("GET", order).json["customer_id"].startswith("erased-")
 
 
 def test_many_orders_are_erased_without_a_time_out(service: Server, app: Flask) -> None:
     many = [ORDER | {"customer_id": "c-many", "note": "personal"}] * 300
-    assert service.ask("POST", "/orders/batch", {"orders": many}).status == 200
+    assert service.request("POST", "/orders/batch", {"orders": many}).status == 200
     with app.app_context():
         assert sum(expire_orders(older_than=timedelta(0))) >= len(many)
 
-    answer = service.ask("DELETE", "/customers/c-many/personal-data")
+    answer = service.request("DELETE", "/customers/c-many/personal-data")
     answers, location = [answer], answer.headers["Location"]
     while answers[-1].json["status"] == "running":
-        answers.append(service.ask("GET", location))
+        answers.append(service.request("GET", location))
 
     assert answer.status == (202 if len(answers) > 1 else 200)
     assert {answer.status for answer in answers[1:]} <= {200}
     assert (answers[-1].json["status"], answers[-1].json["orders"]) == ("done", len(many))
-    assert service.ask("GET", "/orders?customer_id=c-many").json["orders"] == []
+    assert service.request("GET", "/orders?customer_id=c-many").json["orders"] == []
 
 
 HEAD = b"Host: a\r\nConnection: close\r\nX-Request-Id: id-1\r\n"
@@ -161,7 +161,7 @@ def test_what_nginx_refuses_is_a_problem_too(
 
 
 def test_a_chunked_body_that_is_too_large_is_a_problem(service: Server) -> None:
-    refused = service.ask("POST", "/orders", in_chunks(70_000))
+    refused = service.request("POST", "/orders", in_chunks(70_000))
 
     assert refused.status == 413
     assert refused.json["type"] == "/problems/content-too-large"
@@ -174,7 +174,7 @@ def test_the_metrics_are_not_for_everyone(service: Server) -> None:
         problem = json.load(answer)
 
     assert (answer.status, problem["status"], problem["title"]) == (403, 403, "Forbidden")
-    assert service.ask("GET", "/metrics").status == 200
+    assert service.request("GET", "/metrics").status == 200
 
 
 SPELLINGS = {
@@ -240,7 +240,7 @@ def test_no_spelling_of_its_path_leads_past_a_rule(service: Server, target: str,
 
 @pytest.mark.parametrize("path", ["//orders", "/%2Forders", "///healthz", "//orders/batch", "//", "/.problem"])
 def test_two_slashes_and_internal_paths_lead_nowhere(service: Server, path: str) -> None:
-    answer = service.ask("GET", path)
+    answer = service.request("GET", path)
 
     assert (answer.status, answer.json["type"], answer.json["instance"]) == (404, "/problems/not-found", path)
 
@@ -248,7 +248,7 @@ def test_two_slashes_and_internal_paths_lead_nowhere(service: Server, path: str)
 def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes], bytes]:
     """The statuses of that many requests on one connection from the address, and all that came."""
     request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
-    with socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(address, 0)) as connection:
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT, source_address=(address, 0)) as connection:
         connection.sendall((request + b"\r\n") * (count - 1) + request + b"Connection: close\r\n\r\n")
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     return Counter(re.findall(rb"HTTP/1.1 (\d{3})", received)), received
@@ -295,7 +295,7 @@ def test_an_ipv6_network_counts_as_one_address(service: Server, flooding: str, s
 
 
 def test_it_listens_on_ipv6_too(service: Server) -> None:
-    with closing(http.client.HTTPConnection("::1", service.port, timeout=PATIENCE)) as connection:
+    with closing(http.client.HTTPConnection("::1", service.port, timeout=TIMEOUT)) as connection:
         connection.request("GET", "/healthz")
         assert connection.getresponse().status == 200
 
@@ -303,28 +303,28 @@ def test_it_listens_on_ipv6_too(service: Server) -> None:
 SHOP = "https://shop.example"
 
 
-def cors(answer: Answer) -> dict[str, list[str]]:
+def cors(answer: Response) -> dict[str, list[str]]:
     names = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
     return {name: answer.headers.get_all(name, []) for name in names}
 
 
-def own_errors(nginx: Server, origin: dict[str, str]) -> Iterator[Answer]:
+def own_errors(nginx: Server, origin: dict[str, str]) -> Iterator[Response]:
     """What nginx answers by itself."""
-    yield nginx.ask("GET", "//orders", headers=origin)
-    yield nginx.ask("GET", "/metrics", headers=origin | {"X-Test-Address": "192.0.2.1"})
-    yield nginx.ask("TRACE", "/orders", headers=origin)
-    yield nginx.ask("POST", "/orders", b" " * 70_000, origin)
+    yield nginx.request("GET", "//orders", headers=origin)
+    yield nginx.request("GET", "/metrics", headers=origin | {"X-Test-Address": "192.0.2.1"})
+    yield nginx.request("TRACE", "/orders", headers=origin)
+    yield nginx.request("POST", "/orders", b" " * 70_000, origin)
     [header] = [f"{name}: {value}" for name, value in origin.items()] or ["X: x"]
     refused = flood(nginx.port, "192.0.2.2", header).rpartition(b"HTTP/1.1 429")[2]
     head, _, body = refused.partition(b"\r\n\r\n")
-    yield Answer(429, http.client.parse_headers(io.BytesIO(head.partition(b"\r\n")[2] + b"\r\n\r\n")), body)
+    yield Response(429, http.client.parse_headers(io.BytesIO(head.partition(b"\r\n")[2] + b"\r\n\r\n")), body)
 
 
 @pytest.mark.parametrize("origin", [SHOP, "https://evil.example", "null", None])
 def test_a_frontend_can_read_what_nginx_answers_by_itself(service: Server, origin: str | None) -> None:
     errors = list(own_errors(service, {"Origin": origin} if origin else {}))
     with nginx_without_service() as nginx:
-        errors.append(nginx.ask("GET", "/orders", headers={"Origin": origin} if origin else {}))
+        errors.append(nginx.request("GET", "/orders", headers={"Origin": origin} if origin else {}))
 
     assert [error.status for error in errors] == [404, 403, 405, 413, 429, 502]
     allowed = {
@@ -338,7 +338,7 @@ def test_a_frontend_can_read_what_nginx_answers_by_itself(service: Server, origi
 
 def test_the_services_own_answers_allow_the_origin_once(service: Server) -> None:
     for path in ("/orders", "/nothing", "/orders/x"):
-        told = cors(service.ask("GET", path, headers={"Origin": SHOP}))
+        told = cors(service.request("GET", path, headers={"Origin": SHOP}))
         assert told["Access-Control-Allow-Origin"] == [SHOP]
         assert len(told["Access-Control-Expose-Headers"]) == 1
 
@@ -357,7 +357,7 @@ def test_no_log_names_a_client(app: Flask) -> None:
         upstream.bind(str(directory / "gunicorn.sock"))
         (directory / "gunicorn.sock").chmod(0o777)
         statuses.append(send(port, "GET"))  # nobody listens
-        upstream.settimeout(PATIENCE)
+        upstream.settimeout(TIMEOUT)
         upstream.listen()
         breaking = threading.Thread(target=lambda: upstream.accept()[0].close())
         breaking.start()
@@ -369,11 +369,11 @@ def test_no_log_names_a_client(app: Flask) -> None:
         statuses.append(send(port, "TRACE"))
         statuses.append(send(port, "GET", "canary canary\r\n\r\n"))
         statuses.append(send(port, "GET", "Host: canary\r\n\r\n"))
-        statuses.append(nginx.ask("GET", "/metrics?canary", headers={"X-Test-Address": "203.0.113.99"}).status)
+        statuses.append(nginx.request("GET", "/metrics?canary", headers={"X-Test-Address": "203.0.113.99"}).status)
         count_of_200(port, "203.0.113.99")
         shutil.rmtree(directory / "body")
         large = json.dumps({"note": "canary" * 20_000}).encode()
-        statuses.append(nginx.ask("POST", "/orders/batch", large).status)  # it cannot be buffered
+        statuses.append(nginx.request("POST", "/orders/batch", large).status)  # it cannot be buffered
         logs = [path.read_text() for path in directory.glob("*.log")]
         written = "".join((*logs, nginx.output()))
 
@@ -385,25 +385,25 @@ def test_no_log_names_a_client(app: Flask) -> None:
 def test_under_a_prefix_every_link_leads_through_nginx(database_url: str, app: Flask) -> None:
     prefix = "/shop/api"
     with nginx_without_service(prefix) as nginx:
-        absent = nginx.ask("GET", f"{prefix}/orders")
+        absent = nginx.request("GET", f"{prefix}/orders")
         bind = f"unix:{nginx.process.args[4]}/gunicorn.sock"  # type: ignore[index, str-bytes-safe]
         settings = {"BIND": bind, "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "URL_PREFIX": prefix}
         # Without the prefix nginx has nothing, so that the readiness is asked for here.
         with running(*GUNICORN, port=nginx.port, status=404, **settings):
-            deadline = time.monotonic() + PATIENCE
-            while nginx.ask("GET", f"{prefix}/readyz").status != 200 and time.monotonic() < deadline:
+            deadline = time.monotonic() + TIMEOUT
+            while nginx.request("GET", f"{prefix}/readyz").status != 200 and time.monotonic() < deadline:
                 time.sleep(0.05)
-            created = [nginx.ask("POST", f"{prefix}/orders", ORDER) for _ in range(2)][-1]
-            read = nginx.ask("GET", created.headers["Location"])
-            next_path = re.findall("<(.*)>", nginx.ask("GET", f"{prefix}/orders?limit=1").headers["Link"])[0]
-            missing = nginx.ask("GET", f"{prefix}/orders/x")
-            to_docs = nginx.ask("GET", f"{prefix}/").headers["Location"]
-            found = [nginx.ask("GET", path).status for path in (next_path, missing.json["type"], to_docs)]
-            types = [nginx.ask("GET", problem.json["type"]).status for problem in (absent, missing)]
-            erased = nginx.ask("DELETE", f"{prefix}/customers/%2Fa%2F%2Fb/personal-data")
+            created = [nginx.request("POST", f"{prefix}/orders", ORDER) for _ in range(2)][-1]
+            read = nginx.request("GET", created.headers["Location"])
+            next_path = re.findall("<(.*)>", nginx.request("GET", f"{prefix}/orders?limit=1").headers["Link"])[0]
+            missing = nginx.request("GET", f"{prefix}/orders/x")
+            to_docs = nginx.request("GET", f"{prefix}/").headers["Location"]
+            found = [nginx.request("GET", path).status for path in (next_path, missing.json["type"], to_docs)]
+            types = [nginx.request("GET", problem.json["type"]).status for problem in (absent, missing)]
+            erased = nginx.request("DELETE", f"{prefix}/customers/%2Fa%2F%2Fb/personal-data")
             hidden = [f"{prefix}//metrics", f"{prefix}{prefix}/metrics", f"{prefix}/%2Fmetrics", "//metrics", "/orders"]
-            lost = [nginx.ask("GET", path, headers={"X-Forwarded-Prefix": prefix}).status for path in hidden]
-            denied = nginx.ask("GET", f"{prefix}/metrics", headers={"X-Test-Address": "192.0.2.1"}).status
+            lost = [nginx.request("GET", path, headers={"X-Forwarded-Prefix": prefix}).status for path in hidden]
+            denied = nginx.request("GET", f"{prefix}/metrics", headers={"X-Test-Address": "192.0.2.1"}).status
 
     assert (absent.status, absent.json["type"]) == (502, f"{prefix}/problems/service-unavailable")
     assert (created.status, read.body) == (201, created.body)
@@ -421,8 +421,8 @@ def test_a_slow_export_arrives_whole_and_a_broken_one_as_broken(database_url: st
         bind = f"unix:{nginx.process.args[4]}/gunicorn.sock"  # type: ignore[index, str-bytes-safe]
         settings = {"BIND": bind, "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "EXPORT_SECONDS": "3"}
         with running(*GUNICORN, port=nginx.port, **settings):
-            whole = nginx.ask("GET", "/orders/export")
-            with closing(http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=PATIENCE)) as connection:
+            whole = nginx.request("GET", "/orders/export")
+            with closing(http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=TIMEOUT)) as connection:
                 connection.request("GET", "/orders/export")
                 response = connection.getresponse()
                 response.read(1)
@@ -435,8 +435,8 @@ def test_a_slow_export_arrives_whole_and_a_broken_one_as_broken(database_url: st
 
 def test_without_the_service_nginx_asks_to_come_again() -> None:
     with nginx_without_service() as nginx:
-        answer = nginx.ask("POST", "/orders", ORDER, {"X-Request-Id": "id-1"})
-        batch = nginx.ask("POST", "/orders/batch", b" " * 1_000_000)
+        answer = nginx.request("POST", "/orders", ORDER, {"X-Request-Id": "id-1"})
+        batch = nginx.request("POST", "/orders/batch", b" " * 1_000_000)
 
     assert batch.status == batch.json["status"] == 502
     assert answer.status == answer.json["status"] == 502
@@ -449,7 +449,7 @@ def test_without_the_service_nginx_asks_to_come_again() -> None:
 
 @pytest.mark.parametrize(("given", "kept"), [("id-1", True), ('"quoted"', False), ("a" * 129, False), (None, False)])
 def test_a_sane_request_id_is_kept_and_any_other_replaced(service: Server, given: str | None, kept: bool) -> None:
-    answer = service.ask("GET", "/healthz", headers={"X-Request-Id": given} if given else {})
+    answer = service.request("GET", "/healthz", headers={"X-Request-Id": given} if given else {})
 
     [request_id] = answer.headers.get_all("X-Request-Id")
     assert (request_id == given) is kept
@@ -460,10 +460,10 @@ def test_a_sane_request_id_is_kept_and_any_other_replaced(service: Server, given
 def test_clients_that_dribble_their_headers_stall_nobody(service: Server) -> None:
     with ExitStack() as slow:
         for _ in range(200):
-            connection = slow.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE))
+            connection = slow.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=TIMEOUT))
             connection.sendall(b"GET /orders HTTP/1.1\r\nHost: ")
 
-        answers = [service.ask("POST", "/orders", ORDER) for _ in range(20)]
+        answers = [service.request("POST", "/orders", ORDER) for _ in range(20)]
 
     assert {answer.status for answer in answers} == {201}
 
@@ -473,7 +473,7 @@ def test_a_reload_under_load_loses_no_request(service: Server, app: Flask) -> No
     enough = threading.Event()
 
     def send() -> None:
-        with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=TIMEOUT)) as connection:
             while not enough.is_set():
                 try:
                     connection.request("POST", "/orders", json.dumps(ORDER), {"Content-Type": "application/json"})
@@ -500,7 +500,7 @@ def test_a_reload_under_load_loses_no_request(service: Server, app: Flask) -> No
 
 
 def wait_for_workers(service: Server, number: int) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while service.output().count("Booting worker") < number:
         assert time.monotonic() < deadline, service.output()
         time.sleep(0.05)

@@ -21,7 +21,7 @@ import psycopg
 
 from app.db.connection import LIMITS
 from tests.support.postgres import private_postgres
-from tests.support.servers import PATIENCE, free_port
+from tests.support.servers import TIMEOUT, free_port
 
 # Few server connections for many clients, so that each transaction is likely to meet another session. PgBouncer's own
 # defaults otherwise: it ignores no start-up parameter, and knows nothing of prepared statements.
@@ -88,11 +88,11 @@ def running_pgbouncer(directory: Path, port: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
 def wait_for(process: subprocess.Popen[bytes], directory: Path, port: int) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from tests.support.servers import GUNICORN, PATIENCE, ROOT, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 UPGRADE = (sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade")
@@ -32,7 +32,7 @@ def database(pooled_url: str, server_url: str) -> Iterator[str]:
 
 def upgrade(url: str, pooler: str = "transaction") -> Any:
     env = environment(DATABASE_URL=url, DATABASE_POOLER=pooler)
-    return subprocess.run(UPGRADE, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(UPGRADE, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 def as_role(url: str, role: str) -> str:
@@ -54,14 +54,14 @@ def test_orders_are_created_once_changed_and_read(database: str) -> None:
     migrated = upgrade(database)
     with serve(database, free_port()) as server, ThreadPoolExecutor(16) as pool:
         sent = [
-            pool.submit(server.ask, "POST", "/orders", ORDER, {"Idempotency-Key": f"k-{number % 20}"})
+            pool.submit(server.request, "POST", "/orders", ORDER, {"Idempotency-Key": f"k-{number % 20}"})
             for number in range(200)
         ]
         created = [future.result() for future in sent]
         paths = sorted({answer.headers["Location"] for answer in created})
-        confirmed = list(pool.map(lambda path: server.ask("POST", f"{path}/confirm"), paths * 2))
-        listed = server.ask("GET", "/orders?status=confirmed&limit=100").json["orders"]
-        history = server.ask("GET", f"{paths[0]}/history").json["events"]
+        confirmed = list(pool.map(lambda path: server.request("POST", f"{path}/confirm"), paths * 2))
+        listed = server.request("GET", "/orders?status=confirmed&limit=100").json["orders"]
+        history = server.request("GET", f"{paths[0]}/history").json["events"]
         warned = warnings(server)
         status = server.stop()
 
@@ -84,7 +84,7 @@ def test_a_role_without_time_limits_is_named_once(database: str) -> None:
     url = as_role(database, "unlimited")
     upgrade(url)
     with serve(url, free_port(), workers=1) as server, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: server.ask("GET", "/orders"), range(16)))  # over several connections
+        answers = list(pool.map(lambda _: server.request("GET", "/orders"), range(16)))  # over several connections
         warned = warnings(server)
 
     assert {answer.status for answer in answers} == {200}

@@ -51,6 +51,6 @@ def url_of(link: Path) -> str:
 
 def until_ready(server: Server, *, seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
-    while server.ask("GET", "/readyz").status != 200:
+    while server.request("GET", "/readyz").status != 200:
         assert time.monotonic() < deadline, "the service does not recover"
         time.sleep(0.1)

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 60  # seconds for anything to start or to stop; a machine that does much else needs many
+TIMEOUT = 60  # seconds for anything to start or to stop; a machine that does much else needs many
 
 GUNICORN = ("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came back."""
 
     status: int
@@ -34,22 +34,24 @@ class Answer:
         return json.loads(self.body)
 
 
-def ask(port: int, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+def send_request(
+    port: int, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> Response:
     """Send one request on a connection of its own; a body that is not bytes or an iterable of them goes as JSON."""
     sent = dict(headers or {})
     if isinstance(body, dict):
         body = json.dumps(body).encode()
     if body is not None:
         sent.setdefault("Content-Type", "application/json")
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
         connection.request(method, path, body, {"Connection": "close", **sent})
         response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
+        return Response(response.status, response.headers, response.read())
 
 
 def exchange(port: int, sent: bytes, *, address: str = "127.0.0.1") -> bytes:
     """Send bytes that need not be HTTP from that address; everything that comes back until the server closes."""
-    with socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(address, 0)) as connection:
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT, source_address=(address, 0)) as connection:
         connection.sendall(sent)
         received = b""
         while chunk := connection.recv(65536):
@@ -65,8 +67,8 @@ class Server:
     port: int
     log: IO[bytes]
 
-    def ask(self, *args: Any, **kwargs: Any) -> Answer:
-        return ask(self.port, *args, **kwargs)
+    def request(self, *args: Any, **kwargs: Any) -> Response:
+        return send_request(self.port, *args, **kwargs)
 
     def output(self) -> str:
         return Path(self.log.name).read_text()
@@ -81,7 +83,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(PATIENCE)
+            return self.process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -121,10 +123,10 @@ def running(*command: str, port: int, status: int = 200, **settings: str) -> Ite
 
 
 def _wait_until_healthz_is(status: int, server: Server) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while server.process.poll() is None and time.monotonic() < deadline:
         with suppress(OSError):
-            if server.ask("GET", "/healthz").status == status:
+            if server.request("GET", "/healthz").status == status:
                 return
         time.sleep(0.02)
     raise RuntimeError(f"the server does not answer; its exit status is {server.process.poll()}")

@@ -1,0 +1,29 @@
+"""Requests that are sent at the same time."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from werkzeug.test import TestResponse
+
+
+def run_concurrently(count: int, call: Callable[[int], Any]) -> list[Any]:
+    """The results of call(0) … call(count - 1), started together in a thread each."""
+    barrier = threading.Barrier(count)
+
+    def run(i: int) -> Any:
+        barrier.wait()
+        return call(i)
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(run, range(count)))
+
+
+def retry_while_unavailable(send: Callable[[], TestResponse]) -> TestResponse:
+    """The first response other than 503, which a service with too few connections may give for a minute at most."""
+    deadline = time.monotonic() + 60
+    while (response := send()).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return response

@@ -1,0 +1,1 @@
+"""Marks that run a test on one of the two databases only."""
