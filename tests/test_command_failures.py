@@ -2,10 +2,12 @@
 
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,47 @@ def test_on_an_unmigrated_database_a_command_says_what_to_do(unmigrated_url: str
 
     assert failed_in_one_line(result), result.output
     assert "run `flask db upgrade`" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def newer_url(unmigrated_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database that a later release has migrated."""
+    statements = (
+        "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+        "INSERT INTO alembic_version VALUES ('9999')",
+    )
+    if unmigrated_url.startswith("sqlite"):
+        file = tmp_path_factory.mktemp("newer") / "orders.db"
+        with closing(sqlite3.connect(file, isolation_level=None)) as sqlite:
+            for statement in statements:
+                sqlite.execute(statement)
+        return f"sqlite:///{file}"
+    with psycopg.connect(plain(unmigrated_url), autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS newer WITH (FORCE)")
+        connection.execute("CREATE DATABASE newer")
+    url = make_url(unmigrated_url).set(database="newer").render_as_string(hide_password=False)
+    with psycopg.connect(plain(url), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    return url
+
+
+OLDER_CODE = "The database is at migration 9999, which this version of the service does not have: deploy the version"
+
+
+@each_command
+def test_on_the_database_of_a_newer_release_a_command_says_that_the_code_is_older(newer_url: str, name: str) -> None:
+    result = invoke(name, newer_url)
+
+    assert failed_in_one_line(result), result.output
+    assert OLDER_CODE in result.stderr and "run `flask db upgrade`" not in result.stderr
+
+
+def test_an_upgrade_to_an_older_release_says_that_the_code_is_older(newer_url: str) -> None:
+    ended = run(*FLASK, "db", "upgrade", DATABASE_URL=newer_url)
+
+    assert ended_in_one_line(ended), ended.stderr
+    assert OLDER_CODE in ended.stderr
 
 
 ABSENT = ["sqlite:////nowhere/orders.db", "postgresql://shop:hunter2@127.0.0.1:1/orders"]
@@ -190,6 +233,15 @@ def test_where_the_output_cannot_be_written_a_command_fails_in_one_line(
         ended = run(*FLASK, *COMMANDS[name], stdout=full.fileno(), DATABASE_URL=database_url)
 
     assert ended_in_one_line(ended), ended.stderr
+
+
+def test_an_api_key_that_cannot_be_shown_is_revoked(app: Flask, database_url: str) -> None:
+    with open("/dev/full", "w") as full:
+        ended = run(*FLASK, *COMMANDS["create"], stdout=full.fileno(), DATABASE_URL=database_url)
+    [key] = app.test_cli_runner().invoke(args=["api-keys", "list"]).stdout.splitlines()
+
+    assert (ended.returncode, ended.stderr.splitlines()[-1].startswith("Error: ")) == (1, True), ended.stderr
+    assert " revoked " in key
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from app.db.types import rfc3339
 from app.models.api_key import NAME_MAX, ApiKey
 from app.models.order_item import ID_MAX
 from app.models.principal import SCOPES
-from app.services.api_key_service import create_api_key, list_api_keys, revoke_api_key
+from app.services.api_key_service import create_api_key, key_id, list_api_keys, revoke_api_key
 
 api_keys = AppGroup("api-keys", help="Make, list and revoke the keys of the services that may call this one.")
 
@@ -36,8 +36,12 @@ def create(name: str, scopes: tuple[str, ...], expires_in: timedelta | None) -> 
     """Make a key, and show it once: the last line is what to send as `Authorization: Bearer …`."""
     with faults_in_one_line():
         key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in)
-        click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
-        click.echo(key)
+        try:
+            click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
+            click.echo(key)
+        except OSError:  # a full disk or a closed pipe: nobody has the key
+            revoke_api_key(key_id(key))
+            raise
 
 
 @api_keys.command("list")

@@ -58,6 +58,11 @@ def with_checksum(key: str) -> str:
     return f"{key}{crc32(key.encode()):08x}"
 
 
+def key_id(key: str) -> str:
+    """The id of a well-formed key, which is not secret."""
+    return key.removeprefix(PREFIX).partition(".")[0]
+
+
 def is_well_formed(key: str) -> bool:
     """Whether a key looks like one and has the right checksum; any other does not exist."""
     parts = _KEY.fullmatch(key)
