@@ -34,7 +34,7 @@ def together(count: int, call: Callable[[int], object]) -> list[object]:
         return list(pool.map(outcome, range(count)))
 
 
-def test_a_caller_alone_is_served_run_concurrently() -> None:
+def test_a_caller_alone_is_served_at_once() -> None:
     calls: list[Sequence[int]] = []
     group = GroupCommit[int, int](lambda items: calls.append(items) or doubled(items), most=10)
 

@@ -166,7 +166,7 @@ def test_null_stands_only_where_it_has_a_meaning(client: FlaskClient, member: st
     assert fault_places(client.post("/orders", json=MINIMAL | {member: None})) == {f"#/{member}"}
 
 
-def test_all_faults_are_told_run_concurrently(client: FlaskClient) -> None:
+def test_all_faults_are_told_at_once(client: FlaskClient) -> None:
     body = {
         "items": [{"quantity": 0}, None, ITEM | {"unit_price": -1, "colour": "red"}, {"item_id": "", "unit_price": 1}],
         "adjustments": [{"type": "gift", "amount": "1"}, 7],

@@ -212,7 +212,7 @@ def test_a_query_that_is_not_percent_encoded_utf8_is_refused(client: FlaskClient
     assert slug(client.get(f"/orders?{query}")) == (400, "bad-request")
 
 
-def test_all_faults_of_a_query_are_told_run_concurrently(client: FlaskClient) -> None:
+def test_all_faults_of_a_query_are_told_at_once(client: FlaskClient) -> None:
     assert fault_places(client.get("/orders?limit=0&status=x&y=1")) == {"limit", "status", "y"}
 
 

@@ -106,9 +106,7 @@ def test_a_read_only_server_is_not_ready_and_writes_are_told_to_come_back(server
     assert ready == 200
 
 
-def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_run_concurrently(
-    servers: tuple[str, str], link: Path
-) -> None:
+def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_at_once(servers: tuple[str, str], link: Path) -> None:
     primary, standby = servers
     lead_to(primary, link)
     with gunicorn(url_of(link), AUTH="off") as server:
