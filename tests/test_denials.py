@@ -51,9 +51,9 @@ BY_CREDENTIAL: list[tuple[dict[str, str], str | None, str]] = [
     ({"Authorization": "Basic YTpi"}, None, "no bearer credentials"),
     (bearer(""), None, "the credentials are empty or too long"),
     (bearer(f"osk_{'a' * 16}.{'b' * 43}"), None, "the key is unknown, wrong, expired or revoked"),
-    (bearer(token(exp=1)), None, "the token is not to be believed: Signature has expired"),
-    (bearer(token(aud="x")), None, "the token is not to be believed: Audience doesn't match"),
-    (bearer(FORGED["a stranger's key"]), None, "the token is not to be believed: Signature verification failed"),
+    (bearer(token(exp=1)), None, "the token is not valid: Signature has expired"),
+    (bearer(token(aud="x")), None, "the token is not valid: Audience doesn't match"),
+    (bearer(FORGED["a stranger's key"]), None, "the token is not valid: Signature verification failed"),
     (bearer(token(scope="orders:write")), hashed("customer:c-1"), "The scope orders:read is missing."),
     (bearer(token(scope="orders:manage")), hashed("token:c-1"), "The scope orders:read is missing."),
 ]
@@ -73,7 +73,7 @@ def denied_by_rule(client: FlaskClient, app: Flask) -> Iterator[tuple[TestRespon
     shops = client.post("/orders", json=MINIMAL, headers=bearer(api_key(app, "orders:write"))).json["id"]
     own, stranger = (bearer(token(customer=who, scope="orders:write privacy:erase")) for who in ("c-1", "c-2"))
     patch = {"json": {"metadata": {}, "external_ref": "r-1"}, "content_type": "application/merge-patch+json"}
-    themselves = "Customers act for themselves only: the customer must be the token's subject."
+    themselves = "A customer's token gives access to its own customer only: customer_id must be the token's sub claim."
     yield client.post("/orders", json=MINIMAL, headers=stranger), themselves
     yield client.post("/orders/batch", json={"orders": [MINIMAL]}, headers=stranger), themselves
     yield client.delete("/customers/c-1/personal-data", headers=stranger), themselves
@@ -101,7 +101,7 @@ def test_who_asks_too_often_is_recorded(app: Flask, database_url: str, log: io.S
         answers = [limited.test_client().get("/orders", headers=bearer(token())) for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [200, 429]
-    assert denials() == [(hashed("customer:c-1"), "More than 1 requests in a minute.")]
+    assert denials() == [(hashed("customer:c-1"), "More than 1 requests per minute.")]
 
 
 def canary_requests(app: Flask, client: FlaskClient) -> Iterator[TestResponse]:
@@ -137,7 +137,7 @@ def test_no_secret_and_nothing_of_a_person_is_in_logs_errors_or_metrics(
         statuses.append(response.status_code)
         if response.status_code >= 400:
             told = response.json | {"instance": None}  # the path, as the client itself has just sent it
-            assert CANARY not in told["detail"].replace(f"There is no order {CANARY}.", "")
+            assert CANARY not in told["detail"].replace(f"Order {CANARY} was not found.", "")
             assert CANARY not in repr({name: value for name, value in told.items() if name not in ("detail", "errors")})
 
     written = log.getvalue()

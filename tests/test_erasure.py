@@ -193,7 +193,7 @@ def test_an_erased_order_takes_no_personal_data(
     refused = act(client, path, action, body)
 
     assert slug(refused) == (409, "illegal-action")
-    assert refused.json["detail"].endswith(f"no longer takes {names}.")
+    assert refused.json["detail"].endswith(f"no longer accepts {names}.")
     assert traces(app) == []
 
 

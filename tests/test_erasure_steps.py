@@ -136,7 +136,10 @@ def test_the_command_erases_too(app: Flask, client: FlaskClient) -> None:
     refused = app.test_cli_runner().invoke(args=["privacy", "erase", "c-open"])
 
     assert erased.exit_code == 0 and "2 orders erased, done." in erased.output
-    assert (refused.exit_code, refused.output) == (1, "Error: The customer has open orders; end them first.\n")
+    assert (refused.exit_code, refused.output) == (
+        1,
+        "Error: The customer has open orders. Complete or cancel them first.\n",
+    )
     assert traces(app) == []
 
 

@@ -206,24 +206,30 @@ def of_items(**members: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
-    "units without fulfillments": (of_items(fulfilled=1), "#/fulfillments: This does not fit the other members."),
-    "more units than ordered": (of_items(fulfilled=10**6), "#/items: This does not fit the other members."),
-    "lines out of order": (of_items(line=1), "#/items: This does not fit the other members."),
-    "a status": (changed(status="cancelled"), "#/cancellation: This does not fit the other members."),
+    "units without fulfillments": (
+        of_items(fulfilled=1),
+        "#/fulfillments: This contradicts other members of the document.",
+    ),
+    "more units than ordered": (of_items(fulfilled=10**6), "#/items: This contradicts other members of the document."),
+    "lines out of order": (of_items(line=1), "#/items: This contradicts other members of the document."),
+    "a status": (changed(status="cancelled"), "#/cancellation: This contradicts other members of the document."),
     "a completed order": (changed(fulfillment_status="fulfilled"), "#/fulfillment_status: This does not fit the"),
-    "totals": (changed(totals=None), "#/totals: This does not fit the other members."),
-    "allowed actions": (changed(allowed_actions=[]), "#/allowed_actions: This does not fit the other members."),
-    "an id of another time": (changed(id="00000000-0000-7000-8000-000000000000"), "#/id: This does not fit the"),
-    "an id in capitals": (lambda order: order | {"id": order["id"].upper()}, "#/id: This does not fit the other"),
+    "totals": (changed(totals=None), "#/totals: This contradicts other members of the document."),
+    "allowed actions": (
+        changed(allowed_actions=[]),
+        "#/allowed_actions: This contradicts other members of the document.",
+    ),
+    "an id of another time": (changed(id="00000000-0000-7000-8000-000000000000"), "#/id: This contradicts other"),
+    "an id in capitals": (lambda order: order | {"id": order["id"].upper()}, "#/id: This contradicts other members"),
     "a time written otherwise": (
         lambda order: order | {"updated_at": order["updated_at"].replace("Z", "+00:00")},
-        "#/updated_at: This does not fit the other members.",
+        "#/updated_at: This contradicts other members of the document.",
     ),
     "fulfillments that do not count up": (
         lambda order: (
             order | {"fulfillments": [{"number": 2, "items": [], "tracking": None, "created_at": order["created_at"]}]}
         ),
-        "#/fulfillments: This does not fit the other members.",
+        "#/fulfillments: This contradicts other members of the document.",
     ),
     "an unknown member": (changed(colour="red"), "#/colour: Unknown member. Allowed: "),
     "a missing member": (lambda order: {name: order[name] for name in order if name != "hold"}, "#/hold: This is"),

@@ -351,7 +351,8 @@ def test_every_action_has_a_request_here() -> None:
     assert ROUTES.keys() == READY.keys() == ACTIONS.keys() and BODIES.keys() <= ACTIONS.keys()
 
 
-UNITS_SENT = "Units of the order have been sent already, so that cancel is not possible."
+NOTHING_TO_RETURN = "The action return is not allowed: the order has no shipped units that are not returned yet."
+UNITS_SENT = "The action cancel is not allowed: units of the order have already been shipped."
 
 
 @pytest.mark.parametrize(
@@ -359,10 +360,10 @@ UNITS_SENT = "Units of the order have been sent already, so that cancel is not p
     [
         (["confirm", "fulfill"], "cancel", UNITS_SENT),
         (["confirm", "fulfill", "hold"], "cancel", UNITS_SENT),
-        (["confirm"], "return", "No unit is with the customer, so that return is not possible."),
-        (["hold"], "confirm", "The order is pending and on hold, so that confirm is not possible."),
-        (["cancel"], "cancel", "The order is cancelled, so that cancel is not possible."),
-        ([], "fulfill", "The order is pending, so that fulfill is not possible."),
+        (["confirm"], "return", NOTHING_TO_RETURN),
+        (["hold"], "confirm", "The action confirm is not allowed: the order is pending and on hold."),
+        (["cancel"], "cancel", "The action cancel is not allowed: the order is cancelled."),
+        ([], "fulfill", "The action fulfill is not allowed: the order is pending."),
     ],
 )
 def test_a_refusal_says_what_is_in_the_way(client: FlaskClient, before: list[str], action: str, detail: str) -> None:

@@ -137,7 +137,7 @@ def prepare_session(connection: BoundedConnection) -> None:
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise UnsuitableDatabase(
-            f"The database's encoding is {encoding}, in which not every order can be stored: make one with "
+            f"The database's encoding is {encoding}, which cannot store every order. Create a database with "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )
     names = [*LIMITS, *_ISOLATION]

@@ -41,7 +41,7 @@ def init_app(app: Flask) -> None:
     scopes = {endpoint: declared_scope(app, endpoint) for endpoint in app.view_functions}
     for endpoint, scope in scopes.items():
         if scope not in {*SCOPES, PUBLIC}:
-            raise StartupError(f"The route {endpoint} does not say whom it lets in: declare a scope, or PUBLIC.")
+            raise StartupError(f"The route {endpoint} has no scope. Declare one, or PUBLIC.")
     app.extensions["readiness"] = readiness = Readiness()
     app.before_request(readiness.check)  # before authentication, which reads the database too
     app.extensions["auth"] = authenticator = Authenticator(app)
@@ -122,7 +122,7 @@ class Authenticator:
         """Whose request this is. Raises Unauthenticated, and Forbidden for strangers at an open service."""
         if not self._required:
             if not self._open_to_all and not _from_this_machine():
-                raise Forbidden("This service runs without authentication, and so for this machine only.")
+                raise Forbidden("The service runs with AUTH=off and accepts requests from its own machine only.")
             return ANONYMOUS
         scheme, _, credential = current_request().headers.get("Authorization", "").partition(" ")
         credential = credential.lstrip(" ")  # RFC 9110 §11.4: one space or more
@@ -145,7 +145,7 @@ class Authenticator:
             try:
                 found, longest = self._checker.check(credential), _TOKEN_SECONDS
             except InvalidToken as error:
-                raise self._denied(f"the token is not to be believed: {error}") from None
+                raise self._denied(f"the token is not valid: {error}") from None
         principal, end = found
         self._memory.remember(credential, principal, seconds=min(longest, end - time.time()))
         return principal
@@ -163,7 +163,7 @@ class Authenticator:
     def _denied(self, reason: str, *, error: str | None = "invalid_token") -> Unauthenticated:
         """The reason is for the log alone: it would help whoever tries."""
         challenge = 'Bearer realm="orders"' + (f', error="{error}"' if error else "")
-        denial = Unauthenticated("Send a valid API key or token as Authorization: Bearer …")
+        denial = Unauthenticated("Send a valid API key or token in the header Authorization: Bearer …")
         denial.reason = reason
         return denial.with_headers(WWW_Authenticate=challenge)
 

@@ -23,7 +23,9 @@ def preferred_media_type(request: Request, offered: Sequence[str]) -> str:
     qualities = _qualities(header)
     best = max(offered, key=lambda media_type: _quality(media_type, qualities))
     if not _quality(best, qualities):
-        raise NotAcceptable(f"This resource is available as {' or '.join(offered)}.").with_headers(Vary="Accept")
+        raise NotAcceptable(
+            f"This resource is available as {' or '.join(offered)}. Send one of them in Accept."
+        ).with_headers(Vary="Accept")
     return best
 
 

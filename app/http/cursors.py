@@ -17,7 +17,7 @@ from app.errors import InvalidCursor
 
 _BINDING_BYTES = 8
 _VERSION_MAX = 2**31 - 1  # what the database holds
-_NOT_OF_THIS_LIST = "The cursor was made for another list, or is damaged."
+_NOT_OF_THIS_LIST = "The cursor is damaged, or belongs to another list. Start again without a cursor."
 
 
 def make_cursor(after: str, *, query: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ class ExportSlots:
         """One export of the principal. Raises TooManyRequests where there is no slot left."""
         with self._lock:
             if self._running[principal.id] >= self._most:
-                detail = f"You are reading {self._most} exports already; wait until one has ended."
+                detail = f"{self._most} exports of this principal are already running. Wait until one has finished."
                 raise TooManyRequests(detail).with_headers(Retry_After=str(_RETRY_AFTER))
             self._running[principal.id] += 1
         try:

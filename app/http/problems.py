@@ -22,12 +22,12 @@ MEDIA_TYPE = "application/problem+json"
 
 # What the framework raises, in the domain's words. The class is chosen by the status alone.
 _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
-    400: (errors.BadRequest, "The request could not be understood."),
-    404: (errors.NotFound, "There is nothing at this address."),
-    405: (errors.MethodNotAllowed, "This resource does not know the method; see the Allow header."),
-    413: (errors.ContentTooLarge, "The body is larger than this resource takes."),
+    400: (errors.BadRequest, "The request is malformed."),
+    404: (errors.NotFound, "No resource has this path."),
+    405: (errors.MethodNotAllowed, "The resource does not support this method. Use one of those in the Allow header."),
+    413: (errors.ContentTooLarge, "The body is larger than the resource accepts."),
     415: (errors.UnsupportedMediaType, "Send the body as Content-Type: application/json, in UTF-8."),
-    500: (errors.InternalError, "Something failed that should not have; it has been logged under the request id."),
+    500: (errors.InternalError, "The service failed unexpectedly. The error is logged under the request id."),
 }
 _UNKNOWN = (errors.OrderNotFound, errors.ErasureNotFound)
 _DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
@@ -106,7 +106,7 @@ def _render_http_error(error: HTTPException) -> Response:
 def _render_fault(error: DatabaseError) -> Response:
     problem: ServiceError
     if is_unavailable(error):
-        problem = errors.ServiceUnavailable("The database cannot answer just now.")
+        problem = errors.ServiceUnavailable("The database is temporarily unavailable. Send the request again.")
     else:
         problem = errors.InternalError(_BY_STATUS[500][1])
     problem.__cause__ = error

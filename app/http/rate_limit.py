@@ -44,9 +44,9 @@ def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
         "RateLimit": f'"{policy}";r={share.left};t={math.ceil(share.next_one)}',
     }
     if share.wait:
-        detail = f"More than {limit} requests in a minute."
+        detail = f"More than {limit} requests per minute."
         if cost > 1:
-            detail = f"The batch counts as {cost} requests, and {share.left} of {limit} a minute are left."
+            detail = f"The batch counts as {cost} requests; {share.left} of {limit} per minute are left."
         raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(share.wait)))
 
 

@@ -25,7 +25,7 @@ from app.http.application import ACCEPT_PATCH, current_request, let_others_run
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
-from app.schemas.strict_json import load_body, load_parameters, parse_json
+from app.schemas.strict_json import INVALID_PARAMETERS, load_body, load_parameters, parse_json
 from app.services.new_order import fingerprint
 from app.services.order_actions import ChangeRequest
 
@@ -102,8 +102,8 @@ def _read_query(req: Request) -> dict[str, str]:
     _check_encoding(req.query_string)
     repeated = [name for name, values in req.args.lists() if len(values) > 1]
     if repeated:
-        faults = [{"parameter": name, "detail": "This parameter stands twice."} for name in repeated]
-        raise InvalidRequest("A query parameter stands twice.", errors=faults)
+        faults = [{"parameter": name, "detail": "Duplicate parameter. Send it once."} for name in repeated]
+        raise InvalidRequest(INVALID_PARAMETERS, errors=faults)
     return req.args.to_dict()
 
 
@@ -113,8 +113,8 @@ def _read_body(req: Request, *, limit: int) -> bytes:
         return _receive_body(req, limit)
     except (OSError, ClientDisconnected) as error:
         if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
-            raise RequestTimeout("The body came too slowly.") from error
-        raise BadRequest("The body ended early, or its chunks are malformed.") from error
+            raise RequestTimeout("The body did not arrive in time.") from error
+        raise BadRequest("The body is incomplete, or its chunked coding is malformed.") from error
 
 
 def _receive_body(req: Request, limit: int) -> bytes:
@@ -122,13 +122,13 @@ def _receive_body(req: Request, limit: int) -> bytes:
     if length is not None and length <= limit:
         body: bytes = req.environ["wsgi.input"].read(length)  # the library would first make room for 64 KiB, twice
         if len(body) < length:
-            raise BadRequest("The body ended before its Content-Length.")
+            raise BadRequest("The body is shorter than its Content-Length.")
         return body
     # One byte more than may come: a body that does not tell its length is cut off there, without a word.
     req.max_content_length = limit + 1
     body = req.get_data(cache=False)
     if len(body) > limit:
-        raise ContentTooLarge(f"The body has more than {limit} bytes.")
+        raise ContentTooLarge(f"The body is larger than {limit:,} bytes. Split it into several requests.")
     return body
 
 
@@ -154,9 +154,9 @@ def _check_encoding(query: bytes) -> None:
     try:
         unquote_to_bytes(query).decode()
     except UnicodeDecodeError:
-        raise BadRequest("The query is not UTF-8.") from None
+        raise BadRequest("The query is not percent-encoded UTF-8.") from None
     if _NOT_AN_ESCAPE.search(query):
-        raise BadRequest("A % in the query must be followed by two hexadecimal digits; % itself is %25.")
+        raise BadRequest("A % in the query must be followed by two hexadecimal digits. Encode % itself as %25.")
 
 
 _SYMBOL = r'(?:[ !#-\[\]-~]|\\["\\])'  # of a string of RFC 8941 §3.3.3
@@ -179,7 +179,9 @@ def idempotency_key() -> str | None:
     elif _BARE.fullmatch(text):
         key = text
     else:
-        raise InvalidIdempotencyKey("Send one key of printable ASCII characters, bare or as a quoted string.")
+        raise InvalidIdempotencyKey(
+            "Send one key of printable ASCII characters, bare (without spaces, commas, quotes) or as a quoted string."
+        )
     if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX:
         raise InvalidIdempotencyKey(f"The key has {len(key)} characters; 1 to {IDEMPOTENCY_KEY_MAX} are allowed.")
     return key
@@ -195,7 +197,7 @@ def expected_versions() -> frozenset[int] | None:
     """
     if "If-Match" not in request.headers:
         if current_app.config["REQUIRE_IF_MATCH"]:
-            raise PreconditionRequired("Send If-Match with the ETag of the order as you have read it.")
+            raise PreconditionRequired("If-Match is missing. Send the ETag of the order in it.")
         return None
     tags = request.if_match
     if tags.star_tag:
@@ -224,5 +226,5 @@ def explain_weak_tags(mismatch: VersionMismatch) -> None:
     if weak:
         mismatch.detail += (
             f' If-Match has W/"{weak[0][:32]}": a weak entity tag never matches there (RFC 9110 §13.1.1). The service '
-            "sends strong ones; a proxy that compresses responses makes them weak. Switch that off for orders."
+            "sends strong ones; a proxy that compresses responses weakens them. Switch compression off for orders."
         )

@@ -185,7 +185,7 @@ class Order(Base):
         What is ordered and what it costs can change only while the order is pending.
         """
         if self.status != "pending" and not content.keys().isdisjoint(CONTENT_WHILE_PENDING):
-            raise self._illegal("Items, adjustments and currency can change only while the order is pending.")
+            raise self._illegal("items, adjustments and currency can be changed only while the order is pending.")
         if is_alias(self.customer_id):
             scrubbed = scrub(self.columns() | content, alias=self.customer_id)
             self._refuse_personal_data(**{name: content[name] for name in content if scrubbed[name] != content[name]})
@@ -232,26 +232,26 @@ class Order(Base):
         names = sorted(name for name, value in members.items() if value not in (None, {}))
         if names and is_alias(self.customer_id):
             raise self._illegal(
-                f"The customer's personal data was erased; the order no longer takes {', '.join(names)}."
+                f"The customer's personal data was erased; the order no longer accepts {', '.join(names)}."
             )
 
     def _require(self, name: str) -> None:
         if name not in self.allowed_actions:
-            raise self._illegal(f"{self._obstacle(name)}, so that {name} is not possible.")
+            raise self._illegal(f"The action {name} is not allowed: {self._obstacle(name)}.")
 
     def _obstacle(self, name: str) -> str:
         """Why an action that is not allowed is not."""
         action = ACTIONS[name]
         if self.status not in action.starts_from:
-            return f"The order is {self.status}"
+            return f"the order is {self.status}"
         if action.needs is not None:
             return _LACKING[action.needs]
-        return f"The order is {self.status} and on hold"
+        return f"the order is {self.status} and on hold"
 
     def _begin(self, name: str, at: datetime) -> None:
         self._require(name)
         if self.version >= VERSIONS_MAX and name not in _ENDING:
-            raise TooManyVersions(f"The order has {self.version} versions; at most {VERSIONS_MAX} are kept.")
+            raise TooManyVersions(f"The order has {self.version:,} versions; the maximum is {VERSIONS_MAX:,}.")
         self.status = ACTIONS[name].to or self.status
         self.version += 1
         self.updated_at = at
@@ -262,8 +262,8 @@ class Order(Base):
 
 # What is so where an action lacks what it needs (`Action.needs`).
 _LACKING = {
-    "nothing fulfilled": "Units of the order have been sent already",
-    "a hold": "There is no hold",
-    "units out": "No unit is with the customer",
+    "nothing fulfilled": "units of the order have already been shipped",
+    "a hold": "the order is not on hold",
+    "units out": "the order has no shipped units that are not returned yet",
 }
 _COLUMNS = tuple(inspect(Order).column_attrs)

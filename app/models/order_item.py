@@ -74,13 +74,15 @@ class Quantities:
         known = {item.line: item for item in items}
         unknown = self._faults(lambda line, _: line not in known, lambda _: "The order has no such line.")
         if unknown:
-            raise InvalidRequest("The order does not have these lines.", errors=unknown)
+            raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=unknown)
         exceeded = self._faults(
             lambda line, quantity: quantity > available(known[line]),
-            lambda line: f"Of line {line}, {available(known[line])} units remain.",
+            lambda line: f"Line {line} has {available(known[line])} units left.",
         )
         if exceeded:
-            raise QuantityExceeded("The lines do not have that many units left.", errors=exceeded)
+            raise QuantityExceeded(
+                "More units than the lines have left. Reduce the quantities that `errors` lists.", errors=exceeded
+            )
         return ((known[entry["line"]], entry["quantity"]) for entry in self.lines)
 
     def _faults(self, wrong: Callable[[int, int], bool], detail: Callable[[int], str]) -> list[dict[str, Any]]:

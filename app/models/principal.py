@@ -33,7 +33,9 @@ class Principal:
     def require_own_customer(self, customer_id: str) -> None:
         """Raise Forbidden where this is a customer, and another one than `customer_id`."""
         if self.customer_id not in (None, customer_id):
-            raise Forbidden("Customers act for themselves only: the customer must be the token's subject.")
+            raise Forbidden(
+                "A customer's token gives access to its own customer only: customer_id must be the token's sub claim."
+            )
 
 
 def customer_principal_id(customer_id: str) -> str:

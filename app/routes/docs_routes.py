@@ -59,7 +59,7 @@ def read_docs() -> Response:
 def read_docs_asset(name: str) -> Response:
     """Scripts and styles of the pages"""
     if name not in ASSETS:
-        raise NotFound("There is no file of this name.")
+        raise NotFound("The documentation has no file with this name.")
     return page_response(_asset(name), guess_type(name)[0] or "application/octet-stream")
 
 
@@ -88,7 +88,7 @@ def read_problem_type(slug: str) -> Response:
     for problem in problem_types():
         if problem.slug == slug:
             return page_response(_problem_page(problem), HTML)
-    raise NotFound("There is no problem type of this name.")
+    raise NotFound("No problem type has this name. /problems lists all of them.")
 
 
 @lru_cache(maxsize=None)  # as many as there are files

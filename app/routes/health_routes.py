@@ -33,9 +33,11 @@ def read_readiness() -> Response:
     """Does the database answer, with the schema of this code, and does it take writes?"""
     state, expected = database_state(), expected_revision()
     if state.revision != expected:
-        raise ServiceUnavailable(f"The database is at migration {state.revision}, the code at {expected}.")
+        raise ServiceUnavailable(
+            f"The database is at migration {state.revision}, the code at {expected}. Run `flask db upgrade`."
+        )
     if state.read_only:
-        raise ServiceUnavailable("Only a read-only database server can be reached.")
+        raise ServiceUnavailable("Only a read-only database server is reachable.")
     return Response('{"status":"ready"}', headers=NO_STORE, mimetype=JSON)
 
 

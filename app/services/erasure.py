@@ -69,7 +69,7 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
     """
     known_id = parse_uuid(erasure_id)
     if known_id is None or not _is_visible(known_id, principal):
-        raise ErasureNotFound(f"There is no erasure {erasure_id[:64]}.")
+        raise ErasureNotFound(f"Erasure {erasure_id[:64]} was not found.")
     state = _state(known_id)
     return state if state.status == DONE else continue_erasure(known_id, seconds=seconds)
 
@@ -118,7 +118,7 @@ def _running_or_new(customer_id: str, principal: Principal) -> str:
     of_customer = Order.customer_id == customer_id
     open_order = db.session.scalar(select(Order.id).where(of_customer, Order.status.in_(OPEN)).limit(1))
     if open_order:
-        raise OpenOrders("The customer has open orders; end them first.", order_id=open_order)
+        raise OpenOrders("The customer has open orders. Complete or cancel them first.", order_id=open_order)
     running = db.session.scalar(select(Erasure.id).where(Erasure.customer_id == customer_id))
     if running:
         return running

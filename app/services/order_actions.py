@@ -181,7 +181,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
                 _raise_unless_replayed(error, order, before=before, key=key, principal=request.principal)
     if unacknowledged:
         raise ServiceUnavailable("The database connection was lost; it is unknown whether the order was changed.")
-    raise ServiceUnavailable("Too many concurrent changes of this order.")
+    raise ServiceUnavailable("Too many concurrent changes of this order. Send the request again.")
 
 
 def _idempotency_key(action: str, request: ChangeRequest) -> IdempotencyKey | None:
@@ -206,7 +206,9 @@ def _replay(current: CurrentOrder, request: ChangeRequest) -> StoredOrder:
         version = orjson.loads(current.document)["version"]
         return StoredOrder(current.id, version, current.document, replayed=True)
     if current.replayed_fingerprint != request.fingerprint:
-        raise IdempotencyKeyReused("The key was used with another body; use a new key for a new request.")
+        raise IdempotencyKeyReused(
+            "The Idempotency-Key was already used with a different body. Use a new key for a new request."
+        )
     return StoredOrder(current.id, current.replayed_version, current.replayed_document, replayed=True)
 
 
@@ -242,7 +244,7 @@ def _raise_unless_replayed(
 def _duplicate_external_ref(order: Order) -> DuplicateExternalRef:
     same = Order.external_ref == order.external_ref, Order.external_ref_hash == order.external_ref_hash
     holder = {"order_id": row.id for row in read_rows(select(Order.id).where(*same))}
-    return DuplicateExternalRef("Another order has this external_ref.", **holder)
+    return DuplicateExternalRef("Another order already has this external_ref.", **holder)
 
 
 def _is_stored(order: StoredOrder) -> bool:

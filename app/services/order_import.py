@@ -74,8 +74,10 @@ def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]
     wrong = contradictions(document)
     differing = [name for name in rendered if name in wrong or rendered[name] != document.get(name)]
     if differing:
-        faults = [{"pointer": f"#/{name}", "detail": "This does not fit the other members."} for name in differing]
-        raise InvalidRequest("The document contradicts itself.", errors=faults)
+        faults = [
+            {"pointer": f"#/{name}", "detail": "This contradicts other members of the document."} for name in differing
+        ]
+        raise InvalidRequest("Members of the document contradict each other.", errors=faults)
 
 
 def _with_text_times(value: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -67,8 +67,8 @@ def get_order(order_id: str, *, principal: Principal, version: int | None = None
 
 def order_not_found(order_id: str, *, version: int | None = None) -> OrderNotFound:
     """The error for an order, or a version of it, that does not exist or belongs to another customer."""
-    which = f"version {version} of order" if version else "order"
-    return OrderNotFound(f"There is no {which} {order_id[:64]}.")
+    which = f"Version {version} of order" if version else "Order"
+    return OrderNotFound(f"{which} {order_id[:64]} was not found.")
 
 
 def owned_by(owner: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -142,7 +142,7 @@ def list_history(order_id: str, *, principal: Principal, after: int, limit: int)
     rows = _history_statement(bool(owner)).rows(id=known_id, after=after, limit=limit, **owner) if known_id else []
     # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
     if not rows and not (known_id and after and find_snapshot(OrderKey(known_id, principal.customer_id, None))):
-        raise OrderNotFound(f"There is no order {order_id[:64]}.")
+        raise OrderNotFound(f"Order {order_id[:64]} was not found.")
     events = [
         Event(
             order_id,

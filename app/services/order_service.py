@@ -74,7 +74,7 @@ def create_batch(entries: Iterable[Any], *, principal: Principal) -> list[Outcom
 def _load_entry(entry: Any, principal: Principal, *, pointer: str, brief: bool) -> CreateRequest:
     """The request of an entry. `brief`: report that the entry is invalid, and not why."""
     if brief and _BATCH_ENTRY.load_valid(entry) is None:
-        detail = f"This entry is not valid. Only {BATCH_FAULTS_MAX:,} faults are reported; correct those first."
+        detail = f"This entry is not valid. Only the first {BATCH_FAULTS_MAX:,} errors of a batch are listed."
         raise InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
     data = load_body(_BATCH_ENTRY, entry, pointer=pointer)
     key = data.pop("idempotency_key", None)
@@ -98,7 +98,7 @@ def create_orders(requests: Sequence[CreateRequest]) -> list[Outcome]:
 
 
 def _no_number() -> ServiceUnavailable:
-    return ServiceUnavailable("No free order number was found.")
+    return ServiceUnavailable("No free order number was found. Send the request again.")
 
 
 def _parts(orders: Iterable[NewOrder]) -> Iterator[list[NewOrder]]:
@@ -153,7 +153,9 @@ def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outc
         if time.monotonic() < deadline:
             outcomes += _store([order])
         else:
-            outcomes.append(ServiceUnavailable("Other orders of the list took too long; send this one again."))
+            outcomes.append(
+                ServiceUnavailable("The batch ran out of time before this order was stored. Send the order again.")
+            )
     return outcomes
 
 
@@ -161,11 +163,13 @@ def _judge_fault(order: NewOrder, error: Exception) -> ServiceError:
     outcome: ServiceError
     has_key = order.columns["idempotency_key_hash"] or order.columns["external_ref"]
     if is_lock_timeout(error) and not is_file_locked(error) and has_key:
-        outcome = RequestInFlight("A request with the same key or reference has not finished yet.")
+        outcome = RequestInFlight(
+            "A request with the same Idempotency-Key or external_ref is still being processed. Send this again later."
+        )
     elif is_unavailable(error):
-        outcome = ServiceUnavailable("The database cannot answer just now.")
+        outcome = ServiceUnavailable("The database is temporarily unavailable. Send the request again.")
     else:
-        outcome = InternalError("The order could not be stored; this has been logged under the request id.")
+        outcome = InternalError("The order could not be stored. The error is logged under the request id.")
     outcome.__cause__ = error
     return outcome
 
@@ -189,11 +193,13 @@ def _judge_collision(order: NewOrder, collisions: Conflicts) -> Outcome | None:
         if holder is not None and holder.fingerprint in (None, columns["fingerprint"]):
             return StoredOrder(holder.id, holder.version, holder.snapshot, replayed=True)
     if of_key is not None and not reference_as_key:
-        return IdempotencyKeyReused("The key was used with another body; take a new key for a new order.")
+        return IdempotencyKeyReused(
+            "The Idempotency-Key was already used with a different body. Use a new key for a new order."
+        )
     if of_ref is not None:
         return DuplicateExternalRef(f"Order {of_ref.id} already has this external_ref.", order_id=of_ref.id)
     if of_key is not None:
-        detail = f"Order {of_key.id} was created under this external_ref, with another body."
+        detail = f"Order {of_key.id} was created with this external_ref and a different body. Use another external_ref."
         return DuplicateExternalRef(detail, order_id=of_key.id)
     return None
 

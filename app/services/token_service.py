@@ -43,7 +43,7 @@ _RSA_MIN = 2048  # bits (NIST SP 800-131A)
 
 
 class InvalidToken(Exception):
-    """The token is not to be believed; the message says why, for the log."""
+    """The token is not valid. The message is the reason, for the log."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class KeySet:
             finally:
                 self._lock.release()
         if not self._keys:
-            raise ServiceUnavailable("The keys to check tokens with cannot be had just now.")
+            raise ServiceUnavailable("Token signing keys are temporarily unavailable. Send the request again.")
         return self._get(key_id)
 
     def _get(self, key_id: str | None) -> Any:
@@ -137,10 +137,10 @@ class TokenChecker:
             header = jwt.get_unverified_header(token)
             kind = header.get("typ", "JWT")
             if kind is not None and str(kind).lower() not in _TYPES:
-                raise InvalidToken("its type is not JWT")
+                raise InvalidToken("typ is not JWT")
             key = self.key_set.find(header.get("kid")) if self.key_set else self.public_key
             if key is None:
-                raise InvalidToken("its key is not known")
+                raise InvalidToken("unknown signing key")
             options: Options = {"require": ["exp", "sub", "iss", "aud"], "enforce_minimum_key_length": True}
             claims = jwt.decode(
                 token,
@@ -164,7 +164,7 @@ def _reason(error: Exception) -> str:
 def _principal(claims: Mapping[str, Any]) -> Principal:
     subject = claims["sub"]
     if not isinstance(subject, str) or not 1 <= len(subject) <= ID_MAX or not subject.isprintable():
-        raise InvalidToken("its subject cannot be a customer's id")
+        raise InvalidToken("sub is not a valid customer id")
     scopes = (_scopes(claims.get("scope")) | _scopes(claims.get("scp"))) & SCOPES.keys()
     if "orders:manage" in scopes:
         return Principal(f"token:{subject}", scopes)

@@ -7,14 +7,14 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 # Rules between members or with what is stored, and a cursor's origin: no JSON Schema can tell them.
 BEYOND_A_SCHEMA = {
-    "This is required where there are prices or adjustments.",
-    "The adjustments take off more than the items come to.",
-    "The items come to more than 9007199254740991 minor units.",
-    "Duplicate line.",
-    "Ids that begin with erased- are the service's own, for customers whose data was erased.",
+    "This is required if there are prices or adjustments.",
+    "The adjustments must not make the order's total negative; reduce the discounts.",
+    "The total of the items must be at most 9,007,199,254,740,991 minor units.",
+    "Duplicate line. Add up its quantities in one entry.",
+    "This must not begin with erased-; such ids are reserved for customers whose data was erased.",
     "The order has no such line.",
     "A number has more than 40 digits.",
-    "Only CSV can begin with a byte order mark.",
+    "Only a CSV export can have a byte order mark. Use format=csv.",
 }
 
 
