@@ -44,7 +44,7 @@ def wait_for_other_migrations(connection: Connection) -> None:
     Lock and settings last until the end of the transaction, so that this works behind a pooler too.
     """
     # The time limits of requests do not apply to a migration, nor to waiting for another process's migration.
-    connection.connection.dbapi_connection.answer_within = None
+    connection.connection.dbapi_connection.response_timeout = None
     for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
         connection.execute(text(f"SET LOCAL {limit} = 0"))
     lock_timeout = connection.scalar(text("SELECT current_setting('lock_timeout')"))

@@ -1,6 +1,6 @@
-"""How the service talks to its database; nothing here knows an order.
+"""How the service talks to the database; knows no orders.
 
-`engine` and `connection` open connections, `statement` runs compiled SQL, `transactions` runs several statements as one
-and holds the one retry, `group_commit` lets concurrent requests share a statement, `errors` tells what a database error
-means, `types` are column types, `revision` compares the schema with the migrations, and `sqlite_rewrite` frees a file.
+`engine` and `connection` open connections, `statement` runs compiled statements, `transactions` runs several statements
+as one and contains the one retry, `group_commit` lets concurrent requests share a statement, `errors` classifies
+database errors, `types` are column types, `revision` checks the schema, `sqlite_rewrite` removes deleted data.
 """

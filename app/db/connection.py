@@ -1,4 +1,4 @@
-"""PostgreSQL connections: how they are opened, how long they wait for the server, and what each session is set to."""
+"""PostgreSQL connections: opening them, their time limits, and the settings of their sessions."""
 
 import os
 from collections.abc import Mapping
@@ -21,23 +21,23 @@ Result = TypeVar("Result")
 
 log = structlog.get_logger()
 
-ANSWER_WITHIN = 4.0  # seconds: one more than the statement timeout, by which a server that works has ended a statement
-_CONNECT_WITHIN = 5.0  # seconds for all hosts of a URL together, and for their names to be resolved
-_WAITS = {Wait.R: wait_read, Wait.W: wait_write, Wait.RW: wait_readwrite}
+RESPONSE_TIMEOUT = 4.0  # seconds; one more than statement_timeout, so that a working server always responds in time
+_CONNECT_TIMEOUT = 5.0  # seconds for all hosts of a URL together, including name resolution
+_WAIT_FUNCTIONS = {Wait.R: wait_read, Wait.W: wait_write, Wait.RW: wait_readwrite}
 
-TRANSACTION_POOLER = "transaction"
+TRANSACTION_POOLER = "transaction"  # value of DATABASE_POOLER
 
-# Limits that an operator may replace by PGOPTIONS or by ?options= of DATABASE_URL: gunicorn's own timeout does not
-# bound a request under gevent, so the database's limits must.
+# Operators can override these with PGOPTIONS or with ?options= in DATABASE_URL. They bound every request: gunicorn's
+# own timeout does not, under gevent.
 LIMITS = {"statement_timeout": "3s", "lock_timeout": "2s", "idle_in_transaction_session_timeout": "5s"}
-# To plan a list again for each set of values takes as long as to run it, and no value calls for another plan.
+# Planning a list for each set of values takes as long as running it, and the best plan is the same for all values.
 _PLANS = {"plan_cache_mode": "force_generic_plan"}
-# What the service relies on, whatever the defaults of the database or the role are. `search_path` and
-# `default_transaction_read_only` are the operator's. The first three are those that poolers keep for each client.
+# The service relies on these, so they override the defaults of the database and the role. Poolers keep _FORMATS for
+# each client. `search_path` and `default_transaction_read_only` are left to the operator.
 _FORMATS = {"DateStyle": "ISO", "TimeZone": "UTC", "standard_conforming_strings": "on"}
 _ISOLATION = {"default_transaction_isolation": "read committed"}
-# The kernel's own limits for a server that fell silent, 5 to 11 s; ANSWER_WITHIN comes before them.
-_CONNECTION = {
+# libpq's own limits detect an unresponsive server after 5 to 11 s. RESPONSE_TIMEOUT is shorter.
+_LIBPQ_DEFAULTS = {
     "connect_timeout": "2",
     "tcp_user_timeout": "5000",
     "keepalives_idle": "5",
@@ -47,70 +47,68 @@ _CONNECTION = {
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """Gives a server up that does not answer: one that is stopped, or whose network lost it without a word.
+    """A connection that gives up on an unresponsive server.
 
-    `answer_within` is the limit in seconds, longer where the operator allows a statement more time; None, for
-    statements that may take any time, is no limit. Beyond it the driver's OperationalError is raised, and the
-    connection is of no further use.
+    `response_timeout` is the limit in seconds for each response; None means no limit. After it, psycopg's
+    OperationalError is raised and the connection cannot be used any more.
     """
 
-    answer_within: float | None = ANSWER_WITHIN
+    response_timeout: float | None = RESPONSE_TIMEOUT
 
     def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
-        """Go through the driver's steps, each of which may wait for the server."""
-        return super().wait(gen, interval, self.answer_within if timeout is None else timeout)
+        """Run the driver's generator, waiting for the server where it yields."""
+        return super().wait(gen, interval, self.response_timeout if timeout is None else timeout)
 
 
-class GreenConnection(BoundedConnection):
-    """Waits in gevent's own loop.
+class GeventConnection(BoundedConnection):
+    """A connection that waits in gevent's event loop.
 
-    The driver asks gevent's imitation of poll(), which makes an event and a timer each time: of the 100 µs of a short
-    statement these are 50.
+    The driver's own `wait` calls gevent's poll(), which creates an event and a timer at each call: 50 µs of the 100 µs
+    that a short statement takes.
     """
 
     def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
-        """Go through the driver's steps; each says for what it waits, and is told that it came."""
-        if timeout is not None or self.pgconn.pipeline_status != PipelineStatus.OFF:  # where more is to be told
+        """Run the driver's generator, waiting for the server where it yields."""
+        if timeout is not None or self.pgconn.pipeline_status != PipelineStatus.OFF:
             return super().wait(gen, interval, timeout)
         try:
-            wanted = next(gen)
+            state = next(gen)
             while True:
-                _WAITS[wanted](self.pgconn.socket, self.answer_within)
-                wanted = gen.send(wanted)  # Wait and Ready are the same bits
+                _WAIT_FUNCTIONS[state](self.pgconn.socket, self.response_timeout)
+                state = gen.send(state)  # Wait and Ready have the same values
         except StopIteration as end:
             result: Result = end.value
             return result
         except TimeoutError:
-            raise ConnectionTimeout(f"The database has not answered within {self.answer_within} seconds.") from None
+            raise ConnectionTimeout(f"The database has not responded for {self.response_timeout} seconds.") from None
 
 
 def open_connection(*arguments: Any, **named: Any) -> BoundedConnection:
-    """A new connection, in a gevent worker one that lets its other requests run.
+    """Connect to the server; in a gevent worker, other requests run meanwhile.
 
-    Raises psycopg.OperationalError, and ConnectionTimeout where a gevent worker has no connection within 5 seconds,
-    whatever takes so long.
+    Raises psycopg.OperationalError; in a gevent worker, ConnectionTimeout after 5 seconds.
     """
     if not monkey.is_module_patched("socket"):
         return BoundedConnection.connect(*arguments, **named)
-    with gevent.Timeout(_CONNECT_WITHIN, ConnectionTimeout("No connection within 5 seconds.")):
-        return GreenConnection.connect(*arguments, **named)
+    with gevent.Timeout(_CONNECT_TIMEOUT, ConnectionTimeout(f"No connection within {_CONNECT_TIMEOUT} seconds.")):
+        return GeventConnection.connect(*arguments, **named)
 
 
 def connect_arguments(query: Mapping[str, Any], *, pooler: str) -> dict[str, Any]:
-    """The driver's arguments. What the URL's query or libpq's environment names comes before the defaults.
+    """The driver's arguments for a URL with the given query. The query and libpq's environment override the defaults.
 
-    A pooler in transaction mode gives each transaction another session: it takes no options, and what a session has
-    prepared is not there the next time.
+    A pooler in transaction mode runs each transaction in another session. It accepts no options, and prepared
+    statements do not work.
     """
-    arguments: dict[str, Any] = {name: value for name, value in _CONNECTION.items() if name not in query}
+    arguments: dict[str, Any] = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in query}
     if "PGCONNECT_TIMEOUT" in os.environ:
         arguments.pop("connect_timeout", None)
     if "," in query.get("host", "") and not {"target_session_attrs", "PGTARGETSESSIONATTRS"} & {*query, *os.environ}:
-        arguments["target_session_attrs"] = "read-write"  # of several servers the primary, whichever it is now
+        arguments["target_session_attrs"] = "read-write"  # of several hosts, connect to the primary
     arguments |= {"autocommit": True, "client_encoding": "UTF8", "fallback_application_name": "order-service"}
     if pooler == TRANSACTION_POOLER:
         return arguments | {"prepare_threshold": None}
-    # The last of two settings of one name is the one that counts.
+    # If a setting occurs twice, the last one applies.
     given = os.environ.get("PGOPTIONS", ""), query.get("options", "")
     options = [_as_options(LIMITS | _PLANS), *given, _as_options(_FORMATS | _ISOLATION)]
     return arguments | {"prepare_threshold": 0, "options": " ".join(filter(None, options))}
@@ -121,18 +119,18 @@ def _as_options(settings: Mapping[str, str]) -> str:
 
 
 def explain_refusal(error: psycopg.OperationalError, *, pooled: bool) -> Exception:
-    """What to raise for a connection that was refused: a pooler's refusal of our options says what to set."""
-    if "unsupported startup parameter" not in str(error):  # PgBouncer's own words; it gives no code of its own
+    """The exception to raise for a refused connection: if a pooler refuses the options, one that says what to set."""
+    if "unsupported startup parameter" not in str(error):  # PgBouncer's message; there is no SQLSTATE for it
         return error
     if pooled:
-        return UnsuitableDatabase("The pooler takes no options: remove PGOPTIONS, and ?options= from DATABASE_URL.")
-    return UnsuitableDatabase("The database is behind a pooler that takes no options: set DATABASE_POOLER=transaction.")
+        return UnsuitableDatabase("The pooler accepts no options: remove PGOPTIONS, and ?options= from DATABASE_URL.")
+    return UnsuitableDatabase("A pooler refuses the service's options: set DATABASE_POOLER=transaction.")
 
 
 def prepare_session(connection: BoundedConnection) -> None:
-    """Check a new connection, and set behind a pooler what could not be set at its start.
+    """Check a new connection and, behind a pooler, apply the settings that it does not accept at connection start.
 
-    Raises UnsuitableDatabase for what the service cannot work with.
+    Raises UnsuitableDatabase.
     """
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
@@ -143,9 +141,8 @@ def prepare_session(connection: BoundedConnection) -> None:
     names = [*LIMITS, *_ISOLATION]
     rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [names]).fetchall()
     settings: dict[str, str] = dict(rows)
-    # Zero, no limit of the server's, leaves the connection's own.
-    longest = int(settings["statement_timeout"]) / 1000  # seconds
-    connection.answer_within = max(ANSWER_WITHIN, longest + 1)
+    statement_timeout = int(settings["statement_timeout"]) / 1000  # seconds; 0 is no limit, and ours remains
+    connection.response_timeout = max(RESPONSE_TIMEOUT, statement_timeout + 1)
     if connection.prepare_threshold is None:  # behind a pooler
         for name, value in _FORMATS.items():
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])
@@ -153,7 +150,7 @@ def prepare_session(connection: BoundedConnection) -> None:
 
 
 def _check_role(connection: BoundedConnection, settings: Mapping[str, str]) -> None:
-    """What a pooler does not keep for its clients, the role's own settings must say."""
+    """Check the settings that a pooler does not keep for each client, and that only the role can have therefore."""
     for name, value in _ISOLATION.items():
         if settings[name] != value:
             advice = _alter_role(connection, {name: value})
@@ -163,11 +160,11 @@ def _check_role(connection: BoundedConnection, settings: Mapping[str, str]) -> N
         _warn_of_missing_limits(_alter_role(connection, missing))
 
 
-@cache  # once in a process, not for each of its connections
+@cache  # one warning a process, not one a connection
 def _warn_of_missing_limits(advice: str) -> None:
     log.warning("the database has no time limits behind the pooler", advice=advice)
 
 
 def _alter_role(connection: BoundedConnection, settings: Mapping[str, str]) -> str:
-    """The SQL that makes the settings those of the role; one statement for each."""
+    """SQL that gives the role these settings, one statement each."""
     return "; ".join(f"ALTER ROLE {connection.info.user} SET {name} = '{value}'" for name, value in settings.items())

@@ -1,4 +1,4 @@
-"""Work that is cheaper together than alone, shared by whoever asks for it at the same moment."""
+"""Group commit: concurrent calls share one execution of work that is cheaper in batches."""
 
 import threading
 import time
@@ -12,96 +12,97 @@ from app.db.engine import db
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Thing = TypeVar("Thing")
+Value = TypeVar("Value")
 
-_PATIENCE = 0.1  # seconds that work may take until those who come meanwhile no longer wait for its end
+# Seconds that a leader waits for the batch before its own. A batch that is stuck, for example behind a row lock, delays
+# the next one no longer than this.
+_MAX_WAIT = 0.1
 
 
 class _Batch(Generic[Item, Result]):
-    """Items that go into one call, and what came of it: results, an error, or neither where its leader was killed."""
+    """Items of one execution, then their results or its error; neither if its leader was killed."""
 
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.results: Sequence[Result] | None = None
         self.error: Exception | None = None
-        self.over = threading.Event()
+        self.finished = threading.Event()
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Callers that ask while work is under way are served together by the next call: group commit, in one process.
+    """Collects the items of concurrent callers into batches, and executes each batch with one call of `execute`.
 
-    The first caller of a batch leads it. It waits for the batch before it to end, lets whoever is ready join, and does
-    the work for all of them in one call. There is no thread of its own, and no delay for a caller that is alone.
-    Threads and greenlets alike may call.
+    The first caller of a batch is its leader: it waits for the batch before, lets other callers join, and executes. No
+    thread is started, and a lone caller is not delayed. Threads and greenlets may call.
 
-    `work` is given the items in the order they came, at most `most` of them, and returns a result for each, in that
-    order. What it raises is raised for all of them: where one item alone may be to blame, it must find out itself. It
-    may see an item twice, when a leader was killed between its work and its answers; so it must be repeatable.
+    `execute` receives at most `max_batch` items in the order of their calls, and returns their results in the same
+    order. What it raises is raised for every caller of the batch. If a leader is killed, the items of its batch are
+    executed again, so `execute` must be idempotent.
     """
 
-    def __init__(self, work: Callable[[Sequence[Item]], Sequence[Result]], *, most: int) -> None:
-        self._work = work
-        self._most = most
-        self._turn = threading.Lock()  # held by the leader that works
-        self._joining = threading.Lock()  # guards what follows, and the items of a batch that can be joined
+    def __init__(self, execute: Callable[[Sequence[Item]], Sequence[Result]], *, max_batch: int) -> None:
+        self._execute = execute
+        self._max_batch = max_batch
+        self._executing = threading.Lock()  # held by the leader that executes
+        self._joining = threading.Lock()  # guards _open and the items of that batch
         self._open: _Batch[Item, Result] | None = None
 
-    def call(self, item: Item) -> Result:
-        """The result for the item. Raises what the work raised."""
+    def submit(self, item: Item) -> Result:
+        """The result for the item. Raises what `execute` raised for its batch."""
         while True:
-            batch, place = self._join(item)
-            if place == 0:
+            batch, position = self._join(item)
+            if position == 0:
                 self._lead(batch)
             else:
-                batch.over.wait()
+                batch.finished.wait()
             if batch.error is not None:
                 raise batch.error
             if batch.results is not None:
-                return batch.results[place]
-            # The leader was killed: the others try again.
+                return batch.results[position]
+            # The leader was killed: submit the item again.
 
     def _join(self, item: Item) -> tuple[_Batch[Item, Result], int]:
         with self._joining:
             batch = self._open
-            if batch is None or len(batch.items) == self._most:
+            if batch is None or len(batch.items) == self._max_batch:
                 batch = self._open = _Batch()
             batch.items.append(item)
             return batch, len(batch.items) - 1
 
     def _lead(self, batch: _Batch[Item, Result]) -> None:
-        in_turn = False
+        acquired = False
         try:
-            in_turn = self._turn.acquire(timeout=_PATIENCE)  # out of turn where the one before is stuck
-            time.sleep(0)  # whoever is ready to join now, joins; while SQLite works, nobody in this process can
+            acquired = self._executing.acquire(timeout=_MAX_WAIT)
+            time.sleep(0)  # lets greenlets that are ready join; while SQLite executes, none can run
             self._close(batch)
-            results = self._work(batch.items)
+            results = self._execute(batch.items)
             if len(results) != len(batch.items):
                 raise RuntimeError(f"{len(results)} results for {len(batch.items)} items")
             batch.results = results
         except Exception as error:
             batch.error = error
-        finally:  # also where this leader is being killed
+        finally:  # also when this greenlet is killed
             self._close(batch)
-            if in_turn:
-                self._turn.release()
-            batch.over.set()
+            if acquired:
+                self._executing.release()
+            batch.finished.set()
 
     def _close(self, batch: _Batch[Item, Result]) -> None:
-        """Let nobody join any more."""
+        """Let no further item join."""
         with self._joining:
             if self._open is batch:
                 self._open = None
 
 
-class PerDatabase(Generic[Thing]):
-    """Makes the thing when it is first asked for, and forgets it with the database's engine."""
+class PerEngine(Generic[Value]):
+    """A value for each database engine, created at its first use: tests work with several databases in one process."""
 
-    def __init__(self, make: Callable[[], Thing]) -> None:
-        self._make = make
-        self._things: WeakKeyDictionary[Engine, Thing] = WeakKeyDictionary()
+    def __init__(self, create: Callable[[], Value]) -> None:
+        self._create = create
+        self._values: WeakKeyDictionary[Engine, Value] = WeakKeyDictionary()
 
-    def get(self) -> Thing:
-        """The current application's."""
+    def get(self) -> Value:
+        """The value for the current application's engine."""
         engine = db.engine
-        thing = self._things.get(engine)
-        return self._things.setdefault(engine, self._make()) if thing is None else thing
+        value = self._values.get(engine)
+        return self._values.setdefault(engine, self._create()) if value is None else value

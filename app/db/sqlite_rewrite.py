@@ -1,39 +1,39 @@
-"""Freeing a SQLite database of what was deleted or overwritten in it."""
+"""Removing deleted and overwritten data from a SQLite file and its write-ahead log."""
 
 import sqlite3
 import time
 
 from app.db.engine import db
 
-_TRIES = 5
-_PAUSE = 0.1  # seconds between two tries, in which other requests of this process go on
-_BUSY_TIMEOUT = 50  # milliseconds; a longer wait would stop the whole worker, and with it whom it waits for
+_ATTEMPTS = 5
+_PAUSE = 0.1  # seconds between two attempts; other requests of this process run meanwhile
+_BUSY_TIMEOUT = 50  # milliseconds; SQLite's wait blocks the whole worker, which may hold the lock itself
 
 
-def rewrite_file(largest: float) -> bool:
-    """Rewrite the database's file and empty its write-ahead log; whether it was done.
+def rewrite_file(*, max_bytes: float) -> bool:
+    """Rewrite the database file (VACUUM) and truncate its write-ahead log. Returns False if that was not possible.
 
-    `secure_delete` overwrites what is deleted, but not the copies that are left where rows were moved between pages
-    (150 erased orders of 600 left five), and old pages stay in the log until it is truncated. It takes seconds a
-    gigabyte, in which this process does nothing else and no process writes. It is not done where the file has more than
-    `largest` bytes, or where others keep reading or writing.
+    `secure_delete` overwrites deleted rows, but not the copies that remain when SQLite moves rows between pages (five,
+    after 150 of 600 orders were erased), and old pages remain in the log until it is truncated. VACUUM takes seconds a
+    gigabyte, blocks this process and excludes all writers. It is not done if the file has more than `max_bytes`, or if
+    other connections keep reading or writing.
     """
     pooled = db.engine.raw_connection()
-    pooled.detach()  # its setting below is not for the pool, and a Connection would put it into a transaction
+    pooled.detach()  # keeps the changed busy_timeout out of the pool
     connection = pooled.dbapi_connection
     assert isinstance(connection, sqlite3.Connection)
     try:
         connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT}")
-        return _size(connection) <= largest and _rewrite(connection)
+        return _size(connection) <= max_bytes and _rewrite(connection)
     finally:
         connection.close()
 
 
 def _rewrite(connection: sqlite3.Connection) -> bool:
-    for attempt in range(_TRIES):
+    for attempt in range(_ATTEMPTS):
         time.sleep(_PAUSE if attempt else 0)
-        # Tried first: while a reader keeps the log from being emptied, rewriting the file would only make it longer.
-        if _empty_log(connection) and _vacuum(connection) and _empty_log(connection):
+        # The log is truncated first: VACUUM writes to it, so while a reader prevents that, it would only grow.
+        if _truncate_log(connection) and _vacuum(connection) and _truncate_log(connection):
             return True
     return False
 
@@ -53,6 +53,6 @@ def _vacuum(connection: sqlite3.Connection) -> bool:
     return True
 
 
-def _empty_log(connection: sqlite3.Connection) -> bool:
+def _truncate_log(connection: sqlite3.Connection) -> bool:
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not busy

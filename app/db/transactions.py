@@ -1,4 +1,4 @@
-"""Transactions of many statements: changes of many orders at once, and reads that take their time."""
+"""Transactions, and the one retry of what the database interrupts."""
 
 import random
 import time
@@ -16,11 +16,11 @@ from app.db.errors import DATABASE_ERRORS, is_connection_unusable, is_lost_conne
 
 Result = TypeVar("Result")
 
-_REPEATS = 2
-_LONGEST_PAUSE = 0.05  # seconds before the first repeat, at most; jitter keeps the victims of one deadlock apart
-# Seconds an attempt may have taken. PostgreSQL finds a deadlock after 1; a server that does not answer is given up
-# after 2 or more, and to wait for it twice would take too much of the 10 seconds in which a request is answered.
-_REPEATED_WITHIN = 1.8
+_RETRIES = 2
+_BACKOFF = 0.05  # seconds before the first retry, at most; the jitter separates the transactions of one deadlock
+# An attempt that took longer is not repeated. PostgreSQL detects a deadlock after 1 s. An unresponsive server is given
+# up after 2 s or more, and a second wait for it would exceed the 10 s in which every request is answered.
+_RETRY_WITHIN = 1.8  # seconds
 
 
 def _always(_error: BaseException) -> bool:
@@ -28,36 +28,36 @@ def _always(_error: BaseException) -> bool:
 
 
 def with_retry(work: Callable[[], Result], *, is_repeatable: Callable[[BaseException], bool] = _always) -> Result:
-    """Do the work, and do it again where the database broke it off: a lost connection, a deadlock, a read-only server.
+    """Run `work`, and run it again after a transient error: a lost connection, a deadlock, a read-only server.
 
-    After a lost connection nobody knows whether a statement was carried out: `is_repeatable` tells for an error whether
-    the work may then be done twice, as every read may. Raises the error of the last attempt.
+    After a lost connection it is unknown whether a statement was executed. `is_repeatable` decides for an error whether
+    the work may run twice, as every read may. Raises the error of the last attempt.
     """
-    for attempt in range(_REPEATS):
+    for attempt in range(_RETRIES):
         started = time.monotonic()
         try:
             return work()
         except DATABASE_ERRORS as error:
-            too_late = time.monotonic() - started > _REPEATED_WITHIN
+            too_late = time.monotonic() - started > _RETRY_WITHIN
             if too_late or not is_transient(error) or not is_repeatable(error):
                 raise
-        time.sleep(random.uniform(0, _LONGEST_PAUSE) * 2**attempt)  # jitter  # nosec B311
+        time.sleep(random.uniform(0, _BACKOFF) * 2**attempt)  # nosec B311
     return work()
 
 
 @event.listens_for(Engine, "handle_error")
-def _discard_connections(context: ExceptionContext) -> None:
-    # SQLAlchemy then discards this connection, and every other that the pool opened before now: what ended one of them
-    # ended them all, and after a failover none of them leads to the new primary.
+def _invalidate_connections(context: ExceptionContext) -> None:
+    # SQLAlchemy then discards this connection and all that the pool opened before: the same failure has ended them too,
+    # and after a failover none of them leads to the new primary.
     if is_connection_unusable(context.original_exception):
         context.is_disconnect = True
 
 
 def in_transaction(work: Callable[[], Result]) -> Result:
-    """Do the work in one transaction, all of it or none.
+    """Run `work` in one transaction of `db.session`, and commit it.
 
-    It is begun again when the database broke it off before the commit, since then nothing is stored. A commit whose
-    connection was lost is not: nobody knows whether it was carried out, and the caller must find out.
+    A transaction that the database aborts is repeated. A COMMIT whose connection is lost is not: it is unknown whether
+    it was executed, and the caller must find out.
     """
     committing = False
 
@@ -74,10 +74,10 @@ def in_transaction(work: Callable[[], Result]) -> Result:
 
 
 def read_rows(query: Executable) -> Sequence[Row[Any]]:
-    """The rows of a query in a read-only transaction of its own, repeated where the connection was lost.
+    """The rows of a query, read in a read-only transaction of its own, with the time limits of a request.
 
-    It takes no lock that a writer could hold. Ended by a COMMIT: after a ROLLBACK the driver forgets every statement
-    that the connection has prepared.
+    It waits for no writer's lock. It ends with COMMIT: after a ROLLBACK psycopg forgets the prepared statements of the
+    connection.
     """
 
     def read() -> Sequence[Row[Any]]:
@@ -92,17 +92,17 @@ def consistent_read(*, statement_timeout: int | None) -> Iterator[Session]:
     """A read-only session that sees one snapshot of the database. It takes no lock that a writer waits for.
 
     `statement_timeout` is the limit of one statement in seconds, in place of the one that requests have. None, no
-    limit, is for commands only: a server that stops answering is then waited for without end.
+    limit, is for commands only: they wait for an unresponsive server without end.
     """
     with Session(db.engine.execution_options(read_only=True)) as session:
-        driver = session.connection().connection.dbapi_connection
-        if not isinstance(driver, BoundedConnection):
+        connection = session.connection().connection.dbapi_connection
+        if not isinstance(connection, BoundedConnection):
             yield session
             return
         session.execute(text(f"SET LOCAL statement_timeout = {1000 * (statement_timeout or 0)}"))
-        usual = driver.answer_within
-        driver.answer_within = None if statement_timeout is None else statement_timeout + 1
+        usual = connection.response_timeout
+        connection.response_timeout = None if statement_timeout is None else statement_timeout + 1
         try:
             yield session
         finally:
-            driver.answer_within = usual
+            connection.response_timeout = usual

@@ -7,26 +7,26 @@ from sqlalchemy import JSON, ColumnElement, DateTime, Dialect, String, Text, cas
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
-# Ids travel as lower-case text with dashes everywhere in Python; PostgreSQL keeps 16 bytes, SQLite the text.
+# In Python, ids are lower-case text with dashes. PostgreSQL stores 16 bytes, SQLite the text.
 UUID = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 
-# None is SQL's NULL, never JSON's.
+# None is SQL's NULL, never JSON's null.
 JSON_VALUE = JSON(none_as_null=True)
 
 
 def rfc3339(moment: datetime) -> str:
-    """An aware UTC time with exactly six fractional digits and Z, so that text order is time order."""
+    """RFC 3339 text of an aware UTC time, with six fractional digits and Z, so that it sorts by time."""
     return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def read_timestamp(stored: datetime | str) -> datetime:
-    """A moment as it is stored: RFC 3339 text in SQLite and in documents, PostgreSQL's time in the session's zone."""
+    """A stored time in UTC: RFC 3339 text in SQLite and in order documents, otherwise timestamptz."""
     moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
     return moment.astimezone(UTC)
 
 
 class Timestamp(TypeDecorator[datetime]):
-    """A moment in UTC, to the microsecond. SQLite has no such type: RFC 3339 text there, which sorts the same."""
+    """An aware UTC time with microseconds: timestamptz on PostgreSQL, RFC 3339 text on SQLite."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,9 +42,9 @@ class Timestamp(TypeDecorator[datetime]):
 
 
 class Document(UserDefinedType[str]):
-    """A finished JSON document, kept byte for byte and read as text: it is handed out again, never parsed.
+    """A JSON document that is stored and read as text, byte for byte.
 
-    PostgreSQL's `json` keeps the text as it came (`jsonb` does not) and can still be queried.
+    PostgreSQL's `json` preserves the text, which `jsonb` does not, and can be queried.
     """
 
     cache_ok = True

@@ -232,7 +232,7 @@ def _finish(any_size: bool) -> None:
     if not rows:
         return
     if db.engine.dialect.name == "sqlite" and any(row.orders for row in rows):
-        if not rewrite_file(math.inf if any_size else REWRITE_MAX):
+        if not rewrite_file(max_bytes=math.inf if any_size else REWRITE_MAX):
             return
     finished = (
         update(Erasure)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from app.db.engine import db
-from app.db.group_commit import PerDatabase
+from app.db.group_commit import PerEngine
 from app.db.statement import rows_within
 from app.db.transactions import consistent_read, with_retry
 from app.models.principal import Principal
@@ -92,7 +92,7 @@ def _page_query(given: frozenset[str], descending: bool) -> Any:
 
 
 # Exports wait for their pages in a queue of their own: half of the connections stay with the other requests.
-_READERS = PerDatabase(lambda: Semaphore(_half_of_the_connections()))
+_READERS = PerEngine(lambda: Semaphore(_half_of_the_connections()))
 
 
 def _half_of_the_connections() -> int:

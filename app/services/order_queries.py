@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from app.db.engine import db
-from app.db.group_commit import GroupCommit, PerDatabase
+from app.db.group_commit import GroupCommit, PerEngine
 from app.db.statement import Statement, json_rows, rows_within
 from app.db.types import UUID, read_timestamp, rfc3339
 from app.errors import OrderNotFound
@@ -53,7 +53,7 @@ class OrderKey:
 
 def find_snapshot(wanted: OrderKey) -> Snapshot:
     """Find one order, together with those that other requests want at the same moment."""
-    return _LOOKUPS.get().call(wanted)
+    return _LOOKUPS.get().submit(wanted)
 
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
@@ -114,7 +114,7 @@ def _on_sqlite() -> Statement:
 
 
 _STATEMENTS = {"postgresql": _on_postgresql(), "sqlite": _on_sqlite()}
-_LOOKUPS = PerDatabase(lambda: GroupCommit[OrderKey, Snapshot](_find, most=_TOGETHER))
+_LOOKUPS = PerEngine(lambda: GroupCommit[OrderKey, Snapshot](_find, max_batch=_TOGETHER))
 
 
 _PAGE_BYTES = 1024 * 1024

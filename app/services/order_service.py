@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_unavailable
-from app.db.group_commit import GroupCommit, PerDatabase
+from app.db.group_commit import GroupCommit, PerEngine
 from app.errors import (
     DuplicateExternalRef,
     IdempotencyKeyReused,
@@ -48,7 +48,7 @@ def create_order(request: CreateRequest) -> StoredOrder:
     """
     request.principal.require_own_customer(request.data["customer_id"])
     for _ in range(_NUMBER_ATTEMPTS):
-        outcome = _CREATIONS.get().call(new_order(request))
+        outcome = _CREATIONS.get().submit(new_order(request))
         if isinstance(outcome, StoredOrder):
             return outcome
         if outcome is not None:
@@ -205,4 +205,4 @@ def _judge_collision(order: NewOrder, collisions: Conflicts) -> Outcome | None:
 
 
 # Commits the creations of this process together.
-_CREATIONS = PerDatabase(lambda: GroupCommit[NewOrder, Outcome | None](_store, most=_TOGETHER))
+_CREATIONS = PerEngine(lambda: GroupCommit[NewOrder, Outcome | None](_store, max_batch=_TOGETHER))

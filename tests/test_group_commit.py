@@ -1,0 +1,183 @@
+"""Group commit: concurrent calls share executions, and every caller gets its own result."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.db.group_commit import GroupCommit
+
+
+class Killed(BaseException):
+    """As GreenletExit, with which a server kills a greenlet."""
+
+
+def doubled(items: Sequence[int]) -> list[int]:
+    time.sleep(0.002)
+    return [2 * item for item in items]
+
+
+def concurrently(count: int, call: Callable[[int], object]) -> list[object]:
+    """The results of `count` concurrent calls; what a call raises is its result."""
+
+    def outcome(item: int) -> object:
+        try:
+            return call(item)
+        except BaseException as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(outcome, range(count)))
+
+
+def test_a_lone_caller_is_not_delayed() -> None:
+    calls: list[Sequence[int]] = []
+    group = GroupCommit[int, int](lambda items: calls.append(items) or doubled(items), max_batch=10)
+
+    assert group.submit(21) == 42
+    assert calls == [[21]]
+
+
+def test_concurrent_callers_share_executions_and_get_their_own_results() -> None:
+    sizes: list[int] = []
+    group = GroupCommit[int, int](lambda items: sizes.append(len(items)) or doubled(items), max_batch=1000)
+
+    results = concurrently(200, group.submit)
+
+    assert results == [2 * item for item in range(200)]
+    assert len(sizes) < 100
+
+
+def test_no_batch_exceeds_its_maximum() -> None:
+    sizes: list[int] = []
+    group = GroupCommit[int, int](lambda items: sizes.append(len(items)) or doubled(items), max_batch=3)
+
+    assert concurrently(50, group.submit) == [2 * item for item in range(50)]
+    assert max(sizes) <= 3
+
+
+def test_an_error_is_raised_for_the_callers_of_its_batch_only() -> None:
+    def execute(items: Sequence[int]) -> list[int]:
+        time.sleep(0.001)
+        if 13 in items:
+            raise ValueError("poison")
+        return list(items)
+
+    group = GroupCommit[int, int](execute, max_batch=1)
+
+    results = concurrently(30, group.submit)
+
+    assert [item for item, result in enumerate(results) if isinstance(result, ValueError)] == [13]
+    assert group.submit(1) == 1
+
+
+def test_too_few_results_are_an_error() -> None:
+    group = GroupCommit[int, int](lambda items: [], max_batch=10)
+
+    with pytest.raises(RuntimeError, match="0 results for 1 items"):
+        group.submit(1)
+
+
+def test_the_other_callers_of_a_killed_leader_get_their_results() -> None:
+    killed = threading.Event()
+    started = threading.Event()
+    seen: list[int] = []
+
+    def execute(items: Sequence[int]) -> list[int]:
+        seen.extend(items)
+        if not killed.is_set():
+            started.set()
+            time.sleep(0.05)  # the other callers join, some of them the next batch
+            killed.set()
+            raise Killed
+        return doubled(items)
+
+    group = GroupCommit[int, int](execute, max_batch=1000)
+
+    results = concurrently(20, group.submit)
+
+    assert [type(result) for result in results].count(Killed) == 1
+    assert all(result == 2 * item for item, result in enumerate(results) if not isinstance(result, Killed))
+    assert group.submit(5) == 10
+
+
+def test_a_stuck_batch_does_not_block_later_ones() -> None:
+    release = threading.Event()
+
+    def execute(items: Sequence[int]) -> list[int]:
+        if 0 in items:
+            release.wait(10)
+        return doubled(items)
+
+    group = GroupCommit[int, int](execute, max_batch=1)
+    stuck = threading.Thread(target=group.submit, args=(0,))
+    stuck.start()
+    time.sleep(0.15)  # longer than a leader waits for the batch before its own
+
+    try:
+        assert concurrently(10, lambda item: group.submit(item + 1)) == [2 * (item + 1) for item in range(10)]
+        assert stuck.is_alive()
+    finally:
+        release.set()
+        stuck.join()
+    assert group.submit(3) == 6
+
+
+UNDER_GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import gevent, random, time
+from app.db.group_commit import GroupCommit
+
+sizes = []
+def execute(items):
+    sizes.append(len(items))
+    gevent.sleep(random.random() / 100)
+    return [2 * item for item in items]
+
+group = GroupCommit(execute, max_batch=40)
+greenlets = [gevent.spawn(group.submit, item) for item in range(500)]
+gevent.sleep(0.005)
+for victim in greenlets[::50]:  # leaders and others
+    victim.kill()
+gevent.joinall(greenlets, timeout=20)
+results = [greenlet.value for i, greenlet in enumerate(greenlets) if i % 50]
+assert results == [2 * i for i in range(500) if i % 50], results
+assert len(sizes) < 60, sizes
+assert group.submit(7) == 14
+"""
+
+
+def test_greenlets_share_executions_and_survive_the_killing_of_others() -> None:
+    answer = subprocess.run([sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=60)
+
+    assert answer.returncode == 0, answer.stderr
+
+
+BLOCKING = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from app.db.group_commit import GroupCommit
+
+sleep = monkey.get_original("time", "sleep")
+sizes = []
+def execute(items):
+    sizes.append(len(items))
+    sleep(0.001)  # blocks the process, as SQLite does
+    return items
+
+group = GroupCommit(execute, max_batch=40)
+greenlets = [gevent.spawn(group.submit, item) for item in range(120)]
+gevent.joinall(greenlets, timeout=20)
+assert [greenlet.value for greenlet in greenlets] == list(range(120))
+assert len(sizes) <= 6, sizes
+"""
+
+
+def test_greenlets_that_are_ready_share_an_execution_that_blocks_the_process() -> None:
+    answer = subprocess.run([sys.executable, "-c", BLOCKING], capture_output=True, text=True, timeout=60)
+
+    assert answer.returncode == 0, answer.stderr
