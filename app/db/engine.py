@@ -1,4 +1,4 @@
-"""The database engine: Flask-SQLAlchemy and Flask-Migrate, the pool, and what every connection is set to."""
+"""The database engine: Flask-SQLAlchemy, Flask-Migrate, the connection pool, SQLite's pragmas, and BEGIN."""
 
 import random
 import sqlite3
@@ -18,12 +18,12 @@ from sqlalchemy.orm import DeclarativeBase
 from app.config import ROOT
 from app.db.connection import connect_arguments, explain_refusal, open_connection, prepare_session
 
-SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a write waits for another process's
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two tries
+SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a writer waits for the writer of another process
+_MIN_PAUSE, _MAX_PAUSE = 0.001, 0.05  # seconds between two attempts to get SQLite's lock
 
 
 class Base(DeclarativeBase):
-    """Base of all models. Constraint names are fixed, so that a later migration can name what it changes."""
+    """Base of all models. The naming convention gives every constraint a name that migrations can refer to."""
 
     metadata = MetaData(
         naming_convention={
@@ -40,7 +40,7 @@ migrate = Migrate()
 
 
 def init_app(app: Flask) -> None:
-    """Bind the database and its migrations to the application."""
+    """Set up Flask-SQLAlchemy and Flask-Migrate for the application."""
     config = app.config
     options = engine_options(
         config["DATABASE_URL"], pool_size=config["DATABASE_POOL_SIZE"], pooler=config["DATABASE_POOLER"]
@@ -52,9 +52,9 @@ def init_app(app: Flask) -> None:
 
 
 def _close_at_exit(app: Flask) -> None:
-    """Close the application's connections when the process ends, or when the application is forgotten before.
+    """Close the application's connections when the process ends, or when the application is garbage-collected.
 
-    The last connection to SQLite writes the write-ahead log back, so that the file alone is the whole database.
+    The last connection to SQLite checkpoints the write-ahead log and removes it.
     """
     with app.app_context():
         weakref.finalize(app, db.engine.dispose)
@@ -63,22 +63,22 @@ def _close_at_exit(app: Flask) -> None:
 def engine_options(url: str, *, pool_size: int, pooler: str = "") -> dict[str, Any]:
     """Pool and driver settings for a database URL.
 
-    Both drivers are left in autocommit, and a transaction is begun by name (below): the fast paths are single
-    statements, and a BEGIN and COMMIT around each would cost two more round trips.
+    Both drivers are in autocommit mode: most requests are a single statement, and a BEGIN and a COMMIT would cost two
+    more round trips. `_begin_transaction` begins a transaction explicitly where there are several statements.
     """
     pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 2, "pool_use_lifo": True}
-    pool["pool_reset_on_return"] = None  # _end_transaction below does it, where there is one to end
-    pool["hide_parameters"] = True  # an error is logged, and they are personal data
+    pool["pool_reset_on_return"] = None  # _roll_back_open_transaction replaces it
+    pool["hide_parameters"] = True  # errors are logged, and parameters contain personal data
     if url.startswith("sqlite"):
-        # SQLite's own wait for a lock would stop the whole worker, so _execute_when_unlocked does it. A writer waits
-        # with its connection: the others must not leave none to the readers.
+        # timeout 0: SQLite's own wait for a lock would block the whole worker; _execute_when_unlocked waits instead.
+        # Writers hold a connection while they wait, so the overflow keeps connections available to readers.
         return pool | {"max_overflow": 100, "connect_args": {"isolation_level": None, "timeout": 0}}
     return pool | {"connect_args": connect_arguments(make_url(url).query, pooler=pooler)}
 
 
 @event.listens_for(Engine, "do_connect")
 def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
-    """A connection for PostgreSQL; None leaves it to the driver."""
+    """Open PostgreSQL connections with `open_connection`; None lets SQLAlchemy open SQLite's."""
     if dialect.name != "postgresql":
         return None
     try:
@@ -90,10 +90,10 @@ def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
 @event.listens_for(Engine, "connect")
 def _prepare_connection(connection: Any, _record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
-        # FULL: with NORMAL a power cut takes acknowledged orders with it (the log is not synced at commit).
-        # secure_delete, which is not every build's default: what a change or an erasure frees is overwritten.
+        # synchronous=NORMAL does not sync the log at commit, so a power failure would lose acknowledged orders.
+        # secure_delete, which not every build has by default, overwrites what a change or an erasure deletes.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-            _execute_when_unlocked(connection, f"PRAGMA {pragma}", within=SQLITE_LOCK_TIMEOUT)
+            _execute_when_unlocked(connection, f"PRAGMA {pragma}", timeout=SQLITE_LOCK_TIMEOUT)
         return
     try:
         prepare_session(connection)
@@ -102,12 +102,12 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
         raise
 
 
-def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, within: float) -> None:
-    """Try until no other process holds the lock, at most so many seconds; a worker's other requests go on meanwhile.
+def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, timeout: float) -> None:
+    """Execute `sql` once no other process holds SQLite's lock. Other requests of the worker run meanwhile.
 
-    Raises sqlite3.OperationalError (SQLITE_BUSY).
+    Raises sqlite3.OperationalError (SQLITE_BUSY) after `timeout` seconds.
     """
-    deadline, pause = time.monotonic() + within, _SHORTEST_PAUSE
+    deadline, pause = time.monotonic() + timeout, _MIN_PAUSE
     while True:
         try:
             connection.execute(sql)
@@ -115,18 +115,18 @@ def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, within: 
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                 raise
-        time.sleep(random.uniform(0.5, 1) * pause)  # jitter  # nosec B311
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        time.sleep(random.uniform(0.5, 1) * pause)  # nosec B311
+        pause = min(2 * pause, _MAX_PAUSE)
 
 
 @event.listens_for(Pool, "reset")
-def _end_transaction(connection: Any, record: Any, _state: Any) -> None:
-    # The pool would roll back every time, for 30 µs a request; the fast paths have no transaction.
+def _roll_back_open_transaction(connection: Any, record: Any, _state: Any) -> None:
+    # pool_reset_on_return would roll back every time, which costs 30 µs a request; most requests open no transaction.
     if isinstance(connection, sqlite3.Connection):
         in_transaction = connection.in_transaction
     else:
         status = connection.pgconn.transaction_status
-        if status == TransactionStatus.UNKNOWN:  # broken: the server, if it is there, has ended the transaction
+        if status == TransactionStatus.UNKNOWN:  # the connection is broken, and the server has rolled back
             record.invalidate()
             return
         in_transaction = status != TransactionStatus.IDLE
@@ -135,7 +135,7 @@ def _end_transaction(connection: Any, record: Any, _state: Any) -> None:
 
 
 @event.listens_for(Engine, "begin")
-def _begin(connection: Connection) -> None:
+def _begin_transaction(connection: Connection) -> None:
     options = connection.get_execution_options()
     read_only = options.get("read_only", False)
     driver = connection.connection.dbapi_connection
@@ -144,5 +144,6 @@ def _begin(connection: Connection) -> None:
     elif read_only:
         driver.execute("BEGIN")
     else:
-        # IMMEDIATE: a transaction that reads first and writes later cannot wait for another writer, it fails at once.
-        _execute_when_unlocked(driver, "BEGIN IMMEDIATE", within=options.get("lock_timeout", SQLITE_LOCK_TIMEOUT))
+        # IMMEDIATE waits for other writers here. A deferred transaction that writes after it has read cannot wait, and
+        # fails at once with SQLITE_BUSY.
+        _execute_when_unlocked(driver, "BEGIN IMMEDIATE", timeout=options.get("lock_timeout", SQLITE_LOCK_TIMEOUT))

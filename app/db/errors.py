@@ -1,4 +1,4 @@
-"""What a database error means: the few kinds that the service answers in its own way."""
+"""Classification of database errors: duplicate, lock timeout, lost connection, unavailable and others."""
 
 import sqlite3
 
@@ -17,20 +17,21 @@ class UnsuitableDatabase(StartupError):
     """
 
 
-# PostgreSQL's error codes, appendix A.
+# SQLSTATE codes (PostgreSQL documentation, appendix A).
 _TRANSIENT = {"40001", "40P01", "53300"}  # serialization failure, deadlock, too many connections
-_CONNECTION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}  # by an administrator, a crash, a time limit
+# Connection ended by an administrator, a crash, a time limit.
+_CONNECTION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 _READ_ONLY = "25006"
 _LOCK_TIMEOUT = "55P03"
 _DUPLICATE = "23505"
-_OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of memory: another try would not help
+_OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of memory: a retry would not help
 
 DatabaseError = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout | StaleDataError | UnsuitableDatabase
 DATABASE_ERRORS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout, StaleDataError, UnsuitableDatabase)
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Whether another writer held a row (PostgreSQL) or the file (SQLite) for too long."""
+    """Whether another writer held the lock of a row (PostgreSQL) or of the file (SQLite) for too long."""
     return is_file_locked(error) or getattr(_driver_error(error), "sqlstate", None) == _LOCK_TIMEOUT
 
 
@@ -43,25 +44,25 @@ def is_duplicate(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same statement may well succeed at once: a deadlock's victim, a version that another writer took
-    first, a lost connection, a read-only server (the next connection may find the primary), or SQLite's file locked."""
+    """Whether an immediate retry may succeed: after a deadlock, a version conflict, a lost connection, a read-only
+    server (the next connection may reach the primary), or while SQLite's file is locked."""
     if isinstance(error, StaleDataError) or is_connection_unusable(error) or is_file_locked(error):
         return True
     return getattr(_driver_error(error), "sqlstate", None) in _TRANSIENT
 
 
 def is_file_locked(error: BaseException) -> bool:
-    """Whether another process kept SQLite's file locked for too long."""
+    """Whether another process held SQLite's lock for too long."""
     return _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_missing_file(error: BaseException) -> bool:
-    """Whether SQLite could not open its file, most often since there is no such directory."""
+    """Whether SQLite could not open its file, usually because the directory does not exist."""
     return _sqlite_code(error) == sqlite3.SQLITE_CANTOPEN
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether the connection broke or fell silent, so that nobody knows if the statement was carried out."""
+    """Whether the connection broke or timed out, so that it is unknown whether the statement was executed."""
     error = _driver_error(error)
     if not isinstance(error, psycopg.Error):
         return False
@@ -71,17 +72,17 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether the server refused to write: a standby, or what was the primary before a failover. Nothing is stored."""
+    """Whether the server is read-only: a standby, or the former primary after a failover. Nothing is stored."""
     return getattr(_driver_error(error), "sqlstate", None) == _READ_ONLY
 
 
 def is_connection_unusable(error: BaseException) -> bool:
-    """Whether the connection, and those opened before it, are of no further use."""
+    """Whether this connection and all older ones have to be discarded."""
     return is_lost_connection(error) or is_read_only(error)
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether the database could not answer now, but may later: away, locked, too slow, full, or not the right one."""
+    """Whether the failure is temporary: the database is unreachable, locked, too slow, full, or not the right one."""
     if isinstance(error, (PoolTimeout, UnsuitableDatabase)) or is_lock_timeout(error) or is_transient(error):
         return True
     if _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_missing_file(error):
@@ -90,10 +91,10 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def loggable_message(error: BaseException) -> str:
-    """What a database error says, without the data it is about; empty where that cannot be told apart.
+    """The error's message without personal data; empty if the message may contain some.
 
-    PostgreSQL quotes the row below the first line, and values in the first line of data exceptions (class 22). SQLite
-    quotes search expressions in its errors of no other kind. Any other error may quote anything.
+    PostgreSQL quotes the row after the first line, and values in the first line of data exceptions (class 22). SQLite
+    quotes search expressions in errors without a more specific code. Errors from elsewhere may quote anything.
     """
     if not isinstance(error, DATABASE_ERRORS):
         return ""
@@ -107,7 +108,7 @@ def loggable_message(error: BaseException) -> str:
 
 
 def _sqlite_code(error: BaseException) -> int:
-    """SQLite's primary result code; 0 for another error, also one of the driver itself."""
+    """SQLite's primary result code; 0 for all other errors."""
     return getattr(_driver_error(error), "sqlite_errorcode", 0) & 0xFF
 
 
