@@ -1,9 +1,11 @@
 """The Idempotency-Key on every action that is posted: kept also where the action changes nothing."""
 
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -212,6 +214,23 @@ def test_a_change_that_comes_first_is_seen_by_one_that_would_have_changed_nothin
 
     assert (first.json["hold"], first.json["version"]) == (None, 3)
     assert act(client, path, "release", Idempotency_Key="k-1").data == first.data
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", NO_CHANGE)
+def test_an_action_that_changes_nothing_waits_for_another_process_that_writes(
+    app: Flask, client: FlaskClient, database_url: str, name: str
+) -> None:
+    body = NO_CHANGE[name][0]
+    path = unchanged_order(client, name, body)
+    with ThreadPoolExecutor(1) as threads, closing(sqlite3.connect(database_url[10:], isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = threads.submit(lambda: act(app.test_client(), path, name, body, Idempotency_Key="k-1"))
+        time.sleep(1)
+        assert not answer.done(), answer.result().text
+        other.execute("ROLLBACK")
+
+        assert answer.result().status_code == 200
 
 
 @on_postgresql
