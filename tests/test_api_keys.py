@@ -166,7 +166,7 @@ def test_a_key_that_was_refused_is_not_looked_up_again(
 def test_the_keys_that_were_refused_take_a_bounded_place(
     secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.http.auth._REMEMBERED", 5)
+    monkeypatch.setattr("app.http.auth._CACHE_SIZE", 5)
     keys = [api_key_service.with_checksum(made_up()[:-8]) for _ in range(20)]
     good = api_key(secure_app, "orders:read")
 

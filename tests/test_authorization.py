@@ -232,7 +232,7 @@ def test_a_customer_acts_for_nobody_else(secure_client: FlaskClient, order_id: s
 @pytest.mark.parametrize("scope", ["events:read", "webhooks:manage"])
 def test_a_customers_token_has_no_scope_that_sees_beyond_one_customer(secure_app: Flask, scope: str) -> None:
     with secure_app.test_request_context(headers=bearer(token(scope=scope))):
-        principal = secure_app.extensions["auth"].principal()
+        principal = secure_app.extensions["authorization"].authenticator.authenticate()
 
     assert (principal.customer_id, principal.scopes) == ("c-1", frozenset())
 
@@ -253,17 +253,8 @@ def test_a_route_that_does_not_say_whom_it_lets_in_stops_the_start(
     original = auth.init_app
     monkeypatch.setattr(auth, "init_app", init_app)
 
-    with pytest.raises(StartupError, match="The route undeclared has no scope"):
+    with pytest.raises(StartupError, match="The route undeclared declares no scope"):
         create_app({"DATABASE_URL": database_url, "AUTH": "off"})
-
-
-def test_no_blueprint_has_hooks_or_error_handlers_of_its_own(app: Flask) -> None:
-    """They would not be called: app.http.application spares every request the look for them."""
-    for of_blueprints in (
-        app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs, app.error_handler_spec,
-        app.url_value_preprocessors,
-    ):  # fmt: skip
-        assert {name for name, functions in of_blueprints.items() if functions} <= {None}
 
 
 def test_a_route_that_comes_later_lets_nobody_in(database_url: str) -> None:

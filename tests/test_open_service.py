@@ -89,7 +89,7 @@ def test_bound_elsewhere_behind_its_back_it_answers_no_stranger_and_says_so(app:
     [told] = [line for line in lines if line["event"] == "authentication is off"]
     assert (told["level"], told["open_to"]) == ("warning", "this machine only")
     [denied] = [line for line in lines if line["event"] == "denied"]
-    assert "this machine only" in denied["reason"]
+    assert "own machine only" in denied["reason"]
 
 
 STRANGERS: dict[str, dict[str, Any]] = {

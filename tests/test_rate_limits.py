@@ -95,13 +95,25 @@ def told(response: Any) -> tuple[int, int, int]:
 def test_a_batch_counts_as_its_orders(limited: Flask, limited_client: FlaskClient, clock: Clock) -> None:
     fits, too_large = batch(limited_client, 3), batch(limited_client, 3)
 
-    assert (told(fits), told(too_large)) == ((200, 2, 12), (429, 2, 12))
+    assert (told(fits), told(too_large)) == ((200, 2, 12), (429, 1, 12))
     assert slug(too_large) == (429, "too-many-requests")
-    assert "counts as 3 requests; 2 of 5" in too_large.json["detail"]
+    assert (
+        "counts as 3 requests, 1 of which has been counted. Of 5 requests a minute, 1 remain"
+        in (too_large.json["detail"])
+    )
     assert stored(limited) == 3
     clock.now += int(too_large.headers["Retry-After"])
     assert told(batch(limited_client, 3)) == (200, 0, 12)
     assert stored(limited) == 6
+
+
+def test_a_refused_batch_counts_as_one_request(limited_client: FlaskClient) -> None:
+    batch(limited_client, 3)
+
+    statuses = [told(batch(limited_client, 4))[:2] for _ in range(4)]
+
+    assert statuses == [(429, 1), (429, 0), (429, 0), (429, 0)]
+    assert requests(limited_client, token(), 1)[0].status_code == 429
 
 
 def test_a_batch_of_more_than_the_whole_share_is_paid_off(
@@ -115,7 +127,7 @@ def test_a_batch_of_more_than_the_whole_share_is_paid_off(
     clock.now += int(refused.headers["Retry-After"])
     [after] = requests(limited_client, token(), 1)
 
-    assert (told(early), early.headers["Retry-After"]) == ((429, 4, 12), "12")
+    assert (told(early), early.headers["Retry-After"]) == ((429, 3, 12), "24")
     assert told(taken) == (200, 0, 48)  # three orders are owed, and the next request is due after them
     assert (told(refused), refused.headers["Retry-After"]) == ((429, 0, 48), "48")
     assert after.status_code == 200
@@ -165,7 +177,7 @@ def test_without_a_limit_nothing_is_counted(secure_client: FlaskClient) -> None:
 def test_a_principal_that_comes_when_all_places_are_taken_is_let_in(database_url: str, clock: Clock) -> None:
     limiter = RateLimiter()
 
-    waits = [limiter.take(f"p-{i}", per_minute=1)[1] for i in range(20_000)]
+    waits = [limiter.count(f"p-{i}", per_minute=1)[1] for i in range(20_000)]
 
     assert set(waits) == {0.0}
 
@@ -173,7 +185,7 @@ def test_a_principal_that_comes_when_all_places_are_taken_is_let_in(database_url
 def test_who_shares_a_file_counts_together(database_url: str, clock: Clock, tmp_path: Any) -> None:
     limiters = [RateLimiter(str(tmp_path / "limits")) for _ in range(3)]
 
-    passed = [limiters[i % 3].take("p", per_minute=20)[1] == 0 for i in range(100)]
+    passed = [limiters[i % 3].count("p", per_minute=20)[1] == 0 for i in range(100)]
 
     assert passed == [True] * 20 + [False] * 80
 

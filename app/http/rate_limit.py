@@ -1,4 +1,7 @@
-"""Each principal's share of the requests, told in the headers of draft-ietf-httpapi-ratelimit-headers; 429 beyond."""
+"""Rate limits of principals: exact over all workers of a machine, a few microseconds a request.
+
+Responses state them in the headers of draft-ietf-httpapi-ratelimit-headers; a request beyond them is answered 429.
+"""
 
 import fcntl
 import math
@@ -18,18 +21,26 @@ from app.errors import TooManyRequests
 from app.models.principal import Principal
 from shared_files import reserve
 
+log = structlog.get_logger()
+
+_SLOT = struct.Struct("<Qd")  # a principal's hash, and its theoretical arrival time
+_SLOTS = 65_536  # 1 MiB: far more principals than call within a minute
+_PROBES = 16  # slots searched for a principal; if all are taken, the principal idle for the longest time is evicted
+_WINDOW = 60.0  # seconds: the quota may be used within them at once or spread
+
 
 def init_app(app: Flask) -> None:
-    """Prepare to count the requests of customers and of services, where they have a limit."""
+    """Count the requests of customers and services, if either has a limit."""
     if app.config["AUTH"] == "required" and (app.config["RATE_LIMIT_CUSTOMERS"] or app.config["RATE_LIMIT_SERVICES"]):
         app.extensions["rate_limiter"] = RateLimiter(os.environ.get("RATE_LIMIT_FILE"))
-        app.after_request(_tell)
+        app.after_request(_add_headers)
 
 
 def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
-    """Count a request of the principal, or one that is worth `cost` of them, `counted` of which have been counted.
+    """Count a request of the principal as `cost` requests, `counted` of which have been counted before.
 
-    Raises TooManyRequests beyond its share. A batch larger than the whole share is let in while all of it is left.
+    Raises TooManyRequests beyond the limit. A batch larger than the whole quota is let through while none of the quota
+    is used.
     """
     limiter: RateLimiter | None = current_app.extensions.get("rate_limiter")
     if limiter is None:
@@ -38,53 +49,43 @@ def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
     limit = current_app.config[f"RATE_LIMIT_{policy.upper()}"]
     if limit == 0:
         return
-    share = limiter.take(principal.id, per_minute=limit, cost=cost, counted=counted)
+    quota = limiter.count(principal.id, per_minute=limit, cost=cost, counted=counted)
     g.rate_limit = {
         "RateLimit-Policy": f'"{policy}";q={limit};w=60',
-        "RateLimit": f'"{policy}";r={share.left};t={math.ceil(share.next_one)}',
+        "RateLimit": f'"{policy}";r={quota.remaining};t={math.ceil(quota.reset)}',
     }
-    if share.wait:
+    if quota.retry_after:
         detail = f"More than {limit} requests per minute."
         if cost > 1:
-            detail = f"The batch counts as {cost} requests; {share.left} of {limit} per minute are left."
-        raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(share.wait)))
+            detail = f"The batch counts as {cost} requests; {quota.remaining} more of {limit} per minute are left."
+        raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(quota.retry_after)))
 
 
-def _tell(response: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     if "rate_limit" in g:
         response.headers.update(g.rate_limit)
     return response
 
 
-log = structlog.get_logger()
+class Quota(NamedTuple):
+    """A principal's quota after a request."""
 
-_SLOT = struct.Struct("<Qd")  # the principal's hash, and its theoretical arrival time
-_SLOTS = 65_536  # 1 MiB: far more principals than call in one minute
-_PROBES = 16  # neighbours a principal may live in; were they all busy, the one that called longest ago would yield
-_WINDOW = 60.0  # seconds: the budget is what a principal may do in them, at once or spread
-
-
-class Share(NamedTuple):
-    """What is left of a principal's budget: requests that would be let in now, the seconds to wait until what has been
-    refused would be (0 unless it was), and the seconds until one more is let in."""
-
-    left: int
-    wait: float
-    next_one: float
+    remaining: int  # requests that would be let through now
+    retry_after: float  # seconds until the refused request would be let through; 0 if it was
+    reset: float  # seconds until one more request is let through
 
 
 class RateLimiter:
-    """A leaky bucket for each principal (the generic cell rate algorithm, ITU-T I.371), in memory that workers share.
+    """A leaky bucket for each principal (generic cell rate algorithm, ITU-T I.371), in memory shared by the workers.
 
-    The state of a principal is one number. The workers of a machine map the same file; a database or Redis would cost a
-    round trip for each request, and be one more thing that can fail. Across machines, each counts for itself.
+    The state of a principal is one number in a file that the workers of a machine map. A database or Redis would cost a
+    round trip a request, and could fail. Each machine counts for itself.
     """
 
     def __init__(self, path: str | None = None) -> None:
-        """Map the file that the workers share; without a path, or where there is no space for a file, count for this
-        process alone."""
+        """Map the shared file. Without a path, or without space for the file, this process counts for itself."""
         size = (_SLOTS + _PROBES) * _SLOT.size
-        self._lock = threading.Lock()  # between threads; the file's lock is between processes
+        self._lock = threading.Lock()  # between threads; the lock of the file is between processes
         self._file: int | None = None
         if path is None or not _reserved(path, size):
             self._memory = mmap.mmap(-1, size)
@@ -93,53 +94,56 @@ class RateLimiter:
         weakref.finalize(self, os.close, self._file)
         self._memory = mmap.mmap(self._file, size)
 
-    def take(self, principal: str, *, per_minute: int, cost: int = 1, counted: int = 0) -> Share:
-        """Count `cost` requests against the budget of the last minute, of which `counted` have been counted before.
+    def count(self, principal: str, *, per_minute: int, cost: int = 1, counted: int = 0) -> Quota:
+        """Count `cost` requests, `counted` of which have been counted before, if all of them are within the limit.
 
-        They are let in together or not at all; what is refused is not counted. More than a whole budget is let in only
-        while all of it is left, and the rest is owed: nothing else is let in until it is paid off.
+        Of a refused request, only what has been counted before stays counted. More requests than a whole quota are let
+        through only while none of it is used, and no other request is until the excess has been made up.
         """
-        # One clock for all processes of a machine, which nobody sets back.
+        # time.monotonic() is one clock for all processes of a machine, and is never set back.
         now, charge = time.monotonic(), _Charge(_WINDOW / per_minute, cost, counted)
         digest = blake2b(principal.encode(), digest_size=8).digest()
-        home = int.from_bytes(digest[:4]) % _SLOTS
+        first_slot = int.from_bytes(digest[:4]) % _SLOTS
         owner = int.from_bytes(digest, "little") or 1
         with self._lock:
             if self._file is None:
-                return self._take(owner, home, charge, now)
-            fcntl.lockf(self._file, fcntl.LOCK_EX, _PROBES, home)
+                return self._apply(charge, owner, first_slot, now)
+            fcntl.lockf(self._file, fcntl.LOCK_EX, _PROBES, first_slot)
             try:
-                return self._take(owner, home, charge, now)
+                return self._apply(charge, owner, first_slot, now)
             finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, _PROBES, home)
+                fcntl.lockf(self._file, fcntl.LOCK_UN, _PROBES, first_slot)
 
-    def _take(self, owner: int, home: int, charge: "_Charge", now: float) -> Share:
-        start, end = home * _SLOT.size, (home + _PROBES) * _SLOT.size
-        states = list(_SLOT.iter_unpack(self._memory[start:end]))
-        own = next((place for place, state in enumerate(states) if state[0] == owner), None)
-        place = min(range(_PROBES), key=lambda place: states[place][1]) if own is None else own
-        arrival, share = charge.apply(states[place][1] if own is not None else now, now)
-        _SLOT.pack_into(self._memory, start + place * _SLOT.size, owner, arrival)
-        return share
+    def _apply(self, charge: "_Charge", owner: int, first_slot: int, now: float) -> Quota:
+        start, end = first_slot * _SLOT.size, (first_slot + _PROBES) * _SLOT.size
+        slots = list(_SLOT.iter_unpack(self._memory[start:end]))
+        own = next((i for i, slot in enumerate(slots) if slot[0] == owner), None)
+        i = min(range(_PROBES), key=lambda i: slots[i][1]) if own is None else own
+        arrival, quota = charge.apply(slots[i][1] if own is not None else now, now)
+        _SLOT.pack_into(self._memory, start + i * _SLOT.size, owner, arrival)
+        return quota
 
 
 class _Charge(NamedTuple):
-    """So many requests at once, at an interval of so many seconds each."""
+    """`cost` requests at once, one of which is allowed each `interval` seconds."""
 
     interval: float
     cost: int
-    counted: int
+    counted: int  # requests of the cost that are in the arrival time already
 
-    def apply(self, arrival: float, now: float) -> tuple[float, Share]:
-        """The theoretical arrival time afterwards, and what is left then."""
-        before = max(now, arrival - self.counted * self.interval)
-        wait = before + min(self.cost * self.interval, _WINDOW) - now - _WINDOW
-        refused = wait > 1e-6
-        after = before if refused else before + self.cost * self.interval
-        room = now + _WINDOW - after  # seconds; below 0 where something is owed
-        left = max(int(room / self.interval + 1e-6), 0)
-        next_one = self.interval if left else self.interval - room
-        return after, Share(left, wait if refused else 0.0, next_one)
+    def apply(self, arrival: float, now: float) -> tuple[float, Quota]:
+        """Return the theoretical arrival time and the quota after the charge."""
+        uncharged = max(now, arrival - self.counted * self.interval)
+        required = now + _WINDOW - min(self.cost * self.interval, _WINDOW)  # the latest arrival time to let it through
+        if uncharged - required <= 1e-6:
+            after, retry_after = uncharged + self.cost * self.interval, 0.0
+        else:
+            after = max(now, arrival)
+            retry_after = after - required
+        room = now + _WINDOW - after  # seconds; negative for an excess
+        remaining = max(int(room / self.interval + 1e-6), 0)
+        reset = self.interval if remaining else self.interval - room
+        return after, Quota(remaining, retry_after, reset)
 
 
 def _reserved(path: str, size: int) -> bool:
