@@ -253,7 +253,7 @@ def test_a_route_that_does_not_say_whom_it_lets_in_stops_the_start(
     original = auth.init_app
     monkeypatch.setattr(auth, "init_app", init_app)
 
-    with pytest.raises(StartupError, match="The route undeclared declares no scope"):
+    with pytest.raises(StartupError, match="The route undeclared has no scope"):
         create_app({"DATABASE_URL": database_url, "AUTH": "off"})
 
 
