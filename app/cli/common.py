@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import click
-from click._termui_impl import ProgressBar
 
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS
@@ -30,12 +29,21 @@ class Age(click.ParamType[timedelta]):
         return timedelta(**{self._UNITS[match[2]]: int(match[1])})
 
 
+class ProgressBar(Protocol):
+    """What the commands use of click's progress bar, whose class click does not export."""
+
+    pos: int  # steps so far
+
+    def update(self, n_steps: int) -> None:
+        """Move the bar forward."""
+
+
 @contextmanager
-def progress_bar(label: str, *, length: int | None) -> Iterator[ProgressBar[Any]]:
+def progress_bar(label: str, *, length: int | None) -> Iterator[ProgressBar]:
     """A progress bar on standard error; None for a length that nobody knows. It is there for people only: what is
     written to a file or a log stays clean of it."""
     unknown = length is None
-    bar: ProgressBar[Any] = click.progressbar(
+    bar = click.progressbar(
         count() if unknown else None,
         length=length,
         label=label,

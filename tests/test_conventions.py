@@ -1,0 +1,71 @@
+"""Conventions of the code that no linter checks."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SOURCES = [*sorted((ROOT / "app").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+# Documented methods of named tuples and of Werkzeug's proxies; the underscore keeps other names free.
+DOCUMENTED = {"_asdict", "_fields", "_get_current_object", "_mapping", "_replace"}
+OWN = {"self", "cls"}
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED
+
+
+def is_own(node: ast.expr) -> bool:
+    """Whether the expression is self, cls or super()."""
+    name = node.func if isinstance(node, ast.Call) else node
+    return isinstance(name, ast.Name) and name.id in OWN | {"super"}
+
+
+def private_attributes(tree: ast.AST) -> Iterator[str]:
+    """Private attributes that are not read from self, cls or super() and that the module does not define."""
+    defined = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_own(node.value)}
+    defined |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.name for node in ast.walk(tree) if isinstance(node, FUNCTION)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value):
+            if node.attr not in defined:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_test_imports_another_test(path: Path) -> None:
+    assert not [module for module in imported_modules(tree_of(path)) if ".test_" in module]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_imports(path: Path) -> None:
+    functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, FUNCTION)]
+
+    assert not [module for function in functions for module in imported_modules(function)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_private_attribute_of_a_library_is_used(path: Path) -> None:
+    tree = tree_of(path)
+
+    assert list(private_attributes(tree)) == []
+    typing_stubs = {"_typeshed"}  # imported by type checkers only
+    modules = [part for module in imported_modules(tree) for part in module.split(".")]
+    assert not [name for name in modules if is_private(name) and name not in typing_stubs]
