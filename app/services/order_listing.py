@@ -8,11 +8,11 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, asc, bindparam, cast, desc, func, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, Integer, Select, asc, bindparam, cast, desc, func, select, tuple_
 from sqlalchemy import Text as SQLText
 from sqlalchemy.orm import aliased
 
-from app.db.statement import Statement
+from app.db.statement import Statement, without_index
 from app.db.types import UUID
 from app.models import Order, OrderEvent, OrderItem
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id, read_order_number
@@ -103,16 +103,15 @@ def _line_of_item(item_id: Any, order_id: Any) -> ColumnElement[int]:
     return select(func.min(item.line)).where(item.order_id == order_id, item.item_id == item_id).scalar_subquery()
 
 
-# How an order is held against a filter. The first two leave one order, or one a principal. The others are written so
-# that no index serves them: the index that serves is the leading filter's, below, whatever the statistics say.
-_NOTHING: ColumnElement[str] = literal_column("''")
+# The conditions of the filters. Number and reference select at most one order for each principal. The index that serves
+# a list is the leading filter's (_LEADS), so the conditions of all other filters are written without one.
 _FILTERS: dict[str, ColumnElement[bool]] = {
     "number": Order.number == _parameter("number"),
     "external_ref": Order.external_ref == _parameter("external_ref"),
-    "customer_id": Order.customer_id.concat(_NOTHING) == _parameter("customer_id"),
+    "customer_id": without_index(Order.customer_id) == _parameter("customer_id"),
     "item_id": _line_of_item(_parameter("item_id"), Order.id).is_not(None),
-    "status": Order.status.concat(_NOTHING) == _parameter("status"),
-    "fulfillment_status": Order.fulfillment_status.concat(_NOTHING) == _parameter("fulfillment_status"),
+    "status": without_index(Order.status) == _parameter("status"),
+    "fulfillment_status": without_index(Order.fulfillment_status) == _parameter("fulfillment_status"),
 }
 _SELECTIVE = {"number", "external_ref"}
 
