@@ -96,7 +96,7 @@ def _insert(*, keyed: bool, orders: int) -> str:
         "items": [{"item_id": f"sku-{i}", "quantity": i, "unit_price": 1250} for i in (1, 2, 3)],
     }
     order = new_order(CreateRequest(body, principal=ANONYMOUS, idempotency_key="key" if keyed else None))
-    whole = order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.snapshot)}
+    whole = order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.document)}
     element = json.dumps(json.loads(orjson.dumps(whole)))
     element = element.replace(order.id, "@id").replace(order.columns["number"], "261122-@tail")
     element = element.replace(order.columns["idempotency_key_hash"] or "@key", "@key")

@@ -156,7 +156,7 @@ def test_long_orders_are_spread_over_several_statements(client: FlaskClient, mon
     sizes: list[int] = []
     insert = order_service.insert_orders
     monkeypatch.setattr(order_service, "insert_orders", lambda orders: sizes.append(len(orders)) or insert(orders))
-    monkeypatch.setattr(order_service, "_LINES_AT_ONCE", 10)
+    monkeypatch.setattr(order_service, "STATEMENT_ITEMS_MAX", 10)
     lines = [{"item_id": "sku-1", "quantity": 1}]
 
     results = send(client, *(order(items=lines * n, note=str(n)) for n in (4, 6, 1, 11, 3)))
@@ -226,7 +226,7 @@ def test_an_entry_whose_key_is_in_use_is_409_and_no_other(client: FlaskClient, h
 def test_keys_in_use_hold_a_batch_up_for_a_bounded_time(
     client: FlaskClient, held_keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_service, "_PATIENCE", 0.1)
+    monkeypatch.setattr(order_service, "ONE_BY_ONE_DEADLINE", 0.1)
     started = time.monotonic()
 
     results = send(client, *(order(idempotency_key=key) for key in held_keys), order(idempotency_key="late"))

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from app.services import order_actions
 from tests.support.actions import POSTED, READY, ROUTES, UNIT, act, event_types, order_after
 from tests.support.concurrency import run_concurrently
-from tests.support.marks import on_postgresql
+from tests.support.marks import on_postgresql, on_sqlite
 from tests.support.samples import MINIMAL, slug
 
 OTHER_BODIES = {
@@ -216,7 +216,7 @@ def test_a_change_that_comes_first_is_seen_by_one_that_would_have_changed_nothin
     assert act(client, path, "release", Idempotency_Key="k-1").data == first.data
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize("name", NO_CHANGE)
 def test_an_action_that_changes_nothing_waits_for_another_process_that_writes(
     app: Flask, client: FlaskClient, database_url: str, name: str

@@ -77,7 +77,7 @@ def test_where_nothing_matches_the_stream_is_empty(client: FlaskClient, accept: 
 def in_csv(text: str) -> tuple[str, str]:
     """The CSV of an order with the text for its note and its customer, and what a reader finds for the note."""
     [order] = sample_orders(1, seed=1, until=datetime(2026, 11, 1, tzinfo=UTC))
-    document = orjson.loads(order.snapshot) | {"note": text, "customer_id": text}
+    document = orjson.loads(order.document) | {"note": text, "customer_id": text}
     written = "".join(as_csv([orjson.dumps(document).decode()]))
     [row, *_] = rows(written)
     assert row["note"] == row["customer_id"]

@@ -20,7 +20,7 @@ from app.services import new_order, order_inserts, order_updates
 from tests.support.actions import act, event_types, order_after
 from tests.support.marks import on_postgresql
 from tests.support.protocol_trace import messages_sent
-from tests.support.samples import MINIMAL, RICHEST
+from tests.support.samples import MINIMAL, RICHEST, slug
 
 
 def rows(app: Flask, query: Select[Any]) -> list[Any]:
@@ -132,9 +132,11 @@ def test_a_change_survives_the_loss_of_all_connections(app: Flask, client: Flask
     assert act(client, path, "confirm").json["version"] == 2
 
 
-def lose_the_answer(of: Statement, monkeypatch: pytest.MonkeyPatch, *, meanwhile: Callable[[], Any]) -> None:
-    """Have the connection break once, between what the statement did and its answer."""
-    run, losses = Statement._run, iter([True])
+def lose_the_answer(
+    of: Statement, monkeypatch: pytest.MonkeyPatch, *, meanwhile: Callable[[], Any], times: int = 1
+) -> None:
+    """Have the connection break, between what the statement did and its answer."""
+    run, losses = Statement._run, iter([True] * times)
 
     def run_and_lose(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         answer = run(self, parameters)
@@ -158,6 +160,38 @@ def test_an_order_whose_answer_was_lost_is_not_stored_twice(
     assert response.status_code == 201
     [order] = client.get("/orders").json["orders"]
     assert order == response.json
+
+
+@on_postgresql
+@KEYS
+@pytest.mark.parametrize("path", ["/orders", "/orders/batch"])
+def test_an_order_whose_answer_is_lost_every_time_is_created(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], path: str
+) -> None:
+    """A client without a key that is told to retry would create a second order."""
+    lose_the_answer(order_inserts._INSERT, monkeypatch, meanwhile=lambda: None, times=3)
+    body = MINIMAL if path == "/orders" else {"orders": [MINIMAL, MINIMAL]}
+
+    response = client.post(path, json=body, headers=headers)
+
+    created = [response.json] if path == "/orders" else [result["order"] for result in response.json["results"]]
+    assert response.status_code in (200, 201)
+    assert client.get("/orders?sort=created_at").json["orders"] == created
+
+
+@on_postgresql
+def test_an_order_that_is_not_stored_after_a_lost_connection_is_503(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: Any) -> Any:
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(order_inserts._INSERT, "rows", lambda **_: lose())
+
+    response = client.post("/orders", json=MINIMAL)
+
+    assert slug(response) == (503, "service-unavailable")
+    assert client.get("/orders").json["orders"] == []
 
 
 @on_postgresql

@@ -33,7 +33,7 @@ def sample(count: int, *, seed: int = 1, until: datetime = UNTIL) -> list[NewOrd
 
 
 def documents(orders: list[NewOrder]) -> list[dict[str, Any]]:
-    return [orjson.loads(order.snapshot) for order in orders]
+    return [orjson.loads(order.document) for order in orders]
 
 
 def body_of(document: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def test_seeding_stores_orders_with_their_items_events_and_outbox(app: Flask, ru
 
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("300 orders in ")
-    assert stored_documents(app) == [order.snapshot.decode() for order in expected]
+    assert stored_documents(app) == [order.document for order in expected]
     assert count_rows(app, Order) == count_rows(app, OutboxEntry) == 300
     assert count_rows(app, OrderItem) == sum(len(order.items) for order in expected)
     with app.app_context():
@@ -174,7 +174,7 @@ def test_a_run_that_was_broken_off_is_completed(
     result = runner.invoke(args=["seed", "--orders", "50"])
 
     assert "(30 were there)" in result.stdout
-    assert stored_documents(app) == [order.snapshot.decode() for order in sample(50)]
+    assert stored_documents(app) == [order.document for order in sample(50)]
 
 
 def test_seeds_of_another_number_are_added(app: Flask, runner: FlaskCliRunner) -> None:

@@ -217,7 +217,7 @@ def _erase_order(erasure: Erasure) -> None:
         type=ERASED,
         actor=erasure.actor,
         at=now,
-        snapshot=render_stored_order(order).decode(),
+        snapshot=render_stored_order(order),
     )
     db.session.add_all([event, OutboxEntry(order_id=order.id, version=order.version, at=now)])
     erasure.orders += 1

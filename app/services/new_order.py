@@ -39,7 +39,7 @@ class NewOrder:
 
     columns: dict[str, Any]
     items: list[dict[str, Any]]
-    snapshot: bytes
+    document: str
     fulfillments: Sequence[dict[str, Any]] = ()
     returns: Sequence[dict[str, Any]] = ()
 

@@ -169,7 +169,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
             if key is None or store_key(key, order_id=order.id, version=order.version):
                 return _visible(StoredOrder(order.id, order.version, current.document), request.principal)
             continue
-        changed = StoredOrder(order.id, order.version, render_stored_order(order).decode())
+        changed = StoredOrder(order.id, order.version, render_stored_order(order))
         event = _event(order, changed, action=action, principal=request.principal)
         try:
             if store_version(order, event, key=key, before=before):

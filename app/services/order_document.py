@@ -40,7 +40,7 @@ def render_order(
     allowed_actions: Sequence[str],
     fulfillments: Iterable[Fulfillment] = (),
     returns: Iterable[Return] = (),
-) -> bytes:
+) -> str:
     """The document of an order given by its columns and its lines' columns, as JSON bytes (DESIGN: the order)."""
     created_at, updated_at = order["created_at"], order["updated_at"]
     created = rfc3339(created_at)
@@ -69,10 +69,10 @@ def render_order(
             "created_at": created,
             "updated_at": created if updated_at is created_at else rfc3339(updated_at),
         }
-    )
+    ).decode()
 
 
-def render_stored_order(order: Order) -> bytes:
+def render_stored_order(order: Order) -> str:
     """The document of an order with its items, fulfillments and returns loaded."""
     return render_order(
         order.columns(),

@@ -52,7 +52,7 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     if db.engine.dialect.name == "sqlite":
         return _insert_in_transaction(ordered, CREATED)
     batch = orjson.dumps(
-        [order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.snapshot)} for order in ordered]
+        [order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.document)} for order in ordered]
     )
     return {row[0] for row in _INSERT.rows(batch=batch.decode())}
 
@@ -104,6 +104,11 @@ def find_conflicts(orders: Sequence[NewOrder]) -> Conflicts:
         by_key={row.idempotency_key_hash: row for row in rows if row.idempotency_key_hash is not None},
         by_ref={row.external_ref_hash: row for row in rows if row.external_ref_hash is not None},
     )
+
+
+def find_stored_ids(orders: Sequence[NewOrder]) -> set[str]:
+    """The ids of those of the orders that are stored."""
+    return {row.id for row in read_rows(select(Order.id).where(Order.id.in_([order.id for order in orders])))}
 
 
 def restore_orders(orders: Sequence[NewOrder]) -> set[str]:
@@ -173,7 +178,7 @@ def _first_event(order: NewOrder, event_type: str) -> dict[str, Any]:
         event_type=event_type,
         actor=columns["principal"],
         at=columns["updated_at"],
-        snapshot=order.snapshot.decode(),
+        snapshot=order.document,
     )
 
 

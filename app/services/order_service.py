@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_unavailable
+from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_lost_connection, is_unavailable
 from app.db.group_commit import GroupCommit, PerEngine
 from app.errors import (
     DuplicateExternalRef,
@@ -21,30 +21,30 @@ from app.schemas.order import BatchEntryInSchema
 from app.schemas.strict_json import load_body
 from app.services.new_order import FIRST_VERSION, CreateRequest, NewOrder, new_order
 from app.services.order_document import StoredOrder
-from app.services.order_inserts import Conflicts, find_conflicts, insert_orders
+from app.services.order_inserts import Conflicts, find_conflicts, find_stored_ids, insert_orders
 
-_TOGETHER = 100  # orders of concurrent requests in one statement; more would make each wait longer than it gains
-_LINES_AT_ONCE = 10_000  # lines of one statement: half a second, where the database allows three
-_PATIENCE = 5.0  # seconds for the orders of a statement that failed: each may wait for a lock of its own
-# By when an order can be read, counted from its `created_at`, which is before the statement that stores it: the
-# database is given up after 10 s, single orders of a statement that failed after 5 s more, and the first order of a
-# part of a batch waits for the part before it. The rest is for machines whose clocks differ.
+GROUP_COMMIT_MAX = 100  # orders of concurrent requests in one statement; more would delay each request without a gain
+STATEMENT_ITEMS_MAX = 10_000  # items in one statement: half a second, of the three that the database allows
+ONE_BY_ONE_DEADLINE = 5.0  # seconds for storing the orders of a failed statement one by one; each may wait for a lock
+# The time after `created_at` by which every order is readable. The statement follows `created_at`; it fails after 10 s,
+# storing its orders one by one after 5 s more, and the first order of a batch's statement waits for the one before.
+# The rest is for clocks that differ between machines.
 VISIBLE_AFTER = timedelta(seconds=60)
 BATCH_FAULTS_MAX = 1_000  # faults that one response reports; entries after them are only reported as invalid
 _BATCH_ENTRY = BatchEntryInSchema()
-_NUMBER_ATTEMPTS = 4  # two orders of one day share 40 random bits once in 10^12 pairs
+_NUMBER_ATTEMPTS = 4  # a number has 40 random bits; one pair of orders of a day in 10^12 has the same
 
 
-# An error is returned, not raised, where it is one order's among many.
+# In a batch an error is returned, not raised: it concerns one order of many.
 Outcome = StoredOrder | ServiceError
 
 
 def create_order(request: CreateRequest) -> StoredOrder:
-    """Create one order, or answer again what its idempotency key was answered the first time.
+    """Create one order, or replay the response to the first request with its idempotency key. This commits.
 
-    It shares its statement with the requests that arrive at the same moment. Raises IdempotencyKeyReused for another
-    body under the key, DuplicateExternalRef, and RequestInFlight when a twin holds the key for longer than the lock
-    timeout.
+    Requests that arrive at the same time share one statement. Raises IdempotencyKeyReused for another body under the
+    key, DuplicateExternalRef, RequestInFlight where another request holds the key for longer than the lock timeout, and
+    Forbidden for another customer's order.
     """
     request.principal.require_own_customer(request.data["customer_id"])
     for _ in range(_NUMBER_ATTEMPTS):
@@ -53,7 +53,7 @@ def create_order(request: CreateRequest) -> StoredOrder:
             return outcome
         if outcome is not None:
             raise outcome
-    raise _no_number()
+    raise _no_free_number()
 
 
 def create_batch(entries: Iterable[Any], *, principal: Principal) -> list[Outcome]:
@@ -83,72 +83,83 @@ def _load_entry(entry: Any, principal: Principal, *, pointer: str, brief: bool) 
 
 
 def create_orders(requests: Sequence[CreateRequest]) -> list[Outcome]:
-    """Create many orders, each judged alone; the outcomes come in the order of the requests.
+    """Create orders, each independently; their outcomes in the same order. This commits.
 
-    It takes one statement, or a few where the orders are long ones; what failed leaves nothing behind.
+    It takes one statement, or a few where the orders have many items. An order that fails stores nothing.
     """
     outcomes: dict[int, Outcome] = {}
     for _ in range(_NUMBER_ATTEMPTS):
         pending = [i for i in range(len(requests)) if i not in outcomes]
-        # Each order is made just before its statement, or the one before that: VISIBLE_AFTER rests on it.
-        parts = _parts(new_order(requests[i]) for i in pending)
-        judged = [outcome for part in parts for outcome in _store(part)]
-        outcomes |= {i: outcome for i, outcome in zip(pending, judged, strict=True) if outcome is not None}
-    return [outcomes.get(i) or _no_number() for i in range(len(requests))]
+        # An order is built just before its statement, or the one before that: VISIBLE_AFTER relies on it.
+        statements = _split(new_order(requests[i]) for i in pending)
+        results = [outcome for orders in statements for outcome in _store(orders)]
+        outcomes |= {i: outcome for i, outcome in zip(pending, results, strict=True) if outcome is not None}
+    return [outcomes.get(i) or _no_free_number() for i in range(len(requests))]
 
 
-def _no_number() -> ServiceUnavailable:
+def _no_free_number() -> ServiceUnavailable:
     return ServiceUnavailable("No free order number was found. Send the request again.")
 
 
-def _parts(orders: Iterable[NewOrder]) -> Iterator[list[NewOrder]]:
-    part: list[NewOrder] = []
-    lines = 0
+def _split(orders: Iterable[NewOrder]) -> Iterator[list[NewOrder]]:
+    """The orders of each statement."""
+    statement: list[NewOrder] = []
+    items = 0
     for order in orders:
-        lines += len(order.items)
-        if lines > _LINES_AT_ONCE and part:
-            yield part
-            part, lines = [], len(order.items)
-        part.append(order)
-    if part:
-        yield part
+        items += len(order.items)
+        if items > STATEMENT_ITEMS_MAX and statement:
+            yield statement
+            statement, items = [], len(order.items)
+        statement.append(order)
+    if statement:
+        yield statement
 
 
 def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
-    """What became of each; None where the order's random number is taken, so that it is to be made anew.
+    """Store the orders; None for one whose random number is taken, so that it must be built again.
 
-    An order is made once, with its id: stored twice, it is stored once.
+    It may be called again with the same orders: their ids are chosen already, and an id is stored once.
     """
     try:
         stored = insert_orders(orders)
     except DATABASE_ERRORS as error:
-        return _store_one_by_one(orders, error)
-    collided = [order for order in orders if order.id not in stored]
-    judged = dict(zip((order.id for order in collided), _judge_collisions(collided), strict=True))
-    return [judged[order.id] if order.id in judged else _created(order) for order in orders]
+        return _find_stored(orders, error) if is_lost_connection(error) else _store_one_by_one(orders, error)
+    conflicting = [order for order in orders if order.id not in stored]
+    outcomes = dict(zip((order.id for order in conflicting), _resolve_conflicts(conflicting), strict=True))
+    return [outcomes[order.id] if order.id in outcomes else _created(order) for order in orders]
 
 
-def _judge_collisions(orders: Sequence[NewOrder]) -> list[Outcome | None]:
-    """A fault here is the answer to these orders alone: the others of the statement are committed by now."""
+def _resolve_conflicts(orders: Sequence[NewOrder]) -> list[Outcome | None]:
+    """A database error here fails these orders only: the others of the statement are committed by now."""
     if not orders:
         return []
     try:
-        collisions = find_conflicts(orders)
+        conflicts = find_conflicts(orders)
     except DATABASE_ERRORS as error:
-        return [_judge_fault(order, error) for order in orders]
-    return [_judge_collision(order, collisions) for order in orders]
+        return [_service_error(order, error) for order in orders]
+    return [_resolve_conflict(order, conflicts) for order in orders]
+
+
+def _find_stored(orders: Sequence[NewOrder], error: Exception) -> list[Outcome | None]:
+    """Without the answer of a lost connection, look whether the orders are stored: a client without a key that is told
+    to retry would create a second order."""
+    try:
+        stored = find_stored_ids(orders)
+    except DATABASE_ERRORS:
+        stored = set()
+    return [_created(order) if order.id in stored else _service_error(order, error) for order in orders]
 
 
 def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outcome | None]:
-    """A fault of the whole statement: only the order that causes it shall fail.
+    """After an error of the whole statement, store each order alone: only the order that causes it fails.
 
-    Where the database is away, full or locked it is everybody's, and trying them all would only make it worse.
+    Where the database is unavailable, every order fails at once: more statements would only add load.
     """
-    one_row_is_locked = is_lock_timeout(error) and not is_file_locked(error)
-    if len(orders) == 1 or (is_unavailable(error) and not one_row_is_locked):
-        return [_judge_fault(order, error) for order in orders]
+    is_row_locked = is_lock_timeout(error) and not is_file_locked(error)
+    if len(orders) == 1 or (is_unavailable(error) and not is_row_locked):
+        return [_service_error(order, error) for order in orders]
     outcomes: list[Outcome | None] = []
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + ONE_BY_ONE_DEADLINE
     for order in orders:
         if time.monotonic() < deadline:
             outcomes += _store([order])
@@ -159,7 +170,7 @@ def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outc
     return outcomes
 
 
-def _judge_fault(order: NewOrder, error: Exception) -> ServiceError:
+def _service_error(order: NewOrder, error: Exception) -> ServiceError:
     outcome: ServiceError
     has_key = order.columns["idempotency_key_hash"] or order.columns["external_ref"]
     if is_lock_timeout(error) and not is_file_locked(error) and has_key:
@@ -175,23 +186,23 @@ def _judge_fault(order: NewOrder, error: Exception) -> ServiceError:
 
 
 def _created(order: NewOrder) -> StoredOrder:
-    return StoredOrder(order.id, FIRST_VERSION, order.snapshot.decode())
+    return StoredOrder(order.id, FIRST_VERSION, order.document)
 
 
-def _judge_collision(order: NewOrder, collisions: Conflicts) -> Outcome | None:
-    """A replay where the key, or the reference that stands for it, was used with this body.
+def _resolve_conflict(order: NewOrder, conflicts: Conflicts) -> Outcome | None:
+    """A replay where the key, or the reference in its place, was used with this body; else an error.
 
-    An erasure takes the fingerprint of the body: from then on any body is a replay, of the order as it is kept.
+    An erasure removes the fingerprint: from then on any body is a replay, answered with the order as it is now.
     """
     columns = order.columns
-    if order.id in collisions.by_id:  # stored by an attempt whose connection broke before the answer came
+    if order.id in conflicts.by_id:  # stored by an attempt whose connection was lost before its answer
         return _created(order)
     key_hash, ref_hash = columns["idempotency_key_hash"], columns["external_ref_hash"]
     reference_as_key = key_hash is not None and key_hash == ref_hash
-    of_key, of_ref = collisions.by_key.get(key_hash), collisions.by_ref.get(ref_hash)
-    for holder in (of_key, of_ref if reference_as_key else None):
-        if holder is not None and holder.fingerprint in (None, columns["fingerprint"]):
-            return StoredOrder(holder.id, holder.version, holder.snapshot, replayed=True)
+    of_key, of_ref = conflicts.by_key.get(key_hash), conflicts.by_ref.get(ref_hash)
+    for stored in (of_key, of_ref if reference_as_key else None):
+        if stored is not None and stored.fingerprint in (None, columns["fingerprint"]):
+            return StoredOrder(stored.id, stored.version, stored.snapshot, replayed=True)
     if of_key is not None and not reference_as_key:
         return IdempotencyKeyReused(
             "The Idempotency-Key was already used with a different body. Use a new key for a new order."
@@ -204,5 +215,5 @@ def _judge_collision(order: NewOrder, collisions: Conflicts) -> Outcome | None:
     return None
 
 
-# Commits the creations of this process together.
-_CREATIONS = PerEngine(lambda: GroupCommit[NewOrder, Outcome | None](_store, max_batch=_TOGETHER))
+# Group commit of the orders that concurrent requests create.
+_CREATIONS = PerEngine(lambda: GroupCommit[NewOrder, Outcome | None](_store, most=GROUP_COMMIT_MAX))

@@ -249,7 +249,7 @@ def _untouched(order: Mapping[str, Any], event_type: str) -> dict[str, Any]:
 
 def _verify_tables(order: Order, event: Row[Any], snapshot: Mapping[str, Any]) -> Iterator[str]:
     """Where the log leads, against what the tables render to."""
-    rendered = render_stored_order(order).decode()
+    rendered = render_stored_order(order)
     if rendered == event.snapshot:
         return
     tables = orjson.loads(rendered)
