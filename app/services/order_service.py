@@ -216,4 +216,4 @@ def _resolve_conflict(order: NewOrder, conflicts: Conflicts) -> Outcome | None:
 
 
 # Group commit of the orders that concurrent requests create.
-_CREATIONS = PerEngine(lambda: GroupCommit[NewOrder, Outcome | None](_store, most=GROUP_COMMIT_MAX))
+_CREATIONS = PerEngine(lambda: GroupCommit[NewOrder, Outcome | None](_store, max_batch=GROUP_COMMIT_MAX))
