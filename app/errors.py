@@ -131,9 +131,9 @@ class TooManyVersions(ServiceError):
 
 
 class QuantityExceeded(ServiceError):
-    """A fulfillment can contain only units that were ordered and not shipped yet; a return only units that were shipped
-    and not returned yet. `errors` names each line and the units that remain. Read the order and reduce the
-    quantities."""
+    """The lines do not have that many units left. A fulfillment can contain only units that are not fulfilled yet, a
+    return only units that are fulfilled and not returned yet. `errors` names each line and the units it has left. Read
+    the order and reduce the quantities."""
 
     status, slug, title = 409, "quantity-exceeded", "Not enough units remain"
 

@@ -70,12 +70,13 @@ def test_each_operation_has_an_id_of_its_own_a_summary_and_a_tag(description: di
     for _, _, operation in operations(description):
         assert re.fullmatch("[a-z]+[A-Za-z]*", operation["operationId"])
         assert operation["summary"] and "\n" not in operation["summary"]
+        assert not operation["summary"].endswith(".")
         assert set(operation["tags"]) <= {tag["name"] for tag in description["tags"]}
 
 
-def test_every_view_says_in_one_line_what_it_does(app: Flask) -> None:
-    for name, view in app.view_functions.items():
-        assert view.__doc__ and view.__doc__.strip().count("\n") == 0, name
+def test_every_schema_is_described_by_a_sentence(description: dict[str, Any]) -> None:
+    for name, schema in description["components"]["schemas"].items():
+        assert schema["description"].endswith("."), name
 
 
 def test_each_operation_documents_its_success_and_its_problems(description: dict[str, Any]) -> None:

@@ -351,8 +351,8 @@ def test_every_action_has_a_request_here() -> None:
     assert ROUTES.keys() == READY.keys() == ACTIONS.keys() and BODIES.keys() <= ACTIONS.keys()
 
 
-NOTHING_TO_RETURN = "The action return is not allowed: the order has no shipped units that are not returned yet."
-UNITS_SENT = "The action cancel is not allowed: units of the order have already been shipped."
+NOTHING_TO_RETURN = "The action return is not allowed: the order has no fulfilled units that are not returned yet."
+UNITS_SENT = "The action cancel is not allowed: units of the order have already been fulfilled."
 
 
 @pytest.mark.parametrize(

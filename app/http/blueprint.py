@@ -6,6 +6,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
+from inspect import cleandoc
 from typing import Any, TypeVar
 
 import flask
@@ -39,6 +40,7 @@ class Operation:
     path: str
     name: str
     summary: str
+    description: str
     scope: str
     responses: Mapping[int, Schema | Content | None]
     path_schema: Schema | None = None
@@ -62,13 +64,15 @@ class Blueprint(flask.Blueprint):
     def operation(self, method: str, path: str, *, scope: str, **declaration: Any) -> Callable[[View], View]:
         """Register a view. `scope` is one of `app.models.principal.SCOPES` or PUBLIC; the rest as in `Operation`.
 
-        The view is called with the variables of the path, with `query` and with `body`, each where it is declared. Its
-        docstring is the operation's summary.
+        The view is called with the variables of the path, with `query` and with `body`, each where it is declared. The
+        first line of its docstring is the operation's summary, the rest its description.
         """
 
         def register(view: View) -> View:
-            summary = (view.__doc__ or "").strip()
-            declared = Operation(method, path, view.__name__, summary, scope, **declaration)
+            summary, _, description = cleandoc(view.__doc__ or "").partition("\n\n")
+            declared = Operation(
+                method, path, view.__name__, summary.removesuffix("."), description, scope, **declaration
+            )
             self.operations[view.__name__] = declared
             self.add_url_rule(path, view.__name__, _with_input(view, declared), methods=[method])
             return view

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
+from inspect import cleandoc
 from threading import Lock
 from typing import Any
 
@@ -36,21 +37,27 @@ from app.schemas.fields import TEXT_PATTERN, Metadata, MetadataPatch
 from app.schemas.order import BatchEntryInSchema
 
 _INTRODUCTION = """\
-Creates and manages customer orders. An order that was acknowledged is never lost, and one Idempotency-Key never makes
-two. Every error is a problem document (RFC 9457); its `type` is the address of a page that says what to do.
+Creates and manages customer orders. An acknowledged order is never lost, and one Idempotency-Key never creates two
+orders. Every error is a problem document (RFC 9457); its `type` is the address of a page that says what to do.
 
-`GET /orders/export` alone chooses its media type by `Accept`. Everything else has one, and answers with it whatever
-`Accept` says (RFC 9110 §12.4.1).
+Amounts are integers in minor units of the order's currency. Timestamps are RFC 3339 in UTC.
+
+Only `GET /orders/export` chooses its media type by `Accept`. Every other resource has one media type and ignores
+`Accept` (RFC 9110 §12.4.1).
 """
 
 _SECURITY_SCHEMES = {
-    "apiKey": {"type": "http", "scheme": "bearer", "description": "A service's key: `osk_<id>.<secret><checksum>`."},
+    "apiKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key of this service: `osk_<id>.<secret><checksum>`.",
+    },
     "token": {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": "A token of the configured issuer. Without the scope `orders:manage` its subject is a customer, "
-        "for whom no other customer's orders exist.",
+        "who has access to the orders of that customer only.",
     },
 }
 
@@ -65,63 +72,66 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 _TEXT = {"type": "string"}
 _REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
-        "description": "Makes a retry safe: the same key and body are answered with the first response, for as long as "
-        "the order exists, also where the request changed nothing; another body is 422. After an erasure any body is "
-        "answered with the order as it is kept. Bare, or as a quoted string.",
+        "description": "Makes a retry safe: a request with the same key and body returns the first response, as long "
+        "as the order exists. The same key with a different body is a 422. After an erasure every body returns the "
+        "erased order. The key may be bare or a quoted string.",
         "schema": _TEXT | {"pattern": KEY_PATTERN},
         "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
     },
     "If-Match": {
-        "description": "The entity tag of the order as you know it; 412 if it has changed since.",
+        "description": "The `ETag` of the order as you read it. If the order has changed since, the request is a 412.",
         "schema": _TEXT,
         "example": '"1"',
     },
     "If-None-Match": {
-        "description": "The entity tag you have; 304 if it is still the current one.",
+        "description": "The `ETag` of your copy. If it is still current, the response is a 304 without a body.",
         "schema": _TEXT,
         "example": '"1"',
     },
 }
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
-    "X-Request-Id": {"description": "The request's id in the logs: yours if you sent one.", "schema": _TEXT},
+    "X-Request-Id": {
+        "description": "The id of the request in the logs; the `X-Request-Id` of the request if it has one.",
+        "schema": _TEXT,
+    },
     "ETag": {
-        "description": "Of what was answered, for `If-None-Match`. An order's is its version, with `-erased` behind it "
-        "after an erasure.",
+        "description": "The entity tag of the response, for `If-Match` and `If-None-Match`. The tag of an order is its "
+        "version; an erasure appends `-erased`.",
         "schema": _TEXT,
         "example": '"1"',
     },
     "Location": {
-        "description": "The address of what was created, or of the pages.",
+        "description": "The address of the created resource, or of the documentation.",
         "schema": _TEXT | {"format": "uri-reference"},
     },
     "Idempotent-Replayed": {
-        "description": "`true` where the key had been used before and its first response is given again.",
+        "description": "`true` if this is the response to an earlier request with the same Idempotency-Key.",
         "schema": _TEXT | {"enum": ["true"]},
     },
     "Complete-Until": {
-        "description": "Every order made before this time can be read by now. Later ones may still be on their way: an "
-        "order has its `created_at` before it is stored.",
+        "description": "All orders created before this time are readable now. Orders with a later `created_at` may "
+        "still be missing: `created_at` is set before an order is stored.",
         "schema": _TEXT | {"format": "date-time"},
         "example": "2026-11-22T09:40:07Z",
     },
-    "Link": {"description": 'The next page, with `rel="next"` (RFC 8288).', "schema": _TEXT},
-    "Accept": {"description": "The media types that the body may have, but of a PATCH.", "schema": _TEXT},
+    "Link": {"description": 'The address of the next page, with `rel="next"` (RFC 8288).', "schema": _TEXT},
+    "Accept": {"description": "The media types that the body may have, except for PATCH.", "schema": _TEXT},
     "Accept-Patch": {"description": "The media types that the body of a PATCH may have.", "schema": _TEXT},
     "Accept-Encoding": {"description": "The content codings that the body may have.", "schema": _TEXT},
-    "Allow": {"description": "The methods that the resource knows.", "schema": _TEXT},
-    "Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "integer"}},
+    "Allow": {"description": "The methods that the resource supports.", "schema": _TEXT},
+    "Retry-After": {"description": "Seconds to wait before the next attempt.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {
-        "description": "What is missing (RFC 6750 §3).",
+        "description": "The required credentials or scope (RFC 6750 §3).",
         "schema": _TEXT,
         "example": 'Bearer realm="orders", error="insufficient_scope", scope="orders:write"',
     },
     "RateLimit-Policy": {
-        "description": "Your share: `q` requests in `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
+        "description": "The rate limit: `q` requests per `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
         "schema": _TEXT,
         "example": '"customers";q=600;w=60',
     },
     "RateLimit": {
-        "description": "What is left of it: `r` requests now, more in `t` seconds.",
+        "description": "`r` requests remain; the next one is added in `t` seconds.",
         "schema": _TEXT,
         "example": '"customers";r=599;t=1',
     },
@@ -133,7 +143,7 @@ _PROBLEM_HEADERS: dict[type[ServiceError], tuple[str, ...]] = {
     UnsupportedMediaType: ("Accept", "Accept-Patch", "Accept-Encoding"),
 }
 
-# Problems that follow from the kind of the operation.
+# Problems that follow from the declaration of an operation.
 _OF_EVERY_REQUEST = (BadRequest, InternalError)
 _OF_AUTHENTICATION = (Unauthenticated, Forbidden, TooManyRequests)
 _OF_INPUT = (InvalidRequest, ServiceUnavailable)
@@ -143,7 +153,7 @@ _building = Lock()
 
 
 def api_description() -> bytes:
-    """The description as JSON, built by its first reader: it would slow down every start."""
+    """Return the description as JSON. It is built on first use, because it would slow down every start."""
     with _building:
         return _build(public_path("/"))
 
@@ -170,6 +180,8 @@ def _build(server: str) -> bytes:
         spec.tag({"name": blueprint.name, "description": blueprint.description})
         for operation in blueprint.operations.values():
             _add_operation(spec, operation, tag=blueprint.name)
+    for (schema_class, *_), name in plugin.converter.refs.items():
+        spec.components.schemas[name]["description"] = cleandoc(schema_class.__doc__)
     return orjson.dumps(spec.to_dict())
 
 
@@ -182,6 +194,8 @@ def _add_operation(spec: APISpec, operation: Operation, *, tag: str) -> None:
         "security": _security(operation.scope),
         "responses": _success_responses(operation) | _problem_responses(_problems(operation)),
     }
+    if operation.description:
+        described["description"] = operation.description
     if parameters := _parameters(operation, variables):
         described["parameters"] = parameters
     if operation.body is not None:

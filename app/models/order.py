@@ -262,8 +262,8 @@ class Order(Base):
 
 # What is so where an action lacks what it needs (`Action.needs`).
 _LACKING = {
-    "nothing fulfilled": "units of the order have already been shipped",
+    "nothing fulfilled": "units of the order have already been fulfilled",
     "a hold": "the order is not on hold",
-    "units out": "the order has no shipped units that are not returned yet",
+    "units out": "the order has no fulfilled units that are not returned yet",
 }
 _COLUMNS = tuple(inspect(Order).column_attrs)

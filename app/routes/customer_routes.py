@@ -12,7 +12,7 @@ from app.services.erasure import erase_customer, get_erasure
 
 REQUEST_SECONDS = 2.0  # that a request works on an erasure: far below any proxy's time limit
 
-blueprint = Blueprint("customers", __name__, description="The rights of the persons behind the orders.")
+blueprint = Blueprint("customers", __name__, description="Erase the personal data of customers.")
 
 
 @blueprint.operation(
@@ -25,7 +25,11 @@ blueprint = Blueprint("customers", __name__, description="The rights of the pers
     response_headers=("Location",),
 )
 def erase_personal_data(customer_id: str) -> Response:
-    """Erase a customer's personal data from all orders and their history; 202 where it goes on at the Location"""
+    """Erase a customer's personal data.
+
+    It is removed from all orders of the customer and from their history. If that takes longer than this request, the
+    response is a 202, and `Location` is the address at which the erasure continues.
+    """
     principal = current_principal()
     principal.require_own_customer(customer_id)
     erasure = erase_customer(customer_id, principal=principal, seconds=REQUEST_SECONDS)
@@ -40,6 +44,9 @@ def erase_personal_data(customer_id: str) -> Response:
     problems=(errors.ErasureNotFound,),
 )
 def read_erasure(erasure_id: str) -> Response:
-    """Read how far an erasure has come; each request carries it on for up to two seconds"""
+    """Read the progress of an erasure.
+
+    Each request continues a running erasure for up to two seconds.
+    """
     erasure = get_erasure(erasure_id, principal=current_principal(), seconds=REQUEST_SECONDS)
     return erasure_response(erasure)

@@ -21,12 +21,12 @@ ASSETS = {path.name: path for folder in FOLDERS for path in Path(str(folder)).it
 PAGE = {"type": "string"}
 CONDITIONAL: dict[str, Any] = {"request_headers": ("If-None-Match",), "response_headers": ("ETag",)}
 
-blueprint = Blueprint("documentation", __name__, description="What the service says of itself.")
+blueprint = Blueprint("documentation", __name__, description="The API description and the pages of the problem types.")
 
 
 @blueprint.operation("GET", "/", scope=PUBLIC, responses={302: None}, response_headers=("Location",))
 def redirect_to_docs() -> Response:
-    """Lead to the pages of the API"""
+    """Redirect to the documentation."""
     return Response(status=302, headers={"Location": public_path("/docs")})
 
 
@@ -38,13 +38,13 @@ def redirect_to_docs() -> Response:
     **CONDITIONAL,
 )
 def read_api_description() -> Response:
-    """This description"""
+    """Read this API description."""
     return page_response(api_description(), JSON)
 
 
 @blueprint.operation("GET", "/docs", scope=PUBLIC, responses={200: Content((HTML,), PAGE), 304: None}, **CONDITIONAL)
 def read_docs() -> Response:
-    """The description as pages to read and try"""
+    """Read the API description in Swagger UI."""
     return page_response(render_template("docs.html").encode(), HTML)
 
 
@@ -57,7 +57,7 @@ def read_docs() -> Response:
     **CONDITIONAL,
 )
 def read_docs_asset(name: str) -> Response:
-    """Scripts and styles of the pages"""
+    """Read a script, style sheet or image of Swagger UI."""
     if name not in ASSETS:
         raise NotFound("The documentation has no file with this name.")
     return page_response(_asset(name), guess_type(name)[0] or "application/octet-stream")
@@ -71,7 +71,7 @@ def read_docs_asset(name: str) -> Response:
     **CONDITIONAL,
 )
 def list_problem_types() -> Response:
-    """All problem types"""
+    """List all problem types."""
     return page_response(_problem_page(*sorted(problem_types(), key=_order)), HTML)
 
 
@@ -84,7 +84,7 @@ def list_problem_types() -> Response:
     **CONDITIONAL,
 )
 def read_problem_type(slug: str) -> Response:
-    """What a problem type means, and what to do"""
+    """Read what a problem type means and what to do."""
     for problem in problem_types():
         if problem.slug == slug:
             return page_response(_problem_page(problem), HTML)

@@ -13,12 +13,12 @@ from app.telemetry import render_metrics
 NO_STORE = {"Cache-Control": "no-store"}
 STATUS = {"type": "object", "properties": {"status": {"type": "string"}}}
 
-blueprint = Blueprint("health", __name__, description="For the load balancer and the monitoring.")
+blueprint = Blueprint("health", __name__, description="Probes and metrics for load balancers and monitoring.")
 
 
 @blueprint.operation("GET", "/healthz", scope=PUBLIC, responses={200: Content((JSON,), STATUS)})
 def read_health() -> Response:
-    """Does the process answer? Nothing else is touched"""
+    """Liveness probe: answers without touching the database."""
     return Response('{"status":"ok"}', headers=NO_STORE, mimetype=JSON)
 
 
@@ -30,7 +30,7 @@ def read_health() -> Response:
     problems=(ServiceUnavailable,),
 )
 def read_readiness() -> Response:
-    """Does the database answer, with the schema of this code, and does it take writes?"""
+    """Readiness probe: checks that the database answers, has the right migration and accepts writes."""
     state, expected = database_state(), expected_revision()
     if state.revision != expected:
         raise ServiceUnavailable(
@@ -48,5 +48,5 @@ def read_readiness() -> Response:
     responses={200: Content(("text/plain",), {"type": "string"})},
 )
 def read_metrics() -> Response:
-    """The metrics of all workers on this machine, for Prometheus"""
+    """Read the Prometheus metrics of all workers on this machine."""
     return compress(Response(render_metrics(), headers=NO_STORE, content_type=CONTENT_TYPE_LATEST))

@@ -20,7 +20,7 @@ from app.schemas.order_actions import (
 )
 from app.services import order_actions
 
-blueprint = Blueprint("changes", __name__, description="Change orders. Every change is one version and one event.")
+blueprint = Blueprint("changes", __name__, description="Change orders. Every change adds a version and an event.")
 
 PROBLEMS = (
     errors.OrderNotFound,
@@ -53,7 +53,7 @@ CHANGE_OF_QUANTITIES = CHANGE | {"problems": (*PROBLEMS, errors.QuantityExceeded
     response_headers=RESPONSE_HEADERS,
 )
 def update_order(body: dict[str, Any], order_id: str) -> Response:
-    """Change an order's content by a JSON merge patch"""
+    """Update an order by a JSON merge patch."""
     order = order_actions.update_order(order_id, patch=body, request=change_request(current_principal(), body))
     return changed_response(order)
 
@@ -68,7 +68,7 @@ def update_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def confirm_order(body: dict[str, Any], order_id: str) -> Response:
-    """Accept a pending order"""
+    """Confirm a pending order."""
     order = order_actions.confirm_order(order_id, request=change_request(current_principal(), body))
     return changed_response(order)
 
@@ -82,7 +82,7 @@ def confirm_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def cancel_order(body: dict[str, Any], order_id: str) -> Response:
-    """Cancel an order of which nothing has been fulfilled"""
+    """Cancel an order of which no unit has been fulfilled."""
     order = order_actions.cancel_order(
         order_id, reason=body["reason"], note=body.get("note"), request=change_request(current_principal(), body)
     )
@@ -99,7 +99,7 @@ def cancel_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def complete_order(body: dict[str, Any], order_id: str) -> Response:
-    """Complete a confirmed order, whatever has been fulfilled"""
+    """Complete a confirmed order, even if units are not fulfilled."""
     order = order_actions.complete_order(order_id, request=change_request(current_principal(), body))
     return changed_response(order)
 
@@ -113,7 +113,10 @@ def complete_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def hold_order(body: dict[str, Any], order_id: str) -> Response:
-    """Put an open order on hold"""
+    """Put an order on hold.
+
+    Until the hold is released, the order cannot be confirmed, fulfilled or completed.
+    """
     order = order_actions.hold_order(order_id, reason=body["reason"], request=change_request(current_principal(), body))
     return changed_response(order)
 
@@ -126,7 +129,7 @@ def hold_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def release_hold(order_id: str) -> Response:
-    """Release the order's hold, if there is one"""
+    """Release an order from its hold."""
     order = order_actions.release_hold(order_id, request=change_request(current_principal()))
     return changed_response(order)
 
@@ -140,7 +143,10 @@ def release_hold(order_id: str) -> Response:
     **CHANGE_OF_QUANTITIES,
 )
 def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
-    """Record a fulfillment; the last unit completes the order"""
+    """Record a fulfillment.
+
+    The fulfillment of the last unit completes the order.
+    """
     order = order_actions.fulfill_order(
         order_id, items=body["items"], tracking=body.get("tracking"), request=change_request(current_principal(), body)
     )
@@ -156,7 +162,7 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE_OF_QUANTITIES,
 )
 def return_items(body: dict[str, Any], order_id: str) -> Response:
-    """Record a return"""
+    """Record a return."""
     order = order_actions.return_items(
         order_id, items=body["items"], reason=body.get("reason"), request=change_request(current_principal(), body)
     )

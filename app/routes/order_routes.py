@@ -30,12 +30,12 @@ from app.services.order_queries import render_event
 COMPLETE_UNTIL = "Complete-Until"
 EXPORT = {
     "type": "string",
-    "description": "All orders that match, each that was there at the start exactly once. One that is broken off, "
-    "by a fault or the service's time limit, ends without the last chunk of its body (RFC 9112 §8): a client that gets "
-    "no error has it whole. `after` goes on behind the last order that was received whole.",
+    "description": "All matching orders that existed at the start of the export, each exactly once. An export that is "
+    "aborted, by an error or a time limit, ends without the last chunk of its body (RFC 9112 §8), which clients report "
+    "as an error. Resume it with `after`, the id of the last order that was received completely.",
 }
 
-blueprint = Blueprint("orders", __name__, description="Create orders, read them, list them.")
+blueprint = Blueprint("orders", __name__, description="Create, read, list and export orders.")
 
 
 @blueprint.operation(
@@ -54,7 +54,7 @@ blueprint = Blueprint("orders", __name__, description="Create orders, read them,
     response_headers=("ETag", "Location", "Idempotent-Replayed"),
 )
 def create_order(body: dict[str, Any]) -> Response:
-    """Create an order"""
+    """Create an order."""
     request = CreateRequest(body, principal=current_principal(), idempotency_key=idempotency_key())
     return created_response(order_service.create_order(request))
 
@@ -67,7 +67,10 @@ def create_order(body: dict[str, Any]) -> Response:
     responses={200: BatchResultsSchema()},
 )
 def create_orders(body: dict[str, Any]) -> Response:
-    """Create up to 1,000 orders, each independently of the others"""
+    """Create up to 1,000 orders.
+
+    Each entry succeeds or fails on its own; the results are in the order of the entries.
+    """
     principal, entries = current_principal(), body["orders"]
     rate_limit.count(principal, cost=len(entries), counted=1)
     return batch_response(order_service.create_batch(in_stretches(entries), principal=principal))
@@ -84,7 +87,7 @@ def create_orders(body: dict[str, Any]) -> Response:
     response_headers=("ETag",),
 )
 def get_order(query: dict[str, Any], order_id: str) -> Response:
-    """Read an order, as it is or as it was at a version"""
+    """Read an order, or an earlier version of it."""
     order = order_queries.get_order(order_id, principal=current_principal(), version=query.get("version"))
     return order_response(order)
 
@@ -99,7 +102,7 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
     response_headers=("Link", COMPLETE_UNTIL),
 )
 def list_orders(query: dict[str, Any]) -> Response:
-    """List orders by time of creation"""
+    """List orders by time of creation."""
     limit, cursor, complete_until = query.pop("limit"), query.pop("cursor", None), order_listing.complete_until()
     after = read_cursor(cursor, query=query) if cursor else None
     descending = query["sort"].startswith("-")
@@ -123,7 +126,10 @@ def list_orders(query: dict[str, Any]) -> Response:
     response_headers=(COMPLETE_UNTIL,),
 )
 def export_orders(query: dict[str, Any]) -> Response:
-    """Stream all orders that match as NDJSON, one document a line, or as CSV, one row for each line item"""
+    """Export all matching orders as NDJSON or CSV.
+
+    NDJSON has an order document per line, CSV a row per line of an order.
+    """
     format_name, byte_order_mark = query.pop("format", None), query.pop("bom") == "1"
     media_type = export_media_type(format_name, byte_order_mark=byte_order_mark)
     limit, after = query.pop("limit", None), query.pop("after", None)
@@ -153,7 +159,7 @@ def export_orders(query: dict[str, Any]) -> Response:
     response_headers=("Link",),
 )
 def list_order_history(query: dict[str, Any], order_id: str) -> Response:
-    """List an order's events, oldest first"""
+    """List the events of an order, oldest first."""
     after = read_version_cursor(query["cursor"], order_id=order_id) if query["cursor"] else 0
     events, more = order_queries.list_history(
         order_id, principal=current_principal(), after=after, limit=query["limit"]

@@ -27,7 +27,7 @@ class ItemSchema(ResponseSchema):
     unit_price = fields.Integer(
         required=True, allow_none=True, metadata={"description": "Price of a unit in minor units.", "example": 1250}
     )
-    fulfilled = fields.Integer(required=True, metadata={"description": "Units shipped so far.", "example": 0})
+    fulfilled = fields.Integer(required=True, metadata={"description": "Units fulfilled so far.", "example": 0})
     returned = fields.Integer(required=True, metadata={"description": "Units returned so far.", "example": 0})
 
 
@@ -91,7 +91,9 @@ class OrderSchema(ResponseSchema):
         metadata={"description": "Why and when the order was cancelled; null if it was not.", "example": None},
     )
     fulfillments = fields.List(
-        fields.Dict(), required=True, metadata={"description": "Shipments of the order, oldest first.", "example": []}
+        fields.Dict(),
+        required=True,
+        metadata={"description": "Fulfillments of the order, oldest first.", "example": []},
     )
     returns = fields.List(
         fields.Dict(), required=True, metadata={"description": "Returns of the order, oldest first.", "example": []}

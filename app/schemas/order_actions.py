@@ -79,7 +79,7 @@ class TrackingInSchema(StrictSchema):
 
 
 class FulfillmentInSchema(LineQuantitiesInSchema):
-    """The units that were shipped together."""
+    """The units that were fulfilled together."""
 
     tracking = NestedObject(TrackingInSchema, allow_none=True)
 
