@@ -130,6 +130,14 @@ class TooManyVersions(ServiceError):
     status, slug, title = 409, "too-many-versions", "The order has too many versions"
 
 
+class TooManyIdempotencyKeys(ServiceError):
+    """20,000 idempotency keys have been used for changes of this order, the maximum, and this request would change
+    nothing. Read the order; to send the request anyway, send it without an `Idempotency-Key`. Find out why a client
+    sends the same change again and again under new keys."""
+
+    status, slug, title = 409, "too-many-idempotency-keys", "The order has too many idempotency keys"
+
+
 class QuantityExceeded(ServiceError):
     """The lines do not have that many units left. A fulfillment can contain only units that are not fulfilled yet, a
     return only units that are fulfilled and not returned yet. `errors` names each line and the units it has left. Read

@@ -6,6 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.models import order
+from app.services import order_updates
 from tests.support.actions import act, order_after
 from tests.support.samples import MINIMAL, fault_places, slug
 
@@ -124,4 +125,22 @@ def test_an_order_has_a_limited_number_of_versions_and_can_be_ended_beyond(
 
     assert [slug(response) for response in (*refused, still_refused)] == [(409, "too-many-versions")] * 3
     assert (released.json["version"], cancelled.json["version"], erased.json["orders"]) == (4, 5, 1)
-    assert slug(act(client, address, "update")) == (409, "too-many-versions")
+    assert slug(act(client, address, "update", {"external_ref": "r-1"})) == (409, "too-many-versions")
+
+
+def test_an_order_has_a_limited_number_of_idempotency_keys(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_updates, "CHANGE_KEYS_MAX", 2)
+    address = order_after(client, customer_id="c-keys")
+
+    unchanged = [act(client, address, "update", {}, Idempotency_Key=f"k-{number}") for number in range(3)]
+    replay = act(client, address, "update", {}, Idempotency_Key="k-1")
+    without_key = act(client, address, "update", {})
+    changed = act(client, address, "cancel", Idempotency_Key="k-3")
+    erased = client.delete("/customers/c-keys/personal-data")
+
+    assert [response.status_code for response in unchanged] == [200, 200, 409]
+    assert slug(unchanged[2]) == (409, "too-many-idempotency-keys")
+    assert [response.status_code for response in (replay, without_key, changed)] == [200, 200, 200]
+    assert erased.json["orders"] == 1

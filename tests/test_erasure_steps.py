@@ -15,7 +15,7 @@ from app.db.engine import db
 from app.models import EVENTS
 from app.routes import customer_routes
 from app.services import erasure
-from tests.support.actions import event_types
+from tests.support.actions import act, event_types
 from tests.support.credentials import api_key, bearer, token
 from tests.support.marks import on_sqlite
 from tests.support.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
@@ -201,6 +201,65 @@ def test_verify_finds_what_an_erasure_left(app: Flask, client: FlaskClient) -> N
 
     assert 'customer_id is "canary-customer" in version 2 of an erased order' in output
     assert "orders is 2, but 1 have its alias" in output
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_the_fingerprints_of_many_keys_are_removed_in_pages(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "_KEYS_PAGE", 3)
+    [path] = cancelled_orders(client, 1)
+    for number in range(8):
+        act(client, path, "update", {}, Idempotency_Key=f"k-{number}")
+    fingerprints = "SELECT count(fingerprint) FROM change_keys"
+    counts: list[Any] = []
+
+    def count() -> None:
+        with app.app_context(), db.engine.connect() as connection:
+            counts.append(connection.scalar(text(fingerprints)))
+
+    location = client.delete(ERASE).headers["Location"]
+    count()
+    done = follow(client, location, count)
+
+    assert counts[:2] == [5, 2] and done["orders"] == 1
+    count()
+    assert counts[-1] == 0
+    assert act(client, path, "update", {}, Idempotency_Key="k-0").headers["Idempotent-Replayed"] == "true"
+    assert verify(app) == ""
+
+
+@on_sqlite
+def test_repeated_erasures_do_not_rewrite_the_file_each_time(
+    secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "REWRITE_PACE", 1000)  # minutes for the smallest file
+    own = bearer(token(customer=CUSTOMER, scope="orders:write privacy:erase"))
+    answers = []
+    for _ in range(3):
+        path = secure_client.post("/orders", json=personal_order(), headers=own).headers["Location"]
+        secure_client.post(f"{path}/cancel", json={"reason": "customer"}, headers=own)
+        answers.append(secure_client.delete(ERASE, headers=own))
+
+    assert [(answer.status_code, answer.json["status"]) for answer in answers] == [
+        (200, "done"), (202, "running"), (202, "running")
+    ]  # fmt: skip
+    later = answers[1].headers["Location"]
+    assert secure_client.get(later, headers=own).json["status"] == "running"
+    assert secure_app.test_cli_runner().invoke(args=["privacy", "resume"]).exit_code == 0
+    assert secure_client.get(later, headers=own).json["status"] == "done"
+    assert traces(secure_app) == []
+
+
+@on_sqlite
+def test_a_request_waits_for_the_next_rewrite_of_a_small_file(app: Flask, client: FlaskClient) -> None:
+    statuses = []
+    for _ in range(3):
+        cancelled_orders(client, 1)
+        statuses.append(client.delete(ERASE).json["status"])
+
+    assert statuses == ["done"] * 3
+    assert traces(app) == []
 
 
 @on_sqlite

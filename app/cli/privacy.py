@@ -42,7 +42,7 @@ def erase(customer_id: str) -> None:
 
 def _complete(erasure_id: str) -> ErasureState:
     """Work on it until it is done, or only the file is left that others keep from being rewritten."""
-    return continue_erasure(erasure_id, seconds=math.inf, any_size=True)
+    return continue_erasure(erasure_id, seconds=math.inf, rewrite_always=True)
 
 
 def _tell(states: list[ErasureState]) -> None:

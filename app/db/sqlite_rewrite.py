@@ -3,20 +3,29 @@
 import sqlite3
 import time
 
+from sqlalchemy import text
+
 from app.db.engine import db
+from app.db.transactions import read_rows
 
 _ATTEMPTS = 5
 _PAUSE = 0.1  # seconds between two attempts; other requests of this process run meanwhile
 _BUSY_TIMEOUT = 50  # milliseconds; SQLite's wait blocks the whole worker, which may hold the lock itself
 
 
-def rewrite_file(*, max_bytes: float) -> bool:
+def file_size() -> int:
+    """The size of the database in bytes, without its write-ahead log."""
+    [row] = read_rows(text("SELECT page_count * page_size AS size FROM pragma_page_count, pragma_page_size"))
+    return int(row.size)
+
+
+def rewrite_file() -> bool:
     """Rewrite the database file (VACUUM) and truncate its write-ahead log. Returns False if that was not possible.
 
     `secure_delete` overwrites deleted rows, but not the copies that remain when SQLite moves rows between pages (five,
     after 150 of 600 orders were erased), and old pages remain in the log until it is truncated. VACUUM takes seconds a
-    gigabyte, blocks this process and excludes all writers. It is not done if the file has more than `max_bytes`, or if
-    other connections keep reading or writing.
+    gigabyte, blocks this process and excludes all writers. It is not possible while other connections keep reading or
+    writing.
     """
     pooled = db.engine.raw_connection()
     pooled.detach()  # keeps the changed busy_timeout out of the pool
@@ -24,7 +33,7 @@ def rewrite_file(*, max_bytes: float) -> bool:
     assert isinstance(connection, sqlite3.Connection)
     try:
         connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT}")
-        return _size(connection) <= max_bytes and _rewrite(connection)
+        return _rewrite(connection)
     finally:
         connection.close()
 
@@ -36,11 +45,6 @@ def _rewrite(connection: sqlite3.Connection) -> bool:
         if _truncate_log(connection) and _vacuum(connection) and _truncate_log(connection):
             return True
     return False
-
-
-def _size(connection: sqlite3.Connection) -> int:
-    pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    return int(pages * size)
 
 
 def _vacuum(connection: sqlite3.Connection) -> bool:

@@ -27,6 +27,9 @@ class OrderEvent(Base):
     snapshot: Mapped[str] = mapped_column(Document)
 
 
+CHANGE_KEYS_MAX = 20_000  # of one order: each of its 10,000 versions, and as many requests that changed nothing
+
+
 class ChangeKey(Base):
     """An idempotency key that was used for a change of an order, kept as long as the order is.
 

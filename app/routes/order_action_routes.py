@@ -26,6 +26,7 @@ PROBLEMS = (
     errors.OrderNotFound,
     errors.IllegalAction,
     errors.TooManyVersions,
+    errors.TooManyIdempotencyKeys,
     errors.VersionMismatch,
     errors.PreconditionRequired,
     errors.InvalidIdempotencyKey,

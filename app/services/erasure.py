@@ -1,26 +1,26 @@
-"""Erasing what is known of a person (GDPR, Article 17), and nothing of what was sold.
+"""Erasure of a customer's personal data (GDPR, Article 17). What was sold is kept.
 
-An erasure is a row of `erasures` that is worked on in steps, each a short transaction of its own. A step erases one
-page of snapshots of one order, oldest first, and notes in the row how far it came. The step that reaches the order's
-current version also rewrites the order's own rows and records `order.erased`. Until then the order is found under its
-old customer id, so that whoever goes on after a crash, a stop or a time limit finds it, and the place in it. Steps of
-several processes exclude each other by the lock on the row.
+An erasure is a row of `erasures`, processed in steps. Each step is a short transaction: it erases one page of snapshots
+of one order, oldest first, and records its position in the row. The step that reaches the order's current version also
+erases the order's own rows and records the event `order.erased`. Until then the order keeps its customer id, so that
+after a crash or a time limit the next request finds it and continues. The row's lock keeps two processes from running
+steps of one erasure at the same time.
 """
 
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import selectinload
 
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, is_duplicate
-from app.db.sqlite_rewrite import rewrite_file
+from app.db.sqlite_rewrite import file_size, rewrite_file
 from app.db.transactions import in_transaction, read_rows
 from app.errors import ErasureNotFound, OpenOrders
 from app.models import EVENTS, ChangeKey, Erasure, Order, OrderEvent, OutboxEntry
@@ -30,20 +30,23 @@ from app.models.order_id import new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_document import render_stored_order
 
-REWRITE_MAX = 64 * 1024 * 1024  # bytes of a SQLite file that a request rewrites: writers wait for about a second
+REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request rewrites, which takes about a second
+# Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures are requested.
+REWRITE_PACE = 2 * 1024 * 1024
 
-# Snapshots of one step: few of large ones, so that memory and the time that others wait stay bounded. The size of the
-# last ones tells that of the next: an order begins small, and grows by little from version to version.
+# Snapshots of one step: the fewer, the larger they are, so that a step is short and takes little memory. Versions of an
+# order are of similar size, so the largest of a page determines the length of the next.
 _PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 1, 100, 250_000
-# Seconds between two steps, in which this process serves others: SQLite keeps it busy throughout a step, and a pause of
-# 0 starves them, since gevent looks for what has arrived only where it waits.
+_KEYS_PAGE = 1000  # fingerprints that one step removes
+# Seconds between two steps. Other requests of this process run in them: SQLite blocks the process throughout a step,
+# and gevent looks for new events only where it waits, which a sleep of 0 does not.
 _PAUSE = 0.01
-_LOCKED_PAUSE = 0.05  # seconds until the row is tried again that another process is working on
+_LOCKED_PAUSE = 0.05  # seconds before a row is tried again that another process has locked
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureState:
-    """How far an erasure has come. `orders` counts those that are erased."""
+    """The progress of an erasure. `orders` is the number of erased orders."""
 
     id: str
     status: str
@@ -53,24 +56,24 @@ class ErasureState:
 
 
 def erase_customer(customer_id: str, *, principal: Principal, seconds: float) -> ErasureState:
-    """Begin to erase the customer's personal data, or go on where it was begun, for about so many seconds.
+    """Start the erasure of a customer's personal data, or continue a running one, for about that many seconds.
 
-    The customer of these orders is a random alias from then on, the same in all of them. An alias has nothing to erase.
-    Idempotency keys stay as hashes, so that a retry makes no second order; the fingerprints of the bodies do not.
-    Orders that are placed later, and are still open, are left alone. Raises OpenOrders if there are any to begin with.
+    A random alias replaces the customer id, the same in all orders. Idempotency keys stay as hashes, so that a retry
+    creates no second order; the fingerprints of bodies are removed. An alias has nothing to erase. Orders that are
+    placed while the erasure runs, and are open, are not erased. Raises OpenOrders if there are any at the start.
     """
     return continue_erasure(_find_or_add(customer_id, principal), seconds=seconds)
 
 
 def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> ErasureState:
-    """How far an erasure has come, after working on it for up to so many seconds. Raises ErasureNotFound.
+    """The progress of an erasure, which is continued for up to that many seconds. Raises ErasureNotFound.
 
-    For a customer there are only their own, and those that are done: these name nobody, and their ids are not guessed.
+    Customers see only the erasures of their own data, and of these the finished ones only if they requested them.
     """
     known_id = parse_uuid(erasure_id)
     if known_id is None or not _is_visible(known_id, principal):
         raise ErasureNotFound(f"Erasure {erasure_id[:64]} was not found.")
-    state = _state(known_id)
+    state = _get_state(known_id)
     return state if state.status == DONE else continue_erasure(known_id, seconds=seconds)
 
 
@@ -80,18 +83,20 @@ def running_erasures() -> list[str]:
     return [row.id for row in read_rows(query)]
 
 
-def continue_erasure(erasure_id: str, *, seconds: float, any_size: bool = False) -> ErasureState:
-    """Work on an erasure until it is done or so many seconds are over, and return how far it has come.
+def continue_erasure(erasure_id: str, *, seconds: float, rewrite_always: bool = False) -> ErasureState:
+    """Continue an erasure until it is done or that many seconds have passed, and return its progress.
 
-    On SQLite it is done when nothing is left in the file and its write-ahead log either. Without `any_size` a file of
-    more than REWRITE_MAX bytes stays as it is, and the erasure running.
+    On SQLite an erasure is done when the data is out of the file and the write-ahead log too. Unless `rewrite_always`
+    is set, the file is not rewritten if it has more than REWRITE_MAX bytes, nor sooner after the last time than
+    REWRITE_PACE allows; the erasure then stays running.
     """
     deadline = time.monotonic() + seconds
     for _ in _steps(erasure_id):
         if time.monotonic() >= deadline:
-            return _state(erasure_id)
-    _finish(any_size)
-    return _state(erasure_id)
+            return _get_state(erasure_id)
+    while (pause := _finish(rewrite_always)) > 0 and time.monotonic() + pause < deadline:
+        time.sleep(pause)
+    return _get_state(erasure_id)
 
 
 def _is_visible(erasure_id: str, principal: Principal) -> bool:
@@ -109,7 +114,7 @@ def _find_or_add(customer_id: str, principal: Principal) -> str:
         try:
             return in_transaction(lambda: _running_or_new(customer_id, principal))
         except DATABASE_ERRORS as error:
-            if not is_duplicate(error):  # else another request has begun it just now
+            if not is_duplicate(error):  # a concurrent request has added it
                 raise
     return in_transaction(lambda: _running_or_new(customer_id, principal))
 
@@ -124,12 +129,12 @@ def _running_or_new(customer_id: str, principal: Principal) -> str:
         return running
     nothing = is_alias(customer_id) or not db.session.scalar(select(Order.id).where(of_customer).limit(1))
     now, alias = datetime.now(UTC), new_alias()
-    themselves = principal.id == customer_principal_id(customer_id)
+    by_the_customer = principal.id == customer_principal_id(customer_id)
     erasure = Erasure(
         id=new_id(now),
         customer_id=None if nothing else customer_id,
         alias=alias,
-        actor=customer_principal_id(alias) if themselves else principal.id,
+        actor=customer_principal_id(alias) if by_the_customer else principal.id,
         status=RUNNING,
         orders=0,
         erased_version=0,
@@ -140,7 +145,7 @@ def _running_or_new(customer_id: str, principal: Principal) -> str:
 
 
 def _steps(erasure_id: str) -> Iterator[None]:
-    """Carry out one step after the other until no order is left."""
+    """Run one step after the other until no order is left."""
     page = _PAGE_FIRST
     while (largest := in_transaction(lambda: _erase_page(erasure_id, page))) is not None:
         page = max(1, min(_PAGE_MAX, _PAGE_CHARACTERS // max(largest, 1)))
@@ -149,9 +154,9 @@ def _steps(erasure_id: str) -> Iterator[None]:
 
 
 def _erase_page(erasure_id: str, limit: int) -> int | None:
-    """Erase up to so many snapshots of one order, and with the last one the order; the length of the longest snapshot.
+    """Erase up to `limit` snapshots of one order, and after the last one the order; the length of the largest snapshot.
 
-    0 where another process is at work, None where no order is left.
+    0 if another process has locked the row, None if no order is left.
     """
     row = select(Erasure).where(Erasure.id == erasure_id, Erasure.status == RUNNING)
     erasure = db.session.scalar(row.with_for_update(skip_locked=True))
@@ -167,26 +172,26 @@ def _erase_page(erasure_id: str, limit: int) -> int | None:
     with db.session.no_autoflush:  # one UPDATE of the erasure is enough
         if erasure.order_id != order.id:
             erasure.order_id, erasure.erased_version = order.id, 0
-        erased = _erase_snapshots(erasure, limit)
-        if len(erased) < limit or erasure.erased_version >= order.version:
+        lengths = _erase_snapshots(erasure, limit)
+        all_erased = len(lengths) < limit or erasure.erased_version >= order.version
+        if all_erased and not _erase_fingerprints(order.id):
             _erase_order(erasure)
-    return max(erased, default=1)
+    return max(lengths, default=1)
 
 
 def _erase_snapshots(erasure: Erasure, limit: int) -> list[int]:
-    """Erase the next snapshots of the order that the erasure is at; their lengths. The one place where events are
-    rewritten: the law goes before the log."""
-    behind = OrderEvent.order_id == erasure.order_id, OrderEvent.version > erasure.erased_version
-    query = select(OrderEvent.version, OrderEvent.actor, OrderEvent.snapshot).where(*behind)
+    """Erase the next snapshots of the current order, and return their lengths. No other function updates events."""
+    remaining = OrderEvent.order_id == erasure.order_id, OrderEvent.version > erasure.erased_version
+    query = select(OrderEvent.version, OrderEvent.actor, OrderEvent.snapshot).where(*remaining)
     events = db.session.execute(query.order_by(OrderEvent.version).limit(limit)).all()
     if not events:
         return []
-    db.session.connection().execute(_REWRITE_EVENT, [_rewritten(event, erasure) for event in events])
+    db.session.connection().execute(_UPDATE_EVENT, [_erased_event(event, erasure) for event in events])
     erasure.erased_version = events[-1].version
     return [len(event.snapshot) for event in events]
 
 
-def _rewritten(event: Any, erasure: Erasure) -> dict[str, Any]:
+def _erased_event(event: Any, erasure: Erasure) -> dict[str, Any]:
     assert erasure.customer_id is not None
     by_the_customer = event.actor == customer_principal_id(erasure.customer_id)
     return {
@@ -197,20 +202,28 @@ def _rewritten(event: Any, erasure: Erasure) -> dict[str, Any]:
     }
 
 
-_REWRITE_EVENT = (
+_UPDATE_EVENT = (
     update(EVENTS)
     .where(EVENTS.c.order_id == bindparam("of_order"), EVENTS.c.version == bindparam("of_version"))
     .values(actor=bindparam("new_actor"), snapshot=bindparam("new_snapshot"))
 )
 
 
+def _erase_fingerprints(order_id: str) -> bool:
+    """Remove a page of the order's fingerprints, and return whether more may be left."""
+    remaining = ChangeKey.order_id == order_id, ChangeKey.fingerprint.is_not(None)
+    page = select(ChangeKey.key_hash).where(*remaining).limit(_KEYS_PAGE)
+    removal = update(ChangeKey).where(ChangeKey.order_id == order_id, ChangeKey.key_hash.in_(page))
+    removal = removal.values(fingerprint=None).execution_options(synchronize_session=False)
+    return len(db.session.scalars(removal.returning(ChangeKey.version)).all()) == _KEYS_PAGE
+
+
 def _erase_order(erasure: Erasure) -> None:
-    """Erase the order that the erasure is at, all of whose snapshots are erased, and record it."""
+    """Erase the current order, whose snapshots and fingerprints are all erased, and record the event."""
     children = selectinload(Order.items), selectinload(Order.fulfillments), selectinload(Order.returns)
     order = db.session.scalars(select(Order).where(Order.id == erasure.order_id).options(*children)).one()
     now = datetime.now(UTC)
     order.erase(alias=erasure.alias, at=now)
-    db.session.execute(update(ChangeKey).where(ChangeKey.order_id == order.id).values(fingerprint=None))
     event = OrderEvent(
         order_id=order.id,
         version=order.version,
@@ -224,16 +237,21 @@ def _erase_order(erasure: Erasure) -> None:
     erasure.order_id, erasure.erased_version = None, 0
 
 
-def _finish(any_size: bool) -> None:
-    """Mark the erasures done that have no order left."""
+def _finish(rewrite_always: bool) -> float:
+    """Mark the erasures without a remaining order as done.
+
+    Returns the seconds after which to try again: 0 if they are done, infinity if a request cannot finish them.
+    """
     without_orders = Erasure.status == RUNNING, Erasure.customer_id.is_(None)
     rows = read_rows(select(Erasure.id, Erasure.orders).where(*without_orders))
-    # Where nothing was erased, there is nothing to rewrite.
     if not rows:
-        return
+        return 0
     if db.engine.dialect.name == "sqlite" and any(row.orders for row in rows):
-        if not rewrite_file(max_bytes=math.inf if any_size else REWRITE_MAX):
-            return
+        pause = 0 if rewrite_always else _seconds_until_rewrite()
+        if pause > 0:
+            return pause
+        if not rewrite_file():
+            return math.inf
     finished = (
         update(Erasure)
         .where(Erasure.id.in_([row.id for row in rows]), *without_orders)
@@ -241,9 +259,23 @@ def _finish(any_size: bool) -> None:
         .execution_options(synchronize_session=False)
     )
     in_transaction(lambda: db.session.execute(finished))
+    return 0
 
 
-def _state(erasure_id: str) -> ErasureState:
+def _seconds_until_rewrite() -> float:
+    """How long a request must not rewrite the SQLite file: for its size by REWRITE_PACE since the last erasure that
+    rewrote it; infinity above REWRITE_MAX."""
+    size = file_size()
+    if size > REWRITE_MAX:
+        return math.inf
+    [row] = read_rows(select(func.max(Erasure.finished_at).label("at")).where(Erasure.orders > 0))
+    if row.at is None:
+        return 0
+    due: datetime = row.at + timedelta(seconds=size / REWRITE_PACE)
+    return (due - datetime.now(UTC)).total_seconds()
+
+
+def _get_state(erasure_id: str) -> ErasureState:
     columns = Erasure.id, Erasure.status, Erasure.orders, Erasure.created_at, Erasure.finished_at
     [row] = read_rows(select(*columns).where(Erasure.id == erasure_id))
     return ErasureState(row.id, row.status, row.orders, row.created_at, row.finished_at)

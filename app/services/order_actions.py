@@ -38,7 +38,14 @@ from app.services.new_order import content_columns, item_columns
 from app.services.order_document import StoredOrder, parse_order, render_stored_order, visible_document
 from app.services.order_inserts import event_row
 from app.services.order_queries import OrderKey, find_snapshot, order_not_found
-from app.services.order_updates import CurrentOrder, IdempotencyKey, find_current_order, store_key, store_version
+from app.services.order_updates import (
+    CurrentOrder,
+    IdempotencyKey,
+    find_current_order,
+    require_room_for_key,
+    store_key,
+    store_version,
+)
 
 CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts; the same as PostgreSQL's lock_timeout
 EXPIRY = Principal("system:expiry", frozenset())
@@ -67,8 +74,8 @@ class ChangeRequest:
 def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
     """Accept a pending order. The functions below raise the same errors.
 
-    Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, IllegalAction, TooManyVersions, and ServiceUnavailable
-    where other writers store their versions first for CONFLICT_DEADLINE seconds.
+    Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, IllegalAction, TooManyVersions, TooManyIdempotencyKeys,
+    and ServiceUnavailable where other writers store their versions first for CONFLICT_DEADLINE seconds.
     """
     return _change_order(order_id, "confirm", Order.confirm, request=request)
 
@@ -168,6 +175,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
         if order.version == before["version"]:
             if key is None or store_key(key, order_id=order.id, version=order.version):
                 return _visible(StoredOrder(order.id, order.version, current.document), request.principal)
+            require_room_for_key(order.id)
             continue
         changed = StoredOrder(order.id, order.version, render_stored_order(order))
         event = _event(order, changed, action=action, principal=request.principal)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    func,
     insert,
     select,
     true,
@@ -29,7 +30,10 @@ from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.statement import Statement, json_row, json_rows, typed
+from app.db.transactions import read_rows
+from app.errors import TooManyIdempotencyKeys
 from app.models import CHANGE_KEYS, EVENTS, FULFILLMENTS, ITEMS, ORDERS, RETURNS, ChangeKey, Order, OrderEvent
+from app.models.event import CHANGE_KEYS_MAX
 from app.services.order_inserts import insert_events, insert_events_from
 from app.services.order_queries import owned_by
 
@@ -72,14 +76,22 @@ def find_current_order(order_id: str, *, owner: str | None, key: IdempotencyKey 
 def store_key(key: IdempotencyKey, *, order_id: str, version: int) -> bool:
     """Store the key of a request that changed nothing, with the version that it is answered with.
 
-    False where the order is at another version by now, or the key has been used.
+    False where the order is at another version by now, the key has been used, or the order has CHANGE_KEYS_MAX keys.
     """
     dialect = db.engine.dialect.name
     values = {"id": order_id, "version": version, "key_hash": key.key_hash, "fingerprint": key.fingerprint}
+    values["keys_max"] = CHANGE_KEYS_MAX
     if dialect == "sqlite":
         with db.engine.begin() as connection:  # BEGIN IMMEDIATE waits for another process's write, a statement does not
             return connection.execute(_INSERT_KEY[dialect], values).first() is not None
     return bool(_STORE_KEY.rows(**values))
+
+
+def require_room_for_key(order_id: str) -> None:
+    """Raise TooManyIdempotencyKeys if the order has CHANGE_KEYS_MAX keys."""
+    [row] = read_rows(select(func.count().label("keys")).where(ChangeKey.order_id == order_id))
+    if row.keys >= CHANGE_KEYS_MAX:
+        raise TooManyIdempotencyKeys(f"The order has {row.keys} idempotency keys, and the request changes nothing.")
 
 
 def store_version(
@@ -163,6 +175,8 @@ def _current_statement() -> Statement:
 def _insert_key(dialect: Any) -> Any:
     row = select(Order.id, bindparam("key_hash", type_=Text), Order.version, bindparam("fingerprint", type_=Text))
     row = row.where(Order.id == bindparam("id"), Order.version == bindparam("version", type_=Integer))
+    keys = select(func.count()).where(ChangeKey.order_id == Order.id).correlate(Order).scalar_subquery()
+    row = row.where(keys < bindparam("keys_max", type_=Integer))
     # The row lock waits for a concurrent change or erasure of the order, and then sees its result.
     row = row.with_for_update(read=True)
     names = ["order_id", "key_hash", "version", "fingerprint"]
