@@ -103,6 +103,7 @@ def test_every_problem_type_has_a_page_that_says_what_to_do(client: FlaskClient)
         assert page.status_code == 200
         assert f"/problems/{kind.slug}" in index
         assert f"<h1>{kind.title}</h1>" in page.text
+        assert "`" not in page.text
         assert kind.__doc__ and len(kind.__doc__.split()) >= 10, f"{kind.__name__} needs a docstring: it is its page"
 
 

@@ -1,5 +1,5 @@
 "use strict";
 
-// A file of its own, so that the content security policy need not allow scripts in the page. The description stands
-// beside the page, under whatever prefix.
+// A separate file, so that the content security policy can forbid inline scripts. The URL is relative, so that it works
+// under any URL_PREFIX.
 SwaggerUIBundle({ url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true });
