@@ -48,12 +48,12 @@ def resolved(description: dict[str, Any], schema: dict[str, Any]) -> dict[str, A
     return schema | {"components": description["components"]}
 
 
-def test_it_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
+def test_the_description_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
     assert description["openapi"] == "3.1.0"
     assert list(OpenAPIV31SpecValidator(description).iter_errors()) == []
 
 
-def test_it_describes_exactly_the_routes_there_are(app: Flask, description: dict[str, Any]) -> None:
+def test_the_description_equals_the_url_map(app: Flask, description: dict[str, Any]) -> None:
     routes = {
         (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in app.url_map.iter_rules()
@@ -141,7 +141,7 @@ def inputs(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             waiting.append((f"{name}{{}}", schema["additionalProperties"]))
 
 
-def test_every_input_has_its_limits_told(description: dict[str, Any]) -> None:
+def test_every_input_documents_its_limits(description: dict[str, Any]) -> None:
     for name, schema in inputs(description):
         kind = schema.get("type")
         kinds = set(kind) if isinstance(kind, list) else {kind}
@@ -183,7 +183,7 @@ def test_every_pattern_means_the_same_to_every_engine(description: dict[str, Any
 
 
 @pytest.mark.parametrize("schema, member", [("AddressIn", "name"), ("OrderIn", "note"), ("OrderIn", "customer_id")])
-def test_a_pattern_refuses_what_the_service_refuses(description: dict[str, Any], schema: str, member: str) -> None:
+def test_a_pattern_rejects_what_the_service_rejects(description: dict[str, Any], schema: str, member: str) -> None:
     pattern = description["components"]["schemas"][schema]["properties"][member]["pattern"]
     allowed = "\t\n\r" if member == "note" else ""
     controls = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in allowed]
@@ -212,7 +212,7 @@ def test_the_limits_of_an_order_are_those_of_the_design(description: dict[str, A
     assert order["shipping_address"] == {"anyOf": [{"$ref": SCHEMA_ROOT + "AddressIn"}, {"type": "null"}]}
 
 
-def test_what_the_service_answers_may_gain_members(description: dict[str, Any]) -> None:
+def test_response_schemas_allow_additional_members(description: dict[str, Any]) -> None:
     for name in ("Order", "Item", "Totals", "OrderList", "Problem", "RequestError", "Event", "BatchResult"):
         assert description["components"]["schemas"][name].get("additionalProperties", True) is True, name
 
@@ -242,7 +242,7 @@ def real_answers(client: FlaskClient) -> Iterator[tuple[str, TestResponse]]:
         yield path, client.get(path)
 
 
-def test_real_answers_are_as_described(client: FlaskClient, description: dict[str, Any]) -> None:
+def test_real_responses_match_the_description(client: FlaskClient, description: dict[str, Any]) -> None:
     for path, response in real_answers(client):
         answer = description["paths"][path][response.request.method.lower()]["responses"][str(response.status_code)]
 

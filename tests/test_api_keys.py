@@ -136,7 +136,7 @@ def made_up() -> str:
     return f"osk_{secrets.token_hex(8)}.{secrets.token_urlsafe(32)}{secrets.token_hex(4)}"
 
 
-def test_made_up_keys_are_refused_without_the_database(secure_app: Flask, secure_client: FlaskClient) -> None:
+def test_malformed_api_keys_are_rejected_without_the_database(secure_app: Flask, secure_client: FlaskClient) -> None:
     with database_use(secure_app) as statements:
         statuses = {status(secure_client, made_up()) for _ in range(200)}
 
@@ -182,7 +182,7 @@ def test_a_key_that_ended_is_refused(secure_app: Flask, secure_client: FlaskClie
     assert (status(secure_client, ended), status(secure_client, lasting)) == (401, 200)
 
 
-def test_a_key_is_taken_no_longer_than_it_lasts(secure_app: Flask, secure_client: FlaskClient) -> None:
+def test_an_expired_api_key_is_401(secure_app: Flask, secure_client: FlaskClient) -> None:
     key = api_key(secure_app, "orders:read", expires_in=timedelta(seconds=0.5))
     before = status(secure_client, key)
     time.sleep(0.55)
@@ -202,7 +202,7 @@ def test_a_revoked_key_ends_within_a_second(secure_app: Flask, secure_client: Fl
 
 
 @pytest.mark.parametrize("twice", [True, False])
-def test_revoking_nothing_says_so(secure_app: Flask, twice: bool) -> None:
+def test_revoking_an_unknown_key_is_reported(secure_app: Flask, twice: bool) -> None:
     key_id = api_key(secure_app, "orders:read")[4:20] if twice else "nothing"
     cli(secure_app, "api-keys", "revoke", key_id)
 
@@ -212,7 +212,7 @@ def test_revoking_nothing_says_so(secure_app: Flask, twice: bool) -> None:
     assert f"There is no valid key {key_id}" in again.stderr
 
 
-def test_the_list_tells_all_but_the_secrets(secure_app: Flask, secure_client: FlaskClient) -> None:
+def test_the_list_shows_everything_but_the_secrets(secure_app: Flask, secure_client: FlaskClient) -> None:
     used, ended, revoked = (
         api_key(secure_app, "orders:read", name=f"key-{i}", expires_in=NEVER if i == 1 else None) for i in range(3)
     )
@@ -260,7 +260,7 @@ def test_use_is_recorded_at_most_once_a_minute(
     assert (in_a_minute, len(uses)) == (1, 2)
 
 
-def test_a_use_that_cannot_be_recorded_locks_nobody_out(secure_app: Flask, secure_client: FlaskClient) -> None:
+def test_a_last_use_that_cannot_be_recorded_rejects_no_request(secure_app: Flask, secure_client: FlaskClient) -> None:
     def fail() -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
@@ -283,7 +283,7 @@ def test_a_use_that_cannot_be_recorded_locks_nobody_out(secure_app: Flask, secur
         ("--name", "shop", "--scope", "orders:read", "--expires-in", "soon"),
     ],
 )
-def test_a_key_that_makes_no_sense_is_not_made(secure_app: Flask, words: tuple[str, ...]) -> None:
+def test_an_invalid_api_key_is_not_created(secure_app: Flask, words: tuple[str, ...]) -> None:
     made = cli(secure_app, "api-keys", "create", *words)
 
     assert made.exit_code == 2 and "osk_" not in made.output
@@ -315,7 +315,7 @@ def test_a_development_token_is_the_last_line_and_works(app: Flask, database_url
         ({"JWT_SIGNING_KEY": private_pem(SIGNING_KEY), "JWT_PUBLIC_KEY": "", "JWT_AUDIENCE": ""}, "JWT_AUDIENCE"),
     ],
 )
-def test_without_a_signing_key_there_is_no_token(
+def test_without_a_signing_key_no_token_is_issued(
     app: Flask, database_url: str, settings: dict[str, str], message: str
 ) -> None:
     with closed_app(database_url, **settings) as secure_app:

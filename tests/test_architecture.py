@@ -34,5 +34,5 @@ def test_each_function_and_package_that_is_named_exists(name: str) -> None:
     assert any(re.search(rf"\b{name}\b", source) for source in sources)
 
 
-def test_it_fits_on_a_page() -> None:
+def test_the_architecture_fits_on_a_page() -> None:
     assert len(ARCHITECTURE.splitlines()) <= 150

@@ -100,7 +100,7 @@ def order_id(secure_client: FlaskClient, master: str) -> str:
     return made
 
 
-def test_the_matrix_holds_every_route_and_method_there_is(app: Flask) -> None:
+def test_the_matrix_lists_every_route_and_method(app: Flask) -> None:
     there = {
         (method, rule.rule)
         for rule in app.url_map.iter_rules()
@@ -113,7 +113,7 @@ def test_the_matrix_holds_every_route_and_method_there_is(app: Flask) -> None:
 @on_sqlite
 @each({key: route for key, route in ROUTES.items() if route.scope is None})
 @pytest.mark.parametrize("credential", [None, "garbage"])
-def test_what_is_public_needs_nothing(
+def test_a_public_route_needs_no_credentials(
     secure_client: FlaskClient, method: str, path: str, route: Route, credential: str | None
 ) -> None:
     assert send(secure_client, method, path, None, credential).status_code == route.success
@@ -121,7 +121,7 @@ def test_what_is_public_needs_nothing(
 
 @on_sqlite
 @each(CLOSED)
-def test_without_credentials_nobody_gets_in(
+def test_a_request_without_credentials_is_401(
     secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route
 ) -> None:
     response = send(secure_client, method, path, route.body, None, order_id=order_id)
@@ -134,7 +134,7 @@ def test_without_credentials_nobody_gets_in(
 @on_sqlite
 @each(CLOSED)
 @pytest.mark.parametrize("credential", ["garbage", "a.b.c", f"osk_{'a' * 16}.{'b' * 43}"])
-def test_with_garbage_nobody_gets_in(
+def test_a_request_with_invalid_credentials_is_401(
     secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route, credential: str
 ) -> None:
     response = send(secure_client, method, path, route.body, credential, order_id=order_id)
@@ -146,7 +146,7 @@ def test_with_garbage_nobody_gets_in(
 @on_sqlite
 @each(CLOSED)
 @pytest.mark.parametrize("kind", ["key", "token"])
-def test_without_the_scope_it_is_forbidden_and_the_scope_is_named(
+def test_a_request_without_the_scope_is_403_and_names_the_scope(
     secure_app: Flask, secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route, kind: str
 ) -> None:
     others = [scope for scope in SCOPES if scope != route.scope]
@@ -162,7 +162,7 @@ def test_without_the_scope_it_is_forbidden_and_the_scope_is_named(
 
 @each(CLOSED)
 @pytest.mark.parametrize("kind", ["key", "token"])
-def test_the_one_scope_is_enough(
+def test_the_scope_of_the_route_suffices(
     secure_app: Flask,
     secure_client: FlaskClient,
     master: str,
@@ -187,7 +187,7 @@ def test_the_one_scope_is_enough(
 
 
 @each(OF_A_CUSTOMER)
-def test_another_customers_order_is_the_same_as_none(
+def test_an_order_of_another_customer_is_404(
     secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route
 ) -> None:
     stranger = token(customer="c-2", scope=CUSTOMER)
@@ -208,7 +208,7 @@ def without_request(response: TestResponse, order_id: str) -> tuple[Any, ...]:
 
 @on_sqlite
 @each({key: route for key, route in OF_AN_ORDER.items() if key not in OF_A_CUSTOMER})
-def test_what_the_shop_does_is_no_customers_business(
+def test_a_customer_cannot_perform_the_actions_of_the_shop(
     secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route
 ) -> None:
     owner = token(scope=CUSTOMER)
@@ -216,7 +216,7 @@ def test_what_the_shop_does_is_no_customers_business(
     assert send(secure_client, method, path, route.body, owner, order_id=order_id).status_code == 403
 
 
-def test_a_customer_acts_for_nobody_else(secure_client: FlaskClient, order_id: str) -> None:
+def test_a_customer_cannot_create_orders_of_another_customer(secure_client: FlaskClient, order_id: str) -> None:
     stranger = bearer(token(customer="c-2", scope=CUSTOMER))
 
     created = secure_client.post("/orders", json=MINIMAL, headers=stranger)
@@ -238,7 +238,7 @@ def test_a_customers_token_has_no_scope_that_sees_beyond_one_customer(secure_app
 
 
 @pytest.mark.parametrize("scope", [None, "orders:wirte", "public "])
-def test_a_route_that_does_not_say_whom_it_lets_in_stops_the_start(
+def test_a_route_that_declares_no_scope_stops_the_start(
     database_url: str, monkeypatch: pytest.MonkeyPatch, scope: str | None
 ) -> None:
     def undeclared() -> str:
@@ -257,14 +257,14 @@ def test_a_route_that_does_not_say_whom_it_lets_in_stops_the_start(
         create_app({"DATABASE_URL": database_url, "AUTH": "off"})
 
 
-def test_a_route_that_comes_later_lets_nobody_in(database_url: str) -> None:
+def test_a_route_that_is_added_after_the_start_rejects_every_request(database_url: str) -> None:
     app = create_app({"DATABASE_URL": database_url, "AUTH": "off"})
     app.add_url_rule("/late", view_func=lambda: "secret")
 
     assert app.test_client().get("/late").status_code == 403
 
 
-def test_the_description_tells_the_scope_and_the_refusals_of_every_operation(client: FlaskClient) -> None:
+def test_the_description_documents_the_scope_and_the_401_and_403_of_every_operation(client: FlaskClient) -> None:
     description = client.get("/openapi.json").json
 
     for (method, path), route in ROUTES.items():

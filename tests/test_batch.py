@@ -43,7 +43,7 @@ def count(client: FlaskClient) -> int:
     return len(client.get("/orders?limit=100").json["orders"])
 
 
-def test_each_entry_is_judged_alone_and_answered_in_order(client: FlaskClient) -> None:
+def test_each_entry_has_its_own_result_in_the_order_of_the_request(client: FlaskClient) -> None:
     taken = client.post("/orders", json=order(external_ref="r-0", note="first")).json["id"]
 
     results = send(
@@ -73,7 +73,7 @@ def test_each_entry_is_judged_alone_and_answered_in_order(client: FlaskClient) -
     assert count(client) == 3
 
 
-def test_an_entry_is_the_order_that_a_request_of_its_own_would_make(client: FlaskClient) -> None:
+def test_an_entry_creates_the_same_order_as_a_single_request(client: FlaskClient) -> None:
     [result] = send(client, RICHEST | {"idempotency_key": "k-1"})
 
     alone = client.post("/orders", json=RICHEST, headers={"Idempotency-Key": "k-1"})
@@ -96,19 +96,19 @@ def test_an_entry_is_the_order_that_a_request_of_its_own_would_make(client: Flas
     ],
 )
 @on_postgresql
-def test_a_faulty_entry_is_told_its_place_in_the_batch(client: FlaskClient, entry: object, place: str) -> None:
+def test_an_invalid_entry_is_reported_with_its_position(client: FlaskClient, entry: object, place: str) -> None:
     good, bad = send(client, order(), entry)
 
     assert (good["status"], bad["status"], bad["problem"]["status"]) == (201, 400, 400)
     assert f"#/orders/1/{place}" in {fault["pointer"] for fault in bad["problem"]["errors"]}
 
 
-def test_a_batch_of_faulty_entries_only_stores_nothing(client: FlaskClient) -> None:
+def test_a_batch_of_invalid_entries_stores_nothing(client: FlaskClient) -> None:
     assert [result["status"] for result in send(client, None, {}, [])] == [400, 400, 400]
     assert count(client) == 0
 
 
-def test_the_largest_batch_is_taken_once_and_answered_again(client: FlaskClient) -> None:
+def test_the_largest_batch_is_stored_once_and_replayed(client: FlaskClient) -> None:
     entries = [order(external_ref=f"r-{i}") if i % 2 else order(idempotency_key=f"k-{i}") for i in range(BATCH_MAX)]
     first = send(client, *entries)
 
@@ -223,7 +223,7 @@ def test_an_entry_whose_key_is_in_use_is_409_and_no_other(client: FlaskClient, h
 
 
 @on_postgresql
-def test_keys_in_use_hold_a_batch_up_for_a_bounded_time(
+def test_locked_keys_delay_a_batch_for_a_bounded_time(
     client: FlaskClient, held_keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(order_service, "ONE_BY_ONE_DEADLINE", 0.1)
@@ -236,7 +236,7 @@ def test_keys_in_use_hold_a_batch_up_for_a_bounded_time(
     assert send(client, order(idempotency_key="late"))[0]["status"] == 201
 
 
-def test_a_reference_that_stood_for_a_key_stands_for_it_after_it_was_changed(client: FlaskClient) -> None:
+def test_a_reference_used_as_a_key_stays_one_after_it_was_changed(client: FlaskClient) -> None:
     [first] = send(client, order(external_ref="r-1"))
     path = f"/orders/{first['order']['id']}"
     assert client.patch(path, json={"external_ref": "r-2"}).status_code == 200
@@ -265,7 +265,7 @@ def test_an_imported_order_is_replayed_at_its_version(app: Flask, client: FlaskC
     assert (replay["status"], replay["replayed"], replay["order"]["version"]) == (201, True, 2)
 
 
-def test_the_orders_of_a_long_batch_are_made_just_before_they_are_stored(
+def test_the_orders_of_a_long_batch_are_built_just_before_they_are_stored(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[list[Any]] = []

@@ -39,7 +39,7 @@ def words(text: str) -> set[str]:
 
 @pytest.mark.parametrize("origin", [SHOP, "http://127.0.0.1:3000"])
 @pytest.mark.parametrize("path", ["/orders", "/orders/batch", "/orders/x/hold", "/customers/c/personal-data", "/x"])
-def test_a_preflight_of_a_known_origin_is_answered_and_kept(web: FlaskClient, origin: str, path: str) -> None:
+def test_a_preflight_of_an_allowed_origin_is_answered_and_cacheable(web: FlaskClient, origin: str, path: str) -> None:
     response = web.options(path, headers={"Origin": origin} | PREFLIGHT)
 
     told = cors(response)
@@ -56,7 +56,7 @@ def test_a_preflight_of_a_known_origin_is_answered_and_kept(web: FlaskClient, or
 
 @pytest.mark.parametrize("origin", FOREIGN)
 @pytest.mark.parametrize("method", ["OPTIONS", "GET", "POST"])
-def test_a_foreign_origin_is_told_nothing(web: FlaskClient, origin: str, method: str) -> None:
+def test_another_origin_gets_no_cors_headers(web: FlaskClient, origin: str, method: str) -> None:
     response = web.open("/orders", method=method, headers={"Origin": origin} | PREFLIGHT | bearer(token()))
 
     assert cors(response) == {}
@@ -76,7 +76,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize(("configured", "sent"), SPELLINGS.items(), ids=SPELLINGS)
-def test_an_origin_matches_however_it_is_spelled(app: Flask, database_url: str, configured: str, sent: str) -> None:
+def test_an_origin_matches_in_every_notation(app: Flask, database_url: str, configured: str, sent: str) -> None:
     with closed_app(database_url, CORS_ORIGINS=configured) as secure_app:
         client = secure_app.test_client()
         told = [cors(client.get("/orders", headers={"Origin": origin})) for origin in (sent, configured)]
@@ -98,7 +98,7 @@ def test_a_header_that_is_no_name_stops_the_start(database_url: str, names: str)
         load_config({"CORS_HEADERS": names})
 
 
-def test_what_a_frontend_needs_to_read_is_exposed(web: FlaskClient) -> None:
+def test_the_headers_a_frontend_needs_are_exposed(web: FlaskClient) -> None:
     headers = {"Origin": SHOP, "Idempotency-Key": "k-1"} | bearer(token())
     web.post("/orders", json=MINIMAL, headers=headers)
 
@@ -146,7 +146,7 @@ def test_the_service_breaks_for_a_frontend_that_it_can_read(web: FlaskClient, mo
     assert (response.status_code, cors(response)["Allow-Origin"]) == (500, SHOP)
 
 
-def test_without_origins_no_origin_is_told_anything(secure_client: FlaskClient) -> None:
+def test_without_allowed_origins_no_response_has_cors_headers(secure_client: FlaskClient) -> None:
     responses = [
         secure_client.options("/orders", headers={"Origin": SHOP} | PREFLIGHT),
         secure_client.get("/orders", headers={"Origin": SHOP} | bearer(token())),
@@ -165,7 +165,7 @@ def test_an_origin_that_is_none_or_all_stops_the_start(database_url: str, origin
         load_config({"CORS_ORIGINS": origins})
 
 
-def test_every_answer_says_what_it_must_not_be_used_for(web: FlaskClient) -> None:
+def test_every_response_has_security_headers(web: FlaskClient) -> None:
     paths = ("/healthz", "/orders", "/metrics", "/openapi.json", "/docs", "/docs/start.js", "/problems")
     answers = [web.get(path, headers=bearer(token()), buffered=True) for path in paths]
     answers += [web.options("/orders", headers={"Origin": SHOP} | PREFLIGHT), *errors(web, {})]

@@ -100,7 +100,7 @@ IF_MATCH = {
 
 
 @pytest.mark.parametrize(("if_match", "status"), IF_MATCH.items())
-def test_a_change_is_made_only_to_the_version_that_if_match_names(
+def test_a_change_applies_only_to_the_version_in_if_match(
     client: FlaskClient, address: str, if_match: str, status: int
 ) -> None:
     headers = {"If-Match": if_match.encode().decode("latin-1")}

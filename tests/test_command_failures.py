@@ -53,7 +53,7 @@ def leaves(group: click.Group) -> Iterator[str]:
         yield from leaves(command) if isinstance(command, click.Group) else [name]
 
 
-def test_every_command_is_tried_here(app: Flask) -> None:
+def test_every_command_is_tested(app: Flask) -> None:
     own = set(leaves(app.cli)) - set(flask_migrate.cli.db.commands)
 
     assert own == {*COMMANDS, *WITHOUT_DATABASE}
@@ -89,7 +89,7 @@ def unmigrated_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @each_command
-def test_on_an_unmigrated_database_a_command_says_what_to_do(unmigrated_url: str, name: str) -> None:
+def test_a_command_on_an_unmigrated_database_names_the_migration_command(unmigrated_url: str, name: str) -> None:
     result = invoke(name, unmigrated_url)
 
     assert failed_in_one_line(result), result.output
@@ -123,14 +123,14 @@ OLDER_CODE = "The database is at migration 9999, which this version of the servi
 
 
 @each_command
-def test_on_the_database_of_a_newer_release_a_command_says_that_the_code_is_older(newer_url: str, name: str) -> None:
+def test_a_command_on_the_database_of_a_newer_release_reports_the_older_code(newer_url: str, name: str) -> None:
     result = invoke(name, newer_url)
 
     assert failed_in_one_line(result), result.output
     assert OLDER_CODE in result.stderr and "run `flask db upgrade`" not in result.stderr
 
 
-def test_an_upgrade_to_an_older_release_says_that_the_code_is_older(newer_url: str) -> None:
+def test_an_upgrade_by_an_older_release_reports_the_older_code(newer_url: str) -> None:
     ended = run(*FLASK, "db", "upgrade", DATABASE_URL=newer_url)
 
     assert ended_in_one_line(ended), ended.stderr
@@ -142,7 +142,7 @@ ABSENT = ["sqlite:////nowhere/orders.db", "postgresql://shop:hunter2@127.0.0.1:1
 
 @each_command
 @pytest.mark.parametrize("url", ABSENT, ids=["sqlite", "postgresql"])
-def test_without_a_database_a_command_says_so_in_one_line(url: str, name: str) -> None:
+def test_a_command_without_a_database_fails_with_one_line(url: str, name: str) -> None:
     result = invoke(name, url)
 
     assert failed_in_one_line(result), result.output
@@ -189,13 +189,13 @@ def ended_in_one_line(ended: Any) -> bool:
 
 
 @pytest.mark.parametrize("url", ABSENT, ids=["sqlite", "postgresql"])
-def test_an_upgrade_without_a_database_says_so_in_one_line(url: str) -> None:
+def test_an_upgrade_without_a_database_fails_with_one_line(url: str) -> None:
     ended = run(*FLASK, "db", "upgrade", DATABASE_URL=url)
 
     assert ended_in_one_line(ended), ended.stderr
 
 
-def test_an_upgrade_by_a_role_that_may_not_create_tables_says_so_in_one_line(unmigrated_url: str) -> None:
+def test_an_upgrade_by_a_role_without_privileges_fails_with_one_line(unmigrated_url: str) -> None:
     if unmigrated_url.startswith("sqlite"):
         path = make_url(unmigrated_url).database
         Path(str(path)).touch()

@@ -38,7 +38,7 @@ def is_compressed(response: TestResponse) -> bool:
 
 
 @pytest.mark.parametrize("path", COMPRESSED)
-def test_what_is_long_is_compressed_where_that_is_accepted(client: FlaskClient, order_id: str, path: str) -> None:
+def test_a_long_response_is_compressed_if_accepted(client: FlaskClient, order_id: str, path: str) -> None:
     plain = client.get(path.format(id=order_id))
     coded = client.get(path.format(id=order_id), headers=GZIP)
     head = client.head(path.format(id=order_id), headers=GZIP)
@@ -79,7 +79,7 @@ def test_a_single_order_never_is(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/orders", "/nothing", "/docs/favicon-32x32.png"])
-def test_what_is_short_is_sent_as_it_is(client: FlaskClient, path: str) -> None:
+def test_a_short_response_is_not_compressed(client: FlaskClient, path: str) -> None:
     assert "Content-Encoding" not in client.get(path, headers=GZIP).headers
 
 
@@ -92,7 +92,7 @@ def test_what_is_short_is_sent_as_it_is(client: FlaskClient, path: str) -> None:
         ("deflate, gzip", True), ("gzip, identity", True), ("identity;q=0.2, gzip;q=0.5", True),
     ],
 )  # fmt: skip
-def test_what_the_client_accepts_decides(client: FlaskClient, accepted: str | None, coded: bool) -> None:
+def test_accept_encoding_selects_the_encoding(client: FlaskClient, accepted: str | None, coded: bool) -> None:
     headers = {} if accepted is None else {"Accept-Encoding": accepted}
 
     assert is_compressed(client.get("/openapi.json", headers=headers)) is coded

@@ -23,7 +23,7 @@ def test_a_change_of_an_older_version_is_412(client: FlaskClient, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_a_change_of_the_version_that_was_read_is_made(client: FlaskClient, name: str) -> None:
+def test_a_change_of_the_current_version_succeeds(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
 
     response = act(client, path, name, If_Match=client.get(path).headers["ETag"])
@@ -103,7 +103,7 @@ def test_each_version_is_the_answer_to_its_change_byte_for_byte(client: FlaskCli
 
 
 @pytest.mark.parametrize("version", [3, 2**31 - 1])
-def test_a_version_that_is_not_there_yet_is_404(client: FlaskClient, version: int) -> None:
+def test_a_future_version_is_404(client: FlaskClient, version: int) -> None:
     path = order_after(client, "update")
 
     assert slug(client.get(f"{path}?version={version}")) == (404, "order-not-found")
@@ -130,7 +130,7 @@ def test_a_history_is_read_page_by_page(client: FlaskClient, limit: int) -> None
     ]
 
 
-def test_a_history_goes_on_where_it_ended_when_more_has_happened(client: FlaskClient) -> None:
+def test_a_cursor_of_a_history_continues_with_later_events(client: FlaskClient) -> None:
     path = order_after(client, "update")
     first = client.get(f"{path}/history?limit=1").json
     act(client, path, "confirm")
@@ -158,7 +158,7 @@ def test_an_unknown_order_has_no_history(client: FlaskClient, order_id: str) -> 
 @pytest.mark.parametrize(
     ("tags", "weak"), [('W/"2"', "2"), ('"1", W/"2"', "2"), ('W/"x", W/"1"', "1"), ('"1"', None), ("", None)]
 )
-def test_a_refusal_says_that_a_weak_tag_never_matches(client: FlaskClient, tags: str, weak: str | None) -> None:
+def test_a_412_explains_that_a_weak_tag_never_matches(client: FlaskClient, tags: str, weak: str | None) -> None:
     path = order_after(client, "update")
 
     refused = act(client, path, "confirm", If_Match=tags)

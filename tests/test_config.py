@@ -17,14 +17,14 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_without_any_setting_it_is_sqlite_on_loopback() -> None:
+def test_the_default_is_sqlite_on_loopback() -> None:
     config = load_config()
 
     assert config["DATABASE_URL"] == f"sqlite:///{ROOT / 'instance' / 'orders.db'}"
     assert (config["HOST"], config["PORT"], config["AUTH"]) == ("127.0.0.1", 8000, "required")
 
 
-def test_what_is_given_comes_before_the_environment_and_that_before_the_default(
+def test_an_argument_overrides_the_environment_and_that_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PORT", "8001")
@@ -35,7 +35,7 @@ def test_what_is_given_comes_before_the_environment_and_that_before_the_default(
     assert load_config({"PORT": 8002})["PORT"] == 8002
 
 
-def test_what_is_no_setting_is_handed_on_to_flask() -> None:
+def test_an_unknown_setting_is_passed_on_to_flask() -> None:
     assert load_config({"TESTING": True})["TESTING"] is True
 
 
@@ -63,7 +63,7 @@ URLS = {
 
 
 @pytest.mark.parametrize(("text", "url"), URLS.items())
-def test_a_database_url_may_name_what_the_database_takes(text: str, url: str) -> None:
+def test_a_database_url_accepts_the_options_of_its_database(text: str, url: str) -> None:
     read = load_config({"DATABASE_URL": text})["DATABASE_URL"]
 
     assert make_url(read) == make_url(url)
@@ -81,7 +81,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "value", "message"), BAD)
-def test_a_bad_setting_is_named_with_what_is_expected(
+def test_an_invalid_setting_is_named_with_what_is_expected(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -119,7 +119,7 @@ def test_a_bad_database_url_is_refused_and_never_shown(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", NOT_ENCODED)
-def test_what_a_database_url_must_encode_is_said_without_any_part_of_the_password(url: str) -> None:
+def test_a_database_url_with_unencoded_characters_is_reported_without_the_password(url: str) -> None:
     with pytest.raises(StartupError) as caught:
         load_config({"DATABASE_URL": url})
 
@@ -136,25 +136,25 @@ def start(**environment: str) -> tuple[int, list[str]]:
     return done.returncode, (done.stdout + done.stderr).splitlines()
 
 
-def test_a_start_with_a_bad_setting_says_so_in_one_line() -> None:
+def test_a_start_with_an_invalid_setting_fails_with_one_line() -> None:
     assert start(PORT="http") == (3, ["order service: PORT is 'http'; it must be a whole number from 1 to 65535."])
 
 
-def test_a_start_on_an_unmigrated_database_says_so_in_one_line(tmp_path: object) -> None:
+def test_a_start_on_an_unmigrated_database_fails_with_one_line(tmp_path: object) -> None:
     status, [line] = start(DATABASE_URL=f"sqlite:///{tmp_path}/new.db")
 
     assert status == 3
     assert "run `flask db upgrade`" in line
 
 
-def test_a_start_without_its_database_goes_on_and_says_so_in_one_line_without_the_password() -> None:
+def test_a_start_without_its_database_succeeds_and_logs_one_line_without_the_password() -> None:
     status, [line] = start(DATABASE_URL="postgresql://user:secret@127.0.0.1:1/orders")
 
     assert status == 0
     assert "started without a database" in line and "secret" not in line
 
 
-def test_a_start_with_a_database_file_in_no_directory_says_so_in_one_line(tmp_path: object) -> None:
+def test_a_start_with_a_database_file_in_a_missing_directory_fails_with_one_line(tmp_path: object) -> None:
     status, [line] = start(DATABASE_URL=f"sqlite:///{tmp_path}/missing/orders.db")
 
     assert status == 3

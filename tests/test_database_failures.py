@@ -39,7 +39,7 @@ def link(tmp_path: Path) -> Path:
     return tmp_path / ".s.PGSQL.5432"
 
 
-def test_while_another_process_writes_to_sqlite_readers_are_served_and_writers_told_to_come_back(
+def test_while_another_process_writes_to_sqlite_reads_are_served_and_writes_are_503(
     sqlite_file: str,
 ) -> None:
     key = new_key(sqlite_file)
@@ -86,7 +86,7 @@ def test_after_all_idle_connections_were_ended_no_request_fails(postgres: str) -
     assert statuses == [200, 200, 201, 200]
 
 
-def test_a_worker_starts_without_its_database_and_serves_when_it_is_there(postgres: str, link: Path) -> None:
+def test_a_worker_starts_without_its_database_and_serves_once_it_is_available(postgres: str, link: Path) -> None:
     key = new_key(postgres)
     with gunicorn(url_of(link)) as server:
         away = [server.request("GET", path, headers=key) for path in ("/readyz", "/orders")]

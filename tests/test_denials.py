@@ -86,7 +86,7 @@ def denied_by_rule(client: FlaskClient, app: Flask) -> Iterator[tuple[TestRespon
     )
 
 
-def test_denials_by_whose_it_is_are_recorded_too(
+def test_access_to_orders_of_others_is_recorded_as_denied(
     secure_app: Flask, secure_client: FlaskClient, denials: Denials
 ) -> None:
     reasons = [reason for _, reason in denied_by_rule(secure_client, secure_app)]
@@ -95,7 +95,9 @@ def test_denials_by_whose_it_is_are_recorded_too(
     assert {principal for principal, _ in denials()} == {hashed("customer:c-1"), hashed("customer:c-2")}
 
 
-def test_who_asks_too_often_is_recorded(app: Flask, database_url: str, log: io.StringIO, denials: Denials) -> None:
+def test_exceeding_the_rate_limit_is_recorded(
+    app: Flask, database_url: str, log: io.StringIO, denials: Denials
+) -> None:
     with closed_app(database_url, RATE_LIMIT_CUSTOMERS="1") as limited:
         structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=log))  # the new application has its own
         answers = [limited.test_client().get("/orders", headers=bearer(token())) for _ in range(2)]
@@ -129,7 +131,7 @@ def canary_requests(app: Flask, client: FlaskClient) -> Iterator[TestResponse]:
     yield client.post("/orders", json=order | {"customer_id": f"{CANARY}-other"}, headers=own)
 
 
-def test_no_secret_and_nothing_of_a_person_is_in_logs_errors_or_metrics(
+def test_no_secret_and_no_personal_data_is_in_logs_errors_or_metrics(
     secure_app: Flask, secure_client: FlaskClient, log: io.StringIO
 ) -> None:
     statuses = []

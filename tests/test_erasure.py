@@ -88,7 +88,9 @@ def test_of_the_customer_no_trace_is_left(
     assert verified.exit_code == 0, verified.output
 
 
-def test_what_was_sold_stays(secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]) -> None:
+def test_an_erasure_keeps_items_amounts_and_times(
+    secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
+) -> None:
     path = live(post, end="complete")
     before = post(path, method="GET").json
 
@@ -132,7 +134,7 @@ def test_every_member_of_an_order_is_either_kept_or_erased(
             assert connection.scalar(text(f"SELECT count(fingerprint) FROM {table}")) == 0
 
 
-def test_the_history_records_the_erasure_and_tells_nothing_else_of_the_person(
+def test_the_history_records_the_erasure_and_no_personal_data(
     secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
 ) -> None:
     path = live(post, end="complete")
@@ -255,7 +257,7 @@ def test_a_customer_is_erased_whatever_characters_the_id_has(
     assert post(order, method="GET").json["note"] is None
 
 
-def test_open_orders_stand_in_the_way_and_nothing_is_erased(
+def test_open_orders_prevent_the_erasure(
     secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
 ) -> None:
     ended = live(post, end="cancel")

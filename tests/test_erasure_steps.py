@@ -57,7 +57,7 @@ def follow(client: FlaskClient, location: str, seen: Callable[[], None] = lambda
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_it_goes_on_with_every_request_until_nothing_is_left(app: Flask, client: FlaskClient) -> None:
+def test_an_erasure_continues_with_every_request_until_it_is_complete(app: Flask, client: FlaskClient) -> None:
     paths = cancelled_orders(client, 3)
     add_versions(app, paths[1].rpartition("/")[2], 10, note_length=20)
 
@@ -95,7 +95,7 @@ def test_an_order_can_be_changed_while_it_is_being_erased(app: Flask, client: Fl
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_what_fails_on_the_way_is_done_by_the_next_request(
+def test_the_next_request_completes_a_failed_erasure(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled_orders(client, 2)
@@ -115,7 +115,7 @@ def test_what_fails_on_the_way_is_done_by_the_next_request(
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_the_command_completes_what_requests_began(app: Flask, client: FlaskClient) -> None:
+def test_the_command_completes_an_erasure_begun_by_requests(app: Flask, client: FlaskClient) -> None:
     cancelled_orders(client, 3)
     location = client.delete(ERASE).headers["Location"]
 
@@ -144,7 +144,7 @@ def test_the_command_erases_too(app: Flask, client: FlaskClient) -> None:
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_open_orders_stand_in_the_way_of_a_repeated_request_too(app: Flask, client: FlaskClient) -> None:
+def test_open_orders_prevent_a_repeated_erasure_too(app: Flask, client: FlaskClient) -> None:
     cancelled_orders(client, 2)
     location = client.delete(ERASE).headers["Location"]
     later = client.post("/orders", json=personal_order()).headers["Location"]
@@ -154,7 +154,7 @@ def test_open_orders_stand_in_the_way_of_a_repeated_request_too(app: Flask, clie
     assert client.get(later).json["customer_id"] == CUSTOMER  # it is still to be fulfilled
 
 
-def test_an_alias_has_nothing_to_erase(app: Flask, client: FlaskClient) -> None:
+def test_erasing_an_alias_erases_nothing(app: Flask, client: FlaskClient) -> None:
     [path] = cancelled_orders(client, 1)
     client.delete(ERASE)
     before, history = client.get(path), event_types(client, path)
@@ -189,7 +189,7 @@ def test_an_unknown_erasure_is_404(client: FlaskClient, erasure_id: str) -> None
     assert slug(client.get(f"/erasures/{erasure_id}")) == (404, "erasure-not-found")
 
 
-def test_verify_finds_what_an_erasure_left(app: Flask, client: FlaskClient) -> None:
+def test_verify_reports_personal_data_that_an_erasure_left(app: Flask, client: FlaskClient) -> None:
     [path] = cancelled_orders(client, 1)
     old = client.get(path).text
     client.delete(ERASE)
@@ -263,7 +263,7 @@ def test_a_request_waits_for_the_next_rewrite_of_a_small_file(app: Flask, client
 
 
 @on_sqlite
-def test_it_is_done_only_when_the_log_is_empty_too(app: Flask, client: FlaskClient) -> None:
+def test_an_erasure_is_complete_only_after_the_write_ahead_log_is_empty(app: Flask, client: FlaskClient) -> None:
     cancelled_orders(client, 2)
     with app.app_context():
         path = Path(db.engine.url.database or "")
@@ -297,7 +297,7 @@ def test_a_large_file_is_rewritten_by_the_command_alone(
 
 
 @on_sqlite
-def test_the_file_is_not_rewritten_where_nothing_was_erased(app: Flask, client: FlaskClient) -> None:
+def test_the_file_is_rewritten_only_after_an_erasure(app: Flask, client: FlaskClient) -> None:
     cancelled_orders(client, 20)
     with app.app_context(), db.engine.begin() as connection:
         connection.execute(text("DELETE FROM order_events"))

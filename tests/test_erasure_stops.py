@@ -50,7 +50,7 @@ def peak_memory(pid: int) -> int:
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read())[0]) * 1024
 
 
-def test_a_kill_and_a_stop_in_the_middle_lose_nothing(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_an_erasure_survives_a_kill_and_a_stop(app: Flask, client: FlaskClient, database_url: str) -> None:
     for _ in range(ORDERS):
         path = client.post("/orders", json=personal_order()).headers["Location"]
         client.post(f"{path}/cancel", json={"reason": "other", "note": canary()})

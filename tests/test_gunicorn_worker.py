@@ -160,7 +160,7 @@ UNREAD = b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
 CHUNKED = b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 
 
-def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
+def test_pipelined_requests_are_answered_in_order() -> None:
     answers = answer_to(PLAIN + UNREAD + PLAIN + CHUNKED + PLAIN)
 
     plain, chunked = b"POST /plain abc", b"POST /chunked abc"
@@ -168,7 +168,7 @@ def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("request_", [PLAIN, UNREAD, CHUNKED], ids=["plain", "unread", "chunked"])
-def test_a_request_may_come_in_pieces_of_any_size(request_: bytes) -> None:
+def test_a_request_may_arrive_in_pieces_of_any_size(request_: bytes) -> None:
     expected = bodies(answer_to(request_)) * 2
 
     for size in (1, 7, 50, len(request_) - 1):
@@ -183,7 +183,7 @@ def pieces_of(sent: bytes, size: int) -> list[bytes]:
     return [sent[start : start + size] for start in range(0, len(sent), size)]  # noqa: E203
 
 
-def test_a_large_body_is_read_as_far_as_it_is_asked_for_and_the_rest_is_passed_over() -> None:
+def test_the_unread_rest_of_a_large_body_is_skipped() -> None:
     large = b"POST /%s HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
 
     read, unread, after = bodies(answer_to(large % b"read" + large % b"unread" + PLAIN))
@@ -192,12 +192,12 @@ def test_a_large_body_is_read_as_far_as_it_is_asked_for_and_the_rest_is_passed_o
     assert (unread, after) == (b"POST /unread ", b"POST /plain abc")
 
 
-def test_a_body_that_ends_early_is_all_there_is_and_the_connection_is_closed() -> None:
+def test_a_body_that_ends_early_closes_the_connection() -> None:
     assert bodies(answer_to(PLAIN[:-1])) == [b"POST /plain ab"]
 
 
 @pytest.mark.parametrize("given", ["close", "Close", "keep-alive, close", "x"])
-def test_the_connection_is_closed_where_the_client_asks_for_it_or_says_what_is_not_known(given: str) -> None:
+def test_the_connection_is_closed_for_connection_close_and_unknown_options(given: str) -> None:
     asked = PLAIN.replace(b"\r\nHost", f"\r\nConnection: {given}\r\nHost".encode())
 
     answer = answer_to(asked + PLAIN)
@@ -210,7 +210,7 @@ def test_an_old_clients_connection_is_closed() -> None:
     assert bodies(answer_to(b"GET /old HTTP/1.0\r\n\r\n" + PLAIN)) == [b"GET /old "]
 
 
-def test_a_client_that_expects_to_be_asked_for_the_body_is_asked() -> None:
+def test_a_client_that_expects_100_continue_gets_it() -> None:
     with connection_to(echo) as connection:
         connection.sendall(PLAIN[:-3].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
         asked = connection.recv(100)
@@ -226,7 +226,7 @@ def streaming(environ: dict[str, Any], start_response: Callable[..., Any]) -> It
     yield from (b"a", b"", b"b" * 20)
 
 
-def test_a_body_of_unknown_length_comes_in_chunks_and_the_connection_goes_on() -> None:
+def test_a_body_of_unknown_length_is_sent_in_chunks_and_keeps_the_connection() -> None:
     answers = answer_to(PLAIN + PLAIN, streaming)
 
     assert answers.count(b"\r\nTransfer-Encoding: chunked\r\n") == 2
@@ -305,7 +305,7 @@ def test_a_request_that_gunicorn_ends_is_over_and_its_worker_is_not(ended: type[
     assert answer_to(PLAIN + PLAIN, application) == b""
 
 
-def test_what_fails_after_an_answer_makes_no_second_one() -> None:
+def test_a_failure_after_the_response_sends_no_second_response() -> None:
     pieces = Closing(b"a")
     pieces.close = lambda: 1 / 0  # type: ignore[assignment,method-assign]
 
@@ -314,7 +314,7 @@ def test_what_fails_after_an_answer_makes_no_second_one() -> None:
     assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\na")
 
 
-def test_what_is_the_servers_to_say_is_said_once() -> None:
+def test_headers_of_the_server_are_sent_once() -> None:
     theirs = [("Date", "x"), ("Server", "x"), ("Connection", "x"), ("Keep-Alive", "x"), ("Transfer-Encoding", "x")]
 
     answer = answer_to(PLAIN, failing(Closing(b"a"), *theirs, ("Content-Length", "1")))
@@ -323,7 +323,7 @@ def test_what_is_the_servers_to_say_is_said_once() -> None:
     assert answer.count(b"\r\nDate: ") == 1
 
 
-def test_a_client_that_takes_a_large_answer_slowly_gets_all_of_it() -> None:
+def test_a_slow_client_receives_the_whole_of_a_large_response() -> None:
     large = failing(Closing(b"x" * 1_000_000), ("Content-Length", "1000000"))
     with connection_to(large, timeout=1) as connection:
         connection.sendall(PLAIN)
@@ -360,7 +360,7 @@ def test_a_header_that_would_end_its_line_is_never_sent(value: str) -> None:
 
 
 @pytest.mark.parametrize(("peer", "scheme"), [("", "https"), ("127.0.0.1", "https"), ("192.0.2.1", "http")])
-def test_only_a_proxy_on_this_machine_may_tell_the_scheme(peer: str, scheme: str) -> None:
+def test_only_a_local_proxy_may_set_the_scheme(peer: str, scheme: str) -> None:
     seen = []
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -467,7 +467,7 @@ def test_an_offer_to_upgrade_is_declined_and_the_body_read(framing: bytes) -> No
             assert bodies(everything_of(connection)) == [b"POST /offer abc", b"POST /plain abc"]
 
 
-def test_a_body_that_is_not_read_is_not_asked_for() -> None:
+def test_an_unread_body_gets_no_100_continue() -> None:
     expecting = UNREAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n").removesuffix(b"abc")
 
     answer = answer_to(expecting)
@@ -484,7 +484,7 @@ def test_an_old_client_may_keep_its_connection() -> None:
     assert answers.count(b"\r\nConnection: keep-alive\r\n") == 2
 
 
-def test_an_old_client_gets_a_body_of_unknown_length_until_the_connection_closes() -> None:
+def test_for_http_1_0_a_body_of_unknown_length_ends_with_the_connection() -> None:
     answer = answer_to(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", streaming)
 
     assert answer.endswith(b"\r\n\r\na" + b"b" * 20)
@@ -528,7 +528,7 @@ def test_a_body_that_does_not_arrive_in_time_is_408(begun: bytes) -> None:
         (CHUNKED_HEAD, b"4000\r\n" + b"x" * 0x4000 + b"\r\n"),
     ],
 )
-def test_what_never_ends_is_refused(begun: bytes, endless: bytes) -> None:
+def test_an_endless_request_is_rejected(begun: bytes, endless: bytes) -> None:
     with connection_to(echo) as connection:
         connection.sendall(begun)
         with suppress(OSError):

@@ -78,7 +78,7 @@ def test_keys_differ_by_case(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("key", [r'"a\"b"', '"two words"', '"a,b"', "a;b", "{}", r"\\"])
-def test_any_printable_symbol_may_stand_in_a_key(client: FlaskClient, key: str) -> None:
+def test_a_key_may_contain_any_printable_ascii_character(client: FlaskClient, key: str) -> None:
     assert post(client, MINIMAL, key).status_code == post(client, MINIMAL, key).status_code == 201
     assert order_count(client) == 1
 
@@ -90,7 +90,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("key", MALFORMED)
-def test_a_malformed_key_is_refused_and_nothing_is_stored(client: FlaskClient, key: str) -> None:
+def test_a_malformed_key_is_400_and_stores_nothing(client: FlaskClient, key: str) -> None:
     response = post(client, MINIMAL, key)
 
     assert slug(response) == (400, "invalid-idempotency-key")
@@ -116,7 +116,7 @@ def shuffled(value: Any, order: Any) -> Any:
 
 
 @given(order=st.data(), indent=st.none() | st.integers(0, 4), ascii_only=st.booleans())
-def test_the_spelling_of_the_body_does_not_matter(
+def test_the_json_notation_of_the_body_does_not_change_the_fingerprint(
     client: FlaskClient, order: Any, indent: int | None, ascii_only: bool
 ) -> None:
     first = post(client, RICHEST, "spelling")
@@ -129,7 +129,7 @@ def test_the_spelling_of_the_body_does_not_matter(
 
 
 @given(change=st.sampled_from(["quantity", "order of items", "note", "metadata", "address"]))
-def test_what_is_ordered_does_matter(client: FlaskClient, change: str) -> None:
+def test_a_different_body_changes_the_fingerprint(client: FlaskClient, change: str) -> None:
     post(client, RICHEST, "meaning")
     first, *rest = RICHEST["items"]
     changed = {
@@ -143,7 +143,7 @@ def test_what_is_ordered_does_matter(client: FlaskClient, change: str) -> None:
     assert post(client, RICHEST | changed[change], "meaning").status_code == 422
 
 
-def test_many_requests_under_one_key_at_once_make_one_order(app: Flask, client: FlaskClient) -> None:
+def test_concurrent_requests_with_one_key_create_one_order(app: Flask, client: FlaskClient) -> None:
     responses = run_concurrently(8, lambda i: post(app.test_client(), MINIMAL if i % 4 else OTHER, "k-1"))
 
     # Whichever body was first is the order's; the other is told that the key is taken.
@@ -154,7 +154,7 @@ def test_many_requests_under_one_key_at_once_make_one_order(app: Flask, client: 
     assert order_count(client) == 1
 
 
-def test_many_requests_with_few_keys_at_once_make_one_order_a_key(app: Flask, client: FlaskClient) -> None:
+def test_concurrent_requests_with_few_keys_create_one_order_per_key(app: Flask, client: FlaskClient) -> None:
     def send(i: int) -> list[TestResponse]:
         own = app.test_client()
         return [post(own, MINIMAL, f"k-{(i + j) % 10}") for j in range(10)]
@@ -165,7 +165,7 @@ def test_many_requests_with_few_keys_at_once_make_one_order_a_key(app: Flask, cl
     assert order_count(client) == 10
 
 
-def test_one_reference_at_once_is_given_to_one_order(app: Flask, client: FlaskClient) -> None:
+def test_a_reference_in_concurrent_creates_is_assigned_to_one_order(app: Flask, client: FlaskClient) -> None:
     body = MINIMAL | {"external_ref": "r-1"}
 
     responses = run_concurrently(6, lambda i: app.test_client().post("/orders", json=body))
@@ -195,7 +195,9 @@ def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("named_by", ["idempotency_key", "external_ref"])
-def test_a_twin_that_waits_too_long_is_told_to_come_back(app: Flask, client: FlaskClient, named_by: str) -> None:
+def test_a_request_that_waits_too_long_for_its_key_is_409_or_503(
+    app: Flask, client: FlaskClient, named_by: str
+) -> None:
     body = MINIMAL | ({"external_ref": "held"} if named_by == "external_ref" else {})
     key = "held" if named_by == "idempotency_key" else "k-1"
     client.post("/orders", json=OTHER)

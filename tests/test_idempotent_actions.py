@@ -28,7 +28,7 @@ OTHER_BODIES = {
 
 
 @pytest.mark.parametrize("name", POSTED)
-def test_a_replay_is_the_first_answer_whatever_happened_since(client: FlaskClient, name: str) -> None:
+def test_a_replay_is_the_first_response_after_later_changes(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
     first = act(client, path, name, Idempotency_Key="k-1")
     now = act(client, path, "update")
@@ -42,7 +42,7 @@ def test_a_replay_is_the_first_answer_whatever_happened_since(client: FlaskClien
 
 
 @pytest.mark.parametrize("name", POSTED)
-def test_a_replay_asks_for_no_version(client: FlaskClient, name: str) -> None:
+def test_a_replay_ignores_if_match(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
     tag = client.get(path).headers["ETag"]
 
@@ -101,7 +101,7 @@ def test_an_action_that_was_refused_leaves_its_key_free(client: FlaskClient) -> 
 
 
 @pytest.mark.parametrize("name", POSTED)
-def test_a_malformed_key_is_refused_and_nothing_happens(client: FlaskClient, name: str) -> None:
+def test_a_malformed_key_is_400_and_changes_nothing(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
     before = client.get(path).data
 
@@ -110,7 +110,7 @@ def test_a_malformed_key_is_refused_and_nothing_happens(client: FlaskClient, nam
 
 
 @pytest.mark.parametrize("name", POSTED)
-def test_twins_at_once_make_one_version(app: Flask, client: FlaskClient, name: str) -> None:
+def test_concurrent_requests_with_one_key_store_one_version(app: Flask, client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
     before = event_types(client, path)
 
@@ -140,7 +140,7 @@ def unchanged_order(client: FlaskClient, name: str, body: Any) -> str:
 
 
 @pytest.mark.parametrize("name", NO_CHANGE)
-def test_an_action_that_changed_nothing_is_replayed_whatever_happened_since(client: FlaskClient, name: str) -> None:
+def test_an_action_that_changed_nothing_is_replayed_after_later_changes(client: FlaskClient, name: str) -> None:
     body, since = NO_CHANGE[name]
     path = unchanged_order(client, name, body)
     before = client.get(path).data
@@ -169,7 +169,7 @@ def test_another_body_under_the_key_of_an_action_that_changed_nothing_is_422(cli
 
 
 @pytest.mark.parametrize("name", NO_CHANGE)
-def test_an_action_that_changes_nothing_makes_no_version(client: FlaskClient, name: str) -> None:
+def test_an_action_that_changes_nothing_stores_no_version(client: FlaskClient, name: str) -> None:
     body = NO_CHANGE[name][0]
     path = unchanged_order(client, name, body)
     before = event_types(client, path)
@@ -181,7 +181,9 @@ def test_an_action_that_changes_nothing_makes_no_version(client: FlaskClient, na
 
 
 @pytest.mark.parametrize("name", NO_CHANGE)
-def test_twins_that_change_nothing_at_once_are_answered_the_same(app: Flask, client: FlaskClient, name: str) -> None:
+def test_concurrent_requests_with_one_key_that_change_nothing_get_one_response(
+    app: Flask, client: FlaskClient, name: str
+) -> None:
     body = NO_CHANGE[name][0]
     path = unchanged_order(client, name, body)
 
@@ -204,7 +206,7 @@ def before_the_first_call(monkeypatch: pytest.MonkeyPatch, name: str, meanwhile:
     monkeypatch.setattr(order_actions, name, write_late)
 
 
-def test_a_change_that_comes_first_is_seen_by_one_that_would_have_changed_nothing(
+def test_an_action_that_would_change_nothing_sees_a_concurrent_change(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = order_after(client)
@@ -234,7 +236,7 @@ def test_an_action_that_changes_nothing_waits_for_another_process_that_writes(
 
 
 @on_postgresql
-def test_a_key_of_no_change_waits_for_whoever_changes_the_order(
+def test_storing_the_key_of_an_action_without_change_waits_for_concurrent_changes(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
     """Were it stored beside an erasure, what it keeps of the body would be left."""
@@ -261,7 +263,7 @@ def test_a_key_of_no_change_waits_for_whoever_changes_the_order(
 
 @pytest.mark.parametrize("twins_body", [{}, {"note": "mine"}])
 @pytest.mark.parametrize(("body", "writes"), [({}, "store_key"), ({"note": "mine"}, "store_version")])
-def test_a_twin_that_used_the_key_first_is_found(
+def test_a_concurrent_request_with_the_same_key_is_replayed(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, body: Any, writes: str, twins_body: Any
 ) -> None:
     path = order_after(client)
@@ -283,7 +285,7 @@ def test_a_twin_that_used_the_key_first_is_found(
     assert client.get(path).data == twin[0].data
 
 
-def test_a_reference_taken_under_a_key_is_told_from_a_key_that_was_used(client: FlaskClient) -> None:
+def test_a_duplicate_reference_is_distinguished_from_a_used_key(client: FlaskClient) -> None:
     other = order_after(client, external_ref="r-1")
     path = order_after(client)
 

@@ -120,7 +120,7 @@ def status(client: FlaskClient, credential: str) -> int:
     return client.get("/orders", headers=bearer(credential)).status_code
 
 
-def test_tokens_of_all_its_keys_are_taken_with_one_fetch(client: FlaskClient, issuer: Issuer) -> None:
+def test_tokens_of_all_keys_are_accepted_after_one_fetch(client: FlaskClient, issuer: Issuer) -> None:
     statuses = [status(client, named(algorithm, customer=f"c-{i}")) for i in range(5) for algorithm in KEYS]
 
     assert statuses == [200] * 15
@@ -148,7 +148,7 @@ def test_a_token_without_a_key_id_is_checked_with_the_only_key(
     assert issuer.asked == 1
 
 
-def test_the_issuer_is_told_who_fetches_its_keys(client: FlaskClient, issuer: Issuer) -> None:
+def test_fetching_the_key_set_sends_a_user_agent(client: FlaskClient, issuer: Issuer) -> None:
     status(client, named("EdDSA"))
 
     assert issuer.user_agents == {"order-service"}
@@ -165,7 +165,9 @@ def test_a_thousand_unknown_names_cost_one_fetch(client: FlaskClient, issuer: Is
     assert issuer.asked - asked == 1
 
 
-def test_a_new_key_is_found_and_an_old_one_ends(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
+def test_a_rotated_key_set_accepts_the_new_key_and_rejects_the_old_one(
+    client: FlaskClient, issuer: Issuer, clock: Clock
+) -> None:
     issuer.keys = [jwk("RS256")]
     before = [status(client, named("RS256")), status(client, named("ES256"))]
     issuer.keys = [jwk("ES256")]
@@ -236,7 +238,7 @@ def fetch_failures(database_url: str, url: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", REASONS)
-def test_the_log_says_why_a_fetch_failed(app: Flask, database_url: str, issuer: Issuer, case: str) -> None:
+def test_the_log_names_the_reason_of_a_failed_fetch(app: Flask, database_url: str, issuer: Issuer, case: str) -> None:
     issuer.status, issuer.answer = AWAY[case]
 
     [failure] = fetch_failures(database_url, f"{issuer.url}?key=s3cret")
@@ -244,7 +246,7 @@ def test_the_log_says_why_a_fetch_failed(app: Flask, database_url: str, issuer: 
     assert failure["reason"] == REASONS[case]
 
 
-def test_the_log_says_why_a_connection_failed(
+def test_the_log_names_the_reason_of_a_failed_connection(
     app: Flask, database_url: str, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     refused = fetch_failures(database_url, f"http://127.0.0.1:{free_port()}/keys?key=s3cret")
@@ -283,7 +285,7 @@ def test_a_key_set_url_with_a_password_stops_the_start(database_url: str, url: s
 
 
 @pytest.mark.parametrize(("code", "answer"), AWAY.values(), ids=AWAY)
-def test_without_any_key_set_it_says_to_come_back(
+def test_without_any_key_set_a_token_is_503(
     client: FlaskClient, issuer: Issuer, clock: Clock, code: int, answer: bytes | None
 ) -> None:
     issuer.status, issuer.answer = code, answer
@@ -300,9 +302,7 @@ def test_without_any_key_set_it_says_to_come_back(
     assert later == 200
 
 
-def test_a_slow_issuer_keeps_nobody_waiting_whose_key_is_known(
-    client: FlaskClient, issuer: Issuer, clock: Clock
-) -> None:
+def test_a_slow_issuer_does_not_delay_tokens_of_known_keys(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
     assert status(client, named("EdDSA")) == 200
     issuer.seconds, clock.ahead = 1.0, 301
     fetching = threading.Thread(target=status, args=(client, named("EdDSA", customer="c-2")))
@@ -329,7 +329,7 @@ def test_a_slow_issuer_keeps_nobody_waiting_whose_key_is_known(
     ],
     ids=["for encryption", "of another name", "a shared secret", "a short RSA key"],
 )
-def test_a_key_for_something_else_is_not_taken(client: FlaskClient, issuer: Issuer, entry: dict[str, Any]) -> None:
+def test_a_key_for_another_use_is_ignored(client: FlaskClient, issuer: Issuer, entry: dict[str, Any]) -> None:
     issuer.keys = [entry, jwk("ES256")]
 
     assert status(client, named("ES256")) == 200
@@ -346,7 +346,7 @@ def test_a_short_rsa_key_of_the_issuers_signs_nothing(client: FlaskClient, issue
     assert status(client, forged) == 401
 
 
-def test_where_the_header_points_nobody_looks(client: FlaskClient) -> None:
+def test_urls_in_the_header_of_a_token_are_not_fetched(client: FlaskClient) -> None:
     elsewhere = Issuer()
     stranger = ed25519.Ed25519PrivateKey.generate()
     elsewhere.keys = [json.loads(OKPAlgorithm.to_jwk(stranger.public_key())) | {"kid": "EdDSA"}]

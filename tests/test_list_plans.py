@@ -75,9 +75,7 @@ BY_KEYS = {
 
 
 @pytest.mark.parametrize("statement", BY_KEYS)
-def test_orders_are_found_by_their_keys_however_few_there_are(
-    connection: psycopg.Connection[Any], statement: str
-) -> None:
+def test_orders_are_found_by_index_in_a_small_table_too(connection: psycopg.Connection[Any], statement: str) -> None:
     connection.execute("RESET enable_seqscan")
     connection.execute("RESET enable_bitmapscan")
     sql, scanned = BY_KEYS[statement][0].sql("postgresql"), BY_KEYS[statement][1]

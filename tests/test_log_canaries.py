@@ -188,7 +188,7 @@ def attack(server: Server, app: Flask, shop: dict[str, str], database: str) -> C
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_no_log_line_tells_of_a_person(app: Flask, database_url: str, form: str) -> None:
+def test_no_log_line_contains_personal_data(app: Flask, database_url: str, form: str) -> None:
     port, database = free_port(), database_url.partition(":")[0].partition("+")[0]
     shop = bearer(api_key(app, "orders:read", "orders:write", "orders:manage", "privacy:erase"))
     settings = {

@@ -77,7 +77,7 @@ def test_a_log_that_cannot_be_written_fails_no_request(database: str, name: str,
     assert stopped == 0
 
 
-def test_a_disk_that_has_room_again_goes_on_with_whole_lines(database: str, tmp_path: Path) -> None:
+def test_after_a_full_disk_the_log_continues_with_whole_lines(database: str, tmp_path: Path) -> None:
     """A limit of the file's size stands for the disk: it takes a part of a line, and then nothing."""
     port, log = free_port(), tmp_path / "log"
     log.write_bytes(b"x" * 1_000_000 + b"\n")
@@ -103,7 +103,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_a_command_does_its_work_where_nothing_can_be_told(database: str, words: str) -> None:
+def test_a_command_succeeds_without_a_writable_standard_error(database: str, words: str) -> None:
     more, status, stdout = COMMANDS[words]
     command = redirected("2>/dev/full", "-m", "flask", "--app", "wsgi", *words.split(), *more)
 
@@ -115,7 +115,7 @@ def test_a_command_does_its_work_where_nothing_can_be_told(database: str, words:
     assert re.fullmatch(stdout, done.stdout)
 
 
-def test_a_start_that_must_fail_fails_where_nothing_can_be_told(tmp_path: Path) -> None:
+def test_a_failing_start_exits_without_a_writable_standard_error(tmp_path: Path) -> None:
     command = redirected("2>/dev/full", *GUNICORN)
     env = environment(DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", PORT=str(free_port()), WEB_CONCURRENCY="1")
 
@@ -125,7 +125,7 @@ def test_a_start_that_must_fail_fails_where_nothing_can_be_told(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("directory", ["/proc/nothing", "/dev/null", "/dev/full/metrics"])
-def test_a_metrics_directory_that_is_none_fails_nothing(database: str, directory: str) -> None:
+def test_an_unusable_metrics_directory_fails_no_request(database: str, directory: str) -> None:
     port = free_port()
     flask = [word.format(port=port) for word in SERVERS["flask"]]
     settings = {"DATABASE_URL": database, "PROMETHEUS_MULTIPROC_DIR": directory}
@@ -145,7 +145,7 @@ def mapped_directory(worker: int) -> Path:
     return Path(path).parent
 
 
-def test_a_metrics_directory_that_is_removed_fails_nothing(database: str) -> None:
+def test_a_removed_metrics_directory_fails_no_request(database: str) -> None:
     port = free_port()
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database, WEB_CONCURRENCY="1") as server:
         [worker] = server.children()

@@ -65,7 +65,7 @@ def where(index: Any) -> list[str]:
     return [str(condition) for name, condition in options.items() if name.endswith("_where")]
 
 
-def test_the_migrations_make_what_the_models_describe(app: Flask, empty_app: Flask) -> None:
+def test_the_migrations_equal_the_models(app: Flask, empty_app: Flask) -> None:
     with empty_app.app_context():
         db.metadata.create_all(db.engine)
 

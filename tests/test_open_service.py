@@ -52,7 +52,7 @@ def test_no_such_address_passes_for_loopback(database_url: str, host: str) -> No
     assert load_config({"AUTH": "required", "HOST": host})["AUTH"] == "required"
 
 
-def test_without_any_key_it_says_how_to_make_the_first(app: Flask, database_url: str) -> None:
+def test_without_any_api_key_the_start_explains_how_to_create_one(app: Flask, database_url: str) -> None:
     api_key(app, "orders:read", expires_in=timedelta(seconds=-1))  # one that is worth nothing is none
 
     ended = end_of("-m", "flask", "--app", "wsgi", "run", AUTH="required", DATABASE_URL=database_url)
@@ -62,7 +62,7 @@ def test_without_any_key_it_says_how_to_make_the_first(app: Flask, database_url:
     assert "flask api-keys create --name shop --scope orders:write" in line and "Traceback" not in ended.stderr
 
 
-def test_the_first_key_is_made_as_it_says_and_opens_the_door(app: Flask, database_url: str) -> None:
+def test_the_command_in_that_message_creates_a_valid_key(app: Flask, database_url: str) -> None:
     settings = {"AUTH": "required", "DATABASE_URL": database_url}
     words = ("api-keys", "create", "--name", "shop", "--scope", "orders:write")
     made = end_of("-m", "flask", "--app", "wsgi", *words, **settings)
@@ -74,7 +74,7 @@ def test_the_first_key_is_made_as_it_says_and_opens_the_door(app: Flask, databas
     assert statuses == [201, 401]
 
 
-def test_bound_elsewhere_behind_its_back_it_answers_no_stranger_and_says_so(app: Flask, database_url: str) -> None:
+def test_bound_elsewhere_by_a_gunicorn_option_it_rejects_and_logs_remote_clients(app: Flask, database_url: str) -> None:
     """gunicorn takes -b after the settings were checked. 127.0.0.2 stands for another machine."""
     port = free_port()
     settings = {"WEB_CONCURRENCY": "1", "DATABASE_URL": database_url}
@@ -92,7 +92,7 @@ def test_bound_elsewhere_behind_its_back_it_answers_no_stranger_and_says_so(app:
     assert "own machine only" in denied["reason"]
 
 
-STRANGERS: dict[str, dict[str, Any]] = {
+REMOTE_CLIENTS: dict[str, dict[str, Any]] = {
     "another address": {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}},
     "another address, IPv6": {"environ_base": {"REMOTE_ADDR": "2001:db8::7"}},
     "through a proxy here": {"headers": {"X-Forwarded-For": "192.0.2.7"}},
@@ -108,7 +108,7 @@ STRANGERS: dict[str, dict[str, Any]] = {
     "no port": {"headers": {"Host": "localhost:x"}},
     "half an IPv6 address": {"headers": {"Host": "[::1"}},
 }
-NEIGHBOURS: dict[str, dict[str, Any]] = {
+LOCAL_CLIENTS: dict[str, dict[str, Any]] = {
     "here": {},
     "by number": {"headers": {"Host": "127.0.0.1:8000"}},
     "IPv6": {"environ_base": {"REMOTE_ADDR": "::1"}, "headers": {"Host": "[::1]:8000"}},
@@ -125,14 +125,14 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("request_", STRANGERS.values(), ids=STRANGERS)
-def test_who_is_not_on_this_machine_is_refused(client: FlaskClient, request_: dict[str, Any]) -> None:
+@pytest.mark.parametrize("request_", REMOTE_CLIENTS.values(), ids=REMOTE_CLIENTS)
+def test_a_remote_client_is_rejected(client: FlaskClient, request_: dict[str, Any]) -> None:
     assert slug(client.get("/orders", **request_)) == (403, "forbidden")
     assert client.get("/healthz", **request_).status_code == 200
 
 
-@pytest.mark.parametrize("request_", NEIGHBOURS.values(), ids=NEIGHBOURS)
-def test_who_is_on_this_machine_may_do_everything(client: FlaskClient, request_: dict[str, Any]) -> None:
+@pytest.mark.parametrize("request_", LOCAL_CLIENTS.values(), ids=LOCAL_CLIENTS)
+def test_a_local_client_has_all_scopes(client: FlaskClient, request_: dict[str, Any]) -> None:
     assert client.get("/orders", **request_).status_code == 200
 
 
@@ -144,6 +144,6 @@ def open_client(app: Flask, database_url: str) -> Iterator[FlaskClient]:
         db.engine.dispose()
 
 
-@pytest.mark.parametrize("request_", STRANGERS.values(), ids=STRANGERS)
-def test_where_it_was_told_so_everybody_may(open_client: FlaskClient, request_: dict[str, Any]) -> None:
+@pytest.mark.parametrize("request_", REMOTE_CLIENTS.values(), ids=REMOTE_CLIENTS)
+def test_with_auth_allow_open_every_client_has_all_scopes(open_client: FlaskClient, request_: dict[str, Any]) -> None:
     assert open_client.get("/orders", **request_).status_code == 200

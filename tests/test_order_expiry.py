@@ -42,7 +42,7 @@ def test_stale_pending_orders_are_cancelled_as_expired_by_the_system(
     assert runner.invoke(args=["verify"]).exit_code == 0
 
 
-def test_a_second_run_finds_nothing_to_do(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
+def test_a_second_run_expires_nothing(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
     runner.invoke(args=["orders", "expire", "--older-than", "1d"])
 
     result = runner.invoke(args=["orders", "expire", "--older-than", "1d"])
@@ -115,6 +115,6 @@ def test_an_age_before_the_first_possible_order_expires_none(runner: FlaskCliRun
 
 
 @pytest.mark.parametrize("age", ["", "30", "d", "-1d", "1.5d", "30 d", "30w", "1234567d", "３d"])
-def test_what_is_no_age_is_refused(age: str) -> None:
+def test_an_invalid_age_is_rejected(age: str) -> None:
     with pytest.raises(click.BadParameter, match="is not an age; write 30d, 12h or 45m."):
         Age().convert(age, None, None)

@@ -70,7 +70,7 @@ def test_csv_is_a_header_and_one_row_for_each_line_of_each_order(client: FlaskCl
 
 
 @pytest.mark.parametrize(("accept", "body"), [(NDJSON, ""), (CSV, HEADER + "\r\n")])
-def test_where_nothing_matches_the_stream_is_empty(client: FlaskClient, accept: str, body: str) -> None:
+def test_an_export_without_matches_is_empty(client: FlaskClient, accept: str, body: str) -> None:
     assert stream(client, accept=accept).text == body
 
 
@@ -85,7 +85,7 @@ def in_csv(text: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)", "\t1", "\n1", "＝1", "－1"])
-def test_a_text_that_a_spreadsheet_takes_for_a_formula_is_made_harmless(start: str) -> None:
+def test_a_formula_in_a_text_is_escaped_for_spreadsheets(start: str) -> None:
     assert in_csv(start)[1] == f"'{start}"
 
 
@@ -104,7 +104,7 @@ def test_a_text_that_a_spreadsheet_takes_for_a_formula_is_made_harmless(start: s
         ("c-1;sku-1", "c-1;sku-1"),
     ],
 )
-def test_a_formula_behind_another_separator_is_made_harmless(text: str, defused: str) -> None:
+def test_a_formula_after_another_separator_is_escaped(text: str, defused: str) -> None:
     assert in_csv(text)[1] == defused
 
 
@@ -143,7 +143,7 @@ def test_numbers_below_zero_stay_numbers(client: FlaskClient) -> None:
         ("?limit=1000000000", [4, 3, 2, 1, 0]),
     ],
 )
-def test_a_stream_holds_all_that_match_in_the_order_asked_for(
+def test_an_export_contains_all_matches_in_the_requested_sort_order(
     client: FlaskClient, orders: list[bytes], monkeypatch: pytest.MonkeyPatch, query: str, expected: list[int]
 ) -> None:
     for page in (1, 2, 500):
@@ -152,9 +152,7 @@ def test_a_stream_holds_all_that_match_in_the_order_asked_for(
         assert stream(client, f"/orders/export{query}").data.splitlines() == [orders[i] for i in expected]
 
 
-def test_an_export_goes_on_behind_the_last_order_of_one_that_broke_off(
-    client: FlaskClient, orders: list[bytes]
-) -> None:
+def test_an_export_resumes_after_the_last_order_of_a_broken_one(client: FlaskClient, orders: list[bytes]) -> None:
     for sort, expected in (("created_at", orders[2:]), ("-created_at", orders[:1])):
         last = orjson.loads(orders[1])["id"].upper()
 
@@ -171,7 +169,7 @@ def test_a_format_is_chosen_by_the_query_too(client: FlaskClient, orders: list[b
         assert chosen.data == stream(client, "/orders/export", media_type).data
 
 
-def test_caches_are_told_where_the_response_depends_on_accept_and_nowhere_else(client: FlaskClient) -> None:
+def test_only_responses_that_depend_on_accept_vary_by_it(client: FlaskClient) -> None:
     assert "Accept" in client.get("/orders/export", headers={"Accept": CSV}).vary
     assert "Accept" in client.get("/orders/export").vary
     assert "Accept" in client.get("/orders/export", headers={"Accept": "image/png"}).vary
@@ -244,13 +242,13 @@ def test_csv_begins_with_a_byte_order_mark_on_request(client: FlaskClient, order
         ("format=ndjson&bom=1", {"bom"}),
     ],
 )
-def test_what_is_wrong_with_the_request_is_a_problem(
+def test_an_invalid_export_request_is_a_problem(
     client: FlaskClient, accept: str, query: str, parameters: set[str]
 ) -> None:
     assert fault_places(client.get(f"/orders/export?{query}", headers={"Accept": accept})) == parameters
 
 
-def test_the_headers_of_an_export_can_be_asked_for_alone(client: FlaskClient, orders: list[bytes]) -> None:
+def test_a_head_request_gets_the_headers_of_an_export(client: FlaskClient, orders: list[bytes]) -> None:
     response = client.head("/orders/export")
 
     assert (response.status_code, response.mimetype, response.data) == (200, NDJSON, b"")

@@ -255,7 +255,7 @@ def test_a_document_that_contradicts_itself_or_another_is_a_bad_line(
 
 
 @on_postgresql
-def test_what_only_the_database_refuses_is_a_bad_line_and_the_others_are_imported(
+def test_an_order_rejected_by_the_database_is_reported_and_the_others_are_imported(
     app: Flask, imported: Callable[..., Result], documents: bytes
 ) -> None:
     empty(app)
@@ -297,7 +297,7 @@ def test_a_database_that_is_away_is_no_line_s_fault(
 
 
 @on_postgresql
-def test_an_import_that_is_killed_goes_on_where_it_was(
+def test_a_killed_import_resumes(
     app: Flask, database_url: str, runner: FlaskCliRunner, imported: Callable[..., Result]
 ) -> None:
     lines = [order(customer_id=f"c-{i}", external_ref=f"r-{i}" if i % 2 else None) for i in range(700)]
@@ -351,7 +351,7 @@ def test_a_byte_order_mark_anywhere_else_is_a_fault_of_its_line(imported: Callab
 
 
 @pytest.mark.parametrize("created_at", [5, None, True, [], {}, "2026-11-22"])
-def test_what_is_no_time_is_a_fault_of_its_line(
+def test_an_invalid_time_is_an_error_of_its_line(
     imported: Callable[..., Result], documents: bytes, created_at: Any
 ) -> None:
     first = orjson.loads(documents.splitlines()[0])

@@ -19,7 +19,7 @@ def units(*pairs: tuple[int, int]) -> dict[str, Any]:
     return {"items": [{"line": line, "quantity": quantity} for line, quantity in pairs]}
 
 
-def test_an_order_goes_through_its_whole_life(client: FlaskClient) -> None:
+def test_an_order_passes_through_its_whole_lifecycle(client: FlaskClient) -> None:
     path = order_after(client, **LINES)
 
     steps = [
@@ -69,7 +69,7 @@ ILLEGAL = [
 
 
 @pytest.mark.parametrize(("name", "status"), ILLEGAL)
-def test_an_illegal_action_is_told_what_would_be_legal(client: FlaskClient, name: str, status: str) -> None:
+def test_an_illegal_action_is_409_and_lists_the_allowed_actions(client: FlaskClient, name: str, status: str) -> None:
     path = order_after(client, *TO_STATUS[status])
     before = client.get(path)
 
@@ -120,7 +120,7 @@ def test_exactly_the_allowed_actions_succeed(client: FlaskClient, way: tuple[str
 
 @settings(max_examples=settings().max_examples // 6)
 @given(wanted=st.lists(st.sampled_from([*ACTIONS, "confirm", "fulfill", "return"]), max_size=12))
-def test_exactly_the_allowed_actions_succeed_wherever_an_order_gets_to(client: FlaskClient, wanted: list[str]) -> None:
+def test_exactly_the_allowed_actions_succeed_in_every_reachable_state(client: FlaskClient, wanted: list[str]) -> None:
     path, way = order_after(client), []
     for name in wanted:
         if name in client.get(path).json["allowed_actions"]:
@@ -135,7 +135,7 @@ def test_exactly_the_allowed_actions_succeed_wherever_an_order_gets_to(client: F
     ("reason", "note"),
     [*((reason, None) for reason in CANCELLATION_REASONS), ("other", ""), ("other", "Ordered twice.\nSorry!")],
 )
-def test_a_cancelled_order_says_why(client: FlaskClient, reason: str, note: str | None) -> None:
+def test_a_cancelled_order_has_its_reason(client: FlaskClient, reason: str, note: str | None) -> None:
     path = order_after(client)
 
     order = act(client, path, "cancel", {"reason": reason, "note": note}).json
@@ -161,7 +161,7 @@ def test_a_cancellation_gives_one_of_the_reasons(client: FlaskClient, body: Any,
 
 
 @pytest.mark.parametrize("name", ["confirm", "complete", "fulfill"])
-def test_a_hold_stops_what_would_move_the_order_on(client: FlaskClient, name: str) -> None:
+def test_a_hold_blocks_every_action_that_advances_the_order(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name], "hold")
 
     stopped = act(client, path, name)
@@ -200,7 +200,7 @@ def test_a_hold_for_another_reason_replaces_the_first(client: FlaskClient) -> No
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_releasing_a_hold_that_is_not_there_changes_nothing(client: FlaskClient, status: str) -> None:
+def test_releasing_an_order_without_a_hold_changes_nothing(client: FlaskClient, status: str) -> None:
     path = order_after(client, *TO_STATUS[status])
     before = client.get(path).data
 
@@ -220,7 +220,7 @@ def test_releasing_a_hold_that_is_not_there_changes_nothing(client: FlaskClient,
         ("return", units((1, 1), (2, 1)), ["#/items/1"]),
     ],
 )
-def test_no_more_units_go_or_come_back_than_there_are(
+def test_no_more_units_are_fulfilled_or_returned_than_ordered(
     client: FlaskClient, name: str, quantities: Any, places: list[str]
 ) -> None:
     path = order_after(client, "confirm", "fulfill", **LINES)  # one of two, and none of one
@@ -294,7 +294,7 @@ def test_the_last_unit_completes_the_order(client: FlaskClient) -> None:
     assert event_types(client, path)[-1] == "order.fulfilled"  # one change, one event
 
 
-def test_what_came_back_can_be_neither_sent_nor_returned_again(client: FlaskClient) -> None:
+def test_returned_units_can_be_neither_fulfilled_nor_returned_again(client: FlaskClient) -> None:
     path = order_after(client, "confirm", "fulfill", "return")
 
     assert slug(act(client, path, "return")) == (409, "illegal-action")
@@ -314,7 +314,9 @@ def test_what_came_back_can_be_neither_sent_nor_returned_again(client: FlaskClie
         (("confirm", "fulfill", "fulfill", "return", "return"), "fulfilled"),
     ],
 )
-def test_orders_are_listed_by_what_was_sent(client: FlaskClient, way: tuple[str, ...], fulfillment_status: str) -> None:
+def test_orders_are_listed_by_fulfillment_status(
+    client: FlaskClient, way: tuple[str, ...], fulfillment_status: str
+) -> None:
     order = client.get(order_after(client, *way)).json
 
     found = {
@@ -328,14 +330,14 @@ def test_orders_are_listed_by_what_was_sent(client: FlaskClient, way: tuple[str,
 
 @pytest.mark.parametrize("name", ["confirm", "complete"])
 @pytest.mark.parametrize("content", [{}, {"json": {}}, {"data": b"", "content_type": "application/json"}])
-def test_an_action_that_takes_nothing_may_come_without_a_body(client: FlaskClient, name: str, content: Any) -> None:
+def test_an_action_without_input_needs_no_body(client: FlaskClient, name: str, content: Any) -> None:
     path = order_after(client, *READY[name])
 
     assert client.post(f"{path}/{name}", **content).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["confirm", "complete"])
-def test_an_action_that_takes_nothing_refuses_members(client: FlaskClient, name: str) -> None:
+def test_an_action_without_input_rejects_members(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
 
     assert fault_places(act(client, path, name, {"reason": "x"})) == {"#/reason"}
@@ -366,7 +368,9 @@ UNITS_SENT = "The action cancel is not allowed: units of the order have already 
         ([], "fulfill", "The action fulfill is not allowed: the order is pending."),
     ],
 )
-def test_a_refusal_says_what_is_in_the_way(client: FlaskClient, before: list[str], action: str, detail: str) -> None:
+def test_a_409_states_what_prevents_the_action(
+    client: FlaskClient, before: list[str], action: str, detail: str
+) -> None:
     refused = act(client, order_after(client, *before), action)
 
     assert slug(refused) == (409, "illegal-action")

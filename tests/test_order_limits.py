@@ -130,7 +130,7 @@ REFUSED_OUTSIDE_PROSE = ["\t", "\n", "\r"]
 
 @pytest.mark.parametrize("symbol", REFUSED_EVERYWHERE + REFUSED_OUTSIDE_PROSE)
 @pytest.mark.parametrize(("body", "_longest", "place"), TEXT_LIMITS[:4], ids=[limit[2] for limit in TEXT_LIMITS[:4]])
-def test_a_name_holds_no_control_character(
+def test_a_name_cannot_contain_control_characters(
     client: FlaskClient, body: Any, _longest: int, place: str, symbol: str
 ) -> None:
     assert fault_places(client.post("/orders", json=body(f"a{symbol}b"))) == {place}
@@ -151,7 +151,7 @@ WRONG_KINDS = ["x", 1, True, [], {}]
 
 
 @pytest.mark.parametrize("member", ["customer_id", "items", "adjustments", "shipping_address", "note", "metadata"])
-def test_a_member_of_the_wrong_kind_is_told_what_is_expected(client: FlaskClient, member: str) -> None:
+def test_a_member_of_the_wrong_type_is_400_and_names_the_expected_type(client: FlaskClient, member: str) -> None:
     for value in WRONG_KINDS:
         response = client.post("/orders", json=MINIMAL | {member: value})
 
@@ -162,11 +162,11 @@ def test_a_member_of_the_wrong_kind_is_told_what_is_expected(client: FlaskClient
 
 
 @pytest.mark.parametrize("member", ["customer_id", "items", "adjustments", "metadata"])
-def test_null_stands_only_where_it_has_a_meaning(client: FlaskClient, member: str) -> None:
+def test_null_is_accepted_only_where_it_has_a_meaning(client: FlaskClient, member: str) -> None:
     assert fault_places(client.post("/orders", json=MINIMAL | {member: None})) == {f"#/{member}"}
 
 
-def test_all_faults_are_told_at_once(client: FlaskClient) -> None:
+def test_all_errors_are_reported_at_once(client: FlaskClient) -> None:
     body = {
         "items": [{"quantity": 0}, None, ITEM | {"unit_price": -1, "colour": "red"}, {"item_id": "", "unit_price": 1}],
         "adjustments": [{"type": "gift", "amount": "1"}, 7],
@@ -202,7 +202,7 @@ def test_all_faults_are_told_at_once(client: FlaskClient) -> None:
     }
 
 
-def test_the_messages_are_sentences_that_say_what_is_expected(client: FlaskClient) -> None:
+def test_the_messages_are_sentences_that_state_what_is_expected(client: FlaskClient) -> None:
     body = {"items": [{"item_id": 1, "quantity": 0}], "adjustments": [{"type": "x", "amount": 1}], "colour": "red"}
 
     faults = client.post("/orders", json=body).json["errors"]
@@ -251,6 +251,6 @@ def test_dots_and_slashes_are_no_fault_of_a_customer_id(client: FlaskClient, cus
 
 
 @pytest.mark.parametrize("customer", [".", "..", "a/..", "../a", "a/./b", "/.", "...", ".a", "a/.b", "//", "a.."])
-def test_the_pattern_of_a_customer_id_says_what_the_service_accepts(client: FlaskClient, customer: str) -> None:
+def test_the_pattern_of_a_customer_id_matches_what_the_service_accepts(client: FlaskClient, customer: str) -> None:
     accepted = client.post("/orders", json=MINIMAL | {"customer_id": customer}).status_code == 201
     assert bool(re.search(CustomerId.PATTERN, customer)) == accepted

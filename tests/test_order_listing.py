@@ -122,14 +122,14 @@ def test_filters_choose_orders_each_alone_and_together(
 @pytest.mark.parametrize(
     "as_typed", [str.lower, lambda number: f"  {number} ", lambda number: number.replace("0", "o").replace("1", "l")]
 )
-def test_a_number_is_found_as_a_person_types_it(client: FlaskClient, as_typed: Any) -> None:
+def test_a_number_is_found_in_every_common_notation(client: FlaskClient, as_typed: Any) -> None:
     order = create(client)
     create(client)
 
     assert listed(client, number=as_typed(order["number"])) == [order["id"]]
 
 
-def test_times_are_told_apart_to_the_microsecond(client: FlaskClient) -> None:
+def test_times_are_distinguished_to_the_microsecond(client: FlaskClient) -> None:
     moments = [NOON + timedelta(microseconds=i) for i in (0, 1, 2, 999, 1000)]
     ids = [create(client, moment)["id"] for moment in moments]
 
@@ -175,7 +175,7 @@ def test_a_full_last_page_ends_the_list(client: FlaskClient) -> None:
     assert found == [ids[:2], ids[2:]]
 
 
-def test_the_link_header_leads_where_next_cursor_does(client: FlaskClient) -> None:
+def test_the_link_header_equals_next_cursor(client: FlaskClient) -> None:
     for _ in range(3):
         create(client, customer_id="ü &=?#/c")
     query = {"customer_id": "ü &=?#/c", "limit": "1", "sort": "created_at"}
@@ -200,7 +200,7 @@ BOUND = [
 
 
 @pytest.mark.parametrize("other", BOUND)
-def test_a_cursor_goes_with_its_filters_and_sort_only(client: FlaskClient, other: dict[str, str]) -> None:
+def test_a_cursor_is_valid_only_with_its_filters_and_sort(client: FlaskClient, other: dict[str, str]) -> None:
     for _ in range(2):
         create(client)
     query = {"customer_id": "c-1", "sort": "created_at", "limit": "1"}
@@ -211,7 +211,7 @@ def test_a_cursor_goes_with_its_filters_and_sort_only(client: FlaskClient, other
     assert slug(refused) == (400, "invalid-cursor")
 
 
-def test_a_cursor_goes_on_with_another_limit(client: FlaskClient) -> None:
+def test_a_cursor_is_valid_with_another_limit(client: FlaskClient) -> None:
     ids = [create(client)["id"] for _ in range(4)]
     cursor = client.get("/orders?limit=1").json["next_cursor"]
 
@@ -245,7 +245,7 @@ def test_a_damaged_cursor_is_refused(client: FlaskClient, spoil: Any) -> None:
         ("yesterday", "This must be an RFC 3339 timestamp with its UTC offset, such as 2026-11-22T09:41:07Z."),
     ],
 )
-def test_a_time_that_is_nearly_right_is_told_what_is_missing(client: FlaskClient, typed: str, detail: str) -> None:
+def test_an_incomplete_time_is_400_and_names_what_is_missing(client: FlaskClient, typed: str, detail: str) -> None:
     for path in ("/orders", "/orders/export"):
         for name in ("created_from", "created_to"):
             refused = client.get(f"{path}?{name}={typed}")
@@ -255,7 +255,7 @@ def test_a_time_that_is_nearly_right_is_told_what_is_missing(client: FlaskClient
 
 
 @pytest.mark.parametrize("path", ["/orders", "/orders/export"])
-def test_orders_that_are_stored_late_are_found_from_complete_until_on(client: FlaskClient, path: str) -> None:
+def test_orders_committed_late_are_listed_from_complete_until(client: FlaskClient, path: str) -> None:
     newest = create(client)
     first = client.get(f"{path}?sort=created_at", buffered=True)
     late = create(client, datetime.now(UTC) - timedelta(seconds=30))

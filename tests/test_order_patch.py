@@ -71,7 +71,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("patch", "changed"), CHANGES)
-def test_a_patch_changes_what_it_names_and_nothing_else(
+def test_a_patch_changes_only_the_members_it_names(
     client: FlaskClient, patch: dict[str, Any], changed: dict[str, Any]
 ) -> None:
     created = client.post("/orders", json=RICHEST)
@@ -110,7 +110,7 @@ SAME: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("patch", SAME)
-def test_a_patch_that_changes_nothing_makes_no_version(client: FlaskClient, patch: dict[str, Any]) -> None:
+def test_a_patch_that_changes_nothing_stores_no_version(client: FlaskClient, patch: dict[str, Any]) -> None:
     created = client.post("/orders", json=RICHEST)
     path = created.headers["Location"]
 
@@ -124,7 +124,7 @@ def test_a_patch_that_changes_nothing_makes_no_version(client: FlaskClient, patc
 @pytest.mark.parametrize(
     "patch", [{"items": [{"item_id": "sku-9", "quantity": 1}]}, {"currency": "JPY"}, {"adjustments": [], "note": "x"}]
 )
-def test_what_is_ordered_changes_only_while_the_order_is_pending(
+def test_items_can_be_changed_only_while_the_order_is_pending(
     client: FlaskClient, status: str, patch: dict[str, Any]
 ) -> None:
     adjustments = [{"type": "fee", "amount": 1}]
@@ -203,7 +203,7 @@ def test_a_patch_is_a_merge_patch_or_plain_json(client: FlaskClient, content_typ
     assert response.status_code == status
 
 
-def test_only_a_patch_may_come_as_a_merge_patch(client: FlaskClient) -> None:
+def test_only_patch_accepts_a_merge_patch(client: FlaskClient) -> None:
     path = order_after(client)
 
     response = client.post(f"{path}/cancel", data=b'{"reason": "other"}', content_type="application/merge-patch+json")

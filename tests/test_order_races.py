@@ -85,9 +85,7 @@ def test_writers_who_compete_for_units_ship_no_more_than_were_ordered(
     assert [sent["number"] for sent in order["fulfillments"]] == list(range(1, 21))
 
 
-def test_a_writer_who_never_comes_first_is_told_to_try_again(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_that_loses_every_race_is_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     path = order_after(client)
     tries = []
 
@@ -106,7 +104,7 @@ def test_a_writer_who_never_comes_first_is_told_to_try_again(
     assert client.get(path).json["version"] == 1
 
 
-def test_twins_of_one_microsecond_are_two_changes(
+def test_two_equal_changes_in_one_microsecond_are_two_versions(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The documents that they would make are the same to the last byte."""
@@ -132,7 +130,7 @@ def test_twins_of_one_microsecond_are_two_changes(
     assert (second.status_code, second.json["items"][0]["fulfilled"], second.json["version"]) == (201, 2, 4)
 
 
-def test_one_reference_at_once_is_taken_by_one_order(app: Flask, client: FlaskClient) -> None:
+def test_a_reference_patched_concurrently_is_assigned_to_one_order(app: Flask, client: FlaskClient) -> None:
     paths = [order_after(client) for _ in range(8)]
 
     responses = run_concurrently(

@@ -69,7 +69,7 @@ def test_the_richest_order_keeps_everything_that_was_sent(client: FlaskClient) -
     assert order["totals"] == {"items": 2500, "adjustments": 240, "total": 2740}
 
 
-def test_the_id_is_a_uuid7_of_the_moment_and_the_number_tells_the_day(client: FlaskClient) -> None:
+def test_the_id_is_a_uuid7_of_the_current_time_and_the_number_has_the_date(client: FlaskClient) -> None:
     before = datetime.now(UTC)
 
     order = client.post("/orders", json=MINIMAL).json
@@ -86,7 +86,7 @@ def test_the_id_is_a_uuid7_of_the_moment_and_the_number_tells_the_day(client: Fl
     lines=st.lists(st.tuples(st.integers(1, QUANTITY_MAX), st.integers(0, 10**6) | st.none()), min_size=1, max_size=20),
     amounts=st.lists(st.integers(-(10**6), PRICE_MAX), max_size=10),
 )
-def test_totals_are_the_sums_of_what_is_priced(
+def test_totals_are_the_sums_of_priced_items_and_adjustments(
     client: FlaskClient, lines: list[tuple[int, int | None]], amounts: list[int]
 ) -> None:
     items = [{"item_id": "sku", "quantity": quantity, "unit_price": price} for quantity, price in lines]
@@ -121,7 +121,7 @@ def test_text_comes_back_as_it_was_sent(client: FlaskClient, note: str, names: s
     assert client.get(created.headers["Location"]).data == created.data
 
 
-def test_an_explicit_null_is_the_same_as_nothing(client: FlaskClient) -> None:
+def test_an_explicit_null_equals_an_absent_member(client: FlaskClient) -> None:
     nulls = dict.fromkeys(["external_ref", "currency", "shipping_address", "billing_address", "note"])
 
     order = client.post("/orders", json=MINIMAL | nulls).json
@@ -129,7 +129,7 @@ def test_an_explicit_null_is_the_same_as_nothing(client: FlaskClient) -> None:
     assert {name: order[name] for name in nulls} == nulls
 
 
-def test_an_order_is_found_by_its_id_in_capitals_too(client: FlaskClient) -> None:
+def test_an_order_is_found_by_its_id_in_upper_case(client: FlaskClient) -> None:
     created = client.post("/orders", json=MINIMAL)
 
     assert client.get(f"/orders/{created.json['id'].upper()}").data == created.data
@@ -175,7 +175,7 @@ def test_head_answers_the_headers_of_get(client: FlaskClient) -> None:
         assert head.headers[name] == get.headers[name]
 
 
-def test_a_reference_is_taken_once_and_the_problem_names_the_first_order(client: FlaskClient) -> None:
+def test_a_duplicate_reference_is_409_and_names_the_first_order(client: FlaskClient) -> None:
     first = client.post("/orders", json=MINIMAL | {"external_ref": "r-1"}).json
 
     second = client.post("/orders", json=MINIMAL | {"external_ref": "r-1", "note": "other"})
@@ -209,5 +209,5 @@ def test_money_that_cannot_be_is_refused(client: FlaskClient, body: dict[str, An
     assert [fault["pointer"] for fault in response.json["errors"]] == [place]
 
 
-def test_an_order_may_come_to_nothing(client: FlaskClient) -> None:
+def test_the_total_of_an_order_may_be_zero(client: FlaskClient) -> None:
     assert client.post("/orders", json=priced(-1000)).json["totals"]["total"] == 0

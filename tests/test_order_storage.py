@@ -46,14 +46,14 @@ def test_order_items_event_and_outbox_entry_are_stored_together(app: Flask, clie
     assert event.at == stored.created_at
 
 
-def test_what_is_not_given_is_null_to_the_database_too(app: Flask, client: FlaskClient) -> None:
+def test_an_absent_member_is_null_in_the_database(app: Flask, client: FlaskClient) -> None:
     client.post("/orders", json=MINIMAL)
 
     nothing = Order.hold.is_(None) & Order.shipping_address.is_(None) & Order.items_total.is_(None)
     assert len(rows(app, select(Order.id).where(nothing))) == 1
 
 
-def test_a_request_that_fails_leaves_nothing(app: Flask, client: FlaskClient) -> None:
+def test_a_failed_request_stores_nothing(app: Flask, client: FlaskClient) -> None:
     client.post("/orders", json=MINIMAL | {"external_ref": "r-1"})
 
     client.post("/orders", json=RICHEST | {"external_ref": "r-1"})
@@ -150,7 +150,7 @@ def lose_the_answer(
 
 @on_postgresql
 @KEYS
-def test_an_order_whose_answer_was_lost_is_not_stored_twice(
+def test_an_order_whose_response_was_lost_is_stored_once(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
     lose_the_answer(order_inserts._INSERT, monkeypatch, meanwhile=lambda: None)
@@ -197,7 +197,7 @@ def test_an_order_that_is_not_stored_after_a_lost_connection_is_503(
 @on_postgresql
 @KEYS
 @pytest.mark.parametrize("next_change", [None, "hold"], ids=["alone", "and another follows"])
-def test_a_change_whose_answer_was_lost_is_not_made_twice(
+def test_a_change_whose_response_was_lost_is_stored_once(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], next_change: str | None
 ) -> None:
     path = order_after(client, "confirm")
@@ -235,7 +235,7 @@ def breaking_reads(app: Flask, database_url: str) -> Iterator[None]:
     engine.dispose()
 
 
-def test_orders_that_are_stored_are_no_errors_where_the_others_cannot_be_judged(
+def test_stored_entries_of_a_batch_are_201_even_if_the_others_fail(
     client: FlaskClient, request: pytest.FixtureRequest
 ) -> None:
     known = MINIMAL | {"idempotency_key": "k-1"}
@@ -250,7 +250,7 @@ def test_orders_that_are_stored_are_no_errors_where_the_others_cannot_be_judged(
     assert (first["version"], second) == (1, new["order"])
 
 
-def test_a_number_that_is_taken_is_drawn_again(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_duplicate_order_number_is_replaced(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     first = client.post("/orders", json=MINIMAL).json["number"]
     numbers = iter([first, first, "261122-00000001"])
     monkeypatch.setattr(new_order, "order_number", lambda *_: next(numbers))

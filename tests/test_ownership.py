@@ -58,7 +58,9 @@ def ids(response: TestResponse) -> set[str]:
     return {order["id"] for order in response.json["orders"]}
 
 
-def test_a_list_holds_ones_own_orders_whoever_made_them(ada: Send, bob: Send, shop: Send, adas: list[str]) -> None:
+def test_a_customer_lists_all_orders_of_the_customer_and_no_others(
+    ada: Send, bob: Send, shop: Send, adas: list[str]
+) -> None:
     assert ids(ada("GET", "/orders")) == set(adas)
     assert len(ids(bob("GET", "/orders"))) == 1
     assert len(ids(shop("GET", "/orders"))) == 3
@@ -83,7 +85,7 @@ def test_no_filter_finds_anothers_order(ada: Send, bob: Send, adas: list[str], q
 
 
 @pytest.mark.parametrize("query", ["status=pending", "fulfillment_status=unfulfilled", "limit=1", "limit=100"])
-def test_no_page_of_a_filter_that_fits_all_holds_anothers(ada: Send, bob: Send, adas: list[str], query: str) -> None:
+def test_no_filter_lists_orders_of_another_customer(ada: Send, bob: Send, adas: list[str], query: str) -> None:
     seen: set[str] = set()
     page = bob("GET", f"/orders?{query}")
     for _ in range(5):
@@ -94,7 +96,7 @@ def test_no_page_of_a_filter_that_fits_all_holds_anothers(ada: Send, bob: Send, 
     assert len(seen) == 1 and not seen & set(adas)
 
 
-def test_anothers_cursor_leads_to_ones_own_orders_only(shop: Send, bob: Send, adas: list[str]) -> None:
+def test_a_cursor_of_another_principal_lists_only_own_orders(shop: Send, bob: Send, adas: list[str]) -> None:
     cursor = shop("GET", "/orders?limit=1").json["next_cursor"]
 
     page = bob("GET", f"/orders?limit=1&cursor={cursor}")
@@ -104,9 +106,7 @@ def test_anothers_cursor_leads_to_ones_own_orders_only(shop: Send, bob: Send, ad
 
 @pytest.mark.parametrize("media_type", ["application/x-ndjson", "text/csv"])
 @pytest.mark.parametrize("query", ["", *FILTERS[:4]])
-def test_an_export_holds_ones_own_orders_only(
-    ada: Send, bob: Send, adas: list[str], media_type: str, query: str
-) -> None:
+def test_a_customer_exports_only_own_orders(ada: Send, bob: Send, adas: list[str], media_type: str, query: str) -> None:
     own, others = (send("GET", f"/orders/export?{query}", Accept=media_type) for send in (ada, bob))
 
     assert own.mimetype == others.mimetype == media_type
@@ -129,7 +129,7 @@ def test_an_order_its_versions_and_its_history_are_its_owners(
             assert (own.status_code, slug(hidden)) == (200, (404, "order-not-found"))
 
 
-def test_an_entity_tag_tells_nothing_of_anothers_order(bob: Send, adas: list[str]) -> None:
+def test_if_none_match_reveals_nothing_about_orders_of_others(bob: Send, adas: list[str]) -> None:
     read = bob("GET", f"/orders/{adas[0]}", If_None_Match='"1"')
     changed = bob("PATCH", f"/orders/{adas[0]}", {"note": "n"}, If_Match='"7"')
 
@@ -207,7 +207,7 @@ def test_a_batch_creates_ones_own_orders_only(ada: Send, bob: Send) -> None:
         {"note": "n", "metadata": None},
     ],
 )
-def test_of_an_order_that_a_shop_made_customers_change_nothing_but_what_is_theirs(
+def test_a_customer_can_change_only_the_permitted_members_of_an_order_of_the_shop(
     ada: Send, shop: Send, adas: list[str], patch: dict[str, Any]
 ) -> None:
     of_the_shop, own = adas
@@ -279,7 +279,7 @@ def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(ada: Send, shop:
     assert read.headers.get("ETag") == full.headers.get("ETag")
 
 
-def test_what_a_customer_reads_is_the_same_otherwise(ada: Send, shop: Send, held: str) -> None:
+def test_apart_from_hidden_members_a_customer_reads_the_same_document(ada: Send, shop: Send, held: str) -> None:
     read, full = ada("GET", held).json, shop("GET", held).json
 
     assert full["hold"].pop("reason") == f"{SECRET} again"
@@ -292,7 +292,7 @@ def test_what_a_customer_reads_is_the_same_otherwise(ada: Send, shop: Send, held
 
 
 @pytest.mark.parametrize("path", ["/orders", "/orders/export", "/orders/export?format=csv", "/orders?status=pending"])
-def test_lists_and_exports_keep_a_holds_reason_from_customers(ada: Send, held: str, path: str) -> None:
+def test_lists_and_exports_hide_the_reason_of_a_hold_from_customers(ada: Send, held: str, path: str) -> None:
     listed = ada("GET", path)
 
     assert listed.status_code == 200
@@ -318,7 +318,7 @@ def test_a_customers_own_changes_and_their_replays_keep_it_too(ada: Send, shop: 
     assert cancelled.json["hold"] is None
 
 
-def test_a_text_that_looks_like_no_hold_hides_nothing(ada: Send, shop: Send, held: str) -> None:
+def test_a_text_that_resembles_a_hold_is_not_altered(ada: Send, shop: Send, held: str) -> None:
     patch = {"note": '"hold":null', "metadata": {"hold": "null", '"hold":null': ""}}
     assert ada("PATCH", held, patch).status_code == 200
 

@@ -26,11 +26,11 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_path_that_leads_nowhere_is_404(client: FlaskClient, path: str) -> None:
+def test_an_unknown_path_is_404(client: FlaskClient, path: str) -> None:
     assert slug(client.get(path)) == (404, "not-found")
 
 
-def test_the_root_leads_to_the_pages(client: FlaskClient) -> None:
+def test_the_root_redirects_to_the_documentation(client: FlaskClient) -> None:
     response = client.get("/")
 
     assert (response.status_code, response.headers["Location"]) == (302, "/docs")
@@ -38,7 +38,7 @@ def test_the_root_leads_to_the_pages(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["//", "//healthz", "///healthz", "//orders", "//metrics", "//docs/start.js"])
-def test_a_path_that_begins_with_two_slashes_leads_nowhere(client: FlaskClient, path: str) -> None:
+def test_a_path_with_two_leading_slashes_is_404(client: FlaskClient, path: str) -> None:
     """The client would take what follows the slashes for a host, so the environment is given as a server makes it."""
     response = client.get("/", environ_overrides={"PATH_INFO": path})
 
@@ -48,9 +48,7 @@ def test_a_path_that_begins_with_two_slashes_leads_nowhere(client: FlaskClient, 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PROPFIND", "X" * 300])
 @pytest.mark.parametrize("path", ["/orders", "/healthz", "/openapi.json", "/docs", "/problems"])
-def test_a_method_that_is_not_known_is_405_and_names_those_that_are(
-    client: FlaskClient, path: str, method: str
-) -> None:
+def test_an_unsupported_method_is_405_with_allow(client: FlaskClient, path: str, method: str) -> None:
     response = client.open(path, method=method)
 
     assert slug(response) == (405, "method-not-allowed")
@@ -75,7 +73,7 @@ def some_problems(client: FlaskClient) -> Iterator[Any]:
     yield client.post("/orders", json=MINIMAL, headers=key)
 
 
-def test_a_problem_says_what_where_and_which_request(client: FlaskClient) -> None:
+def test_a_problem_has_a_type_a_detail_an_instance_and_a_request_id(client: FlaskClient) -> None:
     for response in some_problems(client):
         problem = response.json
 
@@ -95,7 +93,7 @@ def test_the_type_of_a_problem_is_the_address_of_a_page_that_explains_it(client:
         assert response.json["title"] in page.text
 
 
-def test_every_problem_type_has_a_page_that_says_what_to_do(client: FlaskClient) -> None:
+def test_every_problem_type_is_documented_on_a_page(client: FlaskClient) -> None:
     index = client.get("/problems").text
 
     for kind in problem_types():
@@ -123,7 +121,7 @@ def test_the_list_of_problem_types_is_complete_and_each_has_its_own_slug() -> No
         assert 400 <= kind.status < 600
 
 
-def test_an_unexpected_error_is_a_500_that_tells_nothing(
+def test_an_unexpected_error_is_a_500_without_details(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -154,7 +152,7 @@ def app_without_database(request: pytest.FixtureRequest, tmp_path: Any) -> Itera
         db.engine.dispose()
 
 
-def test_without_its_database_the_service_says_so_and_when_to_come_back(app_without_database: Flask) -> None:
+def test_without_its_database_the_service_is_503_with_retry_after(app_without_database: Flask) -> None:
     client = app_without_database.test_client()
 
     for response in (
@@ -171,7 +169,7 @@ def test_without_its_database_the_service_says_so_and_when_to_come_back(app_with
     assert slug(client.post("/orders", json={})) == (400, "invalid-request")
 
 
-def test_a_ready_service_says_so(client: FlaskClient) -> None:
+def test_a_ready_service_is_200(client: FlaskClient) -> None:
     assert client.get("/readyz").json == {"status": "ready"}
 
 
@@ -185,13 +183,13 @@ def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, monke
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "PUT", "DELETE"])
-def test_a_fixed_path_is_not_taken_for_an_id(client: FlaskClient, method: str) -> None:
+def test_a_fixed_path_is_no_order_id(client: FlaskClient, method: str) -> None:
     response = client.open("/orders/batch", method=method)
 
     assert (response.status_code, response.headers["Allow"]) == (405, "OPTIONS, POST")
 
 
-def test_each_path_tells_the_methods_of_its_own_routes_and_no_others(app: Flask, client: FlaskClient) -> None:
+def test_options_lists_exactly_the_methods_of_the_path(app: Flask, client: FlaskClient) -> None:
     methods: dict[str, set[str]] = {}
     for rule in app.url_map.iter_rules():
         methods.setdefault(rule.rule, set()).update(rule.methods or ())
@@ -216,7 +214,7 @@ def test_an_id_that_is_no_uuid_is_an_order_that_does_not_exist(client: FlaskClie
     assert slug(client.post("/orders/batch/confirm")) == (404, "not-found")
 
 
-def test_an_unsupported_body_is_told_which_are_supported(client: FlaskClient) -> None:
+def test_a_415_lists_the_supported_media_types(client: FlaskClient) -> None:
     patched = client.patch(f"/orders/{ABSENT}", data=b"x", content_type="text/plain")
     posted = client.post("/orders", data=b"x", content_type="text/plain")
     coded = client.post("/orders", data=b"x", content_type="application/json", headers={"Content-Encoding": "gzip"})

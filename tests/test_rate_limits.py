@@ -68,7 +68,7 @@ def test_beyond_its_share_a_principal_waits(limited_client: FlaskClient, clock: 
     assert [answer.status_code for answer in requests(limited_client, token(), LIMIT + 1)] == [200] * LIMIT + [429]
 
 
-def test_every_answer_tells_what_is_left(limited_client: FlaskClient) -> None:
+def test_every_response_has_the_remaining_quota(limited_client: FlaskClient) -> None:
     answers = requests(limited_client, token(), LIMIT + 1)
 
     left = [int(re.fullmatch(r'"customers";r=(\d+);t=\d+', answer.headers["RateLimit"])[1]) for answer in answers]
@@ -131,7 +131,7 @@ def test_a_batch_of_more_than_the_whole_share_is_paid_off(
     assert stored(limited) == 8
 
 
-def test_a_batch_without_a_limit_is_taken(secure_client: FlaskClient) -> None:
+def test_a_batch_without_a_limit_is_accepted(secure_client: FlaskClient) -> None:
     response = batch(secure_client, 20)
 
     assert response.status_code == 200 and "RateLimit" not in response.headers
@@ -156,7 +156,7 @@ def test_refused_requests_count_too(limited_client: FlaskClient) -> None:
     assert statuses == [403] * LIMIT + [429]
 
 
-def test_what_is_public_and_who_is_nobody_have_no_share(limited_client: FlaskClient) -> None:
+def test_public_routes_and_unauthenticated_requests_are_not_counted(limited_client: FlaskClient) -> None:
     public = [limited_client.get("/healthz") for _ in range(LIMIT + 1)]
     nobody = requests(limited_client, "garbage", LIMIT + 1)
 
@@ -171,7 +171,7 @@ def test_without_a_limit_nothing_is_counted(secure_client: FlaskClient) -> None:
     assert not any("RateLimit" in answer.headers for answer in answers)
 
 
-def test_a_principal_that_comes_when_all_places_are_taken_is_let_in(database_url: str, clock: Clock) -> None:
+def test_a_principal_beyond_the_capacity_of_the_table_is_not_limited(database_url: str, clock: Clock) -> None:
     limiter = RateLimiter()
 
     waits = [limiter.count(f"p-{i}", per_minute=1)[1] for i in range(20_000)]

@@ -58,7 +58,7 @@ def test_each_file_that_is_named_exists(path: str) -> None:
 
 
 @on_sqlite
-def test_the_api_at_a_glance_tells_every_path(app: Flask) -> None:
+def test_the_api_at_a_glance_lists_every_path(app: Flask) -> None:
     table = README.partition("## The API at a glance")[2].partition("### Lifecycle")[0]
     told = set()
     for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):

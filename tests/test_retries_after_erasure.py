@@ -47,7 +47,7 @@ def count_orders(client: FlaskClient) -> int:
 
 
 @pytest.mark.parametrize("body", [BODY, OTHER], ids=["same body", "other body"])
-def test_a_create_is_answered_with_the_order_as_it_is_kept(client: FlaskClient, send: Send, body: Any) -> None:
+def test_a_replayed_create_returns_the_erased_order(client: FlaskClient, send: Send, body: Any) -> None:
     first = send("/orders", BODY, Idempotency_Key="k-1")
     kept = end_and_erase(client, first.json["id"])
 
@@ -62,7 +62,7 @@ def test_a_create_is_answered_with_the_order_as_it_is_kept(client: FlaskClient, 
 
 @pytest.mark.parametrize("name", [{"idempotency_key": "k-1"}, {"external_ref": "r-1"}], ids=["key", "reference"])
 @pytest.mark.parametrize("body", [BODY, OTHER], ids=["same body", "other body"])
-def test_a_batch_entry_is_answered_with_the_order_as_it_is_kept(
+def test_a_replayed_batch_entry_returns_the_erased_order(
     client: FlaskClient, send: Send, name: dict[str, str], body: Any
 ) -> None:
     [first] = send("/orders/batch", {"orders": [BODY | name]}).json["results"]
@@ -75,7 +75,7 @@ def test_a_batch_entry_is_answered_with_the_order_as_it_is_kept(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency_Key": "k-1"}], ids=["keyless", "keyed"])
-def test_a_reference_stays_taken(client: FlaskClient, send: Send, headers: dict[str, str]) -> None:
+def test_a_reference_of_an_erased_order_stays_in_use(client: FlaskClient, send: Send, headers: dict[str, str]) -> None:
     first = send("/orders", BODY | {"external_ref": "r-1"}, **headers).json
     end_and_erase(client, first["id"])
 
@@ -87,7 +87,7 @@ def test_a_reference_stays_taken(client: FlaskClient, send: Send, headers: dict[
     assert count_orders(client) == 1
 
 
-def test_a_change_of_an_erased_order_leaves_its_reference_taken(client: FlaskClient, send: Send) -> None:
+def test_a_change_of_an_erased_order_keeps_its_reference_in_use(client: FlaskClient, send: Send) -> None:
     first = send("/orders", BODY | {"external_ref": "r-1"}).json
     end_and_erase(client, first["id"])
     assert client.patch(f"/orders/{first['id']}", json={"shipping_address": None}).status_code == 200
@@ -115,7 +115,7 @@ def test_an_import_finds_every_order(app: Flask, client: FlaskClient, tmp_path: 
 
 @pytest.mark.parametrize("changes", [True, False])
 @pytest.mark.parametrize("body", [{"note": "for Erika"}, {"note": "other"}], ids=["same body", "other body"])
-def test_a_change_is_answered_with_the_order_as_it_is_kept(client: FlaskClient, changes: bool, body: Any) -> None:
+def test_a_replayed_change_returns_the_erased_order(client: FlaskClient, changes: bool, body: Any) -> None:
     path = order_after(client, customer_id="c-erika", note="Ring." if changes else "for Erika")
     first = act(client, path, "update", {"note": "for Erika"}, Idempotency_Key="k-1")
     kept = end_and_erase(client, first.json["id"])
@@ -127,7 +127,7 @@ def test_a_change_is_answered_with_the_order_as_it_is_kept(client: FlaskClient, 
     assert client.get(path).json == kept
 
 
-def test_verify_finds_nothing_wrong(app: Flask, client: FlaskClient, send: Send) -> None:
+def test_verify_finds_no_difference(app: Flask, client: FlaskClient, send: Send) -> None:
     first = send("/orders", BODY | {"external_ref": "r-1"}, Idempotency_Key="k-1").json
     path = f"/orders/{first['id']}"
     act(client, path, "update", {"note": "for Erika"}, Idempotency_Key="k-1")

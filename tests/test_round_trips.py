@@ -31,7 +31,7 @@ ROUND_TRIPS: dict[str, tuple[int, Callable[[FlaskClient, str], TestResponse]]] =
 
 @on_postgresql
 @pytest.mark.parametrize("kind", ROUND_TRIPS)
-def test_a_request_asks_the_database_as_often_as_it_must(
+def test_a_request_executes_the_expected_number_of_statements(
     app: Flask, client: FlaskClient, tmp_path: Path, kind: str
 ) -> None:
     expected, ask = ROUND_TRIPS[kind]

@@ -81,7 +81,7 @@ def test_every_order_is_one_that_the_api_takes(count: int, seed: int) -> None:
 
 
 @DRAWS
-def test_ids_and_numbers_tell_the_time_of_creation(count: int, seed: int) -> None:
+def test_ids_and_numbers_contain_the_time_of_creation(count: int, seed: int) -> None:
     orders = sample(count, seed=seed)
 
     moments = [order.columns["created_at"] for order in orders]
@@ -186,7 +186,9 @@ def test_seeds_of_another_number_are_added(app: Flask, runner: FlaskCliRunner) -
     assert count_rows(app, Order) == 40
 
 
-def test_a_database_with_other_orders_is_refused_unless_told(client: FlaskClient, runner: FlaskCliRunner) -> None:
+def test_a_database_with_other_orders_is_rejected_without_the_option(
+    client: FlaskClient, runner: FlaskCliRunner
+) -> None:
     client.post("/orders", json={"customer_id": "c", "items": [{"item_id": "i", "quantity": 1}]})
 
     refused = runner.invoke(args=["seed", "--orders", "5"])
@@ -218,7 +220,7 @@ def test_bad_options_are_refused_in_one_line(runner: FlaskCliRunner, arguments: 
     assert fault in line
 
 
-def test_a_database_that_fails_is_told_in_one_line(runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_database_is_reported_in_one_line(runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> set[str]:
         raise PoolTimeout("no connection\nis free")
 
@@ -232,9 +234,7 @@ def test_a_database_that_fails_is_told_in_one_line(runner: FlaskCliRunner, monke
     assert last == "Error: The database failed; the same command goes on where it was. no connection"
 
 
-def test_a_database_that_is_busy_for_a_moment_is_asked_again(
-    runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_statement_on_a_busy_database_is_retried(runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = iter([PoolTimeout("busy"), PoolTimeout("busy")])
 
     def fail_twice(batch: list[NewOrder]) -> set[str]:

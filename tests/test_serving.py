@@ -80,7 +80,7 @@ def test_every_server_answers_the_same_and_stops(command: tuple[str, ...], app: 
 
 
 @each_server
-def test_a_path_that_begins_with_two_slashes_leads_nowhere(command: tuple[str, ...], sqlite_database: str) -> None:
+def test_a_path_with_two_leading_slashes_is_404(command: tuple[str, ...], sqlite_database: str) -> None:
     paths = ["/%2Fhealthz", "/%2f%2Fmetrics", "/%2Forders"]
     if "run" not in command:  # `flask run` is given them as one slash, by Python's own server
         paths += ["//healthz", "///metrics", "//orders", "//%2Forders", "//127.0.0.1/orders"]
@@ -93,9 +93,7 @@ def test_a_path_that_begins_with_two_slashes_leads_nowhere(command: tuple[str, .
 
 
 @each_server
-def test_a_huge_body_is_refused_whether_or_not_it_tells_its_length(
-    command: tuple[str, ...], sqlite_database: str
-) -> None:
+def test_a_huge_body_is_413_with_and_without_content_length(command: tuple[str, ...], sqlite_database: str) -> None:
     huge = json.dumps(ORDER).encode() + b" " * 10_000_000  # what comes first would be a good order
     port = free_port()
     head = f"POST /orders HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n".encode()
@@ -186,7 +184,7 @@ def test_a_script_name_in_the_environment_ends_the_start_with_one_line(
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
-def test_no_cache_keeps_what_a_probe_found(gunicorn: Server, path: str) -> None:
+def test_responses_of_probes_are_not_cached(gunicorn: Server, path: str) -> None:
     assert gunicorn.request("GET", path).headers["Cache-Control"] == "no-store"
 
 
@@ -265,7 +263,7 @@ def log_lines(server: Server) -> list[dict[str, object]]:
     ],
     ids=["request line", "header", "long line", "large header"],
 )
-def test_what_the_worker_refuses_is_a_problem_too(gunicorn: Server, sent: bytes, status: int, type_: str) -> None:
+def test_a_request_rejected_by_the_worker_is_a_problem(gunicorn: Server, sent: bytes, status: int, type_: str) -> None:
     head, _, body = exchange(gunicorn.port, sent).partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 %d " % status)
@@ -344,7 +342,7 @@ def test_malformed_chunks_are_400(gunicorn: Server, valid: bytes, chunks: bytes)
     assert exchange_chunks(gunicorn, "/orders", valid + chunks)[0] == 400
 
 
-def test_malformed_chunks_that_come_later_are_400(gunicorn: Server) -> None:
+def test_malformed_chunks_that_arrive_later_are_400(gunicorn: Server) -> None:
     with socket.create_connection(("127.0.0.1", gunicorn.port), timeout=TIMEOUT) as connection:
         connection.sendall(CHUNKED.format("/orders").encode() + b"2\r\n{}\r\n")
         time.sleep(0.3)  # the service reads the body by now

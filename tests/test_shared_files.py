@@ -73,7 +73,7 @@ def assert_alive(server: Server) -> None:
 EXPECTED = {201, 400, 403, 404, 405}
 
 
-def test_too_little_memory_is_found_at_the_start(database: str) -> None:
+def test_too_little_shared_memory_is_reported_at_the_start(database: str) -> None:
     with serving(database, *with_memory_of(256 * 1024)) as server:
         answered = statuses(server)
         metrics = server.request("GET", "/metrics").status
@@ -157,7 +157,7 @@ def metrics_of(worker: int) -> str:
     raise AssertionError(maps)
 
 
-def test_what_a_dead_worker_did_not_use_is_given_back(database: str) -> None:
+def test_the_unused_share_of_a_dead_worker_is_returned(database: str) -> None:
     with serving(database, *GUNICORN) as server:
         first = server.children()
         path = metrics_of(first[0])
@@ -177,7 +177,7 @@ def test_what_a_dead_worker_did_not_use_is_given_back(database: str) -> None:
         assert "http_request_duration_seconds_count" in metrics
 
 
-def test_what_a_killed_server_left_is_removed_and_nothing_else(database: str) -> None:
+def test_the_files_of_a_killed_server_are_removed_and_no_others(database: str) -> None:
     with serving(database, *GUNICORN) as alive:
         kept = Path(metrics_of(alive.children()[0])).parent
         with serving(database, *GUNICORN) as killed:

@@ -80,7 +80,7 @@ def _open_transactions(app: Flask) -> int:
 
 
 @pytest.mark.parametrize("form", ["ndjson", "csv"])
-def test_forty_slow_exports_cost_little_memory_and_hold_nobody_up(
+def test_forty_slow_exports_use_little_memory_and_block_no_other_request(
     app: Flask, database_url: str, large_orders: int, form: str
 ) -> None:
     with one_worker(database_url, EXPORT_STREAMS=str(READERS)) as server, ExitStack() as stack:

@@ -212,7 +212,7 @@ def test_a_query_that_is_not_percent_encoded_utf8_is_refused(client: FlaskClient
     assert slug(client.get(f"/orders?{query}")) == (400, "bad-request")
 
 
-def test_all_faults_of_a_query_are_told_at_once(client: FlaskClient) -> None:
+def test_all_errors_of_a_query_are_reported_at_once(client: FlaskClient) -> None:
     assert fault_places(client.get("/orders?limit=0&status=x&y=1")) == {"limit", "status", "y"}
 
 
@@ -227,7 +227,7 @@ def test_every_json_value_is_read_as_it_is(value: object) -> None:
     number=st.decimals(-(10**30), 10**30, places=10) | st.integers(-(10**30), 10**30).map(Decimal),
     exponent=st.integers(-40, 9),
 )
-def test_a_number_without_a_fraction_is_an_integer_however_it_is_written(number: Decimal, exponent: int) -> None:
+def test_a_number_without_a_fraction_is_an_integer_in_every_notation(number: Decimal, exponent: int) -> None:
     text = f"{number:f}e{exponent}"
     with localcontext(prec=200):
         exact = number.scaleb(exponent)
@@ -242,7 +242,7 @@ INTEGERS = {"2.0": 2, "2e0": 2, "2E+0": 2, "20e-1": 2, "0.002e3": 2, "2.000e0": 
 
 
 @pytest.mark.parametrize(("text", "integer"), INTEGERS.items())
-def test_an_integer_is_taken_however_it_is_written(client: FlaskClient, text: str, integer: int) -> None:
+def test_an_integer_is_accepted_in_every_notation(client: FlaskClient, text: str, integer: int) -> None:
     """Quantities, prices and adjustments; the document and the fingerprint are those of the integer."""
     body = (
         '{"customer_id":"c","currency":"EUR","items":[{"item_id":"s","quantity":%s,"unit_price":%s}],'
@@ -259,7 +259,7 @@ def test_an_integer_is_taken_however_it_is_written(client: FlaskClient, text: st
     assert plain.headers["Idempotent-Replayed"] == "true"
 
 
-def test_an_integer_is_taken_in_changes_and_batches(client: FlaskClient) -> None:
+def test_an_integer_in_every_notation_is_accepted_in_changes_and_batches(client: FlaskClient) -> None:
     """Lines and quantities; the replay holds the fingerprint."""
     batch = b'{"orders":[{"customer_id":"c","external_ref":"r","items":[{"item_id":"s","quantity":%s}]}]}'
     results = [

@@ -48,7 +48,7 @@ def test_a_request_is_one_line(client: FlaskClient, logged: Lines) -> None:
 
 
 @pytest.mark.parametrize("given", ["a", "8e03978e-40d5-43e8-bc93-6894a57f9324", "A.b_c:d-9", "x" * 128])
-def test_a_sane_request_id_is_taken_over(client: FlaskClient, logged: Lines, given: str) -> None:
+def test_a_valid_request_id_is_adopted(client: FlaskClient, logged: Lines, given: str) -> None:
     response = client.get("/healthz", headers={"X-Request-Id": given})
 
     assert response.headers["X-Request-Id"] == given
@@ -77,7 +77,7 @@ def with_canaries(value: Any) -> Any:
 PERSONAL = with_canaries(RICHEST)
 
 
-def test_no_line_holds_what_the_customer_wrote(client: FlaskClient, logged: Lines) -> None:
+def test_no_log_line_contains_text_of_the_customer(client: FlaskClient, logged: Lines) -> None:
     key = {"Idempotency-Key": f"{CANARY}-key"}
     statuses = [
         client.post("/orders", json=PERSONAL, headers=key).status_code,

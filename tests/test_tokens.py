@@ -33,7 +33,7 @@ ISSUERS = {"RS256": RSA_KEY, "ES256": P256_KEY, "EdDSA": SIGNING_KEY}
 
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=[name.encode("unicode_escape").decode() for name in FORGED])
-def test_what_the_issuer_did_not_sign_for_this_service_is_refused(secure_client: FlaskClient, forged: str) -> None:
+def test_a_token_that_the_issuer_did_not_sign_for_this_service_is_401(secure_client: FlaskClient, forged: str) -> None:
     response = secure_client.get("/orders", headers=bearer(forged))
 
     assert slug(response) == (401, "unauthenticated")
@@ -41,7 +41,7 @@ def test_what_the_issuer_did_not_sign_for_this_service_is_refused(secure_client:
     assert "token" in response.json["detail"] and len(response.json["detail"]) < 100  # and no word on why
 
 
-def test_there_are_many_of_them(database_url: str) -> None:
+def test_there_are_at_least_a_hundred_forged_tokens(database_url: str) -> None:
     assert len(set(FORGED.values())) >= 100
 
 
@@ -66,7 +66,7 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("good", TAKEN.values(), ids=TAKEN)
-def test_what_it_signed_is_believed(secure_client: FlaskClient, good: str) -> None:
+def test_a_token_of_the_issuer_is_accepted(secure_client: FlaskClient, good: str) -> None:
     first, again = (secure_client.get("/orders", headers=bearer(good)) for _ in range(2))
 
     assert (first.status_code, again.status_code) == (200, 200)
@@ -138,7 +138,7 @@ def test_a_token_counts_nowhere_but_in_the_header(secure_client: FlaskClient, pl
     assert slug(response) == (401, "unauthenticated")
 
 
-def test_a_token_that_ends_is_not_taken_any_more(secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_token_is_401(secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     short = bearer(token(exp=int(time.time()) + 2))
     before = secure_client.get("/orders", headers=short).status_code
     monotonic = time.monotonic

@@ -62,7 +62,7 @@ def test_every_link_carries_the_prefix(send: Callable[..., TestResponse]) -> Non
         assert send("GET", type_).status_code == 200
 
 
-def test_the_pages_load_what_they_need_below_the_prefix(send: Callable[..., TestResponse]) -> None:
+def test_the_pages_load_their_files_below_the_prefix(send: Callable[..., TestResponse]) -> None:
     for page in (f"{PREFIX}/docs", f"{PREFIX}/problems", f"{PREFIX}/problems/not-found"):
         addresses = re.findall(r'(?:src|href)="([^"]*)"', send("GET", page).text)
         assert addresses
@@ -70,7 +70,7 @@ def test_the_pages_load_what_they_need_below_the_prefix(send: Callable[..., Test
     assert 'url: "openapi.json"' in send("GET", f"{PREFIX}/docs/start.js").text  # relative to the page
 
 
-def test_the_description_tells_where_the_service_is(send: Callable[..., TestResponse]) -> None:
+def test_the_description_names_the_prefix_as_server(send: Callable[..., TestResponse]) -> None:
     description = send("GET", f"{PREFIX}/openapi.json").json
 
     assert description["servers"] == [{"url": PREFIX}]
@@ -84,7 +84,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_what_is_not_below_the_prefix_does_not_exist(client: FlaskClient, path: str) -> None:
+def test_a_path_outside_the_prefix_is_404(client: FlaskClient, path: str) -> None:
     assert slug(client.get(path))[0] == 404
 
 
@@ -115,7 +115,7 @@ def test_without_the_setting_no_header_adds_a_prefix(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["shop", "/shop//api", "/../x", "/a/.", "/a b", "/a?b", "/%2F", "http://a/b", "/ü"])
-def test_what_is_no_path_stops_the_start(database_url: str, prefix: str) -> None:
+def test_an_invalid_prefix_stops_the_start(database_url: str, prefix: str) -> None:
     with pytest.raises(StartupError, match="URL_PREFIX"):
         load_config({"URL_PREFIX": prefix})
 

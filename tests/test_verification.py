@@ -114,9 +114,7 @@ def test_a_sound_database_has_no_differences(client: FlaskClient, runner: FlaskC
     assert (result.exit_code, result.stdout, result.stderr) == (0, "2 orders verified, 0 differences.\n", "")
 
 
-def test_what_the_sequencer_took_from_the_outbox_is_no_difference(
-    app: Flask, runner: FlaskCliRunner, order_id: str
-) -> None:
+def test_an_event_without_an_outbox_entry_is_no_difference(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
     run(app, delete(OutboxEntry))
 
     assert runner.invoke(args=["verify"]).exit_code == 0
@@ -280,7 +278,7 @@ def test_a_key_for_no_event_is_named(app: Flask, runner: FlaskCliRunner, order_i
         ("UPDATE order_events SET snapshot = '{' WHERE version = 2", "the snapshot of version 2 is not JSON"),
     ],
 )
-def test_what_cannot_be_read_is_named_and_hides_no_other_order(
+def test_an_unreadable_order_is_reported_and_the_others_are_verified(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner, order_id: str, statement: str, named: str
 ) -> None:
     other = client.post("/orders", json=RICHEST | {"external_ref": "2"}).json["id"]
@@ -330,7 +328,7 @@ def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
     assert written == ""
 
 
-def test_a_database_without_the_newest_schema_is_told_in_one_line(
+def test_a_database_without_the_newest_schema_is_reported_in_one_line(
     runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.db.revision.expected_revision", lambda: "9999")

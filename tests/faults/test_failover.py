@@ -59,7 +59,7 @@ def link(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("address", ["one address that moves", "both servers in the URL"])
-def test_what_was_acknowledged_survives_the_death_of_the_primary(
+def test_acknowledged_changes_survive_the_kill_of_the_primary(
     address: str, servers: tuple[str, str], link: Path
 ) -> None:
     primary, standby = servers
@@ -85,7 +85,7 @@ def test_what_was_acknowledged_survives_the_death_of_the_primary(
     all_is_whole(standby)
 
 
-def test_a_read_only_server_is_not_ready_and_writes_are_told_to_come_back(servers: tuple[str, str], link: Path) -> None:
+def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, str], link: Path) -> None:
     primary, standby = servers
     lead_to(standby, link)
     with gunicorn(url_of(link), AUTH="off") as server:

@@ -62,7 +62,7 @@ def kill(server: Server) -> None:
             shutil.rmtree(Path(file).parent, ignore_errors=True)
 
 
-def test_what_was_acknowledged_survives_the_death_of_all_servers(url: str) -> None:
+def test_acknowledged_changes_survive_the_kill_of_all_servers(url: str) -> None:
     port = free_port()
     with ExitStack() as servers:
         server = servers.enter_context(running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=url, **SETTINGS))
@@ -78,7 +78,7 @@ def test_what_was_acknowledged_survives_the_death_of_all_servers(url: str) -> No
     all_is_whole(url)
 
 
-def test_what_was_acknowledged_survives_crashes_of_the_database(durable_postgresql: str) -> None:
+def test_acknowledged_changes_survive_crashes_of_the_database(durable_postgresql: str) -> None:
     url, port = durable_postgresql, free_port()
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=url, **SETTINGS), Traffic(port) as traffic:
         for _ in range(KILLS):

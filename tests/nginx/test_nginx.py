@@ -144,7 +144,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("sent", "status", "type_", "instance"), REFUSED.values(), ids=REFUSED)
-def test_what_nginx_refuses_is_a_problem_too(
+def test_a_request_rejected_by_nginx_is_a_problem(
     nginx: Server, sent: bytes, status: int, type_: str, instance: str | None
 ) -> None:
     head, _, body = exchange(nginx.port, sent).decode().partition("\r\n\r\n")
@@ -228,7 +228,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize(("target", "status"), SPELLINGS.values(), ids=SPELLINGS)
-def test_no_spelling_of_its_path_leads_past_a_rule(service: Server, target: str, status: int) -> None:
+def test_no_notation_of_a_path_bypasses_a_rule(service: Server, target: str, status: int) -> None:
     """127.0.0.2 stands for another machine."""
     request = f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
 
@@ -254,7 +254,7 @@ def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes],
     return Counter(re.findall(rb"HTTP/1.1 (\d{3})", received)), received
 
 
-def test_an_address_that_asks_too_often_waits_and_no_other(service: Server) -> None:
+def test_an_address_over_its_rate_limit_is_429_and_no_other(service: Server) -> None:
     """127.0.0.2 stands for another machine; 127.0.0.1 is near, and not counted."""
     started = time.monotonic()
     flooding, received = statuses_of(service.port, 1000, address="127.0.0.2")
@@ -321,7 +321,7 @@ def own_errors(nginx: Server, origin: dict[str, str]) -> Iterator[Response]:
 
 
 @pytest.mark.parametrize("origin", [SHOP, "https://evil.example", "null", None])
-def test_a_frontend_can_read_what_nginx_answers_by_itself(service: Server, origin: str | None) -> None:
+def test_responses_of_nginx_itself_have_cors_headers(service: Server, origin: str | None) -> None:
     errors = list(own_errors(service, {"Origin": origin} if origin else {}))
     with nginx_without_service() as nginx:
         errors.append(nginx.request("GET", "/orders", headers={"Origin": origin} if origin else {}))
@@ -433,7 +433,7 @@ def test_a_slow_export_arrives_whole_and_a_broken_one_as_broken(database_url: st
     assert (whole.status, whole.body.count(b"\n")) == (200, 1000)
 
 
-def test_without_the_service_nginx_asks_to_come_again() -> None:
+def test_without_the_service_nginx_answers_503_with_retry_after() -> None:
     with nginx_without_service() as nginx:
         answer = nginx.request("POST", "/orders", ORDER, {"X-Request-Id": "id-1"})
         batch = nginx.request("POST", "/orders/batch", b" " * 1_000_000)
@@ -448,7 +448,7 @@ def test_without_the_service_nginx_asks_to_come_again() -> None:
 
 
 @pytest.mark.parametrize(("given", "kept"), [("id-1", True), ('"quoted"', False), ("a" * 129, False), (None, False)])
-def test_a_sane_request_id_is_kept_and_any_other_replaced(service: Server, given: str | None, kept: bool) -> None:
+def test_a_valid_request_id_is_kept_and_an_invalid_one_replaced(service: Server, given: str | None, kept: bool) -> None:
     answer = service.request("GET", "/healthz", headers={"X-Request-Id": given} if given else {})
 
     [request_id] = answer.headers.get_all("X-Request-Id")
@@ -457,7 +457,7 @@ def test_a_sane_request_id_is_kept_and_any_other_replaced(service: Server, given
     assert f'"request_id":"{request_id}"' in service.output()
 
 
-def test_clients_that_dribble_their_headers_stall_nobody(service: Server) -> None:
+def test_clients_that_send_headers_slowly_delay_no_other_client(service: Server) -> None:
     with ExitStack() as slow:
         for _ in range(200):
             connection = slow.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=TIMEOUT))
