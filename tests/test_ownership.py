@@ -276,7 +276,26 @@ def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(ada: Send, shop:
     assert SECRET in full.text
     for internal in (SECRET, "service:shop", "agent-7", "token:"):
         assert internal not in read.text
-    assert read.headers.get("ETag") == full.headers.get("ETag")
+    assert read.headers["Vary"] == full.headers["Vary"]
+    assert "Authorization" in read.headers["Vary"]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_customers_view_has_an_entity_tag_of_its_own(ada: Send, shop: Send, held: str, version: int) -> None:
+    """One strong tag stands for one sequence of bytes (RFC 9110 §8.8.1)."""
+    path = f"{held}?version={version}"
+
+    assert shop("GET", path).headers["ETag"] == f'"{version}"'
+    assert ada("GET", path).headers["ETag"] == f'"{version}-customer"'
+    assert ada("GET", path, If_None_Match=f'"{version}"').status_code == 200
+    assert ada("GET", path, If_None_Match=f'"{version}-customer"').status_code == 304
+    assert ada("GET", f"{held}?version=1").headers["ETag"] == shop("GET", f"{held}?version=1").headers["ETag"]
+
+
+def test_caches_keep_the_responses_of_each_caller_apart(ada: Send, held: str) -> None:
+    paths = [held, f"{held}?version=1", "/orders", f"{held}/history"]
+
+    assert ["Authorization" in ada("GET", path).headers["Vary"] for path in paths] == [True] * 4
 
 
 def test_apart_from_hidden_members_a_customer_reads_the_same_document(ada: Send, shop: Send, held: str) -> None:

@@ -96,7 +96,7 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     },
     "ETag": {
         "description": "The entity tag of the response, for `If-Match` and `If-None-Match`. The tag of an order is its "
-        "version; an erasure appends `-erased`.",
+        "version; an erasure appends `-erased`, and a customer's view that omits something `-customer`.",
         "schema": _TEXT,
         "example": '"1"',
     },

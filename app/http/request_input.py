@@ -35,7 +35,8 @@ MERGE_PATCH = "application/merge-patch+json"
 _LARGE_BODY = 256 * 1024  # bytes; it takes some 20 ms to parse
 _LARGE_BODIES = threading.Lock()
 _LARGE_BODY_PAUSE = 0.02  # seconds between two of them: enough to answer a small request
-ERASED = "-erased"  # ends the entity tag of a version that an erasure has rewritten
+# Endings of the entity tag of a version: an erasure has rewritten it; something is left out of a customer's view.
+ERASED, CUSTOMER = "-erased", "-customer"
 _NOT_AN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -187,7 +188,8 @@ def idempotency_key() -> str | None:
     return key
 
 
-_VERSION = re.compile(f"([1-9][0-9]{{0,8}})({ERASED})?")  # tags are equal symbol by symbol (§8.8.3.2): "01" is not "1"
+# The tag of an order: equal character by character (RFC 9110 §8.8.3.2), so "01" is not "1".
+_VERSION = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED})?(?:{CUSTOMER})?")
 
 
 def expected_versions() -> frozenset[int] | None:

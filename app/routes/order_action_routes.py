@@ -8,7 +8,7 @@ from app import errors
 from app.http.auth import current_principal
 from app.http.blueprint import Blueprint
 from app.http.request_input import MERGE_PATCH, change_request
-from app.http.responses import changed_response
+from app.http.responses import order_response
 from app.schemas.documents import OrderSchema
 from app.schemas.order_actions import (
     CancellationInSchema,
@@ -56,7 +56,7 @@ CHANGE_OF_QUANTITIES = CHANGE | {"problems": (*PROBLEMS, errors.QuantityExceeded
 def update_order(body: dict[str, Any], order_id: str) -> Response:
     """Update an order by a JSON merge patch."""
     order = order_actions.update_order(order_id, patch=body, request=change_request(current_principal(), body))
-    return changed_response(order)
+    return order_response(order)
 
 
 @blueprint.operation(
@@ -71,7 +71,7 @@ def update_order(body: dict[str, Any], order_id: str) -> Response:
 def confirm_order(body: dict[str, Any], order_id: str) -> Response:
     """Confirm a pending order."""
     order = order_actions.confirm_order(order_id, request=change_request(current_principal(), body))
-    return changed_response(order)
+    return order_response(order)
 
 
 @blueprint.operation(
@@ -87,7 +87,7 @@ def cancel_order(body: dict[str, Any], order_id: str) -> Response:
     order = order_actions.cancel_order(
         order_id, reason=body["reason"], note=body.get("note"), request=change_request(current_principal(), body)
     )
-    return changed_response(order)
+    return order_response(order)
 
 
 @blueprint.operation(
@@ -102,7 +102,7 @@ def cancel_order(body: dict[str, Any], order_id: str) -> Response:
 def complete_order(body: dict[str, Any], order_id: str) -> Response:
     """Complete a confirmed order, even if units are not fulfilled."""
     order = order_actions.complete_order(order_id, request=change_request(current_principal(), body))
-    return changed_response(order)
+    return order_response(order)
 
 
 @blueprint.operation(
@@ -119,7 +119,7 @@ def hold_order(body: dict[str, Any], order_id: str) -> Response:
     Until the hold is released, the order cannot be confirmed, fulfilled or completed.
     """
     order = order_actions.hold_order(order_id, reason=body["reason"], request=change_request(current_principal(), body))
-    return changed_response(order)
+    return order_response(order)
 
 
 @blueprint.operation(
@@ -132,7 +132,7 @@ def hold_order(body: dict[str, Any], order_id: str) -> Response:
 def release_hold(order_id: str) -> Response:
     """Release an order from its hold."""
     order = order_actions.release_hold(order_id, request=change_request(current_principal()))
-    return changed_response(order)
+    return order_response(order)
 
 
 @blueprint.operation(
@@ -151,7 +151,7 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     order = order_actions.fulfill_order(
         order_id, items=body["items"], tracking=body.get("tracking"), request=change_request(current_principal(), body)
     )
-    return changed_response(order, 201)
+    return order_response(order, 201)
 
 
 @blueprint.operation(
@@ -167,4 +167,4 @@ def return_items(body: dict[str, Any], order_id: str) -> Response:
     order = order_actions.return_items(
         order_id, items=body["items"], reason=body.get("reason"), request=change_request(current_principal(), body)
     )
-    return changed_response(order, 201)
+    return order_response(order, 201)

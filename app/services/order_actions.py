@@ -35,7 +35,7 @@ from app.models.principal import Principal
 from app.schemas.order import UpdatedOrderSchema
 from app.schemas.strict_json import load_body
 from app.services.new_order import content_columns, item_columns
-from app.services.order_document import StoredOrder, parse_order, render_stored_order, visible_document
+from app.services.order_document import StoredOrder, parse_order, render_stored_order, visible_order
 from app.services.order_inserts import event_row
 from app.services.order_queries import OrderKey, find_snapshot, order_not_found
 from app.services.order_updates import (
@@ -164,24 +164,24 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
     deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
     while time.monotonic() < deadline:
         if stored := next(filter(_is_stored, unacknowledged), None):
-            return _visible(stored, request.principal)
+            return visible_order(stored, request.principal)
         current = _get_current_order(order_id, request.principal, key)
         if current.replayed_document is not None:
-            return _visible(_replay(current, request), request.principal)
+            return visible_order(_replay(current, request), request.principal)
         before = orjson.loads(current.document)
         order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
         _require_expected_version(order.version, request)
         change(order, at=datetime.now(UTC))
         if order.version == before["version"]:
             if key is None or store_key(key, order_id=order.id, version=order.version):
-                return _visible(StoredOrder(order.id, order.version, current.document), request.principal)
+                return visible_order(StoredOrder(order.id, order.version, current.document), request.principal)
             require_room_for_key(order.id)
             continue
         changed = StoredOrder(order.id, order.version, render_stored_order(order))
         event = _event(order, changed, action=action, principal=request.principal)
         try:
             if store_version(order, event, key=key, before=before):
-                return _visible(changed, request.principal)
+                return visible_order(changed, request.principal)
         except DATABASE_ERRORS as error:
             if is_lost_connection(error):
                 unacknowledged.append(changed)
@@ -257,13 +257,6 @@ def _duplicate_external_ref(order: Order) -> DuplicateExternalRef:
 
 def _is_stored(order: StoredOrder) -> bool:
     return find_snapshot(OrderKey(order.id, None, order.version)) == (order.version, order.document)
-
-
-def _visible(order: StoredOrder, principal: Principal) -> StoredOrder:
-    document = visible_document(order.document, principal)
-    if document is order.document:
-        return order
-    return StoredOrder(order.id, order.version, document, order.replayed)
 
 
 def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> None:

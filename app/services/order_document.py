@@ -4,7 +4,7 @@ It is built once a version and stored with the event; every reader gets those by
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -31,6 +31,7 @@ class StoredOrder:
     version: int
     document: str
     replayed: bool = False
+    partial: bool = False  # a customer's view, from which something is left out
 
 
 def render_order(
@@ -156,6 +157,12 @@ def _render_totals(order: Values) -> dict[str, int] | None:
 
 STAFF, SERVICE = "staff", "service"  # who acted, where a customer may not know more
 _WITHOUT_HOLD = '"hold":null'  # within a text of the document its quotes would be escaped
+
+
+def visible_order(order: StoredOrder, principal: Principal) -> StoredOrder:
+    """The order as the principal may see it."""
+    document = visible_document(order.document, principal)
+    return order if document == order.document else replace(order, document=document, partial=True)
 
 
 def visible_document(document: str, principal: Principal) -> str:

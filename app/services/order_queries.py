@@ -34,7 +34,7 @@ from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
 from app.models.order_id import parse_uuid
 from app.models.principal import Principal
-from app.services.order_document import StoredOrder, visible_actor, visible_document
+from app.services.order_document import StoredOrder, visible_actor, visible_document, visible_order
 
 _TOGETHER = 100  # orders in one statement
 
@@ -61,7 +61,7 @@ def get_order(order_id: str, *, principal: Principal, version: int | None = None
     known_id = parse_uuid(order_id)
     found = find_snapshot(OrderKey(known_id, principal.customer_id, version)) if known_id else None
     if known_id and found:
-        return StoredOrder(known_id, found[0], visible_document(found[1], principal))
+        return visible_order(StoredOrder(known_id, *found), principal)
     raise order_not_found(order_id, version=version)
 
 
