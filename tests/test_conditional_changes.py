@@ -156,7 +156,16 @@ def test_an_unknown_order_has_no_history(client: FlaskClient, order_id: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("tags", "weak"), [('W/"2"', "2"), ('"1", W/"2"', "2"), ('W/"x", W/"1"', "1"), ('"1"', None), ("", None)]
+    ("tags", "weak"),
+    [
+        ('W/"2"', "2"),
+        ('W/""', ""),
+        ('W/"", W/"a"', ""),
+        ('"1", W/"2"', "2"),
+        ('W/"x", W/"1"', "1"),
+        ('"1"', None),
+        ("", None),
+    ],
 )
 def test_a_412_explains_that_a_weak_tag_never_matches(client: FlaskClient, tags: str, weak: str | None) -> None:
     path = order_after(client, "update")

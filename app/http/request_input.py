@@ -224,7 +224,8 @@ def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
 
 def explain_weak_tags(mismatch: VersionMismatch) -> None:
     """Say in the error that a tag of If-Match is weak, if one is: the order may well be as the client knows it."""
-    weak = sorted(set(request.if_match.as_set(include_weak=True)) - set(request.if_match.as_set()))
+    tags = request.if_match
+    weak = sorted(tag or "" for tag in tags.as_set(include_weak=True) - tags.as_set())  # Werkzeug reads "" as None
     if weak:
         mismatch.detail += (
             f' If-Match has W/"{weak[0][:32]}": a weak entity tag never matches there (RFC 9110 §13.1.1). The service '
