@@ -4,6 +4,7 @@ import random
 import sqlite3
 import time
 import weakref
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -11,7 +12,7 @@ from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Dialect, Engine, MetaData, Pool, event
+from sqlalchemy import Connection, Dialect, Engine, MetaData, Pool, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase
 
@@ -33,6 +34,16 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+    def columns(self) -> dict[str, Any]:
+        """The values by column name."""
+        return {name: getattr(self, key) for name, key in _column_attributes(type(self))}
+
+
+@cache
+def _column_attributes(model: type[Base]) -> tuple[tuple[str, str], ...]:
+    """The names of a model's columns, each with the name of its attribute."""
+    return tuple((attribute.columns[0].name, attribute.key) for attribute in inspect(model).column_attrs)
 
 
 db = SQLAlchemy(model_class=Base)

