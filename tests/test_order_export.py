@@ -269,6 +269,23 @@ def test_a_fault_before_the_first_byte_is_a_problem(
     assert response.headers["Retry-After"] == "1"
 
 
+def test_an_error_of_a_later_page_of_the_first_chunk_is_a_problem(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(17):  # the first page has 16
+        client.post("/orders", json=MINIMAL)
+    read_page, calls = order_export._read_page, iter(range(9))
+
+    def fail_later(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) > 0:
+            raise PoolTimeout
+        return read_page(*args, **kwargs)
+
+    monkeypatch.setattr(order_export, "_read_page", fail_later)
+
+    assert slug(client.get("/orders/export")) == (503, "service-unavailable")
+
+
 def test_an_export_waits_for_others_and_not_without_end(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

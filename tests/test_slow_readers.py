@@ -154,7 +154,7 @@ def test_an_export_that_takes_too_long_ends_without_its_last_chunk(
 
     assert b"TTP/1.1 200 OK\r\n" in received[:100]
     assert not received.endswith(b"0\r\n\r\n")
-    assert output.count('"event":"export broken off"') == 2
+    assert output.count('"event":"export aborted"') == 2
     assert "Traceback" not in output
 
 
@@ -175,7 +175,7 @@ def test_an_export_ends_without_its_last_chunk_where_the_database_fails(
 
     assert not received.endswith(b"0\r\n\r\n")
     assert b'"customer_id":"c-1"' in received
-    assert output.count('"event":"export broken off"') == 1
+    assert output.count('"event":"export aborted"') == 1
     assert "Traceback" not in output
     assert again.status == 200
 

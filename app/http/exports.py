@@ -1,15 +1,16 @@
-"""Exports: all orders that match, sent as they are read."""
+"""Export responses: all orders that match, streamed page by page."""
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import structlog
 from flask import Flask, Response, current_app, request, stream_with_context
 
-from app.db.errors import DATABASE_ERRORS
+from app.db.errors import DATABASE_ERRORS, loggable_message
 from app.errors import InvalidRequest, TooManyRequests
 from app.http.application import let_others_run
 from app.http.content_negotiation import compress, preferred_media_type
@@ -18,73 +19,72 @@ from app.schemas.strict_json import INVALID_PARAMETERS
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
-EXPORT_MEDIA_TYPES = (NDJSON, CSV, "application/ndjson", "application/jsonl")  # the last two name NDJSON as well
+EXPORT_MEDIA_TYPES = (NDJSON, CSV, "application/ndjson", "application/jsonl")  # the last two are names of NDJSON, too
 _FORMATS = {"ndjson": NDJSON, "csv": CSV}
 _CHUNK = 64 * 1024  # characters sent at once: a chunk a line would cost more than the lines
-_RETRY_AFTER = 5  # seconds until a refused export may be tried again
+_RETRY_AFTER = 5  # seconds
 
 log = structlog.get_logger()
 
 
-class ExportBrokenOff(ConnectionAbortedError):
-    """Ends a response that has begun: servers close the connection, without the last chunk of the body, so that the
-    client knows that it has not got everything (RFC 9112 §8)."""
+class ExportAborted(ConnectionAbortedError):
+    """Aborts a response that has started: servers close the connection without the last chunk of the body, so the
+    client knows that the export is incomplete (RFC 9112 §8)."""
 
 
 class ExportSlots:
-    """How many exports each principal is reading in this process, and no more than `most` of them."""
+    """Limits the concurrent exports of each principal in this process."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._running: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     @contextmanager
     def occupied(self, principal: Principal) -> Iterator[None]:
-        """One export of the principal. Raises TooManyRequests where there is no slot left."""
+        """Occupy a slot of the principal. Raises TooManyRequests if none is free."""
         with self._lock:
-            if self._running[principal.id] >= self._most:
-                detail = f"{self._most} exports of this principal are already running. Wait until one has finished."
+            if self._running[principal.id] >= self._limit:
+                detail = f"{self._limit} exports of this principal are already running. Wait until one has finished."
                 raise TooManyRequests(detail).with_headers(Retry_After=str(_RETRY_AFTER))
             self._running[principal.id] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._running -= Counter([principal.id])  # what comes down to zero is removed
+                self._running -= Counter([principal.id])  # removes counts of 0
 
 
 def init_app(app: Flask) -> None:
-    """Prepare to count the exports."""
+    """Limit the concurrent exports."""
     app.extensions["export_slots"] = ExportSlots(app.config["EXPORT_STREAMS"])
 
 
 def export_media_type(format_name: str | None, *, byte_order_mark: bool) -> str:
-    """The media type of an export: that of the `format` parameter, else the one that `Accept` prefers.
+    """Return the media type of the `format` parameter, or else the one preferred by `Accept`.
 
     Raises NotAcceptable, and InvalidRequest for a byte order mark in NDJSON.
     """
     media_type = _FORMATS[format_name] if format_name else preferred_media_type(request, EXPORT_MEDIA_TYPES)
     if byte_order_mark and media_type != CSV:
-        fault = {"parameter": "bom", "detail": "Only a CSV export can have a byte order mark. Use format=csv."}
-        raise InvalidRequest(INVALID_PARAMETERS, errors=[fault])
+        error = {"parameter": "bom", "detail": "Only a CSV export can have a byte order mark. Use format=csv."}
+        raise InvalidRequest(INVALID_PARAMETERS, errors=[error])
     return media_type
 
 
 def export_response(
     documents: Iterator[str], media_type: str, *, principal: Principal, byte_order_mark: bool, negotiated: bool
 ) -> Response:
-    """All the documents, in the media type; `negotiated` tells caches that it depends on `Accept`.
+    """Return the documents in the media type; `negotiated` tells caches that it depends on `Accept`.
 
-    The first page is read before the response starts, so that its faults are still answered with a problem; so is
-    TooManyRequests, where the principal reads too many exports already.
+    The first chunk is read before the response starts, so that its errors are answered with a problem. Raises
+    TooManyRequests if too many exports of the principal are running.
     """
-    started = _started(_in_slot(documents, principal))
-    text = as_csv(started) if media_type == CSV else as_ndjson(started)
-    if byte_order_mark:
-        text = _preceded(BYTE_ORDER_MARK, text)
-    chunks = _broken_off(_chunks(text), seconds=current_app.config["EXPORT_SECONDS"])
-    response = Response(stream_with_context(chunks), content_type=f"{media_type}; charset=utf-8")
+    documents = _in_slot(documents, principal)
+    lines = as_csv(documents) if media_type == CSV else as_ndjson(documents)
+    chunks = _chunks(chain([BYTE_ORDER_MARK], lines) if byte_order_mark else lines)
+    stream = _abort_on_errors(next(chunks), chunks, seconds=current_app.config["EXPORT_SECONDS"])
+    response = Response(stream_with_context(stream), content_type=f"{media_type}; charset=utf-8")
     response.headers["Cache-Control"] = "private, no-store"
     if negotiated:
         response.vary.add("Accept")
@@ -92,49 +92,35 @@ def export_response(
 
 
 def _in_slot(documents: Iterator[str], principal: Principal) -> Iterator[str]:
-    """The documents. The slot is given back with the generator: at its end, or when the server drops it."""
+    """Occupy a slot until the documents end or the server closes the generator."""
     with current_app.extensions["export_slots"].occupied(principal):
         yield from documents
 
 
-def _started(documents: Iterator[str]) -> Iterator[str]:
-    first = next(documents, None)
-
-    def rest() -> Iterator[str]:
-        if first is not None:
-            yield first
-            yield from documents
-
-    return rest()
-
-
-def _preceded(mark: str, lines: Iterator[str]) -> Iterator[str]:
-    yield mark
-    yield from lines
-
-
 def _chunks(lines: Iterator[str]) -> Iterator[str]:
-    held: list[str] = []
+    """Join lines to chunks of at least _CHUNK characters; at least one chunk, which may be empty."""
+    chunk: list[str] = []
     size = 0
     for line in lines:
-        held.append(line)
+        chunk.append(line)
         size += len(line)
         if size >= _CHUNK:
-            yield "".join(held)
-            held, size = [], 0
-            let_others_run()  # neither SQLite nor a fast reader would let them in
-    yield "".join(held)
+            yield "".join(chunk)
+            chunk, size = [], 0
+            let_others_run()  # neither SQLite nor sending to a fast client yields to other requests
+    yield "".join(chunk)
 
 
-def _broken_off(chunks: Iterator[str], *, seconds: int) -> Iterator[str]:
-    """The chunks, until so many seconds have passed or the database fails. Raises ExportBrokenOff then."""
+def _abort_on_errors(first: str, chunks: Iterator[str], *, seconds: int) -> Iterator[str]:
+    """Yield the first chunk and the others. Raises ExportAborted on a database error, and after so many seconds."""
     deadline = time.monotonic() + seconds
+    yield first
     try:
         for chunk in chunks:
             if time.monotonic() >= deadline:
-                log.warning("export broken off", reason=f"not read within {seconds} seconds")
-                raise ExportBrokenOff
+                log.warning("export aborted", reason=f"not read within {seconds} seconds")
+                raise ExportAborted
             yield chunk
     except DATABASE_ERRORS as error:
-        log.warning("export broken off", error=type(error).__name__, reason=str(error).partition("\n")[0])
-        raise ExportBrokenOff from error
+        log.warning("export aborted", error=type(error).__name__, reason=loggable_message(error))
+        raise ExportAborted from error
