@@ -170,3 +170,20 @@ def test_every_setting_has_a_default_that_is_valid_and_a_meaning() -> None:
 
 def test_the_parameters_of_a_database_url_are_those_of_the_installed_libpq() -> None:
     assert {option.keyword.decode() for option in Conninfo.get_defaults()} == LIBPQ_PARAMETERS
+
+
+def test_gunicorns_master_reads_the_settings_without_loading_the_application() -> None:
+    code = """
+import runpy, sys
+conf = runpy.run_path("gunicorn.conf.py")
+print(conf["bind"], conf["workers"])
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"app", "flask", "gevent", "psycopg", "sqlalchemy"}))
+"""
+    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    settings = {"HOST": "::1", "PORT": "8001", "WEB_CONCURRENCY": "3", "DATABASE_URL": "postgresql://db/orders"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=inherited | settings, capture_output=True, text=True
+    )
+
+    assert done.stdout.splitlines() == ["[::1]:8001 3", "[]"], done.stderr
