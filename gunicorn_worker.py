@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -346,12 +347,15 @@ class Connection:
         response = Response(self, request)
         try:
             self._call_application(request, response)
-        except (ConnectionLost, ConnectionAbortedError, *GREENLET_EXITS):
-            raise  # the second is the application's: it breaks off a response that has begun
+        except (ConnectionLost, *GREENLET_EXITS):
+            raise
         except BaseException as error:
-            if request.error is None:
+            aborted = response.started and isinstance(error, ConnectionAbortedError)  # on purpose, by the application
+            if request.error is None and not aborted:
                 self.worker.log.exception("Error handling a %s request", request.environ["REQUEST_METHOD"])
             if response.started:  # too late for another status
+                if not response.is_framed:
+                    self._reset()
                 return False
             internal = RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "The request could not be answered.")
             raise (request.error or internal) from error
@@ -451,6 +455,11 @@ class Connection:
         except OSError as error:
             raise ConnectionLost(str(error)) from error
 
+    def _reset(self) -> None:
+        """Make closing reset a TCP connection: a client that reads until the end must not take a part for the whole."""
+        with suppress(OSError):
+            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     def _refuse(self, error: RequestError) -> None:
         """Answer with a problem document, and let the client read it."""
         self.worker.log.info("Refused a request: %d %s", error.status, error.detail)
@@ -496,6 +505,7 @@ class Response:
     def __init__(self, connection: Connection, request: Request) -> None:
         self.keep_alive = False
         self.started = False  # whether the client may have seen some of it
+        self.is_framed = False  # whether its head states where the body ends; if not, the end of the connection does
         self._connection = connection
         self._request = request
         self._status = ""
@@ -554,9 +564,9 @@ class Response:
         request, worker = self._request, self._connection.worker
         is_http_1_0 = request.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
         self._chunked = self._has_body and self._length is None and not is_http_1_0
-        is_framed = self._length is not None or self._chunked or not self._has_body
+        self.is_framed = self._length is not None or self._chunked or not self._has_body
         can_continue = request.complete or (request.error is None and not request.expects_continue)
-        self.keep_alive = request.keep_alive and worker.alive and is_framed and can_continue
+        self.keep_alive = request.keep_alive and worker.alive and self.is_framed and can_continue
         lines = [f"HTTP/1.1 {self._status}", date_line(int(time.time())), *self._headers]
         if self._chunked:
             lines.append("Transfer-Encoding: chunked")

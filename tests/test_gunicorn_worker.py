@@ -297,6 +297,24 @@ def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole(headers: lis
     assert pieces.closed
 
 
+def test_a_response_that_fails_resets_the_connection_of_an_http_1_0_client() -> None:
+    """Its body ends with the connection: closed as usual, a part would look like the whole."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, worker_of(failing(Closing(b"a", None))) as worker:
+        with socket.create_connection(listener.getsockname(), TIMEOUT) as client:
+            accepted, address = listener.accept()
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            worker.handle(listener, accepted, address)
+            with pytest.raises(ConnectionResetError):
+                everything_of(client)
+
+
+def test_a_response_that_the_application_aborts_before_it_has_started_is_a_500() -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        raise ConnectionAbortedError
+
+    assert answer_to(PLAIN, application).startswith(b"HTTP/1.1 500 ")
+
+
 @pytest.mark.parametrize("ended", [SystemExit, GreenletExit])
 def test_a_request_that_gunicorn_ends_is_over_and_its_worker_is_not(ended: type[BaseException]) -> None:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
