@@ -138,7 +138,7 @@ def _url_prefix(text: str) -> str:
 
 def _pooler(text: str) -> str:
     if text.lower() not in ("", "transaction"):
-        raise ValueError("transaction, or empty where there is no pooler or one in session mode")
+        raise ValueError("transaction, or empty for a pooler in session mode or none")
     return text.lower()
 
 
@@ -150,14 +150,14 @@ def _flag(text: str) -> bool:
 
 def _web_url(text: str) -> str:
     if text and not re.fullmatch(r"https://[^\s/@]+/\S*|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/\S*", text):
-        raise ValueError("an https:// URL, without a user and a password")
+        raise ValueError("an https:// URL without a user name and a password")
     return text
 
 
 def normalize_origin(text: str) -> str:
-    """The origin as browsers send it (RFC 6454 §6): in lower case, without the scheme's default port.
+    """The origin as browsers serialize it (RFC 6454 §6): in lower case, without the scheme's default port.
 
-    Raises ValueError for what is no origin of a web page, and for a name that is not in ASCII.
+    Raises ValueError unless it is an http or https origin in ASCII.
     """
     try:
         url = urlsplit(text.lower())
@@ -167,16 +167,16 @@ def normalize_origin(text: str) -> str:
         name = f"[{IPv6Address(host)}]" if ":" in host else host
     except ValueError:
         raise ValueError(
-            "origins such as https://shop.example, separated by commas, without a path or a *; international names "
-            "in their xn-- form"
+            "a comma-separated list of origins such as https://shop.example, without path or wildcard; international "
+            "domain names in their xn-- form"
         ) from None
     return f"{url.scheme}://{name}" + ("" if port in (None, _DEFAULT_PORTS[url.scheme]) else f":{port}")
 
 
 def _secret(text: str) -> str:
-    """The secret; a random one where none is set, which lasts as long as this process."""
+    """The secret, or a random one for this process if none is set."""
     if text and len(text) < _SECRET_MIN:
-        raise ValueError(f"at least {_SECRET_MIN} characters, such as `openssl rand -hex 32` makes")
+        raise ValueError(f"at least {_SECRET_MIN} characters, such as the output of `openssl rand -hex 32`")
     return text or secrets.token_hex(_SECRET_MIN)
 
 
@@ -191,12 +191,12 @@ def _origins(text: str) -> frozenset[str]:
 def _header_names(text: str) -> tuple[str, ...]:
     names = tuple(_list(text))
     if not all(re.fullmatch(r"[A-Za-z0-9-]+", name) for name in names):
-        raise ValueError("names of headers such as X-Tenant, separated by commas")
+        raise ValueError("a comma-separated list of header names such as X-Tenant")
     return names
 
 
 def _pem(text: str) -> str:
-    return text.replace("\\n", "\n")  # where an environment cannot hold line breaks
+    return text.replace("\\n", "\n")  # some tools cannot put line breaks into an environment variable
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -210,54 +210,62 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its default as it would stand in the environment, how it is read, and what it is for."""
+    """A setting. `default` is a text, as in the environment; `parse` raises ValueError with what is expected."""
 
     default: str
     parse: Callable[[str], Any]
-    meaning: str
+    description: str
 
 
 SETTINGS: dict[str, Setting] = {
-    "HOST": Setting("127.0.0.1", str, "Address that `make run` and gunicorn listen on."),
-    "PORT": Setting("8000", _whole_number(1, 65535), "Port that `make run` and gunicorn listen on."),
-    "BIND": Setting("", _unix_socket, "`unix:/path` that gunicorn listens on for nginx, not on `HOST` and `PORT`."),
-    "URL_PREFIX": Setting("", _url_prefix, "Path that the service is served under, such as `/shop/api`."),
+    "HOST": Setting("127.0.0.1", str, "Address that gunicorn listens on."),
+    "PORT": Setting("8000", _whole_number(1, 65535), "Port that gunicorn listens on."),
+    "BIND": Setting("", _unix_socket, "Unix socket for nginx, `unix:/path`, in place of `HOST` and `PORT`."),
+    "URL_PREFIX": Setting("", _url_prefix, "Path prefix of all URLs, such as `/shop/api`."),
     "DATABASE_URL": Setting(
         "sqlite:///instance/orders.db",
         _database_url,
-        "The database: `postgresql://…`, or `sqlite:///` and a file below the project's directory.",
+        "`postgresql://user:password@host/name`, or `sqlite:///` and the path of a file.",
     ),
-    "DATABASE_POOL_SIZE": Setting("10", _whole_number(1, 1000), "Database connections of one web worker."),
-    "DATABASE_POOLER": Setting(
-        "", _pooler, "`transaction`: the database is reached through PgBouncer in transaction mode."
+    "DATABASE_POOL_SIZE": Setting("10", _whole_number(1, 1000), "Database connections of one worker."),
+    "DATABASE_POOLER": Setting("", _pooler, "`transaction` if the database is behind PgBouncer in transaction mode."),
+    "WEB_CONCURRENCY": Setting("0", _whole_number(0, 512), "Workers; 0 means one per core, and at most two on SQLite."),
+    "AUTH": Setting(
+        "required", _one_of("required", "off"), "`off` accepts all requests from this machine without authentication."
     ),
-    "WEB_CONCURRENCY": Setting(
-        "0", _whole_number(0, 512), "Web workers; 0 means one per core, and at most two on SQLite."
+    "AUTH_ALLOW_OPEN": Setting("0", _flag, "1: with `AUTH=off`, accept requests from other machines too."),
+    "JWT_JWKS_URL": Setting("", _web_url, "URL of the key set (JWKS) that verifies bearer tokens."),
+    "JWT_PUBLIC_KEY": Setting("", _pem, "Or the public key (PEM) that verifies them: RSA, P-256 or Ed25519."),
+    "JWT_ISSUER": Setting("", str, "Issuer (`iss`) of the tokens; required with either of the two."),
+    "JWT_AUDIENCE": Setting("", str, "Audience (`aud`) of the tokens; required with either of the two."),
+    "JWT_SIGNING_KEY": Setting("", _pem, "For development: the private key (PEM) of `flask token`."),
+    "SECRET_KEY": Setting(
+        "", _secret, "Key of the hashes that identify persons in the logs; random at each start if not set."
     ),
-    "AUTH": Setting("required", _one_of("required", "off"), "`off` lets everybody in, from this machine only."),
-    "AUTH_ALLOW_OPEN": Setting("0", _flag, "1: `AUTH=off` lets in other machines too."),
-    "JWT_JWKS_URL": Setting("", _web_url, "Where the issuer of bearer tokens publishes its keys."),
-    "JWT_PUBLIC_KEY": Setting("", _pem, "Or its public key (PEM), RSA, P-256 or Ed25519."),
-    "JWT_ISSUER": Setting("", str, "The `iss` of the tokens; required with either of the two."),
-    "JWT_AUDIENCE": Setting("", str, "The `aud` of the tokens; required too."),
-    "JWT_SIGNING_KEY": Setting("", _pem, "For development: the private key (PEM) that `flask token` signs with."),
-    "SECRET_KEY": Setting("", _secret, "Keys the hashes of persons in the logs; random at each start if absent."),
-    "CORS_ORIGINS": Setting("", _origins, "Origins of the browser frontends, separated by commas."),
-    "CORS_HEADERS": Setting("", _header_names, "Request headers that they may send beside the service's own."),
-    "RATE_LIMIT_CUSTOMERS": Setting("600", _whole_number(0, 10**6), "Requests a minute of one customer; 0: no limit."),
-    "RATE_LIMIT_SERVICES": Setting("0", _whole_number(0, 10**6), "Requests a minute of one service; 0: no limit."),
-    "EXPORT_STREAMS": Setting("4", _whole_number(1, 1000), "Exports that one principal may read at once, a worker."),
-    "EXPORT_SECONDS": Setting("900", _whole_number(1, 86400), "Seconds after which an export is broken off."),
-    "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes are taken only with `If-Match` (428 without)."),
-    "LOG_LEVEL": Setting("info", _one_of("debug", "info", "warning", "error"), "The least severe line to log."),
-    "LOG_FORMAT": Setting("json", _one_of("json", "console"), "`json`, one object a line, or `console` for people."),
+    "CORS_ORIGINS": Setting("", _origins, "Origins of browser frontends, separated by commas."),
+    "CORS_HEADERS": Setting("", _header_names, "Further request headers that these may send, separated by commas."),
+    "RATE_LIMIT_CUSTOMERS": Setting(
+        "600", _whole_number(0, 10**6), "Requests a minute of one customer; 0 means no limit."
+    ),
+    "RATE_LIMIT_SERVICES": Setting("0", _whole_number(0, 10**6), "Requests a minute of one service; 0 means no limit."),
+    "EXPORT_STREAMS": Setting("4", _whole_number(1, 1000), "Concurrent exports of one principal and worker."),
+    "EXPORT_SECONDS": Setting("900", _whole_number(1, 86400), "Seconds after which an export is aborted."),
+    "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes need `If-Match`, and are refused with 428 without it."),
+    "LOG_LEVEL": Setting(
+        "info",
+        _one_of("debug", "info", "warning", "error"),
+        "Minimum level of log lines: `debug`, `info`, `warning` or `error`.",
+    ),
+    "LOG_FORMAT": Setting(
+        "json", _one_of("json", "console"), "`json` for one object a line, `console` for a terminal."
+    ),
 }
 
 
 def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The checked settings, overrides before environment before default.
+    """Read and validate the settings. Overrides precede environment variables, which precede defaults.
 
-    Raises StartupError that names the setting, what stands there and what is expected.
+    Raises StartupError with the name of the setting, its value unless it may be secret, and what is expected.
     """
     config: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
@@ -265,25 +273,25 @@ def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         try:
             config[name] = setting.parse(text)
         except ValueError as error:
-            shown = "…" if "URL" in name or "KEY" in name else repr(text)  # a URL may hold a password
-            raise StartupError(f"{name} is {shown}; it must be {error}.") from None
-    if os.environ.get("SCRIPT_NAME"):  # some servers take it from there and others do not
+            value = "…" if "URL" in name or "KEY" in name else repr(text)  # a URL may contain a password
+            raise StartupError(f"{name} is {value}; it must be {error}.") from None
+    if os.environ.get("SCRIPT_NAME"):  # gunicorn reads it from the environment, other servers do not
         raise StartupError("SCRIPT_NAME is set, which servers read differently: set URL_PREFIX instead.")
-    _check_together(config)
+    _check_combinations(config)
     extra = {name: value for name, value in (overrides or {}).items() if name not in SETTINGS}
     return config | extra
 
 
-def _check_together(config: Mapping[str, Any]) -> None:
-    """Raise StartupError for settings that are right each, and wrong together."""
+def _check_combinations(config: Mapping[str, Any]) -> None:
+    """Raise StartupError for valid settings that contradict each other."""
     host = config["HOST"].lower().removesuffix(".")
     loopback = config["BIND"] or host == "localhost" or is_loopback(host)
     if config["AUTH"] == "off" and not loopback and not config["AUTH_ALLOW_OPEN"]:
         raise StartupError(
-            f"AUTH is off and HOST is {config['HOST']!r}: set AUTH=required, or AUTH_ALLOW_OPEN=1 if everybody who can "
-            "reach that address may do everything."
+            f"AUTH is off and HOST is {config['HOST']!r}: set AUTH=required, or AUTH_ALLOW_OPEN=1 to give everybody "
+            "who can reach that address full access."
         )
     tokens = config["JWT_JWKS_URL"] or config["JWT_PUBLIC_KEY"]
     for name in ("JWT_ISSUER", "JWT_AUDIENCE"):
         if tokens and not config[name]:
-            raise StartupError(f"{name} is not set; without it, tokens made for another service would be let in here.")
+            raise StartupError(f"{name} is not set: tokens that were issued for other services would be accepted.")

@@ -161,11 +161,11 @@ def test_a_start_with_a_database_file_in_a_missing_directory_fails_with_one_line
     assert line.startswith("order service: The database cannot be used: ")
 
 
-def test_every_setting_has_a_default_that_is_valid_and_a_meaning() -> None:
+def test_every_setting_has_a_default_that_is_valid_and_a_description() -> None:
     for name, setting in SETTINGS.items():
         assert name.isupper()
         setting.parse(setting.default)
-        assert setting.meaning.endswith("."), name
+        assert setting.description.endswith("."), name
 
 
 def test_the_parameters_of_a_database_url_are_those_of_the_installed_libpq() -> None:

@@ -40,7 +40,7 @@ def test_the_settings_table_is_the_list_of_settings() -> None:
     def shown(default: str) -> str:
         return f"`{default.replace(f'{ROOT}/', '')}`" if default else ""
 
-    assert rows == [(name, shown(setting.default), setting.meaning) for name, setting in SETTINGS.items()]
+    assert rows == [(name, shown(setting.default), setting.description) for name, setting in SETTINGS.items()]
 
 
 def test_the_lifecycle_picture_is_that_of_the_transition_table() -> None:
