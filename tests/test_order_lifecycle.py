@@ -51,7 +51,7 @@ def test_an_action_is_one_version_and_one_event(client: FlaskClient, name: str) 
 
     assert response.status_code == ROUTES[name][2]
     assert response.json["version"] == before["version"] + 1
-    assert response.json["status"] == (ACTIONS[name].to or before["status"])
+    assert response.json["status"] == (ACTIONS[name].to_status or before["status"])
     assert client.get(path).data == response.data
     event = client.get(f"{path}/history").json["events"][-1]
     assert (event["type"], event["version"]) == (ACTIONS[name].event, response.json["version"])
@@ -64,7 +64,7 @@ ILLEGAL = [
     (name, status)
     for name, action in ACTIONS.items()
     for status in STATUSES
-    if status not in action.starts_from and name != "release"
+    if status not in action.from_statuses and name != "release"
 ]
 
 

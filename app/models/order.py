@@ -1,8 +1,4 @@
-"""Orders, as they are stored and as they may change: the guards of every transition stand here.
-
-There are no foreign keys. A child is written in the statement that writes its order, orders are never deleted, and each
-check would cost a create 8 µs a row; `order_id` leads every child's key, so that an order lives whole on one shard.
-"""
+"""The order: its columns, its transitions and their guards."""
 
 from datetime import datetime
 from typing import Any
@@ -14,32 +10,47 @@ from app.db.engine import Base
 from app.db.types import JSON_VALUE, UUID, Timestamp, rfc3339
 from app.errors import IllegalAction, TooManyVersions
 from app.models.erasure import is_alias, scrub
-from app.models.lifecycle import ACTIONS, FULFILLMENT_STATUSES, STATUSES, allowed_actions
+from app.models.lifecycle import (
+    ACTIONS,
+    FULFILLMENT_STATUSES,
+    NOTHING_FULFILLED,
+    ON_HOLD,
+    STATUSES,
+    UNITS_TO_RETURN,
+    allowed_actions,
+)
 from app.models.order_id import hash_reference
-from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Quantities, Return, order_totals
+from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Return, match_lines, order_totals
 from app.models.principal import PRINCIPAL_MAX, customer_principal_id
 
-IDEMPOTENCY_KEY_MAX = 255  # the ceiling that the well-known payment APIs have
+IDEMPOTENCY_KEY_MAX = 255  # characters, as in Stripe's API
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
-VERSIONS_MAX = 10_000  # of one order; beyond it an order can only be ended, so that erasing and reading it stay bounded
+VERSIONS_MAX = 10_000  # of one order, so that erasing it and reading it stay bounded
 # The members of an order that its caller sets and PATCH changes, beside its items; those of the second kind only while
 # the order is pending. Every other list of them is derived from here.
 CONTENT = (
     "external_ref", "currency", "adjustments", "shipping_address", "billing_address", "note", "metadata",
 )  # fmt: skip
 CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
-_ENDING = {"cancel", "complete", "release"}  # each is possible at most once more
+# Allowed beyond VERSIONS_MAX, so that every order can be ended; each is possible only once more.
+_FINAL_ACTIONS = {"cancel", "complete", "release"}
+# Error details by the unmet condition of an action.
+_UNMET = {
+    NOTHING_FULFILLED: "units of the order have already been fulfilled",
+    ON_HOLD: "the order is not on hold",
+    UNITS_TO_RETURN: "the order has no fulfilled units that are not returned yet",
+}
 
 
 class Order(Base):
-    """An order. Totals, both statuses and the version are computed by the service and stored, to be filtered by.
+    """An order.
 
     The idempotency key and the owner of the external reference are stored as hashes of (principal, key) and (principal,
-    reference). They survive an erasure, which gives the principal another name; the fingerprint of the body does not.
+    reference). An erasure changes the principal and deletes the fingerprint, but keeps both hashes.
 
-    Each change below is one new version. It raises IllegalAction where the status does not allow it, TooManyVersions
-    where there are VERSIONS_MAX, and assigns nothing then. Times are aware, in UTC.
+    Each method that changes the order makes one new version. If the order does not allow the change, it raises
+    IllegalAction or, at VERSIONS_MAX, TooManyVersions, and changes nothing. Times are aware, in UTC.
     """
 
     __tablename__ = "orders"
@@ -80,7 +91,7 @@ class Order(Base):
         primaryjoin="Order.id == foreign(Return.order_id)", order_by=Return.number, lazy="raise"
     )
 
-    # The id sorts as the time of creation does, so it ends each index as the sort of every list.
+    # Ids sort by time of creation, as lists do, so each index of a filter ends with the id.
     __table_args__ = (
         Index("uq_orders_number", number, unique=True),
         Index(
@@ -90,7 +101,7 @@ class Order(Base):
             postgresql_where=idempotency_key_hash.is_not(None),
             sqlite_where=idempotency_key_hash.is_not(None),
         ),
-        # The reference leads, for the filter by it; the hash makes it unique among those of one principal.
+        # external_ref comes first to serve the filter; the hash makes it unique for each principal.
         Index(
             "uq_orders_external_ref_external_ref_hash",
             external_ref,
@@ -106,86 +117,92 @@ class Order(Base):
         CheckConstraint(fulfillment_status.in_(FULFILLMENT_STATUSES), name="fulfillment_status"),
     )
 
-    # Where a session changes an order, the version that was read stands in the WHERE of its UPDATE too.
+    # Optimistic locking: the UPDATE of a session requires the version that was read.
     __mapper_args__ = {"version_id_col": version, "version_id_generator": False}
 
     @property
     def allowed_actions(self) -> list[str]:
-        """What may come next."""
+        """The names of the actions that are allowed next, sorted."""
         return allowed_actions(
             status=self.status,
-            held=self.hold is not None,
-            fulfilled=self.fulfillment_status != "unfulfilled",
-            units_out=any(item.fulfilled > item.returned for item in self.items),
+            on_hold=self.hold is not None,
+            any_fulfilled=self.fulfillment_status != "unfulfilled",
+            any_returnable=any(item.fulfilled > item.returned for item in self.items),
         )
 
     def confirm(self, *, at: datetime) -> None:
-        """Accept the order."""
-        self._begin("confirm", at)
+        """Confirm a pending order."""
+        self._transition("confirm", at)
 
     def cancel(self, *, reason: str, note: str | None, at: datetime) -> None:
-        """End the order before anything was sent; a hold ends with it."""
+        """Cancel an open order of which nothing has been fulfilled, and release its hold."""
         self._refuse_personal_data(note=note)
-        self._begin("cancel", at)
+        self._transition("cancel", at)
         self.hold = None
         self.cancellation = {"reason": reason, "note": note, "at": rfc3339(at)}
 
     def complete(self, *, at: datetime) -> None:
-        """End the order as it is; what was not sent never will be."""
-        self._begin("complete", at)
+        """Complete a confirmed order; units that are not fulfilled never will be."""
+        self._transition("complete", at)
 
     def place_hold(self, *, reason: str, at: datetime) -> None:
-        """Stop the order until the hold is released. A hold for the same reason that is there already stays."""
+        """Put an open order on hold. The same hold again changes nothing."""
         if self.hold is not None and self.hold["reason"] == reason:
             return
         self._refuse_personal_data(reason=reason)
-        self._begin("hold", at)
+        self._transition("hold", at)
         self.hold = {"reason": reason, "at": rfc3339(at)}
 
-    def release(self, *, at: datetime) -> None:
-        """Take the hold away, if there is one."""
+    def release_hold(self, *, at: datetime) -> None:
+        """Release the order's hold. Without a hold nothing changes."""
         if self.hold is None:
             return
-        self._begin("release", at)
+        self._transition("release", at)
         self.hold = None
 
-    def fulfill(self, quantities: Quantities, *, tracking: dict[str, str] | None, at: datetime) -> None:
-        """Send units of the lines. The last unit completes the order. Raises QuantityExceeded."""
-        self._require("fulfill")
+    def fulfill(self, *, items: list[dict[str, int]], tracking: dict[str, str] | None, at: datetime) -> None:
+        """Record a fulfillment of `items`, a list of {"line", "quantity"}. The last unit completes the order.
+
+        Also raises QuantityExceeded, and InvalidRequest for unknown lines.
+        """
+        self._require_allowed("fulfill")
         self._refuse_personal_data(tracking=tracking)
-        sent = quantities.of(self.items, available=lambda item: item.quantity - item.fulfilled)
-        self._begin("fulfill", at)
-        for item, quantity in sent:
+        fulfilled = match_lines(items, self.items, available=lambda item: item.quantity - item.fulfilled)
+        self._advance("fulfill", at)
+        for item, quantity in fulfilled:
             item.fulfilled += quantity
         number = len(self.fulfillments) + 1
-        self.fulfillments.append(Fulfillment(number=number, items=quantities.lines, tracking=tracking, created_at=at))
-        whole = all(item.fulfilled == item.quantity for item in self.items)
-        self.fulfillment_status = "fulfilled" if whole else "partial"
-        if whole:
+        self.fulfillments.append(Fulfillment(number=number, items=items, tracking=tracking, created_at=at))
+        complete = all(item.fulfilled == item.quantity for item in self.items)
+        self.fulfillment_status = "fulfilled" if complete else "partial"
+        if complete:
             self.status = "completed"
 
-    def take_back(self, quantities: Quantities, *, reason: str | None, at: datetime) -> None:
-        """Record units that came back. Raises QuantityExceeded."""
-        self._require("return")
+    def return_items(self, *, items: list[dict[str, int]], reason: str | None, at: datetime) -> None:
+        """Record a return of `items`, a list of {"line", "quantity"}.
+
+        Also raises QuantityExceeded, and InvalidRequest for unknown lines.
+        """
+        self._require_allowed("return")
         self._refuse_personal_data(reason=reason)
-        back = quantities.of(self.items, available=lambda item: item.fulfilled - item.returned)
-        self._begin("return", at)
-        for item, quantity in back:
+        returned = match_lines(items, self.items, available=lambda item: item.fulfilled - item.returned)
+        self._advance("return", at)
+        for item, quantity in returned:
             item.returned += quantity
         number = len(self.returns) + 1
-        self.returns.append(Return(number=number, items=quantities.lines, reason=reason, created_at=at))
+        self.returns.append(Return(number=number, items=items, reason=reason, created_at=at))
 
     def update(self, content: dict[str, Any], *, at: datetime) -> None:
-        """Change the caller's own members, given by column name, and "items" with the columns of all lines.
+        """Change the members of CONTENT, given by column name, and "items", given as the columns of all lines.
 
-        What is ordered and what it costs can change only while the order is pending.
+        Those of CONTENT_WHILE_PENDING can change only while the order is pending.
         """
         if self.status != "pending" and not content.keys().isdisjoint(CONTENT_WHILE_PENDING):
             raise self._illegal("items, adjustments and currency can be changed only while the order is pending.")
         if is_alias(self.customer_id):
             scrubbed = scrub(self.columns() | content, alias=self.customer_id)
             self._refuse_personal_data(**{name: content[name] for name in content if scrubbed[name] != content[name]})
-        self._begin("update", at)
+        self._transition("update", at)
         for name, value in content.items():
             if name == "items":
                 self._replace_items(value)
@@ -197,7 +214,7 @@ class Order(Base):
         self.items_total, self.adjustments_total = order_totals(priced, self.adjustments)
 
     def erase(self, *, alias: str, at: datetime) -> None:
-        """Forget the person behind an order that has ended; `alias` stands for the customer from now on."""
+        """Erase the personal data of an order that has ended. `alias` replaces the customer's id."""
         scrubbed = scrub(self.columns(), alias=alias)
         if self.principal == customer_principal_id(self.customer_id):
             self.principal = customer_principal_id(alias)
@@ -208,57 +225,51 @@ class Order(Base):
         self.adjustments = scrubbed["adjustments"]
         for fulfillment in self.fulfillments:
             fulfillment.tracking = None
-        for one in self.returns:
-            one.reason = None
+        for returned in self.returns:
+            returned.reason = None
         self.version += 1
         self.updated_at = at
 
     def _replace_items(self, items: list[dict[str, Any]]) -> None:
-        """Line by line, in place."""
-        kept = min(len(self.items), len(items))
-        for item, columns in zip(self.items[:kept], items[:kept], strict=True):
+        common = min(len(self.items), len(items))
+        for item, columns in zip(self.items[:common], items[:common], strict=True):
             for name, value in columns.items():
                 setattr(item, name, value)
-        del self.items[kept:]
-        self.items.extend(OrderItem(**columns) for columns in items[kept:])
+        del self.items[common:]
+        self.items.extend(OrderItem(**columns) for columns in items[common:])
 
     def _refuse_personal_data(self, **members: Any) -> None:
-        """Raise IllegalAction where the order has been erased and one of these members has a value: no erasure would
-        ever find it again."""
+        """Raise IllegalAction if the order has been erased and one of these members has a value, since no later erasure
+        would find it."""
         names = sorted(name for name, value in members.items() if value not in (None, {}))
         if names and is_alias(self.customer_id):
             raise self._illegal(
                 f"The customer's personal data was erased; the order no longer accepts {', '.join(names)}."
             )
 
-    def _require(self, name: str) -> None:
+    def _require_allowed(self, name: str) -> None:
         if name not in self.allowed_actions:
-            raise self._illegal(f"The action {name} is not allowed: {self._obstacle(name)}.")
+            raise self._illegal(f"The action {name} is not allowed: {self._unmet_condition(name)}.")
 
-    def _obstacle(self, name: str) -> str:
-        """Why an action that is not allowed is not."""
+    def _unmet_condition(self, name: str) -> str:
         action = ACTIONS[name]
-        if self.status not in action.starts_from:
+        if self.status not in action.from_statuses:
             return f"the order is {self.status}"
-        if action.needs is not None:
-            return _LACKING[action.needs]
+        if action.condition is not None:
+            return _UNMET[action.condition]
         return f"the order is {self.status} and on hold"
 
-    def _begin(self, name: str, at: datetime) -> None:
-        self._require(name)
-        if self.version >= VERSIONS_MAX and name not in _ENDING:
+    def _transition(self, name: str, at: datetime) -> None:
+        self._require_allowed(name)
+        self._advance(name, at)
+
+    def _advance(self, name: str, at: datetime) -> None:
+        """Move to the next version and to the status that the action leads to."""
+        if self.version >= VERSIONS_MAX and name not in _FINAL_ACTIONS:
             raise TooManyVersions(f"The order has {self.version:,} versions; the maximum is {VERSIONS_MAX:,}.")
-        self.status = ACTIONS[name].to or self.status
+        self.status = ACTIONS[name].to_status or self.status
         self.version += 1
         self.updated_at = at
 
     def _illegal(self, detail: str) -> IllegalAction:
         return IllegalAction(detail, order_status=self.status, allowed_actions=self.allowed_actions)
-
-
-# What is so where an action lacks what it needs (`Action.needs`).
-_LACKING = {
-    "nothing fulfilled": "units of the order have already been fulfilled",
-    "a hold": "the order is not on hold",
-    "units out": "the order has no fulfilled units that are not returned yet",
-}

@@ -1,7 +1,6 @@
-"""The lines of an order, and what was sent and came back of them."""
+"""Order items, fulfillments and returns; quantities and totals."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,12 +12,12 @@ from app.db.types import JSON_VALUE, UUID, Timestamp
 from app.errors import InvalidRequest, QuantityExceeded
 
 ITEM_CONTENT = ("item_id", "quantity", "unit_price")  # the members of an item that its caller sets
-ID_MAX = 64  # characters of any id a caller chooses: a UUID with a prefix fits
-LARGEST_TOTAL = 2**53 - 1  # what every JSON reader holds exactly (RFC 8259 §6)
+ID_MAX = 64  # characters of an id chosen by a caller: a UUID with a prefix fits
+LARGEST_TOTAL = 2**53 - 1  # the largest integer that is exact in every JSON implementation (RFC 8259 §6)
 
 
 class OrderItem(Base):
-    """One line of an order. `line` counts from 1 in the caller's order."""
+    """One line of an order. `line` numbers start at 1, in the order of the request."""
 
     __tablename__ = "order_items"
 
@@ -37,7 +36,7 @@ class OrderItem(Base):
 
 
 class Fulfillment(Base):
-    """Units that were sent together. `items` is a list of {"line", "quantity"}."""
+    """A fulfillment: units that were sent together. `items` is a list of {"line", "quantity"}."""
 
     __tablename__ = "fulfillments"
 
@@ -49,7 +48,7 @@ class Fulfillment(Base):
 
 
 class Return(Base):
-    """Units that came back together."""
+    """A return: units that came back together. `items` is a list of {"line", "quantity"}."""
 
     __tablename__ = "returns"
 
@@ -60,37 +59,34 @@ class Return(Base):
     created_at: Mapped[datetime] = mapped_column(Timestamp)
 
 
-@dataclass(frozen=True, slots=True)
-class Quantities:
-    """How many units of which lines, as the request's list of {"line", "quantity"}; each line stands once."""
+def match_lines(
+    quantities: Sequence[Mapping[str, int]], items: Sequence[OrderItem], *, available: Callable[[OrderItem], int]
+) -> list[tuple[OrderItem, int]]:
+    """The items that `quantities` refers to, each with its quantity.
 
-    lines: list[dict[str, int]]
-
-    def of(
-        self, items: Sequence[OrderItem], *, available: Callable[[OrderItem], int]
-    ) -> Iterator[tuple[OrderItem, int]]:
-        """The items and their quantities. Raises InvalidRequest for an unknown line, and QuantityExceeded; both name
-        every fault, and nothing is yielded then."""
-        known = {item.line: item for item in items}
-        unknown = self._faults(lambda line, _: line not in known, lambda _: "The order has no such line.")
-        if unknown:
-            raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=unknown)
-        exceeded = self._faults(
-            lambda line, quantity: quantity > available(known[line]),
-            lambda line: f"Line {line} has {available(known[line])} units left.",
+    `quantities` is a list of {"line", "quantity"} with distinct lines. Raises InvalidRequest for lines that the order
+    does not have, and QuantityExceeded where an item has fewer units `available`. Both list every fault.
+    """
+    by_line = {item.line: item for item in items}
+    unknown = [i for i, entry in enumerate(quantities) if entry["line"] not in by_line]
+    if unknown:
+        faults = [_fault(i, "The order has no such line.") for i in unknown]
+        raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=faults)
+    matched = [(by_line[entry["line"]], entry["quantity"]) for entry in quantities]
+    exceeded = [
+        _fault(i, f"Line {item.line} has {available(item)} units left.")
+        for i, (item, quantity) in enumerate(matched)
+        if quantity > available(item)
+    ]
+    if exceeded:
+        raise QuantityExceeded(
+            "More units than the lines have left. Reduce the quantities that `errors` lists.", errors=exceeded
         )
-        if exceeded:
-            raise QuantityExceeded(
-                "More units than the lines have left. Reduce the quantities that `errors` lists.", errors=exceeded
-            )
-        return ((known[entry["line"]], entry["quantity"]) for entry in self.lines)
+    return matched
 
-    def _faults(self, wrong: Callable[[int, int], bool], detail: Callable[[int], str]) -> list[dict[str, Any]]:
-        return [
-            {"pointer": f"#/items/{i}", "detail": detail(entry["line"])}
-            for i, entry in enumerate(self.lines)
-            if wrong(entry["line"], entry["quantity"])
-        ]
+
+def _fault(index: int, detail: str) -> dict[str, str]:
+    return {"pointer": f"#/items/{index}", "detail": detail}
 
 
 def order_totals(

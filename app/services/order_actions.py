@@ -30,7 +30,7 @@ from app.models import Order
 from app.models.lifecycle import ACTIONS
 from app.models.order import CONTENT
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, parse_uuid
-from app.models.order_item import ITEM_CONTENT, Quantities
+from app.models.order_item import ITEM_CONTENT
 from app.models.principal import Principal
 from app.schemas.order import UpdatedOrderSchema
 from app.schemas.strict_json import load_body
@@ -97,7 +97,7 @@ def hold_order(order_id: str, *, reason: str, request: ChangeRequest) -> StoredO
 
 def release_hold(order_id: str, *, request: ChangeRequest) -> StoredOrder:
     """Release the order's hold. Without a hold nothing changes."""
-    return _change_order(order_id, "release", Order.release, request=request)
+    return _change_order(order_id, "release", Order.release_hold, request=request)
 
 
 def fulfill_order(
@@ -105,7 +105,7 @@ def fulfill_order(
 ) -> StoredOrder:
     """Record a fulfillment. `items` is a list of {"line", "quantity"}. Also raises QuantityExceeded and InvalidRequest
     for unknown lines."""
-    change = partial(Order.fulfill, quantities=Quantities(items), tracking=tracking)
+    change = partial(Order.fulfill, items=items, tracking=tracking)
     return _change_order(order_id, "fulfill", change, request=request)
 
 
@@ -114,7 +114,7 @@ def return_items(
 ) -> StoredOrder:
     """Record a return. `items` is a list of {"line", "quantity"}. Also raises QuantityExceeded and InvalidRequest for
     unknown lines."""
-    change = partial(Order.take_back, quantities=Quantities(items), reason=reason)
+    change = partial(Order.return_items, items=items, reason=reason)
     return _change_order(order_id, "return", change, request=request)
 
 

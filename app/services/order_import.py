@@ -59,9 +59,9 @@ def restored_order(data: Mapping[str, Any], *, document: Mapping[str, Any], prin
         items=items,
         allowed_actions=allowed_actions(
             status=columns["status"],
-            held=columns["hold"] is not None,
-            fulfilled=columns["fulfillment_status"] != "unfulfilled",
-            units_out=any(item["fulfilled"] > item["returned"] for item in items),
+            on_hold=columns["hold"] is not None,
+            any_fulfilled=columns["fulfillment_status"] != "unfulfilled",
+            any_returnable=any(item["fulfilled"] > item["returned"] for item in items),
         ),
         fulfillments=[Fulfillment(**fulfillment) for fulfillment in fulfillments],
         returns=[Return(**one) for one in returns],

@@ -218,7 +218,7 @@ def _verify_step(event: Row[Any], before: Mapping[str, Any], after: Mapping[str,
     if name is None or name not in before["allowed_actions"]:
         yield f"{step}, cannot follow version {before['version']}"
         return
-    status = ACTIONS[name].to or before["status"]
+    status = ACTIONS[name].to_status or before["status"]
     if event.type == "order.fulfilled" and after["fulfillment_status"] == "fulfilled":
         status = "completed"
     if after["status"] != status:
@@ -298,9 +298,9 @@ def contradictions(order: Mapping[str, Any]) -> list[str]:
         "allowed_actions": order.get("allowed_actions")
         == allowed_actions(
             status=status,
-            held=order["hold"] is not None,
-            fulfilled=sent != "unfulfilled",
-            units_out=any(item["fulfilled"] > item["returned"] for item in items),
+            on_hold=order["hold"] is not None,
+            any_fulfilled=sent != "unfulfilled",
+            any_returnable=any(item["fulfilled"] > item["returned"] for item in items),
         ),
     }
     return [name for name, it_does in fits.items() if not it_does]
