@@ -1,4 +1,4 @@
-"""What every test shares: both databases, made by the migrations; no network; hypothesis's profiles."""
+"""What all tests share: both databases, created by the migrations; loopback only; Hypothesis profiles."""
 
 import gc
 import ipaddress
@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, settings
 
 from app import create_app
 from app.db.engine import db
-from tests.support.credentials import closed_app
+from tests.support.credentials import app_with_auth
 from tests.support.postgres import private_postgres
 
-# Whoever is let in is the matter of a few tests; all others run open.
+# Few tests are about authentication; all others run without it.
 os.environ.setdefault("AUTH", "off")
 
-# No deadline: a first example pays for caches and connections. The tables are emptied once a test, not once an example.
+# No deadline: the first example fills caches and opens connections. The tables are emptied once per test.
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("default", max_examples=25, derandomize="CI" in os.environ, **COMMON)
 settings.register_profile("long", max_examples=2000, **COMMON)
@@ -30,19 +30,19 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
-    """Beyond loopback a test depends on someone else's machine."""
+    """Allow connections to loopback only: a test must not depend on another machine."""
     if event in {"socket.connect", "socket.sendto"} and args[0].family in {socket.AF_INET, socket.AF_INET6}:
         host = args[1][0]
         if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
             raise RuntimeError(f"a test tried to reach {host}")
 
 
-# An audit hook sees every socket of the process, also those a library opens below socket.socket.
+# An audit hook sees every socket of the process, also those that a library opens without socket.socket.
 sys.addaudithook(_refuse_the_network)
 
 
 def pytest_collection_finish() -> None:
-    """As in a worker (gunicorn.conf.py): what is loaded stays, and need not be looked through again and again."""
+    """Freeze the loaded modules, as a worker does (gunicorn.conf.py), so that they are not collected again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -55,7 +55,7 @@ def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
-    """The server TEST_DATABASE_URL names, whose orders the tests delete, or a private one."""
+    """The server at TEST_DATABASE_URL, whose orders the tests delete, or a private one."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
     else:
@@ -65,7 +65,7 @@ def postgresql_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Each database in turn; asked for by name, so that a server starts only for a test that needs it."""
+    """Each database in turn. The fixture is requested by name, so that PostgreSQL starts only if a test needs it."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
@@ -82,8 +82,8 @@ def app(database_url: str, pytestconfig: pytest.Config) -> Iterator[Flask]:
 
 @pytest.fixture(scope="session")
 def secure_app(app: Flask, database_url: str) -> Iterator[Flask]:
-    """The same database behind a closed door (tests/support/credentials.py has the keys)."""
-    with closed_app(database_url) as secure_app:
+    """The same database with AUTH=required (tests/support/credentials.py has the keys)."""
+    with app_with_auth(database_url) as secure_app:
         yield secure_app
 
 
@@ -94,7 +94,7 @@ def secure_client(secure_app: Flask) -> FlaskClient:
 
 @pytest.fixture(autouse=True)
 def empty_tables(request: pytest.FixtureRequest) -> None:
-    """Before a test, not after it: what a failed one left can be looked at, and harms no other."""
+    """Delete all rows before each test, so that the rows of a failed test can be inspected afterwards."""
     if "app" in request.fixturenames:
         with request.getfixturevalue("app").app_context(), db.engine.begin() as connection:
             for table in reversed(db.metadata.sorted_tables):

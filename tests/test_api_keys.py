@@ -17,7 +17,7 @@ from sqlalchemy import event, text
 from app.db.engine import db
 from app.models import ApiKey
 from app.services import api_key_service
-from tests.support.credentials import SIGNING_KEY, api_key, bearer, closed_app, private_pem, public_pem
+from tests.support.credentials import SIGNING_KEY, api_key, app_with_auth, bearer, private_pem, public_pem
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 
@@ -293,7 +293,7 @@ def test_an_invalid_api_key_is_not_created(secure_app: Flask, words: tuple[str, 
 @on_sqlite
 def test_a_development_token_is_the_last_line_and_works(app: Flask, database_url: str) -> None:
     signing = private_pem(SIGNING_KEY)
-    with closed_app(database_url, JWT_SIGNING_KEY=signing) as secure_app:
+    with app_with_auth(database_url, JWT_SIGNING_KEY=signing) as secure_app:
         made = cli(secure_app, "token", "--customer", "c-1", "--scope", "orders:read", "--scope", "orders:write")
         client = secure_app.test_client()
 
@@ -318,7 +318,7 @@ def test_a_development_token_is_the_last_line_and_works(app: Flask, database_url
 def test_without_a_signing_key_no_token_is_issued(
     app: Flask, database_url: str, settings: dict[str, str], message: str
 ) -> None:
-    with closed_app(database_url, **settings) as secure_app:
+    with app_with_auth(database_url, **settings) as secure_app:
         made = cli(secure_app, "token", "--customer", "c-1", "--scope", "orders:read")
 
     assert made.exit_code == 1 and made.stdout == ""

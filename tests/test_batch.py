@@ -24,7 +24,7 @@ from app.services.new_order import CreateRequest
 from app.services.order_inserts import insert_orders
 from tests.support.marks import on_postgresql
 from tests.support.protocol_trace import messages_sent
-from tests.support.samples import RICHEST, fault_places, slug
+from tests.support.samples import RICHEST, error_locations, slug
 
 
 def order(**members: object) -> dict[str, object]:
@@ -122,7 +122,7 @@ def test_the_largest_batch_is_stored_once_and_replayed(client: FlaskClient) -> N
 @pytest.mark.parametrize("body", [{"orders": []}, {"orders": [{}] * (BATCH_MAX + 1)}, {"orders": {}}, {}])
 @on_postgresql
 def test_a_batch_has_one_to_a_thousand_orders(client: FlaskClient, body: object) -> None:
-    assert fault_places(client.post("/orders/batch", json=body)) == {"#/orders"}
+    assert error_locations(client.post("/orders/batch", json=body)) == {"#/orders"}
 
 
 @on_postgresql

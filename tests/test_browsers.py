@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import StartupError, load_config
-from tests.support.credentials import bearer, closed_app, token
+from tests.support.credentials import app_with_auth, bearer, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
 
@@ -24,7 +24,7 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 
 @pytest.fixture
 def web(app: Flask, database_url: str) -> Iterator[FlaskClient]:
-    with closed_app(database_url, CORS_ORIGINS=f"{SHOP}, http://127.0.0.1:3000") as secure_app:
+    with app_with_auth(database_url, CORS_ORIGINS=f"{SHOP}, http://127.0.0.1:3000") as secure_app:
         yield secure_app.test_client()
 
 
@@ -77,7 +77,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize(("configured", "sent"), SPELLINGS.items(), ids=SPELLINGS)
 def test_an_origin_matches_in_every_notation(app: Flask, database_url: str, configured: str, sent: str) -> None:
-    with closed_app(database_url, CORS_ORIGINS=configured) as secure_app:
+    with app_with_auth(database_url, CORS_ORIGINS=configured) as secure_app:
         client = secure_app.test_client()
         told = [cors(client.get("/orders", headers={"Origin": origin})) for origin in (sent, configured)]
 
@@ -85,7 +85,7 @@ def test_an_origin_matches_in_every_notation(app: Flask, database_url: str, conf
 
 
 def test_headers_of_tracing_and_those_configured_are_allowed(app: Flask, database_url: str) -> None:
-    with closed_app(database_url, CORS_ORIGINS=SHOP, CORS_HEADERS="X-Tenant, x-device") as secure_app:
+    with app_with_auth(database_url, CORS_ORIGINS=SHOP, CORS_HEADERS="X-Tenant, x-device") as secure_app:
         response = secure_app.test_client().options("/orders", headers={"Origin": SHOP} | PREFLIGHT)
 
     allowed = words(cors(response)["Allow-Headers"])

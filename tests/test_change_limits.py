@@ -7,8 +7,8 @@ from flask.testing import FlaskClient
 
 from app.models import order
 from app.services import order_updates
-from tests.support.actions import act, order_after
-from tests.support.samples import MINIMAL, fault_places, slug
+from tests.support.actions import order_after, send_action
+from tests.support.samples import MINIMAL, error_locations, slug
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_fulfillment_that_makes_no_sense_is_refused(
 ) -> None:
     response = client.post(f"{address}/fulfillments", json=body)
 
-    assert fault_places(response) == places
+    assert error_locations(response) == places
     assert client.get(address).headers["ETag"] == '"2"'
 
 
@@ -70,7 +70,7 @@ def test_a_patch_that_makes_no_sense_is_refused(
 ) -> None:
     response = client.patch(address, json=patch)
 
-    assert fault_places(response) == places
+    assert error_locations(response) == places
     assert client.get(address).headers["ETag"] == '"2"'
 
 
@@ -90,7 +90,7 @@ def test_an_action_that_makes_no_sense_is_refused(
 ) -> None:
     response = client.open(f"{address}/{action}", method=method, json=body)
 
-    assert fault_places(response) == {place}
+    assert error_locations(response) == {place}
 
 
 IF_MATCH = {
@@ -117,15 +117,15 @@ def test_an_order_has_a_limited_number_of_versions_and_can_be_ended_beyond(
     monkeypatch.setattr(order, "VERSIONS_MAX", 3)
     address = order_after(client, "hold", "update", customer_id="c-versions")
 
-    refused = [act(client, address, name) for name in ("update", "hold")]
-    released = act(client, address, "release")
-    still_refused = act(client, address, "confirm")
-    cancelled = act(client, address, "cancel")
+    refused = [send_action(client, address, name) for name in ("update", "hold")]
+    released = send_action(client, address, "release")
+    still_refused = send_action(client, address, "confirm")
+    cancelled = send_action(client, address, "cancel")
     erased = client.delete("/customers/c-versions/personal-data")
 
     assert [slug(response) for response in (*refused, still_refused)] == [(409, "too-many-versions")] * 3
     assert (released.json["version"], cancelled.json["version"], erased.json["orders"]) == (4, 5, 1)
-    assert slug(act(client, address, "update", {"external_ref": "r-1"})) == (409, "too-many-versions")
+    assert slug(send_action(client, address, "update", {"external_ref": "r-1"})) == (409, "too-many-versions")
 
 
 def test_an_order_has_a_limited_number_of_idempotency_keys(
@@ -134,10 +134,10 @@ def test_an_order_has_a_limited_number_of_idempotency_keys(
     monkeypatch.setattr(order_updates, "CHANGE_KEYS_MAX", 2)
     address = order_after(client, customer_id="c-keys")
 
-    unchanged = [act(client, address, "update", {}, Idempotency_Key=f"k-{number}") for number in range(3)]
-    replay = act(client, address, "update", {}, Idempotency_Key="k-1")
-    without_key = act(client, address, "update", {})
-    changed = act(client, address, "cancel", Idempotency_Key="k-3")
+    unchanged = [send_action(client, address, "update", {}, Idempotency_Key=f"k-{number}") for number in range(3)]
+    replay = send_action(client, address, "update", {}, Idempotency_Key="k-1")
+    without_key = send_action(client, address, "update", {})
+    changed = send_action(client, address, "cancel", Idempotency_Key="k-3")
     erased = client.delete("/customers/c-keys/personal-data")
 
     assert [response.status_code for response in unchanged] == [200, 200, 409]

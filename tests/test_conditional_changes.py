@@ -6,7 +6,7 @@ from flask.testing import FlaskClient
 
 from app.http.cursors import make_version_cursor
 from app.models.lifecycle import ACTIONS
-from tests.support.actions import READY, ROUTES, act, order_after
+from tests.support.actions import READY, ROUTES, order_after, send_action
 from tests.support.samples import MINIMAL, slug
 
 
@@ -15,7 +15,7 @@ def test_a_change_of_an_older_version_is_412(client: FlaskClient, name: str) -> 
     path = order_after(client, *READY[name], "update")
     before = client.get(path)
 
-    response = act(client, path, name, If_Match='"1"')
+    response = send_action(client, path, name, If_Match='"1"')
 
     assert slug(response) == (412, "version-mismatch")
     assert response.json["current_version"] == before.json["version"]
@@ -26,7 +26,7 @@ def test_a_change_of_an_older_version_is_412(client: FlaskClient, name: str) -> 
 def test_a_change_of_the_current_version_succeeds(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
 
-    response = act(client, path, name, If_Match=client.get(path).headers["ETag"])
+    response = send_action(client, path, name, If_Match=client.get(path).headers["ETag"])
 
     assert response.status_code == ROUTES[name][2]
     assert response.headers["ETag"] == f'"{response.json["version"]}"' == client.get(path).headers["ETag"]
@@ -59,7 +59,7 @@ def test_a_change_of_the_current_version_succeeds(client: FlaskClient, name: str
 def test_a_strong_tag_matches_its_version_and_no_other(client: FlaskClient, tags: str, matches: bool) -> None:
     path = order_after(client, "update")
 
-    response = act(client, path, "confirm", If_Match=tags)
+    response = send_action(client, path, "confirm", If_Match=tags)
 
     assert response.status_code == (200 if matches else 412)
     assert client.get(path).json["version"] == (3 if matches else 2)
@@ -68,8 +68,8 @@ def test_a_strong_tag_matches_its_version_and_no_other(client: FlaskClient, tags
 def test_the_version_is_judged_before_the_action(client: FlaskClient) -> None:
     path = order_after(client, "cancel")
 
-    assert act(client, path, "confirm", If_Match='"1"').status_code == 412
-    assert act(client, path, "confirm", If_Match='"2"').status_code == 409
+    assert send_action(client, path, "confirm", If_Match='"1"').status_code == 412
+    assert send_action(client, path, "confirm", If_Match='"2"').status_code == 409
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -77,7 +77,10 @@ def test_if_match_can_be_required(app: Flask, client: FlaskClient, monkeypatch: 
     path = order_after(client, *READY[name])
     monkeypatch.setitem(app.config, "REQUIRE_IF_MATCH", True)
 
-    refused, made = act(client, path, name), act(client, path, name, If_Match=client.get(path).headers["ETag"])
+    refused, made = (
+        send_action(client, path, name),
+        send_action(client, path, name, If_Match=client.get(path).headers["ETag"]),
+    )
 
     assert slug(refused) == (428, "precondition-required")
     assert made.status_code == ROUTES[name][2]
@@ -94,7 +97,7 @@ LIFE = ["update", "hold", "release", "confirm", "fulfill", "fulfill", "return", 
 
 def test_each_version_is_the_answer_to_its_change_byte_for_byte(client: FlaskClient) -> None:
     path = order_after(client)
-    answers = [client.get(path).data, *(act(client, path, name).data for name in LIFE)]
+    answers = [client.get(path).data, *(send_action(client, path, name).data for name in LIFE)]
 
     versions = [client.get(f"{path}?version={n}") for n in range(1, len(answers) + 1)]
 
@@ -133,7 +136,7 @@ def test_a_history_is_read_page_by_page(client: FlaskClient, limit: int) -> None
 def test_a_cursor_of_a_history_continues_with_later_events(client: FlaskClient) -> None:
     path = order_after(client, "update")
     first = client.get(f"{path}/history?limit=1").json
-    act(client, path, "confirm")
+    send_action(client, path, "confirm")
 
     rest = client.get(f"{path}/history?cursor={first['next_cursor']}").json
 
@@ -170,7 +173,7 @@ def test_an_unknown_order_has_no_history(client: FlaskClient, order_id: str) -> 
 def test_a_412_explains_that_a_weak_tag_never_matches(client: FlaskClient, tags: str, weak: str | None) -> None:
     path = order_after(client, "update")
 
-    refused = act(client, path, "confirm", If_Match=tags)
+    refused = send_action(client, path, "confirm", If_Match=tags)
 
     assert slug(refused) == (412, "version-mismatch")
     assert refused.json["detail"].startswith("The order is at version 2.")

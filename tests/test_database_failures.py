@@ -18,7 +18,16 @@ from sqlalchemy import Connection, event
 from app import create_app
 from app.db.engine import db
 from tests.support.credentials import bearer
-from tests.support.databases import KEY_MEMORY, ORDER, gunicorn, lead_to, migrated, new_key, until_ready, url_of
+from tests.support.databases import (
+    KEY_CACHE,
+    ORDER,
+    gunicorn,
+    migrated,
+    new_key,
+    point_link_at,
+    url_through,
+    wait_until_ready,
+)
 from tests.support.postgres import libpq_url, private_postgres
 
 
@@ -56,7 +65,7 @@ def test_while_another_process_writes_to_sqlite_reads_are_served_and_writes_are_
             thread.start()
         time.sleep(0.2)
         reads = [server.request("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")]
-        time.sleep(KEY_MEMORY)
+        time.sleep(KEY_CACHE)
         reads += [server.request("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")]
         reads_took = time.monotonic() - started
         for thread in threads:
@@ -77,7 +86,7 @@ def test_after_all_idle_connections_were_ended_no_request_fails(postgres: str) -
         for method, path, body in (
             ("GET", "/orders", None), ("GET", "/readyz", None), ("POST", "/orders", ORDER), ("GET", "/readyz", None)
         ):  # fmt: skip
-            time.sleep(KEY_MEMORY)
+            time.sleep(KEY_CACHE)
             administrator.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'order-service'"
             )
@@ -88,12 +97,12 @@ def test_after_all_idle_connections_were_ended_no_request_fails(postgres: str) -
 
 def test_a_worker_starts_without_its_database_and_serves_once_it_is_available(postgres: str, link: Path) -> None:
     key = new_key(postgres)
-    with gunicorn(url_of(link)) as server:
+    with gunicorn(url_through(link)) as server:
         away = [server.request("GET", path, headers=key) for path in ("/readyz", "/orders")]
         alive = server.request("GET", "/openapi.json").status
 
-        lead_to(postgres, link)
-        until_ready(server)
+        point_link_at(postgres, link)
+        wait_until_ready(server)
 
         strangers = (
             server.request("GET", "/orders").status,
@@ -107,12 +116,12 @@ def test_a_worker_starts_without_its_database_and_serves_once_it_is_available(po
 
 
 def test_a_database_that_comes_back_with_another_schema_is_not_served_from(link: Path) -> None:
-    with private_postgres() as empty, gunicorn(url_of(link), AUTH="off") as server:
-        lead_to(empty, link)
+    with private_postgres() as empty, gunicorn(url_through(link), AUTH="off") as server:
+        point_link_at(empty, link)
 
         answers = [server.request("GET", path) for path in ("/readyz", "/orders")]
         migrated(empty)
-        until_ready(server)
+        wait_until_ready(server)
         served = server.request("POST", "/orders", ORDER).status
 
     assert [answer.status for answer in answers] == [503, 503]

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.telemetry import configure_logging
-from tests.support.credentials import api_key, bearer, closed_app, hashed, token
+from tests.support.credentials import api_key, app_with_auth, bearer, hashed, token
 from tests.support.forgeries import FORGED
 from tests.support.marks import on_sqlite
 from tests.support.samples import ADDRESS, MINIMAL
@@ -98,7 +98,7 @@ def test_access_to_orders_of_others_is_recorded_as_denied(
 def test_exceeding_the_rate_limit_is_recorded(
     app: Flask, database_url: str, log: io.StringIO, denials: Denials
 ) -> None:
-    with closed_app(database_url, RATE_LIMIT_CUSTOMERS="1") as limited:
+    with app_with_auth(database_url, RATE_LIMIT_CUSTOMERS="1") as limited:
         structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=log))  # the new application has its own
         answers = [limited.test_client().get("/orders", headers=bearer(token())) for _ in range(2)]
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.db.engine import db
-from tests.support.actions import UNIT, act, order_after
+from tests.support.actions import UNIT, order_after, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.personal_data import CANARY, CUSTOMER, address, canary, personal_order, traces
 from tests.support.samples import MINIMAL, slug
@@ -192,7 +192,7 @@ def test_an_erased_order_takes_no_personal_data(
     path = order_after(client, "confirm", "fulfill", "complete", customer_id=CUSTOMER)
     client.delete(f"/customers/{CUSTOMER}/personal-data")
 
-    refused = act(client, path, action, body)
+    refused = send_action(client, path, action, body)
 
     assert slug(refused) == (409, "illegal-action")
     assert refused.json["detail"].endswith(f"no longer accepts {names}.")
@@ -213,7 +213,7 @@ def test_an_erased_order_takes_units_references_and_countries(
     path = order_after(client, "confirm", "fulfill", "complete", customer_id=CUSTOMER)
     client.delete(f"/customers/{CUSTOMER}/personal-data")
 
-    assert act(client, path, action, body).status_code in (200, 201)
+    assert send_action(client, path, action, body).status_code in (200, 201)
     assert app.test_cli_runner().invoke(args=["verify"]).exit_code == 0
 
 
@@ -227,14 +227,14 @@ def test_an_open_order_of_an_erased_customer_takes_no_personal_data(app: Flask, 
     path = f"/orders/{document['id']}"
 
     refused = [
-        act(client, path, "hold", {"reason": canary()}),
-        act(client, path, "fulfill", UNIT | {"tracking": {"number": canary()}}),
-        act(client, path, "cancel", {"reason": "customer", "note": canary()}),
+        send_action(client, path, "hold", {"reason": canary()}),
+        send_action(client, path, "fulfill", UNIT | {"tracking": {"number": canary()}}),
+        send_action(client, path, "cancel", {"reason": "customer", "note": canary()}),
     ]
 
     assert "line 2: #/customer_id: " in imported
     assert [slug(response) for response in refused] == [(409, "illegal-action")] * 3
-    assert act(client, path, "cancel", {"reason": "customer"}).status_code == 200
+    assert send_action(client, path, "cancel", {"reason": "customer"}).status_code == 200
 
 
 def import_lines(app: Flask, *documents: dict[str, Any]) -> str:

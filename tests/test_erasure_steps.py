@@ -15,7 +15,7 @@ from app.db.engine import db
 from app.models import EVENTS
 from app.routes import customer_routes
 from app.services import erasure
-from tests.support.actions import act, event_types
+from tests.support.actions import event_types, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.marks import on_sqlite
 from tests.support.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
@@ -210,7 +210,7 @@ def test_the_fingerprints_of_many_keys_are_removed_in_pages(
     monkeypatch.setattr(erasure, "_KEYS_PAGE", 3)
     [path] = cancelled_orders(client, 1)
     for number in range(8):
-        act(client, path, "update", {}, Idempotency_Key=f"k-{number}")
+        send_action(client, path, "update", {}, Idempotency_Key=f"k-{number}")
     fingerprints = "SELECT count(fingerprint) FROM change_keys"
     counts: list[Any] = []
 
@@ -225,7 +225,7 @@ def test_the_fingerprints_of_many_keys_are_removed_in_pages(
     assert counts[:2] == [5, 2] and done["orders"] == 1
     count()
     assert counts[-1] == 0
-    assert act(client, path, "update", {}, Idempotency_Key="k-0").headers["Idempotent-Replayed"] == "true"
+    assert send_action(client, path, "update", {}, Idempotency_Key="k-0").headers["Idempotent-Replayed"] == "true"
     assert verify(app) == ""
 
 

@@ -176,7 +176,7 @@ def test_a_reference_in_concurrent_creates_is_assigned_to_one_order(app: Flask, 
 
 
 @pytest.fixture
-def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_lock_timeout(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Connections that wait for a lock for a moment only, so that the test need not take seconds."""
 
     def shorten(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     engine.dispose()
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_lock_timeout")
 @pytest.mark.parametrize("named_by", ["idempotency_key", "external_ref"])
 def test_a_request_that_waits_too_long_for_its_key_is_409_or_503(
     app: Flask, client: FlaskClient, named_by: str

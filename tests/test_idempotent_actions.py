@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.services import order_actions
-from tests.support.actions import POSTED, READY, ROUTES, UNIT, act, event_types, order_after
+from tests.support.actions import POSTED, READY, ROUTES, UNIT, event_types, order_after, send_action
 from tests.support.concurrency import run_concurrently
 from tests.support.marks import on_postgresql, on_sqlite
 from tests.support.samples import MINIMAL, slug
@@ -30,10 +30,10 @@ OTHER_BODIES = {
 @pytest.mark.parametrize("name", POSTED)
 def test_a_replay_is_the_first_response_after_later_changes(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
-    first = act(client, path, name, Idempotency_Key="k-1")
-    now = act(client, path, "update")
+    first = send_action(client, path, name, Idempotency_Key="k-1")
+    now = send_action(client, path, "update")
 
-    again = act(client, path, name, Idempotency_Key='"k-1"')
+    again = send_action(client, path, name, Idempotency_Key='"k-1"')
 
     assert (again.status_code, again.data) == (ROUTES[name][2], first.data)
     assert again.headers["ETag"] == first.headers["ETag"]
@@ -46,7 +46,7 @@ def test_a_replay_ignores_if_match(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
     tag = client.get(path).headers["ETag"]
 
-    first, again = (act(client, path, name, Idempotency_Key="k-1", If_Match=tag) for _ in range(2))
+    first, again = (send_action(client, path, name, Idempotency_Key="k-1", If_Match=tag) for _ in range(2))
 
     assert (again.status_code, again.data) == (first.status_code, first.data)
     assert again.headers["Idempotent-Replayed"] == "true"
@@ -55,9 +55,9 @@ def test_a_replay_ignores_if_match(client: FlaskClient, name: str) -> None:
 @pytest.mark.parametrize(("name", "body"), [(name, body) for name in OTHER_BODIES for body in OTHER_BODIES[name]])
 def test_another_body_under_the_same_key_is_422(client: FlaskClient, name: str, body: Any) -> None:
     path = order_after(client, *READY[name])
-    first = act(client, path, name, Idempotency_Key="k-1")
+    first = send_action(client, path, name, Idempotency_Key="k-1")
 
-    response = act(client, path, name, body, Idempotency_Key="k-1")
+    response = send_action(client, path, name, body, Idempotency_Key="k-1")
 
     assert slug(response) == (422, "idempotency-key-reused")
     assert client.get(path).data == first.data
@@ -67,7 +67,7 @@ def test_another_body_under_the_same_key_is_422(client: FlaskClient, name: str, 
 def test_no_body_and_an_empty_object_are_one_request(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
 
-    first, again = (act(client, path, name, body, Idempotency_Key="k-1") for body in (None, {}))
+    first, again = (send_action(client, path, name, body, Idempotency_Key="k-1") for body in (None, {}))
 
     assert (again.status_code, again.data) == (200, first.data)
 
@@ -77,24 +77,24 @@ def test_a_key_belongs_to_one_action_of_one_order(client: FlaskClient) -> None:
     other = order_after(client)
     names = ["confirm", "fulfill", "return", "complete"]
 
-    made = [act(client, path, name, Idempotency_Key="k-1") for name in names]
-    elsewhere = act(client, other, "confirm", Idempotency_Key="k-1")
+    made = [send_action(client, path, name, Idempotency_Key="k-1") for name in names]
+    elsewhere = send_action(client, other, "confirm", Idempotency_Key="k-1")
 
     assert [response.json["version"] for response in made] == [2, 3, 4, 5]
     assert all("Idempotent-Replayed" not in response.headers for response in [*made, elsewhere])
-    assert [act(client, path, name, Idempotency_Key="k-1").data for name in names] == [one.data for one in made]
+    assert [send_action(client, path, name, Idempotency_Key="k-1").data for name in names] == [one.data for one in made]
 
 
 def test_an_action_that_was_refused_leaves_its_key_free(client: FlaskClient) -> None:
     path = order_after(client, "confirm", "hold")
 
     refused = [
-        act(client, path, "fulfill", Idempotency_Key="k-1"),
-        act(client, path, "fulfill", UNIT, Idempotency_Key="k-1", If_Match='"1"'),
-        act(client, path, "fulfill", {"items": []}, Idempotency_Key="k-1"),
+        send_action(client, path, "fulfill", Idempotency_Key="k-1"),
+        send_action(client, path, "fulfill", UNIT, Idempotency_Key="k-1", If_Match='"1"'),
+        send_action(client, path, "fulfill", {"items": []}, Idempotency_Key="k-1"),
     ]
-    act(client, path, "release")
-    made = act(client, path, "fulfill", {"items": [{"line": 1, "quantity": 2}]}, Idempotency_Key="k-1")
+    send_action(client, path, "release")
+    made = send_action(client, path, "fulfill", {"items": [{"line": 1, "quantity": 2}]}, Idempotency_Key="k-1")
 
     assert [response.status_code for response in refused] == [409, 412, 400]
     assert (made.status_code, made.json["status"]) == (201, "completed")
@@ -105,7 +105,7 @@ def test_a_malformed_key_is_400_and_changes_nothing(client: FlaskClient, name: s
     path = order_after(client, *READY[name])
     before = client.get(path).data
 
-    assert slug(act(client, path, name, Idempotency_Key="two words")) == (400, "invalid-idempotency-key")
+    assert slug(send_action(client, path, name, Idempotency_Key="two words")) == (400, "invalid-idempotency-key")
     assert client.get(path).data == before
 
 
@@ -114,7 +114,7 @@ def test_concurrent_requests_with_one_key_store_one_version(app: Flask, client: 
     path = order_after(client, *READY[name])
     before = event_types(client, path)
 
-    responses = run_concurrently(4, lambda _: act(app.test_client(), path, name, Idempotency_Key="k-1"))
+    responses = run_concurrently(4, lambda _: send_action(app.test_client(), path, name, Idempotency_Key="k-1"))
 
     assert {response.status_code for response in responses} == {ROUTES[name][2]}
     assert len({response.data for response in responses}) == 1
@@ -135,7 +135,7 @@ def unchanged_order(client: FlaskClient, name: str, body: Any) -> str:
     """The path of an order that the action would leave as it is."""
     path = order_after(client)
     if name == "hold":
-        act(client, path, name, body)
+        send_action(client, path, name, body)
     return path
 
 
@@ -144,11 +144,11 @@ def test_an_action_that_changed_nothing_is_replayed_after_later_changes(client: 
     body, since = NO_CHANGE[name]
     path = unchanged_order(client, name, body)
     before = client.get(path).data
-    first = act(client, path, name, body, Idempotency_Key="k-1")
-    assert act(client, path, since).status_code == 200
+    first = send_action(client, path, name, body, Idempotency_Key="k-1")
+    assert send_action(client, path, since).status_code == 200
     now = client.get(path).data
 
-    again = act(client, path, name, body, Idempotency_Key="k-1")
+    again = send_action(client, path, name, body, Idempotency_Key="k-1")
 
     assert (first.status_code, first.data) == (200, before)
     assert (again.status_code, again.data, again.headers["ETag"]) == (200, before, first.headers["ETag"])
@@ -160,9 +160,9 @@ def test_an_action_that_changed_nothing_is_replayed_after_later_changes(client: 
 def test_another_body_under_the_key_of_an_action_that_changed_nothing_is_422(client: FlaskClient, name: str) -> None:
     body = NO_CHANGE[name][0]
     path = unchanged_order(client, name, body)
-    first = act(client, path, name, body, Idempotency_Key="k-1")
+    first = send_action(client, path, name, body, Idempotency_Key="k-1")
 
-    response = act(client, path, name, OTHERS_OF_NO_CHANGE[name], Idempotency_Key="k-1")
+    response = send_action(client, path, name, OTHERS_OF_NO_CHANGE[name], Idempotency_Key="k-1")
 
     assert slug(response) == (422, "idempotency-key-reused")
     assert client.get(path).data == first.data
@@ -174,7 +174,7 @@ def test_an_action_that_changes_nothing_stores_no_version(client: FlaskClient, n
     path = unchanged_order(client, name, body)
     before = event_types(client, path)
 
-    responses = [act(client, path, name, body, Idempotency_Key=f"k-{i}") for i in range(3)]
+    responses = [send_action(client, path, name, body, Idempotency_Key=f"k-{i}") for i in range(3)]
 
     assert [response.status_code for response in responses] == [200] * 3
     assert event_types(client, path) == before
@@ -187,7 +187,7 @@ def test_concurrent_requests_with_one_key_that_change_nothing_get_one_response(
     body = NO_CHANGE[name][0]
     path = unchanged_order(client, name, body)
 
-    responses = run_concurrently(4, lambda _: act(app.test_client(), path, name, body, Idempotency_Key="k-1"))
+    responses = run_concurrently(4, lambda _: send_action(app.test_client(), path, name, body, Idempotency_Key="k-1"))
 
     assert {response.status_code for response in responses} == {200}
     assert len({response.data for response in responses}) == 1
@@ -210,12 +210,12 @@ def test_an_action_that_would_change_nothing_sees_a_concurrent_change(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = order_after(client)
-    before_the_first_call(monkeypatch, "store_key", lambda: act(app.test_client(), path, "hold"))
+    before_the_first_call(monkeypatch, "store_key", lambda: send_action(app.test_client(), path, "hold"))
 
-    first = act(client, path, "release", Idempotency_Key="k-1")
+    first = send_action(client, path, "release", Idempotency_Key="k-1")
 
     assert (first.json["hold"], first.json["version"]) == (None, 3)
-    assert act(client, path, "release", Idempotency_Key="k-1").data == first.data
+    assert send_action(client, path, "release", Idempotency_Key="k-1").data == first.data
 
 
 @on_sqlite
@@ -227,7 +227,7 @@ def test_an_action_that_changes_nothing_waits_for_another_process_that_writes(
     path = unchanged_order(client, name, body)
     with ThreadPoolExecutor(1) as threads, closing(sqlite3.connect(database_url[10:], isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        answer = threads.submit(lambda: act(app.test_client(), path, name, body, Idempotency_Key="k-1"))
+        answer = threads.submit(lambda: send_action(app.test_client(), path, name, body, Idempotency_Key="k-1"))
         time.sleep(1)
         assert not answer.done(), answer.result().text
         other.execute("ROLLBACK")
@@ -251,7 +251,7 @@ def test_storing_the_key_of_an_action_without_change_waits_for_concurrent_change
         eraser.execute("UPDATE orders SET version = 2")
         snapshot = """replace(snapshot::text, '"version":1', '"version":2')::json"""
         eraser.execute(f"INSERT INTO order_events SELECT order_id, 2, type, actor, at, {snapshot} FROM order_events")
-        answer = threads.submit(lambda: act(app.test_client(), path, "release", Idempotency_Key="k-1"))
+        answer = threads.submit(lambda: send_action(app.test_client(), path, "release", Idempotency_Key="k-1"))
         while not observer.execute(waiting).fetchone():
             assert not answer.done(), answer.result().text
             time.sleep(0.01)
@@ -271,10 +271,10 @@ def test_a_concurrent_request_with_the_same_key_is_replayed(
     before_the_first_call(
         monkeypatch,
         writes,
-        lambda: twin.append(act(app.test_client(), path, "update", twins_body, Idempotency_Key="k-1")),
+        lambda: twin.append(send_action(app.test_client(), path, "update", twins_body, Idempotency_Key="k-1")),
     )
 
-    response = act(client, path, "update", body, Idempotency_Key="k-1")
+    response = send_action(client, path, "update", body, Idempotency_Key="k-1")
 
     assert twin[0].status_code == 200
     if body == twins_body:
@@ -289,8 +289,8 @@ def test_a_duplicate_reference_is_distinguished_from_a_used_key(client: FlaskCli
     other = order_after(client, external_ref="r-1")
     path = order_after(client)
 
-    refused = act(client, path, "update", {"external_ref": "r-1"}, Idempotency_Key="k-1")
+    refused = send_action(client, path, "update", {"external_ref": "r-1"}, Idempotency_Key="k-1")
 
     assert slug(refused) == (409, "duplicate-external-ref")
     assert f"/orders/{refused.json['order_id']}" == other
-    assert act(client, path, "update", {"external_ref": "r-2"}, Idempotency_Key="k-1").json["version"] == 2
+    assert send_action(client, path, "update", {"external_ref": "r-2"}, Idempotency_Key="k-1").json["version"] == 2

@@ -23,7 +23,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from app.config import StartupError, load_config
 from app.services import token_service
-from tests.support.credentials import bearer, closed_app, private_pem, token
+from tests.support.credentials import app_with_auth, bearer, private_pem, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import slug
 from tests.support.servers import free_port
@@ -112,7 +112,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def client(app: Flask, database_url: str, issuer: Issuer) -> Iterator[FlaskClient]:
-    with closed_app(database_url, JWT_PUBLIC_KEY="", JWT_JWKS_URL=issuer.url) as secure_app:
+    with app_with_auth(database_url, JWT_PUBLIC_KEY="", JWT_JWKS_URL=issuer.url) as secure_app:
         yield secure_app.test_client()
 
 
@@ -230,7 +230,7 @@ REASONS = {
 def fetch_failures(database_url: str, url: str) -> list[dict[str, Any]]:
     """What the log says of one fetch of this key set."""
     stream = io.StringIO()
-    with redirect_stderr(stream), closed_app(database_url, JWT_PUBLIC_KEY="", JWT_JWKS_URL=url) as secure_app:
+    with redirect_stderr(stream), app_with_auth(database_url, JWT_PUBLIC_KEY="", JWT_JWKS_URL=url) as secure_app:
         status(secure_app.test_client(), named("EdDSA"))
     assert "s3cret" not in stream.getvalue()
     lines = map(json.loads, stream.getvalue().splitlines())

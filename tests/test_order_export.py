@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 from app.cli.seed import sample_orders
 from app.services import order_export
 from app.services.order_export import as_csv
-from tests.support.samples import MINIMAL, RICHEST, fault_places, slug
+from tests.support.samples import MINIMAL, RICHEST, error_locations, slug
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
 HEADER = (
@@ -245,7 +245,7 @@ def test_csv_begins_with_a_byte_order_mark_on_request(client: FlaskClient, order
 def test_an_invalid_export_request_is_a_problem(
     client: FlaskClient, accept: str, query: str, parameters: set[str]
 ) -> None:
-    assert fault_places(client.get(f"/orders/export?{query}", headers={"Accept": accept})) == parameters
+    assert error_locations(client.get(f"/orders/export?{query}", headers={"Accept": accept})) == parameters
 
 
 def test_a_head_request_gets_the_headers_of_an_export(client: FlaskClient, orders: list[bytes]) -> None:

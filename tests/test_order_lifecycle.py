@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from app.models.lifecycle import ACTIONS, STATUSES
 from app.schemas.order_actions import CANCELLATION_REASONS
-from tests.support.actions import BODIES, READY, ROUTES, TO_STATUS, UNIT, act, event_types, order_after
-from tests.support.samples import fault_places, slug
+from tests.support.actions import BODIES, READY, ROUTES, TO_STATUS, UNIT, event_types, order_after, send_action
+from tests.support.samples import error_locations, slug
 
 LINES = {"items": [{"item_id": "sku-1", "quantity": 2}, {"item_id": "sku-2", "quantity": 1}]}
 
@@ -23,13 +23,13 @@ def test_an_order_passes_through_its_whole_lifecycle(client: FlaskClient) -> Non
     path = order_after(client, **LINES)
 
     steps = [
-        act(client, path, "confirm"),
-        act(client, path, "hold"),
-        act(client, path, "release"),
-        act(client, path, "fulfill", units((1, 1))),
-        act(client, path, "fulfill", units((1, 1), (2, 1))),
-        act(client, path, "return", units((2, 1)) | {"reason": "broken"}),
-        act(client, path, "update"),
+        send_action(client, path, "confirm"),
+        send_action(client, path, "hold"),
+        send_action(client, path, "release"),
+        send_action(client, path, "fulfill", units((1, 1))),
+        send_action(client, path, "fulfill", units((1, 1), (2, 1))),
+        send_action(client, path, "return", units((2, 1)) | {"reason": "broken"}),
+        send_action(client, path, "update"),
     ]
 
     assert [step.status_code for step in steps] == [200, 200, 200, 201, 201, 201, 200]
@@ -47,7 +47,7 @@ def test_an_action_is_one_version_and_one_event(client: FlaskClient, name: str) 
     path = order_after(client, *READY[name])
     before = client.get(path).json
 
-    response = act(client, path, name)
+    response = send_action(client, path, name)
 
     assert response.status_code == ROUTES[name][2]
     assert response.json["version"] == before["version"] + 1
@@ -73,7 +73,7 @@ def test_an_illegal_action_is_409_and_lists_the_allowed_actions(client: FlaskCli
     path = order_after(client, *TO_STATUS[status])
     before = client.get(path)
 
-    response = act(client, path, name)
+    response = send_action(client, path, name)
 
     assert slug(response) == (409, "illegal-action")
     assert response.json["order_status"] == before.json["status"] == status
@@ -86,7 +86,7 @@ def succeeding(client: FlaskClient, path: str, way: list[str]) -> list[str]:
     names = []
     for name in ACTIONS:
         before = client.get(path).json
-        response = act(client, path, name)
+        response = send_action(client, path, name)
         if response.status_code < 300 and response.json["version"] == before["version"] + 1:
             names.append(name)
             path = order_after(client, *way)
@@ -124,7 +124,7 @@ def test_exactly_the_allowed_actions_succeed_in_every_reachable_state(client: Fl
     path, way = order_after(client), []
     for name in wanted:
         if name in client.get(path).json["allowed_actions"]:
-            act(client, path, name)
+            send_action(client, path, name)
             way.append(name)
 
     allowed = client.get(path).json["allowed_actions"]
@@ -138,7 +138,7 @@ def test_exactly_the_allowed_actions_succeed_in_every_reachable_state(client: Fl
 def test_a_cancelled_order_has_its_reason(client: FlaskClient, reason: str, note: str | None) -> None:
     path = order_after(client)
 
-    order = act(client, path, "cancel", {"reason": reason, "note": note}).json
+    order = send_action(client, path, "cancel", {"reason": reason, "note": note}).json
 
     assert order["cancellation"] == {"reason": reason, "note": note, "at": order["updated_at"]}
 
@@ -156,7 +156,7 @@ def test_a_cancelled_order_has_its_reason(client: FlaskClient, reason: str, note
 def test_a_cancellation_gives_one_of_the_reasons(client: FlaskClient, body: Any, place: str) -> None:
     path = order_after(client)
 
-    assert fault_places(client.post(f"{path}/cancel", json=body)) == {place}
+    assert error_locations(client.post(f"{path}/cancel", json=body)) == {place}
     assert client.get(path).json["status"] == "pending"
 
 
@@ -164,19 +164,19 @@ def test_a_cancellation_gives_one_of_the_reasons(client: FlaskClient, body: Any,
 def test_a_hold_blocks_every_action_that_advances_the_order(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name], "hold")
 
-    stopped = act(client, path, name)
+    stopped = send_action(client, path, name)
 
     assert slug(stopped) == (409, "illegal-action")
     assert "hold" in stopped.json["detail"] and "release" in stopped.json["allowed_actions"]
-    assert act(client, path, "release").status_code == 200
-    assert act(client, path, name).status_code == ROUTES[name][2]
+    assert send_action(client, path, "release").status_code == 200
+    assert send_action(client, path, name).status_code == ROUTES[name][2]
 
 
 @pytest.mark.parametrize("way", [("hold",), ("confirm", "hold")], ids="-".join)
 def test_a_hold_never_stops_a_cancellation_and_ends_with_it(client: FlaskClient, way: tuple[str, ...]) -> None:
     path = order_after(client, *way)
 
-    order = act(client, path, "cancel").json
+    order = send_action(client, path, "cancel").json
 
     assert (order["status"], order["hold"]) == ("cancelled", None)
 
@@ -184,7 +184,7 @@ def test_a_hold_never_stops_a_cancellation_and_ends_with_it(client: FlaskClient,
 def test_a_hold_that_is_put_twice_is_one_version(client: FlaskClient) -> None:
     path, body = order_after(client), {"reason": "address check"}
 
-    first, again = act(client, path, "hold", body), act(client, path, "hold", body)
+    first, again = send_action(client, path, "hold", body), send_action(client, path, "hold", body)
 
     assert first.json["hold"] == {"reason": "address check", "at": first.json["updated_at"]}
     assert (again.status_code, again.data) == (200, first.data)
@@ -194,7 +194,7 @@ def test_a_hold_that_is_put_twice_is_one_version(client: FlaskClient) -> None:
 def test_a_hold_for_another_reason_replaces_the_first(client: FlaskClient) -> None:
     path = order_after(client, "hold")
 
-    order = act(client, path, "hold", {"reason": "fraud check"}).json
+    order = send_action(client, path, "hold", {"reason": "fraud check"}).json
 
     assert (order["version"], order["hold"]["reason"]) == (3, "fraud check")
 
@@ -204,7 +204,7 @@ def test_releasing_an_order_without_a_hold_changes_nothing(client: FlaskClient, 
     path = order_after(client, *TO_STATUS[status])
     before = client.get(path).data
 
-    response = act(client, path, "release")
+    response = send_action(client, path, "release")
 
     assert (response.status_code, response.data) == (200, before)
     assert client.get(path).data == before
@@ -226,7 +226,7 @@ def test_no_more_units_are_fulfilled_or_returned_than_ordered(
     path = order_after(client, "confirm", "fulfill", **LINES)  # one of two, and none of one
     before = client.get(path).data
 
-    response = act(client, path, name, quantities)
+    response = send_action(client, path, name, quantities)
 
     assert slug(response) == (409, "quantity-exceeded")
     assert [fault["pointer"] for fault in response.json["errors"]] == places
@@ -250,9 +250,9 @@ def test_quantities_name_each_line_of_the_order_once(
 ) -> None:
     path = order_after(client, "confirm", "fulfill", **LINES)
 
-    response = act(client, path, name, quantities)
+    response = send_action(client, path, name, quantities)
 
-    assert fault_places(response) == places
+    assert error_locations(response) == places
     assert client.get(path).json["version"] == 3
 
 
@@ -260,8 +260,8 @@ def test_a_fulfillment_keeps_its_tracking(client: FlaskClient) -> None:
     path = order_after(client, "confirm")
     tracking = {"carrier": "DHL", "number": "0034", "url": "https://example.com/0034"}
 
-    first = act(client, path, "fulfill", UNIT | {"tracking": tracking}).json
-    second = act(client, path, "fulfill", UNIT | {"tracking": None}).json
+    first = send_action(client, path, "fulfill", UNIT | {"tracking": tracking}).json
+    second = send_action(client, path, "fulfill", UNIT | {"tracking": None}).json
 
     kept = {"number": 1, "items": UNIT["items"], "tracking": tracking, "created_at": first["updated_at"]}
     assert first["fulfillments"] == [kept]
@@ -277,16 +277,16 @@ def test_a_fulfillment_keeps_its_tracking(client: FlaskClient) -> None:
 def test_tracking_that_cannot_be_shown_is_refused(client: FlaskClient, tracking: Any) -> None:
     path = order_after(client, "confirm")
 
-    response = act(client, path, "fulfill", UNIT | {"tracking": tracking})
+    response = send_action(client, path, "fulfill", UNIT | {"tracking": tracking})
 
-    [place] = fault_places(response)
+    [place] = error_locations(response)
     assert place.startswith("#/tracking")
 
 
 def test_the_last_unit_completes_the_order(client: FlaskClient) -> None:
     path = order_after(client, "confirm", **LINES)
 
-    steps = [act(client, path, "fulfill", units(pair)).json for pair in [(2, 1), (1, 1), (1, 1)]]
+    steps = [send_action(client, path, "fulfill", units(pair)).json for pair in [(2, 1), (1, 1), (1, 1)]]
 
     assert [(step["status"], step["fulfillment_status"]) for step in steps] == [
         ("confirmed", "partial"), ("confirmed", "partial"), ("completed", "fulfilled"),
@@ -297,9 +297,9 @@ def test_the_last_unit_completes_the_order(client: FlaskClient) -> None:
 def test_returned_units_can_be_neither_fulfilled_nor_returned_again(client: FlaskClient) -> None:
     path = order_after(client, "confirm", "fulfill", "return")
 
-    assert slug(act(client, path, "return")) == (409, "illegal-action")
-    assert act(client, path, "fulfill").json["status"] == "completed"
-    assert slug(act(client, path, "return", units((1, 2)))) == (409, "quantity-exceeded")
+    assert slug(send_action(client, path, "return")) == (409, "illegal-action")
+    assert send_action(client, path, "fulfill").json["status"] == "completed"
+    assert slug(send_action(client, path, "return", units((1, 2)))) == (409, "quantity-exceeded")
 
 
 @pytest.mark.parametrize(
@@ -340,13 +340,13 @@ def test_an_action_without_input_needs_no_body(client: FlaskClient, name: str, c
 def test_an_action_without_input_rejects_members(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
 
-    assert fault_places(act(client, path, name, {"reason": "x"})) == {"#/reason"}
+    assert error_locations(send_action(client, path, name, {"reason": "x"})) == {"#/reason"}
 
 
 @pytest.mark.parametrize("order_id", ["00000000-0000-7000-8000-000000000000", "1", "%00", "é"])
 def test_an_action_on_an_unknown_order_is_404(client: FlaskClient, order_id: str) -> None:
     for name in ACTIONS:
-        assert slug(act(client, f"/orders/{order_id}", name)) == (404, "order-not-found")
+        assert slug(send_action(client, f"/orders/{order_id}", name)) == (404, "order-not-found")
 
 
 def test_every_action_has_a_request_here() -> None:
@@ -371,7 +371,7 @@ UNITS_SENT = "The action cancel is not allowed: units of the order have already 
 def test_a_409_states_what_prevents_the_action(
     client: FlaskClient, before: list[str], action: str, detail: str
 ) -> None:
-    refused = act(client, order_after(client, *before), action)
+    refused = send_action(client, order_after(client, *before), action)
 
     assert slug(refused) == (409, "illegal-action")
     assert refused.json["detail"] == detail

@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.schemas.order import CustomerId
-from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER, fault_places, priced
+from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER, error_locations, priced
 
 ITEM = {"item_id": "sku-1", "quantity": 1}
 
@@ -51,7 +51,7 @@ def test_a_text_has_1_to_its_limit_of_characters(client: FlaskClient, body: Any,
     refused = [client.post("/orders", json=body(text)) for text in ("é" * (longest + 1), "")]
 
     assert [response.status_code for response in accepted] == [201, 201]
-    assert [fault_places(response) for response in refused] == [{place}, {place}]
+    assert [error_locations(response) for response in refused] == [{place}, {place}]
     assert refused[0].json["errors"][0]["detail"] == f"This must have 1 to {longest} characters."
 
 
@@ -73,7 +73,7 @@ def test_a_number_is_whole_and_within_its_limits(
     ]
 
     assert [response.status_code for response in accepted] == [201, 201]
-    assert [fault_places(response) for response in refused] == [{place}] * len(refused)
+    assert [error_locations(response) for response in refused] == [{place}] * len(refused)
 
 
 SIZES = [
@@ -100,7 +100,7 @@ def test_lists_and_metadata_have_limits(client: FlaskClient, body: dict[str, Any
     response = client.post("/orders", json=body)
 
     if place:
-        assert fault_places(response) == {place}
+        assert error_locations(response) == {place}
     else:
         assert response.status_code == 201
 
@@ -121,7 +121,7 @@ def test_a_code_is_one_of_those_that_exist(client: FlaskClient, body: Any, words
     ]
 
     assert {response.status_code for response in accepted} == {201}
-    assert [fault_places(response) for response in refused] == [{place}] * len(refused)
+    assert [error_locations(response) for response in refused] == [{place}] * len(refused)
 
 
 REFUSED_EVERYWHERE = ["\0", "\x1f", "\x7f", "\x85", "\ud800", "\udfff"]
@@ -133,14 +133,14 @@ REFUSED_OUTSIDE_PROSE = ["\t", "\n", "\r"]
 def test_a_name_cannot_contain_control_characters(
     client: FlaskClient, body: Any, _longest: int, place: str, symbol: str
 ) -> None:
-    assert fault_places(client.post("/orders", json=body(f"a{symbol}b"))) == {place}
+    assert error_locations(client.post("/orders", json=body(f"a{symbol}b"))) == {place}
 
 
 @pytest.mark.parametrize("symbol", REFUSED_EVERYWHERE)
 def test_a_note_and_metadata_hold_no_control_character(client: FlaskClient, symbol: str) -> None:
     body = MINIMAL | {"note": symbol, "metadata": {"k": symbol}}
 
-    assert fault_places(client.post("/orders", json=body)) == {"#/note", "#/metadata/k"}
+    assert error_locations(client.post("/orders", json=body)) == {"#/note", "#/metadata/k"}
 
 
 def test_a_note_may_have_lines(client: FlaskClient) -> None:
@@ -157,13 +157,13 @@ def test_a_member_of_the_wrong_type_is_400_and_names_the_expected_type(client: F
 
         if response.status_code != 201:
             places = {f"#/{member}"} if value != {} or member != "shipping_address" else {f"#/{member}/country"}
-            assert fault_places(response) == places
+            assert error_locations(response) == places
             assert response.json["errors"][0]["detail"].startswith("This ")
 
 
 @pytest.mark.parametrize("member", ["customer_id", "items", "adjustments", "metadata"])
 def test_null_is_accepted_only_where_it_has_a_meaning(client: FlaskClient, member: str) -> None:
-    assert fault_places(client.post("/orders", json=MINIMAL | {member: None})) == {f"#/{member}"}
+    assert error_locations(client.post("/orders", json=MINIMAL | {member: None})) == {f"#/{member}"}
 
 
 def test_all_errors_are_reported_at_once(client: FlaskClient) -> None:
@@ -179,7 +179,7 @@ def test_all_errors_are_reported_at_once(client: FlaskClient) -> None:
 
     response = client.post("/orders", json=body)
 
-    assert fault_places(response) == {
+    assert error_locations(response) == {
         "#/customer_id",
         "#/currency",
         "#/items/0/item_id",
@@ -220,7 +220,7 @@ def test_the_messages_are_sentences_that_state_what_is_expected(client: FlaskCli
 def test_a_list_that_is_too_long_is_not_answered_with_megabytes(client: FlaskClient) -> None:
     response = client.post("/orders", json={"customer_id": "c", "items": [{}] * 15_000})
 
-    assert fault_places(response) == {"#/items"}
+    assert error_locations(response) == {"#/items"}
     assert len(response.data) < 1000
 
 
@@ -242,7 +242,7 @@ def test_the_largest_order_that_the_limits_of_its_parts_allow_in_ascii_is_stored
 
 @pytest.mark.parametrize("customer", [".", "..", "a/..", "../a", "a/./b", "/.", "erased-", "erased-0123456789abcdef"])
 def test_a_customer_id_that_could_not_be_erased_is_refused(client: FlaskClient, customer: str) -> None:
-    assert fault_places(client.post("/orders", json=MINIMAL | {"customer_id": customer})) == {"#/customer_id"}
+    assert error_locations(client.post("/orders", json=MINIMAL | {"customer_id": customer})) == {"#/customer_id"}
 
 
 @pytest.mark.parametrize("customer", ["...", ".a", "..a", "a.", "a..", "a/b", "/", "//", "a/.b", "Erased-1"])

@@ -6,8 +6,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.services.order_actions import merge_patch
-from tests.support.actions import TO_STATUS, act, event_types, order_after
-from tests.support.samples import ADDRESS, RICHEST, fault_places, slug
+from tests.support.actions import TO_STATUS, event_types, order_after, send_action
+from tests.support.samples import ADDRESS, RICHEST, error_locations, slug
 
 # RFC 7396, appendix A.
 EXAMPLES = [
@@ -94,7 +94,7 @@ def test_the_list_of_items_is_replaced_whole(client: FlaskClient, count: int) ->
     assert order["items"] == [{"line": i, **item, **untouched} for i, item in enumerate(items, start=1)]
     assert client.get("/orders?item_id=sku-1").json["orders"] == []
     assert client.get(f"/orders?item_id=new-{count}").json["orders"] == [order]
-    assert act(client, path, "confirm").status_code == 200
+    assert send_action(client, path, "confirm").status_code == 200
 
 
 SAME: list[dict[str, Any]] = [
@@ -180,7 +180,7 @@ def test_a_patch_that_would_make_no_order_is_refused(client: FlaskClient, patch:
 
     response = client.patch(path, json=patch)
 
-    assert fault_places(response) == places
+    assert error_locations(response) == places
     assert client.get(path).data == created.data
 
 
@@ -236,7 +236,7 @@ def test_a_reference_that_was_given_up_is_free(client: FlaskClient) -> None:
 def test_a_put_patch_or_delete_that_is_repeated_changes_nothing_more(client: FlaskClient, name: str, body: Any) -> None:
     path = order_after(client, "hold")
 
-    first, again = (act(client, path, name, body) for _ in range(2))
+    first, again = (send_action(client, path, name, body) for _ in range(2))
 
     assert (first.status_code, first.json["version"]) == (200, 3)
     assert (again.status_code, again.data) == (200, first.data)

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from app.models import Order
 from app.services import order_actions
-from tests.support.actions import UNIT, act, order_after
+from tests.support.actions import UNIT, order_after, send_action
 from tests.support.concurrency import retry_while_unavailable, run_concurrently
 from tests.support.samples import MINIMAL, slug
 
@@ -37,7 +37,7 @@ def test_writers_without_conditions_make_one_version_each_or_are_refused(
     def write(i: int) -> list[TestResponse]:
         own = app.test_client()
         wanted = "cancel" if i == WRITERS - 1 else ("update", "hold", "confirm", "hold")[i % 4], "update"
-        return [retry_while_unavailable(lambda name=name: act(own, path, name)) for name in wanted]  # type: ignore[misc]
+        return [retry_while_unavailable(lambda name=name: send_action(own, path, name)) for name in wanted]  # type: ignore[misc]
 
     responses = [response for both in run_concurrently(WRITERS, write) for response in both]
 
@@ -59,7 +59,9 @@ def test_writers_who_read_and_try_again_all_get_their_change_in(
             read = retry_while_unavailable(lambda: own.get(path))
             note, tag = str(int(read.json["note"]) + 1), read.headers["ETag"]
             statuses.append(
-                retry_while_unavailable(lambda: act(own, path, "update", {"note": note}, If_Match=tag)).status_code
+                retry_while_unavailable(
+                    lambda: send_action(own, path, "update", {"note": note}, If_Match=tag)
+                ).status_code
             )
         return statuses
 
@@ -76,7 +78,7 @@ def test_writers_who_compete_for_units_ship_no_more_than_were_ordered(
     path = order_after(client, "confirm", items=[MINIMAL["items"][0] | {"quantity": 20}])
 
     responses = run_concurrently(
-        WRITERS, lambda i: retry_while_unavailable(lambda: act(app.test_client(), path, "fulfill", UNIT))
+        WRITERS, lambda i: retry_while_unavailable(lambda: send_action(app.test_client(), path, "fulfill", UNIT))
     )
 
     assert Counter(response.status_code for response in responses) == {201: 20, 409: WRITERS - 20}
@@ -96,7 +98,7 @@ def test_a_change_that_loses_every_race_is_503(client: FlaskClient, monkeypatch:
     monkeypatch.setattr(order_actions, "store_version", be_late)
     monkeypatch.setattr(order_actions, "CONFLICT_DEADLINE", 0.2)
 
-    response = act(client, path, "confirm")
+    response = send_action(client, path, "confirm")
 
     assert slug(response) == (503, "service-unavailable")
     assert response.headers["Retry-After"] == "1"
@@ -119,13 +121,13 @@ def test_two_equal_changes_in_one_microsecond_are_two_versions(
 
     def let_the_twin_go_first(order: Order, event: Any, **written: Any) -> bool:
         if next(twins, False):
-            assert act(app.test_client(), path, "fulfill", UNIT).status_code == 201
+            assert send_action(app.test_client(), path, "fulfill", UNIT).status_code == 201
         return store(order, event, **written)
 
     monkeypatch.setattr(order_actions, "datetime", Frozen)
     monkeypatch.setattr(order_actions, "store_version", let_the_twin_go_first)
 
-    second = act(client, path, "fulfill", UNIT)
+    second = send_action(client, path, "fulfill", UNIT)
 
     assert (second.status_code, second.json["items"][0]["fulfilled"], second.json["version"]) == (201, 2, 4)
 
@@ -135,7 +137,9 @@ def test_a_reference_patched_concurrently_is_assigned_to_one_order(app: Flask, c
 
     responses = run_concurrently(
         8,
-        lambda i: retry_while_unavailable(lambda: act(app.test_client(), paths[i], "update", {"external_ref": "r-1"})),
+        lambda i: retry_while_unavailable(
+            lambda: send_action(app.test_client(), paths[i], "update", {"external_ref": "r-1"})
+        ),
     )
 
     assert Counter(response.status_code for response in responses) == {200: 1, 409: 7}

@@ -17,7 +17,7 @@ from app.db.statement import Statement
 from app.db.types import rfc3339
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
 from app.services import new_order, order_inserts, order_updates
-from tests.support.actions import act, event_types, order_after
+from tests.support.actions import event_types, order_after, send_action
 from tests.support.marks import on_postgresql
 from tests.support.protocol_trace import messages_sent
 from tests.support.samples import MINIMAL, RICHEST, slug
@@ -129,7 +129,7 @@ def test_a_change_survives_the_loss_of_all_connections(app: Flask, client: Flask
     path = order_after(client)
     end_all_connections(app, postgresql_url)
 
-    assert act(client, path, "confirm").json["version"] == 2
+    assert send_action(client, path, "confirm").json["version"] == 2
 
 
 def lose_the_answer(
@@ -202,10 +202,10 @@ def test_a_change_whose_response_was_lost_is_stored_once(
 ) -> None:
     path = order_after(client, "confirm")
     lose_the_answer(
-        order_updates._UPDATE, monkeypatch, meanwhile=lambda: next_change and act(client, path, next_change)
+        order_updates._UPDATE, monkeypatch, meanwhile=lambda: next_change and send_action(client, path, next_change)
     )
 
-    response = act(client, path, "fulfill", **headers)
+    response = send_action(client, path, "fulfill", **headers)
 
     assert (response.status_code, response.json["version"], response.json["items"][0]["fulfilled"]) == (201, 3, 1)
     assert client.get(path).json["items"][0]["fulfilled"] == 1

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from app.db.engine import db
 from app.http import rate_limit
 from app.http.rate_limit import RateLimiter
-from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, bearer, closed_app, public_pem, token
+from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, app_with_auth, bearer, public_pem, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 from tests.support.servers import GUNICORN, free_port, running
@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def limited(app: Flask, database_url: str, clock: Clock) -> Iterator[Flask]:
     settings = {"RATE_LIMIT_CUSTOMERS": str(LIMIT), "RATE_LIMIT_SERVICES": str(2 * LIMIT)}
-    with closed_app(database_url, **settings) as limited:
+    with app_with_auth(database_url, **settings) as limited:
         yield limited
 
 

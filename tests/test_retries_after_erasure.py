@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.support.actions import act, order_after
+from tests.support.actions import order_after, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.samples import ADDRESS, MINIMAL, slug
 
@@ -117,10 +117,10 @@ def test_an_import_finds_every_order(app: Flask, client: FlaskClient, tmp_path: 
 @pytest.mark.parametrize("body", [{"note": "for Erika"}, {"note": "other"}], ids=["same body", "other body"])
 def test_a_replayed_change_returns_the_erased_order(client: FlaskClient, changes: bool, body: Any) -> None:
     path = order_after(client, customer_id="c-erika", note="Ring." if changes else "for Erika")
-    first = act(client, path, "update", {"note": "for Erika"}, Idempotency_Key="k-1")
+    first = send_action(client, path, "update", {"note": "for Erika"}, Idempotency_Key="k-1")
     kept = end_and_erase(client, first.json["id"])
 
-    again = act(client, path, "update", body, Idempotency_Key="k-1")
+    again = send_action(client, path, "update", body, Idempotency_Key="k-1")
 
     assert (again.status_code, again.json) == (200, kept)
     assert again.headers["Idempotent-Replayed"] == "true"
@@ -130,8 +130,8 @@ def test_a_replayed_change_returns_the_erased_order(client: FlaskClient, changes
 def test_verify_finds_no_difference(app: Flask, client: FlaskClient, send: Send) -> None:
     first = send("/orders", BODY | {"external_ref": "r-1"}, Idempotency_Key="k-1").json
     path = f"/orders/{first['id']}"
-    act(client, path, "update", {"note": "for Erika"}, Idempotency_Key="k-1")
-    act(client, path, "update", {}, Idempotency_Key="k-2")
+    send_action(client, path, "update", {"note": "for Erika"}, Idempotency_Key="k-1")
+    send_action(client, path, "update", {}, Idempotency_Key="k-2")
     end_and_erase(client, first["id"])
 
     verified = app.test_cli_runner().invoke(args=["verify"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.errors import MalformedJSON
 from app.schemas.strict_json import MAX_DEPTH, parse_json
-from tests.support.samples import MINIMAL, fault_places, slug
+from tests.support.samples import MINIMAL, error_locations, slug
 
 GOOD = json.dumps(MINIMAL).encode()
 
@@ -119,7 +119,7 @@ NOT_AN_ORDER = {
 def test_json_that_is_no_order_is_refused(client: FlaskClient, body: bytes, place: str) -> None:
     response = client.post("/orders", data=body, content_type="application/json")
 
-    assert fault_places(response) == {place}
+    assert error_locations(response) == {place}
     assert client.post("/orders", json=MINIMAL).status_code == 201
 
 
@@ -127,7 +127,7 @@ def test_json_that_is_no_order_is_refused(client: FlaskClient, body: bytes, plac
 def test_thousands_of_unknown_members_are_one_fault(client: FlaskClient, count: int) -> None:
     response = client.post("/orders", json={f"{i:x}": 1 for i in range(count)})
 
-    assert fault_places(response) == {"#"}
+    assert error_locations(response) == {"#"}
     assert len(response.data) < 1000
 
 
@@ -204,7 +204,7 @@ QUERIES = {
 def test_a_query_that_makes_no_sense_is_refused(client: FlaskClient, query: str, parameter: str) -> None:
     response = client.get(f"/orders?{query}")
 
-    assert fault_places(response) == {parameter}
+    assert error_locations(response) == {parameter}
 
 
 @pytest.mark.parametrize("query", ["customer_id=%ff", "%ff=1", "customer_id=%ED%A0%80", "customer_id=%zz", "status=%"])
@@ -213,7 +213,7 @@ def test_a_query_that_is_not_percent_encoded_utf8_is_refused(client: FlaskClient
 
 
 def test_all_errors_of_a_query_are_reported_at_once(client: FlaskClient) -> None:
-    assert fault_places(client.get("/orders?limit=0&status=x&y=1")) == {"limit", "status", "y"}
+    assert error_locations(client.get("/orders?limit=0&status=x&y=1")) == {"limit", "status", "y"}
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.text(), lambda inner: (

@@ -13,9 +13,9 @@ from app.config import StartupError
 from tests.support.credentials import (
     AUDIENCE,
     SIGNING_KEY,
+    app_with_auth,
     bearer,
     claims,
-    closed_app,
     private_pem,
     public_pem,
     signed,
@@ -163,7 +163,7 @@ def test_each_kind_of_public_key_takes_its_own_tokens_only(
     app: Flask, database_url: str, algorithm: str, key: Any
 ) -> None:
     sent = {name: token(other, name) for name, other in ISSUERS.items()} | {"HS256": hmac_with(public_pem(key))}
-    with closed_app(database_url, JWT_PUBLIC_KEY=public_pem(key)) as secure_app:
+    with app_with_auth(database_url, JWT_PUBLIC_KEY=public_pem(key)) as secure_app:
         client = secure_app.test_client()
 
         statuses = {name: client.get("/orders", headers=bearer(one)).status_code for name, one in sent.items()}
@@ -185,14 +185,14 @@ def test_each_kind_of_public_key_takes_its_own_tokens_only(
 )
 def test_a_public_key_that_is_none_or_too_weak_stops_the_start(database_url: str, pem: str) -> None:
     with pytest.raises(StartupError, match="^JWT_PUBLIC_KEY must be a") as caught:
-        with closed_app(database_url, JWT_PUBLIC_KEY=pem):
+        with app_with_auth(database_url, JWT_PUBLIC_KEY=pem):
             pass
 
     assert "\n" not in str(caught.value) and "xxxx" not in str(caught.value)
 
 
 def test_a_key_may_have_its_line_breaks_escaped(app: Flask, database_url: str) -> None:
-    with closed_app(database_url, JWT_PUBLIC_KEY=public_pem(SIGNING_KEY).replace("\n", "\\n")) as secure_app:
+    with app_with_auth(database_url, JWT_PUBLIC_KEY=public_pem(SIGNING_KEY).replace("\n", "\\n")) as secure_app:
         response = secure_app.test_client().get("/orders", headers=bearer(GOOD))
 
     assert response.status_code == 200

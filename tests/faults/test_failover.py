@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole, migrated
 from tests.faults.traffic import Traffic
-from tests.support.databases import ORDER, gunicorn, lead_to, until_ready, url_of
+from tests.support.databases import ORDER, gunicorn, point_link_at, url_through, wait_until_ready
 from tests.support.postgres import libpq_url, private_postgres, processes, socket_directory
 
 RECOVERY = 30  # seconds for a standby to be promoted, on a machine that does much else
@@ -63,19 +63,19 @@ def test_acknowledged_changes_survive_the_kill_of_the_primary(
     address: str, servers: tuple[str, str], link: Path
 ) -> None:
     primary, standby = servers
-    url = url_of(link)
+    url = url_through(link)
     if address == "both servers in the URL":
         hosts = ",".join(str(socket_directory(server)) for server in servers)
         url = f"postgresql://postgres@/postgres?host={hosts}&port=5432,5432"
-    lead_to(primary, link)
+    point_link_at(primary, link)
     with gunicorn(url, AUTH="off", **SETTINGS) as server, Traffic(server.port) as traffic:
         time.sleep(2)
         kill_server(primary)
         time.sleep(1)
-        lead_to(standby, link)  # it is still a standby, and refuses to write
+        point_link_at(standby, link)  # it is still a standby, and refuses to write
         time.sleep(2)
         promote(standby)
-        until_ready(server, seconds=RECOVERY)
+        wait_until_ready(server, seconds=RECOVERY)
         acknowledged = len(traffic.record.documents)
         time.sleep(2)
 
@@ -87,8 +87,8 @@ def test_acknowledged_changes_survive_the_kill_of_the_primary(
 
 def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, str], link: Path) -> None:
     primary, standby = servers
-    lead_to(standby, link)
-    with gunicorn(url_of(link), AUTH="off") as server:
+    point_link_at(standby, link)
+    with gunicorn(url_through(link), AUTH="off") as server:
         answers = [
             server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}),
             server.request("POST", "/orders", ORDER),
@@ -96,7 +96,7 @@ def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, 
         ]
         batch = server.request("POST", "/orders/batch", {"orders": [ORDER]}).json["results"][0]["status"]
         listed = server.request("GET", "/orders").status
-        lead_to(primary, link)
+        point_link_at(primary, link)
         created = [server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}) for _ in range(2)]
         ready = server.request("GET", "/readyz").status
 
@@ -108,14 +108,14 @@ def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, 
 
 def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_at_once(servers: tuple[str, str], link: Path) -> None:
     primary, standby = servers
-    lead_to(primary, link)
-    with gunicorn(url_of(link), AUTH="off") as server:
+    point_link_at(primary, link)
+    with gunicorn(url_through(link), AUTH="off") as server:
         before = server.request("POST", "/orders", ORDER)
         path = before.headers["Location"]
         sql(primary, "ALTER SYSTEM SET default_transaction_read_only = on")
         sql(primary, "SELECT pg_reload_conf()")  # as a cluster manager fences it; its connections live on
         promote(standby)
-        lead_to(standby, link)
+        point_link_at(standby, link)
 
         created = server.request("POST", "/orders", ORDER)
         confirmed = server.request("POST", f"{path}/confirm", {})

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.databases import ONE_WORKER, ORDER, gunicorn, migrated, new_key, until_ready
+from tests.support.databases import ONE_WORKER, ORDER, gunicorn, migrated, new_key, wait_until_ready
 from tests.support.postgres import private_postgres, processes
 from tests.support.servers import Response
 
-WITHIN = 10  # seconds
+ANSWER_DEADLINE = 10  # seconds
 
 
 @contextmanager
@@ -67,12 +67,12 @@ def test_while_postgresql_is_silent_every_request_is_answered_in_ten_seconds(pos
                 alive_within = time.monotonic() - asked
                 for thread in threads:
                     thread.join()
-        until_ready(server)
+        wait_until_ready(server)
         keyed = [server.request("POST", "/orders", ORDER, headers | {"Idempotency-Key": "k-1"}) for _ in range(2)]
 
     print(f"answered after {max(seconds for _, seconds in answers):.1f} s at most")
     assert {(answer.status, answer.headers["Retry-After"]) for answer, _ in answers} == {(503, "1")}
-    assert len(answers) == 2 * len(requests) and max(seconds for _, seconds in answers) < WITHIN
+    assert len(answers) == 2 * len(requests) and max(seconds for _, seconds in answers) < ANSWER_DEADLINE
     assert alive == 200 and alive_within < 2
     assert [answer.status for answer in keyed] == [201, 201] and keyed[0].body == keyed[1].body
 
@@ -89,7 +89,7 @@ def test_a_worker_starts_while_sqlite_is_locked_and_serves_when_it_is_free(tmp_p
             took = time.monotonic() - started
             other.execute("COMMIT")
             other.close()
-            until_ready(server)
+            wait_until_ready(server)
             served = server.request("GET", "/orders", headers=key).status
 
     assert locked == [200, 503, 503] and took < 20

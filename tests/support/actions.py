@@ -1,4 +1,4 @@
-"""Every action as a request, and orders that have been brought somewhere."""
+"""Every action as a request, and orders on which actions were performed."""
 
 from itertools import count
 from typing import Any
@@ -23,7 +23,7 @@ POSTED = sorted(name for name, (method, _, _) in ROUTES.items() if method == "PO
 BODIES = {"cancel": {"reason": "customer"}, "fulfill": UNIT, "return": UNIT}
 _fresh = count()
 
-# A way to every status; and, for each action, to an order that allows it.
+# The actions that lead to each status; and, for each action, those that lead to an order that allows it.
 TO_STATUS = {
     "pending": (),
     "confirmed": ("confirm",),
@@ -42,8 +42,8 @@ READY = {
 }
 
 
-def act(client: FlaskClient, path: str, name: str, body: Any = None, **headers: str) -> TestResponse:
-    """Send an action with the body, or with one that changes something; an underscore in a header is a dash."""
+def send_action(client: FlaskClient, path: str, name: str, body: Any = None, **headers: str) -> TestResponse:
+    """Send an action with the body, or with one that causes a change; an underscore in a header is a dash."""
     method, below, _ = ROUTES[name]
     fresh = {"hold": {"reason": f"check {next(_fresh)}"}, "update": {"note": f"note {next(_fresh)}"}}
     content = body if body is not None else BODIES.get(name) or fresh.get(name)
@@ -56,11 +56,11 @@ def order_after(client: FlaskClient, *names: str, **members: Any) -> str:
     """The path of a new order on which these actions have succeeded."""
     path = client.post("/orders", json=MINIMAL | members).headers["Location"]
     for name in names:
-        response = act(client, path, name)
+        response = send_action(client, path, name)
         assert response.status_code == ROUTES[name][2], (name, response.text)
     return path
 
 
 def event_types(client: FlaskClient, path: str) -> list[str]:
-    """What has happened to the order, oldest first."""
+    """The types of the order's events, oldest first."""
     return [event["type"] for event in client.get(f"{path}/history?limit=100").json["events"]]

@@ -1,4 +1,4 @@
-"""Keys and tokens: right ones, and the means to forge others."""
+"""API keys and tokens: valid ones, and the means to forge others."""
 
 import json
 import time
@@ -34,15 +34,15 @@ def private_pem(key: Any) -> str:
 
 
 def claims(customer: Any = "c-1", scope: Any = "orders:read orders:write", **others: Any) -> dict[str, Any]:
-    """What the issuer says of a customer; a claim that is given as None is left out."""
+    """The claims of a customer's token; a claim given as None is left out."""
     now = int(time.time())
-    said = {"sub": customer, "scope": scope, "iss": ISSUER, "aud": AUDIENCE, "iat": now, "exp": now + 300} | others
-    return {name: value for name, value in said.items() if value is not None}
+    values = {"sub": customer, "scope": scope, "iss": ISSUER, "aud": AUDIENCE, "iat": now, "exp": now + 300} | others
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def token(key: Any = SIGNING_KEY, algorithm: str = "EdDSA", header: dict[str, Any] | None = None, **said: Any) -> str:
-    """A signed token; a right one, but for what is said."""
-    return jwt.encode(claims(**said), key, algorithm=algorithm, headers=header)
+def token(key: Any = SIGNING_KEY, algorithm: str = "EdDSA", header: dict[str, Any] | None = None, **given: Any) -> str:
+    """A signed token, valid but for the given claims."""
+    return jwt.encode(claims(**given), key, algorithm=algorithm, headers=header)
 
 
 def encoded(part: Any) -> str:
@@ -52,7 +52,7 @@ def encoded(part: Any) -> str:
 
 
 def signed(header: Any, payload: Any) -> str:
-    """A token that the issuer has signed, however little it is one."""
+    """A header and a payload with the issuer's signature; they need not form a valid token."""
     text = f"{encoded(header)}.{encoded(payload)}"
     return f"{text}.{encoded(SIGNING_KEY.sign(text.encode()))}"
 
@@ -67,14 +67,14 @@ def bearer(credential: str) -> dict[str, str]:
 
 
 def hashed(principal_id: str) -> str:
-    """The keyed hash that stands for a person in the logs, as a log analysis would compute it."""
+    """The keyed hash that replaces a principal id in the logs, computed as a log analysis would."""
     key = blake2b(SECRET_KEY.encode()).digest()
     return blake2b(principal_id.encode(), digest_size=8, key=key, person=b"principal in log").hexdigest()
 
 
 @contextmanager
-def closed_app(database_url: str, **settings: str) -> Iterator[Flask]:
-    """The service as it lets in only who belongs, with a public key to check tokens by."""
+def app_with_auth(database_url: str, **settings: str) -> Iterator[Flask]:
+    """The service with AUTH=required and a public key to verify tokens with."""
     keys = {"JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}
     keys["SECRET_KEY"] = SECRET_KEY
     limits = {"RATE_LIMIT_CUSTOMERS": "0"}

@@ -1,4 +1,4 @@
-"""The service before databases that come and go."""
+"""Servers whose database fails or is replaced while they run."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.support.servers import GUNICORN, ROOT, Server, environment, free_port
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 ONE_WORKER = {"WEB_CONCURRENCY": "1", "AUTH": "required"}
-KEY_MEMORY = 1.1  # seconds, after which an API key is looked up in the database again
+KEY_CACHE = 1.1  # seconds, after which an API key is read from the database again
 
 
 def flask(url: str, *command: str) -> str:
@@ -30,7 +30,7 @@ def migrated(url: str) -> str:
 
 
 def new_key(url: str) -> dict[str, str]:
-    """The header of a key that may read and create."""
+    """The header with a new API key that may read and create."""
     words = "api-keys create --name shop --scope orders:read --scope orders:write".split()
     return bearer(flask(url, *words).strip())
 
@@ -40,17 +40,19 @@ def gunicorn(url: str, **settings: str) -> Any:
     return running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=url, **(ONE_WORKER | settings))
 
 
-def lead_to(url: str, link: Path) -> None:
+def point_link_at(url: str, link: Path) -> None:
+    """Make the symbolic link lead to the socket of the server at the URL."""
     link.unlink(missing_ok=True)
     link.symlink_to(socket_directory(url) / link.name)
 
 
-def url_of(link: Path) -> str:
+def url_through(link: Path) -> str:
+    """The URL of the server whose socket the link leads to."""
     return f"postgresql://postgres@/postgres?host={link.parent}&port=5432"
 
 
-def until_ready(server: Server, *, seconds: float = 10) -> None:
+def wait_until_ready(server: Server, *, seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while server.request("GET", "/readyz").status != 200:
-        assert time.monotonic() < deadline, "the service does not recover"
+        assert time.monotonic() < deadline, "the service does not become ready"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Tokens that nobody may believe, each by the name of what is wrong with it."""
+"""Tokens that must be rejected, each by the name of its fault."""
 
 import hmac
 import json
@@ -12,13 +12,13 @@ from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, claims, enc
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 P256_KEY = ec.generate_private_key(ec.SECP256R1())
-STRANGER = ed25519.Ed25519PrivateKey.generate()
+OTHER_KEY = ed25519.Ed25519PrivateKey.generate()
 HEADER = {"alg": "EdDSA", "typ": "JWT"}
 NOW = int(time.time())
 
 
 def hmac_with(secret: str, algorithm: str = "HS256") -> str:
-    """The confusion of keys: what everybody may know, taken for a shared secret."""
+    """A token signed with a public value as the shared secret (algorithm confusion)."""
     text = f"{encoded({'alg': algorithm, 'typ': 'JWT'})}.{encoded(claims())}"
     return f"{text}.{encoded(hmac.digest(secret.encode(), text.encode(), algorithm.replace('HS', 'sha')))}"
 
@@ -27,14 +27,14 @@ def unsigned(algorithm: Any) -> str:
     return f"{encoded({'alg': algorithm, 'typ': 'JWT'})}.{encoded(claims())}."
 
 
-def stranger_naming(**header: Any) -> str:
-    """A token of a key that its own header brings along, or says where to find."""
-    return token(STRANGER, header=header)
+def other_key_with_header(**header: Any) -> str:
+    """A token of another key, which its header contains or names the URL of."""
+    return token(OTHER_KEY, header=header)
 
 
 GOOD = token()
 HEAD, BODY, SIGNATURE = GOOD.split(".")
-OWN_JWK = json.loads(OKPAlgorithm.to_jwk(STRANGER.public_key()))
+OWN_JWK = json.loads(OKPAlgorithm.to_jwk(OTHER_KEY.public_key()))
 
 FORGED: dict[str, str] = {
     # no signature, or one of another kind
@@ -55,13 +55,13 @@ FORGED: dict[str, str] = {
     "ES256 of zeros": f"{encoded({'alg': 'ES256', 'typ': 'JWT'})}.{BODY}.{encoded(bytes(64))}",
     "EdDSA of zeros": f"{HEAD}.{BODY}.{encoded(bytes(64))}",
     # a key of the attacker's
-    "a stranger's key": token(STRANGER),
-    "jwk": stranger_naming(jwk=OWN_JWK),
-    "jku": stranger_naming(jku="http://127.0.0.1:1/jwks.json"),
-    "x5u": stranger_naming(x5u="http://127.0.0.1:1/cert.pem"),
-    "x5c": stranger_naming(x5c=["MIIB"]),
+    "a stranger's key": token(OTHER_KEY),
+    "jwk": other_key_with_header(jwk=OWN_JWK),
+    "jku": other_key_with_header(jku="http://127.0.0.1:1/jwks.json"),
+    "x5u": other_key_with_header(x5u="http://127.0.0.1:1/cert.pem"),
+    "x5c": other_key_with_header(x5c=["MIIB"]),
     **{
-        f"kid {kid!r}": stranger_naming(kid=kid)
+        f"kid {kid!r}": other_key_with_header(kid=kid)
         for kid in ("x", "", "../../../../dev/null", "' OR '1'='1", "k\0", "a" * 900, "http://127.0.0.1:1/", "é")
     },
     **{f"kid {kid!r}": signed(HEADER | {"kid": kid}, claims()) for kid in (1, [], {}, True)},

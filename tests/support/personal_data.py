@@ -1,4 +1,4 @@
-"""Personal data that is recognized wherever it is left."""
+"""Personal data with a marker, so that it is recognized wherever it is stored."""
 
 import random
 import subprocess
@@ -20,7 +20,7 @@ CUSTOMER = f"{CANARY}-customer"
 
 
 def canary(length: int = 0) -> str:
-    """A value that is found again wherever it is left: each is another one."""
+    """A unique text with the marker."""
     return f"{CANARY}{random.randrange(10**9):09}".ljust(length, "x")
 
 
@@ -43,7 +43,7 @@ def personal_order(**members: Any) -> dict[str, Any]:
 
 
 def traces(app: Flask) -> list[str]:
-    """Where a canary is found: in a table, and on SQLite in any byte of the database's files."""
+    """The tables, and on SQLite also the database files, that contain the marker."""
     with app.app_context(), db.engine.connect() as connection:
         found = [
             table.name
@@ -53,14 +53,14 @@ def traces(app: Flask) -> list[str]:
         if connection.dialect.name == "sqlite":
             file = Path(db.engine.url.database or "")
             files = [file.with_name(file.name + suffix) for suffix in ("", "-wal", "-journal")]
-            # By another process: were this one to close the file, SQLite's locks on it would be gone.
+            # In another process: if this one closed the file, it would lose SQLite's locks on it.
             grep = ["grep", "-l", "-a", CANARY, *(str(one) for one in files if one.exists())]
             found += subprocess.run(grep, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     return found
 
 
 def add_versions(app: Flask, order_id: str, count: int, *, note_length: int) -> None:
-    """Give the order so many more versions, as changes of its note would; through HTTP they take milliseconds each."""
+    """Add versions to the order, as changes of its note would; through HTTP each would take milliseconds."""
     with app.app_context(), db.engine.begin() as connection:
         newest = select(EVENTS.c.version, EVENTS.c.snapshot).where(EVENTS.c.order_id == order_id)
         version, snapshot = connection.execute(newest.order_by(EVENTS.c.version.desc()).limit(1)).one()

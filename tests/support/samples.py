@@ -1,4 +1,4 @@
-"""Orders to send, and what comes back."""
+"""Sample orders, and readers of problem responses."""
 
 from typing import Any
 
@@ -57,8 +57,8 @@ def priced(*amounts: int, **members: Any) -> dict[str, Any]:
     return {"customer_id": "c-1", "currency": "EUR", "items": items, "adjustments": adjustments} | members
 
 
-def fault_places(response: TestResponse) -> set[str]:
-    """The JSON pointers and parameters that a 400 complains of."""
+def error_locations(response: TestResponse) -> set[str]:
+    """The JSON pointers and parameters of the errors of a 400."""
     assert (response.status_code, response.mimetype) == (400, "application/problem+json"), response.text
     assert response.json is not None
     return {fault.get("pointer") or fault["parameter"] for fault in response.json["errors"]}

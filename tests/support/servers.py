@@ -1,4 +1,4 @@
-"""Real servers on loopback: started as a user would, asked over HTTP, stopped by their own process id."""
+"""Real servers on loopback: started from the command line, used over HTTP, stopped by their process id."""
 
 import http.client
 import json
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent.parent
-TIMEOUT = 60  # seconds for anything to start or to stop; a machine that does much else needs many
+TIMEOUT = 60  # seconds to start, stop or respond; long, because the machine may be busy
 
 GUNICORN = ("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
 
 
 @dataclass(frozen=True)
 class Response:
-    """What came back."""
+    """The response of a server."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -50,7 +50,7 @@ def send_request(
 
 
 def exchange(port: int, sent: bytes, *, address: str = "127.0.0.1") -> bytes:
-    """Send bytes that need not be HTTP from that address; everything that comes back until the server closes."""
+    """Send any bytes from that address and return everything received until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), TIMEOUT, source_address=(address, 0)) as connection:
         connection.sendall(sent)
         received = b""
@@ -61,7 +61,7 @@ def exchange(port: int, sent: bytes, *, address: str = "127.0.0.1") -> bytes:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, and what it has printed so far."""
+    """A running server and its output."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -79,7 +79,7 @@ class Server:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def stop(self) -> int:
-        """Ctrl-C, as far as this one process sees it; its exit status."""
+        """Send SIGINT, as Ctrl-C does, wait for the end and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
@@ -97,16 +97,16 @@ def free_port() -> int:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment without the settings someone may have left in it, and with these."""
+    """The environment of this process without its server settings, and with the given ones."""
     kept = {name: value for name, value in os.environ.items() if name not in {"BIND", "HOST", "WEB_CONCURRENCY"}}
     return kept | {"AUTH": "off", "LOG_FORMAT": "json"} | settings
 
 
 @contextmanager
 def running(*command: str, port: int, status: int = 200, **settings: str) -> Iterator[Server]:
-    """Run a command (of Python, if it begins with an option) until the block ends, from when /healthz has that status.
+    """Run a server until the block ends; the block begins when /healthz answers with the status.
 
-    Where something fails, what the server printed is part of the failure's output.
+    A command that begins with an option is run by Python. If the block fails, the server's output is printed.
     """
     words = [sys.executable, *command] if command[0].startswith("-") else list(command)
     with tempfile.NamedTemporaryFile(prefix="server-") as log:

@@ -1,4 +1,4 @@
-"""The application, with requests that work on an erasure for a moment only, so that orders need not be many."""
+"""The application with a short time limit for an erasure by one request, so that few orders exceed it."""
 
 from app.routes import customer_routes
 from wsgi import app

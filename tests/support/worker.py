@@ -1,4 +1,4 @@
-"""A gunicorn worker of ours without the rest of gunicorn."""
+"""The service's gunicorn worker without an arbiter."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -14,7 +14,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 @contextmanager
 def worker_of(application: Application, *, timeout: float = 10, **settings: Any) -> Iterator[Worker]:
-    """A worker that would serve the application, were it given connections. All its time limits are `timeout`."""
+    """A worker that serves the application on given connections. All its time limits are `timeout` seconds."""
     configuration = Config()
     for name, value in settings.items():
         configuration.set(name, value)
