@@ -229,10 +229,10 @@ def test_the_list_shows_everything_but_the_secrets(secure_app: Flask, secure_cli
 
 
 @contextmanager
-def at_each_use_recorded(app: Flask, act: Callable[[], None]) -> Iterator[None]:
+def at_each_use_recorded(app: Flask, call: Callable[[], None]) -> Iterator[None]:
     def before_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("UPDATE api_keys SET last_used_at"):
-            act()
+            call()
 
     with app.app_context():
         engine = db.engine
