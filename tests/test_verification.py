@@ -242,7 +242,9 @@ def test_a_row_of_no_order_is_named(app: Flask, runner: FlaskCliRunner, order_id
     assert f"order {NOBODY}: there is no such order, but rows of it in {table}\n" in result.stdout
 
 
-def test_a_deleted_order_leaves_strays_that_are_named(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
+def test_a_deleted_order_leaves_orphaned_rows_that_are_reported(
+    app: Flask, runner: FlaskCliRunner, order_id: str
+) -> None:
     run(app, delete(Order))
 
     result = runner.invoke(args=["verify"])
@@ -257,7 +259,7 @@ def test_an_outbox_entry_for_no_event_is_named(app: Flask, runner: FlaskCliRunne
     result = runner.invoke(args=["verify"])
 
     assert result.exit_code == 1
-    assert f"order {order_id}: the outbox holds version 7, of which there is no event\n" in result.stdout
+    assert f"order {order_id}: the outbox has version 7, but there is no such event\n" in result.stdout
 
 
 def test_a_key_for_no_event_is_named(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
@@ -266,7 +268,7 @@ def test_a_key_for_no_event_is_named(app: Flask, runner: FlaskCliRunner, order_i
     result = runner.invoke(args=["verify"])
 
     assert result.exit_code == 1
-    assert f"order {order_id}: a key holds version 7, of which there is no event\n" in result.stdout
+    assert f"order {order_id}: a key has version 7, but there is no such event\n" in result.stdout
 
 
 @on_sqlite
@@ -290,7 +292,7 @@ def test_an_unreadable_order_is_reported_and_the_others_are_verified(
     assert "there is no event in the log" in result.stdout
 
 
-def test_every_order_is_looked_at_once_whatever_the_batch(
+def test_every_order_is_verified_once_whatever_the_batch(
     client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(5):

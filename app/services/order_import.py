@@ -24,7 +24,7 @@ from app.services.new_order import CreateRequest, NewOrder, content_columns, fin
 from app.services.order_document import render_order
 from app.services.order_inserts import find_conflicts, restore_orders
 from app.services.order_service import create_orders
-from app.services.verification import contradictions
+from app.services.verification import inconsistent_members
 
 _STATE = ("number", "status", "fulfillment_status", "version", "created_at", "updated_at")
 
@@ -71,7 +71,7 @@ def restored_order(data: Mapping[str, Any], *, document: Mapping[str, Any], prin
 
 
 def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]) -> None:
-    wrong = contradictions(document)
+    wrong = inconsistent_members(document)
     differing = [name for name in rendered if name in wrong or rendered[name] != document.get(name)]
     if differing:
         faults = [

@@ -1,4 +1,8 @@
-"""Do the tables say what the log says? Replays every order's events and names each difference."""
+"""`flask verify`: compares the tables with the events, and each event with the one before.
+
+Every snapshot must be consistent in itself, differ from the one before only in what its event may change, and the last
+one must be what the tables render to.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -20,15 +24,15 @@ from app.models.order_item import order_totals
 from app.services.new_order import content_columns, fingerprint, item_columns
 from app.services.order_document import render_stored_order
 
-_BATCH = 200  # orders in memory at once; of their events, no more than these at once:
-_EVENTS = 100
+_BATCH = 200  # orders in memory at once
+_EVENTS_PAGE = 100  # events in memory at once
 
 _FIRST_ID, _LAST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
-_ACTION_OF = {action.event: name for name, action in ACTIONS.items()}
+_ACTION_BY_EVENT = {action.event: name for name, action in ACTIONS.items()}
 _WHILE_PENDING = {*CONTENT_WHILE_PENDING, "totals"}
-# What an event may change, beside the members that every change brings. Of the items, all but an update count units.
-_MAY_CHANGE = {
+# The members that an event may change, besides _ALWAYS_CHANGING. A fulfillment and a return also count units of items.
+_CHANGEABLE = {
     "order.updated": _WHILE_PENDING.union(CONTENT),
     "order.confirmed": {"status"},
     "order.cancelled": {"status", "hold", "cancellation"},
@@ -37,70 +41,68 @@ _MAY_CHANGE = {
     "order.fulfilled": {"status", "fulfillment_status", "fulfillments"},
     "order.completed": {"status"},
     "order.returned": {"returns"},
-    ERASED: set(),  # what it takes away, it takes from all snapshots
+    ERASED: set(),  # an erasure removes data from all snapshots, also from those before
 }
-_EVERY_CHANGE = {"version", "allowed_actions", "updated_at"}
-_COUNTS = {"order.fulfilled": "fulfilled", "order.returned": "returned"}
-_RECORDS = {"order.fulfilled": "fulfillments", "order.returned": "returns"}
-
-
+_ALWAYS_CHANGING = {"version", "allowed_actions", "updated_at"}
+_UNITS_MEMBER = {"order.fulfilled": "fulfilled", "order.returned": "returned"}
+_RECORDS_MEMBER = {"order.fulfilled": "fulfillments", "order.returned": "returns"}
 _ALIASES = select(Erasure.customer_id, Erasure.alias).where(Erasure.customer_id.is_not(None))
 
 
 def count_orders() -> int:
-    """How many orders there are."""
+    """The number of orders."""
     with consistent_read(statement_timeout=None) as session:
         return session.scalar(select(func.count()).select_from(Order)) or 0
 
 
 def verify_orders() -> Iterator[tuple[int, list[str]]]:
-    """Go through all orders, and yield how many were looked at and the differences found, batch by batch.
+    """Verify all orders, and yield the number of orders and the differences of each batch.
 
-    Each batch is read as it was at one moment, so that changes that come in meanwhile are no differences. Rows that
-    belong to no order are found between the orders, by id.
+    Each batch is read from one snapshot of the database, so that concurrent changes are no differences. Rows without an
+    order are searched in the ranges of ids between the orders.
     """
     after, last = _FIRST_ID, ""
     while last != _LAST_ID:
         with consistent_read(statement_timeout=None) as session:
             ids = session.scalars(select(Order.id).where(Order.id > after).order_by(Order.id).limit(_BATCH)).all()
             last = ids[-1] if len(ids) == _BATCH else _LAST_ID
-            differences = [*_differences(ids, session), *_strays(after, last, session)]
+            differences = [*_compare_batch(ids, session), *_find_orphans(after, last, session)]
         yield len(ids), differences
         after = last
 
 
-def _strays(after: str, last: str, session: Session) -> Iterator[str]:
-    """Rows that belong to no order, and outbox entries and keys for no event."""
+def _find_orphans(after: str, last: str, session: Session) -> Iterator[str]:
+    """Rows without an order, and outbox entries and keys without an event."""
     for model in (OrderItem, OrderEvent, ChangeKey, Fulfillment, Return, OutboxEntry):
-        strays = select(model.order_id).where(
+        orphans = select(model.order_id).where(
             model.order_id > after, model.order_id <= last, ~select(Order).where(Order.id == model.order_id).exists()
         )
-        for order_id in session.scalars(strays.distinct()):
+        for order_id in session.scalars(orphans.distinct()):
             yield f"order {order_id}: there is no such order, but rows of it in {model.__tablename__}"
-    for model, what in ((OutboxEntry, "the outbox"), (ChangeKey, "a key")):
+    for model, table in ((OutboxEntry, "the outbox"), (ChangeKey, "a key")):
         of_event = (OrderEvent.order_id == model.order_id) & (OrderEvent.version == model.version)
         entries = select(model.order_id, model.version).where(
             model.order_id > after, model.order_id <= last, ~select(OrderEvent).where(of_event).exists()
         )
         for order_id, version in session.execute(entries):
-            yield f"order {order_id}: {what} holds version {version}, of which there is no event"
+            yield f"order {order_id}: {table} has version {version}, but there is no such event"
 
 
 def verify_erasures() -> Iterator[list[str]]:
-    """Go through all erasures, and yield the differences found, batch by batch."""
+    """Verify all erasures, and yield the differences of each batch."""
     last = LOWEST_ID
     count = select(func.count()).where(Order.customer_id == Erasure.alias).scalar_subquery()
     while True:
         with consistent_read(statement_timeout=None) as session:
             query = select(Erasure, count).where(Erasure.id > last).order_by(Erasure.id).limit(_BATCH)
             rows = session.execute(query).all()
-            yield [difference for row in rows for difference in _of_erasure(*row)]
+            yield [difference for row in rows for difference in _compare_erasure(*row)]
         if len(rows) < _BATCH:
             return
         last = rows[-1][0].id
 
 
-def _of_erasure(erasure: Erasure, count: int) -> Iterator[str]:
+def _compare_erasure(erasure: Erasure, count: int) -> Iterator[str]:
     name = f"erasure {erasure.id}"
     if erasure.orders != count:
         yield f"{name}: orders is {erasure.orders}, but {count} have its alias"
@@ -108,16 +110,16 @@ def _of_erasure(erasure: Erasure, count: int) -> Iterator[str]:
         yield f"{name}: it is done, but still has a customer_id, or no finished_at"
 
 
-def _differences(ids: Sequence[str], session: Session) -> list[str]:
+def _compare_batch(ids: Sequence[str], session: Session) -> list[str]:
     try:
-        return list(_compare(ids, session))
-    except ValueError as error:  # SQLite takes any text for a time or for JSON
+        return list(_compare_orders(ids, session))
+    except ValueError as error:  # SQLite stores any text as a time or as JSON
         if len(ids) > 1:
-            return [what for order_id in ids for what in _differences([order_id], session)]
+            return [difference for order_id in ids for difference in _compare_batch([order_id], session)]
         return [f"order {ids[0]}: a value in a row of it cannot be read ({type(error).__name__})"]
 
 
-def _compare(ids: Sequence[str], session: Session) -> Iterator[str]:
+def _compare_orders(ids: Sequence[str], session: Session) -> Iterator[str]:
     orders = session.scalars(
         select(Order)
         .where(Order.id.in_(ids))
@@ -129,24 +131,24 @@ def _compare(ids: Sequence[str], session: Session) -> Iterator[str]:
         .add_columns(OrderEvent.actor, OrderEvent.at, OrderEvent.snapshot)
         .where(OrderEvent.order_id.in_(ids))
         .order_by(OrderEvent.order_id, OrderEvent.version)
-        .execution_options(yield_per=_EVENTS)
+        .execution_options(yield_per=_EVENTS_PAGE)
     )
     aliases = dict(session.execute(_ALIASES).all())
     logs = groupby(session.execute(events), lambda event: event.order_id)
     log_id, log = next(logs, (None, iter(())))
     for order in orders:
         if log_id == order.id:
-            for what in _replay(order, log, alias=aliases.get(order.customer_id)):
-                yield f"order {order.id}: {what}"
+            for difference in _compare_events(order, log, alias=aliases.get(order.customer_id)):
+                yield f"order {order.id}: {difference}"
             log_id, log = next(logs, (None, iter(())))
         else:
             yield f"order {order.id}: there is no event in the log"
 
 
-def _replay(order: Order, log: Iterator[Row[Any]], *, alias: str | None) -> Iterator[str]:
-    """Walk through the log with no more than two snapshots in hand, and compare where it leads with the tables.
+def _compare_events(order: Order, log: Iterator[Row[Any]], *, alias: str | None) -> Iterator[str]:
+    """Compare each event with the one before, and the last one with the tables. Two snapshots are in memory at a time.
 
-    `alias` is that of the running erasure that the order belongs to: it may have erased some snapshots and not others.
+    `alias` is that of a running erasure of the customer, which may have erased only some of the snapshots.
     """
     before: tuple[Row[Any], Any] | None = None
     for event in log:
@@ -157,9 +159,9 @@ def _replay(order: Order, log: Iterator[Row[Any]], *, alias: str | None) -> Iter
             if before is None:
                 yield from _verify_first(order, event, snapshot, alias=alias)
             elif alias is None:
-                yield from _verify_step(event, before[1], snapshot)
+                yield from _verify_change(event, before[1], snapshot)
             else:
-                yield from _verify_step(event, scrub(before[1], alias=alias), scrub(snapshot, alias=alias))
+                yield from _verify_change(event, scrub(before[1], alias=alias), scrub(snapshot, alias=alias))
         except orjson.JSONDecodeError:
             yield f"the snapshot of version {event.version} is not JSON"
             return
@@ -177,8 +179,8 @@ def _verify_snapshot(event: Row[Any], snapshot: Mapping[str, Any]) -> Iterator[s
     where = f"in the snapshot of version {event.version}"
     for member, expected in (("id", event.order_id), ("version", event.version), ("updated_at", rfc3339(event.at))):
         if snapshot[member] != expected:
-            yield f"{member} is {_shown(snapshot[member])} {where}, {_shown(expected)} in its event"
-    for member in contradictions(snapshot):
+            yield f"{member} is {_abbreviated(snapshot[member])} {where}, {_abbreviated(expected)} in its event"
+    for member in inconsistent_members(snapshot):
         yield f"{member} contradicts other members {where}"
     if orjson.dumps(snapshot) != event.snapshot.encode():
         yield f"the snapshot of version {event.version} is not written as it was rendered"
@@ -187,88 +189,88 @@ def _verify_snapshot(event: Row[Any], snapshot: Mapping[str, Any]) -> Iterator[s
 def _verify_erased(order: Order, event: Row[Any], snapshot: Mapping[str, Any]) -> Iterator[str]:
     """Every snapshot of an erased order has the alias as its customer."""
     if is_alias(order.customer_id) and snapshot["customer_id"] != order.customer_id:
-        yield f"customer_id is {_shown(snapshot['customer_id'])} in version {event.version} of an erased order"
+        yield f"customer_id is {_abbreviated(snapshot['customer_id'])} in version {event.version} of an erased order"
 
 
 def _verify_first(order: Order, event: Row[Any], snapshot: Mapping[str, Any], *, alias: str | None) -> Iterator[str]:
-    """The event that the order began with, and what the order's own row keeps of it."""
+    """The first event, and the columns of the order that are derived from it."""
     if alias is not None and snapshot["customer_id"] == alias:
-        return  # erased already, and the order is not
+        return  # this snapshot is erased, and the order's row not yet
     if event.type != IMPORTED and (event.type, event.version, snapshot["status"]) != (CREATED, 1, "pending"):
         yield f"the log begins with {event.type} at version {event.version}"
     if order.principal != event.actor:
         yield f"principal is {order.principal!r} in the table, {event.actor!r} in the log"
     content = [content_columns(snapshot), item_columns(snapshot)]
-    if order.fingerprint not in (None, fingerprint(content)):  # none: the order was erased
+    if order.fingerprint not in (None, fingerprint(content)):  # an erasure removes it
         yield "fingerprint is not that of the first version"
     if order.idempotency_key_hash is not None and order.idempotency_key_hash[-4:] != order.id[-4:]:
         yield "idempotency_key_hash is not the one that the id was made for"
-    erased = order.fingerprint is None  # and then the creator may have another name
+    erased = order.fingerprint is None  # an erasure may have renamed the principal, and leaves the hash
     if not erased and order.external_ref_hash != hash_reference(order.external_ref, principal=order.principal):
         yield "external_ref_hash is not that of the principal's external_ref"
 
 
-def _verify_step(event: Row[Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """One event, played on the snapshot before it."""
-    step = f"version {event.version}, which is {event.type}"
-    name = _ACTION_OF.get(event.type)
+def _verify_change(event: Row[Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """An event and its snapshot, compared with the snapshot before."""
+    label = f"version {event.version}, which is {event.type}"
+    name = _ACTION_BY_EVENT.get(event.type)
     if name is None and event.type == ERASED:
-        yield from _verify_untouched(event, before, after)
+        yield from _compare_unchanged(event, before, after)
         return
     if name is None or name not in before["allowed_actions"]:
-        yield f"{step}, cannot follow version {before['version']}"
+        yield f"{label}, cannot follow version {before['version']}"
         return
     status = ACTIONS[name].to_status or before["status"]
     if event.type == "order.fulfilled" and after["fulfillment_status"] == "fulfilled":
         status = "completed"
     if after["status"] != status:
-        yield f"status is {_shown(after['status'])} in {step}, not {_shown(status)}"
+        yield f"status is {_abbreviated(after['status'])} in {label}, not {_abbreviated(status)}"
     if name in ("hold", "release") and (after["hold"] is None) != (name == "release"):
-        yield f"hold is {_shown(after['hold'])} in {step}"
-    records = _RECORDS.get(event.type)
+        yield f"hold is {_abbreviated(after['hold'])} in {label}"
+    records = _RECORDS_MEMBER.get(event.type)
     if records and after[records][:-1] != before[records]:
-        yield f"{records} of the past differ in {step}"
-    yield from _verify_untouched(event, before, after)
+        yield f"{records} of the past differ in {label}"
+    yield from _compare_unchanged(event, before, after)
 
 
-def _verify_untouched(event: Row[Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    kept, found = _untouched(before, event.type), _untouched(after, event.type)
-    for member in sorted(kept.keys() | found.keys()):
-        if kept.get(member) != found.get(member):
+def _compare_unchanged(event: Row[Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    expected, actual = _unchanged_members(before, event.type), _unchanged_members(after, event.type)
+    for member in sorted(expected.keys() | actual.keys()):
+        if expected.get(member) != actual.get(member):
             yield f"{member} differs in version {event.version}, which is {event.type}"
 
 
-def _untouched(order: Mapping[str, Any], event_type: str) -> dict[str, Any]:
-    """The part of an order document that an event of this type leaves as it is."""
-    changed = _MAY_CHANGE[event_type] if order["status"] == "pending" else _MAY_CHANGE[event_type] - _WHILE_PENDING
-    rest = {name: value for name, value in order.items() if name not in _EVERY_CHANGE | changed}
-    if counted := _COUNTS.get(event_type):
-        rest["items"] = [item | {counted: None} for item in order["items"]]
-    return rest
+def _unchanged_members(order: Mapping[str, Any], event_type: str) -> dict[str, Any]:
+    """The members of an order document that an event of this type must not change."""
+    changed = _CHANGEABLE[event_type] if order["status"] == "pending" else _CHANGEABLE[event_type] - _WHILE_PENDING
+    members = {name: value for name, value in order.items() if name not in _ALWAYS_CHANGING | changed}
+    if units := _UNITS_MEMBER.get(event_type):
+        members["items"] = [item | {units: None} for item in order["items"]]
+    return members
 
 
 def _verify_tables(order: Order, event: Row[Any], snapshot: Mapping[str, Any]) -> Iterator[str]:
-    """Where the log leads, against what the tables render to."""
+    """The last snapshot, compared with what the tables render to."""
     rendered = render_stored_order(order)
     if rendered == event.snapshot:
         return
     tables = orjson.loads(rendered)
     names = [name for name in tables.keys() | snapshot.keys() if tables.get(name) != snapshot.get(name)]
     for name in sorted(names):
-        yield f"{name} is {_shown(tables.get(name))} in the tables, {_shown(snapshot.get(name))} in the log"
+        yield f"{name} is {_abbreviated(tables.get(name))} in the tables, {_abbreviated(snapshot.get(name))} in the log"
     if not names:
         yield "the newest snapshot is not written as the tables render it"
 
 
-def _shown(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     text = orjson.dumps(value).decode()
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-_TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that tells the time of creation
+_TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that holds the time of creation
 
-# How far an order can have been sent, by its status.
-_SENT = {
+# The fulfillment statuses that an order can have, by its status.
+_FULFILLMENT_STATUSES = {
     "pending": ("unfulfilled",),
     "confirmed": ("unfulfilled", "partial"),
     "completed": ("unfulfilled", "partial", "fulfilled"),
@@ -276,14 +278,14 @@ _SENT = {
 }
 
 
-def contradictions(order: Mapping[str, Any]) -> list[str]:
-    """The names of the members of an order document that do not follow from the others, or cannot stand beside them.
+def inconsistent_members(order: Mapping[str, Any]) -> list[str]:
+    """The names of the members of an order document that are inconsistent with other members.
 
-    Raises KeyError, TypeError or ValueError where it is not the document of an order at all.
+    Raises KeyError, TypeError or ValueError if it is not an order document.
     """
     items, status, customer_id = order["items"], order["status"], order["customer_id"]
-    sent = _fulfillment_status(items)
-    fits = {
+    derived_status = _fulfillment_status(items)
+    checks = {
         "id": order["id"][:_TIME_LENGTH] == first_order_id(datetime.fromisoformat(order["created_at"]))[:_TIME_LENGTH],
         "customer_id": not is_alias(customer_id) or scrub(order, alias=customer_id) == order,
         "items": all(0 <= item["returned"] <= item["fulfilled"] <= item["quantity"] for item in items)
@@ -291,19 +293,25 @@ def contradictions(order: Mapping[str, Any]) -> list[str]:
         "totals": order.get("totals") == _totals(order),
         "fulfillments": _units(order, "fulfillments") == {item["line"]: item["fulfilled"] for item in items},
         "returns": _units(order, "returns") == {item["line"]: item["returned"] for item in items},
-        "fulfillment_status": order["fulfillment_status"] == sent,
-        "status": sent in _SENT[status],
+        "fulfillment_status": order["fulfillment_status"] == derived_status,
+        "status": derived_status in _FULFILLMENT_STATUSES[status],
         "hold": order["hold"] is None or status in OPEN,
         "cancellation": (order["cancellation"] is not None) == (status == "cancelled"),
         "allowed_actions": order.get("allowed_actions")
         == allowed_actions(
             status=status,
+<<<<<<< HEAD
             on_hold=order["hold"] is not None,
-            any_fulfilled=sent != "unfulfilled",
+            any_fulfilled=derived_status != "unfulfilled",
             any_returnable=any(item["fulfilled"] > item["returned"] for item in items),
+=======
+            held=order["hold"] is not None,
+            fulfilled=derived_status != "unfulfilled",
+            units_out=any(item["fulfilled"] > item["returned"] for item in items),
+>>>>>>> 250945a (Verify in the words of orders and events)
         ),
     }
-    return [name for name, it_does in fits.items() if not it_does]
+    return [name for name, consistent in checks.items() if not consistent]
 
 
 def _fulfillment_status(items: Sequence[Mapping[str, Any]]) -> str:
@@ -320,7 +328,7 @@ def _totals(order: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def _units(order: Mapping[str, Any], records: str) -> dict[int, int] | None:
-    """The units that the fulfillments or the returns add up to, by line; None where their numbers do not count up."""
+    """The units in the fulfillments or the returns by line; None if their numbers are not 1, 2, 3, …"""
     if [record["number"] for record in order[records]] != list(range(1, len(order[records]) + 1)):
         return None
     units = {item["line"]: 0 for item in order["items"]}
