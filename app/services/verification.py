@@ -300,15 +300,9 @@ def inconsistent_members(order: Mapping[str, Any]) -> list[str]:
         "allowed_actions": order.get("allowed_actions")
         == allowed_actions(
             status=status,
-<<<<<<< HEAD
             on_hold=order["hold"] is not None,
             any_fulfilled=derived_status != "unfulfilled",
             any_returnable=any(item["fulfilled"] > item["returned"] for item in items),
-=======
-            held=order["hold"] is not None,
-            fulfilled=derived_status != "unfulfilled",
-            units_out=any(item["fulfilled"] > item["returned"] for item in items),
->>>>>>> 250945a (Verify in the words of orders and events)
         ),
     }
     return [name for name, consistent in checks.items() if not consistent]
