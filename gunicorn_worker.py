@@ -195,7 +195,7 @@ class RequestParser:
         request = self._request
         request.target += part
         if len(request.target) > self._max_target_size:
-            detail = f"A request target may have {self._max_target_size} bytes."
+            detail = f"The request target is longer than {self._max_target_size:,} bytes."
             raise RequestError(HTTPStatus.REQUEST_URI_TOO_LONG, detail)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -209,7 +209,7 @@ class RequestParser:
         if key not in environ:
             environ[key] = text
         elif key in SINGLE_FIELDS:
-            raise RequestError(HTTPStatus.BAD_REQUEST, f"Duplicate {name.decode('latin-1').title()}.")
+            raise RequestError(HTTPStatus.BAD_REQUEST, f"Duplicate {name.decode('latin-1').title()} header.")
         elif self._fields > self._limits.fields:
             raise fields_too_large()
         else:
@@ -239,7 +239,7 @@ class RequestParser:
         request = self._request
         request.body_size += len(part)
         if request.body_size > MAX_BODY_SIZE:
-            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body may have {MAX_BODY_SIZE} bytes.")
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {MAX_BODY_SIZE:,} bytes.")
         request.body.append(part)
         self._overhead = 0
 
@@ -253,7 +253,7 @@ def check_head(environ: dict[str, Any], version: str) -> None:
     if version not in ("1.1", "1.0"):
         raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "The supported versions are HTTP/1.1 and HTTP/1.0.")
     if version == "1.1" and "HTTP_HOST" not in environ:
-        raise RequestError(HTTPStatus.BAD_REQUEST, "Host is missing.")
+        raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is missing.")
     if environ["REQUEST_METHOD"] == "CONNECT":
         raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "This server is not a proxy.")
     if "HTTP_TRANSFER_ENCODING" in environ:
@@ -275,7 +275,7 @@ def set_target(environ: dict[str, Any], target: str) -> None:
         except ValueError:
             url = urlsplit("")
         if "#" in target or url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc:
-            raise RequestError(HTTPStatus.BAD_REQUEST, "Invalid request target.")
+            raise RequestError(HTTPStatus.BAD_REQUEST, "The request target is malformed.")
         environ["HTTP_HOST"] = url.netloc  # RFC 9112 §3.2.2
         path, query = url.path or "/", url.query
     environ["PATH_INFO"] = util.unquote_to_wsgi_str(path) if "%" in path else path
@@ -333,7 +333,7 @@ class Connection:
             except TimeoutError:
                 if parser.is_idle:
                     return None
-                raise RequestError(HTTPStatus.REQUEST_TIMEOUT, "The request head came too slowly.") from None
+                raise RequestError(HTTPStatus.REQUEST_TIMEOUT, "The request head did not arrive in time.") from None
             if not data:
                 return None
             parser.feed(data)
@@ -357,7 +357,9 @@ class Connection:
                 if not response.is_framed:
                     self._reset()
                 return False
-            internal = RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "The request could not be answered.")
+            internal = RequestError(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed unexpectedly. The error is logged."
+            )
             raise (request.error or internal) from error
         if response.keep_alive:
             return request.complete or self._discard_body(request)
@@ -407,11 +409,11 @@ class Connection:
         try:
             data = self._receive(deadline - now)
         except TimeoutError:
-            raise RequestError(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly.") from None
+            raise RequestError(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time.") from None
         except OSError:
             data = b""
         if not data:
-            request.error = RequestError(HTTPStatus.BAD_REQUEST, "The body ended early.")
+            request.error = RequestError(HTTPStatus.BAD_REQUEST, "The body is incomplete.")
             if "CONTENT_LENGTH" not in request.environ:
                 raise request.error
             return False

@@ -96,10 +96,10 @@ def _libpq_parameters(query: str) -> dict[str, str]:
     for pair in filter(None, query.split("&")):
         name, separator, value = pair.partition("=")
         if not separator or name not in LIBPQ_PARAMETERS or name in parameters:
-            raise ValueError("a URL whose parameters are libpq's, such as sslmode or options, each given once")
+            raise ValueError("a URL with parameters of libpq, such as sslmode or options, and no duplicates")
         parameters[name] = unquote(value)
     if not _PORTS.fullmatch(parameters.get("port", "")):
-        raise ValueError("a URL whose port is a whole number")
+        raise ValueError("a URL with a numeric port")
     return parameters
 
 
@@ -117,7 +117,7 @@ def _sqlite_url(rest: str) -> str:
 def _whole_number(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            raise ValueError(f"a whole number from {low} to {high}")
+            raise ValueError(f"an integer from {low} to {high}")
         return int(text)
 
     return parse
@@ -276,7 +276,7 @@ def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
             value = "…" if "URL" in name or "KEY" in name else repr(text)  # a URL may contain a password
             raise StartupError(f"{name} is {value}; it must be {error}.") from None
     if os.environ.get("SCRIPT_NAME"):  # gunicorn reads it from the environment, other servers do not
-        raise StartupError("SCRIPT_NAME is set, which servers read differently: set URL_PREFIX instead.")
+        raise StartupError("SCRIPT_NAME is set, but servers interpret it differently. Set URL_PREFIX instead.")
     _check_combinations(config)
     extra = {name: value for name, value in (overrides or {}).items() if name not in SETTINGS}
     return config | extra

@@ -209,7 +209,7 @@ def test_revoking_an_unknown_key_is_reported(secure_app: Flask, twice: bool) -> 
     again = cli(secure_app, "api-keys", "revoke", key_id)
 
     assert again.exit_code == 1
-    assert f"There is no valid key {key_id}" in again.stderr
+    assert f"No valid key has the id {key_id}." in again.stderr
 
 
 def test_the_list_shows_everything_but_the_secrets(secure_app: Flask, secure_client: FlaskClient) -> None:

@@ -70,13 +70,13 @@ def test_a_database_url_accepts_the_options_of_its_database(text: str, url: str)
 
 
 BAD = [
-    ("PORT", "http", "PORT is 'http'; it must be a whole number from 1 to 65535."),
-    ("PORT", "0", "PORT is '0'; it must be a whole number from 1 to 65535."),
-    ("PORT", "65536", "PORT is '65536'; it must be a whole number from 1 to 65535."),
-    ("PORT", "８０００", "PORT is '８０００'; it must be a whole number from 1 to 65535."),
+    ("PORT", "http", "PORT is 'http'; it must be an integer from 1 to 65535."),
+    ("PORT", "0", "PORT is '0'; it must be an integer from 1 to 65535."),
+    ("PORT", "65536", "PORT is '65536'; it must be an integer from 1 to 65535."),
+    ("PORT", "８０００", "PORT is '８０００'; it must be an integer from 1 to 65535."),
     ("LOG_LEVEL", "loud", "LOG_LEVEL is 'loud'; it must be debug or info or warning or error."),
     ("LOG_FORMAT", "xml", "LOG_FORMAT is 'xml'; it must be json or console."),
-    ("DATABASE_POOL_SIZE", "-1", "DATABASE_POOL_SIZE is '-1'; it must be a whole number from 1 to 1000."),
+    ("DATABASE_POOL_SIZE", "-1", "DATABASE_POOL_SIZE is '-1'; it must be an integer from 1 to 1000."),
 ]
 
 
@@ -137,7 +137,7 @@ def start(**environment: str) -> tuple[int, list[str]]:
 
 
 def test_a_start_with_an_invalid_setting_fails_with_one_line() -> None:
-    assert start(PORT="http") == (3, ["order service: PORT is 'http'; it must be a whole number from 1 to 65535."])
+    assert start(PORT="http") == (3, ["order service: PORT is 'http'; it must be an integer from 1 to 65535."])
 
 
 def test_a_start_on_an_unmigrated_database_fails_with_one_line(tmp_path: object) -> None:

@@ -234,7 +234,7 @@ def fetch_failures(database_url: str, url: str) -> list[dict[str, Any]]:
         status(secure_app.test_client(), named("EdDSA"))
     assert "s3cret" not in stream.getvalue()
     lines = map(json.loads, stream.getvalue().splitlines())
-    return [line for line in lines if line["event"] == "key set unavailable"]
+    return [line for line in lines if line["event"] == "token signing keys unavailable"]
 
 
 @pytest.mark.parametrize("case", REASONS)
@@ -278,7 +278,7 @@ def self_signed(directory: Path) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("url", ["https://ada:s3cret@login.example/keys", "https://s3cret@login.example/keys"])
 def test_a_key_set_url_with_a_password_stops_the_start(database_url: str, url: str) -> None:
-    with pytest.raises(StartupError, match="^JWT_JWKS_URL is …; it must be an https:// URL, without a user") as caught:
+    with pytest.raises(StartupError, match="^JWT_JWKS_URL is …; it must be an https:// URL without a user") as caught:
         load_config({"JWT_JWKS_URL": url})
 
     assert "s3cret" not in str(caught.value)

@@ -292,7 +292,7 @@ def test_a_database_that_is_away_is_no_line_s_fault(
         result = imported(line)
 
         assert (result.exit_code, result.stdout) == (1, "")
-        assert "ame command goes on where it was." in result.stderr
+        assert "Run the same command again to continue." in result.stderr
         assert "line 1" not in result.stderr
 
 

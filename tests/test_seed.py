@@ -196,7 +196,10 @@ def test_a_database_with_other_orders_is_rejected_without_the_option(
     forced = runner.invoke(args=["seed", "--orders", "5", "--force"])
 
     assert refused.exit_code == 1
-    assert refused.stderr == "Error: The database holds orders that were not made here; --force adds to them.\n"
+    assert (
+        refused.stderr
+        == "Error: The database contains orders that this command did not create. --force adds orders to them.\n"
+    )
     assert len(listed) == 1
     assert forced.exit_code == 0
     assert len(client.get("/orders").get_json()["orders"]) == 6
@@ -231,7 +234,7 @@ def test_a_failing_database_is_reported_in_one_line(runner: FlaskCliRunner, monk
 
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
-    assert last == "Error: The database failed; the same command goes on where it was. no connection"
+    assert last == "Error: Database error. Run the same command again to continue. no connection"
 
 
 def test_a_statement_on_a_busy_database_is_retried(runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch) -> None:

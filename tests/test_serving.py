@@ -179,7 +179,7 @@ def test_a_script_name_in_the_environment_ends_the_start_with_one_line(
     ended = end_of(command, SCRIPT_NAME="/shop", DATABASE_URL=sqlite_database, WEB_CONCURRENCY="1")
 
     assert ended.returncode != 0
-    assert len(re.findall("SCRIPT_NAME is set.*: set URL_PREFIX instead", ended.stderr)) == 1
+    assert len(re.findall("SCRIPT_NAME is set.* Set URL_PREFIX instead", ended.stderr)) == 1
     assert "Traceback" not in ended.stderr
 
 
@@ -218,7 +218,7 @@ def test_a_setting_that_gunicorn_itself_needs_is_checked_too() -> None:
     ended = end_of(GUNICORN, WEB_CONCURRENCY="513")
 
     assert ended.returncode != 0
-    assert ended.stderr == "order service: WEB_CONCURRENCY is '513'; it must be a whole number from 0 to 512.\n"
+    assert ended.stderr == "order service: WEB_CONCURRENCY is '513'; it must be an integer from 0 to 512.\n"
 
 
 def test_the_metrics_are_those_of_all_workers(gunicorn: Server) -> None:

@@ -202,7 +202,7 @@ def long_history(app: Flask) -> str:
         with db.engine.begin() as connection:
             [first] = connection.execute(select(OrderEvent.__table__).where(OrderEvent.order_id == order.id)).all()
             columns = {**first._mapping, "type": "order.updated"}
-            document = orjson.loads(first.document)
+            document = orjson.loads(first.snapshot)
             versions = [
                 columns | {"version": version, "snapshot": orjson.dumps(document | {"version": version}).decode()}
                 for version in range(2, 10_001)

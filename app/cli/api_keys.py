@@ -24,7 +24,7 @@ scope_option = click.option(
 def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
     limit = NAME_MAX if option.name == "name" else ID_MAX
     if not 1 <= len(value) <= limit or not value.isprintable():
-        raise click.BadParameter(f"1 to {limit} printable characters are expected.")
+        raise click.BadParameter(f"must have 1 to {limit} printable characters.")
     return value
 
 
@@ -67,7 +67,7 @@ def revoke(key_id: str) -> None:
     """Make the key of this id worthless, within a second."""
     with faults_in_one_line():
         if not revoke_api_key(key_id):
-            raise click.ClickException(f"There is no valid key {key_id}; `flask api-keys list` shows all.")
+            raise click.ClickException(f"No valid key has the id {key_id}. `flask api-keys list` lists all keys.")
         click.echo(f"{key_id} is revoked.")
 
 
@@ -80,10 +80,12 @@ def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None
     """Sign a token for a customer with JWT_SIGNING_KEY, for development."""
     config = current_app.config
     if not config["JWT_SIGNING_KEY"]:
-        raise click.ClickException("JWT_SIGNING_KEY is not set: it is the private key (PEM) to JWT_PUBLIC_KEY.")
+        raise click.ClickException(
+            "JWT_SIGNING_KEY is not set. Set it to the private key (PEM) that belongs to JWT_PUBLIC_KEY."
+        )
     for name in ("JWT_ISSUER", "JWT_AUDIENCE"):
         if not config[name]:
-            raise click.ClickException(f"{name} is not set; without it, nobody would believe the token.")
+            raise click.ClickException(f"{name} is not set. Without it, no service would accept the token.")
     now = datetime.now(UTC)
     claims = {
         "sub": customer,

@@ -64,9 +64,9 @@ def errors_in_one_line() -> Iterator[None]:
         raise click.ClickException(str(error)) from None
     except DATABASE_ERRORS as error:
         reason = _first_line(error)
-        raise click.ClickException(f"The database failed; the same command goes on where it was. {reason}") from None
+        raise click.ClickException(f"Database error. Run the same command again to continue. {reason}") from None
     except OSError as error:
-        raise click.ClickException(f"A file failed: {_first_line(error)}") from None
+        raise click.ClickException(f"File error: {_first_line(error)}") from None
 
 
 @contextmanager

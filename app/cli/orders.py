@@ -32,7 +32,7 @@ orders = AppGroup("orders", help="Export, import and expire orders.")
 def export_orders(style: str, bom: bool, status: str | None, output: TextIO) -> None:
     """Write all orders, oldest first: one document a line, or one CSV row for each line item."""
     if bom and style != "csv":
-        raise click.BadParameter("only CSV can begin with a byte order mark.", param_hint="--bom")
+        raise click.BadParameter("only a CSV export can have a byte order mark.", param_hint="--bom")
     filters = {"status": status} if status else {}
     with faults_in_one_line():
         with progress_bar("Orders", length=None if status else count_orders()) as bar:
@@ -64,7 +64,7 @@ def import_orders(file: BinaryIO, principal: str) -> None:
                     for fault in work.store(batch):
                         click.echo(fault, err=True)
                 except ServiceError as error:
-                    raise click.ClickException(f"{error.detail} The same command goes on where it was.") from None
+                    raise click.ClickException(f"{error.detail} Run the same command again to continue.") from None
                 bar.update(sum(len(line.text) for line in batch))
         click.echo(f"{work.created} orders imported, {work.there} there already, {work.bad} bad lines.")
     sys.exit(1 if work.bad else 0)

@@ -55,7 +55,9 @@ def seed(orders: int, seed: int, until: datetime, force: bool) -> None:
     started = time.perf_counter()
     with faults_in_one_line():
         if not force and _holds_other_orders():
-            raise click.ClickException("The database holds orders that were not made here; --force adds to them.")
+            raise click.ClickException(
+                "The database contains orders that this command did not create. --force adds orders to them."
+            )
         added = _store(sample_orders(orders, seed=seed, until=until.replace(tzinfo=UTC)), orders)
         seconds = time.perf_counter() - started
         there = f" ({orders - added:,} were there)" if added < orders else ""

@@ -78,7 +78,7 @@ def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Se
 
     readers = _READERS.get()
     if not readers.acquire(timeout=_QUEUE_SECONDS):
-        raise PoolTimeout("Other exports have kept the connections for too long.")
+        raise PoolTimeout("No database connection for exports became free in time.")
     try:
         return with_retry(read)
     finally:

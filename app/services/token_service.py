@@ -86,7 +86,7 @@ class KeySet:
             found = client.get_jwk_set()
             self._keys = {key.key_id: key.key for key in found.keys if key.public_key_use in (None, "sig")}
         except Exception as error:  # whatever comes instead of a key set: the keys that are known stay
-            log.warning("key set unavailable", error=type(error).__name__, reason=_fetch_failure(error))
+            log.warning("token signing keys unavailable", error=type(error).__name__, reason=_fetch_failure(error))
         finally:
             self._fetched = time.monotonic()
 
