@@ -1,4 +1,4 @@
-"""The keys of the services that may call this one."""
+"""API keys of the services that call this one."""
 
 from datetime import datetime
 
@@ -13,7 +13,8 @@ KEY_ID_LENGTH = 16
 
 
 class ApiKey(Base):
-    """A key: its id, and a hash of its secret. Keys of one name are one principal, so that a key can be replaced."""
+    """An API key, stored as its id and a hash of its secret. Keys with the same name belong to the same principal, so
+    that a key can be rotated."""
 
     __tablename__ = "api_keys"
 

@@ -1,4 +1,4 @@
-"""Erasures of personal data: what was requested and how far it has come, and which parts of an order are personal."""
+"""Erasures of personal data: their progress, and which members of an order are personal data."""
 
 import secrets
 from collections.abc import Mapping
@@ -15,17 +15,16 @@ from app.models.principal import PRINCIPAL_MAX
 
 RUNNING, DONE = "running", "done"
 
-ERASED_TEXT = "erased"
-_ALIAS_PREFIX = "erased-"  # callers cannot choose a customer id that begins with it
-_HEAD = 100  # characters of a stored document in which its id, number and customer_id stand
+ERASED_TEXT = "erased"  # replaces the reason of a hold
+_ALIAS_PREFIX = "erased-"  # reserved: requests with such a customer_id are refused
+_HEAD_LENGTH = 100  # characters of a stored document that contain its id, number and customer_id
 
 
 class Erasure(Base):
-    """One request to erase a customer's personal data.
+    """An erasure of a customer's personal data, and its progress.
 
-    `customer_id` is the customer whose orders are still to be erased; NULL as soon as none is left, so that the row
-    names nobody. `orders` counts those that are erased. Of the order `order_id`, the snapshots up to `erased_version`
-    are erased already.
+    `customer_id` is set until all orders are erased, then NULL, so that the row itself identifies nobody. `orders` is
+    the number of erased orders. `order_id` is the order in progress: its snapshots up to `erased_version` are erased.
     """
 
     __tablename__ = "erasures"
@@ -42,32 +41,32 @@ class Erasure(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
     __table_args__ = (
-        # One running erasure for a customer. NULL is equal to no other NULL.
+        # At most one running erasure for a customer; a unique index admits any number of NULLs.
         Index("uq_erasures_customer_id", customer_id, unique=True),
         CheckConstraint(status.in_((RUNNING, DONE)), name="status"),
     )
 
 
 def new_alias() -> str:
-    """A random customer id that stands for a person whose data was erased."""
+    """A random customer id to replace the id of a customer whose personal data is erased."""
     return f"{_ALIAS_PREFIX}{secrets.token_hex(8)}"
 
 
 def is_alias(customer_id: str) -> bool:
-    """Whether the customer id stands for a person whose data was erased."""
+    """Whether the customer id is the alias of a customer whose personal data was erased."""
     return customer_id.startswith(_ALIAS_PREFIX)
 
 
 def is_erased(document: str) -> bool:
-    """Whether a stored order document is one of which the personal data was erased; the document is not parsed."""
-    return f'"customer_id":"{_ALIAS_PREFIX}' in document[:_HEAD]
+    """Whether the personal data of a stored order document was erased. The document is not parsed."""
+    return f'"customer_id":"{_ALIAS_PREFIX}' in document[:_HEAD_LENGTH]
 
 
 def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:
-    """An order document, or an order's columns, without what tells of a person: the customer's id, addresses, metadata,
-    tracking, and every free text. Scrubbed again, it stays as it is.
+    """A copy of an order document, or of an order's columns, without personal data. Scrubbing is idempotent.
 
-    What was sold, for how much and to which country stays: the books need it, and it names nobody.
+    The alias replaces the customer's id. Addresses, except the country, metadata, tracking and every free text are
+    removed. Items, prices and countries are kept, because accounting needs them and they identify nobody.
     """
     scrubbed = dict(document) | {"customer_id": alias, "note": None, "metadata": {}}
     for name in ("shipping_address", "billing_address"):
@@ -76,6 +75,6 @@ def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:
     scrubbed["adjustments"] = [{**adjustment, "label": None} for adjustment in document["adjustments"]]
     scrubbed["hold"] = document["hold"] and {**document["hold"], "reason": ERASED_TEXT}
     scrubbed["cancellation"] = document["cancellation"] and {**document["cancellation"], "note": None}
-    scrubbed["fulfillments"] = [{**one, "tracking": None} for one in document.get("fulfillments", [])]
-    scrubbed["returns"] = [{**one, "reason": None} for one in document.get("returns", [])]
+    scrubbed["fulfillments"] = [{**record, "tracking": None} for record in document.get("fulfillments", [])]
+    scrubbed["returns"] = [{**record, "reason": None} for record in document.get("returns", [])]
     return scrubbed

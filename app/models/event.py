@@ -1,4 +1,4 @@
-"""The log: what happened to every order, and what is still to be put in the feed."""
+"""Events, the idempotency keys of changes, and the outbox."""
 
 from datetime import datetime
 
@@ -12,9 +12,9 @@ from app.models.principal import PRINCIPAL_MAX
 
 
 class OrderEvent(Base):
-    """One change of one order, written in the change's own transaction and never updated.
+    """One change of one order, written in the transaction of the change and never updated, except by an erasure.
 
-    `snapshot` is the order as it was after the change, as the bytes every reader gets.
+    `snapshot` is the order document after the change, byte for byte as responses contain it.
     """
 
     __tablename__ = "order_events"
@@ -31,11 +31,10 @@ CHANGE_KEYS_MAX = 20_000  # of one order: each of its 10,000 versions, and as ma
 
 
 class ChangeKey(Base):
-    """An idempotency key that was used for a change of an order, kept as long as the order is.
+    """An idempotency key of a change, kept as long as the order. The key of a create is a column of the order.
 
-    `version` is the one that the request was answered with: the change's own, or the current one where nothing changed.
-    `key_hash` is a hash of (principal, action, key). An erasure takes the fingerprint of the body away, and leaves the
-    rest. A creation's key is a column of the order.
+    `version` is the version in the response: the new one, or the current one if the request changed nothing. `key_hash`
+    is a hash of (principal, action, key). An erasure deletes the fingerprint of the body and keeps the rest.
     """
 
     __tablename__ = "change_keys"
@@ -47,7 +46,7 @@ class ChangeKey(Base):
 
 
 class OutboxEntry(Base):
-    """An event that has no place in the feed yet; the sequencer moves it there."""
+    """An event that is not in the feed yet. The sequencer will move it there."""
 
     __tablename__ = "outbox"
 

@@ -1,4 +1,4 @@
-"""Ids and numbers, made here and never by the database."""
+"""Ids, order numbers and hashes of keys. The application generates all ids; there are no database sequences."""
 
 import re
 import secrets
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # no I, L, O, U: they are misread
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # without I, L, O and U, which are easily misread
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -21,54 +21,54 @@ def new_order_id(
     key_hash: str | None,
     randbits: Callable[[int], int] = secrets.randbits,
 ) -> str:
-    """A UUIDv7 (RFC 9562 §5.7) for an order made at `at`, an aware time.
+    """A UUIDv7 (RFC 9562 §5.7) for an order created at `at`, an aware time.
 
-    The 12 bits after the milliseconds hold the rest of the microsecond (§6.2, method 3), so that ids sort exactly as
-    `created_at` does and the primary key is the index for time. The last 16 bits are those of the key's hash, random
-    where there is no key: all attempts under one key then fall on one shard, where its unique constraint can live.
-    Another `randbits` is for sample data that is to come out the same again: ids must not be guessed from one another.
+    The 12 bits after the milliseconds contain the microseconds (§6.2, method 3), so ids sort exactly as `created_at`
+    does and the primary key is the index for time. The last 16 bits are those of the key's hash, or random without a
+    key: on a distributed database all attempts with one key reach one shard, which can enforce its uniqueness. Pass
+    `randbits` for reproducible sample data only; ids must not be predictable.
     """
     tail = int(key_hash[-4:], 16) if key_hash is not None else randbits(16)
     return _uuid(_time_bits(at) | randbits(_RANDOM_BITS) << 16 | tail)
 
 
 def hash_key(key: str, *, principal: str, operation: str) -> str:
-    """A key as it is stored: 32 hexadecimal digits, which survive an erasure. Each operation has keys of its own."""
+    """The hash of an idempotency key, 32 hexadecimal digits. Each principal and operation has keys of its own."""
     return blake2b(f"{principal}\0{operation}\0{key}".encode(), digest_size=16).hexdigest()
 
 
 def hash_reference(external_ref: str | None, *, principal: str) -> str | None:
-    """An external reference as its creator's own. In a batch it stands for the key of an order without one."""
+    """The hash of an external reference of the principal. In a batch it replaces the key of an order without one."""
     return None if external_ref is None else hash_key(external_ref, principal=principal, operation="external_ref")
 
 
 def new_id(at: datetime) -> str:
-    """A random UUIDv7 for anything else that is made at `at`, an aware time."""
+    """A random UUIDv7 for anything other than an order, created at `at`, an aware time."""
     return _uuid(_time_bits(at) | secrets.randbits(_RANDOM_BITS + 16))
 
 
 def first_order_id(at: datetime) -> str:
-    """The smallest id that an order made at `at` can have: `id >= first_order_id(t)` is `created_at >= t`."""
+    """The smallest id of an order created at `at`: `id >= first_order_id(t)` is equivalent to `created_at >= t`."""
     return _uuid(_time_bits(at))
 
 
 def next_id(order_id: str) -> str:
-    """The smallest id behind the given one; behind the highest there is none, and it is its own."""
+    """The next larger id; the largest id is its own successor."""
     return _uuid(min(_number(order_id) + 1, 2**128 - 1))
 
 
 def order_number(order_id: str, at: datetime) -> str:
-    """The number for people: the UTC date and 40 of the id's random bits as Crockford base 32, `261122-7QK4MZ8D`.
+    """The human-readable order number: UTC date and 40 random bits of the id in Crockford base 32, `261122-7QK4MZ8D`.
 
-    A sequence would be a bottleneck, and would tell a competitor the day's sales.
+    A sequence would be a bottleneck, and would disclose the number of orders a day.
     """
     bits = _number(order_id) >> (16 + _RANDOM_BITS - 40)
     digits = "".join(_PAIRS[bits >> shift & 1023] for shift in (30, 20, 10, 0))
     return f"{at.year % 100:02}{at.month:02}{at.day:02}-{digits}"  # strftime takes three times as long
 
 
-def read_order_number(text: str) -> str:
-    """A number as a person may have typed it, in the form it is stored in: case and look-alikes do not matter."""
+def normalize_order_number(text: str) -> str:
+    """The stored form of an order number as a person typed it: in upper case, with O, I and L read as 0 and 1."""
     return text.strip().upper().translate(str.maketrans("OIL", "011"))
 
 

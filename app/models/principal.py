@@ -1,4 +1,4 @@
-"""Who asks, and what they may do."""
+"""Principals and their scopes."""
 
 from dataclasses import dataclass
 
@@ -14,16 +14,16 @@ SCOPES = {
     "webhooks:manage": "Manage webhooks.",
     "privacy:erase": "Erase a customer's personal data.",
 }
-# What a customer's token can be good for at all, whatever its issuer wrote into it: the rest sees beyond one customer.
+# A customer's token never gets other scopes, whatever its claims say: those give access to other customers' data.
 CUSTOMER_SCOPES = frozenset({"orders:read", "orders:write", "privacy:erase"})
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A service, or a customer.
+    """The authenticated caller: a service or a customer.
 
-    Idempotency keys and external references belong to the `id`. Where `customer_id` is set, no other customer's order
-    exists for this principal.
+    Idempotency keys and external references belong to the principal's `id`. `customer_id` is set for a customer, who
+    has access to their own orders only.
     """
 
     id: str
@@ -31,7 +31,7 @@ class Principal:
     customer_id: str | None = None
 
     def require_own_customer(self, customer_id: str) -> None:
-        """Raise Forbidden where this is a customer, and another one than `customer_id`."""
+        """Raise Forbidden if the principal is a customer other than `customer_id`."""
         if self.customer_id not in (None, customer_id):
             raise Forbidden(
                 "A customer's token gives access to its own customer only: customer_id must be the token's sub claim."
@@ -39,7 +39,7 @@ class Principal:
 
 
 def customer_principal_id(customer_id: str) -> str:
-    """The principal's id of a customer."""
+    """The principal id of a customer."""
     return f"customer:{customer_id}"
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import aliased
 from app.db.statement import Statement, without_index
 from app.db.types import UUID
 from app.models import Order, OrderEvent, OrderItem
-from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id, read_order_number
+from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id, normalize_order_number
 from app.models.principal import Principal
 from app.services.order_document import visible_document
 from app.services.order_service import VISIBLE_AFTER
@@ -77,7 +77,7 @@ def filter_values(filters: Mapping[str, Any], *, principal: Principal) -> dict[s
         if values.setdefault("customer_id", principal.customer_id) != principal.customer_id:
             return None
     if "number" in values:
-        values["number"] = read_order_number(values["number"])
+        values["number"] = normalize_order_number(values["number"])
     return values
 
 
