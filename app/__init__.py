@@ -30,8 +30,8 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     for routes in (order_routes, order_action_routes, customer_routes, health_routes, docs_routes):
         app.register_blueprint(routes.blueprint)
     serve_under_prefix(app)
-    auth.init_app(app)
     rate_limit.init_app(app)
+    auth.init_app(app)
     exports.init_app(app)
     cli.init_app(app)
     return app

@@ -24,7 +24,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from app.db.engine import db
 from app.db.errors import loggable_message
-from app.http.application import current_request
+from app.http.application import current_globals, current_request
 from app.http.auth import loggable_customer
 from app.models.order_id import parse_uuid
 
@@ -62,14 +62,14 @@ def init_app(app: Flask) -> None:
 
 def _start_request() -> None:
     request_id = current_request().environ.get("HTTP_X_REQUEST_ID")
-    context = g._get_current_object()  # see current_request
+    context = current_globals()
     context.request_id = request_id if request_id and _VALID_REQUEST_ID.fullmatch(request_id) else uuid4().hex
     context.started_at = time.perf_counter()
 
 
 def _finish_request(response: Response) -> Response:
     """Measure and log the request. No failure here changes the response, which may acknowledge a stored order."""
-    request, context = current_request(), g._get_current_object()
+    request, context = current_request(), current_globals()
     seconds = time.perf_counter() - context.started_at
     status, route = response.status_code, request.url_rule.rule if request.url_rule else "(none)"
     method = request.method if request.url_rule else "(any)"  # an invented method must not create a time series

@@ -9,14 +9,14 @@ from hashlib import blake2b
 from typing import Generic, TypeVar
 
 import structlog
-from flask import Flask, current_app, g
+from flask import Flask, current_app
 
 from app.config import StartupError, is_loopback
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable
 from app.db.revision import SchemaMismatch, require_revision
 from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit
-from app.http.application import current_request
+from app.http.application import current_globals, current_request
 from app.http.blueprint import PUBLIC, Blueprint
 from app.models.principal import ANONYMOUS, SCOPES, Principal, customer_principal_id
 from app.services.api_key_service import PREFIX, any_api_key, find_principal, is_well_formed
@@ -50,6 +50,7 @@ class Authorization:
     def __init__(self, app: Flask) -> None:
         self.database_checked = True
         self.authenticator = Authenticator(app)
+        self._is_rate_limited = "rate_limiter" in app.extensions
         self._scopes = {endpoint: declared_scope(app, endpoint) for endpoint in app.view_functions}
         for endpoint, scope in self._scopes.items():
             if scope not in {*SCOPES, PUBLIC}:
@@ -65,8 +66,8 @@ class Authorization:
             return
         if not self.database_checked:  # before authentication, which reads the database
             self._check_database()
-        g.principal = principal = self.authenticator.authenticate()
-        if "rate_limiter" in current_app.extensions:  # before the scope: requests without it count, too
+        current_globals().principal = principal = self.authenticator.authenticate()
+        if self._is_rate_limited:  # before the scope: requests without it count, too
             rate_limit.count(principal)
         if scope not in principal.scopes:
             challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{scope}"'
@@ -245,7 +246,7 @@ def _read_public_key(pem: str) -> object:
 
 def current_principal() -> Principal:
     """Return the request's principal, which has the scope that the route requires."""
-    principal: Principal = g.principal
+    principal: Principal = current_globals().principal
     return principal
 
 
