@@ -106,4 +106,4 @@ def _insert(*, keyed: bool, orders: int) -> str:
     filled = f"replace({filled}, '@key', md5(id::text))"
     ids = f"SELECT uuidv7() AS id FROM generate_series(1, {orders})"
     parameter = f"(SELECT '[' || string_agg({filled}, ',') || ']' FROM ({ids}) AS ids)"
-    return order_inserts._INSERT.sql("postgresql").replace("$1", parameter)
+    return order_inserts.INSERT_ORDERS.sql("postgresql").replace("$1", parameter)

@@ -17,8 +17,8 @@ from app.cli.seed import sample_orders
 from app.db.engine import db
 from app.services.order_inserts import insert_orders
 from app.services.order_listing import _FILTERS, _LEADS, _list_statement
-from app.services.order_queries import _STATEMENTS
-from app.services.order_updates import _CURRENT, _UPDATE
+from app.services.order_queries import SNAPSHOT_STATEMENTS
+from app.services.order_updates import CURRENT_ORDER, UPDATE_ORDER
 
 INDEXES = {
     "number": "uq_orders_number",
@@ -68,9 +68,9 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
 
 
 BY_KEYS = {
-    "look-up": (_STATEMENTS["postgresql"], {"pk_orders", "pk_order_events", "json_to_recordset"}),
-    "current": (_CURRENT, {"pk_orders", "pk_order_events", "pk_change_keys"}),
-    "change": (_UPDATE, {"pk_orders", "pk_order_items", "json_to_record", "json_to_recordset"}),
+    "look-up": (SNAPSHOT_STATEMENTS["postgresql"], {"pk_orders", "pk_order_events", "json_to_recordset"}),
+    "current": (CURRENT_ORDER, {"pk_orders", "pk_order_events", "pk_change_keys"}),
+    "change": (UPDATE_ORDER, {"pk_orders", "pk_order_items", "json_to_record", "json_to_recordset"}),
 }
 
 

@@ -213,7 +213,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
     "more units than ordered": (of_items(fulfilled=10**6), "#/items: This contradicts other members of the document."),
     "lines out of order": (of_items(line=1), "#/items: This contradicts other members of the document."),
     "a status": (changed(status="cancelled"), "#/cancellation: This contradicts other members of the document."),
-    "a completed order": (changed(fulfillment_status="fulfilled"), "#/fulfillment_status: This does not fit the"),
+    "a completed order": (changed(fulfillment_status="fulfilled"), "#/fulfillment_status: This contradicts other"),
     "totals": (changed(totals=None), "#/totals: This contradicts other members of the document."),
     "allowed actions": (
         changed(allowed_actions=[]),

@@ -153,7 +153,7 @@ def lose_the_answer(
 def test_an_order_whose_response_was_lost_is_stored_once(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
-    lose_the_answer(order_inserts._INSERT, monkeypatch, meanwhile=lambda: None)
+    lose_the_answer(order_inserts.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None)
 
     response = client.post("/orders", json=MINIMAL, headers=headers)
 
@@ -169,7 +169,7 @@ def test_an_order_whose_answer_is_lost_every_time_is_created(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], path: str
 ) -> None:
     """A client without a key that is told to retry would create a second order."""
-    lose_the_answer(order_inserts._INSERT, monkeypatch, meanwhile=lambda: None, times=3)
+    lose_the_answer(order_inserts.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None, times=3)
     body = MINIMAL if path == "/orders" else {"orders": [MINIMAL, MINIMAL]}
 
     response = client.post(path, json=body, headers=headers)
@@ -186,7 +186,7 @@ def test_an_order_that_is_not_stored_after_a_lost_connection_is_503(
     def lose(*_: Any) -> Any:
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(order_inserts._INSERT, "rows", lambda **_: lose())
+    monkeypatch.setattr(order_inserts.INSERT_ORDERS, "rows", lambda **_: lose())
 
     response = client.post("/orders", json=MINIMAL)
 
@@ -202,7 +202,9 @@ def test_a_change_whose_response_was_lost_is_stored_once(
 ) -> None:
     path = order_after(client, "confirm")
     lose_the_answer(
-        order_updates._UPDATE, monkeypatch, meanwhile=lambda: next_change and send_action(client, path, next_change)
+        order_updates.UPDATE_ORDER,
+        monkeypatch,
+        meanwhile=lambda: next_change and send_action(client, path, next_change),
     )
 
     response = send_action(client, path, "fulfill", **headers)

@@ -33,10 +33,10 @@ def export_orders(style: str, bom: bool, status: str | None, output: TextIO) -> 
     """Write all orders, oldest first: one document a line, or one CSV row for each line item."""
     if bom and style != "csv":
         raise click.BadParameter("only a CSV export can have a byte order mark.", param_hint="--bom")
-    filters = {"status": status} if status else {}
+    filters = {"sort": "created_at"} | ({"status": status} if status else {})
     with faults_in_one_line():
         with progress_bar("Orders", length=None if status else count_orders()) as bar:
-            documents = _counted(stream_orders(filters, principal=ANONYMOUS, descending=False), bar)
+            documents = _counted(stream_orders(filters, principal=ANONYMOUS), bar)
             if bom:
                 output.write(BYTE_ORDER_MARK)
             for text in as_csv(documents) if style == "csv" else as_ndjson(documents):

@@ -114,10 +114,10 @@ def _batch_result(outcome: Outcome) -> dict[str, Any]:
     return {"status": 201, **replayed, "order": orjson.Fragment(outcome.document)}
 
 
-def list_response(member: str, documents: Sequence[str], next_cursor: str | None) -> Response:
+def list_response(member: str, documents: Sequence[str], next_cursor: str | None, **headers: str) -> Response:
     """Return a page of documents, and its next cursor in the body and in a Link header (RFC 8288)."""
     body = f'{{"{member}":[{",".join(documents)}],"next_cursor":{orjson.dumps(next_cursor).decode()}}}'.encode()
-    headers = {"Cache-Control": _CACHE_PRIVATELY, "Vary": "Accept-Encoding, Authorization"}
+    headers = {"Cache-Control": _CACHE_PRIVATELY, "Vary": "Accept-Encoding, Authorization", **headers}
     if next_cursor is not None:
         query = urlencode(request.args.to_dict() | {"cursor": next_cursor})
         headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'

@@ -25,7 +25,6 @@ from app.schemas.order import (
 from app.services import order_listing, order_queries, order_service
 from app.services.new_order import CreateRequest
 from app.services.order_export import stream_orders
-from app.services.order_queries import render_event
 
 COMPLETE_UNTIL = "Complete-Until"
 EXPORT = {
@@ -103,17 +102,11 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
 )
 def list_orders(query: dict[str, Any]) -> Response:
     """List orders by time of creation."""
-    limit, cursor, complete_until = query.pop("limit"), query.pop("cursor", None), order_listing.complete_until()
+    limit, cursor = query.pop("limit"), query.pop("cursor", None)
     after = read_cursor(cursor, query=query) if cursor else None
-    descending = query["sort"].startswith("-")
-    filters = {name: value for name, value in query.items() if name != "sort"}
-    page = order_listing.list_orders(
-        filters, principal=current_principal(), descending=descending, limit=limit, after=after
-    )
+    page = order_listing.list_orders(query, principal=current_principal(), limit=limit, after=after)
     next_cursor = page.next_after and make_cursor(page.next_after, query=query)
-    response = list_response("orders", page.documents, next_cursor)
-    response.headers[COMPLETE_UNTIL] = complete_until
-    return response
+    return list_response("orders", page.documents, next_cursor, **{COMPLETE_UNTIL: page.complete_until})
 
 
 @blueprint.operation(
@@ -133,11 +126,8 @@ def export_orders(query: dict[str, Any]) -> Response:
     format_name, byte_order_mark = query.pop("format", None), query.pop("bom") == "1"
     media_type = export_media_type(format_name, byte_order_mark=byte_order_mark)
     limit, after = query.pop("limit", None), query.pop("after", None)
-    descending = query.pop("sort").startswith("-")
     principal, complete_until = current_principal(), order_listing.complete_until()
-    documents = stream_orders(
-        query, principal=principal, descending=descending, limit=limit, after=after and after.lower()
-    )
+    documents = stream_orders(query, principal=principal, limit=limit, after=after and after.lower())
     response = export_response(
         documents,
         media_type,
@@ -161,8 +151,6 @@ def export_orders(query: dict[str, Any]) -> Response:
 def list_order_history(query: dict[str, Any], order_id: str) -> Response:
     """List the events of an order, oldest first."""
     after = read_version_cursor(query["cursor"], order_id=order_id) if query["cursor"] else 0
-    events, more = order_queries.list_history(
-        order_id, principal=current_principal(), after=after, limit=query["limit"]
-    )
-    next_cursor = make_version_cursor(events[-1].version, order_id=order_id) if more else None
-    return list_response("events", [render_event(event) for event in events], next_cursor)
+    page = order_queries.list_history(order_id, principal=current_principal(), after=after, limit=query["limit"])
+    next_cursor = make_version_cursor(page.next_after, order_id=order_id) if page.next_after else None
+    return list_response("events", page.events, next_cursor)

@@ -19,7 +19,7 @@ from app.db.statement import rows_within
 from app.db.transactions import consistent_read, with_retry
 from app.models.principal import Principal
 from app.services.order_document import visible_document
-from app.services.order_listing import filter_values, id_range, list_query
+from app.services.order_listing import filter_values, id_range, is_descending, list_query
 
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -45,20 +45,20 @@ def stream_orders(
     filters: Mapping[str, Any],
     *,
     principal: Principal,
-    descending: bool,
     limit: int | None = None,
     after: str | None = None,
 ) -> Iterator[str]:
-    """The documents of all orders that match, at most `limit`, from just behind the id `after`.
+    """The documents of all orders that match, at most `limit`, after the order with the id `after`.
 
-    Every order that was there at the start comes exactly once. They are read page by page, as they are taken: each page
-    is a transaction of its own, which has ended before its first document is handed out, and holds PAGE_BYTES and one
-    document at most.
+    Filters as in `list_orders`. Every order that existed at the start is yielded exactly once. Orders are read page by
+    page: each page is a transaction of its own, committed before its first document is yielded, and holds at most
+    PAGE_BYTES and one document.
     """
+    descending = is_descending(filters)
     values = filter_values(filters, principal=principal)
     left, size = sys.maxsize if limit is None else limit, _FIRST_PAGE
     while values is not None and left > 0:
-        low, high = id_range(filters, after, descending=descending)
+        low, high = id_range(filters, after)
         size = min(size, PAGE, left)
         rows = _read_page(descending, values, low=low, high=high, limit=size)
         for _, document, _ in rows:

@@ -54,7 +54,7 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     batch = orjson.dumps(
         [order.columns | {"items": order.items, "snapshot": orjson.Fragment(order.document)} for order in ordered]
     )
-    return {row[0] for row in _INSERT.rows(batch=batch.decode())}
+    return {row[0] for row in INSERT_ORDERS.rows(batch=batch.decode())}
 
 
 def _lock_order(order: NewOrder) -> tuple[str, str]:
@@ -215,4 +215,4 @@ def _insert_statement() -> Statement:
     )
 
 
-_INSERT = _insert_statement()
+INSERT_ORDERS = _insert_statement()

@@ -20,11 +20,11 @@ from app.models.principal import Principal
 from app.services.order_document import visible_document
 from app.services.order_service import VISIBLE_AFTER
 
-_PAGE_LENGTH = 1024 * 1024  # characters: a slow client keeps its page in the worker's memory
+PAGE_LENGTH = 1024 * 1024  # characters; the worker keeps a page in memory while a slow client reads it
 
 
 def complete_until() -> str:
-    """The time before which every order there will ever be can be read by now; RFC 3339, to the second."""
+    """The time up to which lists are complete: every order created before it is readable by now. RFC 3339."""
     return _complete_until(int(time.time()))
 
 
@@ -35,34 +35,37 @@ def _complete_until(second: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Stored documents, and the id of the last one where more follow."""
+    """Order documents, the id of the last one where more orders follow, and the time up to which lists are complete.
+
+    `complete_until`: every order created before this time (RFC 3339) is readable by now.
+    """
 
     documents: list[str]
     next_after: str | None
+    complete_until: str
 
 
-def list_orders(
-    filters: Mapping[str, Any], *, principal: Principal, descending: bool, limit: int, after: str | None
-) -> Page:
-    """The principal's orders that match all filters, by time of creation, from just behind the id `after`.
+def list_orders(filters: Mapping[str, Any], *, principal: Principal, limit: int, after: str | None = None) -> Page:
+    """The principal's orders that match all filters, by time of creation, after the order with the id `after`.
 
     Filters: customer_id, status, fulfillment_status, number, external_ref, item_id, and created_from (inclusive),
-    created_to (exclusive) as aware times. It costs the same at any depth: no offset, no count. There are fewer than
-    `limit` where their documents would come to more than _PAGE_LENGTH.
+    created_to (exclusive) as aware times; and `sort`, created_at or -created_at. Keyset paging: every page costs the
+    same. A page ends early where its documents would exceed PAGE_LENGTH.
     """
+    complete, descending = complete_until(), is_descending(filters)
     values = filter_values(filters, principal=principal)
     if values is None:
-        return Page([], None)
-    low, high = id_range(filters, after, descending=descending)
+        return Page([], None, complete)
+    low, high = id_range(filters, after)
     statement = _list_statement(frozenset(values), descending)
     rows = statement.rows(**values, low=low, high=high, limit=limit + 1)
     documents = [document for _, document in rows[:limit]]
     if principal.customer_id is not None:
         documents = [visible_document(document, principal) for document in documents]
-    if sum(map(len, documents)) > _PAGE_LENGTH:
-        documents = documents[: _count_within(_PAGE_LENGTH, documents)]
+    if sum(map(len, documents)) > PAGE_LENGTH:
+        documents = documents[: _count_within(PAGE_LENGTH, documents)]
     more = len(rows) > len(documents)
-    return Page(documents, rows[len(documents) - 1][0] if more else None)
+    return Page(documents, rows[len(documents) - 1][0] if more else None, complete)
 
 
 def _count_within(length: int, documents: Sequence[str]) -> int:
@@ -71,7 +74,10 @@ def _count_within(length: int, documents: Sequence[str]) -> int:
 
 
 def filter_values(filters: Mapping[str, Any], *, principal: Principal) -> dict[str, Any] | None:
-    """The parameters of a list query's conditions, the owner's among them; None where no order can match."""
+    """The parameters of a list query; None where no order can match.
+
+    For a customer the owner predicate is the filter by customer_id, whose index serves the list.
+    """
     values = {name: value for name, value in filters.items() if name in _FILTERS}
     if principal.customer_id is not None:
         if values.setdefault("customer_id", principal.customer_id) != principal.customer_id:
@@ -81,12 +87,17 @@ def filter_values(filters: Mapping[str, Any], *, principal: Principal) -> dict[s
     return values
 
 
-def id_range(filters: Mapping[str, Any], after: str | None, *, descending: bool) -> tuple[str, str]:
-    """The ids that may come, from the first to before the last: an id begins with the time of creation."""
+def is_descending(filters: Mapping[str, Any]) -> bool:
+    """Whether the sort is newest first."""
+    return str(filters["sort"]).startswith("-")
+
+
+def id_range(filters: Mapping[str, Any], after: str | None) -> tuple[str, str]:
+    """The range of ids to list, the last excluded. An id begins with the time of creation."""
     created_from, created_to = filters.get("created_from"), filters.get("created_to")
     low = first_order_id(created_from) if created_from else LOWEST_ID
     high = first_order_id(created_to) if created_to else HIGHEST_ID
-    if after and descending:
+    if after and is_descending(filters):
         high = min(high, after)
     elif after:
         low = max(low, next_id(after))

@@ -1,9 +1,11 @@
-"""Looking up single orders, those of concurrent requests together: one round trip, one plan, for all of them."""
+"""Reading one order: its current snapshot, an earlier version, and its history.
+
+Concurrent requests share one statement, as in a group commit: one round trip and one plan for all of them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 import orjson
@@ -36,33 +38,64 @@ from app.models.order_id import parse_uuid
 from app.models.principal import Principal
 from app.services.order_document import StoredOrder, visible_actor, visible_document, visible_order
 
-_TOGETHER = 100  # orders in one statement
+GROUP_READ_MAX = 100  # orders in one statement
+HISTORY_PAGE_BYTES = 1024 * 1024
 
-# A version of an order and its document; None where there is no such order for the one who asks.
-Snapshot = tuple[int, str] | None
+# The version and the document of an order.
+Snapshot = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class OrderKey:
-    """The order `id` at a version, None for the current one; only if it is the customer's `owner`, None for any."""
+    """The order `id` of the customer `owner`, at `version`. None stands for any owner and for the current version."""
 
     id: str
     owner: str | None
     version: int | None
 
 
-def find_snapshot(wanted: OrderKey) -> Snapshot:
-    """Find one order, together with those that other requests want at the same moment."""
-    return _LOOKUPS.get().submit(wanted)
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Event documents, and the version of the last one where more events follow."""
+
+    events: list[str]
+    next_after: int | None
+
+
+def find_snapshot(key: OrderKey) -> Snapshot | None:
+    """Find an order, in one statement with those of concurrent requests."""
+    return _READS.get().submit(key)
 
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
-    """The order now, or as it was at `version` (from 1). Raises OrderNotFound, also for one of another customer."""
+    """The current order, or the order at `version` (1 or more). Raises OrderNotFound, also for another customer's."""
     known_id = parse_uuid(order_id)
-    found = find_snapshot(OrderKey(known_id, principal.customer_id, version)) if known_id else None
-    if known_id and found:
-        return visible_order(StoredOrder(known_id, *found), principal)
-    raise order_not_found(order_id, version=version)
+    snapshot = find_snapshot(OrderKey(known_id, principal.customer_id, version)) if known_id else None
+    if known_id is None or snapshot is None:
+        raise order_not_found(order_id, version=version)
+    return visible_order(StoredOrder(known_id, *snapshot), principal)
+
+
+def list_history(order_id: str, *, principal: Principal, after: int, limit: int) -> HistoryPage:
+    """Up to `limit` events after the version `after`, oldest first. Raises OrderNotFound.
+
+    A page ends early where its documents would exceed HISTORY_PAGE_BYTES.
+    """
+    known_id = parse_uuid(order_id)
+    if known_id is None:
+        raise order_not_found(order_id)
+    rows = _HISTORY.rows(id=known_id, owner=principal.customer_id, after=after, limit=limit)
+    # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
+    if not rows and not (after and find_snapshot(OrderKey(known_id, principal.customer_id, None))):
+        raise order_not_found(order_id)
+    events = [
+        _render_event(
+            known_id, version, event_type, visible_actor(actor, principal), at, visible_document(order, principal)
+        )
+        for version, event_type, actor, order, at, _, _ in rows
+    ]
+    more = any(version < current_version for version, *_, current_version, _ in rows[-1:])
+    return HistoryPage(events, rows[-1][0] if more else None)
 
 
 def order_not_found(order_id: str, *, version: int | None = None) -> OrderNotFound:
@@ -76,120 +109,71 @@ def owned_by(owner: ColumnElement[Any]) -> ColumnElement[bool]:
     return or_(owner.is_(None), Order.customer_id == owner)
 
 
-def _find(wanted: Sequence[OrderKey]) -> list[Snapshot]:
-    batch = orjson.dumps(
-        [{"position": i, "id": one.id, "owner": one.owner, "version": one.version} for i, one in enumerate(wanted)]
+def _render_event(order_id: str, version: int, event_type: str, actor: str, at: datetime | str, order: str) -> str:
+    """The event document. Its id names order and version, since each version is one event."""
+    return orjson.dumps(
+        {
+            "id": f"{order_id}:{version}",
+            "type": event_type,
+            "order_id": order_id,
+            "version": version,
+            "actor": actor,
+            "at": rfc3339(read_timestamp(at)),
+            "data": orjson.Fragment(order),
+        }
     ).decode()
-    rows = _STATEMENTS[db.engine.dialect.name].rows(wanted=batch)
-    found = {position: (version, document) for position, version, document in rows}
-    return [found.get(i) for i in range(len(wanted))]
 
 
-def _version_of(wanted: Subquery) -> Select[int, str]:
-    """The wanted version of the wanted order, if it is the owner's."""
-    own = and_(Order.id == wanted.c.id, owned_by(wanted.c.owner))
-    version = func.coalesce(wanted.c.version, Order.version)
+def _find_snapshots(keys: Sequence[OrderKey]) -> list[Snapshot | None]:
+    batch = orjson.dumps(
+        [{"position": i, "id": key.id, "owner": key.owner, "version": key.version} for i, key in enumerate(keys)]
+    ).decode()
+    rows = SNAPSHOT_STATEMENTS[db.engine.dialect.name].rows(keys=batch)
+    snapshots = {position: (version, document) for position, version, document in rows}
+    return [snapshots.get(i) for i in range(len(keys))]
+
+
+def _select_snapshot(key: Subquery) -> Select[int, str]:
+    order = and_(Order.id == key.c.id, owned_by(key.c.owner))
+    version = func.coalesce(key.c.version, Order.version)
     event = and_(OrderEvent.order_id == Order.id, OrderEvent.version == version)
-    return select(OrderEvent.version, OrderEvent.snapshot).join(Order, event).where(own)
+    return select(OrderEvent.version, OrderEvent.snapshot).join(Order, event).where(order)
 
 
-def _on_postgresql() -> Statement:
+def _postgresql_statement() -> Statement:
     columns: list[Any] = [
         column("position", Integer), column("id", UUID), column("owner", String), column("version", Integer)
     ]  # fmt: skip
-    batch = cast(bindparam("wanted", type_=Text), JSON)
-    rows = json_rows(batch, "rows", *columns)
-    wanted = select(*rows.c).subquery("wanted")
-    # One order after the other, each by its key. A plan for all of them reads the whole table while that is small, and
-    # the plan is kept when it has grown.
-    found = _version_of(wanted).limit(literal_column("1")).lateral("found")
-    return Statement(select(wanted.c.position, *found.c).select_from(wanted).join(found, true()))
+    rows = json_rows(cast(bindparam("keys", type_=Text), JSON), "rows", *columns)
+    keys = select(*rows.c).subquery("keys")
+    # LATERAL: a lookup by primary key for each order. A join is planned as a scan while the table is small, and that
+    # plan is kept when it has grown.
+    snapshot = _select_snapshot(keys).limit(literal_column("1")).lateral("snapshot")
+    return Statement(select(keys.c.position, *snapshot.c).select_from(keys).join(snapshot, true()))
 
 
-def _on_sqlite() -> Statement:
-    rows = func.json_each(bindparam("wanted", type_=Text)).table_valued("value", name="rows")
+def _sqlite_statement() -> Statement:
+    rows = func.json_each(bindparam("keys", type_=Text)).table_valued("value", name="rows")
     members = ("position", "id", "owner", "version")
-    wanted = select(*(func.json_extract(rows.c.value, f"$.{name}").label(name) for name in members)).subquery("wanted")
-    return Statement(_version_of(wanted).with_only_columns(wanted.c.position, OrderEvent.version, OrderEvent.snapshot))
+    keys = select(*(func.json_extract(rows.c.value, f"$.{name}").label(name) for name in members)).subquery("keys")
+    return Statement(_select_snapshot(keys).with_only_columns(keys.c.position, OrderEvent.version, OrderEvent.snapshot))
 
 
-_STATEMENTS = {"postgresql": _on_postgresql(), "sqlite": _on_sqlite()}
-_LOOKUPS = PerEngine(lambda: GroupCommit[OrderKey, Snapshot](_find, max_batch=_TOGETHER))
-
-
-_PAGE_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One change of an order, with the order as it was after it."""
-
-    order_id: str
-    version: int
-    type: str
-    actor: str
-    snapshot: str
-    at: datetime
-
-
-def list_history(order_id: str, *, principal: Principal, after: int, limit: int) -> tuple[list[Event], bool]:
-    """Up to `limit` events behind the version `after`, oldest first, and whether more follow. Raises OrderNotFound.
-
-    There are fewer where their documents would come to more than _PAGE_BYTES.
-    """
-    known_id = parse_uuid(order_id)
-    owner = {} if principal.customer_id is None else {"owner": principal.customer_id}
-    rows = _history_statement(bool(owner)).rows(id=known_id, after=after, limit=limit, **owner) if known_id else []
-    # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
-    if not rows and not (known_id and after and find_snapshot(OrderKey(known_id, principal.customer_id, None))):
-        raise OrderNotFound(f"Order {order_id[:64]} was not found.")
-    events = [
-        Event(
-            order_id,
-            version,
-            kind,
-            visible_actor(actor, principal),
-            visible_document(snapshot, principal),
-            read_timestamp(at),
-        )
-        for order_id, version, kind, actor, snapshot, at, _, _ in rows
-    ]
-    return events, any(version < current for _, version, *_, current, _ in rows[-1:])
-
-
-@cache
-def _history_statement(own: bool) -> Statement:
+def _history_statement() -> Statement:
     query = (
-        select(
-            cast(OrderEvent.order_id, Text),
-            OrderEvent.version,
-            OrderEvent.type,
-            OrderEvent.actor,
-            OrderEvent.snapshot,
-            OrderEvent.at,
-            Order.version.label("current_version"),
-        )
+        select(OrderEvent.version, OrderEvent.type, OrderEvent.actor, OrderEvent.snapshot, OrderEvent.at)
+        .add_columns(Order.version.label("current_version"))
         .join(Order, Order.id == OrderEvent.order_id)
-        .where(
-            OrderEvent.order_id == bindparam("id", type_=UUID), OrderEvent.version > bindparam("after", type_=Integer)
-        )
+        .where(OrderEvent.order_id == bindparam("id", type_=UUID), owned_by(cast(bindparam("owner"), Text)))
+        .where(OrderEvent.version > bindparam("after", type_=Integer))
+        .order_by(OrderEvent.version)
+        .limit(bindparam("limit", type_=Integer))
     )
-    if own:
-        query = query.where(Order.customer_id == bindparam("owner", type_=Text))
-    query = query.order_by(OrderEvent.version).limit(bindparam("limit", type_=Integer))
-    return Statement(rows_within(query, position="version", document="snapshot", size=_PAGE_BYTES, descending=False))
+    return Statement(
+        rows_within(query, position="version", document="snapshot", size=HISTORY_PAGE_BYTES, descending=False)
+    )
 
 
-def render_event(event: Event) -> str:
-    """An event as JSON text. Its id is the order's and the version's: one change, one version, one event."""
-    return orjson.dumps(
-        {
-            "id": f"{event.order_id}:{event.version}",
-            "type": event.type,
-            "order_id": event.order_id,
-            "version": event.version,
-            "actor": event.actor,
-            "at": rfc3339(event.at),
-            "data": orjson.Fragment(event.snapshot),
-        }
-    ).decode()
+SNAPSHOT_STATEMENTS = {"postgresql": _postgresql_statement(), "sqlite": _sqlite_statement()}
+_HISTORY = _history_statement()
+_READS = PerEngine(lambda: GroupCommit[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))

@@ -69,7 +69,7 @@ class CurrentOrder:
 
 def find_current_order(order_id: str, *, owner: str | None, key: IdempotencyKey | None) -> CurrentOrder | None:
     """The order, if it is the customer's `owner`; None for any customer."""
-    rows = _CURRENT.rows(id=order_id, owner=owner, key_hash=None if key is None else key.key_hash)
+    rows = CURRENT_ORDER.rows(id=order_id, owner=owner, key_hash=None if key is None else key.key_hash)
     return CurrentOrder(*rows[0]) if rows else None
 
 
@@ -108,7 +108,7 @@ def store_version(
     if db.engine.dialect.name == "sqlite":
         return _store_in_transaction(change)
     change["snapshot"] = orjson.Fragment(event["snapshot"])
-    return bool(_UPDATE.rows(change=orjson.dumps(change).decode()))
+    return bool(UPDATE_ORDER.rows(change=orjson.dumps(change).decode()))
 
 
 def _changed_rows(order: Order, before: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -219,6 +219,6 @@ def _update_statement() -> Statement:
     )
 
 
-_CURRENT, _UPDATE = _current_statement(), _update_statement()
+CURRENT_ORDER, UPDATE_ORDER = _current_statement(), _update_statement()
 _INSERT_KEY = {"postgresql": _insert_key(postgresql), "sqlite": _insert_key(sqlite)}
 _STORE_KEY = Statement(_INSERT_KEY["postgresql"])
