@@ -63,7 +63,7 @@ def test_the_description_equals_the_url_map(app: Flask, description: dict[str, A
     assert {(method, path) for method, path, _ in operations(description)} == routes
 
 
-def test_each_operation_has_an_id_of_its_own_a_summary_and_a_tag(description: dict[str, Any]) -> None:
+def test_each_operation_has_a_unique_id_a_summary_and_a_tag(description: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, _, operation in operations(description)]
 
     assert len(ids) == len(set(ids))
@@ -95,7 +95,7 @@ def test_each_operation_documents_its_success_and_its_problems(description: dict
                 assert {example["value"]["status"] for example in content["examples"].values()} == {int(status)}
 
 
-def test_only_the_statuses_that_can_be_waited_for_have_retry_after(description: dict[str, Any]) -> None:
+def test_only_temporary_problems_have_retry_after(description: dict[str, Any]) -> None:
     waiting = {f"/problems/{kind.slug}" for kind in problem_types() if kind.retry_after}
 
     for _, _, operation in operations(description):

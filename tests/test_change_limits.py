@@ -1,4 +1,4 @@
-"""What the changes of an order refuse at the door."""
+"""Limits of the changes of an order: an invalid body is a 400 with a pointer to each error."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ FULFILLMENTS = [
 
 
 @pytest.mark.parametrize(("body", "places"), FULFILLMENTS)
-def test_a_fulfillment_that_makes_no_sense_is_refused(
+def test_an_invalid_fulfillment_is_400_and_changes_nothing(
     client: FlaskClient, address: str, body: dict[str, Any], places: set[str]
 ) -> None:
     response = client.post(f"{address}/fulfillments", json=body)
@@ -65,7 +65,7 @@ PATCHES = [
 
 
 @pytest.mark.parametrize(("patch", "places"), PATCHES)
-def test_a_patch_that_makes_no_sense_is_refused(
+def test_an_invalid_patch_is_400_and_changes_nothing(
     client: FlaskClient, address: str, patch: dict[str, Any], places: set[str]
 ) -> None:
     response = client.patch(address, json=patch)
@@ -85,7 +85,7 @@ def test_a_patch_that_makes_no_sense_is_refused(
         ("POST", "complete", {"now": True}, "#/now"),
     ],
 )
-def test_an_action_that_makes_no_sense_is_refused(
+def test_an_invalid_action_is_400(
     client: FlaskClient, address: str, method: str, action: str, body: dict[str, Any], place: str
 ) -> None:
     response = client.open(f"{address}/{action}", method=method, json=body)

@@ -124,7 +124,7 @@ def test_json_that_is_no_order_is_refused(client: FlaskClient, body: bytes, plac
 
 
 @pytest.mark.parametrize("count", [1000, 6000])
-def test_thousands_of_unknown_members_are_one_fault(client: FlaskClient, count: int) -> None:
+def test_thousands_of_unknown_members_are_one_error(client: FlaskClient, count: int) -> None:
     response = client.post("/orders", json={f"{i:x}": 1 for i in range(count)})
 
     assert error_locations(response) == {"#"}
@@ -132,12 +132,12 @@ def test_thousands_of_unknown_members_are_one_fault(client: FlaskClient, count: 
 
 
 @pytest.mark.parametrize("path", ["/orders", "/orders/x", "/orders/x/history", "/orders/export"])
-def test_a_hundred_unknown_parameters_are_one_fault(client: FlaskClient, path: str) -> None:
+def test_a_hundred_unknown_parameters_are_one_error(client: FlaskClient, path: str) -> None:
     response = client.get(path, query_string={f"p{i}": 1 for i in range(100)})
 
     assert slug(response) == (400, "invalid-request")
-    [fault] = response.json["errors"]
-    assert fault["detail"].startswith("Too many parameters: 100. Allowed: ")
+    [error] = response.json["errors"]
+    assert error["detail"].startswith("Too many parameters: 100. Allowed: ")
 
 
 @pytest.mark.parametrize("size", [64 * 1024 + 1, 10_000_000])
@@ -172,7 +172,7 @@ def test_another_content_type_is_415(client: FlaskClient, content_type: str | No
 @pytest.mark.parametrize(
     "content_type", ["application/json", "APPLICATION/JSON", "application/json; charset=UTF-8", "application/json;v=1"]
 )
-def test_json_may_be_declared_in_every_way_that_is_right(client: FlaskClient, content_type: str) -> None:
+def test_every_spelling_of_the_json_media_type_is_accepted(client: FlaskClient, content_type: str) -> None:
     assert client.post("/orders", data=GOOD, content_type=content_type).status_code == 201
 
 
@@ -201,7 +201,7 @@ QUERIES = {
 
 
 @pytest.mark.parametrize(("query", "parameter"), QUERIES.items())
-def test_a_query_that_makes_no_sense_is_refused(client: FlaskClient, query: str, parameter: str) -> None:
+def test_an_invalid_parameter_is_400_and_named(client: FlaskClient, query: str, parameter: str) -> None:
     response = client.get(f"/orders?{query}")
 
     assert error_locations(response) == {parameter}
@@ -219,7 +219,7 @@ def test_all_errors_of_a_query_are_reported_at_once(client: FlaskClient) -> None
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.text(), lambda inner: (
     st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5)
 ), max_leaves=50))  # fmt: skip
-def test_every_json_value_is_read_as_it_is(value: object) -> None:
+def test_every_json_value_is_parsed_unchanged(value: object) -> None:
     assert parse_json(json.dumps(value).encode()) == value
 
 
@@ -333,7 +333,7 @@ class FailingStream(BytesIO):
     ("error", "expected"), [(TimeoutError(), (408, "request-timeout")), (OSError(), (400, "bad-request"))]
 )
 @pytest.mark.parametrize("framing", [{"CONTENT_LENGTH": "9"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
-def test_a_body_that_the_server_cannot_receive_is_the_fault_of_the_client(
+def test_a_body_that_cannot_be_received_is_408_or_400(
     client: FlaskClient, framing: dict[str, str], error: OSError, expected: tuple[int, str]
 ) -> None:
     environ = framing | {"wsgi.input": FailingStream(error), "wsgi.input_terminated": True}
