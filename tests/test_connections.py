@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: the service's answers do not depend on the defaults of the database or the role."""
+"""Connections to PostgreSQL: settings, options, and databases that the service refuses."""
 
 import logging
 import subprocess
@@ -49,21 +49,21 @@ def plain(url: str) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to the server, beside the service's."""
+    """A connection of the test's own."""
     with psycopg.connect(plain(database_url), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
 def other_url(database: psycopg.Connection[Any], database_url: str) -> str:
-    """An empty database of another name."""
+    """The URL of an empty database."""
     database.execute("DROP DATABASE IF EXISTS other WITH (FORCE)")
     database.execute("CREATE DATABASE other")
     return make_url(database_url).set(database="other").render_as_string(hide_password=False)
 
 
 class Apps:
-    """Applications that a test makes; their connections are closed after it."""
+    """Creates applications; their connections are closed after the test."""
 
     def __init__(self) -> None:
         self.made: list[Flask] = []
@@ -143,7 +143,7 @@ def test_a_database_of_another_encoding_is_refused_in_one_line(
         assert f"encoding is {encoding}" in line and "ENCODING 'UTF8'" in line
 
 
-def test_options_of_the_url_and_of_the_environment_come_before_the_limits_of_the_service(
+def test_options_of_the_url_and_of_the_environment_override_the_limits(
     database: psycopg.Connection[Any], other_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with psycopg.connect(plain(other_url), autocommit=True) as connection:
@@ -159,11 +159,11 @@ def test_options_of_the_url_and_of_the_environment_come_before_the_limits_of_the
     assert scalar(app, "SHOW lock_timeout") == "3s"
     assert scalar(app, "SHOW idle_in_transaction_session_timeout") == "5s"
     assert scalar(app, "SHOW application_name") == "web-1"
-    assert scalar(app, "SELECT pg_sleep(4.5)") is not None  # longer than the service waits for an answer otherwise
+    assert scalar(app, "SELECT pg_sleep(4.5)") is not None  # longer than the default RESPONSE_TIMEOUT
     assert app.test_client().post("/orders", json=ORDER).status_code == 201
 
 
-def test_the_driver_s_own_variables_name_the_application_and_its_patience(
+def test_environment_variables_of_libpq_override_the_defaults(
     other_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default = apps.migrated(other_url)
@@ -179,7 +179,7 @@ def test_the_driver_s_own_variables_name_the_application_and_its_patience(
         assert driver.info.get_parameters()["connect_timeout"] == "9"
 
 
-def test_of_several_hosts_the_one_that_takes_writes_is_used(other_url: str, apps: Apps) -> None:
+def test_of_several_hosts_the_one_that_accepts_writes_is_used(other_url: str, apps: Apps) -> None:
     socket = make_url(other_url).query["host"]
     assert isinstance(socket, str)
     hosts = f"127.0.0.1:1,{socket.replace('/', '%2F')}:5432"
@@ -190,7 +190,7 @@ def test_of_several_hosts_the_one_that_takes_writes_is_used(other_url: str, apps
 
 
 def test_sslmode_reaches_the_driver(database_url: str, tmp_path: Path) -> None:
-    """This server speaks no TLS, and over its socket the driver asks for none: only its check of the value remains."""
+    """The test server has no TLS, so the test only shows that the driver checks the value."""
     ended = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"], cwd=ROOT, capture_output=True, text=True,
         env=environment(DATABASE_URL=f"{database_url}&sslmode=never"), timeout=TIMEOUT,
@@ -200,7 +200,7 @@ def test_sslmode_reaches_the_driver(database_url: str, tmp_path: Path) -> None:
     assert ended.returncode == 1 and 'invalid sslmode value: "never"' in line
 
 
-def test_a_connection_that_broke_leaves_the_pool_in_silence(
+def test_a_broken_connection_leaves_the_pool_without_a_log_line(
     database: psycopg.Connection[Any], other_url: str, apps: Apps, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = apps.migrated(other_url)
@@ -234,13 +234,13 @@ def test_the_url_of_the_readme_is_a_file_below_the_project(tmp_path: Path) -> No
 
 
 def become_latin1(database: psycopg.Connection[Any]) -> None:
-    """As after a failover to a server that was set up differently."""
+    """As after a failover to a server with another encoding."""
     database.execute("DROP DATABASE other WITH (FORCE)")
     database.execute("CREATE DATABASE other ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
 
 
 def become_serializable(database: psycopg.Connection[Any]) -> None:
-    """As behind a pooler, whose connections have the role's own settings."""
+    """As when an administrator changes the role behind a pooler."""
     database.execute("ALTER DATABASE other SET default_transaction_isolation = 'serializable'")
     database.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'other'")
 

@@ -1,4 +1,4 @@
-"""What the service does while its database is away, locked or restarted: real servers, real databases."""
+"""The service while its database is unreachable, locked, silent or restarted: real servers, real databases."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 def link(tmp_path: Path) -> Path:
-    """A path that can be made to lead to a PostgreSQL server's socket, as a virtual address does."""
+    """A path that can be linked to the socket of a PostgreSQL server, as a virtual IP address can."""
     return tmp_path / ".s.PGSQL.5432"
 
 
@@ -115,7 +115,7 @@ def test_a_worker_starts_without_its_database_and_serves_once_it_is_available(po
     assert (alive, strangers, served, still_there) == (200, (401, 401), 200, True)
 
 
-def test_a_database_that_comes_back_with_another_schema_is_not_served_from(link: Path) -> None:
+def test_a_database_that_comes_back_with_another_schema_is_answered_503(link: Path) -> None:
     with private_postgres() as empty, gunicorn(url_through(link), AUTH="off") as server:
         point_link_at(empty, link)
 
@@ -131,7 +131,7 @@ def test_a_database_that_comes_back_with_another_schema_is_not_served_from(link:
 
 @contextmanager
 def silent_at_queries(app: Flask) -> Iterator[None]:
-    """The server process of a connection stops when it is sent a query of a table, and goes on after the block."""
+    """Stop the server process of each connection that sends a query of a table, and resume it after the block."""
     stopped: list[int] = []
 
     def stop(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
@@ -151,7 +151,7 @@ def silent_at_queries(app: Flask) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-def test_a_server_that_falls_silent_in_a_transaction_does_not_delay_the_state_of_an_erasure(postgres: str) -> None:
+def test_reading_an_erasure_from_a_silent_server_is_503_in_time(postgres: str) -> None:
     app = create_app({"DATABASE_URL": postgres, "AUTH": "off", "TESTING": True})
     erasure = app.test_client().delete("/customers/c-unknown/personal-data").json
     answers: list[Any] = []

@@ -1,4 +1,4 @@
-"""The migrations make exactly the schema that the models describe, on both databases, and can be undone."""
+"""The migrations equal the models on both databases, and can be downgraded."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ MIGRATIONS = str(ROOT / "migrations")
 
 @pytest.fixture
 def empty_app(database_url: str, tmp_path: Any) -> Iterator[Flask]:
-    """An application on a database of its own in which nothing is yet."""
+    """An application on an empty database of its own."""
     if database_url.startswith("sqlite"):
         url = f"sqlite:///{tmp_path}/empty.db"
     else:
@@ -42,20 +42,25 @@ def empty_app(database_url: str, tmp_path: Any) -> Iterator[Flask]:
 
 
 def schema(app: Flask) -> dict[str, Any]:
-    """All that the database itself says of its tables, also what Alembic does not compare: checks and conditions."""
+    """The schema as the database reports it, including checks and conditions of indexes, which Alembic ignores."""
     with app.app_context():
-        there = inspect(db.engine)
+        inspector = inspect(db.engine)
         return {
             table: {
-                "columns": {c["name"]: (str(c["type"]), c["nullable"], c["default"]) for c in there.get_columns(table)},
-                "key": (there.get_pk_constraint(table)["name"], there.get_pk_constraint(table)["constrained_columns"]),
-                "checks": {c["name"]: c["sqltext"] for c in there.get_check_constraints(table)},
-                "indexes": {
-                    i["name"]: (i["column_names"], bool(i["unique"]), where(i)) for i in there.get_indexes(table)
+                "columns": {
+                    c["name"]: (str(c["type"]), c["nullable"], c["default"]) for c in inspector.get_columns(table)
                 },
-                "references": there.get_foreign_keys(table),
+                "key": (
+                    inspector.get_pk_constraint(table)["name"],
+                    inspector.get_pk_constraint(table)["constrained_columns"],
+                ),
+                "checks": {c["name"]: c["sqltext"] for c in inspector.get_check_constraints(table)},
+                "indexes": {
+                    i["name"]: (i["column_names"], bool(i["unique"]), where(i)) for i in inspector.get_indexes(table)
+                },
+                "references": inspector.get_foreign_keys(table),
             }
-            for table in there.get_table_names()
+            for table in inspector.get_table_names()
             if table != "alembic_version"
         }
 
@@ -80,7 +85,7 @@ def test_alembic_finds_nothing_to_migrate(app: Flask) -> None:
     assert differences == []
 
 
-def test_every_migration_can_be_undone_and_done_again(empty_app: Flask) -> None:
+def test_every_migration_can_be_downgraded_and_upgraded_again(empty_app: Flask) -> None:
     with empty_app.app_context():
         flask_migrate.upgrade(directory=MIGRATIONS)
         first = schema(empty_app)
@@ -95,13 +100,13 @@ def test_every_migration_can_be_undone_and_done_again(empty_app: Flask) -> None:
         assert schema(empty_app) == first
 
 
-def test_the_migrations_are_one_line() -> None:
+def test_the_migrations_have_one_head_and_one_base() -> None:
     scripts = ScriptDirectory(MIGRATIONS)
 
     assert len(scripts.get_heads()) == len(scripts.get_bases()) == 1
 
 
-def test_upgrades_that_start_at_once_run_one_after_the_other(empty_app: Flask) -> None:
+def test_concurrent_upgrades_run_one_after_the_other(empty_app: Flask) -> None:
     url = empty_app.config["DATABASE_URL"]
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
 
@@ -117,7 +122,7 @@ def test_upgrades_that_start_at_once_run_one_after_the_other(empty_app: Flask) -
 
 
 def test_a_database_at_an_unknown_migration_is_reported_in_one_line(empty_app: Flask) -> None:
-    """As one that a later version has upgraded, or a development database from before the migrations were rewritten."""
+    """Such as a database that a later version has upgraded, or a development database with outdated migrations."""
     url = empty_app.config["DATABASE_URL"]
     with empty_app.app_context():
         flask_migrate.upgrade(directory=MIGRATIONS)

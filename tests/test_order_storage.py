@@ -1,4 +1,4 @@
-"""What a create leaves in the database, what it costs, and what it survives."""
+"""What a create stores, how many round trips it takes, and what happens when connections are lost."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def test_a_read_is_one_round_trip(app: Flask, client: FlaskClient, tmp_path: Pat
 
 
 def end_all_connections(app: Flask, url: str) -> None:
-    """What a failover or a restarted proxy does to the service: none of the connections it holds is left."""
+    """As in a failover or a restart of a proxy: all connections of the service are closed."""
     with app.app_context(), ExitStack() as held:
         pool = db.engine.pool
         idle = [held.enter_context(closing(db.engine.raw_connection())) for _ in range(pool.checkedin())]
@@ -135,8 +135,8 @@ def test_a_change_survives_the_loss_of_all_connections(app: Flask, client: Flask
 def lose_the_answer(
     of: Statement, monkeypatch: pytest.MonkeyPatch, *, meanwhile: Callable[[], Any], times: int = 1
 ) -> None:
-    """Have the connection break, between what the statement did and its answer."""
-    run, losses = Statement._run, iter([True] * times)
+    """Break the connection after the statement was executed and before its result arrives."""
+    run, losses = Statement.execute, iter([True] * times)
 
     def run_and_lose(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         answer = run(self, parameters)
@@ -145,7 +145,7 @@ def lose_the_answer(
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         return answer
 
-    monkeypatch.setattr(Statement, "_run", run_and_lose)
+    monkeypatch.setattr(Statement, "execute", run_and_lose)
 
 
 @on_postgresql
@@ -217,7 +217,7 @@ def test_a_change_whose_response_was_lost_is_stored_once(
 
 @pytest.fixture
 def breaking_reads(app: Flask, database_url: str) -> Iterator[None]:
-    """Have the database break off every query of the service that reads in a transaction, and no insert."""
+    """Terminate every query of the service that reads in a transaction, but no insert."""
 
     def break_off(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if not statement.lstrip().startswith("SELECT"):

@@ -55,8 +55,8 @@ class Statement:
         self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, **parameters: Any) -> list[tuple[Any, ...]]:
-        """Execute the statement and return all rows. Raises the errors of `app.db.errors.DATABASE_ERRORS`."""
-        return with_retry(lambda: self._run(parameters), is_repeatable=self._is_repeatable)
+        """Execute the statement, with retries, and return all rows. Raises `DATABASE_ERRORS`."""
+        return with_retry(lambda: self.execute(parameters), is_repeatable=self._is_repeatable)
 
     def _is_repeatable(self, error: BaseException) -> bool:
         return self._repeatable or not is_lost_connection(error)
@@ -65,7 +65,8 @@ class Statement:
         """The SQL text, with numbered (PostgreSQL) or named (SQLite) parameters."""
         return self._compile(dialect)[0]
 
-    def _run(self, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def execute(self, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Execute the statement once, without a retry."""
         engine = db.engine
         sql, names, constants = self._compiled.get(engine.dialect.name) or self._compile(engine.dialect.name)
         values = constants | parameters

@@ -73,7 +73,7 @@ def test_orders_are_created_once_changed_and_read(database: str) -> None:
     assert (warned, status) == ([], 0)
 
 
-def test_upgrades_that_start_at_once_run_one_after_the_other(database: str) -> None:
+def test_concurrent_upgrades_run_one_after_the_other(database: str) -> None:
     with ThreadPoolExecutor(3) as pool:
         upgrades = list(pool.map(upgrade, [database] * 3))
 
