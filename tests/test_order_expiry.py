@@ -116,5 +116,5 @@ def test_an_age_before_the_first_possible_order_expires_none(runner: FlaskCliRun
 
 @pytest.mark.parametrize("age", ["", "30", "d", "-1d", "1.5d", "30 d", "30w", "1234567d", "３d"])
 def test_an_invalid_age_is_rejected(age: str) -> None:
-    with pytest.raises(click.BadParameter, match="is not an age; write 30d, 12h or 45m."):
+    with pytest.raises(click.BadParameter, match="is not a duration in days, hours or minutes"):
         Age().convert(age, None, None)

@@ -160,7 +160,7 @@ def test_a_second_run_adds_nothing(app: Flask, runner: FlaskCliRunner) -> None:
     result = runner.invoke(args=["seed", "--orders", "50"])
 
     assert result.exit_code == 0
-    assert result.stdout.startswith("0 orders in ") and "(50 were there)" in result.stdout
+    assert result.stdout.startswith("0 orders in ") and "(50 existed)" in result.stdout
     assert stored_documents(app) == before
 
 
@@ -173,7 +173,7 @@ def test_a_run_that_was_broken_off_is_completed(
 
     result = runner.invoke(args=["seed", "--orders", "50"])
 
-    assert "(30 were there)" in result.stdout
+    assert "(30 existed)" in result.stdout
     assert stored_documents(app) == [order.document for order in sample(50)]
 
 

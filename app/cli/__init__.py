@@ -1,4 +1,4 @@
-"""The flask commands."""
+"""The flask commands: `api-keys`, `token`, `orders`, `verify`, `privacy` and `seed`."""
 
 import click
 from flask import Flask
@@ -17,7 +17,7 @@ def init_app(app: Flask) -> None:
 
 
 def is_serving() -> bool:
-    """Is this process about to answer requests, rather than to run a command such as `flask db upgrade`?"""
+    """Whether this process serves requests. False for a command such as `flask db upgrade`."""
     context = click.get_current_context(silent=True)
     if context is None or not isinstance(context.find_root().command, FlaskGroup):
         return True

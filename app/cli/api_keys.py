@@ -1,4 +1,4 @@
-"""`flask api-keys` and `flask token`: credentials."""
+"""`flask api-keys` and `flask token`."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,17 +7,22 @@ import jwt
 from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
-from app.cli.common import Age, errors_in_one_line, faults_in_one_line
+from app.cli.common import Age, errors_in_one_line, migrated_database
 from app.db.types import rfc3339
 from app.models.api_key import NAME_MAX, ApiKey
 from app.models.order_item import ID_MAX
 from app.models.principal import SCOPES
 from app.services.api_key_service import create_api_key, key_id, list_api_keys, revoke_api_key
 
-api_keys = AppGroup("api-keys", help="Make, list and revoke the keys of the services that may call this one.")
+api_keys = AppGroup("api-keys", help="Create, list and revoke the API keys of services.")
 
 scope_option = click.option(
-    "--scope", "scopes", type=click.Choice(list(SCOPES)), multiple=True, required=True, help="What it lets do; repeat."
+    "--scope",
+    "scopes",
+    type=click.Choice(list(SCOPES)),
+    multiple=True,
+    required=True,
+    help="Scope of the credentials; repeatable.",
 )
 
 
@@ -29,12 +34,17 @@ def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
 
 
 @api_keys.command("create")
-@click.option("--name", required=True, callback=_short_name, help="Whose it is; keys of one name are one principal.")
+@click.option(
+    "--name",
+    required=True,
+    callback=_short_name,
+    help="Name of the service; keys with the same name are one principal.",
+)
 @scope_option
-@click.option("--expires-in", type=Age(), help="For how long it lasts: 90d, 12h. Without end if absent.")
+@click.option("--expires-in", type=Age(), help="Lifetime: 90d, 12h. Unlimited by default.")
 def create(name: str, scopes: tuple[str, ...], expires_in: timedelta | None) -> None:
-    """Make a key, and show it once: the last line is what to send as `Authorization: Bearer …`."""
-    with faults_in_one_line():
+    """Create a key and print it once, on the last line. Send it as `Authorization: Bearer KEY`."""
+    with migrated_database():
         key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in)
         try:
             click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
@@ -46,8 +56,8 @@ def create(name: str, scopes: tuple[str, ...], expires_in: timedelta | None) -> 
 
 @api_keys.command("list")
 def list_keys() -> None:
-    """List all keys, without their secrets."""
-    with faults_in_one_line():
+    """List all keys without their secrets."""
+    with migrated_database():
         for key in list_api_keys():
             used = f"last used {rfc3339(key.last_used_at)}" if key.last_used_at else "never used"
             click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  {_state(key)}  {used}")
@@ -64,20 +74,20 @@ def _state(key: ApiKey) -> str:
 @api_keys.command("revoke")
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
-    """Make the key of this id worthless, within a second."""
-    with faults_in_one_line():
+    """Revoke the key with this id. It takes effect within a second."""
+    with migrated_database():
         if not revoke_api_key(key_id):
             raise click.ClickException(f"No valid key has the id {key_id}. `flask api-keys list` lists all keys.")
         click.echo(f"{key_id} is revoked.")
 
 
 @click.command()
-@click.option("--customer", required=True, callback=_short_name, help="The customer's id, which becomes the `sub`.")
+@click.option("--customer", required=True, callback=_short_name, help="Customer id, the `sub` of the token.")
 @scope_option
-@click.option("--expires-in", type=Age(), default="15m", show_default=True, help="For how long it lasts.")
+@click.option("--expires-in", type=Age(), default="15m", show_default=True, help="Lifetime.")
 @with_appcontext
 def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None:
-    """Sign a token for a customer with JWT_SIGNING_KEY, for development."""
+    """Sign a customer's token with JWT_SIGNING_KEY, for development."""
     config = current_app.config
     if not config["JWT_SIGNING_KEY"]:
         raise click.ClickException(
@@ -99,7 +109,7 @@ def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None
         try:
             signed = jwt.encode(claims, config["JWT_SIGNING_KEY"], algorithm=algorithm)
         except (jwt.PyJWTError, TypeError, ValueError, AttributeError):
-            continue  # the key is of another kind
+            continue  # the key is for another algorithm
         with errors_in_one_line():
             click.echo(signed)
         return

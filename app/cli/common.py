@@ -1,4 +1,4 @@
-"""What the commands share: lengths of time, progress bars, and errors in one line."""
+"""Shared by the commands: durations, progress bars, and errors in one line."""
 
 import re
 import sys
@@ -16,21 +16,21 @@ from app.db.revision import require_migrated
 
 
 class Age(click.ParamType[timedelta]):
-    """A number of days, hours or minutes: 30d, 12h, 45m."""
+    """A parameter in days, hours or minutes: 30d, 12h, 45m."""
 
     name = "age"
     _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it, or fail with what is expected."""
+        """The duration. Fails with a usage error."""
         match = re.fullmatch(r"(\d{1,6})([dhm])", str(value), re.ASCII)
         if match is None:
-            self.fail(f"{value!r} is not an age; write 30d, 12h or 45m.", param, ctx)
+            self.fail(f"{value!r} is not a duration in days, hours or minutes, such as 30d, 12h or 45m.", param, ctx)
         return timedelta(**{self._UNITS[match[2]]: int(match[1])})
 
 
 class ProgressBar(Protocol):
-    """What the commands use of click's progress bar, whose class click does not export."""
+    """The used members of click's progress bar, whose class is private."""
 
     pos: int  # steps so far
 
@@ -40,8 +40,7 @@ class ProgressBar(Protocol):
 
 @contextmanager
 def progress_bar(label: str, *, length: int | None) -> Iterator[ProgressBar]:
-    """A progress bar on standard error; None for a length that nobody knows. It is there for people only: what is
-    written to a file or a log stays clean of it."""
+    """A progress bar on standard error, shown on a terminal only. `length` is None if it is not known."""
     unknown = length is None
     bar = click.progressbar(
         count() if unknown else None,
@@ -57,7 +56,7 @@ def progress_bar(label: str, *, length: int | None) -> Iterator[ProgressBar]:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turn an error of the database or of a file into a single line and exit status 1."""
+    """Report an error of the database or of a file in one line, with exit status 1."""
     try:
         yield
     except StartupError as error:
@@ -70,8 +69,8 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 @contextmanager
-def faults_in_one_line() -> Iterator[None]:
-    """Require the newest schema, then as `errors_in_one_line`."""
+def migrated_database() -> Iterator[None]:
+    """Require a database with the newest schema, and report errors as `errors_in_one_line` does."""
     with errors_in_one_line():
         require_migrated()
         yield

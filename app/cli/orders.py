@@ -1,4 +1,4 @@
-"""`flask orders export`, `import` and `expire`, and `flask verify`: many orders at once."""
+"""`flask orders export`, `import` and `expire`, and `flask verify`."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TextIO
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from app.cli.common import Age, faults_in_one_line, progress_bar
+from app.cli.common import Age, migrated_database, progress_bar
 from app.errors import ServiceError
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
@@ -19,45 +19,49 @@ from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream
 from app.services.order_import import Import, Line
 from app.services.verification import count_orders, verify_erasures, verify_orders
 
-_BATCH = 500  # lines stored at once
+_BATCH = 500  # lines in one transaction
 
 orders = AppGroup("orders", help="Export, import and expire orders.")
 
 
 @orders.command("export")
 @click.option("--format", "style", type=click.Choice(("ndjson", "csv")), default="ndjson", show_default=True)
-@click.option("--bom", is_flag=True, help="Begin CSV with a byte order mark, by which Excel knows UTF-8.")
-@click.option("--status", type=click.Choice(STATUSES), help="Only orders of this status.")
-@click.option("--output", type=click.File("w", encoding="utf-8"), default="-", help="A file, or standard output.")
+@click.option("--bom", is_flag=True, help="Start CSV with a byte order mark, so that Excel reads it as UTF-8.")
+@click.option("--status", type=click.Choice(STATUSES), help="Export only orders with this status.")
+@click.option(
+    "--output",
+    type=click.File("w", encoding="utf-8"),
+    default="-",
+    help="File to write to; standard output by default.",
+)
 def export_orders(style: str, bom: bool, status: str | None, output: TextIO) -> None:
-    """Write all orders, oldest first: one document a line, or one CSV row for each line item."""
+    """Export all orders, oldest first: one JSON document a line, or one CSV row for each item."""
     if bom and style != "csv":
         raise click.BadParameter("only a CSV export can have a byte order mark.", param_hint="--bom")
     filters = {"sort": "created_at"} | ({"status": status} if status else {})
-    with faults_in_one_line():
+    with migrated_database():
         with progress_bar("Orders", length=None if status else count_orders()) as bar:
             documents = _counted(stream_orders(filters, principal=ANONYMOUS), bar)
             if bom:
                 output.write(BYTE_ORDER_MARK)
             for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
                 output.write(text)
-        output.flush()  # a full disk is noticed here, and not when the file is closed
+        output.flush()  # reports a full disk here, not when the file is closed
         click.echo(f"{bar.pos} orders exported.", err=True)
 
 
 @orders.command("import")
 @click.argument("file", type=click.File("rb"))
-@click.option("--principal", default=ANONYMOUS.id, show_default=True, help="Whose orders they become.")
+@click.option("--principal", default=ANONYMOUS.id, show_default=True, help="Principal that creates the orders.")
 def import_orders(file: BinaryIO, principal: str) -> None:
-    """Create the orders of an NDJSON FILE (- for standard input): `POST /orders` bodies, or exported documents.
-    A byte order mark at its beginning is skipped.
+    """Import orders from an NDJSON FILE (- for standard input): bodies of POST /orders, or exported documents.
 
-    It may be broken off and run again: what is there already is left alone, known by its external_ref, its id, or its
-    text where it has neither. Bad lines are named on standard error, and all others are imported; exit status 1 then.
+    Invalid lines are reported on standard error and skipped, with exit status 1. An import can be interrupted and run
+    again: orders that exist already are skipped, recognized by id, external_ref, or else the text of the line.
     """
     work = Import(Principal(principal, frozenset()))
     lines = (Line(number, text) for number, text in enumerate(_without_byte_order_mark(file), start=1) if text.strip())
-    with faults_in_one_line():
+    with migrated_database():
         with progress_bar("Import", length=_size(file)) as bar:
             while batch := list(islice(lines, _BATCH)):
                 try:
@@ -71,10 +75,10 @@ def import_orders(file: BinaryIO, principal: str) -> None:
 
 
 @orders.command("expire")
-@click.option("--older-than", type=Age(), required=True, help="How long ago they were made: 30d, 12h, 45m.")
+@click.option("--older-than", type=Age(), required=True, help="Minimum age: 30d, 12h, 45m.")
 def expire(older_than: timedelta) -> None:
-    """Cancel pending orders that nobody confirmed (reason `expired`); those on hold are left alone."""
-    with faults_in_one_line():
+    """Cancel old pending orders, with the reason `expired`. Orders on hold are skipped."""
+    with migrated_database():
         with progress_bar("Orders", length=None) as bar:
             for expired in expire_orders(older_than=older_than):
                 bar.update(expired)
@@ -84,24 +88,26 @@ def expire(older_than: timedelta) -> None:
 @click.command()
 @with_appcontext
 def verify() -> None:
-    """Replay the log against the tables and name every difference.
+    """Compare all tables with the events, and report every difference, with exit status 1.
 
-    Exit status 1 if there is any. Changes that come in meanwhile do no harm: each batch is read at one moment.
+    The service can keep running: each batch is read from one snapshot of the database.
     """
     differences = 0
-    with faults_in_one_line():
+    with migrated_database():
         with progress_bar("Orders", length=count_orders()) as bar:
-            for looked_at, found in verify_orders():
-                for difference in found:
-                    click.echo(difference)
-                differences += len(found)
-                bar.update(looked_at)
-        for found in verify_erasures():
-            for difference in found:
-                click.echo(difference)
-            differences += len(found)
+            for verified, lines in verify_orders():
+                differences += _report(lines)
+                bar.update(verified)
+        for lines in verify_erasures():
+            differences += _report(lines)
         click.echo(f"{bar.pos} orders verified, {differences} differences.")
     sys.exit(1 if differences else 0)
+
+
+def _report(lines: list[str]) -> int:
+    for line in lines:
+        click.echo(line)
+    return len(lines)
 
 
 def _without_byte_order_mark(file: BinaryIO) -> Iterator[bytes]:

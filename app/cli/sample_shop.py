@@ -1,7 +1,7 @@
-"""A made-up shop: its catalogue, its customers, and what they order.
+"""The sample shop of `flask seed`: catalogue, customers, and orders.
 
-The shape is that of a wholesaler's real order book: two orders in five have one line, one in a hundred eleven or more;
-quantities are 1, 2, or come by the dozen; a few customers and items make up much of the whole.
+Distributions are those of a wholesaler's real orders: two orders in five have one line, one in a hundred eleven or
+more; quantities are 1, 2, or dozens; a few customers and items make up much of the whole.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ _MARKET_WEIGHTS = list(accumulate((38, 20, 20, 14, 5, 3)))
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """Someone who always orders from the same place, and pays in its currency."""
+    """A customer with one address and one currency."""
 
     id: str
     market: Market
@@ -72,7 +72,7 @@ class Shop:
         self._seed = seed
         self._customers = _skewed(max(1, orders // _ORDERS_PER_CUSTOMER))
         self._items = _skewed(_ITEMS)
-        rng = Random(seed)  # sample data that comes out the same again  # nosec B311
+        rng = Random(seed)  # reproducible sample data  # nosec B311
         self._cents = [1 + int(rng.lognormvariate(_PRICE_MU, _PRICE_SIGMA)) for _ in range(_ITEMS)]
 
     def draw_order(self, rng: Random, *, external_ref: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Shop:
         }
 
     def _draw_items(self, rng: Random, lines: int, market: Market) -> list[dict[str, Any]]:
-        ranks = dict.fromkeys(_draw(rng, self._items, lines))  # an item drawn twice stands on one line
+        ranks = dict.fromkeys(_draw(rng, self._items, lines))  # an item drawn twice is one line
         quantities = rng.choices(_QUANTITIES, cum_weights=_QUANTITY_WEIGHTS, k=len(ranks))
         return [
             {"item_id": f"sku-{rank + 1}", "quantity": quantity, "unit_price": round(self._cents[rank] * market.rate)}
@@ -102,8 +102,8 @@ class Shop:
         ]
 
     def _customer(self, rank: int) -> Customer:
-        # From the rank alone, so that a customer is the same in every order and none has to be remembered.
-        rng = Random(self._seed << 32 | rank)  # the same  # nosec B311
+        # Derived from the rank alone, so that a customer is the same in every order without being stored.
+        rng = Random(self._seed << 32 | rank)  # reproducible  # nosec B311
         [market] = rng.choices(_MARKETS, cum_weights=_MARKET_WEIGHTS)
         name, surname = rng.choice(_NAMES), rng.choice(_SURNAMES)
         postal_code, town = rng.choice(market.towns)

@@ -1,4 +1,4 @@
-"""`flask seed`: fill a database with orders that look real, the same ones each time."""
+"""`flask seed`: fill a database with reproducible sample orders."""
 
 import time
 from bisect import bisect
@@ -12,7 +12,7 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy import exists, select
 
-from app.cli.common import faults_in_one_line, progress_bar
+from app.cli.common import migrated_database, progress_bar
 from app.cli.sample_shop import Shop
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import consistent_read
@@ -21,11 +21,11 @@ from app.models.principal import Principal
 from app.services.new_order import CreateRequest, NewOrder, new_order
 from app.services.order_inserts import insert_orders
 
-PRINCIPAL = Principal("seed", frozenset())  # by which the orders made here are told from all others
-UNTIL = "2026-11-01"  # fixed, not today: the same command makes the same orders on any day
+PRINCIPAL = Principal("seed", frozenset())  # distinguishes sample orders from all others
+UNTIL = "2026-11-01"  # fixed, so that the command creates the same orders on any day
 _HOURS = 365 * 24
 _BATCH = 1000  # orders a statement: a tenth of a second, where the database allows three
-_PAUSES = (0.1, 1, 5)  # seconds before a batch is tried again
+_PAUSES = (0.1, 1, 5)  # seconds before the attempts to store a batch again
 
 # Weights of an hour of the day (UTC), a day of the week (from Monday) and a month.
 _BY_HOUR = (1, 1, 1, 1, 1, 2, 4, 7, 10, 12, 13, 13, 12, 12, 12, 11, 11, 11, 12, 13, 13, 10, 6, 3)
@@ -34,40 +34,39 @@ _BY_MONTH = (8, 8, 9, 9, 9, 9, 8, 8, 10, 11, 15, 14)
 
 
 @click.command()
-@click.option("--orders", type=click.IntRange(1, 10**8), default=1000, show_default=True, help="How many to make.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Makes them others.")
+@click.option("--orders", type=click.IntRange(1, 10**8), default=1000, show_default=True, help="Number of orders.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Another seed creates other orders."
+)
 @click.option(
     "--until",
     type=click.DateTime(["%Y-%m-%d"]),
     default=UNTIL,
     show_default=True,
-    help="They were made in the 365 days before this one, UTC.",
+    help="The orders are created in the 365 days before this date, UTC.",
 )
-@click.option("--force", is_flag=True, help="Add to a database that holds orders of another origin.")
+@click.option("--force", is_flag=True, help="Add sample orders to a database that has other orders.")
 @with_appcontext
 def seed(orders: int, seed: int, until: datetime, force: bool) -> None:
-    """Add made-up orders, the same ones for the same options.
-
-    Run again, it adds only what is missing.
-    """
+    """Create sample orders, the same ones for the same options. Run again, it creates only missing orders."""
     if until.year < 1971:
         raise click.BadParameter("the first orders would be older than 1970.", param_hint="--until")
     started = time.perf_counter()
-    with faults_in_one_line():
-        if not force and _holds_other_orders():
+    with migrated_database():
+        if not force and _has_other_orders():
             raise click.ClickException(
                 "The database contains orders that this command did not create. --force adds orders to them."
             )
         added = _store(sample_orders(orders, seed=seed, until=until.replace(tzinfo=UTC)), orders)
         seconds = time.perf_counter() - started
-        there = f" ({orders - added:,} were there)" if added < orders else ""
-        click.echo(f"{added:,} orders in {seconds:.1f} s, {added / seconds:,.0f} a second{there}")
+        existing = f" ({orders - added:,} existed)" if added < orders else ""
+        click.echo(f"{added:,} orders in {seconds:.1f} s, {added / seconds:,.0f} a second{existing}")
 
 
 def sample_orders(count: int, *, seed: int, until: datetime) -> Iterator[NewOrder]:
-    """`count` orders, oldest first, made in the 365 days before `until`, an aware time."""
+    """`count` orders, oldest first, created in the 365 days before `until`, an aware time."""
     name = f"{seed}-{count}-{until:%y%m%d}"
-    rng, shop = Random(name), Shop(count, seed=seed)  # sample data that comes out the same again  # nosec B311
+    rng, shop = Random(name), Shop(count, seed=seed)  # reproducible sample data  # nosec B311
     for position, at in enumerate(_moments(count, until, rng), start=1):
         body = shop.draw_order(rng, external_ref=f"{name}-{position:09}")
         request = CreateRequest(body, principal=PRINCIPAL, idempotency_key=body.get("external_ref"))
@@ -75,12 +74,12 @@ def sample_orders(count: int, *, seed: int, until: datetime) -> Iterator[NewOrde
 
 
 def _moments(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
-    """Random times in ascending order, without holding them all: the order statistics of a uniform distribution."""
+    """Random times in ascending order, one at a time: the order statistics of a uniform distribution."""
     start = until - timedelta(hours=_HOURS)
     hours = [start + timedelta(hours=hour) for hour in range(_HOURS)]
     weights = [_BY_HOUR[hour.hour] * _BY_WEEKDAY[hour.weekday()] * _BY_MONTH[hour.month - 1] for hour in hours]
     cumulated = list(accumulate(weights))
-    left = 1.0  # the share of the year's orders that is still to come
+    left = 1.0  # share of the year's orders that is not drawn yet
     for remaining in range(count, 0, -1):
         left *= (1 - rng.random()) ** (1 / remaining)
         weight = (1 - left) * cumulated[-1]
@@ -89,13 +88,13 @@ def _moments(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
         yield hours[hour] + timedelta(microseconds=min(int(share * 3.6e9), 3_599_999_999))
 
 
-def _holds_other_orders() -> bool:
+def _has_other_orders() -> bool:
     with consistent_read(statement_timeout=None) as session:  # to find none, the database reads every order
         return bool(session.scalar(select(exists().where(Order.principal != PRINCIPAL.id))))
 
 
 def _store(orders: Iterator[NewOrder], count: int) -> int:
-    """Store the orders that are not there yet; return how many that were."""
+    """Store the orders that do not exist yet, and return their number."""
     added = 0
     with progress_bar("Seeding", length=count) as bar:
         for batch in _batches(orders):
@@ -105,8 +104,10 @@ def _store(orders: Iterator[NewOrder], count: int) -> int:
 
 
 def _insert(batch: list[NewOrder]) -> set[str]:
-    """Store a batch; the ids of the new orders. A database that cannot answer just now is asked again, for in an hour's
-    work that happens. Where only the answer was lost, the orders count as having been there."""
+    """Store a batch, with retries while the database is unavailable, and return the ids of the new orders.
+
+    If a connection is lost after the commit, the retry finds the orders and does not count them as new.
+    """
     for pause in _PAUSES:
         try:
             return insert_orders(batch)
@@ -118,11 +119,11 @@ def _insert(batch: list[NewOrder]) -> set[str]:
 
 
 def _batches(orders: Iterator[NewOrder]) -> Iterator[list[NewOrder]]:
-    """The orders in batches, each made while the database stores the one before."""
-    with ThreadPoolExecutor(max_workers=1) as maker:
-        following = maker.submit(_take_batch, orders)
-        while batch := following.result():
-            following = maker.submit(_take_batch, orders)
+    """The orders in batches. Each is generated while the database stores the one before."""
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        next_batch = executor.submit(_take_batch, orders)
+        while batch := next_batch.result():
+            next_batch = executor.submit(_take_batch, orders)
             yield batch
 
 
