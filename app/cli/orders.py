@@ -16,7 +16,7 @@ from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
 from app.services.order_actions import expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
-from app.services.order_import import Import, Line
+from app.services.order_import import Line, OrderImport
 from app.services.verification import count_orders, verify_erasures, verify_orders
 
 _BATCH = 500  # lines in one transaction
@@ -59,19 +59,22 @@ def import_orders(file: BinaryIO, principal: str) -> None:
     Invalid lines are reported on standard error and skipped, with exit status 1. An import can be interrupted and run
     again: orders that exist already are skipped, recognized by id, external_ref, or else the text of the line.
     """
-    work = Import(Principal(principal, frozenset()))
+    orders_import = OrderImport(Principal(principal, frozenset()))
     lines = (Line(number, text) for number, text in enumerate(_without_byte_order_mark(file), start=1) if text.strip())
     with migrated_database():
         with progress_bar("Import", length=_size(file)) as bar:
             while batch := list(islice(lines, _BATCH)):
                 try:
-                    for fault in work.store(batch):
-                        click.echo(fault, err=True)
+                    for message in orders_import.store(batch):
+                        click.echo(message, err=True)
                 except ServiceError as error:
                     raise click.ClickException(f"{error.detail} Run the same command again to continue.") from None
                 bar.update(sum(len(line.text) for line in batch))
-        click.echo(f"{work.created} orders imported, {work.there} there already, {work.bad} bad lines.")
-    sys.exit(1 if work.bad else 0)
+        click.echo(
+            f"{orders_import.created} orders imported, {orders_import.existing} there already, "
+            f"{orders_import.failed} bad lines."
+        )
+    sys.exit(1 if orders_import.failed else 0)
 
 
 @orders.command("expire")

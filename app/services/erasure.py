@@ -23,12 +23,13 @@ from app.db.errors import DATABASE_ERRORS, is_duplicate
 from app.db.sqlite_rewrite import file_size, rewrite_file
 from app.db.transactions import in_transaction, read_rows
 from app.errors import ErasureNotFound, OpenOrders
-from app.models import EVENTS, ChangeKey, Erasure, Order, OrderEvent, OutboxEntry
+from app.models import EVENTS, ChangeKey, Erasure, Order, OrderEvent
 from app.models.erasure import DONE, RUNNING, is_alias, new_alias, scrub
 from app.models.lifecycle import ERASED, OPEN
 from app.models.order_id import new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_document import render_stored_order
+from app.services.order_inserts import event_row, insert_events
 
 REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request rewrites, which takes about a second
 # Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures are requested.
@@ -224,15 +225,9 @@ def _erase_order(erasure: Erasure) -> None:
     order = db.session.scalars(select(Order).where(Order.id == erasure.order_id).options(*children)).one()
     now = datetime.now(UTC)
     order.erase(alias=erasure.alias, at=now)
-    event = OrderEvent(
-        order_id=order.id,
-        version=order.version,
-        type=ERASED,
-        actor=erasure.actor,
-        at=now,
-        snapshot=render_stored_order(order),
-    )
-    db.session.add_all([event, OutboxEntry(order_id=order.id, version=order.version, at=now)])
+    snapshot = render_stored_order(order)
+    event = event_row(order.id, order.version, event_type=ERASED, actor=erasure.actor, at=now, snapshot=snapshot)
+    insert_events(db.session.connection(), [event])
     erasure.orders += 1
     erasure.order_id, erasure.erased_version = None, 0
 

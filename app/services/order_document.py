@@ -1,6 +1,6 @@
-"""The order document: rendered and parsed here and nowhere else.
+"""The order document: how it is rendered and parsed, and what of it a customer sees.
 
-It is built once a version and stored with the event; every reader gets those bytes.
+A document is rendered once for each version and stored with its event. Every reader gets the stored text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ _UNCHANGED = tuple(name for name in ORDERS.c.keys() if name not in _NOT_IN_DOCUM
 
 @dataclass(frozen=True, slots=True)
 class StoredOrder:
-    """One version of an order, as the bytes every reader gets."""
+    """A version of an order, with its document as it is stored."""
 
     id: str
     version: int
@@ -43,7 +43,7 @@ def render_order(
     fulfillments: Iterable[Fulfillment] = (),
     returns: Iterable[Return] = (),
 ) -> str:
-    """The document of an order given by its columns and its lines' columns, as JSON bytes (DESIGN: the order)."""
+    """Render the document of an order from its columns and those of its items."""
     created_at, updated_at = order["created_at"], order["updated_at"]
     created = rfc3339(created_at)
     return orjson.dumps(
@@ -75,7 +75,7 @@ def render_order(
 
 
 def render_stored_order(order: Order) -> str:
-    """The document of an order with its items, fulfillments and returns loaded."""
+    """Render the document of an order whose items, fulfillments and returns are loaded."""
     return render_order(
         order.columns(),
         items=[item.columns() for item in order.items],
@@ -86,9 +86,9 @@ def render_stored_order(order: Order) -> str:
 
 
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> Order:
-    """The order that a stored document, as read from JSON, was rendered of, with the columns that are not in it.
+    """The order that a parsed document was rendered from. `principal` and `external_ref_hash` are not in the document.
 
-    It belongs to no session.
+    The order belongs to no session.
     """
     totals = document["totals"] or {"items": None, "adjustments": None}
     return _loaded(
@@ -160,8 +160,8 @@ def _render_totals(order: Values) -> dict[str, int] | None:
     return {"items": items, "adjustments": adjustments, "total": items + adjustments}
 
 
-STAFF, SERVICE = "staff", "service"  # who acted, where a customer may not know more
-_WITHOUT_HOLD = '"hold":null'  # within a text of the document its quotes would be escaped
+STAFF, SERVICE = "staff", "service"  # the actors that a customer sees in place of ids
+_WITHOUT_HOLD = '"hold":null'  # cannot occur inside a string of the document: quotes are escaped there
 
 
 def visible_order(order: StoredOrder, principal: Principal) -> StoredOrder:
@@ -171,7 +171,7 @@ def visible_order(order: StoredOrder, principal: Principal) -> StoredOrder:
 
 
 def visible_document(document: str, principal: Principal) -> str:
-    """The order document as the principal may see it: the same text, unless it is a customer's and there is a hold."""
+    """The order document as the principal may see it: a customer does not see the reason of a hold."""
     if principal.customer_id is None or _WITHOUT_HOLD in document:
         return document
     order = orjson.loads(document)
@@ -181,7 +181,7 @@ def visible_document(document: str, principal: Principal) -> str:
 
 
 def visible_actor(actor: str, principal: Principal) -> str:
-    """Who acted, as the principal may know: a customer is told of themselves, and else only that it was not they."""
+    """The actor of an event as the principal may see it: a customer sees only themselves by id."""
     if principal.customer_id is None or actor == principal.id:
         return actor
     return STAFF if actor.startswith("token:") else SERVICE

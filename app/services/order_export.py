@@ -1,4 +1,4 @@
-"""Orders on their way out: all that match, in constant memory, as NDJSON or CSV."""
+"""Exporting all orders that match a filter as NDJSON or CSV, in constant memory."""
 
 import csv
 import re
@@ -23,15 +23,14 @@ from app.services.order_listing import filter_values, id_range, is_descending, l
 
 BYTE_ORDER_MARK = "\ufeff"
 
-# What is fetched at once: a stream holds it in memory for as long as its reader likes.
+# The size of a page, which an export keeps in memory while a slow client reads it.
 PAGE, PAGE_BYTES = 500, 256 * 1024  # orders, bytes
 _FIRST_PAGE = 16  # orders
-_QUEUE_SECONDS = 10  # that a page waits for those of other exports
-_PAGE_SECONDS = 30  # not the 3 of a request: where few orders match, a page may take a walk over all of them
+_QUEUE_SECONDS = 10  # seconds that a page waits for a connection while other exports use theirs
+_PAGE_SECONDS = 30  # a request has 3; where few orders match, a page may scan the whole table
 
-# Where a formula could begin: at the start of a cell, and behind what another list separator (`;` in much of Europe, a
-# tab) makes the start of one, for our own quotes protect nothing there. It matches each run once, so it takes linear
-# time.
+# Where a formula can begin: at the start of a cell, and after a character that is a list separator elsewhere (`;`
+# in much of Europe, a tab), since quotes do not protect it there. Possessive, so it takes linear time.
 _CELL_START = re.compile(r"(?:^|[;\t\r\n])[;\"'\s]*+([=+\-@＝＋－＠]?)")
 ORDER_COLUMNS = (
     "id", "number", "customer_id", "external_ref", "status", "fulfillment_status", "currency", "version", "created_at",
@@ -66,7 +65,7 @@ def stream_orders(
         if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
             return
         after, left = rows[-1].id, left - len(rows)
-        size = 2 * len(rows)  # the database looks at the sizes of so many documents, in vain if they do not fit
+        size = 2 * len(rows)  # the database reads the sizes of all of these documents, so no more than may fit
 
 
 def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -91,11 +90,11 @@ def _page_query(given: frozenset[str], descending: bool) -> Any:
     return rows_within(query, position="id", document="document", size=PAGE_BYTES, descending=descending)
 
 
-# Exports wait for their pages in a queue of their own: half of the connections stay with the other requests.
-_READERS = PerEngine(lambda: Semaphore(_half_of_the_connections()))
+# Exports share half of the connections, and leave the other half to other requests.
+_READERS = PerEngine(lambda: Semaphore(_export_connections()))
 
 
-def _half_of_the_connections() -> int:
+def _export_connections() -> int:
     pool = db.engine.pool
     return max(1, pool.size() // 2) if isinstance(pool, QueuePool) else 1
 
@@ -107,29 +106,29 @@ def as_ndjson(documents: Iterable[str]) -> Iterator[str]:
 
 
 def as_csv(documents: Iterable[str]) -> Iterator[str]:
-    """One row for each line of each order, the order's own columns repeated (RFC 4180).
+    """One row for each item of each order, with the order's columns repeated (RFC 4180).
 
-    What a spreadsheet would take for a formula gets an apostrophe in front, whatever separator it reads the file with.
+    A cell that a spreadsheet would read as a formula is prefixed with an apostrophe, for any list separator.
     """
-    to_text = csv.writer(_Text()).writerow
+    to_text = csv.writer(_ReturnsText()).writerow
     yield to_text([*ORDER_COLUMNS, "items_total", "adjustments_total", "total", *ITEM_COLUMNS])
     for document in documents:
         order = orjson.loads(document)
         totals = order["totals"] or {}
-        start = [_harmless(order[name]) for name in ORDER_COLUMNS] + [totals.get(name) for name in TOTAL_COLUMNS]
+        start = [_without_formula(order[name]) for name in ORDER_COLUMNS] + [totals.get(name) for name in TOTAL_COLUMNS]
         for item in order["items"]:
-            yield to_text([*start, *(_harmless(item[name]) for name in ITEM_COLUMNS)])
+            yield to_text([*start, *(_without_formula(item[name]) for name in ITEM_COLUMNS)])
 
 
-class _Text:
-    """A file for the library's writer, which hands out what is written."""
+class _ReturnsText:
+    """A file for `csv.writer`, whose `writerow` returns what `write` returns."""
 
     def write(self, text: str) -> str:
         """The text."""
         return text
 
 
-def _harmless(cell: Any) -> Any:
+def _without_formula(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     text = _CELL_START.sub(lambda start: f"{start[0][:-1]}'{start[1]}" if start[1] else start[0], cell)

@@ -1,4 +1,4 @@
-"""Exported orders on their way back in, restored as they were."""
+"""Importing orders from NDJSON: bodies of `POST /orders`, and exported documents, which keep their state."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,39 +22,140 @@ from app.schemas.order_import import ExportedOrderSchema
 from app.schemas.strict_json import load_body, parse_json
 from app.services.new_order import CreateRequest, NewOrder, content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
-from app.services.order_inserts import find_conflicts, restore_orders
+from app.services.order_inserts import find_stored_ids, restore_orders
 from app.services.order_service import create_orders
 from app.services.verification import inconsistent_members
 
 _STATE = ("number", "status", "fulfillment_status", "version", "created_at", "updated_at")
+_BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
 
 
-def restored_order(data: Mapping[str, Any], *, document: Mapping[str, Any], principal: str) -> NewOrder:
-    """An order from its exported document, given as it was read and as the schema (`ExportedOrder`) loaded it.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the file, counted from 1."""
 
-    Raises InvalidRequest where the document contradicts itself or is not the one that the order's own columns render
-    to, so that nothing comes in that `flask verify` would find fault with.
+    number: int
+    text: bytes
+
+
+@dataclass(slots=True)
+class OrderImport:
+    """A running import: the principal of the orders, and how many lines were created, existed already or failed."""
+
+    principal: Principal
+    created: int = 0
+    existing: int = 0
+    failed: int = 0
+    _occurrences: Counter[str] = field(default_factory=Counter)
+
+    def store(self, lines: Sequence[Line]) -> Iterator[str]:
+        """Store a batch of lines, and yield an error message for each line that fails.
+
+        Raises ServiceUnavailable, RequestInFlight and database errors that concern no single line. This commits.
+        """
+        requests: list[tuple[Line, CreateRequest]] = []
+        restored: list[tuple[Line, NewOrder]] = []
+        for line in lines:
+            try:
+                self._load(line, requests, restored)
+            except ServiceError as error:
+                yield self._error_message(line, error)
+        outcomes = create_orders([request for _, request in requests])
+        for (line, _), outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, ServiceUnavailable | RequestInFlight):
+                raise outcome
+            if isinstance(outcome, ServiceError):
+                yield self._error_message(line, outcome)
+            else:
+                self._count(created=not outcome.replayed)
+        yield from self._restore(restored)
+
+    def _load(
+        self, line: Line, requests: list[tuple[Line, CreateRequest]], restored: list[tuple[Line, NewOrder]]
+    ) -> None:
+        data = parse_json(line.text.strip())
+        if isinstance(data, dict) and "id" in data:
+            order = restore_order(load_body(_DOCUMENT, data), document=data, principal=self.principal.id)
+            restored.append((line, order))
+            return
+        body = load_body(_BODY, data)
+        key = None if body.get("external_ref") else self._idempotency_key(line)
+        requests.append((line, CreateRequest(body, self.principal, idempotency_key=key, reference_as_key=True)))
+
+    def _idempotency_key(self, line: Line) -> str:
+        """The key of a line without a reference: its text, and how often the text has occurred in the file."""
+        digest = blake2b(line.text.strip(), digest_size=16).hexdigest()
+        self._occurrences[digest] += 1
+        return f"import:{digest}:{self._occurrences[digest]}"
+
+    def _restore(self, restored: Sequence[tuple[Line, NewOrder]]) -> Iterator[str]:
+        orders: dict[str, NewOrder] = {}
+        for _, order in restored:
+            orders.setdefault(order.id, order)  # the first of several lines with the same order
+        stored, errors = _store(list(orders.values()))
+        existing = find_stored_ids([order for order in orders.values() if order.id not in stored])
+        for line, order in restored:
+            if order.id in stored or order.id in existing:
+                self._count(created=order.id in stored and orders[order.id] is order)
+            else:
+                conflict = "Another order has this external_ref or number."
+                yield self._error_message(line, InternalError(errors.get(order.id, conflict)))
+
+    def _count(self, *, created: bool) -> None:
+        self.created += created
+        self.existing += not created
+
+    def _error_message(self, line: Line, error: ServiceError) -> str:
+        self.failed += 1
+        listed: list[dict[str, Any]] = error.members.get("errors", [])
+        messages = "; ".join(f"{one['pointer']}: {one['detail']}" for one in listed)
+        cause = str(error.__cause__).partition("\n")[0] if error.__cause__ else ""
+        return f"line {line.number}: {messages or cause or error.detail}"
+
+
+def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
+    """The ids of the stored orders, and the database's error messages for others, by id."""
+    try:
+        return (restore_orders(orders), {}) if orders else (set(), {})
+    except DATABASE_ERRORS as error:
+        if is_unavailable(error):
+            raise
+        if len(orders) == 1:
+            return set(), {orders[0].id: str(error).partition("\n")[0]}
+    stored, errors = set[str](), dict[str, str]()
+    for order in orders:  # the statement failed for all: find the orders that cause it
+        one_stored, one_error = _store([order])
+        stored |= one_stored
+        errors |= one_error
+    return stored, errors
+
+
+def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], principal: str) -> NewOrder:
+    """Build an order from its exported document: `document` is parsed, `data` is loaded by `ExportedOrderSchema`.
+
+    Raises InvalidRequest where the document contradicts itself or differs from what its columns render to. Such an
+    order would fail `flask verify`.
     """
-    said = content_columns(data)
+    content = content_columns(data)
     items = [
         columns | {"fulfilled": item["fulfilled"], "returned": item["returned"]}
         for columns, item in zip(item_columns(data), data["items"], strict=True)
     ]
-    items_total, adjustments_total = order_totals(items, said["adjustments"])
-    columns = said | {name: data[name] for name in _STATE}
+    items_total, adjustments_total = order_totals(items, content["adjustments"])
+    columns = content | {name: data[name] for name in _STATE}
     columns |= {
         "id": str(data["id"]),
         "principal": principal,
-        "external_ref_hash": hash_reference(said["external_ref"], principal=principal),
+        "external_ref_hash": hash_reference(content["external_ref"], principal=principal),
         "idempotency_key_hash": None,
-        "fingerprint": fingerprint([said, item_columns(data)]),
+        "fingerprint": fingerprint([content, item_columns(data)]),
         "hold": _with_text_times(data["hold"]),
         "cancellation": _with_text_times(data["cancellation"]),
         "items_total": items_total,
         "adjustments_total": adjustments_total,
     }
     fulfillments, returns = list(data["fulfillments"]), list(data["returns"])
-    snapshot = render_order(
+    rendered = render_order(
         columns,
         items=items,
         allowed_actions=allowed_actions(
@@ -66,8 +167,8 @@ def restored_order(data: Mapping[str, Any], *, document: Mapping[str, Any], prin
         fulfillments=[Fulfillment(**fulfillment) for fulfillment in fulfillments],
         returns=[Return(**one) for one in returns],
     )
-    _require_consistent(orjson.loads(snapshot), document)
-    return NewOrder(columns, items, snapshot, fulfillments, returns)
+    _require_consistent(orjson.loads(rendered), document)
+    return NewOrder(columns, items, rendered, fulfillments, returns)
 
 
 def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]) -> None:
@@ -84,107 +185,3 @@ def _with_text_times(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if value is None:
         return None
     return {name: rfc3339(part) if isinstance(part, datetime) else part for name, part in value.items()}
-
-
-_BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the file, counted from 1."""
-
-    number: int
-    text: bytes
-
-
-@dataclass(slots=True)
-class Import:
-    """An import under way: whose orders they become, and what became of the lines so far."""
-
-    principal: Principal
-    created: int = 0
-    there: int = 0
-    bad: int = 0
-    _seen: Counter[str] = field(default_factory=Counter)
-
-    def store(self, lines: Sequence[Line]) -> Iterator[str]:
-        """Store what is good in a batch, and yield a sentence for each line that is not.
-
-        Raises ServiceUnavailable, RequestInFlight and the database's errors where no line is to blame.
-        """
-        requests: list[tuple[Line, CreateRequest]] = []
-        documents: list[tuple[Line, NewOrder]] = []
-        for line in lines:
-            try:
-                self._read(line, requests, documents)
-            except ServiceError as error:
-                yield self._fault(line, error)
-        outcomes = create_orders([request for _, request in requests])
-        for (line, _), outcome in zip(requests, outcomes, strict=True):
-            if isinstance(outcome, ServiceUnavailable | RequestInFlight):
-                raise outcome
-            if isinstance(outcome, ServiceError):
-                yield self._fault(line, outcome)
-            else:
-                self._count(new=not outcome.replayed)
-        yield from self._restore(documents)
-
-    def _read(
-        self, line: Line, requests: list[tuple[Line, CreateRequest]], documents: list[tuple[Line, NewOrder]]
-    ) -> None:
-        data = parse_json(line.text.strip())
-        if isinstance(data, dict) and "id" in data:
-            loaded = load_body(_DOCUMENT, data)
-            documents.append((line, restored_order(loaded, document=data, principal=self.principal.id)))
-            return
-        body = load_body(_BODY, data)
-        key = None if body.get("external_ref") else self._key(line)
-        requests.append((line, CreateRequest(body, self.principal, idempotency_key=key, reference_as_key=True)))
-
-    def _key(self, line: Line) -> str:
-        """For a line without a reference: its text and how often it stood in the file so far."""
-        digest = blake2b(line.text.strip(), digest_size=16).hexdigest()
-        self._seen[digest] += 1
-        return f"import:{digest}:{self._seen[digest]}"
-
-    def _restore(self, documents: Sequence[tuple[Line, NewOrder]]) -> Iterator[str]:
-        orders: dict[str, NewOrder] = {}
-        for _, order in documents:
-            orders.setdefault(order.id, order)  # the first of two lines with one order
-        stored, refused = _store(list(orders.values()))
-        missing = [order for order in orders.values() if order.id not in stored]
-        there = find_conflicts(missing).by_id if missing else {}
-        for line, order in documents:
-            if order.id in stored or order.id in there:
-                self._count(new=order.id in stored and orders[order.id] is order)
-            else:
-                taken = "Another order has this external_ref or number."
-                yield self._fault(line, InternalError(refused.get(order.id, taken)))
-
-    def _count(self, *, new: bool) -> None:
-        self.created += new
-        self.there += not new
-
-    def _fault(self, line: Line, error: ServiceError) -> str:
-        self.bad += 1
-        faults: list[dict[str, Any]] = error.members.get("errors", [])
-        told = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in faults)
-        cause = str(error.__cause__).partition("\n")[0] if error.__cause__ else ""
-        return f"line {line.number}: {told or cause or error.detail}"
-
-
-def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
-    """The ids of the restored orders, and the reasons for which the database refused others."""
-    try:
-        return (restore_orders(orders), {}) if orders else (set(), {})
-    except DATABASE_ERRORS as error:
-        if is_unavailable(error):
-            raise
-        if len(orders) == 1:
-            return set(), {orders[0].id: str(error).partition("\n")[0]}
-    stored, refused = set[str](), dict[str, str]()
-    for order in orders:  # a fault of the whole statement: only the order that causes it shall stay out
-        one_stored, one_refused = _store([order])
-        stored |= one_stored
-        refused |= one_refused
-    return stored, refused
