@@ -1,8 +1,10 @@
 """Every error is a problem document (RFC 9457), whoever raised it."""
 
+import ast
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,3 +225,21 @@ def test_a_415_lists_the_supported_media_types(client: FlaskClient) -> None:
     assert patched.headers["Accept-Patch"] == "application/merge-patch+json, application/json"
     assert posted.headers["Accept"] == "application/json"
     assert coded.headers["Accept-Encoding"] == "identity"
+
+
+def details() -> Iterator[tuple[str, str]]:
+    """Every literal detail of a problem in the code, with its place; an f-string without its values."""
+    names = {kind.__name__ for kind in problem_types()}
+    for path in sorted(Path(create_app.__code__.co_filename).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in names:
+                parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else [node.args[0]]
+                texts = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
+                if texts != ["…"]:
+                    yield f"{path.name}:{node.lineno}", "".join(texts)
+
+
+def test_every_detail_consists_of_sentences() -> None:
+    assert len(list(details())) > 40
+    for place, detail in details():
+        assert re.fullmatch(r"[A-Z…`i].*\.", detail), f"{place}: {detail}"

@@ -208,7 +208,7 @@ class Authenticator:
 def _unauthenticated(reason: str, *, error: str | None = "invalid_token") -> Unauthenticated:
     """Return the error to raise. The reason is only logged: in the response it would help an attacker."""
     challenge = 'Bearer realm="orders"' + (f', error="{error}"' if error else "")
-    unauthenticated = Unauthenticated("Send a valid API key or token in the header Authorization: Bearer …")
+    unauthenticated = Unauthenticated("Send a valid API key or token as a bearer token in the Authorization header.")
     unauthenticated.reason = reason
     return unauthenticated.with_headers(WWW_Authenticate=challenge)
 

@@ -198,7 +198,7 @@ class Order(Base):
         Those of CONTENT_WHILE_PENDING can change only while the order is pending.
         """
         if self.status != "pending" and not content.keys().isdisjoint(CONTENT_WHILE_PENDING):
-            raise self._illegal("items, adjustments and currency can be changed only while the order is pending.")
+            raise self._illegal("Items, adjustments and currency can be changed only while the order is pending.")
         if is_alias(self.customer_id):
             scrubbed = scrub(self.columns() | content, alias=self.customer_id)
             self._refuse_personal_data(**{name: content[name] for name in content if scrubbed[name] != content[name]})

@@ -188,7 +188,9 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
             else:
                 _raise_unless_replayed(error, order, before=before, key=key, principal=request.principal)
     if unacknowledged:
-        raise ServiceUnavailable("The database connection was lost; it is unknown whether the order was changed.")
+        raise ServiceUnavailable(
+            "The database connection was lost, and the order may have been changed. Read it before you retry."
+        )
     raise ServiceUnavailable("Too many concurrent changes of this order. Send the request again.")
 
 

@@ -91,7 +91,9 @@ def require_room_for_key(order_id: str) -> None:
     """Raise TooManyIdempotencyKeys if the order has CHANGE_KEYS_MAX keys."""
     [row] = read_rows(select(func.count().label("keys")).where(ChangeKey.order_id == order_id))
     if row.keys >= CHANGE_KEYS_MAX:
-        raise TooManyIdempotencyKeys(f"The order has {row.keys} idempotency keys, and the request changes nothing.")
+        raise TooManyIdempotencyKeys(
+            f"The order has {row.keys} idempotency keys, the maximum for requests that change nothing."
+        )
 
 
 def store_version(
