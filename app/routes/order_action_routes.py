@@ -10,12 +10,12 @@ from app.http.blueprint import Blueprint
 from app.http.request_input import MERGE_PATCH, change_request
 from app.http.responses import order_response
 from app.schemas.documents import OrderSchema
+from app.schemas.order import OrderPatchSchema
 from app.schemas.order_actions import (
     CancellationInSchema,
     EmptySchema,
     FulfillmentInSchema,
     HoldInSchema,
-    OrderPatchSchema,
     ReturnInSchema,
 )
 from app.services import order_actions

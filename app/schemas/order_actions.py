@@ -4,26 +4,19 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from app.models.order_item import ID_MAX
 from app.schemas.fields import (
     BoundedInteger,
     BoundedList,
     Choice,
     HttpUrl,
-    MetadataPatch,
     NestedObject,
     StrictSchema,
     Text,
 )
 from app.schemas.order import (
-    ADJUSTMENTS_MAX,
-    CURRENCIES,
-    CURRENCY_ERROR,
     ITEMS_MAX,
     NOTE_MAX,
     QUANTITY_MAX,
-    AdjustmentInSchema,
-    ItemInSchema,
 )
 
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
@@ -88,34 +81,3 @@ class ReturnInSchema(LineQuantitiesInSchema):
     """The units that were returned together."""
 
     reason = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
-
-
-class AddressPatchSchema(StrictSchema):
-    """Changes of an address. Null removes a member."""
-
-    name = Text(200, allow_none=True)
-    company = Text(200, allow_none=True)
-    line1 = Text(200, allow_none=True)
-    line2 = Text(200, allow_none=True)
-    city = Text(100, allow_none=True)
-    region = Text(100, allow_none=True)
-    postal_code = Text(20, allow_none=True)
-    country = Text(2, min_length=2, allow_none=True)
-    phone = Text(40, allow_none=True)
-    email = Text(254, allow_none=True)
-
-
-class OrderPatchSchema(StrictSchema):
-    """A JSON merge patch (RFC 7396): absent members stay as they are, null removes a member, arrays are replaced whole.
-
-    `items`, `adjustments` and `currency` can be changed only while the order is pending.
-    """
-
-    external_ref = Text(ID_MAX, allow_none=True)
-    note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
-    metadata = MetadataPatch(allow_none=True)
-    shipping_address = NestedObject(AddressPatchSchema, allow_none=True)
-    billing_address = NestedObject(AddressPatchSchema, allow_none=True)
-    items = BoundedList(NestedObject(ItemInSchema), min_length=1, max_length=ITEMS_MAX)
-    adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX, allow_none=True)
-    currency = Choice(CURRENCIES, error=CURRENCY_ERROR, allow_none=True)

@@ -1,4 +1,4 @@
-"""Lists of orders. What is read are stored documents, never parsed."""
+"""Listing orders: filters, keyset paging, and the queries. Lists return stored documents without parsing them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def list_orders(filters: Mapping[str, Any], *, principal: Principal, limit: int,
 
 
 def _count_within(length: int, documents: Sequence[str]) -> int:
-    """How many of the documents begin within so many characters."""
+    """The number of documents that begin within the first `length` characters."""
     return sum(begin < length for begin in accumulate(map(len, documents), initial=0))
 
 
@@ -109,7 +109,7 @@ def _parameter(name: str, kind: Any = SQLText) -> ColumnElement[Any]:
 
 
 def _line_of_item(item_id: Any, order_id: Any) -> ColumnElement[int]:
-    """The first line with the item in the order, or NULL; a scalar subquery, which no plan turns into a join."""
+    """The first line with the item in the order, or NULL; a scalar subquery, which is never planned as a join."""
     item = aliased(OrderItem)
     return select(func.min(item.line)).where(item.order_id == order_id, item.item_id == item_id).scalar_subquery()
 
@@ -126,8 +126,8 @@ _FILTERS: dict[str, ColumnElement[bool]] = {
 }
 _SELECTIVE = {"number", "external_ref"}
 
-# The filters that have an index with the sort in it. The first of those given leads: its index is walked from the
-# cursor on, and each order found there is held against the others.
+# The filters whose index has the sort. The first of those given leads: its index is scanned from the cursor, and
+# the other conditions are checked for each order.
 _LEADS: dict[str, tuple[Any, Any]] = {
     "customer_id": (Order.customer_id, Order.id),
     "item_id": (OrderItem.item_id, OrderItem.order_id),
@@ -135,7 +135,7 @@ _LEADS: dict[str, tuple[Any, Any]] = {
     "fulfillment_status": (Order.fulfillment_status, Order.id),
 }
 
-# A scalar subquery, so that every plan looks the documents up row by row, after the limit.
+# A scalar subquery: every plan reads the documents row by row, after the limit.
 _CURRENT_DOCUMENT = (
     select(OrderEvent.snapshot)
     .where(OrderEvent.order_id == Order.id, OrderEvent.version == Order.version)
@@ -154,15 +154,15 @@ def list_query(given: frozenset[str], descending: bool) -> Select[str, str]:
     Its parameters are `filter_values`, `low` and `high` (`id_range`), and `limit`.
     """
     lead = next((name for name in _LEADS if name in given), None) if given.isdisjoint(_SELECTIVE) else None
-    held = [condition for name, condition in _FILTERS.items() if name in given and name != lead]
-    every = select(cast(Order.id, SQLText).label("id"), _CURRENT_DOCUMENT.label("document"))
-    query = _orders_with_item(held) if lead == "item_id" else every.where(*held)
+    others = [condition for name, condition in _FILTERS.items() if name in given and name != lead]
+    orders = select(cast(Order.id, SQLText).label("id"), _CURRENT_DOCUMENT.label("document"))
+    query = _orders_with_item(others) if lead == "item_id" else orders.where(*others)
     if lead is None:
         sort: tuple[Any, ...] = (Order.id,)
         query = query.where(Order.id >= _parameter("low", UUID), Order.id < _parameter("high", UUID))
     else:
-        # (status, id) from (s, low) to (s, high) is status = s, written so that only the index on both has the order.
-        # With "=" a generic plan walks all orders for the few of a rare status: 900 ms of a million, for none.
+        # Row comparison: (status, id) from (s, low) to (s, high) means status = s, and only the index on both columns
+        # has this order. With "=", a generic plan scans a million orders for a rare status, which takes 900 ms.
         sort = _LEADS[lead]
         low, high = (tuple_(_parameter(lead), _parameter(bound, UUID)) for bound in ("low", "high"))
         query = query.where(tuple_(*sort) >= low, tuple_(*sort) < high)
@@ -170,12 +170,12 @@ def list_query(given: frozenset[str], descending: bool) -> Select[str, str]:
     return query.order_by(*map(direction, sort)).limit(_parameter("limit", Integer))
 
 
-def _orders_with_item(held: list[ColumnElement[bool]]) -> Select[str, str]:
-    """The orders of lines with an item, each order once: an item may stand on several lines."""
-    # Scalar subqueries again. As a join, a generic plan read all orders of a popular item for a page: 400 ms.
+def _orders_with_item(others: list[ColumnElement[bool]]) -> Select[str, str]:
+    """The orders with an item, each order once: an item may be on several lines."""
+    # Scalar subqueries: with a join, a generic plan reads all orders of a popular item for one page, in 400 ms.
     of_line = Order.id == OrderItem.order_id
     document = select(_CURRENT_DOCUMENT).where(of_line).scalar_subquery()
     query = select(cast(OrderItem.order_id, SQLText).label("id"), cast(document, SQLText).label("document")).where(
         OrderItem.line == _line_of_item(OrderItem.item_id, OrderItem.order_id)
     )
-    return query.where(select(Order.id).where(of_line, *held).scalar_subquery().is_not(None)) if held else query
+    return query.where(select(Order.id).where(of_line, *others).scalar_subquery().is_not(None)) if others else query
