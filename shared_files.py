@@ -1,7 +1,7 @@
-"""Space for the files that the workers of a machine share: what they count for the metrics and for the rate limits.
+"""Files in memory that the workers of a machine share: metrics and rate limits.
 
-Such a file is sparse, and a process that writes to a page of its map for which there is no space left is killed by the
-kernel (SIGBUS). So the space is reserved before a file is mapped, while a failure is still an exception.
+The files are mapped into memory. If the file system is full, the kernel kills a process that writes to an unallocated
+page (SIGBUS). So the space is reserved before a file is mapped, when a failure is still an exception.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ METRICS_BYTES = sum(_METRICS.values())  # of one process
 
 
 def reserve(path: str, size: int) -> None:
-    """Make the file, unless it exists, and fill it up with zeros. Raises OSError where there is no space for it."""
+    """Create the file if necessary, and extend it with zeros to `size` bytes. Raises OSError if there is no space."""
     with open(path, "ab") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -30,15 +30,15 @@ def reserve(path: str, size: int) -> None:
 
 
 def reserve_metrics() -> bool:
-    """Reserve this process's files in PROMETHEUS_MULTIPROC_DIR, where that is set, before prometheus_client maps them.
+    """Reserve this process's files in PROMETHEUS_MULTIPROC_DIR, if that is set, before prometheus_client maps them.
 
-    Where that fails, the setting is removed, so that this process keeps its metrics to itself, and False is returned.
+    If that fails, the variable is removed, so that this process does not share its metrics, and False is returned.
     """
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if directory is None:
         return True
     try:
-        os.makedirs(directory, exist_ok=True)  # cleaners of temporary files may have taken it away
+        os.makedirs(directory, exist_ok=True)  # a cleaner of temporary files may have removed it
         for name, size in _METRICS.items():
             reserve(metrics_file(directory, name, os.getpid()), size)
     except OSError:
@@ -48,12 +48,12 @@ def reserve_metrics() -> bool:
 
 
 def metrics_file(directory: str, name: str, pid: int) -> str:
-    """The file that prometheus_client maps for the metrics of this kind in this process."""
+    """The file that prometheus_client maps for one kind of metric and one process."""
     return os.path.join(directory, f"{name}_{pid}.db")
 
 
 def release_metrics(directory: str, pid: int) -> None:
-    """Forget the gauges of a process that is gone, and give back the space it did not use; its counts stay."""
+    """Remove the gauges of a process that has exited, and release the unused space of its other files."""
     for name in _METRICS:
         path = metrics_file(directory, name, pid)
         try:
@@ -61,16 +61,18 @@ def release_metrics(directory: str, pid: int) -> None:
                 os.remove(path)  # prometheus_client.multiprocess.mark_process_dead
                 continue
             with open(path, "r+b") as file:
-                file.truncate(max(int.from_bytes(file.read(4), "little"), 8))  # the bytes in use stand first
+                file.truncate(
+                    max(int.from_bytes(file.read(4), "little"), 8)
+                )  # the file starts with the number of bytes in use
         except OSError:
-            continue  # removed, or never made
+            continue  # it does not exist
 
 
 def shared_directory(*parents: str | None, size: int) -> str | None:
-    """A new directory in the first of the parents that has room for so many bytes; None where none has.
+    """Create a directory in the first of the parents with `size` bytes of free space. None if no parent has them.
 
-    A parent of None is the system's directory for temporary files. Directories of servers that were killed are removed
-    before: each would keep its space for good.
+    A parent of None is the system's directory for temporary files. Directories of killed servers are removed first,
+    because nobody else would free their space.
     """
     for parent in parents:
         try:
@@ -92,14 +94,14 @@ def shared_directory(*parents: str | None, size: int) -> str | None:
 
 
 def _lock(directory: str) -> None:
-    """Mark the directory as in use for as long as this process or one that it has forked is alive."""
+    """Lock the directory until this process and the processes that it forks have exited."""
     new = os.path.join(directory, "new")
     fcntl.flock(os.open(new, os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)  # never closed
-    os.rename(new, os.path.join(directory, _LOCK))  # only now, so that it is never seen without its lock
+    os.rename(new, os.path.join(directory, _LOCK))  # after locking, so that no other process sees an unlocked file
 
 
 def _remove_abandoned(parent: str) -> None:
     for path in glob(os.path.join(glob_escape(parent), f"{_PREFIX}*", _LOCK)):
-        with suppress(OSError), open(path) as file:  # in use, or another user's
+        with suppress(OSError), open(path) as file:  # locked, or owned by another user
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(os.path.dirname(path))

@@ -1,4 +1,4 @@
-"""API keys: `osk_<id>.<secret><checksum>`, made and revoked from the command line."""
+"""API keys, `osk_<id>.<secret><checksum>`: create, list and revoke them, and find their principal."""
 
 import math
 import re
@@ -29,9 +29,9 @@ _NO_HASH = "0" * 64
 
 
 def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None) -> str:
-    """Store a new key and return it whole; its secret is stored as a hash only, and cannot be shown again.
+    """Store a new key and return it. The secret is stored as a hash only, and cannot be shown again.
 
-    A plain SHA-256 is enough: nobody guesses 256 random bits, so there is nothing to slow down.
+    SHA-256 is enough: a secret of 256 random bits cannot be guessed, so a slow hash adds nothing.
     """
     key_id = "".join(secrets.choice(_ID_SYMBOLS) for _ in range(KEY_ID_LENGTH))
     secret, now = secrets.token_urlsafe(_SECRET_BYTES), datetime.now(UTC)
@@ -51,9 +51,9 @@ def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None
 
 
 def with_checksum(key: str) -> str:
-    """The key with its CRC-32, by which a key that is mistyped, cut off or made up is refused without the database.
+    """The key with its CRC-32, which refuses mistyped and truncated keys without a database query.
 
-    It keeps nobody out who knows how keys are made; the secret does.
+    It is no protection against forged keys; the secret is.
     """
     return f"{key}{crc32(key.encode()):08x}"
 
@@ -64,34 +64,34 @@ def key_id(key: str) -> str:
 
 
 def is_well_formed(key: str) -> bool:
-    """Whether a key looks like one and has the right checksum; any other does not exist."""
+    """Whether a key has the right form and checksum. No other key exists."""
     parts = _KEY.fullmatch(key)
     return parts is not None and with_checksum(parts[1]) == key
 
 
 def any_api_key() -> bool:
-    """Whether there is a key that is worth something."""
-    lasting = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > datetime.now(UTC))
-    return bool(read_rows(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), lasting).limit(1)))
+    """Whether there is a valid key: neither revoked nor expired."""
+    unexpired = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > datetime.now(UTC))
+    return bool(read_rows(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), unexpired).limit(1)))
 
 
 def list_api_keys() -> list[ApiKey]:
-    """All keys, also those expired or revoked, the oldest first."""
+    """All keys, oldest first, with those expired or revoked."""
     return list(db.session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
 
 
 def revoke_api_key(key_id: str) -> bool:
-    """Make a key worthless; False where there is none that was not revoked already."""
+    """Revoke a key. False if there is no such key or it is revoked already."""
     valid = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
     with db.engine.begin() as connection:
         return connection.execute(valid.values(revoked_at=datetime.now(UTC))).rowcount == 1
 
 
 def find_principal(key: str) -> tuple[Principal, float] | None:
-    """The service a key stands for, and when the key ends (seconds since 1970); None for a key that is unknown, wrong,
-    expired or revoked.
+    """The principal of a key, and its expiry in seconds since 1970. None for a key that is unknown, wrong, expired or
+    revoked.
 
-    The use is recorded once a minute at most, so that reading does not become writing.
+    Use is recorded at most once a minute, so that reads rarely write.
     """
     parts = _KEY.fullmatch(key)
     if parts is None or not is_well_formed(key):
@@ -99,9 +99,9 @@ def find_principal(key: str) -> tuple[Principal, float] | None:
     key_id, secret = parts[2], parts[3]
     now = datetime.now(UTC)
     row = next(iter(read_rows(select(ApiKey.__table__).where(ApiKey.id == key_id))), None)
-    # An unknown id takes as long as a wrong secret.
-    right = compare_digest(_hash(secret), row.secret_hash if row else _NO_HASH)
-    if row is None or not right or row.revoked_at is not None:
+    # An unknown id takes as long as a wrong secret, so that timing does not reveal ids.
+    matches = compare_digest(_hash(secret), row.secret_hash if row else _NO_HASH)
+    if row is None or not matches or row.revoked_at is not None:
         return None
     if row.expires_at is not None and row.expires_at <= now:
         return None
@@ -112,13 +112,13 @@ def find_principal(key: str) -> tuple[Principal, float] | None:
 
 
 def _record_use(key_id: str, now: datetime) -> None:
-    """Note when the key was used; not now, if another process is writing this row (PostgreSQL) or at all (SQLite)."""
+    """Record the use of a key, unless another process has locked the row (PostgreSQL) or the database (SQLite)."""
     due = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= now - _USE_RECORDED_EVERY)
     free = select(ApiKey.id).where(ApiKey.id == key_id, due).with_for_update(skip_locked=True)
     try:
         with db.engine.execution_options(lock_timeout=0).begin() as connection:
             connection.execute(update(ApiKey).where(ApiKey.id.in_(free)).values(last_used_at=now))
-    except DATABASE_ERRORS as error:  # a disk that is full, or a database that is busy, locks no reader out
+    except DATABASE_ERRORS as error:  # a full disk or a busy database must not refuse readers
         if not is_lock_timeout(error):
             log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
 

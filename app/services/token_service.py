@@ -1,4 +1,4 @@
-"""JWT bearer tokens (RFC 7519, RFC 8725): who they name, if they are to be believed."""
+"""JWT bearer tokens (RFC 7519, RFC 8725): verification, and the principal they name."""
 
 import threading
 import time
@@ -22,7 +22,11 @@ from app.models.principal import CUSTOMER_SCOPES, SCOPES, Principal, customer_pr
 
 log = structlog.get_logger()
 
-ALGORITHMS = ("RS256", "ES256", "EdDSA")  # asymmetric only: whoever can check a token must not be able to make one
+ALGORITHMS = (
+    "RS256",
+    "ES256",
+    "EdDSA",
+)  # asymmetric only: the service verifies tokens, and must not be able to sign them
 # Media types in lower case (RFC 7515 §4.1.9, RFC 9068 §2.1); "application/" may be left out.
 _TYPES = ("jwt", "application/jwt", "at+jwt", "application/at+jwt")
 _USER_AGENT = "order-service"
@@ -34,10 +38,10 @@ _LOGGABLE = (
     jwt.InvalidSignatureError,
     jwt.MissingRequiredClaimError,
 )
-_LEEWAY = 10  # seconds that clocks may differ
-_JWKS_LIFETIME = 300.0  # seconds a key set is used without asking again
-_JWKS_PAUSE = 30.0  # seconds between two fetches, however many unknown keys are named
-_JWKS_FIRST_PAUSE = 2.0  # the same while there was never a key set: who waits must not queue up behind the timeout
+_LEEWAY = 10  # seconds of clock skew
+_JWKS_LIFETIME = 300.0  # seconds that a key set is cached
+_JWKS_PAUSE = 30.0  # seconds between two fetches for unknown key ids
+_JWKS_FIRST_PAUSE = 2.0  # the same before the first key set, so that requests do not queue for the timeout
 _JWKS_TIMEOUT = 3  # seconds
 _RSA_MIN = 2048  # bits (NIST SP 800-131A)
 
@@ -48,7 +52,7 @@ class InvalidToken(Exception):
 
 @dataclass
 class KeySet:
-    """The issuer's keys from its JWKS URL, fetched again now and then, and when an unknown key is named."""
+    """The issuer's keys, fetched from its JWKS URL when the cache expires or a token has an unknown key id."""
 
     url: str
     _keys: dict[str | None, Any] = field(default_factory=dict)
@@ -56,8 +60,8 @@ class KeySet:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, key_id: str | None) -> Any:
-        """The key of that id, or None. Raises ServiceUnavailable where no key set was ever had."""
-        # One fetch for all that wait; who asks for a key that is here need not.
+        """The key with this id, or None. Raises ServiceUnavailable if no key set could ever be fetched."""
+        # One fetch for all waiting requests. A request whose key is cached does not wait.
         if self._lock.acquire(blocking=self._get(key_id) is None):
             try:
                 if self._is_due(key_id):
@@ -69,7 +73,7 @@ class KeySet:
         return self._get(key_id)
 
     def _get(self, key_id: str | None) -> Any:
-        """The key of that id. A token without a key id is checked with the set's only key, if there is only one."""
+        """The key with this id. Without an id, the only key of the set, if it has one key."""
         if key_id is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         return self._keys.get(key_id)
@@ -85,7 +89,7 @@ class KeySet:
         try:
             found = client.get_jwk_set()
             self._keys = {key.key_id: key.key for key in found.keys if key.public_key_use in (None, "sig")}
-        except Exception as error:  # whatever comes instead of a key set: the keys that are known stay
+        except Exception as error:  # any failure keeps the cached keys
             log.warning("token signing keys unavailable", error=type(error).__name__, reason=_fetch_failure(error))
         finally:
             self._fetched = time.monotonic()
@@ -107,7 +111,7 @@ def _fetch_failure(error: Exception) -> str:
 
 
 def read_public_key(pem: str) -> Any:
-    """The public key in PEM. Raises ValueError unless it is RSA of 2,048 bits or more, P-256 or Ed25519."""
+    """Parse a public key in PEM. Raises ValueError unless it is RSA of at least 2,048 bits, P-256 or Ed25519."""
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
@@ -121,7 +125,7 @@ def read_public_key(pem: str) -> Any:
 
 @dataclass(frozen=True)
 class TokenChecker:
-    """Checks tokens of one issuer for one audience, by its public key or by its key set."""
+    """Verifies tokens of one issuer for one audience with a public key or a key set."""
 
     issuer: str
     audience: str
@@ -129,9 +133,9 @@ class TokenChecker:
     key_set: KeySet | None = None
 
     def check(self, token: str) -> tuple[Principal, float]:
-        """The principal a token names, and when the token ends (seconds since 1970). Raises InvalidToken.
+        """The principal of a token, and its expiry in seconds since 1970. Raises InvalidToken.
 
-        The header is used to choose among known keys and for nothing else: `jku`, `x5u` and `jwk` are never followed.
+        The header only selects one of the known keys: `jku`, `x5u` and `jwk` are ignored.
         """
         try:
             header = jwt.get_unverified_header(token)
@@ -157,7 +161,7 @@ class TokenChecker:
 
 
 def _reason(error: Exception) -> str:
-    """Why a token is not valid, for the log: other errors than these quote the token."""
+    """The reason for the log. Messages of other errors than _LOGGABLE quote the token."""
     return str(error) if isinstance(error, _LOGGABLE) else type(error).__name__
 
 
