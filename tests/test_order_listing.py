@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from app.db.engine import db
 from app.models import Order
-from tests.support.samples import MINIMAL, slug
+from tests.support.samples import LARGE, MINIMAL, slug
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -270,3 +270,22 @@ def test_orders_committed_late_are_listed_from_complete_until(client: FlaskClien
     assert late["id"] in from_complete.text and newest["id"] in from_complete.text
     behind = datetime.now(UTC) - datetime.fromisoformat(first.headers["Complete-Until"])
     assert timedelta(seconds=59) < behind < timedelta(seconds=70)
+
+
+def test_pages_of_lists_and_histories_are_bounded_by_bytes(client: FlaskClient) -> None:
+    for _ in range(60):
+        assert client.post("/orders", json=LARGE).status_code == 201
+    path = f"/orders/{client.get('/orders?limit=1').json['orders'][0]['id']}"
+    for n in range(60):
+        client.patch(path, json={"note": str(n)}, content_type="application/merge-patch+json")
+
+    for listed, member in (("/orders", "orders"), (f"{path}/history", "events")):
+        first = client.get(f"{listed}?limit=100")
+        second = client.get(f"{listed}?limit=100&cursor={first.json['next_cursor']}")
+
+        assert 2**20 <= len(first.data) < 2**20 + 2**17
+        assert 10 < len(first.json[member]) < 60
+        assert first.json[member][-1]["id"] != second.json[member][0]["id"]
+    assert len(client.get(f"{path}/history?limit=100&cursor={first.json['next_cursor']}").json["events"]) > 20
+    versions = [event["version"] for event in first.json["events"] + second.json["events"]]
+    assert versions[:50] == list(range(1, 51))

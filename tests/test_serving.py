@@ -17,6 +17,7 @@ import pytest
 from flask import Flask
 
 from app.models.order_id import hash_key
+from tests.support.databases import migrated
 from tests.support.marks import on_postgresql
 from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Response, Server, environment, exchange, free_port, running
 
@@ -29,15 +30,20 @@ COMMANDS = {
 
 SECURITY = ("X-Content-Type-Options", "Referrer-Policy", "Content-Security-Policy")
 
-each_server = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+ORIGIN = "https://shop.example"
+each_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 
 
 def on_port(command: tuple[str, ...], port: int) -> list[str]:
     return [word.format(port=port) for word in command]
 
 
+def is_run_by(name: str, server: Server) -> bool:
+    return name in server.process.args
+
+
 def end_of(command: tuple[str, ...], **settings: str) -> subprocess.CompletedProcess[str]:
-    """How a command that should give up does so."""
+    """The result of a server command that must fail to start."""
     port = free_port()
     words = [sys.executable, *on_port(command, port)]
     env = environment(PORT=str(port), **settings)
@@ -46,10 +52,7 @@ def end_of(command: tuple[str, ...], **settings: str) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('serving')}/orders.db"
-    migrate = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
-    subprocess.run(migrate, cwd=ROOT, env=environment(DATABASE_URL=url), check=True, capture_output=True)
-    return url
+    return migrated(f"sqlite:///{tmp_path_factory.mktemp('serving')}/orders.db")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,16 @@ def gunicorn(sqlite_database: str) -> Iterator[Server]:
         yield server
 
 
-@each_server
+@pytest.fixture(scope="module", params=COMMANDS.values(), ids=COMMANDS)
+def each_server(request: pytest.FixtureRequest, sqlite_database: str) -> Iterator[Server]:
+    """Each of the three servers in turn, on SQLite, for the tests that need no settings of their own."""
+    port = free_port()
+    settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1", "CORS_ORIGINS": ORIGIN}
+    with running(*on_port(request.param, port), port=port, **settings) as server:
+        yield server
+
+
+@each_command
 def test_every_server_answers_the_same_and_stops(command: tuple[str, ...], app: Flask, database_url: str) -> None:
     port = free_port()
     with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=database_url) as server:
@@ -79,33 +91,28 @@ def test_every_server_answers_the_same_and_stops(command: tuple[str, ...], app: 
     assert "Traceback" not in output
 
 
-@each_server
-def test_a_path_with_two_leading_slashes_is_404(command: tuple[str, ...], sqlite_database: str) -> None:
+def test_a_path_with_two_leading_slashes_is_404(each_server: Server) -> None:
     paths = ["/%2Fhealthz", "/%2f%2Fmetrics", "/%2Forders"]
-    if "run" not in command:  # `flask run` is given them as one slash, by Python's own server
+    if not is_run_by("flask", each_server):  # Python's own HTTP server replaces them by one slash
         paths += ["//healthz", "///metrics", "//orders", "//%2Forders", "//127.0.0.1/orders"]
-    port = free_port()
-    with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=sqlite_database) as server:
-        answers = {path: server.request("GET", path) for path in paths}
+
+    answers = {path: each_server.request("GET", path) for path in paths}
 
     assert {path: answer.status for path, answer in answers.items()} == dict.fromkeys(paths, 404)
     assert {answer.json["type"] for answer in answers.values()} == {"/problems/not-found"}
 
 
-@each_server
-def test_a_huge_body_is_413_with_and_without_content_length(command: tuple[str, ...], sqlite_database: str) -> None:
+def test_a_huge_body_is_413_with_and_without_content_length(each_server: Server) -> None:
     huge = json.dumps(ORDER).encode() + b" " * 10_000_000  # what comes first would be a good order
-    port = free_port()
-    head = f"POST /orders HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n".encode()
-    told = head + f"Content-Length: {len(huge)}\r\n\r\n".encode() + huge
+    head = f"POST /orders HTTP/1.1\r\nHost: 127.0.0.1:{each_server.port}\r\nContent-Type: application/json\r\n".encode()
+    sized = head + f"Content-Length: {len(huge)}\r\n\r\n".encode() + huge
     chunked = head + f"Transfer-Encoding: chunked\r\n\r\n{len(huge):x}\r\n".encode() + huge + b"\r\n0\r\n\r\n"
 
-    with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=sqlite_database) as server:
-        statuses = [status_of(port, request) for request in (told, chunked)]
-        afterwards = server.request("POST", "/orders", ORDER)
+    statuses = [status_of(each_server.port, request) for request in (sized, chunked)]
+    afterwards = each_server.request("POST", "/orders", ORDER)
 
     # Under uvicorn's WSGI interface a body without a length is no body.
-    assert statuses == [413, 400 if "uvicorn" in command else 413]
+    assert statuses == [413, 400 if is_run_by("uvicorn", each_server) else 413]
     assert afterwards.status == 201
 
 
@@ -127,25 +134,21 @@ def test_a_response_is_sent_at_once_and_one_without_a_body_too(gunicorn: Server)
     assert all(piece.endswith(b"\r\n\r\n") for piece in headers_alone)
 
 
-@each_server
-def test_an_answer_without_a_body_has_the_headers_of_one_with_it(command: tuple[str, ...], app: Flask) -> None:
+def test_a_response_without_a_body_has_the_headers_of_one_with_a_body(each_server: Server) -> None:
     """RFC 9110 §15.4.5: a cache takes over the headers of a 304."""
-    port, url = free_port(), app.config["DATABASE_URL"]
-    origin = {"Origin": "https://shop.example", "Access-Control-Request-Method": "GET"}
-    with running(
-        *on_port(command, port), port=port, PORT=str(port), DATABASE_URL=url, CORS_ORIGINS=origin["Origin"]
-    ) as server:
-        path = server.request("POST", "/orders", ORDER).headers["Location"]
-        empty = [server.request("OPTIONS", path), server.request("OPTIONS", path, headers=origin)]
-        for found in (path, "/docs", "/docs/start.js", "/openapi.json", "/problems", "/problems/not-found"):
-            whole = server.request("GET", found)
-            unchanged = server.request("GET", found, headers={"If-None-Match": whole.headers["ETag"]})
-            assert (whole.status, unchanged.status, unchanged.body) == (200, 304, b""), found
-            for name in (*SECURITY, "Cache-Control", "ETag", "Vary"):
-                assert unchanged.headers.get_all(name) == whole.headers.get_all(name), (found, name)
-            assert "no-cache" in whole.headers["Cache-Control"]
-            assert len(whole.headers.get_all("Date")) == 1
-            empty.append(unchanged)
+    preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"}
+    path = each_server.request("POST", "/orders", ORDER).headers["Location"]
+
+    empty = [each_server.request("OPTIONS", path), each_server.request("OPTIONS", path, headers=preflight)]
+    for found in (path, "/docs", "/docs/start.js", "/openapi.json", "/problems", "/problems/not-found"):
+        whole = each_server.request("GET", found)
+        unchanged = each_server.request("GET", found, headers={"If-None-Match": whole.headers["ETag"]})
+        assert (whole.status, unchanged.status, unchanged.body) == (200, 304, b""), found
+        for name in (*SECURITY, "Cache-Control", "ETag", "Vary"):
+            assert unchanged.headers.get_all(name) == whole.headers.get_all(name), (found, name)
+        assert "no-cache" in whole.headers["Cache-Control"]
+        assert len(whole.headers.get_all("Date")) == 1
+        empty.append(unchanged)
 
     assert [answer.status for answer in empty[:2]] == [204, 204]
     assert not [answer for answer in empty if "Content-Type" in answer.headers]
@@ -155,7 +158,7 @@ def test_an_answer_without_a_body_has_the_headers_of_one_with_it(command: tuple[
         ]  # fmt: skip
 
 
-@each_server
+@each_command
 def test_every_server_serves_under_a_prefix(command: tuple[str, ...], sqlite_database: str) -> None:
     port, prefix = free_port(), "/shop/api"
     settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "URL_PREFIX": prefix}
@@ -172,7 +175,7 @@ def test_every_server_serves_under_a_prefix(command: tuple[str, ...], sqlite_dat
     assert [answer.status for answer in (created, read, removed, outside, page)] == [201, 200, 200, 404, 200]
 
 
-@each_server
+@each_command
 def test_a_script_name_in_the_environment_ends_the_start_with_one_line(
     command: tuple[str, ...], sqlite_database: str
 ) -> None:
@@ -196,7 +199,7 @@ def status_of(port: int, request: bytes) -> int:
         return int(connection.recv(12).split()[1])
 
 
-@each_server
+@each_command
 def test_an_unmigrated_database_ends_the_start_with_one_line(command: tuple[str, ...], tmp_path: Path) -> None:
     ended = end_of(command, DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", WEB_CONCURRENCY="1")
 
@@ -205,7 +208,7 @@ def test_an_unmigrated_database_ends_the_start_with_one_line(command: tuple[str,
     assert "Traceback" not in ended.stderr
 
 
-@each_server
+@each_command
 def test_a_bad_setting_ends_the_start_with_one_line(command: tuple[str, ...]) -> None:
     ended = end_of(command, DATABASE_POOL_SIZE="many", WEB_CONCURRENCY="1")
 

@@ -6,6 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import flask_migrate
+
+from app import create_app
+from app.db.engine import db
 from tests.support.credentials import bearer
 from tests.support.postgres import socket_directory
 from tests.support.servers import GUNICORN, ROOT, Server, environment, free_port, running
@@ -25,7 +29,11 @@ def flask(url: str, *command: str) -> str:
 
 
 def migrated(url: str) -> str:
-    flask(url, "db", "upgrade")
+    """Create the tables in the database and return its URL."""
+    app = create_app({"DATABASE_URL": url, "AUTH": "off", "TESTING": True})
+    with app.app_context():
+        flask_migrate.upgrade(directory=str(ROOT / "migrations"))
+        db.engine.dispose()
     return url
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from shared_files import METRICS_BYTES, RATE_LIMITS_BYTES
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, bearer, public_pem, token
+from tests.support.databases import migrated
 from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
@@ -35,10 +36,7 @@ def with_memory_of(size: int) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('shared')}/orders.db"
-    migrate = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
-    subprocess.run(migrate, cwd=ROOT, env=environment(DATABASE_URL=url), check=True, capture_output=True)
-    return url
+    return migrated(f"sqlite:///{tmp_path_factory.mktemp('shared')}/orders.db")
 
 
 @contextmanager

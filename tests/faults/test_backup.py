@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from tests.support.databases import migrated
 from tests.support.postgres import postgres_installation
 from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
 
@@ -45,7 +46,7 @@ def orders_in(file: Path) -> int:
 def test_after_a_clean_stop_the_file_alone_is_the_database(tmp_path: Path, command: tuple[str, ...]) -> None:
     file, port = tmp_path / "orders.db", free_port()
     url = f"sqlite:///{file}"
-    flask("db", "upgrade", url=url)
+    migrated(url)
     words = [word.format(port=port) for word in command]
     workers = "1" if "uvicorn" in command else "2"  # uvicorn kills what it started
     with running(*words, port=port, PORT=str(port), DATABASE_URL=url, WEB_CONCURRENCY=workers) as server:
@@ -98,7 +99,7 @@ def restored_orders(url: str) -> list[str]:
 def test_an_sqlite_backup_made_under_traffic_can_be_restored(tmp_path: Path) -> None:
     file, copy, port = tmp_path / "orders.db", tmp_path / "copy" / "orders.db", free_port()
     copy.parent.mkdir()
-    flask("db", "upgrade", url=f"sqlite:///{file}")
+    migrated(f"sqlite:///{file}")
     flask("seed", "--orders", "50", url=f"sqlite:///{file}")
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=f"sqlite:///{file}") as server:
         earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
@@ -128,7 +129,7 @@ def test_a_postgresql_backup_made_under_traffic_can_be_restored(postgresql_url: 
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             connection.execute(f"CREATE DATABASE {name}")
     dump, port = str(tmp_path / "orders.dump"), free_port()
-    flask("db", "upgrade", url=source)
+    migrated(source)
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=source, WEB_CONCURRENCY="2") as server:
         earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
         with Traffic(server):

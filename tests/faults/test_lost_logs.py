@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.databases import migrated
 from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
@@ -28,10 +29,7 @@ def redirected(redirection: str, *command: str) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"sqlite:///{tmp_path_factory.mktemp('lost')}/orders.db"
-    migrate = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
-    subprocess.run(migrate, cwd=ROOT, env=environment(DATABASE_URL=url), check=True, capture_output=True)
-    return url
+    return migrated(f"sqlite:///{tmp_path_factory.mktemp('lost')}/orders.db")
 
 
 def statuses(server: Server) -> list[int]:
