@@ -66,7 +66,7 @@ def _log_denial(error: ServiceError) -> None:
     if isinstance(error, _DENIALS):
         log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
     elif isinstance(error, _UNKNOWN) and principal is not None and principal.customer_id is not None:
-        # Whether it is somebody else's is not known here either; many of these are somebody who tries.
+        # It may be another customer's or not exist at all. Many of these hint at someone guessing ids.
         what = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
         log.warning("denied", principal=loggable_id(principal), reason=f"no such {what} of this customer")
 

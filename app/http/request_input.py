@@ -96,15 +96,15 @@ def _parse(body: bytes) -> Any:
 
 
 def _read_query(req: Request) -> dict[str, str]:
-    """The query parameters. One that stands twice is refused: which of the two is meant?
+    """Return the query parameters. Raises InvalidRequest for a duplicate parameter, which would be ambiguous.
 
-    Raises BadRequest where the query is not UTF-8, percent-encoded: the framework would guess.
+    Raises BadRequest if the query is not percent-encoded UTF-8; Werkzeug would replace what it cannot decode.
     """
     _check_encoding(req.query_string)
     repeated = [name for name, values in req.args.lists() if len(values) > 1]
     if repeated:
-        faults = [{"parameter": name, "detail": "Duplicate parameter. Send it once."} for name in repeated]
-        raise InvalidRequest(INVALID_PARAMETERS, errors=faults)
+        errors = [{"parameter": name, "detail": "Duplicate parameter. Send it once."} for name in repeated]
+        raise InvalidRequest(INVALID_PARAMETERS, errors=errors)
     return req.args.to_dict()
 
 
