@@ -88,21 +88,24 @@ def render_stored_order(order: Order) -> str:
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> Order:
     """The order that a parsed document was rendered from. `principal` and `external_ref_hash` are not in the document.
 
-    The order belongs to no session.
+    The order belongs to no session. The key and the fingerprint of its create are None, since no change stores them.
     """
     totals = document["totals"] or {"items": None, "adjustments": None}
+    order_id = document["id"]
     return _loaded(
         Order,
         {name: document[name] for name in _UNCHANGED}
         | {
             "principal": principal,
             "external_ref_hash": external_ref_hash,
+            "idempotency_key_hash": None,
+            "fingerprint": None,
             "items_total": totals["items"],
             "adjustments_total": totals["adjustments"],
             "metadata_": document["metadata"],
             "created_at": read_timestamp(document["created_at"]),
             "updated_at": read_timestamp(document["updated_at"]),
-            "items": [_loaded(OrderItem, item) for item in document["items"]],
+            "items": [_loaded(OrderItem, {**item, "order_id": order_id}) for item in document["items"]],
             "fulfillments": [_loaded(Fulfillment, _with_time(one)) for one in document["fulfillments"]],
             "returns": [_loaded(Return, _with_time(one)) for one in document["returns"]],
         },
