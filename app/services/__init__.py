@@ -1,1 +1,6 @@
-"""What happens."""
+"""Use cases of the service, free of HTTP: one module a topic, with the domain's verbs.
+
+Creating: order_service, new_order, order_inserts. Changing: order_actions, order_updates.
+Reading: order_queries (one order), order_listing (lists), order_export (all). The order document: order_document.
+Operations: order_import, verification, erasure. Credentials: api_key_service, token_service.
+"""

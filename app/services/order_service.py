@@ -141,8 +141,8 @@ def _resolve_conflicts(orders: Sequence[NewOrder]) -> list[Outcome | None]:
 
 
 def _find_stored(orders: Sequence[NewOrder], error: Exception) -> list[Outcome | None]:
-    """Without the answer of a lost connection, look whether the orders are stored: a client without a key that is told
-    to retry would create a second order."""
+    """After a lost connection, read which orders are stored: a client without a key that retries after a 503 would
+    create a second order."""
     try:
         stored = find_stored_ids(orders)
     except DATABASE_ERRORS:
