@@ -1,6 +1,6 @@
-"""One decorator for every route. It declares who may call the route, what it takes and what it answers.
+"""Declaration of routes: one decorator states a route's scope, input, responses and problems.
 
-`app.http.auth` enforces the scope, `app.http.openapi` describes the operation, and the view gets validated input.
+`app.http.auth` enforces the scope, `app.http.openapi` describes the operation, and the view receives validated input.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from marshmallow import Schema
 from app.errors import ServiceError
 from app.http.request_input import JSON, check_path, read_body, read_query
 
-PUBLIC = "public"  # the scope of a route that needs no authentication
+PUBLIC = "public"  # scope of a route without authentication
 
 View = TypeVar("View", bound=Callable[..., flask.Response])
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A response body that no marshmallow schema describes: its media types and its JSON schema."""
+    """Media types and JSON schema of a response body that has no marshmallow schema."""
 
     media_types: tuple[str, ...]
     schema: Mapping[str, Any]
@@ -32,8 +32,8 @@ class Content:
 class Operation:
     """The declaration of one route.
 
-    `responses` maps each success status to its body: a schema for JSON, a `Content` for anything else, None for none.
-    Problems that every route of its kind can answer (401, 413, …) are not listed here.
+    `responses` maps each success status to its body: a schema for JSON, `Content` for others, None for no body.
+    `problems` omits those common to all routes of the same kind (401, 413, …).
     """
 
     method: str
@@ -62,10 +62,10 @@ class Blueprint(flask.Blueprint):
         self.operations: dict[str, Operation] = {}  # by the name of the view
 
     def operation(self, method: str, path: str, *, scope: str, **declaration: Any) -> Callable[[View], View]:
-        """Register a view. `scope` is one of `app.models.principal.SCOPES` or PUBLIC; the rest as in `Operation`.
+        """Register a view. `scope` is one of `app.models.principal.SCOPES` or PUBLIC; see `Operation` for the others.
 
-        The view is called with the variables of the path, with `query` and with `body`, each where it is declared. The
-        first line of its docstring is the operation's summary, the rest its description.
+        The view is called with the path variables, and with `query` and `body` if they are declared. Its docstring is
+        the operation's summary.
         """
 
         def register(view: View) -> View:
@@ -81,7 +81,7 @@ class Blueprint(flask.Blueprint):
 
 
 def _with_input(view: View, operation: Operation) -> Callable[..., flask.Response]:
-    """The view as Flask calls it: with the variables of the path alone."""
+    """Wrap the view in validation: Flask calls it with the path variables only."""
     path_schema, query, body = operation.path_schema, operation.query, operation.body
     if path_schema is None and query is None and body is None:
         return view

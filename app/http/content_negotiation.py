@@ -1,4 +1,9 @@
-"""Which media type a request prefers (RFC 9110 §12.5.1)."""
+"""Content negotiation (RFC 9110 §12.5): the media type of exports, and gzip for everything but single orders.
+
+A single order is never compressed: its strong entity tag, which `If-Match` needs, stands for one sequence of bytes, and
+a proxy that compresses must weaken it. Therefore nginx leaves compression to the service. No response contains a secret
+that a browser adds by itself (a cookie, a token), so its length reveals nothing (BREACH).
+"""
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +18,9 @@ from app.http.application import current_request, let_others_run
 
 
 def preferred_media_type(request: Request, offered: Sequence[str]) -> str:
-    """The offered media type that the request's `Accept` prefers, the first of several equal ones.
+    """Return the offered media type preferred by `Accept`, the first of equally preferred ones.
 
-    Parameters other than `q`, such as a charset, do not matter. Raises NotAcceptable where none is accepted.
+    Parameters other than `q`, such as a charset, are ignored. Raises NotAcceptable if none is accepted.
     """
     header = request.headers.get("Accept", "")
     if not header.strip():
@@ -34,7 +39,7 @@ def _qualities(header: str) -> dict[str, float]:
     for item in parse_list_header(header):
         media_range, parameters = parse_options_header(item)
         try:
-            quality = float(parameters.get("q", "1"))  # ".2", as Java sends it, is a number too
+            quality = float(parameters.get("q", "1"))  # including ".2", which Java sends
         except ValueError:
             continue
         if 0 <= quality <= 1:
@@ -44,24 +49,24 @@ def _qualities(header: str) -> dict[str, float]:
 
 
 def _quality(media_type: str, qualities: dict[str, float]) -> float:
-    """That of the most specific range that matches."""
+    """Return the quality of the most specific range that matches, or 0."""
     ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
     return next((qualities[name] for name in ranges if name in qualities), 0)
 
 
 CODING = "gzip"
-MIN_SIZE = 1_400  # bytes: what fits into one packet arrives no sooner when it is smaller
-_FAST, _SMALL = 1, 6  # zlib levels: 64 KiB of orders take 0.2 ms to a ninth, or 0.5 ms to a tenth of their size
-_PIECE = 64 * 1024  # bytes compressed before the worker's other requests go on
+MIN_SIZE = 1_400  # bytes: less fits into one packet, so compression would not make it faster
+_FAST, _SMALL = 1, 6  # zlib levels: 64 KiB of orders shrink to a ninth in 0.2 ms, or to a tenth in 0.5 ms
+_PIECE = 64 * 1024  # bytes compressed between two pauses for other requests
 
 
 def gzip_accepted() -> bool:
-    """Whether the request prefers gzip to no coding (RFC 9110 §12.5.3)."""
+    """Return whether the request prefers gzip to no coding (RFC 9110 §12.5.3)."""
     header: str | None = current_request().environ.get("HTTP_ACCEPT_ENCODING")
     return header is not None and _prefers_gzip(header)
 
 
-@lru_cache(maxsize=256)  # clients send few different ones
+@lru_cache(maxsize=256)  # clients send few different values
 def _prefers_gzip(header: str) -> bool:
     qualities = {coding.lower(): quality for coding, quality in parse_accept_header(header, Accept)}
     named = [qualities[coding] for coding in ("gzip", "x-gzip") if coding in qualities]
@@ -70,7 +75,7 @@ def _prefers_gzip(header: str) -> bool:
 
 
 def compress(response: Response) -> Response:
-    """The response, compressed if that is accepted and pays. It must not have an entity tag."""
+    """Compress the response, which has no entity tag, if gzip is accepted and worthwhile."""
     response.vary.add("Accept-Encoding")
     if not gzip_accepted():
         return response
@@ -84,8 +89,8 @@ def compress(response: Response) -> Response:
 
 
 def gzip(body: bytes, *, level: int = _FAST) -> bytes:
-    """The body, compressed; the same bytes each time."""
-    compressor = zlib.compressobj(level, wbits=31)  # 31: with gzip's header, which names no time
+    """Compress a body, to the same bytes each time."""
+    compressor = zlib.compressobj(level, wbits=31)  # 31: gzip format, with no time in the header
     parts = [compressor.compress(body[:_PIECE])]
     for start in range(_PIECE, len(body), _PIECE):
         let_others_run()
@@ -93,14 +98,14 @@ def gzip(body: bytes, *, level: int = _FAST) -> bytes:
     return b"".join((*parts, compressor.flush()))
 
 
-@lru_cache(maxsize=128)  # more than the service has pages and assets
+@lru_cache(maxsize=128)  # more than there are pages and files
 def gzip_of_page(body: bytes) -> bytes:
-    """A page's body, compressed once for all its readers."""
+    """Compress the body of a page once for all requests."""
     return gzip(body, level=_SMALL)
 
 
 def _gzip_stream(parts: Iterable[str] | Iterable[bytes]) -> Iterator[bytes]:
-    """The parts, each complete for its reader: none waits in the compressor for the next."""
+    """Compress a stream and flush after each part, so that the client can read it at once."""
     compressor = zlib.compressobj(_FAST, wbits=31)
     try:
         for part in parts:

@@ -1,7 +1,7 @@
-"""Opaque cursors, each bound to the list it came from.
+"""Opaque cursors of lists, each bound to its list.
 
-A cursor holds a position and nothing else: what a principal may see is decided by the SQL of the list it is used for.
-The binding is not a signature, and need not be: whoever forges a cursor chooses where their own list begins.
+A cursor contains only a position; which orders a principal may see is decided by the SQL of the list. The binding is no
+signature and need not be one: a forged cursor only changes where the client's own list starts.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -16,30 +16,30 @@ import orjson
 from app.errors import InvalidCursor
 
 _BINDING_BYTES = 8
-_VERSION_MAX = 2**31 - 1  # what the database holds
-_NOT_OF_THIS_LIST = "The cursor is damaged, or belongs to another list. Start again without a cursor."
+_VERSION_MAX = 2**31 - 1  # the largest integer of the column
+_INVALID = "The cursor is damaged, or belongs to another list. Start again without a cursor."
 
 
 def make_cursor(after: str, *, query: Mapping[str, Any]) -> str:
-    """A cursor that goes on behind the order `after` in the list that `query` (filters and sort) describes."""
+    """Return the cursor behind the order `after` in the list with these filters and this sort."""
     return _make(UUID(after).bytes, query)
 
 
 def read_cursor(text: str, *, query: Mapping[str, Any]) -> str:
-    """The order id in a cursor. Raises InvalidCursor unless it was made for the same query."""
+    """Return the order id in a cursor. Raises InvalidCursor if the cursor belongs to another query."""
     return str(UUID(bytes=_read(text, 16, query)))
 
 
 def make_version_cursor(after: int, *, order_id: str) -> str:
-    """A cursor that goes on behind a version in an order's history."""
+    """Return the cursor behind a version in an order's history."""
     return _make(after.to_bytes(4), {"order_id": order_id})
 
 
 def read_version_cursor(text: str, *, order_id: str) -> int:
-    """The version in a cursor. Raises InvalidCursor unless it was made for the same order."""
+    """Return the version in a cursor. Raises InvalidCursor if the cursor belongs to another order."""
     version = int.from_bytes(_read(text, 4, {"order_id": order_id}))
     if version > _VERSION_MAX:
-        raise InvalidCursor(_NOT_OF_THIS_LIST)
+        raise InvalidCursor(_INVALID)
     return version
 
 
@@ -53,7 +53,7 @@ def _read(text: str, length: int, query: Mapping[str, Any]) -> bytes:
     except (Base64Error, ValueError):
         raw = b""
     if len(raw) != length + _BINDING_BYTES or raw[length:] != _binding(query):
-        raise InvalidCursor(_NOT_OF_THIS_LIST)
+        raise InvalidCursor(_INVALID)
     return raw[:length]
 
 

@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457): one renderer for the domain's errors and the framework's."""
+"""Problem documents (RFC 9457) for all errors: the service's, the framework's and the database's."""
 
 from http import HTTPStatus
 from typing import Any
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 
-# What the framework raises, in the domain's words. The class is chosen by the status alone.
+# The problem type and detail of an HTTPException, by its status.
 _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     400: (errors.BadRequest, "The request is malformed."),
     404: (errors.NotFound, "No resource has this path."),
@@ -35,7 +35,7 @@ _KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
 
 
 def init_app(app: Flask) -> None:
-    """Answer every error that reaches the application with a problem document."""
+    """Render every error as a problem document."""
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(HTTPException, _render_http_error)
     for fault in DATABASE_ERRORS:
@@ -43,7 +43,7 @@ def init_app(app: Flask) -> None:
 
 
 def problem_document(error: ServiceError) -> dict[str, Any]:
-    """The members that belong to the error itself, without those of the request."""
+    """Return the members of the error, without those of the request."""
     return {
         "type": public_path(f"/problems/{error.slug}"),
         "title": error.title,
@@ -54,7 +54,7 @@ def problem_document(error: ServiceError) -> dict[str, Any]:
 
 
 def problem_occurrence(error: ServiceError) -> dict[str, Any]:
-    """The whole document of an error in this request. Denials are logged, and where the fault is ours, its cause."""
+    """Return the document of an error of this request, and log denials and the causes of server errors."""
     if error.status >= 500 and error.__cause__ is not None:
         _log_cause(error.__cause__)
     _log_denial(error)
