@@ -52,7 +52,7 @@ hostile: $(VENV)/dev.stamp  ## test that the most expensive requests delay no ot
 	@$(PY) -m pytest tests/hostile $(ARGS)
 
 faults: export KILLS ?= 10
-faults: $(VENV)/dev.stamp  ## kill servers and the database under load, and test that no acknowledged order is lost (KILLS=10)
+faults: $(VENV)/dev.stamp  ## servers, databases and disks that fail, under load; nothing acknowledged may be lost (KILLS=10)
 	@$(PY) -m pytest tests/faults $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## check format, style, types, import layers and security

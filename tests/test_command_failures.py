@@ -1,11 +1,6 @@
 """What the flask commands do where the database or the disk is not as they need it: one line, never a traceback."""
 
-import os
-import resource
 import sqlite3
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,24 +17,11 @@ from sqlalchemy import make_url
 
 from app import create_app
 from app.db.engine import db
-from tests.support.credentials import api_key, bearer
-from tests.support.marks import on_postgresql, on_sqlite
-from tests.support.servers import GUNICORN, ROOT, TIMEOUT, environment, free_port, running
+from tests.support.commands import COMMANDS, FLASK, run_python
+from tests.support.credentials import api_key
+from tests.support.marks import on_sqlite
 
-FLASK = ("-m", "flask", "--app", "wsgi")
 WITHOUT_DATABASE = {"token"}
-COMMANDS = {
-    "seed": ("seed", "--orders", "5"),
-    "export": ("orders", "export"),
-    "import": ("orders", "import", "/dev/null"),
-    "expire": ("orders", "expire", "--older-than", "30d"),
-    "verify": ("verify",),
-    "resume": ("privacy", "resume"),
-    "erase": ("privacy", "erase", "c-1"),
-    "create": ("api-keys", "create", "--name", "shop", "--scope", "orders:read"),
-    "list": ("api-keys", "list"),
-    "revoke": ("api-keys", "revoke", "0123456789abcdef"),
-}
 
 
 # These work on a database that cannot be written: they only read, or find nothing to do.
@@ -131,7 +113,7 @@ def test_a_command_on_the_database_of_a_newer_release_reports_the_older_code(new
 
 
 def test_an_upgrade_by_an_older_release_reports_the_older_code(newer_url: str) -> None:
-    ended = run(*FLASK, "db", "upgrade", DATABASE_URL=newer_url)
+    ended = run_python(*FLASK, "db", "upgrade", DATABASE_URL=newer_url)
 
     assert ended_in_one_line(ended), ended.stderr
     assert OLDER_CODE in ended.stderr
@@ -171,26 +153,13 @@ def test_on_a_database_that_cannot_be_written_a_command_fails_in_one_line(read_o
         assert failed_in_one_line(result), result.output
 
 
-def run(*words: str, stdout: int = subprocess.PIPE, file_size: int | None = None, **settings: str) -> Any:
-    """Run a module of Python's as a user would; no file of it may grow beyond `file_size` bytes."""
-
-    def limit() -> None:
-        if file_size is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment(**settings), text=True, timeout=TIMEOUT,
-        stdout=stdout, stderr=subprocess.PIPE, preexec_fn=limit,
-    )  # fmt: skip
-
-
 def ended_in_one_line(ended: Any) -> bool:
     return ended.returncode == 1 and ended.stderr.startswith("Error: ") and ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("url", ABSENT, ids=["sqlite", "postgresql"])
 def test_an_upgrade_without_a_database_fails_with_one_line(url: str) -> None:
-    ended = run(*FLASK, "db", "upgrade", DATABASE_URL=url)
+    ended = run_python(*FLASK, "db", "upgrade", DATABASE_URL=url)
 
     assert ended_in_one_line(ended), ended.stderr
 
@@ -199,12 +168,12 @@ def test_an_upgrade_by_a_role_without_privileges_fails_with_one_line(unmigrated_
     if unmigrated_url.startswith("sqlite"):
         path = make_url(unmigrated_url).database
         Path(str(path)).touch()
-        ended = run(*FLASK, "db", "upgrade", DATABASE_URL=f"sqlite:///file:{path}?mode=ro&uri=true")
+        ended = run_python(*FLASK, "db", "upgrade", DATABASE_URL=f"sqlite:///file:{path}?mode=ro&uri=true")
     else:
         with psycopg.connect(plain(unmigrated_url), autocommit=True) as connection:
             connection.execute("CREATE ROLE stranger LOGIN")
             stranger = make_url(unmigrated_url).set(username="stranger").render_as_string(hide_password=False)
-            ended = run(*FLASK, "db", "upgrade", DATABASE_URL=stranger)
+            ended = run_python(*FLASK, "db", "upgrade", DATABASE_URL=stranger)
             connection.execute("DROP ROLE stranger")
 
     assert ended_in_one_line(ended), ended.stderr
@@ -214,9 +183,9 @@ def test_an_upgrade_by_a_role_without_privileges_fails_with_one_line(unmigrated_
 def test_where_the_database_cannot_grow_a_command_fails_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
     url = f"sqlite:///{tmp_path}/orders.db"
     if "seed" in words:
-        run(*FLASK, "db", "upgrade", DATABASE_URL=url)
+        run_python(*FLASK, "db", "upgrade", DATABASE_URL=url)
 
-    ended = run(*FLASK, *words, DATABASE_URL=url, file_size=40_000)
+    ended = run_python(*FLASK, *words, DATABASE_URL=url, file_size=40_000)
 
     assert ended_in_one_line(ended), ended.stderr
 
@@ -230,48 +199,15 @@ def test_where_the_output_cannot_be_written_a_command_fails_in_one_line(
     api_key(app, "orders:read")
 
     with open("/dev/full", "w") as full:
-        ended = run(*FLASK, *COMMANDS[name], stdout=full.fileno(), DATABASE_URL=database_url)
+        ended = run_python(*FLASK, *COMMANDS[name], stdout=full.fileno(), DATABASE_URL=database_url)
 
     assert ended_in_one_line(ended), ended.stderr
 
 
 def test_an_api_key_that_cannot_be_shown_is_revoked(app: Flask, database_url: str) -> None:
     with open("/dev/full", "w") as full:
-        ended = run(*FLASK, *COMMANDS["create"], stdout=full.fileno(), DATABASE_URL=database_url)
+        ended = run_python(*FLASK, *COMMANDS["create"], stdout=full.fileno(), DATABASE_URL=database_url)
     [key] = app.test_cli_runner().invoke(args=["api-keys", "list"]).stdout.splitlines()
 
     assert (ended.returncode, ended.stderr.splitlines()[-1].startswith("Error: ")) == (1, True), ended.stderr
     assert " revoked " in key
-
-
-@pytest.fixture
-def memory_directory() -> Iterator[str]:
-    """The one directory that a container with a read-only root file system can write to."""
-    parent = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="read-only-root-", dir=parent) as directory:
-        yield directory
-
-
-@on_postgresql
-@pytest.mark.parametrize("command", [("db", "upgrade"), *COMMANDS.values()], ids=["upgrade", *COMMANDS])
-def test_every_command_works_on_a_read_only_root_file_system(
-    app: Flask, database_url: str, memory_directory: str, command: tuple[str, ...]
-) -> None:
-    ended = run("-m", "tests.support.read_only_root", memory_directory, "flask", "--app", "wsgi", *command,
-                DATABASE_URL=database_url, AUTH="required")  # fmt: skip
-
-    expected = 1 if "revoke" in command else 0  # there is no such key
-    assert (ended.returncode, "Traceback" in ended.stderr) == (expected, False), ended.stderr
-
-
-@on_postgresql
-def test_the_service_runs_on_a_read_only_root_file_system(app: Flask, database_url: str, memory_directory: str) -> None:
-    port, key = free_port(), api_key(app, "orders:read")
-    settings = {"DATABASE_URL": database_url, "AUTH": "required", "PORT": str(port), "WEB_CONCURRENCY": "2"}
-    command = ("-m", "tests.support.read_only_root", "/dev/shm", *GUNICORN[1:])
-
-    with running(*command, port=port, **settings, RATE_LIMIT_SERVICES="600") as server:
-        answer = server.request("GET", "/orders", headers=bearer(key))
-
-    assert answer.status == 200
-    assert "q=600" in answer.headers["RateLimit-Policy"]

@@ -1,0 +1,35 @@
+"""The flask commands, and how a user runs them."""
+
+import resource
+import subprocess
+import sys
+from typing import Any
+
+from tests.support.servers import ROOT, TIMEOUT, environment
+
+FLASK = ("-m", "flask", "--app", "wsgi")
+COMMANDS = {
+    "seed": ("seed", "--orders", "5"),
+    "export": ("orders", "export"),
+    "import": ("orders", "import", "/dev/null"),
+    "expire": ("orders", "expire", "--older-than", "30d"),
+    "verify": ("verify",),
+    "resume": ("privacy", "resume"),
+    "erase": ("privacy", "erase", "c-1"),
+    "create": ("api-keys", "create", "--name", "shop", "--scope", "orders:read"),
+    "list": ("api-keys", "list"),
+    "revoke": ("api-keys", "revoke", "0123456789abcdef"),
+}
+
+
+def run_python(*words: str, stdout: int = subprocess.PIPE, file_size: int | None = None, **settings: str) -> Any:
+    """Run Python with these arguments; it cannot write a file of more than `file_size` bytes."""
+
+    def limit() -> None:
+        if file_size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment(**settings), text=True, timeout=TIMEOUT,
+        stdout=stdout, stderr=subprocess.PIPE, preexec_fn=limit,
+    )  # fmt: skip
