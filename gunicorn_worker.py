@@ -34,7 +34,7 @@ MAX_HEAD_SIZE = 65_536  # bytes of a head; nginx passes 32 KiB and adds its own 
 MAX_BODY_SIZE = 16 * 1024 * 1024  # bytes; beyond the application's own limits, which answer better (8 MiB for a batch)
 BODY_PACE = 65_536  # bytes a second: each such part of a body extends its deadline by a second
 LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a response before the connection closes
-FAIRNESS_PAUSE = 1e-6  # seconds; after 0 the loop would not look for new events (app/http/application.py)
+FAIRNESS_PAUSE = 1e-6  # seconds; after sleep(0) the event loop would not poll sockets (app/http/application.py)
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
 KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; others close
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # that have no list syntax; llhttp refuses a second Content-Length
@@ -54,16 +54,16 @@ class RequestError(Exception):
 
 
 class ConnectionLost(OSError):
-    """The client has closed the connection, or takes no more of a response."""
+    """The client has closed the connection, or no longer receives the response."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
-    """The worker; `gunicorn.conf.py` names it."""
+    """The worker class in `gunicorn.conf.py`."""
 
     # Seconds. Between requests a connection may be idle for `keepalive`.
     head_timeout = 10.0  # for a whole request head, and from accepting a connection to its first request's
     body_timeout = 10.0  # for a whole body, read or discarded, in any coding; BODY_PACE extends it
-    send_timeout = 30.0  # for a client to take some more of a response
+    send_timeout = 30.0  # for a client to receive another part of a response
 
     @cached_property
     def limits(self) -> "Limits":
@@ -73,7 +73,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     @cached_property
     def base_environ(self) -> dict[str, Any]:
-        """What the environments (PEP 3333) of all requests have in common."""
+        """The part of the WSGI environment (PEP 3333) that is the same for all requests."""
         scheme = "https" if self.cfg.is_ssl else "http"
         return {**base_environ(self.cfg), "wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": ""}
 
@@ -101,7 +101,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def connection_environ(base: dict[str, Any], address: Any, client_address: Any) -> dict[str, Any]:
-    """What the requests of a connection have in common, from the addresses of its two ends."""
+    """Return the WSGI environment that is the same for all requests of a connection."""
     if not isinstance(address, tuple):  # a Unix socket
         return {**base, "SERVER_NAME": "localhost", "SERVER_PORT": "80", "REMOTE_ADDR": ""}
     server = {"SERVER_NAME": address[0], "SERVER_PORT": str(address[1])}
@@ -109,17 +109,17 @@ def connection_environ(base: dict[str, Any], address: Any, client_address: Any) 
 
 
 class Limits(NamedTuple):
-    """gunicorn's settings, which take long to look up."""
+    """gunicorn's settings, copied because each access to them is slow."""
 
     line_size: int  # bytes of a request line
     field_size: int  # bytes of a header field
     fields: int
     keepalive: float  # seconds
-    proxies: frozenset[str]  # addresses that may tell the scheme; that of a Unix socket is empty
+    proxies: frozenset[str]  # addresses whose X-Forwarded-Proto is trusted; a Unix socket's is empty
 
 
 class Request:
-    """A request, as far as it has been received."""
+    """A request, which may be incomplete."""
 
     __slots__ = ("environ", "target", "body", "body_size", "body_started", "complete", "keep_alive",
                  "expects_continue", "error")  # fmt: skip
@@ -133,7 +133,7 @@ class Request:
         self.complete = False
         self.keep_alive = False
         self.expects_continue = False
-        self.error: RequestError | None = None  # why its body cannot be read to its end
+        self.error: RequestError | None = None  # why the rest of its body cannot be read
 
 
 class RequestParser:
@@ -141,7 +141,7 @@ class RequestParser:
 
     def __init__(self, limits: Limits, environ: dict[str, Any]) -> None:
         self.requests: list[Request] = []  # those whose heads are complete, in order, until the connection takes them
-        self.error: RequestError | None = None  # why the bytes after them are not a request
+        self.error: RequestError | None = None  # why the following bytes are not a request
         self.is_idle = True  # between requests
         self._llhttp = httptools.HttpRequestParser(self)
         self._base_environ = environ
@@ -154,7 +154,7 @@ class RequestParser:
         self._overhead = 0  # bytes received since the last complete head or part of a body: what may not grow for ever
 
     def feed(self, data: bytes) -> None:
-        """Parse received bytes. An error is kept in `error`, since the requests before it are answered first."""
+        """Parse received bytes. Errors are stored in `error`, because requests before them are answered first."""
         self.is_idle = False
         self._overhead += len(data)
         try:
@@ -232,7 +232,7 @@ class RequestParser:
             request.keep_alive = request.keep_alive and options <= KEEP_ALIVE_OPTIONS
         request.expects_continue = "HTTP_EXPECT" in environ and version == "1.1"
         self._overhead = 0
-        self._environ = {}  # for trailers, which nothing reads
+        self._environ = {}  # receives trailers, which are ignored
         self.requests.append(request)
 
     def on_body(self, part: bytes) -> None:
@@ -282,7 +282,7 @@ def set_target(environ: dict[str, Any], target: str) -> None:
     environ["QUERY_STRING"] = query
 
 
-@lru_cache(maxsize=512)  # the names that clients use; whoever sends others only makes them forgotten
+@lru_cache(maxsize=512)  # the names that clients use; other names only evict them
 def environ_key(name: bytes) -> str | None:
     """The WSGI name of a header field; None for a name with an underscore, which there would equal a dash."""
     key = name.decode("latin-1").upper().replace("-", "_")
@@ -438,7 +438,7 @@ class Connection:
             self._client.settimeout(seconds)
             data = self._client.recv(READ_SIZE)
         else:
-            # The others come first: a client that always has sent already would keep the worker to itself.
+            # Other connections first: a client whose data is always there would occupy the worker.
             if self._has_received and data:
                 gevent.sleep(0)
         self._has_received = True
@@ -546,7 +546,7 @@ class Response:
         if rest:
             self._connection.send(rest)
         if self._has_body and not self._chunked and self._sent != self._length:
-            self.keep_alive = False  # only closing tells the client that this was all
+            self.keep_alive = False  # only the end of the connection ends the body
 
     def write(self, part: bytes) -> None:
         """Send a part of the body, the first with the head."""

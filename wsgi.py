@@ -3,7 +3,7 @@
 import gc
 import sys
 
-# All that loads now stays: to look through it for garbage again and again takes a third of the start.
+# Everything loaded now stays in memory: collecting garbage meanwhile takes a third of the start-up time.
 gc.disable()
 
 from shared_files import reserve_metrics
@@ -18,7 +18,7 @@ from app.config import StartupError
 from app.http.auth import check_before_serving
 from app.telemetry import standard_error
 
-# All that prints to it, commands and tracebacks too, must survive a full disk.
+# Commands and tracebacks print to it, too: none may fail because the disk is full.
 sys.stderr = standard_error()
 
 try:
@@ -30,6 +30,6 @@ try:
             check_before_serving(app)
 except StartupError as error:
     print(f"order service: {error}", file=sys.stderr)
-    sys.exit(3)  # by which a gunicorn worker says: do not start me again
+    sys.exit(3)  # tells gunicorn not to start the worker again
 
 gc.enable()
