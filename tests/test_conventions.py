@@ -69,3 +69,14 @@ def test_no_private_attribute_of_a_library_is_used(path: Path) -> None:
     typing_stubs = {"_typeshed"}  # imported by type checkers only
     modules = [part for module in imported_modules(tree) for part in module.split(".")]
     assert not [name for name in modules if is_private(name) and name not in typing_stubs]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_use_public_names_of_the_application(path: Path) -> None:
+    tree = tree_of(path)
+    modules = {name for name in imported_modules(tree) if name.startswith("app.")}
+
+    assert not [name for name in modules if is_private(name.rpartition(".")[2])]
+    own = {name.rpartition(".")[2] for name in modules}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_private(node.attr)]
+    assert not [ast.unparse(node) for node in attributes if ast.unparse(node.value) in own]

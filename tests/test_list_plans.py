@@ -16,7 +16,7 @@ from app import create_app
 from app.cli.seed import sample_orders
 from app.db.engine import db
 from app.services.order_inserts import insert_orders
-from app.services.order_listing import _FILTERS, _LEADS, _list_statement
+from app.services.order_listing import FILTERS, LEADS, list_statement
 from app.services.order_queries import SNAPSHOT_STATEMENTS
 from app.services.order_updates import CURRENT_ORDER, UPDATE_ORDER
 
@@ -28,7 +28,7 @@ INDEXES = {
     "status": "ix_orders_status_id",
     "fulfillment_status": "ix_orders_fulfillment_status_id",
 }
-COMBINATIONS = list(chain.from_iterable(combinations(_FILTERS, size) for size in range(1, len(_FILTERS) + 1)))
+COMBINATIONS = list(chain.from_iterable(combinations(FILTERS, size) for size in range(1, len(FILTERS) + 1)))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def connection(postgresql_url: str, pytestconfig: pytest.Config) -> Iterator[psy
 
 
 def plan_of(connection: psycopg.Connection[Any], filters: tuple[str, ...], *, descending: bool) -> str:
-    sql = _list_statement(frozenset(filters), descending).sql("postgresql")
+    sql = list_statement(frozenset(filters), descending).sql("postgresql")
     return "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
 
 
@@ -61,7 +61,7 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
 
             scans = re.findall(r"using (\w+)", plan)
             unique = [name for name in ("number", "external_ref") if name in filters]
-            first = [INDEXES[name] for name in unique or [name for name in _LEADS if name in filters][:1]]
+            first = [INDEXES[name] for name in unique or [name for name in LEADS if name in filters][:1]]
             assert scans[0] in first, (filters, plan)
             assert unique or "Sort" not in plan, (filters, plan)
             assert "Seq Scan" not in plan, (filters, plan)

@@ -76,14 +76,14 @@ def test_orders_are_expired_in_batches(
 def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = order_actions._find_expired
+    find = order_actions.find_expired
 
     def find_and_be_late(*, after: str, before: str) -> Any:
         found = find(after=after, before=before)
         client.post(f"{old[2]}/confirm")
         return found
 
-    monkeypatch.setattr(order_actions, "_find_expired", find_and_be_late)
+    monkeypatch.setattr(order_actions, "find_expired", find_and_be_late)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [6]

@@ -261,7 +261,7 @@ def test_a_fault_before_the_first_byte_is_a_problem(
     def fail(*_: Any, **__: Any) -> None:
         raise PoolTimeout
 
-    monkeypatch.setattr(order_export, "_read_page", fail)
+    monkeypatch.setattr(order_export, "read_page", fail)
 
     response = client.get("/orders/export", headers={"Accept": accept})
 
@@ -274,14 +274,14 @@ def test_an_error_of_a_later_page_of_the_first_chunk_is_a_problem(
 ) -> None:
     for _ in range(17):  # the first page has 16
         client.post("/orders", json=MINIMAL)
-    read_page, calls = order_export._read_page, iter(range(9))
+    read_page, calls = order_export.read_page, iter(range(9))
 
     def fail_later(*args: Any, **kwargs: Any) -> Any:
         if next(calls) > 0:
             raise PoolTimeout
         return read_page(*args, **kwargs)
 
-    monkeypatch.setattr(order_export, "_read_page", fail_later)
+    monkeypatch.setattr(order_export, "read_page", fail_later)
 
     assert slug(client.get("/orders/export")) == (503, "service-unavailable")
 
@@ -291,7 +291,7 @@ def test_an_export_waits_for_others_and_not_without_end(
 ) -> None:
     monkeypatch.setattr(order_export, "_QUEUE_SECONDS", 0.05)
     with app.app_context():
-        readers = order_export._READERS.get()
+        readers = order_export.READERS.get()
     places = 0
     while readers.acquire(blocking=False):
         places += 1
@@ -335,4 +335,4 @@ def test_the_command_begins_csv_with_a_byte_order_mark_on_request(
 
     assert marked.stdout_bytes == file.read_bytes() == b"\xef\xbb\xbf" + plain.stdout_bytes
     assert refused.exit_code == 2
-    assert "only CSV can begin with a byte order mark" in refused.stderr
+    assert "only a CSV export can have a byte order mark" in refused.stderr

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 Value = TypeVar("Value")
 
-_KEY_SECONDS = 1.0  # that a valid API key is cached: a revoked key is refused within a second
+KEY_SECONDS = 1.0  # that a valid API key is cached: a revoked key is refused within a second
 _TOKEN_SECONDS = 60.0  # that a valid token is cached, never beyond its expiry
 _REFUSED_SECONDS = 60.0  # that an invalid API key is cached, so that it costs no database query
 _CACHE_SIZE = 10_000  # credentials
@@ -181,7 +181,7 @@ class Authenticator:
 
     def _check(self, credential: str) -> Principal:
         if credential.startswith(PREFIX):
-            (principal, expires_at), seconds = self._check_key(credential), _KEY_SECONDS
+            (principal, expires_at), seconds = self._check_key(credential), KEY_SECONDS
         elif self._checker is None:
             raise _unauthenticated("tokens are not configured")
         else:

@@ -42,7 +42,7 @@ def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None
                 id=key_id,
                 name=name,
                 scopes=sorted(scopes),
-                secret_hash=_hash(secret),
+                secret_hash=hash_secret(secret),
                 created_at=now,
                 expires_at=expires_at,
             )
@@ -100,7 +100,7 @@ def find_principal(key: str) -> tuple[Principal, float] | None:
     now = datetime.now(UTC)
     row = next(iter(read_rows(select(ApiKey.__table__).where(ApiKey.id == key_id))), None)
     # An unknown id takes as long as a wrong secret, so that timing does not reveal ids.
-    matches = compare_digest(_hash(secret), row.secret_hash if row else _NO_HASH)
+    matches = compare_digest(hash_secret(secret), row.secret_hash if row else _NO_HASH)
     if row is None or not matches or row.revoked_at is not None:
         return None
     if row.expires_at is not None and row.expires_at <= now:
@@ -123,5 +123,5 @@ def _record_use(key_id: str, now: datetime) -> None:
             log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
 
 
-def _hash(secret: str) -> str:
+def hash_secret(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()

@@ -136,7 +136,7 @@ def expire_orders(*, older_than: timedelta) -> Iterator[int]:
     now = datetime.now(UTC)
     before = first_order_id(now - min(older_than, now - _EPOCH))
     last = LOWEST_ID
-    while orders := _find_expired(after=last, before=before):
+    while orders := find_expired(after=last, before=before):
         yield sum(_expire(order.id, order.version) for order in orders)
         last = orders[-1].id
 
@@ -287,7 +287,7 @@ def _require_customer_content(changed: Iterable[str]) -> None:
         raise Forbidden(f"Only the creator of the order can change {', '.join(others)}.")
 
 
-def _find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
+def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
     query = select(Order.id, Order.version).where(Order.status == "pending", Order.hold.is_(None))
     query = query.where(Order.id > after, Order.id < before)
     return read_rows(query.order_by(Order.id).limit(_EXPIRY_PAGE))

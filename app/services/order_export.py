@@ -59,7 +59,7 @@ def stream_orders(
     while values is not None and left > 0:
         low, high = id_range(filters, after)
         size = min(size, PAGE, left)
-        rows = _read_page(descending, values, low=low, high=high, limit=size)
+        rows = read_page(descending, values, low=low, high=high, limit=size)
         for _, document, _ in rows:
             yield visible_document(document, principal)
         if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
@@ -68,14 +68,14 @@ def stream_orders(
         size = 2 * len(rows)  # the database reads the sizes of all of these documents, so no more than may fit
 
 
-def _read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+def read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
     query, parameters = _page_query(frozenset(values), descending), {**values, **bounds}
 
     def read() -> Sequence[Row[*tuple[Any, ...]]]:
         with consistent_read(statement_timeout=_PAGE_SECONDS) as session:
             return session.execute(query, parameters).all()
 
-    readers = _READERS.get()
+    readers = READERS.get()
     if not readers.acquire(timeout=_QUEUE_SECONDS):
         raise PoolTimeout("No database connection for exports became free in time.")
     try:
@@ -91,7 +91,7 @@ def _page_query(given: frozenset[str], descending: bool) -> Any:
 
 
 # Exports share half of the connections, and leave the other half to other requests.
-_READERS = PerEngine(lambda: Semaphore(_export_connections()))
+READERS = PerEngine(lambda: Semaphore(_export_connections()))
 
 
 def _export_connections() -> int:

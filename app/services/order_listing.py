@@ -57,7 +57,7 @@ def list_orders(filters: Mapping[str, Any], *, principal: Principal, limit: int,
     if values is None:
         return Page([], None, complete)
     low, high = id_range(filters, after)
-    statement = _list_statement(frozenset(values), descending)
+    statement = list_statement(frozenset(values), descending)
     rows = statement.rows(**values, low=low, high=high, limit=limit + 1)
     documents = [document for _, document in rows[:limit]]
     if principal.customer_id is not None:
@@ -78,7 +78,7 @@ def filter_values(filters: Mapping[str, Any], *, principal: Principal) -> dict[s
 
     For a customer the owner predicate is the filter by customer_id, whose index serves the list.
     """
-    values = {name: value for name, value in filters.items() if name in _FILTERS}
+    values = {name: value for name, value in filters.items() if name in FILTERS}
     if principal.customer_id is not None:
         if values.setdefault("customer_id", principal.customer_id) != principal.customer_id:
             return None
@@ -115,8 +115,8 @@ def _line_of_item(item_id: Any, order_id: Any) -> ColumnElement[int]:
 
 
 # The conditions of the filters. Number and reference select at most one order for each principal. The index that serves
-# a list is the leading filter's (_LEADS), so the conditions of all other filters are written without one.
-_FILTERS: dict[str, ColumnElement[bool]] = {
+# a list is the leading filter's (LEADS), so the conditions of all other filters are written without one.
+FILTERS: dict[str, ColumnElement[bool]] = {
     "number": Order.number == _parameter("number"),
     "external_ref": Order.external_ref == _parameter("external_ref"),
     "customer_id": without_index(Order.customer_id) == _parameter("customer_id"),
@@ -128,7 +128,7 @@ _SELECTIVE = {"number", "external_ref"}
 
 # The filters whose index has the sort. The first of those given leads: its index is scanned from the cursor, and
 # the other conditions are checked for each order.
-_LEADS: dict[str, tuple[Any, Any]] = {
+LEADS: dict[str, tuple[Any, Any]] = {
     "customer_id": (Order.customer_id, Order.id),
     "item_id": (OrderItem.item_id, OrderItem.order_id),
     "status": (Order.status, Order.id),
@@ -144,7 +144,7 @@ _CURRENT_DOCUMENT = (
 
 
 @lru_cache(maxsize=256)  # every combination of filters and sort fits
-def _list_statement(given: frozenset[str], descending: bool) -> Statement:
+def list_statement(given: frozenset[str], descending: bool) -> Statement:
     return Statement(list_query(given, descending))
 
 
@@ -153,8 +153,8 @@ def list_query(given: frozenset[str], descending: bool) -> Select[str, str]:
 
     Its parameters are `filter_values`, `low` and `high` (`id_range`), and `limit`.
     """
-    lead = next((name for name in _LEADS if name in given), None) if given.isdisjoint(_SELECTIVE) else None
-    others = [condition for name, condition in _FILTERS.items() if name in given and name != lead]
+    lead = next((name for name in LEADS if name in given), None) if given.isdisjoint(_SELECTIVE) else None
+    others = [condition for name, condition in FILTERS.items() if name in given and name != lead]
     orders = select(cast(Order.id, SQLText).label("id"), _CURRENT_DOCUMENT.label("document"))
     query = _orders_with_item(others) if lead == "item_id" else orders.where(*others)
     if lead is None:
@@ -163,7 +163,7 @@ def list_query(given: frozenset[str], descending: bool) -> Select[str, str]:
     else:
         # Row comparison: (status, id) from (s, low) to (s, high) means status = s, and only the index on both columns
         # has this order. With "=", a generic plan scans a million orders for a rare status, which takes 900 ms.
-        sort = _LEADS[lead]
+        sort = LEADS[lead]
         low, high = (tuple_(_parameter(lead), _parameter(bound, UUID)) for bound in ("low", "high"))
         query = query.where(tuple_(*sort) >= low, tuple_(*sort) < high)
     direction = desc if descending else asc
