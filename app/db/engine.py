@@ -37,7 +37,12 @@ class Base(DeclarativeBase):
 
     def columns(self) -> dict[str, Any]:
         """The values by column name."""
-        return {name: getattr(self, key) for name, key in _column_attributes(type(self))}
+        # The instrumented attribute is needed only for what is not loaded: reading all 40 values of an order with three
+        # lines through it takes 3 % of a change.
+        loaded = inspect(self).dict
+        return {
+            name: loaded[key] if key in loaded else getattr(self, key) for name, key in _column_attributes(type(self))
+        }
 
 
 @cache

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
-from app.db.engine import db
+from app.db.engine import Base, db
 from app.db.statement import Statement, json_row, json_rows, typed
 from app.db.transactions import read_rows
 from app.errors import TooManyIdempotencyKeys
@@ -115,17 +115,19 @@ def store_version(
 
 def _changed_rows(order: Order, before: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The rows that are new or changed, by table name. Fulfillments and returns are only appended."""
-    lines = zip_longest(_rows(ITEMS, order.items), before["items"])
+    lines = zip_longest(_rows(order.items), before["items"])
     return {
         "order_items": [line for line, old in lines if line and line != old],
-        "fulfillments": _rows(FULFILLMENTS, order.fulfillments[len(before["fulfillments"]) :]),
-        "returns": _rows(RETURNS, order.returns[len(before["returns"]) :]),
+        "fulfillments": _rows(order.fulfillments[len(before["fulfillments"]) :]),
+        "returns": _rows(order.returns[len(before["returns"]) :]),
     }
 
 
-def _rows(table: Table, children: Sequence[object]) -> list[dict[str, Any]]:
-    names = [name for name in table.c.keys() if name != "order_id"]
-    return [{name: getattr(child, name) for name in names} for child in children]
+def _rows(children: Sequence[Base]) -> list[dict[str, Any]]:
+    rows = [child.columns() for child in children]
+    for row in rows:
+        del row["order_id"]
+    return rows
 
 
 def _store_in_transaction(change: Mapping[str, Any]) -> bool:
