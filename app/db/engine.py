@@ -11,8 +11,7 @@ import psycopg
 from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Dialect, Engine, MetaData, Pool, event, inspect
+from sqlalchemy import Connection, Dialect, Engine, MetaData, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase
 
@@ -133,21 +132,6 @@ def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, timeout:
                 raise
         time.sleep(random.uniform(0.5, 1) * pause)  # nosec B311
         pause = min(2 * pause, _MAX_PAUSE)
-
-
-@event.listens_for(Pool, "reset")
-def _roll_back_open_transaction(connection: Any, record: Any, _state: Any) -> None:
-    # pool_reset_on_return would roll back every time, which costs 30 µs a request; most requests open no transaction.
-    if isinstance(connection, sqlite3.Connection):
-        in_transaction = connection.in_transaction
-    else:
-        status = connection.pgconn.transaction_status
-        if status == TransactionStatus.UNKNOWN:  # the connection is broken, and the server has rolled back
-            record.invalidate()
-            return
-        in_transaction = status != TransactionStatus.IDLE
-    if in_transaction:
-        connection.rollback()
 
 
 @event.listens_for(Engine, "begin")

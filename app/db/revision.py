@@ -10,7 +10,7 @@ from sqlalchemy import text
 from app.config import StartupError
 from app.db.engine import db, migrate
 from app.db.errors import DATABASE_ERRORS
-from app.db.transactions import with_retry
+from app.db.statement import with_retry
 
 # True on a standby, and on a server or for a role whose settings forbid writes.
 _READ_ONLY = text("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")

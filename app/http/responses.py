@@ -16,9 +16,9 @@ from app.http.application import current_request, in_stretches, public_path
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
 from app.http.problems import problem_occurrence
 from app.http.request_input import CUSTOMER, ERASED, JSON
-from app.models.erasure import RUNNING, is_erased
+from app.models.erasure import RUNNING
 from app.services.erasure import ErasureState
-from app.services.order_document import StoredOrder
+from app.services.order_document import StoredOrder, is_erased
 from app.services.order_service import Outcome
 
 if TYPE_CHECKING:

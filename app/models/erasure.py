@@ -1,6 +1,5 @@
 """Erasures of personal data: their progress, and which members of an order are personal data."""
 
-import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -16,8 +15,6 @@ from app.models.principal import PRINCIPAL_MAX
 RUNNING, DONE = "running", "done"
 
 ERASED_TEXT = "erased"  # replaces the reason of a hold
-_ALIAS_PREFIX = "erased-"  # reserved: requests with such a customer_id are refused
-_HEAD_LENGTH = 100  # characters of a stored document that contain its id, number and customer_id
 
 
 class Erasure(Base):
@@ -45,21 +42,6 @@ class Erasure(Base):
         Index("uq_erasures_customer_id", customer_id, unique=True),
         CheckConstraint(status.in_((RUNNING, DONE)), name="status"),
     )
-
-
-def new_alias() -> str:
-    """A random customer id to replace the id of a customer whose personal data is erased."""
-    return f"{_ALIAS_PREFIX}{secrets.token_hex(8)}"
-
-
-def is_alias(customer_id: str) -> bool:
-    """Whether the customer id is the alias of a customer whose personal data was erased."""
-    return customer_id.startswith(_ALIAS_PREFIX)
-
-
-def is_erased(document: str) -> bool:
-    """Whether the personal data of a stored order document was erased. The document is not parsed."""
-    return f'"customer_id":"{_ALIAS_PREFIX}' in document[:_HEAD_LENGTH]
 
 
 def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from app.db.engine import Base
 from app.db.types import JSON_VALUE, UUID, Timestamp, rfc3339
 from app.errors import IllegalAction, TooManyVersions
-from app.models.erasure import is_alias, scrub
+from app.models.erasure import scrub
 from app.models.lifecycle import (
     ACTIONS,
     FULFILLMENT_STATUSES,
@@ -19,7 +19,7 @@ from app.models.lifecycle import (
     UNITS_TO_RETURN,
     allowed_actions,
 )
-from app.models.order_id import hash_reference
+from app.models.order_id import hash_reference, is_alias
 from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Return, match_lines, order_totals
 from app.models.principal import PRINCIPAL_MAX, customer_principal_id
 

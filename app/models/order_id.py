@@ -13,6 +13,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _RANDOM_BITS = 46
 LOWEST_ID, HIGHEST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+ALIAS_PREFIX = "erased-"  # of a customer id; reserved, so that requests with such a customer_id are refused
 
 
 def new_order_id(
@@ -70,6 +71,16 @@ def order_number(order_id: str, at: datetime) -> str:
 def normalize_order_number(text: str) -> str:
     """The stored form of an order number as a person typed it: in upper case, with O, I and L read as 0 and 1."""
     return text.strip().upper().translate(str.maketrans("OIL", "011"))
+
+
+def new_alias() -> str:
+    """A random customer id to replace the id of a customer whose personal data is erased."""
+    return f"{ALIAS_PREFIX}{secrets.token_hex(8)}"
+
+
+def is_alias(customer_id: str) -> bool:
+    """Whether the customer id is the alias of a customer whose personal data was erased."""
+    return customer_id.startswith(ALIAS_PREFIX)
 
 
 def parse_uuid(text: str) -> str | None:

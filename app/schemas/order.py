@@ -5,10 +5,9 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
-from app.models.erasure import is_alias
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.order import IDEMPOTENCY_KEY_MAX
-from app.models.order_id import parse_uuid
+from app.models.order_id import is_alias, parse_uuid
 from app.models.order_item import ID_MAX, LARGEST_TOTAL, order_totals
 from app.schemas.fields import (
     BoundedInteger,

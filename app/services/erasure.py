@@ -24,9 +24,9 @@ from app.db.sqlite_rewrite import file_size, rewrite_file
 from app.db.transactions import in_transaction, read_rows
 from app.errors import ErasureNotFound, OpenOrders
 from app.models import EVENTS, ChangeKey, Erasure, Order, OrderEvent
-from app.models.erasure import DONE, RUNNING, is_alias, new_alias, scrub
+from app.models.erasure import DONE, RUNNING, scrub
 from app.models.lifecycle import ERASED, OPEN
-from app.models.order_id import new_id, parse_uuid
+from app.models.order_id import is_alias, new_alias, new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_document import render_stored_order
 from app.services.order_inserts import event_row, insert_events

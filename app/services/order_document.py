@@ -13,6 +13,7 @@ from sqlalchemy import inspect
 from app.db.engine import Base
 from app.db.types import read_timestamp, rfc3339
 from app.models import ORDERS, Fulfillment, Order, OrderItem, Return
+from app.models.order_id import ALIAS_PREFIX
 from app.models.principal import Principal
 
 Values = Mapping[str, Any]
@@ -21,6 +22,7 @@ Model = TypeVar("Model", bound=Base)
 # Columns that the document leaves out, and columns that it shows in another form. All others are members.
 _NOT_IN_DOCUMENT = {"principal", "external_ref_hash", "idempotency_key_hash", "fingerprint"}
 _CONVERTED = {"items_total", "adjustments_total", "metadata", "created_at", "updated_at"}
+_HEAD_LENGTH = 100  # characters of a document that contain its id, number and customer_id
 _UNCHANGED = tuple(name for name in ORDERS.c.keys() if name not in _NOT_IN_DOCUMENT | _CONVERTED)
 
 
@@ -110,6 +112,11 @@ def parse_order(document: Values, *, principal: str, external_ref_hash: str | No
             "returns": [_loaded(Return, _with_time(one)) for one in document["returns"]],
         },
     )
+
+
+def is_erased(document: str) -> bool:
+    """Whether the personal data of a stored order document was erased. The document is not parsed."""
+    return f'"customer_id":"{ALIAS_PREFIX}' in document[:_HEAD_LENGTH]
 
 
 def _loaded(model: type[Model], attributes: Values) -> Model:

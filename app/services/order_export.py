@@ -15,8 +15,8 @@ from sqlalchemy.pool import QueuePool
 
 from app.db.engine import db
 from app.db.group_commit import PerEngine
-from app.db.statement import rows_within
-from app.db.transactions import consistent_read, with_retry
+from app.db.statement import rows_within, with_retry
+from app.db.transactions import consistent_read
 from app.models.principal import Principal
 from app.services.order_document import visible_document
 from app.services.order_listing import filter_values, id_range, is_descending, list_query

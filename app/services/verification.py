@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session, selectinload
 from app.db.transactions import consistent_read
 from app.db.types import rfc3339
 from app.models import ChangeKey, Erasure, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
-from app.models.erasure import DONE, is_alias, scrub
+from app.models.erasure import DONE, scrub
 from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED, OPEN, allowed_actions
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
-from app.models.order_id import LOWEST_ID, first_order_id, hash_reference
+from app.models.order_id import LOWEST_ID, first_order_id, hash_reference, is_alias
 from app.models.order_item import order_totals
 from app.services.new_order import content_columns, fingerprint, item_columns
 from app.services.order_document import render_stored_order
