@@ -123,5 +123,5 @@ def test_an_invalid_prefix_stops_the_start(database_url: str, prefix: str) -> No
 def test_a_script_name_in_the_environment_stops_the_start(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRIPT_NAME", "/shop")
 
-    with pytest.raises(StartupError, match="set URL_PREFIX instead"):
+    with pytest.raises(StartupError, match="Set URL_PREFIX instead"):
         load_config()
