@@ -1,7 +1,8 @@
 """The settings: read from the environment once, and validated at start-up.
 
 `SETTINGS` lists them all; a test compares the README's table with it. This module imports the standard library only:
-gunicorn.conf.py runs it in the master process, before gevent patches the workers.
+gunicorn.conf.py runs it in the master process, before gevent patches the workers. A library such as environs would
+replace about 20 lines of it: most settings have rules of their own, and `create_app(test_config)` must override them.
 """
 
 import os

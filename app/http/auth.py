@@ -197,12 +197,12 @@ class Authenticator:
 
         Invalid keys are cached: no key is used before it has been created, and an expired one never becomes valid.
         """
-        found = None if self._invalid_keys.find(key) else find_principal(key)
-        if found is None:
+        valid = None if self._invalid_keys.find(key) else find_principal(key)
+        if valid is None:
             if is_well_formed(key):  # others need no query, and would evict these
                 self._invalid_keys.add(key, True, seconds=_REFUSED_SECONDS)
             raise _unauthenticated("the key is unknown, wrong, expired or revoked")
-        return found
+        return valid
 
 
 def _unauthenticated(reason: str, *, error: str | None = "invalid_token") -> Unauthenticated:

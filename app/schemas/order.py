@@ -17,9 +17,9 @@ from app.schemas.fields import (
     MetadataPatch,
     NestedObject,
     ParametersSchema,
+    RFC3339DateTime,
     StrictSchema,
     Text,
-    Timestamp,
     any_character_except,
 )
 
@@ -246,8 +246,8 @@ class OrderFiltersSchema(ParametersSchema):
     )
     external_ref = Text(ID_MAX, metadata={"description": "Only orders with this external reference."})
     item_id = Text(ID_MAX, metadata={"description": "Only orders that contain this item."})
-    created_from = Timestamp(metadata={"description": _CREATED_FROM})
-    created_to = Timestamp(metadata={"description": "Only orders created before this time."})
+    created_from = RFC3339DateTime(metadata={"description": _CREATED_FROM})
+    created_to = RFC3339DateTime(metadata={"description": "Only orders created before this time."})
     sort = Choice(
         ("-created_at", "created_at"),
         load_default="-created_at",

@@ -4,7 +4,7 @@ from marshmallow import fields
 
 from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
 from app.models.order import NUMBER_LENGTH
-from app.schemas.fields import BoundedInteger, BoundedList, Choice, StrictSchema, Text, Timestamp
+from app.schemas.fields import BoundedInteger, BoundedList, Choice, RFC3339DateTime, StrictSchema, Text
 from app.schemas.order import ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, ItemInSchema, UpdatedOrderSchema
 from app.schemas.order_actions import CANCELLATION_REASONS, LineQuantityInSchema, TrackingInSchema
 
@@ -22,14 +22,14 @@ class ExportedCancellationSchema(StrictSchema):
 
     reason = Choice(CANCELLATION_REASONS, required=True)
     note = Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
-    at = Timestamp(required=True)
+    at = RFC3339DateTime(required=True)
 
 
 class ExportedHoldSchema(StrictSchema):
     """Why the order is on hold, and since when."""
 
     reason = Text(200, required=True)
-    at = Timestamp(required=True)
+    at = RFC3339DateTime(required=True)
 
 
 class ExportedMovementSchema(StrictSchema):
@@ -37,7 +37,7 @@ class ExportedMovementSchema(StrictSchema):
 
     number = BoundedInteger(1, 2**31 - 1, required=True)
     items = fields.List(fields.Nested(LineQuantityInSchema), required=True)
-    created_at = Timestamp(required=True)
+    created_at = RFC3339DateTime(required=True)
 
 
 class ExportedFulfillmentSchema(ExportedMovementSchema):
@@ -65,7 +65,7 @@ class ExportedOrderSchema(UpdatedOrderSchema):
     fulfillments = fields.List(fields.Nested(ExportedFulfillmentSchema), required=True)
     returns = fields.List(fields.Nested(ExportedReturnSchema), required=True)
     version = BoundedInteger(1, 2**31 - 1, required=True)
-    created_at = Timestamp(required=True)
-    updated_at = Timestamp(required=True)
+    created_at = RFC3339DateTime(required=True)
+    updated_at = RFC3339DateTime(required=True)
     totals = fields.Raw(allow_none=True)
     allowed_actions = fields.Raw()

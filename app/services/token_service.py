@@ -87,8 +87,8 @@ class KeySet:
         headers = {"User-Agent": _USER_AGENT, "Accept": "application/jwk-set+json, application/json"}
         client = jwt.PyJWKClient(self.url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT, headers=headers)
         try:
-            found = client.get_jwk_set()
-            self._keys = {key.key_id: key.key for key in found.keys if key.public_key_use in (None, "sig")}
+            key_set = client.get_jwk_set()
+            self._keys = {key.key_id: key.key for key in key_set.keys if key.public_key_use in (None, "sig")}
         except Exception as error:  # any failure keeps the cached keys
             log.warning("token signing keys unavailable", error=type(error).__name__, reason=_fetch_failure(error))
         finally:
