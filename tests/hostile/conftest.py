@@ -3,23 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
-from flask import Flask
 
 from tests.hostile.probe import Target
 from tests.nginx.conftest import nginx_without_service
+from tests.support.databases import migrated
 from tests.support.servers import GUNICORN, free_port, running
 
 SETTINGS = {"WEB_CONCURRENCY": "1", "LOG_LEVEL": "warning"}
 
 
-@pytest.fixture(scope="session")
-def database_url(postgresql_url: str) -> str:
-    return postgresql_url
-
-
 @pytest.fixture(scope="module", params=["bare", "behind nginx"])
-def target(request: pytest.FixtureRequest, app: Flask, database_url: str) -> Iterator[Target]:
-    settings = SETTINGS | {"DATABASE_URL": database_url}
+def target(request: pytest.FixtureRequest, postgresql_url: str) -> Iterator[Target]:
+    settings = SETTINGS | {"DATABASE_URL": migrated(postgresql_url)}
     if request.param == "bare":
         port = free_port()
         with running(*GUNICORN, port=port, PORT=str(port), **settings) as service:

@@ -25,12 +25,6 @@ from tests.support.servers import GUNICORN, Server, free_port, running
 READERS = 40
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
 @pytest.fixture
 def large_orders(app: Flask) -> int:
     """Nearly 50 MB of orders."""
