@@ -12,9 +12,11 @@ import os
 import runpy
 import shutil
 import signal
+import sqlite3
 import sys
 import time
 import traceback
+from contextlib import closing, suppress
 from typing import Any
 
 from gunicorn import glogging
@@ -178,7 +180,17 @@ def child_exit(server: Any, worker: Any) -> None:
         release_metrics(directory, worker.pid)
 
 
+def _close_sqlite() -> None:
+    """Open and close the database once more: the last connection to close removes SQLite's write-ahead log, but where
+    two workers close theirs at the same moment, neither is the last."""
+    path = _settings["DATABASE_URL"].removeprefix("sqlite:///").partition("?")[0]
+    if _settings["DATABASE_URL"].startswith("sqlite") and os.path.exists(path + "-wal"):
+        with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=1)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def on_exit(server: Any) -> None:
-    """Remove the shared files."""
+    """Remove the shared files, and leave a SQLite database in one file."""
+    _close_sqlite()
     if directory := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         shutil.rmtree(directory, ignore_errors=True)
