@@ -42,6 +42,20 @@ def orders_in(file: Path) -> int:
         return count
 
 
+def test_a_log_that_the_workers_left_is_removed_when_gunicorn_stops(tmp_path: Path) -> None:
+    file = tmp_path / "orders.db"
+    leave_log = f"import os, sqlite3; c = sqlite3.connect({str(file)!r}); c.execute('PRAGMA journal_mode=WAL'); "
+    leave_log += "c.execute('CREATE TABLE t (a)'); c.commit(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", leave_log], check=True)
+    assert (tmp_path / "orders.db-wal").exists()
+
+    stop = "import runpy; runpy.run_path('gunicorn.conf.py')['on_exit'](None)"
+    settings = environment(DATABASE_URL=f"sqlite:///{file}")
+    subprocess.run([sys.executable, "-c", stop], cwd=ROOT, env=settings, check=True)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["orders.db"]
+
+
 @pytest.mark.parametrize("command", SERVERS.values(), ids=SERVERS)
 def test_after_a_clean_stop_the_file_alone_is_the_database(tmp_path: Path, command: tuple[str, ...]) -> None:
     file, port = tmp_path / "orders.db", free_port()
