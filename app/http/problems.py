@@ -29,7 +29,7 @@ _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     415: (errors.UnsupportedMediaType, "Send the body as Content-Type: application/json, in UTF-8."),
     500: (errors.InternalError, "The service failed unexpectedly. The error is logged under the request id."),
 }
-_UNKNOWN = (errors.OrderNotFound, errors.ErasureNotFound)
+_NOT_FOUND = (errors.OrderNotFound, errors.ErasureNotFound)
 _DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
 _KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
 
@@ -38,8 +38,8 @@ def init_app(app: Flask) -> None:
     """Render every error as a problem document."""
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(HTTPException, _render_http_error)
-    for fault in DATABASE_ERRORS:
-        app.register_error_handler(fault, _render_fault)
+    for error_type in DATABASE_ERRORS:
+        app.register_error_handler(error_type, _render_database_error)
 
 
 def problem_document(error: ServiceError) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _log_denial(error: ServiceError) -> None:
     principal: Principal | None = g.get("principal")
     if isinstance(error, _DENIALS):
         log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
-    elif isinstance(error, _UNKNOWN) and principal is not None and principal.customer_id is not None:
+    elif isinstance(error, _NOT_FOUND) and principal is not None and principal.customer_id is not None:
         # It may be another customer's or not exist at all. Many of these hint at someone guessing ids.
         what = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
         log.warning("denied", principal=loggable_id(principal), reason=f"no such {what} of this customer")
@@ -103,7 +103,7 @@ def _render_http_error(error: HTTPException) -> Response:
     return response
 
 
-def _render_fault(error: DatabaseError) -> Response:
+def _render_database_error(error: DatabaseError) -> Response:
     problem: ServiceError
     if is_unavailable(error):
         problem = errors.ServiceUnavailable("The database is temporarily unavailable. Send the request again.")
