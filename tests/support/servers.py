@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+# A job in the background of a shell ignores Ctrl-C, and the servers that it starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 60  # seconds to start, stop or respond; long, because the machine may be busy
 
