@@ -14,8 +14,9 @@ from tests.support.servers import Response, send_request
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 UNKNOWN = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
 MEMBERS = """
-    id number customer_id external_ref status fulfillment_status hold currency items adjustments totals shipping_address
-    billing_address note metadata cancellation fulfillments returns version allowed_actions created_at updated_at
+    id number customer_id external_ref channel status fulfillment_status hold currency items adjustments totals
+    shipping_address billing_address note metadata cancellation fulfillments returns version allowed_actions created_at
+    updated_at
 """.split()
 
 

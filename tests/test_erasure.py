@@ -107,8 +107,8 @@ def test_an_erasure_keeps_items_amounts_and_times(
 
 # Each member of an order is either left as it was or says nothing any more: a new one must be put in one of the two.
 KEPT = {
-    "id", "number", "external_ref", "status", "fulfillment_status", "currency", "items", "totals", "created_at",
-    "allowed_actions",
+    "id", "number", "external_ref", "channel", "status", "fulfillment_status", "currency", "items", "totals",
+    "created_at", "allowed_actions",
 }  # fmt: skip
 ERASED = {
     "customer_id", "hold", "adjustments", "shipping_address", "billing_address", "note", "metadata", "cancellation",

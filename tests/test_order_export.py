@@ -23,7 +23,7 @@ from tests.support.samples import MINIMAL, RICHEST, error_locations, slug
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
 HEADER = (
-    "id,number,customer_id,external_ref,status,fulfillment_status,currency,version,created_at,updated_at,note,"
+    "id,number,customer_id,external_ref,channel,status,fulfillment_status,currency,version,created_at,updated_at,note,"
     "items_total,adjustments_total,total,line,item_id,quantity,unit_price,fulfilled,returned"
 )
 

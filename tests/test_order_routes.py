@@ -31,6 +31,7 @@ def test_a_minimal_order_has_every_member_of_the_document(client: FlaskClient) -
     assert order == {
         "customer_id": "c-1",
         "external_ref": None,
+        "channel": None,
         "status": "pending",
         "fulfillment_status": "unfulfilled",
         "hold": None,

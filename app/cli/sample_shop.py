@@ -22,6 +22,7 @@ _QUANTITY_WEIGHTS = list(accumulate((22, 15, 14, 9, 8, 7, 6, 5, 3, 2, 1.5, 1, 1,
 _CAMPAIGNS = (("WELCOME10", 10), ("SPRING15", 15), ("THANKS5", 5))
 _SHIPPING, _FREE_FROM = 490, 7500  # cents of the euro
 _CHANNELS = ("web", "web", "web", "app", "app", "phone")
+_DEVICES = ("desktop", "phone", "phone", "tablet")
 _NOTES = (
     "Please leave the parcel with the neighbour.",
     "A gift: no invoice in the parcel, please.",
@@ -134,7 +135,7 @@ def _draw_adjustments(rng: Random, items: Sequence[dict[str, Any]], market: Mark
 
 
 def _draw_extras(rng: Random, customer: Customer) -> dict[str, Any]:
-    extras: dict[str, Any] = {"metadata": {"channel": rng.choice(_CHANNELS)}}
+    extras: dict[str, Any] = {"channel": rng.choice(_CHANNELS), "metadata": {"device": rng.choice(_DEVICES)}}
     if rng.random() < 0.95:
         extras["shipping_address"] = customer.address
         if rng.random() < 0.2:

@@ -27,8 +27,9 @@ IDEMPOTENCY_KEY_MAX = 255  # characters, as in Stripe's API
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
 VERSIONS_MAX = 10_000  # of one order, so that erasing it and reading it stay bounded
-# The members of an order that its caller sets and PATCH changes, beside its items; those of the second kind only while
-# the order is pending. Every other list of them is derived from here.
+# The members of an order that its caller sets, beside its items: those that never change, and those that PATCH changes,
+# some of them only while the order is pending. Every other list of them is derived from here.
+IMMUTABLE_CONTENT = ("customer_id", "channel")
 CONTENT = (
     "external_ref", "currency", "adjustments", "shipping_address", "billing_address", "note", "metadata",
 )  # fmt: skip
@@ -61,6 +62,7 @@ class Order(Base):
     customer_id: Mapped[str] = mapped_column(String(ID_MAX))
     external_ref: Mapped[str | None] = mapped_column(String(ID_MAX))
     external_ref_hash: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
+    channel: Mapped[str | None] = mapped_column(String(ID_MAX))
     idempotency_key_hash: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
     fingerprint: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
     status: Mapped[str] = mapped_column(String(16))

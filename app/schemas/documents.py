@@ -61,6 +61,7 @@ class OrderSchema(ResponseSchema):
     )
     customer_id = fields.String(required=True, metadata={"example": "c-123"})
     external_ref = fields.String(required=True, allow_none=True, metadata={"example": None})
+    channel = fields.String(required=True, allow_none=True, metadata={"example": "web"})
     status = fields.String(required=True, validate=validate.OneOf(STATUSES))
     fulfillment_status = fields.String(required=True, validate=validate.OneOf(FULFILLMENT_STATUSES))
     hold = fields.Dict(

@@ -38,6 +38,7 @@ class StrictSchema(Schema):
 
     MAX_BODY_SIZE = 64 * 1024  # bytes; more than the largest order in ASCII
     member = "member"  # what error messages call a member
+    unknown_member = ""  # the error of a member that is not declared, if the usual one does not fit
 
     class Meta:
         unknown = RAISE
@@ -47,7 +48,7 @@ class StrictSchema(Schema):
         allowed = f"Allowed: {', '.join(self.load_fields)}." if self.load_fields else "None is allowed here."
         self.error_messages = {
             **self.error_messages,
-            "unknown": f"Unknown {self.member}. {allowed}",
+            "unknown": f"{self.unknown_member or f'Unknown {self.member}.'} {allowed}",
             "type": "This must be an object.",
         }
 

@@ -125,6 +125,11 @@ class OrderInSchema(StrictSchema):
     external_ref = Text(
         ID_MAX, allow_none=True, metadata={"description": "Your own reference of the order, unique among your orders."}
     )
+    channel = Text(
+        ID_MAX,
+        allow_none=True,
+        metadata={"description": "Where the order was placed. It cannot be changed later.", "example": "web"},
+    )
     currency = Choice(
         CURRENCIES,
         error=CURRENCY_ERROR,
@@ -213,6 +218,8 @@ class OrderPatchSchema(StrictSchema):
 
     `items`, `adjustments` and `currency` can be changed only while the order is pending.
     """
+
+    unknown_member = "A patch cannot change this."
 
     external_ref = Text(ID_MAX, allow_none=True)
     note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from app.models.lifecycle import NEW_ORDER_ACTIONS
-from app.models.order import CONTENT
+from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import hash_key, hash_reference, new_order_id, order_number
 from app.models.order_item import order_totals
 from app.models.principal import Principal
@@ -88,7 +88,7 @@ def fingerprint(content: Any) -> str:
 
 def content_columns(data: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of an order that the caller sets, from a validated body."""
-    columns = {name: data.get(name) for name in ("customer_id", *CONTENT)}
+    columns = {name: data.get(name) for name in (*IMMUTABLE_CONTENT, *CONTENT)}
     columns["metadata"] = columns["metadata"] or {}
     columns["adjustments"] = [
         {"type": adjustment["type"], "label": adjustment.get("label"), "amount": adjustment["amount"]}

@@ -28,7 +28,7 @@ from app.errors import (
 )
 from app.models import Order
 from app.models.lifecycle import ACTIONS
-from app.models.order import CONTENT
+from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, parse_uuid
 from app.models.order_item import ITEM_CONTENT
 from app.models.principal import Principal
@@ -264,7 +264,7 @@ def _is_stored(order: StoredOrder) -> bool:
 def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> None:
     columns = order.columns()
     lines = [{name: getattr(item, name) for name in ITEM_CONTENT} for item in order.items]
-    content = {name: columns[name] for name in ("customer_id", *CONTENT)} | {"items": lines}
+    content = {name: columns[name] for name in (*IMMUTABLE_CONTENT, *CONTENT)} | {"items": lines}
     data = load_body(_UPDATED_ORDER, merge_patch({k: v for k, v in content.items() if v is not None}, patch))
     changed = {name: value for name, value in content_columns(data).items() if value != columns[name]}
     items = item_columns(data)

@@ -54,6 +54,7 @@ def render_order(
             "number": order["number"],
             "customer_id": order["customer_id"],
             "external_ref": order["external_ref"],
+            "channel": order["channel"],
             "status": order["status"],
             "fulfillment_status": order["fulfillment_status"],
             "hold": order["hold"],

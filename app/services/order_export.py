@@ -33,8 +33,8 @@ _PAGE_SECONDS = 30  # a request has 3; where few orders match, a page may scan t
 # in much of Europe, a tab), since quotes do not protect it there. Possessive, so it takes linear time.
 _CELL_START = re.compile(r"(?:^|[;\t\r\n])[;\"'\s]*+([=+\-@＝＋－＠]?)")
 ORDER_COLUMNS = (
-    "id", "number", "customer_id", "external_ref", "status", "fulfillment_status", "currency", "version", "created_at",
-    "updated_at", "note",
+    "id", "number", "customer_id", "external_ref", "channel", "status", "fulfillment_status", "currency", "version",
+    "created_at", "updated_at", "note",
 )  # fmt: skip
 TOTAL_COLUMNS = ("items", "adjustments", "total")
 ITEM_COLUMNS = ("line", "item_id", "quantity", "unit_price", "fulfilled", "returned")

@@ -38,6 +38,7 @@ def create_orders() -> None:
         sa.Column("customer_id", sa.String(64), nullable=False),
         sa.Column("external_ref", sa.String(64)),
         sa.Column("external_ref_hash", sa.String(32)),
+        sa.Column("channel", sa.String(64)),
         sa.Column("idempotency_key_hash", sa.String(32)),
         sa.Column("fingerprint", sa.String(32)),
         sa.Column("status", sa.String(16), nullable=False),

@@ -12,10 +12,10 @@ from typing import Any
 Document = dict[str, Any]
 
 CREATION_MEMBERS = {
-    "customer_id", "items", "external_ref", "currency", "adjustments", "shipping_address", "billing_address", "note",
-    "metadata",
+    "customer_id", "channel", "items", "external_ref", "currency", "adjustments", "shipping_address", "billing_address",
+    "note", "metadata",
 }  # fmt: skip
-PATCH_MEMBERS = CREATION_MEMBERS - {"customer_id"}
+PATCH_MEMBERS = CREATION_MEMBERS - {"customer_id", "channel"}
 ONLY_WHILE_PENDING = ("items", "adjustments", "currency")
 REASONS = {"customer", "inventory", "fraud", "declined", "staff", "expired", "other"}
 
@@ -280,6 +280,7 @@ def content_of(body: Document) -> Document:
     return {
         "customer_id": body["customer_id"],
         "external_ref": body.get("external_ref"),
+        "channel": body.get("channel"),
         "currency": body.get("currency"),
         "items": [
             {"item_id": item["item_id"], "quantity": item["quantity"], "unit_price": item.get("unit_price")}

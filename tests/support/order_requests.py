@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 # Few values of everything: what may collide shall collide.
 texts = st.sampled_from(["", "a", "Ring twice.\n🛎"])
+channels = st.sampled_from([None, "web", "app"])
 references = st.none() | st.sampled_from(["r-1", "r-2", "r-3"])
 keys = st.none() | st.sampled_from(["k-1", "k-2", "k-3"])
 metadata = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["", "x"]))
@@ -33,7 +34,14 @@ currencies = st.sampled_from(["EUR", "EUR", "EUR", "JPY", None])
 ADDRESSES = dict.fromkeys(("shipping_address", "billing_address"), st.none() | addresses)
 orders = st.fixed_dictionaries(
     {"customer_id": st.sampled_from(["c-1", "c-2"]), "items": items, "currency": currencies},
-    optional={"external_ref": references, "adjustments": adjustments, "note": texts, "metadata": metadata} | ADDRESSES,
+    optional={
+        "external_ref": references,
+        "channel": channels,
+        "adjustments": adjustments,
+        "note": texts,
+        "metadata": metadata,
+    }
+    | ADDRESSES,
 )
 PATCHES: dict[str, st.SearchStrategy[Any]] = {
     "external_ref": references,
@@ -45,6 +53,7 @@ PATCHES: dict[str, st.SearchStrategy[Any]] = {
     "shipping_address": st.sampled_from([None, {}, {"country": None}, {"country": "FR"}, {"city": None, "name": "E"}]),
     "billing_address": ADDRESSES["billing_address"],
     "customer_id": st.just("c-9"),  # cannot be patched
+    "channel": channels,  # nor can this
 }
 # A patch with many faults is refused for the first, and tells little.
 patches = st.lists(st.sampled_from(sorted(PATCHES)), min_size=0, max_size=3, unique=True).flatmap(

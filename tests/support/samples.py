@@ -45,8 +45,8 @@ RICHEST: dict[str, Any] = {
 }
 
 UNKNOWN_MEMBER = (
-    "Unknown member. Allowed: customer_id, items, external_ref, currency, adjustments, shipping_address, "
-    "billing_address, note, metadata."
+    "Unknown member. Allowed: customer_id, items, external_ref, channel, currency, adjustments, "
+    "shipping_address, billing_address, note, metadata."
 )
 
 
