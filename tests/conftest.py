@@ -18,6 +18,7 @@ from app import create_app
 from app.db.engine import db
 from tests.support.credentials import app_with_auth
 from tests.support.postgres import private_postgres
+from tests.support.tables import delete_all_rows
 
 # Few tests are about authentication; all others run without it.
 os.environ.setdefault("AUTH", "off")
@@ -96,9 +97,7 @@ def secure_client(secure_app: Flask) -> FlaskClient:
 def empty_tables(request: pytest.FixtureRequest) -> None:
     """Delete all rows before each test, so that the rows of a failed test can be inspected afterwards."""
     if "app" in request.fixturenames:
-        with request.getfixturevalue("app").app_context(), db.engine.begin() as connection:
-            for table in reversed(db.metadata.sorted_tables):
-                connection.execute(table.delete())
+        delete_all_rows(request.getfixturevalue("app"))
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from app.services.order_inserts import insert_orders
 from tests.support.marks import on_postgresql
 from tests.support.protocol_trace import messages_sent
 from tests.support.samples import RICHEST, error_locations, slug
+from tests.support.tables import delete_all_rows
 
 
 def order(**members: object) -> dict[str, object]:
@@ -253,9 +254,7 @@ def test_a_reference_used_as_a_key_stays_one_after_it_was_changed(client: FlaskC
 def test_an_imported_order_is_replayed_at_its_version(app: Flask, client: FlaskClient, tmp_path: Path) -> None:
     exported = client.post("/orders", json=order(external_ref="r-1")).json["id"]
     document = client.patch(f"/orders/{exported}", json={"note": "new"}).data
-    with app.app_context(), db.engine.begin() as connection:
-        for table in db.metadata.sorted_tables:
-            connection.execute(table.delete())
+    delete_all_rows(app)
     file = tmp_path / "orders.ndjson"
     file.write_bytes(document)
     assert app.test_cli_runner().invoke(args=["orders", "import", str(file)]).exit_code == 0

@@ -20,6 +20,7 @@ from app.db.engine import db
 from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER
 from tests.support.servers import ROOT
+from tests.support.tables import delete_all_rows
 
 
 @pytest.fixture
@@ -35,12 +36,6 @@ def imported(runner: FlaskCliRunner) -> Callable[..., Result]:
 
 def exported(runner: FlaskCliRunner) -> bytes:
     return runner.invoke(args=["orders", "export"]).stdout_bytes
-
-
-def empty(app: Flask) -> None:
-    with app.app_context(), db.engine.begin() as connection:
-        for table in db.metadata.sorted_tables:
-            connection.execute(table.delete())
 
 
 def order(**members: Any) -> dict[str, Any]:
@@ -90,7 +85,7 @@ def test_an_export_of_all_states_imported_elsewhere_exports_the_same(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result], documents: bytes
 ) -> None:
     csv = runner.invoke(args=["orders", "export", "--format", "csv"]).stdout_bytes
-    empty(app)
+    delete_all_rows(app)
 
     result = imported(documents)
 
@@ -103,7 +98,7 @@ def test_an_export_of_all_states_imported_elsewhere_exports_the_same(
 def test_a_restored_order_lives_on(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result], documents: bytes
 ) -> None:
-    empty(app)
+    delete_all_rows(app)
     imported(documents)
     partly_sent = orjson.loads(documents.splitlines()[list(LIVES).index("partly sent")])
     path = f"/orders/{partly_sent['id']}"
@@ -124,7 +119,7 @@ def test_a_restored_order_lives_on(
 def test_documents_are_known_by_their_id(
     app: Flask, runner: FlaskCliRunner, imported: Callable[..., Result], documents: bytes
 ) -> None:
-    empty(app)
+    delete_all_rows(app)
     lines = documents.splitlines()
 
     # A line may stand twice, next to the first one or in an import of its own.
@@ -258,7 +253,7 @@ def test_a_document_that_contradicts_itself_or_another_is_a_bad_line(
 def test_an_order_rejected_by_the_database_is_reported_and_the_others_are_imported(
     app: Flask, imported: Callable[..., Result], documents: bytes
 ) -> None:
-    empty(app)
+    delete_all_rows(app)
     lines = [*documents.splitlines(), order(customer_id="poison"), order(customer_id="cure")]
     with app.app_context(), db.engine.begin() as connection:
         poison = "status = 'cancelled' OR customer_id = 'poison'"
@@ -333,7 +328,7 @@ def test_a_byte_order_mark_at_the_beginning_of_the_file_is_skipped(
     lines = [orjson.dumps(order(note=str(i))) for i in range(2)]
     with_mark = imported(BOM + lines[0], lines[1])
     without = imported(*lines)
-    empty(app)
+    delete_all_rows(app)
     restored = imported(BOM + documents)
     only_a_mark = imported(BOM, lines[0])
 

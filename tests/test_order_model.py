@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from werkzeug.test import TestResponse
 
-from app.db.engine import db
 from tests.support.actions import ROUTES
 from tests.support.order_model import Document, ReferenceService, Refusal, Reply, allowed_actions
 from tests.support.order_requests import THE_REST, change_by, changes, conditions, filters, keys, orders
 from tests.support.samples import slug
+from tests.support.tables import delete_all_rows
 
 RUN = settings(
     max_examples=int(os.environ.get("MODEL_EXAMPLES", settings().max_examples // 6)),  # one is dozens of requests
@@ -70,9 +70,7 @@ class OrderLives(RuleBasedStateMachine):
         self.answers: dict[tuple[int, int], bytes] = {}  # the document of each version, as it was answered first
         self.sent: list[Callable[[], None]] = []
         self.touched = 0
-        with self.app.app_context(), db.engine.begin() as connection:
-            for table in db.metadata.sorted_tables:
-                connection.execute(table.delete())
+        delete_all_rows(self.app)
 
     @precondition(lambda self: len(self.ids) < ORDERS)
     @rule(body=orders, key=keys)

@@ -10,11 +10,23 @@ from sqlalchemy import Table
 from app.db.engine import Base
 from app.models.api_key import ApiKey
 from app.models.erasure import Erasure
-from app.models.event import ChangeKey, OrderEvent, OutboxEntry
+from app.models.event import ChangeKey, FeedEntry, FeedHead, OrderEvent, OutboxEntry
 from app.models.order import Order
 from app.models.order_item import Fulfillment, OrderItem, Return
 
-__all__ = ["ApiKey", "ChangeKey", "Erasure", "Fulfillment", "Order", "OrderEvent", "OrderItem", "OutboxEntry", "Return"]
+__all__ = [
+    "ApiKey",
+    "ChangeKey",
+    "Erasure",
+    "FeedEntry",
+    "FeedHead",
+    "Fulfillment",
+    "Order",
+    "OrderEvent",
+    "OrderItem",
+    "OutboxEntry",
+    "Return",
+]
 
 
 def _table(model: type[Base]) -> Table:
@@ -24,4 +36,5 @@ def _table(model: type[Base]) -> Table:
 
 # Core tables, for statements without the ORM.
 ORDERS, ITEMS, EVENTS, OUTBOX = (_table(model) for model in (Order, OrderItem, OrderEvent, OutboxEntry))
+FEED, FEED_HEAD = _table(FeedEntry), _table(FeedHead)
 FULFILLMENTS, RETURNS, CHANGE_KEYS = _table(Fulfillment), _table(Return), _table(ChangeKey)

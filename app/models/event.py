@@ -1,8 +1,8 @@
-"""Events, the idempotency keys of changes, and the outbox."""
+"""Events, the idempotency keys of changes, the outbox and the feed."""
 
 from datetime import datetime
 
-from sqlalchemy import Integer, String
+from sqlalchemy import BigInteger, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.engine import Base
@@ -46,10 +46,47 @@ class ChangeKey(Base):
 
 
 class OutboxEntry(Base):
-    """An event that is not in the feed yet. The sequencer will move it there."""
+    """An event that is not in the feed yet. The sequencer moves it there (app/services/event_feed.py)."""
 
     __tablename__ = "outbox"
 
     order_id: Mapped[str] = mapped_column(UUID, primary_key=True)
     version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     at: Mapped[datetime] = mapped_column(Timestamp)
+
+
+# SQLite numbers the rows of a table by an INTEGER PRIMARY KEY, and needs no second index for it.
+SEQ = BigInteger().with_variant(Integer, "sqlite")
+
+
+class FeedEntry(Base):
+    """An event's place in the feed. Everything else about the event is in `order_events`.
+
+    `at` is when the sequencer numbered the event; the event itself happened before.
+    """
+
+    __tablename__ = "feed"
+
+    seq: Mapped[int] = mapped_column(SEQ, primary_key=True, autoincrement=False)
+    order_id: Mapped[str] = mapped_column(UUID)
+    version: Mapped[int] = mapped_column(Integer)
+    at: Mapped[datetime] = mapped_column(Timestamp)
+
+    __table_args__ = (Index("uq_feed_order_id_version", order_id, version, unique=True),)
+
+
+FEED_HEAD_ID = 1  # the id of the only row
+
+
+class FeedHead(Base):
+    """The one row whose lock makes sequencers take turns.
+
+    `seq` is the last number given, `pruned_seq` the last whose entry has been removed: the feed holds exactly the
+    numbers between, without gaps.
+    """
+
+    __tablename__ = "feed_head"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    pruned_seq: Mapped[int] = mapped_column(BigInteger)

@@ -1,4 +1,4 @@
-"""The initial schema: orders with their items, fulfillments, returns and events; outbox, erasures, API keys."""
+"""The initial schema: orders with their items, fulfillments, returns and events; outbox, feed, erasures, API keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,8 @@ TIMESTAMP = sa.DateTime(timezone=True).with_variant(sa.String(27), "sqlite")
 
 
 TABLES = (
-    "api_keys", "erasures", "outbox", "change_keys", "order_events", "returns", "fulfillments", "order_items", "orders"
+    "api_keys", "erasures", "feed_head", "feed",
+    "outbox", "change_keys", "order_events", "returns", "fulfillments", "order_items", "orders"
 )  # fmt: skip
 
 
@@ -20,6 +21,7 @@ def upgrade() -> None:
     create_orders()
     create_items_fulfillments_and_returns()
     create_events()
+    create_feed()
     create_erasures()
     create_api_keys()
 
@@ -131,6 +133,26 @@ def create_events() -> None:
         sa.Column("at", TIMESTAMP, nullable=False),
         sa.PrimaryKeyConstraint("order_id", "version", name="pk_outbox"),
     )
+
+
+def create_feed() -> None:
+    op.create_table(
+        "feed",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), autoincrement=False, nullable=False),
+        sa.Column("order_id", UUID, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("at", TIMESTAMP, nullable=False),
+        sa.PrimaryKeyConstraint("seq", name="pk_feed"),
+    )
+    op.create_index("uq_feed_order_id_version", "feed", ["order_id", "version"], unique=True)
+    head = op.create_table(
+        "feed_head",
+        sa.Column("id", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger, nullable=False),
+        sa.Column("pruned_seq", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_feed_head"),
+    )
+    op.bulk_insert(head, [{"id": 1, "seq": 0, "pruned_seq": 0}])
 
 
 def create_erasures() -> None:
