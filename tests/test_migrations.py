@@ -77,8 +77,14 @@ def test_the_migrations_equal_the_models(app: Flask, empty_app: Flask) -> None:
     assert schema(app) == schema(empty_app)
 
 
+def server_defaults_differ(*arguments: Any) -> bool:
+    """Whether the SQL texts differ. Alembic's own comparison asks PostgreSQL for `=`, which its type json lacks."""
+    inspected, _, declared = arguments[3:]
+    return (inspected or "").partition("::")[0] != (declared or "")
+
+
 def test_alembic_finds_nothing_to_migrate(app: Flask) -> None:
-    options = {"compare_type": True, "compare_server_default": True}
+    options = {"compare_type": True, "compare_server_default": server_defaults_differ}
     with app.app_context(), db.engine.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection, opts=options), db.metadata)
 

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from app.cli.common import progress_bar
 from app.db.engine import Base, db
-from app.models import ChangeKey, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
+from app.models import ChangeKey, Order, OrderEvent, OrderItem, OutboxEntry
 from app.models.event import FeedHead
 from app.services import verification
 from tests.support.marks import on_sqlite
@@ -152,11 +152,8 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
     "units returned": (of_line_one(returned=2), "items is "),
     "a missing line": (without(OrderItem, line=3), "items is "),
     "all lines missing": (without(OrderItem), "items is [] in the tables"),
-    "a missing fulfillment": (without(Fulfillment, number=2), "fulfillments is "),
-    "a fulfillment's units": (of_rows(Fulfillment, {"items": []}, number=1), "fulfillments is "),
-    "a fulfillment's tracking": (of_rows(Fulfillment, {"tracking": None}, number=2), "fulfillments is "),
-    "a missing return": (without(Return), "returns is [] in the tables"),
-    "a return's reason": (of_rows(Return, {"reason": "x"}), "returns is "),
+    "fulfillments": (of_order(fulfillments=[]), "fulfillments is [] in the tables"),
+    "returns": (of_order(returns=[]), "returns is [] in the tables"),
     # The log
     "no event": (without(OrderEvent), "there is no event in the log"),
     "no first event": (without(OrderEvent, version=1), "the log begins with order.confirmed at version 2"),
@@ -225,8 +222,6 @@ STRAYS = {
     "order_items": insert(OrderItem).values(order_id=NOBODY, line=1, item_id="x", quantity=1, fulfilled=0, returned=0),
     "order_events": insert(OrderEvent).values(order_id=NOBODY, type="order.created", actor="x", snapshot="{}", **MADE),
     "change_keys": insert(ChangeKey).values(order_id=NOBODY, key_hash="x", version=1),
-    "fulfillments": insert(Fulfillment).values(order_id=NOBODY, number=1, items=[], created_at=LATER),
-    "returns": insert(Return).values(order_id=NOBODY, number=1, items=[], created_at=LATER),
     "outbox": insert(OutboxEntry).values(order_id=NOBODY, **MADE),
 }
 

@@ -12,7 +12,7 @@ from app.models.api_key import ApiKey
 from app.models.erasure import Erasure
 from app.models.event import ChangeKey, FeedEntry, FeedHead, OrderEvent, OutboxEntry
 from app.models.order import Order
-from app.models.order_item import Fulfillment, OrderItem, Return
+from app.models.order_item import OrderItem
 
 __all__ = [
     "ApiKey",
@@ -20,12 +20,10 @@ __all__ = [
     "Erasure",
     "FeedEntry",
     "FeedHead",
-    "Fulfillment",
     "Order",
     "OrderEvent",
     "OrderItem",
     "OutboxEntry",
-    "Return",
 ]
 
 
@@ -37,4 +35,4 @@ def _table(model: type[Base]) -> Table:
 # Core tables, for statements without the ORM.
 ORDERS, ITEMS, EVENTS, OUTBOX = (_table(model) for model in (Order, OrderItem, OrderEvent, OutboxEntry))
 FEED, FEED_HEAD = _table(FeedEntry), _table(FeedHead)
-FULFILLMENTS, RETURNS, CHANGE_KEYS = _table(Fulfillment), _table(Return), _table(ChangeKey)
+CHANGE_KEYS = _table(ChangeKey)

@@ -57,6 +57,6 @@ def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:
     scrubbed["adjustments"] = [{**adjustment, "label": None} for adjustment in document["adjustments"]]
     scrubbed["hold"] = document["hold"] and {**document["hold"], "reason": ERASED_TEXT}
     scrubbed["cancellation"] = document["cancellation"] and {**document["cancellation"], "note": None}
-    scrubbed["fulfillments"] = [{**record, "tracking": None} for record in document.get("fulfillments", [])]
-    scrubbed["returns"] = [{**record, "reason": None} for record in document.get("returns", [])]
+    scrubbed["fulfillments"] = [{**record, "tracking": None} for record in document["fulfillments"]]
+    scrubbed["returns"] = [{**record, "reason": None} for record in document["returns"]]
     return scrubbed

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.engine import Base
@@ -20,12 +20,13 @@ from app.models.lifecycle import (
     allowed_actions,
 )
 from app.models.order_id import hash_reference, is_alias
-from app.models.order_item import ID_MAX, Fulfillment, OrderItem, Return, match_lines, order_totals
+from app.models.order_item import ID_MAX, OrderItem, match_lines, order_totals
 from app.models.principal import PRINCIPAL_MAX, customer_principal_id
 
 IDEMPOTENCY_KEY_MAX = 255  # characters, as in Stripe's API
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
+EMPTY = text("'[]'")
 VERSIONS_MAX = 10_000  # of one order, so that erasing it and reading it stay bounded
 # The members of an order that its caller sets, beside its items: those that never change, and those that PATCH changes,
 # some of them only while the order is pending. Every other list of them is derived from here.
@@ -50,8 +51,12 @@ class Order(Base):
     The idempotency key and the owner of the external reference are stored as hashes of (principal, key) and (principal,
     reference). An erasure changes the principal and deletes the fingerprint, but keeps both hashes.
 
-    Each method that changes the order makes one new version. If the order does not allow the change, it raises
-    IllegalAction or, at VERSIONS_MAX, TooManyVersions, and changes nothing. Times are aware, in UTC.
+    Each method that changes the order makes one new version and returns the type of its event, or None where nothing
+    changes. If the order does not allow the change, it raises IllegalAction or, at VERSIONS_MAX, TooManyVersions, and
+    changes nothing. Times are aware, in UTC.
+
+    Fulfillments and returns are stored as the document shows them. A change replaces their lists and the objects in
+    them, and never modifies one in place: the caller may still hold the document that the order was parsed from.
     """
 
     __tablename__ = "orders"
@@ -77,6 +82,8 @@ class Order(Base):
     note: Mapped[str | None] = mapped_column(Text)
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSON_VALUE)
     cancellation: Mapped[dict[str, Any] | None] = mapped_column(JSON_VALUE)
+    fulfillments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY)
+    returns: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY)
     version: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(Timestamp)
     updated_at: Mapped[datetime] = mapped_column(Timestamp)
@@ -85,12 +92,6 @@ class Order(Base):
         primaryjoin="Order.id == foreign(OrderItem.order_id)",
         order_by=OrderItem.line,
         lazy="raise",
-    )
-    fulfillments: Mapped[list[Fulfillment]] = relationship(
-        primaryjoin="Order.id == foreign(Fulfillment.order_id)", order_by=Fulfillment.number, lazy="raise"
-    )
-    returns: Mapped[list[Return]] = relationship(
-        primaryjoin="Order.id == foreign(Return.order_id)", order_by=Return.number, lazy="raise"
     )
 
     # Ids sort by time of creation, as lists do, so each index of a filter ends with the id.
@@ -132,37 +133,40 @@ class Order(Base):
             any_returnable=any(item.fulfilled > item.returned for item in self.items),
         )
 
-    def confirm(self, *, at: datetime) -> None:
+    def confirm(self, *, at: datetime) -> str:
         """Confirm a pending order."""
-        self._transition("confirm", at)
+        return self._transition("confirm", at)
 
-    def cancel(self, *, reason: str, note: str | None, at: datetime) -> None:
+    def cancel(self, *, reason: str, note: str | None, at: datetime) -> str:
         """Cancel an open order of which nothing has been fulfilled, and release its hold."""
         self._refuse_personal_data(note=note)
-        self._transition("cancel", at)
+        event = self._transition("cancel", at)
         self.hold = None
         self.cancellation = {"reason": reason, "note": note, "at": rfc3339(at)}
+        return event
 
-    def complete(self, *, at: datetime) -> None:
+    def complete(self, *, at: datetime) -> str:
         """Complete a confirmed order; units that are not fulfilled never will be."""
-        self._transition("complete", at)
+        return self._transition("complete", at)
 
-    def place_hold(self, *, reason: str, at: datetime) -> None:
+    def place_hold(self, *, reason: str, at: datetime) -> str | None:
         """Put an open order on hold. The same hold again changes nothing."""
         if self.hold is not None and self.hold["reason"] == reason:
-            return
+            return None
         self._refuse_personal_data(reason=reason)
-        self._transition("hold", at)
+        event = self._transition("hold", at)
         self.hold = {"reason": reason, "at": rfc3339(at)}
+        return event
 
-    def release_hold(self, *, at: datetime) -> None:
+    def release_hold(self, *, at: datetime) -> str | None:
         """Release the order's hold. Without a hold nothing changes."""
         if self.hold is None:
-            return
-        self._transition("release", at)
+            return None
+        event = self._transition("release", at)
         self.hold = None
+        return event
 
-    def fulfill(self, *, items: list[dict[str, int]], tracking: dict[str, str] | None, at: datetime) -> None:
+    def fulfill(self, *, items: list[dict[str, int]], tracking: dict[str, str] | None, at: datetime) -> str:
         """Record a fulfillment of `items`, a list of {"line", "quantity"}. The last unit completes the order.
 
         Also raises QuantityExceeded, and InvalidRequest for unknown lines.
@@ -170,17 +174,18 @@ class Order(Base):
         self._require_allowed("fulfill")
         self._refuse_personal_data(tracking=tracking)
         fulfilled = match_lines(items, self.items, available=lambda item: item.quantity - item.fulfilled)
-        self._advance("fulfill", at)
+        event = self._advance("fulfill", at)
         for item, quantity in fulfilled:
             item.fulfilled += quantity
-        number = len(self.fulfillments) + 1
-        self.fulfillments.append(Fulfillment(number=number, items=items, tracking=tracking, created_at=at))
+        record = {"number": len(self.fulfillments) + 1, "items": items, "tracking": tracking, "created_at": rfc3339(at)}
+        self.fulfillments = [*self.fulfillments, record]
         complete = all(item.fulfilled == item.quantity for item in self.items)
         self.fulfillment_status = "fulfilled" if complete else "partial"
         if complete:
             self.status = "completed"
+        return event
 
-    def return_items(self, *, items: list[dict[str, int]], reason: str | None, at: datetime) -> None:
+    def return_items(self, *, items: list[dict[str, int]], reason: str | None, at: datetime) -> str:
         """Record a return of `items`, a list of {"line", "quantity"}.
 
         Also raises QuantityExceeded, and InvalidRequest for unknown lines.
@@ -188,13 +193,14 @@ class Order(Base):
         self._require_allowed("return")
         self._refuse_personal_data(reason=reason)
         returned = match_lines(items, self.items, available=lambda item: item.fulfilled - item.returned)
-        self._advance("return", at)
+        event = self._advance("return", at)
         for item, quantity in returned:
             item.returned += quantity
-        number = len(self.returns) + 1
-        self.returns.append(Return(number=number, items=items, reason=reason, created_at=at))
+        record = {"number": len(self.returns) + 1, "items": items, "reason": reason, "created_at": rfc3339(at)}
+        self.returns = [*self.returns, record]
+        return event
 
-    def update(self, content: dict[str, Any], *, at: datetime) -> None:
+    def update(self, content: dict[str, Any], *, at: datetime) -> str:
         """Change the members of CONTENT, given by column name, and "items", given as the columns of all lines.
 
         Those of CONTENT_WHILE_PENDING can change only while the order is pending.
@@ -204,7 +210,7 @@ class Order(Base):
         if is_alias(self.customer_id):
             scrubbed = scrub(self.columns() | content, alias=self.customer_id)
             self._refuse_personal_data(**{name: content[name] for name in content if scrubbed[name] != content[name]})
-        self._transition("update", at)
+        event = self._transition("update", at)
         for name, value in content.items():
             if name == "items":
                 self._replace_items(value)
@@ -214,6 +220,7 @@ class Order(Base):
             self.external_ref_hash = hash_reference(self.external_ref, principal=self.principal)
         priced = [{"unit_price": item.unit_price, "quantity": item.quantity} for item in self.items]
         self.items_total, self.adjustments_total = order_totals(priced, self.adjustments)
+        return event
 
     def erase(self, *, alias: str, at: datetime) -> None:
         """Erase the personal data of an order that has ended. `alias` replaces the customer's id."""
@@ -225,10 +232,7 @@ class Order(Base):
         self.shipping_address, self.billing_address = scrubbed["shipping_address"], scrubbed["billing_address"]
         self.hold, self.cancellation = scrubbed["hold"], scrubbed["cancellation"]
         self.adjustments = scrubbed["adjustments"]
-        for fulfillment in self.fulfillments:
-            fulfillment.tracking = None
-        for returned in self.returns:
-            returned.reason = None
+        self.fulfillments, self.returns = scrubbed["fulfillments"], scrubbed["returns"]
         self.version += 1
         self.updated_at = at
 
@@ -261,17 +265,18 @@ class Order(Base):
             return _UNMET[action.condition]
         return f"the order is {self.status} and on hold"
 
-    def _transition(self, name: str, at: datetime) -> None:
+    def _transition(self, name: str, at: datetime) -> str:
         self._require_allowed(name)
-        self._advance(name, at)
+        return self._advance(name, at)
 
-    def _advance(self, name: str, at: datetime) -> None:
-        """Move to the next version and to the status that the action leads to."""
+    def _advance(self, name: str, at: datetime) -> str:
+        """Move to the next version and to the status that the action leads to, and return the event type."""
         if self.version >= VERSIONS_MAX and name not in _FINAL_ACTIONS:
             raise TooManyVersions(f"The order has {self.version:,} versions; the maximum is {VERSIONS_MAX:,}.")
         self.status = ACTIONS[name].to_status or self.status
         self.version += 1
         self.updated_at = at
+        return ACTIONS[name].event
 
     def _illegal(self, detail: str) -> IllegalAction:
         return IllegalAction(detail, order_status=self.status, allowed_actions=self.allowed_actions)

@@ -1,14 +1,13 @@
-"""Order items, fulfillments and returns; quantities and totals."""
+"""Order items: quantities and totals."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.engine import Base
-from app.db.types import JSON_VALUE, UUID, Timestamp
+from app.db.types import UUID
 from app.errors import InvalidRequest, QuantityExceeded
 
 ITEM_CONTENT = ("item_id", "quantity", "unit_price")  # the members of an item that its caller sets
@@ -33,30 +32,6 @@ class OrderItem(Base):
         Index("ix_order_items_item_id_order_id", item_id, order_id),
         CheckConstraint("0 <= returned AND returned <= fulfilled AND fulfilled <= quantity", name="quantities"),
     )
-
-
-class Fulfillment(Base):
-    """A fulfillment: units that were sent together. `items` is a list of {"line", "quantity"}."""
-
-    __tablename__ = "fulfillments"
-
-    order_id: Mapped[str] = mapped_column(UUID, primary_key=True)
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    items: Mapped[list[dict[str, int]]] = mapped_column(JSON_VALUE)
-    tracking: Mapped[dict[str, str] | None] = mapped_column(JSON_VALUE)
-    created_at: Mapped[datetime] = mapped_column(Timestamp)
-
-
-class Return(Base):
-    """A return: units that came back together. `items` is a list of {"line", "quantity"}."""
-
-    __tablename__ = "returns"
-
-    order_id: Mapped[str] = mapped_column(UUID, primary_key=True)
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    items: Mapped[list[dict[str, int]]] = mapped_column(JSON_VALUE)
-    reason: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(Timestamp)
 
 
 def match_lines(

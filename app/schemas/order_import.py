@@ -32,24 +32,22 @@ class ExportedHoldSchema(StrictSchema):
     at = RFC3339DateTime(required=True)
 
 
-class ExportedMovementSchema(StrictSchema):
-    """What a fulfillment and a return have in common."""
+class ExportedFulfillmentSchema(StrictSchema):
+    """A fulfillment of the order. The members of stored objects are in the order of the document."""
 
     number = BoundedInteger(1, 2**31 - 1, required=True)
     items = fields.List(fields.Nested(LineQuantityInSchema), required=True)
+    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True)
     created_at = RFC3339DateTime(required=True)
 
 
-class ExportedFulfillmentSchema(ExportedMovementSchema):
-    """A fulfillment of the order."""
-
-    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True)
-
-
-class ExportedReturnSchema(ExportedMovementSchema):
+class ExportedReturnSchema(StrictSchema):
     """A return of the order."""
 
+    number = BoundedInteger(1, 2**31 - 1, required=True)
+    items = fields.List(fields.Nested(LineQuantityInSchema), required=True)
     reason = Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
+    created_at = RFC3339DateTime(required=True)
 
 
 class ExportedOrderSchema(UpdatedOrderSchema):

@@ -221,8 +221,8 @@ def _erase_fingerprints(order_id: str) -> bool:
 
 def _erase_order(erasure: Erasure) -> None:
     """Erase the current order, whose snapshots and fingerprints are all erased, and record the event."""
-    children = selectinload(Order.items), selectinload(Order.fulfillments), selectinload(Order.returns)
-    order = db.session.scalars(select(Order).where(Order.id == erasure.order_id).options(*children)).one()
+    query = select(Order).where(Order.id == erasure.order_id).options(selectinload(Order.items))
+    order = db.session.scalars(query).one()
     now = datetime.now(UTC)
     order.erase(alias=erasure.alias, at=now)
     snapshot = render_stored_order(order)

@@ -1,7 +1,7 @@
 """Building a new order from a validated request."""
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -40,8 +40,6 @@ class NewOrder:
     columns: dict[str, Any]
     items: list[dict[str, Any]]
     document: str
-    fulfillments: Sequence[dict[str, Any]] = ()
-    returns: Sequence[dict[str, Any]] = ()
 
     @property
     def id(self) -> str:
@@ -74,6 +72,8 @@ def new_order(
         "items_total": items_total,
         "adjustments_total": adjustments_total,
         "cancellation": None,
+        "fulfillments": [],
+        "returns": [],
         "version": FIRST_VERSION,
         "created_at": now,
         "updated_at": now,

@@ -27,7 +27,6 @@ from app.errors import (
     VersionMismatch,
 )
 from app.models import Order
-from app.models.lifecycle import ACTIONS
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, parse_uuid
 from app.models.order_item import ITEM_CONTENT
@@ -53,8 +52,9 @@ _EXPIRY_PAGE = 100  # orders
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that an order id can hold
 _CUSTOMER_CONTENT = {"note", "shipping_address", "billing_address"}
 
-# Applies a change to an order: a method of `Order`, called with the order and `at`. It runs again after a conflict.
-Change = Callable[..., None]
+# Applies a change to an order, called with the order and `at`, and returns the event type, None where nothing changes.
+# It runs again after a conflict.
+Change = Callable[..., str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +171,14 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
         before = orjson.loads(current.document)
         order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
         _require_expected_version(order.version, request)
-        change(order, at=datetime.now(UTC))
-        if order.version == before["version"]:
+        event_type = change(order, at=datetime.now(UTC))
+        if event_type is None:
             if key is None or store_key(key, order_id=order.id, version=order.version):
                 return visible_order(StoredOrder(order.id, order.version, current.document), request.principal)
             require_room_for_key(order.id)
             continue
         changed = StoredOrder(order.id, order.version, render_stored_order(order))
-        event = _event(order, changed, action=action, principal=request.principal)
+        event = _event(order, changed, event_type=event_type, principal=request.principal)
         try:
             if store_version(order, event, key=key, before=before):
                 return visible_order(changed, request.principal)
@@ -227,11 +227,11 @@ def _require_expected_version(version: int, request: ChangeRequest) -> None:
         raise VersionMismatch(f"The order is at version {version}.", current_version=version)
 
 
-def _event(order: Order, changed: StoredOrder, *, action: str, principal: Principal) -> dict[str, Any]:
+def _event(order: Order, changed: StoredOrder, *, event_type: str, principal: Principal) -> dict[str, Any]:
     return event_row(
         order.id,
         order.version,
-        event_type=ACTIONS[action].event,
+        event_type=event_type,
         actor=principal.id,
         at=order.updated_at,
         snapshot=changed.document,
@@ -261,7 +261,7 @@ def _is_stored(order: StoredOrder) -> bool:
     return find_snapshot(OrderKey(order.id, None, order.version)) == (order.version, order.document)
 
 
-def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> None:
+def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> str | None:
     columns = order.columns()
     lines = [{name: getattr(item, name) for name in ITEM_CONTENT} for item in order.items]
     content = {name: columns[name] for name in (*IMMUTABLE_CONTENT, *CONTENT)} | {"items": lines}
@@ -271,10 +271,10 @@ def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal
     if [{name: item[name] for name in ITEM_CONTENT} for item in items] != lines:
         changed["items"] = items
     if not changed:
-        return
+        return None
     if principal.customer_id is not None and principal.id != order.principal:
         _require_customer_content(changed)
-    order.update(changed, at=at)
+    return order.update(changed, at=at)
 
 
 def _require_customer_content(changed: Iterable[str]) -> None:

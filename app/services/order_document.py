@@ -3,7 +3,7 @@
 A document is rendered once for each version and stored with its event. Every reader gets the stored text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 
 from app.db.engine import Base
 from app.db.types import read_timestamp, rfc3339
-from app.models import ORDERS, Fulfillment, Order, OrderItem, Return
+from app.models import ORDERS, Order, OrderItem
 from app.models.order_id import ALIAS_PREFIX
 from app.models.principal import Principal
 
@@ -42,8 +42,6 @@ def render_order(
     *,
     items: Sequence[Values],
     allowed_actions: Sequence[str],
-    fulfillments: Iterable[Fulfillment] = (),
-    returns: Iterable[Return] = (),
 ) -> str:
     """Render the document of an order from its columns and those of its items."""
     created_at, updated_at = order["created_at"], order["updated_at"]
@@ -67,8 +65,8 @@ def render_order(
             "note": order["note"],
             "metadata": order["metadata"],
             "cancellation": order["cancellation"],
-            "fulfillments": [_render_fulfillment(fulfillment) for fulfillment in fulfillments],
-            "returns": [_render_return(one) for one in returns],
+            "fulfillments": order["fulfillments"],
+            "returns": order["returns"],
             "version": order["version"],
             "allowed_actions": allowed_actions,
             "created_at": created,
@@ -78,14 +76,9 @@ def render_order(
 
 
 def render_stored_order(order: Order) -> str:
-    """Render the document of an order whose items, fulfillments and returns are loaded."""
-    return render_order(
-        order.columns(),
-        items=[item.columns() for item in order.items],
-        allowed_actions=order.allowed_actions,
-        fulfillments=order.fulfillments,
-        returns=order.returns,
-    )
+    """Render the document of an order whose items are loaded."""
+    items = [item.columns() for item in order.items]
+    return render_order(order.columns(), items=items, allowed_actions=order.allowed_actions)
 
 
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> Order:
@@ -109,8 +102,6 @@ def parse_order(document: Values, *, principal: str, external_ref_hash: str | No
             "created_at": read_timestamp(document["created_at"]),
             "updated_at": read_timestamp(document["updated_at"]),
             "items": [_loaded(OrderItem, {**item, "order_id": order_id}) for item in document["items"]],
-            "fulfillments": [_loaded(Fulfillment, _with_time(one)) for one in document["fulfillments"]],
-            "returns": [_loaded(Return, _with_time(one)) for one in document["returns"]],
         },
     )
 
@@ -131,10 +122,6 @@ def _loaded(model: type[Model], attributes: Values) -> Model:
     return instance
 
 
-def _with_time(record: Values) -> dict[str, Any]:
-    return {**record, "created_at": read_timestamp(record["created_at"])}
-
-
 def _render_item(item: Values) -> dict[str, Any]:
     return {
         "line": item["line"],
@@ -143,24 +130,6 @@ def _render_item(item: Values) -> dict[str, Any]:
         "unit_price": item["unit_price"],
         "fulfilled": item["fulfilled"],
         "returned": item["returned"],
-    }
-
-
-def _render_fulfillment(fulfillment: Fulfillment) -> dict[str, Any]:
-    return {
-        "number": fulfillment.number,
-        "items": fulfillment.items,
-        "tracking": fulfillment.tracking,
-        "created_at": rfc3339(fulfillment.created_at),
-    }
-
-
-def _render_return(one: Return) -> dict[str, Any]:
-    return {
-        "number": one.number,
-        "items": one.items,
-        "reason": one.reason,
-        "created_at": rfc3339(one.created_at),
     }
 
 

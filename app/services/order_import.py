@@ -12,7 +12,6 @@ import orjson
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
 from app.errors import InternalError, InvalidRequest, RequestInFlight, ServiceError, ServiceUnavailable
-from app.models import Fulfillment, Return
 from app.models.lifecycle import allowed_actions
 from app.models.order_id import hash_reference
 from app.models.order_item import order_totals
@@ -149,12 +148,10 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
         "external_ref_hash": hash_reference(content["external_ref"], principal=principal),
         "idempotency_key_hash": None,
         "fingerprint": fingerprint([content, item_columns(data)]),
-        "hold": _with_text_times(data["hold"]),
-        "cancellation": _with_text_times(data["cancellation"]),
+        **{name: _with_text_times(data[name]) for name in ("hold", "cancellation", "fulfillments", "returns")},
         "items_total": items_total,
         "adjustments_total": adjustments_total,
     }
-    fulfillments, returns = list(data["fulfillments"]), list(data["returns"])
     rendered = render_order(
         columns,
         items=items,
@@ -164,11 +161,9 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
             any_fulfilled=columns["fulfillment_status"] != "unfulfilled",
             any_returnable=any(item["fulfilled"] > item["returned"] for item in items),
         ),
-        fulfillments=[Fulfillment(**fulfillment) for fulfillment in fulfillments],
-        returns=[Return(**one) for one in returns],
     )
     _require_consistent(orjson.loads(rendered), document)
-    return NewOrder(columns, items, rendered, fulfillments, returns)
+    return NewOrder(columns, items, rendered)
 
 
 def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]) -> None:
@@ -181,7 +176,10 @@ def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]
         raise InvalidRequest("Members of the document contradict each other.", errors=faults)
 
 
-def _with_text_times(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    return {name: rfc3339(part) if isinstance(part, datetime) else part for name, part in value.items()}
+def _with_text_times(value: Any) -> Any:
+    """The value as it is stored in JSON, with times as RFC 3339 text."""
+    if isinstance(value, Mapping):
+        return {name: _with_text_times(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_text_times(part) for part in value]
+    return rfc3339(value) if isinstance(value, datetime) else value

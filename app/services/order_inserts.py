@@ -34,7 +34,7 @@ from app.db.engine import db
 from app.db.statement import Statement, json_rows, typed
 from app.db.transactions import read_rows
 from app.db.types import Document
-from app.models import EVENTS, FULFILLMENTS, ITEMS, ORDERS, OUTBOX, RETURNS, Order, OrderEvent
+from app.models import EVENTS, ITEMS, ORDERS, OUTBOX, Order, OrderEvent
 from app.models.lifecycle import CREATED, IMPORTED
 from app.services.new_order import NewOrder
 
@@ -155,19 +155,10 @@ def _insert_in_transaction(orders: Sequence[NewOrder], event_type: str) -> set[s
     with db.engine.begin() as connection:
         stored = set(connection.scalars(insert_order, [order.columns for order in orders]))
         new = [order for order in orders if order.id in stored]
-        for table, rows in (
-            (ITEMS, [_owned(order, item) for order in new for item in order.items]),
-            (FULFILLMENTS, [_owned(order, fulfillment) for order in new for fulfillment in order.fulfillments]),
-            (RETURNS, [_owned(order, one) for order in new for one in order.returns]),
-        ):
-            if rows:
-                connection.execute(insert(table), rows)
+        if new:
+            connection.execute(insert(ITEMS), [{"order_id": order.id} | item for order in new for item in order.items])
         insert_events(connection, [_first_event(order, event_type) for order in new])
     return stored
-
-
-def _owned(order: NewOrder, row: dict[str, Any]) -> dict[str, Any]:
-    return {"order_id": order.id} | row
 
 
 def _first_event(order: NewOrder, event_type: str) -> dict[str, Any]:

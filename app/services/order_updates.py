@@ -3,7 +3,7 @@
 PostgreSQL does it in one statement and one round trip. SQLite, which cannot insert inside WITH, uses a transaction.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -12,7 +12,6 @@ import orjson
 from sqlalchemy import (
     JSON,
     Integer,
-    Table,
     Text,
     and_,
     bindparam,
@@ -28,18 +27,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
-from app.db.engine import Base, db
+from app.db.engine import db
 from app.db.statement import Statement, json_row, json_rows, typed
 from app.db.transactions import read_rows
 from app.errors import TooManyIdempotencyKeys
-from app.models import CHANGE_KEYS, EVENTS, FULFILLMENTS, ITEMS, ORDERS, RETURNS, ChangeKey, Order, OrderEvent
+from app.models import CHANGE_KEYS, EVENTS, ITEMS, ORDERS, ChangeKey, Order, OrderEvent
 from app.models.event import CHANGE_KEYS_MAX
 from app.services.order_inserts import insert_events, insert_events_from
 from app.services.order_queries import owned_by
 
 _IMMUTABLE = {"id", "number", "principal", "customer_id", "idempotency_key_hash", "fingerprint", "created_at"}
 _MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # orjson takes no quoted_name
-_CHILDREN = {"order_items": ITEMS, "fulfillments": FULFILLMENTS, "returns": RETURNS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ def store_version(
     that this is unknown after a lost connection. A key that another request has stored in between is a duplicate.
     """
     columns = order.columns()
-    change = {name: columns[name] for name in _MUTABLE} | event | _changed_rows(order, before)
+    change = {name: columns[name] for name in _MUTABLE} | event | {"items": _changed_items(order, before)}
     change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "last_line": len(order.items)}
     if db.engine.dialect.name == "sqlite":
         return _store_in_transaction(change)
@@ -113,21 +111,12 @@ def store_version(
     return bool(UPDATE_ORDER.rows(change=orjson.dumps(change).decode()))
 
 
-def _changed_rows(order: Order, before: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The rows that are new or changed, by table name. Fulfillments and returns are only appended."""
-    lines = zip_longest(_rows(order.items), before["items"])
-    return {
-        "order_items": [line for line, old in lines if line and line != old],
-        "fulfillments": _rows(order.fulfillments[len(before["fulfillments"]) :]),
-        "returns": _rows(order.returns[len(before["returns"]) :]),
-    }
-
-
-def _rows(children: Sequence[Base]) -> list[dict[str, Any]]:
-    rows = [child.columns() for child in children]
-    for row in rows:
-        del row["order_id"]
-    return rows
+def _changed_items(order: Order, before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The columns of the items that are new or changed."""
+    items = [item.columns() for item in order.items]
+    for item in items:
+        del item["order_id"]
+    return [item for item, old in zip_longest(items, before["items"]) if item and item != old]
 
 
 def _store_in_transaction(change: Mapping[str, Any]) -> bool:
@@ -141,21 +130,18 @@ def _store_in_transaction(change: Mapping[str, Any]) -> bool:
         if not connection.execute(update(ORDERS).where(before).values(values(_MUTABLE))).rowcount:
             return False
         connection.execute(delete(ITEMS).where(ITEMS.c.order_id == order_id, ITEMS.c.line > change["last_line"]))
-        for name, table in _CHILDREN.items():
-            if rows := change[name]:
-                connection.execute(_upsert(sqlite.insert(table)), [{"order_id": order_id, **row} for row in rows])
+        if items := change["items"]:
+            connection.execute(_upsert(sqlite.insert(ITEMS)), [{"order_id": order_id, **item} for item in items])
         insert_events(connection, [values(EVENTS.c.keys())])
         if change["key_hash"] is not None:
             connection.execute(insert(CHANGE_KEYS), values(CHANGE_KEYS.c.keys()))
     return True
 
 
-def _upsert(rows: Any) -> Any:
+def _upsert(items: Any) -> Any:
     """The insert; an item whose line exists already is updated."""
-    if rows.table is not ITEMS:
-        return rows
-    values = {c.name: rows.excluded[c.name] for c in ITEMS.c if not c.primary_key}
-    return rows.on_conflict_do_update(index_elements=ITEMS.primary_key, set_=values)
+    values = {c.name: items.excluded[c.name] for c in ITEMS.c if not c.primary_key}
+    return items.on_conflict_do_update(index_elements=ITEMS.primary_key, set_=values)
 
 
 def _current_statement() -> Statement:
@@ -193,7 +179,7 @@ def _update_statement() -> Statement:
         *typed(EVENTS.c),
         *typed(CHANGE_KEYS.c[name] for name in ("key_hash", "fingerprint")),
         *typed(ORDERS.c[name] for name in _MUTABLE if name not in EVENTS.c),
-        *(column(name, JSON) for name in _CHILDREN),
+        column("items", JSON),
         column("last_line", Integer),
     ]
     change = select(json_row(cast(bindparam("change", type_=Text), JSON), "change", *columns)).cte("change")
@@ -206,13 +192,10 @@ def _update_statement() -> Statement:
     )
     stored = change.join(changed, change.c.order_id == changed.c.id)
 
-    def insert_children(name: str, table: Table) -> Any:
-        row = json_rows(change.c[name], "row", *typed(c for c in table.c if c.name != "order_id"))
-        rows = select(change.c.order_id, *row.c).select_from(stored.join(row, true()))
-        return _upsert(postgresql.insert(table).from_select(["order_id", *row.c.keys()], rows))
-
+    item = json_rows(change.c["items"], "item", *typed(c for c in ITEMS.c if c.name != "order_id"))
+    items = select(change.c.order_id, *item.c).select_from(stored.join(item, true()))
     events, outbox = insert_events_from(stored, dict(change.c))
-    writes = {f"new_{name}": insert_children(name, table) for name, table in _CHILDREN.items()}
+    writes = {"new_items": _upsert(postgresql.insert(ITEMS).from_select(["order_id", *item.c.keys()], items))}
     writes["removed_items"] = delete(ITEMS).where(ITEMS.c.order_id == changed.c.id, ITEMS.c.line > change.c.last_line)
     writes["new_outbox"] = outbox
     key = select(*(change.c[name] for name in CHANGE_KEYS.c.keys())).select_from(stored)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from app.db.transactions import consistent_read
 from app.db.types import rfc3339
-from app.models import ChangeKey, Erasure, Fulfillment, Order, OrderEvent, OrderItem, OutboxEntry, Return
+from app.models import ChangeKey, Erasure, Order, OrderEvent, OrderItem, OutboxEntry
 from app.models.erasure import DONE, scrub
 from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED, OPEN, allowed_actions
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
@@ -73,7 +73,7 @@ def verify_orders() -> Iterator[tuple[int, list[str]]]:
 
 def _find_orphans(after: str, last: str, session: Session) -> Iterator[str]:
     """Rows without an order, and outbox entries and keys without an event."""
-    for model in (OrderItem, OrderEvent, ChangeKey, Fulfillment, Return, OutboxEntry):
+    for model in (OrderItem, OrderEvent, ChangeKey, OutboxEntry):
         orphans = select(model.order_id).where(
             model.order_id > after, model.order_id <= last, ~select(Order).where(Order.id == model.order_id).exists()
         )
@@ -121,10 +121,7 @@ def _compare_batch(ids: Sequence[str], session: Session) -> list[str]:
 
 def _compare_orders(ids: Sequence[str], session: Session) -> Iterator[str]:
     orders = session.scalars(
-        select(Order)
-        .where(Order.id.in_(ids))
-        .order_by(Order.id)
-        .options(selectinload(Order.items), selectinload(Order.fulfillments), selectinload(Order.returns))
+        select(Order).where(Order.id.in_(ids)).order_by(Order.id).options(selectinload(Order.items))
     ).all()
     events = (
         select(OrderEvent.order_id, OrderEvent.version, OrderEvent.type)

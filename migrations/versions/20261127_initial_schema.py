@@ -1,4 +1,4 @@
-"""The initial schema: orders with their items, fulfillments, returns and events; outbox, feed, erasures, API keys."""
+"""The initial schema: orders with their items and events; outbox, feed, erasures, API keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,17 +9,17 @@ down_revision = None
 
 UUID = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 TIMESTAMP = sa.DateTime(timezone=True).with_variant(sa.String(27), "sqlite")
-
+EMPTY = sa.text("'[]'")
 
 TABLES = (
     "api_keys", "erasures", "feed_head", "feed",
-    "outbox", "change_keys", "order_events", "returns", "fulfillments", "order_items", "orders"
+    "outbox", "change_keys", "order_events", "order_items", "orders"
 )  # fmt: skip
 
 
 def upgrade() -> None:
     create_orders()
-    create_items_fulfillments_and_returns()
+    create_order_items()
     create_events()
     create_feed()
     create_erasures()
@@ -55,6 +55,8 @@ def create_orders() -> None:
         sa.Column("note", sa.Text),
         sa.Column("metadata", sa.JSON, nullable=False),
         sa.Column("cancellation", sa.JSON),
+        sa.Column("fulfillments", sa.JSON, nullable=False, server_default=EMPTY),
+        sa.Column("returns", sa.JSON, nullable=False, server_default=EMPTY),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("created_at", TIMESTAMP, nullable=False),
         sa.Column("updated_at", TIMESTAMP, nullable=False),
@@ -75,7 +77,7 @@ def create_orders() -> None:
     op.create_index("ix_orders_fulfillment_status_id", "orders", ["fulfillment_status", "id"])
 
 
-def create_items_fulfillments_and_returns() -> None:
+def create_order_items() -> None:
     op.create_table(
         "order_items",
         sa.Column("order_id", UUID, nullable=False),
@@ -91,19 +93,6 @@ def create_items_fulfillments_and_returns() -> None:
         ),
     )
     op.create_index("ix_order_items_item_id_order_id", "order_items", ["item_id", "order_id"])
-    for table, own_column in (
-        ("fulfillments", sa.Column("tracking", sa.JSON)),
-        ("returns", sa.Column("reason", sa.Text)),
-    ):
-        op.create_table(
-            table,
-            sa.Column("order_id", UUID, nullable=False),
-            sa.Column("number", sa.Integer, nullable=False),
-            sa.Column("items", sa.JSON, nullable=False),
-            own_column,
-            sa.Column("created_at", TIMESTAMP, nullable=False),
-            sa.PrimaryKeyConstraint("order_id", "number", name=f"pk_{table}"),
-        )
 
 
 def create_events() -> None:
