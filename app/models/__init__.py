@@ -13,6 +13,7 @@ from app.models.erasure import Erasure
 from app.models.event import ChangeKey, FeedEntry, FeedHead, OrderEvent, OutboxEntry
 from app.models.order import Order
 from app.models.order_item import OrderItem
+from app.models.webhook import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "ApiKey",
@@ -24,6 +25,8 @@ __all__ = [
     "OrderEvent",
     "OrderItem",
     "OutboxEntry",
+    "WebhookDelivery",
+    "WebhookEndpoint",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The initial schema: orders with their items and events; outbox, feed, erasures, API keys."""
+"""The initial schema: orders with their items and events; outbox, feed, erasures, API keys, webhooks."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,7 @@ TIMESTAMP = sa.DateTime(timezone=True).with_variant(sa.String(27), "sqlite")
 EMPTY = sa.text("'[]'")
 
 TABLES = (
+    "webhook_deliveries", "webhook_endpoints",
     "api_keys", "erasures", "feed_head", "feed",
     "outbox", "change_keys", "order_events", "order_items", "orders"
 )  # fmt: skip
@@ -24,6 +25,7 @@ def upgrade() -> None:
     create_feed()
     create_erasures()
     create_api_keys()
+    create_webhooks()
 
 
 def downgrade() -> None:
@@ -176,6 +178,67 @@ def create_api_keys() -> None:
         sa.Column("last_used_at", TIMESTAMP),
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
     )
+
+
+def create_webhooks() -> None:
+    op.create_table(
+        "webhook_endpoints",
+        sa.Column("id", UUID, nullable=False),
+        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("description", sa.Text),
+        sa.Column("events", sa.JSON),
+        sa.Column("channels", sa.JSON),
+        sa.Column("payload", sa.String(16), nullable=False),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("disabled_reason", sa.String(16)),
+        sa.Column("secret", sa.Text, nullable=False),
+        sa.Column("previous_secret", sa.Text),
+        sa.Column("previous_secret_until", TIMESTAMP),
+        sa.Column("created_by", sa.String(128), nullable=False),
+        sa.Column("created_at", TIMESTAMP, nullable=False),
+        sa.Column("updated_at", TIMESTAMP, nullable=False),
+        sa.Column("last_seq", sa.BigInteger, nullable=False),
+        sa.Column("consecutive_failures", sa.Integer, nullable=False),
+        sa.Column("failing_since", TIMESTAMP),
+        sa.Column("reported_at", TIMESTAMP),
+        sa.Column("retry_at", TIMESTAMP),
+        sa.Column("last_success_at", TIMESTAMP),
+        sa.Column("last_failure_at", TIMESTAMP),
+        sa.PrimaryKeyConstraint("id", name="pk_webhook_endpoints"),
+        sa.CheckConstraint("status IN ('enabled', 'disabled')", name=op.f("ck_webhook_endpoints_status")),
+    )
+    create_webhook_deliveries()
+
+
+def create_webhook_deliveries() -> None:
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("endpoint_id", UUID, nullable=False),
+        sa.Column("id", UUID, nullable=False),
+        sa.Column("type", sa.String(32), nullable=False),
+        sa.Column("order_id", UUID),
+        sa.Column("version", sa.Integer),
+        sa.Column("seq", sa.BigInteger),
+        sa.Column("data", sa.JSON),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("attempt_count", sa.Integer, nullable=False),
+        sa.Column("attempts", sa.JSON, nullable=False),
+        sa.Column("lease", sa.String(32)),
+        sa.Column("next_attempt_at", TIMESTAMP),
+        sa.Column("first_attempt_at", TIMESTAMP),
+        sa.Column("created_at", TIMESTAMP, nullable=False),
+        sa.Column("finished_at", TIMESTAMP),
+        sa.PrimaryKeyConstraint("endpoint_id", "id", name="pk_webhook_deliveries"),
+        sa.CheckConstraint("status IN ('pending', 'succeeded', 'failed')", name=op.f("ck_webhook_deliveries_status")),
+    )
+    table, pending = "webhook_deliveries", sa.text("status = 'pending'")
+    of_order = ["endpoint_id", "order_id", "version"]
+    op.create_index("uq_webhook_deliveries_endpoint_id_order_id_version", table, of_order, unique=True)
+    for name, columns in (
+        ("ix_webhook_deliveries_endpoint_id_next_attempt_at", ["endpoint_id", "next_attempt_at"]),
+        ("ix_webhook_deliveries_pending", of_order),
+    ):
+        op.create_index(name, table, columns, postgresql_where=pending, sqlite_where=pending)
 
 
 def create_partial_unique_index(table: str, *columns: str, not_null: str) -> None:
