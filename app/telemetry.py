@@ -26,10 +26,11 @@ from app.db.engine import db
 from app.db.errors import loggable_message
 from app.http.application import current_globals, current_request
 from app.http.auth import loggable_customer
+from app.models.event import REQUEST_ID_MAX
 from app.models.order_id import parse_uuid
 
 REQUEST_ID = "X-Request-Id"
-_VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # safe in a log line and in a header
+_VALID_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_MAX}}}")  # safe in a log line and in a header
 
 # Time series of the histogram in one process: their space is reserved (shared_files.py).
 _SERIES_MAX = 250

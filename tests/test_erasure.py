@@ -21,14 +21,14 @@ from tests.support.samples import MINIMAL, slug
 
 @pytest.fixture
 def post(secure_app: Flask, secure_client: FlaskClient) -> Callable[..., TestResponse]:
-    """Sends a request as the shop, under a key that tells of the customer; what fails fails the test."""
+    """Sends a request as the shop, under a key and an id that name the customer; what fails fails the test."""
     scopes = ("orders:read", "orders:write", "orders:manage", "privacy:erase")
     headers = bearer(api_key(secure_app, *scopes))
 
     def post(path: str, body: Any = None, method: str = "POST", **more: str) -> TestResponse:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
-        keyed = headers | {"Idempotency-Key": canary()} if method != "GET" else headers
+        keyed = headers | {"Idempotency-Key": canary(), "X-Request-Id": canary()} if method != "GET" else headers
         response = secure_client.open(path, method=method, headers=keyed | more, **sent)
         assert response.status_code < 400, response.text
         return response

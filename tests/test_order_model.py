@@ -5,6 +5,7 @@ A short run is part of the tests; `make fuzz-model` makes a long one (MODEL_EXAM
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from jsonpatch import apply_patch
 from werkzeug.test import TestResponse
 
 from tests.support.actions import ROUTES
@@ -156,6 +158,9 @@ class OrderLives(RuleBasedStateMachine):
         assert [event["data"] for event in events] == [
             orjson.loads(self.answers[number, event["version"]]) for event in events
         ]
+        assert events[0]["changes"] is None
+        for before, event in pairwise(events):
+            assert apply_patch(before["data"], event["changes"]) == event["data"]
 
     def numbered(self, pick: int) -> int:
         return max(0, len(self.ids) - 1 - pick)

@@ -154,6 +154,12 @@ def current_globals() -> Any:
     return g._get_current_object()  # documented by Flask
 
 
+def current_request_id() -> str:
+    """Return the id of the request, as in the logs and in X-Request-Id."""
+    request_id: str = current_globals().request_id
+    return request_id
+
+
 def public_path(path: str) -> str:
     """Return a path of the service with the URL prefix, as clients see it."""
     return current_request().root_path + path

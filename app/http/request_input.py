@@ -21,7 +21,7 @@ from app.errors import (
     UnsupportedMediaType,
     VersionMismatch,
 )
-from app.http.application import ACCEPT_PATCH, current_request, let_others_run
+from app.http.application import ACCEPT_PATCH, current_request, current_request_id, let_others_run
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
@@ -222,6 +222,7 @@ def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
         expected_versions=expected_versions(),
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(body),
+        request_id=current_request_id(),
     )
 
 

@@ -10,11 +10,15 @@ from app.db.types import UUID, Document, Timestamp
 from app.models.order import HASH_LENGTH
 from app.models.principal import PRINCIPAL_MAX
 
+REQUEST_ID_MAX = 128  # characters; clients may choose the id of a request
+
 
 class OrderEvent(Base):
     """One change of one order, written in the transaction of the change and never updated, except by an erasure.
 
-    `snapshot` is the order document after the change, byte for byte as responses contain it.
+    `snapshot` is the order document after the change, byte for byte as responses contain it. `request_id` is the id of
+    the request that caused the change, as in the logs; None for a change by a command, and after an erasure, because a
+    client may have chosen an id that is personal data.
     """
 
     __tablename__ = "order_events"
@@ -23,6 +27,7 @@ class OrderEvent(Base):
     version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     type: Mapped[str] = mapped_column(String(32))
     actor: Mapped[str] = mapped_column(String(PRINCIPAL_MAX))
+    request_id: Mapped[str | None] = mapped_column(String(REQUEST_ID_MAX))
     at: Mapped[datetime] = mapped_column(Timestamp)
     snapshot: Mapped[str] = mapped_column(Document)
 

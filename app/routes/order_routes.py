@@ -6,7 +6,7 @@ from flask import Response
 
 from app import errors
 from app.http import rate_limit
-from app.http.application import in_stretches
+from app.http.application import current_request_id, in_stretches
 from app.http.auth import current_principal
 from app.http.blueprint import Blueprint, Content
 from app.http.cursors import make_cursor, make_version_cursor, read_cursor, read_version_cursor
@@ -54,7 +54,9 @@ blueprint = Blueprint("orders", __name__, description="Create, read, list and ex
 )
 def create_order(body: dict[str, Any]) -> Response:
     """Create an order."""
-    request = CreateRequest(body, principal=current_principal(), idempotency_key=idempotency_key())
+    request = CreateRequest(
+        body, principal=current_principal(), idempotency_key=idempotency_key(), request_id=current_request_id()
+    )
     return created_response(order_service.create_order(request))
 
 
@@ -72,7 +74,8 @@ def create_orders(body: dict[str, Any]) -> Response:
     """
     principal, entries = current_principal(), body["orders"]
     rate_limit.count(principal, cost=len(entries), counted=1)
-    return batch_response(order_service.create_batch(in_stretches(entries), principal=principal))
+    outcomes = order_service.create_batch(in_stretches(entries), principal=principal, request_id=current_request_id())
+    return batch_response(outcomes)
 
 
 @blueprint.operation(
@@ -153,4 +156,4 @@ def list_order_history(query: dict[str, Any], order_id: str) -> Response:
     after = read_version_cursor(query["cursor"], order_id=order_id) if query["cursor"] else 0
     page = order_queries.list_history(order_id, principal=current_principal(), after=after, limit=query["limit"])
     next_cursor = make_version_cursor(page.next_after, order_id=order_id) if page.next_after else None
-    return list_response("events", page.events, next_cursor)
+    return list_response("events", list(in_stretches(page.events)), next_cursor)

@@ -174,6 +174,15 @@ class BatchResultsSchema(ResponseSchema):
     results = fields.List(fields.Nested(BatchResultSchema), required=True)
 
 
+class PatchOperationSchema(ResponseSchema):
+    """One operation of a JSON Patch (RFC 6902 §4)."""
+
+    op = fields.String(required=True, validate=validate.OneOf(("add", "remove", "replace", "move")))
+    path = fields.String(required=True, metadata={"description": "A JSON pointer (RFC 6901).", "example": "/status"})
+    from_ = fields.String(data_key="from", metadata={"description": "Where `move` takes the value from."})
+    value = fields.Raw(metadata={"description": "The value of `add` and `replace`.", "example": "confirmed"})
+
+
 class EventSchema(ResponseSchema):
     """A change of an order."""
 
@@ -190,7 +199,22 @@ class EventSchema(ResponseSchema):
             "example": "anonymous",
         },
     )
+    request_id = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "The `X-Request-Id` of the request that made the change; null for a command, and after an "
+            "erasure. Customers see those of their own requests only.",
+            "example": "8e03978e40d543e8bc936894a57f9324",
+        },
+    )
     at = fields.String(required=True, metadata=_TIMESTAMP)
+    changes = fields.List(
+        fields.Nested(PatchOperationSchema),
+        required=True,
+        allow_none=True,
+        metadata={"description": "The JSON Patch (RFC 6902) from the version before; null for the first version."},
+    )
     data = fields.Nested(OrderSchema, required=True, metadata={"description": "The order after the change."})
 
 

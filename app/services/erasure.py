@@ -206,7 +206,7 @@ def _erased_event(event: Any, erasure: Erasure) -> dict[str, Any]:
 _UPDATE_EVENT = (
     update(EVENTS)
     .where(EVENTS.c.order_id == bindparam("of_order"), EVENTS.c.version == bindparam("of_version"))
-    .values(actor=bindparam("new_actor"), snapshot=bindparam("new_snapshot"))
+    .values(actor=bindparam("new_actor"), request_id=None, snapshot=bindparam("new_snapshot"))
 )
 
 

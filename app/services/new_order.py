@@ -22,7 +22,7 @@ CREATE = "create"  # the operation of the idempotency keys of new orders
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """A validated `POST /orders` body (`app.schemas.order`), its principal and its idempotency key.
+    """A validated `POST /orders` body (`app.schemas.order`), its principal, its idempotency key and its request id.
 
     `reference_as_key`: without a key, the external_ref is the key. The same order again is a replay, not a conflict.
     """
@@ -31,15 +31,17 @@ class CreateRequest:
     principal: Principal
     idempotency_key: str | None = None
     reference_as_key: bool = False
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """An order to store: its columns, the columns of its items, and its document."""
+    """An order to store: its columns, the columns of its items, its document, and the id of its request."""
 
     columns: dict[str, Any]
     items: list[dict[str, Any]]
     document: str
+    request_id: str | None = None
 
     @property
     def id(self) -> str:
@@ -78,7 +80,8 @@ def new_order(
         "created_at": now,
         "updated_at": now,
     }
-    return NewOrder(columns, items, render_order(columns, items=items, allowed_actions=NEW_ORDER_ACTIONS))
+    document = render_order(columns, items=items, allowed_actions=NEW_ORDER_ACTIONS)
+    return NewOrder(columns, items, document, request_id=request.request_id)
 
 
 def fingerprint(content: Any) -> str:

@@ -28,7 +28,7 @@ from app.errors import (
 )
 from app.models import Order
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
-from app.models.order_id import LOWEST_ID, first_order_id, hash_key, parse_uuid
+from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid
 from app.models.order_item import ITEM_CONTENT
 from app.models.principal import Principal
 from app.schemas.order import UpdatedOrderSchema
@@ -69,6 +69,7 @@ class ChangeRequest:
     expected_versions: frozenset[int] | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    request_id: str | None = None
 
 
 def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
@@ -178,7 +179,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
             require_room_for_key(order.id)
             continue
         changed = StoredOrder(order.id, order.version, render_stored_order(order))
-        event = _event(order, changed, event_type=event_type, principal=request.principal)
+        event = _event(order, changed, event_type=event_type, request=request)
         try:
             if store_version(order, event, key=key, before=before):
                 return visible_order(changed, request.principal)
@@ -227,14 +228,15 @@ def _require_expected_version(version: int, request: ChangeRequest) -> None:
         raise VersionMismatch(f"The order is at version {version}.", current_version=version)
 
 
-def _event(order: Order, changed: StoredOrder, *, event_type: str, principal: Principal) -> dict[str, Any]:
+def _event(order: Order, changed: StoredOrder, *, event_type: str, request: ChangeRequest) -> dict[str, Any]:
     return event_row(
         order.id,
         order.version,
         event_type=event_type,
-        actor=principal.id,
+        actor=request.principal.id,
         at=order.updated_at,
         snapshot=changed.document,
+        request_id=None if is_alias(order.customer_id) else request.request_id,  # no later erasure would find it
     )
 
 

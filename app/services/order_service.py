@@ -57,14 +57,15 @@ def create_order(request: CreateRequest) -> StoredOrder:
     raise _no_free_number()
 
 
-def create_batch(entries: Iterable[Any], *, principal: Principal) -> list[Outcome]:
+def create_batch(entries: Iterable[Any], *, principal: Principal, request_id: str | None = None) -> list[Outcome]:
     """Validate and create the entries of a batch, each independently; their outcomes in the same order."""
     outcomes: dict[int, Outcome] = {}
     requests: dict[int, CreateRequest] = {}
     faults = 0
     for i, entry in enumerate(entries):
         try:
-            requests[i] = _load_entry(entry, principal, pointer=f"#/orders/{i}", brief=faults >= BATCH_FAULTS_MAX)
+            brief = faults >= BATCH_FAULTS_MAX
+            requests[i] = _load_entry(entry, principal, pointer=f"#/orders/{i}", brief=brief, request_id=request_id)
         except ServiceError as error:
             outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
             faults += len(error.members.get("errors", ()))
@@ -72,7 +73,9 @@ def create_batch(entries: Iterable[Any], *, principal: Principal) -> list[Outcom
     return [outcomes[i] for i in range(len(outcomes))]
 
 
-def _load_entry(entry: Any, principal: Principal, *, pointer: str, brief: bool) -> CreateRequest:
+def _load_entry(
+    entry: Any, principal: Principal, *, pointer: str, brief: bool, request_id: str | None
+) -> CreateRequest:
     """The request of an entry. `brief`: report that the entry is invalid, and not why."""
     if brief and _BATCH_ENTRY.load_valid(entry) is None:
         detail = f"This entry is not valid. Only the first {BATCH_FAULTS_MAX:,} errors of a batch are listed."
@@ -80,7 +83,7 @@ def _load_entry(entry: Any, principal: Principal, *, pointer: str, brief: bool) 
     data = load_body(_BATCH_ENTRY, entry, pointer=pointer)
     key = data.pop("idempotency_key", None)
     principal.require_own_customer(data["customer_id"])
-    return CreateRequest(data, principal=principal, idempotency_key=key, reference_as_key=True)
+    return CreateRequest(data, principal, idempotency_key=key, reference_as_key=True, request_id=request_id)
 
 
 def create_orders(requests: Sequence[CreateRequest]) -> list[Outcome]:
