@@ -71,7 +71,7 @@ def test_of_the_customer_no_trace_is_left(
         live(post, end=end)
     for number in range(100):  # of others too: pages split between them, and rows move
         theirs = MINIMAL | {"customer_id": f"c-{number}", "note": "n" * random.choice((0, 2000))}
-        post("/orders", theirs, **{"Idempotency-Key": f"k-{number}"})
+        post("/orders", theirs, **{"Idempotency-Key": f"k-{number}", "X-Request-Id": f"r-{number}"})
         if number % 4 == 0:
             path = post("/orders", personal_order()).headers["Location"]
             post(f"{path}/cancel", {"reason": "customer", "note": canary(1500)})
