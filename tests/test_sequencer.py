@@ -1,0 +1,165 @@
+"""The sequencer: every event once in the feed, without gaps, in the order of each order."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import IntegrityError
+
+from app.db.engine import db
+from app.models import FEED, FEED_HEAD, OUTBOX
+from app.services.sequencer import prune_feed, sequence_events
+from tests.support.marks import on_postgresql
+from tests.support.samples import MINIMAL
+from tests.support.tables import delete_all_rows
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def context(app: Flask) -> Iterator[None]:
+    with app.app_context():
+        yield
+
+
+def store(table: Any, *rows: dict[str, Any]) -> None:
+    with db.engine.begin() as connection:
+        connection.execute(insert(table), list(rows))
+
+
+def stored(table: Any, *columns: Any) -> list[Any]:
+    with db.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(select(*columns).order_by(table.primary_key.columns[0]))]
+
+
+def feed() -> list[Any]:
+    return stored(FEED, FEED.c.seq, FEED.c.order_id, FEED.c.version)
+
+
+def order_id(number: int) -> str:
+    return f"01a21f31-96b2-70a7-9fd0-{number:012}"
+
+
+def entry(number: int, version: int, seconds: float = 0) -> dict[str, Any]:
+    return {"order_id": order_id(number), "version": version, "at": START + timedelta(seconds=seconds)}
+
+
+def test_events_of_creates_and_changes_get_consecutive_numbers(app: Flask, client: FlaskClient) -> None:
+    order = client.post("/orders", json=MINIMAL).json["id"]
+    client.post(f"/orders/{order}/confirm")
+    with app.app_context():
+        first = sequence_events()
+    client.patch(f"/orders/{order}", json={"note": "thanks"})
+    with app.app_context():
+        second = sequence_events()
+
+        assert (first, second, sequence_events()) == (2, 1, 0)
+        assert feed() == [(1, order, 1), (2, order, 2), (3, order, 3)]
+        assert stored(OUTBOX, OUTBOX.c.order_id) == []
+        assert stored(FEED_HEAD, FEED_HEAD.c.seq) == [(3,)]
+
+
+entries = st.lists(st.tuples(st.integers(1, 4), st.integers(-3, 3)), max_size=12)
+
+
+@given(batches=st.lists(entries, max_size=4), limit=st.integers(1, 5))
+def test_versions_of_an_order_keep_their_order_whatever_the_clocks_say(
+    app: Flask, batches: list[list[tuple[int, int]]], limit: int
+) -> None:
+    delete_all_rows(app)
+    versions: dict[int, int] = {}
+    with app.app_context():
+        for batch in batches:
+            for number, seconds in batch:
+                versions[number] = versions.get(number, 0) + 1
+                store(OUTBOX, entry(number, versions[number], seconds))
+            while sequence_events():
+                pass
+
+        found = feed()
+    assert [seq for seq, _, _ in found] == list(range(1, sum(versions.values()) + 1))
+    for number, count in versions.items():
+        assert [version for _, order, version in found if order == order_id(number)] == list(range(1, count + 1))
+
+
+def test_events_of_several_orders_are_numbered_as_they_happened(context: None) -> None:
+    store(OUTBOX, entry(1, 1, 3), entry(2, 1, 1), entry(3, 1, 2), entry(2, 2, 4))
+
+    sequence_events()
+
+    assert [(order, version) for _, order, version in feed()] == [
+        (order_id(2), 1), (order_id(3), 1), (order_id(1), 1), (order_id(2), 2)
+    ]  # fmt: skip
+
+
+def test_sequencers_that_run_at_the_same_time_number_each_event_once(app: Flask) -> None:
+    def drain(_: int) -> int:
+        moved = 0
+        with app.app_context():
+            while count := sequence_events():
+                moved += count
+        return moved
+
+    with app.app_context():
+        store(OUTBOX, *(entry(number, 1) for number in range(8_000)))
+    with ThreadPoolExecutor(4) as threads:
+        counts = list(threads.map(drain, range(4)))
+    drain(0)
+
+    with app.app_context():
+        assert [seq for seq, _, _ in feed()] == list(range(1, 8_001))
+    assert sum(counts) <= 8_000
+
+
+@on_postgresql
+def test_a_sequencer_leaves_the_events_to_one_that_is_at_work(context: None) -> None:
+    store(OUTBOX, entry(1, 1))
+    with db.engine.begin() as other:
+        other.execute(text("SELECT seq FROM feed_head FOR UPDATE"))
+
+        assert sequence_events() == 0
+
+    assert sequence_events() == 1
+
+
+def test_a_sequencer_that_fails_moves_nothing(context: None) -> None:
+    store(OUTBOX, entry(1, 1), entry(2, 1))
+    store(FEED, {**entry(2, 1), "seq": 9})
+
+    with pytest.raises(IntegrityError):
+        sequence_events()
+
+    assert feed() == [(9, order_id(2), 1)]
+    assert len(stored(OUTBOX, OUTBOX.c.order_id)) == 2
+
+
+def test_old_entries_are_pruned_in_order(context: None) -> None:
+    now = datetime.now(UTC)
+    ages = [40, 31, 29, 35, 1]  # days; the clock of the fourth was late
+    store(FEED, *({**entry(n, 1), "seq": n, "at": now - timedelta(days=days)} for n, days in enumerate(ages, start=1)))
+    with db.engine.begin() as connection:
+        connection.execute(FEED_HEAD.update().values(seq=5))
+
+    pruned = [prune_feed(older_than=timedelta(days=30)) for _ in range(2)]
+
+    assert pruned == [2, 0]
+    assert [seq for seq, _, _ in feed()] == [3, 4, 5]
+    assert stored(FEED_HEAD, FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq) == [(5, 2)]
+
+
+def test_a_feed_whose_entries_are_all_pruned_goes_on_with_the_next_number(context: None) -> None:
+    store(OUTBOX, entry(1, 1), entry(1, 2))
+    sequence_events()
+    assert prune_feed(older_than=timedelta(0)) == 2
+    store(OUTBOX, entry(1, 3))
+
+    sequence_events()
+
+    assert feed() == [(3, order_id(1), 3)]
