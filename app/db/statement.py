@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ClauseElement,
     Column,
     ColumnElement,
@@ -135,6 +136,25 @@ class octet_length(GenericFunction[int]):  # noqa: N801 (SQL's name)
 @compiles(octet_length, "sqlite")  # SQLite has octet_length since 3.43
 def _octet_length_on_sqlite(function: octet_length, compiler: SQLCompiler, **options: Any) -> str:
     return f"length(CAST({compiler.process(function.clauses, **options)} AS BLOB))"
+
+
+class is_one_of(GenericFunction[bool]):  # noqa: N801 (like SQL's functions)
+    """Whether a text is one of the strings of a JSON array, given as text. NULL for a text that is NULL."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(is_one_of, "postgresql")
+def _is_one_of_on_postgresql(function: is_one_of, compiler: SQLCompiler, **options: Any) -> str:
+    value, array = (compiler.process(clause, **options) for clause in function.clauses)
+    return f"({value} IN (SELECT json_array_elements_text(CAST({array} AS JSON))))"
+
+
+@compiles(is_one_of, "sqlite")
+def _is_one_of_on_sqlite(function: is_one_of, compiler: SQLCompiler, **options: Any) -> str:
+    value, array = (compiler.process(clause, **options) for clause in function.clauses)
+    return f"({value} IN (SELECT value FROM json_each({array})))"
 
 
 def rows_within(query: Select[*tuple[Any, ...]], *, position: str, document: str, size: int, descending: bool) -> Any:

@@ -19,16 +19,40 @@ CUSTOMER_SCOPES = frozenset({"orders:read", "orders:write", "privacy:erase"})
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose orders: those of a customer, and those of some channels. None stands for any, also for no channel."""
+
+    customer_id: str | None = None
+    channels: frozenset[str] | None = None
+
+    def has_channel(self, channel: str | None) -> bool:
+        """Whether an order of the channel, None for an order without one, can be the owner's."""
+        return self.channels is None or channel in self.channels
+
+
+ANY_OWNER = Owner()
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """The authenticated caller: a service or a customer.
 
     Idempotency keys and external references belong to the principal's `id`. `customer_id` is set for a customer, who
-    has access to their own orders only.
+    has access to their own orders only. `channels` is set for an API key that is bound to channels: it has access to
+    their orders only.
     """
 
     id: str
     scopes: frozenset[str]
     customer_id: str | None = None
+    channels: frozenset[str] | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Whose orders the principal has access to. For all other principals, these orders do not exist."""
+        if self.customer_id is None and self.channels is None:
+            return ANY_OWNER
+        return Owner(self.customer_id, self.channels)
 
     def require_own_customer(self, customer_id: str) -> None:
         """Raise Forbidden if the principal is a customer other than `customer_id`."""
@@ -36,6 +60,25 @@ class Principal:
             raise Forbidden(
                 "A customer's token gives access to its own customer only: customer_id must be the token's sub claim."
             )
+
+    def channel_of_new_order(self, channel: str | None) -> str | None:
+        """The channel of an order that names `channel`, or none: the only channel of the principal is the default.
+
+        Raises Forbidden for a channel that the principal is not bound to.
+        """
+        if self.channels is None:
+            return channel
+        if channel is None and len(self.channels) == 1:
+            return next(iter(self.channels))
+        if channel not in self.channels:
+            names = ", ".join(sorted(self.channels))
+            raise Forbidden(f"This API key creates orders of its channels only. `channel` must be one of: {names}.")
+        return channel
+
+    def require_all_channels(self) -> None:
+        """Raise Forbidden if the principal is bound to channels."""
+        if self.channels is not None:
+            raise Forbidden("A customer's personal data is in orders of all channels. Use a key without channels.")
 
 
 def customer_principal_id(customer_id: str) -> str:

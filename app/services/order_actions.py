@@ -30,13 +30,20 @@ from app.models import Order
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid
 from app.models.order_item import ITEM_CONTENT
-from app.models.principal import Principal
+from app.models.principal import ANY_OWNER, Principal
 from app.schemas.order import UpdatedOrderSchema
 from app.schemas.strict_json import load_body
 from app.services.new_order import content_columns, item_columns
 from app.services.order_document import StoredOrder, parse_order, render_stored_order, visible_order
 from app.services.order_inserts import event_row
-from app.services.order_queries import OrderKey, find_snapshot, order_not_found
+from app.services.order_queries import (
+    OrderKey,
+    find_snapshot,
+    order_not_found,
+    owned_by,
+    owner_parameters,
+    owner_values,
+)
 from app.services.order_updates import (
     CurrentOrder,
     IdempotencyKey,
@@ -205,7 +212,7 @@ def _idempotency_key(action: str, request: ChangeRequest) -> IdempotencyKey | No
 
 def _get_current_order(order_id: str, principal: Principal, key: IdempotencyKey | None) -> CurrentOrder:
     known_id = parse_uuid(order_id)
-    current = find_current_order(known_id, owner=principal.customer_id, key=key) if known_id else None
+    current = find_current_order(known_id, owner=principal.owner, key=key) if known_id else None
     if current is None:
         raise order_not_found(order_id)
     return current
@@ -250,17 +257,19 @@ def _raise_unless_replayed(
         return
     if order.external_ref == before["external_ref"]:
         raise error
-    raise _duplicate_external_ref(order) from error
+    raise _duplicate_external_ref(order, principal) from error
 
 
-def _duplicate_external_ref(order: Order) -> DuplicateExternalRef:
+def _duplicate_external_ref(order: Order, principal: Principal) -> DuplicateExternalRef:
+    """The error names the order that has the reference only if the principal has access to it."""
     same = Order.external_ref == order.external_ref, Order.external_ref_hash == order.external_ref_hash
-    holder = {"order_id": row.id for row in read_rows(select(Order.id).where(*same))}
+    query = select(Order.id).where(*same, owned_by(*owner_parameters())).params(**owner_values(principal.owner))
+    holder = {"order_id": row.id for row in read_rows(query)}
     return DuplicateExternalRef("Another order already has this external_ref.", **holder)
 
 
 def _is_stored(order: StoredOrder) -> bool:
-    return find_snapshot(OrderKey(order.id, None, order.version)) == (order.version, order.document)
+    return find_snapshot(OrderKey(order.id, ANY_OWNER, order.version)) == (order.version, order.document)
 
 
 def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> str | None:

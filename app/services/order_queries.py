@@ -15,7 +15,6 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
-    String,
     Subquery,
     Text,
     and_,
@@ -33,12 +32,12 @@ from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.group_commit import GroupCommit, PerEngine
-from app.db.statement import Statement, json_rows, rows_within
+from app.db.statement import Statement, is_one_of, json_rows, rows_within
 from app.db.types import UUID, read_timestamp, rfc3339
 from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
 from app.models.order_id import parse_uuid
-from app.models.principal import Principal
+from app.models.principal import Owner, Principal
 from app.services.order_document import StoredOrder, visible_actor, visible_document, visible_order
 
 GROUP_READ_MAX = 100  # orders in one statement
@@ -50,10 +49,10 @@ Snapshot = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class OrderKey:
-    """The order `id` of the customer `owner`, at `version`. None stands for any owner and for the current version."""
+    """The order `id`, if it is the owner's, at `version`. None stands for the current version."""
 
     id: str
-    owner: str | None
+    owner: Owner
     version: int | None
 
 
@@ -89,9 +88,9 @@ def find_snapshot(key: OrderKey) -> Snapshot | None:
 
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
-    """The current order, or the order at `version` (1 or more). Raises OrderNotFound, also for another customer's."""
+    """The current order, or the order at `version` (1 or more). Raises OrderNotFound, also for another owner's."""
     known_id = parse_uuid(order_id)
-    snapshot = find_snapshot(OrderKey(known_id, principal.customer_id, version)) if known_id else None
+    snapshot = find_snapshot(OrderKey(known_id, principal.owner, version)) if known_id else None
     if known_id is None or snapshot is None:
         raise order_not_found(order_id, version=version)
     return visible_order(StoredOrder(known_id, *snapshot), principal)
@@ -105,9 +104,9 @@ def list_history(order_id: str, *, principal: Principal, after: int, limit: int)
     known_id = parse_uuid(order_id)
     if known_id is None:
         raise order_not_found(order_id)
-    rows = _HISTORY.rows(id=known_id, owner=principal.customer_id, after=after, limit=limit)
+    rows = _HISTORY.rows(id=known_id, **owner_values(principal.owner), after=after, limit=limit)
     # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
-    if not rows and not (after and find_snapshot(OrderKey(known_id, principal.customer_id, None))):
+    if not rows and not (after and find_snapshot(OrderKey(known_id, principal.owner, None))):
         raise order_not_found(order_id)
     events = [EventRow(*row) for row in rows]
     more = bool(events) and events[-1].version < events[-1].current_version
@@ -115,14 +114,31 @@ def list_history(order_id: str, *, principal: Principal, after: int, limit: int)
 
 
 def order_not_found(order_id: str, *, version: int | None = None) -> OrderNotFound:
-    """The error for an order, or a version of it, that does not exist or belongs to another customer."""
+    """The error for an order, or a version of it, that does not exist or has another owner."""
     which = f"Version {version} of order" if version else "Order"
     return OrderNotFound(f"{which} {order_id[:64]} was not found.")
 
 
-def owned_by(owner: ColumnElement[Any]) -> ColumnElement[bool]:
-    """The owner predicate: orders of the customer `owner` only; all orders where it is NULL."""
-    return or_(owner.is_(None), Order.customer_id == owner)
+def owned_by(customer_id: ColumnElement[Any], channels: ColumnElement[Any]) -> ColumnElement[bool]:
+    """The owner predicate: orders of the customer only, and of the channels, a JSON array, only; NULL admits any.
+
+    Every statement that reads or changes an order for a principal has it, with the values of `owner_values`.
+    """
+    return and_(
+        or_(customer_id.is_(None), Order.customer_id == customer_id),
+        or_(channels.is_(None), is_one_of(Order.channel, channels)),
+    )
+
+
+def owner_parameters() -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """The parameters `customer_id` and `channels` of a statement, for `owned_by`."""
+    return cast(bindparam("customer_id"), Text), cast(bindparam("channels"), Text)
+
+
+def owner_values(owner: Owner) -> dict[str, str | None]:
+    """The values of `owner_parameters`."""
+    channels = None if owner.channels is None else orjson.dumps(sorted(owner.channels)).decode()
+    return {"customer_id": owner.customer_id, "channels": channels}
 
 
 def json_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -168,7 +184,7 @@ def _render_event(
 
 def _find_snapshots(keys: Sequence[OrderKey]) -> list[Snapshot | None]:
     batch = orjson.dumps(
-        [{"position": i, "id": key.id, "owner": key.owner, "version": key.version} for i, key in enumerate(keys)]
+        [{"position": i, "id": key.id, "version": key.version, **owner_values(key.owner)} for i, key in enumerate(keys)]
     ).decode()
     rows = SNAPSHOT_STATEMENTS[db.engine.dialect.name].rows(keys=batch)
     snapshots = {position: (version, document) for position, version, document in rows}
@@ -176,7 +192,7 @@ def _find_snapshots(keys: Sequence[OrderKey]) -> list[Snapshot | None]:
 
 
 def _select_snapshot(key: Subquery) -> Select[int, str]:
-    order = and_(Order.id == key.c.id, owned_by(key.c.owner))
+    order = and_(Order.id == key.c.id, owned_by(key.c.customer_id, key.c.channels))
     version = func.coalesce(key.c.version, Order.version)
     event = and_(OrderEvent.order_id == Order.id, OrderEvent.version == version)
     return select(OrderEvent.version, OrderEvent.snapshot).join(Order, event).where(order)
@@ -184,7 +200,8 @@ def _select_snapshot(key: Subquery) -> Select[int, str]:
 
 def _postgresql_statement() -> Statement:
     columns: list[Any] = [
-        column("position", Integer), column("id", UUID), column("owner", String), column("version", Integer)
+        column("position", Integer), column("id", UUID), column("version", Integer),
+        column("customer_id", Text), column("channels", Text),
     ]  # fmt: skip
     rows = json_rows(cast(bindparam("keys", type_=Text), JSON), "rows", *columns)
     keys = select(*rows.c).subquery("keys")
@@ -196,7 +213,7 @@ def _postgresql_statement() -> Statement:
 
 def _sqlite_statement() -> Statement:
     rows = func.json_each(bindparam("keys", type_=Text)).table_valued("value", name="rows")
-    members = ("position", "id", "owner", "version")
+    members = ("position", "id", "version", "customer_id", "channels")
     keys = select(*(func.json_extract(rows.c.value, f"$.{name}").label(name) for name in members)).subquery("keys")
     return Statement(_select_snapshot(keys).with_only_columns(keys.c.position, OrderEvent.version, OrderEvent.snapshot))
 
@@ -214,7 +231,7 @@ def _history_statement() -> Statement:
         )
         .add_columns(Order.version.label("current_version"))
         .join(Order, Order.id == OrderEvent.order_id)
-        .where(OrderEvent.order_id == bindparam("id", type_=UUID), owned_by(cast(bindparam("owner"), Text)))
+        .where(OrderEvent.order_id == bindparam("id", type_=UUID), owned_by(*owner_parameters()))
         .where(OrderEvent.version > after)
         .order_by(OrderEvent.version)
         .limit(bindparam("limit", type_=Integer))

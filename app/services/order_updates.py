@@ -33,8 +33,9 @@ from app.db.transactions import read_rows
 from app.errors import TooManyIdempotencyKeys
 from app.models import CHANGE_KEYS, EVENTS, ITEMS, ORDERS, ChangeKey, Order, OrderEvent
 from app.models.event import CHANGE_KEYS_MAX
+from app.models.principal import Owner
 from app.services.order_inserts import insert_events, insert_events_from
-from app.services.order_queries import owned_by
+from app.services.order_queries import owned_by, owner_parameters, owner_values
 
 _IMMUTABLE = {"id", "number", "principal", "customer_id", "idempotency_key_hash", "fingerprint", "created_at"}
 _MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # orjson takes no quoted_name
@@ -65,9 +66,9 @@ class CurrentOrder:
     replayed_document: str | None
 
 
-def find_current_order(order_id: str, *, owner: str | None, key: IdempotencyKey | None) -> CurrentOrder | None:
-    """The order, if it is the customer's `owner`; None for any customer."""
-    rows = CURRENT_ORDER.rows(id=order_id, owner=owner, key_hash=None if key is None else key.key_hash)
+def find_current_order(order_id: str, *, owner: Owner, key: IdempotencyKey | None) -> CurrentOrder | None:
+    """The order, if it is the owner's."""
+    rows = CURRENT_ORDER.rows(id=order_id, **owner_values(owner), key_hash=None if key is None else key.key_hash)
     return CurrentOrder(*rows[0]) if rows else None
 
 
@@ -145,7 +146,6 @@ def _upsert(items: Any) -> Any:
 
 
 def _current_statement() -> Statement:
-    owner = cast(bindparam("owner"), Text)
     used = and_(ChangeKey.order_id == Order.id, ChangeKey.key_hash == bindparam("key_hash"))
 
     def snapshot(version: Any) -> Any:
@@ -158,7 +158,7 @@ def _current_statement() -> Statement:
         select(cast(Order.id, Text), Order.principal, Order.external_ref_hash, snapshot(Order.version))
         .add_columns(ChangeKey.version, ChangeKey.fingerprint, snapshot(ChangeKey.version))
         .outerjoin(ChangeKey, used)
-        .where(Order.id == bindparam("id"), owned_by(owner))
+        .where(Order.id == bindparam("id"), owned_by(*owner_parameters()))
     )
 
 
