@@ -16,7 +16,7 @@ from app import create_app
 from app.cli.seed import sample_orders
 from app.db.engine import db
 from app.services.order_inserts import insert_orders
-from app.services.order_listing import FILTERS, LEADS, list_statement
+from app.services.order_listing import FILTERS, LEADS, Shape, list_statement
 from app.services.order_queries import SNAPSHOT_STATEMENTS
 from app.services.order_updates import CURRENT_ORDER, UPDATE_ORDER
 
@@ -25,6 +25,7 @@ INDEXES = {
     "external_ref": "uq_orders_external_ref_external_ref_hash",
     "customer_id": "ix_orders_customer_id_id",
     "item_id": "ix_order_items_item_id_order_id",
+    "channel": "ix_orders_channel_status_id",
     "status": "ix_orders_status_id",
     "fulfillment_status": "ix_orders_fulfillment_status_id",
 }
@@ -49,15 +50,15 @@ def connection(postgresql_url: str, pytestconfig: pytest.Config) -> Iterator[psy
         yield connection
 
 
-def plan_of(connection: psycopg.Connection[Any], filters: tuple[str, ...], *, descending: bool) -> str:
-    sql = list_statement(frozenset(filters), descending).sql("postgresql")
+def plan_of(connection: psycopg.Connection[Any], shape: Shape) -> str:
+    sql = list_statement(shape).sql("postgresql")
     return "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
 
 
 def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Connection[Any]) -> None:
     for filters in COMBINATIONS:
         for descending in (True, False):
-            plan = plan_of(connection, filters, descending=descending)
+            plan = plan_of(connection, Shape(frozenset(filters), 1, descending))
 
             scans = re.findall(r"using (\w+)", plan)
             unique = [name for name in ("number", "external_ref") if name in filters]
@@ -65,6 +66,19 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
             assert scans[0] in first, (filters, plan)
             assert unique or "Sort" not in plan, (filters, plan)
             assert "Seq Scan" not in plan, (filters, plan)
+
+
+@pytest.mark.parametrize("descending", [True, False])
+@pytest.mark.parametrize("filters", [{"channel"}, {"channel", "status"}, {"status"}, {"channel", "fulfillment_status"}])
+def test_several_values_are_as_many_ranges_of_the_index(
+    connection: psycopg.Connection[Any], filters: set[str], descending: bool
+) -> None:
+    plan = plan_of(connection, Shape(frozenset(filters), 8, descending))
+
+    first = next(name for name in LEADS if name in filters)
+    scans = re.findall(r"using (\w+)", plan)
+    assert scans[:8] == [INDEXES[first]] * 8, plan
+    assert set(scans[8:]) == {"pk_orders", "pk_order_events"} and "Seq Scan" not in plan, plan
 
 
 BY_KEYS = {

@@ -114,6 +114,15 @@ class Order(Base):
             sqlite_where=external_ref.is_not(None),
         ),
         Index("ix_orders_customer_id_id", customer_id, id),
+        # Serves the filter by channel, with and without one by status.
+        Index(
+            "ix_orders_channel_status_id",
+            channel,
+            status,
+            id,
+            postgresql_where=channel.is_not(None),
+            sqlite_where=channel.is_not(None),
+        ),
         Index("ix_orders_status_id", status, id),
         Index("ix_orders_fulfillment_status_id", fulfillment_status, id),
         CheckConstraint(status.in_(STATUSES), name="status"),

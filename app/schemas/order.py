@@ -245,6 +245,7 @@ class OrderFiltersSchema(ParametersSchema):
     fulfillment_status = Choice(
         FULFILLMENT_STATUSES, metadata={"description": "Only orders with this fulfillment status."}
     )
+    channel = Text(ID_MAX, metadata={"description": "Only orders of this channel."})
     number = Text(
         32,
         metadata={

@@ -19,7 +19,7 @@ from app.db.statement import rows_within, with_retry
 from app.db.transactions import consistent_read
 from app.models.principal import Principal
 from app.services.order_document import visible_document
-from app.services.order_listing import filter_values, id_range, is_descending, list_query
+from app.services.order_listing import Selection, Shape, id_range, list_query, select_orders
 
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -53,13 +53,12 @@ def stream_orders(
     page: each page is a transaction of its own, committed before its first document is yielded, and holds at most
     PAGE_BYTES and one document.
     """
-    descending = is_descending(filters)
-    values = filter_values(filters, principal=principal)
+    selection = select_orders(filters, principal=principal)
     left, size = sys.maxsize if limit is None else limit, _FIRST_PAGE
-    while values is not None and left > 0:
+    while selection is not None and left > 0:
         low, high = id_range(filters, after)
         size = min(size, PAGE, left)
-        rows = read_page(descending, values, low=low, high=high, limit=size)
+        rows = read_page(selection, low=low, high=high, limit=size)
         for _, document, _ in rows:
             yield visible_document(document, principal)
         if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
@@ -68,8 +67,8 @@ def stream_orders(
         size = 2 * len(rows)  # the database reads the sizes of all of these documents, so no more than may fit
 
 
-def read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
-    query, parameters = _page_query(frozenset(values), descending), {**values, **bounds}
+def read_page(selection: Selection, **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+    query, parameters = _page_query(selection.shape), {**selection.parameters, **bounds}
 
     def read() -> Sequence[Row[*tuple[Any, ...]]]:
         with consistent_read(statement_timeout=_PAGE_SECONDS) as session:
@@ -84,10 +83,11 @@ def read_page(descending: bool, values: Mapping[str, Any], **bounds: Any) -> Seq
         readers.release()
 
 
-@lru_cache(maxsize=256)  # every combination of filters and sort fits
-def _page_query(given: frozenset[str], descending: bool) -> Any:
-    query = list_query(given, descending)
-    return rows_within(query, position="id", document="document", size=PAGE_BYTES, descending=descending)
+@lru_cache(maxsize=512)  # all combinations of filters that clients use fit
+def _page_query(shape: Shape) -> Any:
+    return rows_within(
+        list_query(shape), position="id", document="document", size=PAGE_BYTES, descending=shape.descending
+    )
 
 
 # Exports share half of the connections, and leave the other half to other requests.

@@ -75,6 +75,14 @@ def create_orders() -> None:
     create_partial_unique_index("orders", "idempotency_key_hash", not_null="idempotency_key_hash")
     create_partial_unique_index("orders", "external_ref", "external_ref_hash", not_null="external_ref")
     op.create_index("ix_orders_customer_id_id", "orders", ["customer_id", "id"])
+    with_channel = sa.text("channel IS NOT NULL")
+    op.create_index(
+        "ix_orders_channel_status_id",
+        "orders",
+        ["channel", "status", "id"],
+        postgresql_where=with_channel,
+        sqlite_where=with_channel,
+    )
     op.create_index("ix_orders_status_id", "orders", ["status", "id"])
     op.create_index("ix_orders_fulfillment_status_id", "orders", ["fulfillment_status", "id"])
 
