@@ -39,6 +39,7 @@ SENT = (*CONFIRMED, ("fulfillments", LINES))
 ROUTES = {
     ("POST", "/orders"): Route("orders:write", MINIMAL, 201),
     ("GET", "/orders"): Route("orders:read"),
+    ("GET", "/orders/by-ref/<characters:external_ref>"): Route("orders:read", success=404),
     ("GET", "/orders/export"): Route("orders:read"),
     ("POST", "/orders/batch"): Route("orders:write", {"orders": [MINIMAL]}),
     ("GET", "/orders/<order_id>"): Route("orders:read"),
@@ -79,7 +80,14 @@ def each(routes: dict[tuple[str, str], Route]) -> Any:
 
 
 def send(client: FlaskClient, method: str, path: str, body: Any, credential: str | None, **ids: str) -> TestResponse:
-    names = {"order_id": ABSENT, "erasure_id": ABSENT, "customer_id": "c-0", "name": "start.js", "slug": "not-found"}
+    names = {
+        "order_id": ABSENT,
+        "erasure_id": ABSENT,
+        "customer_id": "c-0",
+        "external_ref": "r-0",
+        "name": "start.js",
+        "slug": "not-found",
+    }
     path = plain(path).format(**(names | ids))
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
     sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}

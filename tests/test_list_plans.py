@@ -23,6 +23,7 @@ from app.services.order_updates import CURRENT_ORDER, UPDATE_ORDER
 INDEXES = {
     "number": "uq_orders_number",
     "external_ref": "uq_orders_external_ref_external_ref_hash",
+    "idempotency_key": "uq_orders_idempotency_key_hash",
     "customer_id": "ix_orders_customer_id_id",
     "item_id": "ix_order_items_item_id_order_id",
     "channel": "ix_orders_channel_status_id",
@@ -61,7 +62,7 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
             plan = plan_of(connection, Shape(frozenset(filters), 1, descending))
 
             scans = re.findall(r"using (\w+)", plan)
-            unique = [name for name in ("number", "external_ref") if name in filters]
+            unique = [name for name in ("number", "external_ref", "idempotency_key") if name in filters]
             first = [INDEXES[name] for name in unique or [name for name in LEADS if name in filters][:1]]
             assert scans[0] in first, (filters, plan)
             assert unique or "Sort" not in plan, (filters, plan)

@@ -135,6 +135,7 @@ def test_numbers_below_zero_stay_numbers(client: FlaskClient) -> None:
         ("?sort=created_at", [0, 1, 2, 3, 4]),
         ("", [4, 3, 2, 1, 0]),
         ("?status=cancelled", [0]),
+        ("?status=pending,cancelled", [4, 3, 2, 1, 0]),
         ("?customer_id=c-1&sort=created_at", [1, 2, 3, 4]),
         ("?item_id=sku-2", [0]),
         ("?limit=1&sort=created_at", [0]),

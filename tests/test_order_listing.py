@@ -15,7 +15,8 @@ from sqlalchemy import update
 
 from app.db.engine import db
 from app.models import Order
-from tests.support.samples import LARGE, MINIMAL, slug
+from tests.support.actions import order_after
+from tests.support.samples import LARGE, MINIMAL, error_locations, slug
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -91,6 +92,15 @@ FILTERS = [
     ({"status": "pending"}, [0, 1, 2]),
     ({"status": "confirmed"}, [3]),
     ({"status": "cancelled"}, []),
+    ({"status": "confirmed,pending"}, [0, 1, 2, 3]),
+    ({"status": "pending,pending"}, [0, 1, 2]),
+    ({"status": "cancelled,confirmed,completed"}, [3]),
+    ({"status": "pending,confirmed", "fulfillment_status": "partial,fulfilled"}, [3]),
+    ({"status": "pending,confirmed", "item_id": "a"}, [2, 3]),
+    ({"status": "pending,confirmed", "customer_id": "c-2"}, [1]),
+    ({"status": "pending,cancelled", "external_ref": "r-1"}, [0]),
+    ({"status": "pending,confirmed", "created_from": "2026-11-22T12:00:02Z"}, [2, 3]),
+    ({"fulfillment_status": "partial,unfulfilled"}, [0, 1, 2, 3]),
     ({"fulfillment_status": "unfulfilled"}, [0, 1, 2]),
     ({"fulfillment_status": "partial"}, [3]),
     ({"external_ref": "r-1"}, [0]),
@@ -188,6 +198,60 @@ def test_the_link_header_equals_next_cursor(client: FlaskClient) -> None:
     assert dict(parse_qsl(target.query)) == query | {"cursor": first.json["next_cursor"]}
     by_link = client.get(address.removeprefix("<"))
     assert by_link.data == client.get("/orders", query_string=query | {"cursor": first.json["next_cursor"]}).data
+
+
+STATUSES = ["pending", "confirmed", "completed", "cancelled"]
+TO_STATUS = {"pending": (), "confirmed": ("confirm",), "completed": ("confirm", "complete"), "cancelled": ("cancel",)}
+
+
+@given(
+    made=st.lists(st.sampled_from(STATUSES), max_size=10),
+    chosen=st.lists(st.sampled_from(STATUSES), min_size=1, max_size=5),
+    limit=st.integers(1, 4),
+    sort=st.sampled_from(["created_at", "-created_at"]),
+)
+def test_pages_of_several_statuses_hold_every_order_once_in_order(
+    client: FlaskClient, made: list[str], chosen: list[str], limit: int, sort: str
+) -> None:
+    started = datetime.now(UTC).isoformat()  # the tables are emptied once for all examples
+    paths = [order_after(client, *TO_STATUS[status]) for status in made]
+    matching = [path for path, status in zip(paths, made, strict=True) if status in chosen]
+
+    found = list(pages(client, status=",".join(chosen), limit=limit, sort=sort, created_from=started))
+
+    assert [f"/orders/{order['id']}" for page in found for order in page] == matching[:: -1 if sort[0] == "-" else 1]
+    assert [len(page) for page in found[:-1]] == [limit] * (len(found) - 1)
+
+
+def test_order_and_duplicates_of_the_statuses_do_not_matter_to_a_cursor(client: FlaskClient) -> None:
+    first, second = create(client)["id"], create(client)["id"]
+    page = client.get("/orders?limit=1&status=pending,confirmed").json
+    assert [order["id"] for order in page["orders"]] == [second]
+
+    assert listed(client, cursor=page["next_cursor"], status="confirmed,pending,pending") == [first]
+    other = client.get("/orders", query_string={"cursor": page["next_cursor"], "status": "pending"})
+    assert slug(other) == (400, "invalid-cursor")
+
+
+@pytest.mark.parametrize("path", ["/orders", "/orders/export"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        ",",
+        "pending,",
+        "pending,x",
+        "pending;confirmed",
+        "Pending",
+        "pending, confirmed",
+        "pending" + 20 * ",pending",
+    ],
+)
+def test_an_unknown_status_is_400_and_the_allowed_ones_are_named(client: FlaskClient, path: str, value: str) -> None:
+    refused = client.get(path, query_string={"status": value})
+
+    assert error_locations(refused) == {"status"}
+    assert "pending, confirmed, completed, cancelled" in refused.json["errors"][0]["detail"]
 
 
 BOUND = [

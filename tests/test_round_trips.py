@@ -21,6 +21,7 @@ ROUND_TRIPS: dict[str, tuple[int, Callable[[FlaskClient, str], TestResponse]]] =
     "read": (1, lambda client, order: client.get(order)),
     "read a version": (1, lambda client, order: client.get(order, query_string={"version": 1})),
     "list": (1, lambda client, order: client.get("/orders", query_string={"customer_id": "c-123"})),
+    "list by several statuses": (1, lambda client, order: client.get("/orders?status=pending,confirmed")),
     "history": (1, lambda client, order: client.get(f"{order}/history")),
     "confirm under a key": (2, lambda client, order: client.post(f"{order}/confirm", headers=KEY)),
     "no change": (1, lambda client, order: client.delete(f"{order}/hold")),

@@ -27,20 +27,26 @@ orders = AppGroup("orders", help="Export, import and expire orders.")
 @orders.command("export")
 @click.option("--format", "style", type=click.Choice(("ndjson", "csv")), default="ndjson", show_default=True)
 @click.option("--bom", is_flag=True, help="Start CSV with a byte order mark, so that Excel reads it as UTF-8.")
-@click.option("--status", type=click.Choice(STATUSES), help="Export only orders with this status.")
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(STATUSES),
+    multiple=True,
+    help="Export only orders with this status, or one of these.",
+)
 @click.option(
     "--output",
     type=click.File("w", encoding="utf-8"),
     default="-",
     help="File to write to; standard output by default.",
 )
-def export_orders(style: str, bom: bool, status: str | None, output: TextIO) -> None:
+def export_orders(style: str, bom: bool, statuses: tuple[str, ...], output: TextIO) -> None:
     """Export all orders, oldest first: one JSON document a line, or one CSV row for each item."""
     if bom and style != "csv":
         raise click.BadParameter("only a CSV export can have a byte order mark.", param_hint="--bom")
-    filters = {"sort": "created_at"} | ({"status": status} if status else {})
+    filters = {"sort": "created_at"} | ({"status": tuple(sorted(set(statuses)))} if statuses else {})
     with migrated_database():
-        with progress_bar("Orders", length=None if status else count_orders()) as bar:
+        with progress_bar("Orders", length=None if statuses else count_orders()) as bar:
             documents = _counted(stream_orders(filters, principal=ANONYMOUS), bar)
             if bom:
                 output.write(BYTE_ORDER_MARK)

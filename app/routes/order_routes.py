@@ -20,6 +20,7 @@ from app.schemas.order import (
     HistoryQuerySchema,
     OrderInSchema,
     OrderQuerySchema,
+    ReferencePathSchema,
     VersionQuerySchema,
 )
 from app.services import order_listing, order_queries, order_service
@@ -92,6 +93,24 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
     """Read an order, or an earlier version of it."""
     order = order_queries.get_order(order_id, principal=current_principal(), version=query.get("version"))
     return order_response(order)
+
+
+@blueprint.operation(
+    "GET",
+    "/orders/by-ref/<characters:external_ref>",
+    scope="orders:read",
+    path_schema=ReferencePathSchema(),
+    responses={200: OrderSchema(), 304: None},
+    problems=(errors.OrderNotFound,),
+    request_headers=("If-None-Match",),
+    response_headers=("ETag",),
+)
+def get_order_by_reference(external_ref: str) -> Response:
+    """Read an order by its external reference.
+
+    The reference must be your own: an order that another caller created with the same reference is not found.
+    """
+    return order_response(order_queries.get_order_by_reference(external_ref, principal=current_principal()))
 
 
 @blueprint.operation(

@@ -192,6 +192,29 @@ class Choice(FastField, fields.String):
         return value if type(value) is str and value in self._choices else missing
 
 
+class Choices(FastField, fields.List[Any]):
+    """A query parameter with one or more of several strings, separated by commas.
+
+    Its value is a sorted tuple without duplicates, so that the same choice always has the same value.
+    """
+
+    _VALUES_MAX = 20  # more than any parameter has choices
+
+    def __init__(self, choices: Sequence[str], **kwargs: Any) -> None:
+        length = validate.Length(1, self._VALUES_MAX)
+        super().__init__(fields.String(validate=validate.OneOf(choices)), validate=length, **kwargs)
+        self._choices = frozenset(choices)
+        self._error = f"This must be 1 to {self._VALUES_MAX} of: {', '.join(choices)}; separated by commas."
+
+    def load_valid(self, value: Any) -> Any:
+        values = value.split(",") if type(value) is str else []
+        valid = 1 <= len(values) <= self._VALUES_MAX and self._choices.issuperset(values)
+        return tuple(sorted(set(values))) if valid else missing
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        raise ValidationError(self._error)
+
+
 def _range(low: int, high: int) -> str:
     return f"{low:,} to {high:,}" if low else f"at most {high:,}"
 

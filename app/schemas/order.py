@@ -13,6 +13,7 @@ from app.schemas.fields import (
     BoundedInteger,
     BoundedList,
     Choice,
+    Choices,
     Metadata,
     MetadataPatch,
     NestedObject,
@@ -165,17 +166,22 @@ class OrderInSchema(StrictSchema):
             )
 
 
+class IdempotencyKey(fields.String):
+    """An idempotency key: printable ASCII characters."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        length = f"This must have 1 to {IDEMPOTENCY_KEY_MAX} characters."
+        characters = validate.Regexp(r"^[ -~]*\Z", error="This must contain only printable ASCII characters.")
+        metadata = {"pattern": "^[ -~]*$"} | kwargs.pop("metadata", {})
+        super().__init__(
+            validate=[validate.Length(1, IDEMPOTENCY_KEY_MAX, error=length), characters], metadata=metadata, **kwargs
+        )
+
+
 class BatchEntryInSchema(OrderInSchema):
     """An order to create, with its idempotency key. Without a key, `external_ref` identifies a retry."""
 
-    idempotency_key = fields.String(
-        allow_none=True,
-        validate=[
-            validate.Length(1, IDEMPOTENCY_KEY_MAX, error=f"This must have 1 to {IDEMPOTENCY_KEY_MAX} characters."),
-            validate.Regexp(r"^[ -~]*\Z", error="This must contain only printable ASCII characters."),
-        ],
-        metadata={"pattern": "^[ -~]*$"},
-    )
+    idempotency_key = IdempotencyKey(allow_none=True)
 
 
 class BatchInSchema(StrictSchema):
@@ -237,13 +243,26 @@ class CustomerPathSchema(ParametersSchema):
     customer_id = Text(ID_MAX, required=True, metadata={"description": "Your id of the customer.", "example": "c-123"})
 
 
+class ReferencePathSchema(ParametersSchema):
+    """The external reference in a path."""
+
+    external_ref = Text(
+        ID_MAX,
+        required=True,
+        metadata={
+            "description": "Your own reference of the order, percent-encoded: `/` is `%2F`.",
+            "example": "shop-1",
+        },
+    )
+
+
 class OrderFiltersSchema(ParametersSchema):
     """Filters and sort order of lists and exports."""
 
     customer_id = Text(ID_MAX, metadata={"description": "Only orders of this customer."})
-    status = Choice(STATUSES, metadata={"description": "Only orders with this status."})
-    fulfillment_status = Choice(
-        FULFILLMENT_STATUSES, metadata={"description": "Only orders with this fulfillment status."}
+    status = Choices(STATUSES, metadata={"description": "Only orders with one of these statuses."})
+    fulfillment_status = Choices(
+        FULFILLMENT_STATUSES, metadata={"description": "Only orders with one of these fulfillment statuses."}
     )
     channel = Text(ID_MAX, metadata={"description": "Only orders of this channel."})
     number = Text(
@@ -266,6 +285,12 @@ class OrderFiltersSchema(ParametersSchema):
 class OrderQuerySchema(OrderFiltersSchema):
     """The query of a list of orders."""
 
+    idempotency_key = IdempotencyKey(
+        metadata={
+            "description": "Only the order that you created with this idempotency key, written without the quotes of "
+            "the header. An empty list means that no order has been created with it."
+        }
+    )
     limit = BoundedInteger(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": _PAGE_LIMIT})
     cursor = Text(
         200,

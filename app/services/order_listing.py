@@ -17,8 +17,9 @@ from app.db.statement import Statement, is_one_of, without_index
 from app.db.types import UUID
 from app.models import Order, OrderEvent, OrderItem
 from app.models.lifecycle import STATUSES
-from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id, normalize_order_number
+from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, hash_key, next_id, normalize_order_number
 from app.models.principal import Principal
+from app.services.new_order import CREATE
 from app.services.order_document import visible_document
 from app.services.order_service import VISIBLE_AFTER
 
@@ -52,9 +53,9 @@ class Page:
 def list_orders(filters: Mapping[str, Any], *, principal: Principal, limit: int, after: str | None = None) -> Page:
     """The principal's orders that match all filters, by time of creation, after the order with the id `after`.
 
-    Filters: those of FILTERS, and created_from (inclusive), created_to (exclusive) as aware times; and `sort`,
-    created_at or -created_at. Keyset paging: every page costs the same. A page ends early where its documents would
-    exceed PAGE_LENGTH.
+    Filters: those of FILTERS, each a value or several; `idempotency_key` is that of the principal's own create. Also
+    created_from (inclusive), created_to (exclusive) as aware times, and `sort`, created_at or -created_at. Keyset
+    paging: every page costs the same. A page ends early where its documents would exceed PAGE_LENGTH.
     """
     complete = complete_until()
     selection = select_orders(filters, principal=principal)
@@ -116,6 +117,9 @@ def _filter_values(filters: Mapping[str, Any], principal: Principal) -> dict[str
     values = {name: [value] if isinstance(value, str) else value for name, value in filters.items() if name in FILTERS}
     if "number" in values:
         values["number"] = [normalize_order_number(values["number"][0])]
+    if "idempotency_key" in values:
+        [key] = values["idempotency_key"]
+        values["idempotency_key"] = [hash_key(key, principal=principal.id, operation=CREATE)]
     own = {"customer_id": principal.customer_id and frozenset({principal.customer_id}), "channel": principal.channels}
     for name, allowed in own.items():
         if allowed is not None:
@@ -155,18 +159,19 @@ def _is_any_of(column: Any, name: str) -> ColumnElement[bool]:
     return is_one_of(without_index(column), _parameter(name))
 
 
-# The conditions of the filters. Number and reference select at most one order for each principal. The index that serves
-# a list is the leading filter's (LEADS), so the conditions of all other filters are written without one.
+# The conditions of the filters. Number, reference and key select at most one order for each principal. The index that
+# serves a list is the leading filter's (LEADS), so the conditions of all other filters are written without one.
 FILTERS: dict[str, ColumnElement[bool]] = {
     "number": Order.number == _parameter("number"),
     "external_ref": Order.external_ref == _parameter("external_ref"),
+    "idempotency_key": Order.idempotency_key_hash == _parameter("idempotency_key"),
     "customer_id": without_index(Order.customer_id) == _parameter("customer_id"),
     "item_id": _line_of_item(_parameter("item_id"), Order.id).is_not(None),
     "channel": _is_any_of(Order.channel, "channel"),
     "status": _is_any_of(Order.status, "status"),
     "fulfillment_status": _is_any_of(Order.fulfillment_status, "fulfillment_status"),
 }
-_SELECTIVE = {"number", "external_ref"}
+_SELECTIVE = {"number", "external_ref", "idempotency_key"}
 _SEVERAL = {"channel", "status", "fulfillment_status"}  # filters of which one of several values may match
 
 # The filters whose index has the sort. The first of those given leads: its index is scanned from the cursor, and

@@ -36,7 +36,7 @@ from app.db.statement import Statement, is_one_of, json_rows, rows_within
 from app.db.types import UUID, read_timestamp, rfc3339
 from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
-from app.models.order_id import parse_uuid
+from app.models.order_id import hash_reference, parse_uuid
 from app.models.principal import Owner, Principal
 from app.services.order_document import StoredOrder, visible_actor, visible_document, visible_order
 
@@ -94,6 +94,20 @@ def get_order(order_id: str, *, principal: Principal, version: int | None = None
     if known_id is None or snapshot is None:
         raise order_not_found(order_id, version=version)
     return visible_order(StoredOrder(known_id, *snapshot), principal)
+
+
+def get_order_by_reference(external_ref: str, *, principal: Principal) -> StoredOrder:
+    """The current order with an external reference of the principal's own. Raises OrderNotFound.
+
+    The reference belongs to the principal that created the order: the same one of another principal is not found. An
+    erasure keeps references, so the order is found after it as well, except by the customer, who no longer owns it.
+    """
+    ref_hash = hash_reference(external_ref, principal=principal.id)
+    keys = {"external_ref": external_ref, "external_ref_hash": ref_hash}
+    rows = _BY_REFERENCE.rows(**keys, **owner_values(principal.owner))
+    if not rows:
+        raise OrderNotFound("You have no order with this external_ref.")
+    return visible_order(StoredOrder(*rows[0]), principal)
 
 
 def list_history(order_id: str, *, principal: Principal, after: int, limit: int) -> HistoryPage:
@@ -218,6 +232,15 @@ def _sqlite_statement() -> Statement:
     return Statement(_select_snapshot(keys).with_only_columns(keys.c.position, OrderEvent.version, OrderEvent.snapshot))
 
 
+def _reference_statement() -> Statement:
+    event = and_(OrderEvent.order_id == Order.id, OrderEvent.version == Order.version)
+    snapshot = select(OrderEvent.snapshot).where(event).scalar_subquery()
+    names = "external_ref", "external_ref_hash"
+    own = (Order.__table__.c[name] == bindparam(name, type_=Text) for name in names)
+    query = select(cast(Order.id, Text), Order.version, snapshot)
+    return Statement(query.where(*own, owned_by(*owner_parameters())))
+
+
 def _history_statement() -> Statement:
     before, after = aliased(OrderEvent), bindparam("after", type_=Integer)
     snapshot_before = select(before.snapshot).where(
@@ -242,5 +265,5 @@ def _history_statement() -> Statement:
 
 
 SNAPSHOT_STATEMENTS = {"postgresql": _postgresql_statement(), "sqlite": _sqlite_statement()}
-_HISTORY = _history_statement()
+_BY_REFERENCE, _HISTORY = _reference_statement(), _history_statement()
 _READS = PerEngine(lambda: GroupCommit[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))
