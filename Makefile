@@ -19,9 +19,9 @@ run: export HOST ?= 127.0.0.1
 run: export PORT ?= 8000
 run: export AUTH ?= off
 run: export WEBHOOKS_ALLOW_PRIVATE ?= 1
-run: $(VENV)/run.stamp  ## migrate the database and start the service on http://HOST:PORT (127.0.0.1:8000)
+run: $(VENV)/run.stamp  ## migrate the database and start web server and worker on http://HOST:PORT (127.0.0.1:8000)
 	@if [ -t 1 ]; then export LOG_FORMAT="$${LOG_FORMAT:-console}"; fi; \
-	$(PY) -m flask --app wsgi db upgrade && exec $(PY) -m gunicorn -c gunicorn.conf.py wsgi:app
+	$(PY) -m flask --app wsgi db upgrade && exec $(PY) supervisor.py
 
 test: $(VENV)/dev.stamp  ## run the tests on SQLite and PostgreSQL (ARGS="-k name" selects tests)
 	@$(PY) -m pytest $(ARGS)

@@ -251,6 +251,9 @@ SETTINGS: dict[str, Setting] = {
     "RATE_LIMIT_SERVICES": Setting("0", _whole_number(0, 10**6), "Requests a minute of one service; 0 means no limit."),
     "EXPORT_STREAMS": Setting("4", _whole_number(1, 1000), "Concurrent exports of one principal and worker."),
     "EXPORT_SECONDS": Setting("900", _whole_number(1, 86400), "Seconds after which an export is aborted."),
+    "WORKER_METRICS_PORT": Setting(
+        "0", _whole_number(0, 65535), "Port on `HOST` where `flask worker` serves `/metrics`; 0 means none."
+    ),
     "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes need `If-Match`, and are refused with 428 without it."),
     "LOG_LEVEL": Setting(
         "info",

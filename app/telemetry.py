@@ -45,6 +45,13 @@ MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers."
 CPU = Gauge("worker_cpu_seconds", "CPU time used by the running workers.", multiprocess_mode="livesum")
 LOST_LINES = Counter("log_lines_lost", "Log lines that could not be written.")
 LOST_SAMPLES = Counter("metric_samples_lost", "Requests whose duration could not be recorded.")
+TASKS = Histogram(
+    "worker_task_duration_seconds",
+    "Time of one call of a worker's task.",
+    ["task"],
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
+)
+FAILED_TASKS = Counter("worker_task_failures", "Calls of a worker's tasks that failed.", ["task"])
 _LOGGED_IDS = ("order_id", "erasure_id")
 _CAUSES_MAX = 10  # exceptions of a chain in one log entry
 _RESOURCE_EXISTS = (409, 412)  # client error statuses that imply that the path names an existing resource
@@ -127,6 +134,13 @@ def _sample_process() -> None:
     MEMORY.set(_resident_bytes())
     if isinstance(db.engine.pool, QueuePool):
         POOL.set(db.engine.pool.checkedout())
+
+
+def observe_task(name: str, seconds: float, failed: bool) -> None:
+    """Measure a call of a worker's task."""
+    TASKS.labels(name).observe(seconds)
+    if failed:
+        FAILED_TASKS.labels(name).inc()
 
 
 def _resident_bytes() -> int:

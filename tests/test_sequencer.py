@@ -55,12 +55,11 @@ def test_events_of_creates_and_changes_get_consecutive_numbers(app: Flask, clien
     order = client.post("/orders", json=MINIMAL).json["id"]
     client.post(f"/orders/{order}/confirm")
     with app.app_context():
-        first = sequence_events()
+        sequence_events()
     client.patch(f"/orders/{order}", json={"note": "thanks"})
     with app.app_context():
-        second = sequence_events()
+        sequence_events()
 
-        assert (first, second, sequence_events()) == (2, 1, 0)
         assert feed() == [(1, order, 1), (2, order, 2), (3, order, 3)]
         assert stored(OUTBOX, OUTBOX.c.order_id) == []
         assert stored(FEED_HEAD, FEED_HEAD.c.seq) == [(3,)]
@@ -100,22 +99,19 @@ def test_events_of_several_orders_are_numbered_as_they_happened(context: None) -
 
 
 def test_sequencers_that_run_at_the_same_time_number_each_event_once(app: Flask) -> None:
-    def drain(_: int) -> int:
-        moved = 0
+    def drain(_: int) -> None:
         with app.app_context():
-            while count := sequence_events():
-                moved += count
-        return moved
+            while sequence_events():
+                pass
 
     with app.app_context():
         store(OUTBOX, *(entry(number, 1) for number in range(8_000)))
     with ThreadPoolExecutor(4) as threads:
-        counts = list(threads.map(drain, range(4)))
+        list(threads.map(drain, range(4)))
     drain(0)
 
     with app.app_context():
         assert [seq for seq, _, _ in feed()] == list(range(1, 8_001))
-    assert sum(counts) <= 8_000
 
 
 @on_postgresql
@@ -124,9 +120,11 @@ def test_a_sequencer_leaves_the_events_to_one_that_is_at_work(context: None) -> 
     with db.engine.begin() as other:
         other.execute(text("SELECT seq FROM feed_head FOR UPDATE"))
 
-        assert sequence_events() == 0
+        sequence_events()
+        assert feed() == []
 
-    assert sequence_events() == 1
+    sequence_events()
+    assert feed() == [(1, order_id(1), 1)]
 
 
 def test_a_sequencer_that_fails_moves_nothing(context: None) -> None:

@@ -1,4 +1,4 @@
-"""The flask commands: `api-keys`, `token`, `orders`, `verify`, `privacy` and `seed`."""
+"""The flask commands: `api-keys`, `token`, `orders`, `verify`, `privacy`, `worker` and `seed`."""
 
 import click
 from flask import Flask
@@ -8,11 +8,12 @@ from app.cli.api_keys import api_keys, token
 from app.cli.orders import orders, verify
 from app.cli.privacy import privacy
 from app.cli.seed import seed
+from app.cli.worker import worker
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
-    for command in (seed, orders, privacy, verify, api_keys, token):
+    for command in (seed, orders, privacy, verify, api_keys, token, worker):
         app.cli.add_command(command)
 
 

@@ -41,23 +41,23 @@ _LOCK_HEAD = select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq).with_for_update(ski
 _SET_HEAD = update(FEED_HEAD)
 
 
-def sequence_events() -> int:
-    """Move pending events to the feed, and return their number: 0 if there are none or another process is at work.
+def sequence_events() -> bool:
+    """Move pending events to the feed, a limited number at a time. Returns whether there may be more.
 
     An order's events keep their order. Events of different orders are numbered about as they happened. Any number of
     processes may call this at once. Raises DATABASE_ERRORS; then everything or nothing has been moved.
     """
     [[pending]] = _ANY_PENDING.rows()
     if not pending:
-        return 0
+        return False
     with db.engine.begin() as connection:
         head = connection.execute(_LOCK_HEAD).first()
         if head is None:
-            return 0
+            return False
         count = _move_events(connection, head.seq)
         if count:
             connection.execute(_SET_HEAD.values(seq=head.seq + count))
-        return count
+        return count == SEQUENCE_MAX[connection.dialect.name]
 
 
 def prune_feed(*, older_than: timedelta) -> int:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 60  # seconds to start, stop or respond; long, because the machine may be busy
 
 GUNICORN = ("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
+WORKER = ("-m", "flask", "--app", "wsgi", "worker")
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,32 @@ def running(*command: str, port: int, status: int = 200, **settings: str) -> Ite
             raise
         finally:
             server.stop()
+
+
+@contextmanager
+def running_worker(**settings: str) -> Iterator[Server]:
+    """Run `flask worker` until the block ends; the block begins when it has started. Its port serves metrics."""
+    port = free_port()
+    with tempfile.NamedTemporaryFile(prefix="worker-") as log:
+        environ = environment(WORKER_METRICS_PORT=str(port), **settings)
+        process = subprocess.Popen([sys.executable, *WORKER], cwd=ROOT, env=environ, stdout=log, stderr=log)
+        worker = Server(process, port, log)
+        try:
+            wait_until(lambda: "worker started" in worker.output() or process.poll() is not None)
+            yield worker
+        except BaseException:
+            print(f"--- the worker printed:\n{worker.output()}", file=sys.stderr)
+            raise
+        finally:
+            worker.stop()
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = TIMEOUT) -> None:
+    """Wait until the condition holds. Fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.01)
 
 
 def _wait_until_healthz_is(status: int, server: Server) -> None:

@@ -1,0 +1,72 @@
+"""`flask worker`: the process beside the web server."""
+
+import signal
+import sys
+import time
+from types import FrameType
+
+import click
+import structlog
+from flask import Flask, current_app
+from flask.cli import with_appcontext
+from prometheus_client import start_http_server
+
+from app.cli.common import errors_in_one_line
+from app.config import StartupError
+from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable, loggable_message
+from app.db.revision import require_revision
+from app.services.worker import TASKS, Worker
+from app.telemetry import observe_task
+
+log = structlog.get_logger()
+
+_RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the start
+
+
+@click.command("worker")
+@with_appcontext
+def worker() -> None:
+    """Run what the service does by itself: move events to the feed.
+
+    Any number of workers may run. TERM and Ctrl-C let it finish what it is doing, with exit status 0.
+    """
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # documented by Flask
+    running = Worker(TASKS, context=app.app_context, observe=observe_task)
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        running.stop()
+
+    with errors_in_one_line():
+        _wait_for_database()
+        _serve_metrics(app.config["HOST"], app.config["WORKER_METRICS_PORT"])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+    sys.exit(0 if running.run() else 1)
+
+
+def _wait_for_database() -> None:
+    """Wait until the database answers. Raises StartupError if it is not at the newest migration."""
+    reported = False
+    while True:
+        try:
+            require_revision()
+            return
+        except StartupError:
+            raise
+        except DATABASE_ERRORS as error:
+            if not is_unavailable(error) or is_missing_file(error):
+                raise
+            if not reported:
+                log.warning("waiting for the database", reason=loggable_message(error))
+                reported = True
+        time.sleep(_RETRY_AFTER)
+
+
+def _serve_metrics(host: str, port: int) -> None:
+    if not port:
+        return
+    try:
+        start_http_server(port, addr=host)
+    except OSError as error:
+        raise StartupError(f"WORKER_METRICS_PORT {port} on {host} cannot be used: {error.strerror}.") from None

@@ -1,0 +1,130 @@
+"""The worker: what the service does by itself, in one process beside the web server.
+
+Each task runs in a thread of its own, so that a slow one delays no other. Any number of workers may run: every task
+takes what no other process has taken, by locks of the database. So nothing is elected, and when a worker is killed, the
+others go on with the next call.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import structlog
+
+from app.db.errors import DATABASE_ERRORS, is_unavailable, loggable_message
+from app.services.sequencer import sequence_events
+
+log = structlog.get_logger()
+
+STOP_SECONDS = 25.0  # for tasks to finish; process managers kill after 30 s
+_RETRY_AFTER = 1.0  # seconds after an error
+# Of the time of a task that finds nothing to do, its calls take at most a tenth.
+_PAUSES_PER_CALL = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Work that is repeated.
+
+    `run` does a limited part of it, in seconds at most, and returns whether more is waiting: then it is called again at
+    once, otherwise after `pause` seconds. It may raise. `finish` is called after the last `run`, to end what that has
+    started in the background.
+    """
+
+    name: str
+    run: Callable[[], bool]
+    pause: float
+    finish: Callable[[], None] | None = None
+
+
+TASKS: tuple[Task, ...] = (
+    # An event is in the feed after half the pause on average. A call that finds nothing is one short query.
+    Task("sequencing", sequence_events, pause=0.04),
+)
+
+
+class Worker:
+    """Runs tasks until it is stopped.
+
+    `context` makes the database available to a thread. `observe` is called after each call of a task with its name, the
+    seconds that it took and whether it failed.
+    """
+
+    def __init__(
+        self,
+        tasks: tuple[Task, ...],
+        *,
+        context: Callable[[], AbstractContextManager[object]],
+        observe: Callable[[str, float, bool], None],
+    ) -> None:
+        self._tasks = tasks
+        self._context = context
+        self._observe = observe
+        self._stopping = threading.Event()
+        self._database_lock = threading.Lock()
+        self._database_available = True
+
+    def run(self) -> bool:
+        """Run the tasks until `stop` is called. Returns whether they all finished within STOP_SECONDS after that."""
+        threads = [
+            threading.Thread(target=self._repeat, args=[task], name=task.name, daemon=True) for task in self._tasks
+        ]
+        for thread in threads:
+            thread.start()
+        log.info("worker started", tasks=[task.name for task in self._tasks])
+        self._stopping.wait()
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        unfinished = [thread.name for thread in threads if thread.is_alive()]
+        if unfinished:
+            log.error("worker stopped", unfinished=unfinished)
+        else:
+            log.info("worker stopped")
+        return not unfinished
+
+    def stop(self) -> None:
+        """Let each task finish its call, and make `run` return. May be called by a signal handler."""
+        self._stopping.set()
+
+    def _repeat(self, task: Task) -> None:
+        with self._context():
+            while not self._stopping.is_set():
+                pause = self._call(task)
+                if pause:
+                    self._stopping.wait(pause)
+            if task.finish is not None:
+                task.finish()
+
+    def _call(self, task: Task) -> float:
+        """Call the task once, and return the seconds to wait before the next call."""
+        started, failed, more = time.monotonic(), True, False
+        try:
+            more = task.run()
+            failed = False
+            self._report_database(available=True)
+        except DATABASE_ERRORS as error:
+            if is_unavailable(error):
+                self._report_database(available=False, reason=loggable_message(error))
+            else:
+                log.error("task failed", task=task.name, exc_info=error)
+        except Exception as error:
+            log.error("task failed", task=task.name, exc_info=error)
+        seconds = time.monotonic() - started
+        self._observe(task.name, seconds, failed)
+        if failed:
+            return _RETRY_AFTER
+        return 0 if more else max(task.pause, _PAUSES_PER_CALL * seconds)
+
+    def _report_database(self, *, available: bool, reason: str = "") -> None:
+        """Log when the database goes away and comes back: one line for all tasks."""
+        if available == self._database_available:
+            return
+        with self._database_lock:
+            changed, self._database_available = available != self._database_available, available
+        if changed and available:
+            log.info("database available again")
+        elif changed:
+            log.warning("database unavailable", reason=reason)

@@ -1,0 +1,73 @@
+"""Runs the web server and the worker together, as `make run` does.
+
+A worker that dies is started again. When the web server ends, so does the worker. SIGINT, SIGTERM and SIGHUP stop both.
+In production a process manager does this, and starts `gunicorn` and `flask worker` itself.
+"""
+
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+WEB = (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
+WORKER = (sys.executable, "-m", "flask", "--app", "wsgi", "worker")
+
+_POLL = 0.1  # seconds
+_RESTART_AFTER = 1.0  # seconds
+_STOP_SECONDS = 40.0  # before a process is killed; longer than gunicorn's graceful_timeout
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class Supervisor:
+    """The two processes."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+        self._web = _start(WEB)
+        self._worker = _start(WORKER)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._stop)
+
+    def run(self) -> int:
+        """Wait until the web server has ended and the worker, too. Returns the exit status of the web server."""
+        while self._web.poll() is None:
+            if self._worker.poll() is not None and not self._stopping:
+                print(f"The worker ended with status {self._worker.returncode}.", file=sys.stderr)
+                time.sleep(_RESTART_AFTER)
+                if not self._stopping:
+                    self._worker = _start(WORKER)
+            time.sleep(_POLL)
+        self._worker.terminate()
+        _wait(self._worker)
+        return self._web.returncode if self._web.returncode >= 0 else 128 - self._web.returncode
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        forwarded = signal.SIGTERM if number == signal.SIGHUP else number  # gunicorn reloads on SIGHUP
+        for process in (self._web, self._worker):
+            process.send_signal(forwarded)
+
+
+def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    """Start a process in a group of its own: Ctrl-C reaches this process only, which stops the others in order."""
+    return subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Let the kernel stop the process if this one is killed (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(Supervisor().run())
