@@ -11,7 +11,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.services.order_queries import json_patch
+from app.services.order_history import json_patch
 from tests.support.actions import order_after, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.samples import MINIMAL, RICHEST

@@ -157,7 +157,9 @@ def _is_one_of_on_sqlite(function: is_one_of, compiler: SQLCompiler, **options: 
     return f"({value} IN (SELECT value FROM json_each({array})))"
 
 
-def rows_within(query: Select[*tuple[Any, ...]], *, position: str, document: str, size: int, descending: bool) -> Any:
+def rows_within(
+    query: Select[*tuple[Any, ...]], *, position: str, document: str, size: int | ColumnElement[int], descending: bool
+) -> Any:
     """The first rows of `query`, limited by the total length of their documents.
 
     `position` names the column that the query is sorted by, `document` the one whose bytes are counted. A row is

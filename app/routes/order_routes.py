@@ -26,6 +26,7 @@ from app.schemas.order import (
 from app.services import order_listing, order_queries, order_service
 from app.services.new_order import CreateRequest
 from app.services.order_export import stream_orders
+from app.services.order_history import list_history
 
 COMPLETE_UNTIL = "Complete-Until"
 EXPORT = {
@@ -173,6 +174,6 @@ def export_orders(query: dict[str, Any]) -> Response:
 def list_order_history(query: dict[str, Any], order_id: str) -> Response:
     """List the events of an order, oldest first."""
     after = read_version_cursor(query["cursor"], order_id=order_id) if query["cursor"] else 0
-    page = order_queries.list_history(order_id, principal=current_principal(), after=after, limit=query["limit"])
+    page = list_history(order_id, principal=current_principal(), after=after, limit=query["limit"])
     next_cursor = make_version_cursor(page.next_after, order_id=order_id) if page.next_after else None
     return list_response("events", list(in_stretches(page.events)), next_cursor)

@@ -1,14 +1,12 @@
-"""Reading one order: its current snapshot, an earlier version, and its history.
+"""Reading one order: its current snapshot, or an earlier version.
 
 Concurrent requests share one statement, as in a group commit: one round trip and one plan for all of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-import jsonpatch
 import orjson
 from sqlalchemy import (
     JSON,
@@ -19,7 +17,6 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    case,
     cast,
     column,
     func,
@@ -28,20 +25,18 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.group_commit import GroupCommit, PerEngine
-from app.db.statement import Statement, is_one_of, json_rows, rows_within
-from app.db.types import UUID, read_timestamp, rfc3339
+from app.db.statement import Statement, is_one_of, json_rows
+from app.db.types import UUID
 from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
 from app.models.order_id import hash_reference, parse_uuid
 from app.models.principal import Owner, Principal
-from app.services.order_document import StoredOrder, visible_actor, visible_document, visible_order
+from app.services.order_document import StoredOrder, visible_order
 
 GROUP_READ_MAX = 100  # orders in one statement
-HISTORY_PAGE_BYTES = 1024 * 1024
 
 # The version and the document of an order.
 Snapshot = tuple[int, str]
@@ -54,32 +49,6 @@ class OrderKey:
     id: str
     owner: Owner
     version: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class EventRow:
-    """A row of `_HISTORY`.
-
-    `snapshot_before` is set in the first row only: each other row follows the one whose snapshot is before its own.
-    """
-
-    version: int
-    type: str
-    actor: str
-    request_id: str | None
-    snapshot: str
-    at: datetime | str
-    snapshot_before: str | None
-    current_version: int
-    bytes_so_far: int
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryPage:
-    """Event documents, rendered as they are read, and the version of the last one where more events follow."""
-
-    events: Iterator[str]
-    next_after: int | None
 
 
 def find_snapshot(key: OrderKey) -> Snapshot | None:
@@ -110,23 +79,6 @@ def get_order_by_reference(external_ref: str, *, principal: Principal) -> Stored
     return visible_order(StoredOrder(*rows[0]), principal)
 
 
-def list_history(order_id: str, *, principal: Principal, after: int, limit: int) -> HistoryPage:
-    """Up to `limit` events after the version `after`, oldest first. Raises OrderNotFound.
-
-    A page ends early where its documents would exceed HISTORY_PAGE_BYTES.
-    """
-    known_id = parse_uuid(order_id)
-    if known_id is None:
-        raise order_not_found(order_id)
-    rows = _HISTORY.rows(id=known_id, **owner_values(principal.owner), after=after, limit=limit)
-    # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
-    if not rows and not (after and find_snapshot(OrderKey(known_id, principal.owner, None))):
-        raise order_not_found(order_id)
-    events = [EventRow(*row) for row in rows]
-    more = bool(events) and events[-1].version < events[-1].current_version
-    return HistoryPage(_render_events(known_id, events, principal), events[-1].version if more else None)
-
-
 def order_not_found(order_id: str, *, version: int | None = None) -> OrderNotFound:
     """The error for an order, or a version of it, that does not exist or has another owner."""
     which = f"Version {version} of order" if version else "Order"
@@ -153,47 +105,6 @@ def owner_values(owner: Owner) -> dict[str, str | None]:
     """The values of `owner_parameters`."""
     channels = None if owner.channels is None else orjson.dumps(sorted(owner.channels)).decode()
     return {"customer_id": owner.customer_id, "channels": channels}
-
-
-def json_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The JSON Patch (RFC 6902) from one order document to another."""
-    # Only what differs: comparing all members would take ten times as long.
-    old = {name: value for name, value in before.items() if name not in after or after[name] != value}
-    new = {name: value for name, value in after.items() if name not in before or before[name] != value}
-    operations: list[dict[str, Any]] = jsonpatch.make_patch(old, new).patch
-    return operations
-
-
-def _render_events(order_id: str, events: Sequence[EventRow], principal: Principal) -> Iterator[str]:
-    before: dict[str, Any] | None = None
-    for event in events:
-        if event.snapshot_before is not None:
-            before = orjson.loads(visible_document(event.snapshot_before, principal))
-        document = visible_document(event.snapshot, principal)
-        after = orjson.loads(document)
-        changes = None if before is None else json_patch(before, after)
-        yield _render_event(order_id, event, principal, document=document, changes=changes)
-        before = after
-
-
-def _render_event(
-    order_id: str, event: EventRow, principal: Principal, *, document: str, changes: list[dict[str, Any]] | None
-) -> str:
-    """The event document. Its id names order and version, since each version is one event."""
-    own = principal.customer_id is None or event.actor == principal.id
-    return orjson.dumps(
-        {
-            "id": f"{order_id}:{event.version}",
-            "type": event.type,
-            "order_id": order_id,
-            "version": event.version,
-            "actor": visible_actor(event.actor, principal),
-            "request_id": event.request_id if own else None,
-            "at": rfc3339(read_timestamp(event.at)),
-            "changes": changes,
-            "data": orjson.Fragment(document),
-        }
-    ).decode()
 
 
 def _find_snapshots(keys: Sequence[OrderKey]) -> list[Snapshot | None]:
@@ -241,29 +152,6 @@ def _reference_statement() -> Statement:
     return Statement(query.where(*own, owned_by(*owner_parameters())))
 
 
-def _history_statement() -> Statement:
-    before, after = aliased(OrderEvent), bindparam("after", type_=Integer)
-    snapshot_before = select(before.snapshot).where(
-        before.order_id == bindparam("id", type_=UUID), before.version == after
-    )
-    query = (
-        select(OrderEvent.version, OrderEvent.type, OrderEvent.actor, OrderEvent.request_id, OrderEvent.snapshot)
-        .add_columns(OrderEvent.at)
-        .add_columns(
-            case((OrderEvent.version == after + 1, snapshot_before.scalar_subquery())).label("snapshot_before")
-        )
-        .add_columns(Order.version.label("current_version"))
-        .join(Order, Order.id == OrderEvent.order_id)
-        .where(OrderEvent.order_id == bindparam("id", type_=UUID), owned_by(*owner_parameters()))
-        .where(OrderEvent.version > after)
-        .order_by(OrderEvent.version)
-        .limit(bindparam("limit", type_=Integer))
-    )
-    return Statement(
-        rows_within(query, position="version", document="snapshot", size=HISTORY_PAGE_BYTES, descending=False)
-    )
-
-
 SNAPSHOT_STATEMENTS = {"postgresql": _postgresql_statement(), "sqlite": _sqlite_statement()}
-_BY_REFERENCE, _HISTORY = _reference_statement(), _history_statement()
+_BY_REFERENCE = _reference_statement()
 _READS = PerEngine(lambda: GroupCommit[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))
