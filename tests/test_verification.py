@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
-from sqlalchemy import Executable, Table, Text, cast, delete, func, insert, text, update
+from sqlalchemy import Executable, Table, Text, cast, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 
+from app.cli import common
 from app.cli.common import progress_bar
 from app.db.engine import Base, db
+from app.db.transactions import consistent_read
 from app.models import ChangeKey, Order, OrderEvent, OrderItem, OutboxEntry
 from app.models.event import FeedHead
+from app.models.order_id import first_order_id
 from app.services import verification
 from tests.support.marks import on_sqlite
-from tests.support.samples import RICHEST
+from tests.support.samples import MINIMAL, RICHEST
 from tests.support.tables import delete_all_rows
 
 NOBODY = "0199c7a4-0000-7000-8000-000000000000"  # an id older than any test's
@@ -286,26 +289,69 @@ def test_an_unreadable_order_is_reported_and_the_others_are_verified(
     assert "there is no event in the log" in result.stdout
 
 
-def test_every_order_is_verified_once_whatever_the_batch(
+def test_every_order_is_verified_once_whatever_the_size_of_a_range(
     client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(5):
         client.post("/orders", json=RICHEST | {"external_ref": f"r-{i}"})
 
-    for batch in (1, 2, 5, 6):
-        monkeypatch.setattr(verification, "_BATCH", batch)
+    for size in (1, 2, 5, 6):
+        monkeypatch.setattr(verification, "RANGE_SIZE", size)
         assert runner.invoke(args=["verify"]).stdout == "5 orders verified, 0 differences.\n"
 
 
 def test_changes_wait_for_no_verification(app: Flask, client: FlaskClient, order_id: str) -> None:
-    with app.app_context():
-        verifying = verification.verify_orders()
-        next(verifying)
+    with app.app_context(), consistent_read(statement_timeout=None) as session:
+        session.scalar(select(Order.version))
+        [orders] = verification.order_ranges()
 
         answer = client.patch(f"/orders/{order_id}", json={"note": "meanwhile"})
 
         assert answer.status_code == 200
-        assert [differences for _, differences in verifying] == []
+        assert verification.verify_range(orders).differences == []
+
+
+def test_only_orders_changed_since_a_time_are_verified(client: FlaskClient, runner: FlaskCliRunner) -> None:
+    first, second = (client.post("/orders", json=MINIMAL).json for _ in range(2))
+
+    def verified_since(moment: str) -> str:
+        return runner.invoke(args=["verify", "--since", moment]).stdout
+
+    assert verified_since(second["created_at"]) == "1 orders verified, 0 differences.\n"
+    client.patch(f"/orders/{first['id']}", json={"note": "changed"})
+    assert verified_since(second["created_at"]) == "2 orders verified, 0 differences.\n"
+    assert verified_since("30d") == "2 orders verified, 0 differences.\n"
+    assert verified_since("2040-01-01T00:00:00Z") == "0 orders verified, 0 differences.\n"
+
+
+@pytest.mark.parametrize("since", ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z"])
+def test_a_time_before_all_orders_selects_them_all(
+    runner: FlaskCliRunner, app: Flask, order_id: str, since: str
+) -> None:
+    run(app, STRAYS["outbox"], update(Order).values(note="x"))
+
+    result = runner.invoke(args=["verify", "--since", since])
+
+    assert result.stdout.endswith("1 orders verified, 3 differences.\n")
+
+
+def test_rows_without_an_order_are_searched_among_ids_made_since(
+    app: Flask, runner: FlaskCliRunner, order_id: str
+) -> None:
+    young = first_order_id(datetime.now(UTC))
+    run(app, STRAYS["outbox"], insert(OutboxEntry).values(order_id=young, **MADE))
+
+    result = runner.invoke(args=["verify", "--since", "1h"])
+
+    assert f"order {young}: there is no such order" in result.stdout
+
+
+@pytest.mark.parametrize("since", ["1", "yesterday", "2026-11-28T02:00:00", "2026-13-28T02:00:00Z", "999999d"])
+def test_a_time_that_cannot_be_read_is_a_usage_error(runner: FlaskCliRunner, since: str) -> None:
+    result = runner.invoke(args=["verify", "--since", since])
+
+    assert result.exit_code == 2
+    assert f"Error: Invalid value for '--since': '{since}' is not a " in result.stderr
 
 
 def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +368,23 @@ def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
     os.close(terminal)
     assert b"Orders  [--" in shown
     assert written == ""
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "PROGRESS_INTERVAL", 0)
+
+    for length in (4, None, 0):
+        with progress_bar("Orders", length=length) as bar:
+            for steps in (0, 2000):
+                bar.update(steps)
+    with progress_bar("Orders", length=4) as bar:
+        bar.update(1)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "left" not in line] == ["Orders: 0", *["Orders: 0", "Orders: 2,000"] * 2]
+    assert lines[-1] == "Orders: 25%, about 0:00:00 left"
 
 
 def test_a_database_without_the_newest_schema_is_reported_in_one_line(

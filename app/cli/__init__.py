@@ -5,9 +5,10 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
-from app.cli.orders import orders, verify
+from app.cli.orders import orders
 from app.cli.privacy import privacy
 from app.cli.seed import seed
+from app.cli.verify import verify
 from app.cli.worker import worker
 
 

@@ -1,10 +1,11 @@
-"""Shared by the commands: durations, progress bars, and errors in one line."""
+"""Shared by the commands: durations, progress, and errors in one line."""
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Protocol
 
@@ -13,6 +14,9 @@ import click
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS
 from app.db.revision import require_migrated
+
+PROGRESS_INTERVAL = 30.0  # seconds
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older: the ids begin with the time since then
 
 
 class Age(click.ParamType[timedelta]):
@@ -29,6 +33,24 @@ class Age(click.ParamType[timedelta]):
         return timedelta(**{self._UNITS[match[2]]: int(match[1])})
 
 
+class Since(click.ParamType[datetime]):
+    """A parameter that is a time, 2026-11-28T02:00:00Z, or becomes one: 30d is the time 30 days ago."""
+
+    name = "since"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """The aware time, not before 1970. Fails with a usage error."""
+        try:
+            moment = self._time(str(value)) or datetime.now(UTC) - Age().convert(value, param, ctx)
+            return max(moment, _EPOCH)
+        except (ValueError, TypeError, OverflowError):  # TypeError: the offset from UTC is missing
+            self.fail(f"{value!r} is not a time with its offset from UTC, such as 2026-11-28T02:00:00Z.", param, ctx)
+
+    @staticmethod
+    def _time(text: str) -> datetime | None:
+        return datetime.fromisoformat(text) if "T" in text else None
+
+
 class ProgressBar(Protocol):
     """The used members of click's progress bar, whose class is private."""
 
@@ -38,19 +60,41 @@ class ProgressBar(Protocol):
         """Move the bar forward."""
 
 
+class ProgressLines:
+    """Progress where there is no terminal: a line on standard error every PROGRESS_INTERVAL seconds."""
+
+    def __init__(self, label: str, *, length: int | None) -> None:
+        self.pos = 0
+        self._label, self._length = label, length
+        self._started = self._reported = time.monotonic()
+
+    def update(self, n_steps: int) -> None:
+        """Count the steps, and write a line if it is time for one."""
+        self.pos += n_steps
+        now = time.monotonic()
+        if now - self._reported >= PROGRESS_INTERVAL:
+            self._reported = now
+            click.echo(f"{self._label}: {self._state(now - self._started)}", err=True)
+
+    def _state(self, seconds: float) -> str:
+        if not self._length or not self.pos:
+            return f"{self.pos:,}"
+        left = timedelta(seconds=round(seconds * max(self._length - self.pos, 0) / self.pos))
+        return f"{self.pos / self._length:.0%}, about {left} left"
+
+
 @contextmanager
 def progress_bar(label: str, *, length: int | None) -> Iterator[ProgressBar]:
-    """A progress bar on standard error, shown on a terminal only. `length` is None if it is not known."""
+    """A progress bar on standard error with the time left, or ProgressLines where that is no terminal.
+
+    `length` is None if it is not known.
+    """
+    if not sys.stderr.isatty():
+        yield ProgressLines(label, length=length)
+        return
     unknown = length is None
-    bar = click.progressbar(
-        count() if unknown else None,
-        length=length,
-        label=label,
-        show_pos=unknown,
-        file=sys.stderr,
-        hidden=not sys.stderr.isatty(),
-    )
-    with bar:
+    steps = count() if unknown else None
+    with click.progressbar(steps, length=length, label=label, show_pos=unknown, file=sys.stderr) as bar:
         yield bar
 
 
@@ -62,10 +106,15 @@ def errors_in_one_line() -> Iterator[None]:
     except StartupError as error:
         raise click.ClickException(str(error)) from None
     except DATABASE_ERRORS as error:
-        reason = _first_line(error)
-        raise click.ClickException(f"Database error. Run the same command again to continue. {reason}") from None
+        raise database_failure(error) from None
     except OSError as error:
         raise click.ClickException(f"File error: {_first_line(error)}") from None
+
+
+def database_failure(error: BaseException) -> click.ClickException:
+    """The report of a database error, in one line."""
+    reason = _first_line(error)
+    return click.ClickException(f"Database error. Run the same command again to continue. {reason}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`flask orders export`, `import` and `expire`, and `flask verify`."""
+"""`flask orders export`, `import` and `expire`."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import click
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import AppGroup
 
 from app.cli.common import Age, migrated_database, progress_bar
 from app.errors import ServiceError
@@ -17,7 +17,7 @@ from app.models.principal import ANONYMOUS, Principal
 from app.services.order_actions import expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.order_import import Line, OrderImport
-from app.services.verification import count_orders, verify_erasures, verify_orders
+from app.services.verification import count_orders
 
 _BATCH = 500  # lines in one transaction
 
@@ -92,31 +92,6 @@ def expire(older_than: timedelta) -> None:
             for expired in expire_orders(older_than=older_than):
                 bar.update(expired)
         click.echo(f"{bar.pos} orders expired.")
-
-
-@click.command()
-@with_appcontext
-def verify() -> None:
-    """Compare all tables with the events, and report every difference, with exit status 1.
-
-    The service can keep running: each batch is read from one snapshot of the database.
-    """
-    differences = 0
-    with migrated_database():
-        with progress_bar("Orders", length=count_orders()) as bar:
-            for verified, lines in verify_orders():
-                differences += _report(lines)
-                bar.update(verified)
-        for lines in verify_erasures():
-            differences += _report(lines)
-        click.echo(f"{bar.pos} orders verified, {differences} differences.")
-    sys.exit(1 if differences else 0)
-
-
-def _report(lines: list[str]) -> int:
-    for line in lines:
-        click.echo(line)
-    return len(lines)
 
 
 def _without_byte_order_mark(file: BinaryIO) -> Iterator[bytes]:

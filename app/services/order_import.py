@@ -19,11 +19,11 @@ from app.models.principal import Principal
 from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema
 from app.schemas.strict_json import load_body, parse_json
+from app.services.document_checks import inconsistent_members
 from app.services.new_order import CreateRequest, NewOrder, content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
 from app.services.order_inserts import find_stored_ids, restore_orders
 from app.services.order_service import create_orders
-from app.services.verification import inconsistent_members
 
 _STATE = ("number", "status", "fulfillment_status", "version", "created_at", "updated_at")
 _BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
