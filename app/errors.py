@@ -147,8 +147,9 @@ class QuantityExceeded(ServiceError):
 
 
 class DuplicateExternalRef(ServiceError):
-    """You already have an order with this `external_ref`; `order_id` is its id. Read that order, or use another
-    reference. To retry safely, send an Idempotency-Key: a retry then returns the order instead of this problem."""
+    """You already have an order with this `external_ref`; `order_id` is its id, unless it is of a channel that your API
+    key has no access to. Read that order, or use another reference. To retry safely, send an Idempotency-Key: a retry
+    then returns the order instead of this problem."""
 
     status, slug, title = 409, "duplicate-external-ref", "The external reference is already in use"
 

@@ -67,6 +67,7 @@ ROUTES = {
 CLOSED = {key: route for key, route in ROUTES.items() if route.scope is not None}
 OF_AN_ORDER = {key: route for key, route in CLOSED.items() if "<order_id>" in key[1]}
 OF_A_CUSTOMER = {key: route for key, route in OF_AN_ORDER.items() if route.scope in CUSTOMER.split()}
+OF_PERSONAL_DATA = {key: route for key, route in CLOSED.items() if route.scope and route.scope.startswith("privacy:")}
 
 # What is refused before the database is asked needs to be tried on one only.
 
@@ -205,6 +206,51 @@ def test_an_order_of_another_customer_is_404(
 
     assert hidden.status_code == absent.status_code == 404
     assert without_request(hidden, order_id) == without_request(absent, ABSENT)
+
+
+@each(OF_AN_ORDER)
+@pytest.mark.parametrize("channel", [None, "app"], ids=["of no channel", "of another channel"])
+def test_an_order_of_another_channel_is_404(
+    secure_app: Flask,
+    secure_client: FlaskClient,
+    master: str,
+    method: str,
+    path: str,
+    route: Route,
+    channel: str | None,
+) -> None:
+    created = secure_client.post("/orders", json=MINIMAL | {"channel": channel}, headers=bearer(master))
+    bound = api_key(secure_app, *SCOPES, channels=["web", "phone"])  # the same principal as the creator
+
+    hidden = send(secure_client, method, path, route.body, bound, order_id=created.json["id"])
+    absent = send(secure_client, method, path, route.body, bound, order_id=ABSENT)
+
+    assert hidden.status_code == absent.status_code == 404
+    assert without_request(hidden, created.json["id"]) == without_request(absent, ABSENT)
+
+
+@each(OF_AN_ORDER)
+def test_an_order_of_a_channel_of_the_key_is_read_and_changed_as_by_any_key(
+    secure_app: Flask, secure_client: FlaskClient, master: str, method: str, path: str, route: Route
+) -> None:
+    created = secure_client.post("/orders", json=MINIMAL | {"channel": "web"}, headers=bearer(master)).json["id"]
+    for action, body in route.after:
+        send(secure_client, "POST", f"/orders/<order_id>/{action}", body, master, order_id=created)
+    bound = api_key(secure_app, *SCOPES, channels=["web", "phone"])
+
+    assert send(secure_client, method, path, route.body, bound, order_id=created).status_code == route.success
+
+
+@each(OF_PERSONAL_DATA)
+def test_a_key_that_is_bound_to_channels_has_no_access_to_personal_data_of_all_channels(
+    secure_app: Flask, secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route
+) -> None:
+    bound = api_key(secure_app, *SCOPES, channels=["web"])
+
+    responses = [send(secure_client, method, path, None, bound, customer_id=customer) for customer in ("c-1", "c-0")]
+
+    assert [response.status_code for response in responses] == [403, 403]
+    assert without_request(responses[0], "c-1") == without_request(responses[1], "c-0")
 
 
 def without_request(response: TestResponse, order_id: str) -> tuple[Any, ...]:

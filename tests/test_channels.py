@@ -1,12 +1,19 @@
-"""Channels: where an order was placed."""
+"""Channels: where an order was placed, and API keys for which no other channel's orders exist."""
 
 import json
-from urllib.parse import urlencode
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
-from tests.support.samples import MINIMAL, error_locations
+from app.models.principal import SCOPES
+from tests.support.credentials import api_key, bearer, token
+from tests.support.samples import MINIMAL, error_locations, slug
 
 ON_WEB = MINIMAL | {"channel": "web"}
 
@@ -99,3 +106,235 @@ def test_other_filters_are_combined_with_the_channel(
 
     assert listed(client, urlencode(filters | {"channel": "web"})) == matching[::-1]
     assert listed(client, urlencode({"customer_id": "c-2", "channel": "web"})) == []
+
+
+Send = Callable[..., TestResponse]
+
+
+@dataclass
+class Shop:
+    """Keys of one principal: one for all orders, one for the channel web, one for web and app."""
+
+    all: Send
+    web: Send
+    two: Send
+
+
+def sender(client: FlaskClient, key: str) -> Send:
+    """Sends requests with the key."""
+
+    def send(method: str, path: str, body: Any = None, **headers: str) -> TestResponse:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return client.open(path, method=method, headers=bearer(key) | given, buffered=True, **sent)
+
+    return send
+
+
+@pytest.fixture
+def shop(secure_app: Flask, secure_client: FlaskClient) -> Shop:
+    bindings: tuple[list[str], ...] = ([], ["web"], ["app", "web"])
+    return Shop(*(sender(secure_client, api_key(secure_app, *SCOPES, channels=names)) for names in bindings))
+
+
+@pytest.fixture
+def of_channels(shop: Shop) -> dict[str | None, str]:
+    """The id of an order of each channel, all of one customer, with the same item and note."""
+    channels = ["web", "app", "phone", "WEB", "we", "web ", "%", '"web"', None]
+    body = MINIMAL | {"note": "canary"}
+    return {name: shop.all("POST", "/orders", body | {"channel": name}).json["id"] for name in channels}
+
+
+QUERIES = [
+    "", "status=pending", "fulfillment_status=unfulfilled", "customer_id=c-1", "item_id=sku-1", "channel={channel}",
+    "channel={channel}&status=pending", "customer_id=c-1&status=pending", "sort=created_at", "number={number}",
+    "created_from=2020-01-01T00:00:00Z", "item_id=sku-1&status=pending&sort=created_at",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/orders", "/orders/export?format=ndjson", "/orders/export?format=csv"])
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_bound_key_lists_and_exports_the_orders_of_its_channels_only(
+    shop: Shop, of_channels: dict[str | None, str], query: str, path: str
+) -> None:
+    for send, own in ((shop.web, {"web"}), (shop.two, {"web", "app"})):
+        for channel, order_id in of_channels.items():
+            number = shop.all("GET", f"/orders/{order_id}").json["number"]
+            given = query.format(number=number, channel=quote(channel or "none"))
+            found = send("GET", f"{path}{'&' if '?' in path else '?'}{given}")
+
+            assert found.status_code == 200, found.text
+            seen = {name for name, order in of_channels.items() if order in found.text}
+            assert seen == (own & {channel} if "{" in query else own)
+
+
+def test_pages_of_a_bound_key_have_each_order_once_and_in_order(shop: Shop) -> None:
+    channels = ["web", "app", None, "phone"] * 6
+    ids = [shop.all("POST", "/orders", MINIMAL | {"channel": name}).json["id"] for name in channels]
+    for order_id in ids[::5]:
+        shop.all("POST", f"/orders/{order_id}/confirm")
+    expected = [order_id for order_id, name in zip(ids, channels, strict=True) if name in ("web", "app")]
+
+    for sort, order in (("created_at", expected), ("-created_at", expected[::-1])):
+        seen, cursor = [], ""
+        while cursor is not None:
+            page = shop.two("GET", f"/orders?sort={sort}&limit=3{cursor and f'&cursor={cursor}'}").json
+            seen += [one["id"] for one in page["orders"]]
+            cursor = page["next_cursor"]
+        exported = shop.two("GET", f"/orders/export?sort={sort}").text.splitlines()
+        assert seen == [json.loads(document)["id"] for document in exported] == order
+
+
+def test_a_cursor_of_another_key_lists_the_orders_of_the_keys_own_channels(
+    shop: Shop, of_channels: dict[str | None, str]
+) -> None:
+    cursor = shop.all("GET", "/orders?limit=1&sort=created_at").json["next_cursor"]
+
+    assert shop.web("GET", f"/orders?limit=1&sort=created_at&cursor={cursor}").json["orders"] == []
+
+
+@pytest.mark.parametrize("below", ["", "?version=1", "/history"])
+def test_an_order_of_another_channel_its_versions_and_its_history_do_not_exist(
+    shop: Shop, of_channels: dict[str | None, str], below: str
+) -> None:
+    for channel, order_id in of_channels.items():
+        own, response = channel == "web", shop.web("GET", f"/orders/{order_id}{below}")
+
+        assert response.status_code == (200 if own else 404)
+        assert own or (slug(response), "canary" in response.text) == ((404, "order-not-found"), False)
+
+
+def test_a_new_order_gets_the_only_channel_of_its_key(shop: Shop) -> None:
+    created = [shop.web("POST", "/orders", MINIMAL | more) for more in ({}, {"channel": None}, {"channel": "web"})]
+    batch = shop.web("POST", "/orders/batch", {"orders": [MINIMAL]}).json["results"]
+
+    assert [response.json["channel"] for response in created] == ["web"] * 3
+    assert batch[0]["order"]["channel"] == "web"
+
+
+@pytest.mark.parametrize("body", [MINIMAL, MINIMAL | {"channel": None}, MINIMAL | {"channel": "phone"}])
+def test_an_order_of_no_channel_of_the_key_is_refused_with_what_is_allowed(shop: Shop, body: dict[str, Any]) -> None:
+    refused = shop.two("POST", "/orders", body)
+    results = shop.two("POST", "/orders/batch", {"orders": [body, ON_WEB]}).json["results"]
+
+    assert slug(refused) == (403, "forbidden")
+    assert refused.json["detail"].endswith("`channel` must be one of: app, web.")
+    assert [result["status"] for result in results] == [403, 201]
+    assert len(shop.all("GET", "/orders").json["orders"]) == 1
+
+
+def test_the_default_channel_is_part_of_what_an_idempotency_key_stands_for(shop: Shop) -> None:
+    first = shop.web("POST", "/orders", MINIMAL, Idempotency_Key="k-1")
+
+    explicit = shop.two("POST", "/orders", ON_WEB, Idempotency_Key="k-1")
+    other = shop.all("POST", "/orders", MINIMAL, Idempotency_Key="k-1")
+
+    assert (explicit.status_code, explicit.data) == (201, first.data)
+    assert slug(other) == (422, "idempotency-key-reused")
+
+
+def test_no_replay_of_a_create_reveals_an_order_of_another_channel(shop: Shop) -> None:
+    """Keys of one name share their idempotency keys and references."""
+    on_app = MINIMAL | {"channel": "app", "note": "canary", "external_ref": "r-1"}
+    created = shop.two("POST", "/orders", on_app, Idempotency_Key="k-1")
+
+    responses = [
+        shop.web("POST", "/orders", on_app | {"channel": "web"}, Idempotency_Key="k-1"),
+        shop.web("POST", "/orders", on_app | {"channel": "app"}, Idempotency_Key="k-1"),
+        shop.web("POST", "/orders", MINIMAL | {"external_ref": "r-1"}, Idempotency_Key="k-2"),
+        shop.web("POST", "/orders", MINIMAL | {"external_ref": "r-1"}),
+    ]
+    entries = [ON_WEB | {"idempotency_key": "k-1"}, ON_WEB | {"external_ref": "r-1"}, on_app]
+    batch = shop.web("POST", "/orders/batch", {"orders": entries})
+
+    assert [response.status_code for response in responses] == [422, 403, 409, 409]
+    assert [result["status"] for result in batch.json["results"]] == [422, 409, 403]
+    for response in (*responses, batch):
+        assert created.json["id"] not in response.text and "canary" not in response.text
+        assert created.json["number"] not in response.text
+
+
+def test_the_owner_of_a_reference_is_told_its_order_and_a_bound_key_is_not(shop: Shop) -> None:
+    created = shop.two("POST", "/orders", MINIMAL | {"channel": "app", "external_ref": "r-1"}).json
+    path = f"/orders/{shop.web('POST', '/orders', MINIMAL).json['id']}"
+
+    of_bound = [
+        shop.web("POST", "/orders", MINIMAL | {"external_ref": "r-1"}), shop.web("PATCH", path, {"external_ref": "r-1"})
+    ]  # fmt: skip
+    of_others = [
+        shop.two("POST", "/orders", ON_WEB | {"external_ref": "r-1"}), shop.two("PATCH", path, {"external_ref": "r-1"})
+    ]  # fmt: skip
+
+    assert {slug(response) for response in of_bound + of_others} == {(409, "duplicate-external-ref")}
+    assert ["order_id" in response.json or created["id"] in response.text for response in of_bound] == [False, False]
+    assert [response.json["order_id"] for response in of_others] == [created["id"]] * 2
+
+
+def test_after_an_erasure_no_retry_reveals_an_order_of_another_channel(shop: Shop) -> None:
+    """Its fingerprint is erased, so that any body of the idempotency key is a retry."""
+    for more in ({"idempotency_key": "k-1"}, {"external_ref": "r-1"}):
+        entry = MINIMAL | {"channel": "app"} | more
+        created = shop.two("POST", "/orders/batch", {"orders": [entry]}).json["results"][0]["order"]
+        shop.two("POST", f"/orders/{created['id']}/cancel", {"reason": "customer"})
+        assert shop.all("DELETE", "/customers/c-1/personal-data").status_code == 200
+
+        hidden = shop.web("POST", "/orders/batch", {"orders": [entry | {"channel": "web"}]})
+        replayed = shop.two("POST", "/orders/batch", {"orders": [entry]})
+
+        assert hidden.json["results"][0]["status"] == (422 if "idempotency_key" in more else 409)
+        assert created["id"] not in hidden.text and created["number"] not in hidden.text
+        assert replayed.json["results"][0]["order"]["id"] == created["id"]
+
+
+def test_no_replay_of_a_change_reveals_an_order_of_another_channel(shop: Shop) -> None:
+    path = f"/orders/{shop.two('POST', '/orders', MINIMAL | {'channel': 'app'}).json['id']}"
+    shop.two("PATCH", path, {"note": "canary"}, Idempotency_Key="k-1")
+
+    replayed = shop.web("PATCH", path, {"note": "canary"}, Idempotency_Key="k-1")
+
+    assert slug(replayed) == (404, "order-not-found")
+    assert shop.two("PATCH", path, {"note": "canary"}, Idempotency_Key="k-1").headers["Idempotent-Replayed"] == "true"
+
+
+def test_a_customers_token_is_bound_to_no_channel(shop: Shop, secure_client: FlaskClient) -> None:
+    mine = [shop.all("POST", "/orders", MINIMAL | {"channel": name}).json["id"] for name in ("web", "app", None)]
+    customer = sender(secure_client, token(customer="c-1"))
+
+    assert {one["id"] for one in customer("GET", "/orders").json["orders"]} == set(mine)
+    assert customer("GET", "/orders?channel=app").json["orders"][0]["id"] == mine[1]
+    assert customer("POST", "/orders", MINIMAL | {"channel": "kiosk"}).json["channel"] == "kiosk"
+
+
+def create(app: Flask, *channels: str) -> Any:
+    words = ["api-keys", "create", "--name", "shop", "--scope", "orders:read"]
+    return app.test_cli_runner().invoke(args=[*words, *(word for name in channels for word in ("--channel", name))])
+
+
+def test_the_command_line_binds_keys_to_channels_and_lists_them(
+    secure_app: Flask, secure_client: FlaskClient, shop: Shop, of_channels: dict[str | None, str]
+) -> None:
+    key = create(secure_app, "phone", "we", "we").stdout.strip()
+
+    send = sender(secure_client, key)
+    keys = secure_app.test_cli_runner().invoke(args=["api-keys", "list"]).stdout.splitlines()
+
+    assert {one["channel"] for one in send("GET", "/orders").json["orders"]} == {"phone", "we"}
+    assert "  shop  orders:read  channels phone, we  valid  " in keys[-1]
+    assert "channels" not in keys[0]
+
+
+@pytest.mark.parametrize("channels", [("",), ("x" * 65,), ("a\n",), tuple(f"c-{i}" for i in range(21))])
+def test_a_key_is_bound_to_at_most_20_channels_with_valid_names(secure_app: Flask, channels: tuple[str, ...]) -> None:
+    assert create(secure_app, *channels).exit_code == 2
+
+
+def test_a_key_of_20_channels_lists_their_orders(secure_app: Flask, secure_client: FlaskClient, shop: Shop) -> None:
+    names = [f"{i} é'\"\\{{}},%_" for i in range(20)]
+    ids = [shop.all("POST", "/orders", MINIMAL | {"channel": name}).json["id"] for name in [*names, "other"]]
+    send = sender(secure_client, create(secure_app, *names).stdout.strip())
+
+    listed = [one["id"] for one in send("GET", "/orders?limit=100").json["orders"]]
+
+    assert listed == ids[:20][::-1]
+    assert [send("GET", f"/orders/{order_id}").status_code for order_id in ids] == [200] * 20 + [404]

@@ -9,7 +9,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from app.cli.common import Age, errors_in_one_line, migrated_database
 from app.db.types import rfc3339
-from app.models.api_key import NAME_MAX, ApiKey
+from app.models.api_key import CHANNELS_MAX, NAME_MAX, ApiKey
 from app.models.order_item import ID_MAX
 from app.models.principal import SCOPES
 from app.services.api_key_service import create_api_key, key_id, list_api_keys, revoke_api_key
@@ -33,6 +33,12 @@ def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
     return value
 
 
+def _channel_names(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> set[str]:
+    if len(channels := {_short_name(context, option, value) for value in values}) > CHANNELS_MAX:
+        raise click.BadParameter(f"a key is bound to at most {CHANNELS_MAX} channels.")
+    return channels
+
+
 @api_keys.command("create")
 @click.option(
     "--name",
@@ -41,11 +47,18 @@ def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
     help="Name of the service; keys with the same name are one principal.",
 )
 @scope_option
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    callback=_channel_names,
+    help="Bind the key to a channel: no other orders exist for it. Repeatable; all orders by default.",
+)
 @click.option("--expires-in", type=Age(), help="Lifetime: 90d, 12h. Unlimited by default.")
-def create(name: str, scopes: tuple[str, ...], expires_in: timedelta | None) -> None:
+def create(name: str, scopes: tuple[str, ...], channels: set[str], expires_in: timedelta | None) -> None:
     """Create a key and print it once, on the last line. Send it as `Authorization: Bearer KEY`."""
     with migrated_database():
-        key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in)
+        key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in, channels=channels)
         try:
             click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
             click.echo(key)
@@ -60,7 +73,8 @@ def list_keys() -> None:
     with migrated_database():
         for key in list_api_keys():
             used = f"last used {rfc3339(key.last_used_at)}" if key.last_used_at else "never used"
-            click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}  {_state(key)}  {used}")
+            channels = f"  channels {', '.join(key.channels)}" if key.channels is not None else ""
+            click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}{channels}  {_state(key)}  {used}")
 
 
 def _state(key: ApiKey) -> str:

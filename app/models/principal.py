@@ -69,7 +69,7 @@ class Principal:
         if self.channels is None:
             return channel
         if channel is None and len(self.channels) == 1:
-            return next(iter(self.channels))
+            return min(self.channels)
         if channel not in self.channels:
             names = ", ".join(sorted(self.channels))
             raise Forbidden(f"This API key creates orders of its channels only. `channel` must be one of: {names}.")

@@ -32,6 +32,7 @@ def erase_personal_data(customer_id: str) -> Response:
     """
     principal = current_principal()
     principal.require_own_customer(customer_id)
+    principal.require_all_channels()
     erasure = erase_customer(customer_id, principal=principal, seconds=REQUEST_SECONDS)
     return erasure_response(erasure, started=True)
 
@@ -48,5 +49,7 @@ def read_erasure(erasure_id: str) -> Response:
 
     Each request continues a running erasure for up to two seconds.
     """
-    erasure = get_erasure(erasure_id, principal=current_principal(), seconds=REQUEST_SECONDS)
+    principal = current_principal()
+    principal.require_all_channels()
+    erasure = get_erasure(erasure_id, principal=principal, seconds=REQUEST_SECONDS)
     return erasure_response(erasure)

@@ -3,6 +3,7 @@
 import math
 import re
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
@@ -28,8 +29,12 @@ _KEY = re.compile(rf"({PREFIX}([a-z0-9]{{{KEY_ID_LENGTH}}})\.([A-Za-z0-9_-]{{43}
 _NO_HASH = "0" * 64
 
 
-def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None) -> str:
+def create_api_key(
+    name: str, *, scopes: list[str], expires_in: timedelta | None, channels: Collection[str] = ()
+) -> str:
     """Store a new key and return it. The secret is stored as a hash only, and cannot be shown again.
+
+    A key with `channels`, at most CHANNELS_MAX, has access to their orders only; without, to all orders.
 
     SHA-256 is enough: a secret of 256 random bits cannot be guessed, so a slow hash adds nothing.
     """
@@ -42,6 +47,7 @@ def create_api_key(name: str, *, scopes: list[str], expires_in: timedelta | None
                 id=key_id,
                 name=name,
                 scopes=sorted(scopes),
+                channels=sorted(channels) or None,
                 secret_hash=hash_secret(secret),
                 created_at=now,
                 expires_at=expires_at,
@@ -108,7 +114,8 @@ def find_principal(key: str) -> tuple[Principal, float] | None:
     if row.last_used_at is None or row.last_used_at <= now - _USE_RECORDED_EVERY:
         _record_use(row.id, now)
     end = math.inf if row.expires_at is None else row.expires_at.timestamp()
-    return Principal(f"service:{row.name}", frozenset(row.scopes)), end
+    channels = None if row.channels is None else frozenset(row.channels)
+    return Principal(f"service:{row.name}", frozenset(row.scopes), channels=channels), end
 
 
 def _record_use(key_id: str, now: datetime) -> None:

@@ -13,7 +13,7 @@ from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import hash_key, hash_reference, new_order_id, order_number
 from app.models.order_item import order_totals
-from app.models.principal import Principal
+from app.models.principal import ANY_OWNER, Owner, Principal
 from app.services.order_document import render_order
 
 FIRST_VERSION = 1
@@ -36,12 +36,16 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """An order to store: its columns, the columns of its items, its document, and the id of its request."""
+    """An order to store: its columns, the columns of its items, its document, and the id of its request.
+
+    `owner`: whose orders its principal has access to, since it may conflict with another principal's order.
+    """
 
     columns: dict[str, Any]
     items: list[dict[str, Any]]
     document: str
     request_id: str | None = None
+    owner: Owner = ANY_OWNER
 
     @property
     def id(self) -> str:
@@ -81,7 +85,7 @@ def new_order(
         "updated_at": now,
     }
     document = render_order(columns, items=items, allowed_actions=NEW_ORDER_ACTIONS)
-    return NewOrder(columns, items, document, request_id=request.request_id)
+    return NewOrder(columns, items, document, request_id=request.request_id, owner=request.principal.owner)
 
 
 def fingerprint(content: Any) -> str:

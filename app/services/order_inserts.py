@@ -70,8 +70,8 @@ def _lock_order(order: NewOrder) -> tuple[str, str]:
 class Conflicts:
     """Stored orders by id, and by the hashes of key and reference.
 
-    The rows have id, fingerprint, version and snapshot: those of the first version, or of the current one where an
-    erasure has removed the fingerprint.
+    The rows have id, channel, fingerprint, version and snapshot. The last two are those of the first version, or of the
+    current one where an erasure has removed the fingerprint.
     """
 
     by_id: dict[str, Any]
@@ -98,7 +98,7 @@ def find_conflicts(orders: Sequence[NewOrder]) -> Conflicts:
     first = select(func.min(event.version)).where(event.order_id == Order.id).scalar_subquery()  # an import's is not 1
     replayed = case((Order.fingerprint.is_(None), Order.version), else_=first)
     query = (
-        select(Order.id, Order.idempotency_key_hash, Order.external_ref_hash, Order.fingerprint)
+        select(Order.id, Order.channel, Order.idempotency_key_hash, Order.external_ref_hash, Order.fingerprint)
         .add_columns(OrderEvent.version, OrderEvent.snapshot)
         .where(Order.id.in_(conflicting), OrderEvent.order_id == Order.id, OrderEvent.version == replayed)
     )

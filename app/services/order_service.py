@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from app.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from app.models.principal import Principal
+from app.models.principal import Owner, Principal
 from app.schemas.order import BatchEntryInSchema
 from app.schemas.strict_json import load_body
 from app.services.new_order import FIRST_VERSION, CreateRequest, NewOrder, new_order
@@ -44,10 +45,9 @@ def create_order(request: CreateRequest) -> StoredOrder:
 
     Requests that arrive at the same time share one statement. Raises IdempotencyKeyReused for another body under the
     key, DuplicateExternalRef, RequestInFlight where another request holds the key for longer than the lock timeout, and
-    Forbidden for another customer's order.
+    Forbidden for an order of another customer or channel.
     """
-    if request.principal.customer_id is not None:
-        request.principal.require_own_customer(request.data["customer_id"])
+    request = _authorized(request)
     for _ in range(_NUMBER_ATTEMPTS):
         outcome = _CREATIONS.get().submit(new_order(request))
         if isinstance(outcome, StoredOrder):
@@ -55,6 +55,18 @@ def create_order(request: CreateRequest) -> StoredOrder:
         if outcome is not None:
             raise outcome
     raise _no_free_number()
+
+
+def _authorized(request: CreateRequest) -> CreateRequest:
+    """The request, with the channel of its principal if it names none and there is only one.
+
+    Raises Forbidden for an order of another customer or channel.
+    """
+    data, principal = request.data, request.principal
+    principal.require_own_customer(data["customer_id"])
+    if principal.channels is None:
+        return request
+    return replace(request, data={**data, "channel": principal.channel_of_new_order(data.get("channel"))})
 
 
 def create_batch(entries: Iterable[Any], *, principal: Principal, request_id: str | None = None) -> list[Outcome]:
@@ -82,8 +94,9 @@ def _load_entry(
         raise InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
     data = load_body(_BATCH_ENTRY, entry, pointer=pointer)
     key = data.pop("idempotency_key", None)
-    principal.require_own_customer(data["customer_id"])
-    return CreateRequest(data, principal, idempotency_key=key, reference_as_key=True, request_id=request_id)
+    return _authorized(
+        CreateRequest(data, principal, idempotency_key=key, reference_as_key=True, request_id=request_id)
+    )
 
 
 def create_orders(requests: Sequence[CreateRequest]) -> list[Outcome]:
@@ -205,18 +218,26 @@ def _resolve_conflict(order: NewOrder, conflicts: Conflicts) -> Outcome | None:
     reference_as_key = key_hash is not None and key_hash == ref_hash
     of_key, of_ref = conflicts.by_key.get(key_hash), conflicts.by_ref.get(ref_hash)
     for stored in (of_key, of_ref if reference_as_key else None):
-        if stored is not None and stored.fingerprint in (None, columns["fingerprint"]):
+        if stored is None or not order.owner.has_channel(stored.channel):
+            continue
+        if stored.fingerprint in (None, columns["fingerprint"]):
             return StoredOrder(stored.id, stored.version, stored.snapshot, replayed=True)
     if of_key is not None and not reference_as_key:
         return IdempotencyKeyReused(
             "The Idempotency-Key was already used with a different body. Use a new key for a new order."
         )
-    if of_ref is not None:
-        return DuplicateExternalRef(f"Order {of_ref.id} already has this external_ref.", order_id=of_ref.id)
-    if of_key is not None:
-        detail = f"Order {of_key.id} was created with this external_ref and a different body. Use another external_ref."
-        return DuplicateExternalRef(detail, order_id=of_key.id)
-    return None
+    return _duplicate_external_ref(order.owner, of_key=of_key, of_ref=of_ref) if of_key or of_ref else None
+
+
+def _duplicate_external_ref(owner: Owner, *, of_key: Any, of_ref: Any) -> DuplicateExternalRef:
+    """The error names the order that has the reference only if the principal has access to it."""
+    holder = of_ref or of_key
+    if not owner.has_channel(holder.channel):
+        return DuplicateExternalRef("Another order already has this external_ref.")
+    detail = f"Order {holder.id} already has this external_ref."
+    if of_ref is None:
+        detail = f"Order {holder.id} was created with this external_ref and a different body. Use another external_ref."
+    return DuplicateExternalRef(detail, order_id=holder.id)
 
 
 # Group commit of the orders that concurrent requests create.

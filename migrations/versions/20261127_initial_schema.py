@@ -180,6 +180,7 @@ def create_api_keys() -> None:
         sa.Column("id", sa.String(16), nullable=False),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("scopes", sa.JSON, nullable=False),
+        sa.Column("channels", sa.JSON),
         sa.Column("secret_hash", sa.String(64), nullable=False),
         sa.Column("created_at", TIMESTAMP, nullable=False),
         sa.Column("expires_at", TIMESTAMP),
