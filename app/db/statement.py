@@ -148,7 +148,8 @@ class is_one_of(GenericFunction[bool]):  # noqa: N801 (like SQL's functions)
 @compiles(is_one_of, "postgresql")
 def _is_one_of_on_postgresql(function: is_one_of, compiler: SQLCompiler, **options: Any) -> str:
     value, array = (compiler.process(clause, **options) for clause in function.clauses)
-    return f"({value} IN (SELECT json_array_elements_text(CAST({array} AS JSON))))"
+    # An array, not IN: the planner would make a join of that.
+    return f"({value} = ANY (ARRAY(SELECT json_array_elements_text(CAST({array} AS JSON)))))"
 
 
 @compiles(is_one_of, "sqlite")
