@@ -241,6 +241,22 @@ def test_an_order_of_a_channel_of_the_key_is_read_and_changed_as_by_any_key(
     assert send(secure_client, method, path, route.body, bound, order_id=created).status_code == route.success
 
 
+@each({key: route for key, route in CLOSED.items() if key not in OF_AN_ORDER})
+def test_no_other_route_reveals_an_order_of_another_channel(
+    secure_app: Flask, secure_client: FlaskClient, master: str, method: str, path: str, route: Route
+) -> None:
+    body = MINIMAL | {"note": "canary"}
+    for number, channel in enumerate(["app", None]):
+        more = {"channel": channel, "external_ref": f"r-{number}"}
+        hidden = secure_client.post("/orders", json=body | more, headers=bearer(master)).json
+        bound = api_key(secure_app, *SCOPES, channels=["web"])  # the same principal as the creator
+
+        response = send(secure_client, method, path, route.body, bound, customer_id="c-1", external_ref=f"r-{number}")
+
+        seen = {name: value for name, value in hidden.items() if name in ("id", "number", "note")}
+        assert not [name for name, value in seen.items() if value in response.text], response.text
+
+
 @each(OF_PERSONAL_DATA)
 def test_a_key_that_is_bound_to_channels_has_no_access_to_personal_data_of_all_channels(
     secure_app: Flask, secure_client: FlaskClient, order_id: str, method: str, path: str, route: Route

@@ -3,19 +3,37 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from app.models.principal import SCOPES
+from tests.support.concurrency import retry_while_unavailable, run_concurrently
 from tests.support.credentials import api_key, bearer, token
 from tests.support.samples import MINIMAL, error_locations, slug
 
+Send = Callable[..., TestResponse]
 ON_WEB = MINIMAL | {"channel": "web"}
+
+
+def sender(client: FlaskClient, credential: str | None = None) -> Send:
+    """Sends requests with the credential."""
+
+    def send(method: str, path: str, body: Any = None, **headers: str) -> TestResponse:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        given |= bearer(credential) if credential else {}
+        return client.open(path, method=method, headers=given, buffered=True, **sent)
+
+    return send
 
 
 def test_an_order_keeps_the_channel_it_was_created_with(client: FlaskClient) -> None:
@@ -70,11 +88,11 @@ def orders(client: FlaskClient) -> list[dict[str, str]]:
     return [client.get(f"/orders/{order['id']}").json for order in orders]
 
 
-def listed(client: FlaskClient, query: str, **headers: str) -> list[str]:
+def listed(send: Send, query: str) -> list[str]:
     """The ids of all pages."""
     ids, cursor = [], ""
     while cursor is not None:
-        page = client.get(f"/orders?{query}&limit=2{cursor and f'&cursor={cursor}'}", headers=headers)
+        page = send("GET", f"/orders?{query}{cursor and f'&cursor={cursor}'}")
         assert page.status_code == 200, page.text
         ids += [order["id"] for order in page.json["orders"]]
         cursor = page.json["next_cursor"]
@@ -91,8 +109,8 @@ def test_lists_and_exports_filter_by_channel_alone_and_with_the_status(
 
     exported = client.get(f"/orders/export?{query}").text.splitlines()
 
-    assert listed(client, query) == matching[::-1]
-    assert listed(client, f"{query}&sort=created_at") == matching
+    assert listed(sender(client), f"{query}&limit=2") == matching[::-1]
+    assert listed(sender(client), f"{query}&limit=2&sort=created_at") == matching
     assert [json.loads(document)["id"] for document in exported] == matching[::-1]
 
 
@@ -104,11 +122,8 @@ def test_other_filters_are_combined_with_the_channel(
 ) -> None:
     matching = [one["id"] for one in orders if one["channel"] == "web"]
 
-    assert listed(client, urlencode(filters | {"channel": "web"})) == matching[::-1]
-    assert listed(client, urlencode({"customer_id": "c-2", "channel": "web"})) == []
-
-
-Send = Callable[..., TestResponse]
+    assert listed(sender(client), urlencode(filters | {"channel": "web", "limit": 2})) == matching[::-1]
+    assert listed(sender(client), urlencode({"customer_id": "c-2", "channel": "web"})) == []
 
 
 @dataclass
@@ -118,18 +133,6 @@ class Shop:
     all: Send
     web: Send
     two: Send
-
-
-def sender(client: FlaskClient, key: str) -> Send:
-    """Sends requests with the key."""
-
-    def send(method: str, path: str, body: Any = None, **headers: str) -> TestResponse:
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        return client.open(path, method=method, headers=bearer(key) | given, buffered=True, **sent)
-
-    return send
 
 
 @pytest.fixture
@@ -177,13 +180,9 @@ def test_pages_of_a_bound_key_have_each_order_once_and_in_order(shop: Shop) -> N
     expected = [order_id for order_id, name in zip(ids, channels, strict=True) if name in ("web", "app")]
 
     for sort, order in (("created_at", expected), ("-created_at", expected[::-1])):
-        seen, cursor = [], ""
-        while cursor is not None:
-            page = shop.two("GET", f"/orders?sort={sort}&limit=3{cursor and f'&cursor={cursor}'}").json
-            seen += [one["id"] for one in page["orders"]]
-            cursor = page["next_cursor"]
         exported = shop.two("GET", f"/orders/export?sort={sort}").text.splitlines()
-        assert seen == [json.loads(document)["id"] for document in exported] == order
+        assert listed(shop.two, f"sort={sort}&limit=3") == order
+        assert [json.loads(document)["id"] for document in exported] == order
 
 
 def test_a_cursor_of_another_key_lists_the_orders_of_the_keys_own_channels(
@@ -334,7 +333,79 @@ def test_a_key_of_20_channels_lists_their_orders(secure_app: Flask, secure_clien
     ids = [shop.all("POST", "/orders", MINIMAL | {"channel": name}).json["id"] for name in [*names, "other"]]
     send = sender(secure_client, create(secure_app, *names).stdout.strip())
 
-    listed = [one["id"] for one in send("GET", "/orders?limit=100").json["orders"]]
-
-    assert listed == ids[:20][::-1]
+    assert listed(send, "limit=100") == ids[:20][::-1]
     assert [send("GET", f"/orders/{order_id}").status_code for order_id in ids] == [200] * 20 + [404]
+
+
+def test_no_lookup_finds_an_order_of_another_channel(shop: Shop) -> None:
+    on_app = MINIMAL | {"channel": "app", "external_ref": "r-1"}
+    created = shop.two("POST", "/orders", on_app, Idempotency_Key="k-1").json["id"]
+
+    lookups = ["/orders/by-ref/r-1", "/orders?external_ref=r-1", "/orders?idempotency_key=k-1"]
+    hidden, found = ([send("GET", path) for path in lookups] for send in (shop.web, shop.two))
+
+    assert [(response.status_code, created in response.text) for response in hidden] == [
+        (404, False), (200, False), (200, False)
+    ]  # fmt: skip
+    assert [(response.status_code, created in response.text) for response in found] == [(200, True)] * 3
+
+
+@pytest.mark.parametrize("by", ["key", "reference"])
+def test_racing_creates_of_two_channels_make_one_order_and_reveal_nothing(secure_app: Flask, by: str) -> None:
+    """The requests share a statement and its conflicts, each with an owner of its own."""
+    keys = {name: api_key(secure_app, *SCOPES, channels=[name]) for name in ("web", "app")}
+    names = ["web", "app"] * 8
+    body = MINIMAL | ({"external_ref": "r-1"} if by == "reference" else {})
+    headers = {"Idempotency_Key": "k-1"} if by == "key" else {}
+
+    def post(i: int) -> TestResponse:
+        send = sender(secure_app.test_client(), keys[names[i]])
+        return retry_while_unavailable(lambda: send("POST", "/orders", body, **headers))
+
+    responses = run_concurrently(len(names), post)
+
+    created = {response.json["id"]: response.json["channel"] for response in responses if response.status_code == 201}
+    assert len(created) == 1
+    [(order_id, winner)] = created.items()
+    for name, response in zip(names, responses, strict=True):
+        if name != winner:
+            assert response.status_code == (422 if by == "key" else 409)
+            assert order_id not in response.text
+
+
+@given(
+    channels=st.lists(st.sampled_from([None, "web", "app", "phone"]), min_size=1, max_size=12),
+    bound=st.sets(st.sampled_from(["web", "app", "phone", "none"]), min_size=1),
+    filters=st.fixed_dictionaries(
+        {},
+        optional={
+            "channel": st.sampled_from(["web", "app", "none"]),
+            "status": st.sampled_from(["pending", "confirmed", "pending,confirmed"]),
+            "item_id": st.just("sku-1"),
+            "sort": st.sampled_from(["created_at", "-created_at"]),
+        },
+    ),
+    limit=st.integers(1, 5),
+)
+def test_a_bound_key_lists_what_any_key_lists_without_other_channels(
+    secure_app: Flask,
+    secure_client: FlaskClient,
+    channels: list[str | None],
+    bound: set[str],
+    filters: dict[str, str],
+    limit: int,
+) -> None:
+    customer = f"c-{datetime.now(UTC).timestamp()}"  # the tables are emptied once for all examples
+    everything = sender(secure_client, api_key(secure_app, *SCOPES))
+    for i, channel in enumerate(channels):
+        created = everything("POST", "/orders", MINIMAL | {"customer_id": customer, "channel": channel}).json["id"]
+        if i % 2:
+            everything("POST", f"/orders/{created}/confirm")
+    send = sender(secure_client, api_key(secure_app, *SCOPES, channels=sorted(bound)))
+
+    first = everything("GET", f"/orders?customer_id={customer}&sort=created_at&limit=1").json["orders"][0]
+
+    for more in ({"customer_id": customer}, {"created_from": first["created_at"]}):
+        query = urlencode(filters | more)
+        expected = everything("GET", f"/orders?limit=100&{query}").json["orders"]
+        assert listed(send, f"{query}&limit={limit}") == [one["id"] for one in expected if one["channel"] in bound]
