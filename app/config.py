@@ -24,6 +24,7 @@ class StartupError(Exception):
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _SECRET_MIN = 32  # characters
+RANDOM_SECRET = "random-"  # prefix of a SECRET_KEY that is random at each start: nothing stored may depend on it
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -178,7 +179,7 @@ def _secret(text: str) -> str:
     """The secret, or a random one for this process if none is set."""
     if text and len(text) < _SECRET_MIN:
         raise ValueError(f"at least {_SECRET_MIN} characters, such as the output of `openssl rand -hex 32`")
-    return text or secrets.token_hex(_SECRET_MIN)
+    return text or RANDOM_SECRET + secrets.token_hex(_SECRET_MIN)
 
 
 def _list(text: str) -> Iterator[str]:
@@ -241,7 +242,10 @@ SETTINGS: dict[str, Setting] = {
     "JWT_AUDIENCE": Setting("", str, "Audience (`aud`) of the tokens; required with either of the two."),
     "JWT_SIGNING_KEY": Setting("", _pem, "For development: the private key (PEM) of `flask token`."),
     "SECRET_KEY": Setting(
-        "", _secret, "Key of the hashes that identify persons in the logs; random at each start if not set."
+        "",
+        _secret,
+        "Key of the hashes that identify persons in the logs, and of the encryption of webhook secrets; random at each "
+        "start if not set, and webhook secrets are then stored in plain text.",
     ),
     "CORS_ORIGINS": Setting("", _origins, "Origins of browser frontends, separated by commas."),
     "CORS_HEADERS": Setting("", _header_names, "Further request headers that these may send, separated by commas."),
@@ -253,6 +257,9 @@ SETTINGS: dict[str, Setting] = {
     "EXPORT_SECONDS": Setting("900", _whole_number(1, 86400), "Seconds after which an export is aborted."),
     "WORKER_METRICS_PORT": Setting(
         "0", _whole_number(0, 65535), "Port on `HOST` where `flask worker` serves `/metrics`; 0 means none."
+    ),
+    "WEBHOOKS_ALLOW_PRIVATE": Setting(
+        "0", _flag, "1, for development: webhooks may use http, and loopback and private addresses."
     ),
     "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes need `If-Match`, and are refused with 428 without it."),
     "LOG_LEVEL": Setting(

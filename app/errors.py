@@ -102,6 +102,20 @@ class ErasureNotFound(ServiceError):
     status, slug, title = 404, "erasure-not-found", "Erasure not found"
 
 
+class WebhookNotFound(ServiceError):
+    """The webhook does not exist, or sends events of channels that your API key is not bound to. `GET /webhooks` lists
+    those that you can manage."""
+
+    status, slug, title = 404, "webhook-not-found", "Webhook not found"
+
+
+class EventNotFound(ServiceError):
+    """No event has this id, or the webhook does not send events of its channel. The id of an event is that of the
+    order, a colon and the version: the `webhook-id` of a delivery."""
+
+    status, slug, title = 404, "event-not-found", "Event not found"
+
+
 class MethodNotAllowed(ServiceError):
     """The resource exists, but does not support this method. Use one of the methods in the `Allow` header."""
 
@@ -167,6 +181,13 @@ class OpenOrders(ServiceError):
     send the request again; `order_id` is the id of one of them."""
 
     status, slug, title = 409, "open-orders", "The customer has open orders"
+
+
+class TooManyWebhooks(ServiceError):
+    """There are 200 webhooks, the maximum. Delete those that are no longer used, or let one endpoint pass events on to
+    several systems."""
+
+    status, slug, title = 409, "too-many-webhooks", "There are too many webhooks"
 
 
 class VersionMismatch(ServiceError):

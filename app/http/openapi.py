@@ -65,6 +65,7 @@ _PATH_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "order_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
     "erasure_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
+    "webhook_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
     "slug": {"example": "order-not-found"},
     "name": {"example": "swagger-ui.css"},
 }

@@ -127,6 +127,14 @@ def list_response(member: str, documents: Sequence[str], next_cursor: str | None
     return DocumentResponse(body, 200, headers, vary="Accept-Encoding, Authorization")
 
 
+def json_response(document: dict[str, Any], status: int = 200, *, location: str | None = None) -> Response:
+    """Return a document that no cache may store; `location` is a path of the service."""
+    headers = {"Cache-Control": "no-store"}
+    if location is not None:
+        headers["Location"] = public_path(location)
+    return DocumentResponse(orjson.dumps(document), status, headers)
+
+
 def page_response(body: bytes, media_type: str) -> Response:
     """Return a public page or file, or 304 if the request's If-None-Match names its entity tag.
 

@@ -39,3 +39,4 @@ def _table(model: type[Base]) -> Table:
 ORDERS, ITEMS, EVENTS, OUTBOX = (_table(model) for model in (Order, OrderItem, OrderEvent, OutboxEntry))
 FEED, FEED_HEAD = _table(FeedEntry), _table(FeedHead)
 CHANGE_KEYS = _table(ChangeKey)
+DELIVERIES = _table(WebhookDelivery)

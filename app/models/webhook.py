@@ -1,6 +1,7 @@
 """Webhooks: the endpoints that events are sent to, and one delivery for each event and endpoint."""
 
-from datetime import datetime
+import random
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text, text
@@ -19,11 +20,23 @@ PAUSED, GONE, FAILING = "paused", "gone", "failing"
 PENDING, SUCCEEDED, FAILED = "pending", "succeeded", "failed"
 DELIVERY_STATUSES = (PENDING, SUCCEEDED, FAILED)
 
+REPLAY_MAX = 10_000  # events or deliveries that one request queues again
+
 # Events of endpoints instead of orders. An endpoint gets them only if it names them in `events`.
 TEST, ENDPOINT_FAILING, ENDPOINT_DISABLED = "webhook.test", "endpoint.failing", "endpoint.disabled"
 ENDPOINT_EVENT_TYPES = (ENDPOINT_FAILING, ENDPOINT_DISABLED)
 
-_IS_PENDING = text("status = 'pending'")
+_IS_PENDING, _IS_FAILED = text("status = 'pending'"), text("status = 'failed'")
+
+RETRY_FIRST, RETRY_MAX = timedelta(seconds=5), timedelta(hours=12)  # limits of the pause before the next attempt
+GIVE_UP_AFTER = timedelta(hours=72)  # of attempts; then a delivery has failed
+DISABLE_AFTER_FAILURES = 15  # in a row, and GIVE_UP_AFTER
+# An endpoint that fails this often in a row gets one request at a time, with pauses, until one succeeds.
+UNREACHABLE_AFTER = 5
+REPORT_EVERY = timedelta(hours=1)  # an endpoint that fails now and then is reported at most that often
+SUCCESS_RECORDED_EVERY = timedelta(minutes=1)  # so that a delivery rarely changes the endpoint's row
+_GONE = 410
+_OVERLOADED = (429, 503)  # statuses whose Retry-After is about the endpoint and not about one event
 
 
 class WebhookEndpoint(Base):
@@ -61,6 +74,64 @@ class WebhookEndpoint(Base):
 
     __table_args__ = (CheckConstraint("status IN ('enabled', 'disabled')", name="status"),)
 
+    def covers_channels(self, channels: list[str] | None) -> bool:
+        """Whether the endpoint gets the events of all these channels; None stands for every channel."""
+        return self.channels is None or (channels is not None and set(channels) <= set(self.channels))
+
+    def enable(self) -> None:
+        """Enable the endpoint and forget its failures."""
+        self.status, self.disabled_reason = ENABLED, None
+        self.forget_failures()
+
+    def disable(self, reason: str) -> None:
+        """Send nothing more. What is pending stays so, and is sent when the endpoint is enabled."""
+        self.status, self.disabled_reason = DISABLED, reason
+
+    def forget_failures(self) -> None:
+        """Start anew, as with an endpoint that has never failed."""
+        self.consecutive_failures, self.failing_since, self.retry_at = 0, None, None
+
+    def record_success(self, at: datetime) -> None:
+        """Record that the endpoint has accepted an event."""
+        self.forget_failures()
+        self.last_success_at = at
+
+    def record_failure(self, at: datetime, *, status: int | None, retry_after: float | None) -> str | None:
+        """Record a failed attempt, and return the type of the event that tells operators about it, if there is one.
+
+        The first failure of a series is reported. The endpoint is disabled if it answered 410, or if it has failed at
+        least DISABLE_AFTER_FAILURES times in a row and for GIVE_UP_AFTER.
+        """
+        self.consecutive_failures += 1
+        self.failing_since = self.failing_since or at
+        self.last_failure_at = at
+        if self.consecutive_failures >= UNREACHABLE_AFTER:
+            self.retry_at = at + retry_pause(self.consecutive_failures - UNREACHABLE_AFTER + 1, retry_after=retry_after)
+        elif retry_after is not None and status in _OVERLOADED:
+            self.retry_at = at + min(RETRY_MAX, timedelta(seconds=retry_after))
+        if self.status == DISABLED:
+            return None
+        lasting = self.consecutive_failures >= DISABLE_AFTER_FAILURES and at - self.failing_since >= GIVE_UP_AFTER
+        if status == _GONE or lasting:
+            self.disable(GONE if status == _GONE else FAILING)
+            return ENDPOINT_DISABLED
+        if self.reported_at is not None and at - self.reported_at < REPORT_EVERY:
+            return None
+        self.reported_at = at
+        return ENDPOINT_FAILING
+
+
+def retry_pause(failures: int, *, retry_after: float | None) -> timedelta:
+    """The pause before the next attempt after so many failures: a random part of a limit that doubles each time.
+
+    The full jitter spreads the retries of many deliveries
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). The pause is not shorter than
+    `retry_after`, in seconds, and not longer than RETRY_MAX.
+    """
+    limit = min(RETRY_MAX, RETRY_FIRST * 2.0 ** min(failures - 1, 30))
+    pause = limit * random.random()  # nosec B311
+    return min(RETRY_MAX, max(pause, timedelta(seconds=retry_after or 0)))
+
 
 class WebhookDelivery(Base):
     """One event for one endpoint. It contains no payload: that is rendered from the event's snapshot when it is sent.
@@ -89,8 +160,8 @@ class WebhookDelivery(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
     __table_args__ = (
-        Index("uq_webhook_deliveries_endpoint_id_order_id_version", endpoint_id, order_id, version, unique=True),
-        # What is due, and the earlier deliveries of an order that a delivery waits for.
+        Index("uq_webhook_deliveries_order_id_version_endpoint_id", order_id, version, endpoint_id, unique=True),
+        # What is due, the earlier deliveries of an order that a delivery waits for, and what can be sent again.
         Index(
             "ix_webhook_deliveries_endpoint_id_next_attempt_at",
             endpoint_id,
@@ -105,6 +176,13 @@ class WebhookDelivery(Base):
             version,
             postgresql_where=_IS_PENDING,
             sqlite_where=_IS_PENDING,
+        ),
+        Index(
+            "ix_webhook_deliveries_endpoint_id_finished_at",
+            endpoint_id,
+            finished_at,
+            postgresql_where=_IS_FAILED,
+            sqlite_where=_IS_FAILED,
         ),
         CheckConstraint("status IN ('pending', 'succeeded', 'failed')", name="status"),
     )

@@ -11,9 +11,9 @@ from app.models.order import NUMBER_LENGTH
 from app.schemas.fields import ResponseSchema
 from app.schemas.order import ADJUSTMENT_TYPES, AddressInSchema
 
-_ORDER_ID = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
-_TIMESTAMP = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}
-_NEXT_CURSOR = {"description": "The `cursor` parameter of the next page; null on the last page."}
+ORDER_ID = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
+TIMESTAMP = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}
+NEXT_CURSOR = {"description": "The `cursor` parameter of the next page; null on the last page."}
 
 
 class ItemSchema(ResponseSchema):
@@ -50,7 +50,7 @@ class TotalsSchema(ResponseSchema):
 class OrderSchema(ResponseSchema):
     """An order. Later versions of the service may add members; they remove none."""
 
-    id = fields.UUID(required=True, metadata={"example": _ORDER_ID})
+    id = fields.UUID(required=True, metadata={"example": ORDER_ID})
     number = fields.String(
         required=True,
         validate=validate.Length(NUMBER_LENGTH, NUMBER_LENGTH),
@@ -107,15 +107,15 @@ class OrderSchema(ResponseSchema):
         required=True,
         metadata={"description": "What can be done with the order now.", "example": ["cancel", "confirm"]},
     )
-    created_at = fields.String(required=True, metadata=_TIMESTAMP)
-    updated_at = fields.String(required=True, metadata=_TIMESTAMP)
+    created_at = fields.String(required=True, metadata=TIMESTAMP)
+    updated_at = fields.String(required=True, metadata=TIMESTAMP)
 
 
 class OrderListSchema(ResponseSchema):
     """A page of orders."""
 
     orders = fields.List(fields.Nested(OrderSchema), required=True)
-    next_cursor = fields.String(required=True, allow_none=True, metadata=_NEXT_CURSOR)
+    next_cursor = fields.String(required=True, allow_none=True, metadata=NEXT_CURSOR)
 
 
 class RequestErrorSchema(ResponseSchema):
@@ -186,7 +186,7 @@ class PatchOperationSchema(ResponseSchema):
 class EventSchema(ResponseSchema):
     """A change of an order."""
 
-    id = fields.String(required=True, metadata={"example": f"{_ORDER_ID}:1"})
+    id = fields.String(required=True, metadata={"example": f"{ORDER_ID}:1"})
     type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
     order_id = fields.UUID(required=True)
     version = fields.Integer(
@@ -208,7 +208,7 @@ class EventSchema(ResponseSchema):
             "example": "8e03978e40d543e8bc936894a57f9324",
         },
     )
-    at = fields.String(required=True, metadata=_TIMESTAMP)
+    at = fields.String(required=True, metadata=TIMESTAMP)
     changes = fields.List(
         fields.Nested(PatchOperationSchema),
         required=True,
@@ -222,18 +222,18 @@ class EventListSchema(ResponseSchema):
     """A page of events."""
 
     events = fields.List(fields.Nested(EventSchema), required=True)
-    next_cursor = fields.String(required=True, allow_none=True, metadata=_NEXT_CURSOR)
+    next_cursor = fields.String(required=True, allow_none=True, metadata=NEXT_CURSOR)
 
 
 class ErasureSchema(ResponseSchema):
     """The erasure of a customer's personal data, and its progress."""
 
-    id = fields.UUID(required=True, metadata={"example": _ORDER_ID})
+    id = fields.UUID(required=True, metadata={"example": ORDER_ID})
     status = fields.String(
         required=True,
         validate=validate.OneOf((RUNNING, DONE)),
         metadata={"description": "`done` once all orders of the customer are erased.", "example": DONE},
     )
     orders = fields.Integer(required=True, metadata={"description": "Orders erased so far.", "example": 3})
-    created_at = fields.String(required=True, metadata=_TIMESTAMP)
-    finished_at = fields.String(required=True, allow_none=True, metadata=_TIMESTAMP)
+    created_at = fields.String(required=True, metadata=TIMESTAMP)
+    finished_at = fields.String(required=True, allow_none=True, metadata=TIMESTAMP)

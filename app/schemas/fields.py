@@ -324,7 +324,7 @@ class MetadataPatch(Metadata):
 
 
 class HttpUrl(Text):
-    """An http or https URL. The service stores and returns it and sends no request to it."""
+    """An http or https URL. Before a request is sent to it, `app.models.webhook_url` must check it."""
 
     PATTERN = "^https?://" + any_character_except(r"\x00-\x20") + "+$"
 

@@ -241,14 +241,15 @@ def create_webhook_deliveries() -> None:
         sa.PrimaryKeyConstraint("endpoint_id", "id", name="pk_webhook_deliveries"),
         sa.CheckConstraint("status IN ('pending', 'succeeded', 'failed')", name=op.f("ck_webhook_deliveries_status")),
     )
-    table, pending = "webhook_deliveries", sa.text("status = 'pending'")
-    of_order = ["endpoint_id", "order_id", "version"]
-    op.create_index("uq_webhook_deliveries_endpoint_id_order_id_version", table, of_order, unique=True)
-    for name, columns in (
-        ("ix_webhook_deliveries_endpoint_id_next_attempt_at", ["endpoint_id", "next_attempt_at"]),
-        ("ix_webhook_deliveries_pending", of_order),
+    table, of_event = "webhook_deliveries", ["order_id", "version", "endpoint_id"]
+    op.create_index("uq_webhook_deliveries_order_id_version_endpoint_id", table, of_event, unique=True)
+    for name, columns, status in (
+        ("ix_webhook_deliveries_endpoint_id_next_attempt_at", ["endpoint_id", "next_attempt_at"], "pending"),
+        ("ix_webhook_deliveries_pending", ["endpoint_id", "order_id", "version"], "pending"),
+        ("ix_webhook_deliveries_endpoint_id_finished_at", ["endpoint_id", "finished_at"], "failed"),
     ):
-        op.create_index(name, table, columns, postgresql_where=pending, sqlite_where=pending)
+        condition = sa.text(f"status = '{status}'")
+        op.create_index(name, table, columns, postgresql_where=condition, sqlite_where=condition)
 
 
 def create_partial_unique_index(table: str, *columns: str, not_null: str) -> None:

@@ -1,0 +1,186 @@
+"""`/webhooks`."""
+
+from typing import Any
+
+import orjson
+from flask import Flask, Response, current_app
+
+from app import errors
+from app.http.auth import current_principal
+from app.http.blueprint import Blueprint
+from app.http.cursors import make_cursor, read_cursor
+from app.http.request_input import MERGE_PATCH
+from app.http.responses import json_response, list_response
+from app.schemas.webhook import (
+    DeliveryListSchema,
+    DeliveryQuerySchema,
+    QueuedSchema,
+    ReplayInSchema,
+    WebhookInSchema,
+    WebhookListSchema,
+    WebhookPatchSchema,
+    WebhookSchema,
+)
+from app.services import webhook_service
+from app.services.webhook_service import WebhookRules, webhook_rules
+
+blueprint = Blueprint("webhooks", __name__, description="Send events to other services, signed, until they arrive.")
+
+
+def init_app(app: Flask) -> None:
+    """Read the rules of webhooks from the settings."""
+    app.extensions["webhook_rules"] = webhook_rules(app.config)
+
+
+def _rules() -> WebhookRules:
+    rules: WebhookRules = current_app.extensions["webhook_rules"]
+    return rules
+
+
+@blueprint.operation(
+    "POST",
+    "/webhooks",
+    scope="webhooks:manage",
+    body=WebhookInSchema(),
+    responses={201: WebhookSchema()},
+    problems=(errors.TooManyWebhooks,),
+    response_headers=("Location",),
+)
+def create_webhook(body: dict[str, Any]) -> Response:
+    """Create a webhook.
+
+    It gets the events from now on. The response has the secret that verifies the signatures; it is not shown again.
+    """
+    webhook = webhook_service.create_endpoint(body, principal=current_principal(), rules=_rules())
+    return json_response(webhook, 201, location=f"/webhooks/{webhook['id']}")
+
+
+@blueprint.operation("GET", "/webhooks", scope="webhooks:manage", responses={200: WebhookListSchema()})
+def list_webhooks() -> Response:
+    """List all webhooks with their health."""
+    return json_response({"webhooks": webhook_service.list_endpoints(principal=current_principal())})
+
+
+@blueprint.operation(
+    "GET",
+    "/webhooks/<webhook_id>",
+    scope="webhooks:manage",
+    responses={200: WebhookSchema()},
+    problems=(errors.WebhookNotFound,),
+)
+def get_webhook(webhook_id: str) -> Response:
+    """Read a webhook and its health."""
+    return json_response(webhook_service.get_endpoint(webhook_id, principal=current_principal()))
+
+
+@blueprint.operation(
+    "PATCH",
+    "/webhooks/<webhook_id>",
+    scope="webhooks:manage",
+    body=WebhookPatchSchema(),
+    body_media_type=MERGE_PATCH,
+    responses={200: WebhookSchema()},
+    problems=(errors.WebhookNotFound,),
+)
+def update_webhook(body: dict[str, Any], webhook_id: str) -> Response:
+    """Update a webhook by a JSON merge patch, disable or enable it."""
+    webhook = webhook_service.update_endpoint(webhook_id, body, principal=current_principal(), rules=_rules())
+    return json_response(webhook)
+
+
+@blueprint.operation(
+    "DELETE",
+    "/webhooks/<webhook_id>",
+    scope="webhooks:manage",
+    responses={204: None},
+    problems=(errors.WebhookNotFound,),
+)
+def delete_webhook(webhook_id: str) -> Response:
+    """Delete a webhook with its deliveries."""
+    webhook_service.delete_endpoint(webhook_id, principal=current_principal())
+    return Response(status=204)
+
+
+@blueprint.operation(
+    "POST",
+    "/webhooks/<webhook_id>/rotate-secret",
+    scope="webhooks:manage",
+    responses={200: WebhookSchema()},
+    problems=(errors.WebhookNotFound,),
+)
+def rotate_secret(webhook_id: str) -> Response:
+    """Give a webhook a new secret.
+
+    For 24 hours, requests are signed with the previous secret too.
+    """
+    webhook = webhook_service.rotate_secret(webhook_id, principal=current_principal(), rules=_rules())
+    return json_response(webhook)
+
+
+@blueprint.operation(
+    "POST",
+    "/webhooks/<webhook_id>/test",
+    scope="webhooks:manage",
+    responses={202: QueuedSchema()},
+    problems=(errors.WebhookNotFound,),
+)
+def test_webhook(webhook_id: str) -> Response:
+    """Send an event of the type `webhook.test`.
+
+    The list of deliveries shows what came of it.
+    """
+    webhook_service.send_test(webhook_id, principal=current_principal())
+    return json_response({"queued": 1}, 202)
+
+
+@blueprint.operation(
+    "GET",
+    "/webhooks/<webhook_id>/deliveries",
+    scope="webhooks:manage",
+    query=DeliveryQuerySchema(),
+    responses={200: DeliveryListSchema()},
+    problems=(errors.WebhookNotFound, errors.InvalidCursor),
+    response_headers=("Link",),
+)
+def list_deliveries(query: dict[str, Any], webhook_id: str) -> Response:
+    """List the deliveries of a webhook with their attempts, newest first.
+
+    Deliveries are kept for 30 days.
+    """
+    limit, cursor = query.pop("limit"), query.pop("cursor", None)
+    binding = query | {"webhook_id": webhook_id}
+    page = webhook_service.list_deliveries(
+        webhook_id,
+        principal=current_principal(),
+        status=query.get("status"),
+        after=read_cursor(cursor, query=binding) if cursor else None,
+        limit=limit,
+    )
+    next_cursor = make_cursor(page.next_after, query=binding) if page.next_after else None
+    return list_response("deliveries", [orjson.dumps(one).decode() for one in page.deliveries], next_cursor)
+
+
+@blueprint.operation(
+    "POST",
+    "/webhooks/<webhook_id>/replay",
+    scope="webhooks:manage",
+    body=ReplayInSchema(),
+    responses={202: QueuedSchema()},
+    problems=(errors.WebhookNotFound, errors.EventNotFound),
+)
+def replay_deliveries(body: dict[str, Any], webhook_id: str) -> Response:
+    """Send events again, with the same `webhook-id`.
+
+    One event, a range of the feed that matches the webhook's filters, or all deliveries that failed since a time.
+    Pending deliveries stay as they are.
+    """
+    principal = current_principal()
+    if "event_id" in body:
+        queued = webhook_service.replay_event(webhook_id, body["event_id"], principal=principal)
+    elif "failed_since" in body:
+        queued = webhook_service.replay_failed(webhook_id, since=body["failed_since"], principal=principal)
+    else:
+        queued = webhook_service.replay_range(
+            webhook_id, first=body["from_seq"], last=body["to_seq"], principal=principal
+        )
+    return json_response({"queued": queued}, 202)

@@ -1,0 +1,139 @@
+"""The delivery loop of a worker: claims what is due, sends it, and records what came of it.
+
+Requests are greenlets of one thread (`app.services.webhook_sender`); between them, the loop talks to the database. An
+endpoint has at most CONCURRENCY requests open in a worker, and one while it does not answer, so that a slow or dead
+endpoint takes nothing from the others.
+"""
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import gevent
+from gevent.event import Event
+from gevent.lock import BoundedSemaphore
+
+from app.models.webhook import UNREACHABLE_AFTER
+from app.services.webhook_queue import ClaimedDelivery, DueEndpoint, any_due, claim, complete, due_endpoints, release
+from app.services.webhook_sender import REQUEST_SECONDS, Attempt, WebhookSender
+from app.services.webhook_signature import SecretStore, UnreadableSecret, signed_headers
+
+CONCURRENCY = 10  # open requests of one endpoint in a worker
+# Deliveries claimed for a fast endpoint: more than can be sent at once, so that it need not wait for the database. What
+# has waited for CLAIM_SECONDS, because the endpoint has become slow, is given back.
+CLAIMED_MAX = 150
+CLAIM_SECONDS = 5.0
+OPEN_MAX = 5_000  # claimed deliveries in a worker
+_SLOW = 200  # milliseconds
+_CALL_SECONDS = 1.0
+_IDLE_WAIT = 0.05  # seconds between two looks for new deliveries while requests are open
+_COLLECT_SECONDS = 0.01  # for results to share a transaction
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What a worker has claimed for one endpoint."""
+
+    sending: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(CONCURRENCY))
+    claimed: int = 0
+    slow: bool = True  # until a request was fast
+
+
+class WebhookDeliverer:
+    """Delivers webhooks in the thread that calls it."""
+
+    def __init__(self, sender: WebhookSender, secrets: SecretStore) -> None:
+        self._sender = sender
+        self._secrets = secrets
+        self._lanes: dict[str, _Lane] = {}
+        self._results: list[tuple[ClaimedDelivery, Attempt | None]] = []  # None: not sent
+        self._finished = Event()
+        self._stopping = False
+
+    def run(self) -> bool:
+        """Deliver what is due for up to a second. Returns whether requests are open or more is due.
+
+        Open requests go on with the next call. Raises DATABASE_ERRORS; results that could not be stored are kept for
+        the next call.
+        """
+        deadline = time.monotonic() + _CALL_SECONDS
+        while time.monotonic() < deadline:
+            claimed = self._claim()
+            if not claimed and not self._lanes and not self._results:
+                self._sender.close_idle()
+                return False
+            self._wait(_IDLE_WAIT)
+            self._store_results()
+        return True
+
+    def finish(self) -> None:
+        """Complete the requests that are open, and give back what has been claimed and not sent."""
+        self._stopping = True
+        deadline = time.monotonic() + REQUEST_SECONDS + 1
+        while (self._lanes or self._results) and time.monotonic() < deadline:
+            self._wait(_IDLE_WAIT)
+            self._store_results()
+        self._sender.close()
+
+    def _claim(self) -> int:
+        """Claim and begin to send what is due, and return its number."""
+        if not any_due(datetime.now(UTC)):
+            return 0
+        total = 0
+        for endpoint in due_endpoints(datetime.now(UTC)):
+            limit = min(self._capacity(endpoint), OPEN_MAX - sum(lane.claimed for lane in self._lanes.values()))
+            if limit <= 0:
+                continue
+            deliveries, claimed_at = claim(endpoint, limit=limit), time.monotonic()
+            for delivery in deliveries:
+                lane = self._lanes.setdefault(endpoint.id, _Lane())
+                lane.claimed += 1
+                gevent.spawn(self._deliver, delivery, lane, claimed_at)
+            total += len(deliveries)
+            gevent.sleep(0)  # lets open requests go on
+        return total
+
+    def _capacity(self, endpoint: DueEndpoint) -> int:
+        """How many more deliveries may be claimed for the endpoint."""
+        lane = self._lanes.get(endpoint.id) or _Lane()
+        if endpoint.consecutive_failures >= UNREACHABLE_AFTER:
+            return 1 - lane.claimed
+        return (CONCURRENCY if lane.slow or endpoint.consecutive_failures else CLAIMED_MAX) - lane.claimed
+
+    def _deliver(self, delivery: ClaimedDelivery, lane: _Lane, claimed_at: float) -> None:
+        """Send a delivery as soon as the endpoint has a request free."""
+        attempt = None
+        try:
+            with lane.sending:
+                if not self._stopping and time.monotonic() - claimed_at < CLAIM_SECONDS:
+                    attempt = self._send(delivery)
+                    lane.slow = attempt.milliseconds > _SLOW
+        finally:
+            lane.claimed -= 1
+            if not lane.claimed:
+                self._lanes.pop(delivery.endpoint.id, None)
+            self._results.append((delivery, attempt))
+            self._finished.set()
+
+    def _send(self, delivery: ClaimedDelivery) -> Attempt:
+        now = datetime.now(UTC)
+        try:
+            secrets = [self._secrets.open(sealed) for sealed in delivery.endpoint.secrets]
+        except UnreadableSecret:
+            return Attempt(now, 0, error="Not sent: SECRET_KEY has changed, so the secret is lost. Rotate the secret.")
+        headers = signed_headers(
+            delivery.event_id, delivery.body, timestamp=int(now.timestamp()), secrets=secrets
+        )  # a timestamp for each attempt: receivers refuse old ones
+        return self._sender.send(delivery.endpoint.url, delivery.body, headers)
+
+    def _wait(self, seconds: float) -> None:
+        """Let the requests run until one has finished and others have had a moment to, or for that long."""
+        if self._finished.wait(seconds):
+            gevent.sleep(_COLLECT_SECONDS)
+        self._finished.clear()
+
+    def _store_results(self) -> None:
+        results = self._results.copy()
+        complete([(delivery, attempt) for delivery, attempt in results if attempt is not None])
+        release([delivery for delivery, attempt in results if attempt is None])
+        del self._results[: len(results)]

@@ -1,0 +1,390 @@
+"""The deliveries of webhooks as a queue in the database: fill it from the feed, claim what is due, complete it.
+
+A delivery is due if no earlier event of its order is pending for the same endpoint, so that each endpoint gets the
+events of an order in order. A claim is a lease: a delivery whose worker dies is due again after LEASE, and what that
+worker reports later is ignored. Any number of workers may run.
+"""
+
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import orjson
+import structlog
+from sqlalchemy import ColumnElement, and_, bindparam, false, literal_column, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
+
+from app.db.engine import db
+from app.db.statement import Statement
+from app.db.transactions import in_transaction, read_rows
+from app.db.types import rfc3339
+from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
+from app.models.order_id import new_id
+from app.models.webhook import (
+    ENABLED,
+    FAILED,
+    GIVE_UP_AFTER,
+    PENDING,
+    SUCCEEDED,
+    SUCCESS_RECORDED_EVERY,
+    WHOLE,
+    event_id,
+    retry_pause,
+)
+from app.services.webhook_sender import Attempt
+
+log = structlog.get_logger()
+
+LEASE = timedelta(seconds=30)  # longer than the longest request and the wait for it
+FAN_OUT_MAX = 1_000  # events in one transaction
+ATTEMPTS_KEPT = 50  # of a delivery, the latest ones
+
+_OF_EVENT = ("order_id", "version", "endpoint_id")
+# The values of a delivery that is queued, with `next_attempt_at`.
+AGAIN: dict[str, Any] = {
+    "status": PENDING,
+    "attempt_count": 0,
+    "lease": None,
+    "first_attempt_at": None,
+    "finished_at": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DueEndpoint:
+    """An endpoint with deliveries that are due, as it is now."""
+
+    id: str
+    url: str
+    payload: str
+    secrets: tuple[str, ...]  # sealed
+    consecutive_failures: int
+    last_success_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """A delivery that this worker may send until its lease ends."""
+
+    endpoint: DueEndpoint
+    id: str
+    event_id: str
+    body: bytes
+    lease: str
+    attempt_count: int
+    attempts: list[dict[str, Any]]
+    first_attempt_at: datetime | None
+
+
+def fan_out() -> bool:
+    """Queue the new events of the feed for each enabled endpoint, and return whether there were any.
+
+    For each endpoint at most FAN_OUT_MAX events are read; call it again until it returns False.
+    """
+    return any([in_transaction(partial(_fan_out_to, endpoint_id)) for [endpoint_id] in _BEHIND.rows()])
+
+
+def _fan_out_to(endpoint_id: str) -> bool:
+    query = select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.status == ENABLED)
+    endpoint = db.session.scalar(query.with_for_update(skip_locked=True))
+    if endpoint is None:  # another worker is at it
+        return False
+    head = db.session.scalars(select(FeedHead.seq)).one()
+    until = min(head, endpoint.last_seq + FAN_OUT_MAX)
+    queue_events(endpoint, after=endpoint.last_seq, until=until, types=endpoint.events, again=False)
+    endpoint.last_seq = until
+    return True
+
+
+def queue_events(endpoint: WebhookEndpoint, *, after: int, until: int, types: Sequence[str] | None, again: bool) -> int:
+    """Queue the events of the feed with `after` < seq <= `until` that match the endpoint's channels and the types.
+
+    With `again`, also those that were delivered or have failed. Called in a transaction.
+    """
+    query = (
+        select(FeedEntry.seq, FeedEntry.order_id, FeedEntry.version, OrderEvent.type)
+        .join(OrderEvent, (OrderEvent.order_id == FeedEntry.order_id) & (OrderEvent.version == FeedEntry.version))
+        .where(FeedEntry.seq > after, FeedEntry.seq <= until)
+        .order_by(FeedEntry.seq)
+    )
+    if types is not None:
+        query = query.where(OrderEvent.type.in_(types))
+    if endpoint.channels is not None:
+        query = query.join(Order, Order.id == FeedEntry.order_id).where(Order.channel.in_(endpoint.channels))
+    return queue_rows(endpoint.id, [row._asdict() for row in db.session.execute(query)], again=again)
+
+
+def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: bool) -> int:
+    """Queue events given as {"type", "order_id", "version", "seq"}, those of endpoints as {"type", "data"}.
+
+    With `again`, also those that were delivered or have failed. Called in a transaction.
+    """
+    now = datetime.now(UTC)
+    rows = [
+        # Microseconds apart, so that the ids sort as the events do.
+        _new_row(endpoint_id, event, id=new_id(now + timedelta(microseconds=i)), at=now)
+        for i, event in enumerate(events)
+    ]
+    if rows:
+        is_postgresql = db.engine.dialect.name == "postgresql"
+        insert = postgresql.insert(DELIVERIES) if is_postgresql else sqlite.insert(DELIVERIES)
+        values = AGAIN | {"next_attempt_at": now}
+        finished = (DELIVERIES.c.status != PENDING) if again else false()
+        statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=values, where=finished)
+        db.session.connection().execute(statement, rows)
+    return len(rows)
+
+
+def _new_row(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetime) -> dict[str, Any]:
+    members = dict.fromkeys(("order_id", "version", "seq", "data")) | dict(event)
+    return members | AGAIN | {
+        "endpoint_id": endpoint_id, "id": id, "attempts": [], "next_attempt_at": at, "created_at": at,
+    }  # fmt: skip
+
+
+def any_due(now: datetime) -> bool:
+    """Whether `due_endpoints` would find any: one short statement, for a worker that has nothing to do."""
+    return bool(_ANY_DUE.rows(now=rfc3339(now)))
+
+
+def due_endpoints(now: datetime) -> list[DueEndpoint]:
+    """The enabled endpoints with deliveries that are due, except those that are paused after failures."""
+    return [_due_endpoint(row, now) for row in read_rows(select(WebhookEndpoint.__table__).where(_is_due(now)))]
+
+
+def _is_due(now: Any) -> ColumnElement[bool]:
+    endpoint, delivery = WebhookEndpoint, WebhookDelivery
+    due = select(delivery.id).where(
+        delivery.endpoint_id == endpoint.id, delivery.status == PENDING, delivery.next_attempt_at <= now
+    )
+    return and_(endpoint.status == ENABLED, or_(endpoint.retry_at.is_(None), endpoint.retry_at <= now), due.exists())
+
+
+_BEHIND = Statement(
+    select(WebhookEndpoint.id).where(
+        WebhookEndpoint.status == ENABLED, WebhookEndpoint.last_seq < select(FeedHead.seq).scalar_subquery()
+    )
+)
+_ANY_DUE = Statement(select(WebhookEndpoint.id).where(_is_due(bindparam("now"))).limit(literal_column("1")))
+
+
+def _due_endpoint(row: Any, now: datetime) -> DueEndpoint:
+    sealed = [row.secret]
+    if row.previous_secret is not None and row.previous_secret_until > now:
+        sealed.append(row.previous_secret)
+    return DueEndpoint(row.id, row.url, row.payload, tuple(sealed), row.consecutive_failures, row.last_success_at)
+
+
+def claim(endpoint: DueEndpoint, *, limit: int) -> list[ClaimedDelivery]:
+    """Claim up to `limit` deliveries that are due, the oldest first, at most one of each order."""
+    now, lease = datetime.now(UTC), secrets.token_hex(16)
+    return in_transaction(lambda: _claim(endpoint, limit=limit, now=now, lease=lease))
+
+
+def _claim(endpoint: DueEndpoint, *, limit: int, now: datetime, lease: str) -> list[ClaimedDelivery]:
+    delivery, other = WebhookDelivery, aliased(WebhookDelivery)
+    # A scalar subquery is one look-up by index for each candidate. NOT EXISTS could be planned as a join of all that
+    # is pending.
+    earlier = select(other.version).where(
+        other.endpoint_id == delivery.endpoint_id,
+        other.order_id == delivery.order_id,
+        other.version < delivery.version,
+        other.status == PENDING,
+    )
+    due = (
+        select(delivery.id)
+        .where(delivery.endpoint_id == endpoint.id, delivery.status == PENDING, delivery.next_attempt_at <= now)
+        .where(earlier.limit(1).scalar_subquery().is_(None))
+        .order_by(delivery.next_attempt_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=delivery)
+        .cte("due")
+    )
+    claimed = (
+        update(DELIVERIES)
+        .where(DELIVERIES.c.endpoint_id == endpoint.id, DELIVERIES.c.id.in_(select(due.c.id)))
+        .values(lease=lease, next_attempt_at=now + LEASE)
+        .returning(DELIVERIES.c.id)
+    )
+    ids = list(db.session.scalars(claimed))
+    return _load(endpoint, ids, lease) if ids else []
+
+
+def _load(endpoint: DueEndpoint, ids: Sequence[str], lease: str) -> list[ClaimedDelivery]:
+    """The claimed deliveries with their bodies, oldest first."""
+    event = (OrderEvent.order_id == WebhookDelivery.order_id) & (OrderEvent.version == WebhookDelivery.version)
+    query = (
+        select(DELIVERIES, OrderEvent.at, OrderEvent.snapshot)
+        .select_from(WebhookDelivery)
+        .outerjoin(OrderEvent, event)
+        .where(WebhookDelivery.endpoint_id == endpoint.id, WebhookDelivery.id.in_(ids))
+        .order_by(WebhookDelivery.id)
+    )
+    return [
+        ClaimedDelivery(
+            endpoint,
+            row.id,
+            event_id(row.order_id, row.version, row.id),
+            render_payload(row, payload=endpoint.payload),
+            lease,
+            row.attempt_count,
+            row.attempts,
+            row.first_attempt_at,
+        )
+        for row in db.session.execute(query)
+    ]
+
+
+def render_payload(row: Any, *, payload: str) -> bytes:
+    """The body of a request. `row` has the columns of a delivery, and `at` and `snapshot` of an order's event."""
+    if row.order_id is None:
+        return orjson.dumps({"type": row.type, "timestamp": rfc3339(row.created_at), "data": row.data})
+    return render_event(
+        row.type, at=row.at, order_id=row.order_id, version=row.version, seq=row.seq, snapshot=row.snapshot,
+        payload=payload,
+    )  # fmt: skip
+
+
+def render_event(
+    event_type: str, *, at: datetime, order_id: str, version: int, seq: int | None, snapshot: str, payload: str
+) -> bytes:
+    """The body that tells an endpoint of an order's event; `payload` is thin or order."""
+    order = orjson.loads(snapshot)
+    data = {"order_id": order_id, "version": version, "seq": seq}
+    data |= {name: value for name, value in order.items() if name == "status" or name.endswith("_status")}
+    if payload == WHOLE:
+        data["order"] = orjson.Fragment(snapshot)
+    return orjson.dumps({"type": event_type, "timestamp": rfc3339(at), "data": data})
+
+
+def delivery_document(row: Any) -> dict[str, Any]:
+    """The document of a delivery, given as a row of all columns."""
+    return {
+        "id": row.id,
+        "event_id": event_id(row.order_id, row.version, row.id),
+        "type": row.type,
+        "order_id": row.order_id,
+        "version": row.version,
+        "seq": row.seq,
+        "status": row.status,
+        "attempt_count": row.attempt_count,
+        "attempts": row.attempts,
+        "next_attempt_at": row.next_attempt_at and rfc3339(row.next_attempt_at),
+        "created_at": rfc3339(row.created_at),
+        "finished_at": row.finished_at and rfc3339(row.finished_at),
+    }
+
+
+def complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
+    """Store what came of attempts, except those whose lease has been taken over, and the health of their endpoints."""
+    if results:
+        in_transaction(lambda: _complete(results))
+
+
+def release(deliveries: Sequence[ClaimedDelivery]) -> None:
+    """Give back deliveries that were not sent."""
+    if deliveries:
+        rows = [_key_of(delivery) | {"due_at": datetime.now(UTC)} for delivery in deliveries]
+        in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
+
+
+def _complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
+    db.session.connection().execute(_COMPLETION, [_completion(*result) for result in results])
+    by_endpoint: dict[str, list[tuple[DueEndpoint, Attempt]]] = defaultdict(list)
+    for delivery, attempt in results:
+        by_endpoint[delivery.endpoint.id].append((delivery.endpoint, attempt))
+    for endpoint_id in sorted(by_endpoint):  # in one order, so that two workers do not deadlock
+        _record_health(*by_endpoint[endpoint_id][-1], [attempt for _, attempt in by_endpoint[endpoint_id]])
+
+
+def _completion(delivery: ClaimedDelivery, attempt: Attempt) -> dict[str, Any]:
+    """The values of a delivery after an attempt: it has succeeded, has failed for good, or is tried again later."""
+    first_attempt_at = delivery.first_attempt_at or attempt.at
+    count = delivery.attempt_count + 1
+    left = first_attempt_at + GIVE_UP_AFTER - attempt.at
+    values: dict[str, Any] = {"new_status": PENDING, "due_at": None, "new_finished_at": None}
+    if attempt.succeeded or left <= timedelta(0):
+        values |= {"new_status": SUCCEEDED if attempt.succeeded else FAILED, "new_finished_at": attempt.at}
+    else:  # the last attempt is made at the end of the time
+        values["due_at"] = attempt.at + min(left, retry_pause(count, retry_after=attempt.retry_after))
+    return _key_of(delivery) | values | {
+        "new_attempts": [*delivery.attempts, _attempt_document(attempt)][-ATTEMPTS_KEPT:],
+        "new_count": count,
+        "new_first_attempt_at": first_attempt_at,
+    }  # fmt: skip
+
+
+def _key_of(delivery: ClaimedDelivery) -> dict[str, Any]:
+    return {"of_endpoint": delivery.endpoint.id, "of_id": delivery.id, "of_lease": delivery.lease}
+
+
+def _attempt_document(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "at": rfc3339(attempt.at),
+        "status": attempt.status,
+        "milliseconds": attempt.milliseconds,
+        "error": attempt.error,
+        "response": attempt.response,
+    }
+
+
+_LEASED = (
+    DELIVERIES.c.endpoint_id == bindparam("of_endpoint"),
+    DELIVERIES.c.id == bindparam("of_id"),
+    DELIVERIES.c.lease == bindparam("of_lease"),
+)
+_RELEASE = update(DELIVERIES).where(*_LEASED).values(lease=None, next_attempt_at=bindparam("due_at"))
+_COMPLETION = (
+    update(DELIVERIES)
+    .where(*_LEASED)
+    .values(
+        lease=None,
+        status=bindparam("new_status"),
+        attempts=bindparam("new_attempts"),
+        attempt_count=bindparam("new_count"),
+        next_attempt_at=bindparam("due_at"),
+        first_attempt_at=bindparam("new_first_attempt_at"),
+        finished_at=bindparam("new_finished_at"),
+    )
+)
+
+
+def _record_health(known: DueEndpoint, last: Attempt, attempts: Sequence[Attempt]) -> None:
+    """Record the health of an endpoint, and queue the events that tell operators about it."""
+    if all(attempt.succeeded for attempt in attempts) and not known.consecutive_failures:
+        if known.last_success_at is not None and last.at - known.last_success_at < SUCCESS_RECORDED_EVERY:
+            return
+    endpoint = db.session.scalar(select(WebhookEndpoint).where(WebhookEndpoint.id == known.id).with_for_update())
+    if endpoint is None:  # it has been deleted
+        return
+    for attempt in attempts:
+        if attempt.succeeded:
+            endpoint.record_success(attempt.at)
+            continue
+        report = endpoint.record_failure(attempt.at, status=attempt.status, retry_after=attempt.retry_after)
+        if report is not None:
+            _report(endpoint, report, attempt)
+
+
+def _report(endpoint: WebhookEndpoint, event_type: str, attempt: Attempt) -> None:
+    """Log that an endpoint fails or is disabled, and queue the event for the other endpoints that subscribe to it."""
+    data = {
+        "endpoint_id": endpoint.id,
+        "status": endpoint.status,
+        "disabled_reason": endpoint.disabled_reason,
+        "consecutive_failures": endpoint.consecutive_failures,
+        "failing_since": endpoint.failing_since and rfc3339(endpoint.failing_since),
+        "response_status": attempt.status,
+        "error": attempt.error,
+    }
+    log.warning(event_type, **data)
+    event = {"type": event_type, "data": data}
+    others = select(WebhookEndpoint).where(WebhookEndpoint.status == ENABLED, WebhookEndpoint.id != endpoint.id)
+    for other in db.session.scalars(others):
+        if event_type in (other.events or ()) and other.covers_channels(endpoint.channels):
+            queue_rows(other.id, [event], again=False)

@@ -1,0 +1,332 @@
+"""Webhook endpoints and their deliveries: create, change and delete endpoints, look at deliveries, send them again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+
+from app.db.engine import db
+from app.db.transactions import in_transaction, read_rows
+from app.db.types import rfc3339
+from app.errors import EventNotFound, Forbidden, InvalidRequest, TooManyWebhooks, WebhookNotFound
+from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookEndpoint
+from app.models.order_id import first_order_id, new_id, parse_uuid
+from app.models.principal import Principal
+from app.models.webhook import ENABLED, FAILED, PAUSED, PENDING, REPLAY_MAX, TEST
+from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
+from app.services.webhook_queue import AGAIN, delivery_document, queue_events, queue_rows
+from app.services.webhook_sender import Resolver, resolve_host
+from app.services.webhook_signature import SecretStore, new_secret
+
+ENDPOINTS_MAX = 200  # the worker looks at all of them for each event
+ROTATION = timedelta(hours=24)  # that the previous secret signs too
+KEPT = timedelta(days=30)  # of finished deliveries
+_DELETE_MAX = 1_000  # deliveries in one transaction
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRules:
+    """How secrets are stored, and where webhooks may be sent (`app.models.webhook_url`)."""
+
+    secrets: SecretStore
+    allow_private: bool
+    resolve: Resolver = resolve_host
+
+
+def webhook_rules(config: Mapping[str, Any]) -> WebhookRules:
+    """The rules that the settings make."""
+    return WebhookRules(SecretStore(config["SECRET_KEY"]), config["WEBHOOKS_ALLOW_PRIVATE"])
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """Delivery documents, and the id of the last one where more follow."""
+
+    deliveries: list[dict[str, Any]]
+    next_after: str | None
+
+
+def create_endpoint(content: Mapping[str, Any], *, principal: Principal, rules: WebhookRules) -> dict[str, Any]:
+    """Create an endpoint, which gets the events from now on. Returns its document with the secret, which is not shown
+    again.
+
+    Raises InvalidRequest for a URL that is refused, Forbidden for channels that the principal is not bound to, and
+    TooManyWebhooks.
+    """
+    _check_url(content["url"], rules)
+    secret, now = new_secret(), datetime.now(UTC)
+    endpoint = WebhookEndpoint(
+        id=new_id(now),
+        url=content["url"],
+        description=content.get("description"),
+        events=content.get("events"),
+        channels=_permitted_channels(content.get("channels"), principal),
+        payload=content["payload"],
+        status=ENABLED,
+        secret=rules.secrets.seal(secret),
+        created_by=principal.id,
+        created_at=now,
+        updated_at=now,
+        consecutive_failures=0,
+    )
+    return in_transaction(lambda: _add(endpoint)) | {"secret": secret}
+
+
+def _add(endpoint: WebhookEndpoint) -> dict[str, Any]:
+    if db.session.scalars(select(func.count()).select_from(WebhookEndpoint)).one() >= ENDPOINTS_MAX:
+        raise TooManyWebhooks(f"There are {ENDPOINTS_MAX} webhooks, the maximum. Delete those that are not used.")
+    endpoint.last_seq = db.session.scalars(select(FeedHead.seq)).one()
+    db.session.add(endpoint)
+    db.session.flush()
+    return endpoint_document(endpoint)
+
+
+def list_endpoints(*, principal: Principal) -> list[dict[str, Any]]:
+    """All endpoints that the principal can manage, oldest first."""
+    rows = read_rows(select(WebhookEndpoint.__table__).order_by(WebhookEndpoint.id))
+    return [endpoint_document(row) for row in rows if _may_manage(principal, row.channels)]
+
+
+def get_endpoint(endpoint_id: str, *, principal: Principal) -> dict[str, Any]:
+    """An endpoint. Raises WebhookNotFound, also for one of other channels."""
+    known_id = parse_uuid(endpoint_id)
+    rows = read_rows(select(WebhookEndpoint.__table__).where(WebhookEndpoint.id == known_id)) if known_id else []
+    for row in rows:
+        if _may_manage(principal, row.channels):
+            return endpoint_document(row)
+    raise _not_found(endpoint_id)
+
+
+def update_endpoint(
+    endpoint_id: str, patch: Mapping[str, Any], *, principal: Principal, rules: WebhookRules
+) -> dict[str, Any]:
+    """Change the members in `patch`; None removes an optional one. Raises what `create_endpoint` does.
+
+    An endpoint that is enabled again, or gets another URL, starts without failures. It gets what was pending, and the
+    events since it was disabled.
+    """
+    if "url" in patch:
+        _check_url(patch["url"], rules)
+    return in_transaction(lambda: _update(_lock(endpoint_id, principal), patch, principal))
+
+
+def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
+    for name in ("url", "description", "events", "payload"):
+        if name in patch:
+            setattr(endpoint, name, patch[name])
+    if "channels" in patch:
+        endpoint.channels = _permitted_channels(patch["channels"], principal)
+    if "url" in patch:
+        endpoint.forget_failures()
+    if "status" in patch and patch["status"] != endpoint.status:
+        if patch["status"] == ENABLED:
+            endpoint.enable()
+        else:
+            endpoint.disable(PAUSED)
+    endpoint.updated_at = datetime.now(UTC)
+    return endpoint_document(endpoint)
+
+
+def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
+    """Delete an endpoint and its deliveries. Raises WebhookNotFound."""
+    known_id = in_transaction(lambda: _delete(_lock(endpoint_id, principal)))
+    while in_transaction(lambda: _delete_deliveries(known_id, before=None)):
+        pass
+
+
+def _delete(endpoint: WebhookEndpoint) -> str:
+    known_id = endpoint.id
+    db.session.delete(endpoint)
+    return known_id
+
+
+def rotate_secret(endpoint_id: str, *, principal: Principal, rules: WebhookRules) -> dict[str, Any]:
+    """Give an endpoint a new secret. Returns its document with the secret, which is not shown again.
+
+    Requests carry signatures of both secrets for ROTATION. Raises WebhookNotFound.
+    """
+    secret = new_secret()
+    sealed, now = rules.secrets.seal(secret), datetime.now(UTC)
+
+    def rotate() -> dict[str, Any]:
+        endpoint = _lock(endpoint_id, principal)
+        endpoint.previous_secret, endpoint.secret = endpoint.secret, sealed
+        endpoint.previous_secret_until = now + ROTATION
+        endpoint.updated_at = now
+        return endpoint_document(endpoint)
+
+    return in_transaction(rotate) | {"secret": secret}
+
+
+def send_test(endpoint_id: str, *, principal: Principal) -> None:
+    """Queue an event of the type webhook.test for an endpoint. Raises WebhookNotFound."""
+
+    def queue() -> None:
+        endpoint = _lock(endpoint_id, principal)
+        queue_rows(endpoint.id, [{"type": TEST, "data": {"endpoint_id": endpoint.id}}], again=False)
+
+    in_transaction(queue)
+
+
+def list_deliveries(
+    endpoint_id: str, *, principal: Principal, status: str | None, after: str | None, limit: int
+) -> DeliveryPage:
+    """Up to `limit` deliveries of an endpoint, newest first, after the one with the id `after`.
+
+    Raises WebhookNotFound.
+    """
+    known_id = get_endpoint(endpoint_id, principal=principal)["id"]
+    query = select(DELIVERIES).where(DELIVERIES.c.endpoint_id == known_id).order_by(DELIVERIES.c.id.desc())
+    if status is not None:
+        query = query.where(DELIVERIES.c.status == status)
+    if after is not None:
+        query = query.where(DELIVERIES.c.id < after)
+    rows = read_rows(query.limit(limit + 1))
+    return DeliveryPage([delivery_document(row) for row in rows[:limit]], rows[limit - 1].id if rows[limit:] else None)
+
+
+def replay_event(endpoint_id: str, event_id: str, *, principal: Principal) -> int:
+    """Queue one event, of any type, again. Raises WebhookNotFound, and EventNotFound, also for another channel."""
+
+    def replay() -> int:
+        endpoint = _lock(endpoint_id, principal)
+        return queue_rows(endpoint.id, [_find_event(endpoint, event_id)], again=True)
+
+    return in_transaction(replay)
+
+
+def _find_event(endpoint: WebhookEndpoint, event_id: str) -> dict[str, Any]:
+    order_id, _, version = event_id.partition(":")
+    of_entry = (FeedEntry.order_id == OrderEvent.order_id) & (FeedEntry.version == OrderEvent.version)
+    query = (
+        select(OrderEvent.order_id, OrderEvent.version, OrderEvent.type, FeedEntry.seq, Order.channel)
+        .join(Order, Order.id == OrderEvent.order_id)
+        .outerjoin(FeedEntry, of_entry)
+        .where(OrderEvent.order_id == parse_uuid(order_id), OrderEvent.version == int(version))
+    )
+    row = db.session.execute(query).first()
+    if row is None or (endpoint.channels is not None and row.channel not in endpoint.channels):
+        raise EventNotFound(f"Event {event_id} was not found.")
+    return {"order_id": row.order_id, "version": row.version, "type": row.type, "seq": row.seq}
+
+
+def replay_range(endpoint_id: str, *, first: int, last: int, principal: Principal) -> int:
+    """Queue the events of the feed from `first` to `last` that match the endpoint's filters, and return their number.
+
+    Those that were delivered or have failed are sent again. Raises WebhookNotFound.
+    """
+
+    def replay() -> int:
+        endpoint = _lock(endpoint_id, principal)
+        return queue_events(endpoint, after=first - 1, until=last, types=endpoint.events, again=True)
+
+    return in_transaction(replay)
+
+
+def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) -> int:
+    """Queue up to REPLAY_MAX deliveries again that have failed since then, and return their number.
+
+    Raises WebhookNotFound.
+    """
+
+    def replay() -> int:
+        endpoint = _lock(endpoint_id, principal)
+        of_endpoint = DELIVERIES.c.endpoint_id == endpoint.id
+        failed = select(DELIVERIES.c.id).where(
+            of_endpoint, DELIVERIES.c.status == FAILED, DELIVERIES.c.finished_at >= since
+        )
+        oldest = failed.order_by(DELIVERIES.c.finished_at).limit(REPLAY_MAX)
+        again = update(DELIVERIES).where(of_endpoint, DELIVERIES.c.id.in_(oldest))
+        again = again.values(**AGAIN, next_attempt_at=datetime.now(UTC)).returning(DELIVERIES.c.id)
+        return len(db.session.scalars(again).all())
+
+    return in_transaction(replay)
+
+
+def prune_deliveries(*, older_than: timedelta = KEPT) -> int:
+    """Delete a batch of the finished deliveries that were queued longer ago, and return their number."""
+    before = first_order_id(datetime.now(UTC) - older_than)
+    endpoints = [row.id for row in read_rows(select(WebhookEndpoint.id))]
+    return sum(in_transaction(partial(_delete_deliveries, endpoint_id, before=before)) for endpoint_id in endpoints)
+
+
+def _delete_deliveries(endpoint_id: str, *, before: str | None) -> int:
+    of_endpoint = DELIVERIES.c.endpoint_id == endpoint_id
+    batch = select(DELIVERIES.c.id).where(of_endpoint).order_by(DELIVERIES.c.id).limit(_DELETE_MAX)
+    if before is not None:
+        batch = batch.where(DELIVERIES.c.id < before, DELIVERIES.c.status != PENDING)
+    deleted = delete(DELIVERIES).where(of_endpoint, DELIVERIES.c.id.in_(batch)).returning(DELIVERIES.c.id)
+    return len(db.session.scalars(deleted).all())
+
+
+def _lock(endpoint_id: str, principal: Principal) -> WebhookEndpoint:
+    known_id = parse_uuid(endpoint_id)
+    query = select(WebhookEndpoint).where(WebhookEndpoint.id == known_id).with_for_update()
+    endpoint = db.session.scalar(query) if known_id else None
+    if endpoint is None or not _may_manage(principal, endpoint.channels):
+        raise _not_found(endpoint_id)
+    return endpoint
+
+
+def _not_found(endpoint_id: str) -> WebhookNotFound:
+    return WebhookNotFound(f"Webhook {endpoint_id[:64]} was not found.")
+
+
+def _may_manage(principal: Principal, channels: list[str] | None) -> bool:
+    """Whether the principal may see and change an endpoint with these channels."""
+    return principal.channels is None or (channels is not None and principal.channels.issuperset(channels))
+
+
+def _permitted_channels(channels: list[str] | None, principal: Principal) -> list[str] | None:
+    """The channels of an endpoint: by default, those that the principal is bound to. Raises Forbidden for others."""
+    if channels is None and principal.channels is not None:
+        return sorted(principal.channels)
+    if not _may_manage(principal, channels):
+        names = ", ".join(sorted(principal.channels or ()))
+        raise Forbidden(f"This API key manages webhooks of its channels only. `channels` may contain: {names}.")
+    return channels
+
+
+def _check_url(text: str, rules: WebhookRules) -> None:
+    """Check a URL as every delivery does. Raises InvalidRequest."""
+    try:
+        url = parse_webhook_url(text, allow_private=rules.allow_private)
+        check_addresses(rules.resolve(url.host, url.port), allow_private=rules.allow_private)
+    except RefusedURL as error:
+        detail = str(error)
+    except OSError:
+        detail = "The host name cannot be resolved."
+    else:
+        return
+    raise InvalidRequest("The URL is refused.", errors=[{"pointer": "#/url", "detail": detail}])
+
+
+def endpoint_document(endpoint: Any) -> dict[str, Any]:
+    """The document of an endpoint, given as a model or as a row. It does not contain the secret."""
+    return {
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "description": endpoint.description,
+        "events": endpoint.events,
+        "channels": endpoint.channels,
+        "payload": endpoint.payload,
+        "status": endpoint.status,
+        "disabled_reason": endpoint.disabled_reason,
+        "health": {
+            "consecutive_failures": endpoint.consecutive_failures,
+            **{
+                name: _time(getattr(endpoint, name))
+                for name in ("failing_since", "retry_at", "last_success_at", "last_failure_at")
+            },
+        },
+        "previous_secret_until": _time(endpoint.previous_secret_until),
+        "created_at": _time(endpoint.created_at),
+        "updated_at": _time(endpoint.updated_at),
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)

@@ -1,0 +1,66 @@
+"""Webhook endpoints, a resolver for their names, and a worker that delivers to them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.services.sequencer import sequence_events
+from app.services.webhook_delivery import WebhookDeliverer
+from app.services.webhook_queue import fan_out
+from app.services.webhook_sender import WebhookSender
+from app.services.webhook_service import WebhookRules
+from app.services.webhook_signature import SecretStore
+
+SECRETS = SecretStore("a secret key of the installation, for tests")
+URL = "https://hooks.shop.com/orders"
+PUBLIC_ADDRESS = "93.184.215.14"
+
+
+def resolve_to(*addresses: str) -> Any:
+    """A resolver that knows every name, by these addresses."""
+
+    def resolve(_host: str, _port: int) -> Sequence[str]:
+        return addresses
+
+    return resolve
+
+
+@contextmanager
+def webhook_rules(
+    app: Flask, *, allow_private: bool = True, resolve: Any = resolve_to(PUBLIC_ADDRESS), secrets: Any = SECRETS
+) -> Iterator[None]:
+    """Let the application resolve names with this resolver: no test depends on the domain name system."""
+    usual = app.extensions["webhook_rules"]
+    app.extensions["webhook_rules"] = WebhookRules(secrets, allow_private, resolve)
+    try:
+        yield
+    finally:
+        app.extensions["webhook_rules"] = usual
+
+
+def create_webhook(client: FlaskClient, url: str = URL, **members: Any) -> dict[str, Any]:
+    response = client.post("/webhooks", json={"url": url} | members)
+    assert response.status_code == 201, response.text
+    webhook: dict[str, Any] = response.json
+    return webhook
+
+
+def queue_events() -> None:
+    """Do what the other tasks of a worker do before a delivery."""
+    while sequence_events():
+        pass
+    while fan_out():
+        pass
+
+
+def deliver(app: Flask, *, sender: WebhookSender | None = None) -> None:
+    """Be a worker until nothing is due."""
+    deliverer = WebhookDeliverer(sender or WebhookSender(allow_private=True), app.extensions["webhook_rules"].secrets)
+    with app.app_context():
+        queue_events()
+        while deliverer.run():
+            pass
+        deliverer.finish()
