@@ -52,7 +52,7 @@ TASKS = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
 )
 FAILED_TASKS = Counter("worker_task_failures", "Calls of a worker's tasks that failed.", ["task"])
-_LOGGED_IDS = ("order_id", "erasure_id")
+_LOGGED_IDS = ("order_id", "erasure_id", "webhook_id")
 _CAUSES_MAX = 10  # exceptions of a chain in one log entry
 _RESOURCE_EXISTS = (409, 412)  # client error statuses that imply that the path names an existing resource
 _SAMPLE_INTERVAL = 1.0  # seconds between two samples of the worker's CPU time, memory and connections

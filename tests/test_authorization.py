@@ -54,6 +54,15 @@ ROUTES = {
     ("POST", "/orders/<order_id>/returns"): Route("orders:manage", LINES, 201, after=SENT),
     ("DELETE", "/customers/<characters:customer_id>/personal-data"): Route("privacy:erase"),
     ("GET", "/erasures/<erasure_id>"): Route("privacy:erase", success=404),
+    ("POST", "/webhooks"): Route("webhooks:manage", {"url": "https://93.184.215.14/"}, 201),
+    ("GET", "/webhooks"): Route("webhooks:manage"),
+    ("GET", "/webhooks/<webhook_id>"): Route("webhooks:manage", success=404),
+    ("PATCH", "/webhooks/<webhook_id>"): Route("webhooks:manage", {}, 404),
+    ("DELETE", "/webhooks/<webhook_id>"): Route("webhooks:manage", success=404),
+    ("POST", "/webhooks/<webhook_id>/rotate-secret"): Route("webhooks:manage", success=404),
+    ("POST", "/webhooks/<webhook_id>/test"): Route("webhooks:manage", success=404),
+    ("GET", "/webhooks/<webhook_id>/deliveries"): Route("webhooks:manage", success=404),
+    ("POST", "/webhooks/<webhook_id>/replay"): Route("webhooks:manage", {"event_id": f"{ABSENT}:1"}, 404),
     ("GET", "/"): Route(None, success=302),
     ("GET", "/healthz"): Route(None),
     ("GET", "/readyz"): Route(None),
@@ -84,6 +93,7 @@ def send(client: FlaskClient, method: str, path: str, body: Any, credential: str
     names = {
         "order_id": ABSENT,
         "erasure_id": ABSENT,
+        "webhook_id": ABSENT,
         "customer_id": "c-0",
         "external_ref": "r-0",
         "name": "start.js",
@@ -185,7 +195,9 @@ def test_the_scope_of_the_route_suffices(
     for action, body in route.after:
         done = send(secure_client, "POST", f"/orders/<order_id>/{action}", body, master, order_id=order_id)
         assert done.status_code < 300
-    credential = api_key(secure_app, route.scope) if kind == "key" else token(scope=route.scope)
+    # A customer's token has no other scopes: then the token is one of the staff.
+    scope = route.scope if route.scope in CUSTOMER.split() else f"{route.scope} orders:manage"
+    credential = api_key(secure_app, route.scope) if kind == "key" else token(scope=scope)
 
     response = send(secure_client, method, path, route.body, credential, order_id=order_id, customer_id="c-1")
 

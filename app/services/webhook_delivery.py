@@ -6,17 +6,30 @@ endpoint takes nothing from the others.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from app.models.webhook import UNREACHABLE_AFTER
-from app.services.webhook_queue import ClaimedDelivery, DueEndpoint, any_due, claim, complete, due_endpoints, release
+from app.services.webhook_queue import (
+    ClaimedDelivery,
+    DueEndpoint,
+    any_due,
+    claim,
+    complete,
+    due_endpoints,
+    fan_out,
+    release,
+)
 from app.services.webhook_sender import REQUEST_SECONDS, Attempt, WebhookSender
+from app.services.webhook_service import prune_deliveries, webhook_rules
 from app.services.webhook_signature import SecretStore, UnreadableSecret, signed_headers
+from app.services.worker import Task
 
 CONCURRENCY = 10  # open requests of one endpoint in a worker
 # Deliveries claimed for a fast endpoint: more than can be sent at once, so that it need not wait for the database. What
@@ -28,6 +41,17 @@ _SLOW = 200  # milliseconds
 _CALL_SECONDS = 1.0
 _IDLE_WAIT = 0.05  # seconds between two looks for new deliveries while requests are open
 _COLLECT_SECONDS = 0.01  # for results to share a transaction
+
+
+def webhook_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
+    """The tasks of a worker: fill the queue, deliver, and delete what has been kept for long enough."""
+    rules = webhook_rules(config)
+    deliverer = WebhookDeliverer(WebhookSender(allow_private=rules.allow_private), rules.secrets)
+    return (
+        Task("webhook queue", fan_out, pause=0.05),
+        Task("webhooks", deliverer.run, pause=0.05, finish=deliverer.finish),
+        Task("webhook retention", lambda: prune_deliveries() > 0, pause=600),
+    )
 
 
 @dataclass(slots=True)
