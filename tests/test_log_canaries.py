@@ -3,9 +3,7 @@
 import http.client
 import json
 import re
-import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -21,19 +19,16 @@ from app.db.engine import db
 from tests.support.credentials import (
     AUDIENCE,
     ISSUER,
-    SECRET_KEY,
     SIGNING_KEY,
     api_key,
     bearer,
     claims,
     encoded,
-    hashed,
     public_pem,
     signed,
     token,
 )
 from tests.support.forgeries import FORGED
-from tests.support.marks import on_sqlite
 from tests.support.samples import ADDRESS
 from tests.support.servers import GUNICORN, TIMEOUT, Server, free_port, running
 
@@ -206,38 +201,6 @@ def test_no_log_line_contains_personal_data(app: Flask, database_url: str, form:
     told = [line for line in (output + metrics).splitlines() if any(part in line for part in FORBIDDEN)]
     assert told == []
     assert "request failed" in output and "denied" in output
-
-
-def denied_principals(server: Server) -> set[str]:
-    lines = [json.loads(line) for line in server.output().splitlines()]
-    return {line["principal"] for line in lines if line["event"] == "denied"}
-
-
-@on_sqlite
-@pytest.mark.parametrize("secret", [{}, {"SECRET_KEY": SECRET_KEY}], ids=["random", "set"])
-def test_a_person_is_one_hash_in_all_workers_and_after_a_reload(
-    app: Flask, database_url: str, secret: dict[str, str]
-) -> None:
-    port = free_port()
-    settings = {
-        "AUTH": "required", "JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE,
-        "WEB_CONCURRENCY": "2", "DATABASE_URL": database_url, "SECRET_KEY": "",
-    }  # fmt: skip
-    with running(*GUNICORN, port=port, PORT=str(port), **(settings | secret)) as server:
-        first = set(server.children())
-        for _ in range(20):
-            server.request("GET", "/orders/x", headers=bearer(token(customer=PERSON)))
-        server.process.send_signal(signal.SIGHUP)
-        while first & set(server.children()):
-            assert server.process.poll() is None
-            time.sleep(0.05)
-        for _ in range(20):
-            server.request("GET", "/orders/x", headers=bearer(token(customer=PERSON)))
-        principals = denied_principals(server)
-
-    [principal] = principals
-    assert re.fullmatch("[0-9a-f]{16}", principal)
-    assert not secret or principal == hashed(f"customer:{PERSON}")
 
 
 def test_a_secret_that_is_too_short_stops_the_start() -> None:

@@ -2,10 +2,7 @@
 
 import json
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,37 +14,20 @@ import pytest
 from flask import Flask
 
 from app.models.order_id import hash_key
+from tests.support.commands import run_python
 from tests.support.databases import migrated
 from tests.support.marks import on_postgresql
-from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Response, Server, environment, exchange, free_port, running
+from tests.support.servers import GUNICORN, SERVERS, TIMEOUT, Response, Server, exchange, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
-COMMANDS = {
-    "flask": ("-m", "flask", "--app", "wsgi", "run", "--port", "{port}"),
-    "gunicorn": GUNICORN,
-    "uvicorn": ("-m", "uvicorn", "--interface", "wsgi", "--port", "{port}", "wsgi:app"),
-}
-
 SECURITY = ("X-Content-Type-Options", "Referrer-Policy", "Content-Security-Policy")
 
 ORIGIN = "https://shop.example"
-each_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-
-
-def on_port(command: tuple[str, ...], port: int) -> list[str]:
-    return [word.format(port=port) for word in command]
+each_command = pytest.mark.parametrize("command", SERVERS.values(), ids=SERVERS)
 
 
 def is_run_by(name: str, server: Server) -> bool:
     return name in server.process.args
-
-
-def end_of(command: tuple[str, ...], **settings: str) -> subprocess.CompletedProcess[str]:
-    """The result of a server command that must fail to start."""
-    port = free_port()
-    words = [sys.executable, *on_port(command, port)]
-    env = environment(PORT=str(port), **settings)
-    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -58,37 +38,60 @@ def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def gunicorn(sqlite_database: str) -> Iterator[Server]:
     """Two workers on SQLite, for the tests that need no database of their own."""
-    port = free_port()
-    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=sqlite_database, WEB_CONCURRENCY="2") as server:
+    with running(*GUNICORN, port=free_port(), DATABASE_URL=sqlite_database, WEB_CONCURRENCY="2") as server:
         yield server
 
 
-@pytest.fixture(scope="module", params=COMMANDS.values(), ids=COMMANDS)
+@pytest.fixture(scope="module", params=SERVERS.values(), ids=SERVERS)
 def each_server(request: pytest.FixtureRequest, sqlite_database: str) -> Iterator[Server]:
     """Each of the three servers in turn, on SQLite, for the tests that need no settings of their own."""
-    port = free_port()
-    settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1", "CORS_ORIGINS": ORIGIN}
-    with running(*on_port(request.param, port), port=port, **settings) as server:
+    settings = {"DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1", "CORS_ORIGINS": ORIGIN}
+    with running(*request.param, port=free_port(), **settings) as server:
         yield server
+        assert_stops(server)
 
 
-@each_command
-def test_every_server_answers_the_same_and_stops(command: tuple[str, ...], app: Flask, database_url: str) -> None:
-    port = free_port()
-    with running(*on_port(command, port), port=port, PORT=str(port), DATABASE_URL=database_url) as server:
-        created = server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k"})
-        replayed = server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k"})
-        read = server.request("GET", created.headers["Location"])
-        listed = server.request("GET", "/orders?limit=1")
-        invalid = server.request("POST", "/orders", {})
-        status, output = server.stop(), server.output()
+def assert_stops(server: Server) -> None:
+    """On SIGINT a server exits with status 0; it has logged no traceback."""
+    assert server.stop() == 0
+    assert "Traceback" not in server.output()
+
+
+def assert_serves_orders(server: Server, prefix: str = "") -> None:
+    """What every server answers, on every database."""
+    key = {"Idempotency-Key": f"k-{server.port}"}
+    created = server.request("POST", f"{prefix}/orders", ORDER, key)
+    replayed = server.request("POST", f"{prefix}/orders", ORDER, key)
+    read = server.request("GET", created.headers["Location"])
+    listed = server.request("GET", f"{prefix}/orders?limit=1")
+    invalid = server.request("POST", f"{prefix}/orders", {})
 
     assert (created.status, replayed.status, read.status, listed.status, invalid.status) == (201, 201, 200, 200, 400)
+    assert created.headers["Location"].startswith(f"{prefix}/orders/")
     assert created.body == replayed.body == read.body
     assert listed.json["orders"] == [created.json]
     assert invalid.headers["Content-Type"] == "application/problem+json"
-    assert status == 0
-    assert "Traceback" not in output
+
+
+def test_every_server_answers_the_same(each_server: Server) -> None:
+    assert_serves_orders(each_server)
+
+
+@each_command
+@on_postgresql
+def test_every_server_serves_under_a_prefix_and_stops(command: tuple[str, ...], app: Flask, database_url: str) -> None:
+    port, prefix = free_port(), "/shop/api"
+    settings = {"DATABASE_URL": database_url, "URL_PREFIX": prefix, "WEB_CONCURRENCY": "1"}
+    with running(*command, port=port, **settings) as server:
+        assert_serves_orders(server, prefix)
+        removed = server.request("GET", "/orders", headers={"X-Forwarded-Prefix": prefix})
+        outside = server.request("GET", "/orders")
+        rejected = exchange(port, b"garbage\r\n\r\n").partition(b"\r\n\r\n")[2] if command == GUNICORN else None
+        type_ = json.loads(rejected)["type"] if rejected else outside.json["type"]
+        page = server.request("GET", type_)
+        assert_stops(server)
+
+    assert [response.status for response in (removed, outside, page)] == [200, 404, 200]
 
 
 def test_a_path_with_two_leading_slashes_is_404(each_server: Server) -> None:
@@ -158,34 +161,6 @@ def test_a_response_without_a_body_has_the_headers_of_one_with_a_body(each_serve
         ]  # fmt: skip
 
 
-@each_command
-def test_every_server_serves_under_a_prefix(command: tuple[str, ...], sqlite_database: str) -> None:
-    port, prefix = free_port(), "/shop/api"
-    settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "URL_PREFIX": prefix}
-    with running(*on_port(command, port), port=port, **settings) as server:
-        created = server.request("POST", f"{prefix}/orders", ORDER)
-        read = server.request("GET", created.headers["Location"])
-        removed = server.request("GET", "/orders", headers={"X-Forwarded-Prefix": prefix})
-        outside = server.request("GET", "/orders")
-        refused = exchange(port, b"garbage\r\n\r\n").partition(b"\r\n\r\n")[2] if command == GUNICORN else None
-        type_ = json.loads(refused)["type"] if refused else outside.json["type"]
-        page = server.request("GET", type_)
-
-    assert created.headers["Location"].startswith(f"{prefix}/orders/")
-    assert [answer.status for answer in (created, read, removed, outside, page)] == [201, 200, 200, 404, 200]
-
-
-@each_command
-def test_a_script_name_in_the_environment_ends_the_start_with_one_line(
-    command: tuple[str, ...], sqlite_database: str
-) -> None:
-    ended = end_of(command, SCRIPT_NAME="/shop", DATABASE_URL=sqlite_database, WEB_CONCURRENCY="1")
-
-    assert ended.returncode != 0
-    assert len(re.findall("SCRIPT_NAME is set.* Set URL_PREFIX instead", ended.stderr)) == 1
-    assert "Traceback" not in ended.stderr
-
-
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 def test_responses_of_probes_are_not_cached(gunicorn: Server, path: str) -> None:
     assert gunicorn.request("GET", path).headers["Cache-Control"] == "no-store"
@@ -201,24 +176,33 @@ def status_of(port: int, request: bytes) -> int:
 
 @each_command
 def test_an_unmigrated_database_ends_the_start_with_one_line(command: tuple[str, ...], tmp_path: Path) -> None:
-    ended = end_of(command, DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", WEB_CONCURRENCY="1")
+    ended = run_python(*command, DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", WEB_CONCURRENCY="1")
 
     assert ended.returncode != 0
     assert len(re.findall("run `flask db upgrade`", ended.stderr)) == 1
     assert "Traceback" not in ended.stderr
 
 
-@each_command
-def test_a_bad_setting_ends_the_start_with_one_line(command: tuple[str, ...]) -> None:
-    ended = end_of(command, DATABASE_POOL_SIZE="many", WEB_CONCURRENCY="1")
+# gunicorn.conf.py reads the settings for gunicorn, and wsgi.py for every other server.
+INVALID_SETTINGS = [
+    ("gunicorn", {"DATABASE_POOL_SIZE": "many"}, "DATABASE_POOL_SIZE is 'many'"),
+    ("gunicorn", {"SCRIPT_NAME": "/shop"}, "SCRIPT_NAME is set.* Set URL_PREFIX instead"),
+    ("flask", {"SCRIPT_NAME": "/shop"}, "SCRIPT_NAME is set.* Set URL_PREFIX instead"),
+    ("uvicorn", {"DATABASE_POOL_SIZE": "many"}, "DATABASE_POOL_SIZE is 'many'"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "message"), INVALID_SETTINGS)
+def test_an_invalid_setting_ends_the_start_with_one_line(name: str, settings: dict[str, str], message: str) -> None:
+    ended = run_python(*SERVERS[name], WEB_CONCURRENCY="1", **settings)
 
     assert ended.returncode != 0
-    assert len(re.findall("DATABASE_POOL_SIZE is 'many'", ended.stderr)) == 1
+    assert len(re.findall(message, ended.stderr)) == 1
     assert "Traceback" not in ended.stderr
 
 
 def test_a_setting_that_gunicorn_itself_needs_is_checked_too() -> None:
-    ended = end_of(GUNICORN, WEB_CONCURRENCY="513")
+    ended = run_python(*GUNICORN, WEB_CONCURRENCY="513")
 
     assert ended.returncode != 0
     assert ended.stderr == "order service: WEB_CONCURRENCY is '513'; it must be an integer from 0 to 512.\n"
@@ -279,11 +263,10 @@ def test_a_request_rejected_by_the_worker_is_a_problem(gunicorn: Server, sent: b
 @on_postgresql
 def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, database_url: str) -> None:
     """One worker. A driver or a lock that gevent does not know would stop it, and all its clients, for two seconds."""
-    port = free_port()
     answers: list[Response] = []
     url = database_url.replace("+psycopg", "")
     with (
-        running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server,
+        running(*GUNICORN, port=free_port(), DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server,
         psycopg.connect(url) as outside,
         psycopg.connect(url, autocommit=True) as observer,
     ):
@@ -372,28 +355,3 @@ def test_connection_close_with_an_unread_body_delivers_the_response(gunicorn: Se
         received = exchange(gunicorn.port, head + b"x" * 4_000_000)
 
         assert received.startswith(b"HTTP/1.1 415 ") and received.endswith(b"}")
-
-
-@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGHUP])
-def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
-    sqlite_database: str, signal_: signal.Signals
-) -> None:
-    port, body = free_port(), json.dumps(ORDER).encode()
-    head = (
-        "POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    settings = {"PORT": str(port), "DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1"}
-    with (
-        running(*GUNICORN, port=port, **settings) as server,
-        socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection,
-    ):
-        connection.sendall(head.encode() + body[:10])
-        time.sleep(0.5)
-        server.process.send_signal(signal_)
-        time.sleep(1.5)  # the worker looks once a second
-        connection.sendall(body[10:])
-        received = b"".join(iter(lambda: connection.recv(65536), b""))
-
-    assert received.startswith(b"HTTP/1.1 201 ")
-    assert b"\r\nConnection: close\r\n" in received

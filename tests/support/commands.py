@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.support.servers import ROOT, TIMEOUT, environment
+from tests.support.servers import ROOT, TIMEOUT, environment, free_port, on_port
 
 FLASK = ("-m", "flask", "--app", "wsgi")
 COMMANDS = {
@@ -23,13 +23,17 @@ COMMANDS = {
 
 
 def run_python(*words: str, stdout: int = subprocess.PIPE, file_size: int | None = None, **settings: str) -> Any:
-    """Run Python with these arguments; it cannot write a file of more than `file_size` bytes."""
+    """Run Python with these arguments, until it ends; `{port}` in them and PORT are a free port.
+
+    It cannot write a file of more than `file_size` bytes.
+    """
+    port = free_port()
 
     def limit() -> None:
         if file_size is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
     return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment(**settings), text=True, timeout=TIMEOUT,
-        stdout=stdout, stderr=subprocess.PIPE, preexec_fn=limit,
+        [sys.executable, *on_port(words, port)], cwd=ROOT, env=environment(**{"PORT": str(port)} | settings), text=True,
+        timeout=TIMEOUT, stdout=stdout, stderr=subprocess.PIPE, preexec_fn=limit,
     )  # fmt: skip

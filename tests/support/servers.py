@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,11 @@ ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 60  # seconds to start, stop or respond; long, because the machine may be busy
 
 GUNICORN = ("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
+SERVERS = {
+    "flask": ("-m", "flask", "--app", "wsgi", "run", "--port", "{port}"),
+    "gunicorn": GUNICORN,
+    "uvicorn": ("-m", "uvicorn", "--interface", "wsgi", "--port", "{port}", "wsgi:app"),
+}
 WORKER = ("-m", "flask", "--app", "wsgi", "worker")
 
 
@@ -101,6 +106,11 @@ def free_port() -> int:
         return port
 
 
+def on_port(command: Sequence[str], port: int) -> list[str]:
+    """The command with the port in place of `{port}`."""
+    return [word.replace("{port}", str(port)) for word in command]
+
+
 def environment(**settings: str) -> dict[str, str]:
     """The environment of this process without its server settings, and with the given ones."""
     kept = {name: value for name, value in os.environ.items() if name not in {"BIND", "HOST", "WEB_CONCURRENCY"}}
@@ -111,11 +121,13 @@ def environment(**settings: str) -> dict[str, str]:
 def running(*command: str, port: int, status: int = 200, **settings: str) -> Iterator[Server]:
     """Run a server until the block ends; the block begins when /healthz answers with the status.
 
-    A command that begins with an option is run by Python. If the block fails, the server's output is printed.
+    A command that begins with an option is run by Python; `{port}` in it is the port, and PORT is set to it. If the
+    block fails, the server's output is printed.
     """
-    words = [sys.executable, *command] if command[0].startswith("-") else list(command)
+    words = on_port([sys.executable, *command] if command[0].startswith("-") else command, port)
+    env = environment(**{"PORT": str(port)} | settings)
     with tempfile.NamedTemporaryFile(prefix="server-") as log:
-        process = subprocess.Popen(words, cwd=ROOT, env=environment(**settings), stdout=log, stderr=log)
+        process = subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log)
         server = Server(process, port, log)
         try:
             _wait_until_healthz_is(status, server)

@@ -1,0 +1,73 @@
+"""gunicorn's workers end and are replaced while clients send requests."""
+
+import json
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.credentials import AUDIENCE, ISSUER, SECRET_KEY, SIGNING_KEY, bearer, hashed, public_pem, token
+from tests.support.databases import ORDER, migrated
+from tests.support.servers import GUNICORN, TIMEOUT, Server, free_port, running, wait_until
+
+PERSON = "erika@mail.example"
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> str:
+    return migrated(f"sqlite:///{tmp_path}/orders.db")
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
+    sqlite_database: str, signal_: signal.Signals
+) -> None:
+    port, body = free_port(), json.dumps(ORDER).encode()
+    head = (
+        "POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    settings = {"DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1"}
+    with (
+        running(*GUNICORN, port=port, **settings) as server,
+        socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection,
+    ):
+        connection.sendall(head.encode() + body[:10])
+        time.sleep(0.5)
+        server.process.send_signal(signal_)
+        time.sleep(1.5)  # the worker looks once a second
+        connection.sendall(body[10:])
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert received.startswith(b"HTTP/1.1 201 ")
+    assert b"\r\nConnection: close\r\n" in received
+
+
+def denied_principals(server: Server) -> set[str]:
+    lines = [json.loads(line) for line in server.output().splitlines()]
+    return {line["principal"] for line in lines if line["event"] == "denied"}
+
+
+@pytest.mark.parametrize("secret", ["", SECRET_KEY], ids=["random", "set"])
+def test_a_person_is_one_hash_in_all_workers_and_after_a_reload(sqlite_database: str, secret: str) -> None:
+    settings = {
+        "AUTH": "required", "JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE,
+        "WEB_CONCURRENCY": "2", "DATABASE_URL": sqlite_database, "SECRET_KEY": secret,
+    }  # fmt: skip
+    headers = bearer(token(customer=PERSON))
+    with running(*GUNICORN, port=free_port(), **settings) as server:
+        workers = set(server.children())
+        for _ in range(20):
+            server.request("GET", "/orders/x", headers=headers)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not workers & set(server.children()))
+        for _ in range(20):
+            server.request("GET", "/orders/x", headers=headers)
+        principals = denied_principals(server)
+
+    [principal] = principals
+    assert re.fullmatch("[0-9a-f]{16}", principal)
+    assert not secret or principal == hashed(f"customer:{PERSON}")
