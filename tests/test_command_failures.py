@@ -25,20 +25,21 @@ WITHOUT_DATABASE = {"token"}
 UNTIL_STOPPED = {"worker"}  # it waits for the database (tests/test_worker.py)
 
 # These work on a database that cannot be written: they only read, or find nothing to do.
-READING = {"export", "verify", "list", "import", "expire", "resume"}
+READING = {"export", "export personal data", "verify", "list", "import", "expire", "resume"}
 
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
-def leaves(group: click.Group) -> Iterator[str]:
+def leaves(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
     for name, command in group.commands.items():
-        yield from leaves(command) if isinstance(command, click.Group) else [name]
+        yield from leaves(command, *words, name) if isinstance(command, click.Group) else [(*words, name)]
 
 
 def test_every_command_is_tested(app: Flask) -> None:
-    own = set(leaves(app.cli)) - set(flask_migrate.cli.db.commands)
+    own = {words for words in leaves(app.cli) if words[0] != flask_migrate.cli.db.name}
+    tested = [*COMMANDS.values(), *((name,) for name in WITHOUT_DATABASE | UNTIL_STOPPED)]
 
-    assert own == {*COMMANDS, *WITHOUT_DATABASE, *UNTIL_STOPPED}
+    assert [words for words in own if not any(args[: len(words)] == words for args in tested)] == []
 
 
 def invoke(name: str, database_url: str) -> Result:

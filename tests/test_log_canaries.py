@@ -117,6 +117,9 @@ def requests_of_one_order(server: Server, shop: dict[str, str], own: dict[str, s
     yield send(server, "GET", f"/orders?{CANARY}={CANARY}&status={CANARY}&cursor={CANARY}", None, shop)[0]
     yield send(server, "GET", f"/orders/{PERSON_UUID}", None, own)[0]
     yield send(server, "PUT", f"/orders/{CANARY}", {}, shop)[0]
+    yield send(server, "GET", f"/orders/by-ref/{quote(PERSON, safe='')}", None, shop)[0]
+    yield send(server, "GET", f"/orders?idempotency_key={CANARY}-key", None, shop)[0]
+    yield send(server, "GET", f"/customers/{PERSON}/personal-data", None, shop)[0]
     yield send(server, "DELETE", f"/customers/{PERSON}/personal-data", None, bearer(token(customer="c-2")))[0]
 
 
@@ -185,7 +188,7 @@ def attack(server: Server, app: Flask, shop: dict[str, str], database: str) -> C
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_no_log_line_contains_personal_data(app: Flask, database_url: str, form: str) -> None:
     port, database = free_port(), database_url.partition(":")[0].partition("+")[0]
-    shop = bearer(api_key(app, "orders:read", "orders:write", "orders:manage", "privacy:erase"))
+    shop = bearer(api_key(app, "orders:read", "orders:write", "orders:manage", "privacy:export", "privacy:erase"))
     settings = {
         "AUTH": "required", "JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE,
         "RATE_LIMIT_CUSTOMERS": "20", "WEB_CONCURRENCY": "1", "DATABASE_URL": database_url, "LOG_FORMAT": form,

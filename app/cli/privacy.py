@@ -1,7 +1,8 @@
-"""`flask privacy`: erasure of personal data from the command line."""
+"""`flask privacy`: export and erasure of personal data from the command line."""
 
 import math
 import sys
+from typing import TextIO
 
 import click
 from flask.cli import AppGroup
@@ -11,10 +12,31 @@ from app.errors import ServiceError
 from app.models.erasure import DONE
 from app.models.principal import Principal
 from app.services.erasure import ErasureState, continue_erasure, erase_customer, running_erasures
+from app.services.order_export import as_ndjson
+from app.services.personal_data import stream_personal_data
 
 OPERATOR = Principal("system:privacy", frozenset())
 
-privacy = AppGroup("privacy", help="Erase personal data of customers.")
+privacy = AppGroup("privacy", help="Export and erase personal data of customers.")
+
+
+@privacy.command("export")
+@click.argument("customer_id")
+@click.option(
+    "--output",
+    type=click.File("w", encoding="utf-8"),
+    default="-",
+    help="File to write to; standard output by default.",
+)
+def export(customer_id: str, output: TextIO) -> None:
+    """Export all that is stored about a customer, one JSON object a line: orders, their events, a running erasure."""
+    with migrated_database():
+        lines = 0
+        for line in as_ndjson(stream_personal_data(customer_id, principal=OPERATOR)):
+            output.write(line)
+            lines += 1
+        output.flush()  # reports a full disk here, not when the file is closed
+        click.echo(f"{lines} lines exported.", err=True)
 
 
 @privacy.command("resume")

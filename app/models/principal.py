@@ -12,10 +12,11 @@ SCOPES = {
     "orders:manage": "Confirm, hold, fulfill, complete orders, and record returns.",
     "events:read": "Read the feed of all events.",
     "webhooks:manage": "Manage webhooks.",
+    "privacy:export": "Export all that is stored about a customer.",
     "privacy:erase": "Erase a customer's personal data.",
 }
 # A customer's token never gets other scopes, whatever its claims say: those give access to other customers' data.
-CUSTOMER_SCOPES = frozenset({"orders:read", "orders:write", "privacy:erase"})
+CUSTOMER_SCOPES = frozenset({"orders:read", "orders:write", "privacy:export", "privacy:erase"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,51 @@
 """`/customers` and `/erasures`."""
 
+from typing import Any
+
 from flask import Response
 
 from app import errors
 from app.http.auth import current_principal
-from app.http.blueprint import Blueprint
+from app.http.blueprint import Blueprint, Content
+from app.http.exports import NDJSON, export_response
 from app.http.responses import erasure_response
 from app.schemas.documents import ErasureSchema
-from app.schemas.order import CustomerPathSchema
+from app.schemas.order import CustomerPathSchema, PersonalDataQuerySchema
 from app.services.erasure import erase_customer, get_erasure
+from app.services.personal_data import stream_personal_data
 
 REQUEST_SECONDS = 2.0  # that a request works on an erasure: far below any proxy's time limit
 
-blueprint = Blueprint("customers", __name__, description="Erase the personal data of customers.")
+PERSONAL_DATA = {
+    "type": "string",
+    "description": 'A JSON object per line: `{"order": …}` for each order, oldest first, as it is now; after it '
+    '`{"event": …}` for each entry of its history; at the end `{"erasure": …}` if one is running. A response that is '
+    "aborted ends without the last chunk of its body (RFC 9112 §8). Resume it with `after`, the id of the last order "
+    "whose events were received completely.",
+}
+
+blueprint = Blueprint("customers", __name__, description="Export and erase the personal data of customers.")
+
+
+@blueprint.operation(
+    "GET",
+    "/customers/<characters:customer_id>/personal-data",
+    scope="privacy:export",
+    path_schema=CustomerPathSchema(),
+    query=PersonalDataQuerySchema(),
+    responses={200: Content((NDJSON,), PERSONAL_DATA)},
+)
+def export_personal_data(query: dict[str, Any], customer_id: str) -> Response:
+    """Export all that is stored about a customer as NDJSON.
+
+    Every order of the customer, every version of it, and who changed it. A customer gets the own data as far as they
+    may see it: without the reasons of holds, for example. An unknown customer is an empty response.
+    """
+    principal, after = current_principal(), query.get("after")
+    principal.require_own_customer(customer_id)
+    principal.require_all_channels()
+    lines = stream_personal_data(customer_id, principal=principal, after=after and after.lower())
+    return export_response(lines, NDJSON, principal=principal, byte_order_mark=False, negotiated=False)
 
 
 @blueprint.operation(

@@ -336,6 +336,19 @@ class ExportQuerySchema(OrderFiltersSchema):
     )
 
 
+class PersonalDataQuerySchema(ParametersSchema):
+    """The query of an export of personal data."""
+
+    after = fields.String(
+        validate=_check_order_id,
+        metadata={
+            "format": "uuid",
+            "description": "Resume an interrupted export after the order with this id: the last one whose events were "
+            "received completely.",
+        },
+    )
+
+
 class VersionQuerySchema(ParametersSchema):
     """The query of a single order."""
 

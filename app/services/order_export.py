@@ -4,6 +4,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import Semaphore
 from typing import Any
@@ -74,11 +75,18 @@ def read_page(selection: Selection, **bounds: Any) -> Sequence[Row[*tuple[Any, .
         with consistent_read(statement_timeout=_PAGE_SECONDS) as session:
             return session.execute(query, parameters).all()
 
+    with export_connection():
+        return with_retry(read)
+
+
+@contextmanager
+def export_connection() -> Iterator[None]:
+    """Wait for one of the connections that exports share, and hold it. Raises PoolTimeout if none becomes free."""
     readers = READERS.get()
     if not readers.acquire(timeout=_QUEUE_SECONDS):
         raise PoolTimeout("No database connection for exports became free in time.")
     try:
-        return with_retry(read)
+        yield
     finally:
         readers.release()
 

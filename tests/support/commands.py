@@ -14,6 +14,7 @@ COMMANDS = {
     "import": ("orders", "import", "/dev/null"),
     "expire": ("orders", "expire", "--older-than", "30d"),
     "verify": ("verify",),
+    "export personal data": ("privacy", "export", "c-1"),
     "resume": ("privacy", "resume"),
     "erase": ("privacy", "erase", "c-1"),
     "create": ("api-keys", "create", "--name", "shop", "--scope", "orders:read"),

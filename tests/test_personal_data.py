@@ -1,0 +1,220 @@
+"""The export of all that is stored about a customer, and that an erasure leaves nothing of it behind."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy import text
+
+from app.db.engine import db
+from app.models import Erasure
+from app.models.erasure import RUNNING
+from app.services import personal_data
+from tests.support.actions import order_after, send_action
+from tests.support.credentials import api_key, bearer, token
+from tests.support.personal_data import CUSTOMER, add_versions, address, canary, personal_order, traces
+from tests.support.samples import MINIMAL, error_locations, slug
+from tests.support.servers import GUNICORN, free_port, running
+
+ALL_SCOPES = ("orders:read", "orders:write", "orders:manage", "privacy:export", "privacy:erase")
+
+
+def path_of(customer_id: str) -> str:
+    return f"/customers/{quote(customer_id, safe='')}/personal-data"
+
+
+def exported(client: FlaskClient, customer_id: str, query: str = "", **headers: str) -> list[dict[str, Any]]:
+    response = client.get(path_of(customer_id) + query, headers=headers)
+    assert (response.status_code, response.mimetype) == (200, "application/x-ndjson"), response.text
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def kinds(lines: list[dict[str, Any]]) -> str:
+    """The kinds of the lines: o for an order, e for an event or an erasure."""
+    return "".join(kind[0] for line in lines for kind in line)
+
+
+@pytest.fixture
+def shop(secure_app: Flask) -> dict[str, str]:
+    return bearer(api_key(secure_app, *ALL_SCOPES, name="shop"))
+
+
+def test_the_export_has_every_order_of_the_customer_and_its_history(client: FlaskClient) -> None:
+    paths = [order_after(client, "update", "confirm"), order_after(client)]
+    order_after(client, customer_id="c-2")
+
+    lines = exported(client, "c-1")
+
+    assert kinds(lines) == "oeeeoe"
+    assert [line["order"] for line in lines if "order" in line] == [client.get(path).json for path in paths]
+    assert [line["event"] for line in lines if "event" in line] == [
+        event for path in paths for event in client.get(f"{path}/history").json["events"]
+    ]
+
+
+def test_a_customer_without_orders_is_an_empty_export(client: FlaskClient) -> None:
+    order_after(client)
+
+    assert exported(client, "C-1") == exported(client, "nobody") == []
+
+
+@pytest.mark.parametrize("customer_id", ["a/b", "/a", "a/", "//", "%2F", "a b", "é", "a?b#c", "personal-data"])
+def test_the_id_of_the_customer_may_have_any_characters(client: FlaskClient, customer_id: str) -> None:
+    order_after(client, customer_id=customer_id)
+
+    assert kinds(exported(client, customer_id)) == "oe"
+
+
+@pytest.mark.parametrize("page_bytes", [1, 256 * 1024])
+def test_a_long_history_is_read_page_by_page(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, page_bytes: int
+) -> None:
+    monkeypatch.setattr(personal_data, "PAGE_BYTES", page_bytes)
+    path = client.post("/orders", json=personal_order()).headers["Location"]
+    add_versions(app, path.removeprefix("/orders/"), 250, note_length=500)
+
+    versions = [line["event"]["version"] for line in exported(client, CUSTOMER) if "event" in line]
+
+    assert versions == list(range(1, 252))
+
+
+def test_an_export_resumes_after_an_order(client: FlaskClient) -> None:
+    paths = [order_after(client, "update") for _ in range(3)]
+    complete = exported(client, "c-1")
+
+    rest = exported(client, "c-1", f"?after={paths[0].removeprefix('/orders/').upper()}")
+
+    assert rest == complete[3:]
+
+
+@pytest.mark.parametrize(("query", "name"), [("?after=x", "after"), ("?limit=1", "limit")])
+def test_an_invalid_parameter_is_refused(client: FlaskClient, query: str, name: str) -> None:
+    assert error_locations(client.get(path_of("c-1") + query)) == {name}
+
+
+def test_a_customer_exports_the_own_data_as_they_may_see_it(secure_client: FlaskClient, shop: dict[str, str]) -> None:
+    own = bearer(token(customer="c-1", scope="privacy:export orders:write"))
+    path = secure_client.post("/orders", json=MINIMAL, headers=own).headers["Location"]
+    send_action(secure_client, path, "hold", **shop)
+
+    full, seen = exported(secure_client, "c-1", **shop), exported(secure_client, "c-1", **own)
+
+    assert [line["event"]["actor"] for line in full if "event" in line] == ["customer:c-1", "service:shop"]
+    assert [line["event"]["actor"] for line in seen if "event" in line] == ["customer:c-1", "service"]
+    assert "check" in json.dumps(full) and "check" not in json.dumps(seen)
+
+
+def test_a_customer_exports_nobody_elses_data(secure_client: FlaskClient, shop: dict[str, str]) -> None:
+    secure_client.post("/orders", json=MINIMAL, headers=shop)
+    other = bearer(token(customer="c-2", scope="privacy:export"))
+
+    assert slug(secure_client.get(path_of("c-1"), headers=other)) == (403, "forbidden")
+    assert exported(secure_client, "c-2", **other) == []
+
+
+def test_a_running_erasure_is_part_of_the_export_and_a_finished_one_leaves_nothing(
+    secure_app: Flask, secure_client: FlaskClient, shop: dict[str, str]
+) -> None:
+    path = secure_client.post("/orders", json=MINIMAL, headers=shop).headers["Location"]
+    send_action(secure_client, path, "cancel", **shop)
+    with secure_app.app_context(), db.session.begin():
+        times = {"created_at": "2026-11-22T09:41:07.000000Z"}
+        row = {"id": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11", "customer_id": "c-1", "alias": "erased-1"}
+        row |= {"actor": "service:shop", "status": RUNNING}
+        columns = row | {"orders": 0, "erased_version": 0} | times
+        names = ", ".join(columns)
+        values = ", ".join(f":{name}" for name in columns)
+        db.session.execute(text(f"INSERT INTO {Erasure.__tablename__} ({names}) VALUES ({values})"), columns)
+
+    [*_, last] = exported(secure_client, "c-1", **shop)
+    assert last == {"erasure": {name: row[name] for name in ("id", "status", "actor")} | {"orders": 0} | times}
+
+    assert secure_client.delete(path_of("c-1"), headers=shop).json["status"] == "done"
+    assert exported(secure_client, "c-1", **shop) == []
+
+
+def test_the_command_exports_what_a_service_gets(client: FlaskClient, runner: FlaskCliRunner, tmp_path: Any) -> None:
+    order_after(client, "hold")
+    expected = client.get(path_of("c-1")).text
+
+    printed = runner.invoke(args=["privacy", "export", "c-1"])
+    written = runner.invoke(args=["privacy", "export", "c-1", "--output", str(tmp_path / "c-1")])
+
+    assert (printed.exit_code, printed.stdout, printed.stderr) == (0, expected, "3 lines exported.\n")
+    assert (written.exit_code, (tmp_path / "c-1").read_text()) == (0, expected)
+
+
+# What an erasure keeps of an order (README.md): ids that the shop has chosen, what was sold, when, which service acted.
+KEPT = {
+    "id", "order_id", "number", "external_ref", "channel", "status", "fulfillment_status", "currency", "item_id",
+    "type", "allowed_actions", "country", "created_at", "updated_at", "at", "actor",
+}  # fmt: skip
+REPEATED = {"changes"}  # what the snapshots of two versions tell
+
+
+def personal_texts(value: Any, member: str = "") -> Iterator[str]:
+    """The texts of a JSON value that an erasure must remove, wherever they are."""
+    if isinstance(value, dict):
+        for name in value.keys() - REPEATED:
+            yield from personal_texts(value[name], name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from personal_texts(part, member)
+    elif isinstance(value, str) and member not in KEPT:
+        yield value
+
+
+def test_nothing_of_an_export_is_left_in_a_table_a_file_or_a_log_after_the_erasure(
+    app: Flask, database_url: str
+) -> None:
+    port = free_port()
+    shop = bearer(api_key(app, *ALL_SCOPES, name="shop"))
+    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database_url, AUTH="required") as server:
+
+        def send(method: str, path: str, body: Any = None, **headers: str) -> Any:
+            media_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
+            response = server.request(method, path, body, shop | {"Content-Type": media_type} | headers)
+            assert response.status < 300, response.body
+            return response
+
+        live_personally(send)
+        export = send("GET", path_of(CUSTOMER)).body.decode()
+        assert "canary" in export
+        erasure = send("DELETE", path_of(CUSTOMER))
+        while erasure.json["status"] != "done":
+            erasure = send("GET", erasure.headers["Location"] or f"/erasures/{erasure.json['id']}")
+        server.stop()
+        log = server.output()
+
+    assert traces(app) == []
+    lines = [json.loads(line) for line in export.splitlines()]
+    request_ids = {line["event"]["request_id"] for line in lines if "event" in line}
+    texts = {text for line in lines for text in personal_texts(line)} - {"customer"}  # the reason of a cancellation
+    assert len(texts) > 40 and request_ids < texts
+    rows = all_rows(app)
+    assert [text for text in texts if text in rows] == []
+    assert [text for text in texts - request_ids if text in log] == []  # a log has the ids of requests and no more
+
+
+def live_personally(send: Callable[..., Any]) -> None:
+    """The life of an order in which every member has personal data."""
+    path = send("POST", "/orders", personal_order(), **{"Idempotency-Key": canary()}).headers["Location"]
+    send("PATCH", path, {"note": canary(1500), "metadata": {canary(): canary()}, "shipping_address": address()})
+    send("POST", f"{path}/confirm")
+    tracking = {"carrier": canary(), "number": canary(), "url": f"https://{canary()}.example/{canary()}"}
+    send("POST", f"{path}/fulfillments", {"items": [{"line": 1, "quantity": 1}], "tracking": tracking})
+    send("POST", f"{path}/returns", {"items": [{"line": 1, "quantity": 1}], "reason": canary(1500)})
+    send("POST", f"{path}/complete")
+    path = send("POST", "/orders", personal_order()).headers["Location"]
+    send("POST", f"{path}/cancel", {"reason": "customer", "note": canary(1500)})
+
+
+def all_rows(app: Flask) -> str:
+    """All rows of all tables as text."""
+    with app.app_context(), db.engine.connect() as connection:
+        tables = db.metadata.sorted_tables
+        return "".join(repr(connection.execute(text(f"SELECT * FROM {table.name}")).all()) for table in tables)
