@@ -81,16 +81,17 @@ def parse_webhook_url(text: str, *, allow_private: bool) -> WebhookURL:
             "This must be an https:// URL in ASCII with a host name, without user name, password and fragment; "
             "international domain names in their xn-- form."
         )
-    scheme, host = match["scheme"], match["host"].lower().strip("[]")
+    scheme = match["scheme"]
     port = int(match["port"] or _DEFAULT_PORTS[scheme])
     if scheme == "http" and not allow_private:
         raise RefusedURL("This must be an https:// URL.")
     if port > 65_535 or not (allow_private or port == 443 or port >= _FIRST_UNPRIVILEGED_PORT):
         raise RefusedURL("The port must be 443, or from 1024 to 65535.")
-    address = _literal_address(match["host"])
-    if address is not None:
-        check_addresses([address], allow_private=allow_private)
+    host = _literal_address(match["host"])
+    if host is not None:
+        check_addresses([host], allow_private=allow_private)
     else:
+        host = match["host"].lower()
         _check_name(host, allow_private=allow_private)
     target = match["target"] or "/"
     return WebhookURL(scheme, host, port, target if target.startswith("/") else f"/{target}")
