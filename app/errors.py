@@ -89,8 +89,9 @@ class NotFound(ServiceError):
 
 
 class OrderNotFound(ServiceError):
-    """The order, or the requested version of it, does not exist, or belongs to another customer; the response does not
-    reveal which. Check the order id, the version and the credentials."""
+    """The order, or the requested version of it, does not exist, or belongs to another customer or to a channel that
+    your API key is not bound to; the response does not reveal which. Check the order id, the version and the
+    credentials."""
 
     status, slug, title = 404, "order-not-found", "Order not found"
 

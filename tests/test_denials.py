@@ -11,6 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.models.principal import SCOPES
 from app.telemetry import configure_logging
 from tests.support.credentials import api_key, app_with_auth, bearer, hashed, token
 from tests.support.forgeries import FORGED
@@ -93,6 +94,22 @@ def test_access_to_orders_of_others_is_recorded_as_denied(
 
     assert [reason for _, reason in denials()] == reasons
     assert {principal for principal, _ in denials()} == {hashed("customer:c-1"), hashed("customer:c-2")}
+
+
+def test_access_to_orders_of_other_channels_is_recorded_as_denied(
+    secure_app: Flask, secure_client: FlaskClient, denials: Denials
+) -> None:
+    bound = bearer(api_key(secure_app, *SCOPES, channels=["app", "web"]))
+
+    for path in (f"/orders/{ABSENT}", f"/orders/{ABSENT}/history"):
+        secure_client.get(path, headers=bound)
+    secure_client.post("/orders", json=MINIMAL, headers=bound)
+    secure_client.delete("/customers/c-1/personal-data", headers=bound)
+
+    refused = "This API key creates orders of its channels only. `channel` must be one of: app, web."
+    personal = "A customer's personal data is in orders of all channels. Use a key without channels."
+    hidden = ("service:shop", "no such order of the key's channels")
+    assert denials() == [hidden, hidden, ("service:shop", refused), ("service:shop", personal)]
 
 
 def test_exceeding_the_rate_limit_is_recorded(

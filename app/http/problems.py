@@ -14,7 +14,7 @@ from app.errors import ServiceError
 from app.http.application import public_path
 from app.http.auth import loggable_id
 from app.http.request_input import explain_weak_tags
-from app.models.principal import Principal
+from app.models.principal import ANY_OWNER, Principal
 
 log = structlog.get_logger()
 
@@ -65,10 +65,11 @@ def _log_denial(error: ServiceError) -> None:
     principal: Principal | None = g.get("principal")
     if isinstance(error, _DENIALS):
         log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
-    elif isinstance(error, _NOT_FOUND) and principal is not None and principal.customer_id is not None:
-        # It may be another customer's or not exist at all. Many of these hint at someone guessing ids.
+    elif isinstance(error, _NOT_FOUND) and principal is not None and principal.owner is not ANY_OWNER:
+        # It may be another owner's or not exist at all. Many of these hint at someone guessing ids.
         what = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
-        log.warning("denied", principal=loggable_id(principal), reason=f"no such {what} of this customer")
+        whose = "the key's channels" if principal.customer_id is None else "this customer"
+        log.warning("denied", principal=loggable_id(principal), reason=f"no such {what} of {whose}")
 
 
 def _log_cause(cause: BaseException) -> None:

@@ -17,7 +17,7 @@ class ApiKey(Base):
     """An API key, stored as its id and a hash of its secret.
 
     Keys with the same name belong to the same principal, so that a key can be rotated. A key that is bound to channels
-    has access to their orders only; `channels` is None for access to all orders.
+    has access to their orders only; `channels` is None for access to all orders, also to those without a channel.
     """
 
     __tablename__ = "api_keys"

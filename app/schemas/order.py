@@ -129,7 +129,11 @@ class OrderInSchema(StrictSchema):
     channel = Text(
         ID_MAX,
         allow_none=True,
-        metadata={"description": "Where the order was placed. It cannot be changed later.", "example": "web"},
+        metadata={
+            "description": "Where the order was placed. It cannot be changed later. Default: the channel of an API key "
+            "that is bound to one channel.",
+            "example": "web",
+        },
     )
     currency = Choice(
         CURRENCIES,
