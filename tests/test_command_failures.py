@@ -16,10 +16,14 @@ from flask.testing import FlaskClient
 from sqlalchemy import make_url
 
 from app import create_app
+from app.config import StartupError
 from app.db.engine import db
+from app.http.auth import check_before_serving
 from tests.support.commands import COMMANDS, FLASK, run_python
 from tests.support.credentials import api_key
+from tests.support.databases import MIGRATIONS, migrated, new_database
 from tests.support.marks import on_sqlite
+from tests.support.postgres import libpq_url
 
 WITHOUT_DATABASE = {"token"}
 UNTIL_STOPPED = {"worker"}  # it waits for the database (tests/test_worker.py)
@@ -27,6 +31,7 @@ UNTIL_STOPPED = {"worker"}  # it waits for the database (tests/test_worker.py)
 # These work on a database that cannot be written: they only read, or find nothing to do.
 READING = {"export", "export personal data", "verify", "list", "import", "expire", "resume"}
 
+UPGRADE = ("db", "upgrade", "--directory", MIGRATIONS)
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
@@ -42,11 +47,11 @@ def test_every_command_is_tested(app: Flask) -> None:
     assert [words for words in own if not any(args[: len(words)] == words for args in tested)] == []
 
 
-def invoke(name: str, database_url: str) -> Result:
+def invoke(database_url: str, *command: str) -> Result:
     """Run a command in this process, on another database than the tests' own."""
     app = create_app({"DATABASE_URL": database_url, "AUTH": "required"})
     try:
-        return app.test_cli_runner().invoke(args=list(COMMANDS[name]))
+        return app.test_cli_runner().invoke(args=command)
     finally:
         with app.app_context():
             db.engine.dispose()
@@ -57,23 +62,16 @@ def failed_in_one_line(result: Result) -> bool:
     return isinstance(result.exception, SystemExit) and result.exit_code == 1 and line.startswith("Error: ")
 
 
-def plain(database_url: str) -> str:
-    return make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 @pytest.fixture(scope="module")
 def unmigrated_url(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     if database_url.startswith("sqlite"):
         return f"sqlite:///{tmp_path_factory.mktemp('unmigrated')}/orders.db"
-    with psycopg.connect(plain(database_url), autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS unmigrated WITH (FORCE)")
-        connection.execute("CREATE DATABASE unmigrated")
-    return make_url(database_url).set(database="unmigrated").render_as_string(hide_password=False)
+    return new_database(database_url, "unmigrated")
 
 
 @each_command
 def test_a_command_on_an_unmigrated_database_names_the_migration_command(unmigrated_url: str, name: str) -> None:
-    result = invoke(name, unmigrated_url)
+    result = invoke(unmigrated_url, *COMMANDS[name])
 
     assert failed_in_one_line(result), result.output
     assert "run `flask db upgrade`" in result.stderr
@@ -92,11 +90,8 @@ def newer_url(unmigrated_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
             for statement in statements:
                 sqlite.execute(statement)
         return f"sqlite:///{file}"
-    with psycopg.connect(plain(unmigrated_url), autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS newer WITH (FORCE)")
-        connection.execute("CREATE DATABASE newer")
-    url = make_url(unmigrated_url).set(database="newer").render_as_string(hide_password=False)
-    with psycopg.connect(plain(url), autocommit=True) as connection:
+    url = new_database(unmigrated_url, "newer")
+    with psycopg.connect(libpq_url(url), autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)
     return url
@@ -107,17 +102,26 @@ OLDER_CODE = "The database is at migration 9999, which this version of the servi
 
 @each_command
 def test_a_command_on_the_database_of_a_newer_release_reports_the_older_code(newer_url: str, name: str) -> None:
-    result = invoke(name, newer_url)
+    result = invoke(newer_url, *COMMANDS[name])
 
     assert failed_in_one_line(result), result.output
     assert OLDER_CODE in result.stderr and "run `flask db upgrade`" not in result.stderr
 
 
 def test_an_upgrade_by_an_older_release_reports_the_older_code(newer_url: str) -> None:
-    ended = run_python(*FLASK, "db", "upgrade", DATABASE_URL=newer_url)
+    result = invoke(newer_url, *UPGRADE)
 
-    assert ended_in_one_line(ended), ended.stderr
-    assert OLDER_CODE in ended.stderr
+    assert failed_in_one_line(result), result.output
+    assert OLDER_CODE in result.stderr and "in development, set up an empty database" in result.stderr
+
+
+def test_a_start_of_an_older_release_reports_the_older_code(newer_url: str) -> None:
+    app = create_app({"DATABASE_URL": newer_url, "AUTH": "required"})
+
+    with app.app_context(), pytest.raises(StartupError, match=OLDER_CODE):
+        check_before_serving(app)
+    with app.app_context():
+        db.engine.dispose()
 
 
 ABSENT = ["sqlite:////nowhere/orders.db", "postgresql://shop:hunter2@127.0.0.1:1/orders"]
@@ -126,7 +130,7 @@ ABSENT = ["sqlite:////nowhere/orders.db", "postgresql://shop:hunter2@127.0.0.1:1
 @each_command
 @pytest.mark.parametrize("url", ABSENT, ids=["sqlite", "postgresql"])
 def test_a_command_without_a_database_fails_with_one_line(url: str, name: str) -> None:
-    result = invoke(name, url)
+    result = invoke(url, *COMMANDS[name])
 
     assert failed_in_one_line(result), result.output
     assert "hunter2" not in result.output
@@ -137,7 +141,7 @@ def read_only_url(app: Flask, database_url: str) -> Iterator[str]:
     if database_url.startswith("sqlite"):
         yield f"sqlite:///file:{make_url(database_url).database}?mode=ro&uri=true"
         return
-    with psycopg.connect(plain(database_url), autocommit=True) as connection:
+    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
         connection.execute("CREATE ROLE reader LOGIN")
         connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
         yield make_url(database_url).set(username="reader").render_as_string(hide_password=False)
@@ -146,7 +150,7 @@ def read_only_url(app: Flask, database_url: str) -> Iterator[str]:
 
 @each_command
 def test_on_a_database_that_cannot_be_written_a_command_fails_in_one_line(read_only_url: str, name: str) -> None:
-    result = invoke(name, read_only_url)
+    result = invoke(read_only_url, *COMMANDS[name])
 
     if name in READING:
         assert result.exit_code == 0, result.output
@@ -154,39 +158,43 @@ def test_on_a_database_that_cannot_be_written_a_command_fails_in_one_line(read_o
         assert failed_in_one_line(result), result.output
 
 
-def ended_in_one_line(ended: Any) -> bool:
-    return ended.returncode == 1 and ended.stderr.startswith("Error: ") and ended.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize("url", ABSENT, ids=["sqlite", "postgresql"])
 def test_an_upgrade_without_a_database_fails_with_one_line(url: str) -> None:
-    ended = run_python(*FLASK, "db", "upgrade", DATABASE_URL=url)
+    result = invoke(url, *UPGRADE)
 
-    assert ended_in_one_line(ended), ended.stderr
+    assert failed_in_one_line(result), result.output
+    assert "hunter2" not in result.output
 
 
 def test_an_upgrade_by_a_role_without_privileges_fails_with_one_line(unmigrated_url: str) -> None:
     if unmigrated_url.startswith("sqlite"):
         path = make_url(unmigrated_url).database
         Path(str(path)).touch()
-        ended = run_python(*FLASK, "db", "upgrade", DATABASE_URL=f"sqlite:///file:{path}?mode=ro&uri=true")
+        result = invoke(f"sqlite:///file:{path}?mode=ro&uri=true", *UPGRADE)
     else:
-        with psycopg.connect(plain(unmigrated_url), autocommit=True) as connection:
+        with psycopg.connect(libpq_url(unmigrated_url), autocommit=True) as connection:
             connection.execute("CREATE ROLE stranger LOGIN")
             stranger = make_url(unmigrated_url).set(username="stranger").render_as_string(hide_password=False)
-            ended = run_python(*FLASK, "db", "upgrade", DATABASE_URL=stranger)
+            result = invoke(stranger, *UPGRADE)
             connection.execute("DROP ROLE stranger")
 
-    assert ended_in_one_line(ended), ended.stderr
+    assert failed_in_one_line(result), result.output
+
+
+def ended_in_one_line(ended: Any) -> bool:
+    return ended.returncode == 1 and ended.stderr.startswith("Error: ") and ended.stderr.count("\n") == 1
+
+
+FLASK_WITHOUT_PAUSES = ("-m", "flask", "--app", "tests.support.short_requests")
 
 
 @pytest.mark.parametrize("words", [("db", "upgrade"), COMMANDS["seed"]], ids=["upgrade", "seed"])
 def test_where_the_database_cannot_grow_a_command_fails_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
     url = f"sqlite:///{tmp_path}/orders.db"
     if "seed" in words:
-        run_python(*FLASK, "db", "upgrade", DATABASE_URL=url)
+        migrated(url)
 
-    ended = run_python(*FLASK, *words, DATABASE_URL=url, file_size=40_000)
+    ended = run_python(*FLASK_WITHOUT_PAUSES, *words, DATABASE_URL=url, file_size=40_000)
 
     assert ended_in_one_line(ended), ended.stderr
 

@@ -1,4 +1,4 @@
-"""Servers whose database fails or is replaced while they run."""
+"""Databases of a test's own, and servers whose database fails or is replaced while they run."""
 
 import subprocess
 import sys
@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import flask_migrate
+import psycopg
+from sqlalchemy import make_url
 
 from app import create_app
 from app.db.engine import db
 from tests.support.credentials import bearer
-from tests.support.postgres import socket_directory
+from tests.support.postgres import libpq_url, socket_directory
 from tests.support.servers import GUNICORN, ROOT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 ONE_WORKER = {"WEB_CONCURRENCY": "1", "AUTH": "required"}
+MIGRATIONS = str(ROOT / "migrations")
 KEY_CACHE = 1.1  # seconds, after which an API key is read from the database again
 
 
@@ -28,11 +31,19 @@ def flask(url: str, *command: str) -> str:
     return done.stdout
 
 
+def new_database(server_url: str, name: str, options: str = "") -> str:
+    """Create an empty database on the PostgreSQL server, in place of one of that name, and return its URL."""
+    with psycopg.connect(libpq_url(server_url), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} {options}")
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
 def migrated(url: str) -> str:
     """Create the tables in the database and return its URL."""
     app = create_app({"DATABASE_URL": url, "AUTH": "off", "TESTING": True})
     with app.app_context():
-        flask_migrate.upgrade(directory=str(ROOT / "migrations"))
+        flask_migrate.upgrade(directory=MIGRATIONS)
         db.engine.dispose()
     return url
 
