@@ -36,8 +36,8 @@ OTHER_NOTATIONS = """
 NAMES = """
     localhost LOCALHOST localhost. localhost.localdomain foo.localhost a.b.localhost ip6-localhost broadcasthost
     metadata metadata.google.internal instance-data kubernetes.default.svc.cluster.local printer.local router.lan
-    nas.home host.docker.internal gateway.docker.internal db.internal db.corp www.intranet x.private x.home.arpa x.onion x.test
-    x.example x.invalid 1.0.0.127.in-addr.arpa x.ip6.arpa x.alt ⓛocalhost lоcalhost loсalhost.com .example.com
+    nas.home host.docker.internal gateway.docker.internal db.internal db.corp www.intranet x.private x.home.arpa x.onion
+    x.test x.example x.invalid 1.0.0.127.in-addr.arpa x.ip6.arpa x.alt ⓛocalhost lоcalhost loсalhost.com .example.com
     example..com -a.com a-.com a_b.com example.com. a.com%00.b.com a%2ecom xn--.com- a.com,b.com *.example.com
 """.split()
 LITERALS = [
