@@ -173,7 +173,9 @@ def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
             except OSError:
                 return
             with connection, suppress(OSError):
-                connection.recv(65536)
+                received = b""
+                while not received.endswith(b"\r\n\r\n{}"):  # unread data would reset the connection
+                    received += connection.recv(65536)
                 serve(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
