@@ -1,8 +1,6 @@
 """Connections to PostgreSQL: settings, options, and databases that the service refuses."""
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +14,14 @@ from sqlalchemy import make_url, text
 from structlog.testing import capture_logs
 
 from app import create_app
-from app.config import ROOT
+from app.config import ROOT, StartupError
 from app.db.engine import db
-from tests.support.servers import TIMEOUT, environment
+from app.http.auth import check_before_serving
+from tests.support.databases import MIGRATIONS, new_database
+from tests.support.postgres import libpq_url
 
-MIGRATIONS = str(ROOT / "migrations")
+UPGRADE = ("db", "upgrade", "--directory", MIGRATIONS)
+UNRESTRICTED = "LOCALE 'C' TEMPLATE template0"  # a locale and a template that take every encoding
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}], "note": r"C:\new\'"}
 
 DEFAULTS = {
@@ -43,34 +44,32 @@ def database_url(postgresql_url: str) -> str:
     return postgresql_url
 
 
-def plain(url: str) -> str:
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 @pytest.fixture
 def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection of the test's own."""
-    with psycopg.connect(plain(database_url), autocommit=True) as connection:
+    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
-def other_url(database: psycopg.Connection[Any], database_url: str) -> str:
+def other_url(database_url: str) -> str:
     """The URL of an empty database."""
-    database.execute("DROP DATABASE IF EXISTS other WITH (FORCE)")
-    database.execute("CREATE DATABASE other")
-    return make_url(database_url).set(database="other").render_as_string(hide_password=False)
+    return new_database(database_url, "other")
 
 
 class Apps:
     """Creates applications; their connections are closed after the test."""
 
     def __init__(self) -> None:
-        self.made: list[Flask] = []
+        self.created: list[Flask] = []
+
+    def create(self, url: str) -> Flask:
+        app = create_app({"DATABASE_URL": url, "AUTH": "off", "TESTING": True})
+        self.created.append(app)
+        return app
 
     def migrated(self, url: str) -> Flask:
-        app = create_app({"DATABASE_URL": url, "AUTH": "off", "TESTING": True})
-        self.made.append(app)
+        app = self.create(url)
         with app.app_context():
             flask_migrate.upgrade(directory=MIGRATIONS)
         return app
@@ -80,7 +79,7 @@ class Apps:
 def apps() -> Iterator[Apps]:
     apps = Apps()
     yield apps
-    for app in apps.made:
+    for app in apps.created:
         with app.app_context():
             db.engine.dispose()
 
@@ -125,28 +124,23 @@ def create(app: Flask) -> Any:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_database_of_another_encoding_is_refused_in_one_line(
-    database: psycopg.Connection[Any], database_url: str, encoding: str
-) -> None:
-    database.execute("DROP DATABASE IF EXISTS other WITH (FORCE)")
-    database.execute(f"CREATE DATABASE other ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
-    url = make_url(database_url).set(database="other").render_as_string(hide_password=False)
+def test_a_database_of_another_encoding_is_refused_in_one_line(database_url: str, apps: Apps, encoding: str) -> None:
+    app = apps.create(new_database(database_url, "other", f"ENCODING '{encoding}' {UNRESTRICTED}"))
 
-    for command in (["-c", "import wsgi"], ["-m", "flask", "--app", "wsgi", "db", "upgrade"]):
-        ended = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment(DATABASE_URL=url), capture_output=True, text=True,
-            timeout=TIMEOUT,
-        )  # fmt: skip
+    with app.app_context(), pytest.raises(StartupError) as refused:
+        check_before_serving(app)
+    upgraded = app.test_cli_runner().invoke(args=UPGRADE)
 
-        [line] = ended.stderr.splitlines()
-        assert ended.returncode != 0
-        assert f"encoding is {encoding}" in line and "ENCODING 'UTF8'" in line
+    [line] = upgraded.stderr.splitlines()
+    assert upgraded.exit_code == 1
+    for message in (str(refused.value), line):
+        assert f"encoding is {encoding}" in message and "ENCODING 'UTF8'" in message
 
 
 def test_options_of_the_url_and_of_the_environment_override_the_limits(
     database: psycopg.Connection[Any], other_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with psycopg.connect(plain(other_url), autocommit=True) as connection:
+    with psycopg.connect(libpq_url(other_url), autocommit=True) as connection:
         connection.execute("CREATE SCHEMA shop")
     monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=7000 -c work_mem=5MB")
     query = "&options=-csearch_path%3Dshop%20-c%20lock_timeout%3D3000&application_name=web-1"
@@ -189,15 +183,14 @@ def test_of_several_hosts_the_one_that_accepts_writes_is_used(other_url: str, ap
     assert app.test_client().post("/orders", json=ORDER).status_code == 201
 
 
-def test_sslmode_reaches_the_driver(database_url: str, tmp_path: Path) -> None:
+def test_sslmode_reaches_the_driver(database_url: str, apps: Apps) -> None:
     """The test server has no TLS, so the test only shows that the driver checks the value."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"], cwd=ROOT, capture_output=True, text=True,
-        env=environment(DATABASE_URL=f"{database_url}&sslmode=never"), timeout=TIMEOUT,
-    )  # fmt: skip
+    app = apps.create(f"{database_url}&sslmode=never")
 
-    [line] = ended.stderr.splitlines()
-    assert ended.returncode == 1 and 'invalid sslmode value: "never"' in line
+    upgraded = app.test_cli_runner().invoke(args=UPGRADE)
+
+    [line] = upgraded.stderr.splitlines()
+    assert upgraded.exit_code == 1 and 'invalid sslmode value: "never"' in line
 
 
 def test_a_broken_connection_leaves_the_pool_without_a_log_line(
@@ -221,22 +214,22 @@ def test_a_broken_connection_leaves_the_pool_without_a_log_line(
     assert app.test_client().post("/orders", json=ORDER).status_code == 201
 
 
-def test_the_url_of_the_readme_is_a_file_below_the_project(tmp_path: Path) -> None:
-    command = "from app import create_app; print(create_app().config['SQLALCHEMY_DATABASE_URI'])"
-    env = environment(DATABASE_URL="sqlite:///instance/orders.db", PYTHONPATH=str(ROOT))
+@pytest.mark.parametrize("directory", [ROOT, ROOT.parent])
+def test_the_url_of_the_readme_is_a_file_below_the_project(
+    apps: Apps, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    monkeypatch.chdir(directory)
 
-    printed = [
-        subprocess.check_output([sys.executable, "-c", command], cwd=directory, env=env, text=True, timeout=TIMEOUT)
-        for directory in (ROOT, tmp_path)
-    ]
+    app = apps.create("sqlite:///instance/orders.db")
 
-    assert printed == [f"sqlite:///{ROOT}/instance/orders.db\n"] * 2
+    with app.app_context():
+        assert db.engine.url.database == f"{ROOT}/instance/orders.db"
 
 
 def become_latin1(database: psycopg.Connection[Any]) -> None:
     """As after a failover to a server with another encoding."""
     database.execute("DROP DATABASE other WITH (FORCE)")
-    database.execute("CREATE DATABASE other ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    database.execute(f"CREATE DATABASE other ENCODING 'LATIN1' {UNRESTRICTED}")
 
 
 def become_serializable(database: psycopg.Connection[Any]) -> None:

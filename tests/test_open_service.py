@@ -2,8 +2,7 @@
 
 import http.client
 import json
-import subprocess
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -16,22 +15,18 @@ from flask.testing import FlaskClient
 from app import create_app
 from app.config import StartupError, load_config
 from app.db.engine import db
+from app.http.auth import check_before_serving
+from tests.support.commands import run_python
 from tests.support.credentials import api_key, bearer
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
-from tests.support.servers import GUNICORN, ROOT, TIMEOUT, environment, free_port, running
+from tests.support.servers import GUNICORN, SERVERS, free_port, running
 
 pytestmark = on_sqlite
 
 
-def end_of(*command: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    env = environment(PORT=str(free_port()), WEB_CONCURRENCY="1", **settings)
-    words = [sys.executable, *command]
-    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT)
-
-
 def test_on_another_address_than_loopback_it_does_not_start(app: Flask, database_url: str) -> None:
-    ended = end_of(*GUNICORN, AUTH="off", HOST="0.0.0.0", DATABASE_URL=database_url)
+    ended = run_python(*GUNICORN, WEB_CONCURRENCY="1", AUTH="off", HOST="0.0.0.0", DATABASE_URL=database_url)
 
     assert ended.returncode != 0
     assert ended.stderr.count("AUTH is off and HOST is '0.0.0.0'") == 1
@@ -53,9 +48,9 @@ def test_no_such_address_passes_for_loopback(database_url: str, host: str) -> No
 
 
 def test_without_any_api_key_the_start_explains_how_to_create_one(app: Flask, database_url: str) -> None:
-    api_key(app, "orders:read", expires_in=timedelta(seconds=-1))  # one that is worth nothing is none
+    api_key(app, "orders:read", expires_in=timedelta(seconds=-1))  # an expired key is none
 
-    ended = end_of("-m", "flask", "--app", "wsgi", "run", AUTH="required", DATABASE_URL=database_url)
+    ended = run_python(*SERVERS["flask"], AUTH="required", DATABASE_URL=database_url)
 
     assert ended.returncode != 0
     [line] = [line for line in ended.stderr.splitlines() if line.startswith("order service: ")]
@@ -63,13 +58,18 @@ def test_without_any_api_key_the_start_explains_how_to_create_one(app: Flask, da
 
 
 def test_the_command_in_that_message_creates_a_valid_key(app: Flask, database_url: str) -> None:
-    settings = {"AUTH": "required", "DATABASE_URL": database_url}
-    words = ("api-keys", "create", "--name", "shop", "--scope", "orders:write")
-    made = end_of("-m", "flask", "--app", "wsgi", *words, **settings)
-    port = free_port()
-    with running(*GUNICORN, port=port, PORT=str(port), WEB_CONCURRENCY="1", **settings) as server:
-        key = bearer(made.stdout.splitlines()[-1])
-        statuses = [server.request("POST", "/orders", MINIMAL, headers).status for headers in (key, {})]
+    secure_app = create_app({"DATABASE_URL": database_url, "AUTH": "required", "TESTING": True})
+    with secure_app.app_context(), pytest.raises(StartupError) as refused:
+        check_before_serving(secure_app)
+    [command] = re.findall("flask (api-keys create[^`]*)", str(refused.value))
+
+    created = secure_app.test_cli_runner().invoke(args=command.split())
+    with secure_app.app_context():
+        check_before_serving(secure_app)
+    key, client = bearer(created.stdout.splitlines()[-1]), secure_app.test_client()
+    statuses = [client.post("/orders", json=MINIMAL, headers=headers).status_code for headers in (key, {})]
+    with secure_app.app_context():
+        db.engine.dispose()
 
     assert statuses == [201, 401]
 
