@@ -10,7 +10,10 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 
+from app.db.engine import db
+from app.models import EVENTS
 from app.services.order_history import json_patch
 from tests.support.actions import order_after, send_action
 from tests.support.credentials import api_key, bearer, token
@@ -140,6 +143,20 @@ def test_an_erasure_removes_the_request_ids(secure_app: Flask, secure_client: Fl
     events = events_of(secure_client, path, **shop)
     assert [event["type"] for event in events][-2:] == ["order.erased", "order.returned"]
     assert {event["request_id"] for event in events} == {None}
+
+
+def test_verify_reports_a_request_id_of_an_erased_order(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    path = order_after(client, "cancel")
+    client.delete("/customers/c-1/personal-data")
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(EVENTS).where(EVENTS.c.version == 2).values(request_id="erika"))
+
+    verified = runner.invoke(args=["verify"])
+
+    assert verified.exit_code == 1
+    assert f'order {path.removeprefix("/orders/")}: request_id is "erika" in version 2 of an erased' in verified.output
 
 
 json_values = st.recursive(

@@ -37,7 +37,14 @@ _ALWAYS_CHANGING = {"version", "allowed_actions", "updated_at"}
 _UNITS_MEMBER = {"order.fulfilled": "fulfilled", "order.returned": "returned"}
 _RECORDS_MEMBER = {"order.fulfilled": "fulfillments", "order.returned": "returns"}
 
-EVENT_COLUMNS = ("version", "type", "actor", "at", "snapshot")  # of `order_events`, that are compared here
+EVENT_COLUMNS = ("version", "type", "actor", "request_id", "at", "snapshot")  # of `order_events`, compared here
+    "version",
+    "type",
+    "actor",
+    "request_id",
+    "at",
+    "snapshot",
+)  # of `order_events`, that are compared here
 
 Document = Mapping[str, Any]
 
@@ -93,9 +100,11 @@ def _verify_snapshot(order: OrderRow, event: Row[Any], snapshot: Document) -> It
         yield f"{member} contradicts other members {where}"
     if orjson.dumps(snapshot).decode() != event.snapshot:
         yield f"the snapshot of version {event.version} is not written as it was rendered"
-    customer_id = order.columns["customer_id"]
-    if is_alias(customer_id) and snapshot["customer_id"] != customer_id:  # all snapshots are erased before the order is
-        yield f"customer_id is {_abbreviated(snapshot['customer_id'])} in version {event.version} of an erased order"
+    if is_alias(order.columns["customer_id"]):  # all snapshots are erased before the order is
+        erased = {"customer_id": order.columns["customer_id"], "request_id": None}
+        actual = {"customer_id": snapshot["customer_id"], "request_id": event.request_id}
+        for name in (name for name in erased if actual[name] != erased[name]):
+            yield f"{name} is {_abbreviated(actual[name])} in version {event.version} of an erased order"
 
 
 def _verify_first(order: Document, event: Row[Any], snapshot: Document, *, alias: str | None) -> Iterator[str]:
