@@ -38,13 +38,6 @@ _UNITS_MEMBER = {"order.fulfilled": "fulfilled", "order.returned": "returned"}
 _RECORDS_MEMBER = {"order.fulfilled": "fulfillments", "order.returned": "returns"}
 
 EVENT_COLUMNS = ("version", "type", "actor", "request_id", "at", "snapshot")  # of `order_events`, compared here
-    "version",
-    "type",
-    "actor",
-    "request_id",
-    "at",
-    "snapshot",
-)  # of `order_events`, that are compared here
 
 Document = Mapping[str, Any]
 
