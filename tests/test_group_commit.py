@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.db.group_commit import GroupCommit
+from app.db.group_commit import BatchAbandoned, GroupCommit
 
 
 class Killed(BaseException):
@@ -103,6 +103,26 @@ def test_the_other_callers_of_a_killed_leader_get_their_results() -> None:
     assert [type(result) for result in results].count(Killed) == 1
     assert all(result == 2 * item for item, result in enumerate(results) if not isinstance(result, Killed))
     assert group.submit(5) == 10
+
+
+def test_the_other_callers_of_a_killed_leader_are_told_where_a_batch_must_not_be_executed_again() -> None:
+    executed: list[int] = []
+
+    def execute(items: Sequence[int]) -> list[int]:
+        executed.extend(items)
+        time.sleep(0.05)  # the other callers join the next batch
+        if 0 in items:
+            raise Killed
+        return doubled(items)
+
+    group = GroupCommit[int, int](execute, max_batch=1000, repeatable=False)
+
+    results = concurrently(20, group.submit)
+
+    assert sorted(executed) == list(range(20))
+    for item, result in enumerate(results):
+        assert result == 2 * item or isinstance(result, Killed | BatchAbandoned)
+    assert [type(result) for result in results].count(Killed) == 1
 
 
 def test_a_stuck_batch_does_not_block_later_ones() -> None:

@@ -17,8 +17,8 @@ from app.cli.seed import sample_orders
 from app.db.engine import db
 from app.services.order_inserts import insert_orders
 from app.services.order_listing import FILTERS, LEADS, Shape, list_statement
-from app.services.order_queries import SNAPSHOT_STATEMENTS
-from app.services.order_updates import CURRENT_ORDER, UPDATE_ORDER
+from app.services.order_queries import SNAPSHOTS
+from app.services.order_updates import CURRENT_ORDERS, UPDATE_ORDER, UPDATE_ORDERS
 
 INDEXES = {
     "number": "uq_orders_number",
@@ -83,9 +83,13 @@ def test_several_values_are_as_many_ranges_of_the_index(
 
 
 BY_KEYS = {
-    "look-up": (SNAPSHOT_STATEMENTS["postgresql"], {"pk_orders", "pk_order_events", "json_to_recordset"}),
-    "current": (CURRENT_ORDER, {"pk_orders", "pk_order_events", "pk_change_keys"}),
-    "change": (UPDATE_ORDER, {"pk_orders", "pk_order_items", "json_to_record", "json_to_recordset"}),
+    "look-up": (SNAPSHOTS.statements["postgresql"], {"pk_orders", "pk_order_events", "json_to_recordset"}),
+    "current": (
+        CURRENT_ORDERS.statements["postgresql"],
+        {"pk_orders", "pk_order_events", "pk_change_keys", "json_to_recordset"},
+    ),
+    "change": (UPDATE_ORDER, {"pk_orders", "pk_order_items", "json_to_recordset"}),
+    "changes": (UPDATE_ORDERS, {"pk_orders", "pk_order_items", "json_to_recordset"}),
 }
 
 

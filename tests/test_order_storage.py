@@ -202,7 +202,7 @@ def test_a_change_whose_response_was_lost_is_stored_once(
 ) -> None:
     path = order_after(client, "confirm")
     lose_the_answer(
-        order_updates.UPDATE_ORDER,
+        order_updates.UPDATE_ORDERS,
         monkeypatch,
         meanwhile=lambda: next_change and send_action(client, path, next_change),
     )

@@ -19,6 +19,10 @@ Value = TypeVar("Value")
 _MAX_WAIT = 0.1
 
 
+class BatchAbandoned(Exception):
+    """The leader of the batch was killed. It is unknown whether the batch was executed."""
+
+
 class _Batch(Generic[Item, Result]):
     """Items of one execution, then their results or its error; neither if its leader was killed."""
 
@@ -37,18 +41,21 @@ class GroupCommit(Generic[Item, Result]):
 
     `execute` receives at most `max_batch` items in the order of their calls, and returns their results in the same
     order. What it raises is raised for every caller of the batch. If a leader is killed, the items of its batch are
-    executed again, so `execute` must be idempotent.
+    executed again if `execute` is `repeatable`; otherwise BatchAbandoned is raised for the other callers.
     """
 
-    def __init__(self, execute: Callable[[Sequence[Item]], Sequence[Result]], *, max_batch: int) -> None:
+    def __init__(
+        self, execute: Callable[[Sequence[Item]], Sequence[Result]], *, max_batch: int, repeatable: bool = True
+    ) -> None:
         self._execute = execute
         self._max_batch = max_batch
+        self._repeatable = repeatable
         self._executing = threading.Lock()  # held by the leader that executes
         self._joining = threading.Lock()  # guards _open and the items of that batch
         self._open: _Batch[Item, Result] | None = None
 
     def submit(self, item: Item) -> Result:
-        """The result for the item. Raises what `execute` raised for its batch."""
+        """The result for the item. Raises what `execute` raised for its batch, and BatchAbandoned."""
         while True:
             batch, position = self._join(item)
             if position == 0:
@@ -59,7 +66,8 @@ class GroupCommit(Generic[Item, Result]):
                 raise batch.error
             if batch.results is not None:
                 return batch.results[position]
-            # The leader was killed: submit the item again.
+            if not self._repeatable:  # the leader was killed
+                raise BatchAbandoned
 
     def _join(self, item: Item) -> tuple[_Batch[Item, Result], int]:
         with self._joining:

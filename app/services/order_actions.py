@@ -18,6 +18,7 @@ import orjson
 from sqlalchemy import Row, select
 
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection
+from app.db.group_commit import BatchAbandoned
 from app.db.transactions import read_rows
 from app.errors import (
     DuplicateExternalRef,
@@ -168,7 +169,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
     A change that alters nothing stores no version, only its idempotency key: a retry gets the same response, whatever
     has happened in between.
     """
-    unacknowledged: list[StoredOrder] = []  # versions whose connection was lost during the commit
+    unacknowledged: list[StoredOrder] = []  # versions of which it is unknown whether they were committed
     deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
     while time.monotonic() < deadline:
         if stored := next(filter(_is_stored, unacknowledged), None):
@@ -190,8 +191,8 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
         try:
             if store_version(order, event, key=key, before=before):
                 return visible_order(changed, request.principal)
-        except DATABASE_ERRORS as error:
-            if is_lost_connection(error):
+        except (BatchAbandoned, *DATABASE_ERRORS) as error:
+            if isinstance(error, BatchAbandoned) or is_lost_connection(error):
                 unacknowledged.append(changed)
             else:
                 _raise_unless_replayed(error, order, before=before, key=key, principal=request.principal)

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
-    JSON,
     ColumnElement,
     Integer,
     Select,
@@ -20,15 +19,12 @@ from sqlalchemy import (
     cast,
     column,
     func,
-    literal_column,
     or_,
     select,
-    true,
 )
 
-from app.db.engine import db
 from app.db.group_commit import GroupCommit, PerEngine
-from app.db.statement import Statement, is_one_of, json_rows
+from app.db.statement import Lookup, Statement, is_one_of
 from app.db.types import UUID
 from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
@@ -107,40 +103,15 @@ def owner_values(owner: Owner) -> dict[str, str | None]:
     return {"customer_id": owner.customer_id, "channels": channels}
 
 
-def _find_snapshots(keys: Sequence[OrderKey]) -> list[Snapshot | None]:
-    batch = orjson.dumps(
-        [{"position": i, "id": key.id, "version": key.version, **owner_values(key.owner)} for i, key in enumerate(keys)]
-    ).decode()
-    rows = SNAPSHOT_STATEMENTS[db.engine.dialect.name].rows(keys=batch)
-    snapshots = {position: (version, document) for position, version, document in rows}
-    return [snapshots.get(i) for i in range(len(keys))]
+def _find_snapshots(keys: Sequence[OrderKey]) -> Sequence[Snapshot | None]:
+    return SNAPSHOTS.rows([{"id": key.id, "version": key.version, **owner_values(key.owner)} for key in keys])
 
 
 def _select_snapshot(key: Subquery) -> Select[int, str]:
     order = and_(Order.id == key.c.id, owned_by(key.c.customer_id, key.c.channels))
     version = func.coalesce(key.c.version, Order.version)
     event = and_(OrderEvent.order_id == Order.id, OrderEvent.version == version)
-    return select(OrderEvent.version, OrderEvent.snapshot).join(Order, event).where(order)
-
-
-def _postgresql_statement() -> Statement:
-    columns: list[Any] = [
-        column("position", Integer), column("id", UUID), column("version", Integer),
-        column("customer_id", Text), column("channels", Text),
-    ]  # fmt: skip
-    rows = json_rows(cast(bindparam("keys", type_=Text), JSON), "rows", *columns)
-    keys = select(*rows.c).subquery("keys")
-    # LATERAL: a lookup by primary key for each order. A join is planned as a scan while the table is small, and that
-    # plan is kept when it has grown.
-    snapshot = _select_snapshot(keys).limit(literal_column("1")).lateral("snapshot")
-    return Statement(select(keys.c.position, *snapshot.c).select_from(keys).join(snapshot, true()))
-
-
-def _sqlite_statement() -> Statement:
-    rows = func.json_each(bindparam("keys", type_=Text)).table_valued("value", name="rows")
-    members = ("position", "id", "version", "customer_id", "channels")
-    keys = select(*(func.json_extract(rows.c.value, f"$.{name}").label(name) for name in members)).subquery("keys")
-    return Statement(_select_snapshot(keys).with_only_columns(keys.c.position, OrderEvent.version, OrderEvent.snapshot))
+    return select(OrderEvent.version, OrderEvent.snapshot).select_from(OrderEvent).join(Order, event).where(order)
 
 
 def _reference_statement() -> Statement:
@@ -152,6 +123,7 @@ def _reference_statement() -> Statement:
     return Statement(query.where(*own, owned_by(*owner_parameters())))
 
 
-SNAPSHOT_STATEMENTS = {"postgresql": _postgresql_statement(), "sqlite": _sqlite_statement()}
+OWNED_ORDER = (column("id", UUID), column("customer_id", Text), column("channels", Text))  # key of a lookup
+SNAPSHOTS = Lookup([*OWNED_ORDER, column("version", Integer)], _select_snapshot)
 _BY_REFERENCE = _reference_statement()
 _READS = PerEngine(lambda: GroupCommit[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))

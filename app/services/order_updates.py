@@ -1,9 +1,10 @@
-"""Storing a changed order as its next version, unless another writer has stored that version first.
+"""Reading orders to change, and storing each as its next version, unless another writer has stored that version first.
 
-PostgreSQL does it in one statement and one round trip. SQLite, which cannot insert inside WITH, uses a transaction.
+Concurrent requests share both statements, as creates do. PostgreSQL stores the changes in one statement and one round
+trip. SQLite, which cannot insert inside WITH, uses a transaction.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import orjson
 from sqlalchemy import (
     JSON,
+    Connection,
     Integer,
+    Select,
+    Subquery,
     Text,
     and_,
     bindparam,
@@ -20,25 +24,33 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
     true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import aliased
 
 from app.db.engine import db
-from app.db.statement import Statement, json_row, json_rows, typed
+from app.db.errors import DATABASE_ERRORS, is_unavailable
+from app.db.group_commit import GroupCommit, PerEngine
+from app.db.statement import Lookup, Statement, json_rows, typed
 from app.db.transactions import read_rows
 from app.errors import TooManyIdempotencyKeys
 from app.models import CHANGE_KEYS, EVENTS, ITEMS, ORDERS, ChangeKey, Order, OrderEvent
 from app.models.event import CHANGE_KEYS_MAX
 from app.models.principal import Owner
 from app.services.order_inserts import insert_events, insert_events_from
-from app.services.order_queries import owned_by, owner_parameters, owner_values
+from app.services.order_queries import GROUP_READ_MAX, OWNED_ORDER, owned_by, owner_values
 
+GROUP_CHANGES_MAX = 100  # changes of concurrent requests in one statement; more would delay each request without a gain
 _IMMUTABLE = {"id", "number", "principal", "customer_id", "idempotency_key_hash", "fingerprint", "created_at"}
 _MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # orjson takes no quoted_name
+
+
+# A change as its statement takes it: the columns of the order, its event and its key, and the items that have changed.
+# `last_line` is the number of its last item where items were removed.
+Change = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +79,11 @@ class CurrentOrder:
 
 
 def find_current_order(order_id: str, *, owner: Owner, key: IdempotencyKey | None) -> CurrentOrder | None:
-    """The order, if it is the owner's."""
-    rows = CURRENT_ORDER.rows(id=order_id, **owner_values(owner), key_hash=None if key is None else key.key_hash)
-    return CurrentOrder(*rows[0]) if rows else None
+    """The order, if it is the owner's, read in one statement with those of concurrent requests."""
+    row = _READS.get().submit(
+        {"id": order_id, **owner_values(owner), "key_hash": None if key is None else key.key_hash}
+    )
+    return None if row is None else CurrentOrder(*row)
 
 
 def store_key(key: IdempotencyKey, *, order_id: str, version: int) -> bool:
@@ -100,16 +114,22 @@ def store_version(
 ) -> bool:
     """Store the changed order, its key, its event and its outbox row. False where another version is stored by now.
 
-    `before` is the document that the order was parsed from. Raises the driver's error: nothing is stored then, except
-    that this is unknown after a lost connection. A key that another request has stored in between is a duplicate.
+    `before` is the document that the order was parsed from. Concurrent changes share one statement, which waits for no
+    lock. A change that it cannot store is stored by a statement of its own, which waits.
+
+    Raises the driver's error: nothing is stored then, except that this is unknown after a lost connection and after
+    BatchAbandoned. A key that another request has stored in between is a duplicate.
     """
     columns = order.columns()
     change = {name: columns[name] for name in _MUTABLE} | event | {"items": _changed_items(order, before)}
-    change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "last_line": len(order.items)}
-    if db.engine.dialect.name == "sqlite":
-        return _store_in_transaction(change)
-    change["snapshot"] = orjson.Fragment(event["snapshot"])
-    return bool(UPDATE_ORDER.rows(change=orjson.dumps(change).decode()))
+    change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint}
+    change["last_line"] = len(order.items) if len(order.items) < len(before["items"]) else None
+    # An external_ref may have to wait for another order with the same one, and could deadlock beside other changes.
+    if order.external_ref == before["external_ref"]:
+        stored = _CHANGES.get().submit(change)
+        if stored is not None:
+            return stored
+    return bool(_store_versions([change], UPDATE_ORDER))
 
 
 def _changed_items(order: Order, before: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -120,22 +140,48 @@ def _changed_items(order: Order, before: Mapping[str, Any]) -> list[dict[str, An
     return [item for item, old in zip_longest(items, before["items"]) if item and item != old]
 
 
-def _store_in_transaction(change: Mapping[str, Any]) -> bool:
+def _store_together(changes: Sequence[Change]) -> list[bool | None]:
+    """Whether each change is stored; None for one that has to be stored alone.
+
+    Of the changes of one order only the first can be stored: the others are based on the version before it.
+    """
+    by_order: dict[str, Change] = {}
+    for change in changes:
+        by_order.setdefault(change["order_id"], change)
+    try:
+        stored = _store_versions(list(by_order.values()), UPDATE_ORDERS)
+    except DATABASE_ERRORS as error:
+        if is_unavailable(error):  # more statements would only add load
+            raise
+        stored = set()  # one of them causes the error: alone, the others are stored
+    return [
+        (change["order_id"] in stored or None) if by_order[change["order_id"]] is change else False
+        for change in changes
+    ]
+
+
+def _store_versions(changes: Sequence[Change], statement: Statement) -> set[str]:
+    """Store changes of different orders, and return the ids of those that are stored."""
+    if db.engine.dialect.name == "sqlite":
+        with db.engine.begin() as connection:
+            return {change["order_id"] for change in changes if _store_in_transaction(connection, change)}
+    batch = orjson.dumps([{**change, "snapshot": orjson.Fragment(change["snapshot"])} for change in changes])
+    return {row[0] for row in statement.rows(changes=batch.decode())}
+
+
+def _store_in_transaction(connection: Connection, change: Change) -> bool:
     order_id = change["order_id"]
-
-    def values(names: Iterable[str]) -> dict[str, Any]:
-        return {name: change[name] for name in names}
-
-    with db.engine.begin() as connection:
-        before = and_(ORDERS.c.id == order_id, ORDERS.c.version == change["version"] - 1)
-        if not connection.execute(update(ORDERS).where(before).values(values(_MUTABLE))).rowcount:
-            return False
+    before = and_(ORDERS.c.id == order_id, ORDERS.c.version == change["version"] - 1)
+    columns = {name: change[name] for name in _MUTABLE}
+    if not connection.execute(update(ORDERS).where(before).values(columns)).rowcount:
+        return False
+    if change["last_line"] is not None:
         connection.execute(delete(ITEMS).where(ITEMS.c.order_id == order_id, ITEMS.c.line > change["last_line"]))
-        if items := change["items"]:
-            connection.execute(_upsert(sqlite.insert(ITEMS)), [{"order_id": order_id, **item} for item in items])
-        insert_events(connection, [values(EVENTS.c.keys())])
-        if change["key_hash"] is not None:
-            connection.execute(insert(CHANGE_KEYS), values(CHANGE_KEYS.c.keys()))
+    if items := change["items"]:
+        connection.execute(_upsert(sqlite.insert(ITEMS)), [{"order_id": order_id, **item} for item in items])
+    insert_events(connection, [{name: change[name] for name in EVENTS.c.keys()}])
+    if change["key_hash"] is not None:
+        connection.execute(insert(CHANGE_KEYS), {name: change[name] for name in CHANGE_KEYS.c.keys()})
     return True
 
 
@@ -145,21 +191,22 @@ def _upsert(items: Any) -> Any:
     return items.on_conflict_do_update(index_elements=ITEMS.primary_key, set_=values)
 
 
-def _current_statement() -> Statement:
-    used = and_(ChangeKey.order_id == Order.id, ChangeKey.key_hash == bindparam("key_hash"))
-
-    def snapshot(version: Any) -> Any:
-        # A scalar subquery: a join may be planned to read all versions of the order for one.
-        event = aliased(OrderEvent)
-        document = select(cast(event.snapshot, Text)).where(event.order_id == Order.id, event.version == version)
-        return document.scalar_subquery()
-
-    return Statement(
-        select(cast(Order.id, Text), Order.principal, Order.external_ref_hash, snapshot(Order.version))
-        .add_columns(ChangeKey.version, ChangeKey.fingerprint, snapshot(ChangeKey.version))
-        .outerjoin(ChangeKey, used)
-        .where(Order.id == bindparam("id"), owned_by(*owner_parameters()))
-    )
+def _select_current_order(key: Subquery) -> Select[*tuple[Any, ...]]:
+    # Scalar subqueries: a join may be planned to read all versions of the order for one.
+    snapshot = select(cast(OrderEvent.snapshot, Text)).where(OrderEvent.order_id == Order.id).correlate(Order, key)
+    used = and_(ChangeKey.order_id == Order.id, ChangeKey.key_hash == key.c.key_hash)
+    use = select(ChangeKey).where(used).correlate(Order, key)
+    columns = {
+        "id": cast(Order.id, Text),
+        "principal": Order.principal,
+        "external_ref_hash": Order.external_ref_hash,
+        "document": snapshot.where(OrderEvent.version == Order.version).scalar_subquery(),
+        "replayed_version": use.with_only_columns(ChangeKey.version).scalar_subquery(),
+        "replayed_fingerprint": use.with_only_columns(ChangeKey.fingerprint).scalar_subquery(),
+        "replayed_document": snapshot.where(ChangeKey.version == OrderEvent.version, used).scalar_subquery(),
+    }
+    order = and_(Order.id == key.c.id, owned_by(key.c.customer_id, key.c.channels))
+    return select(*(expression.label(name) for name, expression in columns.items())).where(order)
 
 
 def _insert_key(dialect: Any) -> Any:
@@ -174,7 +221,11 @@ def _insert_key(dialect: Any) -> Any:
     return keys.returning(CHANGE_KEYS.c.version)
 
 
-def _update_statement() -> Statement:
+def _update_statement(*, skip_locked: bool) -> Statement:
+    """Store changes of different orders. `skip_locked`: leave out those whose orders another transaction has locked.
+
+    Without it, the statement waits for them, and must have only one change: two with several could deadlock.
+    """
     columns = [
         *typed(EVENTS.c),
         *typed(CHANGE_KEYS.c[name] for name in ("key_hash", "fingerprint")),
@@ -182,30 +233,42 @@ def _update_statement() -> Statement:
         column("items", JSON),
         column("last_line", Integer),
     ]
-    change = select(json_row(cast(bindparam("change", type_=Text), JSON), "change", *columns)).cte("change")
+    change = select(json_rows(cast(bindparam("changes", type_=Text), JSON), "change", *columns)).cte("change")
+    # LATERAL: a lookup by primary key for each change, for the reason that `Lookup` has. The version is compared when
+    # the row is locked, so that it is the newest.
+    order = select(ORDERS.c.version).where(ORDERS.c.id == change.c.order_id).limit(literal_column("1"))
+    locked = order.with_for_update(key_share=True, skip_locked=skip_locked).lateral("locked")
+    stored = select(change).select_from(change.join(locked, change.c.version == locked.c.version + 1)).cte("stored")
     changed = (
         update(ORDERS)
-        .where(ORDERS.c.id == change.c.order_id, ORDERS.c.version == change.c.version - 1)
-        .values({ORDERS.c[name]: change.c[name] for name in _MUTABLE})
-        .returning(ORDERS.c.id)
-        .cte("changed")
+        .where(ORDERS.c.id == stored.c.order_id)
+        .values({ORDERS.c[name]: stored.c[name] for name in _MUTABLE})
     )
-    stored = change.join(changed, change.c.order_id == changed.c.id)
 
-    item = json_rows(change.c["items"], "item", *typed(c for c in ITEMS.c if c.name != "order_id"))
-    items = select(change.c.order_id, *item.c).select_from(stored.join(item, true()))
-    events, outbox = insert_events_from(stored, dict(change.c))
-    writes = {"new_items": _upsert(postgresql.insert(ITEMS).from_select(["order_id", *item.c.keys()], items))}
-    writes["removed_items"] = delete(ITEMS).where(ITEMS.c.order_id == changed.c.id, ITEMS.c.line > change.c.last_line)
-    writes["new_outbox"] = outbox
-    key = select(*(change.c[name] for name in CHANGE_KEYS.c.keys())).select_from(stored)
-    writes["new_key"] = insert(CHANGE_KEYS).from_select(CHANGE_KEYS.c.keys(), key.where(change.c.key_hash.is_not(None)))
+    item = json_rows(stored.c["items"], "item", *typed(c for c in ITEMS.c if c.name != "order_id"))
+    items = select(stored.c.order_id, *item.c).select_from(stored.join(item, true()))
+    events, outbox = insert_events_from(stored, dict(stored.c))
+    key = select(*(stored.c[name] for name in CHANGE_KEYS.c.keys())).where(stored.c.key_hash.is_not(None))
+    writes = {
+        "changed": changed,
+        "new_items": _upsert(postgresql.insert(ITEMS).from_select(["order_id", *item.c.keys()], items)),
+        "removed_items": delete(ITEMS).where(ITEMS.c.order_id == stored.c.order_id, ITEMS.c.line > stored.c.last_line),
+        "new_outbox": outbox,
+        "new_key": insert(CHANGE_KEYS).from_select(CHANGE_KEYS.c.keys(), key),
+    }
     return Statement(
-        events.add_cte(*(one.cte(name) for name, one in writes.items())).returning(EVENTS.c.version),
-        repeatable=False,  # repeated, it would find the version that it has stored itself
+        events.add_cte(*(one.cte(name) for name, one in writes.items())).returning(cast(EVENTS.c.order_id, Text)),
+        repeatable=False,  # repeated, it would find the versions that it has stored itself
     )
 
 
-CURRENT_ORDER, UPDATE_ORDER = _current_statement(), _update_statement()
+CURRENT_ORDERS = Lookup([*OWNED_ORDER, column("key_hash", Text)], _select_current_order)
+UPDATE_ORDERS, UPDATE_ORDER = _update_statement(skip_locked=True), _update_statement(skip_locked=False)
+_READS = PerEngine(
+    lambda: GroupCommit[dict[str, Any], tuple[Any, ...] | None](CURRENT_ORDERS.rows, max_batch=GROUP_READ_MAX)
+)
+_CHANGES = PerEngine(
+    lambda: GroupCommit[Change, bool | None](_store_together, max_batch=GROUP_CHANGES_MAX, repeatable=False)
+)
 _INSERT_KEY = {"postgresql": _insert_key(postgresql), "sqlite": _insert_key(sqlite)}
 _STORE_KEY = Statement(_INSERT_KEY["postgresql"])
