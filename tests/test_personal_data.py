@@ -13,12 +13,15 @@ from sqlalchemy import text
 from app.db.engine import db
 from app.models import Erasure
 from app.models.erasure import RUNNING
+from app.models.principal import ANONYMOUS
 from app.services import personal_data
+from app.services.webhook_service import WebhookRules, create_endpoint
 from tests.support.actions import order_after, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.personal_data import CUSTOMER, add_versions, address, canary, personal_order, traces
 from tests.support.samples import MINIMAL, error_locations, slug
 from tests.support.servers import GUNICORN, free_port, running
+from tests.support.webhooks import PUBLIC_ADDRESS, SECRETS, URL, queue_events, resolve_to
 
 ALL_SCOPES = ("orders:read", "orders:write", "orders:manage", "privacy:export", "privacy:erase")
 
@@ -114,6 +117,28 @@ def test_a_customer_exports_nobody_elses_data(secure_client: FlaskClient, shop: 
 
     assert slug(secure_client.get(path_of("c-1"), headers=other)) == (403, "forbidden")
     assert exported(secure_client, "c-2", **other) == []
+
+
+def test_a_service_learns_to_which_webhooks_the_orders_were_sent_and_a_customer_does_not(
+    secure_app: Flask, secure_client: FlaskClient, shop: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personal_data, "_DELIVERIES_PAGE", 2)
+    own = bearer(token(customer="c-1", scope="privacy:export"))
+    path = secure_client.post("/orders", json=MINIMAL, headers=shop).headers["Location"]
+    send_action(secure_client, path, "confirm", **shop)
+    with secure_app.app_context():
+        rules = WebhookRules(SECRETS, True, resolve_to(PUBLIC_ADDRESS))
+        content = {"url": URL, "payload": "thin"}
+        endpoints = [create_endpoint(content, principal=ANONYMOUS, rules=rules)["id"] for _ in range(2)]
+        queue_events()
+
+    full, seen = exported(secure_client, "c-1", **shop), exported(secure_client, "c-1", **own)
+
+    assert (kinds(full), kinds(seen)) == ("oeedddd", "oee")
+    deliveries = [line["delivery"] for line in full if "delivery" in line]
+    sent = [(one["order_id"], one["version"], one["endpoint_id"], one["status"]) for one in deliveries]
+    order_id = path.removeprefix("/orders/")
+    assert sent == [(order_id, version, endpoint, "pending") for version in (1, 2) for endpoint in sorted(endpoints)]
 
 
 def test_a_running_erasure_is_part_of_the_export_and_a_finished_one_leaves_nothing(
