@@ -1,12 +1,12 @@
 """Listing orders: filters, keyset paging, and the queries. Lists return stored documents without parsing them."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate, product
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from sqlalchemy import ColumnElement, Integer, Select, asc, bindparam, cast, desc, func, select, tuple_, union_all
@@ -77,8 +77,7 @@ def _count_within(length: int, documents: Sequence[str]) -> int:
     return sum(begin < length for begin in accumulate(map(len, documents), initial=0))
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):  # made for each list, in half the time of a dataclass
     """What the SQL of a list depends on: the filters given by name, the ranges of the index, and the sort."""
 
     given: frozenset[str]
@@ -86,8 +85,7 @@ class Shape:
     descending: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """The orders to list: the shape of the query, and its parameters except `low`, `high` (`id_range`) and `limit`."""
 
     shape: Shape
@@ -99,14 +97,20 @@ def select_orders(filters: Mapping[str, Any], *, principal: Principal) -> Select
     values = _filter_values(filters, principal)
     if values is None:
         return None
-    leading = _leading_filters(values.keys())
-    ranges = list(product(*(values.get(name, STATUSES) for name in leading)))
-    parameters = {
-        f"{name}_{i}": value for i, row in enumerate(ranges) for name, value in zip(leading, row, strict=True)
-    }
-    for name in values.keys() - set(leading):
+    given = frozenset(values)
+    leading = _leading_filters(given)
+    parameters, ranges = _range_parameters(leading, values) if leading else ({}, 1)
+    for name in given.difference(leading):
         parameters[name] = orjson.dumps(values[name]).decode() if name in _SEVERAL else values[name][0]
-    return Selection(Shape(frozenset(values), len(ranges), is_descending(filters)), parameters)
+    return Selection(Shape(given, ranges, is_descending(filters)), parameters)
+
+
+def _range_parameters(leading: Sequence[str], values: Mapping[str, list[str]]) -> tuple[dict[str, str], int]:
+    """The parameters of the ranges of the index, and their number."""
+    rows = list(product(*(values.get(name, STATUSES) for name in leading)))
+    return {f"{name}_{i}": value for i, row in enumerate(rows) for name, value in zip(leading, row, strict=True)}, len(
+        rows
+    )
 
 
 def _filter_values(filters: Mapping[str, Any], principal: Principal) -> dict[str, list[str]] | None:
@@ -120,11 +124,16 @@ def _filter_values(filters: Mapping[str, Any], principal: Principal) -> dict[str
     if "idempotency_key" in values:
         [key] = values["idempotency_key"]
         values["idempotency_key"] = [hash_key(key, principal=principal.id, operation=CREATE)]
-    own = {"customer_id": principal.customer_id and frozenset({principal.customer_id}), "channel": principal.channels}
-    for name, allowed in own.items():
-        if allowed is not None:
-            values[name] = [value for value in values.get(name, sorted(allowed)) if value in allowed]
+    if principal.customer_id is not None:
+        _restrict(values, "customer_id", {principal.customer_id})
+    if principal.channels is not None:
+        _restrict(values, "channel", principal.channels)
     return values if all(values.values()) else None
+
+
+def _restrict(values: dict[str, list[str]], name: str, allowed: Set[str]) -> None:
+    """Limit a filter to the values that are allowed."""
+    values[name] = [value for value in values.get(name, sorted(allowed)) if value in allowed]
 
 
 def is_descending(filters: Mapping[str, Any]) -> bool:
@@ -186,7 +195,8 @@ LEADS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _leading_filters(given: Collection[str]) -> list[str]:
+@lru_cache(maxsize=512)
+def _leading_filters(given: frozenset[str]) -> list[str]:
     """The filters that the leading filter's index serves; none where the primary key or a unique index does."""
     lead = next((name for name in LEADS if name in given), None) if _SELECTIVE.isdisjoint(given) else None
     return [] if lead is None else [column.key for column in LEADS[lead][:-1]]
