@@ -23,8 +23,10 @@ run: $(VENV)/run.stamp  ## migrate the database and start web server and worker 
 	@if [ -t 1 ]; then export LOG_FORMAT="$${LOG_FORMAT:-console}"; fi; \
 	$(PY) -m flask --app wsgi db upgrade && exec $(PY) supervisor.py
 
+# Two processes, each with databases of its own; selected tests and those on a given server run in one.
+test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=2 --dist=loadfile)
 test: $(VENV)/dev.stamp  ## run the tests on SQLite and PostgreSQL (ARGS="-k name" selects tests)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(PROCESSES) $(ARGS)
 
 # Debian installs nginx in a directory that only root has in PATH.
 nginx-test: export PATH := $(PATH):/usr/sbin

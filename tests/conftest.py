@@ -8,15 +8,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import flask_migrate
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from hypothesis import HealthCheck, settings
 
-from app import create_app
-from app.db.engine import db
-from tests.support.credentials import app_with_auth
+from tests.support.applications import Applications
 from tests.support.postgres import private_postgres
 from tests.support.tables import delete_all_rows
 
@@ -72,20 +69,21 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def app(database_url: str, pytestconfig: pytest.Config) -> Iterator[Flask]:
-    app = create_app({"DATABASE_URL": database_url, "AUTH": "off", "TESTING": True})
-    with app.app_context():
-        flask_migrate.upgrade(directory=str(pytestconfig.rootpath / "migrations"))
-    yield app
-    with app.app_context():
-        db.engine.dispose()  # an open connection at exit is a warning, thus an error
+def applications() -> Iterator[Applications]:
+    """Each application is created once, also where tests alternate between the databases (`--dist=loadfile`)."""
+    with Applications() as applications:
+        yield applications
 
 
 @pytest.fixture(scope="session")
-def secure_app(app: Flask, database_url: str) -> Iterator[Flask]:
+def app(applications: Applications, database_url: str) -> Flask:
+    return applications.migrated(database_url)
+
+
+@pytest.fixture(scope="session")
+def secure_app(app: Flask, applications: Applications, database_url: str) -> Flask:
     """The same database with AUTH=required (tests/support/credentials.py has the keys)."""
-    with app_with_auth(database_url) as secure_app:
-        yield secure_app
+    return applications.secure(database_url)
 
 
 @pytest.fixture

@@ -1,15 +1,18 @@
 """Group commit: concurrent calls share executions, and every caller gets its own result."""
 
+import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from app.db.group_commit import BatchAbandoned, GroupCommit
+from tests.support.servers import ROOT, TIMEOUT
 
 
 class Killed(BaseException):
@@ -147,57 +150,65 @@ def test_a_stuck_batch_does_not_block_later_ones() -> None:
     assert group.submit(3) == 6
 
 
+# One process for both: gevent replaces blocking calls for the whole process.
 UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
-import gevent, random, time
-from app.db.group_commit import GroupCommit
-
-sizes = []
-def execute(items):
-    sizes.append(len(items))
-    gevent.sleep(random.random() / 100)
-    return [2 * item for item in items]
-
-group = GroupCommit(execute, max_batch=40)
-greenlets = [gevent.spawn(group.submit, item) for item in range(500)]
-gevent.sleep(0.005)
-for victim in greenlets[::50]:  # leaders and others
-    victim.kill()
-gevent.joinall(greenlets, timeout=20)
-results = [greenlet.value for i, greenlet in enumerate(greenlets) if i % 50]
-assert results == [2 * i for i in range(500) if i % 50], results
-assert len(sizes) < 60, sizes
-assert group.submit(7) == 14
-"""
-
-
-def test_greenlets_share_executions_and_survive_the_killing_of_others() -> None:
-    answer = subprocess.run([sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=60)
-
-    assert answer.returncode == 0, answer.stderr
-
-
-BLOCKING = """
-from gevent import monkey; monkey.patch_all()
-import gevent
+import gevent, json, random
 from app.db.group_commit import GroupCommit
 
 sleep = monkey.get_original("time", "sleep")
-sizes = []
-def execute(items):
-    sizes.append(len(items))
-    sleep(0.001)  # blocks the process, as SQLite does
-    return items
 
-group = GroupCommit(execute, max_batch=40)
-greenlets = [gevent.spawn(group.submit, item) for item in range(120)]
-gevent.joinall(greenlets, timeout=20)
-assert [greenlet.value for greenlet in greenlets] == list(range(120))
-assert len(sizes) <= 6, sizes
+def shared():
+    sizes = []
+    def execute(items):
+        sizes.append(len(items))
+        gevent.sleep(random.random() / 100)
+        return [2 * item for item in items]
+
+    group = GroupCommit(execute, max_batch=40)
+    greenlets = [gevent.spawn(group.submit, item) for item in range(500)]
+    gevent.sleep(0.005)
+    for victim in greenlets[::50]:  # leaders and others
+        victim.kill()
+    gevent.joinall(greenlets, timeout=20)
+    survivors = [greenlet.value for i, greenlet in enumerate(greenlets) if i % 50]
+    return survivors, len(sizes), group.submit(7)
+
+def blocking():
+    sizes = []
+    def execute(items):
+        sizes.append(len(items))
+        sleep(0.001)  # blocks the process, as SQLite does
+        return items
+
+    group = GroupCommit(execute, max_batch=40)
+    greenlets = [gevent.spawn(group.submit, item) for item in range(120)]
+    gevent.joinall(greenlets, timeout=20)
+    return [greenlet.value for greenlet in greenlets], len(sizes)
+
+print(json.dumps({"shared": shared(), "blocking": blocking()}))
 """
 
 
-def test_greenlets_that_are_ready_share_an_execution_that_blocks_the_process() -> None:
-    answer = subprocess.run([sys.executable, "-c", BLOCKING], capture_output=True, text=True, timeout=60)
+@pytest.fixture(scope="module")
+def under_gevent() -> dict[str, Any]:
+    """The results of greenlets, and the number of executions that they shared."""
+    command = [sys.executable, "-c", UNDER_GEVENT]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
 
-    assert answer.returncode == 0, answer.stderr
+
+def test_greenlets_share_executions_and_survive_the_killing_of_others(under_gevent: dict[str, Any]) -> None:
+    survivors, executions, later = under_gevent["shared"]
+
+    assert survivors == [2 * i for i in range(500) if i % 50]
+    assert executions < 60
+    assert later == 14
+
+
+def test_greenlets_that_are_ready_share_an_execution_that_blocks_the_process(under_gevent: dict[str, Any]) -> None:
+    results, executions = under_gevent["blocking"]
+
+    assert results == list(range(120))
+    assert executions <= 6
