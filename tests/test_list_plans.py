@@ -9,16 +9,21 @@ from typing import Any
 import flask_migrate
 import psycopg
 import pytest
+from flask import Flask
 from sqlalchemy import text
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import make_url
 
 from app import create_app
 from app.cli.seed import sample_orders
 from app.db.engine import db
+from app.models.order_id import HIGHEST_ID, LOWEST_ID
+from app.models.principal import Principal
 from app.services.order_inserts import insert_orders
-from app.services.order_listing import FILTERS, LEADS, Shape, list_statement
+from app.services.order_listing import FILTERS, LEADS, Shape, list_query, list_statement, select_orders
 from app.services.order_queries import SNAPSHOTS
 from app.services.order_updates import CURRENT_ORDERS, UPDATE_ORDER, UPDATE_ORDERS
+from tests.support.marks import on_sqlite
 
 INDEXES = {
     "number": "uq_orders_number",
@@ -103,3 +108,20 @@ def test_orders_are_found_by_index_in_a_small_table_too(connection: psycopg.Conn
 
     found = set(re.findall(r"(?:using|Index Scan on|Seq Scan on|Function Scan on) (\w+)", plan))
     assert found == scanned, plan
+
+
+@on_sqlite
+@pytest.mark.parametrize("filters", [{}, {"status": ["pending"]}, {"fulfillment_status": ["unfulfilled"]}])
+def test_sqlite_reads_the_orders_of_channels_by_index_too(app: Flask, filters: dict[str, Any]) -> None:
+    principal = Principal("service:shop", frozenset(), channels=frozenset({"web", "app"}))
+    selection = select_orders(filters | {"sort": "-created_at"}, principal=principal)
+    assert selection is not None
+    compiled = list_query(selection.shape).compile(dialect=sqlite.dialect(paramstyle="named"))
+    values = compiled.params | selection.parameters | {"low": LOWEST_ID, "high": HIGHEST_ID, "limit": 20}
+
+    with app.app_context(), db.engine.connect() as connection:
+        plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", values)]
+
+    assert [step for step in plan if step.startswith("SCAN orders")] == []
+    ranges = [step for step in plan if "INDEX ix_orders_channel_status_id ((channel,status,id)>" in step]
+    assert len(ranges) == selection.shape.ranges, plan

@@ -74,7 +74,8 @@ def documents(client: FlaskClient, runner: FlaskCliRunner) -> bytes:
     """The export of orders in all states."""
     items = [{"item_id": f"sku-{n}", "quantity": n, "unit_price": 10} for n in (2, 2, 3)]
     for name, actions in LIVES.items():
-        path = client.post("/orders", json=RICHEST | {"items": items, "external_ref": name}).headers["Location"]
+        body = RICHEST | {"items": items, "external_ref": name, "channel": "web"}
+        path = client.post("/orders", json=body).headers["Location"]
         for method, action, body in actions:
             answer = client.open(path + action, method=method, json=body)
             assert answer.status_code in (200, 201), answer.text

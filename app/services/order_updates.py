@@ -39,12 +39,13 @@ from app.db.transactions import read_rows
 from app.errors import TooManyIdempotencyKeys
 from app.models import CHANGE_KEYS, EVENTS, ITEMS, ORDERS, ChangeKey, Order, OrderEvent
 from app.models.event import CHANGE_KEYS_MAX
+from app.models.order import IMMUTABLE_CONTENT
 from app.models.principal import Owner
 from app.services.order_inserts import insert_events, insert_events_from
 from app.services.order_queries import GROUP_READ_MAX, OWNED_ORDER, owned_by, owner_values
 
 GROUP_CHANGES_MAX = 100  # changes of concurrent requests in one statement; more would delay each request without a gain
-_IMMUTABLE = {"id", "number", "principal", "customer_id", "idempotency_key_hash", "fingerprint", "created_at"}
+_IMMUTABLE = {"id", "number", "principal", *IMMUTABLE_CONTENT, "idempotency_key_hash", "fingerprint", "created_at"}
 _MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # orjson takes no quoted_name
 
 
