@@ -5,12 +5,14 @@ import sys
 from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
+from itertools import chain
 
 import click
 from flask.cli import with_appcontext
 
 from app.cli.common import Since, migrated_database, progress_bar
 from app.cli.processes import run_in_processes
+from app.services.feed_checks import verify_feed_numbers
 from app.services.verification import count_orders, order_ranges, verify_erasures, verify_range
 
 _ORDERS_PER_PROCESS = 10_000  # with fewer, starting another process takes longer than it saves
@@ -21,7 +23,7 @@ _ORDERS_PER_PROCESS = 10_000  # with fewer, starting another process takes longe
 @click.option("--since", type=Since(), help="Verify only orders created or changed since: 30d, 12h, 45m, or a time.")
 @with_appcontext
 def verify(jobs: int | None, since: datetime | None) -> None:
-    """Compare all tables with the events, and report every difference, with exit status 1.
+    """Compare all tables and the feed with the events, and report every difference, with exit status 1.
 
     The service can keep running: each batch is read from one snapshot of the database.
 
@@ -38,7 +40,7 @@ def verify(jobs: int | None, since: datetime | None) -> None:
                 differences += _report(result.differences)
                 verified += result.verified
                 bar.update(min(result.orders.size, orders - bar.pos))
-        for lines in verify_erasures():
+        for lines in chain(verify_erasures(), [verify_feed_numbers()]):
             differences += _report(lines)
         click.echo(f"{verified} orders verified, {differences} differences.")
     sys.exit(1 if differences else 0)

@@ -5,6 +5,7 @@ The columns of the order must agree with the first event and with the last.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
 from app.models.order_id import hash_reference, is_alias
 from app.services.document_checks import inconsistent_members
+from app.services.feed_checks import FeedOrder
 from app.services.new_order import content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
 
@@ -54,14 +56,18 @@ class OrderRow:
         return str(self.columns["id"])
 
 
-def compare_events(order: OrderRow, log: Iterator[Row[Any]], *, alias: str | None) -> Iterator[str]:
+def compare_events(
+    order: OrderRow, log: Iterator[Row[Any]], *, alias: str | None, kept_since: datetime
+) -> Iterator[str]:
     """The differences between the events of an order, given in the order of their versions, and the order.
 
     Two snapshots are in memory at a time. `alias` is that of a running erasure of the customer, which may have erased
-    only some of the snapshots.
+    only some of the snapshots. `kept_since` is the time after which no event has been removed from the feed.
     """
     before: tuple[Row[Any], Any] | None = None
+    feed_order = FeedOrder(kept_since)
     for event in log:
+        yield from feed_order.verify(event)
         try:
             snapshot = orjson.loads(event.snapshot)
             yield from _verify_snapshot(order, event, snapshot)

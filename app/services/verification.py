@@ -13,13 +13,27 @@ from operator import attrgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import JSON, ColumnElement, Connection, Row, Text, cast, func, select
+from sqlalchemy import JSON, ColumnElement, Connection, Row, ScalarSelect, Select, Table, Text, cast, func, select
 
 from app.db.transactions import consistent_read
-from app.models import EVENTS, ITEMS, ORDERS, ChangeKey, Erasure, Order, OrderEvent, OrderItem, OutboxEntry
+from app.models import (
+    EVENTS,
+    FEED,
+    ITEMS,
+    ORDERS,
+    OUTBOX,
+    ChangeKey,
+    Erasure,
+    FeedEntry,
+    Order,
+    OrderEvent,
+    OrderItem,
+    OutboxEntry,
+)
 from app.models.erasure import DONE
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id
 from app.services.event_checks import EVENT_COLUMNS, OrderRow, compare_events
+from app.services.feed_checks import feed_kept_since
 
 RANGE_SIZE = 500  # orders in memory at once
 _EVENTS_PAGE = 100  # events in memory at once
@@ -136,31 +150,45 @@ def _read_orders(connection: Connection, selection: Selection) -> Iterator[Order
 
 
 def _compare_with_events(connection: Connection, orders: Sequence[OrderRow], selection: Selection) -> Iterator[str]:
-    events = select(*_EVENT).where(selection(EVENTS.c.order_id)).order_by(EVENTS.c.order_id, EVENTS.c.version)
     aliases: dict[str | None, str] = dict(connection.execute(_ALIASES).all())
-    with connection.execute(events, execution_options={"yield_per": _EVENTS_PAGE}) as rows:
+    kept_since = feed_kept_since(connection)
+    with connection.execute(_select_events(selection), execution_options={"yield_per": _EVENTS_PAGE}) as rows:
         logs: Iterator[tuple[str, Iterator[Row[Any]]]] = groupby(rows, attrgetter("order_id"))
         log_id, log = next(logs, ("", iter(())))
         for order in orders:
             while log_id and log_id < order.id:  # these events are without an order
                 log_id, log = next(logs, ("", iter(())))
             if log_id == order.id:
-                for difference in compare_events(order, log, alias=aliases.get(order.columns["customer_id"])):
+                alias = aliases.get(order.columns["customer_id"])
+                for difference in compare_events(order, log, alias=alias, kept_since=kept_since):
                     yield f"order {order.id}: {difference}"
                 log_id, log = next(logs, ("", iter(())))
             else:
                 yield f"order {order.id}: there is no event in the log"
 
 
+def _select_events(selection: Selection) -> Select[Any]:
+    """The events of the orders, each with its place in the outbox and in the feed."""
+
+    # Subqueries, because the planner expects one event in a range, and joins by comparing all rows with each other.
+    def of_event(table: Table, column: str) -> ScalarSelect[Any]:
+        same_event = (table.c.order_id == EVENTS.c.order_id) & (table.c.version == EVENTS.c.version)
+        return select(table.c[column]).where(same_event).scalar_subquery()
+
+    places = of_event(OUTBOX, "version").label("outbox_version"), of_event(FEED, "seq").label("seq")
+    events = select(*_EVENT, *places).where(selection(EVENTS.c.order_id))
+    return events.order_by(EVENTS.c.order_id, EVENTS.c.version)
+
+
 def _find_orphans(connection: Connection, orders: OrderRange) -> Iterator[str]:
-    """Rows without an order, and outbox entries and keys without an event."""
+    """Rows without an order; and entries of the outbox and the feed, and keys, without an event."""
     # The range is repeated inside NOT EXISTS, or the planner reads half of that table.
-    for model in (OrderItem, OrderEvent, ChangeKey, OutboxEntry):
+    for model in (OrderItem, OrderEvent, ChangeKey, OutboxEntry, FeedEntry):
         order = select(Order).where(Order.id == model.order_id, orders.contains(Order.id)).exists()
         orphans = select(model.order_id).where(orders.contains(model.order_id), ~order).distinct()
         for order_id in connection.execute(orphans).scalars():
             yield f"order {order_id}: there is no such order, but rows of it in {model.__tablename__}"
-    for model, table in ((OutboxEntry, "the outbox"), (ChangeKey, "a key")):
+    for model, table in ((OutboxEntry, "the outbox"), (FeedEntry, "the feed"), (ChangeKey, "a key")):
         of_event = (OrderEvent.order_id == model.order_id) & (OrderEvent.version == model.version)
         event = select(OrderEvent).where(of_event, orders.contains(OrderEvent.order_id)).exists()
         entries = select(model.order_id, model.version).where(orders.contains(model.order_id), ~event)
