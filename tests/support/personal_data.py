@@ -8,11 +8,12 @@ from typing import Any
 
 import orjson
 from flask import Flask
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import select, text, update
 
 from app.db.engine import db
 from app.db.types import rfc3339
 from app.models import EVENTS, ORDERS, Order
+from app.services.order_inserts import insert_events
 from tests.support.samples import ADDRESS
 
 CANARY = "canary"
@@ -70,6 +71,6 @@ def add_versions(app: Flask, order_id: str, count: int, *, note_length: int) -> 
             document |= {"version": number, "note": canary(note_length), "updated_at": rfc3339(now)}
             event = {"order_id": order_id, "version": number, "type": "order.updated", "actor": "anonymous", "at": now}
             events.append(event | {"snapshot": orjson.dumps(document).decode()})
-        connection.execute(insert(EVENTS), events)
+        insert_events(connection, events)
         changed = {"version": document["version"], "note": document["note"], "updated_at": events[-1]["at"]}
         connection.execute(update(ORDERS).where(Order.id == order_id).values(changed))
