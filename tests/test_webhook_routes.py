@@ -16,7 +16,7 @@ from app.models import WebhookEndpoint
 from app.services.webhook_signature import SecretStore, UnreadableSecret
 from tests.support.credentials import api_key, bearer
 from tests.support.marks import on_sqlite
-from tests.support.samples import MINIMAL, slug
+from tests.support.samples import MINIMAL, error_locations, slug
 from tests.support.webhooks import SECRETS, URL, create_webhook, queue_events, resolve_to, webhook_rules
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
@@ -217,6 +217,22 @@ def test_a_cursor_belongs_to_its_webhook_and_filter(app: Flask, client: FlaskCli
         f"{first['id']}/deliveries?status=failed&cursor={cursor}",
     ):
         assert slug(client.get(f"/webhooks/{path}")) == (400, "invalid-cursor")
+
+
+@pytest.mark.parametrize("before", [None, ["web"], ["app", "web"]])
+@pytest.mark.parametrize("after", [None, ["web"], ["app", "web"], ["web", "app", "phone"]])
+def test_channels_can_be_added_and_not_removed(
+    client: FlaskClient, before: list[str] | None, after: list[str] | None
+) -> None:
+    """A key that is bound to the channels that are left would get the deliveries of the others."""
+    webhook = create_webhook(client, channels=before)
+
+    patched = patch(client, webhook, channels=after)
+
+    if after is None or (before is not None and set(after) >= set(before)):
+        assert patched.json["channels"] == after
+    else:
+        assert error_locations(patched) == {"#/channels"}
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """Webhook endpoints and their deliveries: create, change and delete endpoints, look at deliveries, send them again."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import delete, func, select, update
 
@@ -118,7 +118,10 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
         if name in patch:
             setattr(endpoint, name, patch[name])
     if "channels" in patch:
-        endpoint.channels = _permitted_channels(patch["channels"], principal)
+        channels = _permitted_channels(patch["channels"], principal)
+        if not _includes(channels, endpoint.channels):
+            _refuse_fewer_channels()
+        endpoint.channels = channels
     if "url" in patch:
         endpoint.forget_failures()
     if "status" in patch and patch["status"] != endpoint.status:
@@ -277,7 +280,18 @@ def _not_found(endpoint_id: str) -> WebhookNotFound:
 
 def _may_manage(principal: Principal, channels: list[str] | None) -> bool:
     """Whether the principal may see and change an endpoint with these channels."""
-    return principal.channels is None or (channels is not None and principal.channels.issuperset(channels))
+    return _includes(principal.channels, channels)
+
+
+def _includes(channels: Collection[str] | None, others: Collection[str] | None) -> bool:
+    """Whether all of the others are among the channels; None stands for every channel."""
+    return channels is None or (others is not None and set(channels).issuperset(others))
+
+
+def _refuse_fewer_channels() -> NoReturn:
+    """A key that is bound to the channels that are left would get the deliveries of the others."""
+    detail = "Channels can be added, not removed: there may be deliveries of their events. Create another webhook."
+    raise InvalidRequest("The channels are refused.", errors=[{"pointer": "#/channels", "detail": detail}])
 
 
 def _permitted_channels(channels: list[str] | None, principal: Principal) -> list[str] | None:
