@@ -117,6 +117,18 @@ class EventNotFound(ServiceError):
     status, slug, title = 404, "event-not-found", "Event not found"
 
 
+class FulfillmentNotFound(ServiceError):
+    """The order has no fulfillment with this number. Read the order; its `fulfillments` have their numbers."""
+
+    status, slug, title = 404, "fulfillment-not-found", "Fulfillment not found"
+
+
+class ReturnNotFound(ServiceError):
+    """The order has no return with this number. Read the order; its `returns` have their numbers."""
+
+    status, slug, title = 404, "return-not-found", "Return not found"
+
+
 class MethodNotAllowed(ServiceError):
     """The resource exists, but does not support this method. Use one of the methods in the `Allow` header."""
 
@@ -154,11 +166,25 @@ class TooManyIdempotencyKeys(ServiceError):
 
 
 class QuantityExceeded(ServiceError):
-    """The lines do not have that many units left. A fulfillment can contain only units that are not fulfilled yet, a
-    return only units that are fulfilled and not returned yet. `errors` names each line and the units it has left. Read
-    the order and reduce the quantities."""
+    """The lines do not have that many units left. Only open units, neither cancelled nor fulfilled, can be cancelled or
+    fulfilled; only fulfilled units that are neither returned nor expected back can be returned. `errors` names each
+    line and the units it has left. Read the order and reduce the quantities."""
 
     status, slug, title = 409, "quantity-exceeded", "Not enough units remain"
+
+
+class AmountExceeded(ServiceError):
+    """Refunds and chargebacks together must not exceed what was captured, nor voids what was authorized. Read the
+    order: `payments` has every entry, `totals` their sums. Record the missing capture first, or a smaller amount."""
+
+    status, slug, title = 409, "amount-exceeded", "The amount is too large"
+
+
+class DuplicatePayment(ServiceError):
+    """The order has a payment of this type and reference with another amount. A payment is recorded once and does not
+    change. Read the order's `payments`; record another payment under a reference of its own."""
+
+    status, slug, title = 409, "duplicate-payment", "The payment is recorded with another amount"
 
 
 class DuplicateExternalRef(ServiceError):

@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.config import StartupError
 from app.http import auth
-from app.models.principal import SCOPES
+from app.models.principal import CUSTOMER_SCOPES, SCOPES
 from tests.support.credentials import api_key, bearer, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
@@ -33,8 +33,11 @@ class Route:
     after: tuple[tuple[str, Any], ...] = ()
 
 
+PRICED = MINIMAL | {"currency": "EUR", "items": [{"item_id": "sku-1", "quantity": 2, "unit_price": 1}]}
 CONFIRMED = (("confirm", None),)
 SENT = (*CONFIRMED, ("fulfillments", LINES))
+EXPECTED = (*SENT, ("returns", LINES | {"status": "expected"}))
+CANCELLED = (("cancel", {"reason": "customer"}),)
 
 ROUTES = {
     ("POST", "/orders"): Route("orders:write", MINIMAL, 201),
@@ -48,9 +51,19 @@ ROUTES = {
     ("POST", "/orders/<order_id>/cancel"): Route("orders:write", {"reason": "customer"}),
     ("POST", "/orders/<order_id>/confirm"): Route("orders:manage"),
     ("POST", "/orders/<order_id>/complete"): Route("orders:manage", after=CONFIRMED),
-    ("PUT", "/orders/<order_id>/hold"): Route("orders:manage", {"reason": "r"}),
-    ("DELETE", "/orders/<order_id>/hold"): Route("orders:manage"),
+    ("PUT", "/orders/<order_id>/holds/<handle>"): Route("orders:manage", {"kind": "other"}),
+    ("DELETE", "/orders/<order_id>/holds/<handle>"): Route("orders:manage"),
     ("POST", "/orders/<order_id>/fulfillments"): Route("orders:manage", LINES, 201, after=CONFIRMED),
+    ("PATCH", "/orders/<order_id>/fulfillments/<int:number>"): Route("orders:manage", {"tracking": None}, after=SENT),
+    ("POST", "/orders/<order_id>/fulfillments/<int:number>/events"): Route(
+        "orders:manage", {"type": "delivered"}, 201, after=SENT
+    ),
+    ("POST", "/orders/<order_id>/payments"): Route(
+        "payments:write", {"type": "capture", "amount": 1, "reference": "r"}, 201
+    ),
+    ("POST", "/orders/<order_id>/reopen"): Route("orders:manage", {"reason": "r"}, after=CANCELLED),
+    ("POST", "/orders/<order_id>/returns/<int:number>/receive"): Route("orders:manage", after=EXPECTED),
+    ("POST", "/orders/<order_id>/returns/<int:number>/reject"): Route("orders:manage", after=EXPECTED),
     ("POST", "/orders/<order_id>/returns"): Route("orders:manage", LINES, 201, after=SENT),
     ("GET", "/customers/<characters:customer_id>/personal-data"): Route("privacy:export"),
     ("DELETE", "/customers/<characters:customer_id>/personal-data"): Route("privacy:erase"),
@@ -99,6 +112,8 @@ def send(client: FlaskClient, method: str, path: str, body: Any, credential: str
         "external_ref": "r-0",
         "name": "start.js",
         "slug": "not-found",
+        "handle": "review",
+        "number": "1",
     }
     path = plain(path).format(**(names | ids))
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
@@ -115,7 +130,7 @@ def master(secure_app: Flask) -> str:
 @pytest.fixture
 def order_id(secure_client: FlaskClient, master: str) -> str:
     """An order of the customer c-1, made by a service."""
-    response = secure_client.post("/orders", json=MINIMAL, headers=bearer(master))
+    response = secure_client.post("/orders", json=PRICED, headers=bearer(master))
     made: str = response.json["id"]
     return made
 
@@ -198,6 +213,8 @@ def test_the_scope_of_the_route_suffices(
         assert done.status_code < 300
     # A customer's token has no other scopes: then the token is one of the staff.
     scope = route.scope if route.scope in CUSTOMER.split() else f"{route.scope} orders:manage"
+    # A token without orders:manage is a customer's, and gets no other scope than customers may have.
+    scope = route.scope if route.scope in CUSTOMER_SCOPES else f"{route.scope} orders:manage"
     credential = api_key(secure_app, route.scope) if kind == "key" else token(scope=scope)
 
     response = send(secure_client, method, path, route.body, credential, order_id=order_id, customer_id="c-1")

@@ -38,7 +38,9 @@ def words(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("origin", [SHOP, "http://127.0.0.1:3000"])
-@pytest.mark.parametrize("path", ["/orders", "/orders/batch", "/orders/x/hold", "/customers/c/personal-data", "/x"])
+@pytest.mark.parametrize(
+    "path", ["/orders", "/orders/batch", "/orders/x/holds/review", "/customers/c/personal-data", "/x"]
+)
 def test_a_preflight_of_an_allowed_origin_is_answered_and_cacheable(web: FlaskClient, origin: str, path: str) -> None:
     response = web.options(path, headers={"Origin": origin} | PREFLIGHT)
 

@@ -79,8 +79,8 @@ def test_an_invalid_patch_is_400_and_changes_nothing(
     [
         ("POST", "cancel", {"reason": "because"}, "#/reason"),
         ("POST", "cancel", {"reason": "staff", "note": "n" * 2001}, "#/note"),
-        ("PUT", "hold", {"reason": ""}, "#/reason"),
-        ("PUT", "hold", {"reason": "r" * 201}, "#/reason"),
+        ("PUT", "holds/x", {"kind": "other", "reason": ""}, "#/reason"),
+        ("PUT", "holds/x", {"kind": "other", "reason": "r" * 201}, "#/reason"),
         ("POST", "returns", {"items": [UNIT], "reason": "\0"}, "#/reason"),
         ("POST", "complete", {"now": True}, "#/now"),
     ],
@@ -105,7 +105,7 @@ def test_a_change_applies_only_to_the_version_in_if_match(
 ) -> None:
     headers = {"If-Match": if_match.encode().decode("latin-1")}
 
-    response = client.put(f"{address}/hold", json={"reason": "x"}, headers=headers)
+    response = client.put(f"{address}/holds/review", json={"kind": "other"}, headers=headers)
 
     assert response.status_code == status
     assert response.headers.get("ETag", '"2"') == ('"3"' if status == 200 else '"2"')

@@ -139,7 +139,7 @@ def canary_requests(app: Flask, client: FlaskClient) -> Iterator[TestResponse]:
     path = f"/orders/{client.post('/orders', json=order, headers=shop | keyed).json['id']}"
     yield client.post("/orders", json=order | {"note": "other"}, headers=shop | keyed)
     yield client.post("/orders", json=order | {CANARY: CANARY}, headers=shop)
-    yield client.put(f"{path}/hold", json={"reason": CANARY}, headers=shop)
+    yield client.put(f"{path}/holds/review", json={"kind": "other", "reason": CANARY}, headers=shop)
     yield client.post(f"{path}/confirm", headers=shop)
     yield client.post(f"{path}/cancel", json={"reason": "other", "note": CANARY}, headers=shop)
     yield client.get(f"/orders/{CANARY}", headers=shop)

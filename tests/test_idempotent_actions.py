@@ -125,10 +125,10 @@ def test_concurrent_requests_with_one_key_store_one_version(app: Flask, client: 
 # The body of an action that changes nothing, and an action after which the same body would.
 NO_CHANGE: dict[str, tuple[Any, str]] = {
     "update": ({}, "update"),
-    "hold": ({"reason": "same"}, "release"),
+    "hold": ({"kind": "other", "reason": "same"}, "release"),
     "release": (None, "hold"),
 }
-OTHERS_OF_NO_CHANGE = {"update": {"note": "other"}, "hold": {"reason": "other"}}
+OTHERS_OF_NO_CHANGE = {"update": {"note": "other"}, "hold": {"kind": "other", "reason": "other"}}
 
 
 def unchanged_order(client: FlaskClient, name: str, body: Any) -> str:
@@ -214,7 +214,7 @@ def test_an_action_that_would_change_nothing_sees_a_concurrent_change(
 
     first = send_action(client, path, "release", Idempotency_Key="k-1")
 
-    assert (first.json["hold"], first.json["version"]) == (None, 3)
+    assert (first.json["holds"], first.json["version"]) == ([], 3)
     assert send_action(client, path, "release", Idempotency_Key="k-1").data == first.data
 
 

@@ -46,7 +46,9 @@ def connection(postgresql_url: str, pytestconfig: pytest.Config) -> Iterator[psy
         flask_migrate.upgrade(directory=str(pytestconfig.rootpath / "migrations"))
         insert_orders(list(sample_orders(1000, seed=1, until=datetime(2026, 11, 1, tzinfo=UTC))))
         with db.engine.begin() as keys:
-            keys.execute(text("INSERT INTO change_keys SELECT id, md5(id::text), 1 FROM orders ON CONFLICT DO NOTHING"))
+            keys.execute(
+                text("INSERT INTO change_keys SELECT id, md5(id::text), 1, true FROM orders ON CONFLICT DO NOTHING")
+            )
         db.engine.dispose()
     with psycopg.connect(make_url(postgresql_url).set(drivername="postgresql").render_as_string(False)) as connection:
         connection.execute("ANALYZE")

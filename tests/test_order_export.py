@@ -23,8 +23,9 @@ from tests.support.samples import MINIMAL, RICHEST, error_locations, slug
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
 HEADER = (
-    "id,number,customer_id,external_ref,channel,status,fulfillment_status,currency,version,created_at,updated_at,note,"
-    "items_total,adjustments_total,total,line,item_id,quantity,unit_price,fulfilled,returned"
+    "id,number,customer_id,external_ref,channel,status,fulfillment_status,payment_status,return_status,currency,version,"
+    "created_at,updated_at,note,items_total,adjustments_total,cancelled_total,total,paid,refunded,due,"
+    "line,item_id,title,quantity,unit_price,discount,line_total,cancelled,fulfilled,returned"
 )
 
 
@@ -65,7 +66,7 @@ def test_csv_is_a_header_and_one_row_for_each_line_of_each_order(client: FlaskCl
     assert [(row["line"], row["item_id"], row["unit_price"]) for row in found[:3]] == [
         ("1", "sku-1", "1250"), ("2", "sku-2", ""), ("3", "sku-1", ""),
     ]  # fmt: skip
-    assert (found[0]["status"], found[0]["total"], found[0]["note"]) == ("cancelled", "2740", RICHEST["note"])
+    assert (found[0]["status"], found[0]["total"], found[0]["note"]) == ("cancelled", "0", RICHEST["note"])
     assert (found[3]["currency"], found[3]["total"], found[3]["number"]) == ("", "", second["number"])
 
 

@@ -49,11 +49,11 @@ def summary(created: int, there: int, bad: int) -> str:
 SENT: dict[str, Any] = {"items": [{"line": 1, "quantity": 1}]}
 LIVES: dict[str, Sequence[tuple[str, str, Any]]] = {
     "pending": [],
-    "updated": [("PATCH", "", {"note": "=1+1\n", "items": [{"item_id": "ä", "quantity": 9}], "metadata": {"k": "v"}})],
-    "held": [("PUT", "/hold", {"reason": "address check"})],
+    "updated": [("PATCH", "", {"note": "=1+1\n", "items": [{"item_id": "ä", "quantity": 9}], "adjustments": None})],
+    "held": [("PUT", "/holds/review", {"kind": "other", "reason": "address check"})],
     "confirmed": [("POST", "/confirm", {})],
-    "held again": [("POST", "/confirm", {}), ("PUT", "/hold", {"reason": "x"})],
-    "cancelled": [("PUT", "/hold", {"reason": "x"}), ("POST", "/cancel", {"reason": "fraud", "note": "…"})],
+    "held again": [("POST", "/confirm", {}), ("PUT", "/holds/review", {"kind": "other", "reason": "x"})],
+    "cancelled": [("PUT", "/holds/x", {"kind": "fraud"}), ("POST", "/cancel", {"reason": "fraud", "note": "…"})],
     "partly sent": [
         ("POST", "/confirm", {}),
         ("POST", "/fulfillments", SENT | {"tracking": {"carrier": "DHL", "url": "https://example.com/1"}}),
@@ -72,7 +72,7 @@ LIVES: dict[str, Sequence[tuple[str, str, Any]]] = {
 @pytest.fixture
 def documents(client: FlaskClient, runner: FlaskCliRunner) -> bytes:
     """The export of orders in all states."""
-    items = [{"item_id": f"sku-{n}", "quantity": n, "unit_price": 10} for n in (2, 2, 3)]
+    items = [{"item_id": f"sku-{n}", "quantity": n, "unit_price": 1000} for n in (2, 2, 3)]
     for name, actions in LIVES.items():
         body = RICHEST | {"items": items, "external_ref": name, "channel": "web"}
         path = client.post("/orders", json=body).headers["Location"]
@@ -228,7 +228,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
         "#/fulfillments: This contradicts other members of the document.",
     ),
     "an unknown member": (changed(colour="red"), "#/colour: Unknown member. Allowed: "),
-    "a missing member": (lambda order: {name: order[name] for name in order if name != "hold"}, "#/hold: This is"),
+    "a missing member": (lambda order: {name: order[name] for name in order if name != "holds"}, "#/holds: This is"),
     "another's reference": (
         lambda order: order | {"id": order["id"][:-1] + ("1" if order["id"][-1] == "0" else "0"), "number": "1" * 15},
         "another order has this external_ref",

@@ -34,18 +34,24 @@ def test_a_minimal_order_has_every_member_of_the_document(client: FlaskClient) -
         "channel": None,
         "status": "pending",
         "fulfillment_status": "unfulfilled",
-        "hold": None,
+        "payment_status": "unpaid",
+        "return_status": "none",
         "currency": None,
-        "items": [{"line": 1, "item_id": "sku-1", "quantity": 2, "unit_price": None, "fulfilled": 0, "returned": 0}],
+        "items": [
+            {"line": 1, "item_id": "sku-1", "title": None, "quantity": 2, "unit_price": None}
+            | {"subtotal": None, "discount": 0, "total": None, "cancelled": 0, "fulfilled": 0, "returned": 0}
+        ],
         "adjustments": [],
         "totals": None,
         "shipping_address": None,
         "billing_address": None,
         "note": None,
         "metadata": {},
-        "cancellation": None,
-        "fulfillments": [],
-        "returns": [],
+        **dict.fromkeys(
+            ("holds", "payments", "fulfillments", "returns", "cancellations", "related_orders", "tags"), []
+        ),
+        **dict.fromkeys(("reopening", "ship_by", "deliver_by")),
+        "late": False,
         "version": 1,
         "allowed_actions": ["cancel", "confirm", "hold", "update"],
     }
@@ -55,19 +61,23 @@ def test_a_minimal_order_has_every_member_of_the_document(client: FlaskClient) -
 def test_the_richest_order_keeps_everything_that_was_sent(client: FlaskClient) -> None:
     order = client.post("/orders", json=RICHEST).json
 
-    for name in ("customer_id", "external_ref", "currency", "billing_address", "note", "metadata"):
+    for name in ("customer_id", "external_ref", "currency", "tags", "billing_address", "note", "metadata"):
         assert order[name] == RICHEST[name]
     assert order["shipping_address"] == ADDRESS
-    assert [(item["line"], item["item_id"], item["quantity"], item["unit_price"]) for item in order["items"]] == [
-        (1, "sku-1", 2, 1250),
-        (2, "sku-2", 1, None),
-        (3, "sku-1", 3, None),
+    assert (order["ship_by"], order["deliver_by"]) == ("2030-01-01T09:00:00.000000Z", "2030-01-03T00:00:00.000000Z")
+    assert order["related_orders"] == [{"order_id": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11", "relation": "replacement"}]
+    members = ("line", "item_id", "title", "quantity", "unit_price", "subtotal", "discount", "total")
+    assert [tuple(item[name] for name in members) for item in order["items"]] == [
+        (1, "sku-1", "Mug", 2, 1250, 2500, -250, 2250),
+        (2, "sku-2", None, 1, None, None, 0, None),
+        (3, "sku-1", None, 3, None, None, 0, None),
     ]
     assert order["adjustments"] == [
-        {"type": "discount", "label": "WELCOME10", "amount": -250},
-        {"type": "shipping", "label": None, "amount": 490},
+        {"type": "discount", "label": "WELCOME10", "amount": -250, "line": None},
+        {"type": "shipping", "label": None, "amount": 490, "line": None},
     ]
-    assert order["totals"] == {"items": 2500, "adjustments": 240, "total": 2740}
+    unpaid = {"cancelled": 0, "paid": 0, "refunded": 0, "due": 2740}
+    assert order["totals"] == {"items": 2500, "adjustments": 240, "total": 2740} | unpaid
 
 
 def test_the_id_is_a_uuid7_of_the_current_time_and_the_number_has_the_date(client: FlaskClient) -> None:
@@ -101,7 +111,7 @@ def test_totals_are_the_sums_of_priced_items_and_adjustments(
         assert slug(response) == (400, "invalid-request")
     elif prices or amounts:
         whole = {"items": sum(prices), "adjustments": sum(amounts), "total": sum(prices) + sum(amounts)}
-        assert response.json["totals"] == whole
+        assert response.json["totals"].items() >= whole.items()
     else:
         assert response.json["totals"] is None
 

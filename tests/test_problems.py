@@ -197,7 +197,7 @@ def test_options_lists_exactly_the_methods_of_the_path(app: Flask, client: Flask
         methods.setdefault(rule.rule, set()).update(rule.methods or ())
 
     for path, known in methods.items():
-        response = client.options(re.sub(r"<[^>]*>", "x", path))
+        response = client.options(re.sub(r"<[^>]*>", "x", path.replace("<int:number>", "1")))
         assert response.status_code == 204, path
         assert response.headers["Allow"] == ", ".join(sorted(known)), path
         assert ("Accept-Patch" in response.headers) == ("PATCH" in known), path

@@ -24,8 +24,8 @@ ROUND_TRIPS: dict[str, tuple[int, Callable[[FlaskClient, str], TestResponse]]] =
     "list by several statuses": (1, lambda client, order: client.get("/orders?status=pending,confirmed")),
     "history": (1, lambda client, order: client.get(f"{order}/history")),
     "confirm under a key": (2, lambda client, order: client.post(f"{order}/confirm", headers=KEY)),
-    "no change": (1, lambda client, order: client.delete(f"{order}/hold")),
-    "no change under a key": (2, lambda client, order: client.delete(f"{order}/hold", headers=KEY)),
+    "no change": (1, lambda client, order: client.delete(f"{order}/holds/review")),
+    "no change under a key": (2, lambda client, order: client.delete(f"{order}/holds/review", headers=KEY)),
     "confirm": (2, lambda client, order: client.post(f"{order}/confirm")),
 }
 

@@ -246,7 +246,7 @@ def test_an_integer_is_accepted_in_every_notation(client: FlaskClient, text: str
     """Quantities, prices and adjustments; the document and the fingerprint are those of the integer."""
     body = (
         '{"customer_id":"c","currency":"EUR","items":[{"item_id":"s","quantity":%s,"unit_price":%s}],'
-        '"adjustments":[{"type":"discount","amount":-%s}]}'
+        '"adjustments":[{"type":"fee","amount":-%s}]}'
     )
     headers = {"Idempotency-Key": "k-1", "Content-Type": "application/json"}
 
@@ -255,7 +255,7 @@ def test_an_integer_is_accepted_in_every_notation(client: FlaskClient, text: str
 
     assert (written.status_code, plain.status_code, plain.data) == (201, 201, written.data)
     assert b'"quantity":%d,"unit_price":%d,' % (integer, integer) in written.data
-    assert b'"amount":-%d}' % integer in written.data
+    assert b'"amount":-%d,' % integer in written.data
     assert plain.headers["Idempotent-Replayed"] == "true"
 
 

@@ -14,7 +14,11 @@ from app.models.principal import PRINCIPAL_MAX
 
 RUNNING, DONE = "running", "done"
 
-ERASED_TEXT = "erased"  # replaces the reason of a hold
+# The members of an order that hold personal data, or have it in one of their parts; `scrub` removes it.
+PERSONAL_COLUMNS = (
+    "customer_id", "note", "metadata", "tags", "shipping_address", "billing_address", "adjustments", "holds",
+    "payments", "cancellations", "fulfillments", "returns", "reopening",
+)  # fmt: skip
 
 
 class Erasure(Base):
@@ -48,15 +52,26 @@ def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:
     """A copy of an order document, or of an order's columns, without personal data. Scrubbing is idempotent.
 
     The alias replaces the customer's id. Addresses, except the country, metadata, tracking and every free text are
-    removed. Items, prices and countries are kept, because accounting needs them and they identify nobody.
+    removed. Items, prices, countries and the references of payments are kept, because accounting needs them.
     """
-    scrubbed = dict(document) | {"customer_id": alias, "note": None, "metadata": {}}
+    scrubbed = dict(document) | {"customer_id": alias, "note": None, "metadata": {}, "tags": []}
     for name in ("shipping_address", "billing_address"):
         address = document[name]
         scrubbed[name] = address and {"country": address["country"]}
-    scrubbed["adjustments"] = [{**adjustment, "label": None} for adjustment in document["adjustments"]]
-    scrubbed["hold"] = document["hold"] and {**document["hold"], "reason": ERASED_TEXT}
-    scrubbed["cancellation"] = document["cancellation"] and {**document["cancellation"], "note": None}
-    scrubbed["fulfillments"] = [{**record, "tracking": None} for record in document["fulfillments"]]
-    scrubbed["returns"] = [{**record, "reason": None} for record in document["returns"]]
+    for name, texts in _FREE_TEXTS.items():
+        scrubbed[name] = [{**record, **texts} for record in document[name]]
+    for fulfillment in scrubbed["fulfillments"]:
+        fulfillment["events"] = [{**event, "description": None} for event in fulfillment["events"]]
+    scrubbed["reopening"] = document["reopening"] and {**document["reopening"], "reason": None}
     return scrubbed
+
+
+# The free texts in the records of an order.
+_FREE_TEXTS: dict[str, dict[str, None]] = {
+    "adjustments": {"label": None},
+    "holds": {"reason": None},
+    "payments": {"note": None},
+    "cancellations": {"note": None},
+    "fulfillments": {"tracking": None},
+    "returns": {"reason": None},
+}

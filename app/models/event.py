@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Index, Integer, String
+from sqlalchemy import BigInteger, Boolean, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.engine import Base
@@ -39,7 +39,8 @@ class ChangeKey(Base):
     """An idempotency key of a change, kept as long as the order. The key of a create is a column of the order.
 
     `version` is the version in the response: the new one, or the current one if the request changed nothing. `key_hash`
-    is a hash of (principal, action, key). An erasure deletes the fingerprint of the body and keeps the rest.
+    is a hash of (principal, action, key). `changed` is whether the request changed the order. An
+    erasure deletes the fingerprint of the body and keeps the rest.
     """
 
     __tablename__ = "change_keys"
@@ -47,6 +48,7 @@ class ChangeKey(Base):
     order_id: Mapped[str] = mapped_column(UUID, primary_key=True)
     key_hash: Mapped[str] = mapped_column(String(HASH_LENGTH), primary_key=True)
     version: Mapped[int] = mapped_column(Integer)
+    changed: Mapped[bool] = mapped_column(Boolean)
     fingerprint: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
 
 

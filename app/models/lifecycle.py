@@ -1,14 +1,14 @@
 """The order lifecycle: statuses, actions and events. `allowed_actions` and the README's diagram are built from it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 STATUSES = ("pending", "confirmed", "completed", "cancelled")
-FULFILLMENT_STATUSES = ("unfulfilled", "partial", "fulfilled")
 OPEN = ("pending", "confirmed")
 
-# Conditions of actions, beside the status.
-NOTHING_FULFILLED, ON_HOLD, UNITS_TO_RETURN = "nothing fulfilled", "on hold", "units to return"
+# What an action can require beside the status of the order.
+ON_HOLD, OPEN_UNITS, UNITS_TO_RETURN = "on hold", "open units", "units to return"
+EXPECTED_RETURNS, ACTIVE_FULFILLMENTS, PRICES = "expected returns", "active fulfillments", "prices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,37 +28,43 @@ class Action:
 ACTIONS = {
     "update": Action("order.updated", STATUSES),
     "confirm": Action("order.confirmed", ("pending",), "confirmed", blocked_by_hold=True),
-    "cancel": Action("order.cancelled", OPEN, "cancelled", condition=NOTHING_FULFILLED),
+    "cancel": Action("order.cancelled", OPEN, condition=OPEN_UNITS),
     "hold": Action("order.held", OPEN),
     "release": Action("order.released", OPEN, condition=ON_HOLD),
-    "fulfill": Action("order.fulfilled", ("confirmed",), blocked_by_hold=True),
+    "fulfill": Action("order.fulfilled", ("confirmed",), blocked_by_hold=True, condition=OPEN_UNITS),
+    "track": Action("order.fulfillment_updated", STATUSES, condition=ACTIVE_FULFILLMENTS),
     "complete": Action("order.completed", ("confirmed",), "completed", blocked_by_hold=True),
     "return": Action("order.returned", ("confirmed", "completed"), condition=UNITS_TO_RETURN),
+    "receive": Action("order.return_received", STATUSES, condition=EXPECTED_RETURNS),
+    "reject": Action("order.return_rejected", STATUSES, condition=EXPECTED_RETURNS),
+    "pay": Action("order.payment_recorded", STATUSES, condition=PRICES),
+    "reopen": Action("order.reopened", ("completed", "cancelled")),
 }
-CREATED, IMPORTED, ERASED = "order.created", "order.imported", "order.erased"
-EVENT_TYPES = (CREATED, IMPORTED, *(action.event for action in ACTIONS.values()), ERASED)
+CREATED, IMPORTED, ERASED, LATE = "order.created", "order.imported", "order.erased", "order.late"
+# Events of an action with another result than the usual one.
+PARTIALLY_CANCELLED, RETURN_EXPECTED = "order.partially_cancelled", "order.return_expected"
+EVENT_TYPES = (
+    CREATED, IMPORTED, *(action.event for action in ACTIONS.values()), PARTIALLY_CANCELLED, RETURN_EXPECTED, LATE,
+    ERASED,
+)  # fmt: skip
 
 
-def allowed_actions(*, status: str, on_hold: bool, any_fulfilled: bool, any_returnable: bool) -> list[str]:
-    """The names of the actions that are allowed next, sorted.
-
-    `any_fulfilled`: at least one unit has been fulfilled. `any_returnable`: at least one of them has not been
-    returned.
-    """
-    conditions = {
-        None: True,
-        NOTHING_FULFILLED: not any_fulfilled,
-        ON_HOLD: on_hold,
-        UNITS_TO_RETURN: any_returnable,
-    }
+def allowed_actions(status: str, conditions: Set[str]) -> list[str]:
+    """The names of the actions that are allowed next, sorted. `conditions` are those that the order meets."""
+    on_hold = ON_HOLD in conditions
     return sorted(
         name
         for name, action in ACTIONS.items()
-        if status in action.from_statuses and conditions[action.condition] and not (on_hold and action.blocked_by_hold)
+        if status in action.from_statuses
+        and (action.condition is None or action.condition in conditions)
+        and not (on_hold and action.blocked_by_hold)
     )
 
 
-NEW_ORDER_ACTIONS = allowed_actions(status="pending", on_hold=False, any_fulfilled=False, any_returnable=False)
+NEW_ORDER_ACTIONS = {
+    False: allowed_actions("pending", {OPEN_UNITS}),  # of an order without prices
+    True: allowed_actions("pending", {OPEN_UNITS, PRICES}),
+}
 
 
 def lifecycle_diagram() -> str:
@@ -71,9 +77,9 @@ def _edges() -> Iterator[str]:
     for name, action in ACTIONS.items():
         for start in action.from_statuses:
             if action.to_status:
-                condition = f" ({action.condition})" if action.condition else ""
-                yield f"{start} --> {action.to_status}: {name}{condition}"
-    yield "confirmed --> completed: fulfill (last unit)"
-    for status in STATUSES:
-        if not any(action.to_status and status in action.from_statuses for action in ACTIONS.values()):
-            yield f"{status} --> [*]"
+                yield f"{start} --> {action.to_status}: {name}"
+    for start in OPEN:
+        yield f"{start} --> cancelled: cancel (the last open unit, none fulfilled)"
+    yield "confirmed --> completed: fulfill, cancel (the last open unit)"
+    yield "completed --> confirmed: reopen, or cancel the fulfillment that completed it"
+    yield "cancelled --> pending: reopen"

@@ -1,48 +1,89 @@
 """The order: its columns, its transitions and their guards."""
 
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Index, Integer, String, Text, false, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.engine import Base
-from app.db.types import JSON_VALUE, UUID, Timestamp, rfc3339
-from app.errors import IllegalAction, TooManyVersions
-from app.models.erasure import scrub
+from app.db.types import JSON_VALUE, UUID, Timestamp, read_timestamp, rfc3339
+from app.errors import (
+    AmountExceeded,
+    DuplicatePayment,
+    FulfillmentNotFound,
+    IllegalAction,
+    InvalidRequest,
+    ReturnNotFound,
+    TooManyVersions,
+)
+from app.models.erasure import PERSONAL_COLUMNS, scrub
+from app.models.fulfillment import (
+    DELIVERED,
+    DELIVERY_EVENTS_MAX,
+    EXPECTED,
+    FULFILLMENT_CANCELLED,
+    FULFILLMENT_STATUSES,
+    RECEIVED,
+    RETURN_STATUSES,
+    SHIPPED,
+    active_fulfillments,
+    count_units,
+    delivery_status,
+    fulfillment_status,
+    return_status,
+    with_status,
+)
 from app.models.lifecycle import (
     ACTIONS,
-    FULFILLMENT_STATUSES,
-    NOTHING_FULFILLED,
+    ACTIVE_FULFILLMENTS,
+    EXPECTED_RETURNS,
+    LATE,
     ON_HOLD,
+    OPEN,
+    OPEN_UNITS,
+    PARTIALLY_CANCELLED,
+    PRICES,
+    RETURN_EXPECTED,
     STATUSES,
     UNITS_TO_RETURN,
     allowed_actions,
 )
 from app.models.order_id import hash_reference, is_alias
-from app.models.order_item import ID_MAX, OrderItem, match_lines, order_totals
+from app.models.order_item import ID_MAX, OrderItem, match_lines
+from app.models.payment import PAYMENT_STATUSES, PAYMENTS_MAX, exceeded_limit, payment_status, sum_payments
+from app.models.pricing import InvalidPrices, Prices, order_totals, price_lines
 from app.models.principal import PRINCIPAL_MAX, customer_principal_id
 
 IDEMPOTENCY_KEY_MAX = 255  # characters, as in Stripe's API
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
-EMPTY = text("'[]'")
+EMPTY_LIST = text("'[]'")
 VERSIONS_MAX = 10_000  # of one order, so that erasing it and reading it stay bounded
+HOLDS_MAX = 20
+CLOCK_SKEW = timedelta(days=1)  # how far in the future a reported time may be: clocks and time zones of others differ
 # The members of an order that its caller sets, beside its items: those that never change, and those that PATCH changes,
 # some of them only while the order is pending. Every other list of them is derived from here.
 IMMUTABLE_CONTENT = ("customer_id", "channel")
 CONTENT = (
-    "external_ref", "currency", "adjustments", "shipping_address", "billing_address", "note", "metadata",
+    "external_ref", "currency", "adjustments", "ship_by", "deliver_by", "related_orders", "tags", "shipping_address",
+    "billing_address", "note", "metadata",
 )  # fmt: skip
 CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
-# Allowed beyond VERSIONS_MAX, so that every order can be ended; each is possible only once more.
+# Allowed beyond VERSIONS_MAX, so that every order can be ended; each is possible only a few times more.
 _FINAL_ACTIONS = {"cancel", "complete", "release"}
 # Error details by the unmet condition of an action.
 _UNMET = {
-    NOTHING_FULFILLED: "units of the order have already been fulfilled",
     ON_HOLD: "the order is not on hold",
+    OPEN_UNITS: "the order has no units that are neither cancelled nor fulfilled",
     UNITS_TO_RETURN: "the order has no fulfilled units that are not returned yet",
+    EXPECTED_RETURNS: "the order has no expected return",
+    ACTIVE_FULFILLMENTS: "the order has no fulfillment, or only cancelled ones",
+    PRICES: "the order has no prices",
 }
+
+Units = list[dict[str, int]]  # {"line", "quantity"}, each line at most once
 
 
 class Order(Base):
@@ -52,11 +93,12 @@ class Order(Base):
     reference). An erasure changes the principal and deletes the fingerprint, but keeps both hashes.
 
     Each method that changes the order makes one new version and returns the type of its event, or None where nothing
-    changes. If the order does not allow the change, it raises IllegalAction or, at VERSIONS_MAX, TooManyVersions, and
-    changes nothing. Times are aware, in UTC.
+    changes. If the order does not allow the change, it raises IllegalAction or, at VERSIONS_MAX, TooManyVersions;
+    InvalidPrices if the total would be negative. The order is to be discarded then. Times are aware, in UTC.
 
-    Fulfillments and returns are stored as the document shows them. A change replaces their lists and the objects in
-    them, and never modifies one in place: the caller may still hold the document that the order was parsed from.
+    Holds, payments, cancellations, fulfillments and returns are stored as the document shows them. A change replaces
+    their lists and the objects in them, and never modifies one in place: the caller may still hold the document that
+    the order was parsed from.
     """
 
     __tablename__ = "orders"
@@ -67,23 +109,32 @@ class Order(Base):
     customer_id: Mapped[str] = mapped_column(String(ID_MAX))
     external_ref: Mapped[str | None] = mapped_column(String(ID_MAX))
     external_ref_hash: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
-    channel: Mapped[str | None] = mapped_column(String(ID_MAX))
     idempotency_key_hash: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
     fingerprint: Mapped[str | None] = mapped_column(String(HASH_LENGTH))
+    channel: Mapped[str | None] = mapped_column(String(ID_MAX))
     status: Mapped[str] = mapped_column(String(16))
-    fulfillment_status: Mapped[str] = mapped_column(String(16))
-    hold: Mapped[dict[str, Any] | None] = mapped_column(JSON_VALUE)
+    fulfillment_status: Mapped[str] = mapped_column(String(16), server_default="unfulfilled")
+    payment_status: Mapped[str] = mapped_column(String(20), server_default="unpaid")
+    return_status: Mapped[str] = mapped_column(String(16), server_default="none")
     currency: Mapped[str | None] = mapped_column(String(3))
     adjustments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE)
-    items_total: Mapped[int | None] = mapped_column(BigInteger)
-    adjustments_total: Mapped[int | None] = mapped_column(BigInteger)
+    total: Mapped[int | None] = mapped_column(BigInteger)
+    holds: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
+    payments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
+    fulfillments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
+    returns: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
+    cancellations: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
+    reopening: Mapped[dict[str, Any] | None] = mapped_column(JSON_VALUE)
+    ship_by: Mapped[datetime | None] = mapped_column(Timestamp)
+    deliver_by: Mapped[datetime | None] = mapped_column(Timestamp)
+    late: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    related_orders: Mapped[list[dict[str, str]]] = mapped_column(JSON_VALUE)
+    tags: Mapped[list[str]] = mapped_column(JSON_VALUE)
     shipping_address: Mapped[dict[str, str] | None] = mapped_column(JSON_VALUE)
     billing_address: Mapped[dict[str, str] | None] = mapped_column(JSON_VALUE)
     note: Mapped[str | None] = mapped_column(Text)
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSON_VALUE)
-    cancellation: Mapped[dict[str, Any] | None] = mapped_column(JSON_VALUE)
-    fulfillments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY)
-    returns: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY)
+    due_at: Mapped[datetime | None] = mapped_column(Timestamp)
     version: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(Timestamp)
     updated_at: Mapped[datetime] = mapped_column(Timestamp)
@@ -125,8 +176,19 @@ class Order(Base):
         ),
         Index("ix_orders_status_id", status, id),
         Index("ix_orders_fulfillment_status_id", fulfillment_status, id),
+        # Partial: a new order without a date, a hold or a payment costs none of these.
+        Index(
+            "ix_orders_payment_status_id",
+            payment_status,
+            id,
+            postgresql_where=payment_status != "unpaid",
+            sqlite_where=payment_status != "unpaid",
+        ),
+        Index("ix_orders_due_at", due_at, postgresql_where=due_at.is_not(None), sqlite_where=due_at.is_not(None)),
         CheckConstraint(status.in_(STATUSES), name="status"),
         CheckConstraint(fulfillment_status.in_(FULFILLMENT_STATUSES), name="fulfillment_status"),
+        CheckConstraint(payment_status.in_(PAYMENT_STATUSES), name="payment_status"),
+        CheckConstraint(return_status.in_(RETURN_STATUSES), name="return_status"),
     )
 
     # Optimistic locking: the UPDATE of a session requires the version that was read.
@@ -135,79 +197,262 @@ class Order(Base):
     @property
     def allowed_actions(self) -> list[str]:
         """The names of the actions that are allowed next, sorted."""
-        return allowed_actions(
-            status=self.status,
-            on_hold=self.hold is not None,
-            any_fulfilled=self.fulfillment_status != "unfulfilled",
-            any_returnable=any(item.fulfilled > item.returned for item in self.items),
+        expected = count_units(with_status(self.returns, EXPECTED))
+        conditions = {
+            ON_HOLD: bool(self.holds),
+            OPEN_UNITS: self.has_open_units,
+            UNITS_TO_RETURN: any(item.fulfilled > item.returned + expected.get(item.line, 0) for item in self.items),
+            EXPECTED_RETURNS: bool(expected),
+            ACTIVE_FULFILLMENTS: bool(active_fulfillments(self.fulfillments)),
+            PRICES: self.total is not None,
+        }
+        return allowed_actions(self.status, {name for name, is_met in conditions.items() if is_met})
+
+    @property
+    def has_open_units(self) -> bool:
+        """Whether units are neither cancelled nor fulfilled."""
+        return any(item.open for item in self.items)
+
+    def prices(self) -> Prices:
+        """The prices of the lines as ordered. Raises InvalidPrices."""
+        lines = [{"unit_price": item.unit_price, "quantity": item.quantity} for item in self.items]
+        return price_lines(lines, self.adjustments)
+
+    def totals(self, prices: Prices) -> dict[str, int] | None:
+        """The totals of the document; None if the order has no prices."""
+        cancelled = [{"cancelled": item.cancelled, "quantity": item.quantity} for item in self.items]
+        sums = sum_payments(self.payments)
+        return order_totals(
+            prices, cancelled, is_cancelled=self.status == "cancelled", paid=sums.captured, refunded=sums.refunded
         )
+
+    def derive(self) -> None:
+        """Derive from items, records and dates what follows from them. Raises InvalidPrices for a negative total."""
+        self._count_units()
+        quantity, cancelled, fulfilled, returned = (
+            sum(units)
+            for units in zip(*((i.quantity, i.cancelled, i.fulfilled, i.returned) for i in self.items), strict=True)
+        )
+        active = active_fulfillments(self.fulfillments)
+        self.fulfillment_status = fulfillment_status(
+            quantity=quantity, cancelled=cancelled, fulfilled=fulfilled, active=active
+        )
+        self.return_status = return_status(fulfilled=fulfilled, returned=returned)
+        totals = self.totals(self.prices())
+        self.total = totals["total"] if totals else None
+        if self.total is not None and self.total < 0:
+            raise InvalidPrices(
+                {"adjustments": [f"They make the order's total {self.total:,}; it must not be negative."]}
+            )
+        self.payment_status = payment_status(sum_payments(self.payments), total=self.total or 0)
+        self.late = self.late and self._may_become_late
+        self.set_due_at()
+
+    def set_due_at(self) -> None:
+        """Set the next time at which the service changes the order by itself: a hold ends, or it becomes late."""
+        dates = [read_timestamp(hold["until"]) for hold in self.holds if hold["until"]]
+        if self.ship_by is not None and self._may_become_late and not self.late and self.version < VERSIONS_MAX:
+            dates.append(self.ship_by)
+        self.due_at = min(dates, default=None)
 
     def confirm(self, *, at: datetime) -> str:
         """Confirm a pending order."""
-        return self._transition("confirm", at)
+        self._require_allowed("confirm")
+        return self._record("confirm", at)
 
-    def cancel(self, *, reason: str, note: str | None, at: datetime) -> str:
-        """Cancel an open order of which nothing has been fulfilled, and release its hold."""
+    def cancel(
+        self,
+        *,
+        reason: str,
+        note: str | None,
+        items: Units | None = None,
+        adjustments: list[dict[str, Any]] | None = None,
+        at: datetime,
+    ) -> str:
+        """Cancel open units, all of them by default. `adjustments` replace the order's.
+
+        An order without open units ends: as completed if units have been fulfilled, else as cancelled. That releases
+        its holds. Also raises QuantityExceeded, and InvalidRequest for unknown lines.
+        """
+        self._require_allowed("cancel")
         self._refuse_personal_data(note=note)
-        event = self._transition("cancel", at)
-        self.hold = None
-        self.cancellation = {"reason": reason, "note": note, "at": rfc3339(at)}
-        return event
+        units = items or [{"line": item.line, "quantity": item.open} for item in self.items if item.open]
+        match_lines(units, self.items, available=lambda item: item.open)
+        if self.version >= VERSIONS_MAX and items:
+            raise self._too_many_versions()
+        record = {"number": len(self.cancellations) + 1, "items": units, "reason": reason, "note": note}
+        self.cancellations = [*self.cancellations, record | {"created_at": rfc3339(at), "reopened_at": None}]
+        if adjustments is not None:
+            self.adjustments = adjustments
+        self._end_without_open_units()
+        return self._record("cancel", at, event=None if self.status == "cancelled" else PARTIALLY_CANCELLED)
 
     def complete(self, *, at: datetime) -> str:
-        """Complete a confirmed order; units that are not fulfilled never will be."""
-        return self._transition("complete", at)
+        """Complete a confirmed order; units that are still open are not going to be fulfilled."""
+        self._require_allowed("complete")
+        return self._record("complete", at)
 
-    def place_hold(self, *, reason: str, at: datetime) -> str | None:
-        """Put an open order on hold. The same hold again changes nothing."""
-        if self.hold is not None and self.hold["reason"] == reason:
-            return None
+    def reopen(self, *, reason: str, at: datetime) -> str:
+        """Reopen an order that has ended: a completed one as confirmed; a cancelled one as pending, with its cancelled
+        units open again."""
+        self._require_allowed("reopen")
         self._refuse_personal_data(reason=reason)
-        event = self._transition("hold", at)
-        self.hold = {"reason": reason, "at": rfc3339(at)}
-        return event
+        self.reopening = {"from_status": self.status, "reason": reason, "at": rfc3339(at)}
+        if self.status == "cancelled":
+            self.cancellations = [
+                {**record, "reopened_at": record["reopened_at"] or rfc3339(at)} for record in self.cancellations
+            ]
+        self.status = "pending" if self.status == "cancelled" else "confirmed"
+        return self._record("reopen", at)
 
-    def release_hold(self, *, at: datetime) -> str | None:
-        """Release the order's hold. Without a hold nothing changes."""
-        if self.hold is None:
+    def place_hold(
+        self, handle: str, *, kind: str, reason: str | None, until: datetime | None, placed_by: str, at: datetime
+    ) -> str | None:
+        """Place a hold on an open order, or replace the one with the same handle. The same hold again changes nothing.
+
+        Also raises InvalidRequest if `until` has passed.
+        """
+        terms = {"kind": kind, "reason": reason, "until": until and rfc3339(until)}
+        current = next((hold for hold in self.holds if hold["handle"] == handle), None)
+        if current is not None and terms.items() <= current.items():
             return None
-        event = self._transition("release", at)
-        self.hold = None
-        return event
+        self._require_allowed("hold")
+        self._refuse_personal_data(reason=reason)
+        if until is not None and until <= at:
+            raise _invalid("until", "This must be in the future.")
+        if current is None and len(self.holds) == HOLDS_MAX:
+            raise self._illegal(f"The order has {HOLDS_MAX} holds, the maximum. Release one of them first.")
+        hold = {"handle": handle, **terms, "placed_by": placed_by, "placed_at": rfc3339(at)}
+        self.holds = [hold if one is current else one for one in self.holds] + ([hold] if current is None else [])
+        return self._record("hold", at)
 
-    def fulfill(self, *, items: list[dict[str, int]], tracking: dict[str, str] | None, at: datetime) -> str:
-        """Record a fulfillment of `items`, a list of {"line", "quantity"}. The last unit completes the order.
+    def release_hold(self, handle: str, *, at: datetime) -> str | None:
+        """Release one hold. Without a hold of this handle nothing changes."""
+        remaining = [hold for hold in self.holds if hold["handle"] != handle]
+        if len(remaining) == len(self.holds):
+            return None
+        self._require_allowed("release")
+        self.holds = remaining
+        return self._record("release", at)
+
+    def apply_due_change(self, *, at: datetime) -> str | None:
+        """Make one change that is due by now: release a hold that has ended, or mark the order as late."""
+        for hold in self.holds:
+            if hold["until"] and read_timestamp(hold["until"]) <= at:
+                return self.release_hold(hold["handle"], at=at)
+        if self.due_at is None or self.due_at > at:
+            return None
+        self.late = True
+        return self._record(None, at, event=LATE)
+
+    def record_payment(
+        self,
+        *,
+        type: str,
+        amount: int,
+        reference: str,
+        method: str | None,
+        occurred_at: datetime | None,
+        note: str | None,
+        at: datetime,
+    ) -> str | None:
+        """Record a payment; `amount` is in minor units. An entry with the same type, reference and amount changes
+        nothing.
+
+        Also raises DuplicatePayment for another amount, AmountExceeded, and InvalidRequest for a time in the future.
+        """
+        for payment in self.payments:
+            if (payment["type"], payment["reference"]) == (type, reference):
+                if payment["amount"] == amount:
+                    return None
+                raise DuplicatePayment(f"This {type} is recorded with the amount {payment['amount']:,} already.")
+        self._require_allowed("pay")
+        self._refuse_personal_data(note=note)
+        if len(self.payments) >= PAYMENTS_MAX:
+            raise self._illegal(f"The order has {PAYMENTS_MAX:,} payments, the maximum.")
+        terms = {"type": type, "amount": amount, "reference": reference, "method": method}
+        occurred = {"occurred_at": _reported_time(occurred_at, at), "note": note, "created_at": rfc3339(at)}
+        self.payments = [*self.payments, terms | occurred]
+        if exceeded := exceeded_limit(sum_payments(self.payments)):
+            raise AmountExceeded(exceeded)
+        return self._record("pay", at)
+
+    def fulfill(self, *, items: Units, tracking: dict[str, str] | None, at: datetime) -> str:
+        """Record a fulfillment of open units. The last open unit completes the order.
 
         Also raises QuantityExceeded, and InvalidRequest for unknown lines.
         """
         self._require_allowed("fulfill")
         self._refuse_personal_data(tracking=tracking)
-        fulfilled = match_lines(items, self.items, available=lambda item: item.quantity - item.fulfilled)
-        event = self._advance("fulfill", at)
-        for item, quantity in fulfilled:
-            item.fulfilled += quantity
-        record = {"number": len(self.fulfillments) + 1, "items": items, "tracking": tracking, "created_at": rfc3339(at)}
-        self.fulfillments = [*self.fulfillments, record]
-        complete = all(item.fulfilled == item.quantity for item in self.items)
-        self.fulfillment_status = "fulfilled" if complete else "partial"
-        if complete:
-            self.status = "completed"
-        return event
+        match_lines(items, self.items, available=lambda item: item.open)
+        record = {"number": len(self.fulfillments) + 1, "items": items, "status": SHIPPED, "tracking": tracking}
+        self.fulfillments = [*self.fulfillments, record | {"events": [], "created_at": rfc3339(at)}]
+        self._end_without_open_units()
+        return self._record("fulfill", at)
 
-    def return_items(self, *, items: list[dict[str, int]], reason: str | None, at: datetime) -> str:
-        """Record a return of `items`, a list of {"line", "quantity"}.
+    def set_tracking(self, number: int, *, tracking: dict[str, str] | None, at: datetime) -> str | None:
+        """Set how a fulfillment is tracked. Raises FulfillmentNotFound."""
+        fulfillment = self._get_fulfillment(number)
+        if fulfillment["tracking"] == tracking:
+            return None
+        self._require_allowed("track")
+        self._refuse_personal_data(tracking=tracking)
+        self._replace_fulfillment(fulfillment | {"tracking": tracking})
+        return self._record("track", at)
+
+    def record_delivery_event(
+        self, number: int, *, type: str, occurred_at: datetime | None, description: str | None, at: datetime
+    ) -> str:
+        """Record what happened to a fulfillment, now or at `occurred_at`. `cancelled` opens its units again, and an
+        order that its last fulfillment had completed is confirmed again.
+
+        Raises FulfillmentNotFound, and InvalidRequest for a time in the future.
+        """
+        fulfillment = self._get_fulfillment(number)
+        self._require_allowed("track")
+        self._refuse_personal_data(description=description)
+        if fulfillment["status"] == FULFILLMENT_CANCELLED:
+            raise self._illegal(f"Fulfillment {number} was cancelled.")
+        if len(fulfillment["events"]) >= DELIVERY_EVENTS_MAX:
+            raise self._illegal(f"Fulfillment {number} has {DELIVERY_EVENTS_MAX} events, the maximum.")
+        if type == FULFILLMENT_CANCELLED:
+            self._require_cancellable(fulfillment)
+        event = {"type": type, "occurred_at": _reported_time(occurred_at, at), "description": description}
+        events = [*fulfillment["events"], event]
+        was_completed = self.status == "completed" and not self.has_open_units
+        self._replace_fulfillment(fulfillment | {"status": delivery_status(events), "events": events})
+        self._count_units()
+        if was_completed and self.has_open_units:
+            self.status = "confirmed"
+        return self._record("track", at)
+
+    def return_items(self, *, items: Units, status: str, reason: str | None, at: datetime) -> str:
+        """Record a return: received, or expected and counted once it is received.
 
         Also raises QuantityExceeded, and InvalidRequest for unknown lines.
         """
         self._require_allowed("return")
         self._refuse_personal_data(reason=reason)
-        returned = match_lines(items, self.items, available=lambda item: item.fulfilled - item.returned)
-        event = self._advance("return", at)
-        for item, quantity in returned:
-            item.returned += quantity
-        record = {"number": len(self.returns) + 1, "items": items, "reason": reason, "created_at": rfc3339(at)}
-        self.returns = [*self.returns, record]
-        return event
+        expected = count_units(with_status(self.returns, EXPECTED))
+        match_lines(
+            items, self.items, available=lambda item: item.fulfilled - item.returned - expected.get(item.line, 0)
+        )
+        record = {"number": len(self.returns) + 1, "items": items, "status": status, "reason": reason}
+        self.returns = [*self.returns, record | {"created_at": rfc3339(at)}]
+        return self._record("return", at, event=RETURN_EXPECTED if status == EXPECTED else None)
+
+    def settle_return(self, number: int, *, status: str, at: datetime) -> str | None:
+        """Receive or reject an expected return. Raises ReturnNotFound. The same again changes nothing."""
+        if not 1 <= number <= len(self.returns):
+            raise ReturnNotFound(f"Return {number} was not found.")
+        record = self.returns[number - 1]
+        if record["status"] == status:
+            return None
+        if record["status"] != EXPECTED:
+            raise self._illegal(f"Return {number} is {record['status']} already.")
+        self._require_allowed("receive" if status == RECEIVED else "reject")
+        self.returns = [{**one, "status": status} if one is record else one for one in self.returns]
+        return self._record("receive" if status == RECEIVED else "reject", at)
 
     def update(self, content: dict[str, Any], *, at: datetime) -> str:
         """Change the members of CONTENT, given by column name, and "items", given as the columns of all lines.
@@ -216,10 +461,12 @@ class Order(Base):
         """
         if self.status != "pending" and not content.keys().isdisjoint(CONTENT_WHILE_PENDING):
             raise self._illegal("Items, adjustments and currency can be changed only while the order is pending.")
+        if "items" in content and any(item.cancelled for item in self.items):
+            raise self._illegal("Items can be changed only while none of their units is cancelled.")
         if is_alias(self.customer_id):
             scrubbed = scrub(self.columns() | content, alias=self.customer_id)
             self._refuse_personal_data(**{name: content[name] for name in content if scrubbed[name] != content[name]})
-        event = self._transition("update", at)
+        self._require_allowed("update")
         for name, value in content.items():
             if name == "items":
                 self._replace_items(value)
@@ -227,25 +474,67 @@ class Order(Base):
                 setattr(self, "metadata_" if name == "metadata" else name, value)
         if "external_ref" in content:
             self.external_ref_hash = hash_reference(self.external_ref, principal=self.principal)
-        priced = [{"unit_price": item.unit_price, "quantity": item.quantity} for item in self.items]
-        self.items_total, self.adjustments_total = order_totals(priced, self.adjustments)
-        return event
+        if "ship_by" in content:
+            self.late = False  # the new date decides
+        return self._record("update", at)
 
     def erase(self, *, alias: str, at: datetime) -> None:
         """Erase the personal data of an order that has ended. `alias` replaces the customer's id."""
         scrubbed = scrub(self.columns(), alias=alias)
         if self.principal == customer_principal_id(self.customer_id):
             self.principal = customer_principal_id(alias)
-        self.fingerprint = self.note = None
-        self.customer_id, self.metadata_ = alias, {}
-        self.shipping_address, self.billing_address = scrubbed["shipping_address"], scrubbed["billing_address"]
-        self.hold, self.cancellation = scrubbed["hold"], scrubbed["cancellation"]
-        self.adjustments = scrubbed["adjustments"]
-        self.fulfillments, self.returns = scrubbed["fulfillments"], scrubbed["returns"]
+        self.fingerprint = None
+        for name in PERSONAL_COLUMNS:
+            setattr(self, "metadata_" if name == "metadata" else name, scrubbed[name])
         self.version += 1
         self.updated_at = at
 
-    def _replace_items(self, items: list[dict[str, Any]]) -> None:
+    @property
+    def _may_become_late(self) -> bool:
+        return self.ship_by is not None and self.status in OPEN and self.has_open_units
+
+    def _count_units(self) -> None:
+        """Count the cancelled, fulfilled and returned units of the lines from the records."""
+        for name, records in (
+            ("cancelled", [record for record in self.cancellations if record["reopened_at"] is None]),
+            ("fulfilled", active_fulfillments(self.fulfillments)),
+            ("returned", with_status(self.returns, RECEIVED)),
+        ):
+            units = count_units(records)
+            for item in self.items:
+                if getattr(item, name) != units.get(item.line, 0):
+                    setattr(item, name, units.get(item.line, 0))
+
+    def _end_without_open_units(self) -> None:
+        self._count_units()
+        if not self.has_open_units:
+            self.status = "completed" if any(item.fulfilled for item in self.items) else "cancelled"
+            self.holds = []
+
+    def _get_fulfillment(self, number: int) -> dict[str, Any]:
+        if not 1 <= number <= len(self.fulfillments):
+            raise FulfillmentNotFound(f"Fulfillment {number} was not found.")
+        return self.fulfillments[number - 1]
+
+    def _replace_fulfillment(self, fulfillment: dict[str, Any]) -> None:
+        number = fulfillment["number"]
+        self.fulfillments = [fulfillment if one["number"] == number else one for one in self.fulfillments]
+
+    def _require_cancellable(self, fulfillment: Mapping[str, Any]) -> None:
+        number = fulfillment["number"]
+        if fulfillment["status"] == DELIVERED:
+            raise self._illegal(f"Fulfillment {number} was delivered. Record a return instead.")
+        if is_alias(self.customer_id):
+            raise self._illegal("The customer's personal data was erased; the order cannot be opened again.")
+        units = count_units([fulfillment])
+        coming_back = count_units(with_status(self.returns, EXPECTED))
+        if any(
+            item.fulfilled - units.get(item.line, 0) < item.returned + coming_back.get(item.line, 0)
+            for item in self.items
+        ):
+            raise self._illegal(f"Units of fulfillment {number} have been returned, or are expected back.")
+
+    def _replace_items(self, items: Sequence[dict[str, Any]]) -> None:
         common = min(len(self.items), len(items))
         for item, columns in zip(self.items[:common], items[:common], strict=True):
             for name, value in columns.items():
@@ -256,7 +545,7 @@ class Order(Base):
     def _refuse_personal_data(self, **members: Any) -> None:
         """Raise IllegalAction if the order has been erased and one of these members has a value, since no later erasure
         would find it."""
-        names = sorted(name for name, value in members.items() if value not in (None, {}))
+        names = sorted(name for name, value in members.items() if value not in (None, {}, []))
         if names and is_alias(self.customer_id):
             raise self._illegal(
                 f"The customer's personal data was erased; the order no longer accepts {', '.join(names)}."
@@ -265,27 +554,44 @@ class Order(Base):
     def _require_allowed(self, name: str) -> None:
         if name not in self.allowed_actions:
             raise self._illegal(f"The action {name} is not allowed: {self._unmet_condition(name)}.")
+        if self.version >= VERSIONS_MAX and name not in _FINAL_ACTIONS:
+            raise self._too_many_versions()
+
+    def _too_many_versions(self) -> TooManyVersions:
+        return TooManyVersions(f"The order has {self.version:,} versions; the maximum is {VERSIONS_MAX:,}.")
 
     def _unmet_condition(self, name: str) -> str:
         action = ACTIONS[name]
         if self.status not in action.from_statuses:
             return f"the order is {self.status}"
-        if action.condition is not None:
-            return _UNMET[action.condition]
-        return f"the order is {self.status} and on hold"
+        if action.blocked_by_hold and self.holds:
+            return f"the order is {self.status} and on hold ({', '.join(hold['handle'] for hold in self.holds)})"
+        assert action.condition is not None
+        return _UNMET[action.condition]
 
-    def _transition(self, name: str, at: datetime) -> str:
-        self._require_allowed(name)
-        return self._advance(name, at)
-
-    def _advance(self, name: str, at: datetime) -> str:
-        """Move to the next version and to the status that the action leads to, and return the event type."""
-        if self.version >= VERSIONS_MAX and name not in _FINAL_ACTIONS:
-            raise TooManyVersions(f"The order has {self.version:,} versions; the maximum is {VERSIONS_MAX:,}.")
-        self.status = ACTIONS[name].to_status or self.status
+    def _record(self, action: str | None, at: datetime, *, event: str | None = None) -> str:
+        """Make the next version: the status that the action leads to, and all that is derived. Returns the event type,
+        the action's unless another is given."""
+        if action is not None:
+            self.status = ACTIONS[action].to_status or self.status
+            event = event or ACTIONS[action].event
+        assert event is not None
         self.version += 1
         self.updated_at = at
-        return ACTIONS[name].event
+        self.derive()
+        return event
 
     def _illegal(self, detail: str) -> IllegalAction:
         return IllegalAction(detail, order_status=self.status, allowed_actions=self.allowed_actions)
+
+
+def _reported_time(occurred_at: datetime | None, at: datetime) -> str:
+    """The time that a caller reports, or now, as RFC 3339 text."""
+    if occurred_at is not None and occurred_at > at + CLOCK_SKEW:
+        raise _invalid("occurred_at", "This must not be in the future.")
+    return rfc3339(occurred_at or at)
+
+
+def _invalid(member: str, detail: str) -> InvalidRequest:
+    errors = [{"pointer": f"#/{member}", "detail": detail}]
+    return InvalidRequest("The body is not valid. Correct what `errors` lists.", errors=errors)

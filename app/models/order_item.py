@@ -1,37 +1,50 @@
-"""Order items: quantities and totals."""
+"""Order items and their quantities."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.engine import Base
 from app.db.types import UUID
 from app.errors import InvalidRequest, QuantityExceeded
 
-ITEM_CONTENT = ("item_id", "quantity", "unit_price")  # the members of an item that its caller sets
+ITEM_CONTENT = ("item_id", "title", "quantity", "unit_price")  # the members of an item that its caller sets
+ZERO = text("0")
 ID_MAX = 64  # characters of an id chosen by a caller: a UUID with a prefix fits
-LARGEST_TOTAL = 2**53 - 1  # the largest integer that is exact in every JSON implementation (RFC 8259 §6)
+TITLE_MAX = 200
 
 
 class OrderItem(Base):
-    """One line of an order. `line` numbers start at 1, in the order of the request."""
+    """One line of an order. `line` numbers start at 1, in the order of the request.
+
+    Each unit is open, cancelled or fulfilled; returned units have been fulfilled.
+    """
 
     __tablename__ = "order_items"
 
     order_id: Mapped[str] = mapped_column(UUID, primary_key=True)
     line: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     item_id: Mapped[str] = mapped_column(String(ID_MAX))
+    title: Mapped[str | None] = mapped_column(String(TITLE_MAX))
     quantity: Mapped[int] = mapped_column(Integer)
     unit_price: Mapped[int | None] = mapped_column(BigInteger)
-    fulfilled: Mapped[int] = mapped_column(Integer)
-    returned: Mapped[int] = mapped_column(Integer)
+    cancelled: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    fulfilled: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    returned: Mapped[int] = mapped_column(Integer, server_default=ZERO)
 
     __table_args__ = (
         Index("ix_order_items_item_id_order_id", item_id, order_id),
-        CheckConstraint("0 <= returned AND returned <= fulfilled AND fulfilled <= quantity", name="quantities"),
+        CheckConstraint(
+            "0 <= returned AND returned <= fulfilled AND 0 <= cancelled AND cancelled + fulfilled <= quantity",
+            name="quantities",
+        ),
     )
+
+    @property
+    def open(self) -> int:
+        """The units that are neither cancelled nor fulfilled."""
+        return self.quantity - self.cancelled - self.fulfilled
 
 
 def match_lines(
@@ -62,16 +75,3 @@ def match_lines(
 
 def _fault(index: int, detail: str) -> dict[str, str]:
     return {"pointer": f"#/items/{index}", "detail": detail}
-
-
-def order_totals(
-    items: Sequence[Mapping[str, Any]], adjustments: Sequence[Mapping[str, Any]]
-) -> tuple[int, int] | tuple[None, None]:
-    """The sums of the items and of the adjustments, in whole minor units of the order's currency.
-
-    (None, None) if the order has no prices. A line without a price adds nothing.
-    """
-    prices = [item["unit_price"] * item["quantity"] for item in items if item.get("unit_price") is not None]
-    if not prices and not adjustments:
-        return None, None
-    return sum(prices), sum(adjustment["amount"] for adjustment in adjustments)

@@ -9,7 +9,8 @@ PRINCIPAL_MAX = 128  # characters of a principal's id
 SCOPES = {
     "orders:read": "Read orders, their versions and their history.",
     "orders:write": "Create orders, change their content, cancel them.",
-    "orders:manage": "Confirm, hold, fulfill, complete orders, and record returns.",
+    "orders:manage": "Confirm, hold, fulfill, complete and reopen orders, and record deliveries and returns.",
+    "payments:write": "Record payments.",
     "events:read": "Read the feed of all events.",
     "webhooks:manage": "Manage webhooks.",
     "privacy:export": "Export all that is stored about a customer.",

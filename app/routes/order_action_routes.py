@@ -9,13 +9,19 @@ from app.http.auth import current_principal
 from app.http.blueprint import Blueprint
 from app.http.request_input import MERGE_PATCH, change_request
 from app.http.responses import order_response
+from app.models.fulfillment import RECEIVED, REJECTED
 from app.schemas.documents import OrderSchema
 from app.schemas.order import OrderPatchSchema
 from app.schemas.order_actions import (
     CancellationInSchema,
+    DeliveryEventInSchema,
     EmptySchema,
     FulfillmentInSchema,
+    FulfillmentPatchSchema,
     HoldInSchema,
+    HoldPathSchema,
+    PaymentInSchema,
+    ReopeningInSchema,
     ReturnInSchema,
 )
 from app.services import order_actions
@@ -40,6 +46,8 @@ CHANGE: dict[str, Any] = {
     "response_headers": RESPONSE_HEADERS,
 }
 CHANGE_OF_QUANTITIES = CHANGE | {"problems": (*PROBLEMS, errors.QuantityExceeded)}
+CHANGE_OF_FULFILLMENT = CHANGE | {"problems": (*PROBLEMS, errors.FulfillmentNotFound)}
+CHANGE_OF_RETURN = CHANGE | {"problems": (*PROBLEMS, errors.ReturnNotFound)}
 
 
 @blueprint.operation(
@@ -80,12 +88,22 @@ def confirm_order(body: dict[str, Any], order_id: str) -> Response:
     scope="orders:write",
     body=CancellationInSchema(),
     responses={200: OrderSchema()},
-    **CHANGE,
+    **CHANGE_OF_QUANTITIES,
 )
 def cancel_order(body: dict[str, Any], order_id: str) -> Response:
-    """Cancel an order of which no unit has been fulfilled."""
+    """Cancel an order, or some of its units.
+
+    Without `items`, all open units are cancelled. Units that have been fulfilled cannot be cancelled; an order of which
+    some have been fulfilled is completed when no unit is open any more. Cancelled units reduce the total by their part
+    of the price of the line after its discounts.
+    """
     order = order_actions.cancel_order(
-        order_id, reason=body["reason"], note=body.get("note"), request=change_request(current_principal(), body)
+        order_id,
+        reason=body["reason"],
+        note=body.get("note"),
+        items=body.get("items"),
+        adjustments=body.get("adjustments"),
+        request=change_request(current_principal(), body),
     )
     return order_response(order)
 
@@ -106,33 +124,83 @@ def complete_order(body: dict[str, Any], order_id: str) -> Response:
 
 
 @blueprint.operation(
-    "PUT",
-    "/orders/<order_id>/hold",
+    "POST",
+    "/orders/<order_id>/reopen",
     scope="orders:manage",
+    body=ReopeningInSchema(),
+    responses={200: OrderSchema()},
+    **CHANGE,
+)
+def reopen_order(body: dict[str, Any], order_id: str) -> Response:
+    """Reopen an order that has ended.
+
+    A completed order is confirmed again; a cancelled one is pending again, with its cancelled units open.
+    """
+    order = order_actions.reopen_order(
+        order_id, reason=body["reason"], request=change_request(current_principal(), body)
+    )
+    return order_response(order)
+
+
+@blueprint.operation(
+    "PUT",
+    "/orders/<order_id>/holds/<handle>",
+    scope="orders:manage",
+    path_schema=HoldPathSchema(),
     body=HoldInSchema(),
     responses={200: OrderSchema()},
     **CHANGE,
 )
-def hold_order(body: dict[str, Any], order_id: str) -> Response:
-    """Put an order on hold.
+def place_hold(body: dict[str, Any], order_id: str, handle: str) -> Response:
+    """Place a hold on an order, or replace the hold with the same handle.
 
-    Until the hold is released, the order cannot be confirmed, fulfilled or completed.
+    An order on hold cannot be confirmed, fulfilled or completed. It can have up to 20 holds, each with a handle of its
+    own; a hold with `until` is released at that time.
     """
-    order = order_actions.hold_order(order_id, reason=body["reason"], request=change_request(current_principal(), body))
+    order = order_actions.place_hold(
+        order_id,
+        handle,
+        kind=body["kind"],
+        reason=body.get("reason"),
+        until=body.get("until"),
+        request=change_request(current_principal(), body),
+    )
     return order_response(order)
 
 
 @blueprint.operation(
     "DELETE",
-    "/orders/<order_id>/hold",
+    "/orders/<order_id>/holds/<handle>",
     scope="orders:manage",
+    path_schema=HoldPathSchema(),
     responses={200: OrderSchema()},
     **CHANGE,
 )
-def release_hold(order_id: str) -> Response:
-    """Release an order from its hold."""
-    order = order_actions.release_hold(order_id, request=change_request(current_principal()))
+def release_hold(order_id: str, handle: str) -> Response:
+    """Release a hold.
+
+    Without a hold of this handle, the response is the order as it is.
+    """
+    order = order_actions.release_hold(order_id, handle, request=change_request(current_principal()))
     return order_response(order)
+
+
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/payments",
+    scope="payments:write",
+    body=PaymentInSchema(),
+    responses={201: OrderSchema(), 200: OrderSchema()},
+    **CHANGE | {"problems": (*PROBLEMS, errors.AmountExceeded, errors.DuplicatePayment)},
+)
+def record_payment(body: dict[str, Any], order_id: str) -> Response:
+    """Record a payment.
+
+    The service moves no money. The type and the reference identify the payment: the same payment again is answered with
+    200 and changes nothing.
+    """
+    order = order_actions.record_payment(order_id, payment=body, request=change_request(current_principal(), body))
+    return order_response(order, 200 if order.unchanged else 201)
 
 
 @blueprint.operation(
@@ -146,10 +214,47 @@ def release_hold(order_id: str) -> Response:
 def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     """Record a fulfillment.
 
-    The fulfillment of the last unit completes the order.
+    The fulfillment of the last open unit completes the order.
     """
     order = order_actions.fulfill_order(
         order_id, items=body["items"], tracking=body.get("tracking"), request=change_request(current_principal(), body)
+    )
+    return order_response(order, 201)
+
+
+@blueprint.operation(
+    "PATCH",
+    "/orders/<order_id>/fulfillments/<int:number>",
+    scope="orders:manage",
+    body=FulfillmentPatchSchema(),
+    responses={200: OrderSchema()},
+    body_media_type=MERGE_PATCH,
+    **CHANGE_OF_FULFILLMENT,
+)
+def set_tracking(body: dict[str, Any], order_id: str, number: int) -> Response:
+    """Set how a fulfillment is tracked."""
+    order = order_actions.set_tracking(
+        order_id, number, tracking=body["tracking"], request=change_request(current_principal(), body)
+    )
+    return order_response(order)
+
+
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/fulfillments/<int:number>/events",
+    scope="orders:manage",
+    body=DeliveryEventInSchema(),
+    responses={201: OrderSchema()},
+    **CHANGE_OF_FULFILLMENT,
+)
+def record_delivery_event(body: dict[str, Any], order_id: str, number: int) -> Response:
+    """Record what happened to a fulfillment.
+
+    The latest event by `occurred_at` is the status of the fulfillment. `cancelled` opens its units again; an order that
+    it had completed is confirmed again.
+    """
+    order = order_actions.record_delivery_event(
+        order_id, number, event=body, request=change_request(current_principal(), body)
     )
     return order_response(order, 201)
 
@@ -163,8 +268,49 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE_OF_QUANTITIES,
 )
 def return_items(body: dict[str, Any], order_id: str) -> Response:
-    """Record a return."""
+    """Record a return.
+
+    An expected return counts once it is received.
+    """
     order = order_actions.return_items(
-        order_id, items=body["items"], reason=body.get("reason"), request=change_request(current_principal(), body)
+        order_id,
+        items=body["items"],
+        status=body["status"],
+        reason=body.get("reason"),
+        request=change_request(current_principal(), body),
     )
     return order_response(order, 201)
+
+
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/returns/<int:number>/receive",
+    scope="orders:manage",
+    body=EmptySchema(),
+    body_required=False,
+    responses={200: OrderSchema()},
+    **CHANGE_OF_RETURN,
+)
+def receive_return(body: dict[str, Any], order_id: str, number: int) -> Response:
+    """Receive an expected return."""
+    order = order_actions.settle_return(
+        order_id, number, status=RECEIVED, request=change_request(current_principal(), body)
+    )
+    return order_response(order)
+
+
+@blueprint.operation(
+    "POST",
+    "/orders/<order_id>/returns/<int:number>/reject",
+    scope="orders:manage",
+    body=EmptySchema(),
+    body_required=False,
+    responses={200: OrderSchema()},
+    **CHANGE_OF_RETURN,
+)
+def reject_return(body: dict[str, Any], order_id: str, number: int) -> Response:
+    """Reject an expected return."""
+    order = order_actions.settle_return(
+        order_id, number, status=REJECTED, request=change_request(current_principal(), body)
+    )
+    return order_response(order)

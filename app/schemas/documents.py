@@ -3,48 +3,174 @@
 No response passes through them: documents are rendered by `app.services.order_document` and stored as text.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from marshmallow import fields, validate
 
 from app.models.erasure import DONE, RUNNING
-from app.models.lifecycle import EVENT_TYPES, FULFILLMENT_STATUSES, STATUSES
+from app.models.fulfillment import DELIVERY_EVENTS, FULFILLMENT_STATUSES, RETURN_RECORD_STATUSES, RETURN_STATUSES
+from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES
 from app.models.order import NUMBER_LENGTH
+from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
 from app.schemas.fields import ResponseSchema
-from app.schemas.order import ADJUSTMENT_TYPES, AddressInSchema
+from app.schemas.order import ADJUSTMENT_TYPES, RELATIONS, AddressInSchema
+from app.schemas.order_actions import CANCELLATION_REASONS, HOLD_KINDS, TrackingInSchema
 
 ORDER_ID = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
 TIMESTAMP = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}
 NEXT_CURSOR = {"description": "The `cursor` parameter of the next page; null on the last page."}
 
 
-class ItemSchema(ResponseSchema):
-    """A line of an order."""
+def _integer(description: str = "", **options: Any) -> fields.Integer:
+    metadata = {"description": description, "example": 0} | options.pop("metadata", {})
+    return fields.Integer(required=True, metadata={k: v for k, v in metadata.items() if v != ""}, **options)
 
-    line = fields.Integer(
-        required=True, metadata={"description": "Number of the line, from 1; it never changes.", "example": 1}
+
+def _text(description: str = "", *, example: Any = None, **options: Any) -> fields.String:
+    metadata = {"description": description} if description else {}
+    return fields.String(required=True, metadata=metadata | {"example": example}, **options)
+
+
+def _choice(choices: Sequence[str], **options: Any) -> fields.String:
+    return fields.String(required=True, validate=validate.OneOf(choices), **options)
+
+
+def _time(description: str = "", **options: Any) -> fields.String:
+    metadata = {"description": description} if description else {}
+    return fields.String(required=True, metadata=metadata | TIMESTAMP, **options)
+
+
+def _objects(schema: type[ResponseSchema], description: str) -> fields.Field[Any]:
+    return fields.List(fields.Nested(schema), required=True, metadata={"description": description})
+
+
+class ItemSchema(ResponseSchema):
+    """A line of an order. A unit is open, cancelled or fulfilled."""
+
+    line = _integer("Number of the line, from 1; it never changes.", metadata={"example": 1})
+    item_id = _text(example="sku-1")
+    title = _text(example="Mug", allow_none=True)
+    quantity = _integer("Units ordered.", metadata={"example": 2})
+    unit_price = _integer("Price of a unit in minor units.", allow_none=True, metadata={"example": 1250})
+    subtotal = _integer("`unit_price` times `quantity`.", allow_none=True, metadata={"example": 2500})
+    discount = _integer(
+        "The part of the discounts that belongs to this line, 0 or negative.", metadata={"example": -250}
     )
-    item_id = fields.String(required=True, metadata={"example": "sku-1"})
-    quantity = fields.Integer(required=True, metadata={"description": "Units ordered.", "example": 2})
-    unit_price = fields.Integer(
-        required=True, allow_none=True, metadata={"description": "Price of a unit in minor units.", "example": 1250}
-    )
-    fulfilled = fields.Integer(required=True, metadata={"description": "Units fulfilled so far.", "example": 0})
-    returned = fields.Integer(required=True, metadata={"description": "Units returned so far.", "example": 0})
+    total = _integer("`subtotal` plus `discount`.", allow_none=True, metadata={"example": 2250})
+    cancelled = _integer("Units cancelled so far.")
+    fulfilled = _integer("Units fulfilled so far.")
+    returned = _integer("Units returned so far.")
 
 
 class AdjustmentSchema(ResponseSchema):
     """An amount in minor units that is added to the total of the items; a discount is negative."""
 
-    type = fields.String(required=True, validate=validate.OneOf(ADJUSTMENT_TYPES))
-    label = fields.String(required=True, allow_none=True, metadata={"example": "WELCOME10"})
-    amount = fields.Integer(required=True, metadata={"example": -250})
+    type = _choice(ADJUSTMENT_TYPES)
+    label = _text(example="WELCOME10", allow_none=True)
+    amount = _integer(metadata={"example": -250})
+    line = _integer(
+        "The line that a discount belongs to; null for all lines.", allow_none=True, metadata={"example": None}
+    )
 
 
 class TotalsSchema(ResponseSchema):
     """Totals in minor units of the order's currency. Items without a price count as 0."""
 
-    items = fields.Integer(required=True, metadata={"example": 2500})
-    adjustments = fields.Integer(required=True, metadata={"example": -250})
-    total = fields.Integer(required=True, metadata={"description": "`items` plus `adjustments`.", "example": 2250})
+    items = _integer(metadata={"example": 2500})
+    adjustments = _integer(metadata={"example": -250})
+    cancelled = _integer("Minus the price of the cancelled units, after discounts.")
+    total = _integer("`items` plus `adjustments` plus `cancelled`.", metadata={"example": 2250})
+    paid = _integer("What was captured.")
+    refunded = _integer("What was refunded or charged back.")
+    due = _integer(
+        "What is still to be paid; negative if too much was paid and not refunded yet.", metadata={"example": 2250}
+    )
+
+
+class LineQuantitySchema(ResponseSchema):
+    """A number of units of one line."""
+
+    line = _integer(metadata={"example": 1})
+    quantity = _integer(metadata={"example": 2})
+
+
+class HoldSchema(ResponseSchema):
+    """A hold: the order cannot be confirmed, fulfilled or completed."""
+
+    handle = _text(example="fraud-check")
+    kind = _choice(HOLD_KINDS)
+    reason = fields.String(allow_none=True, metadata={"description": "Customers do not see it.", "example": "velocity"})
+    until = _time("When the hold is released, if it is not released before.", allow_none=True)
+    placed_by = _text("The principal. Customers see `staff` or `service`.", example="service:fraud")
+    placed_at = _time()
+
+
+class PaymentSchema(ResponseSchema):
+    """A payment."""
+
+    type = _choice(PAYMENT_TYPES)
+    amount = _integer("In minor units.", metadata={"example": 2250})
+    reference = fields.String(metadata={"description": "Customers do not see it.", "example": "pi_3Nd81b"})
+    method = _text(example="card", allow_none=True)
+    occurred_at = _time()
+    note = fields.String(allow_none=True, metadata={"description": "Customers do not see it.", "example": None})
+    created_at = _time()
+
+
+class DeliveryEventSchema(ResponseSchema):
+    """What happened to a fulfillment."""
+
+    type = _choice(DELIVERY_EVENTS)
+    occurred_at = _time()
+    description = _text(allow_none=True)
+
+
+class FulfillmentSchema(ResponseSchema):
+    """Units that were fulfilled together. A new fulfillment is `shipped`; its latest event sets its status."""
+
+    number = _integer("Number of the fulfillment, from 1.", metadata={"example": 1})
+    items = _objects(LineQuantitySchema, "The units by line.")
+    status = _choice(DELIVERY_EVENTS)
+    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True)
+    events = _objects(DeliveryEventSchema, "In the order in which they were recorded.")
+    created_at = _time()
+
+
+class ReturnSchema(ResponseSchema):
+    """Units that came back together, or are expected to."""
+
+    number = _integer("Number of the return, from 1.", metadata={"example": 1})
+    items = _objects(LineQuantitySchema, "The units by line.")
+    status = _choice(RETURN_RECORD_STATUSES)
+    reason = _text(allow_none=True)
+    created_at = _time()
+
+
+class CancellationSchema(ResponseSchema):
+    """Units that were cancelled together."""
+
+    number = _integer("Number of the cancellation, from 1.", metadata={"example": 1})
+    items = _objects(LineQuantitySchema, "The units by line.")
+    reason = _choice(CANCELLATION_REASONS)
+    note = _text(allow_none=True)
+    created_at = _time()
+    reopened_at = _time("When the units were opened again, if they were.", allow_none=True)
+
+
+class ReopeningSchema(ResponseSchema):
+    """The last reopening of the order."""
+
+    from_status = _choice(STATUSES)
+    reason = fields.String(allow_none=True, metadata={"description": "Customers do not see it.", "example": None})
+    at = _time()
+
+
+class RelatedOrderSchema(ResponseSchema):
+    """Another order, and what it is to this one."""
+
+    order_id = fields.UUID(required=True, metadata={"example": ORDER_ID})
+    relation = _choice(RELATIONS)
 
 
 class OrderSchema(ResponseSchema):
@@ -59,21 +185,14 @@ class OrderSchema(ResponseSchema):
             "example": "261122-7QK4MZ8D",
         },
     )
-    customer_id = fields.String(required=True, metadata={"example": "c-123"})
-    external_ref = fields.String(required=True, allow_none=True, metadata={"example": None})
-    channel = fields.String(required=True, allow_none=True, metadata={"example": "web"})
-    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
-    fulfillment_status = fields.String(required=True, validate=validate.OneOf(FULFILLMENT_STATUSES))
-    hold = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata={
-            "description": "Since when (`at`) and why (`reason`) the order is on hold; null if it is not. Customers do "
-            "not see the `reason`.",
-            "example": None,
-        },
-    )
-    currency = fields.String(required=True, allow_none=True, metadata={"example": "EUR"})
+    customer_id = _text(example="c-123")
+    external_ref = _text(allow_none=True)
+    channel = _text(example="web", allow_none=True)
+    status = _choice(STATUSES)
+    fulfillment_status = _choice(FULFILLMENT_STATUSES)
+    payment_status = _choice(PAYMENT_STATUSES)
+    return_status = _choice(RETURN_STATUSES)
+    currency = _text(example="EUR", allow_none=True)
     items = fields.List(fields.Nested(ItemSchema), required=True)
     adjustments = fields.List(fields.Nested(AdjustmentSchema), required=True)
     totals = fields.Nested(
@@ -82,33 +201,31 @@ class OrderSchema(ResponseSchema):
         allow_none=True,
         metadata={"description": "Null if no item has a price and there are no adjustments."},
     )
+    holds = _objects(HoldSchema, "The holds that are not released.")
+    payments = _objects(PaymentSchema, "Payments, oldest first.")
+    fulfillments = _objects(FulfillmentSchema, "Fulfillments, oldest first.")
+    returns = _objects(ReturnSchema, "Returns, oldest first.")
+    cancellations = _objects(CancellationSchema, "Cancellations, oldest first.")
+    reopening = fields.Nested(ReopeningSchema, required=True, allow_none=True)
+    ship_by = _time("When the last unit is to be sent.", allow_none=True)
+    deliver_by = _time("When the last unit is to arrive.", allow_none=True)
+    late = fields.Boolean(
+        required=True, metadata={"description": "Whether units are open after `ship_by`.", "example": False}
+    )
+    related_orders = _objects(RelatedOrderSchema, "Other orders, such as a replacement.")
+    tags = fields.List(fields.String(), required=True, metadata={"example": []})
+    metadata = fields.Dict(keys=fields.String(), values=fields.String(), required=True, metadata={"example": {}})
     shipping_address = fields.Nested(AddressInSchema, required=True, allow_none=True)
     billing_address = fields.Nested(AddressInSchema, required=True, allow_none=True)
-    note = fields.String(required=True, allow_none=True, metadata={"example": None})
-    metadata = fields.Dict(keys=fields.String(), values=fields.String(), required=True, metadata={"example": {}})
-    cancellation = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata={"description": "Why and when the order was cancelled; null if it was not.", "example": None},
-    )
-    fulfillments = fields.List(
-        fields.Dict(),
-        required=True,
-        metadata={"description": "Fulfillments of the order, oldest first.", "example": []},
-    )
-    returns = fields.List(
-        fields.Dict(), required=True, metadata={"description": "Returns of the order, oldest first.", "example": []}
-    )
-    version = fields.Integer(
-        required=True, metadata={"description": "Starts at 1 and is incremented by every change.", "example": 1}
-    )
+    note = _text(allow_none=True)
+    version = _integer("Starts at 1 and is incremented by every change.", metadata={"example": 1})
     allowed_actions = fields.List(
-        fields.String(),
+        fields.String(validate=validate.OneOf(sorted(ACTIONS))),
         required=True,
         metadata={"description": "What can be done with the order now.", "example": ["cancel", "confirm"]},
     )
-    created_at = fields.String(required=True, metadata=TIMESTAMP)
-    updated_at = fields.String(required=True, metadata=TIMESTAMP)
+    created_at = _time()
+    updated_at = _time()
 
 
 class OrderListSchema(ResponseSchema):

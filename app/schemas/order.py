@@ -3,17 +3,21 @@
 import re
 from typing import Any
 
-from marshmallow import ValidationError, fields, validate
+from marshmallow import ValidationError, fields, missing, validate
 
-from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
+from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
+from app.models.lifecycle import STATUSES
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import is_alias, parse_uuid
-from app.models.order_item import ID_MAX, LARGEST_TOTAL, order_totals
+from app.models.order_item import ID_MAX, TITLE_MAX
+from app.models.payment import PAYMENT_STATUSES
+from app.models.pricing import DISCOUNT, InvalidPrices, price_lines
 from app.schemas.fields import (
     BoundedInteger,
     BoundedList,
     Choice,
     Choices,
+    FastField,
     Metadata,
     MetadataPatch,
     NestedObject,
@@ -31,7 +35,10 @@ PRICE_MAX = 10**12  # minor units: ten billion euros
 NOTE_MAX = 2_000
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 EXPORT_MAX = 10**9  # orders
-ADJUSTMENT_TYPES = ("discount", "tax", "shipping", "fee", "other")
+ADJUSTMENT_TYPES = (DISCOUNT, "tax", "shipping", "fee", "other")
+TAGS_MAX, TAG_MAX = 50, 64  # of one order, characters
+RELATED_ORDERS_MAX = 50
+RELATIONS = ("replacement", "exchange", "split", "reorder", "subscription", "other")
 BATCH_MAX = 1_000  # orders
 # The active currencies of ISO 4217 (list one), without funds, metals and test codes.
 CURRENCIES = tuple(
@@ -58,16 +65,44 @@ class ItemInSchema(StrictSchema):
     """An item to order. `unit_price` is in minor units of the order's currency; the service stores it as sent."""
 
     item_id = Text(ID_MAX, required=True, metadata={"example": "sku-1"})
+    title = Text(TITLE_MAX, allow_none=True, metadata={"example": "Mug"})
     quantity = BoundedInteger(1, QUANTITY_MAX, required=True, metadata={"example": 2})
     unit_price = BoundedInteger(0, PRICE_MAX, allow_none=True, metadata={"example": 1250})
 
 
 class AdjustmentInSchema(StrictSchema):
-    """An amount in minor units that is added to the total of the items; a discount is negative."""
+    """An amount in minor units that is added to the total of the items; a discount is negative.
+
+    A discount with a `line`, a number from 1, lowers the price of that line; the others are shared over all lines in
+    proportion to their prices.
+    """
 
     type = Choice(ADJUSTMENT_TYPES, required=True)
     label = Text(100, allow_none=True, metadata={"example": "WELCOME10"})
     amount = BoundedInteger(-PRICE_MAX, PRICE_MAX, required=True, metadata={"example": -250})
+    line = BoundedInteger(1, ITEMS_MAX, allow_none=True)
+
+    def check(self, members: dict[str, Any]) -> None:
+        """Require that a discount is not positive."""
+        if members["type"] == DISCOUNT and members["amount"] > 0:
+            raise ValidationError({"amount": ["A discount must be 0 or negative."]})
+
+
+class OrderId(FastField, fields.String):
+    """The id of an order, a UUID; loaded in lower case with dashes."""
+
+    def load_valid(self, value: Any) -> Any:
+        return (parse_uuid(value) if type(value) is str else None) or missing
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        raise ValidationError("This must be the id of an order, a UUID.")
+
+
+class RelatedOrderInSchema(StrictSchema):
+    """Another order, and what it is to this one."""
+
+    order_id = OrderId(required=True, metadata={"format": "uuid"})
+    relation = Choice(RELATIONS, required=True)
 
 
 class AddressInSchema(StrictSchema):
@@ -145,6 +180,13 @@ class OrderInSchema(StrictSchema):
         },
     )
     adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX)
+    ship_by = RFC3339DateTime(
+        allow_none=True,
+        metadata={"description": "When the last unit is to be sent; an order with open units is `late` from then on."},
+    )
+    deliver_by = RFC3339DateTime(allow_none=True, metadata={"description": "When the last unit is to arrive."})
+    related_orders = BoundedList(NestedObject(RelatedOrderInSchema), max_length=RELATED_ORDERS_MAX)
+    tags = BoundedList(Text(TAG_MAX), max_length=TAGS_MAX)
     shipping_address = NestedObject(AddressInSchema, allow_none=True)
     billing_address = NestedObject(AddressInSchema, allow_none=True)
     note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
@@ -158,16 +200,14 @@ class OrderInSchema(StrictSchema):
             raise ValidationError({"currency": ["This is required if there are prices or adjustments."]})
 
     def check(self, members: dict[str, Any]) -> None:
-        """Require that the totals can be stored and that the total is not negative."""
-        items_total, adjustments_total = order_totals(members["items"], members.get("adjustments", []))
-        if items_total is None or adjustments_total is None:
-            return
-        if items_total > LARGEST_TOTAL:
-            raise ValidationError({"items": [f"The total of the items must be at most {LARGEST_TOTAL:,} minor units."]})
-        if items_total + adjustments_total < 0:
-            raise ValidationError(
-                {"adjustments": ["The adjustments must not make the order's total negative; reduce the discounts."]}
-            )
+        """Price the order and add the result as `prices`, so that it is computed once. Refuse duplicate tags."""
+        try:
+            members["prices"] = price_lines(members["items"], members.get("adjustments", []))
+        except InvalidPrices as error:
+            raise ValidationError(error.messages) from None
+        tags = members.get("tags", ())
+        if len(set(tags)) < len(tags):
+            raise ValidationError({"tags": ["Each tag must be listed once."]})
 
 
 class IdempotencyKey(fields.String):
@@ -236,6 +276,10 @@ class OrderPatchSchema(StrictSchema):
     metadata = MetadataPatch(allow_none=True)
     shipping_address = NestedObject(AddressPatchSchema, allow_none=True)
     billing_address = NestedObject(AddressPatchSchema, allow_none=True)
+    ship_by = RFC3339DateTime(allow_none=True)
+    deliver_by = RFC3339DateTime(allow_none=True)
+    related_orders = BoundedList(NestedObject(RelatedOrderInSchema), max_length=RELATED_ORDERS_MAX, allow_none=True)
+    tags = BoundedList(Text(TAG_MAX), max_length=TAGS_MAX, allow_none=True)
     items = BoundedList(NestedObject(ItemInSchema), min_length=1, max_length=ITEMS_MAX)
     adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX, allow_none=True)
     currency = Choice(CURRENCIES, error=CURRENCY_ERROR, allow_none=True)
@@ -269,6 +313,10 @@ class OrderFiltersSchema(ParametersSchema):
         FULFILLMENT_STATUSES, metadata={"description": "Only orders with one of these fulfillment statuses."}
     )
     channel = Text(ID_MAX, metadata={"description": "Only orders of this channel."})
+    payment_status = Choices(
+        PAYMENT_STATUSES, metadata={"description": "Only orders with one of these payment statuses."}
+    )
+    return_status = Choices(RETURN_STATUSES, metadata={"description": "Only orders with one of these return statuses."})
     number = Text(
         32,
         metadata={

@@ -2,41 +2,38 @@
 
 from typing import Any
 
-from marshmallow import ValidationError
+from marshmallow import ValidationError, fields, validate
 
+from app.models.fulfillment import DELIVERY_EVENTS, EXPECTED, RECEIVED
+from app.models.payment import PAYMENT_TYPES
 from app.schemas.fields import (
     BoundedInteger,
     BoundedList,
     Choice,
     HttpUrl,
     NestedObject,
+    ParametersSchema,
+    RFC3339DateTime,
     StrictSchema,
     Text,
 )
 from app.schemas.order import (
+    ADJUSTMENTS_MAX,
     ITEMS_MAX,
     NOTE_MAX,
+    PRICE_MAX,
     QUANTITY_MAX,
+    AdjustmentInSchema,
 )
 
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
+HOLD_KINDS = ("fraud", "payment", "address", "inventory", "review", "other")
+HANDLE_MAX = 64
+HANDLE_PATTERN = "^[a-z0-9_-]+$"
 
 
 class EmptySchema(StrictSchema):
     """An empty object; the body may be left out."""
-
-
-class CancellationInSchema(StrictSchema):
-    """Why the order is cancelled."""
-
-    reason = Choice(CANCELLATION_REASONS, required=True)
-    note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
-
-
-class HoldInSchema(StrictSchema):
-    """Why the order is put on hold."""
-
-    reason = Text(200, required=True, metadata={"example": "address check"})
 
 
 class LineQuantityInSchema(StrictSchema):
@@ -46,10 +43,8 @@ class LineQuantityInSchema(StrictSchema):
     quantity = BoundedInteger(1, QUANTITY_MAX, required=True, metadata={"example": 2})
 
 
-class LineQuantitiesInSchema(StrictSchema):
-    """Numbers of units of several lines, each line at most once."""
-
-    items = BoundedList(NestedObject(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
+class DistinctLinesSchema(StrictSchema):
+    """A base for bodies whose `items` have each line at most once."""
 
     def check_partial(self, members: dict[str, Any], original: dict[str, Any]) -> None:
         """Refuse duplicate lines: their quantities could exceed together what each may have alone."""
@@ -63,6 +58,55 @@ class LineQuantitiesInSchema(StrictSchema):
             raise ValidationError({"items": duplicates})
 
 
+class CancellationInSchema(DistinctLinesSchema):
+    """Why the order is cancelled, and which of its open units: all of them without `items`.
+
+    `adjustments` replace those of the order, for example by a lower shipping fee.
+    """
+
+    reason = Choice(CANCELLATION_REASONS, required=True)
+    note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
+    items = BoundedList(NestedObject(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX)
+    adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX)
+
+
+class HoldPathSchema(ParametersSchema):
+    """A hold of an order in a path."""
+
+    order_id = fields.String(required=True, metadata={"description": "The id of the order.", "format": "uuid"})
+    handle = fields.String(
+        required=True,
+        validate=[
+            validate.Length(1, HANDLE_MAX, error=f"This must have 1 to {HANDLE_MAX} characters."),
+            validate.Regexp(rf"{HANDLE_PATTERN[:-1]}\Z", error="This must have only a-z, 0-9, _ and -."),
+        ],
+        metadata={
+            "description": "Your name of the hold: lower-case letters, digits, `_` and `-`.",
+            "pattern": HANDLE_PATTERN,
+            "example": "fraud-check",
+        },
+    )
+
+
+class HoldInSchema(StrictSchema):
+    """Why the order is held, and until when; without `until`, until the hold is released."""
+
+    kind = Choice(HOLD_KINDS, required=True)
+    reason = Text(200, allow_none=True, metadata={"example": "address check"})
+    until = RFC3339DateTime(allow_none=True)
+
+
+class PaymentInSchema(StrictSchema):
+    """Money that was moved elsewhere. `amount` is in minor units; `reference` identifies the entry within its type."""
+
+    type = Choice(PAYMENT_TYPES, required=True)
+    amount = BoundedInteger(1, PRICE_MAX, required=True, metadata={"example": 2250})
+    reference = Text(128, required=True, metadata={"example": "pi_3Nd81b"})
+    method = Text(64, allow_none=True, metadata={"example": "card"})
+    occurred_at = RFC3339DateTime(allow_none=True, metadata={"description": "When it happened; now by default."})
+    note = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
+
+
 class TrackingInSchema(StrictSchema):
     """How to track a shipment."""
 
@@ -71,13 +115,39 @@ class TrackingInSchema(StrictSchema):
     url = HttpUrl(2_000, metadata={"example": "https://example.com/track/00340434161094042557"})
 
 
-class FulfillmentInSchema(LineQuantitiesInSchema):
+class FulfillmentInSchema(DistinctLinesSchema):
     """The units that were fulfilled together."""
 
+    items = BoundedList(NestedObject(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
     tracking = NestedObject(TrackingInSchema, allow_none=True)
 
 
-class ReturnInSchema(LineQuantitiesInSchema):
-    """The units that were returned together."""
+class FulfillmentPatchSchema(StrictSchema):
+    """How a fulfillment is tracked. Null removes it."""
 
+    tracking = NestedObject(TrackingInSchema, required=True, allow_none=True)
+
+
+class DeliveryEventInSchema(StrictSchema):
+    """What happened to a fulfillment. Its latest event, by `occurred_at`, is its status.
+
+    `cancelled` opens its units again; a fulfillment that was delivered cannot be cancelled.
+    """
+
+    type = Choice(DELIVERY_EVENTS, required=True)
+    occurred_at = RFC3339DateTime(allow_none=True, metadata={"description": "When it happened; now by default."})
+    description = Text(500, allow_none=True)
+
+
+class ReturnInSchema(DistinctLinesSchema):
+    """The units that came back together, or are expected to."""
+
+    items = BoundedList(NestedObject(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
+    status = Choice((RECEIVED, EXPECTED), load_default=RECEIVED)
     reason = Text(NOTE_MAX, min_length=0, multiline=True, allow_none=True)
+
+
+class ReopeningInSchema(StrictSchema):
+    """Why an order that has ended is reopened."""
+
+    reason = Text(NOTE_MAX, multiline=True, required=True)

@@ -1,53 +1,125 @@
 """Order documents as `flask orders export` writes and `flask orders import` reads them."""
 
+from typing import Any
+
 from marshmallow import fields
 
-from app.models.lifecycle import FULFILLMENT_STATUSES, STATUSES
+from app.models.fulfillment import (
+    DELIVERY_EVENTS,
+    FULFILLMENT_STATUSES,
+    RETURN_RECORD_STATUSES,
+    RETURN_STATUSES,
+)
+from app.models.lifecycle import STATUSES
 from app.models.order import NUMBER_LENGTH
+from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
+from app.models.principal import PRINCIPAL_MAX
 from app.schemas.fields import BoundedInteger, BoundedList, Choice, RFC3339DateTime, StrictSchema, Text
-from app.schemas.order import ITEMS_MAX, NOTE_MAX, QUANTITY_MAX, ItemInSchema, UpdatedOrderSchema
-from app.schemas.order_actions import CANCELLATION_REASONS, LineQuantityInSchema, TrackingInSchema
+from app.schemas.order import ITEMS_MAX, NOTE_MAX, PRICE_MAX, QUANTITY_MAX, ItemInSchema, UpdatedOrderSchema
+from app.schemas.order_actions import (
+    CANCELLATION_REASONS,
+    HANDLE_MAX,
+    HOLD_KINDS,
+    LineQuantityInSchema,
+    TrackingInSchema,
+)
+
+# The members of records are declared in the order of the document.
+
+
+def _number() -> BoundedInteger:
+    return BoundedInteger(1, 2**31 - 1, required=True)
+
+
+def _lines() -> fields.Field[Any]:
+    return fields.List(fields.Nested(LineQuantityInSchema), required=True)
+
+
+def _free_text(max_length: int = NOTE_MAX) -> Text:
+    return Text(max_length, min_length=0, multiline=True, required=True, allow_none=True)
 
 
 class ExportedItemSchema(ItemInSchema):
-    """A line with its fulfilled and returned units."""
+    """A line with its units; the import computes the prices again."""
 
     line = BoundedInteger(1, ITEMS_MAX, required=True)
+    subtotal = fields.Raw(allow_none=True)
+    discount = fields.Raw()
+    total = fields.Raw(allow_none=True)
+    cancelled = BoundedInteger(0, QUANTITY_MAX, required=True)
     fulfilled = BoundedInteger(0, QUANTITY_MAX, required=True)
     returned = BoundedInteger(0, QUANTITY_MAX, required=True)
 
 
-class ExportedCancellationSchema(StrictSchema):
-    """Why and when the order was cancelled."""
-
-    reason = Choice(CANCELLATION_REASONS, required=True)
-    note = Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
-    at = RFC3339DateTime(required=True)
-
-
 class ExportedHoldSchema(StrictSchema):
-    """Why the order is on hold, and since when."""
+    """A hold of the order."""
 
-    reason = Text(200, required=True)
-    at = RFC3339DateTime(required=True)
+    handle = Text(HANDLE_MAX, required=True)
+    kind = Choice(HOLD_KINDS, required=True)
+    reason = _free_text(200)
+    until = RFC3339DateTime(required=True, allow_none=True)
+    placed_by = Text(PRINCIPAL_MAX, required=True)
+    placed_at = RFC3339DateTime(required=True)
+
+
+class ExportedPaymentSchema(StrictSchema):
+    """A payment of the order."""
+
+    type = Choice(PAYMENT_TYPES, required=True)
+    amount = BoundedInteger(1, PRICE_MAX, required=True)
+    reference = Text(128, required=True)
+    method = Text(64, required=True, allow_none=True)
+    occurred_at = RFC3339DateTime(required=True)
+    note = _free_text()
+    created_at = RFC3339DateTime(required=True)
+
+
+class ExportedDeliveryEventSchema(StrictSchema):
+    """What happened to a fulfillment."""
+
+    type = Choice(DELIVERY_EVENTS, required=True)
+    occurred_at = RFC3339DateTime(required=True)
+    description = _free_text(500)
 
 
 class ExportedFulfillmentSchema(StrictSchema):
-    """A fulfillment of the order. The members of stored objects are in the order of the document."""
+    """A fulfillment of the order."""
 
-    number = BoundedInteger(1, 2**31 - 1, required=True)
-    items = fields.List(fields.Nested(LineQuantityInSchema), required=True)
+    number = _number()
+    items = _lines()
+    status = Choice(DELIVERY_EVENTS, required=True)
     tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True)
+    events = fields.List(fields.Nested(ExportedDeliveryEventSchema), required=True)
     created_at = RFC3339DateTime(required=True)
 
 
 class ExportedReturnSchema(StrictSchema):
     """A return of the order."""
 
-    number = BoundedInteger(1, 2**31 - 1, required=True)
-    items = fields.List(fields.Nested(LineQuantityInSchema), required=True)
-    reason = Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
+    number = _number()
+    items = _lines()
+    status = Choice(RETURN_RECORD_STATUSES, required=True)
+    reason = _free_text()
     created_at = RFC3339DateTime(required=True)
+
+
+class ExportedCancellationSchema(StrictSchema):
+    """A cancellation of units of the order."""
+
+    number = _number()
+    items = _lines()
+    reason = Choice(CANCELLATION_REASONS, required=True)
+    note = _free_text()
+    created_at = RFC3339DateTime(required=True)
+    reopened_at = RFC3339DateTime(required=True, allow_none=True)
+
+
+class ExportedReopeningSchema(StrictSchema):
+    """Why and when the order was reopened, and its status before."""
+
+    from_status = Choice(STATUSES, required=True)
+    reason = _free_text()
+    at = RFC3339DateTime(required=True)
 
 
 class ExportedOrderSchema(UpdatedOrderSchema):
@@ -58,10 +130,15 @@ class ExportedOrderSchema(UpdatedOrderSchema):
     number = Text(NUMBER_LENGTH, min_length=NUMBER_LENGTH, required=True)
     status = Choice(STATUSES, required=True)
     fulfillment_status = Choice(FULFILLMENT_STATUSES, required=True)
-    hold = fields.Nested(ExportedHoldSchema, required=True, allow_none=True)
-    cancellation = fields.Nested(ExportedCancellationSchema, required=True, allow_none=True)
+    payment_status = Choice(PAYMENT_STATUSES, required=True)
+    return_status = Choice(RETURN_STATUSES, required=True)
+    holds = fields.List(fields.Nested(ExportedHoldSchema), required=True)
+    payments = fields.List(fields.Nested(ExportedPaymentSchema), required=True)
     fulfillments = fields.List(fields.Nested(ExportedFulfillmentSchema), required=True)
     returns = fields.List(fields.Nested(ExportedReturnSchema), required=True)
+    cancellations = fields.List(fields.Nested(ExportedCancellationSchema), required=True)
+    reopening = fields.Nested(ExportedReopeningSchema, required=True, allow_none=True)
+    late = fields.Boolean(required=True)
     version = BoundedInteger(1, 2**31 - 1, required=True)
     created_at = RFC3339DateTime(required=True)
     updated_at = RFC3339DateTime(required=True)

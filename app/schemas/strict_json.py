@@ -147,7 +147,7 @@ def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
     try:
         return schema.load(data)
     except ValidationError as error:
-        errors = list(islice(_body_errors(error.messages, pointer), ERRORS_MAX + 1))
+        errors = list(islice(body_errors(error.messages, pointer), ERRORS_MAX + 1))
         more = f" Only the first {ERRORS_MAX} errors are listed." if len(errors) > ERRORS_MAX else ""
         error.with_traceback(None)  # whose frames refer to the error, and keep the data until a garbage collection
         detail = f"The body is not valid. Correct what `errors` lists.{more}"
@@ -164,11 +164,11 @@ def load_parameters(schema: Schema, parameters: Mapping[str, Any]) -> dict[str, 
         raise InvalidRequest(INVALID_PARAMETERS, errors=errors) from None
 
 
-def _body_errors(messages: Any, pointer: str) -> Iterator[dict[str, str]]:
+def body_errors(messages: Any, pointer: str = "#") -> Iterator[dict[str, str]]:
     """Flatten marshmallow's messages to errors with a JSON pointer in URI fragment representation (RFC 6901 §6)."""
     if isinstance(messages, Mapping):
         for name, nested in messages.items():
-            yield from _body_errors(nested, pointer if name == "_schema" else f"{pointer}/{_reference_token(name)}")
+            yield from body_errors(nested, pointer if name == "_schema" else f"{pointer}/{_reference_token(name)}")
     else:
         for message in messages if isinstance(messages, list) else [messages]:
             yield {"pointer": pointer, "detail": str(message)}

@@ -5,7 +5,8 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
-from app.models.lifecycle import EVENT_TYPES, FULFILLMENT_STATUSES, STATUSES
+from app.models.fulfillment import FULFILLMENT_STATUSES
+from app.models.lifecycle import EVENT_TYPES, STATUSES
 from app.models.order_item import ID_MAX
 from app.models.webhook import (
     DELIVERY_STATUSES,

@@ -11,33 +11,53 @@ from typing import Any
 import orjson
 from sqlalchemy import Row
 
-from app.db.types import rfc3339
+from app.db.types import read_timestamp, rfc3339
 from app.models.erasure import scrub
-from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED
+from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED, LATE, PARTIALLY_CANCELLED, RETURN_EXPECTED
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
 from app.models.order_id import hash_reference, is_alias
+from app.models.payment import sum_payments
+from app.models.pricing import InvalidPrices, order_totals, price_lines
 from app.services.document_checks import inconsistent_members
 from app.services.feed_checks import FeedOrder
 from app.services.new_order import content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
 
-_ACTION_BY_EVENT = {action.event: name for name, action in ACTIONS.items()}
-_WHILE_PENDING = {*CONTENT_WHILE_PENDING, "totals"}
-# The members that an event may change, besides _ALWAYS_CHANGING. A fulfillment and a return also count units of items.
+_ACTION_BY_EVENT = {action.event: name for name, action in ACTIONS.items()} | {
+    PARTIALLY_CANCELLED: "cancel",
+    RETURN_EXPECTED: "return",
+}
+_WHILE_PENDING = {*CONTENT_WHILE_PENDING, "totals", "payment_status"}
+_UNITS, _MONEY = {"items", "fulfillment_status", "return_status", "late"}, {"totals", "payment_status"}
+# The members that an event may change, besides _ALWAYS_CHANGING.
 _CHANGEABLE: dict[str, set[str]] = {
-    "order.updated": _WHILE_PENDING.union(CONTENT),
+    "order.updated": {*CONTENT, "items", "late", *_MONEY},
     "order.confirmed": {"status"},
-    "order.cancelled": {"status", "hold", "cancellation"},
-    "order.held": {"hold"},
-    "order.released": {"hold"},
-    "order.fulfilled": {"status", "fulfillment_status", "fulfillments"},
-    "order.completed": {"status"},
-    "order.returned": {"returns"},
+    "order.cancelled": {"status", "holds", "cancellations", "adjustments", *_UNITS, *_MONEY},
+    PARTIALLY_CANCELLED: {"status", "holds", "cancellations", "adjustments", *_UNITS, *_MONEY},
+    "order.held": {"holds"},
+    "order.released": {"holds"},
+    "order.fulfilled": {"status", "fulfillments", *_UNITS},
+    "order.fulfillment_updated": {"status", "fulfillments", *_UNITS},
+    "order.completed": {"status", "late"},
+    "order.returned": {"returns", *_UNITS},
+    RETURN_EXPECTED: {"returns"},
+    "order.return_received": {"returns", *_UNITS},
+    "order.return_rejected": {"returns"},
+    "order.payment_recorded": {"payments", *_MONEY},
+    "order.reopened": {"status", "reopening", "cancellations", *_UNITS, *_MONEY},
+    LATE: {"late"},
     ERASED: set(),  # an erasure removes data from all snapshots, also from those before
 }
 _ALWAYS_CHANGING = {"version", "allowed_actions", "updated_at"}
-_UNITS_MEMBER = {"order.fulfilled": "fulfilled", "order.returned": "returned"}
-_RECORDS_MEMBER = {"order.fulfilled": "fulfillments", "order.returned": "returns"}
+# What an event that counts units may change of an item, and what new adjustments change.
+_UNIT_MEMBERS, _PRICE_MEMBERS = {"cancelled", "fulfilled", "returned"}, {"discount", "total"}
+_RECORDS_MEMBER = {
+    "order.fulfilled": "fulfillments",
+    "order.returned": "returns",
+    RETURN_EXPECTED: "returns",
+    "order.payment_recorded": "payments",
+}
 
 EVENT_COLUMNS = ("version", "type", "actor", "request_id", "at", "snapshot")  # of `order_events`, compared here
 
@@ -119,7 +139,8 @@ def _verify_first(order: Document, event: Row[Any], snapshot: Document, *, alias
         yield "idempotency_key_hash is not the one that the id was made for"
     if first_fingerprint is None:
         return  # an erasure removes it; it may also have renamed the principal, and leaves the hash of the reference
-    if first_fingerprint != fingerprint([content_columns(snapshot), item_columns(snapshot)]):
+    dates = {name: snapshot[name] and read_timestamp(snapshot[name]) for name in ("ship_by", "deliver_by")}
+    if first_fingerprint != fingerprint([content_columns({**snapshot, **dates}), item_columns(snapshot)]):
         yield "fingerprint is not that of the first version"
     if order["external_ref_hash"] != hash_reference(order["external_ref"], principal=principal):
         yield "external_ref_hash is not that of the principal's external_ref"
@@ -129,33 +150,46 @@ def _verify_change(event: Row[Any], before: Document, after: Document) -> Iterat
     """An event and its snapshot, compared with the snapshot before."""
     label = f"version {event.version}, which is {event.type}"
     name = _ACTION_BY_EVENT.get(event.type)
-    if name is None and event.type == ERASED:
+    if event.type in (ERASED, LATE):
         yield from _compare_unchanged(event, before, after)
         return
     if name is None or name not in before["allowed_actions"]:
         yield f"{label}, cannot follow version {before['version']}"
         return
-    status = ACTIONS[name].to_status or before["status"]
-    if event.type == "order.fulfilled" and after["fulfillment_status"] == "fulfilled":
-        status = "completed"
-    if after["status"] != status:
-        yield f"status is {_abbreviated(after['status'])} in {label}, not {_abbreviated(status)}"
-    if name in ("hold", "release") and (after["hold"] is None) != (name == "release"):
-        yield f"hold is {_abbreviated(after['hold'])} in {label}"
+    statuses = _next_statuses(name, before["status"])
+    if after["status"] not in statuses:
+        yield f"status is {_abbreviated(after['status'])} in {label}, not {_abbreviated(statuses[0])}"
     records = _RECORDS_MEMBER.get(event.type)
     if records and after[records][:-1] != before[records]:
         yield f"{records} of the past differ in {label}"
     yield from _compare_unchanged(event, before, after)
 
 
+def _next_statuses(action: str, status: str) -> tuple[str, ...]:
+    """The statuses that an action can lead to."""
+    if action == "cancel":
+        return status, "cancelled", "completed"
+    if action == "fulfill":
+        return status, "completed"
+    if action == "track":
+        return status, "confirmed"
+    if action == "reopen":
+        return ("pending",) if status == "cancelled" else ("confirmed",)
+    return (ACTIONS[action].to_status or status,)
+
+
 def _compare_unchanged(event: Row[Any], before: Document, after: Document) -> Iterator[str]:
     """The members of an order document that an event of this type must not change."""
-    changeable = _CHANGEABLE[event.type] if before["status"] == "pending" else _CHANGEABLE[event.type] - _WHILE_PENDING
+    changeable = _CHANGEABLE[event.type]
+    if event.type == "order.updated" and before["status"] != "pending":
+        changeable = changeable - _WHILE_PENDING
     for member in sorted(_differing_members(before, after) - changeable - _ALWAYS_CHANGING):
-        if member == "items" and (units := _UNITS_MEMBER.get(event.type)):
-            if [item | {units: None} for item in before["items"]] == [item | {units: None} for item in after["items"]]:
-                continue
         yield f"{member} differs in version {event.version}, which is {event.type}"
+    if "items" in changeable and event.type != "order.updated":
+        changing = _UNIT_MEMBERS | (_PRICE_MEMBERS if "adjustments" in changeable else set())
+        kept, found = ([{n: i[n] for n in i if n not in changing} for i in one["items"]] for one in (before, after))
+        if kept != found:
+            yield f"items differs in version {event.version}, which is {event.type}"
 
 
 def _verify_tables(order: OrderRow, event: Row[Any], snapshot: Document) -> Iterator[str]:
@@ -163,7 +197,11 @@ def _verify_tables(order: OrderRow, event: Row[Any], snapshot: Document) -> Iter
 
     The tables have no `allowed_actions`; those of the snapshot agree with its other members.
     """
-    rendered = render_order(order.columns, items=order.items, allowed_actions=snapshot.get("allowed_actions", []))
+    try:
+        rendered = _render_tables(order, snapshot.get("allowed_actions", []))
+    except InvalidPrices as error:
+        yield f"{' and '.join(error.messages)} in the tables do not add up"
+        return
     if rendered == event.snapshot:
         return
     tables = orjson.loads(rendered)
@@ -172,6 +210,15 @@ def _verify_tables(order: OrderRow, event: Row[Any], snapshot: Document) -> Iter
         yield f"{name} is {_abbreviated(tables.get(name))} in the tables, {_abbreviated(snapshot.get(name))} in the log"
     if not names:
         yield "the newest snapshot is not written as the tables render it"
+
+
+def _render_tables(order: OrderRow, allowed_actions: Sequence[str]) -> str:
+    columns, items = order.columns, order.items
+    prices, sums = price_lines(items, columns["adjustments"]), sum_payments(columns["payments"])
+    totals = order_totals(
+        prices, items, is_cancelled=columns["status"] == "cancelled", paid=sums.captured, refunded=sums.refunded
+    )
+    return render_order(columns, items=items, prices=prices, totals=totals, allowed_actions=allowed_actions)
 
 
 def _differing_members(one: Document, other: Document) -> set[str]:

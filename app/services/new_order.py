@@ -1,7 +1,7 @@
 """Building a new order from a validated request."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -12,17 +12,32 @@ import orjson
 from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import hash_key, hash_reference, new_order_id, order_number
-from app.models.order_item import order_totals
+from app.models.pricing import order_totals, price_lines
 from app.models.principal import ANY_OWNER, Owner, Principal
 from app.services.order_document import render_order
 
 FIRST_VERSION = 1
 CREATE = "create"  # the operation of the idempotency keys of new orders
+# The columns of a new order that always have the same values, which the database fills in.
+NEW_ORDER_STATE: dict[str, Any] = {
+    "fulfillment_status": "unfulfilled",
+    "payment_status": "unpaid",
+    "return_status": "none",
+    "holds": [],
+    "payments": [],
+    "fulfillments": [],
+    "returns": [],
+    "cancellations": [],
+    "reopening": None,
+    "late": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """A validated `POST /orders` body (`app.schemas.order`), its principal, its idempotency key and its request id.
+    """A validated `POST /orders` body, its principal, its idempotency key and its request id.
+
+    The schema adds the `prices` to the body (`app.models.pricing`); if they are missing, they are computed.
 
     `reference_as_key`: without a key, the external_ref is the key. The same order again is a replay, not a conflict.
     """
@@ -64,7 +79,8 @@ def new_order(
         key_hash = hash_key(request.idempotency_key, principal=principal, operation=CREATE)
     order_id = new_order_id(now, key_hash=key_hash, randbits=randbits)
     content, items = content_columns(request.data), item_columns(request.data)
-    items_total, adjustments_total = order_totals(items, content["adjustments"])
+    prices = request.data.get("prices") or price_lines(items, content["adjustments"])
+    totals = order_totals(prices, items, is_cancelled=False)
     columns = content | {
         "id": order_id,
         "number": order_number(order_id, now),
@@ -73,18 +89,19 @@ def new_order(
         "idempotency_key_hash": key_hash,
         "fingerprint": fingerprint([content, items]),
         "status": "pending",
-        "fulfillment_status": "unfulfilled",
-        "hold": None,
-        "items_total": items_total,
-        "adjustments_total": adjustments_total,
-        "cancellation": None,
-        "fulfillments": [],
-        "returns": [],
+        "total": totals and totals["total"],
+        "due_at": content["ship_by"],
         "version": FIRST_VERSION,
         "created_at": now,
         "updated_at": now,
     }
-    document = render_order(columns, items=items, allowed_actions=NEW_ORDER_ACTIONS)
+    document = render_order(
+        columns | NEW_ORDER_STATE,
+        items=items,
+        prices=prices,
+        totals=totals,
+        allowed_actions=NEW_ORDER_ACTIONS[totals is not None],
+    )
     return NewOrder(columns, items, document, request_id=request.request_id, owner=request.principal.owner)
 
 
@@ -97,21 +114,26 @@ def content_columns(data: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of an order that the caller sets, from a validated body."""
     columns = {name: data.get(name) for name in (*IMMUTABLE_CONTENT, *CONTENT)}
     columns["metadata"] = columns["metadata"] or {}
-    columns["adjustments"] = [
-        {"type": adjustment["type"], "label": adjustment.get("label"), "amount": adjustment["amount"]}
-        for adjustment in columns["adjustments"] or ()
-    ]
+    columns["tags"], columns["related_orders"] = columns["tags"] or [], columns["related_orders"] or []
+    columns["adjustments"] = adjustment_columns(columns["adjustments"] or ())
     return columns
 
 
+def adjustment_columns(adjustments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The adjustments of a validated body with all their members."""
+    return [{name: adjustment.get(name) for name in ("type", "label", "amount", "line")} for adjustment in adjustments]
+
+
 def item_columns(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The columns of the items of a validated body, with nothing fulfilled yet."""
+    """The columns of the items of a validated body, with all units open."""
     return [
         {
             "line": line,
             "item_id": item["item_id"],
+            "title": item.get("title"),
             "quantity": item["quantity"],
             "unit_price": item.get("unit_price"),
+            "cancelled": 0,
             "fulfilled": 0,
             "returned": 0,
         }

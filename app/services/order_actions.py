@@ -15,26 +15,29 @@ from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, select
+from sqlalchemy import Row, literal, select, tuple_
 
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection
 from app.db.group_commit import BatchAbandoned
 from app.db.transactions import read_rows
+from app.db.types import rfc3339
 from app.errors import (
     DuplicateExternalRef,
     Forbidden,
     IdempotencyKeyReused,
+    InvalidRequest,
     ServiceUnavailable,
     VersionMismatch,
 )
 from app.models import Order
-from app.models.order import CONTENT, IMMUTABLE_CONTENT
+from app.models.order import CONTENT, HOLDS_MAX, IMMUTABLE_CONTENT, Units
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid
 from app.models.order_item import ITEM_CONTENT
+from app.models.pricing import InvalidPrices
 from app.models.principal import ANY_OWNER, Principal
 from app.schemas.order import UpdatedOrderSchema
-from app.schemas.strict_json import load_body
-from app.services.new_order import content_columns, item_columns
+from app.schemas.strict_json import body_errors, load_body
+from app.services.new_order import adjustment_columns, content_columns, item_columns
 from app.services.order_document import StoredOrder, parse_order, render_stored_order, visible_order
 from app.services.order_inserts import event_row
 from app.services.order_queries import (
@@ -56,6 +59,7 @@ from app.services.order_updates import (
 
 CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts; the same as PostgreSQL's lock_timeout
 EXPIRY = Principal("system:expiry", frozenset())
+SCHEDULE = Principal("system:schedule", frozenset())
 _EXPIRY_PAGE = 100  # orders
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that an order id can hold
 _CUSTOMER_CONTENT = {"note", "shipping_address", "billing_address"}
@@ -81,7 +85,7 @@ class ChangeRequest:
 
 
 def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
-    """Accept a pending order. The functions below raise the same errors.
+    """Confirm a pending order. This commits, as the functions below do, which raise the same errors.
 
     Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, IllegalAction, TooManyVersions, TooManyIdempotencyKeys,
     and ServiceUnavailable where other writers store their versions first for CONFLICT_DEADLINE seconds.
@@ -89,9 +93,25 @@ def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
     return _change_order(order_id, "confirm", Order.confirm, request=request)
 
 
-def cancel_order(order_id: str, *, reason: str, note: str | None, request: ChangeRequest) -> StoredOrder:
-    """Cancel an open order of which nothing has been fulfilled."""
-    return _change_order(order_id, "cancel", partial(Order.cancel, reason=reason, note=note), request=request)
+def cancel_order(
+    order_id: str,
+    *,
+    reason: str,
+    note: str | None,
+    items: Units | None = None,
+    adjustments: list[dict[str, Any]] | None = None,
+    request: ChangeRequest,
+) -> StoredOrder:
+    """Cancel open units of an order, all of them by default; `adjustments` replace the order's.
+
+    Also raises QuantityExceeded, InvalidRequest for unknown lines and a negative total, and Forbidden where a customer
+    sends adjustments.
+    """
+    if adjustments is not None and request.principal.customer_id is not None:
+        raise Forbidden("A customer cannot change the adjustments of an order. Send the request without them.")
+    new = None if adjustments is None else adjustment_columns(adjustments)
+    change = partial(Order.cancel, reason=reason, note=note, items=items, adjustments=new)
+    return _change_order(order_id, "cancel", change, request=request)
 
 
 def complete_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
@@ -99,32 +119,77 @@ def complete_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
     return _change_order(order_id, "complete", Order.complete, request=request)
 
 
-def hold_order(order_id: str, *, reason: str, request: ChangeRequest) -> StoredOrder:
-    """Put an open order on hold. The same hold again changes nothing."""
-    return _change_order(order_id, "hold", partial(Order.place_hold, reason=reason), request=request)
+def reopen_order(order_id: str, *, reason: str, request: ChangeRequest) -> StoredOrder:
+    """Reopen a completed order as confirmed, or a cancelled one as pending."""
+    return _change_order(order_id, "reopen", partial(Order.reopen, reason=reason), request=request)
 
 
-def release_hold(order_id: str, *, request: ChangeRequest) -> StoredOrder:
-    """Release the order's hold. Without a hold nothing changes."""
-    return _change_order(order_id, "release", Order.release_hold, request=request)
+def place_hold(
+    order_id: str, handle: str, *, kind: str, reason: str | None, until: datetime | None, request: ChangeRequest
+) -> StoredOrder:
+    """Place a hold on an open order, or replace the one with the same handle. The same hold again changes nothing.
+
+    Also raises InvalidRequest for an `until` in the past.
+    """
+    change = partial(
+        Order.place_hold, handle=handle, kind=kind, reason=reason, until=until, placed_by=request.principal.id
+    )
+    return _change_order(order_id, f"hold {handle}", change, request=request)
+
+
+def release_hold(order_id: str, handle: str, *, request: ChangeRequest) -> StoredOrder:
+    """Release one hold of an order. Without a hold of this handle nothing changes."""
+    return _change_order(order_id, f"release {handle}", partial(Order.release_hold, handle=handle), request=request)
+
+
+def record_payment(order_id: str, *, payment: Mapping[str, Any], request: ChangeRequest) -> StoredOrder:
+    """Record a payment: `type`, `amount` in minor units, `reference`, and if given `method`, `occurred_at`, `note`.
+
+    A known type and reference with the same amount changes nothing. Also raises DuplicatePayment for another amount,
+    AmountExceeded, and InvalidRequest for a time in the future.
+    """
+    optional = dict.fromkeys(("method", "occurred_at", "note"))
+    return _change_order(order_id, "pay", partial(Order.record_payment, **{**optional, **payment}), request=request)
 
 
 def fulfill_order(
-    order_id: str, *, items: list[dict[str, int]], tracking: dict[str, str] | None, request: ChangeRequest
+    order_id: str, *, items: Units, tracking: dict[str, str] | None, request: ChangeRequest
 ) -> StoredOrder:
-    """Record a fulfillment. `items` is a list of {"line", "quantity"}. Also raises QuantityExceeded and InvalidRequest
-    for unknown lines."""
+    """Record a fulfillment. Also raises QuantityExceeded and InvalidRequest for unknown lines."""
     change = partial(Order.fulfill, items=items, tracking=tracking)
     return _change_order(order_id, "fulfill", change, request=request)
 
 
-def return_items(
-    order_id: str, *, items: list[dict[str, int]], reason: str | None, request: ChangeRequest
+def set_tracking(order_id: str, number: int, *, tracking: dict[str, str] | None, request: ChangeRequest) -> StoredOrder:
+    """Set how a fulfillment is tracked. Also raises FulfillmentNotFound."""
+    change = partial(Order.set_tracking, number=number, tracking=tracking)
+    return _change_order(order_id, f"track {number}", change, request=request)
+
+
+def record_delivery_event(
+    order_id: str, number: int, *, event: Mapping[str, Any], request: ChangeRequest
 ) -> StoredOrder:
-    """Record a return. `items` is a list of {"line", "quantity"}. Also raises QuantityExceeded and InvalidRequest for
-    unknown lines."""
-    change = partial(Order.return_items, items=items, reason=reason)
+    """Record what happened to a fulfillment: `type`, and if given `occurred_at` and `description`.
+
+    Also raises FulfillmentNotFound, and InvalidRequest for a time in the future.
+    """
+    optional = dict.fromkeys(("occurred_at", "description"))
+    change = partial(Order.record_delivery_event, number=number, **{**optional, **event})
+    return _change_order(order_id, f"deliver {number}", change, request=request)
+
+
+def return_items(
+    order_id: str, *, items: Units, status: str, reason: str | None, request: ChangeRequest
+) -> StoredOrder:
+    """Record a return, received or expected. Also raises QuantityExceeded and InvalidRequest for unknown lines."""
+    change = partial(Order.return_items, items=items, status=status, reason=reason)
     return _change_order(order_id, "return", change, request=request)
+
+
+def settle_return(order_id: str, number: int, *, status: str, request: ChangeRequest) -> StoredOrder:
+    """Receive or reject an expected return: `status` is RECEIVED or REJECTED. Also raises ReturnNotFound."""
+    change = partial(Order.settle_return, number=number, status=status)
+    return _change_order(order_id, f"{status} {number}", change, request=request)
 
 
 def update_order(order_id: str, *, patch: Mapping[str, Any], request: ChangeRequest) -> StoredOrder:
@@ -146,8 +211,38 @@ def expire_orders(*, older_than: timedelta) -> Iterator[int]:
     before = first_order_id(now - min(older_than, now - _EPOCH))
     last = LOWEST_ID
     while orders := find_expired(after=last, before=before):
-        yield sum(_expire(order.id, order.version) for order in orders)
+        yield sum(_expire(order.id, order.version) for order in orders if not order.holds)
         last = orders[-1].id
+
+
+def apply_due_changes() -> Iterator[int]:
+    """Release the holds that have ended and mark the orders that have become late; yields their number page by page.
+
+    Several processes may run this at once: an order that changes at the same time is left to the next run.
+    """
+    now = datetime.now(UTC)
+    after: tuple[datetime, str] = (_EPOCH, LOWEST_ID)
+    while orders := find_due(after=after, before=now):
+        yield sum(_apply_due_changes(order.id) for order in orders)
+        after = orders[-1].due_at, orders[-1].id
+
+
+def find_due(*, after: tuple[datetime, str], before: datetime) -> Sequence[Row[Any]]:
+    """The orders that are due before a time, from the one after `after`, which is a time and an id."""
+    query = select(Order.id, Order.due_at).where(tuple_(Order.due_at, Order.id) > tuple_(*map(literal, after)))
+    query = query.where(Order.due_at <= before)
+    return read_rows(query.order_by(Order.due_at, Order.id).limit(_EXPIRY_PAGE))
+
+
+def _apply_due_changes(order_id: str) -> int:
+    """Make all changes of an order that are due, each as a version of its own, and return their number."""
+    for count in range(HOLDS_MAX + 2):
+        try:
+            if _change_order(order_id, "due", Order.apply_due_change, request=ChangeRequest(SCHEDULE)).unchanged:
+                return count
+        except ServiceUnavailable:
+            return count
+    return count
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -180,10 +275,11 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
         before = orjson.loads(current.document)
         order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
         _require_expected_version(order.version, request)
-        event_type = change(order, at=datetime.now(UTC))
+        event_type = _apply(change, order)
         if event_type is None:
             if key is None or store_key(key, order_id=order.id, version=order.version):
-                return visible_order(StoredOrder(order.id, order.version, current.document), request.principal)
+                unchanged = StoredOrder(order.id, order.version, current.document, unchanged=True)
+                return visible_order(unchanged, request.principal)
             require_room_for_key(order.id)
             continue
         changed = StoredOrder(order.id, order.version, render_stored_order(order))
@@ -201,6 +297,15 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
             "The database connection was lost, and the order may have been changed. Read it before you retry."
         )
     raise ServiceUnavailable("Too many concurrent changes of this order. Send the request again.")
+
+
+def _apply(change: Change, order: Order) -> str | None:
+    try:
+        return change(order, at=datetime.now(UTC))
+    except InvalidPrices as error:
+        raise InvalidRequest(
+            "The prices do not add up. Correct what `errors` lists.", errors=list(body_errors(error.messages))
+        ) from None
 
 
 def _idempotency_key(action: str, request: ChangeRequest) -> IdempotencyKey | None:
@@ -228,7 +333,13 @@ def _replay(current: CurrentOrder, request: ChangeRequest) -> StoredOrder:
         raise IdempotencyKeyReused(
             "The Idempotency-Key was already used with a different body. Use a new key for a new request."
         )
-    return StoredOrder(current.id, current.replayed_version, current.replayed_document, replayed=True)
+    return StoredOrder(
+        current.id,
+        current.replayed_version,
+        current.replayed_document,
+        replayed=True,
+        unchanged=not current.replayed_change,
+    )
 
 
 def _require_expected_version(version: int, request: ChangeRequest) -> None:
@@ -275,9 +386,11 @@ def _is_stored(order: StoredOrder) -> bool:
 
 def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> str | None:
     columns = order.columns()
+    dates = {name: columns[name] and rfc3339(columns[name]) for name in ("ship_by", "deliver_by")}
     lines = [{name: getattr(item, name) for name in ITEM_CONTENT} for item in order.items]
-    content = {name: columns[name] for name in (*IMMUTABLE_CONTENT, *CONTENT)} | {"items": lines}
-    data = load_body(_UPDATED_ORDER, merge_patch({k: v for k, v in content.items() if v is not None}, patch))
+    content = {name: columns[name] for name in (*IMMUTABLE_CONTENT, *CONTENT)} | dates | {"items": lines}
+    given = {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in patch.items()}
+    data = load_body(_UPDATED_ORDER, merge_patch({k: v for k, v in content.items() if v is not None}, given))
     changed = {name: value for name, value in content_columns(data).items() if value != columns[name]}
     items = item_columns(data)
     if [{name: item[name] for name in ITEM_CONTENT} for item in items] != lines:
@@ -300,7 +413,7 @@ def _require_customer_content(changed: Iterable[str]) -> None:
 
 
 def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
-    query = select(Order.id, Order.version).where(Order.status == "pending", Order.hold.is_(None))
+    query = select(Order.id, Order.version, Order.holds).where(Order.status == "pending")
     query = query.where(Order.id > after, Order.id < before)
     return read_rows(query.order_by(Order.id).limit(_EXPIRY_PAGE))
 

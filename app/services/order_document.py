@@ -12,17 +12,20 @@ from sqlalchemy import inspect
 
 from app.db.engine import Base
 from app.db.types import read_timestamp, rfc3339
-from app.models import ORDERS, Order, OrderItem
+from app.models import ITEMS, ORDERS, Order, OrderItem
 from app.models.order_id import ALIAS_PREFIX
+from app.models.pricing import Prices
 from app.models.principal import Principal
 
 Values = Mapping[str, Any]
 Model = TypeVar("Model", bound=Base)
 
 # Columns that the document leaves out, and columns that it shows in another form. All others are members.
-_NOT_IN_DOCUMENT = {"principal", "external_ref_hash", "idempotency_key_hash", "fingerprint"}
-_CONVERTED = {"items_total", "adjustments_total", "metadata", "created_at", "updated_at"}
+_NOT_IN_DOCUMENT = {"principal", "external_ref_hash", "idempotency_key_hash", "fingerprint", "due_at"}
+_TIMES = ("created_at", "updated_at", "ship_by", "deliver_by")
+_CONVERTED = {"total", "metadata", *_TIMES}
 _HEAD_LENGTH = 100  # characters of a document that contain its id, number and customer_id
+_ITEM_COLUMNS = tuple(name for name in ITEMS.c.keys() if name != "order_id")
 _UNCHANGED = tuple(name for name in ORDERS.c.keys() if name not in _NOT_IN_DOCUMENT | _CONVERTED)
 
 
@@ -34,6 +37,7 @@ class StoredOrder:
     version: int
     document: str
     replayed: bool = False
+    unchanged: bool = False  # the request had nothing to change
     partial: bool = False  # a customer's view, from which something is left out
 
 
@@ -41,10 +45,12 @@ def render_order(
     order: Values,
     *,
     items: Sequence[Values],
+    prices: Prices,
+    totals: Values | None,
     allowed_actions: Sequence[str],
 ) -> str:
-    """Render the document of an order from its columns and those of its items."""
-    created_at, updated_at = order["created_at"], order["updated_at"]
+    """Render the document of an order from its columns, those of its items, and what was derived from them."""
+    created_at, updated_at, ship_by, deliver_by = (order[name] for name in _TIMES)
     created = rfc3339(created_at)
     return orjson.dumps(
         {
@@ -55,18 +61,30 @@ def render_order(
             "channel": order["channel"],
             "status": order["status"],
             "fulfillment_status": order["fulfillment_status"],
-            "hold": order["hold"],
+            "payment_status": order["payment_status"],
+            "return_status": order["return_status"],
             "currency": order["currency"],
-            "items": [_render_item(item) for item in items],
+            "items": [
+                _render_item(item, subtotal, discount)
+                for item, subtotal, discount in zip(items, prices.subtotals, prices.discounts, strict=True)
+            ],
             "adjustments": order["adjustments"],
-            "totals": _render_totals(order),
+            "totals": totals,
+            "holds": order["holds"],
+            "payments": order["payments"],
+            "fulfillments": order["fulfillments"],
+            "returns": order["returns"],
+            "cancellations": order["cancellations"],
+            "reopening": order["reopening"],
+            "ship_by": ship_by and rfc3339(ship_by),
+            "deliver_by": deliver_by and rfc3339(deliver_by),
+            "late": order["late"],
+            "related_orders": order["related_orders"],
+            "tags": order["tags"],
+            "metadata": order["metadata"],
             "shipping_address": order["shipping_address"],
             "billing_address": order["billing_address"],
             "note": order["note"],
-            "metadata": order["metadata"],
-            "cancellation": order["cancellation"],
-            "fulfillments": order["fulfillments"],
-            "returns": order["returns"],
             "version": order["version"],
             "allowed_actions": allowed_actions,
             "created_at": created,
@@ -77,8 +95,14 @@ def render_order(
 
 def render_stored_order(order: Order) -> str:
     """Render the document of an order whose items are loaded."""
-    items = [item.columns() for item in order.items]
-    return render_order(order.columns(), items=items, allowed_actions=order.allowed_actions)
+    prices = order.prices()
+    return render_order(
+        order.columns(),
+        items=[item.columns() for item in order.items],
+        prices=prices,
+        totals=order.totals(prices),
+        allowed_actions=order.allowed_actions,
+    )
 
 
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> Order:
@@ -86,24 +110,25 @@ def parse_order(document: Values, *, principal: str, external_ref_hash: str | No
 
     The order belongs to no session. The key and the fingerprint of its create are None, since no change stores them.
     """
-    totals = document["totals"] or {"items": None, "adjustments": None}
-    order_id = document["id"]
-    return _loaded(
+    totals, order_id = document["totals"], document["id"]
+    items = [{name: item[name] for name in _ITEM_COLUMNS} | {"order_id": order_id} for item in document["items"]]
+    order = _loaded(
         Order,
         {name: document[name] for name in _UNCHANGED}
+        | {name: document[name] and read_timestamp(document[name]) for name in _TIMES}
         | {
             "principal": principal,
             "external_ref_hash": external_ref_hash,
             "idempotency_key_hash": None,
             "fingerprint": None,
-            "items_total": totals["items"],
-            "adjustments_total": totals["adjustments"],
+            "due_at": None,
+            "total": totals and totals["total"],
             "metadata_": document["metadata"],
-            "created_at": read_timestamp(document["created_at"]),
-            "updated_at": read_timestamp(document["updated_at"]),
-            "items": [_loaded(OrderItem, {**item, "order_id": order_id}) for item in document["items"]],
+            "items": [_loaded(OrderItem, item) for item in items],
         },
     )
+    order.set_due_at()
+    return order
 
 
 def is_erased(document: str) -> bool:
@@ -122,26 +147,25 @@ def _loaded(model: type[Model], attributes: Values) -> Model:
     return instance
 
 
-def _render_item(item: Values) -> dict[str, Any]:
+def _render_item(item: Values, subtotal: int | None, discount: int) -> dict[str, Any]:
     return {
         "line": item["line"],
         "item_id": item["item_id"],
+        "title": item["title"],
         "quantity": item["quantity"],
         "unit_price": item["unit_price"],
+        "subtotal": subtotal,
+        "discount": discount,
+        "total": None if subtotal is None else subtotal + discount,
+        "cancelled": item["cancelled"],
         "fulfilled": item["fulfilled"],
         "returned": item["returned"],
     }
 
 
-def _render_totals(order: Values) -> dict[str, int] | None:
-    if order["items_total"] is None:
-        return None
-    items, adjustments = order["items_total"], order["adjustments_total"]
-    return {"items": items, "adjustments": adjustments, "total": items + adjustments}
-
-
 STAFF, SERVICE = "staff", "service"  # the actors that a customer sees in place of ids
-_WITHOUT_HOLD = '"hold":null'  # cannot occur inside a string of the document: quotes are escaped there
+# What documents without internal members contain. It cannot occur inside a string, where quotes are escaped.
+_NOTHING_INTERNAL = ('"holds":[],"payments":[],', '"reopening":null,')
 
 
 def visible_order(order: StoredOrder, principal: Principal) -> StoredOrder:
@@ -151,12 +175,21 @@ def visible_order(order: StoredOrder, principal: Principal) -> StoredOrder:
 
 
 def visible_document(document: str, principal: Principal) -> str:
-    """The order document as the principal may see it: a customer does not see the reason of a hold."""
-    if principal.customer_id is None or _WITHOUT_HOLD in document:
+    """The order document as the principal may see it.
+
+    A customer does not see why an order is held or was reopened, who placed a hold, and the references and notes of
+    payments.
+    """
+    if principal.customer_id is None or all(text in document for text in _NOTHING_INTERNAL):
         return document
     order = orjson.loads(document)
-    if order.get("hold"):
-        order["hold"].pop("reason", None)
+    for hold in order["holds"]:
+        hold.pop("reason", None)
+        hold["placed_by"] = visible_actor(hold["placed_by"], principal)
+    for payment in order["payments"]:
+        del payment["reference"], payment["note"]
+    if order["reopening"]:
+        del order["reopening"]["reason"]
     return orjson.dumps(order).decode()
 
 

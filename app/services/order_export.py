@@ -34,11 +34,16 @@ _PAGE_SECONDS = 30  # a request has 3; where few orders match, a page may scan t
 # in much of Europe, a tab), since quotes do not protect it there. Possessive, so it takes linear time.
 _CELL_START = re.compile(r"(?:^|[;\t\r\n])[;\"'\s]*+([=+\-@＝＋－＠]?)")
 ORDER_COLUMNS = (
-    "id", "number", "customer_id", "external_ref", "channel", "status", "fulfillment_status", "currency", "version",
-    "created_at", "updated_at", "note",
+    "id", "number", "customer_id", "external_ref", "channel", "status", "fulfillment_status",
+    "payment_status", "return_status", "currency", "version", "created_at", "updated_at", "note",
 )  # fmt: skip
-TOTAL_COLUMNS = ("items", "adjustments", "total")
-ITEM_COLUMNS = ("line", "item_id", "quantity", "unit_price", "fulfilled", "returned")
+TOTAL_COLUMNS = ("items", "adjustments", "cancelled", "total", "paid", "refunded", "due")
+ITEM_COLUMNS = (
+    "line", "item_id", "title", "quantity", "unit_price", "discount", "total", "cancelled", "fulfilled", "returned"
+)  # fmt: skip
+# The names of columns in the header, where they are not those of the members.
+_TOTAL_NAMES = {"items": "items_total", "adjustments": "adjustments_total", "cancelled": "cancelled_total"}
+_ITEM_NAMES = {"total": "line_total"}
 
 
 def stream_orders(
@@ -119,7 +124,8 @@ def as_csv(documents: Iterable[str]) -> Iterator[str]:
     A cell that a spreadsheet would read as a formula is prefixed with an apostrophe, for any list separator.
     """
     to_text = csv.writer(_ReturnsText()).writerow
-    yield to_text([*ORDER_COLUMNS, "items_total", "adjustments_total", "total", *ITEM_COLUMNS])
+    totals_header = [_TOTAL_NAMES.get(name, name) for name in TOTAL_COLUMNS]
+    yield to_text([*ORDER_COLUMNS, *totals_header, *(_ITEM_NAMES.get(name, name) for name in ITEM_COLUMNS)])
     for document in documents:
         order = orjson.loads(document)
         totals = order["totals"] or {}

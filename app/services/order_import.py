@@ -12,20 +12,19 @@ import orjson
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
 from app.errors import InternalError, InvalidRequest, RequestInFlight, ServiceError, ServiceUnavailable
-from app.models.lifecycle import allowed_actions
 from app.models.order_id import hash_reference
-from app.models.order_item import order_totals
+from app.models.pricing import InvalidPrices
 from app.models.principal import Principal
 from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema
-from app.schemas.strict_json import load_body, parse_json
+from app.schemas.strict_json import body_errors, load_body, parse_json
 from app.services.document_checks import inconsistent_members
 from app.services.new_order import CreateRequest, NewOrder, content_columns, fingerprint, item_columns
-from app.services.order_document import render_order
+from app.services.order_document import parse_order, render_stored_order
 from app.services.order_inserts import find_stored_ids, restore_orders
 from app.services.order_service import create_orders
 
-_STATE = ("number", "status", "fulfillment_status", "version", "created_at", "updated_at")
+_RECORDS = ("holds", "payments", "fulfillments", "returns", "cancellations", "reopening")
 _BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
 
 
@@ -135,35 +134,19 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
     Raises InvalidRequest where the document contradicts itself or differs from what its columns render to. Such an
     order would fail `flask verify`.
     """
-    content = content_columns(data)
-    items = [
-        columns | {"fulfilled": item["fulfilled"], "returned": item["returned"]}
-        for columns, item in zip(item_columns(data), data["items"], strict=True)
-    ]
-    items_total, adjustments_total = order_totals(items, content["adjustments"])
-    columns = content | {name: data[name] for name in _STATE}
-    columns |= {
-        "id": str(data["id"]),
-        "principal": principal,
-        "external_ref_hash": hash_reference(content["external_ref"], principal=principal),
-        "idempotency_key_hash": None,
-        "fingerprint": fingerprint([content, item_columns(data)]),
-        **{name: _with_text_times(data[name]) for name in ("hold", "cancellation", "fulfillments", "returns")},
-        "items_total": items_total,
-        "adjustments_total": adjustments_total,
-    }
-    rendered = render_order(
-        columns,
-        items=items,
-        allowed_actions=allowed_actions(
-            status=columns["status"],
-            on_hold=columns["hold"] is not None,
-            any_fulfilled=columns["fulfillment_status"] != "unfulfilled",
-            any_returnable=any(item["fulfilled"] > item["returned"] for item in items),
-        ),
-    )
+    content, lines = content_columns(data), item_columns(data)
+    # The loaded records have their members in the order in which the service renders them.
+    normalized = {**document, **{name: _with_text_times(data[name]) for name in _RECORDS}}
+    reference_hash = hash_reference(content["external_ref"], principal=principal)
+    order = parse_order(normalized, principal=principal, external_ref_hash=reference_hash)
+    order.fingerprint = fingerprint([content, lines])
+    try:
+        order.derive()
+    except InvalidPrices as error:
+        raise InvalidRequest("The prices do not add up.", errors=list(body_errors(error.messages))) from None
+    rendered = render_stored_order(order)
     _require_consistent(orjson.loads(rendered), document)
-    return NewOrder(columns, items, rendered)
+    return NewOrder(order.columns(), [item.columns() for item in order.items], rendered)
 
 
 def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]) -> None:

@@ -179,9 +179,12 @@ FILTERS: dict[str, ColumnElement[bool]] = {
     "channel": _is_any_of(Order.channel, "channel"),
     "status": _is_any_of(Order.status, "status"),
     "fulfillment_status": _is_any_of(Order.fulfillment_status, "fulfillment_status"),
+    "payment_status": _is_any_of(Order.payment_status, "payment_status"),
+    "return_status": _is_any_of(Order.return_status, "return_status"),
 }
 _SELECTIVE = {"number", "external_ref", "idempotency_key"}
-_SEVERAL = {"channel", "status", "fulfillment_status"}  # filters of which one of several values may match
+# Filters of which one of several values may match.
+_SEVERAL = {"channel", "status", "fulfillment_status", "payment_status", "return_status"}
 
 # The filters whose index has the sort. The first of those given leads: its index is scanned from the cursor, and
 # the other conditions are checked for each order. Several values are several ranges of the index, each with the sort,

@@ -22,6 +22,7 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    false,
     func,
     insert,
     literal_column,
@@ -67,7 +68,8 @@ class CurrentOrder:
     """The current snapshot of an order, the columns that it does not hold, and the response to an earlier request with
     the same idempotency key.
 
-    `replayed_version` is None where the key is new; `replayed_fingerprint` is None after an erasure.
+    `replayed_version` is None where the key is new, `replayed_change` whether the request with it changed the order;
+    `replayed_fingerprint` is None after an erasure.
     """
 
     id: str
@@ -75,6 +77,7 @@ class CurrentOrder:
     external_ref_hash: str | None
     document: str
     replayed_version: int | None
+    replayed_change: bool | None
     replayed_fingerprint: str | None
     replayed_document: str | None
 
@@ -123,7 +126,7 @@ def store_version(
     """
     columns = order.columns()
     change = {name: columns[name] for name in _MUTABLE} | event | {"items": _changed_items(order, before)}
-    change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint}
+    change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "changed": True}
     change["last_line"] = len(order.items) if len(order.items) < len(before["items"]) else None
     # An external_ref may have to wait for another order with the same one, and could deadlock beside other changes.
     if order.external_ref == before["external_ref"]:
@@ -203,6 +206,7 @@ def _select_current_order(key: Subquery) -> Select[*tuple[Any, ...]]:
         "external_ref_hash": Order.external_ref_hash,
         "document": snapshot.where(OrderEvent.version == Order.version).scalar_subquery(),
         "replayed_version": use.with_only_columns(ChangeKey.version).scalar_subquery(),
+        "replayed_change": use.with_only_columns(ChangeKey.changed).scalar_subquery(),
         "replayed_fingerprint": use.with_only_columns(ChangeKey.fingerprint).scalar_subquery(),
         "replayed_document": snapshot.where(ChangeKey.version == OrderEvent.version, used).scalar_subquery(),
     }
@@ -211,13 +215,14 @@ def _select_current_order(key: Subquery) -> Select[*tuple[Any, ...]]:
 
 
 def _insert_key(dialect: Any) -> Any:
-    row = select(Order.id, bindparam("key_hash", type_=Text), Order.version, bindparam("fingerprint", type_=Text))
+    row = select(Order.id, bindparam("key_hash", type_=Text), Order.version, false())
+    row = row.add_columns(bindparam("fingerprint", type_=Text))
     row = row.where(Order.id == bindparam("id"), Order.version == bindparam("version", type_=Integer))
     keys = select(func.count()).where(ChangeKey.order_id == Order.id).correlate(Order).scalar_subquery()
     row = row.where(keys < bindparam("keys_max", type_=Integer))
     # The row lock waits for a concurrent change or erasure of the order, and then sees its result.
     row = row.with_for_update(read=True)
-    names = ["order_id", "key_hash", "version", "fingerprint"]
+    names = ["order_id", "key_hash", "version", "changed", "fingerprint"]
     keys = dialect.insert(CHANGE_KEYS).from_select(names, row).on_conflict_do_nothing()
     return keys.returning(CHANGE_KEYS.c.version)
 
@@ -229,7 +234,7 @@ def _update_statement(*, skip_locked: bool) -> Statement:
     """
     columns = [
         *typed(EVENTS.c),
-        *typed(CHANGE_KEYS.c[name] for name in ("key_hash", "fingerprint")),
+        *typed(CHANGE_KEYS.c[name] for name in ("key_hash", "changed", "fingerprint")),
         *typed(ORDERS.c[name] for name in _MUTABLE if name not in EVENTS.c),
         column("items", JSON),
         column("last_line", Integer),

@@ -9,7 +9,7 @@ down_revision = None
 
 UUID = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 TIMESTAMP = sa.DateTime(timezone=True).with_variant(sa.String(27), "sqlite")
-EMPTY = sa.text("'[]'")
+EMPTY_LIST = sa.text("'[]'")
 
 TABLES = (
     "webhook_deliveries", "webhook_endpoints",
@@ -46,19 +46,28 @@ def create_orders() -> None:
         sa.Column("idempotency_key_hash", sa.String(32)),
         sa.Column("fingerprint", sa.String(32)),
         sa.Column("status", sa.String(16), nullable=False),
-        sa.Column("fulfillment_status", sa.String(16), nullable=False),
-        sa.Column("hold", sa.JSON),
+        sa.Column("fulfillment_status", sa.String(16), nullable=False, server_default="unfulfilled"),
+        sa.Column("payment_status", sa.String(20), nullable=False, server_default="unpaid"),
+        sa.Column("return_status", sa.String(16), nullable=False, server_default="none"),
         sa.Column("currency", sa.String(3)),
         sa.Column("adjustments", sa.JSON, nullable=False),
-        sa.Column("items_total", sa.BigInteger),
-        sa.Column("adjustments_total", sa.BigInteger),
+        sa.Column("total", sa.BigInteger),
+        sa.Column("holds", sa.JSON, nullable=False, server_default=EMPTY_LIST),
+        sa.Column("payments", sa.JSON, nullable=False, server_default=EMPTY_LIST),
+        sa.Column("fulfillments", sa.JSON, nullable=False, server_default=EMPTY_LIST),
+        sa.Column("returns", sa.JSON, nullable=False, server_default=EMPTY_LIST),
+        sa.Column("cancellations", sa.JSON, nullable=False, server_default=EMPTY_LIST),
+        sa.Column("reopening", sa.JSON),
+        sa.Column("ship_by", TIMESTAMP),
+        sa.Column("deliver_by", TIMESTAMP),
+        sa.Column("late", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("related_orders", sa.JSON, nullable=False),
+        sa.Column("tags", sa.JSON, nullable=False),
         sa.Column("shipping_address", sa.JSON),
         sa.Column("billing_address", sa.JSON),
         sa.Column("note", sa.Text),
         sa.Column("metadata", sa.JSON, nullable=False),
-        sa.Column("cancellation", sa.JSON),
-        sa.Column("fulfillments", sa.JSON, nullable=False, server_default=EMPTY),
-        sa.Column("returns", sa.JSON, nullable=False, server_default=EMPTY),
+        sa.Column("due_at", TIMESTAMP),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("created_at", TIMESTAMP, nullable=False),
         sa.Column("updated_at", TIMESTAMP, nullable=False),
@@ -68,8 +77,14 @@ def create_orders() -> None:
             "status IN ('pending', 'confirmed', 'completed', 'cancelled')", name=op.f("ck_orders_status")
         ),
         sa.CheckConstraint(
-            "fulfillment_status IN ('unfulfilled', 'partial', 'fulfilled')", name=op.f("ck_orders_fulfillment_status")
+            "fulfillment_status IN ('unfulfilled', 'partial', 'fulfilled', 'delivered')",
+            name=op.f("ck_orders_fulfillment_status"),
         ),
+        sa.CheckConstraint(
+            "payment_status IN ('unpaid', 'authorized', 'partially_paid', 'paid', 'partially_refunded', 'refunded')",
+            name=op.f("ck_orders_payment_status"),
+        ),
+        sa.CheckConstraint("return_status IN ('none', 'partial', 'returned')", name=op.f("ck_orders_return_status")),
     )
     op.create_index("uq_orders_number", "orders", ["number"], unique=True)
     create_partial_unique_index("orders", "idempotency_key_hash", not_null="idempotency_key_hash")
@@ -85,6 +100,11 @@ def create_orders() -> None:
     )
     op.create_index("ix_orders_status_id", "orders", ["status", "id"])
     op.create_index("ix_orders_fulfillment_status_id", "orders", ["fulfillment_status", "id"])
+    paid, due = sa.text("payment_status != 'unpaid'"), sa.text("due_at IS NOT NULL")
+    op.create_index(
+        "ix_orders_payment_status_id", "orders", ["payment_status", "id"], postgresql_where=paid, sqlite_where=paid
+    )
+    op.create_index("ix_orders_due_at", "orders", ["due_at"], postgresql_where=due, sqlite_where=due)
 
 
 def create_order_items() -> None:
@@ -93,13 +113,16 @@ def create_order_items() -> None:
         sa.Column("order_id", UUID, nullable=False),
         sa.Column("line", sa.Integer, nullable=False),
         sa.Column("item_id", sa.String(64), nullable=False),
+        sa.Column("title", sa.String(200)),
         sa.Column("quantity", sa.Integer, nullable=False),
         sa.Column("unit_price", sa.BigInteger),
-        sa.Column("fulfilled", sa.Integer, nullable=False),
-        sa.Column("returned", sa.Integer, nullable=False),
+        sa.Column("cancelled", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("fulfilled", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("returned", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.PrimaryKeyConstraint("order_id", "line", name="pk_order_items"),
         sa.CheckConstraint(
-            "0 <= returned AND returned <= fulfilled AND fulfilled <= quantity", name=op.f("ck_order_items_quantities")
+            "0 <= returned AND returned <= fulfilled AND 0 <= cancelled AND cancelled + fulfilled <= quantity",
+            name=op.f("ck_order_items_quantities"),
         ),
     )
     op.create_index("ix_order_items_item_id_order_id", "order_items", ["item_id", "order_id"])
@@ -122,6 +145,7 @@ def create_events() -> None:
         sa.Column("order_id", UUID, nullable=False),
         sa.Column("key_hash", sa.String(32), nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("changed", sa.Boolean, nullable=False),
         sa.Column("fingerprint", sa.String(32)),
         sa.PrimaryKeyConstraint("order_id", "key_hash", name="pk_change_keys"),
     )

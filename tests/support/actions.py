@@ -6,21 +6,36 @@ from typing import Any
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.support.samples import MINIMAL  # one line of two units
+from tests.support.samples import priced
 
+ITEM = {"item_id": "sku-1", "quantity": 2, "unit_price": 1000}
 UNIT = {"items": [{"line": 1, "quantity": 1}]}
 ROUTES: dict[str, tuple[str, str, int]] = {
     "confirm": ("POST", "/confirm", 200),
     "cancel": ("POST", "/cancel", 200),
     "complete": ("POST", "/complete", 200),
-    "hold": ("PUT", "/hold", 200),
-    "release": ("DELETE", "/hold", 200),
+    "hold": ("PUT", "/holds/review", 200),
+    "release": ("DELETE", "/holds/review", 200),
     "fulfill": ("POST", "/fulfillments", 201),
+    "track": ("POST", "/fulfillments/1/events", 201),
     "return": ("POST", "/returns", 201),
+    "receive": ("POST", "/returns/1/receive", 200),
+    "reject": ("POST", "/returns/1/reject", 200),
+    "pay": ("POST", "/payments", 201),
+    "reopen": ("POST", "/reopen", 200),
     "update": ("PATCH", "", 200),
 }
+VARIANTS = {"expect": ("POST", "/returns", 201)}  # of actions
+VARIANT_BODIES = {"expect": UNIT | {"status": "expected"}}
 POSTED = sorted(name for name, (method, _, _) in ROUTES.items() if method == "POST")
-BODIES = {"cancel": {"reason": "customer"}, "fulfill": UNIT, "return": UNIT}
+BODIES: dict[str, Any] = {
+    "cancel": {"reason": "customer"},
+    "fulfill": UNIT,
+    "track": {"type": "in_transit"},
+    "return": UNIT,
+    "reopen": {"reason": "by mistake"},
+    "pay": {"type": "capture", "amount": 1, "reference": "pi_1"},
+}
 _fresh = count()
 
 # The actions that lead to each status; and, for each action, those that lead to an order that allows it.
@@ -38,15 +53,22 @@ READY = {
     "release": ("hold",),
     "fulfill": ("confirm",),
     "complete": ("confirm",),
+    "track": ("confirm", "fulfill"),
     "return": ("confirm", "fulfill"),
+    "receive": ("confirm", "fulfill", "expect"),
+    "reject": ("confirm", "fulfill", "expect"),
+    "pay": (),
+    "reopen": ("cancel",),
 }
 
 
 def send_action(client: FlaskClient, path: str, name: str, body: Any = None, **headers: str) -> TestResponse:
     """Send an action with the body, or with one that causes a change; an underscore in a header is a dash."""
-    method, below, _ = ROUTES[name]
-    fresh = {"hold": {"reason": f"check {next(_fresh)}"}, "update": {"note": f"note {next(_fresh)}"}}
-    content = body if body is not None else BODIES.get(name) or fresh.get(name)
+    method, below, _ = (ROUTES | VARIANTS)[name]
+    fresh = {"hold": {"kind": "review", "reason": f"check {next(_fresh)}"}, "update": {"note": f"note {next(_fresh)}"}}
+    if "Idempotency_Key" not in headers:  # a payment under a key is to be the same again
+        fresh["pay"] = BODIES["pay"] | {"reference": f"pi_{next(_fresh)}"}
+    content = body if body is not None else fresh.get(name) or (BODIES | VARIANT_BODIES).get(name)
     given = {"json": content} if content is not None else {}
     named = {header.replace("_", "-"): value for header, value in headers.items()}
     return client.open(path + below, method=method, headers=named, **given)
@@ -54,10 +76,10 @@ def send_action(client: FlaskClient, path: str, name: str, body: Any = None, **h
 
 def order_after(client: FlaskClient, *names: str, **members: Any) -> str:
     """The path of a new order on which these actions have succeeded."""
-    path = client.post("/orders", json=MINIMAL | members).headers["Location"]
+    path = client.post("/orders", json=priced() | {"items": [ITEM]} | members).headers["Location"]
     for name in names:
         response = send_action(client, path, name)
-        assert response.status_code == ROUTES[name][2], (name, response.text)
+        assert response.status_code == (ROUTES | VARIANTS)[name][2], (name, response.text)
     return path
 
 

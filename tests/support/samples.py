@@ -10,7 +10,7 @@ LARGE = MINIMAL | {
     "items": [{"item_id": f"{i:064}", "quantity": 1} for i in range(100)],
     "metadata": {f"{i:040}": "x" * 500 for i in range(50)},
     "note": "n" * 2000,
-}  # 47 KB as a document
+}  # 58 KB as a document
 
 ADDRESS = {
     "name": "Ada Lovelace",
@@ -30,7 +30,7 @@ RICHEST: dict[str, Any] = {
     "external_ref": "shop-1",
     "currency": "EUR",
     "items": [
-        {"item_id": "sku-1", "quantity": 2, "unit_price": 1250},
+        {"item_id": "sku-1", "title": "Mug", "quantity": 2, "unit_price": 1250},
         {"item_id": "sku-2", "quantity": 1, "unit_price": None},
         {"item_id": "sku-1", "quantity": 3},
     ],
@@ -38,6 +38,10 @@ RICHEST: dict[str, Any] = {
         {"type": "discount", "label": "WELCOME10", "amount": -250},
         {"type": "shipping", "amount": 490},
     ],
+    "ship_by": "2030-01-01T10:00:00+01:00",
+    "deliver_by": "2030-01-03T00:00:00Z",
+    "related_orders": [{"order_id": "019DAB70-c2b3-7c51-b9f8-1d6f2a6c3e11", "relation": "replacement"}],
+    "tags": ["gift", "VIP"],
     "shipping_address": ADDRESS,
     "billing_address": {"country": "DE"},
     "note": "Ring twice.\n\tThen wait. 🛎",
@@ -45,8 +49,8 @@ RICHEST: dict[str, Any] = {
 }
 
 UNKNOWN_MEMBER = (
-    "Unknown member. Allowed: customer_id, items, external_ref, channel, currency, adjustments, "
-    "shipping_address, billing_address, note, metadata."
+    "Unknown member. Allowed: customer_id, items, external_ref, channel, currency, adjustments, ship_by, deliver_by, "
+    "related_orders, tags, shipping_address, billing_address, note, metadata."
 )
 
 

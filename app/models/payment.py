@@ -1,0 +1,47 @@
+"""Payments: entries that record money which others have moved, and the payment status that follows from them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK = "authorization", "void", "capture", "refund", "chargeback"
+PAYMENT_TYPES = (AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK)
+PAYMENT_STATUSES = ("unpaid", "authorized", "partially_paid", "paid", "partially_refunded", "refunded")
+PAYMENTS_MAX = 1_000  # of one order
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentSums:
+    """What the entries of an order add up to, in minor units: `authorized` less what was voided, `captured`, and
+    `refunded` with chargebacks."""
+
+    authorized: int
+    captured: int
+    refunded: int
+
+
+def sum_payments(payments: Iterable[Mapping[str, Any]]) -> PaymentSums:
+    """Add up the entries of an order."""
+    sums = dict.fromkeys(PAYMENT_TYPES, 0)
+    for payment in payments:
+        sums[payment["type"]] += payment["amount"]
+    return PaymentSums(sums[AUTHORIZATION] - sums[VOID], sums[CAPTURE], sums[REFUND] + sums[CHARGEBACK])
+
+
+def payment_status(sums: PaymentSums, *, total: int) -> str:
+    """The payment status of an order with this total in minor units.
+
+    Money that was captured counts before an authorization, and money that was given back before both.
+    """
+    if sums.refunded:
+        return "refunded" if sums.refunded == sums.captured else "partially_refunded"
+    if sums.captured:
+        return "paid" if sums.captured >= total else "partially_paid"
+    return "authorized" if sums.authorized else "unpaid"
+
+
+def exceeded_limit(sums: PaymentSums) -> str | None:
+    """Which limit the entries exceed, as an error detail: money given back is never more than was captured."""
+    if sums.refunded > sums.captured:
+        return "Refunds and chargebacks together exceed what was captured."
+    return "Voids exceed what was authorized." if sums.authorized < 0 else None
