@@ -249,7 +249,7 @@ def test_an_order_of_another_channel_is_404(
     route: Route,
     channel: str | None,
 ) -> None:
-    created = secure_client.post("/orders", json=MINIMAL | {"channel": channel}, headers=bearer(master))
+    created = secure_client.post("/orders", json=PRICED | {"channel": channel}, headers=bearer(master))
     bound = api_key(secure_app, *SCOPES, channels=["web", "phone"])  # the same principal as the creator
 
     hidden = send(secure_client, method, path, route.body, bound, order_id=created.json["id"])

@@ -204,11 +204,11 @@ def of_items(**members: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "units without fulfillments": (
         of_items(fulfilled=1),
-        "#/fulfillments: This contradicts other members of the document.",
+        "#/items: This contradicts other members of the document.",
     ),
     "more units than ordered": (of_items(fulfilled=10**6), "#/items: This contradicts other members of the document."),
     "lines out of order": (of_items(line=1), "#/items: This contradicts other members of the document."),
-    "a status": (changed(status="cancelled"), "#/cancellation: This contradicts other members of the document."),
+    "a status": (changed(status="cancelled"), "#/status: This contradicts other members of the document."),
     "a completed order": (changed(fulfillment_status="fulfilled"), "#/fulfillment_status: This contradicts other"),
     "totals": (changed(totals=None), "#/totals: This contradicts other members of the document."),
     "allowed actions": (
@@ -223,7 +223,13 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
     ),
     "fulfillments that do not count up": (
         lambda order: (
-            order | {"fulfillments": [{"number": 2, "items": [], "tracking": None, "created_at": order["created_at"]}]}
+            order
+            | {
+                "fulfillments": [
+                    {"number": 2, "items": [], "status": "shipped", "tracking": None, "events": []}
+                    | {"created_at": order["created_at"]}
+                ]
+            }
         ),
         "#/fulfillments: This contradicts other members of the document.",
     ),

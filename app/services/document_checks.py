@@ -34,7 +34,8 @@ def inconsistent_members(order: Mapping[str, Any]) -> list[str]:
         "id": order["id"][:_TIME_LENGTH] == first_order_id(datetime.fromisoformat(order["created_at"]))[:_TIME_LENGTH],
         "customer_id": not is_alias(customer_id) or scrub(order, alias=customer_id) == order,
         "items": [item["line"] for item in items] == list(range(1, len(items) + 1)),
-        "status": order["fulfillment_status"] in _FULFILLMENT_STATUSES[status],
+        "status": order["fulfillment_status"] in _FULFILLMENT_STATUSES[status]
+        and (status != "cancelled" or all(item["cancelled"] == item["quantity"] for item in items)),
         "holds": not order["holds"] or status in OPEN,
         **{name: _are_numbered(order[name]) for name in ("cancellations", "fulfillments", "returns")},
     }
