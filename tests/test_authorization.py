@@ -263,7 +263,7 @@ def test_an_order_of_another_channel_is_404(
 def test_an_order_of_a_channel_of_the_key_is_read_and_changed_as_by_any_key(
     secure_app: Flask, secure_client: FlaskClient, master: str, method: str, path: str, route: Route
 ) -> None:
-    created = secure_client.post("/orders", json=MINIMAL | {"channel": "web"}, headers=bearer(master)).json["id"]
+    created = secure_client.post("/orders", json=PRICED | {"channel": "web"}, headers=bearer(master)).json["id"]
     for action, body in route.after:
         send(secure_client, "POST", f"/orders/<order_id>/{action}", body, master, order_id=created)
     bound = api_key(secure_app, *SCOPES, channels=["web", "phone"])

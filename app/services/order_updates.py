@@ -141,7 +141,10 @@ def _changed_items(order: Order, before: Mapping[str, Any]) -> list[dict[str, An
     items = [item.columns() for item in order.items]
     for item in items:
         del item["order_id"]
-    return [item for item, old in zip_longest(items, before["items"]) if item and item != old]
+    # The items of the document have their prices, too.
+    return [
+        item for item, old in zip_longest(items, before["items"]) if item and not (old and item.items() <= old.items())
+    ]
 
 
 def _store_together(changes: Sequence[Change]) -> list[bool | None]:
