@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import runpy
 import shutil
 import signal
@@ -46,7 +47,8 @@ bind = _settings["BIND"] or f"{_host}:{_settings['PORT']}"
 # request for switching, and with SQLite eight of them starve each other (p99 of 1 s instead of 0.2 to 0.5 s).
 worker_class = "gunicorn_worker.Worker"
 workers = _settings["WEB_CONCURRENCY"] or _default_workers()
-worker_connections = 1000  # a worker; further connections wait in the backlog
+# A worker's connections: event streams, and 1,000 others. Further connections wait in the backlog.
+worker_connections = 1000 + _settings["EVENT_STREAMS"]
 
 # The kernel queues bursts of connections instead of refusing them. It reduces the number to net.core.somaxconn.
 backlog = 2048
@@ -75,6 +77,13 @@ control_socket_disable = True
 # The heartbeat changes a file every second, which can block as long as a busy disk does. Memory does not.
 _memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 worker_tmp_dir = _memory
+
+# Each connection is an open file, and many systems allow 1,024 unless a process asks for more.
+_files, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+_needed = worker_connections + _settings["DATABASE_POOL_SIZE"] + 200
+if _files != resource.RLIM_INFINITY and _files < _needed:
+    _allowed = _needed if _most_files == resource.RLIM_INFINITY else min(_needed, _most_files)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_allowed, _most_files))
 
 # One key for all workers, which survives a reload, so that a person has one hash in the logs.
 os.environ["SECRET_KEY"] = _settings["SECRET_KEY"]
@@ -160,6 +169,8 @@ def post_worker_init(worker: Any) -> None:
     """Prepare a worker that has loaded the application."""
     # Ctrl-C reaches every process of the terminal, but only the master stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Event streams would last until they are killed.
+    worker.wsgi.extensions["event_streams"].watcher.is_stopping = lambda: not worker.alive
     _Formatter.serving = True
     for handler in worker.log.error_log.handlers:
         if type(handler) is logging.StreamHandler:  # not its subclasses, which write to files

@@ -361,7 +361,7 @@ class Connection:
                 HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed unexpectedly. The error is logged."
             )
             raise (request.error or internal) from error
-        if response.keep_alive:
+        if response.keep_alive and self.worker.alive:  # a stream may have ended because the worker stops
             return request.complete or self._discard_body(request)
         if not request.complete or self._parser.requests or self._parser.error:
             self._linger()

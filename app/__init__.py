@@ -8,9 +8,17 @@ from flask import Flask
 from app import cli, telemetry
 from app.config import ROOT, load_config
 from app.db import engine
-from app.http import auth, exports, problems, rate_limit, responses
+from app.http import auth, event_streams, exports, problems, rate_limit, responses
 from app.http.application import AnyCharacters, OrderService, serve_under_prefix
-from app.routes import customer_routes, docs_routes, health_routes, order_action_routes, order_routes, webhook_routes
+from app.routes import (
+    customer_routes,
+    docs_routes,
+    event_routes,
+    health_routes,
+    order_action_routes,
+    order_routes,
+    webhook_routes,
+)
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
@@ -27,12 +35,21 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     telemetry.init_app(app)
     responses.init_app(app)
     problems.init_app(app)
-    for routes in (order_routes, order_action_routes, customer_routes, webhook_routes, health_routes, docs_routes):
+    for routes in (
+        order_routes,
+        order_action_routes,
+        event_routes,
+        webhook_routes,
+        customer_routes,
+        health_routes,
+        docs_routes,
+    ):
         app.register_blueprint(routes.blueprint)
     webhook_routes.init_app(app)
     serve_under_prefix(app)
     rate_limit.init_app(app)
     auth.init_app(app)
     exports.init_app(app)
+    event_streams.init_app(app)
     cli.init_app(app)
     return app

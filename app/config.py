@@ -255,6 +255,10 @@ SETTINGS: dict[str, Setting] = {
     "RATE_LIMIT_SERVICES": Setting("0", _whole_number(0, 10**6), "Requests a minute of one service; 0 means no limit."),
     "EXPORT_STREAMS": Setting("4", _whole_number(1, 1000), "Concurrent exports of one principal and worker."),
     "EXPORT_SECONDS": Setting("900", _whole_number(1, 86400), "Seconds after which an export is aborted."),
+    "EVENT_STREAMS": Setting(
+        "4000", _whole_number(1, 100_000), "Concurrent event streams and waiting readers of one worker."
+    ),
+    "EVENT_STREAMS_CUSTOMERS": Setting("10", _whole_number(1, 100_000), "The same of one customer."),
     "WORKER_METRICS_PORT": Setting(
         "0", _whole_number(0, 65535), "Port on `HOST` where `flask worker` serves `/metrics`; 0 means none."
     ),

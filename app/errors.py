@@ -217,6 +217,15 @@ class TooManyWebhooks(ServiceError):
     status, slug, title = 409, "too-many-webhooks", "There are too many webhooks"
 
 
+class CursorExpired(ServiceError):
+    """Events after this cursor are no longer in the feed, because they are older than the feed reaches back; or the
+    feed ends before it, because the database has been restored from a backup. The events in between cannot be read one
+    by one. List the orders to know their present state (`GET /orders`, or the history of those that you know), and go
+    on with `after` as the detail says; `oldest_after` is the lowest number that is possible."""
+
+    status, slug, title = 410, "cursor-expired", "The feed does not reach back to the cursor"
+
+
 class VersionMismatch(ServiceError):
     """The order has changed since the version in `If-Match`. Nothing was changed by this request. Read the order again,
     check that your change still makes sense, and send it with the new entity tag; `current_version` is the order's
@@ -260,9 +269,10 @@ class IdempotencyKeyReused(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """You have sent more requests than your rate limit allows, or run too many exports at once. Wait for `Retry-After`
-    seconds; the `RateLimit` header has the remaining requests. Each order of a batch counts as one request. A batch
-    larger than the limit is accepted only if the limit is unused, and blocks later requests until it is paid off."""
+    """You have sent more requests than your rate limit allows, or run too many exports or event streams at once. Wait
+    for `Retry-After` seconds; the `RateLimit` header has the remaining requests. Each order of a batch counts as one
+    request. A batch larger than the limit is accepted only if the limit is unused, and blocks later requests until it
+    is paid off."""
 
     status, slug, title = 429, "too-many-requests", "Too many requests"
     retry_after = 1

@@ -48,6 +48,8 @@ ROUTES = {
     ("GET", "/orders/<order_id>"): Route("orders:read"),
     ("PATCH", "/orders/<order_id>"): Route("orders:write", {"note": "n"}),
     ("GET", "/orders/<order_id>/history"): Route("orders:read"),
+    ("GET", "/orders/<order_id>/events"): Route("orders:read"),
+    ("GET", "/events"): Route("events:read"),
     ("POST", "/orders/<order_id>/cancel"): Route("orders:write", {"reason": "customer"}),
     ("POST", "/orders/<order_id>/confirm"): Route("orders:manage"),
     ("POST", "/orders/<order_id>/complete"): Route("orders:manage", after=CONFIRMED),
@@ -119,6 +121,12 @@ def send(client: FlaskClient, method: str, path: str, body: Any, credential: str
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
     sent: dict[str, Any] = {} if body is None else {"json": body, "content_type": kind}
     return client.open(path, method=method, headers=bearer(credential) if credential else {}, buffered=True, **sent)
+
+
+@pytest.fixture(autouse=True)
+def ending_streams(secure_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event streams end after what there is, as when the server stops."""
+    monkeypatch.setattr(secure_app.extensions["event_streams"].watcher, "is_stopping", lambda: True)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ WITHOUT_DATABASE = {"token"}
 UNTIL_STOPPED = {"worker"}  # it waits for the database (tests/test_worker.py)
 
 # These work on a database that cannot be written: they only read, or find nothing to do.
-READING = {"export", "export personal data", "verify", "list", "import", "expire", "resume"}
+READING = {"export", "export personal data", "verify", "list", "import", "expire", "resume", "prune"}
 
 UPGRADE = ("db", "upgrade", "--directory", MIGRATIONS)
 each_command = pytest.mark.parametrize("name", COMMANDS)

@@ -1,10 +1,11 @@
-"""The flask commands: `api-keys`, `token`, `orders`, `verify`, `privacy`, `worker` and `seed`."""
+"""The flask commands: `api-keys`, `token`, `orders`, `verify`, `privacy`, `events`, `worker` and `seed`."""
 
 import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
+from app.cli.events import events
 from app.cli.orders import orders
 from app.cli.privacy import privacy
 from app.cli.seed import seed
@@ -14,7 +15,7 @@ from app.cli.worker import worker
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
-    for command in (seed, orders, privacy, verify, api_keys, token, worker):
+    for command in (seed, orders, privacy, verify, api_keys, token, events, worker):
         app.cli.add_command(command)
 
 

@@ -28,11 +28,15 @@ class Content:
     schema: Mapping[str, Any]
 
 
+Body = Schema | Content | tuple[Schema | Content, ...] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """The declaration of one route.
 
-    `responses` maps each success status to its body: a schema for JSON, `Content` for others, None for no body.
+    `responses` maps each success status to its body: a schema for JSON, `Content` for others, a tuple of both if the
+    client chooses, None for no body.
     `problems` omits those common to all routes of the same kind (401, 413, …).
     """
 
@@ -42,7 +46,7 @@ class Operation:
     summary: str
     description: str
     scope: str
-    responses: Mapping[int, Schema | Content | None]
+    responses: Mapping[int, Body]
     path_schema: Schema | None = None
     query: Schema | None = None
     body: Schema | None = None

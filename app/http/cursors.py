@@ -4,6 +4,7 @@ A cursor contains only a position; which orders a principal may see is decided b
 signature and need not be one: a forged cursor only changes where the client's own list starts.
 """
 
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from app.errors import InvalidCursor
 
 _BINDING_BYTES = 8
 _VERSION_MAX = 2**31 - 1  # the largest integer of the column
+_SEQ_MAX = 2**63 - 1
+_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)  # a cursor is longer
 _INVALID = "The cursor is damaged, or belongs to another list. Start again without a cursor."
 
 
@@ -41,6 +44,19 @@ def read_version_cursor(text: str, *, order_id: str) -> int:
     if version > _VERSION_MAX:
         raise InvalidCursor(_INVALID)
     return version
+
+
+def make_feed_cursor(after: int, *, query: Mapping[str, Any]) -> str:
+    """Return the cursor behind a number of the feed, read with these filters."""
+    return _make(after.to_bytes(8), query)
+
+
+def read_feed_cursor(text: str, *, query: Mapping[str, Any]) -> int:
+    """Return the number in a cursor, or the number that the text is. Raises InvalidCursor."""
+    number = int(text) if _NUMBER.fullmatch(text) else int.from_bytes(_read(text, 8, query))
+    if number > _SEQ_MAX:
+        raise InvalidCursor(_INVALID)
+    return number
 
 
 def _make(position: bytes, query: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import current_app
-from marshmallow import Schema
 
 from app.errors import (
     BadRequest,
@@ -29,7 +28,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.http.application import public_path
-from app.http.blueprint import PUBLIC, Blueprint, Content, Operation
+from app.http.blueprint import PUBLIC, Blueprint, Body, Content, Operation
 from app.http.problems import MEDIA_TYPE, problem_document
 from app.http.request_input import JSON, KEY_PATTERN
 from app.schemas.documents import ProblemSchema
@@ -42,8 +41,8 @@ orders. Every error is a problem document (RFC 9457); its `type` is the address 
 
 Amounts are integers in minor units of the order's currency. Timestamps are RFC 3339 in UTC.
 
-Only `GET /orders/export` chooses its media type by `Accept`. Every other resource has one media type and ignores
-`Accept` (RFC 9110 §12.4.1).
+`GET /orders/export` and `GET /events` choose their media type by `Accept`. Every other resource has one media type and
+ignores `Accept` (RFC 9110 §12.4.1).
 """
 
 _SECURITY_SCHEMES = {
@@ -88,6 +87,12 @@ _REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "description": "The `ETag` of your copy. If it is still current, the response is a 304 without a body.",
         "schema": _TEXT,
         "example": '"1"',
+    },
+    "Last-Event-ID": {
+        "description": "The `id` of the last event that was received, as browsers send it when they connect again. It "
+        "has precedence over `after`.",
+        "schema": _TEXT,
+        "example": "17",
     },
 }
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
@@ -243,12 +248,14 @@ def _success_responses(operation: Operation) -> dict[str, Any]:
     }
 
 
-def _content(body: Schema | Content | None) -> dict[str, Any]:
-    if body is None:
-        return {}
-    if isinstance(body, Content):
-        return {"content": {media_type: {"schema": dict(body.schema)} for media_type in body.media_types}}
-    return {"content": {JSON: {"schema": body}}}
+def _content(body: Body) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for one in body if isinstance(body, tuple) else (body,):
+        if isinstance(one, Content):
+            content |= {media_type: {"schema": dict(one.schema)} for media_type in one.media_types}
+        elif one is not None:
+            content[JSON] = {"schema": one}
+    return {"content": content} if content else {}
 
 
 def _problems(operation: Operation) -> set[type[ServiceError]]:

@@ -42,7 +42,7 @@ _EXPOSED_HEADERS = (
     "Complete-Until, ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 )
 _ALLOWED_HEADERS = (
-    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Request-Id"),
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID", "X-Request-Id"),
     *("traceparent", "tracestate", "baggage", "sentry-trace"),  # W3C Trace Context, Baggage; Sentry's older name
 )
 _ALLOWED_METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
@@ -114,12 +114,17 @@ def _batch_result(outcome: Outcome) -> dict[str, Any]:
     return {"status": 201, **replayed, "order": orjson.Fragment(outcome.document)}
 
 
-def list_response(member: str, documents: Sequence[str], next_cursor: str | None, **headers: str) -> Response:
-    """Return a page of documents, and its next cursor in the body and in a Link header (RFC 8288)."""
+def list_response(
+    member: str, documents: Sequence[str], next_cursor: str | None, *, parameter: str | None = "cursor", **headers: str
+) -> Response:
+    """Return a page of documents, and its next cursor in the body and in a Link header (RFC 8288).
+
+    `parameter` is the query parameter that takes the cursor; None if the next page has nothing yet, and no Link.
+    """
     body = f'{{"{member}":[{",".join(documents)}],"next_cursor":{orjson.dumps(next_cursor).decode()}}}'.encode()
     headers = {"Cache-Control": _CACHE_PRIVATELY, **headers}
-    if next_cursor is not None:
-        query = urlencode(request.args.to_dict() | {"cursor": next_cursor})
+    if next_cursor is not None and parameter is not None:
+        query = urlencode(request.args.to_dict() | {parameter: next_cursor})
         headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'
     if len(body) >= MIN_SIZE and gzip_accepted():
         body = gzip(body)

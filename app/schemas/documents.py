@@ -342,6 +342,48 @@ class EventListSchema(ResponseSchema):
     next_cursor = fields.String(required=True, allow_none=True, metadata=NEXT_CURSOR)
 
 
+class FeedEventSchema(ResponseSchema):
+    """An event in the feed of all orders."""
+
+    id = fields.String(required=True, metadata={"example": f"{ORDER_ID}:1"})
+    seq = fields.Integer(
+        required=True,
+        metadata={"description": "The number of the event in the feed. Numbers have no gaps.", "example": 17},
+    )
+    type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
+    order_id = fields.UUID(required=True)
+    version = fields.Integer(
+        required=True, metadata={"description": "The version of the order that the change created.", "example": 1}
+    )
+    actor = fields.String(
+        required=True, metadata={"description": "The principal who made the change.", "example": "anonymous"}
+    )
+    request_id = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "The `X-Request-Id` of the request that made the change; null for a command, and after an "
+            "erasure.",
+            "example": "8e03978e40d543e8bc936894a57f9324",
+        },
+    )
+    at = fields.String(required=True, metadata=TIMESTAMP)
+    data = fields.Nested(OrderSchema, required=True, metadata={"description": "The order after the change."})
+
+
+class FeedPageSchema(ResponseSchema):
+    """A page of the feed."""
+
+    events = fields.List(fields.Nested(FeedEventSchema), required=True)
+    next_cursor = fields.String(
+        required=True,
+        metadata={
+            "description": "The `after` of the next request, also where the page is empty.",
+            "example": "AAAAAAAAABFq2zYPDsqd8g==",
+        },
+    )
+
+
 class ErasureSchema(ResponseSchema):
     """The erasure of a customer's personal data, and its progress."""
 

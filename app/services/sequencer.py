@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 from app.db.engine import db
 from app.db.statement import Statement
+from app.db.transactions import read_rows
 from app.models import FEED, FEED_HEAD, OUTBOX
 from app.models.event import SEQ, FeedEntry
 
@@ -66,6 +67,9 @@ def prune_feed(*, older_than: timedelta) -> int:
     The events themselves stay, with their snapshots.
     """
     oldest = datetime.now(UTC) - older_than
+    first = read_rows(select(FeedEntry.at).order_by(FeedEntry.seq).limit(1))
+    if not first or first[0].at >= oldest:
+        return 0
     with db.engine.begin() as connection:
         head = connection.execute(_LOCK_HEAD.with_for_update()).one()
         batch = (
@@ -78,7 +82,7 @@ def prune_feed(*, older_than: timedelta) -> int:
         # An entry that is to stay keeps all after it, whatever the clocks of two machines said.
         first_kept = connection.scalar(select(func.min(batch.c.seq)).where(batch.c.at >= oldest))
         last = connection.scalar(select(func.max(batch.c.seq)))
-        if last is None:
+        if last is None:  # another process has removed it
             return 0
         pruned = last if first_kept is None else first_kept - 1
         connection.execute(delete(FeedEntry).where(FeedEntry.seq <= pruned))

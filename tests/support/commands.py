@@ -17,6 +17,7 @@ COMMANDS = {
     "export personal data": ("privacy", "export", "c-1"),
     "resume": ("privacy", "resume"),
     "erase": ("privacy", "erase", "c-1"),
+    "prune": ("events", "prune", "--older-than", "30d"),
     "create": ("api-keys", "create", "--name", "shop", "--scope", "orders:read"),
     "list": ("api-keys", "list"),
     "revoke": ("api-keys", "revoke", "0123456789abcdef"),

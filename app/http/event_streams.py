@@ -1,0 +1,210 @@
+"""Requests that wait for events, and event streams (Server-Sent Events, WHATWG HTML §9.2)."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+from flask import Flask, Response, current_app, stream_with_context
+
+from app.db.errors import DATABASE_ERRORS, loggable_message
+from app.errors import ServiceError, ServiceUnavailable, TooManyRequests, Unauthenticated
+from app.http.application import current_request, let_others_run
+from app.models.principal import Principal
+from app.services.event_feed import FeedFilter
+from app.services.feed_watcher import FeedWatcher, Subscription
+
+EVENT_STREAM = "text/event-stream"
+HEARTBEAT = 15.0  # seconds without an event, after which a comment shows that both ends are still there
+STREAM_PAGE = 100  # events that a stream reads at once
+
+_RECONNECT = 1_000, 4_000  # milliseconds: clients do not come back all at once when a server stops
+_RETRY_AFTER = 1.0  # seconds, while the database does not answer
+_BUSY_SECONDS = 5
+
+log = structlog.get_logger()
+
+
+class StreamEvent(NamedTuple):
+    """An event in a stream. `id` is what a client sends as `Last-Event-ID` to go on after it."""
+
+    id: int
+    type: str
+    document: str
+
+
+class StreamPage(NamedTuple):
+    """Events, the id to go on after, and whether more events were there already."""
+
+    events: list[StreamEvent]
+    next_after: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EventSource:
+    """What is read: `read` returns the page after an id.
+
+    `skips`: ids are numbers of the feed, so that a reader can go on after events that do not match its filters.
+    """
+
+    filters: FeedFilter
+    read: Callable[[int], StreamPage]
+    skips: bool
+
+
+class StreamSlots:
+    """Limits the streams and waiting readers of this process, and those of each customer."""
+
+    def __init__(self, limit: int, *, of_customer: int) -> None:
+        self._limit = limit
+        self._of_customer = of_customer
+        self._running: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def occupied(self, principal: Principal) -> Iterator[None]:
+        """Occupy a slot. Raises TooManyRequests or ServiceUnavailable if none is free."""
+        with self._lock:
+            if principal.customer_id is not None and self._running[principal.id] >= self._of_customer:
+                detail = f"{self._of_customer} event streams of this customer are already open. Close one of them."
+                raise TooManyRequests(detail).with_headers(Retry_After=str(_BUSY_SECONDS))
+            if self._running.total() >= self._limit:
+                detail = "Too many event streams are open. Send the request again later."
+                raise ServiceUnavailable(detail).with_headers(Retry_After=str(_BUSY_SECONDS))
+            self._running[principal.id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= Counter([principal.id])  # removes counts of 0
+
+
+class EventStreams:
+    """The streams of this process. A server sets `watcher.is_stopping`, so that they end when it stops."""
+
+    def __init__(self, app: Flask) -> None:
+        config = app.config
+        self.watcher = FeedWatcher(app.app_context)
+        self.slots = StreamSlots(config["EVENT_STREAMS"], of_customer=config["EVENT_STREAMS_CUSTOMERS"])
+
+    @contextmanager
+    def subscribed(self, filters: FeedFilter, principal: Principal) -> Iterator[Subscription]:
+        """Occupy a slot and watch the feed. Raises TooManyRequests or ServiceUnavailable."""
+        with self.slots.occupied(principal), self.watcher.subscribed(filters) as subscription:
+            yield subscription
+
+
+def init_app(app: Flask) -> None:
+    """Set up the streams of this process."""
+    app.extensions["event_streams"] = EventStreams(app)
+
+
+def last_event_id() -> str | None:
+    """Return the id of the last event that the client has received, or None."""
+    return current_request().headers.get("Last-Event-ID") or None
+
+
+def wait_for_page(source: EventSource, *, after: int, principal: Principal, seconds: int) -> StreamPage:
+    """Return the next page with an event, or an empty one after so many seconds.
+
+    Raises what reading raises, TooManyRequests and ServiceUnavailable.
+    """
+    if not seconds:
+        return source.read(after)
+    deadline = time.monotonic() + seconds
+    with _streams().subscribed(source.filters, principal) as subscription:
+        while True:
+            subscription.reset()
+            page = source.read(after)
+            remaining = deadline - time.monotonic()
+            if page.events or page.more or remaining <= 0 or subscription.is_closed:
+                return page
+            after = page.next_after
+            checked = subscription.wait(remaining)
+            if checked is not None:
+                return StreamPage([], max(after, checked), more=False)
+
+
+def stream_response(source: EventSource, *, after: int, principal: Principal) -> Response:
+    """Return a stream of all events after an id, which ends when the client or the server closes it.
+
+    The first page is read before the response starts, so that its errors are answered with a problem.
+    """
+    frames = _frames(source, after, principal)
+    response = Response(stream_with_context(_continued(next(frames), frames)), mimetype=EVENT_STREAM)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx passes each event on at once
+    response.vary.update(("Accept", "Authorization"))
+    return response
+
+
+def _streams() -> EventStreams:
+    streams: EventStreams = current_app.extensions["event_streams"]
+    return streams
+
+
+def _continued(first: str, frames: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from frames
+
+
+def _frames(source: EventSource, after: int, principal: Principal) -> Iterator[str]:
+    """The text of the stream. Ends where the client has to connect again: its credentials or the order are gone."""
+    with _streams().subscribed(source.filters, principal) as subscription:
+        subscription.reset()
+        page = source.read(after)
+        yield f"retry: {random.randint(*_RECONNECT)}\n\n{_render(page)}"  # nosec B311
+        try:
+            yield from _following(source, page, principal, subscription)
+        except ServiceError as error:
+            log.info("event stream ended", reason=error.slug)
+
+
+def _following(
+    source: EventSource, page: StreamPage, principal: Principal, subscription: Subscription
+) -> Iterator[str]:
+    after, more, authorized_at = page.next_after, page.more, time.monotonic()
+    while not subscription.is_closed:
+        checked = None if more else subscription.wait(HEARTBEAT)
+        if time.monotonic() - authorized_at >= HEARTBEAT:
+            _require_unchanged(principal)
+            authorized_at = time.monotonic()
+        if checked is not None:
+            after = max(after, checked) if source.skips else after
+            yield f":\nid: {after}\n\n"
+            continue
+        subscription.reset()
+        try:
+            page = source.read(after)
+        except DATABASE_ERRORS as error:
+            log.warning("events cannot be read", error=type(error).__name__, reason=loggable_message(error))
+            yield ":\n\n"
+            time.sleep(_RETRY_AFTER)
+            more = True
+            continue
+        after, more = page.next_after, page.more
+        if page.events:
+            yield _render(page)
+        elif more:
+            let_others_run()
+
+
+def _require_unchanged(principal: Principal) -> None:
+    """Raise Unauthenticated or Forbidden if the credentials no longer stand for the principal."""
+    authenticator = current_app.extensions["authorization"].authenticator
+    try:
+        if authenticator.authenticate() == principal:
+            return
+    except DATABASE_ERRORS:  # they are checked again at the next event or heartbeat
+        return
+    raise Unauthenticated("The credentials have changed.")
+
+
+def _render(page: StreamPage) -> str:
+    return "".join(f"id: {event.id}\nevent: {event.type}\ndata: {event.document}\n\n" for event in page.events)

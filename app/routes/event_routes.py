@@ -1,0 +1,133 @@
+"""`/events`, and the events of one order as a stream."""
+
+from typing import Any
+
+import orjson
+from flask import Response, request
+
+from app import errors
+from app.http.auth import current_principal
+from app.http.blueprint import Blueprint, Content
+from app.http.content_negotiation import preferred_media_type
+from app.http.cursors import make_feed_cursor, read_feed_cursor
+from app.http.event_streams import (
+    EVENT_STREAM,
+    STREAM_PAGE,
+    EventSource,
+    StreamEvent,
+    StreamPage,
+    last_event_id,
+    stream_response,
+    wait_for_page,
+)
+from app.http.request_input import JSON
+from app.http.responses import list_response
+from app.models.order_id import parse_uuid
+from app.models.principal import Principal
+from app.schemas.documents import FeedPageSchema
+from app.schemas.event import LATEST, EventQuerySchema, OrderEventQuerySchema
+from app.services.event_feed import FeedFilter, list_events, read_ends
+from app.services.order_history import list_history
+
+STREAM = Content(
+    (EVENT_STREAM,),
+    {
+        "type": "string",
+        "description": "Server-Sent Events: `event` is the event's type, `data` the event as JSON. A comment every 15 "
+        "seconds shows that the stream is alive. It ends when the server stops or the credentials are no longer valid; "
+        "clients connect again and send the last `id` as `Last-Event-ID`.",
+    },
+)
+
+blueprint = Blueprint("events", __name__, description="Read what has happened, in order, and wait for what comes.")
+
+
+@blueprint.operation(
+    "GET",
+    "/events",
+    scope="events:read",
+    query=EventQuerySchema(),
+    responses={200: (FeedPageSchema(), STREAM)},
+    problems=(errors.InvalidCursor, errors.CursorExpired, errors.NotAcceptable),
+    request_headers=("Last-Event-ID",),
+    response_headers=("Link",),
+)
+def list_feed_events(query: dict[str, Any]) -> Response:
+    """List or stream the events of all orders.
+
+    Each event has a number, without gaps; the events of one order have the order of its versions. Read the feed page by
+    page with `next_cursor`: no event is missed, and none comes twice. With `Accept: text/event-stream` the response is
+    a stream that does not end.
+    """
+    media_type, principal = preferred_media_type(request, (JSON, EVENT_STREAM)), current_principal()
+    limit, wait, after = query.pop("limit"), query.pop("wait"), query.pop("after", None)
+    source = _feed(query, principal, limit=STREAM_PAGE if media_type == EVENT_STREAM else limit)
+    if media_type == EVENT_STREAM:
+        return stream_response(source, after=_position(last_event_id() or after, query), principal=principal)
+    page = wait_for_page(source, after=_position(after, query), principal=principal, seconds=wait)
+    next_cursor = make_feed_cursor(page.next_after, query=query)
+    documents = [event.document for event in page.events]
+    response = list_response("events", documents, next_cursor, parameter="after" if page.more else None)
+    response.vary.add("Accept")
+    return response
+
+
+@blueprint.operation(
+    "GET",
+    "/orders/<order_id>/events",
+    scope="orders:read",
+    query=OrderEventQuerySchema(),
+    responses={200: STREAM},
+    problems=(errors.OrderNotFound,),
+    request_headers=("Last-Event-ID",),
+)
+def stream_order_events(query: dict[str, Any], order_id: str) -> Response:
+    """Stream the events of an order.
+
+    First all events after the version `after`, then each new one as it happens, for a page that shows the progress of
+    an order to its customer. `data` is an event as in the order's history, `id` its version.
+    """
+    after, principal = last_event_id(), current_principal()
+    position = int(after) if after and after.isascii() and after.isdigit() and len(after) < 10 else query["after"]
+    return stream_response(_history(order_id, principal), after=position, principal=principal)
+
+
+def _feed(query: dict[str, Any], principal: Principal, *, limit: int) -> EventSource:
+    """The events that match the query, of the orders that the principal may see."""
+    channels, channel = principal.channels, query.get("channel")
+    if channel is not None:
+        channels = frozenset({channel}) & (frozenset({channel}) if channels is None else channels)
+    order_id = query.get("order_id")
+    types = frozenset(query["types"]) if "types" in query else None
+    filters = FeedFilter(types, channels, order_id and (parse_uuid(order_id) or _NO_ORDER))
+
+    def read(after: int) -> StreamPage:
+        page = list_events(filters, after=after, limit=limit)
+        events = [StreamEvent(event.seq, event.type, event.document) for event in page.events]
+        return StreamPage(events, page.next_after, page.more)
+
+    return EventSource(filters, read, skips=True)
+
+
+_NO_ORDER = "00000000-0000-0000-0000-000000000000"
+
+
+def _position(after: str | None, query: dict[str, Any]) -> int:
+    """The number to read after. Raises InvalidCursor."""
+    if after is None:
+        return read_ends().pruned_seq
+    return read_ends().seq if after == LATEST else read_feed_cursor(after, query=query)
+
+
+def _history(order_id: str, principal: Principal) -> EventSource:
+    """The events of an order as its history has them. Reading raises OrderNotFound."""
+
+    def read(after: int) -> StreamPage:
+        page = list_history(order_id, principal=principal, after=after, limit=STREAM_PAGE)
+        events = []
+        for document in page.events:
+            event = orjson.loads(document)
+            events.append(StreamEvent(event["version"], event["type"], document))
+        return StreamPage(events, events[-1].id if events else after, page.next_after is not None)
+
+    return EventSource(FeedFilter(order_id=parse_uuid(order_id)), read, skips=False)
