@@ -1,26 +1,15 @@
 """What must be true after any fault: everything acknowledged is there once, and the tables say what the log says."""
 
-import subprocess
 import sys
 from collections import Counter
 
 import orjson
 
 from tests.faults.traffic import Traffic
-from tests.support.servers import ROOT, environment, send_request
+from tests.support.commands import FLASK, run_python
+from tests.support.servers import send_request
 
-FLASK = (sys.executable, "-m", "flask", "--app", "wsgi")
 SETTINGS = {"LOG_LEVEL": "error", "WEB_CONCURRENCY": "2"}
-
-
-def migrated(url: str) -> str:
-    flask(url, "db", "upgrade").check_returncode()
-    return url
-
-
-def flask(url: str, *command: str) -> subprocess.CompletedProcess[str]:
-    settings = environment(DATABASE_URL=url, **SETTINGS)
-    return subprocess.run([*FLASK, *command], cwd=ROOT, env=settings, capture_output=True, text=True)
 
 
 def all_is_there_once(traffic: Traffic, port: int) -> None:
@@ -41,5 +30,5 @@ def all_is_there_once(traffic: Traffic, port: int) -> None:
 
 
 def all_is_whole(url: str) -> None:
-    verified = flask(url, "verify")
+    verified = run_python(*FLASK, "verify", DATABASE_URL=url, **SETTINGS)
     assert (verified.returncode, verified.stderr) == (0, ""), verified.stdout

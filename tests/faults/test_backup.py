@@ -6,34 +6,16 @@ import shlex
 import sqlite3
 import subprocess
 import sys
-import threading
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from sqlalchemy import make_url
 
-from tests.support.databases import migrated
-from tests.support.postgres import postgres_installation
-from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
-
-ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
-SERVERS = {
-    "flask": ("-m", "flask", "--app", "wsgi", "run", "--port", "{port}"),
-    "gunicorn": GUNICORN,
-    "uvicorn": ("-m", "uvicorn", "--interface", "wsgi", "--port", "{port}", "wsgi:app"),
-}
-
-
-def flask(*words: str, url: str) -> str:
-    """Run a flask command; its output."""
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
-    env = environment(DATABASE_URL=url)
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from tests.support.concurrency import repeatedly
+from tests.support.databases import ORDER, flask, migrated, new_database
+from tests.support.postgres import libpq_url, postgres_installation
+from tests.support.servers import GUNICORN, ROOT, SERVERS, Server, environment, free_port, running
 
 
 def orders_in(file: Path) -> int:
@@ -58,12 +40,11 @@ def test_a_log_that_the_workers_left_is_removed_when_gunicorn_stops(tmp_path: Pa
 
 @pytest.mark.parametrize("command", SERVERS.values(), ids=SERVERS)
 def test_after_a_clean_stop_the_file_alone_is_the_database(tmp_path: Path, command: tuple[str, ...]) -> None:
-    file, port = tmp_path / "orders.db", free_port()
+    file = tmp_path / "orders.db"
     url = f"sqlite:///{file}"
     migrated(url)
-    words = [word.format(port=port) for word in command]
     workers = "1" if "uvicorn" in command else "2"  # uvicorn kills what it started
-    with running(*words, port=port, PORT=str(port), DATABASE_URL=url, WEB_CONCURRENCY=workers) as server:
+    with running(*command, port=free_port(), DATABASE_URL=url, WEB_CONCURRENCY=workers) as server:
         statuses = {server.request("POST", "/orders", ORDER).status for _ in range(20)}
         server.stop()
 
@@ -75,50 +56,33 @@ def test_after_a_clean_stop_the_file_alone_is_the_database(tmp_path: Path, comma
 def test_after_a_command_the_file_alone_is_the_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/orders.db"
 
-    flask("db", "upgrade", url=url)
-    flask("seed", "--orders", "20", url=url)
+    flask(url, "db", "upgrade")
+    flask(url, "seed", "--orders", "20")
 
     assert [path.name for path in tmp_path.iterdir()] == ["orders.db"]
     assert orders_in(tmp_path / "orders.db") == 20
 
 
-class Traffic:
+def traffic(server: Server) -> AbstractContextManager[Any]:
     """Orders that come in, one after the other, while the block runs."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.created: list[Any] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> "Traffic":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self.created.append(self.server.request("POST", "/orders", ORDER).json)
+    return repeatedly(lambda: server.request("POST", "/orders", ORDER))
 
 
 def restored_orders(url: str) -> list[str]:
     """The ids of the orders in a restored database, which is in order otherwise."""
-    assert ", 0 differences." in flask("verify", url=url)
-    return [json.loads(line)["id"] for line in flask("orders", "export", url=url).splitlines()]
+    assert ", 0 differences." in flask(url, "verify")
+    return [json.loads(line)["id"] for line in flask(url, "orders", "export").splitlines()]
 
 
 def test_an_sqlite_backup_made_under_traffic_can_be_restored(tmp_path: Path) -> None:
-    file, copy, port = tmp_path / "orders.db", tmp_path / "copy" / "orders.db", free_port()
+    file, copy = tmp_path / "orders.db", tmp_path / "copy" / "orders.db"
     copy.parent.mkdir()
     migrated(f"sqlite:///{file}")
-    flask("seed", "--orders", "50", url=f"sqlite:///{file}")
-    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=f"sqlite:///{file}") as server:
+    flask(f"sqlite:///{file}", "seed", "--orders", "50")
+    with running(*GUNICORN, port=free_port(), DATABASE_URL=f"sqlite:///{file}") as server:
         earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
         # What the command ".backup" of the sqlite3 program calls.
-        with Traffic(server), closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+        with traffic(server), closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
 
     orders = restored_orders(f"sqlite:///{copy}")
@@ -136,17 +100,12 @@ def readme_command(program: str, **variables: str) -> list[str]:
 
 
 def test_a_postgresql_backup_made_under_traffic_can_be_restored(postgresql_url: str, tmp_path: Path) -> None:
-    urls = [make_url(postgresql_url).set(drivername="postgresql", database=name) for name in ("backed_up", "restored")]
-    source, target = (url.render_as_string(hide_password=False) for url in urls)
-    with psycopg.connect(postgresql_url.replace("+psycopg", ""), autocommit=True) as connection:
-        for name in ("backed_up", "restored"):
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-            connection.execute(f"CREATE DATABASE {name}")
-    dump, port = str(tmp_path / "orders.dump"), free_port()
+    source, target = (libpq_url(new_database(postgresql_url, name)) for name in ("backed_up", "restored"))
+    dump = str(tmp_path / "orders.dump")
     migrated(source)
-    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=source, WEB_CONCURRENCY="2") as server:
+    with running(*GUNICORN, port=free_port(), DATABASE_URL=source, WEB_CONCURRENCY="2") as server:
         earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
-        with Traffic(server):
+        with traffic(server):
             subprocess.run(readme_command("pg_dump", **{"$DATABASE_URL": source, "orders.dump": dump}), check=True)
 
     subprocess.run(readme_command("pg_restore", **{"$DATABASE_URL": target, "orders.dump": dump}), check=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole, migrated
+from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole
 from tests.faults.traffic import Traffic
-from tests.support.databases import ORDER, gunicorn, point_link_at, url_through, wait_until_ready
+from tests.support.databases import ORDER, gunicorn, migrated, point_link_at, url_through, wait_until_ready
 from tests.support.postgres import libpq_url, private_postgres, processes, socket_directory
 
 RECOVERY = 30  # seconds for a standby to be promoted, on a machine that does much else

@@ -16,8 +16,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole, migrated
+from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole
 from tests.faults.traffic import Traffic
+from tests.support.databases import migrated
 from tests.support.postgres import private_postgres
 from tests.support.servers import GUNICORN, Server, free_port, running
 

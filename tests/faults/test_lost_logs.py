@@ -12,15 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import migrated
-from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, SERVERS, TIMEOUT, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 BROKEN = {"a full disk": "2>/dev/full", "a pipe without a reader": "2> >(exit 0)", "closed": "2>&-"}
-SERVERS = {
-    "gunicorn": GUNICORN,
-    "flask": ("-m", "flask", "--app", "wsgi", "run", "--port", "{port}"),
-    "uvicorn": ("-m", "uvicorn", "--interface", "wsgi", "--port", "{port}", "wsgi:app"),
-}
 
 
 def redirected(redirection: str, *command: str) -> tuple[str, ...]:
@@ -64,7 +59,7 @@ def metric(server: Server, name: str) -> float:
 )
 def test_a_log_that_cannot_be_written_fails_no_request(database: str, name: str, broken: str) -> None:
     port = free_port()
-    command = redirected(BROKEN[broken], *(word.format(port=port) for word in SERVERS[name]))
+    command = redirected(BROKEN[broken], *SERVERS[name])
     with running(*command, port=port, PORT=str(port), DATABASE_URL=database, WEB_CONCURRENCY="2") as server:
         answered = statuses(server)
         lost = metric(server, "log_lines_lost_total")
@@ -125,9 +120,8 @@ def test_a_failing_start_exits_without_a_writable_standard_error(tmp_path: Path)
 @pytest.mark.parametrize("directory", ["/proc/nothing", "/dev/null", "/dev/full/metrics"])
 def test_an_unusable_metrics_directory_fails_no_request(database: str, directory: str) -> None:
     port = free_port()
-    flask = [word.format(port=port) for word in SERVERS["flask"]]
     settings = {"DATABASE_URL": database, "PROMETHEUS_MULTIPROC_DIR": directory}
-    with running(*flask, port=port, **settings) as server:
+    with running(*SERVERS["flask"], port=port, **settings) as server:
         answered = statuses(server)
         output = server.output()
     with running(*GUNICORN, port=port, PORT=str(port), WEB_CONCURRENCY="2", **settings) as server:

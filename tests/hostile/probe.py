@@ -1,14 +1,14 @@
 """What everybody else notices while somebody is hostile: how long /healthz takes, and what the worker needs."""
 
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from tests.support.concurrency import repeatedly, run_concurrently
 from tests.support.servers import Server, send_request
 
 PAUSE = 0.02  # seconds between two probes
@@ -27,9 +27,8 @@ class Target:
     @property
     def worker(self) -> int:
         """The process id of the worker."""
-        master = self.service.process.pid
-        [worker] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-        return int(worker)
+        [worker] = self.service.children()
+        return worker
 
     def peak_memory(self) -> int:
         """The largest resident set that the worker had since `forget_peak`, in MiB."""
@@ -50,28 +49,25 @@ class Probe:
     failures: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self._worker = self.target.worker
         self.target.forget_peak()
         self._memory = self.target.peak_memory()
-        self._thread.start()
+        self._probing = repeatedly(self._send_probe, pause=PAUSE)
+        self._probing.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
+    def __exit__(self, *exception: Any) -> None:
+        self._probing.__exit__(*exception)
 
-    def _run(self) -> None:
-        while not self._stopping.wait(PAUSE):
-            begin = time.monotonic()
-            try:
-                status = send_request(self.target.port, "GET", "/healthz").status
-            except OSError as error:
-                self.failures.append(type(error).__name__)
-            else:
-                self.failures += [str(status)] if status != 200 else []
-            self.waits.append(time.monotonic() - begin)
+    def _send_probe(self) -> None:
+        begin = time.monotonic()
+        try:
+            status = send_request(self.target.port, "GET", "/healthz").status
+        except OSError as error:
+            self.failures.append(type(error).__name__)
+        else:
+            self.failures += [str(status)] if status != 200 else []
+        self.waits.append(time.monotonic() - begin)
 
     @property
     def p99(self) -> float:
@@ -94,12 +90,8 @@ class Probe:
 def together(count: int, attack: Callable[[], object]) -> None:
     """Run the attack so many times at once; connections that the server ends are part of it."""
 
-    def run() -> None:
+    def run(_: int) -> None:
         with suppress(OSError):
             attack()
 
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_concurrently(count, run)

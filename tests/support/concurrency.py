@@ -2,11 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from werkzeug.test import TestResponse
+
+Result = TypeVar("Result")
 
 
 def run_concurrently(count: int, call: Callable[[int], Any]) -> list[Any]:
@@ -19,6 +22,25 @@ def run_concurrently(count: int, call: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(run, range(count)))
+
+
+@contextmanager
+def repeatedly(call: Callable[[], Result], *, pause: float = 0) -> Iterator[list[Result]]:
+    """Call it in a thread until the block ends, with pauses in seconds between the calls. Yields the results so far."""
+    results: list[Result] = []
+    stopping = threading.Event()
+
+    def run() -> None:
+        while not stopping.wait(pause):
+            results.append(call())
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run)
+        try:
+            yield results
+        finally:
+            stopping.set()
+        running.result()
 
 
 def retry_while_unavailable(send: Callable[[], TestResponse]) -> TestResponse:
