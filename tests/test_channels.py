@@ -373,6 +373,22 @@ def test_racing_creates_of_two_channels_make_one_order_and_reveal_nothing(secure
             assert order_id not in response.text
 
 
+def test_concurrent_requests_that_share_a_statement_have_each_an_owner_of_their_own(
+    secure_app: Flask, shop: Shop
+) -> None:
+    path = f"/orders/{shop.two('POST', '/orders', MINIMAL | {'channel': 'app'}).json['id']}"
+    keys = [api_key(secure_app, *SCOPES, channels=[name]) for name in ("web", "app")]
+
+    def send(i: int) -> TestResponse:
+        own = sender(secure_app.test_client(), keys[i % 2])
+        method, body = (("GET", None), ("PATCH", {"note": str(i)}))[i // 2 % 2]
+        return retry_while_unavailable(lambda: own(method, path, body))
+
+    responses = run_concurrently(24, send)
+
+    assert [response.status_code for response in responses] == [404, 200] * 12
+
+
 @given(
     channels=st.lists(st.sampled_from([None, "web", "app", "phone"]), min_size=1, max_size=12),
     bound=st.sets(st.sampled_from(["web", "app", "phone", "none"]), min_size=1),
