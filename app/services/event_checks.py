@@ -1,7 +1,4 @@
-"""Whether the events of an order form its history: each may change only what its type changes.
-
-The columns of the order must agree with the first event and with the last.
-"""
+"""Whether the events of an order form its history, and its columns agree with the first event and with the last."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,55 +10,17 @@ from sqlalchemy import Row
 
 from app.db.types import read_timestamp, rfc3339
 from app.models.erasure import scrub
-from app.models.lifecycle import ACTIONS, CREATED, ERASED, IMPORTED, LATE, PARTIALLY_CANCELLED, RETURN_EXPECTED
-from app.models.order import CONTENT, CONTENT_WHILE_PENDING
+from app.models.lifecycle import CREATED, IMPORTED
 from app.models.order_id import hash_reference, is_alias
 from app.models.payment import sum_payments
 from app.models.pricing import InvalidPrices, order_totals, price_lines
-from app.services.document_checks import inconsistent_members
+from app.services.change_checks import differing_members, is_allowed, wrong_members
+from app.services.document_checks import Document, due_at, inconsistent_members
 from app.services.feed_checks import FeedOrder
 from app.services.new_order import content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
 
-_ACTION_BY_EVENT = {action.event: name for name, action in ACTIONS.items()} | {
-    PARTIALLY_CANCELLED: "cancel",
-    RETURN_EXPECTED: "return",
-}
-_WHILE_PENDING = {*CONTENT_WHILE_PENDING, "totals", "payment_status"}
-_UNITS, _MONEY = {"items", "fulfillment_status", "return_status", "late"}, {"totals", "payment_status"}
-# The members that an event may change, besides _ALWAYS_CHANGING.
-_CHANGEABLE: dict[str, set[str]] = {
-    "order.updated": {*CONTENT, "items", "late", *_MONEY},
-    "order.confirmed": {"status"},
-    "order.cancelled": {"status", "holds", "cancellations", "adjustments", *_UNITS, *_MONEY},
-    PARTIALLY_CANCELLED: {"status", "holds", "cancellations", "adjustments", *_UNITS, *_MONEY},
-    "order.held": {"holds"},
-    "order.released": {"holds"},
-    "order.fulfilled": {"status", "fulfillments", *_UNITS},
-    "order.fulfillment_updated": {"status", "fulfillments", *_UNITS},
-    "order.completed": {"status", "late"},
-    "order.returned": {"returns", *_UNITS},
-    RETURN_EXPECTED: {"returns"},
-    "order.return_received": {"returns", *_UNITS},
-    "order.return_rejected": {"returns"},
-    "order.payment_recorded": {"payments", *_MONEY},
-    "order.reopened": {"status", "reopening", "cancellations", *_UNITS, *_MONEY},
-    LATE: {"late"},
-    ERASED: set(),  # an erasure removes data from all snapshots, also from those before
-}
-_ALWAYS_CHANGING = {"version", "allowed_actions", "updated_at"}
-# What an event that counts units may change of an item, and what new adjustments change.
-_UNIT_MEMBERS, _PRICE_MEMBERS = {"cancelled", "fulfilled", "returned"}, {"discount", "total"}
-_RECORDS_MEMBER = {
-    "order.fulfilled": "fulfillments",
-    "order.returned": "returns",
-    RETURN_EXPECTED: "returns",
-    "order.payment_recorded": "payments",
-}
-
 EVENT_COLUMNS = ("version", "type", "actor", "request_id", "at", "snapshot")  # of `order_events`, compared here
-
-Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,64 +107,35 @@ def _verify_first(order: Document, event: Row[Any], snapshot: Document, *, alias
 
 def _verify_change(event: Row[Any], before: Document, after: Document) -> Iterator[str]:
     """An event and its snapshot, compared with the snapshot before."""
-    label = f"version {event.version}, which is {event.type}"
-    name = _ACTION_BY_EVENT.get(event.type)
-    if event.type in (ERASED, LATE):
-        yield from _compare_unchanged(event, before, after)
+    if not is_allowed(event.type, before):
+        yield f"version {event.version}, which is {event.type}, cannot follow version {before['version']}"
         return
-    if name is None or name not in before["allowed_actions"]:
-        yield f"{label}, cannot follow version {before['version']}"
-        return
-    statuses = _next_statuses(name, before["status"])
-    if after["status"] not in statuses:
-        yield f"status is {_abbreviated(after['status'])} in {label}, not {_abbreviated(statuses[0])}"
-    records = _RECORDS_MEMBER.get(event.type)
-    if records and after[records][:-1] != before[records]:
-        yield f"{records} of the past differ in {label}"
-    yield from _compare_unchanged(event, before, after)
-
-
-def _next_statuses(action: str, status: str) -> tuple[str, ...]:
-    """The statuses that an action can lead to."""
-    if action == "cancel":
-        return status, "cancelled", "completed"
-    if action == "fulfill":
-        return status, "completed"
-    if action == "track":
-        return status, "confirmed"
-    if action == "reopen":
-        return ("pending",) if status == "cancelled" else ("confirmed",)
-    return (ACTIONS[action].to_status or status,)
-
-
-def _compare_unchanged(event: Row[Any], before: Document, after: Document) -> Iterator[str]:
-    """The members of an order document that an event of this type must not change."""
-    changeable = _CHANGEABLE[event.type]
-    if event.type == "order.updated" and before["status"] != "pending":
-        changeable = changeable - _WHILE_PENDING
-    for member in sorted(_differing_members(before, after) - changeable - _ALWAYS_CHANGING):
-        yield f"{member} differs in version {event.version}, which is {event.type}"
-    if "items" in changeable and event.type != "order.updated":
-        changing = _UNIT_MEMBERS | (_PRICE_MEMBERS if "adjustments" in changeable else set())
-        kept, found = ([{n: i[n] for n in i if n not in changing} for i in one["items"]] for one in (before, after))
-        if kept != found:
-            yield f"items differs in version {event.version}, which is {event.type}"
+    for name in wrong_members(event.type, before, after):
+        yield f"{name} in version {event.version} is not what {event.type} makes of it"
 
 
 def _verify_tables(order: OrderRow, event: Row[Any], snapshot: Document) -> Iterator[str]:
-    """The last snapshot, compared with what the tables render to.
+    """The last snapshot, compared with what the tables render to, and with the columns that the document leaves out.
 
     The tables have no `allowed_actions`; those of the snapshot agree with its other members.
     """
     try:
-        rendered = _render_tables(order, snapshot.get("allowed_actions", []))
+        rendered = _render_tables(order, snapshot["allowed_actions"])
     except InvalidPrices as error:
         yield f"{' and '.join(error.messages)} in the tables do not add up"
         return
-    if rendered == event.snapshot:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        yield f"the tables do not render to the document of an order ({type(error).__name__}: {error})"
         return
-    tables = orjson.loads(rendered)
-    names = _differing_members(tables, snapshot)
+    if rendered != event.snapshot:
+        yield from _compare_rendered(orjson.loads(rendered), snapshot)
+    for name, value in (("total", (snapshot["totals"] or {}).get("total")), ("due_at", due_at(snapshot))):
+        if order.columns[name] != value:
+            yield f"{name} is {_abbreviated(order.columns[name])} in the tables, {_abbreviated(value)} by the log"
+
+
+def _compare_rendered(tables: Document, snapshot: Document) -> Iterator[str]:
+    names = differing_members(tables, snapshot)
     for name in sorted(names):
         yield f"{name} is {_abbreviated(tables.get(name))} in the tables, {_abbreviated(snapshot.get(name))} in the log"
     if not names:
@@ -219,10 +149,6 @@ def _render_tables(order: OrderRow, allowed_actions: Sequence[str]) -> str:
         prices, items, is_cancelled=columns["status"] == "cancelled", paid=sums.captured, refunded=sums.refunded
     )
     return render_order(columns, items=items, prices=prices, totals=totals, allowed_actions=allowed_actions)
-
-
-def _differing_members(one: Document, other: Document) -> set[str]:
-    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
 
 def _abbreviated(value: Any) -> str:

@@ -1,0 +1,201 @@
+"""Whether a version of an order is what its event can make of the version before.
+
+What is derived from records agrees with them in each version (`document_checks`), so a change is right if the records
+are, and nothing has changed that such an event does not change.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from app.models.fulfillment import EXPECTED, RECEIVED, REJECTED, SHIPPED
+from app.models.lifecycle import ACTIONS, ERASED, LATE, OPEN, PARTIALLY_CANCELLED, RETURN_EXPECTED
+from app.models.order import CONTENT, CONTENT_WHILE_PENDING
+from app.services.document_checks import Document, order_units
+
+RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong
+
+_ACTION_BY_EVENT = {action.event: name for name, action in ACTIONS.items()} | {
+    PARTIALLY_CANCELLED: "cancel",
+    RETURN_EXPECTED: "return",
+}
+_MONEY = {"totals", "payment_status"}
+_WHILE_PENDING = {*CONTENT_WHILE_PENDING, *_MONEY}
+_CANCELLATION = {"status", "holds", "cancellations", "adjustments", "items", "fulfillment_status", "late", *_MONEY}
+_DELIVERY = {"status", "fulfillments", "items", "fulfillment_status", "return_status", "late"}
+_RETURN = {"returns", "items", "return_status"}
+# The members that an event may change, besides _ALWAYS_CHANGING.
+_CHANGEABLE: dict[str, set[str]] = {
+    "order.updated": {*CONTENT, "late", *_WHILE_PENDING},
+    "order.confirmed": {"status"},
+    "order.cancelled": _CANCELLATION,
+    PARTIALLY_CANCELLED: _CANCELLATION,
+    "order.held": {"holds"},
+    "order.released": {"holds"},
+    "order.fulfilled": _DELIVERY,
+    "order.fulfillment_updated": _DELIVERY,
+    "order.completed": {"status", "late"},
+    "order.returned": _RETURN,
+    RETURN_EXPECTED: {"returns"},
+    "order.return_received": _RETURN,
+    "order.return_rejected": {"returns"},
+    "order.payment_recorded": {"payments", *_MONEY},
+    "order.reopened": {"status", "reopening", "cancellations", "items", "fulfillment_status", *_MONEY},
+    LATE: {"late"},
+    ERASED: set(),  # an erasure removes data from all snapshots, also from those before
+}
+_ALWAYS_CHANGING = {"version", "allowed_actions", "updated_at"}
+# The members of items that an event may change; an update while the order is pending may change all of them.
+_PRICES = {"discount", "total"}  # of new adjustments
+_CHANGEABLE_OF_ITEMS = {
+    "order.cancelled": {"cancelled", *_PRICES},
+    PARTIALLY_CANCELLED: {"cancelled", *_PRICES},
+    "order.fulfilled": {"fulfilled"},
+    "order.fulfillment_updated": {"fulfilled"},
+    "order.returned": {"returned"},
+    "order.return_received": {"returned"},
+    "order.reopened": {"cancelled"},
+}
+
+
+def wrong_members(event_type: str, before: Document, after: Document) -> list[str]:
+    """The names of the members of `after` that such an event cannot make of `before`, both order documents.
+
+    Raises KeyError, TypeError or ValueError for a document that is not one.
+    """
+    changeable = _CHANGEABLE[event_type]
+    if event_type == "order.updated" and before["status"] != "pending":
+        changeable = changeable - _WHILE_PENDING
+    differing = differing_members(before, after)
+    wrong = differing - changeable - _ALWAYS_CHANGING
+    if "items" in differing and event_type in _CHANGEABLE_OF_ITEMS:
+        changing = _CHANGEABLE_OF_ITEMS[event_type]
+        kept, found = ([{n: i[n] for n in i if n not in changing} for i in one["items"]] for one in (before, after))
+        if kept != found:
+            wrong.add("items")
+    if record_check := _RECORD_CHECKS.get(event_type):
+        wrong.update(record_check(before, after))
+    if event_type in _ACTION_BY_EVENT and after["status"] != _expected_status(event_type, before, after):
+        wrong.add("status")
+    return sorted(wrong)
+
+
+def differing_members(one: Document, other: Document) -> set[str]:
+    """The names of the members that differ in two documents, or that only one of them has."""
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+def is_allowed(event_type: str, before: Document) -> bool:
+    """Whether an event of this type can follow the version `before`."""
+    if event_type in (ERASED, LATE):
+        return (before["status"] in OPEN) == (event_type == LATE)
+    return _ACTION_BY_EVENT.get(event_type) in before["allowed_actions"]
+
+
+def _expected_status(event_type: str, before: Document, after: Document) -> str:
+    """The status that the action leads to; an order whose last open unit is cancelled or fulfilled ends."""
+    action, status = _ACTION_BY_EVENT[event_type], str(before["status"])
+    if action == "reopen":
+        return "pending" if status == "cancelled" else "confirmed"
+    if action in ("cancel", "fulfill", "track"):
+        units = order_units(after)
+        if action == "track":
+            is_reopened = status == "completed" and units.open and not order_units(before).open
+            return "confirmed" if is_reopened else status
+        if not units.open:
+            return "completed" if units.fulfilled else "cancelled"
+    return ACTIONS[action].to_status or status
+
+
+def _added_record(name: str, time: str = "created_at", **members: Any) -> RecordCheck:
+    """The check that one record with these members was added at the time of the event."""
+
+    def check(before: Document, after: Document) -> Iterator[str]:
+        *past, new = after[name] or [{}]
+        expected = members | {time: after["updated_at"]}
+        if past != before[name] or {**new, **expected} != new:
+            yield name
+
+    return check
+
+
+def _changed_record(name: str, *changing: str, **members: Any) -> RecordCheck:
+    """The check that one record has changed, in these members only, and has `members` now."""
+
+    def check(before: Document, after: Document) -> Iterator[str]:
+        pairs = [(old, new) for old, new in zip(before[name], after[name], strict=False) if old != new]
+        if len(before[name]) != len(after[name]) or len(pairs) != 1:
+            yield name
+            return
+        [(old, new)] = pairs
+        if {**old, **{member: new[member] for member in changing}} != new or {**new, **members} != new:
+            yield name
+
+    return check
+
+
+def _check_delivery_event(before: Document, after: Document) -> Iterator[str]:
+    """One fulfillment has another tracking, or one event more."""
+    yield from _changed_record("fulfillments", "status", "events", "tracking")(before, after)
+    for old, new in zip(before["fulfillments"], after["fulfillments"], strict=False):
+        if old["events"] != new["events"] and (
+            old["events"] != new["events"][:-1] or old["tracking"] != new["tracking"]
+        ):
+            yield "fulfillments"
+
+
+def _check_cancellation(before: Document, after: Document) -> Iterator[str]:
+    """One cancellation was added; the holds of an order that has ended are released."""
+    yield from _added_record("cancellations", reopened_at=None)(before, after)
+    if after["holds"] != (before["holds"] if after["status"] in OPEN else []):
+        yield "holds"
+
+
+def _check_hold(before: Document, after: Document) -> Iterator[str]:
+    """One hold was added at the end, or replaced another one with the same handle."""
+    past, new = {hold["handle"]: hold for hold in before["holds"]}, {hold["handle"]: hold for hold in after["holds"]}
+    [*changed] = (hold for handle, hold in new.items() if past.get(handle) != hold)
+    handles = list(past | new)
+    if len(changed) != 1 or list(new) != handles or changed[0]["placed_at"] != after["updated_at"]:
+        yield "holds"
+
+
+def _check_release(before: Document, after: Document) -> Iterator[str]:
+    """One hold was removed."""
+    remaining = [hold for hold in before["holds"] if hold in after["holds"]]
+    if remaining != after["holds"] or len(remaining) != len(before["holds"]) - 1:
+        yield "holds"
+
+
+def _check_reopening(before: Document, after: Document) -> Iterator[str]:
+    """The units of a cancelled order are open again since the event."""
+    reopening, at = after["reopening"], after["updated_at"]
+    if reopening is None or (reopening["from_status"], reopening["at"]) != (before["status"], at):
+        yield "reopening"
+    reopened = before["cancellations"]
+    if before["status"] == "cancelled":
+        reopened = [{**one, "reopened_at": one["reopened_at"] or at} for one in reopened]
+    if after["cancellations"] != reopened:
+        yield "cancellations"
+
+
+def _check_lateness(before: Document, after: Document) -> Iterator[str]:
+    """The date to ship by has passed, for the first time."""
+    if before["late"] or not after["late"] or after["ship_by"] is None or after["ship_by"] > after["updated_at"]:
+        yield "late"
+
+
+_RECORD_CHECKS: dict[str, RecordCheck] = {
+    "order.cancelled": _check_cancellation,
+    PARTIALLY_CANCELLED: _check_cancellation,
+    "order.held": _check_hold,
+    "order.released": _check_release,
+    "order.fulfilled": _added_record("fulfillments", status=SHIPPED, events=[]),
+    "order.fulfillment_updated": _check_delivery_event,
+    "order.returned": _added_record("returns", status=RECEIVED),
+    RETURN_EXPECTED: _added_record("returns", status=EXPECTED),
+    "order.return_received": _changed_record("returns", "status", status=RECEIVED),
+    "order.return_rejected": _changed_record("returns", "status", status=REJECTED),
+    "order.payment_recorded": _added_record("payments"),
+    "order.reopened": _check_reopening,
+    LATE: _check_lateness,
+}
