@@ -173,9 +173,9 @@ def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
             except OSError:
                 return
             with connection, suppress(OSError):
-                received = b""
-                while not received.endswith(b"\r\n\r\n{}"):  # unread data would reset the connection
-                    received += connection.recv(65536)
+                received = chunk = connection.recv(65536)
+                while chunk and not received.endswith(b"\r\n\r\n{}"):  # unread data would reset the connection
+                    received += (chunk := connection.recv(65536))
                 serve(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -30,6 +30,7 @@ from app.models.order_id import is_alias, new_alias, new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_document import render_stored_order
 from app.services.order_inserts import event_row, insert_events
+from app.services.webhook_queue import erase_responses
 
 REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request rewrites, which takes about a second
 # Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures are requested.
@@ -182,12 +183,15 @@ def _erase_page(erasure_id: str, limit: int) -> int | None:
 
 def _erase_snapshots(erasure: Erasure, limit: int) -> list[int]:
     """Erase the next snapshots of the current order, and return their lengths. No other function updates events."""
-    remaining = OrderEvent.order_id == erasure.order_id, OrderEvent.version > erasure.erased_version
+    order_id = erasure.order_id
+    assert order_id is not None
+    remaining = OrderEvent.order_id == order_id, OrderEvent.version > erasure.erased_version
     query = select(OrderEvent.version, OrderEvent.actor, OrderEvent.snapshot).where(*remaining)
     events = db.session.execute(query.order_by(OrderEvent.version).limit(limit)).all()
     if not events:
         return []
     db.session.connection().execute(_UPDATE_EVENT, [_erased_event(event, erasure) for event in events])
+    erase_responses(order_id, after=erasure.erased_version, until=events[-1].version)
     erasure.erased_version = events[-1].version
     return [len(event.snapshot) for event in events]
 

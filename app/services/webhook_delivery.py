@@ -7,6 +7,7 @@ endpoint takes nothing from the others.
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -142,13 +143,20 @@ class WebhookDeliverer:
     def _send(self, delivery: ClaimedDelivery) -> Attempt:
         now = datetime.now(UTC)
         try:
-            secrets = [self._secrets.open(sealed) for sealed in delivery.endpoint.secrets]
+            secrets = self._open(*delivery.endpoint.secrets)
         except UnreadableSecret:
             return Attempt(now, 0, error="Not sent: SECRET_KEY has changed, so the secret is lost. Rotate the secret.")
         headers = signed_headers(
             delivery.event_id, delivery.body, timestamp=int(now.timestamp()), secrets=secrets
         )  # a timestamp for each attempt: receivers refuse old ones
         return self._sender.send(delivery.endpoint.url, delivery.body, headers)
+
+    def _open(self, sealed: str, *previous: str) -> list[str]:
+        """The secrets to sign with. Raises UnreadableSecret for the current one; a previous one may be lost."""
+        secrets = [self._secrets.open(sealed)]
+        with suppress(UnreadableSecret):
+            secrets += map(self._secrets.open, previous)
+        return secrets
 
     def _wait(self, seconds: float) -> None:
         """Let the requests run until one has finished and others have had a moment to, or for that long."""

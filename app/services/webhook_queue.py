@@ -293,6 +293,29 @@ def release(deliveries: Sequence[ClaimedDelivery]) -> None:
         in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
 
 
+def erase_responses(order_id: str, *, after: int, until: int) -> None:
+    """Remove what endpoints answered to the events of an order with `after` < version <= `until`.
+
+    An answer may quote the order. Requests that are open lose their lease, so that their answers are not stored either;
+    their events are sent again, without the personal data. Called in a transaction.
+    """
+    columns = DELIVERIES.c
+    of_events = columns.order_id == order_id, columns.version > after, columns.version <= until
+    db.session.execute(update(DELIVERIES).where(*of_events, columns.lease.is_not(None)).values(lease=None))
+    rows = db.session.execute(select(columns.endpoint_id, columns.id, columns.attempts).where(*of_events)).all()
+    erased = [
+        {
+            "of_endpoint": row.endpoint_id,
+            "of_id": row.id,
+            "new_attempts": [attempt | {"response": None} for attempt in row.attempts],
+        }
+        for row in rows
+        if any(attempt["response"] for attempt in row.attempts)
+    ]
+    if erased:
+        db.session.connection().execute(_ERASURE, erased)
+
+
 def _complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
     db.session.connection().execute(_COMPLETION, [_completion(*result) for result in results])
     by_endpoint: dict[str, list[tuple[DueEndpoint, Attempt]]] = defaultdict(list)
@@ -333,11 +356,9 @@ def _attempt_document(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-_LEASED = (
-    DELIVERIES.c.endpoint_id == bindparam("of_endpoint"),
-    DELIVERIES.c.id == bindparam("of_id"),
-    DELIVERIES.c.lease == bindparam("of_lease"),
-)
+_OF_DELIVERY = DELIVERIES.c.endpoint_id == bindparam("of_endpoint"), DELIVERIES.c.id == bindparam("of_id")
+_LEASED = (*_OF_DELIVERY, DELIVERIES.c.lease == bindparam("of_lease"))
+_ERASURE = update(DELIVERIES).where(*_OF_DELIVERY).values(attempts=bindparam("new_attempts"))
 _RELEASE = update(DELIVERIES).where(*_LEASED).values(lease=None, next_attempt_at=bindparam("due_at"))
 _COMPLETION = (
     update(DELIVERIES)

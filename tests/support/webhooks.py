@@ -56,11 +56,16 @@ def queue_events() -> None:
         pass
 
 
-def deliver(app: Flask, *, sender: WebhookSender | None = None) -> None:
+def deliverer(app: Flask) -> WebhookDeliverer:
+    """The part of a worker that sends webhooks."""
+    return WebhookDeliverer(WebhookSender(allow_private=True), app.extensions["webhook_rules"].secrets)
+
+
+def deliver(app: Flask) -> None:
     """Be a worker until nothing is due."""
-    deliverer = WebhookDeliverer(sender or WebhookSender(allow_private=True), app.extensions["webhook_rules"].secrets)
+    running = deliverer(app)
     with app.app_context():
         queue_events()
-        while deliverer.run():
+        while running.run():
             pass
-        deliverer.finish()
+        running.finish()

@@ -1,0 +1,651 @@
+"""Events reach the endpoints of webhooks: signed, in order, at least once, until they are accepted."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import update
+from standardwebhooks import WebhookVerificationError
+from structlog.testing import capture_logs
+
+from app.db.engine import db
+from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
+from app.models.webhook import RETRY_FIRST, RETRY_MAX, retry_pause
+from app.services import webhook_delivery, webhook_queue
+from app.services.webhook_sender import Attempt
+from app.services.webhook_service import prune_deliveries
+from app.services.webhook_signature import SecretStore, new_secret
+from tests.support.receivers import Received, receiver
+from tests.support.samples import MINIMAL
+from tests.support.servers import TIMEOUT, running_worker, wait_until
+from tests.support.webhooks import create_webhook, deliver, deliverer, queue_events, webhook_rules
+
+
+@pytest.fixture(autouse=True)
+def rules(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Endpoints on loopback, and pauses that are as long as they can be: no test waits for a retry by accident."""
+    monkeypatch.setattr("app.models.webhook.random.random", lambda: 1.0)
+    with webhook_rules(app):
+        yield
+
+
+def create_order(client: FlaskClient, **members: Any) -> str:
+    order_id: str = client.post("/orders", json=MINIMAL | members).json["id"]
+    return order_id
+
+
+def deliveries(client: FlaskClient, webhook: dict[str, Any], **query: Any) -> list[dict[str, Any]]:
+    """The deliveries of a webhook, oldest first."""
+    response = client.get(f"/webhooks/{webhook['id']}/deliveries", query_string={"limit": 100} | query)
+    return list(reversed(response.json["deliveries"]))
+
+
+def health(client: FlaskClient, webhook: dict[str, Any]) -> dict[str, Any]:
+    document: dict[str, Any] = client.get(f"/webhooks/{webhook['id']}").json
+    return document
+
+
+def let_pauses_end(app: Flask) -> None:
+    """Make all that is pending due now, as time does."""
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(DELIVERIES).where(DELIVERIES.c.status == "pending").values(next_attempt_at=past))
+        connection.execute(update(WebhookEndpoint).values(retry_at=None))
+
+
+def test_an_event_is_delivered_with_a_signature_that_the_reference_library_verifies(
+    app: Flask, client: FlaskClient
+) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        order_id = create_order(client, note="a note")
+        deliver(app)
+
+    [request] = endpoint.requests
+    payload = request.verify(webhook["secret"])
+    assert request.event_id == f"{order_id}:1"
+    assert payload["type"] == "order.created"
+    assert payload["data"]["order_id"] == order_id
+    assert (payload["data"]["version"], payload["data"]["seq"], payload["data"]["status"]) == (1, 1, "pending")
+    assert payload["data"]["fulfillment_status"] == "unfulfilled"
+    assert b"a note" not in request.body and b"c-1" not in request.body
+    [delivery] = deliveries(client, webhook)
+    assert (delivery["event_id"], delivery["status"], delivery["attempt_count"]) == (f"{order_id}:1", "succeeded", 1)
+
+
+def test_the_payload_order_has_the_order_as_it_was_after_the_event(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        create_webhook(client, endpoint.url, payload="order")
+        order_id = create_order(client)
+        client.post(f"/orders/{order_id}/confirm")
+        deliver(app)
+
+    for version, request in enumerate(endpoint.requests, start=1):
+        assert client.get(f"/orders/{order_id}?version={version}").data in request.body
+    history = client.get(f"/orders/{order_id}/history").json["events"]
+    assert [request.json["timestamp"] for request in endpoint.requests] == [event["at"] for event in history]
+    assert [request.json["type"] for request in endpoint.requests] == ["order.created", "order.confirmed"]
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda request: request.headers.update({"webhook-id": "x"}),
+        lambda request: request.headers.update({"webhook-timestamp": str(int(time.time()) + 1)}),
+        lambda request: request.headers.update({"webhook-timestamp": str(int(time.time()) - 400)}),
+        lambda request: request.headers.update({"webhook-signature": "v1," + "A" * 43 + "="}),
+        lambda request: setattr(request, "body", request.body.replace(b"pending", b"Pending")),
+        lambda request: setattr(request, "body", request.body + b" "),
+    ],
+    ids=["id", "timestamp", "old timestamp", "signature", "body", "longer body"],
+)
+def test_a_request_that_was_tampered_with_does_not_verify(
+    app: Flask, client: FlaskClient, tamper: Callable[[Received], None]
+) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        deliver(app)
+    [request] = endpoint.requests
+    request.verify(webhook["secret"])
+
+    tamper(request)
+
+    with pytest.raises(WebhookVerificationError):
+        request.verify(webhook["secret"])
+
+
+def test_after_a_rotation_both_secrets_verify_for_24_hours(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        rotated = client.post(f"/webhooks/{webhook['id']}/rotate-secret").json
+        create_order(client)
+        deliver(app)
+        with app.app_context(), db.engine.begin() as connection:
+            past = datetime.now(UTC) - timedelta(seconds=1)
+            connection.execute(update(WebhookEndpoint).values(previous_secret_until=past))
+        create_order(client)
+        deliver(app)
+
+    until = datetime.fromisoformat(rotated["previous_secret_until"]) - datetime.now(UTC)
+    assert timedelta(hours=23, minutes=59) < until <= timedelta(hours=24)
+    first, second = endpoint.requests
+    for secret in (webhook["secret"], rotated["secret"]):
+        first.verify(secret)
+    second.verify(rotated["secret"])
+    for request, secret in ((second, webhook["secret"]), (first, new_secret())):
+        with pytest.raises(WebhookVerificationError):
+            request.verify(secret)
+
+
+def test_a_webhook_gets_the_events_of_its_types_and_channels(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        path = endpoint.url
+        create_webhook(client, f"{path}/all")
+        create_webhook(client, f"{path}/confirmed", events=["order.confirmed"])
+        create_webhook(client, f"{path}/web", channels=["web", "shop"])
+        create_webhook(client, f"{path}/both", channels=["app"], events=["order.confirmed", "order.cancelled"])
+        create_webhook(client, f"{path}/none", events=["endpoint.failing"])
+        orders = {channel: create_order(client, channel=channel) for channel in ("web", "app", None)}
+        for order_id in orders.values():
+            client.post(f"/orders/{order_id}/confirm")
+        deliver(app)
+
+    got: dict[str, set[str]] = {}
+    for request in endpoint.requests:
+        got.setdefault(request.path.rpartition("/")[2], set()).add(request.event_id)
+    assert got == {
+        "all": {f"{order_id}:{version}" for order_id in orders.values() for version in (1, 2)},
+        "confirmed": {f"{order_id}:2" for order_id in orders.values()},
+        "web": {f"{orders['web']}:1", f"{orders['web']}:2"},
+        "both": {f"{orders['app']}:2"},
+    }
+
+
+def test_a_webhook_gets_no_events_from_before_its_creation(app: Flask, client: FlaskClient) -> None:
+    create_order(client)
+    with app.app_context():
+        queue_events()
+    with receiver() as endpoint:
+        create_webhook(client, endpoint.url)
+        later = create_order(client)
+        deliver(app)
+
+    assert endpoint.event_ids == [f"{later}:1"]
+
+
+def fail_first(times: int, *answers: int) -> Callable[[Received], int]:
+    """Fail the first attempts of each event."""
+    counts: dict[str, int] = {}
+
+    def answer(request: Received) -> int:
+        counts[request.event_id] = count = counts.get(request.event_id, 0) + 1
+        return answers[count % len(answers)] if count <= times else 200
+
+    return answer
+
+
+def test_a_failed_delivery_is_tried_again_with_the_same_id_and_a_new_timestamp(app: Flask, client: FlaskClient) -> None:
+    with receiver(fail_first(3, 500, 0, 404)) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        order_id = create_order(client)
+        for _ in range(4):
+            deliver(app)
+            let_pauses_end(app)
+        deliver(app)
+
+    assert endpoint.event_ids == [f"{order_id}:1"] * 4
+    for request in endpoint.requests:
+        request.verify(webhook["secret"])
+    [delivery] = deliveries(client, webhook)
+    assert (delivery["status"], delivery["attempt_count"]) == ("succeeded", 4)
+    assert [attempt["status"] for attempt in delivery["attempts"]] == [None, 404, 500, 200]
+    assert delivery["attempts"][0]["error"] is not None
+    assert all(attempt["milliseconds"] >= 0 for attempt in delivery["attempts"])
+
+
+def test_a_failed_delivery_is_due_after_its_pause(app: Flask, client: FlaskClient) -> None:
+    with receiver(lambda _: 500) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        deliver(app)
+        deliver(app)
+
+    [delivery] = deliveries(client, webhook)
+    pause = datetime.fromisoformat(delivery["next_attempt_at"]) - datetime.fromisoformat(delivery["attempts"][0]["at"])
+    assert (len(endpoint.requests), delivery["status"], pause) == (1, "pending", RETRY_FIRST)
+
+
+@given(failures=st.integers(1, 100), retry_after=st.none() | st.floats(0, 10**9))
+def test_a_pause_is_at_most_12_hours_and_not_shorter_than_retry_after(failures: int, retry_after: float | None) -> None:
+    pause = retry_pause(failures, retry_after=retry_after)
+
+    assert timedelta(0) <= pause <= RETRY_MAX
+    assert pause <= max(RETRY_FIRST * 2 ** min(failures - 1, 20), timedelta(seconds=min(retry_after or 0, 43_200)))
+    assert pause >= min(RETRY_MAX, timedelta(seconds=min(retry_after or 0, 43_200)))
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_of_an_overloaded_endpoint_pauses_it(app: Flask, client: FlaskClient, status: int) -> None:
+    with receiver(lambda _: (status, b"", {"Retry-After": "600"})) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        deliver(app)
+        create_order(client)
+        deliver(app)
+
+    assert len(endpoint.requests) == 1
+    assert health(client, webhook)["health"]["retry_at"] >= deliveries(client, webhook)[0]["next_attempt_at"]
+
+
+def test_an_order_that_fails_does_not_delay_other_orders_and_keeps_its_own_order(
+    app: Flask, client: FlaskClient
+) -> None:
+    accepts = threading.Event()
+
+    def answer(request: Received) -> int:
+        return 200 if accepts.is_set() or request.json["data"]["order_id"] != stuck else 500
+
+    with receiver(answer) as endpoint:
+        create_webhook(client, endpoint.url)
+        stuck, other = create_order(client), create_order(client)
+        for order_id in (stuck, other):
+            client.post(f"/orders/{order_id}/confirm")
+        deliver(app)
+        blocked = endpoint.event_ids.copy()
+        accepts.set()
+        let_pauses_end(app)
+        deliver(app)
+
+    assert sorted(blocked) == sorted([f"{stuck}:1", f"{other}:1", f"{other}:2"])
+    assert endpoint.event_ids[3:] == [f"{stuck}:1", f"{stuck}:2"]
+
+
+def test_an_endpoint_that_does_not_answer_gets_one_request_at_a_time_until_one_succeeds(
+    app: Flask, client: FlaskClient
+) -> None:
+    with receiver(lambda _: 500) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        for _ in range(30):
+            create_order(client)
+        deliver(app)
+        first = len(endpoint.requests)
+        let_pauses_end(app)
+        deliver(app)
+        second = len(endpoint.requests)
+        let_pauses_end(app)
+        endpoint.answer = lambda _: 200
+        deliver(app)
+
+    assert first <= webhook_delivery.CONCURRENCY and second == first + 1
+    assert len(deliveries(client, webhook, status="succeeded")) == 30
+
+
+def test_a_slow_endpoint_delays_no_other(app: Flask, client: FlaskClient) -> None:
+    released = threading.Event()
+
+    def wait(_request: Received) -> int:
+        released.wait(TIMEOUT)
+        return 200
+
+    with receiver(wait) as slow, receiver() as fast, ThreadPoolExecutor() as executor:
+        webhook = create_webhook(client, slow.url)
+        create_webhook(client, fast.url)
+        orders = [create_order(client) for _ in range(60)]
+        delivered = executor.submit(deliver, app)
+
+        wait_until(lambda: len(fast.requests) == 60)
+        in_flight = len(slow.requests)
+        released.set()
+        delivered.result(TIMEOUT)
+
+    assert set(fast.event_ids) == {f"{order_id}:1" for order_id in orders}
+    assert in_flight <= webhook_delivery.CONCURRENCY
+    assert (
+        len(deliveries(client, webhook, status="pending")) + len(deliveries(client, webhook, status="succeeded")) == 60
+    )
+
+
+def test_410_disables_a_webhook_and_what_is_pending_is_sent_when_it_is_enabled(app: Flask, client: FlaskClient) -> None:
+    with receiver(lambda _: 410) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        first = create_order(client)
+        deliver(app)
+        second = create_order(client)
+        let_pauses_end(app)
+        deliver(app)
+        disabled = health(client, webhook)
+        endpoint.answer = lambda _: 200
+        client.patch(f"/webhooks/{webhook['id']}", json={"status": "enabled"})
+        deliver(app)
+
+    assert (disabled["status"], disabled["disabled_reason"]) == ("disabled", "gone")
+    assert sorted(endpoint.event_ids) == sorted([f"{first}:1", f"{first}:1", f"{second}:1"])
+
+
+def set_back(app: Flask, time: timedelta) -> None:
+    """Let the failures have begun so much earlier."""
+    with app.app_context(), db.engine.begin() as connection:
+        for column in (WebhookEndpoint.failing_since, WebhookDelivery.first_attempt_at, WebhookEndpoint.reported_at):
+            past = datetime.now(UTC) - time
+            connection.execute(update(column.class_).where(column.is_not(None)).values({column: past}))
+
+
+def test_after_72_hours_a_delivery_has_failed_and_can_be_sent_again(app: Flask, client: FlaskClient) -> None:
+    with receiver(lambda _: 500) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        order_id = create_order(client)
+        client.post(f"/orders/{order_id}/confirm")
+        deliver(app)
+        set_back(app, timedelta(hours=72))
+        let_pauses_end(app)
+        deliver(app)
+        failed, _ = deliveries(client, webhook)
+        endpoint.answer = lambda _: 200
+        let_pauses_end(app)
+        since = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+        replayed = client.post(f"/webhooks/{webhook['id']}/replay", json={"failed_since": since})
+        deliver(app)
+
+    assert (failed["status"], failed["next_attempt_at"]) == ("failed", None)
+    assert failed["finished_at"] == failed["attempts"][-1]["at"]
+    assert (replayed.status_code, replayed.json) == (202, {"queued": 1})
+    assert {one["status"] for one in deliveries(client, webhook)} == {"succeeded"}
+
+
+def test_the_last_attempt_is_made_at_the_end_of_the_72_hours(app: Flask, client: FlaskClient) -> None:
+    with receiver(lambda _: 500) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        deliver(app)
+        set_back(app, timedelta(hours=71, minutes=59, seconds=58))
+        let_pauses_end(app)
+        deliver(app)
+
+    [delivery] = deliveries(client, webhook)
+    left = datetime.fromisoformat(delivery["next_attempt_at"]) - datetime.fromisoformat(delivery["attempts"][1]["at"])
+    assert (len(endpoint.requests), delivery["status"]) == (2, "pending")
+    assert left < timedelta(seconds=2)
+
+
+@pytest.mark.parametrize(
+    ("failures", "hours", "status"),
+    [(15, 72, "disabled"), (14, 72, "enabled"), (15, 71, "enabled"), (100, 1, "enabled")],
+)
+def test_15_failures_in_a_row_and_72_hours_disable_a_webhook(
+    app: Flask, client: FlaskClient, failures: int, hours: int, status: str
+) -> None:
+    with receiver(lambda _: 500) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        deliver(app)
+        set_back(app, timedelta(hours=hours))
+        with app.app_context(), db.engine.begin() as connection:
+            connection.execute(update(WebhookEndpoint).values(consecutive_failures=failures - 1))
+        let_pauses_end(app)
+        deliver(app)
+
+    document = health(client, webhook)
+    assert document["status"] == status
+    assert document["disabled_reason"] == ("failing" if status == "disabled" else None)
+    assert document["health"]["consecutive_failures"] == failures
+
+
+def test_a_success_ends_a_series_of_failures(app: Flask, client: FlaskClient) -> None:
+    with receiver(fail_first(2, 500)) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        deliver(app)
+        failing = health(client, webhook)["health"]
+        for _ in range(2):
+            let_pauses_end(app)
+            deliver(app)
+
+    assert (failing["consecutive_failures"], failing["last_success_at"]) == (1, None)
+    assert failing["failing_since"] == failing["last_failure_at"] != None  # noqa: E711
+    healthy = health(client, webhook)["health"]
+    assert (healthy["consecutive_failures"], healthy["failing_since"]) == (0, None)
+    assert healthy["last_success_at"] > healthy["last_failure_at"]
+
+
+def test_operators_are_told_of_a_failing_and_of_a_disabled_webhook(app: Flask, client: FlaskClient) -> None:
+    with receiver(lambda _: 500) as endpoint, receiver() as operators, capture_logs() as lines:
+        webhook = create_webhook(client, endpoint.url + "?token=secret", channels=["web"])
+        told = create_webhook(client, operators.url, events=["endpoint.failing", "endpoint.disabled"])
+        create_webhook(client, operators.url, events=["endpoint.failing"], channels=["app"])
+        create_order(client, channel="web")
+        for status in (500, 500, 410):
+            endpoint.answer = lambda _, status=status: status  # type: ignore[misc]
+            deliver(app)
+            let_pauses_end(app)
+        deliver(app)
+
+    failing, disabled = operators.requests
+    assert failing.verify(told["secret"])["type"] == "endpoint.failing"
+    assert failing.json["data"]["endpoint_id"] == webhook["id"]
+    assert (failing.json["data"]["response_status"], failing.json["data"]["consecutive_failures"]) == (500, 1)
+    assert (disabled.json["type"], disabled.json["data"]["disabled_reason"]) == ("endpoint.disabled", "gone")
+    lines = [line for line in lines if line["log_level"] == "warning"]
+    assert [line["event"] for line in lines] == ["endpoint.failing", "endpoint.disabled"]
+    assert {line["endpoint_id"] for line in lines} == {webhook["id"]}
+    assert "token=secret" not in str(lines)
+
+
+def test_a_test_event_is_sent_and_listed(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url, events=["order.created"])
+        response = client.post(f"/webhooks/{webhook['id']}/test")
+        deliver(app)
+
+    [request] = endpoint.requests
+    [delivery] = deliveries(client, webhook)
+    assert (response.status_code, response.json) == (202, {"queued": 1})
+    assert request.verify(webhook["secret"])["type"] == "webhook.test"
+    assert (request.event_id, delivery["status"]) == (delivery["event_id"], "succeeded")
+
+
+def test_delivered_events_are_sent_again_with_the_same_id(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url, events=["order.created"])
+        orders = [create_order(client) for _ in range(4)]
+        client.post(f"/orders/{orders[0]}/confirm")
+        deliver(app)
+        path = f"/webhooks/{webhook['id']}/replay"
+        one = client.post(path, json={"event_id": f"{orders[0]}:1"})
+        other_type = client.post(path, json={"event_id": f"{orders[0]}:2"})
+        deliver(app)
+        some = client.post(path, json={"from_seq": 2, "to_seq": 10_000})
+        deliver(app)
+
+    assert [one.json, other_type.json, some.json] == [{"queued": 1}, {"queued": 1}, {"queued": 3}]
+    assert endpoint.event_ids[4:6] == [f"{orders[0]}:1", f"{orders[0]}:2"]
+    assert set(endpoint.event_ids[6:]) == {f"{order_id}:1" for order_id in orders[1:]}
+    assert {one["status"] for one in deliveries(client, webhook)} == {"succeeded"}
+
+
+def test_a_replay_reaches_events_from_before_the_creation_of_the_webhook(app: Flask, client: FlaskClient) -> None:
+    orders = [create_order(client) for _ in range(3)]
+    with app.app_context():
+        queue_events()
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        client.post(f"/webhooks/{webhook['id']}/replay", json={"from_seq": 1, "to_seq": 2})
+        deliver(app)
+
+    assert set(endpoint.event_ids) == {f"{order_id}:1" for order_id in orders[:2]}
+
+
+def test_a_disabled_webhook_gets_what_it_missed_when_it_is_enabled(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        client.patch(f"/webhooks/{webhook['id']}", json={"status": "disabled"})
+        order_id = create_order(client)
+        deliver(app)
+        missed = endpoint.requests.copy()
+        client.patch(f"/webhooks/{webhook['id']}", json={"status": "enabled"})
+        deliver(app)
+
+    assert (missed, endpoint.event_ids) == ([], [f"{order_id}:1"])
+
+
+def test_an_erased_order_sends_nothing_personal_and_its_answers_are_erased(app: Flask, client: FlaskClient) -> None:
+    with receiver(lambda request: (500, request.body, {})) as endpoint:
+        webhook = create_webhook(client, endpoint.url, payload="order")
+        order_id = create_order(client, note="erika.canary", customer_id="c-canary")
+        client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
+        deliver(app)
+        before = deliveries(client, webhook)
+        client.delete("/customers/c-canary/personal-data")
+        after = deliveries(client, webhook)
+        endpoint.requests.clear()
+        endpoint.answer = lambda _: 200
+        let_pauses_end(app)
+        deliver(app)
+
+    assert "canary" in str(before)
+    assert "canary" not in str(after) and after[0]["attempts"][0]["status"] == 500
+    assert endpoint.event_ids == [f"{order_id}:{version}" for version in (1, 2, 3)]
+    assert not [request for request in endpoint.requests if b"canary" in request.body]
+
+
+def test_an_answer_to_a_request_from_before_an_erasure_is_not_stored(app: Flask, client: FlaskClient) -> None:
+    webhook = create_webhook(client, "http://127.0.0.1:1/", payload="order")
+    order_id = create_order(client, customer_id="c-canary")
+    client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
+    with app.app_context():
+        queue_events()
+        [claimed] = webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
+    client.delete("/customers/c-canary/personal-data")
+
+    with app.app_context():
+        webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
+
+    first, *_ = deliveries(client, webhook)
+    assert (first["status"], first["attempts"]) == ("pending", [])
+
+
+def test_a_delivery_whose_worker_dies_is_due_again_and_late_results_are_ignored(
+    app: Flask, client: FlaskClient
+) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        order_id = create_order(client)
+        with app.app_context():
+            queue_events()
+            [due] = webhook_queue.due_endpoints(datetime.now(UTC))
+            [lost] = webhook_queue.claim(due, limit=10)
+            assert webhook_queue.claim(due, limit=10) == []
+        let_pauses_end(app)
+        deliver(app)
+        with app.app_context():
+            webhook_queue.complete([(lost, Attempt(datetime.now(UTC), 1, 500, ""))])
+
+    [delivery] = deliveries(client, webhook)
+    assert (endpoint.event_ids, delivery["status"]) == ([f"{order_id}:1"], "succeeded")
+
+
+def test_workers_side_by_side_deliver_each_event_once_and_in_order(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint, ThreadPoolExecutor() as executor:
+        create_webhook(client, endpoint.url)
+        orders = [create_order(client) for _ in range(20)]
+        for order_id in orders:
+            client.post(f"/orders/{order_id}/confirm")
+            client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
+        for delivered in [executor.submit(deliver, app) for _ in range(3)]:
+            delivered.result(TIMEOUT)
+        deliver(app)
+
+    versions: dict[str, list[int]] = {order_id: [] for order_id in orders}
+    for request in endpoint.requests:
+        versions[request.json["data"]["order_id"]].append(request.json["data"]["version"])
+    assert versions == {order_id: [1, 2, 3] for order_id in orders}
+
+
+def test_what_waits_too_long_for_a_slow_endpoint_is_given_back(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_delivery, "CLAIM_SECONDS", -1.0)
+    with receiver() as endpoint, app.app_context():
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        queue_events()
+        waiting = deliverer(app)
+        waiting.run()
+        waiting.finish()
+
+    [delivery] = deliveries(client, webhook)
+    assert (endpoint.requests, delivery["status"], delivery["attempts"]) == ([], "pending", [])
+
+
+def test_a_secret_that_cannot_be_read_any_more_is_a_failure_that_says_what_to_do(
+    app: Flask, client: FlaskClient
+) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        with webhook_rules(app, secrets=SecretStore("another secret key of the installation")):
+            deliver(app)
+            [delivery] = deliveries(client, webhook)
+            rotated = client.post(f"/webhooks/{webhook['id']}/rotate-secret").json
+            let_pauses_end(app)
+            deliver(app)
+
+    assert "Rotate the secret" in delivery["attempts"][0]["error"]
+    [request] = endpoint.requests
+    request.verify(rotated["secret"])
+
+
+def test_finished_deliveries_are_deleted_after_their_time_and_pending_ones_stay(
+    app: Flask, client: FlaskClient
+) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        deliver(app)
+        endpoint.answer = lambda _: 500
+        create_order(client)
+        deliver(app)
+        with app.app_context():
+            kept = prune_deliveries()
+            deleted = prune_deliveries(older_than=timedelta(0))
+
+    assert (kept, deleted) == (0, 1)
+    assert [delivery["status"] for delivery in deliveries(client, webhook)] == ["pending"]
+
+
+def test_a_worker_that_is_told_to_stop_completes_the_requests_that_are_open(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    def answer(_request: Received) -> int:
+        arrived.set()
+        time.sleep(1)
+        return 200
+
+    arrived = threading.Event()
+    settings = {"DATABASE_URL": database_url, "WEBHOOKS_ALLOW_PRIVATE": "1", "SECRET_KEY": "x" * 32}
+    with receiver(answer) as endpoint, webhook_rules(app, secrets=SecretStore("x" * 32)):
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        with running_worker(**settings) as worker:
+            assert arrived.wait(TIMEOUT)
+            worker.process.terminate()
+            assert worker.process.wait(TIMEOUT) == 0
+
+    [delivery] = deliveries(client, webhook)
+    assert (len(endpoint.requests), delivery["status"]) == (1, "succeeded")
+
+
+def test_a_range_without_events_queues_nothing(client: FlaskClient) -> None:
+    webhook = create_webhook(client, "http://127.0.0.1:1/")
+
+    response = client.post(f"/webhooks/{webhook['id']}/replay", json={"from_seq": 1, "to_seq": 10})
+
+    assert (response.status_code, response.json) == (202, {"queued": 0})
