@@ -13,7 +13,7 @@ import flask
 from marshmallow import Schema
 
 from app.errors import ServiceError
-from app.http.request_input import JSON, check_path, read_body, read_query
+from app.http.request_input import JSON, check_path, read_body, read_dry_run, read_query
 
 PUBLIC = "public"  # scope of a route without authentication
 
@@ -37,7 +37,8 @@ class Operation:
 
     `responses` maps each success status to its body: a schema for JSON, `Content` for others, a tuple of both if the
     client chooses, None for no body.
-    `problems` omits those common to all routes of the same kind (401, 413, …).
+    `problems` omits those common to all routes of the same kind (401, 413, …). `dry_run`: the route takes the query
+    parameter of that name, which `change_request` and `is_dry_run` evaluate.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Operation:
     body: Schema | None = None
     body_media_type: str = JSON
     body_required: bool = True
+    dry_run: bool = False
     problems: tuple[type[ServiceError], ...] = ()
     request_headers: tuple[str, ...] = ()
     response_headers: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ class Blueprint(flask.Blueprint):
 def _with_input(view: View, operation: Operation) -> Callable[..., flask.Response]:
     """Wrap the view in validation: Flask calls it with the path variables only."""
     path_schema, query, body = operation.path_schema, operation.query, operation.body
-    if path_schema is None and query is None and body is None:
+    if path_schema is None and query is None and body is None and not operation.dry_run:
         return view
 
     @wraps(view)
@@ -96,6 +98,8 @@ def _with_input(view: View, operation: Operation) -> Callable[..., flask.Respons
             check_path(path_schema)
         if query is not None:
             arguments["query"] = read_query(query)
+        if operation.dry_run:
+            read_dry_run()
         if body is not None:
             arguments["body"] = read_body(body)
         return view(**arguments)

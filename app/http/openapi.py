@@ -33,7 +33,7 @@ from app.http.problems import MEDIA_TYPE, problem_document
 from app.http.request_input import JSON, KEY_PATTERN
 from app.schemas.documents import ProblemSchema
 from app.schemas.fields import TEXT_PATTERN, Choices, Metadata, MetadataPatch
-from app.schemas.order import BatchEntryInSchema
+from app.schemas.order import BatchEntryInSchema, DryRunQuerySchema
 
 _INTRODUCTION = """\
 Creates and manages customer orders. An acknowledged order is never lost, and one Idempotency-Key never creates two
@@ -114,6 +114,7 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
         "description": "`true` if this is the response to an earlier request with the same Idempotency-Key.",
         "schema": _TEXT | {"enum": ["true"]},
     },
+    "Dry-Run": {"schema": {"type": "string", "const": "true"}, "description": "The request has stored nothing."},
     "Complete-Until": {
         "description": "All orders created before this time are readable now. Orders with a later `created_at` may "
         "still be missing: `created_at` is set before an order is stored.",
@@ -228,6 +229,8 @@ def _parameters(operation: Operation, variables: list[str]) -> list[dict[str, An
         parameters.append({"in": "path", "schema": operation.path_schema})
     if operation.query:
         parameters.append({"in": "query", "schema": operation.query})
+    if operation.dry_run:
+        parameters.append({"in": "query", "schema": DryRunQuerySchema})
     for name in operation.request_headers:
         parameters.append({"in": "header", "name": name, "required": False} | _REQUEST_HEADERS[name])
     return parameters
@@ -241,7 +244,7 @@ def _success_responses(operation: Operation) -> dict[str, Any]:
     return {
         str(status): {
             "description": HTTPStatus(status).phrase,
-            "headers": _headers(operation.response_headers),
+            "headers": _headers((*operation.response_headers, *(["Dry-Run"] if operation.dry_run else []))),
             **_content(body),
         }
         for status, body in operation.responses.items()
@@ -262,7 +265,12 @@ def _problems(operation: Operation) -> set[type[ServiceError]]:
     problems: set[type[ServiceError]] = {*_OF_EVERY_REQUEST, *operation.problems}
     if operation.scope != PUBLIC:
         problems |= {*_OF_AUTHENTICATION}
-    if operation.path_schema or operation.query or (operation.request_headers and operation.scope != PUBLIC):
+    if (
+        operation.path_schema
+        or operation.query
+        or operation.dry_run
+        or (operation.request_headers and operation.scope != PUBLIC)
+    ):
         problems |= {*_OF_INPUT}
     if operation.body:
         problems |= {*_OF_INPUT, *_OF_BODY}

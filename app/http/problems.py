@@ -13,7 +13,7 @@ from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggab
 from app.errors import ServiceError
 from app.http.application import public_path
 from app.http.auth import loggable_id
-from app.http.request_input import explain_weak_tags
+from app.http.request_input import explain_weak_tags, is_dry_run
 from app.models.principal import ANY_OWNER, Principal
 
 log = structlog.get_logger()
@@ -118,6 +118,8 @@ def _response(document: dict[str, Any], *, retry_after: int | None = None) -> Re
     document |= {"instance": public_path(request.path), "request_id": g.get("request_id")}
     response = Response(orjson.dumps(document), document["status"], mimetype=MEDIA_TYPE)
     response.headers["Cache-Control"] = "no-store"
+    if is_dry_run():
+        response.headers["Dry-Run"] = "true"
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response

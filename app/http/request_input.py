@@ -21,15 +21,17 @@ from app.errors import (
     UnsupportedMediaType,
     VersionMismatch,
 )
-from app.http.application import ACCEPT_PATCH, current_request, current_request_id, let_others_run
+from app.http.application import ACCEPT_PATCH, current_globals, current_request, current_request_id, let_others_run
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
+from app.schemas.order import DryRunQuerySchema
 from app.schemas.strict_json import INVALID_PARAMETERS, load_body, load_parameters, parse_json
 from app.services.new_order import fingerprint
 from app.services.order_actions import ChangeRequest
 
 JSON = "application/json"
+_DRY_RUN_QUERY = DryRunQuerySchema()
 MERGE_PATCH = "application/merge-patch+json"
 
 _LARGE_BODY = 256 * 1024  # bytes; it takes some 20 ms to parse
@@ -65,6 +67,17 @@ def read_query(schema: Schema) -> dict[str, Any]:
     if not request.query_string:
         return _defaults(schema).copy()
     return load_parameters(schema, _read_query(request))
+
+
+def read_dry_run() -> None:
+    """Read the query parameter `dry_run`. Raises InvalidRequest for another value, or another parameter."""
+    if current_request().query_string:
+        current_globals().dry_run = read_query(_DRY_RUN_QUERY)["dry_run"] == "true"
+
+
+def is_dry_run() -> bool:
+    """Return whether the request is to store nothing."""
+    return bool(current_globals().get("dry_run", False))
 
 
 def check_path(schema: Schema) -> None:
@@ -223,6 +236,7 @@ def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(body),
         request_id=current_request_id(),
+        dry_run=is_dry_run(),
     )
 
 

@@ -15,7 +15,7 @@ from app.errors import ServiceError
 from app.http.application import current_request, in_stretches, public_path
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
 from app.http.problems import problem_occurrence
-from app.http.request_input import CUSTOMER, ERASED, JSON
+from app.http.request_input import CUSTOMER, ERASED, JSON, is_dry_run
 from app.models.erasure import RUNNING
 from app.services.erasure import ErasureState
 from app.services.order_document import StoredOrder, is_erased
@@ -83,6 +83,8 @@ def order_response(order: StoredOrder, status: int = 200, *, location: str | Non
         headers["Location"] = location
     if order.replayed:
         headers["Idempotent-Replayed"] = "true"
+    if is_dry_run():
+        headers["Dry-Run"] = "true"
     request = current_request()
     if "HTTP_IF_NONE_MATCH" in request.environ and request.method in ("GET", "HEAD"):
         if request.if_none_match.contains_weak(etag):
@@ -91,8 +93,9 @@ def order_response(order: StoredOrder, status: int = 200, *, location: str | Non
 
 
 def created_response(order: StoredOrder) -> Response:
-    """Return 201 with the new order, also for a replay."""
-    return order_response(order, 201, location=public_path(f"/orders/{order.id}"))
+    """Return 201 with the new order, also for a replay. A dry run has no `Location`, except for a replay."""
+    is_stored = order.replayed or not is_dry_run()
+    return order_response(order, 201, location=public_path(f"/orders/{order.id}") if is_stored else None)
 
 
 def entity_tag(order: StoredOrder) -> str:
@@ -104,7 +107,8 @@ def entity_tag(order: StoredOrder) -> str:
 def batch_response(outcomes: Sequence[Outcome]) -> Response:
     """Return 200 with each entry's status, and its order or its problem."""
     body = orjson.dumps({"results": [_batch_result(outcome) for outcome in in_stretches(outcomes)]})
-    return compress(Response(body, mimetype=JSON))
+    headers = {"Dry-Run": "true"} if is_dry_run() else None
+    return compress(Response(body, headers=headers, mimetype=JSON))
 
 
 def _batch_result(outcome: Outcome) -> dict[str, Any]:

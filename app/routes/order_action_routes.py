@@ -41,6 +41,7 @@ PROBLEMS = (
 REQUEST_HEADERS = ("If-Match", "Idempotency-Key")
 RESPONSE_HEADERS = ("ETag", "Idempotent-Replayed")
 CHANGE: dict[str, Any] = {
+    "dry_run": True,
     "problems": PROBLEMS,
     "request_headers": REQUEST_HEADERS,
     "response_headers": RESPONSE_HEADERS,
@@ -56,6 +57,7 @@ CHANGE_OF_RETURN = CHANGE | {"problems": (*PROBLEMS, errors.ReturnNotFound)}
     scope="orders:write",
     body=OrderPatchSchema(),
     body_media_type=MERGE_PATCH,
+    dry_run=True,
     responses={200: OrderSchema()},
     problems=(*PROBLEMS, errors.DuplicateExternalRef),
     request_headers=REQUEST_HEADERS,

@@ -11,7 +11,7 @@ from app.http.auth import current_principal
 from app.http.blueprint import Blueprint, Content
 from app.http.cursors import make_cursor, make_version_cursor, read_cursor, read_version_cursor
 from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_response
-from app.http.request_input import idempotency_key
+from app.http.request_input import idempotency_key, is_dry_run
 from app.http.responses import batch_response, created_response, list_response, order_response
 from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema
 from app.schemas.order import (
@@ -44,6 +44,7 @@ blueprint = Blueprint("orders", __name__, description="Create, read, list and ex
     "/orders",
     scope="orders:write",
     body=OrderInSchema(),
+    dry_run=True,
     responses={201: OrderSchema()},
     problems=(
         errors.InvalidIdempotencyKey,
@@ -57,7 +58,11 @@ blueprint = Blueprint("orders", __name__, description="Create, read, list and ex
 def create_order(body: dict[str, Any]) -> Response:
     """Create an order."""
     request = CreateRequest(
-        body, principal=current_principal(), idempotency_key=idempotency_key(), request_id=current_request_id()
+        body,
+        principal=current_principal(),
+        idempotency_key=idempotency_key(),
+        request_id=current_request_id(),
+        dry_run=is_dry_run(),
     )
     return created_response(order_service.create_order(request))
 
@@ -67,6 +72,7 @@ def create_order(body: dict[str, Any]) -> Response:
     "/orders/batch",
     scope="orders:write",
     body=BatchInSchema(),
+    dry_run=True,
     responses={200: BatchResultsSchema()},
 )
 def create_orders(body: dict[str, Any]) -> Response:
@@ -76,7 +82,9 @@ def create_orders(body: dict[str, Any]) -> Response:
     """
     principal, entries = current_principal(), body["orders"]
     rate_limit.count(principal, cost=len(entries), counted=1)
-    outcomes = order_service.create_batch(in_stretches(entries), principal=principal, request_id=current_request_id())
+    outcomes = order_service.create_batch(
+        in_stretches(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
+    )
     return batch_response(outcomes)
 
 

@@ -285,6 +285,19 @@ class OrderPatchSchema(StrictSchema):
     currency = Choice(CURRENCIES, error=CURRENCY_ERROR, allow_none=True)
 
 
+class DryRunQuerySchema(ParametersSchema):
+    """The query of a request that creates or changes orders."""
+
+    dry_run = Choice(
+        ("true", "false"),
+        load_default="false",
+        metadata={
+            "description": "`true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. "
+            "Ids, numbers and times differ from those of the real request."
+        },
+    )
+
+
 class CustomerPathSchema(ParametersSchema):
     """The customer in a path."""
 

@@ -47,6 +47,7 @@ class CreateRequest:
     idempotency_key: str | None = None
     reference_as_key: bool = False
     request_id: str | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, literal, select, tuple_
+from sqlalchemy import Row, Select, literal, select, tuple_
 
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection
 from app.db.group_commit import BatchAbandoned
@@ -71,7 +71,7 @@ Change = Callable[..., str | None]
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """The principal of a change and its conditions.
+    """The principal of a change and its conditions. `dry_run`: nothing is stored.
 
     `expected_versions` are the versions that If-Match names, None for any version. `fingerprint` is a hash of the
     validated body, None without an idempotency key.
@@ -82,6 +82,7 @@ class ChangeRequest:
     idempotency_key: str | None = None
     fingerprint: str | None = None
     request_id: str | None = None
+    dry_run: bool = False
 
 
 def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
@@ -264,39 +265,63 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
     A change that alters nothing stores no version, only its idempotency key: a retry gets the same response, whatever
     has happened in between.
     """
-    unacknowledged: list[StoredOrder] = []  # versions of which it is unknown whether they were committed
+    in_doubt: list[StoredOrder] = []  # versions of which it is unknown whether they were committed
     deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
     while time.monotonic() < deadline:
-        if stored := next(filter(_is_stored, unacknowledged), None):
-            return visible_order(stored, request.principal)
-        current = _get_current_order(order_id, request.principal, key)
-        if current.replayed_document is not None:
-            return visible_order(_replay(current, request), request.principal)
-        before = orjson.loads(current.document)
-        order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
-        _require_expected_version(order.version, request)
-        event_type = _apply(change, order)
-        if event_type is None:
-            if key is None or store_key(key, order_id=order.id, version=order.version):
-                unchanged = StoredOrder(order.id, order.version, current.document, unchanged=True)
-                return visible_order(unchanged, request.principal)
-            require_room_for_key(order.id)
-            continue
-        changed = StoredOrder(order.id, order.version, render_stored_order(order))
-        event = _event(order, changed, event_type=event_type, request=request)
-        try:
-            if store_version(order, event, key=key, before=before):
-                return visible_order(changed, request.principal)
-        except (BatchAbandoned, *DATABASE_ERRORS) as error:
-            if isinstance(error, BatchAbandoned) or is_lost_connection(error):
-                unacknowledged.append(changed)
-            else:
-                _raise_unless_replayed(error, order, before=before, key=key, principal=request.principal)
-    if unacknowledged:
+        stored = next(filter(_is_stored, in_doubt), None)
+        order = stored or _try_change(order_id, change, key=key, request=request, in_doubt=in_doubt)
+        if order is not None:
+            return visible_order(order, request.principal)
+    if in_doubt:
         raise ServiceUnavailable(
             "The database connection was lost, and the order may have been changed. Read it before you retry."
         )
     raise ServiceUnavailable("Too many concurrent changes of this order. Send the request again.")
+
+
+def _try_change(
+    order_id: str, change: Change, *, key: IdempotencyKey | None, request: ChangeRequest, in_doubt: list[StoredOrder]
+) -> StoredOrder | None:
+    """Apply a change and commit it. None where another writer was first, or it is unknown whether it was committed."""
+    current = _get_current_order(order_id, request.principal, key)
+    if current.replayed_document is not None:
+        return _replay(current, request)
+    before = orjson.loads(current.document)
+    order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
+    _require_expected_version(order.version, request)
+    event_type = _apply(change, order)
+    if request.dry_run:
+        return _preview(order, event_type, current, before=before, request=request)
+    if event_type is None:
+        if key is not None and not store_key(key, order_id=order.id, version=order.version):
+            require_room_for_key(order.id)
+            return None
+        return StoredOrder(order.id, order.version, current.document, unchanged=True)
+    changed = StoredOrder(order.id, order.version, render_stored_order(order))
+    event = _event(order, changed, event_type=event_type, request=request)
+    try:
+        return changed if store_version(order, event, key=key, before=before) else None
+    except BatchAbandoned:
+        in_doubt.append(changed)
+    except DATABASE_ERRORS as error:
+        if is_lost_connection(error):
+            in_doubt.append(changed)
+        else:
+            _raise_unless_replayed(error, order, before=before, key=key, principal=request.principal)
+    return None
+
+
+def _preview(
+    order: Order, event_type: str | None, current: CurrentOrder, *, before: Mapping[str, Any], request: ChangeRequest
+) -> StoredOrder:
+    """What the change would be answered. Raises what storing it would raise."""
+    if event_type is None:
+        if request.idempotency_key is not None:
+            require_room_for_key(order.id)
+        return StoredOrder(order.id, order.version, current.document, unchanged=True)
+    if order.external_ref not in (None, before["external_ref"]) and read_rows(_select_same_reference(order)):
+        raise _duplicate_external_ref(order, request.principal)
+    return StoredOrder(order.id, order.version, render_stored_order(order))
 
 
 def _apply(change: Change, order: Order) -> str | None:
@@ -374,10 +399,14 @@ def _raise_unless_replayed(
 
 def _duplicate_external_ref(order: Order, principal: Principal) -> DuplicateExternalRef:
     """The error names the order that has the reference only if the principal has access to it."""
+    query = _select_same_reference(order).where(owned_by(*owner_parameters())).params(**owner_values(principal.owner))
+    existing = {"order_id": row.id for row in read_rows(query)}
+    return DuplicateExternalRef("Another order already has this external_ref.", **existing)
+
+
+def _select_same_reference(order: Order) -> Select[str]:
     same = Order.external_ref == order.external_ref, Order.external_ref_hash == order.external_ref_hash
-    query = select(Order.id).where(*same, owned_by(*owner_parameters())).params(**owner_values(principal.owner))
-    holder = {"order_id": row.id for row in read_rows(query)}
-    return DuplicateExternalRef("Another order already has this external_ref.", **holder)
+    return select(Order.id).where(*same)
 
 
 def _is_stored(order: StoredOrder) -> bool:

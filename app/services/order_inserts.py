@@ -6,6 +6,7 @@ PostgreSQL does it in one statement and one round trip. SQLite, which cannot ins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -77,6 +78,15 @@ class Conflicts:
     by_id: dict[str, Any]
     by_key: dict[str | None, Any]
     by_ref: dict[str | None, Any]
+
+    def add(self, order: NewOrder) -> None:
+        """Add an order as if it were stored, for orders that are previewed after it."""
+        columns = order.columns
+        names = ("id", "channel", "fingerprint", "version")
+        stored = SimpleNamespace(snapshot=order.document, **{name: columns[name] for name in names})
+        for rows, key in ((self.by_key, "idempotency_key_hash"), (self.by_ref, "external_ref_hash")):
+            if columns[key] is not None:
+                rows[columns[key]] = stored
 
 
 def find_conflicts(orders: Sequence[NewOrder]) -> Conflicts:

@@ -49,7 +49,8 @@ def create_order(request: CreateRequest) -> StoredOrder:
     """
     request = _authorized(request)
     for _ in range(_NUMBER_ATTEMPTS):
-        outcome = _CREATIONS.get().submit(new_order(request))
+        order = new_order(request)
+        outcome = _preview([order])[0] if request.dry_run else _CREATIONS.get().submit(order)
         if isinstance(outcome, StoredOrder):
             return outcome
         if outcome is not None:
@@ -69,7 +70,9 @@ def _authorized(request: CreateRequest) -> CreateRequest:
     return replace(request, data={**data, "channel": principal.channel_of_new_order(data.get("channel"))})
 
 
-def create_batch(entries: Iterable[Any], *, principal: Principal, request_id: str | None = None) -> list[Outcome]:
+def create_batch(
+    entries: Iterable[Any], *, principal: Principal, request_id: str | None = None, dry_run: bool = False
+) -> list[Outcome]:
     """Validate and create the entries of a batch, each independently; their outcomes in the same order."""
     outcomes: dict[int, Outcome] = {}
     requests: dict[int, CreateRequest] = {}
@@ -81,7 +84,7 @@ def create_batch(entries: Iterable[Any], *, principal: Principal, request_id: st
         except ServiceError as error:
             outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
             faults += len(error.members.get("errors", ()))
-    outcomes |= zip(requests, create_orders(list(requests.values())), strict=True)
+    outcomes |= zip(requests, create_orders(list(requests.values()), dry_run=dry_run), strict=True)
     return [outcomes[i] for i in range(len(outcomes))]
 
 
@@ -99,8 +102,8 @@ def _load_entry(
     )
 
 
-def create_orders(requests: Sequence[CreateRequest]) -> list[Outcome]:
-    """Create orders, each independently; their outcomes in the same order. This commits.
+def create_orders(requests: Sequence[CreateRequest], *, dry_run: bool = False) -> list[Outcome]:
+    """Create orders, each independently; their outcomes in the same order. This commits, unless it is a dry run.
 
     It takes one statement, or a few where the orders have many items. An order that fails stores nothing.
     """
@@ -109,7 +112,7 @@ def create_orders(requests: Sequence[CreateRequest]) -> list[Outcome]:
         pending = [i for i in range(len(requests)) if i not in outcomes]
         # An order is built just before its statement, or the one before that: VISIBLE_AFTER relies on it.
         statements = _split(new_order(requests[i]) for i in pending)
-        results = [outcome for orders in statements for outcome in _store(orders)]
+        results = [outcome for orders in statements for outcome in (_preview if dry_run else _store)(orders)]
         outcomes |= {i: outcome for i, outcome in zip(pending, results, strict=True) if outcome is not None}
     return [outcomes.get(i) or _no_free_number() for i in range(len(requests))]
 
@@ -144,6 +147,18 @@ def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
     conflicting = [order for order in orders if order.id not in stored]
     outcomes = dict(zip((order.id for order in conflicting), _resolve_conflicts(conflicting), strict=True))
     return [outcomes[order.id] if order.id in outcomes else _created(order) for order in orders]
+
+
+def _preview(orders: Sequence[NewOrder]) -> list[Outcome | None]:
+    """What storing the orders one after the other would give. Nothing is stored."""
+    conflicts, outcomes = find_conflicts(orders), list[Outcome | None]()
+    for order in orders:
+        outcome = _resolve_conflict(order, conflicts)
+        if outcome is None:
+            outcome = _created(order)
+            conflicts.add(order)
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _resolve_conflicts(orders: Sequence[NewOrder]) -> list[Outcome | None]:

@@ -62,7 +62,9 @@ READY = {
 }
 
 
-def send_action(client: FlaskClient, path: str, name: str, body: Any = None, **headers: str) -> TestResponse:
+def send_action(
+    client: FlaskClient, path: str, name: str, body: Any = None, *, query: str = "", **headers: str
+) -> TestResponse:
     """Send an action with the body, or with one that causes a change; an underscore in a header is a dash."""
     method, below, _ = (ROUTES | VARIANTS)[name]
     fresh = {"hold": {"kind": "review", "reason": f"check {next(_fresh)}"}, "update": {"note": f"note {next(_fresh)}"}}
@@ -71,7 +73,7 @@ def send_action(client: FlaskClient, path: str, name: str, body: Any = None, **h
     content = body if body is not None else fresh.get(name) or (BODIES | VARIANT_BODIES).get(name)
     given = {"json": content} if content is not None else {}
     named = {header.replace("_", "-"): value for header, value in headers.items()}
-    return client.open(path + below, method=method, headers=named, **given)
+    return client.open(path + below + query, method=method, headers=named, **given)
 
 
 def order_after(client: FlaskClient, *names: str, **members: Any) -> str:
