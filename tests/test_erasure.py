@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from app.db.engine import db
 from tests.support.actions import UNIT, order_after, send_action
 from tests.support.credentials import api_key, bearer, token
-from tests.support.personal_data import CANARY, CUSTOMER, address, canary, personal_order, traces
+from tests.support.personal_data import CANARY, CUSTOMER, address, canary, live, personal_order, traces
 from tests.support.samples import MINIMAL, slug
 
 
@@ -34,29 +34,6 @@ def post(secure_app: Flask, secure_client: FlaskClient) -> Callable[..., TestRes
         return response
 
     return post
-
-
-def live(post: Callable[..., TestResponse], *, end: str) -> str:
-    """Run an order through every kind of change; its path."""
-    path: str = post("/orders", personal_order()).headers["Location"]
-    post(path, {"note": canary(), "metadata": {canary(): canary()}, "shipping_address": address()}, "PATCH")
-    post(f"{path}/holds/review", {"kind": "other", "reason": canary()}, "PUT")
-    if end == "cancel":
-        post(f"{path}/cancel", {"reason": "customer", "note": canary(1500)})
-        return path
-    post(f"{path}/holds/review", None, "DELETE")
-    payment = {"type": "capture", "amount": 1, "reference": "pi_1"}
-    post(f"{path}/payments", payment | {"method": "card", "note": canary(1500)})
-    post(f"{path}/cancel", {"reason": "customer", "note": canary(1500)})
-    post(f"{path}/reopen", {"reason": canary(1500)})
-    post(f"{path}/confirm")
-    tracking = {"carrier": canary(), "number": canary(), "url": f"https://{canary()}.example/{canary()}"}
-    for _ in range(2):
-        post(f"{path}/fulfillments", {"items": [{"line": 1, "quantity": 1}], "tracking": tracking})
-    post(f"{path}/fulfillments/1/events", {"type": "delivered", "description": canary(200)})
-    post(f"{path}/returns", {"items": [{"line": 1, "quantity": 1}], "reason": canary(1500)})
-    post(path, {"note": canary(10), "billing_address": None}, "PATCH")
-    return path
 
 
 def erase(client: FlaskClient, app: Flask, customer: str = CUSTOMER) -> TestResponse:

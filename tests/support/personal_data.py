@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,29 @@ def personal_order(**members: Any) -> dict[str, Any]:
         "shipping_address": address(),
         "billing_address": address(),
     } | members
+
+
+def live(post: Callable[..., Any], *, end: str) -> str:
+    """Run an order through every kind of change, sent by `post(path, body, method)`; its path."""
+    path: str = post("/orders", personal_order()).headers["Location"]
+    post(path, {"note": canary(), "metadata": {canary(): canary()}, "shipping_address": address()}, "PATCH")
+    post(f"{path}/holds/review", {"kind": "other", "reason": canary()}, "PUT")
+    if end == "cancel":
+        post(f"{path}/cancel", {"reason": "customer", "note": canary(1500)})
+        return path
+    post(f"{path}/holds/review", None, "DELETE")
+    payment = {"type": "capture", "amount": 1, "reference": "pi_1"}
+    post(f"{path}/payments", payment | {"method": "card", "note": canary(1500)})
+    post(f"{path}/cancel", {"reason": "customer", "note": canary(1500)})
+    post(f"{path}/reopen", {"reason": canary(1500)})
+    post(f"{path}/confirm")
+    tracking = {"carrier": canary(), "number": canary(), "url": f"https://{canary()}.example/{canary()}"}
+    for _ in range(2):
+        post(f"{path}/fulfillments", {"items": [{"line": 1, "quantity": 1}], "tracking": tracking})
+    post(f"{path}/fulfillments/1/events", {"type": "delivered", "description": canary(200)})
+    post(f"{path}/returns", {"items": [{"line": 1, "quantity": 1}], "reason": canary(1500)})
+    post(path, {"note": canary(10), "billing_address": None}, "PATCH")
+    return path
 
 
 def traces(app: Flask) -> list[str]:
