@@ -82,7 +82,8 @@ def shop(app: Flask, client: FlaskClient) -> list[str]:
     ]
     with app.app_context(), db.engine.begin() as connection:
         last = update(Order).where(Order.id == ids[3])
-        connection.execute(last.values(status="confirmed", fulfillment_status="partial"))
+        statuses = {"status": "confirmed", "fulfillment_status": "partial"}
+        connection.execute(last.values(statuses | {"payment_status": "paid", "return_status": "partial"}))
     return ids
 
 
@@ -103,6 +104,14 @@ FILTERS = [
     ({"fulfillment_status": "partial,unfulfilled"}, [0, 1, 2, 3]),
     ({"fulfillment_status": "unfulfilled"}, [0, 1, 2]),
     ({"fulfillment_status": "partial"}, [3]),
+    ({"payment_status": "unpaid"}, [0, 1, 2]),
+    ({"payment_status": "paid"}, [3]),
+    ({"payment_status": "refunded,paid,authorized"}, [3]),
+    ({"payment_status": "paid,unpaid"}, [0, 1, 2, 3]),
+    ({"payment_status": "paid", "status": "pending"}, []),
+    ({"return_status": "none"}, [0, 1, 2]),
+    ({"return_status": "returned,partial"}, [3]),
+    ({"return_status": "partial", "payment_status": "paid,refunded", "customer_id": "c-1"}, [3]),
     ({"external_ref": "r-1"}, [0]),
     ({"external_ref": "r"}, []),
     ({"item_id": "sku-1"}, [0, 1]),

@@ -175,7 +175,8 @@ def test_the_command_exports_what_a_service_gets(client: FlaskClient, runner: Fl
 # What an erasure keeps of an order (README.md): ids that the shop has chosen, what was sold, when, which service acted.
 KEPT = {
     "id", "order_id", "number", "external_ref", "channel", "currency", "item_id", "country", "type", "allowed_actions",
-    "status", "from_status", "fulfillment_status", "payment_status", "return_status", "handle", "kind", "reference", "method",
+    "status", "from_status", "fulfillment_status", "payment_status", "return_status", "handle", "kind",
+    "reference", "method",
 }  # fmt: skip
 TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 REPEATED = {"changes"}  # what the snapshots of two versions tell

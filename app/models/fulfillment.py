@@ -13,7 +13,8 @@ EXPECTED, RECEIVED, REJECTED = "expected", "received", "rejected"
 RETURN_RECORD_STATUSES = (EXPECTED, RECEIVED, REJECTED)
 
 FULFILLMENT_STATUSES = ("unfulfilled", "partial", "fulfilled", "delivered")
-RETURN_STATUSES = ("none", "partial", "returned")
+NOT_RETURNED = "none"
+RETURN_STATUSES = (NOT_RETURNED, "partial", "returned")
 
 Record = Mapping[str, Any]
 
@@ -63,5 +64,5 @@ def fulfillment_status(*, quantity: int, cancelled: int, fulfilled: int, active:
 def return_status(*, fulfilled: int, returned: int) -> str:
     """The return status of an order with so many units fulfilled and returned."""
     if not returned:
-        return "none"
+        return NOT_RETURNED
     return "returned" if returned == fulfilled else "partial"

@@ -25,6 +25,7 @@ from app.models.fulfillment import (
     EXPECTED,
     FULFILLMENT_CANCELLED,
     FULFILLMENT_STATUSES,
+    NOT_RETURNED,
     RECEIVED,
     RETURN_STATUSES,
     SHIPPED,
@@ -52,7 +53,7 @@ from app.models.lifecycle import (
 )
 from app.models.order_id import hash_reference, is_alias
 from app.models.order_item import ID_MAX, OrderItem, match_lines
-from app.models.payment import PAYMENT_STATUSES, PAYMENTS_MAX, exceeded_limit, payment_status, sum_payments
+from app.models.payment import PAYMENT_STATUSES, PAYMENTS_MAX, UNPAID, exceeded_limit, payment_status, sum_payments
 from app.models.pricing import InvalidPrices, Prices, order_totals, price_lines
 from app.models.principal import PRINCIPAL_MAX, customer_principal_id
 
@@ -114,8 +115,8 @@ class Order(Base):
     channel: Mapped[str | None] = mapped_column(String(ID_MAX))
     status: Mapped[str] = mapped_column(String(16))
     fulfillment_status: Mapped[str] = mapped_column(String(16), server_default="unfulfilled")
-    payment_status: Mapped[str] = mapped_column(String(20), server_default="unpaid")
-    return_status: Mapped[str] = mapped_column(String(16), server_default="none")
+    payment_status: Mapped[str] = mapped_column(String(20), server_default=UNPAID)
+    return_status: Mapped[str] = mapped_column(String(16), server_default=NOT_RETURNED)
     currency: Mapped[str | None] = mapped_column(String(3))
     adjustments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE)
     total: Mapped[int | None] = mapped_column(BigInteger)
@@ -176,13 +177,20 @@ class Order(Base):
         ),
         Index("ix_orders_status_id", status, id),
         Index("ix_orders_fulfillment_status_id", fulfillment_status, id),
-        # Partial: a new order without a date, a hold or a payment costs none of these.
+        # Partial: a new order without a date, a hold, a payment or a return costs none of these.
         Index(
             "ix_orders_payment_status_id",
             payment_status,
             id,
-            postgresql_where=payment_status != "unpaid",
-            sqlite_where=payment_status != "unpaid",
+            postgresql_where=payment_status != UNPAID,
+            sqlite_where=payment_status != UNPAID,
+        ),
+        Index(
+            "ix_orders_return_status_id",
+            return_status,
+            id,
+            postgresql_where=return_status != NOT_RETURNED,
+            sqlite_where=return_status != NOT_RETURNED,
         ),
         Index("ix_orders_due_at", due_at, postgresql_where=due_at.is_not(None), sqlite_where=due_at.is_not(None)),
         CheckConstraint(status.in_(STATUSES), name="status"),

@@ -6,7 +6,8 @@ from typing import Any
 
 AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK = "authorization", "void", "capture", "refund", "chargeback"
 PAYMENT_TYPES = (AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK)
-PAYMENT_STATUSES = ("unpaid", "authorized", "partially_paid", "paid", "partially_refunded", "refunded")
+UNPAID = "unpaid"
+PAYMENT_STATUSES = (UNPAID, "authorized", "partially_paid", "paid", "partially_refunded", "refunded")
 PAYMENTS_MAX = 1_000  # of one order
 
 
@@ -37,7 +38,7 @@ def payment_status(sums: PaymentSums, *, total: int) -> str:
         return "refunded" if sums.refunded == sums.captured else "partially_refunded"
     if sums.captured:
         return "paid" if sums.captured >= total else "partially_paid"
-    return "authorized" if sums.authorized else "unpaid"
+    return "authorized" if sums.authorized else UNPAID
 
 
 def exceeded_limit(sums: PaymentSums) -> str | None:

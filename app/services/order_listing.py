@@ -9,15 +9,30 @@ from itertools import accumulate, product
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
-from sqlalchemy import ColumnElement, Integer, Select, asc, bindparam, cast, desc, func, select, tuple_, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    asc,
+    bindparam,
+    cast,
+    desc,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+)
 from sqlalchemy import Text as SQLText
 from sqlalchemy.orm import aliased
 
 from app.db.statement import Statement, is_one_of, without_index
 from app.db.types import UUID
 from app.models import Order, OrderEvent, OrderItem
+from app.models.fulfillment import NOT_RETURNED
 from app.models.lifecycle import STATUSES
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, hash_key, next_id, normalize_order_number
+from app.models.payment import UNPAID
 from app.models.principal import Principal
 from app.services.new_order import CREATE
 from app.services.order_document import visible_document
@@ -78,9 +93,11 @@ def _count_within(length: int, documents: Sequence[str]) -> int:
 
 
 class Shape(NamedTuple):  # made for each list, in half the time of a dataclass
-    """What the SQL of a list depends on: the filters given by name, the ranges of the index, and the sort."""
+    """What the SQL of a list depends on: the filters given by name, those that the index of the list serves, the number
+    of its ranges, and the sort."""
 
     given: frozenset[str]
+    leading: tuple[str, ...]
     ranges: int
     descending: bool
 
@@ -98,11 +115,12 @@ def select_orders(filters: Mapping[str, Any], *, principal: Principal) -> Select
     if values is None:
         return None
     given = frozenset(values)
-    leading = _leading_filters(given)
+    not_indexed = {name for name, value in _NOT_INDEXED.items() if value in values.get(name, ())}
+    leading = _leading_filters(given - not_indexed)
     parameters, ranges = _range_parameters(leading, values) if leading else ({}, 1)
     for name in given.difference(leading):
         parameters[name] = orjson.dumps(values[name]).decode() if name in _SEVERAL else values[name][0]
-    return Selection(Shape(given, ranges, is_descending(filters)), parameters)
+    return Selection(Shape(given, leading, ranges, is_descending(filters)), parameters)
 
 
 def _range_parameters(leading: Sequence[str], values: Mapping[str, list[str]]) -> tuple[dict[str, str], int]:
@@ -195,14 +213,25 @@ LEADS: dict[str, tuple[Any, ...]] = {
     "channel": (Order.channel, Order.status, Order.id),
     "status": (Order.status, Order.id),
     "fulfillment_status": (Order.fulfillment_status, Order.id),
+    "payment_status": (Order.payment_status, Order.id),
+    "return_status": (Order.return_status, Order.id),
+}
+# The values that partial indexes leave out, so that a new order costs nothing. A filter by such a value does not lead.
+_NOT_INDEXED = {"payment_status": UNPAID, "return_status": NOT_RETURNED}
+# The conditions of the partial indexes, as these state them: without them no plan uses the index.
+_INDEXED = {"channel": Order.channel.is_not(None)} | {
+    name: LEADS[name][0] != literal_column(f"'{value}'") for name, value in _NOT_INDEXED.items()
 }
 
 
 @lru_cache(maxsize=512)
-def _leading_filters(given: frozenset[str]) -> list[str]:
-    """The filters that the leading filter's index serves; none where the primary key or a unique index does."""
-    lead = next((name for name in LEADS if name in given), None) if _SELECTIVE.isdisjoint(given) else None
-    return [] if lead is None else [column.key for column in LEADS[lead][:-1]]
+def _leading_filters(indexed: frozenset[str]) -> tuple[str, ...]:
+    """The filters that the leading filter's index serves; none where the primary key or a unique index does.
+
+    `indexed` are the filters by values that the indexes contain.
+    """
+    lead = next((name for name in LEADS if name in indexed), None) if _SELECTIVE.isdisjoint(indexed) else None
+    return () if lead is None else tuple(column.key for column in LEADS[lead][:-1])
 
 
 # A scalar subquery: every plan reads the documents row by row, after the limit.
@@ -220,9 +249,9 @@ def list_statement(shape: Shape) -> Statement:
 
 def list_query(shape: Shape) -> Select[str, str]:
     """The query for the ids and documents of the orders of a `Selection`."""
-    leading = _leading_filters(shape.given)
+    leading = shape.leading
     others = [condition for name, condition in FILTERS.items() if name in shape.given and name not in leading]
-    if leading == ["item_id"]:
+    if leading == ("item_id",):
         return _in_range(_orders_with_item(others), leading, 0, descending=shape.descending)
     if shape.ranges == 1:
         orders = select(cast(Order.id, SQLText).label("id"), _CURRENT_DOCUMENT.label("document")).where(*others)
@@ -248,8 +277,7 @@ def _in_range(query: Query, leading: Sequence[str], i: int, *, descending: bool)
         tuple_(*(_parameter(f"{name}_{i}") for name in leading), _parameter(bound, UUID)) for bound in ("low", "high")
     )
     query = query.where(tuple_(*sort) >= low, tuple_(*sort) < high)
-    if "channel" in leading:  # the index is partial
-        query = query.where(Order.channel.is_not(None))
+    query = query.where(*(_INDEXED[name] for name in leading if name in _INDEXED))
     return query.order_by(*map(desc if descending else asc, sort)).limit(_parameter("limit", Integer))
 
 

@@ -100,10 +100,10 @@ def create_orders() -> None:
     )
     op.create_index("ix_orders_status_id", "orders", ["status", "id"])
     op.create_index("ix_orders_fulfillment_status_id", "orders", ["fulfillment_status", "id"])
-    paid, due = sa.text("payment_status != 'unpaid'"), sa.text("due_at IS NOT NULL")
-    op.create_index(
-        "ix_orders_payment_status_id", "orders", ["payment_status", "id"], postgresql_where=paid, sqlite_where=paid
-    )
+    due = sa.text("due_at IS NOT NULL")
+    for status, usual in (("payment_status", "unpaid"), ("return_status", "none")):
+        name, others = f"ix_orders_{status}_id", sa.text(f"{status} != '{usual}'")
+        op.create_index(name, "orders", [status, "id"], postgresql_where=others, sqlite_where=others)
     op.create_index("ix_orders_due_at", "orders", ["due_at"], postgresql_where=due, sqlite_where=due)
 
 
