@@ -92,16 +92,29 @@ def test_the_services_own_problems_pass_unchanged(service: Server) -> None:
     assert slashes.status == 404
 
 
-@pytest.mark.parametrize(
-    ("customer", "encoded"),
-    [("a/b", "a%2Fb"), ("/a//", "%2Fa%2F%2f"), ("a%2Fb", "a%252Fb"), ("ä b?#", "%C3%A4%20b%3F%23")],
-)
-def test_a_customer_is_erased_whatever_characters_the_id_has(service: Server, customer: str, encoded: str) -> None:
+ENCODED = [("a/b", "a%2Fb"), ("/a//", "%2Fa%2F%2f"), ("a%2Fb", "a%252Fb"), ("ä b?#", "%C3%A4%20b%3F%23")]
+
+
+@pytest.mark.parametrize(("reference", "encoded"), ENCODED)
+def test_an_order_is_found_whatever_characters_its_reference_has(service: Server, reference: str, encoded: str) -> None:
+    created = service.request("POST", "/orders", ORDER | {"external_ref": reference})
+
+    found = service.request("GET", f"/orders/by-ref/{encoded}")
+
+    assert (found.status, found.body) == (200, created.body)
+
+
+@pytest.mark.parametrize(("customer", "encoded"), ENCODED)
+def test_a_customer_is_exported_and_erased_whatever_characters_the_id_has(
+    service: Server, customer: str, encoded: str
+) -> None:
     order = service.request("POST", "/orders", ORDER | {"customer_id": customer}).headers["Location"]
     service.request("POST", f"{order}/cancel", {"reason": "customer"})
 
+    exported = service.request("GET", f"/customers/{encoded}/personal-data")
     erased = service.request("DELETE", f"/customers/{encoded}/personal-data")
 
+    assert exported.body.count(b"\n") == 3
     assert (erased.status, erased.json["orders"]) == (200, 1)
     assert service.request("GET", order).json["customer_id"].startswith("erased-")
 
