@@ -50,6 +50,7 @@ ROUTES = {
     ("GET", "/orders/<order_id>/history"): Route("orders:read"),
     ("GET", "/orders/<order_id>/events"): Route("orders:read"),
     ("GET", "/events"): Route("events:read"),
+    ("POST", "/orders/actions"): Route("orders:write", {"actions": [{"order_id": ABSENT, "action": "confirm"}]}),
     ("POST", "/orders/<order_id>/cancel"): Route("orders:write", {"reason": "customer"}),
     ("POST", "/orders/<order_id>/confirm"): Route("orders:manage"),
     ("POST", "/orders/<order_id>/complete"): Route("orders:manage", after=CONFIRMED),

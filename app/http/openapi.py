@@ -34,6 +34,7 @@ from app.http.request_input import JSON, KEY_PATTERN
 from app.schemas.documents import ProblemSchema
 from app.schemas.fields import TEXT_PATTERN, Choices, Metadata, MetadataPatch
 from app.schemas.order import BatchEntryInSchema, DryRunQuerySchema
+from app.schemas.order_actions import BulkActionInSchema
 
 _INTRODUCTION = """\
 Creates and manages customer orders. An acknowledged order is never lost, and one Idempotency-Key never creates two
@@ -181,7 +182,7 @@ def _build(server: str) -> bytes:
     plugin.converter.add_parameter_attribute_function(_describe_choices)
     for name, scheme in _SECURITY_SCHEMES.items():
         spec.components.security_scheme(name, scheme)
-    for schema in (ProblemSchema, BatchEntryInSchema):  # no operation names them as its own
+    for schema in (ProblemSchema, BatchEntryInSchema, BulkActionInSchema):  # no operation names them as its own
         spec.components.schema(schema.__name__.removesuffix("Schema"), schema=schema)
     for blueprint in current_app.blueprints.values():
         assert isinstance(blueprint, Blueprint)

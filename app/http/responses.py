@@ -104,18 +104,18 @@ def entity_tag(order: StoredOrder) -> str:
     return f"{order.version}{erased}{partial}"
 
 
-def batch_response(outcomes: Sequence[Outcome]) -> Response:
-    """Return 200 with each entry's status, and its order or its problem."""
-    body = orjson.dumps({"results": [_batch_result(outcome) for outcome in in_stretches(outcomes)]})
+def batch_response(outcomes: Sequence[Outcome], *, success: int) -> Response:
+    """Return 200 with each entry's status, `success` or its problem's, and its order or its problem."""
+    body = orjson.dumps({"results": [_batch_result(outcome, success) for outcome in in_stretches(outcomes)]})
     headers = {"Dry-Run": "true"} if is_dry_run() else None
     return compress(Response(body, headers=headers, mimetype=JSON))
 
 
-def _batch_result(outcome: Outcome) -> dict[str, Any]:
+def _batch_result(outcome: Outcome, success: int) -> dict[str, Any]:
     if isinstance(outcome, ServiceError):
         return {"status": outcome.status, "problem": problem_occurrence(outcome)}
     replayed = {"replayed": True} if outcome.replayed else {}
-    return {"status": 201, **replayed, "order": orjson.Fragment(outcome.document)}
+    return {"status": success, **replayed, "order": orjson.Fragment(outcome.document)}
 
 
 def list_response(

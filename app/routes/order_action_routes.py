@@ -5,14 +5,17 @@ from typing import Any
 from flask import Response
 
 from app import errors
+from app.http import rate_limit
+from app.http.application import current_request_id, in_stretches
 from app.http.auth import current_principal
 from app.http.blueprint import Blueprint
-from app.http.request_input import MERGE_PATCH, change_request
-from app.http.responses import order_response
+from app.http.request_input import MERGE_PATCH, change_request, is_dry_run
+from app.http.responses import batch_response, order_response
 from app.models.fulfillment import RECEIVED, REJECTED
-from app.schemas.documents import OrderSchema
+from app.schemas.documents import BatchResultsSchema, OrderSchema
 from app.schemas.order import OrderPatchSchema
 from app.schemas.order_actions import (
+    BulkActionsInSchema,
     CancellationInSchema,
     DeliveryEventInSchema,
     EmptySchema,
@@ -24,7 +27,7 @@ from app.schemas.order_actions import (
     ReopeningInSchema,
     ReturnInSchema,
 )
-from app.services import order_actions
+from app.services import bulk_actions, order_actions
 
 blueprint = Blueprint("changes", __name__, description="Change orders. Every change adds a version and an event.")
 
@@ -99,14 +102,7 @@ def cancel_order(body: dict[str, Any], order_id: str) -> Response:
     some have been fulfilled is completed when no unit is open any more. Cancelled units reduce the total by their part
     of the price of the line after its discounts.
     """
-    order = order_actions.cancel_order(
-        order_id,
-        reason=body["reason"],
-        note=body.get("note"),
-        items=body.get("items"),
-        adjustments=body.get("adjustments"),
-        request=change_request(current_principal(), body),
-    )
+    order = order_actions.cancel_order(order_id, **body, request=change_request(current_principal(), body))
     return order_response(order)
 
 
@@ -138,9 +134,7 @@ def reopen_order(body: dict[str, Any], order_id: str) -> Response:
 
     A completed order is confirmed again; a cancelled one is pending again, with its cancelled units open.
     """
-    order = order_actions.reopen_order(
-        order_id, reason=body["reason"], request=change_request(current_principal(), body)
-    )
+    order = order_actions.reopen_order(order_id, **body, request=change_request(current_principal(), body))
     return order_response(order)
 
 
@@ -159,14 +153,7 @@ def place_hold(body: dict[str, Any], order_id: str, handle: str) -> Response:
     An order on hold cannot be confirmed, fulfilled or completed. It can have up to 20 holds, each with a handle of its
     own; a hold with `until` is released at that time.
     """
-    order = order_actions.place_hold(
-        order_id,
-        handle,
-        kind=body["kind"],
-        reason=body.get("reason"),
-        until=body.get("until"),
-        request=change_request(current_principal(), body),
-    )
+    order = order_actions.place_hold(order_id, handle, **body, request=change_request(current_principal(), body))
     return order_response(order)
 
 
@@ -201,7 +188,7 @@ def record_payment(body: dict[str, Any], order_id: str) -> Response:
     The service moves no money. The type and the reference identify the payment: the same payment again is answered with
     200 and changes nothing.
     """
-    order = order_actions.record_payment(order_id, payment=body, request=change_request(current_principal(), body))
+    order = order_actions.record_payment(order_id, **body, request=change_request(current_principal(), body))
     return order_response(order, 200 if order.unchanged else 201)
 
 
@@ -218,9 +205,7 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
 
     The fulfillment of the last open unit completes the order.
     """
-    order = order_actions.fulfill_order(
-        order_id, items=body["items"], tracking=body.get("tracking"), request=change_request(current_principal(), body)
-    )
+    order = order_actions.fulfill_order(order_id, **body, request=change_request(current_principal(), body))
     return order_response(order, 201)
 
 
@@ -235,9 +220,7 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
 )
 def set_tracking(body: dict[str, Any], order_id: str, number: int) -> Response:
     """Set how a fulfillment is tracked."""
-    order = order_actions.set_tracking(
-        order_id, number, tracking=body["tracking"], request=change_request(current_principal(), body)
-    )
+    order = order_actions.set_tracking(order_id, number, **body, request=change_request(current_principal(), body))
     return order_response(order)
 
 
@@ -256,7 +239,7 @@ def record_delivery_event(body: dict[str, Any], order_id: str, number: int) -> R
     it had completed is confirmed again.
     """
     order = order_actions.record_delivery_event(
-        order_id, number, event=body, request=change_request(current_principal(), body)
+        order_id, number, **body, request=change_request(current_principal(), body)
     )
     return order_response(order, 201)
 
@@ -274,13 +257,7 @@ def return_items(body: dict[str, Any], order_id: str) -> Response:
 
     An expected return counts once it is received.
     """
-    order = order_actions.return_items(
-        order_id,
-        items=body["items"],
-        status=body["status"],
-        reason=body.get("reason"),
-        request=change_request(current_principal(), body),
-    )
+    order = order_actions.return_items(order_id, **body, request=change_request(current_principal(), body))
     return order_response(order, 201)
 
 
@@ -316,3 +293,25 @@ def reject_return(body: dict[str, Any], order_id: str, number: int) -> Response:
         order_id, number, status=REJECTED, request=change_request(current_principal(), body)
     )
     return order_response(order)
+
+
+@blueprint.operation(
+    "POST",
+    "/orders/actions",
+    scope="orders:write",
+    body=BulkActionsInSchema(),
+    dry_run=True,
+    responses={200: BatchResultsSchema()},
+)
+def act_on_orders(body: dict[str, Any]) -> Response:
+    """Carry out up to 1,000 actions on orders.
+
+    Each action succeeds or fails on its own; the results are in the order of the actions. Actions on the same order are
+    carried out one after the other. Each requires the scope that its own route requires.
+    """
+    principal, entries = current_principal(), body["actions"]
+    rate_limit.count(principal, cost=len(entries), counted=1)
+    outcomes = bulk_actions.act_on_orders(
+        in_stretches(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
+    )
+    return batch_response(outcomes, success=200)

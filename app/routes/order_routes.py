@@ -85,7 +85,7 @@ def create_orders(body: dict[str, Any]) -> Response:
     outcomes = order_service.create_batch(
         in_stretches(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
     )
-    return batch_response(outcomes)
+    return batch_response(outcomes, success=201)
 
 
 @blueprint.operation(

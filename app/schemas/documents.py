@@ -276,7 +276,7 @@ class BatchResultSchema(ResponseSchema):
 
     status = fields.Integer(
         required=True,
-        metadata={"description": "The status that a request for this entry alone would be answered with."},
+        metadata={"description": "201 for a new order, 200 for an action, or the status of the problem."},
     )
     replayed = fields.Boolean(
         metadata={"description": "`true` if the order had already been created with the same key."}

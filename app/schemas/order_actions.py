@@ -5,6 +5,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, validate
 
 from app.models.fulfillment import DELIVERY_EVENTS, EXPECTED, RECEIVED
+from app.models.lifecycle import ACTIONS
 from app.models.payment import PAYMENT_TYPES
 from app.schemas.fields import (
     BoundedInteger,
@@ -19,11 +20,14 @@ from app.schemas.fields import (
 )
 from app.schemas.order import (
     ADJUSTMENTS_MAX,
+    BATCH_MAX,
     ITEMS_MAX,
     NOTE_MAX,
     PRICE_MAX,
     QUANTITY_MAX,
     AdjustmentInSchema,
+    IdempotencyKey,
+    OrderPatchSchema,
 )
 
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
@@ -70,22 +74,22 @@ class CancellationInSchema(DistinctLinesSchema):
     adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX)
 
 
+class Handle(fields.String):
+    """The caller's name of a hold."""
+
+    def __init__(self) -> None:
+        length = validate.Length(1, HANDLE_MAX, error=f"This must have 1 to {HANDLE_MAX} characters.")
+        characters = validate.Regexp(rf"{HANDLE_PATTERN[:-1]}\Z", error="This must have only a-z, 0-9, _ and -.")
+        description = "Your name of the hold: lower-case letters, digits, `_` and `-`."
+        metadata = {"description": description, "pattern": HANDLE_PATTERN, "example": "fraud-check"}
+        super().__init__(required=True, validate=[length, characters], metadata=metadata)
+
+
 class HoldPathSchema(ParametersSchema):
     """A hold of an order in a path."""
 
     order_id = fields.String(required=True, metadata={"description": "The id of the order.", "format": "uuid"})
-    handle = fields.String(
-        required=True,
-        validate=[
-            validate.Length(1, HANDLE_MAX, error=f"This must have 1 to {HANDLE_MAX} characters."),
-            validate.Regexp(rf"{HANDLE_PATTERN[:-1]}\Z", error="This must have only a-z, 0-9, _ and -."),
-        ],
-        metadata={
-            "description": "Your name of the hold: lower-case letters, digits, `_` and `-`.",
-            "pattern": HANDLE_PATTERN,
-            "example": "fraud-check",
-        },
-    )
+    handle = Handle()
 
 
 class HoldInSchema(StrictSchema):
@@ -151,3 +155,58 @@ class ReopeningInSchema(StrictSchema):
     """Why an order that has ended is reopened."""
 
     reason = Text(NOTE_MAX, multiline=True, required=True)
+
+
+class BulkHoldSchema(HoldInSchema):
+    """The hold to place."""
+
+    handle = Handle()
+
+
+class BulkReleaseSchema(StrictSchema):
+    """The hold to release."""
+
+    handle = Handle()
+
+
+class BulkTrackSchema(DeliveryEventInSchema):
+    """The fulfillment, and what happened to it."""
+
+    number = BoundedInteger(1, 2**31 - 1, required=True)
+
+
+class BulkReturnSchema(StrictSchema):
+    """The expected return to settle."""
+
+    number = BoundedInteger(1, 2**31 - 1, required=True)
+
+
+class BulkUpdateSchema(StrictSchema):
+    """The merge patch to apply."""
+
+    patch = NestedObject(OrderPatchSchema, required=True)
+
+
+class BulkActionInSchema(StrictSchema):
+    """What all actions have in common. Their other members are those of the body and the path of their route."""
+
+    order_id = fields.String(required=True, metadata={"format": "uuid"})
+    action = Choice(tuple(sorted(ACTIONS)), required=True)
+    idempotency_key = IdempotencyKey(allow_none=True)
+    if_match = BoundedInteger(
+        1, 2**31 - 1, allow_none=True, metadata={"description": "The version that the order must have."}
+    )
+
+
+class BulkActionsInSchema(StrictSchema):
+    """Actions on orders. Each succeeds or fails on its own."""
+
+    MAX_BODY_SIZE = 8 * 1024 * 1024  # bytes: 1,000 actions of 8 KiB
+
+    # Each entry is validated on its own, so that an invalid entry does not affect the others.
+    actions = BoundedList(
+        fields.Raw(allow_none=True, metadata={"anyOf": [{"$ref": "#/components/schemas/BulkActionIn"}, {}]}),
+        min_length=1,
+        max_length=BATCH_MAX,
+        required=True,
+    )

@@ -98,7 +98,7 @@ def cancel_order(
     order_id: str,
     *,
     reason: str,
-    note: str | None,
+    note: str | None = None,
     items: Units | None = None,
     adjustments: list[dict[str, Any]] | None = None,
     request: ChangeRequest,
@@ -126,7 +126,13 @@ def reopen_order(order_id: str, *, reason: str, request: ChangeRequest) -> Store
 
 
 def place_hold(
-    order_id: str, handle: str, *, kind: str, reason: str | None, until: datetime | None, request: ChangeRequest
+    order_id: str,
+    handle: str,
+    *,
+    kind: str,
+    reason: str | None = None,
+    until: datetime | None = None,
+    request: ChangeRequest,
 ) -> StoredOrder:
     """Place a hold on an open order, or replace the one with the same handle. The same hold again changes nothing.
 
@@ -143,18 +149,35 @@ def release_hold(order_id: str, handle: str, *, request: ChangeRequest) -> Store
     return _change_order(order_id, f"release {handle}", partial(Order.release_hold, handle=handle), request=request)
 
 
-def record_payment(order_id: str, *, payment: Mapping[str, Any], request: ChangeRequest) -> StoredOrder:
-    """Record a payment: `type`, `amount` in minor units, `reference`, and if given `method`, `occurred_at`, `note`.
+def record_payment(
+    order_id: str,
+    *,
+    type: str,
+    amount: int,
+    reference: str,
+    method: str | None = None,
+    occurred_at: datetime | None = None,
+    note: str | None = None,
+    request: ChangeRequest,
+) -> StoredOrder:
+    """Record a payment; `amount` is in minor units. A known type and reference with this amount changes nothing.
 
-    A known type and reference with the same amount changes nothing. Also raises DuplicatePayment for another amount,
-    AmountExceeded, and InvalidRequest for a time in the future.
+    Also raises DuplicatePayment for another amount, AmountExceeded, and InvalidRequest for a time in the future.
     """
-    optional = dict.fromkeys(("method", "occurred_at", "note"))
-    return _change_order(order_id, "pay", partial(Order.record_payment, **{**optional, **payment}), request=request)
+    change = partial(
+        Order.record_payment,
+        type=type,
+        amount=amount,
+        reference=reference,
+        method=method,
+        occurred_at=occurred_at,
+        note=note,
+    )
+    return _change_order(order_id, "pay", change, request=request)
 
 
 def fulfill_order(
-    order_id: str, *, items: Units, tracking: dict[str, str] | None, request: ChangeRequest
+    order_id: str, *, items: Units, tracking: dict[str, str] | None = None, request: ChangeRequest
 ) -> StoredOrder:
     """Record a fulfillment. Also raises QuantityExceeded and InvalidRequest for unknown lines."""
     change = partial(Order.fulfill, items=items, tracking=tracking)
@@ -168,19 +191,26 @@ def set_tracking(order_id: str, number: int, *, tracking: dict[str, str] | None,
 
 
 def record_delivery_event(
-    order_id: str, number: int, *, event: Mapping[str, Any], request: ChangeRequest
+    order_id: str,
+    number: int,
+    *,
+    type: str,
+    occurred_at: datetime | None = None,
+    description: str | None = None,
+    request: ChangeRequest,
 ) -> StoredOrder:
-    """Record what happened to a fulfillment: `type`, and if given `occurred_at` and `description`.
+    """Record what happened to a fulfillment, now or at `occurred_at`.
 
     Also raises FulfillmentNotFound, and InvalidRequest for a time in the future.
     """
-    optional = dict.fromkeys(("occurred_at", "description"))
-    change = partial(Order.record_delivery_event, number=number, **{**optional, **event})
+    change = partial(
+        Order.record_delivery_event, number=number, type=type, occurred_at=occurred_at, description=description
+    )
     return _change_order(order_id, f"deliver {number}", change, request=request)
 
 
 def return_items(
-    order_id: str, *, items: Units, status: str, reason: str | None, request: ChangeRequest
+    order_id: str, *, items: Units, status: str, reason: str | None = None, request: ChangeRequest
 ) -> StoredOrder:
     """Record a return, received or expected. Also raises QuantityExceeded and InvalidRequest for unknown lines."""
     change = partial(Order.return_items, items=items, status=status, reason=reason)
@@ -205,6 +235,8 @@ def update_order(order_id: str, *, patch: Mapping[str, Any], request: ChangeRequ
 
 def expire_orders(*, older_than: timedelta) -> Iterator[int]:
     """Cancel pending orders without a hold that were created longer ago, and yield the number of each page.
+
+    An order that was reopened is left alone.
 
     An order that changes at the same time is left to the next run. Several processes may run this at once.
     """
@@ -443,6 +475,7 @@ def _require_customer_content(changed: Iterable[str]) -> None:
 
 def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
     query = select(Order.id, Order.version, Order.holds).where(Order.status == "pending")
+    query = query.where(Order.reopening.is_(None))  # it was reopened to be dealt with, however old it is
     query = query.where(Order.id > after, Order.id < before)
     return read_rows(query.order_by(Order.id).limit(_EXPIRY_PAGE))
 
@@ -450,7 +483,7 @@ def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
 def _expire(order_id: str, version: int) -> bool:
     request = ChangeRequest(EXPIRY, expected_versions=frozenset({version}))
     try:
-        cancel_order(order_id, reason="expired", note=None, request=request)
+        cancel_order(order_id, reason="expired", request=request)
     except (VersionMismatch, ServiceUnavailable):
         return False
     return True

@@ -1,0 +1,155 @@
+"""Many actions on orders in one request, each judged and committed by itself."""
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from app.db.errors import DATABASE_ERRORS, is_unavailable
+from app.errors import Forbidden, InternalError, InvalidRequest, ServiceError, ServiceUnavailable
+from app.models.fulfillment import RECEIVED, REJECTED
+from app.models.principal import Principal
+from app.schemas.fields import StrictSchema
+from app.schemas.order_actions import (
+    BulkActionInSchema,
+    BulkHoldSchema,
+    BulkReleaseSchema,
+    BulkReturnSchema,
+    BulkTrackSchema,
+    BulkUpdateSchema,
+    CancellationInSchema,
+    EmptySchema,
+    FulfillmentInSchema,
+    PaymentInSchema,
+    ReopeningInSchema,
+    ReturnInSchema,
+)
+from app.schemas.strict_json import load_body
+from app.services import order_actions
+from app.services.new_order import fingerprint
+from app.services.order_actions import ChangeRequest
+from app.services.order_document import StoredOrder
+from app.services.order_service import Outcome
+
+CONCURRENCY = 20  # orders that are changed at the same time: they share statements, see app/db/group_commit.py
+DEADLINE = 8.0  # seconds for all actions: below the 10 s in which every request is answered
+
+
+@dataclass(frozen=True, slots=True)
+class BulkAction:
+    """How an action is carried out: the schema of its members, the scope of its route, and the service.
+
+    `path_members` are those that the action's route has in its path: they do not belong to the fingerprint of the body.
+    """
+
+    schema: StrictSchema
+    scope: str
+    service: Callable[..., StoredOrder]
+    path_members: frozenset[str] = frozenset()
+
+
+_HANDLE, _NUMBER = frozenset({"handle"}), frozenset({"number"})
+BULK_ACTIONS = {
+    "update": BulkAction(BulkUpdateSchema(), "orders:write", order_actions.update_order),
+    "cancel": BulkAction(CancellationInSchema(), "orders:write", order_actions.cancel_order),
+    "confirm": BulkAction(EmptySchema(), "orders:manage", order_actions.confirm_order),
+    "complete": BulkAction(EmptySchema(), "orders:manage", order_actions.complete_order),
+    "reopen": BulkAction(ReopeningInSchema(), "orders:manage", order_actions.reopen_order),
+    "hold": BulkAction(BulkHoldSchema(), "orders:manage", order_actions.place_hold, _HANDLE),
+    "release": BulkAction(BulkReleaseSchema(), "orders:manage", order_actions.release_hold, _HANDLE),
+    "fulfill": BulkAction(FulfillmentInSchema(), "orders:manage", order_actions.fulfill_order),
+    "track": BulkAction(BulkTrackSchema(), "orders:manage", order_actions.record_delivery_event, _NUMBER),
+    "return": BulkAction(ReturnInSchema(), "orders:manage", order_actions.return_items),
+    "receive": BulkAction(
+        BulkReturnSchema(), "orders:manage", partial(order_actions.settle_return, status=RECEIVED), _NUMBER
+    ),
+    "reject": BulkAction(
+        BulkReturnSchema(), "orders:manage", partial(order_actions.settle_return, status=REJECTED), _NUMBER
+    ),
+    "pay": BulkAction(PaymentInSchema(), "payments:write", order_actions.record_payment),
+}
+_COMMON = BulkActionInSchema()
+_COMMON_MEMBERS = frozenset(_COMMON.fields)
+
+# An action that is ready to be carried out, on the order with the id.
+Task = tuple[str, Callable[[], StoredOrder]]
+
+
+def act_on_orders(
+    entries: Iterable[Any], *, principal: Principal, request_id: str | None, dry_run: bool
+) -> list[Outcome]:
+    """Carry out the actions, and return their outcomes in the same order. Each commits by itself, unless it is a dry
+    run; then each is judged by the orders as they are stored, without the actions before it.
+
+    Actions on different orders are carried out concurrently, and those on one order in the order of the entries.
+    Actions that are not begun within DEADLINE seconds are not carried out.
+    """
+    outcomes: dict[int, Outcome] = {}
+    by_order: dict[str, dict[int, Callable[[], StoredOrder]]] = {}
+    for i, entry in enumerate(entries):
+        try:
+            order_id, task = _load_entry(
+                entry, principal, pointer=f"#/actions/{i}", request_id=request_id, dry_run=dry_run
+            )
+            by_order.setdefault(order_id.lower(), {})[i] = task
+        except ServiceError as error:
+            outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
+    deadline = time.monotonic() + DEADLINE
+    with ThreadPoolExecutor(min(CONCURRENCY, max(1, len(by_order)))) as threads:
+        running = [threads.submit(copy_context().run, _carry_out, tasks, deadline) for tasks in by_order.values()]
+        for future in running:
+            outcomes |= future.result()
+    return [outcomes[i] for i in range(len(outcomes))]
+
+
+def _load_entry(entry: Any, principal: Principal, *, pointer: str, request_id: str | None, dry_run: bool) -> Task:
+    if not isinstance(entry, dict):
+        errors = [{"pointer": pointer, "detail": "This must be an object."}]
+        raise InvalidRequest("The action is not valid. Correct what `errors` lists.", errors=errors)
+    common = load_body(_COMMON, {k: v for k, v in entry.items() if k in _COMMON_MEMBERS}, pointer=pointer)
+    action = BULK_ACTIONS[common["action"]]
+    body = load_body(action.schema, {k: v for k, v in entry.items() if k not in _COMMON_MEMBERS}, pointer=pointer)
+    if action.scope not in principal.scopes:
+        raise Forbidden(f"The scope {action.scope} is missing.")
+    key, version = common.get("idempotency_key"), common.get("if_match")
+    request = ChangeRequest(
+        principal,
+        expected_versions=None if version is None else frozenset({version}),
+        idempotency_key=key,
+        fingerprint=None if key is None else fingerprint(_body_of_route(action, body)),
+        request_id=request_id,
+        dry_run=dry_run,
+    )
+    return common["order_id"], partial(action.service, common["order_id"], **body, request=request)
+
+
+def _body_of_route(action: BulkAction, body: dict[str, Any]) -> Any:
+    """The body that a request to the action's own route has, so that a key is known to both."""
+    if "patch" in body:
+        return body["patch"]
+    return {name: value for name, value in body.items() if name not in action.path_members}
+
+
+def _carry_out(tasks: dict[int, Callable[[], StoredOrder]], deadline: float) -> dict[int, Outcome]:
+    """The outcomes of the actions on one order, by their positions."""
+    return {i: _outcome(task, deadline) for i, task in tasks.items()}
+
+
+def _outcome(task: Callable[[], StoredOrder], deadline: float) -> Outcome:
+    if time.monotonic() > deadline:
+        return ServiceUnavailable("The request ran out of time before this action. Send the action again.")
+    try:
+        return task()
+    except ServiceError as error:
+        return error.with_traceback(None)
+    except DATABASE_ERRORS as error:
+        outcome: ServiceError = (
+            ServiceUnavailable("The database is temporarily unavailable. Send the action again.")
+            if is_unavailable(error)
+            else InternalError("The action failed. The error is logged under the request id.")
+        )
+        outcome.__cause__ = error
+        return outcome

@@ -1,0 +1,143 @@
+"""`POST /orders/actions`: many actions in one request, each judged by itself."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.models.lifecycle import ACTIONS
+from app.services import bulk_actions
+from tests.support.actions import BODIES, READY, event_types, order_after, send_action
+from tests.support.credentials import api_key, bearer
+from tests.support.samples import MINIMAL, error_locations, slug
+
+MEMBERS: dict[str, Any] = BODIES | {
+    "update": {"patch": {"note": "x"}},
+    "hold": {"handle": "review", "kind": "other"},
+    "release": {"handle": "review"},
+    "track": {"number": 1} | BODIES["track"],
+    "receive": {"number": 1},
+    "reject": {"number": 1},
+}
+
+
+def send(client: FlaskClient, *actions: Any, **headers: str) -> list[dict[str, Any]]:
+    response = client.post("/orders/actions", json={"actions": actions}, headers=headers)
+    assert response.status_code == 200, response.text
+    results: list[dict[str, Any]] = response.json["results"]
+    return results
+
+
+def action(path: str, name: str, **members: Any) -> dict[str, Any]:
+    return {"order_id": path.removeprefix("/orders/"), "action": name, **MEMBERS.get(name, {}), **members}
+
+
+def test_every_action_can_be_sent() -> None:
+    assert bulk_actions.BULK_ACTIONS.keys() == ACTIONS.keys()
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_each_action_does_what_its_route_does(client: FlaskClient, name: str) -> None:
+    path = order_after(client, *READY[name])
+
+    [result] = send(client, action(path, name))
+
+    assert result["status"] == 200, result
+    assert result["order"] == client.get(path).json
+    assert event_types(client, path)[-1] == ACTIONS[name].event
+
+
+def test_each_action_is_judged_by_itself_and_results_are_in_order(client: FlaskClient) -> None:
+    first, second, third = (order_after(client) for _ in range(3))
+    absent = "/orders/00000000-0000-7000-8000-000000000000"
+
+    results = send(
+        client,
+        action(first, "confirm"),
+        action(second, "complete"),
+        action(absent, "confirm"),
+        5,
+        action(second, "cancel", reason="mood"),
+        action(third, "confirm", colour="red"),
+        action(third, "vanish"),
+        action(first, "fulfill"),
+        action(first, "confirm", if_match=1),
+        action(third, "confirm", if_match=1),
+    )
+
+    assert [result["status"] for result in results] == [200, 409, 404, 400, 400, 400, 400, 200, 412, 200]
+    pointers = [error["pointer"] for result in results[3:7] for error in result["problem"]["errors"]]
+    assert pointers == ["#/actions/3", "#/actions/4/reason", "#/actions/5/colour", "#/actions/6/action"]
+    assert [client.get(path).json["status"] for path in (first, second, third)] == ["confirmed", "pending", "confirmed"]
+
+
+def test_actions_on_one_order_are_carried_out_one_after_the_other(client: FlaskClient) -> None:
+    paths = [order_after(client) for _ in range(30)]
+    names = ("hold", "release", "confirm", "fulfill", "fulfill", "return")
+
+    results = send(client, *(action(path, name) for name in names for path in paths))
+
+    assert {result["status"] for result in results} == {200}
+    assert [result["order"]["version"] for result in results] == [v for v in range(2, 8) for _ in paths]
+
+
+@pytest.mark.parametrize("name", ["update", "hold", "pay"])
+def test_a_key_is_the_same_here_and_on_the_route_of_the_action(client: FlaskClient, name: str) -> None:
+    path = order_after(client, *READY[name])
+    body = {name: value for name, value in MEMBERS[name].items() if name != "handle"}
+    sent = send_action(client, path, name, body.get("patch", body), Idempotency_Key="k-1")
+
+    [again, other] = send(
+        client,
+        action(path, name, idempotency_key="k-1"),
+        action(path, name, idempotency_key="k-1")
+        | ({"patch": {"note": "y"}} if name == "update" else {"kind": "fraud"} if name == "hold" else {"amount": 2}),
+    )
+
+    assert (again["status"], again["replayed"], again["order"]) == (200, True, sent.json)
+    assert (other["status"], other["problem"]["type"]) == (422, "/problems/idempotency-key-reused")
+
+
+def test_each_action_requires_the_scope_of_its_route(secure_app: Flask, secure_client: FlaskClient) -> None:
+    writer = bearer(api_key(secure_app, "orders:write"))
+    created = secure_client.post("/orders", json=MINIMAL, headers=writer).headers["Location"]
+
+    results = send(
+        secure_client, action(created, "confirm"), action(created, "pay"), action(created, "cancel"), **writer
+    )
+
+    assert [result["status"] for result in results] == [403, 403, 200]
+
+
+def test_a_dry_run_stores_nothing(client: FlaskClient) -> None:
+    path = order_after(client)
+    entries = [action(path, "confirm"), action(path, "complete")]
+
+    response = client.post("/orders/actions?dry_run=true", json={"actions": entries})
+
+    assert response.headers["Dry-Run"] == "true"
+    assert [result["status"] for result in response.json["results"]] == [200, 409]
+    assert client.get(path).json["version"] == 1
+
+
+def test_actions_that_are_not_begun_in_time_are_not_carried_out(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_actions, "DEADLINE", -1.0)
+    path = order_after(client)
+
+    [result] = send(client, action(path, "confirm"))
+
+    assert (result["status"], client.get(path).json["version"]) == (503, 1)
+
+
+@pytest.mark.parametrize(("body", "pointer"), [({"actions": []}, "#/actions"), ({}, "#/actions")])
+def test_a_request_without_actions_is_refused(client: FlaskClient, body: Any, pointer: str) -> None:
+    assert error_locations(client.post("/orders/actions", json=body)) == {pointer}
+
+
+def test_more_than_a_thousand_actions_are_refused(client: FlaskClient) -> None:
+    entries = [{"order_id": "x", "action": "confirm"}] * 1001
+
+    assert slug(client.post("/orders/actions", json={"actions": entries})) == (400, "invalid-request")
