@@ -42,11 +42,11 @@ def create(app: Flask, *more: str) -> Any:
 
 
 def test_a_key_is_shown_once_on_the_last_line_and_works(secure_app: Flask, secure_client: FlaskClient) -> None:
-    made = create(secure_app, "--scope", "orders:write")
+    created = create(secure_app, "--scope", "orders:write")
 
-    key = made.stdout.splitlines()[-1]
-    assert made.exit_code == 0 and made.stdout == f"{key}\n"
-    assert "cannot be shown again" in made.stderr and key not in made.stderr
+    key = created.stdout.splitlines()[-1]
+    assert created.exit_code == 0 and created.stdout == f"{key}\n"
+    assert "cannot be shown again" in created.stderr and key not in created.stderr
     assert re.fullmatch(r"osk_[a-z0-9]{16}\.[A-Za-z0-9_-]{43}[0-9a-f]{8}", key)
     assert secure_client.post("/orders", json=MINIMAL, headers=bearer(key)).status_code == 201
 
@@ -284,9 +284,9 @@ def test_a_last_use_that_cannot_be_recorded_rejects_no_request(secure_app: Flask
     ],
 )
 def test_an_invalid_api_key_is_not_created(secure_app: Flask, words: tuple[str, ...]) -> None:
-    made = cli(secure_app, "api-keys", "create", *words)
+    created = cli(secure_app, "api-keys", "create", *words)
 
-    assert made.exit_code == 2 and "osk_" not in made.output
+    assert created.exit_code == 2 and "osk_" not in created.output
     assert stored(secure_app) == []
 
 
@@ -294,13 +294,13 @@ def test_an_invalid_api_key_is_not_created(secure_app: Flask, words: tuple[str, 
 def test_a_development_token_is_the_last_line_and_works(app: Flask, database_url: str) -> None:
     signing = private_pem(SIGNING_KEY)
     with app_with_auth(database_url, JWT_SIGNING_KEY=signing) as secure_app:
-        made = cli(secure_app, "token", "--customer", "c-1", "--scope", "orders:read", "--scope", "orders:write")
+        created = cli(secure_app, "token", "--customer", "c-1", "--scope", "orders:read", "--scope", "orders:write")
         client = secure_app.test_client()
 
-        own = client.post("/orders", json=MINIMAL, headers=bearer(made.stdout.strip()))
-        others = client.post("/orders", json=MINIMAL | {"customer_id": "c-2"}, headers=bearer(made.stdout.strip()))
+        own = client.post("/orders", json=MINIMAL, headers=bearer(created.stdout.strip()))
+        others = client.post("/orders", json=MINIMAL | {"customer_id": "c-2"}, headers=bearer(created.stdout.strip()))
 
-    assert made.stdout.count("\n") == 1
+    assert created.stdout.count("\n") == 1
     assert (own.status_code, others.status_code) == (201, 403)
 
 
@@ -319,7 +319,7 @@ def test_without_a_signing_key_no_token_is_issued(
     app: Flask, database_url: str, settings: dict[str, str], message: str
 ) -> None:
     with app_with_auth(database_url, **settings) as secure_app:
-        made = cli(secure_app, "token", "--customer", "c-1", "--scope", "orders:read")
+        created = cli(secure_app, "token", "--customer", "c-1", "--scope", "orders:read")
 
-    assert made.exit_code == 1 and made.stdout == ""
-    assert message in made.stderr and "secret" not in made.stderr
+    assert created.exit_code == 1 and created.stdout == ""
+    assert message in created.stderr and "secret" not in created.stderr

@@ -140,18 +140,18 @@ def master(secure_app: Flask) -> str:
 def order_id(secure_client: FlaskClient, master: str) -> str:
     """An order of the customer c-1, made by a service."""
     response = secure_client.post("/orders", json=PRICED, headers=bearer(master))
-    made: str = response.json["id"]
-    return made
+    order_id: str = response.json["id"]
+    return order_id
 
 
 def test_the_matrix_lists_every_route_and_method(app: Flask) -> None:
-    there = {
+    routes = {
         (method, rule.rule)
         for rule in app.url_map.iter_rules()
         for method in rule.methods - {"HEAD"} - ({"OPTIONS"} if rule.provide_automatic_options else set())
     }
 
-    assert there == ROUTES.keys()
+    assert routes == ROUTES.keys()
 
 
 @on_sqlite

@@ -267,11 +267,11 @@ def test_an_imported_order_is_replayed_at_its_version(app: Flask, client: FlaskC
 def test_the_orders_of_a_long_batch_are_built_just_before_they_are_stored(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[list[Any]] = []
+    built: list[list[Any]] = []
     stored: list[datetime] = []
 
     def insert(orders: Any) -> set[str]:
-        made.append([one.columns["created_at"] for one in orders])
+        built.append([one.columns["created_at"] for one in orders])
         ids = insert_orders(orders)
         stored.append(datetime.now(UTC))
         return ids
@@ -281,6 +281,6 @@ def test_the_orders_of_a_long_batch_are_built_just_before_they_are_stored(
     with app.app_context():
         order_service.create_orders([CreateRequest(body, ANONYMOUS) for _ in range(250)])
 
-    assert [len(part) for part in made] == [100, 100, 50]
+    assert [len(part) for part in built] == [100, 100, 50]
     # The first of a part shows that the part before it is full.
-    assert min(made[1][1:]) > stored[0] and min(made[2][1:]) > stored[1]
+    assert min(built[1][1:]) > stored[0] and min(built[2][1:]) > stored[1]

@@ -44,16 +44,16 @@ def words(text: str) -> set[str]:
 def test_a_preflight_of_an_allowed_origin_is_answered_and_cacheable(web: FlaskClient, origin: str, path: str) -> None:
     response = web.options(path, headers={"Origin": origin} | PREFLIGHT)
 
-    told = cors(response)
+    headers = cors(response)
     assert (response.status_code, response.data) == (204, b"")
-    assert told["Allow-Origin"] == origin
-    assert {"get", "head", "post", "put", "patch", "delete"} == words(told["Allow-Methods"])
+    assert headers["Allow-Origin"] == origin
+    assert {"get", "head", "post", "put", "patch", "delete"} == words(headers["Allow-Methods"])
     assert {"authorization", "content-type", "idempotency-key", "if-match", "if-none-match"} <= words(
-        told["Allow-Headers"]
+        headers["Allow-Headers"]
     )
-    assert int(told["Max-Age"]) >= 600
+    assert int(headers["Max-Age"]) >= 600
     assert "origin" in words(response.headers["Vary"])
-    assert "Allow-Credentials" not in told
+    assert "Allow-Credentials" not in headers
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
@@ -81,9 +81,9 @@ SPELLINGS = {
 def test_an_origin_matches_in_every_notation(app: Flask, database_url: str, configured: str, sent: str) -> None:
     with app_with_auth(database_url, CORS_ORIGINS=configured) as secure_app:
         client = secure_app.test_client()
-        told = [cors(client.get("/orders", headers={"Origin": origin})) for origin in (sent, configured)]
+        headers = [cors(client.get("/orders", headers={"Origin": origin})) for origin in (sent, configured)]
 
-    assert [one["Allow-Origin"] for one in told] == [sent, configured]
+    assert [one["Allow-Origin"] for one in headers] == [sent, configured]
 
 
 def test_headers_of_tracing_and_those_configured_are_allowed(app: Flask, database_url: str) -> None:
@@ -106,12 +106,12 @@ def test_the_headers_a_frontend_needs_are_exposed(web: FlaskClient) -> None:
 
     response = web.post("/orders", json=MINIMAL, headers=headers)
 
-    told = cors(response)
-    assert response.status_code == 201 and told["Allow-Origin"] == SHOP
+    headers = cors(response)
+    assert response.status_code == 201 and headers["Allow-Origin"] == SHOP
     needed = {"ETag", "Location", "Idempotent-Replayed", "X-Request-Id"}
     assert needed <= set(response.headers.keys())
     assert words(", ".join(needed)) | {"link", "retry-after", "ratelimit", "ratelimit-policy"} <= words(
-        told["Expose-Headers"]
+        headers["Expose-Headers"]
     )
 
 

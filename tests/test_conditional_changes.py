@@ -77,13 +77,13 @@ def test_if_match_can_be_required(app: Flask, client: FlaskClient, monkeypatch: 
     path = order_after(client, *READY[name])
     monkeypatch.setitem(app.config, "REQUIRE_IF_MATCH", True)
 
-    refused, made = (
+    refused, accepted = (
         send_action(client, path, name),
         send_action(client, path, name, If_Match=client.get(path).headers["ETag"]),
     )
 
     assert slug(refused) == (428, "precondition-required")
-    assert made.status_code == ROUTES[name][2]
+    assert accepted.status_code == ROUTES[name][2]
 
 
 def test_creating_needs_no_if_match(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,9 +155,11 @@ def test_no_secret_and_no_personal_data_is_in_logs_errors_or_metrics(
     for response in canary_requests(secure_app, secure_client):
         statuses.append(response.status_code)
         if response.status_code >= 400:
-            told = response.json | {"instance": None}  # the path, as the client itself has just sent it
-            assert CANARY not in told["detail"].replace(f"Order {CANARY} was not found.", "")
-            assert CANARY not in repr({name: value for name, value in told.items() if name not in ("detail", "errors")})
+            problem = response.json | {"instance": None}  # the path, as the client itself has just sent it
+            assert CANARY not in problem["detail"].replace(f"Order {CANARY} was not found.", "")
+            assert CANARY not in repr(
+                {name: value for name, value in problem.items() if name not in ("detail", "errors")}
+            )
 
     written = log.getvalue()
     assert CANARY not in written and "osk_" not in written and "eyJ" not in written

@@ -147,10 +147,10 @@ def test_concurrent_requests_with_one_key_create_one_order(app: Flask, client: F
     responses = run_concurrently(8, lambda i: post(app.test_client(), MINIMAL if i % 4 else OTHER, "k-1"))
 
     # Whichever body was first is the order's; the other is told that the key is taken.
-    made = [response for response in responses if response.status_code == 201]
+    created = [response for response in responses if response.status_code == 201]
     assert {response.status_code for response in responses} <= {201, 409, 422}
-    assert len({response.data for response in made}) == 1
-    assert [response.headers.get("Idempotent-Replayed") for response in made].count(None) == 1
+    assert len({response.data for response in created}) == 1
+    assert [response.headers.get("Idempotent-Replayed") for response in created].count(None) == 1
     assert order_count(client) == 1
 
 

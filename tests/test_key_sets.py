@@ -44,8 +44,8 @@ def jwk(algorithm: str, **members: Any) -> dict[str, Any]:
     return json.loads(kind.to_jwk(key.public_key())) | {"kid": algorithm} | members
 
 
-def named(algorithm: str, kid: str | None = None, **said: Any) -> str:
-    return token(KEYS[algorithm][0], algorithm, header={"kid": kid or algorithm}, **said)
+def named(algorithm: str, kid: str | None = None, **members: Any) -> str:
+    return token(KEYS[algorithm][0], algorithm, header={"kid": kid or algorithm}, **members)
 
 
 class Issuer:
@@ -54,7 +54,7 @@ class Issuer:
     def __init__(self) -> None:
         self.keys = [jwk(algorithm) for algorithm in KEYS]
         self.answer: bytes | None = None
-        self.status, self.seconds, self.asked, self.url = 200, 0.0, 0, ""
+        self.status, self.seconds, self.requests, self.url = 200, 0.0, 0, ""
         self.user_agents: set[str | None] = set()
 
     def body(self) -> bytes:
@@ -65,7 +65,7 @@ class Issuer:
 def serving(issuer: Issuer, tls: ssl.SSLContext | None = None) -> Iterator[None]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            issuer.asked += 1
+            issuer.requests += 1
             issuer.user_agents.add(self.headers["User-Agent"])
             time.sleep(issuer.seconds)
             self.send_response(issuer.status)
@@ -124,7 +124,7 @@ def test_tokens_of_all_keys_are_accepted_after_one_fetch(client: FlaskClient, is
     statuses = [status(client, named(algorithm, customer=f"c-{i}")) for i in range(5) for algorithm in KEYS]
 
     assert statuses == [200] * 15
-    assert issuer.asked == 1
+    assert issuer.requests == 1
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
@@ -145,7 +145,7 @@ def test_a_token_without_a_key_id_is_checked_with_the_only_key(
     assert [status(client, credential) for credential in without] == [200] * 3
     assert status(client, token(ed25519.Ed25519PrivateKey.generate(), "EdDSA")) == 401
     assert status(client, named("EdDSA", kid="other")) == 401
-    assert issuer.asked == 1
+    assert issuer.requests == 1
 
 
 def test_fetching_the_key_set_sends_a_user_agent(client: FlaskClient, issuer: Issuer) -> None:
@@ -157,12 +157,12 @@ def test_fetching_the_key_set_sends_a_user_agent(client: FlaskClient, issuer: Is
 def test_a_thousand_unknown_names_cost_one_fetch(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
     assert status(client, named("EdDSA")) == 200
     clock.ahead = 31
-    asked = issuer.asked
+    requests = issuer.requests
 
     statuses = {status(client, f"{named('EdDSA', kid=f'k-{i}')}") for i in range(1000)}
 
     assert statuses == {401}
-    assert issuer.asked - asked == 1
+    assert issuer.requests - requests == 1
 
 
 def test_a_rotated_key_set_accepts_the_new_key_and_rejects_the_old_one(
@@ -208,13 +208,13 @@ def test_an_issuer_that_is_away_locks_out_no_known_key(
     assert status(client, named("EdDSA")) == 200
     issuer.status, issuer.answer = code, answer
     clock.ahead = 301
-    asked = issuer.asked
+    requests = issuer.requests
 
     known = [status(client, named("EdDSA", customer=f"c-{i}")) for i in range(5)]
     unknown = status(client, named("EdDSA", kid="new"))
 
     assert (known, unknown) == ([200] * 5, 401)
-    assert issuer.asked - asked == 1
+    assert issuer.requests - requests == 1
 
 
 REASONS = {
@@ -291,14 +291,14 @@ def test_without_any_key_set_a_token_is_503(
     issuer.status, issuer.answer = code, answer
 
     first = [client.get("/orders", headers=bearer(named("EdDSA"))) for _ in range(5)]
-    asked = issuer.asked
+    requests = issuer.requests
     issuer.status, issuer.answer = 200, None
     clock.ahead = 3
     later = status(client, named("EdDSA"))
 
     assert {slug(response) for response in first} == {(503, "service-unavailable")}
     assert {response.headers["Retry-After"] for response in first} == {"1"}
-    assert asked == 1
+    assert requests == 1
     assert later == 200
 
 
@@ -307,7 +307,7 @@ def test_a_slow_issuer_does_not_delay_tokens_of_known_keys(client: FlaskClient, 
     issuer.seconds, clock.ahead = 1.0, 301
     fetching = threading.Thread(target=status, args=(client, named("EdDSA", customer="c-2")))
     fetching.start()
-    while issuer.asked < 2:
+    while issuer.requests < 2:
         time.sleep(0.001)
 
     started = time.monotonic()
@@ -315,7 +315,7 @@ def test_a_slow_issuer_does_not_delay_tokens_of_known_keys(client: FlaskClient, 
     seconds = time.monotonic() - started
     fetching.join()
 
-    assert (other, issuer.asked) == (200, 2)
+    assert (other, issuer.requests) == (200, 2)
     assert seconds < 0.5
 
 
@@ -355,4 +355,4 @@ def test_urls_in_the_header_of_a_token_are_not_fetched(client: FlaskClient) -> N
             header = {"kid": "EdDSA", name: elsewhere.url}
             assert status(client, token(stranger, header=header)) == 401
 
-    assert elsewhere.asked == 0
+    assert elsewhere.requests == 0

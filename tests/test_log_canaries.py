@@ -201,8 +201,8 @@ def test_no_log_line_contains_personal_data(app: Flask, database_url: str, form:
         output = server.output()
 
     assert {200, 201, 400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 429, 500} <= statuses.keys(), statuses
-    told = [line for line in (output + metrics).splitlines() if any(part in line for part in FORBIDDEN)]
-    assert told == []
+    leaks = [line for line in (output + metrics).splitlines() if any(part in line for part in FORBIDDEN)]
+    assert leaks == []
     assert "request failed" in output and "denied" in output
 
 

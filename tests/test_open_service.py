@@ -86,8 +86,8 @@ def test_bound_elsewhere_by_a_gunicorn_option_it_rejects_and_logs_remote_clients
         lines = [json.loads(line) for line in server.output().splitlines()]
 
     assert (own, refused) == (200, 403)
-    [told] = [line for line in lines if line["event"] == "authentication is off"]
-    assert (told["level"], told["open_to"]) == ("warning", "this machine only")
+    [warning] = [line for line in lines if line["event"] == "authentication is off"]
+    assert (warning["level"], warning["open_to"]) == ("warning", "this machine only")
     [denied] = [line for line in lines if line["event"] == "denied"]
     assert "own machine only" in denied["reason"]
 

@@ -161,23 +161,23 @@ def test_times_are_distinguished_to_the_microsecond(client: FlaskClient) -> None
     customers=st.lists(st.sampled_from(["c-1", "c-2"]), max_size=8),
     limit=st.integers(1, 9),
     sort=st.sampled_from(["created_at", "-created_at"]),
-    wanted=st.sampled_from(["c-1", "c-2", None]),
+    customer_id=st.sampled_from(["c-1", "c-2", None]),
     arriving=st.integers(0, 3),
 )
 def test_pages_hold_every_order_once_in_order_also_while_new_ones_arrive(
-    client: FlaskClient, customers: list[str], limit: int, sort: str, wanted: str | None, arriving: int
+    client: FlaskClient, customers: list[str], limit: int, sort: str, customer_id: str | None, arriving: int
 ) -> None:
     mine = f"example-{datetime.now(UTC).timestamp()}"  # the tables are emptied once for all examples
     ids = [create(client, customer_id=customer, items=lines(mine))["id"] for customer in customers]
-    matching = [i for i, customer in zip(ids, customers, strict=True) if wanted in (None, customer)]
-    query = {"limit": limit, "sort": sort, "item_id": mine} | ({"customer_id": wanted} if wanted else {})
+    matching = [i for i, customer in zip(ids, customers, strict=True) if customer_id in (None, customer)]
+    query = {"limit": limit, "sort": sort, "item_id": mine} | ({"customer_id": customer_id} if customer_id else {})
 
     seen, late = [], []
     for page in pages(client, **query):
         assert len(page) <= limit
         seen += [order["id"] for order in page]
         if len(late) < arriving:
-            late.append(create(client, customer_id=wanted or "c-1", items=lines(mine))["id"])
+            late.append(create(client, customer_id=customer_id or "c-1", items=lines(mine))["id"])
 
     # Newest first, what arrives comes before the first page; oldest first, after the last one, if that is not over.
     if sort == "-created_at":
@@ -214,17 +214,17 @@ TO_STATUS = {"pending": (), "confirmed": ("confirm",), "completed": ("confirm", 
 
 
 @given(
-    made=st.lists(st.sampled_from(STATUSES), max_size=10),
+    statuses=st.lists(st.sampled_from(STATUSES), max_size=10),
     chosen=st.lists(st.sampled_from(STATUSES), min_size=1, max_size=5),
     limit=st.integers(1, 4),
     sort=st.sampled_from(["created_at", "-created_at"]),
 )
 def test_pages_of_several_statuses_hold_every_order_once_in_order(
-    client: FlaskClient, made: list[str], chosen: list[str], limit: int, sort: str
+    client: FlaskClient, statuses: list[str], chosen: list[str], limit: int, sort: str
 ) -> None:
     started = datetime.now(UTC).isoformat()  # the tables are emptied once for all examples
-    paths = [order_after(client, *TO_STATUS[status]) for status in made]
-    matching = [path for path, status in zip(paths, made, strict=True) if status in chosen]
+    paths = [order_after(client, *TO_STATUS[status]) for status in statuses]
+    matching = [path for path, status in zip(paths, statuses, strict=True) if status in chosen]
 
     found = list(pages(client, status=",".join(chosen), limit=limit, sort=sort, created_from=started))
 

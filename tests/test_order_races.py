@@ -36,8 +36,8 @@ def test_writers_without_conditions_make_one_version_each_or_are_refused(
 
     def write(i: int) -> list[TestResponse]:
         own = app.test_client()
-        wanted = "cancel" if i == WRITERS - 1 else ("update", "hold", "confirm", "hold")[i % 4], "update"
-        return [retry_while_unavailable(lambda name=name: send_action(own, path, name)) for name in wanted]  # type: ignore[misc]
+        actions = "cancel" if i == WRITERS - 1 else ("update", "hold", "confirm", "hold")[i % 4], "update"
+        return [retry_while_unavailable(lambda name=name: send_action(own, path, name)) for name in actions]  # type: ignore[misc]
 
     responses = [response for both in run_concurrently(WRITERS, write) for response in both]
 

@@ -91,13 +91,13 @@ def test_a_read_is_one_round_trip(app: Flask, client: FlaskClient, tmp_path: Pat
 
 def end_all_connections(app: Flask, url: str) -> None:
     """As in a failover or a restart of a proxy: all connections of the service are closed."""
-    with app.app_context(), ExitStack() as held:
+    with app.app_context(), ExitStack() as stack:
         pool = db.engine.pool
-        idle = [held.enter_context(closing(db.engine.raw_connection())) for _ in range(pool.checkedin())]
+        idle = [stack.enter_context(closing(db.engine.raw_connection())) for _ in range(pool.checkedin())]
         processes = [connection.dbapi_connection.info.backend_pid for connection in idle]
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         ended = connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) pid", [processes])
-        assert processes and all(gone for (gone,) in ended)
+        assert processes and all(exited for (exited,) in ended)
 
 
 @on_postgresql

@@ -260,7 +260,7 @@ def agent(secure_client: FlaskClient) -> Send:
 
 
 @pytest.fixture
-def held(shop: Send, agent: Send, adas: list[str]) -> str:
+def on_hold(shop: Send, agent: Send, adas: list[str]) -> str:
     """The path of Ada's own order, on hold twice, the second time by a member of the staff."""
     path = f"/orders/{adas[1]}"
     assert shop("PUT", f"{path}/holds/review", {"kind": "other", "reason": SECRET}).status_code == 200
@@ -269,8 +269,10 @@ def held(shop: Send, agent: Send, adas: list[str]) -> str:
 
 
 @pytest.mark.parametrize("below", ["", "?version=2", "?version=3", "/history"])
-def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(ada: Send, shop: Send, held: str, below: str) -> None:
-    read, full = ada("GET", held + below), shop("GET", held + below)
+def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(
+    ada: Send, shop: Send, on_hold: str, below: str
+) -> None:
+    read, full = ada("GET", on_hold + below), shop("GET", on_hold + below)
 
     assert read.status_code == 200
     assert SECRET in full.text
@@ -281,55 +283,55 @@ def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(ada: Send, shop:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_a_customers_view_has_an_entity_tag_of_its_own(ada: Send, shop: Send, held: str, version: int) -> None:
+def test_a_customers_view_has_an_entity_tag_of_its_own(ada: Send, shop: Send, on_hold: str, version: int) -> None:
     """One strong tag stands for one sequence of bytes (RFC 9110 §8.8.1)."""
-    path = f"{held}?version={version}"
+    path = f"{on_hold}?version={version}"
 
     assert shop("GET", path).headers["ETag"] == f'"{version}"'
     assert ada("GET", path).headers["ETag"] == f'"{version}-customer"'
     assert ada("GET", path, If_None_Match=f'"{version}"').status_code == 200
     assert ada("GET", path, If_None_Match=f'"{version}-customer"').status_code == 304
-    assert ada("GET", f"{held}?version=1").headers["ETag"] == shop("GET", f"{held}?version=1").headers["ETag"]
+    assert ada("GET", f"{on_hold}?version=1").headers["ETag"] == shop("GET", f"{on_hold}?version=1").headers["ETag"]
 
 
-def test_caches_keep_the_responses_of_each_caller_apart(ada: Send, held: str) -> None:
-    paths = [held, f"{held}?version=1", "/orders", f"{held}/history"]
+def test_caches_keep_the_responses_of_each_caller_apart(ada: Send, on_hold: str) -> None:
+    paths = [on_hold, f"{on_hold}?version=1", "/orders", f"{on_hold}/history"]
 
     assert ["Authorization" in ada("GET", path).headers["Vary"] for path in paths] == [True] * 4
 
 
-def test_apart_from_hidden_members_a_customer_reads_the_same_document(ada: Send, shop: Send, held: str) -> None:
-    read, full = ada("GET", held).json, shop("GET", held).json
+def test_apart_from_hidden_members_a_customer_reads_the_same_document(ada: Send, shop: Send, on_hold: str) -> None:
+    read, full = ada("GET", on_hold).json, shop("GET", on_hold).json
 
     [hold] = full["holds"]
     assert hold.pop("reason") == f"{SECRET} again"
     assert hold.pop("placed_by") == "token:agent-7" and read["holds"][0].pop("placed_by") == "staff"
     assert read == full
     assert list(read) == list(full)
-    [read_events, full_events] = [send("GET", f"{held}/history").json["events"] for send in (ada, shop)]
+    [read_events, full_events] = [send("GET", f"{on_hold}/history").json["events"] for send in (ada, shop)]
     assert [event["actor"] for event in read_events] == ["customer:c-ada", "service", "staff"]
     assert [event["actor"] for event in full_events] == ["customer:c-ada", "service:shop", "token:agent-7"]
     assert read_events[0] == full_events[0]
 
 
 @pytest.mark.parametrize("path", ["/orders", "/orders/export", "/orders/export?format=csv", "/orders?status=pending"])
-def test_lists_and_exports_hide_the_reason_of_a_hold_from_customers(ada: Send, held: str, path: str) -> None:
+def test_lists_and_exports_hide_the_reason_of_a_hold_from_customers(ada: Send, on_hold: str, path: str) -> None:
     listed = ada("GET", path)
 
     assert listed.status_code == 200
-    assert held.removeprefix("/orders/") in listed.text
+    assert on_hold.removeprefix("/orders/") in listed.text
     assert SECRET not in listed.text
 
 
-def test_a_customers_own_changes_and_their_replays_keep_it_too(ada: Send, shop: Send, held: str) -> None:
+def test_a_customers_own_changes_and_their_replays_keep_it_too(ada: Send, shop: Send, on_hold: str) -> None:
     body = {"note": "Ring twice."}
-    tag = ada("GET", held).headers["ETag"]
+    tag = ada("GET", on_hold).headers["ETag"]
 
-    changed = ada("PATCH", held, body, Idempotency_Key="k-1", If_Match=tag)
-    unchanged = ada("PATCH", held, body)
-    shop("PUT", f"{held}/holds/review", {"kind": "other", "reason": f"{SECRET} for ever"})
-    replayed = ada("PATCH", held, body, Idempotency_Key="k-1", If_Match=tag)
-    cancelled = ada("POST", f"{held}/cancel", {"reason": "customer"}, Idempotency_Key="k-2")
+    changed = ada("PATCH", on_hold, body, Idempotency_Key="k-1", If_Match=tag)
+    unchanged = ada("PATCH", on_hold, body)
+    shop("PUT", f"{on_hold}/holds/review", {"kind": "other", "reason": f"{SECRET} for ever"})
+    replayed = ada("PATCH", on_hold, body, Idempotency_Key="k-1", If_Match=tag)
+    cancelled = ada("POST", f"{on_hold}/cancel", {"reason": "customer"}, Idempotency_Key="k-2")
 
     for answer in (changed, unchanged, replayed, cancelled):
         assert answer.status_code == 200
@@ -339,9 +341,9 @@ def test_a_customers_own_changes_and_their_replays_keep_it_too(ada: Send, shop: 
     assert cancelled.json["holds"] == []
 
 
-def test_a_text_that_resembles_a_hold_is_not_altered(ada: Send, shop: Send, held: str) -> None:
+def test_a_text_that_resembles_a_hold_is_not_altered(ada: Send, shop: Send, on_hold: str) -> None:
     patch = {"note": '"holds":[],"payments":[],', "metadata": {"holds": "[]", '"holds":[],"payments":[],': ""}}
-    assert ada("PATCH", held, patch).status_code == 200
+    assert ada("PATCH", on_hold, patch).status_code == 200
 
-    assert SECRET not in ada("GET", held).text
-    assert shop("GET", held).json["note"] == ada("GET", held).json["note"] == '"holds":[],"payments":[],'
+    assert SECRET not in ada("GET", on_hold).text
+    assert shop("GET", on_hold).json["note"] == ada("GET", on_hold).json["note"] == '"holds":[],"payments":[],'

@@ -60,13 +60,13 @@ def test_each_file_that_is_named_exists(path: str) -> None:
 @on_sqlite
 def test_the_api_at_a_glance_lists_every_path(app: Flask) -> None:
     table = README.partition("## The API at a glance")[2].partition("### Lifecycle")[0]
-    told = set()
+    documented = set()
     for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
         paths = re.findall(r"[/…][\w{}/.-]*", row)
-        told |= {path.replace("…", paths[0].rsplit("/", 1)[0]) for path in paths}
+        documented |= {path.replace("…", paths[0].rsplit("/", 1)[0]) for path in paths}
     exist = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
 
-    assert told == exist - {"/docs/{name}", "/problems/{slug}"}
+    assert documented == exist - {"/docs/{name}", "/problems/{slug}"}
 
 
 @on_sqlite

@@ -227,12 +227,12 @@ def test_the_metrics_are_those_of_all_workers(gunicorn: Server) -> None:
 
 def test_a_request_is_one_line_of_json_with_its_id(gunicorn: Server) -> None:
     given = gunicorn.request("POST", "/orders", ORDER, {"X-Request-Id": "given-1"})
-    made = gunicorn.request("GET", "/nowhere")
+    unnamed = gunicorn.request("GET", "/nowhere")
 
     assert given.headers["X-Request-Id"] == "given-1"
     lines = {line.get("request_id"): line for line in log_lines(gunicorn)}
     assert (lines["given-1"]["method"], lines["given-1"]["status"]) == ("POST", 201)
-    assert lines[made.headers["X-Request-Id"]]["status"] == 404
+    assert lines[unnamed.headers["X-Request-Id"]]["status"] == 404
 
 
 def log_lines(server: Server) -> list[dict[str, object]]:

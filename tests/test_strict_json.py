@@ -307,9 +307,9 @@ def test_nesting_has_a_limit_that_brackets_in_strings_do_not_count_for(
 
 
 def test_a_body_that_ends_early_is_refused_and_nothing_is_stored(client: FlaskClient) -> None:
-    told = {"CONTENT_LENGTH": str(len(GOOD) + 1)}  # all that comes is a good order by itself
+    environ = {"CONTENT_LENGTH": str(len(GOOD) + 1)}  # all that comes is a good order by itself
 
-    cut_off = client.post("/orders", data=GOOD, content_type="application/json", environ_overrides=told)
+    cut_off = client.post("/orders", data=GOOD, content_type="application/json", environ_overrides=environ)
 
     assert slug(cut_off) == (400, "bad-request")
     assert client.get("/orders").json["orders"] == []

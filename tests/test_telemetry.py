@@ -59,9 +59,9 @@ def test_a_valid_request_id_is_adopted(client: FlaskClient, logged: Lines, given
 def test_any_other_request_id_is_replaced(client: FlaskClient, logged: Lines, given: str) -> None:
     response = client.get("/healthz", headers={"X-Request-Id": given})
 
-    made = response.headers["X-Request-Id"]
-    assert len(made) == 32 and made.isalnum()
-    assert logged()[-1]["request_id"] == made
+    generated = response.headers["X-Request-Id"]
+    assert len(generated) == 32 and generated.isalnum()
+    assert logged()[-1]["request_id"] == generated
 
 
 def with_canaries(value: Any) -> Any:

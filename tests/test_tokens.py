@@ -73,7 +73,7 @@ def test_a_token_of_the_issuer_is_accepted(secure_client: FlaskClient, good: str
 
 
 @pytest.mark.parametrize(
-    "said",
+    "scopes",
     [
         {"scope": "orders:read"},
         {"scope": ["orders:read", "openid"]},
@@ -82,8 +82,8 @@ def test_a_token_of_the_issuer_is_accepted(secure_client: FlaskClient, good: str
         {"scope": "openid", "scp": ["orders:read", 7]},
     ],
 )
-def test_scopes_are_words_in_a_string_or_a_list(secure_client: FlaskClient, said: dict[str, Any]) -> None:
-    headers = bearer(token(**said))
+def test_scopes_are_words_in_a_string_or_a_list(secure_client: FlaskClient, scopes: dict[str, Any]) -> None:
+    headers = bearer(token(**scopes))
 
     read, created = secure_client.get("/orders", headers=headers), secure_client.post("/orders", headers=headers)
 

@@ -39,8 +39,8 @@ def send(request: pytest.FixtureRequest, client: FlaskClient) -> Callable[..., T
         assert path.startswith(f"{PREFIX}/")
         if request.param == "kept":
             return client.open(path, method=method, buffered=True, **options)
-        told = REMOVED if request.param == "removed" else {"X-Forwarded-Prefix": f"/other, {PREFIX}/"}
-        return client.open(path.removeprefix(PREFIX), method=method, buffered=True, headers=told, **options)
+        forwarded = REMOVED if request.param == "removed" else {"X-Forwarded-Prefix": f"/other, {PREFIX}/"}
+        return client.open(path.removeprefix(PREFIX), method=method, buffered=True, headers=forwarded, **options)
 
     return send
 

@@ -351,9 +351,9 @@ def test_responses_of_nginx_itself_have_cors_headers(service: Server, origin: st
 
 def test_the_services_own_answers_allow_the_origin_once(service: Server) -> None:
     for path in ("/orders", "/nothing", "/orders/x"):
-        told = cors(service.request("GET", path, headers={"Origin": SHOP}))
-        assert told["Access-Control-Allow-Origin"] == [SHOP]
-        assert len(told["Access-Control-Expose-Headers"]) == 1
+        headers = cors(service.request("GET", path, headers={"Origin": SHOP}))
+        assert headers["Access-Control-Allow-Origin"] == [SHOP]
+        assert len(headers["Access-Control-Expose-Headers"]) == 1
 
 
 def test_no_log_names_a_client(app: Flask) -> None:
