@@ -43,7 +43,7 @@ _SET_HEAD = update(FEED_HEAD)
 
 
 def sequence_events() -> bool:
-    """Move pending events to the feed, a limited number at a time. Returns whether there may be more.
+    """Move pending events to the feed, a limited number at a time. Returns whether there were any.
 
     An order's events keep their order. Events of different orders are numbered about as they happened. Any number of
     processes may call this at once. Raises DATABASE_ERRORS; then everything or nothing has been moved.
@@ -58,7 +58,7 @@ def sequence_events() -> bool:
         count = _move_events(connection, head.seq)
         if count:
             connection.execute(_SET_HEAD.values(seq=head.seq + count))
-        return count == SEQUENCE_MAX[connection.dialect.name]
+        return count > 0
 
 
 def prune_feed(*, older_than: timedelta) -> int:

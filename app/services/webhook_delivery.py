@@ -49,8 +49,8 @@ def webhook_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
     rules = webhook_rules(config)
     deliverer = WebhookDeliverer(WebhookSender(allow_private=rules.allow_private), rules.secrets)
     return (
-        Task("webhook queue", fan_out, pause=0.05),
-        Task("webhooks", deliverer.run, pause=0.05, finish=deliverer.finish),
+        Task("webhook queue", fan_out, pause=1, after="sequencing"),
+        Task("webhooks", deliverer.run, pause=0.5, after="webhook queue", finish=deliverer.finish),
         Task("webhook retention", lambda: prune_deliveries() > 0, pause=600),
     )
 

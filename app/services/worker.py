@@ -28,20 +28,23 @@ _PAUSES_PER_CALL = 9
 class Task:
     """Work that is repeated.
 
-    `run` does a limited part of it, in seconds at most, and returns whether more is waiting: then it is called again at
-    once, otherwise after `pause` seconds. It may raise. `finish` is called after the last `run`, to end what that has
-    started in the background.
+    `run` does a limited part of it, in seconds at most, and returns whether there was any: then it is called again
+    after `again` seconds, otherwise after `pause` seconds, or as soon as the task `after` has done something. It may
+    raise. `finish` is called after the last `run`, to end what that has started in the background.
     """
 
     name: str
     run: Callable[[], bool]
     pause: float
+    again: float = 0.0
+    after: str | None = None
     finish: Callable[[], None] | None = None
 
 
 TASKS: tuple[Task, ...] = (
-    # An event is in the feed after half the pause on average. A call that finds nothing is one short query.
-    Task("sequencing", sequence_events, pause=0.04),
+    # A call that finds nothing is one short query. One that finds events leaves some time for more, to number them
+    # together.
+    Task("sequencing", sequence_events, pause=0.08, again=0.02),
 )
 
 
@@ -63,6 +66,7 @@ class Worker:
         self._context = context
         self._observe = observe
         self._stopping = threading.Event()
+        self._due = {task.name: threading.Event() for task in tasks}
         self._database_lock = threading.Lock()
         self._database_available = True
 
@@ -88,21 +92,25 @@ class Worker:
     def stop(self) -> None:
         """Let each task finish its call, and make `run` return. May be called by a signal handler."""
         self._stopping.set()
+        for due in self._due.values():
+            due.set()
 
     def _repeat(self, task: Task) -> None:
         with self._context():
-            while not self._stopping.is_set():
-                pause = self._call(task)
-                if pause:
-                    self._stopping.wait(pause)
+            due = self._due[task.name]
+            while True:
+                due.clear()
+                if self._stopping.is_set():  # `stop` sets both, in this order
+                    break
+                due.wait(self._call(task))
             if task.finish is not None:
                 task.finish()
 
     def _call(self, task: Task) -> float:
         """Call the task once, and return the seconds to wait before the next call."""
-        started, failed, more = time.monotonic(), True, False
+        started, failed, active = time.monotonic(), True, False
         try:
-            more = task.run()
+            active = task.run()
             failed = False
             self._report_database(available=True)
         except DATABASE_ERRORS as error:
@@ -116,7 +124,15 @@ class Worker:
         self._observe(task.name, seconds, failed)
         if failed:
             return _RETRY_AFTER
-        return 0 if more else max(task.pause, _PAUSES_PER_CALL * seconds)
+        if active:
+            self._wake_those_after(task)
+            return task.again
+        return max(task.pause, _PAUSES_PER_CALL * seconds)
+
+    def _wake_those_after(self, task: Task) -> None:
+        for other in self._tasks:
+            if other.after == task.name:
+                self._due[other.name].set()
 
     def _report_database(self, *, available: bool, reason: str = "") -> None:
         """Log when the database goes away and comes back: one line for all tasks."""
