@@ -2,14 +2,7 @@
 
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import click
 import pytest
@@ -21,12 +14,8 @@ from app.cli.processes import run_in_processes
 from app.db.engine import db
 from app.models import Order
 from app.services import verification
-from tests.support.commands import FLASK
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
-from tests.support.servers import ROOT, TIMEOUT, environment
-
-VERIFY = (sys.executable, *FLASK, "verify", "--jobs", "2")
 
 
 def end_with(status: int) -> None:
@@ -46,7 +35,7 @@ def test_processes_share_the_orders(
     with app.app_context(), db.engine.begin() as connection:
         connection.execute(update(Order).where(Order.id.in_(ids[::3])).values(note="x"))
 
-    result = runner.invoke(args=["verify", "--jobs", "3"])
+    result = runner.invoke(args=["verify", "--jobs", "2"])
 
     *lines, last = result.stdout.splitlines()
     assert sorted(lines) == [f'order {order_id}: note is "x" in the tables, null in the log' for order_id in ids[::3]]
@@ -64,63 +53,3 @@ def test_processes_share_the_orders(
 def test_work_that_fails_is_an_error(app: Flask, work: Callable[[int], None], message: str) -> None:
     with app.app_context(), pytest.raises(click.ClickException, match=re.escape(message)):
         list(run_in_processes(work, [3, 3, 3], processes=2))
-
-
-@contextmanager
-def verifying(database_url: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A running verification and its child processes, which have only just been started."""
-    settings = environment(DATABASE_URL=database_url, LOG_LEVEL="error")
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(VERIFY, cwd=ROOT, env=settings, start_new_session=True, **streams) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        deadline = time.monotonic() + TIMEOUT
-        try:
-            while len(pids := [int(pid) for pid in children.read_text().split() if is_child_process(pid)]) < 2:
-                assert process.poll() is None and time.monotonic() < deadline, process.stderr
-                time.sleep(0.001)
-            yield process, pids
-        finally:
-            process.kill()
-
-
-def is_child_process(pid: str) -> bool:
-    return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def wait_for_the_end(pids: list[int]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline, "child processes remain"
-        time.sleep(0.01)
-
-
-@on_sqlite
-def test_ctrl_c_ends_all_processes_without_a_traceback(app: Flask, client: FlaskClient, database_url: str) -> None:
-    client.post("/orders", json=MINIMAL)
-    with verifying(database_url) as (process, pids):
-        os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=TIMEOUT)
-
-        assert (process.returncode, stdout, stderr.strip()) == (1, "", "Aborted!")
-        wait_for_the_end(pids)
-
-
-@on_sqlite
-def test_a_killed_child_process_is_an_error(app: Flask, client: FlaskClient, database_url: str) -> None:
-    client.post("/orders", json=MINIMAL)
-    with verifying(database_url) as (process, pids):
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        stdout, stderr = process.communicate(timeout=TIMEOUT)
-
-        assert (process.returncode, stdout) == (1, "")
-        assert stderr.startswith("Error: A child process ended with exit status -9 before its work was done.")
-
-
-@on_sqlite
-def test_child_processes_do_not_outlive_a_killed_command(app: Flask, client: FlaskClient, database_url: str) -> None:
-    client.post("/orders", json=MINIMAL)
-    with verifying(database_url) as (process, pids):
-        process.kill()
-
-        wait_for_the_end(pids)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +29,7 @@ SERVERS = {
     "uvicorn": ("-m", "uvicorn", "--interface", "wsgi", "--port", "{port}", "wsgi:app"),
 }
 WORKER = ("-m", "flask", "--app", "wsgi", "worker")
+SUPERVISOR = ("-m", "supervisor")  # of the web server and the worker
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,11 @@ def running_worker(**settings: str) -> Iterator[Server]:
             raise
         finally:
             worker.stop()
+
+
+def running_supervisor(**settings: str) -> AbstractContextManager[Server]:
+    """Run the web server and the worker, as `make run` does."""
+    return running(*SUPERVISOR, port=free_port(), WEB_CONCURRENCY="1", **settings)
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = TIMEOUT) -> None:

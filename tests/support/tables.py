@@ -1,9 +1,10 @@
 """The tables of the database under test."""
 
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from app.db.engine import db
+from app.models import FEED
 from app.models.event import FeedHead
 
 
@@ -14,3 +15,9 @@ def delete_all_rows(app: Flask) -> None:
             if table is not FeedHead.__table__:
                 connection.execute(table.delete())
         connection.execute(update(FeedHead).values(seq=0, pruned_seq=0))
+
+
+def events_in_feed(app: Flask) -> int:
+    """The number of events that the sequencer has moved to the feed."""
+    with app.app_context(), db.engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(FEED)) or 0
