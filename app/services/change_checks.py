@@ -10,7 +10,8 @@ from typing import Any
 from app.models.fulfillment import EXPECTED, RECEIVED, REJECTED, SHIPPED
 from app.models.lifecycle import ACTIONS, ERASED, LATE, OPEN, PARTIALLY_CANCELLED, RETURN_EXPECTED
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
-from app.services.document_checks import Document, order_units
+from app.models.order_id import is_alias
+from app.services.document_checks import Document, is_shippable, order_units
 
 RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong
 
@@ -57,10 +58,11 @@ _CHANGEABLE_OF_ITEMS = {
 }
 
 
-def wrong_members(event_type: str, before: Document, after: Document) -> list[str]:
-    """The names of the members of `after` that such an event cannot make of `before`, both order documents.
+def wrong_members(event_type: str, before: Document, after: Document, *, actor: str) -> list[str]:
+    """The names of the members of the document `after` that such an event of the actor cannot make of `before`.
 
-    Raises KeyError, TypeError or ValueError for a document that is not one.
+    What this event and the next one may both change is not checked here, since it is stored nowhere else. Raises
+    KeyError, TypeError or ValueError for a document that is not one.
     """
     changeable = _CHANGEABLE[event_type]
     if event_type == "order.updated" and before["status"] != "pending":
@@ -74,6 +76,10 @@ def wrong_members(event_type: str, before: Document, after: Document) -> list[st
             wrong.add("items")
     if record_check := _RECORD_CHECKS.get(event_type):
         wrong.update(record_check(before, after))
+    if event_type == "order.held" and not _is_held_by(actor, after):
+        wrong.add("holds")
+    if event_type != LATE and not _is_late_still(event_type, before, after):
+        wrong.add("late")
     if event_type in _ACTION_BY_EVENT and after["status"] != _expected_status(event_type, before, after):
         wrong.add("status")
     return sorted(wrong)
@@ -104,6 +110,20 @@ def _expected_status(event_type: str, before: Document, after: Document) -> str:
         if not units.open:
             return "completed" if units.fulfilled else "cancelled"
     return ACTIONS[action].to_status or status
+
+
+def _is_late_still(event_type: str, before: Document, after: Document) -> bool:
+    """Whether the order is late as before, unless nothing of it is open any more, or the date to ship by is another."""
+    is_late = before["late"] and is_shippable(after)
+    return after["late"] is is_late or (event_type == "order.updated" and after["late"] is False)
+
+
+def _is_held_by(actor: str, order: Document) -> bool:
+    """Whether the actor has placed the hold of this version. An erasure renames the actors of the customer."""
+    at = order["updated_at"]
+    return is_alias(order["customer_id"]) or any(
+        (hold["placed_by"], hold["placed_at"]) == (actor, at) for hold in order["holds"]
+    )
 
 
 def _added_record(name: str, time: str = "created_at", **members: Any) -> RecordCheck:

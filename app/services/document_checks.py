@@ -102,17 +102,21 @@ def inconsistent_members(order: Document) -> list[str]:
         "return_status": order["return_status"] == return_status(fulfilled=fulfilled, returned=returned),
         "payment_status": order["payment_status"] == payment_status(sums, total=total),
         "payments": exceeded_limit(sums) is None and _are_distinct(order["payments"], "type", "reference"),
-        "late": not order["late"] or (order["ship_by"] is not None and order["status"] in OPEN and units.open > 0),
+        "late": order["late"] is False or (order["late"] is True and is_shippable(order)),
         "allowed_actions": order["allowed_actions"] == _allowed_actions(order, units, has_prices=totals is not None),
     }
     return sorted({name for name, is_consistent in checks.items() if not is_consistent}.union(_wrong_records(order)))
 
 
+def is_shippable(order: Document) -> bool:
+    """Whether the order has a date to ship by and open units, so that it can become late, or is."""
+    return order["ship_by"] is not None and order["status"] in OPEN and order_units(order).open > 0
+
+
 def due_at(order: Document) -> datetime | None:
     """The next time at which the service changes the order by itself: a hold ends, or it becomes late."""
     dates = [read_timestamp(hold["until"]) for hold in order["holds"] if hold["until"]]
-    may_become_late = order["status"] in OPEN and not order["late"] and order["version"] < VERSIONS_MAX
-    if order["ship_by"] and may_become_late and order_units(order).open:
+    if not order["late"] and order["version"] < VERSIONS_MAX and is_shippable(order):
         dates.append(read_timestamp(order["ship_by"]))
     return min(dates, default=None)
 
@@ -126,6 +130,7 @@ def _wrong_records(order: Document) -> Iterator[str]:
             yield name
         if any(entry["line"] not in lines or entry["quantity"] < 1 for one in records for entry in one["items"]):
             yield name
+    due_at(order)  # raises KeyError, TypeError or ValueError for holds and dates that are none
     if any(one["status"] != delivery_status(one["events"]) for one in order["fulfillments"]):
         yield "fulfillments"
     if order["holds"] and (order["status"] not in OPEN or not _are_distinct(order["holds"], "handle")):

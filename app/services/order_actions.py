@@ -262,7 +262,8 @@ def apply_due_changes() -> Iterator[int]:
 
 def find_due(*, after: tuple[datetime, str], before: datetime) -> Sequence[Row[Any]]:
     """The orders that are due before a time, from the one after `after`, which is a time and an id."""
-    query = select(Order.id, Order.due_at).where(tuple_(Order.due_at, Order.id) > tuple_(*map(literal, after)))
+    due_at, order_id = literal(after[0], Order.due_at.type), literal(after[1], Order.id.type)
+    query = select(Order.id, Order.due_at).where(tuple_(Order.due_at, Order.id) > tuple_(due_at, order_id))
     query = query.where(Order.due_at <= before)
     return read_rows(query.order_by(Order.due_at, Order.id).limit(_EXPIRY_PAGE))
 

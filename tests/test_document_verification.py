@@ -1,0 +1,218 @@
+"""Whatever is changed in an order's document, wherever it is stored, `flask verify` finds it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from flask import Flask
+from flask.testing import FlaskCliRunner
+from sqlalchemy import JSON, Column, Integer, Table, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from app.db.engine import db
+from app.db.types import Timestamp
+from app.models import EVENTS, FEED_HEAD, ITEMS, ORDERS
+from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
+from app.models.lifecycle import ERASED, EVENT_TYPES, IMPORTED, STATUSES
+from app.models.payment import PAYMENT_STATUSES
+from app.services.change_checks import wrong_members
+from app.services.document_checks import inconsistent_members
+from app.services.event_checks import OrderRow, compare_events
+from tests.support.marks import on_sqlite
+from tests.support.order_life import cancelled_life, complete_life
+from tests.support.tables import delete_all_rows
+
+LIVES = {"completed": complete_life, "cancelled": cancelled_life}
+LATER = datetime(2040, 1, 1, tzinfo=UTC)
+
+Life = tuple[OrderRow, list[Any]]
+Rows = dict[Table, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def paths(app: Flask) -> dict[str, str]:
+    """The orders of LIVES, alone in the database."""
+    delete_all_rows(app)
+    return {name: live(app) for name, live in LIVES.items()}
+
+
+@pytest.fixture(scope="module")
+def stored_rows(app: Flask, paths: dict[str, str]) -> Rows:
+    tables = [table for table in db.metadata.sorted_tables if table is not FEED_HEAD]
+    with app.app_context(), db.engine.connect() as connection:
+        return {
+            table: [dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()]
+            for table in tables
+        }
+
+
+@pytest.fixture(scope="module")
+def lives(app: Flask, paths: dict[str, str], stored_rows: Rows) -> dict[str, Life]:
+    """The order of each life and its events, as the verification reads them."""
+    orders = {row["id"]: row for row in stored_rows[ORDERS]}
+    return {name: life_of(orders[path.removeprefix("/orders/")], stored_rows) for name, path in paths.items()}
+
+
+def life_of(order: dict[str, Any], rows: Rows) -> Life:
+    items = [row for row in rows[ITEMS] if row["order_id"] == order["id"]]
+    events = [row for row in rows[EVENTS] if row["order_id"] == order["id"]]
+    return OrderRow(order, items), [SimpleNamespace(**row, seq=None, outbox_version=1) for row in events]
+
+
+@pytest.fixture
+def rows(app: Flask, stored_rows: Rows) -> Rows:
+    """The rows of the orders, in the database."""
+    for table in stored_rows:
+        restore(app, stored_rows, table)
+    return stored_rows
+
+
+def restore(app: Flask, rows: Rows, table: Table) -> None:
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(delete(table))
+        if rows[table]:
+            connection.execute(insert(table), rows[table])
+
+
+def differences(order: Any, events: list[Any]) -> list[str]:
+    return list(compare_events(order, iter(events), alias=None, kept_since=LATER))
+
+
+def test_lives_have_all_events_and_no_differences(lives: dict[str, Life]) -> None:
+    types = {event.type for _, events in lives.values() for event in events}
+
+    assert types == {*EVENT_TYPES} - {IMPORTED, ERASED}
+    assert [differences(order, events) for order, events in lives.values()] == [[], []]
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all values in a document: of members, of list entries, and of the values within."""
+    if path:
+        yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in children:
+        yield from leaves(child, (*path, name))
+
+
+def is_found(order: Any, events: list[Any], position: int, document: Any, member: str) -> bool:
+    """Whether there are differences if this document, with another value in the member, were the snapshot of the event
+    at the position."""
+    if position in (0, len(events) - 1) or member in ("id", "version", "updated_at"):
+        changed = SimpleNamespace(**{**vars(events[position]), "snapshot": orjson.dumps(document).decode()})
+        return bool(differences(order, [*events[:position], changed, *events[position + 1 :]]))
+    # The same checks, without those of all other events.
+    try:
+        (before, _), (_, event), (after, next_event) = (
+            (orjson.loads(one.snapshot), one) for one in events[position - 1 : position + 2]
+        )
+        return bool(
+            inconsistent_members(document)
+            or wrong_members(event.type, before, document, actor=event.actor)
+            or wrong_members(next_event.type, document, after, actor=next_event.actor)
+        )
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return True
+
+
+@on_sqlite
+@pytest.mark.parametrize("life", LIVES)
+def test_every_other_value_in_every_snapshot_is_found(lives: dict[str, Life], life: str) -> None:
+    order, events = lives[life]
+    missed = []
+    for position, event in enumerate(events):
+        for path in leaves(orjson.loads(event.snapshot)):
+            for other in others(at(orjson.loads(event.snapshot), path)):
+                document = orjson.loads(event.snapshot)
+                at(document, path[:-1])[path[-1]] = other
+                if not is_found(order, events, position, document, path[0]):
+                    missed.append((event.version, event.type, path, other))
+    assert missed == []
+
+
+def at(document: Any, path: tuple[Any, ...]) -> Any:
+    for name in path:
+        document = document[name]
+    return document
+
+
+def others(value: Any) -> Iterator[Any]:
+    """Other values of the same type, and none."""
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield from (value + 1, value - 1)
+    elif isinstance(value, str):
+        yield value + "0"
+    elif isinstance(value, list):
+        yield from ([], [*value, deepcopy(value[-1])]) if value else ([{}],)
+    elif isinstance(value, dict):
+        yield {}
+    yield "x" if value is None else None
+
+
+ENUMERATIONS: dict[str, Sequence[str]] = {
+    "status": STATUSES,
+    "fulfillment_status": FULFILLMENT_STATUSES,
+    "payment_status": PAYMENT_STATUSES,
+    "return_status": RETURN_STATUSES,
+}
+NOT_REQUIRED = {"idempotency_key_hash"}  # an order may have been created without
+
+
+def other_values(column: Column[Any], value: Any) -> Iterator[Any]:
+    """Other values for the column; its constraints may refuse them."""
+    if column.name in ENUMERATIONS:
+        yield from (one for one in ENUMERATIONS[column.name] if one != value)
+    elif isinstance(column.type, Timestamp):
+        yield LATER
+    elif value is None:
+        yield {} if isinstance(column.type, JSON) else 1 if isinstance(column.type, Integer) else "x"
+    elif isinstance(value, str):
+        yield f"{value[:-1]}{'y' if value.endswith('x') else 'x'}"
+    elif isinstance(value, bool | int):
+        yield from others(value)
+    else:
+        yield from (one for one in others(value) if one is not None)
+    if value is not None and column.nullable and column.name not in NOT_REQUIRED:
+        yield None
+
+
+COLUMNS = [column for column in (*ORDERS.c, *ITEMS.c) if column.name not in ("id", "order_id")]
+
+
+@pytest.mark.parametrize("column", COLUMNS, ids=str)
+def test_every_other_value_in_a_column_is_found(
+    app: Flask, rows: Rows, runner: FlaskCliRunner, column: Column[Any]
+) -> None:
+    tried = 0
+    for row in rows[column.table][: 1 if column.table is ORDERS else None]:
+        keys = [key == row[key.name] for key in column.table.primary_key]
+        for value in other_values(column, row[column.name]):
+            with app.app_context(), suppress(IntegrityError):
+                with db.engine.begin() as connection:
+                    connection.execute(update(column.table).where(*keys).values({column: value}))
+                tried += 1
+                assert runner.invoke(args=["verify"]).exit_code == 1, value
+                restore(app, rows, column.table)
+    assert tried
+
+
+@pytest.mark.parametrize("event", ["first", "last"])
+def test_every_member_of_a_stored_snapshot_is_compared(
+    app: Flask, rows: Rows, runner: FlaskCliRunner, event: str
+) -> None:
+    row = rows[EVENTS][0 if event == "first" else -1]
+    for member, value in orjson.loads(row["snapshot"]).items():
+        for other in others(value):
+            document = orjson.loads(row["snapshot"]) | {member: other}
+            with app.app_context(), db.engine.begin() as connection:
+                keys = [key == row[key.name] for key in EVENTS.primary_key]
+                changed = {"snapshot": orjson.dumps(document).decode()}
+                connection.execute(update(EVENTS).where(*keys).values(changed))
+
+            assert runner.invoke(args=["verify"]).exit_code == 1, (member, other)
