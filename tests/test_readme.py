@@ -1,13 +1,15 @@
 """What the README says is so."""
 
+import json
 import re
 
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
 
 import gunicorn_worker
 from app.config import ROOT, SETTINGS
-from app.models.lifecycle import lifecycle_diagram
+from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES, lifecycle_diagram
 from app.models.order import VERSIONS_MAX
 from app.models.principal import SCOPES
 from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
@@ -47,6 +49,31 @@ def test_the_lifecycle_picture_is_that_of_the_transition_table() -> None:
     assert f"```mermaid\n{lifecycle_diagram()}\n```" in README
 
 
+def test_the_table_of_actions_is_the_transition_table() -> None:
+    rows = []
+    for name, action in ACTIONS.items():
+        statuses = "any" if action.from_statuses == STATUSES else ", ".join(action.from_statuses)
+        conditions = [action.condition] if action.condition else []
+        conditions += ["not on hold"] if action.blocked_by_hold else []
+        rows.append(f"| {name} | `{action.event}` | {statuses} | {', '.join(conditions)} |")
+
+    assert "\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n" in README
+
+
+def test_each_event_of_an_order_is_named() -> None:
+    assert set(EVENT_TYPES) <= set(re.findall(r"`(order\.\w+)`", README))
+
+
+@on_sqlite
+def test_the_quickstart_shows_the_order_as_it_is_answered(client: FlaskClient) -> None:
+    shown = json.loads(re.findall(r"^(\{\"id\":.*?\})\n```", README, re.MULTILINE | re.DOTALL)[0].replace("\n", ""))
+    order = client.post("/orders", json={"customer_id": "c-123", "items": [{"item_id": "sku-1", "quantity": 2}]}).json
+    differing = ("id", "number", "created_at", "updated_at")
+
+    assert order is not None and list(order) == list(shown)
+    assert {**order, **{name: shown[name] for name in differing}} == shown
+
+
 @pytest.mark.parametrize("name", re.findall(r"`make ([a-z-]+)`", README))
 def test_each_make_target_that_is_named_exists(name: str) -> None:
     assert re.search(rf"^{name}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -84,7 +111,11 @@ def test_each_limit_of_the_security_section_is_that_of_the_code(what: str, limit
 
 
 def test_each_scope_that_is_named_exists() -> None:
-    assert set(re.findall(r"\b(?:orders|privacy|events|webhooks):[a-z]+", README)) <= SCOPES.keys()
+    assert set(re.findall(r"\b(?:orders|payments|privacy|events|webhooks):[a-z]+", README)) <= SCOPES.keys()
+
+
+def test_the_table_of_scopes_lists_them_all() -> None:
+    assert sorted(re.findall(r"^\| `(\w+:\w+)` \| ", README, re.MULTILINE)) == sorted(SCOPES)
 
 
 def test_the_limits_of_the_servers_are_those_of_their_settings() -> None:

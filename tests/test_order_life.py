@@ -1,0 +1,82 @@
+"""docs/order-life.md: each command prints what is said, on a real server, and a dry run predicts each step."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from app.config import ROOT
+from tests.support.databases import gunicorn, migrated, new_database
+from tests.support.servers import Server
+
+PAGE = (ROOT / "docs" / "order-life.md").read_text()
+BLOCK = re.compile(r"```sh\n(?P<command>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
+BLOCKS = [(block["command"], block["output"] or "") for block in BLOCK.finditer(PAGE)]
+CHANGE = re.compile(r"^(curl .*?)(\$[UO][\w/]*)( .*\| show)$", re.DOTALL | re.MULTILINE)
+END = "\N{INFORMATION SEPARATOR TWO}"
+EVENTS = re.compile(r"^\d+, (order\.\w+)", re.MULTILINE)
+
+
+class Step(NamedTuple):
+    """A block of the page, what it prints, and what it prints as a dry run, if it changes something."""
+
+    command: str
+    output: str
+    preview: str
+
+
+@pytest.fixture
+def path(database_url: str, tmp_path: Path) -> str:
+    """The PATH for the commands: with curl where the machine has it, on SQLite with the stand-in that others need."""
+    stand_in = tmp_path / "curl"
+    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/support/curl.py" "$@"\n')
+    stand_in.chmod(0o755)
+    first = [str(tmp_path)] if database_url.startswith("sqlite") or not shutil.which("curl") else []
+    return os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path) -> Iterator[Server]:
+    if database_url.startswith("sqlite"):
+        url = f"sqlite:///{tmp_path}/life.db"
+    else:
+        url = new_database(database_url, "life")
+    with gunicorn(migrated(url), AUTH="off") as server:
+        yield server
+
+
+def run_blocks(server: Server, path: str) -> list[Step]:
+    """Run all blocks in one shell, each change as a dry run first."""
+    script = "set -e\n"
+    for command, _ in BLOCKS:
+        preview = CHANGE.sub(r"\1\2?dry_run=true\3", command) if "dry_run" not in command else ""
+        script += "".join(f"{part}\nprintf '{END}'\n" for part in (preview if preview != command else "", command))
+    script = script.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{server.port}")
+    environment = {"PATH": path, "LANG": "C.UTF-8"}
+    finished = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    outputs = finished.stdout.split(END)
+    return [Step(command, outputs[2 * i + 1], outputs[2 * i]) for i, (command, _) in enumerate(BLOCKS)]
+
+
+def test_each_command_prints_what_the_page_says_and_is_previewed(server: Server, path: str) -> None:
+    steps = run_blocks(server, path)
+
+    assert [(step.command, step.output) for step in steps] == BLOCKS
+    previewed = [step for step in steps if step.preview]
+    assert [step.preview for step in previewed] == [step.output for step in previewed]
+    assert len(previewed) > len(EVENTS.findall(PAGE))
+
+
+def test_the_hilife_of_the_page_has_the_events_that_its_first_sentence_promises() -> None:
+    assert set(EVENTS.findall(PAGE)) == {
+        "order.created", "order.payment_recorded", "order.held", "order.released", "order.partially_cancelled",
+        "order.confirmed", "order.fulfilled", "order.fulfillment_updated", "order.return_expected",
+        "order.return_received",
+    }  # fmt: skip
