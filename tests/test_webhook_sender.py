@@ -229,7 +229,7 @@ def test_the_time_of_a_request_includes_the_resolution_of_its_name(monkeypatch: 
 @pytest.mark.parametrize(
     "answer",
     [b"", b"\r\n", b"garbage\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n",
-     b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"HTTP/1.1 200 OK\r\na: " + b"b" * 70000 + b"\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", b"HTTP/1.1 200 OK\r\na: " + b"b" * 70000 + b"\r\n\r\n",
      b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"],
 )  # fmt: skip
 def test_an_answer_that_is_not_http_is_a_failure(sender: WebhookSender, answer: bytes) -> None:

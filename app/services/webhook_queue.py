@@ -11,18 +11,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import ColumnElement, and_, bindparam, false, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Integer,
+    and_,
+    bindparam,
+    false,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.statement import Statement
-from app.db.transactions import in_transaction, read_rows
-from app.db.types import rfc3339
+from app.db.transactions import in_transaction
+from app.db.types import UUID, rfc3339
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
 from app.models.order_id import new_id
 from app.models.webhook import (
@@ -154,7 +167,8 @@ def any_due(now: datetime) -> bool:
 
 def due_endpoints(now: datetime) -> list[DueEndpoint]:
     """The enabled endpoints with deliveries that are due, except those that are paused after failures."""
-    return [_due_endpoint(row, now) for row in read_rows(select(WebhookEndpoint.__table__).where(_is_due(now)))]
+    with db.engine.connect() as connection:
+        return [_due_endpoint(row, now) for row in connection.execute(_DUE, {"now": now})]
 
 
 def _is_due(now: Any) -> ColumnElement[bool]:
@@ -170,6 +184,7 @@ _BEHIND = Statement(
         WebhookEndpoint.status == ENABLED, WebhookEndpoint.last_seq < select(FeedHead.seq).scalar_subquery()
     )
 )
+_DUE = select(WebhookEndpoint.__table__).where(_is_due(bindparam("now")))
 _ANY_DUE = Statement(select(WebhookEndpoint.id).where(_is_due(bindparam("now"))).limit(literal_column("1")))
 
 
@@ -182,12 +197,20 @@ def _due_endpoint(row: Any, now: datetime) -> DueEndpoint:
 
 def claim(endpoint: DueEndpoint, *, limit: int) -> list[ClaimedDelivery]:
     """Claim up to `limit` deliveries that are due, the oldest first, at most one of each order."""
-    now, lease = datetime.now(UTC), secrets.token_hex(16)
-    return in_transaction(lambda: _claim(endpoint, limit=limit, now=now, lease=lease))
+    now = datetime.now(UTC)
+    values = {
+        "of_endpoint": endpoint.id,
+        "now": now,
+        "max_count": limit,
+        "new_lease": secrets.token_hex(16),
+        "leased_until": now + LEASE,
+    }
+    return in_transaction(lambda: _claim(endpoint, values))
 
 
-def _claim(endpoint: DueEndpoint, *, limit: int, now: datetime, lease: str) -> list[ClaimedDelivery]:
-    delivery, other = WebhookDelivery, aliased(WebhookDelivery)
+def _claim_statement() -> Executable:
+    delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
+    endpoint_id, columns = bindparam("of_endpoint", type_=UUID), DELIVERIES.c
     # A scalar subquery is one look-up by index for each candidate. NOT EXISTS could be planned as a join of all that
     # is pending.
     earlier = select(other.version).where(
@@ -198,54 +221,52 @@ def _claim(endpoint: DueEndpoint, *, limit: int, now: datetime, lease: str) -> l
     )
     due = (
         select(delivery.id)
-        .where(delivery.endpoint_id == endpoint.id, delivery.status == PENDING, delivery.next_attempt_at <= now)
-        .where(earlier.limit(1).scalar_subquery().is_(None))
+        .where(delivery.endpoint_id == endpoint_id, delivery.status == PENDING)
+        .where(delivery.next_attempt_at <= bindparam("now"))
+        .where(earlier.limit(literal_column("1")).scalar_subquery().is_(None))
         .order_by(delivery.next_attempt_at)
-        .limit(limit)
+        .limit(bindparam("max_count", type_=Integer))
         .with_for_update(skip_locked=True, of=delivery)
         .cte("due")
     )
-    claimed = (
+    return (
         update(DELIVERIES)
-        .where(DELIVERIES.c.endpoint_id == endpoint.id, DELIVERIES.c.id.in_(select(due.c.id)))
-        .values(lease=lease, next_attempt_at=now + LEASE)
-        .returning(DELIVERIES.c.id)
+        .where(columns.endpoint_id == endpoint_id, columns.id.in_(select(due.c.id)))
+        .values(lease=bindparam("new_lease"), next_attempt_at=bindparam("leased_until"))
+        .returning(DELIVERIES)
     )
-    ids = list(db.session.scalars(claimed))
-    return _load(endpoint, ids, lease) if ids else []
 
 
-def _load(endpoint: DueEndpoint, ids: Sequence[str], lease: str) -> list[ClaimedDelivery]:
-    """The claimed deliveries with their bodies, oldest first."""
-    event = (OrderEvent.order_id == WebhookDelivery.order_id) & (OrderEvent.version == WebhookDelivery.version)
-    query = (
-        select(DELIVERIES, OrderEvent.at, OrderEvent.snapshot)
-        .select_from(WebhookDelivery)
-        .outerjoin(OrderEvent, event)
-        .where(WebhookDelivery.endpoint_id == endpoint.id, WebhookDelivery.id.in_(ids))
-        .order_by(WebhookDelivery.id)
-    )
+_CLAIM = _claim_statement()
+
+
+def _claim(endpoint: DueEndpoint, values: Mapping[str, Any]) -> list[ClaimedDelivery]:
+    rows = sorted(db.session.execute(_CLAIM, values), key=attrgetter("id"))
+    of_orders = [(row.order_id, row.version) for row in rows if row.order_id is not None]
+    key = OrderEvent.order_id, OrderEvent.version
+    query = select(*key, OrderEvent.at, OrderEvent.snapshot).where(tuple_(*key).in_(of_orders))
+    events = {(event.order_id, event.version): event for event in db.session.execute(query)} if of_orders else {}
     return [
         ClaimedDelivery(
             endpoint,
             row.id,
             event_id(row.order_id, row.version, row.id),
-            render_payload(row, payload=endpoint.payload),
-            lease,
+            _render_payload(row, events.get((row.order_id, row.version)), payload=endpoint.payload),
+            row.lease,
             row.attempt_count,
             row.attempts,
             row.first_attempt_at,
         )
-        for row in db.session.execute(query)
+        for row in rows
     ]
 
 
-def render_payload(row: Any, *, payload: str) -> bytes:
-    """The body of a request. `row` has the columns of a delivery, and `at` and `snapshot` of an order's event."""
-    if row.order_id is None:
+def _render_payload(row: Any, event: Any, *, payload: str) -> bytes:
+    """The body of a request, from the row of a delivery and that of its event; None for an event of an endpoint."""
+    if event is None:
         return orjson.dumps({"type": row.type, "timestamp": rfc3339(row.created_at), "data": row.data})
     return render_event(
-        row.type, at=row.at, order_id=row.order_id, version=row.version, seq=row.seq, snapshot=row.snapshot,
+        row.type, at=event.at, order_id=row.order_id, version=row.version, seq=row.seq, snapshot=event.snapshot,
         payload=payload,
     )  # fmt: skip
 

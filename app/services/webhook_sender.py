@@ -2,7 +2,7 @@
 
 Requests run in greenlets with gevent's own sockets, whether or not the process is patched: thousands can wait for slow
 endpoints, and `gevent.Timeout` bounds all of a request together, the name resolution included. A thread can do neither.
-`http.client` follows no redirect and reads no proxy from the environment.
+No redirect is followed, and no proxy is read from the environment.
 """
 
 import re
@@ -13,19 +13,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, RemoteDisconnected
 from ssl import CERT_REQUIRED, PROTOCOL_TLS_CLIENT, SSLError, TLSVersion
 from typing import Any
 
 import gevent
 import gevent.socket
 from gevent.ssl import SSLContext
+from httptools import HttpParserError, HttpResponseParser
 
 from app.models.webhook_url import RefusedURL, WebhookURL, check_addresses, parse_webhook_url
 
 REQUEST_SECONDS = 10.0  # for the whole request: name resolution, connection, TLS, response
 RESPONSE_MAX = 64 * 1024  # bytes of the body that are read
 RESPONSE_KEPT = 1024  # bytes of it that are stored
+_HEAD_MAX = 64 * 1024  # bytes
+_RECEIVE_SIZE = 16 * 1024  # bytes
 _USER_AGENT = "order-service-webhooks/1.0"
 _IDLE_MAX = 16  # connections to one endpoint that are kept open
 _IDLE_SECONDS = 15.0  # many servers close idle connections after 60 s or more, some after 20
@@ -81,34 +83,111 @@ def tls_context() -> SSLContext:
     return context
 
 
-class CheckedConnection(HTTPConnection):
-    """A connection to one of some addresses. SNI and the name in the certificate are the URL's host."""
+class InvalidResponse(Exception):
+    """The response is not HTTP, or its head is too large."""
+
+
+class _Response:
+    """A response while it is read; the methods are callbacks of llhttp's parser."""
+
+    def __init__(self) -> None:
+        self._parser = HttpResponseParser(self)
+        self.head_size = 0
+        self.body = b""
+        self.retry_after: str | None = None
+        self.in_body = self.is_complete = self._keeps_alive = False
+
+    @property
+    def status(self) -> int:
+        status: int = self._parser.get_status_code()
+        return status
+
+    def feed(self, data: bytes) -> None:
+        """Parse the next part. Raises InvalidResponse."""
+        if not self.in_body:
+            self.head_size += len(data)
+        if self.head_size > _HEAD_MAX:
+            raise InvalidResponse("The head is too large.")
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as error:
+            raise InvalidResponse(str(error)) from None
+
+    def allows_reuse(self) -> bool:
+        """Whether the connection can be used for another request."""
+        return self.is_complete and self._keeps_alive
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after":
+            self.retry_after = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self.in_body = self.status >= 200  # 1xx: another head follows (RFC 9110 §15.2)
+        self._keeps_alive = self._parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        self.is_complete = self.in_body
+
+
+class CheckedConnection:
+    """A connection to one of some addresses that have been checked.
+
+    The Host header, SNI and the name in the certificate are the URL's. The request is written here, since every part of
+    it has been checked, and llhttp parses the response: `http.client` takes 0.3 ms more for a request.
+    """
 
     def __init__(self, url: WebhookURL, addresses: Sequence[str], context: SSLContext | None) -> None:
-        super().__init__(url.host, url.port)
-        self.opened_at = self.used_at = time.monotonic()
-        self._url, self._addresses, self._context = url, addresses, context
-
-    def connect(self) -> None:
-        """Connect to the first address that answers; no name is resolved."""
-        connection = self._connect_to(*self._addresses)
+        connection = _connect(url.port, *addresses)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._context is not None:
-            connection = self._context.wrap_socket(connection, server_hostname=self._url.host)
-        self.sock: Any = connection
-
-    def _connect_to(self, address: str, *others: str) -> Any:
         try:
-            return gevent.socket.create_connection((address, self._url.port))
-        except OSError:
-            if not others:
-                raise
-        return self._connect_to(*others)
+            self._socket = context.wrap_socket(connection, server_hostname=url.host) if context else connection
+        except BaseException:
+            connection.close()
+            raise
+        self._opened_at = self._used_at = time.monotonic()
+        self._head = (
+            f"POST {url.target} HTTP/1.1\r\nHost: {url.netloc}\r\nUser-Agent: {_USER_AGENT}\r\n"
+            "Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
+        )
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> _Response:
+        """Send a request and read its response. Raises OSError and InvalidResponse."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._socket.sendall(f"{self._head}{lines}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body)
+        response = _Response()
+        while not response.is_complete and len(response.body) < RESPONSE_MAX:
+            data = self._socket.recv(_RECEIVE_SIZE)
+            if not data and not response.head_size:
+                raise ConnectionResetError("The connection was closed without a response.")
+            if not data and not response.in_body:
+                raise InvalidResponse("The response ends within its head.")
+            if not data:
+                break
+            response.feed(data)
+        self._used_at = time.monotonic()
+        return response
 
     def is_reusable(self) -> bool:
         """Whether the connection is young enough for another request."""
         now = time.monotonic()
-        return now - self.opened_at < _CONNECTION_SECONDS and now - self.used_at < _IDLE_SECONDS
+        return now - self._opened_at < _CONNECTION_SECONDS and now - self._used_at < _IDLE_SECONDS
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+
+def _connect(port: int, address: str, *others: str) -> Any:
+    """Connect to the first address that answers; no name is resolved."""
+    try:
+        return gevent.socket.create_connection((address, port))
+    except OSError:
+        if not others:
+            raise
+    return _connect(port, *others)
 
 
 class WebhookSender:
@@ -128,10 +207,10 @@ class WebhookSender:
         outcome: dict[str, Any]
         try:
             with gevent.Timeout(REQUEST_SECONDS):
-                outcome = self._post(url, body, headers)
+                outcome = _outcome(self._post(url, body, headers))
         except gevent.Timeout:
             outcome = {"error": f"No complete response within {REQUEST_SECONDS:.0f} seconds."}
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, RefusedURL, InvalidResponse) as error:
             outcome = {"error": _explain(error)}
         return Attempt(at, round((time.perf_counter() - started) * 1000), **outcome)
 
@@ -142,42 +221,42 @@ class WebhookSender:
                 connection.close()
         self._idle.clear()
 
-    def _post(self, text: str, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-        url = parse_webhook_url(text, allow_private=self._allow_private)
-        sent = {
-            "Host": url.netloc,
-            "Content-Type": "application/json",
-            "User-Agent": _USER_AGENT,
-            "Accept-Encoding": "identity",
-            **headers,
-        }
-        idle = self._take_idle(text)
+    def close_idle(self) -> None:
+        """Close the connections that have been idle for too long."""
+        for url, connections in list(self._idle.items()):
+            for connection in [one for one in connections if not one.is_reusable()]:
+                connections.remove(connection)
+                connection.close()
+            if not connections:
+                del self._idle[url]
+
+    def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> _Response:
+        idle = self._take_idle(url)
         if idle is not None:
             # The endpoint may have closed it at any time; an event that it did receive keeps its webhook-id.
-            with suppress(RemoteDisconnected, ConnectionResetError, BrokenPipeError, SSLError):
-                return self._exchange(idle, text, url, body, sent)
-        return self._exchange(self._connect(url), text, url, body, sent)
+            with suppress(ConnectionError, SSLError):
+                return self._exchange(idle, url, body, headers)
+        return self._exchange(self._open(url), url, body, headers)
 
-    def _connect(self, url: WebhookURL) -> CheckedConnection:
-        """Resolve the host once, check every address, and prepare a connection to one of them."""
+    def _open(self, text: str) -> CheckedConnection:
+        """Check the URL, resolve its host once, check every address, and connect to one of them."""
+        url = parse_webhook_url(text, allow_private=self._allow_private)
         addresses = self._resolve(url.host, url.port)
         check_addresses(addresses, allow_private=self._allow_private)
         return CheckedConnection(url, addresses, self._context if url.scheme == "https" else None)
 
-    def _exchange(
-        self, connection: CheckedConnection, text: str, url: WebhookURL, body: bytes, headers: Mapping[str, str]
-    ) -> dict[str, Any]:
+    def _exchange(self, connection: CheckedConnection, url: str, body: bytes, headers: Mapping[str, str]) -> _Response:
         reusable = False
         try:
-            connection.request("POST", url.target, body, dict(headers))
-            response = connection.getresponse()
-            content = response.read(RESPONSE_MAX)
-            reusable = response.isclosed() and not response.will_close
+            response = connection.post(body, headers)
+            reusable = response.allows_reuse()
         finally:  # also after gevent.Timeout
-            if not reusable:
+            idle = self._idle.setdefault(url, [])
+            if reusable and len(idle) < _IDLE_MAX:
+                idle.append(connection)
+            else:
                 connection.close()
-        self._keep(text, connection)
-        return _outcome(response, content)
+        return response
 
     def _take_idle(self, url: str) -> CheckedConnection | None:
         connections = self._idle.get(url, [])
@@ -188,27 +267,14 @@ class WebhookSender:
             connection.close()
         return None
 
-    def _keep(self, url: str, connection: CheckedConnection) -> None:
-        connections = self._idle.setdefault(url, [])
-        if connection.sock is None or len(connections) >= _IDLE_MAX:
-            connection.close()
-            return
-        connection.used_at = time.monotonic()
-        connections.append(connection)
 
-    def close_idle(self) -> None:
-        """Close the connections that have been idle for too long."""
-        for url, connections in list(self._idle.items()):
-            for connection in [one for one in connections if not one.is_reusable()]:
-                connections.remove(connection)
-                connection.close()
-            if not connections:
-                del self._idle[url]
-
-
-def _outcome(response: HTTPResponse, content: bytes) -> dict[str, Any]:
-    text = _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", content[:RESPONSE_KEPT].decode(errors="replace"))
-    return {"status": response.status, "response": text, "retry_after": _retry_after(response.getheader("Retry-After"))}
+def _outcome(response: _Response) -> dict[str, Any]:
+    text = response.body[:RESPONSE_KEPT].decode(errors="replace")
+    return {
+        "status": response.status,
+        "response": _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text),
+        "retry_after": _retry_after(response.retry_after),
+    }
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -237,4 +303,4 @@ def _explain(error: Exception) -> str:
         return "The connection was refused."
     if isinstance(error, OSError):
         return f"The connection failed: {error.strerror or type(error).__name__}."
-    return f"The response is not valid HTTP: {type(error).__name__}."
+    return "The response is not valid HTTP."
