@@ -1,7 +1,7 @@
 """The tables of the database under test."""
 
 from flask import Flask
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
 from app.db.engine import db
 from app.models import FEED
@@ -10,11 +10,13 @@ from app.models.event import FeedHead
 
 def delete_all_rows(app: Flask) -> None:
     """Make the database as the migrations leave it: empty, with a feed that begins at 1."""
+    emptied = [table.name for table in reversed(db.metadata.sorted_tables) if table is not FeedHead.__table__]
+    # A statement that changes no row leaves SQLite without a reason to wait for the disk.
+    reset = "UPDATE feed_head SET seq = 0, pruned_seq = 0 WHERE seq <> 0 OR pruned_seq <> 0"
+    statements = [*(f"DELETE FROM {name}" for name in emptied), reset]
     with app.app_context(), db.engine.begin() as connection:
-        for table in reversed(db.metadata.sorted_tables):
-            if table is not FeedHead.__table__:
-                connection.execute(table.delete())
-        connection.execute(update(FeedHead).values(seq=0, pruned_seq=0))
+        for statement in statements:  # as text, which takes a third of the CPU time; almost every test waits for it
+            connection.exec_driver_sql(statement)
 
 
 def events_in_feed(app: Flask) -> int:
