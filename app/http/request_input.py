@@ -21,7 +21,7 @@ from app.errors import (
     UnsupportedMediaType,
     VersionMismatch,
 )
-from app.http.application import ACCEPT_PATCH, current_globals, current_request, current_request_id, let_others_run
+from app.http.application import ACCEPT_PATCH, current_request, current_request_id, let_others_run
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
@@ -32,6 +32,7 @@ from app.services.order_actions import ChangeRequest
 
 JSON = "application/json"
 _DRY_RUN_QUERY = DryRunQuerySchema()
+_DRY_RUN = "order_service.dry_run"  # in the WSGI environment of a dry run
 MERGE_PATCH = "application/merge-patch+json"
 
 _LARGE_BODY = 256 * 1024  # bytes; it takes some 20 ms to parse
@@ -71,13 +72,14 @@ def read_query(schema: Schema) -> dict[str, Any]:
 
 def read_dry_run() -> None:
     """Read the query parameter `dry_run`. Raises InvalidRequest for another value, or another parameter."""
-    if current_request().query_string:
-        current_globals().dry_run = read_query(_DRY_RUN_QUERY)["dry_run"] == "true"
+    request = current_request()
+    if request.query_string and read_query(_DRY_RUN_QUERY)["dry_run"] == "true":
+        request.environ[_DRY_RUN] = True
 
 
 def is_dry_run() -> bool:
     """Return whether the request is to store nothing."""
-    return bool(current_globals().get("dry_run", False))
+    return _DRY_RUN in current_request().environ
 
 
 def check_path(schema: Schema) -> None:

@@ -1,8 +1,7 @@
 """Prices: discounts by line, and the totals of an order. Amounts are whole minor units of the order's currency."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 LARGEST_TOTAL = 2**53 - 1  # the largest integer that is exact in every JSON implementation (RFC 8259 §6)
 DISCOUNT = "discount"  # the type of adjustment that lowers the prices of lines
@@ -16,8 +15,7 @@ class InvalidPrices(ValueError):
         self.messages = messages
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
+class Prices(NamedTuple):
     """The prices of the lines as ordered.
 
     `subtotals` are unit price times quantity, None for a line without a price; `discounts` are 0 or negative. `items`
@@ -41,8 +39,10 @@ def price_lines(items: Sequence[Mapping[str, Any]], adjustments: Sequence[Mappin
     prices = [subtotal for subtotal in subtotals if subtotal is not None]
     if not prices and not adjustments:
         return Prices(subtotals, [0] * len(subtotals), None, None)
-    total, adjusted = sum(prices), sum(adjustment["amount"] for adjustment in adjustments)
-    discounts = _allocate_discounts(subtotals, adjustments) if adjustments else [0] * len(subtotals)
+    total, adjusted, discounts = sum(prices), 0, [0] * len(subtotals)
+    if adjustments:
+        adjusted = sum(adjustment["amount"] for adjustment in adjustments)
+        discounts = _allocate_discounts(subtotals, adjustments)
     if total > LARGEST_TOTAL:
         raise InvalidPrices({"items": [f"The total of the items must be at most {LARGEST_TOTAL:,} minor units."]})
     if total + adjusted < 0:
@@ -53,7 +53,7 @@ def price_lines(items: Sequence[Mapping[str, Any]], adjustments: Sequence[Mappin
 def order_totals(
     prices: Prices, items: Iterable[Mapping[str, Any]], *, is_cancelled: bool, paid: int = 0, refunded: int = 0
 ) -> dict[str, int] | None:
-    """The totals of the document; None if the order has no prices.
+    """The totals of the document; None if the order has no prices. `items` may be left out if no unit is cancelled.
 
     `cancelled` is minus the price of the cancelled units: their part of the line's price after its discount, rounded
     down to a whole minor unit. An order cancelled as a whole owes nothing, whatever its adjustments. `due` is what is
@@ -79,7 +79,7 @@ def order_totals(
 def _cancelled_price(prices: Prices, items: Iterable[Mapping[str, Any]]) -> int:
     return sum(
         (subtotal + discount) * item["cancelled"] // item["quantity"]
-        for item, subtotal, discount in zip(items, prices.subtotals, prices.discounts, strict=True)
+        for item, subtotal, discount in zip(items, prices.subtotals, prices.discounts)  # noqa: B905 (items may be empty)
         if subtotal is not None and item["cancelled"]
     )
 

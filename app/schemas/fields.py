@@ -45,6 +45,8 @@ class StrictSchema(Schema):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._required = {name for name, field in self.load_fields.items() if field.required}
+        self._defaults = {n: f.load_default for n, f in self.load_fields.items() if f.load_default is not missing}
         allowed = f"Allowed: {', '.join(self.load_fields)}." if self.load_fields else "None is allowed here."
         self.error_messages = {
             **self.error_messages,
@@ -83,18 +85,14 @@ class StrictSchema(Schema):
 
     def load_valid(self, data: Any) -> dict[str, Any] | None:
         """Deserialize the members; None if one of them is invalid. Does not call `check` and `check_partial`."""
-        if type(data) is not dict or not data.keys() <= self.load_fields.keys():
+        if type(data) is not dict or not self._required <= data.keys() <= self.load_fields.keys():
             return None
-        loaded = {}
-        for name, field in self.load_fields.items():
-            try:
-                value = field.deserialize(data[name], name, data) if name in data else field.load_default
-            except ValidationError:
-                return None
-            if value is not missing:
-                loaded[name] = value
-            elif field.required:
-                return None
+        loaded = self._defaults.copy()
+        try:
+            for name, value in data.items():
+                loaded[name] = self.load_fields[name].deserialize(value, name, data)
+        except ValidationError:
+            return None
         return loaded
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
