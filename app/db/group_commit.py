@@ -30,7 +30,7 @@ class _Batch(Generic[Item, Result]):
         self.items: list[Item] = []
         self.results: Sequence[Result] | None = None
         self.error: Exception | None = None
-        self.finished = threading.Event()
+        self.finished: threading.Event | None = None  # for the callers that are not the leader, if there are any
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -42,15 +42,23 @@ class GroupCommit(Generic[Item, Result]):
     `execute` receives at most `max_batch` items in the order of their calls, and returns their results in the same
     order. What it raises is raised for every caller of the batch. If a leader is killed, the items of its batch are
     executed again if `execute` is `repeatable`; otherwise BatchAbandoned is raised for the other callers.
+
+    Groups with the same lock as `turn` execute one at a time: where the callers of one become callers of the other,
+    both then have fewer and larger batches.
     """
 
     def __init__(
-        self, execute: Callable[[Sequence[Item]], Sequence[Result]], *, max_batch: int, repeatable: bool = True
+        self,
+        execute: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        max_batch: int,
+        repeatable: bool = True,
+        turn: "threading.Lock | None" = None,  # a function at run time, which has no |
     ) -> None:
         self._execute = execute
         self._max_batch = max_batch
         self._repeatable = repeatable
-        self._executing = threading.Lock()  # held by the leader that executes
+        self._turn = turn or threading.Lock()  # held by the leader that executes
         self._joining = threading.Lock()  # guards _open and the items of that batch
         self._open: _Batch[Item, Result] | None = None
 
@@ -58,7 +66,7 @@ class GroupCommit(Generic[Item, Result]):
         """The result for the item. Raises what `execute` raised for its batch, and BatchAbandoned."""
         while True:
             batch, position = self._join(item)
-            if position == 0:
+            if batch.finished is None or position == 0:
                 self._lead(batch)
             else:
                 batch.finished.wait()
@@ -74,13 +82,15 @@ class GroupCommit(Generic[Item, Result]):
             batch = self._open
             if batch is None or len(batch.items) == self._max_batch:
                 batch = self._open = _Batch()
+            elif batch.finished is None:
+                batch.finished = threading.Event()
             batch.items.append(item)
             return batch, len(batch.items) - 1
 
     def _lead(self, batch: _Batch[Item, Result]) -> None:
         acquired = False
         try:
-            acquired = self._executing.acquire(timeout=_MAX_WAIT)
+            acquired = self._turn.acquire(timeout=_MAX_WAIT)
             time.sleep(0)  # lets greenlets that are ready join; while SQLite executes, none can run
             self._close(batch)
             results = self._execute(batch.items)
@@ -89,11 +99,13 @@ class GroupCommit(Generic[Item, Result]):
             batch.results = results
         except Exception as error:
             batch.error = error
-        finally:  # also when this greenlet is killed
-            self._close(batch)
+        finally:
+            if self._open is batch:  # this greenlet was killed before it closed the batch
+                self._close(batch)
             if acquired:
-                self._executing.release()
-            batch.finished.set()
+                self._turn.release()
+            if batch.finished is not None:
+                batch.finished.set()
 
     def _close(self, batch: _Batch[Item, Result]) -> None:
         """Let no further item join."""
