@@ -24,7 +24,7 @@ class StartupError(Exception):
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _SECRET_MIN = 32  # characters
-RANDOM_SECRET = "random-"  # prefix of a SECRET_KEY that is random at each start: nothing stored may depend on it
+RANDOM_KEY_PREFIX = "random-"  # prefix of a SECRET_KEY that is random at each start: nothing stored may depend on it
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -179,7 +179,7 @@ def _secret(text: str) -> str:
     """The secret, or a random one for this process if none is set."""
     if text and len(text) < _SECRET_MIN:
         raise ValueError(f"at least {_SECRET_MIN} characters, such as the output of `openssl rand -hex 32`")
-    return text or RANDOM_SECRET + secrets.token_hex(_SECRET_MIN)
+    return text or RANDOM_KEY_PREFIX + secrets.token_hex(_SECRET_MIN)
 
 
 def _list(text: str) -> Iterator[str]:

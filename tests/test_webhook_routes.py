@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select
 
-from app.config import RANDOM_SECRET
+from app.config import RANDOM_KEY_PREFIX
 from app.db.engine import db
 from app.models import WebhookEndpoint
 from app.services.webhook_signature import SecretStore, UnreadableSecret
@@ -71,12 +71,12 @@ def test_a_secret_is_encrypted_in_the_database(app: Flask, client: FlaskClient) 
 
 
 def test_without_a_secret_key_secrets_are_stored_as_they_are_and_survive_a_restart() -> None:
-    sealed = SecretStore(f"{RANDOM_SECRET}1").seal("whsec_a")
+    sealed = SecretStore(f"{RANDOM_KEY_PREFIX}1").seal("whsec_a")
 
-    assert SecretStore(f"{RANDOM_SECRET}2").open(sealed) == "whsec_a"
+    assert SecretStore(f"{RANDOM_KEY_PREFIX}2").open(sealed) == "whsec_a"
     assert SECRETS.open(sealed) == "whsec_a"
     with pytest.raises(UnreadableSecret):
-        SecretStore(f"{RANDOM_SECRET}1").open(SECRETS.seal("whsec_a"))
+        SecretStore(f"{RANDOM_KEY_PREFIX}1").open(SECRETS.seal("whsec_a"))
 
 
 def test_a_patch_changes_what_it_names(client: FlaskClient) -> None:

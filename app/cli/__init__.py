@@ -1,4 +1,4 @@
-"""The flask commands: `api-keys`, `token`, `orders`, `verify`, `privacy`, `events`, `worker` and `seed`."""
+"""The flask commands: `api-keys`, `token`, `orders`, `verify`, `privacy`, `events`, `webhooks`, `worker` and `seed`."""
 
 import click
 from flask import Flask
@@ -10,12 +10,13 @@ from app.cli.orders import orders
 from app.cli.privacy import privacy
 from app.cli.seed import seed
 from app.cli.verify import verify
+from app.cli.webhooks import webhooks
 from app.cli.worker import worker
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
-    for command in (seed, orders, privacy, verify, api_keys, token, events, worker):
+    for command in (seed, orders, privacy, verify, api_keys, token, events, webhooks, worker):
         app.cli.add_command(command)
 
 

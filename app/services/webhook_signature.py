@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from app.config import RANDOM_SECRET
+from app.config import RANDOM_KEY_PREFIX
 
 PREFIX = "whsec_"
 _SECRET_BYTES = 32  # the specification: 24 to 64
@@ -52,7 +52,7 @@ class SecretStore:
 
     def __init__(self, secret_key: str) -> None:
         self._fernet: Fernet | None = None
-        if not secret_key.startswith(RANDOM_SECRET):
+        if not secret_key.startswith(RANDOM_KEY_PREFIX):
             key = blake2b(secret_key.encode(), digest_size=32, person=b"webhook secrets").digest()
             self._fernet = Fernet(urlsafe_b64encode(key))
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "prune": ("events", "prune", "--older-than", "30d"),
     "create": ("api-keys", "create", "--name", "shop", "--scope", "orders:read"),
     "list": ("api-keys", "list"),
+    "list webhooks": ("webhooks", "list"),
     "revoke": ("api-keys", "revoke", "0123456789abcdef"),
 }
 

@@ -1,0 +1,145 @@
+"""`flask webhooks listen` and `list`, beside a real service with its worker."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+
+from tests.support.commands import FLASK
+from tests.support.credentials import api_key
+from tests.support.marks import on_sqlite
+from tests.support.receivers import receiver
+from tests.support.samples import MINIMAL
+from tests.support.servers import (
+    GUNICORN,
+    ROOT,
+    TIMEOUT,
+    Server,
+    environment,
+    free_port,
+    running,
+    running_worker,
+    wait_until,
+)
+from tests.support.webhooks import create_webhook, webhook_rules
+
+
+@pytest.fixture
+def service(app: Flask, database_url: str) -> Iterator[Server]:
+    """The service with authentication, and its worker."""
+    with ExitStack() as processes:
+        port = free_port()
+        settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "AUTH": "required"}
+        api_key(app, "orders:read")
+        server = processes.enter_context(running(*GUNICORN, port=port, PORT=str(port), **settings))
+        processes.enter_context(running_worker(**settings))
+        yield server
+
+
+@contextmanager
+def listening(service: Server, state: Path, forward: str, key: str, *options: str) -> Iterator[Any]:
+    """Run the command until the block ends, then interrupt it. Yields its output so far."""
+    words = [*FLASK, "webhooks", "listen", "--forward", forward, "--service", f"http://127.0.0.1:{service.port}"]
+    environ = environment(ORDER_SERVICE_API_KEY=key)
+    with tempfile.NamedTemporaryFile("r") as output:
+        process = subprocess.Popen(
+            [sys.executable, *words, "--state", str(state), *options],
+            cwd=ROOT, env=environ, stdout=output.fileno(), stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            wait_until(lambda: "whsec_" in Path(output.name).read_text() or process.poll() is not None)
+            yield lambda: Path(output.name).read_text()
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(TIMEOUT) == 0
+
+
+def create_orders(client: FlaskClient, count: int) -> list[str]:
+    return [client.post("/orders", json=MINIMAL).json["id"] for _ in range(count)]
+
+
+def secret_in(output: str) -> str:
+    [line] = [line for line in output.splitlines() if "whsec_" in line]
+    return line.split()[-1]
+
+
+@on_sqlite
+def test_events_are_forwarded_signed_and_after_an_interruption_it_goes_on_where_it_was(
+    app: Flask, client: FlaskClient, service: Server, tmp_path: Path
+) -> None:
+    key, state = api_key(app, "events:read"), tmp_path / "state.json"
+    with receiver() as program:
+        before = create_orders(client, 2)
+        with listening(service, state, program.url, key, "--after", "0") as output:
+            first = create_orders(client, 2)
+            wait_until(lambda: len(program.requests) == 4)
+            wait_until(lambda: output().count(" 200 in ") == 4)
+            secret = secret_in(output())
+        missed = create_orders(client, 3)
+        with listening(service, state, program.url, key) as output:
+            last = create_orders(client, 1)
+            wait_until(lambda: len(program.requests) == 8)
+            assert secret_in(output()) == secret
+
+    assert program.event_ids == [f"{order_id}:1" for order_id in (*before, *first, *missed, *last)]
+    for request in program.requests:
+        assert request.verify(secret)["type"] == "order.created"
+    assert state.stat().st_mode & 0o077 == 0
+
+
+@on_sqlite
+def test_without_after_events_are_forwarded_from_now_on_and_a_program_that_is_away_is_waited_for(
+    app: Flask, client: FlaskClient, service: Server, tmp_path: Path
+) -> None:
+    key = api_key(app, "events:read")
+    create_orders(client, 2)
+    with receiver() as away:
+        port, url = away.port, away.url
+    with listening(service, tmp_path / "state.json", url, key, "--event", "order.confirmed") as output:
+        wait_until(lambda: (tmp_path / "state.json").exists() or create_and_confirm(client))
+        order_id = create_and_confirm(client)
+        wait_until(lambda: "The program does not answer" in output())
+        with receiver(port=port) as program:
+            wait_until(lambda: f"{order_id}:2" in program.event_ids)
+
+    assert {request.json["type"] for request in program.requests} == {"order.confirmed"}
+
+
+def create_and_confirm(client: FlaskClient) -> str:
+    [order_id] = create_orders(client, 1)
+    client.post(f"/orders/{order_id}/confirm")
+    return order_id
+
+
+@on_sqlite
+@pytest.mark.parametrize(("key", "words"), [("osk_wrong", "401"), ("orders:read", "The scope events:read is missing.")])
+def test_a_service_that_refuses_the_key_ends_the_command(
+    app: Flask, runner: FlaskCliRunner, service: Server, tmp_path: Path, key: str, words: str
+) -> None:
+    credential = api_key(app, key) if ":" in key else key
+    service_url = f"http://127.0.0.1:{service.port}"
+
+    result = runner.invoke(
+        args=["webhooks", "listen", "--forward", "http://127.0.0.1:1/", "--service", service_url,
+              "--api-key", credential, "--state", str(tmp_path / "state.json")]
+    )  # fmt: skip
+
+    assert (result.exit_code, words in result.output) == (1, True), result.output
+
+
+def test_a_list_shows_the_health_of_each_webhook(app: Flask, client: FlaskClient, runner: FlaskCliRunner) -> None:
+    with webhook_rules(app):
+        webhook = create_webhook(client, "http://127.0.0.1:1/")
+
+    result = runner.invoke(args=["webhooks", "list"])
+
+    assert result.exit_code == 0
+    assert result.stdout == f"{webhook['id']}  http://127.0.0.1:1/  enabled  healthy  last success never\n"
