@@ -26,6 +26,7 @@ STREAM_PAGE = 100  # events that a stream reads at once
 _RECONNECT = 1_000, 4_000  # milliseconds: clients do not come back all at once when a server stops
 _RETRY_AFTER = 1.0  # seconds, while the database does not answer
 _BUSY_SECONDS = 5
+_READERS = 3  # streams that read at the same time: thousands connect again after a reload
 
 log = structlog.get_logger()
 
@@ -92,12 +93,18 @@ class EventStreams:
         config = app.config
         self.watcher = FeedWatcher(app.app_context)
         self.slots = StreamSlots(config["EVENT_STREAMS"], of_customer=config["EVENT_STREAMS_CUSTOMERS"])
+        self._reading = threading.Semaphore(_READERS)
 
     @contextmanager
     def subscribed(self, filters: FeedFilter, principal: Principal) -> Iterator[Subscription]:
         """Occupy a slot and watch the feed. Raises TooManyRequests or ServiceUnavailable."""
         with self.slots.occupied(principal), self.watcher.subscribed(filters) as subscription:
             yield subscription
+
+    def read(self, source: EventSource, after: int) -> StreamPage:
+        """Read a page when it is this stream's turn: those of other requests must not wait for a connection."""
+        with self._reading:
+            return source.read(after)
 
 
 def init_app(app: Flask) -> None:
@@ -117,11 +124,11 @@ def wait_for_page(source: EventSource, *, after: int, principal: Principal, seco
     """
     if not seconds:
         return source.read(after)
-    deadline = time.monotonic() + seconds
-    with _streams().subscribed(source.filters, principal) as subscription:
+    deadline, streams = time.monotonic() + seconds, _streams()
+    with streams.subscribed(source.filters, principal) as subscription:
         while True:
             subscription.reset()
-            page = source.read(after)
+            page = streams.read(source, after)
             remaining = deadline - time.monotonic()
             if page.events or page.more or remaining <= 0 or subscription.is_closed:
                 return page
@@ -156,9 +163,10 @@ def _continued(first: str, frames: Iterator[str]) -> Iterator[str]:
 
 def _frames(source: EventSource, after: int, principal: Principal) -> Iterator[str]:
     """The text of the stream. Ends where the client has to connect again: its credentials or the order are gone."""
-    with _streams().subscribed(source.filters, principal) as subscription:
+    streams = _streams()
+    with streams.subscribed(source.filters, principal) as subscription:
         subscription.reset()
-        page = source.read(after)
+        page = streams.read(source, after)
         yield f"retry: {random.randint(*_RECONNECT)}\n\n{_render(page)}"  # nosec B311
         try:
             yield from _following(source, page, principal, subscription)
@@ -181,7 +189,7 @@ def _following(
             continue
         subscription.reset()
         try:
-            page = source.read(after)
+            page = _streams().read(source, after)
         except DATABASE_ERRORS as error:
             log.warning("events cannot be read", error=type(error).__name__, reason=loggable_message(error))
             yield ":\n\n"
