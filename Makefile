@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test cost-test faults hostile lint format fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test node-test cost-test faults hostile lint format fuzz fuzz-database fuzz-model bench audit lock clean
 # Two runs of pip at the same time corrupt the environment.
 .NOTPARALLEL:
 
@@ -44,6 +44,9 @@ pgbouncer-test: $(VENV)/dev.stamp  ## test the service with PgBouncer (apt-get i
 
 browser-test: $(VENV)/dev.stamp  ## test the pages in a browser (apt-get install chromium)
 	@$(PY) -m pytest tests/browser $(ARGS)
+
+node-test: $(VENV)/dev.stamp  ## test the README's receiver of webhooks in Node.js (apt-get install nodejs)
+	@$(PY) -m pytest tests/node $(ARGS)
 
 cost-test: $(VENV)/dev.stamp  ## test the number of CPU instructions a request takes (apt-get install valgrind)
 	@$(PY) -m pytest tests/cost $(ARGS)

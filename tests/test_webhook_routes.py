@@ -13,6 +13,8 @@ from sqlalchemy import select
 from app.config import RANDOM_KEY_PREFIX
 from app.db.engine import db
 from app.models import WebhookEndpoint
+from app.models.lifecycle import EVENT_TYPES
+from app.models.webhook import ENDPOINT_EVENT_TYPES, TEST
 from app.services.webhook_signature import SecretStore, UnreadableSecret
 from tests.support.credentials import api_key, bearer
 from tests.support.marks import on_sqlite
@@ -278,3 +280,15 @@ def test_a_key_that_is_bound_to_channels_names_no_others(
 
     assert slug(created) == slug(patched) == (403, "forbidden")
     assert widened.json["channels"] == ["web"]
+
+
+@on_sqlite
+def test_the_description_has_each_event_that_an_endpoint_can_get(client: FlaskClient) -> None:
+    description = client.get("/openapi.json").json
+
+    assert description["webhooks"].keys() == {*EVENT_TYPES, *ENDPOINT_EVENT_TYPES, TEST}
+    for item in description["webhooks"].values():
+        names = [parameter["name"] for parameter in item["post"]["parameters"]]
+        assert names == ["webhook-id", "webhook-timestamp", "webhook-signature"]
+        schema = item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert description["components"]["schemas"][schema]["required"] == ["data", "timestamp", "type"]

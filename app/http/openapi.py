@@ -31,10 +31,13 @@ from app.http.application import public_path
 from app.http.blueprint import PUBLIC, Blueprint, Body, Content, Operation
 from app.http.problems import MEDIA_TYPE, problem_document
 from app.http.request_input import JSON, KEY_PATTERN
+from app.models.lifecycle import EVENT_TYPES
+from app.models.webhook import ENDPOINT_EVENT_TYPES, TEST
 from app.schemas.documents import ProblemSchema
 from app.schemas.fields import TEXT_PATTERN, Choices, Metadata, MetadataPatch
 from app.schemas.order import BatchEntryInSchema, DryRunQuerySchema
 from app.schemas.order_actions import BulkActionInSchema
+from app.schemas.webhook import EndpointPayloadSchema, PayloadSchema
 
 _INTRODUCTION = """\
 Creates and manages customer orders. An acknowledged order is never lost, and one Idempotency-Key never creates two
@@ -151,6 +154,37 @@ _PROBLEM_HEADERS: dict[type[ServiceError], tuple[str, ...]] = {
     UnsupportedMediaType: ("Accept", "Accept-Patch", "Accept-Encoding"),
 }
 
+_WEBHOOK_HEADERS = [
+    {
+        "in": "header",
+        "name": "webhook-id",
+        "required": True,
+        "description": "The id of the event, the same at each attempt: store it, and ignore an id that you have.",
+        "schema": _TEXT,
+    },
+    {
+        "in": "header",
+        "name": "webhook-timestamp",
+        "required": True,
+        "description": "When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes.",
+        "schema": _TEXT | {"pattern": "^[0-9]+$"},
+    },
+    {
+        "in": "header",
+        "name": "webhook-signature",
+        "required": True,
+        "description": "One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of "
+        "`{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks).",
+        "schema": _TEXT | {"pattern": "^v1,"},
+    },
+]
+_WEBHOOK_RESPONSES = {
+    "2XX": {"description": "The event is delivered."},
+    "410": {"description": "The webhook is disabled."},
+    "429": {"description": "The event is sent again, not before `Retry-After`."},
+    "default": {"description": "The event is sent again, for up to 72 hours."},
+}
+
 # Problems that follow from the declaration of an operation.
 _OF_EVERY_REQUEST = (BadRequest, InternalError)
 _OF_AUTHENTICATION = (Unauthenticated, Forbidden, TooManyRequests)
@@ -182,7 +216,8 @@ def _build(server: str) -> bytes:
     plugin.converter.add_parameter_attribute_function(_describe_choices)
     for name, scheme in _SECURITY_SCHEMES.items():
         spec.components.security_scheme(name, scheme)
-    for schema in (ProblemSchema, BatchEntryInSchema, BulkActionInSchema):  # no operation names them as its own
+    # No operation names them as its own.
+    for schema in (ProblemSchema, BatchEntryInSchema, BulkActionInSchema, PayloadSchema, EndpointPayloadSchema):
         spec.components.schema(schema.__name__.removesuffix("Schema"), schema=schema)
     for blueprint in current_app.blueprints.values():
         assert isinstance(blueprint, Blueprint)
@@ -191,7 +226,7 @@ def _build(server: str) -> bytes:
             _add_operation(spec, operation, tag=blueprint.name)
     for (schema_class, *_), name in plugin.converter.refs.items():
         spec.components.schemas[name]["description"] = cleandoc(schema_class.__doc__)
-    return orjson.dumps(spec.to_dict())
+    return orjson.dumps(spec.to_dict() | {"webhooks": _webhooks()})
 
 
 def _add_operation(spec: APISpec, operation: Operation, *, tag: str) -> None:
@@ -310,6 +345,26 @@ def _example(kind: type[ServiceError]) -> Mapping[str, Any]:
 def _describe_choices(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
     """Values separated by commas, where apispec's default is a parameter for each."""
     return {"style": "form", "explode": False} if isinstance(field, Choices) else {}
+
+
+def _webhooks() -> dict[str, Any]:
+    """The requests that the service sends: a path item for each type of event."""
+    items = {event_type: _webhook(event_type, "Payload") for event_type in EVENT_TYPES}
+    return items | {event_type: _webhook(event_type, "EndpointPayload") for event_type in (*ENDPOINT_EVENT_TYPES, TEST)}
+
+
+def _webhook(event_type: str, schema: str) -> dict[str, Any]:
+    body = {"required": True, "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}
+    return {
+        "post": {
+            "summary": f"The event {event_type}",
+            "tags": ["webhooks"],
+            "security": [],
+            "parameters": _WEBHOOK_HEADERS,
+            "requestBody": body,
+            "responses": _WEBHOOK_RESPONSES,
+        }
+    }
 
 
 def _describe_metadata(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
-from app.models.fulfillment import FULFILLMENT_STATUSES
+from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
 from app.models.lifecycle import EVENT_TYPES, STATUSES
 from app.models.order_item import ID_MAX
+from app.models.payment import PAYMENT_STATUSES
 from app.models.webhook import (
     DELIVERY_STATUSES,
     DESCRIPTION_MAX,
@@ -231,6 +232,8 @@ class PayloadDataSchema(ResponseSchema):
     )
     status = fields.String(required=True, validate=validate.OneOf(STATUSES))
     fulfillment_status = fields.String(required=True, validate=validate.OneOf(FULFILLMENT_STATUSES))
+    payment_status = fields.String(required=True, validate=validate.OneOf(PAYMENT_STATUSES))
+    return_status = fields.String(required=True, validate=validate.OneOf(RETURN_STATUSES))
     order = fields.Nested(OrderSchema, metadata={"description": "With the payload `order` only."})
 
 

@@ -1,0 +1,17 @@
+"""The README's receiver in Node.js verifies what the service sends."""
+
+from pathlib import Path
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.support.marks import on_sqlite
+from tests.support.readme_receivers import accepts_what_is_signed, write_receiver
+from tests.support.servers import free_port
+
+
+@on_sqlite
+def test_the_receiver_accepts_only_what_is_signed(app: Flask, client: FlaskClient, tmp_path: Path) -> None:
+    port = free_port()
+
+    accepts_what_is_signed(app, client, "node", str(write_receiver(tmp_path, "js", "cjs")), port=port)

@@ -1,0 +1,24 @@
+"""The README's receiver in Python verifies what the service sends; make node-test tests the one in Node.js."""
+
+import sys
+from pathlib import Path
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.support.marks import on_sqlite
+from tests.support.readme_receivers import accepts_what_is_signed, receiver_in, write_receiver
+from tests.support.servers import free_port
+
+
+@on_sqlite
+def test_the_receiver_accepts_only_what_is_signed(app: Flask, client: FlaskClient, tmp_path: Path) -> None:
+    port, file = free_port(), write_receiver(tmp_path, "python", "py")
+    command = (sys.executable, "-m", "flask", "--app", str(file), "run", "--port", str(port))
+
+    accepts_what_is_signed(app, client, *command, port=port)
+
+
+def test_each_receiver_has_ten_lines() -> None:
+    for language in ("python", "js"):
+        assert len([line for line in receiver_in(language).splitlines() if line]) == 10
