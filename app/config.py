@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class StartupError(Exception):
 
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_AGE_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _SECRET_MIN = 32  # characters
 RANDOM_KEY_PREFIX = "random-"  # prefix of a SECRET_KEY that is random at each start: nothing stored may depend on it
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -182,6 +184,13 @@ def _secret(text: str) -> str:
     return text or RANDOM_KEY_PREFIX + secrets.token_hex(_SECRET_MIN)
 
 
+def _age(text: str) -> timedelta | None:
+    match = re.fullmatch(r"([1-9]\d{0,5})([dhm])", text, re.ASCII)
+    if text and match is None:
+        raise ValueError("a duration such as 30d, 12h or 45m")
+    return timedelta(**{_AGE_UNITS[match[2]]: int(match[1])}) if match else None
+
+
 def _list(text: str) -> Iterator[str]:
     return (part.strip() for part in text.split(",") if part.strip())
 
@@ -259,6 +268,9 @@ SETTINGS: dict[str, Setting] = {
         "4000", _whole_number(1, 100_000), "Concurrent event streams and waiting readers of one worker."
     ),
     "EVENT_STREAMS_CUSTOMERS": Setting("10", _whole_number(1, 100_000), "The same of one customer."),
+    "EXPIRE_PENDING_AFTER": Setting(
+        "", _age, "Age at which `flask worker` cancels unconfirmed orders: `30d`, `12h`, `45m`; never if empty."
+    ),
     "WORKER_METRICS_PORT": Setting(
         "0", _whole_number(0, 65535), "Port on `HOST` where `flask worker` serves `/metrics`; 0 means none."
     ),

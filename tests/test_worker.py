@@ -3,11 +3,15 @@
 import re
 import signal
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.cli.seed import sample_orders
+from app.db.types import rfc3339
+from app.services.order_inserts import insert_orders
 from tests.support.commands import run_python
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
@@ -27,6 +31,25 @@ def test_a_worker_moves_events_to_the_feed_and_stops_on_sigterm(
 
         assert worker.process.wait(TIMEOUT) == 0
         assert "worker stopped" in worker.output()
+
+
+def test_a_worker_ends_holds_marks_late_orders_and_cancels_old_ones(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    soon = rfc3339(datetime.now(UTC) + timedelta(seconds=1))
+    held = client.post("/orders", json=MINIMAL).headers["Location"]
+    client.put(f"{held}/holds/review", json={"kind": "review", "until": soon})
+    late = client.post("/orders", json=MINIMAL | {"ship_by": soon}).headers["Location"]
+    with app.app_context():
+        insert_orders(list(sample_orders(20, seed=1, until=datetime.now(UTC) - timedelta(days=365))))
+
+    def pending() -> list[str]:
+        return [order["id"] for order in client.get("/orders?status=pending&limit=100").json["orders"]]
+
+    assert len(pending()) > 2
+    with running_worker(DATABASE_URL=database_url, EXPIRE_PENDING_AFTER="30d"):
+        wait_until(lambda: client.get(held).json["holds"] == [] and client.get(late).json["late"])
+        wait_until(lambda: len(pending()) == 2)
 
 
 @on_sqlite

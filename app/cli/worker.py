@@ -16,7 +16,7 @@ from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable, loggable_message
 from app.db.revision import require_revision
 from app.services.webhook_delivery import webhook_tasks
-from app.services.worker import TASKS, Worker
+from app.services.worker import Worker, order_tasks
 from app.telemetry import observe_task
 
 log = structlog.get_logger()
@@ -27,12 +27,13 @@ _RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the 
 @click.command("worker")
 @with_appcontext
 def worker() -> None:
-    """Run what the service does by itself: move events to the feed, deliver webhooks.
+    """Run what the service does by itself: move events to the feed, deliver webhooks, end holds, mark late orders.
 
     Any number of workers may run. TERM and Ctrl-C let it finish what it is doing, with exit status 0.
     """
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # documented by Flask
-    running = Worker((*TASKS, *webhook_tasks(app.config)), context=app.app_context, observe=observe_task)
+    tasks = (*order_tasks(app.config), *webhook_tasks(app.config))
+    running = Worker(tasks, context=app.app_context, observe=observe_task)
 
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once

@@ -7,13 +7,15 @@ others go on with the next call.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable, loggable_message
+from app.services.order_actions import apply_due_changes, expire_orders
 from app.services.sequencer import sequence_events
 
 log = structlog.get_logger()
@@ -41,11 +43,19 @@ class Task:
     finish: Callable[[], None] | None = None
 
 
-TASKS: tuple[Task, ...] = (
-    # A call that finds nothing is one short query. One that finds events leaves some time for more, to number them
-    # together.
-    Task("sequencing", sequence_events, pause=0.08, again=0.02),
-)
+def order_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
+    """The tasks of a worker that concern orders and their events."""
+    tasks = (
+        # A call that finds nothing is one short query. One that finds events leaves some time for more, to number them
+        # together.
+        Task("sequencing", sequence_events, pause=0.08, again=0.02),
+        # `any` ends a call after the first page of orders that were changed.
+        Task("due changes", lambda: any(apply_due_changes()), pause=1),
+    )
+    age = config["EXPIRE_PENDING_AFTER"]
+    if age is None:
+        return tasks
+    return *tasks, Task("expiry", lambda: any(expire_orders(older_than=age)), pause=60)
 
 
 class Worker:

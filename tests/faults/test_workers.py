@@ -1,19 +1,25 @@
 """`flask worker`, and the supervisor of `make run`, are killed."""
 
+import json
 import os
 import signal
+import time
 from pathlib import Path
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from tests.support.databases import migrated, point_link_at, url_through
 from tests.support.marks import on_sqlite
+from tests.support.postgres import libpq_url, private_postgres
 from tests.support.samples import MINIMAL
 from tests.support.servers import TIMEOUT, Server, running_supervisor, running_worker, wait_until
 from tests.support.tables import events_in_feed
 
 TAKEOVER = 2.0  # seconds
+END_CONNECTIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'order-service'"
 
 
 def test_when_a_worker_is_killed_another_goes_on(app: Flask, client: FlaskClient, database_url: str) -> None:
@@ -68,3 +74,26 @@ def test_however_the_supervisor_ends_no_process_is_left(app: Flask, database_url
 
         assert server.process.wait(TIMEOUT) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
         wait_until(lambda: not any(map(is_running, pids.values())))
+
+
+def test_a_worker_waits_for_a_database_that_is_away_and_goes_on(tmp_path: Path) -> None:
+    link = tmp_path / ".s.PGSQL.5432"
+    with private_postgres() as url:
+        migrated(url)
+        with running_worker(DATABASE_URL=url_through(link), awaited="waiting for the database") as worker:
+            point_link_at(url, link)
+            wait_until(lambda: "worker started" in worker.output())
+            link.unlink()
+            with psycopg.connect(libpq_url(url), autocommit=True) as connection:
+                connection.execute(END_CONNECTIONS)
+            wait_until(lambda: "database unavailable" in worker.output())
+            time.sleep(2)  # the other tasks fail, too
+            point_link_at(url, link)
+            wait_until(lambda: "database available again" in worker.output())
+
+            assert worker.stop() == 0
+            events = [json.loads(line)["event"] for line in worker.output().splitlines()]
+    assert events == [
+        "waiting for the database", "worker started", "database unavailable", "database available again",
+        "worker stopped",
+    ]  # fmt: skip

@@ -141,15 +141,15 @@ def running(*command: str, port: int, status: int = 200, **settings: str) -> Ite
 
 
 @contextmanager
-def running_worker(**settings: str) -> Iterator[Server]:
-    """Run `flask worker` until the block ends; the block begins when it has started. Its port serves metrics."""
+def running_worker(*, awaited: str = "worker started", **settings: str) -> Iterator[Server]:
+    """Run `flask worker` until the block ends; the block begins when it has logged `awaited`. It serves metrics."""
     port = free_port()
     with tempfile.NamedTemporaryFile(prefix="worker-") as log:
         environ = environment(WORKER_METRICS_PORT=str(port), **settings)
         process = subprocess.Popen([sys.executable, *WORKER], cwd=ROOT, env=environ, stdout=log, stderr=log)
         worker = Server(process, port, log)
         try:
-            wait_until(lambda: "worker started" in worker.output() or process.poll() is not None)
+            wait_until(lambda: awaited in worker.output() or process.poll() is not None)
             yield worker
         except BaseException:
             print(f"--- the worker printed:\n{worker.output()}", file=sys.stderr)
