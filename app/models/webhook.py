@@ -14,7 +14,8 @@ from app.models.principal import PRINCIPAL_MAX
 URL_MAX = 2_048  # characters
 DESCRIPTION_MAX = 200
 PAYLOADS = THIN, WHOLE = ("thin", "order")
-ENABLED, DISABLED = "enabled", "disabled"
+# A deleted endpoint stays, invisible, until a worker has deleted its deliveries.
+ENABLED, DISABLED, DELETED = "enabled", "disabled", "deleted"
 # Why an endpoint is disabled: by a request, because it answered 410, because it failed for days.
 PAUSED, GONE, FAILING = "paused", "gone", "failing"
 PENDING, SUCCEEDED, FAILED = "pending", "succeeded", "failed"
@@ -72,7 +73,7 @@ class WebhookEndpoint(Base):
     last_success_at: Mapped[datetime | None] = mapped_column(Timestamp)
     last_failure_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
-    __table_args__ = (CheckConstraint("status IN ('enabled', 'disabled')", name="status"),)
+    __table_args__ = (CheckConstraint("status IN ('enabled', 'disabled', 'deleted')", name="status"),)
 
     def covers_channels(self, channels: list[str] | None) -> bool:
         """Whether the endpoint gets the events of all these channels; None stands for every channel."""
@@ -109,7 +110,7 @@ class WebhookEndpoint(Base):
             self.retry_at = at + retry_pause(self.consecutive_failures - UNREACHABLE_AFTER + 1, retry_after=retry_after)
         elif retry_after is not None and status in _OVERLOADED:
             self.retry_at = at + min(RETRY_MAX, timedelta(seconds=retry_after))
-        if self.status == DISABLED:
+        if self.status != ENABLED:
             return None
         lasting = self.consecutive_failures >= DISABLE_AFTER_FAILURES and at - self.failing_since >= GIVE_UP_AFTER
         if status == _GONE or lasting:

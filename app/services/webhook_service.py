@@ -15,7 +15,7 @@ from app.errors import EventNotFound, Forbidden, InvalidRequest, TooManyWebhooks
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookEndpoint
 from app.models.order_id import first_order_id, new_id, parse_uuid
 from app.models.principal import Principal
-from app.models.webhook import ENABLED, FAILED, PAUSED, PENDING, REPLAY_MAX, TEST
+from app.models.webhook import DELETED, ENABLED, FAILED, PAUSED, PENDING, REPLAY_MAX, TEST
 from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
 from app.services.webhook_queue import AGAIN, delivery_document, queue_events, queue_rows
 from app.services.webhook_sender import Resolver, resolve_host
@@ -24,7 +24,8 @@ from app.services.webhook_signature import SecretStore, new_secret
 ENDPOINTS_MAX = 200  # the worker looks at all of them for each event
 ROTATION = timedelta(hours=24)  # that the previous secret signs too
 KEPT = timedelta(days=30)  # of finished deliveries
-_DELETE_MAX = 1_000  # deliveries in one transaction
+_EXISTS = WebhookEndpoint.status != DELETED
+_PRUNE_MAX = 1_000  # deliveries of one endpoint in one transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def create_endpoint(content: Mapping[str, Any], *, principal: Principal, rules: 
 
 
 def _add(endpoint: WebhookEndpoint) -> dict[str, Any]:
-    if db.session.scalars(select(func.count()).select_from(WebhookEndpoint)).one() >= ENDPOINTS_MAX:
+    if db.session.scalars(select(func.count()).select_from(WebhookEndpoint).where(_EXISTS)).one() >= ENDPOINTS_MAX:
         raise TooManyWebhooks(f"There are {ENDPOINTS_MAX} webhooks, the maximum. Delete those that are not used.")
     endpoint.last_seq = db.session.scalars(select(FeedHead.seq)).one()
     db.session.add(endpoint)
@@ -86,14 +87,15 @@ def _add(endpoint: WebhookEndpoint) -> dict[str, Any]:
 
 def list_endpoints(*, principal: Principal) -> list[dict[str, Any]]:
     """All endpoints that the principal can manage, oldest first."""
-    rows = read_rows(select(WebhookEndpoint.__table__).order_by(WebhookEndpoint.id))
+    rows = read_rows(select(WebhookEndpoint.__table__).where(_EXISTS).order_by(WebhookEndpoint.id))
     return [endpoint_document(row) for row in rows if _may_manage(principal, row.channels)]
 
 
 def get_endpoint(endpoint_id: str, *, principal: Principal) -> dict[str, Any]:
     """An endpoint. Raises WebhookNotFound, also for one of other channels."""
     known_id = parse_uuid(endpoint_id)
-    rows = read_rows(select(WebhookEndpoint.__table__).where(WebhookEndpoint.id == known_id)) if known_id else []
+    query = select(WebhookEndpoint.__table__).where(WebhookEndpoint.id == known_id, _EXISTS)
+    rows = read_rows(query) if known_id else []
     for row in rows:
         if _may_manage(principal, row.channels):
             return endpoint_document(row)
@@ -134,16 +136,13 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
 
 
 def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
-    """Delete an endpoint and its deliveries. Raises WebhookNotFound."""
-    known_id = in_transaction(lambda: _delete(_lock(endpoint_id, principal)))
-    while in_transaction(lambda: _delete_deliveries(known_id, before=None)):
-        pass
+    """Delete an endpoint; it gets nothing more. `prune_deliveries` deletes its deliveries. Raises WebhookNotFound."""
 
+    def delete() -> None:
+        _lock(endpoint_id, principal).status = DELETED
 
-def _delete(endpoint: WebhookEndpoint) -> str:
-    known_id = endpoint.id
-    db.session.delete(endpoint)
-    return known_id
+    in_transaction(delete)
+    prune_deliveries()
 
 
 def rotate_secret(endpoint_id: str, *, principal: Principal, rules: WebhookRules) -> dict[str, Any]:
@@ -250,24 +249,31 @@ def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) ->
 
 
 def prune_deliveries(*, older_than: timedelta = KEPT) -> int:
-    """Delete a batch of the finished deliveries that were queued longer ago, and return their number."""
+    """Delete a batch of the finished deliveries that were queued longer ago, and all of deleted endpoints.
+
+    Returns their number: 0 if there are none left.
+    """
     before = first_order_id(datetime.now(UTC) - older_than)
-    endpoints = [row.id for row in read_rows(select(WebhookEndpoint.id))]
-    return sum(in_transaction(partial(_delete_deliveries, endpoint_id, before=before)) for endpoint_id in endpoints)
+    endpoints = read_rows(select(WebhookEndpoint.id))
+    return sum(in_transaction(partial(_prune, row.id, before=before)) for row in endpoints)
 
 
-def _delete_deliveries(endpoint_id: str, *, before: str | None) -> int:
+def _prune(endpoint_id: str, *, before: str) -> int:
+    deleted = db.session.scalar(select(WebhookEndpoint.status).where(WebhookEndpoint.id == endpoint_id)) == DELETED
     of_endpoint = DELIVERIES.c.endpoint_id == endpoint_id
-    batch = select(DELIVERIES.c.id).where(of_endpoint).order_by(DELIVERIES.c.id).limit(_DELETE_MAX)
-    if before is not None:
+    batch = select(DELIVERIES.c.id).where(of_endpoint).order_by(DELIVERIES.c.id).limit(_PRUNE_MAX)
+    if not deleted:
         batch = batch.where(DELIVERIES.c.id < before, DELIVERIES.c.status != PENDING)
-    deleted = delete(DELIVERIES).where(of_endpoint, DELIVERIES.c.id.in_(batch)).returning(DELIVERIES.c.id)
-    return len(db.session.scalars(deleted).all())
+    removal = delete(DELIVERIES).where(of_endpoint, DELIVERIES.c.id.in_(batch)).returning(DELIVERIES.c.id)
+    count = len(db.session.scalars(removal).all())
+    if deleted and count < _PRUNE_MAX:
+        db.session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id))
+    return count
 
 
 def _lock(endpoint_id: str, principal: Principal) -> WebhookEndpoint:
     known_id = parse_uuid(endpoint_id)
-    query = select(WebhookEndpoint).where(WebhookEndpoint.id == known_id).with_for_update()
+    query = select(WebhookEndpoint).where(WebhookEndpoint.id == known_id, _EXISTS).with_for_update()
     endpoint = db.session.scalar(query) if known_id else None
     if endpoint is None or not _may_manage(principal, endpoint.channels):
         raise _not_found(endpoint_id)

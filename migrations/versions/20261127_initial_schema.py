@@ -239,7 +239,7 @@ def create_webhooks() -> None:
         sa.Column("last_success_at", TIMESTAMP),
         sa.Column("last_failure_at", TIMESTAMP),
         sa.PrimaryKeyConstraint("id", name="pk_webhook_endpoints"),
-        sa.CheckConstraint("status IN ('enabled', 'disabled')", name=op.f("ck_webhook_endpoints_status")),
+        sa.CheckConstraint("status IN ('enabled', 'disabled', 'deleted')", name=op.f("ck_webhook_endpoints_status")),
     )
     create_webhook_deliveries()
 
