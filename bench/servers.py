@@ -174,7 +174,7 @@ def prepare(contestant: Contestant, url: str) -> None:
     """Make the tables, and the orders that shall be there."""
     _python(contestant.prepare, url)
     if contestant.seed:
-        _python(("flask", "--app", "wsgi", "seed", "--orders", str(contestant.seed)), url)
+        _python(("flask", "--app", "wsgi", "seed", "--new", "--orders", str(contestant.seed)), url)
 
 
 def _plain(url: URL) -> str:

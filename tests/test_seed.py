@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from statistics import median
 from typing import Any
 from unittest.mock import ANY
@@ -15,13 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.cli.seed import PRINCIPAL, sample_orders
+from app.cli.seed import PRINCIPAL, sample_histories, sample_orders
 from app.db.engine import db
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
+from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_RECORD_STATUSES, RETURN_STATUSES
+from app.models.lifecycle import ERASED, EVENT_TYPES, IMPORTED, STATUSES
 from app.models.order_id import first_order_id, order_number
-from app.schemas.order import OrderInSchema
+from app.schemas.order import ItemInSchema, OrderInSchema
+from app.schemas.order_actions import HOLD_KINDS
 from app.services.new_order import NewOrder
-from app.services.order_inserts import insert_orders
+from app.services.order_actions import SCHEDULE
+from app.services.order_inserts import OrderHistory, insert_histories
 
 SEED_MODULE = sys.modules["app.cli.seed"]  # as an attribute of app.cli it is the command
 UNTIL = datetime(2026, 11, 1, tzinfo=UTC)
@@ -33,14 +38,25 @@ def sample(count: int, *, seed: int = 1, until: datetime = UNTIL) -> list[NewOrd
     return list(sample_orders(count, seed=seed, until=until))
 
 
+def histories(count: int, *, seed: int = 1, until: datetime = UNTIL) -> list[OrderHistory]:
+    return list(sample_histories(count, seed=seed, until=until))
+
+
 def documents(orders: list[NewOrder]) -> list[dict[str, Any]]:
     return [orjson.loads(order.document) for order in orders]
+
+
+def snapshots(orders: list[OrderHistory]) -> list[str]:
+    """The documents of all versions, by id and version."""
+    return [event["snapshot"] for order in orders for event in order.events]
 
 
 def body_of(document: dict[str, Any]) -> dict[str, Any]:
     """The `POST /orders` body that a document answers."""
     body = {name: document[name] for name in OrderInSchema().fields if name in document}
-    body["items"] = [{name: item[name] for name in ("item_id", "quantity", "unit_price")} for item in body["items"]]
+    body["items"] = [
+        {name: item[name] for name in ItemInSchema().fields if item[name] is not None} for item in body["items"]
+    ]
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -51,7 +67,9 @@ def bodies() -> list[dict[str, Any]]:
 
 def stored_documents(app: Flask) -> list[str]:
     with app.app_context():
-        return list(db.session.scalars(db.select(OrderEvent.snapshot).order_by(OrderEvent.order_id)))
+        return list(
+            db.session.scalars(db.select(OrderEvent.snapshot).order_by(OrderEvent.order_id, OrderEvent.version))
+        )
 
 
 def count_rows(app: Flask, model: type) -> Any:
@@ -62,6 +80,7 @@ def count_rows(app: Flask, model: type) -> Any:
 @DRAWS
 def test_the_same_options_make_the_same_orders(count: int, seed: int) -> None:
     assert sample(count, seed=seed) == sample(count, seed=seed)
+    assert histories(count, seed=seed) == histories(count, seed=seed)
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"until": UNTIL + timedelta(days=1)}, {"count": 21}], ids=str)
@@ -78,7 +97,8 @@ def test_every_order_is_one_that_the_api_takes(count: int, seed: int) -> None:
     for document in documents(sample(count, seed=seed)):
         body = body_of(document)
 
-        assert OrderInSchema().load(body) == body | {"prices": ANY}
+        dates = {name: datetime.fromisoformat(body[name]) for name in ("ship_by", "deliver_by") if name in body}
+        assert OrderInSchema().load(body) == body | dates | {"prices": ANY}
 
 
 @DRAWS
@@ -95,12 +115,12 @@ def test_ids_and_numbers_contain_the_time_of_creation(count: int, seed: int) -> 
 
 def test_a_document_is_the_one_that_a_post_is_answered(client: FlaskClient) -> None:
     for document in documents(sample(60)):
-        answer = client.post("/orders", json=body_of(document)).get_json()
+        order = client.post("/orders", json=body_of(document)).get_json()
 
-        assert list(answer) == list(document)
+        assert list(order) == list(document)
         for name in SERVICE_MEMBERS:
-            del answer[name], document[name]
-        assert answer == document
+            del order[name], document[name]
+        assert order == document
 
 
 def test_few_customers_and_items_make_up_much_of_the_whole(bodies: list[dict[str, Any]]) -> None:
@@ -127,6 +147,45 @@ def test_orders_are_as_different_as_real_ones(bodies: list[dict[str, Any]]) -> N
     assert 0 < shares["note"] < 0.1 < shares["billing_address"] < 0.3
 
 
+def test_the_orders_are_in_all_states() -> None:
+    orders = [orjson.loads(history.order.document) for history in histories(3000)]
+
+    def values(name: str) -> set[str]:
+        return {order[name] for order in orders}
+
+    assert values("status") == set(STATUSES)
+    assert values("fulfillment_status") == set(FULFILLMENT_STATUSES)
+    assert values("payment_status") == {"unpaid", "authorized", "paid", "partially_refunded", "refunded"}
+    assert values("return_status") == set(RETURN_STATUSES)
+    assert values("late") == {True, False}
+    assert {hold["kind"] for order in orders for hold in order["holds"]} == set(HOLD_KINDS) - {"other"}
+    assert {record["status"] for order in orders for record in order["returns"]} == set(RETURN_RECORD_STATUSES)
+    assert {order["reopening"]["from_status"] for order in orders if order["reopening"]} == {"cancelled", "completed"}
+    assert any(order["status"] == "completed" and order["cancellations"] for order in orders)
+    assert {"Oak Bowl No. 1", "gift"} <= {item["title"] for order in orders for item in order["items"]} | {
+        tag for order in orders for tag in order["tags"]
+    }
+
+
+def test_each_type_of_event_occurs_before_the_date_and_in_the_order_of_versions() -> None:
+    events = [event for history in histories(3000) for event in history.events]
+
+    assert {event["type"] for event in events} == set(EVENT_TYPES) - {ERASED, IMPORTED}
+    assert all(event["at"] < UNTIL for event in events)
+    for before, after in pairwise(events):
+        is_same_order = before["order_id"] == after["order_id"]
+        assert after["version"] == (before["version"] + 1 if is_same_order else 1)
+        assert before["at"] < after["at"] or not is_same_order
+
+
+def test_most_orders_are_delivered_and_paid() -> None:
+    orders = [orjson.loads(history.order.document) for history in histories(1000)]
+
+    delivered = sum(order["fulfillment_status"] == "delivered" and order["totals"] is not None for order in orders)
+    assert 0.7 < delivered / 1000 < 0.9
+    assert {order["status"] for order in orders if order["holds"]} == {"pending"}
+
+
 def test_a_customer_has_one_currency_and_an_item_one_price_in_it(bodies: list[dict[str, Any]]) -> None:
     currencies: dict[str, set[str]] = {}
     prices: dict[tuple[str, str], set[int]] = {}
@@ -141,17 +200,36 @@ def test_a_customer_has_one_currency_and_an_item_one_price_in_it(bodies: list[di
 
 
 def test_seeding_stores_orders_with_their_items_events_and_outbox(app: Flask, runner: FlaskCliRunner) -> None:
-    expected = sample(300, seed=7)
+    expected = histories(300, seed=7)
 
     result = runner.invoke(args=["seed", "--orders", "300", "--seed", "7"])
 
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("300 orders in ")
-    assert stored_documents(app) == [order.document for order in expected]
-    assert count_rows(app, Order) == count_rows(app, OutboxEntry) == 300
-    assert count_rows(app, OrderItem) == sum(len(order.items) for order in expected)
+    assert stored_documents(app) == snapshots(expected)
+    assert count_rows(app, Order) == 300
+    assert count_rows(app, OutboxEntry) == len(snapshots(expected))
+    assert count_rows(app, OrderItem) == sum(len(history.order.items) for history in expected)
     with app.app_context():
-        assert set(db.session.scalars(db.select(OrderEvent.actor))) == {PRINCIPAL.id}
+        assert set(db.session.scalars(db.select(OrderEvent.actor))) == {PRINCIPAL.id, SCHEDULE.id}
+
+
+def test_seeded_orders_agree_with_their_histories(runner: FlaskCliRunner, client: FlaskClient) -> None:
+    runner.invoke(args=["seed", "--orders", "300"])
+
+    result = runner.invoke(args=["verify"])
+
+    assert (result.exit_code, result.stdout) == (0, "300 orders verified, 0 differences.\n")
+    for order in client.get("/orders?limit=100").get_json()["orders"]:
+        events = client.get(f"/orders/{order['id']}/history?limit=100").get_json()["events"]
+        assert (len(events), events[-1]["data"]) == (order["version"], order)
+
+
+def test_new_orders_are_pending_and_have_one_event(app: Flask, runner: FlaskCliRunner) -> None:
+    result = runner.invoke(args=["seed", "--orders", "50", "--new"])
+
+    assert result.stdout.startswith("50 orders in ")
+    assert stored_documents(app) == [order.document for order in sample(50)]
 
 
 def test_a_second_run_adds_nothing(app: Flask, runner: FlaskCliRunner) -> None:
@@ -170,12 +248,12 @@ def test_a_run_that_was_broken_off_is_completed(
 ) -> None:
     monkeypatch.setattr(SEED_MODULE, "_BATCH", 20)
     with app.app_context():
-        insert_orders(sample(50)[:30])
+        insert_histories(histories(50)[:30])
 
     result = runner.invoke(args=["seed", "--orders", "50"])
 
     assert "(30 existed)" in result.stdout
-    assert stored_documents(app) == [order.document for order in sample(50)]
+    assert stored_documents(app) == snapshots(histories(50))
 
 
 def test_seeds_of_another_number_are_added(app: Flask, runner: FlaskCliRunner) -> None:
@@ -228,7 +306,7 @@ def test_a_failing_database_is_reported_in_one_line(runner: FlaskCliRunner, monk
     def fail(_: object) -> set[str]:
         raise PoolTimeout("no connection\nis free")
 
-    monkeypatch.setattr(SEED_MODULE, "insert_orders", fail)
+    monkeypatch.setattr(SEED_MODULE, "insert_histories", fail)
     monkeypatch.setattr(SEED_MODULE, "_PAUSES", (0,))
 
     result = runner.invoke(args=["seed", "--orders", "5"])
@@ -241,12 +319,12 @@ def test_a_failing_database_is_reported_in_one_line(runner: FlaskCliRunner, monk
 def test_a_statement_on_a_busy_database_is_retried(runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = iter([PoolTimeout("busy"), PoolTimeout("busy")])
 
-    def fail_twice(batch: list[NewOrder]) -> set[str]:
+    def fail_twice(batch: list[OrderHistory]) -> set[str]:
         for fault in faults:
             raise fault
-        return insert_orders(batch)
+        return insert_histories(batch)
 
-    monkeypatch.setattr(SEED_MODULE, "insert_orders", fail_twice)
+    monkeypatch.setattr(SEED_MODULE, "insert_histories", fail_twice)
     monkeypatch.setattr(SEED_MODULE, "_PAUSES", (0, 0))
 
     result = runner.invoke(args=["seed", "--orders", "5"])

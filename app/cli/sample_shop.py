@@ -6,6 +6,7 @@ more; quantities are 1, 2, or dozens; a few customers and items make up much of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import accumulate
 from math import log
 from random import Random
@@ -23,6 +24,10 @@ _CAMPAIGNS = (("WELCOME10", 10), ("SPRING15", 15), ("THANKS5", 5))
 _SHIPPING, _FREE_FROM = 490, 7500  # cents of the euro
 _CHANNELS = ("web", "web", "web", "app", "app", "phone")
 _DEVICES = ("desktop", "phone", "phone", "tablet")
+_TAGS = ("gift", "express", "wholesale", "first-order", "newsletter")
+_MATERIALS = ("Oak", "Steel", "Linen", "Glass", "Wool", "Paper", "Cork", "Stone", "Cotton", "Copper")
+_PRODUCTS = tuple("Bowl Mug Lamp Box Frame Towel Tray Clock Vase Spoon Basket Candle Card Brush Rug Plate".split())
+_SHIP_DAYS, _DELIVERY_DAYS = 3, 4
 _NOTES = (
     "Please leave the parcel with the neighbour.",
     "A gift: no invoice in the parcel, please.",
@@ -76,8 +81,9 @@ class Shop:
         rng = Random(seed)  # reproducible sample data  # nosec B311
         self._cents = [1 + int(rng.lognormvariate(_PRICE_MU, _PRICE_SIGMA)) for _ in range(_ITEMS)]
 
-    def draw_order(self, rng: Random, *, external_ref: str) -> dict[str, Any]:
-        """A body for `POST /orders`. Nine in ten carry the reference; one in fifty has no prices and extras."""
+    def draw_order(self, rng: Random, *, external_ref: str, at: datetime) -> dict[str, Any]:
+        """A body for `POST /orders` at that time. Nine in ten carry the reference; one in fifty has no prices and
+        extras."""
         customer = self._customer(_draw(rng, self._customers)[0])
         lines = min(ITEMS_MAX, 1 + int(log(1 - rng.random()) / log(_MORE_LINES)))
         items = self._draw_items(rng, lines, customer.market)
@@ -91,14 +97,19 @@ class Shop:
         return body | {
             "currency": customer.market.currency,
             "adjustments": _draw_adjustments(rng, items, customer.market),
-            **_draw_extras(rng, customer),
+            **_draw_extras(rng, customer, at),
         }
 
     def _draw_items(self, rng: Random, lines: int, market: Market) -> list[dict[str, Any]]:
         ranks = dict.fromkeys(_draw(rng, self._items, lines))  # an item drawn twice is one line
         quantities = rng.choices(_QUANTITIES, cum_weights=_QUANTITY_WEIGHTS, k=len(ranks))
         return [
-            {"item_id": f"sku-{rank + 1}", "quantity": quantity, "unit_price": round(self._cents[rank] * market.rate)}
+            {
+                "item_id": f"sku-{rank + 1}",
+                "title": f"{_MATERIALS[rank % 10]} {_PRODUCTS[rank // 10 % 16]} No. {rank // 160 + 1}",
+                "quantity": quantity,
+                "unit_price": round(self._cents[rank] * market.rate),
+            }
             for rank, quantity in zip(ranks, quantities, strict=True)
         ]
 
@@ -134,8 +145,13 @@ def _draw_adjustments(rng: Random, items: Sequence[dict[str, Any]], market: Mark
     return adjustments
 
 
-def _draw_extras(rng: Random, customer: Customer) -> dict[str, Any]:
+def _draw_extras(rng: Random, customer: Customer, at: datetime) -> dict[str, Any]:
     extras: dict[str, Any] = {"channel": rng.choice(_CHANNELS), "metadata": {"device": rng.choice(_DEVICES)}}
+    if rng.random() < 0.2:
+        extras["tags"] = rng.sample(_TAGS, k=rng.choice((1, 1, 2)))
+    if rng.random() < 0.6:
+        extras["ship_by"] = at.replace(hour=18, minute=0, second=0, microsecond=0) + timedelta(days=_SHIP_DAYS)
+        extras["deliver_by"] = extras["ship_by"] + timedelta(days=_DELIVERY_DAYS)
     if rng.random() < 0.95:
         extras["shipping_address"] = customer.address
         if rng.random() < 0.2:

@@ -1,4 +1,4 @@
-"""`flask seed`: fill a database with reproducible sample orders."""
+"""`flask seed`: fill a database with reproducible sample orders in all statuses."""
 
 import time
 from bisect import bisect
@@ -13,13 +13,14 @@ from flask.cli import with_appcontext
 from sqlalchemy import exists, select
 
 from app.cli.common import migrated_database, progress_bar
+from app.cli.sample_lives import live
 from app.cli.sample_shop import Shop
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import consistent_read
 from app.models import Order
 from app.models.principal import Principal
 from app.services.new_order import CreateRequest, NewOrder, new_order
-from app.services.order_inserts import insert_orders
+from app.services.order_inserts import OrderHistory, insert_histories, insert_orders
 
 PRINCIPAL = Principal("seed", frozenset())  # distinguishes sample orders from all others
 UNTIL = "2026-11-01"  # fixed, so that the command creates the same orders on any day
@@ -32,6 +33,8 @@ _BY_HOUR = (1, 1, 1, 1, 1, 2, 4, 7, 10, 12, 13, 13, 12, 12, 12, 11, 11, 11, 12, 
 _BY_WEEKDAY = (11, 11, 11, 11, 10, 6, 7)
 _BY_MONTH = (8, 8, 9, 9, 9, 9, 8, 8, 10, 11, 15, 14)
 
+Sample = NewOrder | OrderHistory  # a pending order, or one with all that has happened to it
+
 
 @click.command()
 @click.option("--orders", type=click.IntRange(1, 10**8), default=1000, show_default=True, help="Number of orders.")
@@ -43,12 +46,16 @@ _BY_MONTH = (8, 8, 9, 9, 9, 9, 8, 8, 10, 11, 15, 14)
     type=click.DateTime(["%Y-%m-%d"]),
     default=UNTIL,
     show_default=True,
-    help="The orders are created in the 365 days before this date, UTC.",
+    help="The orders are created and changed in the 365 days before this date, UTC.",
 )
+@click.option("--new", is_flag=True, help="Do not change the orders: all of them are pending. Much faster.")
 @click.option("--force", is_flag=True, help="Add sample orders to a database that has other orders.")
 @with_appcontext
-def seed(orders: int, seed: int, until: datetime, force: bool) -> None:
-    """Create sample orders, the same ones for the same options. Run again, it creates only missing orders."""
+def seed(orders: int, seed: int, until: datetime, new: bool, force: bool) -> None:
+    """Create sample orders in all statuses, the same ones for the same options.
+
+    Run again, it creates only missing orders. They have complete histories: payments, holds, shipments, returns, …
+    """
     if until.year < 1971:
         raise click.BadParameter("the first orders would be older than 1970.", param_hint="--until")
     started = time.perf_counter()
@@ -57,20 +64,28 @@ def seed(orders: int, seed: int, until: datetime, force: bool) -> None:
             raise click.ClickException(
                 "The database contains orders that this command did not create. --force adds orders to them."
             )
-        added = _store(sample_orders(orders, seed=seed, until=until.replace(tzinfo=UTC)), orders)
+        sample = sample_orders if new else sample_histories
+        added = _store(sample(orders, seed=seed, until=until.replace(tzinfo=UTC)), orders)
         seconds = time.perf_counter() - started
         existing = f" ({orders - added:,} existed)" if added < orders else ""
         click.echo(f"{added:,} orders in {seconds:.1f} s, {added / seconds:,.0f} a second{existing}")
 
 
 def sample_orders(count: int, *, seed: int, until: datetime) -> Iterator[NewOrder]:
-    """`count` orders, oldest first, created in the 365 days before `until`, an aware time."""
+    """`count` pending orders, oldest first, created in the 365 days before `until`, an aware time."""
     name = f"{seed}-{count}-{until:%y%m%d}"
     rng, shop = Random(name), Shop(count, seed=seed)  # reproducible sample data  # nosec B311
     for position, at in enumerate(_moments(count, until, rng), start=1):
-        body = shop.draw_order(rng, external_ref=f"{name}-{position:09}")
+        body = shop.draw_order(rng, external_ref=f"{name}-{position:09}", at=at)
         request = CreateRequest(body, principal=PRINCIPAL, idempotency_key=body.get("external_ref"))
         yield new_order(request, at=at, randbits=rng.getrandbits)
+
+
+def sample_histories(count: int, *, seed: int, until: datetime) -> Iterator[OrderHistory]:
+    """The same orders as they are at `until`, with all that has happened to them."""
+    rng = Random(f"lives-{seed}-{count}-{until:%y%m%d}")  # reproducible sample data  # nosec B311
+    for order in sample_orders(count, seed=seed, until=until):
+        yield live(order, rng, until=until)
 
 
 def _moments(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
@@ -93,7 +108,7 @@ def _has_other_orders() -> bool:
         return bool(session.scalar(select(exists().where(Order.principal != PRINCIPAL.id))))
 
 
-def _store(orders: Iterator[NewOrder], count: int) -> int:
+def _store(orders: Iterator[Sample], count: int) -> int:
     """Store the orders that do not exist yet, and return their number."""
     added = 0
     with progress_bar("Seeding", length=count) as bar:
@@ -103,22 +118,29 @@ def _store(orders: Iterator[NewOrder], count: int) -> int:
     return added
 
 
-def _insert(batch: list[NewOrder]) -> set[str]:
+def _insert(batch: list[Sample]) -> set[str]:
     """Store a batch, with retries while the database is unavailable, and return the ids of the new orders.
 
     If a connection is lost after the commit, the retry finds the orders and does not count them as new.
     """
     for pause in _PAUSES:
         try:
-            return insert_orders(batch)
+            return _insert_once(batch)
         except DATABASE_ERRORS as error:
             if not is_unavailable(error):
                 raise
             time.sleep(pause)
-    return insert_orders(batch)
+    return _insert_once(batch)
 
 
-def _batches(orders: Iterator[NewOrder]) -> Iterator[list[NewOrder]]:
+def _insert_once(batch: list[Sample]) -> set[str]:
+    histories = [sample for sample in batch if isinstance(sample, OrderHistory)]
+    if histories:
+        return insert_histories(histories)
+    return insert_orders([sample for sample in batch if isinstance(sample, NewOrder)])
+
+
+def _batches(orders: Iterator[Sample]) -> Iterator[list[Sample]]:
     """The orders in batches. Each is generated while the database stores the one before."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         next_batch = executor.submit(_take_batch, orders)
@@ -127,5 +149,5 @@ def _batches(orders: Iterator[NewOrder]) -> Iterator[list[NewOrder]]:
             yield batch
 
 
-def _take_batch(orders: Iterator[NewOrder]) -> list[NewOrder]:
+def _take_batch(orders: Iterator[Sample]) -> list[Sample]:
     return list(islice(orders, _BATCH))

@@ -51,7 +51,7 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     # All processes lock in the same order: two batches that share keys or references would otherwise deadlock.
     ordered = sorted(orders, key=_lock_order)
     if db.engine.dialect.name == "sqlite":
-        return _insert_in_transaction(ordered, CREATED)
+        return _insert_in_transaction(ordered, [_first_event(order, CREATED) for order in ordered])
     batch = orjson.dumps([_parameter(order) for order in ordered])
     return {row[0] for row in INSERT_ORDERS.rows(batch=batch.decode())}
 
@@ -65,6 +65,14 @@ def _parameter(order: NewOrder) -> dict[str, Any]:
 def _lock_order(order: NewOrder) -> tuple[str, str]:
     columns = order.columns
     return columns["idempotency_key_hash"] or columns["external_ref_hash"] or "", order.id
+
+
+@dataclass(frozen=True, slots=True)
+class OrderHistory:
+    """An order as it is after its last event, and all of its events in their order."""
+
+    order: NewOrder
+    events: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,14 @@ def find_stored_ids(orders: Sequence[NewOrder]) -> set[str]:
 
 def restore_orders(orders: Sequence[NewOrder]) -> set[str]:
     """Store imported orders: their history begins at their version. Otherwise as `insert_orders`."""
-    return _insert_in_transaction(sorted(orders, key=lambda order: order.id), IMPORTED)
+    ordered = sorted(orders, key=lambda order: order.id)
+    return _insert_in_transaction(ordered, [_first_event(order, IMPORTED) for order in ordered])
+
+
+def insert_histories(histories: Sequence[OrderHistory]) -> set[str]:
+    """Store orders with all of their events. Otherwise as `insert_orders`."""
+    orders = sorted((history.order for history in histories), key=_lock_order)
+    return _insert_in_transaction(orders, [event for history in histories for event in history.events])
 
 
 def event_row(
@@ -171,7 +186,7 @@ def insert_events_from(rows: FromClause, values: Mapping[str, ColumnElement[Any]
     return events, outbox
 
 
-def _insert_in_transaction(orders: Sequence[NewOrder], event_type: str) -> set[str]:
+def _insert_in_transaction(orders: Sequence[NewOrder], events: Sequence[Mapping[str, Any]]) -> set[str]:
     dialect = {"sqlite": sqlite, "postgresql": postgresql}[db.engine.dialect.name]
     insert_order = dialect.insert(ORDERS).on_conflict_do_nothing().returning(ORDERS.c.id)
     with db.engine.begin() as connection:
@@ -179,7 +194,7 @@ def _insert_in_transaction(orders: Sequence[NewOrder], event_type: str) -> set[s
         new = [order for order in orders if order.id in stored]
         if new:
             connection.execute(insert(ITEMS), [{"order_id": order.id} | item for order in new for item in order.items])
-        insert_events(connection, [_first_event(order, event_type) for order in new])
+        insert_events(connection, [event for event in events if event["order_id"] in stored])
     return stored
 
 
