@@ -5,10 +5,12 @@ A short run is part of the tests; `make fuzz-model` makes a long one (MODEL_EXAM
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
 import orjson
+import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, Phase, settings
@@ -17,9 +19,25 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from jsonpatch import apply_patch
 from werkzeug.test import TestResponse
 
-from tests.support.actions import ROUTES
-from tests.support.order_model import Document, ReferenceService, Refusal, Reply, allowed_actions
-from tests.support.order_requests import THE_REST, change_by, changes, conditions, filters, keys, orders
+from tests.support.order_model import (
+    Document,
+    ReferenceService,
+    Refusal,
+    Reply,
+    allowed_actions,
+    open_units,
+    returnable,
+)
+from tests.support.order_requests import (
+    START,
+    THE_REST,
+    Change,
+    change_by,
+    changes,
+    filters,
+    keys,
+    orders,
+)
 from tests.support.samples import slug
 from tests.support.tables import delete_all_rows
 
@@ -35,14 +53,31 @@ RUN = settings(
 sorts = st.sampled_from(["created_at", "-created_at"])
 picks = st.integers(0, 2)  # which of the last three orders: each gets a life of some length
 ORDERS = 3  # at a time
-TIMES = {"at", "created_at", "updated_at"}
+hours = st.sampled_from([1, 3, 24, 48])
 Condition = tuple[str | None, set[int] | None]
+# The method, the path below the order with what the change is about, and the status of the response.
+ROUTES: dict[str, tuple[str, str, int]] = {
+    "confirm": ("POST", "/confirm", 200),
+    "cancel": ("POST", "/cancel", 200),
+    "complete": ("POST", "/complete", 200),
+    "reopen": ("POST", "/reopen", 200),
+    "hold": ("PUT", "/holds/{}", 200),
+    "release": ("DELETE", "/holds/{}", 200),
+    "pay": ("POST", "/payments", 201),
+    "fulfill": ("POST", "/fulfillments", 201),
+    "track": ("PATCH", "/fulfillments/{}", 200),
+    "deliver": ("POST", "/fulfillments/{}/events", 201),
+    "return": ("POST", "/returns", 201),
+    "receive": ("POST", "/returns/{}/receive", 200),
+    "reject": ("POST", "/returns/{}/reject", 200),
+    "update": ("PATCH", "", 200),
+}
+CHANGES_BY_ACTION = {"track": ("track", "deliver", "deliver")}  # other actions are changes of the same name
 
 
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: without_times(part) for name, part in value.items() if name not in TIMES}
-    return [without_times(part) for part in value] if isinstance(value, list) else value
+def shown(document: Document) -> Document:
+    """The document without what the model does not know."""
+    return {name: value for name, value in document.items() if name not in ("id", "number")}
 
 
 def condition(kind: str, version: int) -> Condition:
@@ -67,7 +102,9 @@ class OrderLives(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = ReferenceService()
+        self.clock = time_machine.travel(START, tick=False)
+        self.traveller = self.clock.start()
+        self.model = ReferenceService(START)
         self.ids: list[str] = []
         self.answers: dict[tuple[int, int], bytes] = {}  # the document of each version, as it was answered first
         self.sent: list[Callable[[], None]] = []
@@ -75,12 +112,12 @@ class OrderLives(RuleBasedStateMachine):
         delete_all_rows(self.app)
 
     @precondition(lambda self: len(self.ids) < ORDERS)
-    @rule(body=orders, key=keys)
-    def create(self, body: Document, key: str | None) -> None:
-        self.repeatable(lambda: self.send_order(body, key))
+    @rule(order=orders)
+    def create(self, order: tuple[Document, str | None]) -> None:
+        self.repeatable(lambda: self.send_order(*order))
 
     @precondition(lambda self: len(self.ids) < ORDERS)
-    @rule(entries=st.lists(st.tuples(orders, keys), min_size=1, max_size=2))
+    @rule(entries=st.lists(orders, min_size=1, max_size=2))
     def create_batch(self, entries: list[tuple[Document, str | None]]) -> None:
         # Where entries contend for a key and a reference at once, which one is first is not promised.
         pairs = {(key, body.get("external_ref")) for body, key in entries}
@@ -91,8 +128,8 @@ class OrderLives(RuleBasedStateMachine):
         self.repeatable(lambda: self.send_batch(entries))
 
     @precondition(lambda self: self.ids)
-    @rule(wanted=st.lists(st.tuples(picks, changes, keys, conditions), min_size=1, max_size=4))
-    def change(self, wanted: list[tuple[int, tuple[str, Any], str | None, str]]) -> None:
+    @rule(wanted=st.lists(changes, min_size=1, max_size=4))
+    def change(self, wanted: list[tuple[int, Change, str | None, str]]) -> None:
         for pick, change, key, kind in wanted:
             self.change_order(pick, change, key, kind)
 
@@ -103,13 +140,30 @@ class OrderLives(RuleBasedStateMachine):
         for _ in range(steps):
             allowed = allowed_actions(self.model.orders[self.numbered(pick)].now)
             onward = [name for name in allowed if name in ("confirm", "fulfill", "return")] * 3
-            onward += [name for name in allowed if name in ("hold", "release", "update")]
-            self.change_order(pick, data.draw(change_by(*onward)), data.draw(keys), "absent")
+            onward += [name for name in allowed if name not in ("complete", "confirm", "fulfill", "return", "reopen")]
+            names = [name for action in onward for name in CHANGES_BY_ACTION.get(action, (action,))]
+            self.change_order(pick, data.draw(change_by(*names)), data.draw(keys), "absent")
+
+    @precondition(lambda self: self.ids)
+    @rule(hours=hours, age=st.none() | hours)
+    def time_passes(self, hours: int, age: int | None) -> None:
+        """What is due happens, and with an age, pending orders expire."""
+        self.advance(timedelta(hours=hours))
+
+        result = self.app.test_cli_runner().invoke(
+            args=["orders", "expire", *(["--older-than", f"{age}h"] if age else [])]
+        )
+
+        expired = f"{self.model.expire(timedelta(hours=age))} orders expired.\n" if age else ""
+        assert result.stdout == f"{expired}{self.model.apply_due_changes()} due changes applied.\n", result.output
+        for number in range(len(self.ids)):
+            self.read(number, None)
 
     @precondition(lambda self: self.sent)
     @rule(wanted=st.lists(st.integers(0, 9), min_size=1, max_size=3))
     def send_again(self, wanted: list[int]) -> None:
         for pick in wanted:
+            self.advance(timedelta(seconds=1))
             self.sent[-1 - pick % len(self.sent)]()
 
     @precondition(lambda self: self.ids)
@@ -119,10 +173,10 @@ class OrderLives(RuleBasedStateMachine):
         self.read_history(self.numbered(pick), limit)
         self.agree_on_list(chosen, limit=limit, sort=sort)
 
-    @rule(change=changes, key=keys, kind=conditions)
-    def change_what_is_not_there(self, change: tuple[str, Any], key: str | None, kind: str) -> None:
-        name, body = change
-        assert slug(self.send("00000000-0000-7000-8000-000000000000", name, body, key, condition(kind, 1)[0])) in [
+    @rule(wanted=changes)
+    def change_what_is_not_there(self, wanted: tuple[int, Change, str | None, str]) -> None:
+        _, change, key, kind = wanted
+        assert slug(self.send("00000000-0000-7000-8000-000000000000", change, key, condition(kind, 1)[0])) in [
             (404, "order-not-found"),
             (400, "invalid-request"),
         ]
@@ -136,7 +190,12 @@ class OrderLives(RuleBasedStateMachine):
         for (number, version), answer in self.answers.items():
             assert self.client.get(f"/orders/{self.ids[number]}?version={version}").data == answer
         verified = self.app.test_cli_runner().invoke(args=["verify"])
+        self.clock.stop()
         assert verified.exit_code == 0, verified.output
+
+    def advance(self, duration: timedelta) -> None:
+        self.model.now += duration
+        self.traveller.move_to(self.model.now)
 
     def read(self, number: int, version: int | None) -> None:
         last = self.model.orders[number].now["version"]
@@ -153,11 +212,9 @@ class OrderLives(RuleBasedStateMachine):
 
         events = list(self.pages(f"/orders/{self.ids[number]}/history", "events", {"limit": limit}))
 
-        assert [event["type"] for event in events] == [f"order.{name}" for name in order.events]
+        assert [(event["type"], event["actor"], event["at"]) for event in events] == order.events
         assert [event["version"] for event in events] == list(range(1, len(order.events) + 1))
-        assert [event["data"] for event in events] == [
-            orjson.loads(self.answers[number, event["version"]]) for event in events
-        ]
+        assert [shown(event["data"]) for event in events] == order.versions
         assert events[0]["changes"] is None
         for before, event in pairwise(events):
             assert apply_patch(before["data"], event["changes"]) == event["data"]
@@ -165,18 +222,18 @@ class OrderLives(RuleBasedStateMachine):
     def numbered(self, pick: int) -> int:
         return max(0, len(self.ids) - 1 - pick)
 
-    def change_order(self, pick: int, change: tuple[str, Any], key: str | None, kind: str) -> None:
-        number, (name, body) = self.numbered(pick), change
+    def change_order(self, pick: int, change: Change, key: str | None, kind: str) -> None:
+        number, (name, target, body) = self.numbered(pick), change
         order = self.model.orders[number]
         if body and body.get("items") == THE_REST:
-            whole, gone = ("quantity", "fulfilled") if name == "fulfill" else ("fulfilled", "returned")
-            left = [(item["line"], item[whole] - item[gone]) for item in order.now["items"]]
-            body = body | {"items": [{"line": line, "quantity": units} for line, units in left if units]}
+            left = returnable(order.now) if name == "return" else {i["line"]: open_units(i) for i in order.now["items"]}
+            body = body | {"items": [{"line": line, "quantity": left[line]} for line in left if left[line]]}
         header, versions = condition(kind, order.now["version"])
-        self.repeatable(lambda: self.send_change(number, name, body, key, header, versions))
+        self.repeatable(lambda: self.send_change(number, (name, target, body), key, header, versions))
 
     def repeatable(self, send: Callable[[], None]) -> None:
         self.sent.append(send)
+        self.advance(timedelta(seconds=1))
         send()
 
     def send_order(self, body: Document, key: str | None) -> None:
@@ -189,31 +246,32 @@ class OrderLives(RuleBasedStateMachine):
 
         results = self.client.post("/orders/batch", json={"orders": given}).json["results"]
 
-        for (body, key), result in zip(entries, results, strict=True):
+        for i, ((body, key), result) in enumerate(zip(entries, results, strict=True)):
             try:
                 reply = self.model.create(body, key=key, ref_is_key=True)
             except Refusal as refusal:
                 assert result["status"] == refusal.status, result
-                self.agree_on_problem(result["problem"], refusal)
+                self.agree_on_problem(result["problem"], refusal, base=f"#/orders/{i}")
             else:
                 assert (result["status"], result.get("replayed", False)) == (201, reply.replayed), result
                 self.agree_on_document(orjson.dumps(result["order"]), reply)
 
     def send_change(
-        self, number: int, name: str, body: Any, key: str | None, header: str | None, versions: set[int] | None
+        self, number: int, change: Change, key: str | None, header: str | None, versions: set[int] | None
     ) -> None:
         self.touched = number
 
-        response = self.send(self.ids[number], name, body, key, header)
+        response = self.send(self.ids[number], change, key, header)
 
-        self.judge(response, ROUTES[name][2], lambda: self.model.act(number, name, body, key=key, if_match=versions))
+        self.judge(response, ROUTES[change[0]][2], lambda: self.model.act(number, *change, key=key, if_match=versions))
 
-    def send(self, order_id: str, name: str, body: Any, key: str | None, if_match: str | None) -> TestResponse:
+    def send(self, order_id: str, change: Change, key: str | None, if_match: str | None) -> TestResponse:
+        name, target, body = change
         method, path, _ = ROUTES[name]
         headers = {"Idempotency-Key": key, "If-Match": if_match}
         given = {header: value for header, value in headers.items() if value is not None}
         content = {} if body is None else {"json": body}
-        return self.client.open(f"/orders/{order_id}{path}", method=method, headers=given, **content)
+        return self.client.open(f"/orders/{order_id}{path.format(target)}", method=method, headers=given, **content)
 
     def judge(self, response: TestResponse, status: int, expected: Callable[[], Reply]) -> None:
         try:
@@ -222,7 +280,7 @@ class OrderLives(RuleBasedStateMachine):
             assert slug(response) == (refusal.status, refusal.slug), response.text
             self.agree_on_problem(response.json, refusal)
         else:
-            self.agree(response, status, reply)
+            self.agree(response, 200 if reply.unchanged else status, reply)
 
     def agree(self, response: TestResponse, status: int, reply: Reply) -> None:
         assert response.status_code == status, response.text
@@ -237,20 +295,20 @@ class OrderLives(RuleBasedStateMachine):
             self.touched = reply.order
         first = self.answers.setdefault((reply.order, reply.version), data)
         assert data == first
-        shown = without_times(document)
-        assert (shown.pop("id"), shown.pop("number")) == (self.ids[reply.order], self.number_of(reply.order))
-        assert shown == self.model.orders[reply.order].versions[reply.version - 1]
+        assert (document["id"], document["number"]) == (self.ids[reply.order], self.number_of(reply.order))
+        assert shown(document) == self.model.orders[reply.order].versions[reply.version - 1]
 
     def number_of(self, order: int) -> str:
         number: str = orjson.loads(self.answers[order, 1])["number"]
         return number
 
-    def agree_on_problem(self, problem: Document, refusal: Refusal) -> None:
+    def agree_on_problem(self, problem: Document, refusal: Refusal, *, base: str = "#") -> None:
         members = dict(refusal.members)
         if "order" in members:
             members["order_id"] = self.ids[members.pop("order")]
         if "pointers" in members:
-            assert [fault["pointer"] for fault in problem["errors"]] == members.pop("pointers")
+            pointers = sorted(f"{base}/{pointer}" for pointer in members.pop("pointers"))
+            assert sorted(fault["pointer"] for fault in problem["errors"]) == pointers, problem
         assert problem["type"] == f"/problems/{refusal.slug}"
         assert {name: problem.get(name) for name in members} == members
 

@@ -14,7 +14,7 @@ from app.cli.common import Age, migrated_database, progress_bar
 from app.errors import ServiceError
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
-from app.services.order_actions import expire_orders
+from app.services.order_actions import apply_due_changes, expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.order_import import Line, OrderImport
 from app.services.verification import count_orders
@@ -84,14 +84,24 @@ def import_orders(file: BinaryIO, principal: str) -> None:
 
 
 @orders.command("expire")
-@click.option("--older-than", type=Age(), required=True, help="Minimum age: 30d, 12h, 45m.")
-def expire(older_than: timedelta) -> None:
-    """Cancel old pending orders, with the reason `expired`. Orders on hold are skipped."""
+@click.option("--older-than", type=Age(), help="Also cancel pending orders that are older: 30d, 12h, 45m.")
+def expire(older_than: timedelta | None) -> None:
+    """Release the holds that have ended, and mark orders as late whose ship_by has passed.
+
+    With --older-than, old pending orders are cancelled first, with the reason `expired`. Orders on hold are skipped.
+    """
     with migrated_database():
-        with progress_bar("Orders", length=None) as bar:
-            for expired in expire_orders(older_than=older_than):
-                bar.update(expired)
-        click.echo(f"{bar.pos} orders expired.")
+        if older_than is not None:
+            click.echo(f"{_total(expire_orders(older_than=older_than))} orders expired.")
+        click.echo(f"{_total(apply_due_changes())} due changes applied.")
+
+
+def _total(counts: Iterable[int]) -> int:
+    """Add up the numbers of the pages, showing the progress."""
+    with progress_bar("Orders", length=None) as bar:
+        for count in counts:
+            bar.update(count)
+    return int(bar.pos)
 
 
 def _without_byte_order_mark(file: BinaryIO) -> Iterator[bytes]:

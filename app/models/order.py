@@ -291,6 +291,8 @@ class Order(Base):
         record = {"number": len(self.cancellations) + 1, "items": units, "reason": reason, "note": note}
         self.cancellations = [*self.cancellations, record | {"created_at": rfc3339(at), "reopened_at": None}]
         if adjustments is not None:
+            if adjustments and self.currency is None:
+                raise _invalid("adjustments", "The order has no currency. Update it with a currency first.")
             self.adjustments = adjustments
         self._end_without_open_units()
         return self._record("cancel", at, event=None if self.status == "cancelled" else PARTIALLY_CANCELLED)
@@ -398,9 +400,10 @@ class Order(Base):
         self._end_without_open_units()
         return self._record("fulfill", at)
 
-    def set_tracking(self, number: int, *, tracking: dict[str, str] | None, at: datetime) -> str | None:
-        """Set how a fulfillment is tracked. Raises FulfillmentNotFound."""
+    def update_tracking(self, number: int, *, patch: dict[str, str | None] | None, at: datetime) -> str | None:
+        """Update how a fulfillment is tracked by a JSON merge patch. Raises FulfillmentNotFound."""
         fulfillment = self._get_fulfillment(number)
+        tracking = merge_patch(fulfillment["tracking"], patch)
         if fulfillment["tracking"] == tracking:
             return None
         self._require_allowed("track")
@@ -591,6 +594,19 @@ class Order(Base):
 
     def _illegal(self, detail: str) -> IllegalAction:
         return IllegalAction(detail, order_status=self.status, allowed_actions=self.allowed_actions)
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """The target with a JSON merge patch applied (RFC 7396 §2): null removes, objects merge, all else replaces."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
 
 
 def _reported_time(occurred_at: datetime | None, at: datetime) -> str:

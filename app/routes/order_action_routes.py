@@ -218,9 +218,9 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     body_media_type=MERGE_PATCH,
     **CHANGE_OF_FULFILLMENT,
 )
-def set_tracking(body: dict[str, Any], order_id: str, number: int) -> Response:
-    """Set how a fulfillment is tracked."""
-    order = order_actions.set_tracking(order_id, number, **body, request=change_request(current_principal(), body))
+def update_tracking(body: dict[str, Any], order_id: str, number: int) -> Response:
+    """Update how a fulfillment is tracked by a JSON merge patch."""
+    order = order_actions.update_tracking(order_id, number, **body, request=change_request(current_principal(), body))
     return order_response(order)
 
 

@@ -62,9 +62,13 @@ class StrictSchema(Schema):
         if not any(options.values()):
             members = self.load_valid(data)
             if members is not None:
-                self.check_partial(members, data)
-                self.check(members)
-                return members
+                try:
+                    self.check_partial(members, data)
+                    self.check(members)
+                except ValidationError:
+                    pass  # raised again below, with the errors of the other check
+                else:
+                    return members
         if isinstance(data, dict) and len(data) > len(self.load_fields) + _UNKNOWN_MAX:
             raise ValidationError(f"Too many {self.member}s: {len(data):,}. Allowed: {', '.join(self.load_fields)}.")
         return super().load(data, **options)

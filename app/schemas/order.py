@@ -201,13 +201,16 @@ class OrderInSchema(StrictSchema):
 
     def check(self, members: dict[str, Any]) -> None:
         """Price the order and add the result as `prices`, so that it is computed once. Refuse duplicate tags."""
+        errors: dict[str, Any] = {}
         try:
             members["prices"] = price_lines(members["items"], members.get("adjustments", []))
         except InvalidPrices as error:
-            raise ValidationError(error.messages) from None
+            errors |= error.messages
         tags = members.get("tags", ())
         if len(set(tags)) < len(tags):
-            raise ValidationError({"tags": ["Each tag must be listed once."]})
+            errors["tags"] = ["Each tag must be listed once."]
+        if errors:
+            raise ValidationError(errors)
 
 
 class IdempotencyKey(fields.String):

@@ -126,10 +126,18 @@ class FulfillmentInSchema(DistinctLinesSchema):
     tracking = NestedObject(TrackingInSchema, allow_none=True)
 
 
-class FulfillmentPatchSchema(StrictSchema):
-    """How a fulfillment is tracked. Null removes it."""
+class TrackingPatchSchema(StrictSchema):
+    """Changes of how a shipment is tracked. Null removes a member."""
 
-    tracking = NestedObject(TrackingInSchema, required=True, allow_none=True)
+    carrier = Text(100, allow_none=True)
+    number = Text(100, allow_none=True)
+    url = HttpUrl(2_000, allow_none=True)
+
+
+class FulfillmentPatchSchema(StrictSchema):
+    """A JSON merge patch (RFC 7396) of a fulfillment: only its tracking can be changed. Null removes it."""
+
+    tracking = NestedObject(TrackingPatchSchema, required=True, allow_none=True)
 
 
 class DeliveryEventInSchema(StrictSchema):

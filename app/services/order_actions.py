@@ -30,7 +30,7 @@ from app.errors import (
     VersionMismatch,
 )
 from app.models import Order
-from app.models.order import CONTENT, HOLDS_MAX, IMMUTABLE_CONTENT, Units
+from app.models.order import CONTENT, HOLDS_MAX, IMMUTABLE_CONTENT, Units, merge_patch
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid
 from app.models.order_item import ITEM_CONTENT
 from app.models.pricing import InvalidPrices
@@ -184,9 +184,11 @@ def fulfill_order(
     return _change_order(order_id, "fulfill", change, request=request)
 
 
-def set_tracking(order_id: str, number: int, *, tracking: dict[str, str] | None, request: ChangeRequest) -> StoredOrder:
-    """Set how a fulfillment is tracked. Also raises FulfillmentNotFound."""
-    change = partial(Order.set_tracking, number=number, tracking=tracking)
+def update_tracking(
+    order_id: str, number: int, *, tracking: dict[str, str | None] | None, request: ChangeRequest
+) -> StoredOrder:
+    """Update how a fulfillment is tracked by a JSON merge patch. Also raises FulfillmentNotFound."""
+    change = partial(Order.update_tracking, number=number, patch=tracking)
     return _change_order(order_id, f"track {number}", change, request=request)
 
 
@@ -277,19 +279,6 @@ def _apply_due_changes(order_id: str) -> int:
         except ServiceUnavailable:
             return count
     return count
-
-
-def merge_patch(target: Any, patch: Any) -> Any:
-    """The target with a JSON merge patch applied (RFC 7396 §2): null removes, objects merge, all else replaces."""
-    if not isinstance(patch, Mapping):
-        return patch
-    merged = dict(target) if isinstance(target, Mapping) else {}
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = merge_patch(merged.get(name), value)
-    return merged
 
 
 def _change_order(order_id: str, action: str, change: Change, *, request: ChangeRequest) -> StoredOrder:

@@ -48,7 +48,8 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     Raises the driver's error for the whole list: nothing is stored then, except that this is unknown after a lost
     connection.
     """
-    # All processes lock in the same order: two batches that share keys or references would otherwise deadlock.
+    # All processes lock in the same order: two batches that share keys or references would otherwise deadlock. Of the
+    # orders with one key, the first stays the first and is stored.
     ordered = sorted(orders, key=_lock_order)
     if db.engine.dialect.name == "sqlite":
         return _insert_in_transaction(ordered, [_first_event(order, CREATED) for order in ordered])
@@ -62,9 +63,9 @@ def _parameter(order: NewOrder) -> dict[str, Any]:
     return order.columns | {"items": order.items, "request_id": order.request_id, "snapshot": snapshot}
 
 
-def _lock_order(order: NewOrder) -> tuple[str, str]:
+def _lock_order(order: NewOrder) -> str:
     columns = order.columns
-    return columns["idempotency_key_hash"] or columns["external_ref_hash"] or "", order.id
+    return columns["idempotency_key_hash"] or columns["external_ref_hash"] or ""
 
 
 @dataclass(frozen=True, slots=True)

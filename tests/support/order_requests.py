@@ -1,96 +1,230 @@
-"""Random bodies, keys and conditions of the requests that `test_order_model.py` sends."""
+"""Random bodies, keys and conditions of the requests that `test_order_model.py` sends.
 
-from typing import Any
+Each request is made from one drawn number. Made of strategies, a life of dozens of requests would be more choices than
+Hypothesis takes for one example, and of those it keeps the simplest, in which little happens.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from random import Random
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-# Few values of everything: what may collide shall collide.
-texts = st.sampled_from(["", "a", "Ring twice.\n🛎"])
-channels = st.sampled_from([None, "web", "app"])
-references = st.none() | st.sampled_from(["r-1", "r-2", "r-3"])
-keys = st.none() | st.sampled_from(["k-1", "k-2", "k-3"])
-metadata = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["", "x"]))
-countries = st.sampled_from(["DE", "GB"])
-addresses = st.one_of(
-    st.fixed_dictionaries({"country": countries}, optional={"city": st.just("Ulm"), "name": st.just("Ada")}),
-    st.just({"city": "Ulm"}),  # lacks the country
-)
-items = st.lists(
-    st.fixed_dictionaries(
-        {"item_id": st.sampled_from(["sku-1", "sku-2"]), "quantity": st.integers(1, 3)},
-        optional={"unit_price": st.sampled_from([250, None])},
-    ),
-    min_size=1,
-    max_size=3,
-)
-adjustments = st.lists(
-    st.fixed_dictionaries(
-        {"type": st.sampled_from(["discount", "tax"]), "amount": st.sampled_from([19, -100])},
-        optional={"label": st.none() | st.just("WELCOME10")},
-    ),
-    max_size=2,
-)
-currencies = st.sampled_from(["EUR", "EUR", "EUR", "JPY", None])
-ADDRESSES = dict.fromkeys(("shipping_address", "billing_address"), st.none() | addresses)
-orders = st.fixed_dictionaries(
-    {"customer_id": st.sampled_from(["c-1", "c-2"]), "items": items, "currency": currencies},
-    optional={
-        "external_ref": references,
-        "channel": channels,
-        "adjustments": adjustments,
-        "note": texts,
-        "metadata": metadata,
-    }
-    | ADDRESSES,
-)
-PATCHES: dict[str, st.SearchStrategy[Any]] = {
-    "external_ref": references,
-    "note": st.none() | texts,
-    "metadata": st.none() | st.dictionaries(st.sampled_from(["a", "b"]), st.none() | st.sampled_from(["", "x"])),
-    "items": items,
-    "adjustments": st.none() | adjustments,
-    "currency": currencies,
-    "shipping_address": st.sampled_from([None, {}, {"country": None}, {"country": "FR"}, {"city": None, "name": "E"}]),
-    "billing_address": ADDRESSES["billing_address"],
-    "customer_id": st.just("c-9"),  # cannot be patched
-    "channel": channels,  # nor can this
-}
-# A patch with many faults is refused for the first, and tells little.
-patches = st.lists(st.sampled_from(sorted(PATCHES)), min_size=0, max_size=3, unique=True).flatmap(
-    lambda names: st.fixed_dictionaries({name: PATCHES[name] for name in names})
-)
+Value = TypeVar("Value")
+Change = tuple[str, Any, Any]  # the action, the hold or record that it is about, and the body
+Document = dict[str, Any]
 
+START = datetime(2026, 6, 1, 12, tzinfo=UTC)  # when each life begins
 THE_REST = "the rest"  # all units that are left: otherwise few orders are ever sent whole
-some_units = st.fixed_dictionaries({"line": st.sampled_from([1, 1, 2, 3]), "quantity": st.sampled_from([1, 1, 2])})
-quantities = st.one_of(st.just(THE_REST), some_units.map(lambda one: [one]), st.lists(some_units, max_size=3))
-tracking = st.none() | st.fixed_dictionaries({}, optional={"carrier": st.just("DHL"), "number": st.just("1")})
-BODIES: dict[str, st.SearchStrategy[Any]] = {
-    "confirm": st.none(),
-    "complete": st.none(),
-    "release": st.none(),
-    "cancel": st.fixed_dictionaries(
-        {"reason": st.sampled_from(["fraud", "other", "staff", "mood"])}, optional={"note": texts}
-    ),
-    "hold": st.fixed_dictionaries({"reason": st.sampled_from(["fraud?", "address?"])}),
-    "fulfill": st.fixed_dictionaries({"items": quantities}, optional={"tracking": tracking}),
-    "return": st.fixed_dictionaries({"items": quantities}, optional={"reason": texts}),
-    "update": patches,
+ABSENT: Any = object()
+
+
+class Chance(Random):
+    """Few values of everything: what may collide shall collide."""
+
+    def one(self, *values: Any) -> Any:
+        return self.choice(values)
+
+    def some(self, make: Callable[[], Any], low: int, high: int) -> list[Any]:
+        return [make() for _ in range(self.randint(low, high))]
+
+    def members(self, **members: Any) -> Document:
+        """An object, without the members that are ABSENT."""
+        return {name: value for name, value in members.items() if value is not ABSENT}
+
+    def rarely(self, value: Any, *others: Any) -> Any:
+        """The value is absent most of the time."""
+        return self.one(ABSENT, ABSENT, ABSENT, value, *others)
+
+    def text(self) -> str:
+        text: str = self.one("", "a", "Ring twice.\n🛎")
+        return text
+
+    def time(self) -> str:
+        zone = self.one(UTC, UTC, timezone(timedelta(hours=2)))
+        return (START + timedelta(hours=self.one(-48, -1, 1, 2, 6, 30, 60))).astimezone(zone).isoformat()
+
+    def order(self) -> Document:
+        return self.members(
+            customer_id=self.one("c-1", "c-2"),
+            items=self.some(self.item, 1, 3),
+            currency=self.one("EUR", "EUR", "EUR", "EUR", "EUR", "JPY", None),
+            external_ref=self.reference(),
+            channel=self.one(ABSENT, None, "web", "app"),
+            adjustments=self.one(ABSENT, self.adjustments()),
+            ship_by=self.rarely(None, self.time(), self.time()),
+            deliver_by=self.rarely(None, self.time()),
+            related_orders=self.rarely(self.related_orders()),
+            tags=self.rarely(self.tags()),
+            shipping_address=self.rarely(self.address()),
+            billing_address=self.rarely(None, self.address()),
+            note=self.rarely(self.text()),
+            metadata=self.rarely(self.metadata()),
+        )
+
+    def item(self) -> Document:
+        return self.members(
+            item_id=self.one("sku-1", "sku-2"),
+            quantity=self.randint(1, 3),
+            unit_price=self.one(250, 250, 3, 0, None, ABSENT),
+            title=self.rarely("Mug", None),
+        )
+
+    def adjustments(self) -> list[Document]:
+        return self.some(self.adjustment, 0, 3)
+
+    def adjustment(self) -> Document:
+        if self.random() < 0.6:
+            amount, line = self.one(-1, -7, -100, -100, 0), self.one(ABSENT, None, 1, 1, 2, 3)
+            return self.members(type="discount", amount=amount, line=line)
+        return self.members(
+            type=self.one("tax", "shipping", "shipping", self.one("tax", "discount")),  # which must not be positive
+            amount=self.one(19, 490, -20),
+            label=self.one(ABSENT, None, "WELCOME10"),
+            line=self.rarely(1, None),
+        )
+
+    def address(self) -> Document:
+        country = self.one("DE", "GB", "GB", ABSENT)  # it is required
+        return self.members(country=country, city=self.one(ABSENT, "Ulm"), name=self.one(ABSENT, "Ada"))
+
+    def related_orders(self) -> list[Document]:
+        order_id = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
+        related = {"order_id": self.one(order_id, order_id.upper()), "relation": self.one("exchange", "split")}
+        return self.one([], [related])  # type: ignore[no-any-return]
+
+    def tags(self) -> list[str]:
+        return self.some(lambda: self.one("gift", "vip", "b2b"), 0, 2)
+
+    def metadata(self) -> dict[str, str]:
+        return self.members(a=self.one(ABSENT, "", "x"), b=self.one(ABSENT, "", "x"))
+
+    def reference(self) -> Any:
+        return self.one(ABSENT, ABSENT, None, "r-1", "r-2", "r-3")
+
+    def patch(self) -> Document:
+        members = {
+            "external_ref": self.one(None, "r-1", "r-2"),
+            "note": self.one(None, self.text()),
+            "metadata": self.one(None, {}, {"a": "x"}, {"a": None, "b": ""}),
+            "items": self.some(self.item, 1, 3),
+            "adjustments": self.one(None, self.adjustments()),
+            "currency": self.one("EUR", "JPY", None),
+            "ship_by": self.one(None, self.time()),
+            "deliver_by": self.one(None, self.time()),
+            "related_orders": self.one(None, self.related_orders()),
+            "tags": self.one(None, self.tags()),
+            "shipping_address": self.one(None, {}, {"country": None}, {"country": "FR"}, {"city": None, "name": "E"}),
+            "billing_address": self.one(None, self.address()),
+            "customer_id": "c-9",  # cannot be patched
+            "channel": self.one("web", None),  # nor can this
+        }
+        # A patch with many faults is refused for the first, and tells little.
+        return {name: members[name] for name in self.sample(sorted(members), self.randint(0, 3))}
+
+    def change(self, *names: str) -> Change:
+        name = self.one(*names)
+        target = None
+        if name in ("hold", "release"):
+            target = self.one("fraud", "review-2")
+        elif name in ("track", "deliver", "receive", "reject"):
+            target = self.one(1, 1, 1, 2, 2, 3)
+        return name, target, BODIES[name](self) if name in BODIES else None
+
+    def units(self) -> Any:
+        units = self.some(lambda: {"line": self.one(1, 1, 2, 3), "quantity": self.one(1, 1, 2)}, 0, 3)
+        return self.one(THE_REST, THE_REST, units[:1], units)
+
+    def cancellation(self) -> Document:
+        return self.members(
+            reason=self.one("fraud", "other", "staff", "customer", "mood"),
+            note=self.rarely(self.text()),
+            items=self.one(ABSENT, self.units(), self.units()),
+            adjustments=self.rarely(self.adjustments()),
+        )
+
+    def hold(self) -> Document:
+        until = self.one(ABSENT, None, self.time(), self.time())
+        return self.members(kind=self.one("fraud", "address", "mood"), reason=self.rarely("a", None), until=until)
+
+    def payment(self) -> Document:
+        return self.members(
+            type=self.one("authorization", "void", "capture", "capture", "capture", "refund", "chargeback"),
+            amount=self.one(1, 100, 100, 250, 500, self.one(750, 0)),
+            reference=self.one("p-1", "p-2", "p-3", "p-4", "p-5"),
+            method=self.rarely("card"),
+            occurred_at=self.rarely(None, self.time()),
+            note=self.rarely(self.text()),
+        )
+
+    def tracking(self) -> Document:
+        return self.members(carrier=self.one(ABSENT, "DHL"), number=self.one(ABSENT, "1", "2"))
+
+    def fulfillment(self) -> Document:
+        return self.members(items=self.units(), tracking=self.one(ABSENT, None, self.tracking()))
+
+    def tracking_patch(self) -> Document:
+        return {"tracking": self.one(None, self.tracking(), {"carrier": "UPS", "number": None}, {"number": None})}
+
+    def delivery_event(self) -> Document:
+        types = "in_transit", "delivered", "delivered", "failed_attempt", "returned_to_sender", "cancelled", "lost"
+        occurred_at = self.one(ABSENT, None, self.time(), self.time())
+        return self.members(type=self.one(*types), occurred_at=occurred_at, description=self.rarely("a", None))
+
+    def returned(self) -> Document:
+        status = self.one(ABSENT, "expected", "expected", "received")
+        return self.members(items=self.units(), reason=self.rarely(self.text()), status=status)
+
+    def filters(self) -> dict[str, str]:
+        return self.members(
+            customer_id=self.rarely("c-1"),
+            status=self.rarely("pending", "confirmed", "completed,cancelled"),
+            fulfillment_status=self.rarely("unfulfilled", "partial", "fulfilled,delivered"),
+            payment_status=self.rarely("unpaid", "paid", "authorized,partially_paid", "refunded"),
+            return_status=self.rarely("none", "partial,returned"),
+            channel=self.rarely("web", "app"),
+            external_ref=self.rarely("r-1", "r-2"),
+            item_id=self.rarely("sku-1", "sku-2"),
+        )
+
+
+BODIES: dict[str, Callable[[Chance], Document]] = {
+    "cancel": Chance.cancellation,
+    "reopen": lambda chance: {"reason": chance.one("a", "b")},
+    "hold": Chance.hold,
+    "pay": Chance.payment,
+    "fulfill": Chance.fulfillment,
+    "track": Chance.tracking_patch,
+    "deliver": Chance.delivery_event,
+    "return": Chance.returned,
+    "update": Chance.patch,
 }
+ACTIONS = (*BODIES, "confirm", "complete", "release", "receive", "reject")
 
 
-def change_by(*names: str) -> st.SearchStrategy[tuple[str, Any]]:
-    return st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), BODIES[name]))
+def made_by(make: Callable[[Chance], Value]) -> st.SearchStrategy[Value]:
+    return st.integers(0, 2**24 - 1).map(lambda seed: make(Chance(seed)))
 
 
-changes = change_by(*BODIES, "update")
-conditions = st.sampled_from(["absent"] * 6 + ["right", "right", "*", "several", "stale", "weak", "unknown"])
-filters = st.fixed_dictionaries(
-    {},
-    optional={
-        "customer_id": st.sampled_from(["c-1", "c-2"]),
-        "status": st.sampled_from(["pending", "confirmed", "completed", "cancelled"]),
-        "fulfillment_status": st.sampled_from(["unfulfilled", "partial", "fulfilled"]),
-        "external_ref": st.sampled_from(["r-1", "r-2"]),
-        "item_id": st.sampled_from(["sku-1", "sku-2"]),
-    },
+def change_by(*names: str) -> st.SearchStrategy[Change]:
+    return made_by(lambda chance: chance.change(*names))
+
+
+def key(chance: Chance) -> str | None:
+    return chance.one(None, None, "k-1", "k-2", "k-3")  # type: ignore[no-any-return]
+
+
+conditions = ["absent"] * 12 + ["right", "right", "*", "several", "stale", "weak", "unknown"]
+orders = made_by(lambda chance: (chance.order(), key(chance)))
+keys = made_by(key)
+# The place of the order, the change, the idempotency key, and the kind of condition.
+changes = made_by(
+    lambda chance: (
+        chance.randint(0, 2),
+        chance.change(*ACTIONS, "update", "deliver", "pay", "cancel"),
+        key(chance),
+        chance.choice(conditions),
+    )
 )
+filters = made_by(Chance.filters)
