@@ -13,7 +13,6 @@ import io
 import json
 import os
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Iterable
@@ -303,7 +302,7 @@ class Connection:
         self.worker = worker
         self._client = client
         self._parser = RequestParser(worker.limits, environ)
-        self._has_received = False
+        self._received_at = -2  # the number of the worker's requests when this connection received last
 
     def serve(self) -> None:
         """Answer requests until the connection is to be closed. Raises ConnectionLost."""
@@ -431,17 +430,13 @@ class Connection:
         """Bytes from the client, empty when it has closed. Raises TimeoutError after so many seconds."""
         if seconds <= 0:
             raise TimeoutError
-        self._client.settimeout(0)
-        try:
-            data: bytes = self._client.recv(READ_SIZE)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            self._client.settimeout(seconds)
-            data = self._client.recv(READ_SIZE)
-        else:
-            # Other connections first: a client whose data is always there would occupy the worker.
-            if self._has_received and data:
-                gevent.sleep(0)
-        self._has_received = True
+        self._client.settimeout(seconds)
+        data: bytes = self._client.recv(READ_SIZE)
+        # Other connections first: a client whose data is always there would occupy the worker. If the worker has served
+        # another request since this connection received before, the others have had their turn.
+        if data and self.worker.nr - self._received_at <= 1:
+            gevent.sleep(0)
+        self._received_at = self.worker.nr
         return data
 
     def send(self, data: bytes) -> None:
