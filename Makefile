@@ -78,7 +78,7 @@ fuzz: $(VENV)/dev.stamp  ## send requests generated from the API description, on
 	@$(PY) -m tests.support.postgres $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
 	@$(MAKE) --no-print-directory fuzz-model MODEL_EXAMPLES=$(EXAMPLES)
 
-fuzz-database: SCOPES := orders:read orders:write orders:manage privacy:export privacy:erase
+fuzz-database: SCOPES := orders:read orders:write orders:manage privacy:export privacy:erase webhooks:manage
 fuzz-database: export HOST := 127.0.0.1
 fuzz-database: export AUTH := required
 fuzz-database: export LOG_LEVEL := warning

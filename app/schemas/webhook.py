@@ -44,7 +44,7 @@ _EVENT_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[1-9][0-9]{0,8}"
 _ENDPOINT_URL = {
     "description": "An https URL with a public host name or address, on port 443 or from 1024; no user name, no "
     "fragment. Redirects are not followed.",
-    "example": "https://shop.example/webhooks",
+    "example": "https://hooks.example.com/orders",
 }
 _EVENTS = {
     "description": "Only events of these types. Default: all events of orders. `endpoint.failing` and "
@@ -92,7 +92,14 @@ class WebhookPatchSchema(StrictSchema):
 class ReplayInSchema(StrictSchema):
     """What to send again: one event, the events from one number of the feed to another, or what failed since a time."""
 
-    event_id = Text(64, metadata={"description": "The id of one event, of any type.", "example": f"{ORDER_ID}:1"})
+    event_id = Text(
+        64,
+        metadata={
+            "description": "The id of one event, of any type.",
+            "pattern": f"^{_EVENT_ID}$",
+            "example": f"{ORDER_ID}:1",
+        },
+    )
     from_seq = BoundedInteger(1, SEQ_MAX, metadata={"description": "The first event's number in the feed."})
     to_seq = BoundedInteger(
         1, SEQ_MAX, metadata={"description": f"The last event's number, at most {REPLAY_MAX:,} events later."}

@@ -14,6 +14,9 @@ BEYOND_A_SCHEMA = {
     "This must not begin with erased-; such ids are reserved for customers whose data was erased.",
     "The order has no such line.",
     "A number has more than 40 digits.",
+    "The URL is refused.",
+    "Send event_id, or from_seq and to_seq, or failed_since.",
+    "This must be from_seq, or up to 9,999 more.",
     "Only a CSV export can have a byte order mark. Use format=csv.",
 }
 
