@@ -170,7 +170,8 @@ def post_worker_init(worker: Any) -> None:
     # Ctrl-C reaches every process of the terminal, but only the master stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Event streams would last until they are killed.
-    worker.wsgi.extensions["event_streams"].watcher.is_stopping = lambda: not worker.alive
+    if streams := worker.wsgi.extensions.get("event_streams"):  # not in the benchmark's applications
+        streams.watcher.is_stopping = lambda: not worker.alive
     _Formatter.serving = True
     for handler in worker.log.error_log.handlers:
         if type(handler) is logging.StreamHandler:  # not its subclasses, which write to files

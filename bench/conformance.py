@@ -8,16 +8,25 @@ from copy import deepcopy
 from typing import Any
 
 from bench.servers import Server
-from tests.support.samples import MINIMAL, RICHEST
+from tests.support import samples
+from tests.support.samples import MINIMAL
 from tests.support.servers import Response, send_request
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 UNKNOWN = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
+# The members that every contestant's document has. The service's has a dozen more, which the workloads do not use; its
+# documents are a third larger.
 MEMBERS = """
-    id number customer_id external_ref channel status fulfillment_status hold currency items adjustments totals
-    shipping_address billing_address note metadata cancellation fulfillments returns version allowed_actions created_at
+    id number customer_id external_ref status fulfillment_status holds currency items adjustments totals
+    shipping_address billing_address note metadata cancellations fulfillments returns version allowed_actions created_at
     updated_at
 """.split()
+# What the contestants accept of an order.
+RICHEST = {
+    name: value
+    for name, value in samples.RICHEST.items()
+    if name not in ("channel", "ship_by", "deliver_by", "related_orders", "tags")
+} | {"items": [{name: item[name] for name in item if name != "title"} for item in samples.RICHEST["items"]]}
 
 
 def _changed(body: dict[str, Any], *path: Any, to: Any) -> dict[str, Any]:
@@ -126,20 +135,19 @@ def _bodies(send: Send) -> Iterator[str]:
 def _documents(send: Send) -> Iterator[str]:
     sent = RICHEST | {"external_ref": "gate-2"}
     created = send("POST", "/orders", sent).json
-    if list(created) != MEMBERS:
+    if not set(MEMBERS) <= created.keys():
         yield f"the document has the members {list(created)}"
-    expected = {
-        "status": "pending",
-        "totals": {"items": 2500, "adjustments": 240, "total": 2740},
-        "version": 1,
-        "allowed_actions": ["cancel", "confirm", "hold", "update"],
-    }
+    if not {"items": 2500, "adjustments": 240, "total": 2740}.items() <= created["totals"].items():
+        yield f"the totals are {created['totals']}"
+    if not {"cancel", "confirm", "hold", "update"} <= set(created["allowed_actions"]):
+        yield f"the allowed actions are {created['allowed_actions']}"
+    expected = {"status": "pending", "version": 1}
     same = ("customer_id", "external_ref", "currency", "shipping_address", "billing_address", "note", "metadata")
     for name, value in (expected | {name: sent[name] for name in same}).items():
         if created[name] != value:
             yield f"{name} is {created[name]!r}, not {value!r}"
     item = {"line": 2, "item_id": "sku-2", "quantity": 1, "unit_price": None, "fulfilled": 0, "returned": 0}
-    if created["items"][1] != item or created["adjustments"][1]["label"] is not None:
+    if not item.items() <= created["items"][1].items() or created["adjustments"][1]["label"] is not None:
         yield f"items or adjustments are {created['items']}, {created['adjustments']}"
     yield from _times(created)
     read = send("GET", f"/orders/{created['id']}").json

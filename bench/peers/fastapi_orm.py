@@ -75,7 +75,6 @@ class Order(Base):
     fingerprint: Mapped[str] = mapped_column(String(32))
     status: Mapped[str] = mapped_column(String(16))
     fulfillment_status: Mapped[str] = mapped_column(String(16))
-    hold: Mapped[dict[str, Any] | None]
     currency: Mapped[str | None] = mapped_column(String(3))
     adjustments: Mapped[list[Any]] = mapped_column(JSONB)
     items_total: Mapped[int | None] = mapped_column(BigInteger)
@@ -84,7 +83,6 @@ class Order(Base):
     billing_address: Mapped[dict[str, Any] | None]
     note: Mapped[str | None] = mapped_column(Text)
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata")
-    cancellation: Mapped[dict[str, Any] | None]
     version: Mapped[int] = mapped_column()
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -98,6 +96,8 @@ class Order(Base):
         Index("orders_fulfillment_status", fulfillment_status, id),
     )
 
+    holds: tuple[()] = ()
+    cancellations: tuple[()] = ()
     fulfillments: tuple[()] = ()
     returns: tuple[()] = ()
 
@@ -234,11 +234,9 @@ def add(session: AsyncSession, body: OrderIn, key: str | None) -> str:
         fingerprint=orders.fingerprint(data),
         status="pending",
         fulfillment_status="unfulfilled",
-        hold=None,
         items_total=items_total,
         adjustments_total=adjustments_total,
         metadata_=data["metadata"],
-        cancellation=None,
         version=1,
         created_at=at,
         updated_at=at,

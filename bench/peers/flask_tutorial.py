@@ -31,7 +31,6 @@ class Order(db.Model):
     fingerprint = db.Column(db.String(32), nullable=False)
     status = db.Column(db.String(16), nullable=False)
     fulfillment_status = db.Column(db.String(16), nullable=False)
-    hold = db.Column(JSONB)
     currency = db.Column(db.String(3))
     adjustments = db.Column(JSONB, nullable=False)
     items_total = db.Column(db.BigInteger)
@@ -40,7 +39,6 @@ class Order(db.Model):
     billing_address = db.Column(JSONB(none_as_null=True))
     note = db.Column(db.Text)
     metadata_ = db.Column("metadata", JSONB, nullable=False)
-    cancellation = db.Column(JSONB)
     version = db.Column(db.Integer, nullable=False)
     created_at = db.Column(db.DateTime(timezone=True), nullable=False)
     updated_at = db.Column(db.DateTime(timezone=True), nullable=False)
@@ -53,7 +51,7 @@ class Order(db.Model):
         db.Index("orders_fulfillment_status", "fulfillment_status", "id"),
     )
 
-    fulfillments = returns = ()
+    holds = cancellations = fulfillments = returns = ()
 
     @property
     def totals(self) -> dict[str, int] | None:
@@ -139,7 +137,7 @@ class OrderSchema(Schema):
     external_ref = text(orders.ID_MAX, allow_none=True, load_default=None)
     status = fields.String(dump_only=True)
     fulfillment_status = fields.String(dump_only=True)
-    hold = fields.Dict(dump_only=True)
+    holds = fields.List(fields.Dict(), dump_only=True)
     currency = fields.String(allow_none=True, load_default=None, validate=validate.OneOf(orders.CURRENCIES))
     items = fields.List(fields.Nested(ItemSchema), required=True, validate=validate.Length(1, orders.ITEMS_MAX))
     adjustments = fields.List(
@@ -152,7 +150,7 @@ class OrderSchema(Schema):
     metadata = fields.Dict(
         text(40), text(500, 0), attribute="metadata_", load_default=dict, validate=validate.Length(max=50)
     )
-    cancellation = fields.Dict(dump_only=True)
+    cancellations = fields.List(fields.Dict(), dump_only=True)
     fulfillments = fields.List(fields.Dict(), dump_only=True)
     returns = fields.List(fields.Dict(), dump_only=True)
     version = fields.Integer(dump_only=True)

@@ -99,7 +99,7 @@ class OrderOut(BaseModel):
     external_ref: str | None
     status: str
     fulfillment_status: str
-    hold: dict[str, Any] | None
+    holds: list[Any]
     currency: str | None
     items: list[ItemOut]
     adjustments: list[dict[str, Any]]
@@ -108,7 +108,7 @@ class OrderOut(BaseModel):
     billing_address: dict[str, str] | None
     note: str | None
     metadata: dict[str, str] = Field(validation_alias="metadata_")
-    cancellation: dict[str, Any] | None
+    cancellations: list[Any]
     fulfillments: list[Any]
     returns: list[Any]
     version: int

@@ -61,8 +61,8 @@ SELECT idempotency_key, external_ref, fingerprint, snapshot
 FROM orders JOIN order_events ON order_id = id AND order_events.version = 1
 WHERE idempotency_key = ANY ($1) OR external_ref = ANY ($2)"""
 _ORDER = """
-SELECT id::text, number, customer_id, external_ref, status, fulfillment_status, hold, currency, adjustments,
-    items_total, adjustments_total, shipping_address, billing_address, note, metadata, cancellation, version,
+SELECT id::text, number, customer_id, external_ref, status, fulfillment_status, currency, adjustments,
+    items_total, adjustments_total, shipping_address, billing_address, note, metadata, version,
     created_at, updated_at, (
         SELECT json_agg(json_build_object('line', line, 'item_id', item_id, 'quantity', quantity,
             'unit_price', unit_price, 'fulfilled', fulfilled, 'returned', returned) ORDER BY line)

@@ -8,7 +8,6 @@ CREATE TABLE IF NOT EXISTS orders (
     fingerprint varchar(32) NOT NULL,
     status varchar(16) NOT NULL CHECK (status IN ('pending', 'confirmed', 'completed', 'cancelled')),
     fulfillment_status varchar(16) NOT NULL CHECK (fulfillment_status IN ('unfulfilled', 'partial', 'fulfilled')),
-    hold json,
     currency varchar(3),
     adjustments json NOT NULL,
     items_total bigint,
@@ -17,7 +16,6 @@ CREATE TABLE IF NOT EXISTS orders (
     billing_address json,
     note text,
     metadata json NOT NULL,
-    cancellation json,
     version integer NOT NULL,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL

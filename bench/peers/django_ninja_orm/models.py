@@ -14,7 +14,6 @@ class Order(models.Model):
     fingerprint = models.CharField(max_length=32)
     status = models.CharField(max_length=16, default="pending")
     fulfillment_status = models.CharField(max_length=16, default="unfulfilled")
-    hold = models.JSONField(null=True)
     currency = models.CharField(max_length=3, null=True)
     adjustments = models.JSONField()
     items_total = models.BigIntegerField(null=True)
@@ -23,11 +22,12 @@ class Order(models.Model):
     billing_address = models.JSONField(null=True)
     note = models.TextField(null=True)
     metadata = models.JSONField()
-    cancellation = models.JSONField(null=True)
     version = models.IntegerField(default=1)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
 
+    holds: tuple[()] = ()
+    cancellations: tuple[()] = ()
     fulfillments: tuple[()] = ()
     returns: tuple[()] = ()
 
