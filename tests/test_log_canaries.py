@@ -62,14 +62,15 @@ MEND = {"postgresql": "ALTER TABLE orders DROP CONSTRAINT broken", "sqlite": "DR
 
 
 def send(server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
-    """The answer to a request from the address of the person."""
+    """The answer to a request from the address of the person; of a stream, which does not end, its first bytes."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     sent = HEADERS | {"Content-Type": "application/json", "Connection": "close"} | (headers or {})
     connection = http.client.HTTPConnection("127.0.0.1", server.port, TIMEOUT, source_address=(ADDRESSES[0], 0))
     with closing(connection):
         connection.request(method, path, data, sent)
         response = connection.getresponse()
-        return response.status, dict(response.getheaders()), response.read()
+        is_stream = response.headers.get_content_type() == "text/event-stream" and method == "GET"
+        return response.status, dict(response.getheaders()), response.read1() if is_stream else response.read()
 
 
 def paths(app: Flask, order_id: str) -> Iterator[tuple[str, str]]:
