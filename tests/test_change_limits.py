@@ -75,7 +75,7 @@ def test_an_invalid_patch_is_400_and_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("method", "action", "body", "place"),
+    ("method", "action", "body", "pointer"),
     [
         ("POST", "cancel", {"reason": "because"}, "#/reason"),
         ("POST", "cancel", {"reason": "staff", "note": "n" * 2001}, "#/note"),
@@ -86,11 +86,11 @@ def test_an_invalid_patch_is_400_and_changes_nothing(
     ],
 )
 def test_an_invalid_action_is_400(
-    client: FlaskClient, address: str, method: str, action: str, body: dict[str, Any], place: str
+    client: FlaskClient, address: str, method: str, action: str, body: dict[str, Any], pointer: str
 ) -> None:
     response = client.open(f"{address}/{action}", method=method, json=body)
 
-    assert error_locations(response) == {place}
+    assert error_locations(response) == {pointer}
 
 
 IF_MATCH = {

@@ -83,7 +83,7 @@ def denied_by_rule(client: FlaskClient, app: Flask) -> Iterator[tuple[TestRespon
     yield client.patch(f"/orders/{ABSENT}", headers=own, **patch), "no such order of this customer"
     yield (
         client.patch(f"/orders/{shops}", headers=own, **patch),
-        ("Only the creator of the order can change external_ref."),
+        ("A customer cannot change external_ref of an order that a service created."),
     )
 
 
@@ -117,9 +117,9 @@ def test_exceeding_the_rate_limit_is_recorded(
 ) -> None:
     with app_with_auth(database_url, RATE_LIMIT_CUSTOMERS="1") as limited:
         structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=log))  # the new application has its own
-        answers = [limited.test_client().get("/orders", headers=bearer(token())) for _ in range(2)]
+        responses = [limited.test_client().get("/orders", headers=bearer(token())) for _ in range(2)]
 
-    assert [answer.status_code for answer in answers] == [200, 429]
+    assert [response.status_code for response in responses] == [200, 429]
     assert denials() == [(hashed("customer:c-1"), "More than 1 requests per minute.")]
 
 

@@ -77,12 +77,13 @@ def test_a_key_belongs_to_one_action_of_one_order(client: FlaskClient) -> None:
     other = order_after(client)
     names = ["confirm", "fulfill", "return", "complete"]
 
-    made = [send_action(client, path, name, Idempotency_Key="k-1") for name in names]
-    elsewhere = send_action(client, other, "confirm", Idempotency_Key="k-1")
+    responses = [send_action(client, path, name, Idempotency_Key="k-1") for name in names]
+    other_order = send_action(client, other, "confirm", Idempotency_Key="k-1")
 
-    assert [response.json["version"] for response in made] == [2, 3, 4, 5]
-    assert all("Idempotent-Replayed" not in response.headers for response in [*made, elsewhere])
-    assert [send_action(client, path, name, Idempotency_Key="k-1").data for name in names] == [one.data for one in made]
+    assert [response.json["version"] for response in responses] == [2, 3, 4, 5]
+    assert all("Idempotent-Replayed" not in response.headers for response in [*responses, other_order])
+    replays = [send_action(client, path, name, Idempotency_Key="k-1") for name in names]
+    assert [replay.data for replay in replays] == [response.data for response in responses]
 
 
 def test_an_action_that_was_refused_leaves_its_key_free(client: FlaskClient) -> None:
@@ -94,10 +95,10 @@ def test_an_action_that_was_refused_leaves_its_key_free(client: FlaskClient) -> 
         send_action(client, path, "fulfill", {"items": []}, Idempotency_Key="k-1"),
     ]
     send_action(client, path, "release")
-    made = send_action(client, path, "fulfill", {"items": [{"line": 1, "quantity": 2}]}, Idempotency_Key="k-1")
+    accepted = send_action(client, path, "fulfill", {"items": [{"line": 1, "quantity": 2}]}, Idempotency_Key="k-1")
 
     assert [response.status_code for response in refused] == [409, 412, 400]
-    assert (made.status_code, made.json["status"]) == (201, "completed")
+    assert (accepted.status_code, accepted.json["status"]) == (201, "completed")
 
 
 @pytest.mark.parametrize("name", POSTED)
@@ -227,12 +228,12 @@ def test_an_action_that_changes_nothing_waits_for_another_process_that_writes(
     path = unchanged_order(client, name, body)
     with ThreadPoolExecutor(1) as threads, closing(sqlite3.connect(database_url[10:], isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        answer = threads.submit(lambda: send_action(app.test_client(), path, name, body, Idempotency_Key="k-1"))
+        response = threads.submit(lambda: send_action(app.test_client(), path, name, body, Idempotency_Key="k-1"))
         time.sleep(1)
-        assert not answer.done(), answer.result().text
+        assert not response.done(), response.result().text
         other.execute("ROLLBACK")
 
-        assert answer.result().status_code == 200
+        assert response.result().status_code == 200
 
 
 @on_postgresql
@@ -253,13 +254,13 @@ def test_storing_the_key_of_an_action_without_change_waits_for_concurrent_change
         eraser.execute(
             f"INSERT INTO order_events SELECT order_id, 2, type, actor, request_id, at, {snapshot} FROM order_events"
         )
-        answer = threads.submit(lambda: send_action(app.test_client(), path, "release", Idempotency_Key="k-1"))
+        response = threads.submit(lambda: send_action(app.test_client(), path, "release", Idempotency_Key="k-1"))
         while not observer.execute(waiting).fetchone():
-            assert not answer.done(), answer.result().text
+            assert not response.done(), response.result().text
             time.sleep(0.01)
         eraser.commit()
 
-        assert answer.result().json["version"] == 2
+        assert response.result().json["version"] == 2
         assert observer.execute("SELECT version FROM change_keys").fetchall() == [(2,)]
 
 

@@ -60,7 +60,7 @@ def test_an_action_is_one_version_and_one_event(client: FlaskClient, name: str) 
     assert event["data"] == response.json
 
 
-# Releasing a hold that is not there is no fault.
+# Releasing a hold that does not exist is no error.
 ILLEGAL = [
     (name, status)
     for name, action in ACTIONS.items()
@@ -124,16 +124,16 @@ def test_exactly_the_allowed_actions_succeed(client: FlaskClient, way: tuple[str
 
 
 @settings(max_examples=settings().max_examples // 6)
-@given(wanted=st.lists(st.sampled_from([*ACTIONS, "confirm", "fulfill", "return"]), max_size=12))
-def test_exactly_the_allowed_actions_succeed_in_every_reachable_state(client: FlaskClient, wanted: list[str]) -> None:
-    path, way = order_after(client), []
-    for name in wanted:
+@given(names=st.lists(st.sampled_from([*ACTIONS, "confirm", "fulfill", "return"]), max_size=12))
+def test_exactly_the_allowed_actions_succeed_in_every_reachable_state(client: FlaskClient, names: list[str]) -> None:
+    path, steps = order_after(client), []
+    for name in names:
         if name in client.get(path).json["allowed_actions"]:
             send_action(client, path, name)
-            way.append(name)
+            steps.append(name)
 
     allowed = client.get(path).json["allowed_actions"]
-    assert succeeding(client, path, way) == allowed
+    assert succeeding(client, path, steps) == allowed
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_cancelled_order_has_its_reason(client: FlaskClient, reason: str, note
 
 
 @pytest.mark.parametrize(
-    ("body", "place"),
+    ("body", "pointer"),
     [
         ({}, "#/reason"),
         ({"reason": "mood"}, "#/reason"),
@@ -166,10 +166,10 @@ def test_a_cancelled_order_has_its_reason(client: FlaskClient, reason: str, note
         ({"reason": "other", "comment": "x"}, "#/comment"),
     ],
 )
-def test_a_cancellation_gives_one_of_the_reasons(client: FlaskClient, body: Any, place: str) -> None:
+def test_a_cancellation_requires_one_of_the_reasons(client: FlaskClient, body: Any, pointer: str) -> None:
     path = order_after(client)
 
-    assert error_locations(client.post(f"{path}/cancel", json=body)) == {place}
+    assert error_locations(client.post(f"{path}/cancel", json=body)) == {pointer}
     assert client.get(path).json["status"] == "pending"
 
 
@@ -194,7 +194,7 @@ def test_a_hold_never_stops_a_cancellation_and_ends_with_it(client: FlaskClient,
     assert (order["status"], order["holds"]) == ("cancelled", [])
 
 
-def test_a_hold_that_is_put_twice_is_one_version(client: FlaskClient) -> None:
+def test_the_same_hold_again_stores_no_version(client: FlaskClient) -> None:
     path, body = order_after(client), {"kind": "address", "reason": "not found"}
 
     first, again = send_action(client, path, "hold", body), send_action(client, path, "hold", body)
@@ -260,9 +260,7 @@ def test_no_more_units_are_fulfilled_or_returned_than_ordered(
         ({}, {"#/items"}),
     ],
 )
-def test_quantities_name_each_line_of_the_order_once(
-    client: FlaskClient, name: str, quantities: Any, places: set[str]
-) -> None:
+def test_a_line_is_named_at_most_once(client: FlaskClient, name: str, quantities: Any, places: set[str]) -> None:
     path = order_after(client, "confirm", "fulfill", **LINES)
 
     response = send_action(client, path, name, quantities)
@@ -290,13 +288,13 @@ def test_a_fulfillment_keeps_its_tracking(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     "tracking", [{"url": "javascript:alert(1)"}, {"url": "ftp://example.com/1"}, {"url": 1}, {"weight": "2 kg"}, "DHL"]
 )
-def test_tracking_that_cannot_be_shown_is_refused(client: FlaskClient, tracking: Any) -> None:
+def test_invalid_tracking_is_refused(client: FlaskClient, tracking: Any) -> None:
     path = order_after(client, "confirm")
 
     response = send_action(client, path, "fulfill", UNIT | {"tracking": tracking})
 
-    [place] = error_locations(response)
-    assert place.startswith("#/tracking")
+    [pointer] = error_locations(response)
+    assert pointer.startswith("#/tracking")
 
 
 def test_the_last_unit_completes_the_order(client: FlaskClient) -> None:

@@ -48,10 +48,10 @@ def bob(secure_client: FlaskClient) -> Send:
 
 @pytest.fixture
 def adas(shop: Send, ada: Send) -> list[str]:
-    """Two orders of Ada's, one made by a shop and one by herself; and one that is Bob's."""
+    """Two orders of Ada, one created by a service and one by herself. Bob has one, too."""
     shop("POST", "/orders", MINIMAL | {"customer_id": "c-bob"})
-    made = [send("POST", "/orders", MINIMAL | RICH | {"customer_id": "c-ada"}) for send in (shop, ada)]
-    return [response.json["id"] for response in made]
+    responses = [send("POST", "/orders", MINIMAL | RICH | {"customer_id": "c-ada"}) for send in (shop, ada)]
+    return [response.json["id"] for response in responses]
 
 
 def ids(response: TestResponse) -> set[str]:
@@ -74,7 +74,7 @@ FILTERS = [
 
 
 @pytest.mark.parametrize("query", FILTERS)
-def test_no_filter_finds_anothers_order(ada: Send, bob: Send, adas: list[str], query: str) -> None:
+def test_no_filter_finds_an_order_of_another_customer(ada: Send, bob: Send, adas: list[str], query: str) -> None:
     query = query.format(number=ada("GET", f"/orders/{adas[0]}").json["number"])
 
     found, hidden = (send("GET", f"/orders?{query}") for send in (ada, bob))
@@ -117,7 +117,7 @@ def test_a_customer_exports_only_own_orders(ada: Send, bob: Send, adas: list[str
 
 
 @pytest.mark.parametrize("below", ["", "?version=1", "/history", "/history?cursor=x"])
-def test_an_order_its_versions_and_its_history_are_its_owners(
+def test_only_its_owner_reads_an_order_its_versions_and_its_history(
     ada: Send, bob: Send, adas: list[str], below: str
 ) -> None:
     for order_id in adas:
@@ -137,18 +137,18 @@ def test_if_none_match_reveals_nothing_about_orders_of_others(bob: Send, adas: l
 
 
 def test_each_principal_has_idempotency_keys_of_its_own(ada: Send, bob: Send, shop: Send) -> None:
-    answers = [
+    responses = [
         send("POST", "/orders", MINIMAL | {"customer_id": customer}, Idempotency_Key="k-1")
         for send, customer in ((ada, "c-ada"), (bob, "c-bob"), (shop, "c-ada"), (shop, "c-ada"), (ada, "c-ada"))
     ]
 
-    assert [answer.status_code for answer in answers] == [201] * 5
-    made = [answer.json["id"] for answer in answers]
-    assert len(set(made)) == 3 and made[2] == made[3] and made[0] == made[4]
-    assert ["Idempotent-Replayed" in answer.headers for answer in answers] == [False, False, False, True, True]
+    assert [response.status_code for response in responses] == [201] * 5
+    order_ids = [response.json["id"] for response in responses]
+    assert len(set(order_ids)) == 3 and order_ids[2] == order_ids[3] and order_ids[0] == order_ids[4]
+    assert ["Idempotent-Replayed" in response.headers for response in responses] == [False, False, False, True, True]
 
 
-def test_another_body_under_anothers_key_is_no_conflict(ada: Send, bob: Send) -> None:
+def test_the_key_of_another_principal_is_no_conflict(ada: Send, bob: Send) -> None:
     ada("POST", "/orders", MINIMAL | {"customer_id": "c-ada", "note": "canary"}, Idempotency_Key="k-1")
 
     created = bob("POST", "/orders", MINIMAL | {"customer_id": "c-bob"}, Idempotency_Key="k-1")
@@ -156,7 +156,7 @@ def test_another_body_under_anothers_key_is_no_conflict(ada: Send, bob: Send) ->
     assert created.status_code == 201 and "canary" not in created.text
 
 
-def test_a_changes_key_is_the_principals_own(ada: Send, shop: Send, bob: Send, adas: list[str]) -> None:
+def test_the_key_of_a_change_belongs_to_its_principal(ada: Send, shop: Send, bob: Send, adas: list[str]) -> None:
     path = f"/orders/{adas[0]}"
     shop("PATCH", path, {"note": "by the shop"}, Idempotency_Key="k-1")
 
@@ -172,16 +172,16 @@ def test_a_reference_is_unique_for_each_principal_alone(ada: Send, bob: Send, sh
     def order(customer: str) -> dict[str, Any]:
         return MINIMAL | {"customer_id": customer, "external_ref": "r-1"}
 
-    made = [send("POST", "/orders", order(who)) for send, who in ((shop, "c-ada"), (ada, "c-ada"), (bob, "c-bob"))]
+    responses = [send("POST", "/orders", order(who)) for send, who in ((shop, "c-ada"), (ada, "c-ada"), (bob, "c-bob"))]
     again = bob("POST", "/orders", order("c-bob"))
 
-    assert [answer.status_code for answer in made] == [201] * 3
+    assert [response.status_code for response in responses] == [201] * 3
     assert slug(again) == (409, "duplicate-external-ref")
-    assert again.json["order_id"] == made[2].json["id"]
-    assert not any(answer.json["id"] in again.text for answer in made[:2])
+    assert again.json["order_id"] == responses[2].json["id"]
+    assert not any(response.json["id"] in again.text for response in responses[:2])
 
 
-def test_a_batch_creates_ones_own_orders_only(ada: Send, bob: Send) -> None:
+def test_a_customers_batch_creates_only_own_orders(ada: Send, bob: Send) -> None:
     ada("POST", "/orders", MINIMAL | {"customer_id": "c-ada", "external_ref": "r-1", "note": "canary"})
     entries = [
         MINIMAL | {"customer_id": "c-bob", "external_ref": "r-1"},
@@ -207,21 +207,21 @@ def test_a_batch_creates_ones_own_orders_only(ada: Send, bob: Send) -> None:
         {"note": "n", "metadata": None},
     ],
 )
-def test_a_customer_can_change_only_the_permitted_members_of_an_order_of_the_shop(
+def test_a_customer_can_change_only_the_permitted_members_of_an_order_of_a_service(
     ada: Send, shop: Send, adas: list[str], patch: dict[str, Any]
 ) -> None:
-    of_the_shop, own = adas
+    of_service, own = adas
 
-    refused = ada("PATCH", f"/orders/{of_the_shop}", patch)
+    refused = ada("PATCH", f"/orders/{of_service}", patch)
 
     assert slug(refused) == (403, "forbidden")
-    assert shop("GET", f"/orders/{of_the_shop}").json["version"] == 1
+    assert shop("GET", f"/orders/{of_service}").json["version"] == 1
     assert ada("PATCH", f"/orders/{own}", patch).status_code == 200
     theirs = {"note": "n", "shipping_address": {"country": "DE"}, "billing_address": {"country": "DE"}}
-    assert ada("PATCH", f"/orders/{of_the_shop}", theirs).status_code == 200
+    assert ada("PATCH", f"/orders/{of_service}", theirs).status_code == 200
 
 
-def test_a_reference_of_the_shops_cannot_be_felt_for(ada: Send, shop: Send, adas: list[str]) -> None:
+def test_a_customer_cannot_find_out_which_references_a_service_uses(ada: Send, shop: Send, adas: list[str]) -> None:
     shop("POST", "/orders", MINIMAL | {"customer_id": "c-bob", "external_ref": "taken"})
 
     taken, free = (ada("PATCH", f"/orders/{adas[0]}", {"external_ref": ref}) for ref in ("taken", "free"))
@@ -323,7 +323,7 @@ def test_lists_and_exports_hide_the_reason_of_a_hold_from_customers(ada: Send, o
     assert SECRET not in listed.text
 
 
-def test_a_customers_own_changes_and_their_replays_keep_it_too(ada: Send, shop: Send, on_hold: str) -> None:
+def test_responses_to_a_customers_changes_hide_the_reason_of_a_hold(ada: Send, shop: Send, on_hold: str) -> None:
     body = {"note": "Ring twice."}
     tag = ada("GET", on_hold).headers["ETag"]
 
@@ -333,9 +333,9 @@ def test_a_customers_own_changes_and_their_replays_keep_it_too(ada: Send, shop: 
     replayed = ada("PATCH", on_hold, body, Idempotency_Key="k-1", If_Match=tag)
     cancelled = ada("POST", f"{on_hold}/cancel", {"reason": "customer"}, Idempotency_Key="k-2")
 
-    for answer in (changed, unchanged, replayed, cancelled):
-        assert answer.status_code == 200
-        assert SECRET not in answer.text
+    for response in (changed, unchanged, replayed, cancelled):
+        assert response.status_code == 200
+        assert SECRET not in response.text
     assert changed.data == replayed.data and "Idempotent-Replayed" in replayed.headers
     assert changed.json["holds"][0].keys() == {"handle", "kind", "until", "placed_by", "placed_at"}
     assert cancelled.json["holds"] == []

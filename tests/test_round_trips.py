@@ -1,4 +1,4 @@
-"""How often a request asks PostgreSQL, held to what it is: each time costs what the network costs."""
+"""How many statements a request sends to PostgreSQL: each costs a round trip on the network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.protocol_trace import messages_sent
 from tests.support.samples import MINIMAL
 
 KEY = {"Idempotency-Key": "k-1"}
-# A transaction begins and ends with one each, where there is one.
+# BEGIN and COMMIT of a transaction count as statements.
 ROUND_TRIPS: dict[str, tuple[int, Callable[[FlaskClient, str], TestResponse]]] = {
     "create": (1, lambda client, order: client.post("/orders", json=MINIMAL)),
     "create again": (4, lambda client, order: client.post("/orders", json=MINIMAL, headers=KEY)),
@@ -31,15 +31,15 @@ ROUND_TRIPS: dict[str, tuple[int, Callable[[FlaskClient, str], TestResponse]]] =
 
 
 @on_postgresql
-@pytest.mark.parametrize("kind", ROUND_TRIPS)
+@pytest.mark.parametrize("name", ROUND_TRIPS)
 def test_a_request_executes_the_expected_number_of_statements(
-    app: Flask, client: FlaskClient, tmp_path: Path, kind: str
+    app: Flask, client: FlaskClient, tmp_path: Path, name: str
 ) -> None:
-    expected, ask = ROUND_TRIPS[kind]
+    expected, send = ROUND_TRIPS[name]
     first, second = (client.post("/orders", json=MINIMAL).headers["Location"] for _ in range(2))
     client.post("/orders", json=MINIMAL, headers=KEY)
-    assert ask(client, first).status_code < 300  # the connection has prepared the statements
+    assert send(client, first).status_code < 300  # the connection has prepared the statements
 
-    sent = messages_sent(app, lambda: ask(client, second), tmp_path / "trace")
+    sent = messages_sent(app, lambda: send(client, second), tmp_path / "trace")
 
     assert sent.count("Execute") + sent.count("Query") == expected, sent

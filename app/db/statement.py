@@ -145,7 +145,7 @@ class Lookup:
         }
 
     def rows(self, keys: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...] | None]:
-        """The row of each key, None where there is none. Raises `DATABASE_ERRORS`."""
+        """The row of each key, or None. Raises `DATABASE_ERRORS`."""
         batch = orjson.dumps([{**key, "position": i} for i, key in enumerate(keys)]).decode()
         found = {row[-1]: row[:-1] for row in self.statements[db.engine.dialect.name].rows(keys=batch)}
         return [found.get(i) for i in range(len(keys))]

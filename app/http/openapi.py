@@ -76,19 +76,19 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 _TEXT = {"type": "string"}
 _REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
-        "description": "Makes a retry safe: a request with the same key and body returns the first response, as long "
-        "as the order exists. The same key with a different body is a 422. After an erasure every body returns the "
-        "erased order. The key may be bare or a quoted string.",
+        "description": "Makes a retry safe: a request with the same key and body returns the first response, at any "
+        "later time. The same key with a different body returns 422. After an erasure any body returns the erased "
+        "order. The key may be bare or a quoted string.",
         "schema": _TEXT | {"pattern": KEY_PATTERN},
         "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
     },
     "If-Match": {
-        "description": "The `ETag` of the order as you read it. If the order has changed since, the request is a 412.",
+        "description": "The `ETag` of the order as you read it. If the order has changed since, the response is 412.",
         "schema": _TEXT,
         "example": '"1"',
     },
     "If-None-Match": {
-        "description": "The `ETag` of your copy. If it is still current, the response is a 304 without a body.",
+        "description": "The `ETag` of your copy. If it is still current, the response is 304, without a body.",
         "schema": _TEXT,
         "example": '"1"',
     },
@@ -186,10 +186,10 @@ _WEBHOOK_RESPONSES = {
 }
 
 # Problems that follow from the declaration of an operation.
-_OF_EVERY_REQUEST = (BadRequest, InternalError)
-_OF_AUTHENTICATION = (Unauthenticated, Forbidden, TooManyRequests)
-_OF_INPUT = (InvalidRequest, ServiceUnavailable)
-_OF_BODY = (MalformedJSON, RequestTimeout, ContentTooLarge, UnsupportedMediaType)
+_COMMON_PROBLEMS = (BadRequest, InternalError)
+_AUTHENTICATION_PROBLEMS = (Unauthenticated, Forbidden, TooManyRequests)
+_INPUT_PROBLEMS = (InvalidRequest, ServiceUnavailable)
+_BODY_PROBLEMS = (MalformedJSON, RequestTimeout, ContentTooLarge, UnsupportedMediaType)
 
 _building = Lock()
 
@@ -231,7 +231,7 @@ def _build(server: str) -> bytes:
 
 def _add_operation(spec: APISpec, operation: Operation, *, tag: str) -> None:
     variables = _PATH_VARIABLE.findall(operation.path)
-    described: dict[str, Any] = {
+    operation_object: dict[str, Any] = {
         "operationId": _camel_case(operation.name),
         "summary": operation.summary,
         "tags": [tag],
@@ -239,15 +239,15 @@ def _add_operation(spec: APISpec, operation: Operation, *, tag: str) -> None:
         "responses": _success_responses(operation) | _problem_responses(_problems(operation)),
     }
     if operation.description:
-        described["description"] = operation.description
+        operation_object["description"] = operation.description
     if parameters := _parameters(operation, variables):
-        described["parameters"] = parameters
+        operation_object["parameters"] = parameters
     if operation.body is not None:
         content = {operation.body_media_type: {"schema": operation.body}}
-        described["requestBody"] = {"required": operation.body_required, "content": content}
+        operation_object["requestBody"] = {"required": operation.body_required, "content": content}
     path = _PATH_VARIABLE.sub(r"{\1}", operation.path)
-    shared = [] if operation.path_schema else [_path_parameter(name) for name in variables]
-    spec.path(path, operations={operation.method.lower(): described}, parameters=shared)
+    path_parameters = [] if operation.path_schema else [_path_parameter(name) for name in variables]
+    spec.path(path, operations={operation.method.lower(): operation_object}, parameters=path_parameters)
 
 
 def _camel_case(name: str) -> str:
@@ -289,46 +289,46 @@ def _success_responses(operation: Operation) -> dict[str, Any]:
 
 def _content(body: Body) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    for one in body if isinstance(body, tuple) else (body,):
-        if isinstance(one, Content):
-            content |= {media_type: {"schema": dict(one.schema)} for media_type in one.media_types}
-        elif one is not None:
-            content[JSON] = {"schema": one}
+    for part in body if isinstance(body, tuple) else (body,):
+        if isinstance(part, Content):
+            content |= {media_type: {"schema": dict(part.schema)} for media_type in part.media_types}
+        elif part is not None:
+            content[JSON] = {"schema": part}
     return {"content": content} if content else {}
 
 
 def _problems(operation: Operation) -> set[type[ServiceError]]:
-    problems: set[type[ServiceError]] = {*_OF_EVERY_REQUEST, *operation.problems}
+    problems: set[type[ServiceError]] = {*_COMMON_PROBLEMS, *operation.problems}
     if operation.scope != PUBLIC:
-        problems |= {*_OF_AUTHENTICATION}
+        problems |= {*_AUTHENTICATION_PROBLEMS}
     if (
         operation.path_schema
         or operation.query
         or operation.dry_run
         or (operation.request_headers and operation.scope != PUBLIC)
     ):
-        problems |= {*_OF_INPUT}
+        problems |= {*_INPUT_PROBLEMS}
     if operation.body:
-        problems |= {*_OF_INPUT, *_OF_BODY}
+        problems |= {*_INPUT_PROBLEMS, *_BODY_PROBLEMS}
     return problems
 
 
 def _problem_responses(types: Iterable[type[ServiceError]]) -> dict[str, Any]:
     """One response for each status, with an example of each problem type that has it."""
     responses: dict[str, Any] = {}
-    for kind in sorted(types, key=lambda kind: (kind.status, kind.slug)):
+    for problem in sorted(types, key=lambda problem: (problem.status, problem.slug)):
         response = responses.setdefault(
-            str(kind.status),
+            str(problem.status),
             {
                 "description": "",
                 "headers": _headers(()),
                 "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
             },
         )
-        response["description"] += f"{', or ' if response['description'] else ''}{kind.title}"
-        retry_after = ("Retry-After",) if kind.retry_after else ()
-        response["headers"] |= _headers((*retry_after, *_PROBLEM_HEADERS.get(kind, ())))
-        response["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": _example(kind)}
+        response["description"] += f"{', or ' if response['description'] else ''}{problem.title}"
+        retry_after = ("Retry-After",) if problem.retry_after else ()
+        response["headers"] |= _headers((*retry_after, *_PROBLEM_HEADERS.get(problem, ())))
+        response["content"][MEDIA_TYPE]["examples"][problem.slug] = {"value": _example(problem)}
     return responses
 
 
@@ -336,10 +336,10 @@ def _headers(names: tuple[str, ...]) -> dict[str, Any]:
     return {name: _RESPONSE_HEADERS[name] for name in ("X-Request-Id", *names)}
 
 
-def _example(kind: type[ServiceError]) -> Mapping[str, Any]:
-    meaning = " ".join((kind.__doc__ or "").split())
+def _example(problem: type[ServiceError]) -> Mapping[str, Any]:
+    detail = " ".join((problem.__doc__ or "").split())
     occurrence = {"instance": public_path("/orders"), "request_id": "8e03978e40d543e8bc936894a57f9324"}
-    return problem_document(kind(meaning)) | occurrence
+    return problem_document(problem(detail)) | occurrence
 
 
 def _describe_choices(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:

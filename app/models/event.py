@@ -36,7 +36,7 @@ CHANGE_KEYS_MAX = 20_000  # of one order: each of its 10,000 versions, and as ma
 
 
 class ChangeKey(Base):
-    """An idempotency key of a change, kept as long as the order. The key of a create is a column of the order.
+    """An idempotency key of a change, kept for good. The key of a create is a column of the order.
 
     `version` is the version in the response: the new one, or the current one if the request changed nothing. `key_hash`
     is a hash of (principal, action, key). `changed` is whether the request changed the order. An

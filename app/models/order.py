@@ -93,7 +93,7 @@ class Order(Base):
     The idempotency key and the owner of the external reference are stored as hashes of (principal, key) and (principal,
     reference). An erasure changes the principal and deletes the fingerprint, but keeps both hashes.
 
-    Each method that changes the order makes one new version and returns the type of its event, or None where nothing
+    Each method that changes the order makes one new version and returns the type of its event, or None if nothing
     changes. If the order does not allow the change, it raises IllegalAction or, at VERSIONS_MAX, TooManyVersions;
     InvalidPrices if the total would be negative. The order is to be discarded then. Times are aware, in UTC.
 

@@ -8,8 +8,8 @@ from typing import Any
 from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, missing, validate, validates_schema
 
 # C0 and C1 controls, DEL and surrogates: PostgreSQL refuses some of them, terminals execute others.
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_CONTROL_CHARACTERS_BUT_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_FORBIDDEN_IN_MULTILINE_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _LATIN_CAPITALS = "".join(
     map(chr, range(0xC0, 0xE0))
@@ -61,7 +61,7 @@ class StrictSchema(Schema):
         """
         if not any(options.values()):
             members = self.load_valid(data)
-            if members is not None:
+            if members is not missing:
                 try:
                     self.check_partial(members, data)
                     self.check(members)
@@ -87,17 +87,24 @@ class StrictSchema(Schema):
     def _check_partial(self, data: dict[str, Any], original: Any, **_: Any) -> None:
         self.check_partial(data, original)
 
-    def load_valid(self, data: Any) -> dict[str, Any] | None:
-        """Deserialize the members; None if one of them is invalid. Does not call `check` and `check_partial`."""
+    def load_valid(self, data: Any) -> Any:
+        """Return the deserialized members, or `missing` if one of them is invalid.
+
+        Does not call `check` and `check_partial`.
+        """
         if type(data) is not dict or not self._required <= data.keys() <= self.load_fields.keys():
-            return None
+            return missing
         loaded = self._defaults.copy()
         try:
             for name, value in data.items():
                 loaded[name] = self.load_fields[name].deserialize(value, name, data)
         except ValidationError:
-            return None
+            return missing
         return loaded
+
+    def has_valid_members(self, data: Any) -> bool:
+        """Whether each member is valid by itself."""
+        return self.load_valid(data) is not missing
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         """Replace the field's error messages by ones that say what is expected."""
@@ -160,7 +167,7 @@ class Text(FastField, fields.String):
         length = validate.Length(min_length, max_length, error=error)
         super().__init__(validate=length, metadata=pattern | kwargs.pop("metadata", {}), **kwargs)
         self._min_length, self._max_length = min_length, max_length
-        self._forbidden = _CONTROL_CHARACTERS_BUT_LINES if multiline else _CONTROL_CHARACTERS
+        self._forbidden = _FORBIDDEN_IN_MULTILINE_TEXT if multiline else _FORBIDDEN_CHARACTERS
         self._subject = subject
 
     def load_valid(self, value: Any) -> Any:

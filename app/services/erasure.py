@@ -72,11 +72,11 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
 
     Customers see only the erasures of their own data, and of these the finished ones only if they requested them.
     """
-    known_id = parse_uuid(erasure_id)
-    if known_id is None or not _is_visible(known_id, principal):
+    parsed_id = parse_uuid(erasure_id)
+    if parsed_id is None or not _is_visible(parsed_id, principal):
         raise ErasureNotFound(f"Erasure {erasure_id[:64]} was not found.")
-    state = _get_state(known_id)
-    return state if state.status == DONE else continue_erasure(known_id, seconds=seconds)
+    state = _get_state(parsed_id)
+    return state if state.status == DONE else continue_erasure(parsed_id, seconds=seconds)
 
 
 def running_erasures() -> list[str]:

@@ -64,7 +64,7 @@ _EXPIRY_PAGE = 100  # orders
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that an order id can hold
 _CUSTOMER_CONTENT = {"note", "shipping_address", "billing_address"}
 
-# Applies a change to an order, called with the order and `at`, and returns the event type, None where nothing changes.
+# Applies a change to an order, called with the order and `at`, and returns the event type, or None if nothing changes.
 # It runs again after a conflict.
 Change = Callable[..., str | None]
 
@@ -304,7 +304,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
 def _try_change(
     order_id: str, change: Change, *, key: IdempotencyKey | None, request: ChangeRequest, in_doubt: list[StoredOrder]
 ) -> StoredOrder | None:
-    """Apply a change and commit it. None where another writer was first, or it is unknown whether it was committed."""
+    """Apply a change and commit it. Returns None if another writer was first, or if the commit is in doubt."""
     current = _get_current_order(order_id, request.principal, key)
     if current.replayed_document is not None:
         return _replay(current, request)
@@ -364,8 +364,8 @@ def _idempotency_key(action: str, request: ChangeRequest) -> IdempotencyKey | No
 
 
 def _get_current_order(order_id: str, principal: Principal, key: IdempotencyKey | None) -> CurrentOrder:
-    known_id = parse_uuid(order_id)
-    current = find_current_order(known_id, owner=principal.owner, key=key) if known_id else None
+    parsed_id = parse_uuid(order_id)
+    current = find_current_order(parsed_id, owner=principal.owner, key=key) if parsed_id else None
     if current is None:
         raise order_not_found(order_id)
     return current
@@ -454,13 +454,13 @@ def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal
 
 
 def _require_customer_content(changed: Iterable[str]) -> None:
-    """Raise Forbidden where a customer changes more than note and addresses of an order that the shop created.
+    """Raise Forbidden if a customer changes more than note and addresses of an order that a service created.
 
-    Prices and references are the shop's. A conflict would also reveal which references the shop uses.
+    Prices and references are for the service to set. A conflict would also reveal which references it uses.
     """
     others = sorted(set(changed) - _CUSTOMER_CONTENT)
     if others:
-        raise Forbidden(f"Only the creator of the order can change {', '.join(others)}.")
+        raise Forbidden(f"A customer cannot change {', '.join(others)} of an order that a service created.")
 
 
 def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:

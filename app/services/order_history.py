@@ -62,14 +62,14 @@ def list_history(order_id: str, *, principal: Principal, after: int, limit: int)
 
     A page ends early where its documents would exceed HISTORY_PAGE_BYTES.
     """
-    known_id = parse_uuid(order_id)
-    if known_id is None:
+    parsed_id = parse_uuid(order_id)
+    if parsed_id is None:
         raise order_not_found(order_id)
-    events = find_events(known_id, principal=principal, after=after, limit=limit, page_bytes=HISTORY_PAGE_BYTES)
+    events = find_events(parsed_id, principal=principal, after=after, limit=limit, page_bytes=HISTORY_PAGE_BYTES)
     # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
-    if not events and not (after and find_snapshot(OrderKey(known_id, principal.owner, None))):
+    if not events and not (after and find_snapshot(OrderKey(parsed_id, principal.owner, None))):
         raise order_not_found(order_id)
-    return HistoryPage(render_events(known_id, events, principal=principal), next_after(events))
+    return HistoryPage(render_events(parsed_id, events, principal=principal), next_after(events))
 
 
 def find_events(order_id: str, *, principal: Principal, after: int, limit: int, page_bytes: int) -> list[EventRow]:
@@ -82,7 +82,7 @@ def find_events(order_id: str, *, principal: Principal, after: int, limit: int, 
 
 
 def next_after(events: Sequence[EventRow]) -> int | None:
-    """The version after which the next page of events begins; None where no event follows."""
+    """The version after which the next page of events begins; None if no event follows."""
     return events[-1].version if events and events[-1].version < events[-1].current_version else None
 
 

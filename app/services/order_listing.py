@@ -110,7 +110,7 @@ class Selection(NamedTuple):
 
 
 def select_orders(filters: Mapping[str, Any], *, principal: Principal) -> Selection | None:
-    """The principal's orders that match all filters; None where no order can."""
+    """The principal's orders that match all filters; None if no order can match."""
     values = _filter_values(filters, principal)
     if values is None:
         return None
@@ -132,7 +132,7 @@ def _range_parameters(leading: Sequence[str], values: Mapping[str, list[str]]) -
 
 
 def _filter_values(filters: Mapping[str, Any], principal: Principal) -> dict[str, list[str]] | None:
-    """The values of each filter; None where no order can match.
+    """The values of each filter; None if no order can match.
 
     The owner predicate is the filters by customer and by channel, whose indexes serve the list.
     """

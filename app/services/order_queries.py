@@ -54,11 +54,11 @@ def find_snapshot(key: OrderKey) -> Snapshot | None:
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
     """The current order, or the order at `version` (1 or more). Raises OrderNotFound, also for another owner's."""
-    known_id = parse_uuid(order_id)
-    snapshot = find_snapshot(OrderKey(known_id, principal.owner, version)) if known_id else None
-    if known_id is None or snapshot is None:
+    parsed_id = parse_uuid(order_id)
+    snapshot = find_snapshot(OrderKey(parsed_id, principal.owner, version)) if parsed_id else None
+    if parsed_id is None or snapshot is None:
         raise order_not_found(order_id, version=version)
-    return visible_order(StoredOrder(known_id, *snapshot), principal)
+    return visible_order(StoredOrder(parsed_id, *snapshot), principal)
 
 
 def get_order_by_reference(external_ref: str, *, principal: Principal) -> StoredOrder:

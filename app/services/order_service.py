@@ -92,7 +92,7 @@ def _load_entry(
     entry: Any, principal: Principal, *, pointer: str, brief: bool, request_id: str | None
 ) -> CreateRequest:
     """The request of an entry. `brief`: report that the entry is invalid, and not why."""
-    if brief and _BATCH_ENTRY.load_valid(entry) is None:
+    if brief and not _BATCH_ENTRY.has_valid_members(entry):
         detail = f"This entry is not valid. Only the first {BATCH_FAULTS_MAX:,} errors of a batch are listed."
         raise InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
     data = load_body(_BATCH_ENTRY, entry, pointer=pointer)
@@ -246,13 +246,15 @@ def _resolve_conflict(order: NewOrder, conflicts: Conflicts) -> Outcome | None:
 
 def _duplicate_external_ref(owner: Owner, *, of_key: Any, of_ref: Any) -> DuplicateExternalRef:
     """The error names the order that has the reference only if the principal has access to it."""
-    holder = of_ref or of_key
-    if not owner.has_channel(holder.channel):
+    existing = of_ref or of_key
+    if not owner.has_channel(existing.channel):
         return DuplicateExternalRef("Another order already has this external_ref.")
-    detail = f"Order {holder.id} already has this external_ref."
+    detail = f"Order {existing.id} already has this external_ref."
     if of_ref is None:
-        detail = f"Order {holder.id} was created with this external_ref and a different body. Use another external_ref."
-    return DuplicateExternalRef(detail, order_id=holder.id)
+        detail = (
+            f"Order {existing.id} was created with this external_ref and a different body. Use another external_ref."
+        )
+    return DuplicateExternalRef(detail, order_id=existing.id)
 
 
 # Group commit of the orders that concurrent requests create.

@@ -94,7 +94,7 @@ def find_current_order(order_id: str, *, owner: Owner, key: IdempotencyKey | Non
 def store_key(key: IdempotencyKey, *, order_id: str, version: int) -> bool:
     """Store the key of a request that changed nothing, with the version that it is answered with.
 
-    False where the order is at another version by now, the key has been used, or the order has CHANGE_KEYS_MAX keys.
+    Returns False if the order has another version by now, the key has been used, or the order has CHANGE_KEYS_MAX keys.
     """
     dialect = db.engine.dialect.name
     values = {"id": order_id, "version": version, "key_hash": key.key_hash, "fingerprint": key.fingerprint}
@@ -117,7 +117,7 @@ def require_room_for_key(order_id: str) -> None:
 def store_version(
     order: Order, event: dict[str, Any], *, key: IdempotencyKey | None, before: Mapping[str, Any]
 ) -> bool:
-    """Store the changed order, its key, its event and its outbox row. False where another version is stored by now.
+    """Store the changed order, its key, its event and its outbox row. Returns False on a version conflict.
 
     `before` is the document that the order was parsed from. Concurrent changes share one statement, which waits for no
     lock. A change that it cannot store is stored by a statement of its own, which waits.

@@ -93,9 +93,9 @@ def list_endpoints(*, principal: Principal) -> list[dict[str, Any]]:
 
 def get_endpoint(endpoint_id: str, *, principal: Principal) -> dict[str, Any]:
     """An endpoint. Raises WebhookNotFound, also for one of other channels."""
-    known_id = parse_uuid(endpoint_id)
-    query = select(WebhookEndpoint.__table__).where(WebhookEndpoint.id == known_id, _EXISTS)
-    rows = read_rows(query) if known_id else []
+    parsed_id = parse_uuid(endpoint_id)
+    query = select(WebhookEndpoint.__table__).where(WebhookEndpoint.id == parsed_id, _EXISTS)
+    rows = read_rows(query) if parsed_id else []
     for row in rows:
         if _may_manage(principal, row.channels):
             return endpoint_document(row)
@@ -180,8 +180,8 @@ def list_deliveries(
 
     Raises WebhookNotFound.
     """
-    known_id = get_endpoint(endpoint_id, principal=principal)["id"]
-    query = select(DELIVERIES).where(DELIVERIES.c.endpoint_id == known_id).order_by(DELIVERIES.c.id.desc())
+    parsed_id = get_endpoint(endpoint_id, principal=principal)["id"]
+    query = select(DELIVERIES).where(DELIVERIES.c.endpoint_id == parsed_id).order_by(DELIVERIES.c.id.desc())
     if status is not None:
         query = query.where(DELIVERIES.c.status == status)
     if after is not None:
@@ -272,9 +272,9 @@ def _prune(endpoint_id: str, *, before: str) -> int:
 
 
 def _lock(endpoint_id: str, principal: Principal) -> WebhookEndpoint:
-    known_id = parse_uuid(endpoint_id)
-    query = select(WebhookEndpoint).where(WebhookEndpoint.id == known_id, _EXISTS).with_for_update()
-    endpoint = db.session.scalar(query) if known_id else None
+    parsed_id = parse_uuid(endpoint_id)
+    query = select(WebhookEndpoint).where(WebhookEndpoint.id == parsed_id, _EXISTS).with_for_update()
+    endpoint = db.session.scalar(query) if parsed_id else None
     if endpoint is None or not _may_manage(principal, endpoint.channels):
         raise _not_found(endpoint_id)
     return endpoint
