@@ -14,6 +14,7 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.db.engine import db
+from app.models import ORDERS
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import hash_key
 from app.models.order_item import ID_MAX
@@ -202,12 +203,12 @@ def held_keys(app: Flask, client: FlaskClient, postgresql_url: str) -> Iterator[
     client.post("/orders", json=order(customer_id="twin"))
     execute(app, "SET lock_timeout = 200")
     with psycopg.connect(postgresql_url.replace("+psycopg", "")) as twin:
-        columns = "principal, customer_id, status, fulfillment_status, adjustments, metadata, version, created_at"
+        own = ("id", "number", "idempotency_key_hash")
+        columns = ", ".join(name for name in ORDERS.c.keys() if name not in own)
         for i in range(2):
             twin.execute(
-                f"INSERT INTO orders (id, number, idempotency_key_hash, updated_at, {columns})"
-                f" SELECT gen_random_uuid(), 'twin-{i}', %s, updated_at, {columns} FROM orders"
-                " WHERE customer_id = 'twin' LIMIT 1",
+                f"INSERT INTO orders ({', '.join(own)}, {columns}) SELECT gen_random_uuid(), 'twin-{i}', %s, {columns}"
+                " FROM orders WHERE customer_id = 'twin' LIMIT 1",
                 [hash_key(f"held-{i}", principal="anonymous", operation="create")],
             )
         yield ["held-0", "held-1"]
