@@ -45,7 +45,7 @@ pgbouncer-test: $(VENV)/dev.stamp  ## test the service with PgBouncer (apt-get i
 browser-test: $(VENV)/dev.stamp  ## test the pages in a browser (apt-get install chromium)
 	@$(PY) -m pytest tests/browser $(ARGS)
 
-node-test: $(VENV)/dev.stamp  ## test the README's receiver of webhooks in Node.js (apt-get install nodejs)
+node-test: $(VENV)/dev.stamp  ## test the receiver of docs/webhooks.md in Node.js (apt-get install nodejs)
 	@$(PY) -m pytest tests/node $(ARGS)
 
 cost-test: $(VENV)/dev.stamp  ## test the number of CPU instructions a request takes (apt-get install valgrind)

@@ -172,7 +172,7 @@ def test_the_command_exports_what_a_service_gets(client: FlaskClient, runner: Fl
     assert (written.exit_code, (tmp_path / "c-1").read_text()) == (0, expected)
 
 
-# What an erasure keeps of an order (README.md): ids that the shop has chosen, what was sold, when, which service acted.
+# What an erasure keeps of an order (docs/personal-data.md).
 KEPT = {
     "id", "order_id", "number", "external_ref", "channel", "currency", "item_id", "country", "type", "allowed_actions",
     "status", "from_status", "fulfillment_status", "payment_status", "return_status", "handle", "kind",

@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and the pages of docs/ say is so."""
 
 import json
 import re
@@ -9,15 +9,20 @@ from flask.testing import FlaskClient
 
 import gunicorn_worker
 from app.config import ROOT, SETTINGS
+from app.models.event import CHANGE_KEYS_MAX
+from app.models.fulfillment import DELIVERY_EVENTS_MAX
 from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES, lifecycle_diagram
-from app.models.order import VERSIONS_MAX
+from app.models.order import HOLDS_MAX, VERSIONS_MAX
+from app.models.payment import PAYMENTS_MAX
 from app.models.principal import SCOPES
 from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
-from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, PAGE_MAX, BatchInSchema
+from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, PAGE_MAX, RELATED_ORDERS_MAX, TAGS_MAX, BatchInSchema
 from app.schemas.strict_json import MAX_DEPTH
 from tests.support.marks import on_sqlite
 
 README = (ROOT / "README.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+PAGES = README + "".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
 KIB = 1024
 LIMITS = [
     ("request head", f"{gunicorn_worker.MAX_HEAD_SIZE // KIB} KiB in {gunicorn_worker.Worker.head_timeout:.0f} s"),
@@ -27,7 +32,9 @@ LIMITS = [
     ("JSON", f"{MAX_DEPTH} levels"),
     ("errors in a response", f"{ERRORS_MAX} of a body"),
     ("order", f"{ITEMS_MAX} lines, {ADJUSTMENTS_MAX} adjustments, {Metadata.KEYS} metadata pairs"),
-    ("order", f"{VERSIONS_MAX:,} versions"),
+    ("order", f"{TAGS_MAX} tags, {RELATED_ORDERS_MAX} related orders; {HOLDS_MAX} holds, {PAYMENTS_MAX:,} payments"),
+    ("order", f"{DELIVERY_EVENTS_MAX} delivery events of a fulfillment"),
+    ("order", f"{VERSIONS_MAX:,} versions; {CHANGE_KEYS_MAX:,} idempotency keys"),
     ("page of a list or history", f"{PAGE_MAX} entries"),
     ("export", f"{SETTINGS['EXPORT_STREAMS'].default} at once"),
     ("export", f"{SETTINGS['EXPORT_SECONDS'].default} s (`EXPORT_SECONDS`)"),
@@ -74,12 +81,12 @@ def test_the_quickstart_shows_the_order_as_it_is_answered(client: FlaskClient) -
     assert {**order, **{name: shown[name] for name in differing}} == shown
 
 
-@pytest.mark.parametrize("name", re.findall(r"`make ([a-z-]+)`", README))
+@pytest.mark.parametrize("name", re.findall(r"`make ([a-z-]+)`", PAGES))
 def test_each_make_target_that_is_named_exists(name: str) -> None:
     assert re.search(rf"^{name}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", re.findall(r"`((?:app|deploy|migrations|tests)/[\w/.-]*|[\w.]+\.py)`", README))
+@pytest.mark.parametrize("path", re.findall(r"`((?:app|deploy|migrations|tests)/[\w/.-]*|[\w.]+\.py)`", PAGES))
 def test_each_file_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
@@ -98,20 +105,18 @@ def test_the_api_at_a_glance_lists_every_path(app: Flask) -> None:
 
 @on_sqlite
 def test_each_command_that_is_named_exists(app: Flask) -> None:
-    named = set(re.findall(r"`flask (?:--app wsgi )?([a-z-]+)", README))
+    named = set(re.findall(r"`flask (?:--app wsgi )?([a-z-]+)", PAGES))
 
     assert named - {"run"} <= app.cli.commands.keys() | {"db"}
 
 
 @pytest.mark.parametrize(("what", "limit"), LIMITS)
-def test_each_limit_of_the_security_section_is_that_of_the_code(what: str, limit: str) -> None:
-    section = README.partition("## Security")[2].partition("## Commands")[0]
-
-    assert limit in "".join(re.findall(rf"^\| {what} \| (.*) \|$", section, re.MULTILINE))
+def test_each_limit_of_the_security_page_is_that_of_the_code(what: str, limit: str) -> None:
+    assert limit in "".join(re.findall(rf"^\| {what} \| (.*) \|$", SECURITY, re.MULTILINE))
 
 
 def test_each_scope_that_is_named_exists() -> None:
-    assert set(re.findall(r"\b(?:orders|payments|privacy|events|webhooks):[a-z]+", README)) <= SCOPES.keys()
+    assert set(re.findall(r"\b(?:orders|payments|privacy|events|webhooks):[a-z]+", PAGES)) <= SCOPES.keys()
 
 
 def test_the_table_of_scopes_lists_them_all() -> None:
@@ -120,9 +125,9 @@ def test_the_table_of_scopes_lists_them_all() -> None:
 
 def test_the_limits_of_the_servers_are_those_of_their_settings() -> None:
     nginx, gunicorn = (ROOT / "deploy" / "nginx.conf").read_text(), (ROOT / "gunicorn.conf.py").read_text()
-    rate, burst = re.findall(r"(\d+) a second with a burst of (\d+)", README)[0]
-    [connections] = re.findall(r"^\| connections of a worker \| ([\d,]+) ", README, re.MULTILINE)
-    [idle] = re.findall(r"^\| idle connection \| (\d+) s without a request", README, re.MULTILINE)
+    rate, burst = re.findall(r"(\d+) a second with a burst of (\d+)", SECURITY)[0]
+    [connections] = re.findall(r"^\| connections of a worker \| ([\d,]+) ", SECURITY, re.MULTILINE)
+    [idle] = re.findall(r"^\| idle connection \| (\d+) s without a request", SECURITY, re.MULTILINE)
 
     assert f"rate={rate}r/s" in nginx and f"burst={burst} " in nginx
     assert (

@@ -1,4 +1,4 @@
-"""The README's receiver in Python verifies what the service sends; make node-test tests the one in Node.js."""
+"""The Python receiver of docs/webhooks.md verifies signatures; make node-test tests the one in Node.js."""
 
 import sys
 from pathlib import Path

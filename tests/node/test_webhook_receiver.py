@@ -1,4 +1,4 @@
-"""The README's receiver in Node.js verifies what the service sends."""
+"""The receiver of docs/webhooks.md in Node.js verifies what the service sends."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The receivers of webhooks that the README shows, as running programs."""
+"""The receivers that docs/webhooks.md shows, as running programs."""
 
 import os
 import re
@@ -17,8 +17,8 @@ from tests.support.webhooks import create_webhook, deliver, webhook_rules
 
 def receiver_in(language: str) -> str:
     """The program in that language."""
-    section = (ROOT / "README.md").read_text().partition("### Webhooks")[2]
-    [program] = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    page = (ROOT / "docs" / "webhooks.md").read_text()
+    [program] = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
     return program
 
 
