@@ -283,7 +283,7 @@ class Order(Base):
         its holds. Also raises QuantityExceeded, and InvalidRequest for unknown lines.
         """
         self._require_allowed("cancel")
-        self._refuse_personal_data(note=note)
+        self._refuse_personal_data(note=note, label=[one["label"] for one in adjustments or () if one["label"]])
         units = items or [{"line": item.line, "quantity": item.open} for item in self.items if item.open]
         match_lines(units, self.items, available=lambda item: item.open)
         if self.version >= VERSIONS_MAX and items:
@@ -306,7 +306,7 @@ class Order(Base):
         """Reopen an order that has ended: a completed one as confirmed; a cancelled one as pending, with its cancelled
         units open again."""
         self._require_allowed("reopen")
-        self._refuse_personal_data(reason=reason)
+        self._require_not_erased()
         self.reopening = {"from_status": self.status, "reason": reason, "at": rfc3339(at)}
         if self.status == "cancelled":
             self.cancellations = [
@@ -535,8 +535,7 @@ class Order(Base):
         number = fulfillment["number"]
         if fulfillment["status"] == DELIVERED:
             raise self._illegal(f"Fulfillment {number} was delivered. Record a return instead.")
-        if is_alias(self.customer_id):
-            raise self._illegal("The customer's personal data was erased; the order cannot be opened again.")
+        self._require_not_erased()
         units = count_units([fulfillment])
         coming_back = count_units(with_status(self.returns, EXPECTED))
         if any(
@@ -544,6 +543,11 @@ class Order(Base):
             for item in self.items
         ):
             raise self._illegal(f"Units of fulfillment {number} have been returned, or are expected back.")
+
+    def _require_not_erased(self) -> None:
+        """Raise IllegalAction if the order has been erased: an open order needs the personal data."""
+        if is_alias(self.customer_id):
+            raise self._illegal("The customer's personal data was erased; the order cannot be opened again.")
 
     def _replace_items(self, items: Sequence[dict[str, Any]]) -> None:
         common = min(len(self.items), len(items))

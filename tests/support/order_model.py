@@ -133,8 +133,9 @@ class ReferenceService:
         event = CHANGES[action](document, *arguments, at=self.now)
         if event is None:
             return False
-        if (self.holder_of(document["external_ref"]) or number) != number:
-            raise Refusal(409, "duplicate-external-ref", order=self.holder_of(document["external_ref"]))
+        holder = self.holder_of(document["external_ref"])
+        if holder not in (None, number):
+            raise Refusal(409, "duplicate-external-ref", order=holder)
         order.record(event, document, actor=actor, at=self.now)
         return True
 
