@@ -294,9 +294,8 @@ class BatchResultsSchema(ResponseSchema):
 class PatchOperationSchema(ResponseSchema):
     """One operation of a JSON Patch (RFC 6902 §4)."""
 
-    op = fields.String(required=True, validate=validate.OneOf(("add", "remove", "replace", "move")))
+    op = fields.String(required=True, validate=validate.OneOf(("add", "remove", "replace")))
     path = fields.String(required=True, metadata={"description": "A JSON pointer (RFC 6901).", "example": "/status"})
-    from_ = fields.String(data_key="from", metadata={"description": "Where `move` takes the value from."})
     value = fields.Raw(metadata={"description": "The value of `add` and `replace`.", "example": "confirmed"})
 
 

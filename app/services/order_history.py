@@ -87,12 +87,21 @@ def next_after(events: Sequence[EventRow]) -> int | None:
 
 
 def json_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The JSON Patch (RFC 6902) from one order document to another."""
+    """The JSON Patch (RFC 6902) from one order document to another, by add, remove and replace.
+
+    There is no move: an operation tells the new value, and equal numbers in two places have nothing in common.
+    """
     # Only what differs: comparing all members would take ten times as long.
     old = {name: value for name, value in before.items() if name not in after or after[name] != value}
     new = {name: value for name, value in after.items() if name not in before or before[name] != value}
-    operations: list[dict[str, Any]] = jsonpatch.make_patch(old, new).patch
+    patch = jsonpatch.JsonPatch.from_diff(old, new, optimization=False, dumps=_dumps)
+    operations: list[dict[str, Any]] = patch.patch
     return operations
+
+
+def _dumps(value: Any) -> str:
+    """The JSON by which the library compares values; with the standard library's, a patch takes twice the time."""
+    return orjson.dumps(value).decode()
 
 
 def render_events(order_id: str, events: Sequence[EventRow], *, principal: Principal) -> Iterator[str]:
