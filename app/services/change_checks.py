@@ -87,6 +87,8 @@ def wrong_members(event_type: str, before: Document, after: Document, *, actor: 
 
 def differing_members(one: Document, other: Document) -> set[str]:
     """The names of the members that differ in two documents, or that only one of them has."""
+    if one.keys() == other.keys():  # as all documents have: half of the time
+        return {name for name, value in one.items() if other[name] != value}
     return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
 
@@ -108,7 +110,7 @@ def _expected_status(event_type: str, before: Document, after: Document) -> str:
             is_reopened = status == "completed" and units.open and not order_units(before).open
             return "confirmed" if is_reopened else status
         if not units.open:
-            return "completed" if units.fulfilled else "cancelled"
+            return "completed" if units.all_fulfilled else "cancelled"
     return ACTIONS[action].to_status or status
 
 

@@ -6,6 +6,7 @@ The derivations are the functions that the model uses; an instance of the model 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache, lru_cache
 from typing import Any
 
 from app.db.types import read_timestamp
@@ -42,7 +43,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The units of an order: their number by line from the records, and the sums over all lines."""
+    """The units of an order by line, from the records, and the sums over all lines."""
 
     active: Sequence[Document]  # the fulfillments that were not cancelled
     cancelled: Mapping[int, int]
@@ -50,23 +51,47 @@ class Units:
     returned: Mapping[int, int]
     expected: Mapping[int, int]  # returns that have not arrived yet
     quantity: int
+    all_cancelled: int
+    all_fulfilled: int
+    all_returned: int
 
     @property
     def open(self) -> int:
-        """The units of all lines that are neither cancelled nor fulfilled."""
-        return self.quantity - sum(self.cancelled.values()) - sum(self.fulfilled.values())
+        """The units that are neither cancelled nor fulfilled."""
+        return self.quantity - self.all_cancelled - self.all_fulfilled
 
 
 def order_units(order: Document) -> Units:
     """Count the units in the records of an order document."""
     active = active_fulfillments(order["fulfillments"])
+    cancelled = count_units(one for one in order["cancellations"] if one["reopened_at"] is None)
+    fulfilled, returned = count_units(active), count_units(with_status(order["returns"], RECEIVED))
     return Units(
         active=active,
-        cancelled=count_units(one for one in order["cancellations"] if one["reopened_at"] is None),
-        fulfilled=count_units(active),
-        returned=count_units(with_status(order["returns"], RECEIVED)),
+        cancelled=cancelled,
+        fulfilled=fulfilled,
+        returned=returned,
         expected=count_units(with_status(order["returns"], EXPECTED)),
-        quantity=sum(item["quantity"] for item in order["items"]),
+        quantity=sum([item["quantity"] for item in order["items"]]),
+        all_cancelled=sum(cancelled.values()),
+        all_fulfilled=sum(fulfilled.values()),
+        all_returned=sum(returned.values()),
+    )
+
+
+def order_prices(items: Sequence[Document], adjustments: Sequence[Document]) -> Prices:
+    """The prices of the lines; most versions of an order have the same. Raises InvalidPrices."""
+    return _price_lines(
+        tuple([(item["unit_price"], item["quantity"]) for item in items]),
+        tuple([(one["type"], one["amount"], one["line"]) for one in adjustments]),
+    )
+
+
+@lru_cache(maxsize=16)
+def _price_lines(items: tuple[Any, ...], adjustments: tuple[Any, ...]) -> Prices:
+    return price_lines(
+        [{"unit_price": unit_price, "quantity": quantity} for unit_price, quantity in items],
+        [{"type": kind, "amount": amount, "line": line} for kind, amount, line in adjustments],
     )
 
 
@@ -77,7 +102,7 @@ def inconsistent_members(order: Document) -> list[str]:
     """
     units = order_units(order)
     try:
-        prices = price_lines(order["items"], order["adjustments"])
+        prices = order_prices(order["items"], order["adjustments"])
     except InvalidPrices as error:
         return sorted(error.messages)
     sums = sum_payments(order["payments"])
@@ -85,21 +110,21 @@ def inconsistent_members(order: Document) -> list[str]:
         prices, order["items"], is_cancelled=order["status"] == "cancelled", paid=sums.captured, refunded=sums.refunded
     )
     total = totals["total"] if totals else 0
-    fulfilled, returned = sum(units.fulfilled.values()), sum(units.returned.values())
     checks = {
         "id": _has_time(order["id"], order["created_at"]),
         "customer_id": not is_alias(order["customer_id"]) or scrub(order, alias=order["customer_id"]) == order,
         "items": _has_units_and_prices(order["items"], units, prices),
         "totals": order["totals"] == totals and total >= 0,
-        "status": _is_status_possible(order["status"], units, fulfilled),
+        "status": _is_status_possible(order["status"], units),
         "fulfillment_status": order["fulfillment_status"]
         == fulfillment_status(
             quantity=units.quantity,
-            cancelled=sum(units.cancelled.values()),
-            fulfilled=fulfilled,
+            cancelled=units.all_cancelled,
+            fulfilled=units.all_fulfilled,
             active=units.active,
         ),
-        "return_status": order["return_status"] == return_status(fulfilled=fulfilled, returned=returned),
+        "return_status": order["return_status"]
+        == return_status(fulfilled=units.all_fulfilled, returned=units.all_returned),
         "payment_status": order["payment_status"] == payment_status(sums, total=total),
         "payments": exceeded_limit(sums) is None and _are_distinct(order["payments"], "type", "reference"),
         "late": order["late"] is False or (order["late"] is True and is_shippable(order)),
@@ -123,14 +148,14 @@ def due_at(order: Document) -> datetime | None:
 
 def _wrong_records(order: Document) -> Iterator[str]:
     """The lists of records that are not numbered, refer to unknown lines, or contradict other members."""
+    due_at(order)  # raises KeyError, TypeError or ValueError for holds and dates that are none
     lines = range(1, len(order["items"]) + 1)
     for name in ("cancellations", "fulfillments", "returns"):
-        records = order[name]
-        if [record["number"] for record in records] != list(range(1, len(records) + 1)):
-            yield name
-        if any(entry["line"] not in lines or entry["quantity"] < 1 for one in records for entry in one["items"]):
-            yield name
-    due_at(order)  # raises KeyError, TypeError or ValueError for holds and dates that are none
+        for number, record in enumerate(order[name], start=1):
+            if record["number"] != number:
+                yield name
+            if any(entry["line"] not in lines or entry["quantity"] < 1 for entry in record["items"]):
+                yield name
     if any(one["status"] != delivery_status(one["events"]) for one in order["fulfillments"]):
         yield "fulfillments"
     if order["holds"] and (order["status"] not in OPEN or not _are_distinct(order["holds"], "handle")):
@@ -168,22 +193,23 @@ def _has_units_and_prices(items: Sequence[Document], units: Units, prices: Price
     return True
 
 
-def _is_status_possible(status: str, units: Units, fulfilled: int) -> bool:
+def _is_status_possible(status: str, units: Units) -> bool:
     """An order is cancelled if, and only if, all its units are; nothing of a pending one has been fulfilled."""
-    all_cancelled = not units.open and not fulfilled
-    return (status == "cancelled") == all_cancelled and not (status == "pending" and fulfilled)
+    all_cancelled = not units.open and not units.all_fulfilled
+    return (status == "cancelled") == all_cancelled and not (status == "pending" and units.all_fulfilled)
 
 
 def _allowed_actions(order: Document, units: Units, *, has_prices: bool) -> list[str]:
+    returnable = units.all_fulfilled > units.all_returned + sum(units.expected.values())
     conditions = {
         ON_HOLD: bool(order["holds"]),
         OPEN_UNITS: units.open > 0,
-        UNITS_TO_RETURN: any(
-            fulfilled > units.returned.get(line, 0) + units.expected.get(line, 0)
-            for line, fulfilled in units.fulfilled.items()
-        ),
+        UNITS_TO_RETURN: returnable,
         EXPECTED_RETURNS: bool(units.expected),
         ACTIVE_FULFILLMENTS: bool(units.active),
         PRICES: has_prices,
     }
-    return allowed_actions(order["status"], {name for name, is_met in conditions.items() if is_met})
+    return _cached_actions(order["status"], frozenset(name for name, is_met in conditions.items() if is_met))
+
+
+_cached_actions = cache(allowed_actions)  # of the statuses and conditions

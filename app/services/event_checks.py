@@ -13,9 +13,9 @@ from app.models.erasure import scrub
 from app.models.lifecycle import CREATED, IMPORTED
 from app.models.order_id import hash_reference, is_alias
 from app.models.payment import sum_payments
-from app.models.pricing import InvalidPrices, order_totals, price_lines
+from app.models.pricing import InvalidPrices, order_totals
 from app.services.change_checks import differing_members, is_allowed, wrong_members
-from app.services.document_checks import Document, due_at, inconsistent_members
+from app.services.document_checks import Document, due_at, inconsistent_members, order_prices
 from app.services.feed_checks import FeedOrder
 from app.services.new_order import NEW_ORDER_STATE, content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
@@ -149,7 +149,7 @@ def _compare_rendered(tables: Document, snapshot: Document) -> Iterator[str]:
 
 def _render_tables(order: OrderRow, allowed_actions: Sequence[str]) -> str:
     columns, items = order.columns, order.items
-    prices, sums = price_lines(items, columns["adjustments"]), sum_payments(columns["payments"])
+    prices, sums = order_prices(items, columns["adjustments"]), sum_payments(columns["payments"])
     totals = order_totals(
         prices, items, is_cancelled=columns["status"] == "cancelled", paid=sums.captured, refunded=sums.refunded
     )
