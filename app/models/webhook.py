@@ -4,7 +4,7 @@ import random
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Index, Integer, String, Text, literal_column, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.engine import Base
@@ -20,6 +20,9 @@ ENABLED, DISABLED, DELETED = "enabled", "disabled", "deleted"
 PAUSED, GONE, FAILING = "paused", "gone", "failing"
 PENDING, SUCCEEDED, FAILED = "pending", "succeeded", "failed"
 DELIVERY_STATUSES = (PENDING, SUCCEEDED, FAILED)
+# For conditions that partial indexes serve: a parameter would not do, since it could have any value.
+PENDING_LITERAL: ColumnElement[str] = literal_column(f"'{PENDING}'")
+FAILED_LITERAL: ColumnElement[str] = literal_column(f"'{FAILED}'")
 
 REPLAY_MAX = 10_000  # events or deliveries that one request queues again
 

@@ -43,6 +43,7 @@ from app.models.webhook import (
     FAILED,
     GIVE_UP_AFTER,
     PENDING,
+    PENDING_LITERAL,
     SUCCEEDED,
     SUCCESS_RECORDED_EVERY,
     WHOLE,
@@ -107,8 +108,11 @@ def _fan_out_to(endpoint_id: str) -> bool:
     endpoint = db.session.scalar(query.with_for_update(skip_locked=True))
     if endpoint is None:  # another worker is at it
         return False
-    head = db.session.scalars(select(FeedHead.seq)).one()
-    until = min(head, endpoint.last_seq + FAN_OUT_MAX)
+    head = db.session.execute(select(FeedHead.seq, FeedHead.pruned_seq)).one()
+    if endpoint.last_seq < head.pruned_seq:
+        log.warning("webhook missed events", endpoint_id=endpoint.id, after=endpoint.last_seq, until=head.pruned_seq)
+        endpoint.last_seq = head.pruned_seq
+    until = min(head.seq, endpoint.last_seq + FAN_OUT_MAX)
     queue_events(endpoint, after=endpoint.last_seq, until=until, types=endpoint.events, again=False)
     endpoint.last_seq = until
     return True
@@ -174,7 +178,7 @@ def due_endpoints(now: datetime) -> list[DueEndpoint]:
 def _is_due(now: Any) -> ColumnElement[bool]:
     endpoint, delivery = WebhookEndpoint, WebhookDelivery
     due = select(delivery.id).where(
-        delivery.endpoint_id == endpoint.id, delivery.status == PENDING, delivery.next_attempt_at <= now
+        delivery.endpoint_id == endpoint.id, delivery.status == PENDING_LITERAL, delivery.next_attempt_at <= now
     )
     return and_(endpoint.status == ENABLED, or_(endpoint.retry_at.is_(None), endpoint.retry_at <= now), due.exists())
 
@@ -210,18 +214,18 @@ def claim(endpoint: DueEndpoint, *, limit: int) -> list[ClaimedDelivery]:
 
 def _claim_statement() -> Executable:
     delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
-    endpoint_id, columns = bindparam("of_endpoint", type_=UUID), DELIVERIES.c
+    columns = DELIVERIES.c
     # A scalar subquery is one look-up by index for each candidate. NOT EXISTS could be planned as a join of all that
     # is pending.
     earlier = select(other.version).where(
         other.endpoint_id == delivery.endpoint_id,
         other.order_id == delivery.order_id,
         other.version < delivery.version,
-        other.status == PENDING,
+        other.status == PENDING_LITERAL,
     )
     due = (
-        select(delivery.id)
-        .where(delivery.endpoint_id == endpoint_id, delivery.status == PENDING)
+        select(delivery.endpoint_id, delivery.id)
+        .where(delivery.endpoint_id == bindparam("of_endpoint", type_=UUID), delivery.status == PENDING_LITERAL)
         .where(delivery.next_attempt_at <= bindparam("now"))
         .where(earlier.limit(literal_column("1")).scalar_subquery().is_(None))
         .order_by(delivery.next_attempt_at)
@@ -231,7 +235,8 @@ def _claim_statement() -> Executable:
     )
     return (
         update(DELIVERIES)
-        .where(columns.endpoint_id == endpoint_id, columns.id.in_(select(due.c.id)))
+        # With a constant endpoint, the plan for a small table would be a join with all of its deliveries.
+        .where(columns.endpoint_id == due.c.endpoint_id, columns.id == due.c.id)
         .values(lease=bindparam("new_lease"), next_attempt_at=bindparam("leased_until"))
         .returning(DELIVERIES)
     )

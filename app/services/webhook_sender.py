@@ -24,6 +24,7 @@ from httptools import HttpParserError, HttpResponseParser
 from app.models.webhook_url import RefusedURL, WebhookURL, check_addresses, parse_webhook_url
 
 REQUEST_SECONDS = 10.0  # for the whole request: name resolution, connection, TLS, response
+_CONNECT_SECONDS = 3.0  # for one of several addresses
 RESPONSE_MAX = 64 * 1024  # bytes of the body that are read
 RESPONSE_KEPT = 1024  # bytes of it that are stored
 _HEAD_MAX = 64 * 1024  # bytes
@@ -183,7 +184,9 @@ class CheckedConnection:
 def _connect(port: int, address: str, *others: str) -> Any:
     """Connect to the first address that answers; no name is resolved."""
     try:
-        return gevent.socket.create_connection((address, port))
+        connection = gevent.socket.create_connection((address, port), _CONNECT_SECONDS if others else None)
+        connection.settimeout(None)  # gevent.Timeout bounds the rest
+        return connection
     except OSError:
         if not others:
             raise

@@ -7,15 +7,16 @@ from functools import partial
 from typing import Any, NoReturn
 
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.transactions import in_transaction, read_rows
 from app.db.types import rfc3339
 from app.errors import EventNotFound, Forbidden, InvalidRequest, TooManyWebhooks, WebhookNotFound
-from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookEndpoint
+from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
 from app.models.order_id import first_order_id, new_id, parse_uuid
 from app.models.principal import Principal
-from app.models.webhook import DELETED, ENABLED, FAILED, PAUSED, PENDING, REPLAY_MAX, TEST
+from app.models.webhook import DELETED, ENABLED, FAILED_LITERAL, PAUSED, PENDING, REPLAY_MAX, TEST
 from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
 from app.services.webhook_queue import AGAIN, delivery_document, queue_events, queue_rows
 from app.services.webhook_sender import Resolver, resolve_host
@@ -236,12 +237,13 @@ def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) ->
 
     def replay() -> int:
         endpoint = _lock(endpoint_id, principal)
-        of_endpoint = DELIVERIES.c.endpoint_id == endpoint.id
-        failed = select(DELIVERIES.c.id).where(
-            of_endpoint, DELIVERIES.c.status == FAILED, DELIVERIES.c.finished_at >= since
+        delivery = aliased(WebhookDelivery)
+        failed = select(delivery.endpoint_id, delivery.id).where(
+            delivery.endpoint_id == endpoint.id, delivery.status == FAILED_LITERAL, delivery.finished_at >= since
         )
-        oldest = failed.order_by(DELIVERIES.c.finished_at).limit(REPLAY_MAX)
-        again = update(DELIVERIES).where(of_endpoint, DELIVERIES.c.id.in_(oldest))
+        oldest = failed.order_by(delivery.finished_at).limit(REPLAY_MAX).cte("oldest")
+        of_delivery = DELIVERIES.c.endpoint_id == oldest.c.endpoint_id, DELIVERIES.c.id == oldest.c.id
+        again = update(DELIVERIES).where(*of_delivery)
         again = again.values(**AGAIN, next_attempt_at=datetime.now(UTC)).returning(DELIVERIES.c.id)
         return len(db.session.scalars(again).all())
 
@@ -264,11 +266,12 @@ def _prune(endpoint_id: str, *, before: str) -> int:
     batch = select(DELIVERIES.c.id).where(of_endpoint).order_by(DELIVERIES.c.id).limit(_PRUNE_MAX)
     if not deleted:
         batch = batch.where(DELIVERIES.c.id < before, DELIVERIES.c.status != PENDING)
-    removal = delete(DELIVERIES).where(of_endpoint, DELIVERIES.c.id.in_(batch)).returning(DELIVERIES.c.id)
-    count = len(db.session.scalars(removal).all())
-    if deleted and count < _PRUNE_MAX:
+    ids = db.session.scalars(batch).all()
+    if ids:
+        db.session.execute(delete(DELIVERIES).where(of_endpoint, DELIVERIES.c.id.in_(ids)))
+    if deleted and len(ids) < _PRUNE_MAX:
         db.session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id))
-    return count
+    return len(ids)
 
 
 def _lock(endpoint_id: str, principal: Principal) -> WebhookEndpoint:
