@@ -163,7 +163,12 @@ PERSONAL_CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ("update", {"metadata": {"name": canary()}}, "metadata"),
     ("update", {"shipping_address": address()}, "shipping_address"),
     ("update", {"note": canary(), "billing_address": address()}, "billing_address, note"),
+    ("update", {"tags": [canary()]}, "tags"),
     ("return", UNIT | {"reason": canary()}, "reason"),
+    ("expect", UNIT | {"status": "expected", "reason": canary()}, "reason"),
+    ("pay", {"type": "capture", "amount": 1, "reference": "p-1", "note": canary()}, "note"),
+    ("track", {"type": "delivered", "description": canary()}, "description"),
+    ("tracking", {"tracking": {"number": canary()}}, "tracking"),
 ]
 
 
@@ -185,6 +190,9 @@ def test_an_erased_order_takes_no_personal_data(
     ("action", "body"),
     [
         ("return", UNIT),
+        ("pay", {"type": "capture", "amount": 1, "reference": "p-1", "method": "card"}),
+        ("track", {"type": "delivered"}),
+        ("update", {"related_orders": [], "ship_by": "2030-01-01T00:00:00Z"}),
         ("update", {"external_ref": "book-7", "note": None, "metadata": {}}),
         ("update", {"shipping_address": {"country": "FR"}}),
     ],
@@ -207,15 +215,17 @@ def test_an_open_order_of_an_erased_customer_takes_no_personal_data(app: Flask, 
     document["number"] = document["number"][:-1] + ("0" if document["number"][-1] != "0" else "1")
     imported = import_lines(app, document, document | {"note": canary()})
     path = f"/orders/{document['id']}"
+    labelled = {"type": "fee", "amount": 1, "label": canary()}
 
     refused = [
         send_action(client, path, "hold", {"kind": "other", "reason": canary()}),
         send_action(client, path, "fulfill", UNIT | {"tracking": {"number": canary()}}),
         send_action(client, path, "cancel", {"reason": "customer", "note": canary()}),
+        send_action(client, path, "cancel", {"reason": "customer", "adjustments": [labelled]}),
     ]
 
     assert "line 2: #/customer_id: " in imported
-    assert [slug(response) for response in refused] == [(409, "illegal-action")] * 3
+    assert [slug(response) for response in refused] == [(409, "illegal-action")] * 4
     assert send_action(client, path, "cancel", {"reason": "customer"}).status_code == 200
 
 

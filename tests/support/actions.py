@@ -25,7 +25,7 @@ ROUTES: dict[str, tuple[str, str, int]] = {
     "reopen": ("POST", "/reopen", 200),
     "update": ("PATCH", "", 200),
 }
-VARIANTS = {"expect": ("POST", "/returns", 201)}  # of actions
+VARIANTS = {"expect": ("POST", "/returns", 201), "tracking": ("PATCH", "/fulfillments/1", 200)}  # of actions
 VARIANT_BODIES = {"expect": UNIT | {"status": "expected"}}
 POSTED = sorted(name for name, (method, _, _) in ROUTES.items() if method == "POST")
 BODIES: dict[str, Any] = {
