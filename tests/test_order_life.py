@@ -1,5 +1,6 @@
 """docs/order-life.md: each command prints what is said, on a real server, and a dry run predicts each step."""
 
+import json
 import os
 import re
 import shutil
@@ -51,6 +52,14 @@ def server(database_url: str, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+def run(script: str, path: str) -> str:
+    """What a shell prints for the script."""
+    environment = {"PATH": path, "LANG": "C.UTF-8"}
+    finished = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    return finished.stdout
+
+
 def run_blocks(server: Server, path: str) -> list[Step]:
     """Run all blocks in one shell, each change as a dry run first."""
     script = "set -e\n"
@@ -58,10 +67,7 @@ def run_blocks(server: Server, path: str) -> list[Step]:
         preview = CHANGE.sub(r"\1\2?dry_run=true\3", command) if "dry_run" not in command else ""
         script += "".join(f"{part}\nprintf '{END}'\n" for part in (preview if preview != command else "", command))
     script = script.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{server.port}")
-    environment = {"PATH": path, "LANG": "C.UTF-8"}
-    finished = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=300)
-    assert (finished.returncode, finished.stderr) == (0, "")
-    outputs = finished.stdout.split(END)
+    outputs = run(script, path).split(END)
     return [Step(command, outputs[2 * i + 1], outputs[2 * i]) for i, (command, _) in enumerate(BLOCKS)]
 
 
@@ -74,7 +80,23 @@ def test_each_command_prints_what_the_page_says_and_is_previewed(server: Server,
     assert len(previewed) > len(EVENTS.findall(PAGE))
 
 
-def test_the_hilife_of_the_page_has_the_events_that_its_first_sentence_promises() -> None:
+def test_the_first_steps_of_the_readme_lead_to_the_statuses_beside_them(server: Server, path: str) -> None:
+    section = (ROOT / "README.md").read_text().partition("### Lifecycle")[2]
+    [(variables, commands)] = re.findall(r"```sh\n(O=\S+ J=.*?)\n(.*?)```", section, re.DOTALL)
+    steps = [line.partition(" #") for line in commands.splitlines()]
+    order = server.request("POST", "/orders", {"customer_id": "c-123", "items": [{"item_id": "sku-1", "quantity": 2}]})
+
+    script = re.sub(r"O=\S+", f"O=http://127.0.0.1:{server.port}/orders/{order.json['id']}", variables)
+    outputs = run("\n".join([script, *(f"{command}\nprintf '{END}'" for command, _, _ in steps)]), path).split(END)
+
+    for (_, _, statuses), output in zip(steps, outputs, strict=False):
+        document = json.loads(output)
+        reached = [document["status"], document["fulfillment_status"], document["return_status"]]
+        expected = [word for word in statuses.strip().split(", ") if not word.startswith("if ")]
+        assert expected == [status for status in reached if status not in ("unfulfilled", "none")]
+
+
+def test_the_history_of_the_page_has_the_events_that_its_first_sentence_promises() -> None:
     assert set(EVENTS.findall(PAGE)) == {
         "order.created", "order.payment_recorded", "order.held", "order.released", "order.partially_cancelled",
         "order.confirmed", "order.fulfilled", "order.fulfillment_updated", "order.return_expected",
