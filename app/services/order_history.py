@@ -51,10 +51,14 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """Event documents, rendered as they are read, and the version of the last one where more events follow."""
+    """Event documents, rendered as they are read, and the version of the last one where more events follow.
+
+    `size` is that of the orders in them, in bytes.
+    """
 
     events: Iterator[str]
     next_after: int | None
+    size: int
 
 
 def list_history(order_id: str, *, principal: Principal, after: int, limit: int) -> HistoryPage:
@@ -69,7 +73,8 @@ def list_history(order_id: str, *, principal: Principal, after: int, limit: int)
     # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
     if not events and not (after and find_snapshot(OrderKey(parsed_id, principal.owner, None))):
         raise order_not_found(order_id)
-    return HistoryPage(render_events(parsed_id, events, principal=principal), next_after(events))
+    size = events[-1].bytes_so_far if events else 0
+    return HistoryPage(render_events(parsed_id, events, principal=principal), next_after(events), size)
 
 
 def find_events(order_id: str, *, principal: Principal, after: int, limit: int, page_bytes: int) -> list[EventRow]:
