@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import orjson
 import structlog
-from flask import Flask, Response, g, has_request_context
+from flask import Flask, Response, current_app, g, has_request_context
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.pool import QueuePool
@@ -43,6 +43,7 @@ REQUESTS = Histogram(
 POOL = Gauge("database_connections_in_use", "Connections checked out of the pool.", multiprocess_mode="livesum")
 MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers.", multiprocess_mode="livesum")
 CPU = Gauge("worker_cpu_seconds", "CPU time used by the running workers.", multiprocess_mode="livesum")
+STREAMS = Gauge("event_streams", "Open event streams, and requests that wait for events.", multiprocess_mode="livesum")
 LOST_LINES = Counter("log_lines_lost", "Log lines that could not be written.")
 LOST_SAMPLES = Counter("metric_samples_lost", "Requests whose duration could not be recorded.")
 TASKS = Histogram(
@@ -132,6 +133,7 @@ def _sample_process() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     CPU.set(usage.ru_utime + usage.ru_stime)
     MEMORY.set(_resident_bytes())
+    STREAMS.set(current_app.extensions["event_streams"].slots.occupied_count)
     if isinstance(db.engine.pool, QueuePool):
         POOL.set(db.engine.pool.checkedout())
 

@@ -35,4 +35,4 @@ def test_each_function_and_package_that_is_named_exists(name: str) -> None:
 
 
 def test_the_architecture_fits_on_a_page() -> None:
-    assert len(ARCHITECTURE.splitlines()) <= 180
+    assert len(ARCHITECTURE.splitlines()) <= 200

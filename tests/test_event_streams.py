@@ -15,7 +15,7 @@ from app.services.api_key_service import key_id, revoke_api_key
 from tests.support.credentials import api_key, bearer, token
 from tests.support.event_streams import ACCEPT, ReceivedEvent, number_events, open_stream, parse_event_stream
 from tests.support.samples import MINIMAL, slug
-from tests.support.servers import GUNICORN, TIMEOUT, free_port, running, running_worker
+from tests.support.servers import GUNICORN, TIMEOUT, free_port, running, running_worker, wait_until
 
 NOBODYS = "01a21f31-96b2-70a7-9fd0-000000000000"
 
@@ -194,6 +194,7 @@ def test_a_worker_has_a_limited_number_of_streams(app: Flask, database_url: str)
         for _ in range(2):
             streams.enter_context(open_stream(server.port, "/events"))
 
+        wait_until(lambda: b"\nevent_streams 2.0\n" in server.request("GET", "/metrics").body)
         for path, headers in (("/events", ACCEPT), ("/events?wait=1", {})):
             refused = server.request("GET", path, headers=headers)
             assert (refused.status, refused.headers["Retry-After"]) == (503, "5")

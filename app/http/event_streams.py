@@ -68,6 +68,11 @@ class StreamSlots:
         self._running: Counter[str] = Counter()
         self._lock = threading.Lock()
 
+    @property
+    def occupied_count(self) -> int:
+        """The number of occupied slots."""
+        return self._running.total()
+
     @contextmanager
     def occupied(self, principal: Principal) -> Iterator[None]:
         """Occupy a slot. Raises TooManyRequests or ServiceUnavailable if none is free."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from app.services.new_order import CreateRequest, new_order
 from app.services.order_actions import expire_orders
 from app.services.order_inserts import insert_orders
 from tests.nginx.conftest import nginx_without_service
+from tests.support.event_streams import number_events, open_stream
 from tests.support.samples import LARGE
 from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, running
 
@@ -178,6 +180,20 @@ def test_a_chunked_body_that_is_too_large_is_a_problem(service: Server) -> None:
 
     assert refused.status == 413
     assert refused.json["type"] == "/problems/content-too-large"
+
+
+def test_events_pass_at_once_in_a_stream_and_to_a_waiting_reader(service: Server, app: Flask) -> None:
+    order = service.request("POST", "/orders", ORDER).headers["Location"]
+    number_events(app)
+    with open_stream(service.port, "/events?after=0") as stream, ThreadPoolExecutor(1) as threads:
+        assert next(stream).type == "order.created"
+        waiting = threads.submit(service.request, "GET", "/events?after=latest&wait=20")
+        time.sleep(0.5)
+        service.request("POST", f"{order}/confirm")
+        number_events(app)
+
+        assert next(stream).type == "order.confirmed"
+        assert [event["type"] for event in waiting.result().json["events"]] == ["order.confirmed"]
 
 
 def test_the_metrics_are_not_for_everyone(service: Server) -> None:
