@@ -15,7 +15,9 @@ from sqlalchemy.exc import IntegrityError
 
 from app.db.engine import db
 from app.models import FEED, FEED_HEAD, OUTBOX
+from app.models.webhook import DISABLED, ENABLED, WebhookEndpoint
 from app.services.sequencer import prune_feed, sequence_events
+from app.services.webhook_queue import fan_out
 from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL
 from tests.support.tables import delete_all_rows
@@ -150,6 +152,24 @@ def test_old_entries_are_pruned_in_order(context: None) -> None:
     assert pruned == [2, 0]
     assert [seq for seq, _, _ in feed()] == [3, 4, 5]
     assert stored(FEED_HEAD, FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq) == [(5, 2)]
+
+
+def test_entries_that_are_to_be_queued_for_a_webhook_are_not_pruned(context: None) -> None:
+    endpoints = WebhookEndpoint.__table__
+    values = {"id": order_id(9), "url": "https://shop.example/hook", "secret": "", "created_by": "shop"}
+    counts = {"last_seq": 0, "consecutive_failures": 0}
+    store(endpoints, values | counts | {"payload": "thin", "status": ENABLED, "created_at": START, "updated_at": START})
+    store(OUTBOX, entry(1, 1), entry(1, 2))
+    sequence_events()
+
+    assert prune_feed(older_than=timedelta(0)) == 0
+    fan_out()
+    assert prune_feed(older_than=timedelta(0)) == 2
+    store(OUTBOX, entry(1, 3))
+    sequence_events()
+    with db.engine.begin() as connection:
+        connection.execute(endpoints.update().values(status=DISABLED))
+    assert prune_feed(older_than=timedelta(0)) == 1
 
 
 def test_a_feed_whose_entries_are_all_pruned_goes_on_with_the_next_number(context: None) -> None:

@@ -31,6 +31,7 @@ from app.db.statement import Statement
 from app.db.transactions import read_rows
 from app.models import FEED, FEED_HEAD, OUTBOX
 from app.models.event import SEQ, FeedEntry
+from app.models.webhook import ENABLED, WebhookEndpoint
 
 # Events in one transaction. On SQLite, whose writers wait meanwhile, it takes about 10 ms.
 SEQUENCE_MAX = {"postgresql": 5_000, "sqlite": 1_000}
@@ -38,6 +39,7 @@ _PRUNE_MAX = 5_000  # entries in one transaction
 
 _ANY_PENDING = Statement(select(exists(select(OUTBOX.c.order_id))))
 # SKIP LOCKED: another sequencer is at work, and numbers what is pending.
+_LAST_QUEUED = select(func.min(WebhookEndpoint.last_seq)).where(WebhookEndpoint.status == ENABLED)
 _LOCK_HEAD = select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq).with_for_update(skip_locked=True)
 _SET_HEAD = update(FEED_HEAD)
 
@@ -64,7 +66,7 @@ def sequence_events() -> bool:
 def prune_feed(*, older_than: timedelta) -> int:
     """Remove a batch of feed entries that were numbered longer ago, and return their number: 0 if there are none left.
 
-    The events themselves stay, with their snapshots.
+    The events themselves stay, with their snapshots; and so do entries that are to be queued for a webhook.
     """
     oldest = datetime.now(UTC) - older_than
     first = read_rows(select(FeedEntry.at).order_by(FeedEntry.seq).limit(1))
@@ -84,7 +86,10 @@ def prune_feed(*, older_than: timedelta) -> int:
         last = connection.scalar(select(func.max(batch.c.seq)))
         if last is None:  # another process has removed it
             return 0
-        pruned = last if first_kept is None else first_kept - 1
+        queued = connection.scalar(_LAST_QUEUED)  # None without webhooks
+        pruned = min(n for n in (last, first_kept and first_kept - 1, queued) if n is not None)
+        if pruned <= head.pruned_seq:
+            return 0
         connection.execute(delete(FeedEntry).where(FeedEntry.seq <= pruned))
         connection.execute(_SET_HEAD.values(pruned_seq=pruned))
         return int(pruned - head.pruned_seq)
