@@ -169,10 +169,10 @@ def test_an_origin_that_is_none_or_all_stops_the_start(database_url: str, origin
 
 def test_every_response_has_security_headers(web: FlaskClient) -> None:
     paths = ("/healthz", "/orders", "/metrics", "/openapi.json", "/docs", "/docs/start.js", "/problems")
-    answers = [web.get(path, headers=bearer(token()), buffered=True) for path in paths]
-    answers += [web.options("/orders", headers={"Origin": SHOP} | PREFLIGHT), *errors(web, {})]
+    responses = [web.get(path, headers=bearer(token()), buffered=True) for path in paths]
+    responses += [web.options("/orders", headers={"Origin": SHOP} | PREFLIGHT), *errors(web, {})]
 
-    for response in answers:
+    for response in responses:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Referrer-Policy"] == "no-referrer"
         policy = response.headers["Content-Security-Policy"]

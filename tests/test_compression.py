@@ -63,7 +63,7 @@ def test_metrics_and_batches_are_compressed_too(client: FlaskClient) -> None:
 def test_a_single_order_never_is(client: FlaskClient) -> None:
     created = client.post("/orders", json=RICHEST | {"note": "n" * 2000}, headers=GZIP)
     path = f"/orders/{created.json['id']}"
-    answers = [
+    responses = [
         created,
         client.get(path, headers=GZIP),
         client.get(f"{path}?version=1", headers=GZIP),
@@ -72,10 +72,10 @@ def test_a_single_order_never_is(client: FlaskClient) -> None:
     ]
 
     assert len(created.data) >= MIN_SIZE
-    for answer in answers:
-        assert answer.status_code in (200, 201)
-        assert "Content-Encoding" not in answer.headers
-        assert not answer.headers["ETag"].startswith("W/") and "gzip" not in answer.headers["ETag"]
+    for response in responses:
+        assert response.status_code in (200, 201)
+        assert "Content-Encoding" not in response.headers
+        assert not response.headers["ETag"].startswith("W/") and "gzip" not in response.headers["ETag"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/orders", "/nothing", "/docs/favicon-32x32.png"])

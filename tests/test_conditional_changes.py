@@ -97,12 +97,12 @@ LIFE = ["update", "hold", "release", "confirm", "fulfill", "fulfill", "return", 
 
 def test_each_version_is_the_answer_to_its_change_byte_for_byte(client: FlaskClient) -> None:
     path = order_after(client)
-    answers = [client.get(path).data, *(send_action(client, path, name).data for name in LIFE)]
+    responses = [client.get(path).data, *(send_action(client, path, name).data for name in LIFE)]
 
-    versions = [client.get(f"{path}?version={n}") for n in range(1, len(answers) + 1)]
+    versions = [client.get(f"{path}?version={n}") for n in range(1, len(responses) + 1)]
 
-    assert [version.data for version in versions] == answers
-    assert [version.headers["ETag"] for version in versions] == [f'"{n}"' for n in range(1, len(answers) + 1)]
+    assert [version.data for version in versions] == responses
+    assert [version.headers["ETag"] for version in versions] == [f'"{n}"' for n in range(1, len(responses) + 1)]
 
 
 @pytest.mark.parametrize("version", [3, 2**31 - 1])

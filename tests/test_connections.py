@@ -110,8 +110,8 @@ def test_the_defaults_of_the_database_and_the_role_do_not_matter(
     finally:
         database.execute(f"ALTER {owner} RESET ALL")
 
-    assert {answer.status_code for answer in created} == {201}
-    assert {answer.data for answer in created} == {created[0].data}
+    assert {response.status_code for response in created} == {201}
+    assert {response.data for response in created} == {created[0].data}
     assert order["note"] == ORDER["note"]
     assert confirmed.status_code == 200
     assert listed.json["orders"] == [confirmed.json]
@@ -254,7 +254,7 @@ def test_a_database_that_becomes_unsuitable_while_the_service_runs_is_answered_5
     change(database)
 
     with capture_logs() as logs:
-        answers = [
+        responses = [
             client.post("/orders", json=ORDER),
             client.get(created.headers["Location"]),
             client.get("/orders"),
@@ -263,7 +263,9 @@ def test_a_database_that_becomes_unsuitable_while_the_service_runs_is_answered_5
         ]
 
     assert created.status_code == 201
-    assert [(answer.status_code, answer.headers["Retry-After"]) for answer in answers] == [(503, "1")] * len(answers)
-    assert reason not in "".join(answer.text for answer in answers)
+    assert [(response.status_code, response.headers["Retry-After"]) for response in responses] == [(503, "1")] * len(
+        responses
+    )
+    assert reason not in "".join(response.text for response in responses)
     warned = [line for line in logs if line["event"] == "database unavailable"]
-    assert len(warned) == len(answers) and all(reason in line["reason"] for line in warned)
+    assert len(warned) == len(responses) and all(reason in line["reason"] for line in warned)

@@ -48,10 +48,10 @@ def verify(app: Flask) -> str:
 def follow(client: FlaskClient, location: str, seen: Callable[[], None] = lambda: None) -> Any:
     """The erasure when it is done; `seen` is called after each request before."""
     for _ in range(100):
-        answer = client.get(location)
-        assert answer.status_code == 200
-        if answer.json["status"] == "done":
-            return answer.json
+        response = client.get(location)
+        assert response.status_code == 200
+        if response.json["status"] == "done":
+            return response.json
         seen()
     raise AssertionError("the erasure is never done")
 
@@ -235,16 +235,16 @@ def test_repeated_erasures_do_not_rewrite_the_file_each_time(
 ) -> None:
     monkeypatch.setattr(erasure, "REWRITE_PACE", 1000)  # minutes for the smallest file
     own = bearer(token(customer=CUSTOMER, scope="orders:write privacy:erase"))
-    answers = []
+    responses = []
     for _ in range(3):
         path = secure_client.post("/orders", json=personal_order(), headers=own).headers["Location"]
         secure_client.post(f"{path}/cancel", json={"reason": "customer"}, headers=own)
-        answers.append(secure_client.delete(ERASE, headers=own))
+        responses.append(secure_client.delete(ERASE, headers=own))
 
-    assert [(answer.status_code, answer.json["status"]) for answer in answers] == [
+    assert [(response.status_code, response.json["status"]) for response in responses] == [
         (200, "done"), (202, "running"), (202, "running")
     ]  # fmt: skip
-    later = answers[1].headers["Location"]
+    later = responses[1].headers["Location"]
     assert secure_client.get(later, headers=own).json["status"] == "running"
     assert secure_app.test_cli_runner().invoke(args=["privacy", "resume"]).exit_code == 0
     assert secure_client.get(later, headers=own).json["status"] == "done"

@@ -144,14 +144,14 @@ def answer_to(sent: bytes, application: Application = echo) -> bytes:
         return everything_of(connection)
 
 
-def bodies(answers: bytes) -> list[bytes]:
+def bodies(responses: bytes) -> list[bytes]:
     """The bodies of answers of `echo`, which have a length."""
     found = []
-    while answers:
-        head, _, rest = answers.partition(b"\r\n\r\n")
+    while responses:
+        head, _, rest = responses.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
         found.append(rest[:length])
-        answers = rest[length:]
+        responses = rest[length:]
     return found
 
 
@@ -161,10 +161,10 @@ CHUNKED = b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:
-    answers = answer_to(PLAIN + UNREAD + PLAIN + CHUNKED + PLAIN)
+    responses = answer_to(PLAIN + UNREAD + PLAIN + CHUNKED + PLAIN)
 
     plain, chunked = b"POST /plain abc", b"POST /chunked abc"
-    assert bodies(answers) == [plain, b"POST /unread ", plain, chunked, plain]
+    assert bodies(responses) == [plain, b"POST /unread ", plain, chunked, plain]
 
 
 @pytest.mark.parametrize("request_", [PLAIN, UNREAD, CHUNKED], ids=["plain", "unread", "chunked"])
@@ -200,10 +200,10 @@ def test_a_body_that_ends_early_closes_the_connection() -> None:
 def test_the_connection_is_closed_for_connection_close_and_unknown_options(given: str) -> None:
     asked = PLAIN.replace(b"\r\nHost", f"\r\nConnection: {given}\r\nHost".encode())
 
-    answer = answer_to(asked + PLAIN)
+    response = answer_to(asked + PLAIN)
 
-    assert bodies(answer) == [b"POST /plain abc"]
-    assert b"\r\nConnection: close\r\n" in answer
+    assert bodies(response) == [b"POST /plain abc"]
+    assert b"\r\nConnection: close\r\n" in response
 
 
 def test_an_old_clients_connection_is_closed() -> None:
@@ -227,10 +227,10 @@ def streaming(environ: dict[str, Any], start_response: Callable[..., Any]) -> It
 
 
 def test_a_body_of_unknown_length_is_sent_in_chunks_and_keeps_the_connection() -> None:
-    answers = answer_to(PLAIN + PLAIN, streaming)
+    responses = answer_to(PLAIN + PLAIN, streaming)
 
-    assert answers.count(b"\r\nTransfer-Encoding: chunked\r\n") == 2
-    assert answers.count(b"\r\n\r\n1\r\na\r\n14\r\n" + b"b" * 20 + b"\r\n0\r\n\r\n") == 2
+    assert responses.count(b"\r\nTransfer-Encoding: chunked\r\n") == 2
+    assert responses.count(b"\r\n\r\n1\r\na\r\n14\r\n" + b"b" * 20 + b"\r\n0\r\n\r\n") == 2
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
@@ -239,17 +239,17 @@ def test_an_answer_without_a_body_ends_with_its_head(status: str) -> None:
         start_response(status, [])
         return []
 
-    answers = answer_to(PLAIN + PLAIN, without)
+    responses = answer_to(PLAIN + PLAIN, without)
 
-    assert answers.count(f"HTTP/1.1 {status}\r\n".encode()) == 2
-    assert b"chunked" not in answers and answers.endswith(b"GMT\r\n\r\n")
+    assert responses.count(f"HTTP/1.1 {status}\r\n".encode()) == 2
+    assert b"chunked" not in responses and responses.endswith(b"GMT\r\n\r\n")
 
 
 def test_an_answer_to_head_has_the_length_and_no_body() -> None:
-    answers = answer_to(PLAIN.replace(b"POST", b"HEAD") * 2)
+    responses = answer_to(PLAIN.replace(b"POST", b"HEAD") * 2)
 
-    assert answers.count(b"\r\nContent-Length: 15\r\n") == 2
-    assert b"abc" not in answers
+    assert responses.count(b"\r\nContent-Length: 15\r\n") == 2
+    assert b"abc" not in responses
 
 
 class Closing:
@@ -280,9 +280,9 @@ def failing(pieces: Closing, *headers: tuple[str, str]) -> Application:
 def test_an_application_that_fails_before_its_answer_is_a_500() -> None:
     pieces = Closing(None)
 
-    answer = answer_to(PLAIN + PLAIN, failing(pieces))
+    response = answer_to(PLAIN + PLAIN, failing(pieces))
 
-    assert answer.startswith(b"HTTP/1.1 500 ") and answer.count(b"HTTP/1.1 ") == 1
+    assert response.startswith(b"HTTP/1.1 500 ") and response.count(b"HTTP/1.1 ") == 1
     assert pieces.closed
 
 
@@ -290,10 +290,10 @@ def test_an_application_that_fails_before_its_answer_is_a_500() -> None:
 def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole(headers: list[tuple[str, str]]) -> None:
     pieces = Closing(b"a", None)
 
-    answer = answer_to(PLAIN + PLAIN, failing(pieces, *headers))
+    response = answer_to(PLAIN + PLAIN, failing(pieces, *headers))
 
-    assert answer.startswith(b"HTTP/1.1 200 ") and answer.count(b"HTTP/1.1 ") == 1
-    assert not answer.endswith(b"0\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 200 ") and response.count(b"HTTP/1.1 ") == 1
+    assert not response.endswith(b"0\r\n\r\n")
     assert pieces.closed
 
 
@@ -327,18 +327,18 @@ def test_a_failure_after_the_response_sends_no_second_response() -> None:
     pieces = Closing(b"a")
     pieces.close = lambda: 1 / 0  # type: ignore[assignment,method-assign]
 
-    answer = answer_to(PLAIN + PLAIN, failing(pieces, ("Content-Length", "1")))
+    response = answer_to(PLAIN + PLAIN, failing(pieces, ("Content-Length", "1")))
 
-    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\na")
+    assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b"\r\n\r\na")
 
 
 def test_headers_of_the_server_are_sent_once() -> None:
     theirs = [("Date", "x"), ("Server", "x"), ("Connection", "x"), ("Keep-Alive", "x"), ("Transfer-Encoding", "x")]
 
-    answer = answer_to(PLAIN, failing(Closing(b"a"), *theirs, ("Content-Length", "1")))
+    response = answer_to(PLAIN, failing(Closing(b"a"), *theirs, ("Content-Length", "1")))
 
-    assert b": x\r\n" not in answer
-    assert answer.count(b"\r\nDate: ") == 1
+    assert b": x\r\n" not in response
+    assert response.count(b"\r\nDate: ") == 1
 
 
 def test_a_slow_client_receives_the_whole_of_a_large_response() -> None:
@@ -354,27 +354,27 @@ def test_a_slow_client_receives_the_whole_of_a_large_response() -> None:
 def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_left() -> None:
     with connection_to(echo, timeout=1) as connection:
         connection.sendall(UNREAD.replace(b": 3", b": 1000000"))
-        answer = connection.recv(1000)
+        response = connection.recv(1000)
         with pytest.raises(OSError):
             for _ in range(50):
                 time.sleep(0.1)
                 connection.sendall(b"x")
 
-    assert bodies(answer) == [b"POST /unread "]
+    assert bodies(response) == [b"POST /unread "]
 
 
 def test_an_answer_shorter_than_its_length_closes_the_connection() -> None:
-    answer = answer_to(PLAIN + PLAIN, failing(Closing(b"a"), ("Content-Length", "2")))
+    response = answer_to(PLAIN + PLAIN, failing(Closing(b"a"), ("Content-Length", "2")))
 
-    assert answer.count(b"HTTP/1.1 ") == 1
+    assert response.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "\x00"])
 def test_a_header_that_would_end_its_line_is_never_sent(value: str) -> None:
-    answer = answer_to(PLAIN, failing(Closing(b"a"), ("A", value)))
+    response = answer_to(PLAIN, failing(Closing(b"a"), ("A", value)))
 
-    assert answer.startswith(b"HTTP/1.1 500 ")
-    assert b"Set-Cookie" not in answer
+    assert response.startswith(b"HTTP/1.1 500 ")
+    assert b"Set-Cookie" not in response
 
 
 @pytest.mark.parametrize(("peer", "scheme"), [("", "https"), ("127.0.0.1", "https"), ("192.0.2.1", "http")])
@@ -400,10 +400,10 @@ def test_the_last_request_of_a_worker_that_is_to_stop_closes_the_connection() ->
     with worker_of(echo, max_requests=2) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
         ours.sendall(PLAIN * 3)
         worker.handle(listener, theirs, "")
-        answers = everything_of(ours)
+        responses = everything_of(ours)
 
-    assert bodies(answers) == [b"POST /plain abc"] * 2
-    assert answers.count(b"\r\nConnection: close\r\n") == 1
+    assert bodies(responses) == [b"POST /plain abc"] * 2
+    assert responses.count(b"\r\nConnection: close\r\n") == 1
     assert not worker.alive
 
 
@@ -445,14 +445,14 @@ AMBIGUOUS = {
 
 @pytest.mark.parametrize("sent", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_an_ambiguous_request_is_refused_and_the_last_of_its_connection(sent: bytes) -> None:
-    answers = answer_to(PLAIN + sent + SMUGGLED)
+    responses = answer_to(PLAIN + sent + SMUGGLED)
 
-    first, _, refusal = answers.partition(b"POST /plain abc")
+    first, _, refusal = responses.partition(b"POST /plain abc")
     assert first.startswith(b"HTTP/1.1 200 ")
     assert re.match(rb"HTTP/1\.1 (400|501) ", refusal)
     assert b"\r\nContent-Type: application/problem+json\r\n" in refusal and b"\r\nConnection: close\r\n" in refusal
     assert refusal.count(b"HTTP/1.1 ") == 1
-    assert b"smuggled" not in answers
+    assert b"smuggled" not in responses
 
 
 @pytest.mark.parametrize("header", ["Script_Name: /a", "Script-Name: /a", "X-Forwarded-Prefix: /a", "Path_Info: /a"])
@@ -488,25 +488,25 @@ def test_an_offer_to_upgrade_is_declined_and_the_body_read(framing: bytes) -> No
 def test_an_unread_body_gets_no_100_continue() -> None:
     expecting = UNREAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n").removesuffix(b"abc")
 
-    answer = answer_to(expecting)
+    response = answer_to(expecting)
 
-    assert answer.startswith(b"HTTP/1.1 200 ") and b"\r\nConnection: close\r\n" in answer
+    assert response.startswith(b"HTTP/1.1 200 ") and b"\r\nConnection: close\r\n" in response
 
 
 def test_an_old_client_may_keep_its_connection() -> None:
     kept = b"GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
 
-    answers = answer_to(kept * 2)
+    responses = answer_to(kept * 2)
 
-    assert bodies(answers) == [b"GET /old "] * 2
-    assert answers.count(b"\r\nConnection: keep-alive\r\n") == 2
+    assert bodies(responses) == [b"GET /old "] * 2
+    assert responses.count(b"\r\nConnection: keep-alive\r\n") == 2
 
 
 def test_for_http_1_0_a_body_of_unknown_length_ends_with_the_connection() -> None:
-    answer = answer_to(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", streaming)
+    response = answer_to(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", streaming)
 
-    assert answer.endswith(b"\r\n\r\na" + b"b" * 20)
-    assert b"chunked" not in answer and b"\r\nConnection: close\r\n" in answer
+    assert response.endswith(b"\r\n\r\na" + b"b" * 20)
+    assert b"chunked" not in response and b"\r\nConnection: close\r\n" in response
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP", PLAIN + b"GET / HTTP"])
@@ -567,14 +567,14 @@ def test_the_application_may_write_and_may_replace_a_response_that_has_not_begun
         write(b"a")
         return [b"b"]
 
-    answers = answer_to(PLAIN * 2, application)
+    responses = answer_to(PLAIN * 2, application)
 
-    assert answers.count(b"HTTP/1.1 201 Created\r\n") == 2
-    assert answers.count(b"\r\n\r\nab") == 2
+    assert responses.count(b"HTTP/1.1 201 Created\r\n") == 2
+    assert responses.count(b"\r\n\r\nab") == 2
 
 
 def test_requests_before_a_malformed_one_are_answered() -> None:
-    answers = answer_to(PLAIN * 3 + b"garbage\r\n\r\n")
+    responses = answer_to(PLAIN * 3 + b"garbage\r\n\r\n")
 
-    assert answers.count(b"HTTP/1.1 200 ") == 3
-    assert answers.count(b"HTTP/1.1 400 ") == 1
+    assert responses.count(b"HTTP/1.1 200 ") == 3
+    assert responses.count(b"HTTP/1.1 400 ") == 1

@@ -77,8 +77,8 @@ def documents(client: FlaskClient, runner: FlaskCliRunner) -> bytes:
         body = RICHEST | {"items": items, "external_ref": name, "channel": "web"}
         path = client.post("/orders", json=body).headers["Location"]
         for method, action, body in actions:
-            answer = client.open(path + action, method=method, json=body)
-            assert answer.status_code in (200, 201), answer.text
+            response = client.open(path + action, method=method, json=body)
+            assert response.status_code in (200, 201), response.text
     return exported(runner)
 
 

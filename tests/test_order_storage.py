@@ -139,11 +139,11 @@ def lose_the_answer(
     run, losses = Statement.execute, iter([True] * times)
 
     def run_and_lose(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        answer = run(self, parameters)
+        response = run(self, parameters)
         if self is of and next(losses, False):
             meanwhile()
             raise psycopg.OperationalError("server closed the connection unexpectedly")
-        return answer
+        return response
 
     monkeypatch.setattr(Statement, "execute", run_and_lose)
 

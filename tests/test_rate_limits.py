@@ -56,24 +56,24 @@ def requests(client: FlaskClient, credential: str, count: int) -> list[Any]:
 
 
 def test_beyond_its_share_a_principal_waits(limited_client: FlaskClient, clock: Clock) -> None:
-    answers = requests(limited_client, token(), LIMIT + 3)
-    refused = answers[-1]
+    responses = requests(limited_client, token(), LIMIT + 3)
+    refused = responses[-1]
 
-    assert [answer.status_code for answer in answers] == [200] * LIMIT + [429] * 3
+    assert [response.status_code for response in responses] == [200] * LIMIT + [429] * 3
     assert slug(refused) == (429, "too-many-requests")
     assert refused.headers.getlist("Retry-After") == ["12"]  # a fifth of a minute
     clock.now += 12
-    assert [answer.status_code for answer in requests(limited_client, token(), 2)] == [200, 429]
+    assert [response.status_code for response in requests(limited_client, token(), 2)] == [200, 429]
     clock.now += 60
-    assert [answer.status_code for answer in requests(limited_client, token(), LIMIT + 1)] == [200] * LIMIT + [429]
+    assert [response.status_code for response in requests(limited_client, token(), LIMIT + 1)] == [200] * LIMIT + [429]
 
 
 def test_every_response_has_the_remaining_quota(limited_client: FlaskClient) -> None:
-    answers = requests(limited_client, token(), LIMIT + 1)
+    responses = requests(limited_client, token(), LIMIT + 1)
 
-    left = [int(re.fullmatch(r'"customers";r=(\d+);t=\d+', answer.headers["RateLimit"])[1]) for answer in answers]
+    left = [int(re.fullmatch(r'"customers";r=(\d+);t=\d+', response.headers["RateLimit"])[1]) for response in responses]
     assert left == [4, 3, 2, 1, 0, 0]
-    assert {answer.headers["RateLimit-Policy"] for answer in answers} == {f'"customers";q={LIMIT};w=60'}
+    assert {response.headers["RateLimit-Policy"] for response in responses} == {f'"customers";q={LIMIT};w=60'}
 
 
 def batch(client: FlaskClient, size: int) -> Any:
@@ -144,14 +144,14 @@ def test_each_principal_has_a_share_of_its_own(limited: Flask, limited_client: F
     service = requests(limited_client, api_key(limited, "orders:read"), 2 * LIMIT)
     twin = requests(limited_client, api_key(limited, "orders:read"), 1)  # another key of the same name
 
-    assert {answer.status_code for answer in other + service} == {200}
+    assert {response.status_code for response in other + service} == {200}
     assert twin[0].status_code == 429
 
 
 def test_refused_requests_count_too(limited_client: FlaskClient) -> None:
     without_scope = token(scope="orders:write")
 
-    statuses = [answer.status_code for answer in requests(limited_client, without_scope, LIMIT + 1)]
+    statuses = [response.status_code for response in requests(limited_client, without_scope, LIMIT + 1)]
 
     assert statuses == [403] * LIMIT + [429]
 
@@ -160,15 +160,15 @@ def test_public_routes_and_unauthenticated_requests_are_not_counted(limited_clie
     public = [limited_client.get("/healthz") for _ in range(LIMIT + 1)]
     nobody = requests(limited_client, "garbage", LIMIT + 1)
 
-    assert [answer.status_code for answer in public + nobody] == [200] * (LIMIT + 1) + [401] * (LIMIT + 1)
-    assert not any("RateLimit" in answer.headers for answer in public + nobody)
+    assert [response.status_code for response in public + nobody] == [200] * (LIMIT + 1) + [401] * (LIMIT + 1)
+    assert not any("RateLimit" in response.headers for response in public + nobody)
 
 
 def test_without_a_limit_nothing_is_counted(secure_client: FlaskClient) -> None:
-    answers = requests(secure_client, token(), 20)
+    responses = requests(secure_client, token(), 20)
 
-    assert {answer.status_code for answer in answers} == {200}
-    assert not any("RateLimit" in answer.headers for answer in answers)
+    assert {response.status_code for response in responses} == {200}
+    assert not any("RateLimit" in response.headers for response in responses)
 
 
 def test_a_principal_beyond_the_capacity_of_the_table_is_not_limited(database_url: str, clock: Clock) -> None:
@@ -195,10 +195,10 @@ def test_two_workers_let_through_exactly_the_share(app: Flask, database_url: str
     }  # fmt: skip
     with running(*GUNICORN, port=port, **settings) as server, ThreadPoolExecutor(8) as pool:
         headers, started = bearer(token()), time.monotonic()
-        answers = list(pool.map(lambda _: server.request("GET", "/orders", headers=headers), range(60)))
+        responses = list(pool.map(lambda _: server.request("GET", "/orders", headers=headers), range(60)))
         seconds = time.monotonic() - started
         pids = {pid for pid in re.findall(r"Booting worker with pid: (\d+)", server.output())}
 
-    passed = Counter(answer.status for answer in answers)[200]
+    passed = Counter(response.status for response in responses)[200]
     assert passed == 10 if seconds < 6 else 10 <= passed <= 10 + seconds / 6  # one more is due every 6 seconds
     assert len(pids) == 2

@@ -99,10 +99,10 @@ def test_a_path_with_two_leading_slashes_is_404(each_server: Server) -> None:
     if not is_run_by("flask", each_server):  # Python's own HTTP server replaces them by one slash
         paths += ["//healthz", "///metrics", "//orders", "//%2Forders", "//127.0.0.1/orders"]
 
-    answers = {path: each_server.request("GET", path) for path in paths}
+    responses = {path: each_server.request("GET", path) for path in paths}
 
-    assert {path: answer.status for path, answer in answers.items()} == dict.fromkeys(paths, 404)
-    assert {answer.json["type"] for answer in answers.values()} == {"/problems/not-found"}
+    assert {path: response.status for path, response in responses.items()} == dict.fromkeys(paths, 404)
+    assert {response.json["type"] for response in responses.values()} == {"/problems/not-found"}
 
 
 def test_a_huge_body_is_413_with_and_without_content_length(each_server: Server) -> None:
@@ -153,10 +153,10 @@ def test_a_response_without_a_body_has_the_headers_of_one_with_a_body(each_serve
         assert len(whole.headers.get_all("Date")) == 1
         empty.append(unchanged)
 
-    assert [answer.status for answer in empty[:2]] == [204, 204]
-    assert not [answer for answer in empty if "Content-Type" in answer.headers]
-    for answer in empty[:2]:
-        assert [answer.headers.get_all(name) for name in SECURITY] == [
+    assert [response.status for response in empty[:2]] == [204, 204]
+    assert not [response for response in empty if "Content-Type" in response.headers]
+    for response in empty[:2]:
+        assert [response.headers.get_all(name) for name in SECURITY] == [
             ["nosniff"], ["no-referrer"], ["default-src 'none'; frame-ancestors 'none'"]
         ]  # fmt: skip
 
@@ -263,7 +263,7 @@ def test_a_request_rejected_by_the_worker_is_a_problem(gunicorn: Server, sent: b
 @on_postgresql
 def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, database_url: str) -> None:
     """One worker. A driver or a lock that gevent does not know would stop it, and all its clients, for two seconds."""
-    answers: list[Response] = []
+    responses: list[Response] = []
     url = database_url.replace("+psycopg", "")
     with (
         running(*GUNICORN, port=free_port(), DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server,
@@ -274,12 +274,12 @@ def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, databa
         key_hash = hash_key("k", principal="anonymous", operation="create")
         outside.execute("UPDATE orders SET idempotency_key_hash = %s WHERE id = %s", [key_hash, order["id"]])
         twin = threading.Thread(
-            target=lambda: answers.append(server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k"}))
+            target=lambda: responses.append(server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k"}))
         )
         twin.start()
         waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'order-service' AND wait_event_type = 'Lock'"
         while not observer.execute(waiting).fetchone():
-            assert twin.is_alive(), answers
+            assert twin.is_alive(), responses
             time.sleep(0.01)
 
         others = [server.request("GET", path) for path in ("/healthz", f"/orders/{order['id']}", "/orders")]
@@ -287,8 +287,8 @@ def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, databa
         assert [other.status for other in others] == [200, 200, 200]
         assert twin.is_alive()
         twin.join()
-    assert answers[0].status == 409
-    assert int(answers[0].headers["Retry-After"]) > 0
+    assert responses[0].status == 409
+    assert int(responses[0].headers["Retry-After"]) > 0
 
 
 CHUNKED = (

@@ -304,9 +304,9 @@ def test_changes_wait_for_no_verification(app: Flask, client: FlaskClient, order
         session.scalar(select(Order.version))
         [orders] = verification.order_ranges()
 
-        answer = client.patch(f"/orders/{order_id}", json={"note": "meanwhile"})
+        response = client.patch(f"/orders/{order_id}", json={"note": "meanwhile"})
 
-        assert answer.status_code == 200
+        assert response.status_code == 200
         assert verification.verify_range(orders).differences == []
 
 

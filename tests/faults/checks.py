@@ -25,8 +25,8 @@ def all_is_there_once(traffic: Traffic, port: int) -> None:
     assert sum(order["version"] - 1 for order in orders.values()) == record.action_keys
     assert len(orders[traffic.hot["id"]]["fulfillments"]) == orders[traffic.hot["id"]]["version"] - 2
     for (order_id, version), document in record.documents.items():
-        answer = send_request(port, "GET", f"/orders/{order_id}?version={version}")
-        assert (answer.status, answer.body) == (200, document)
+        response = send_request(port, "GET", f"/orders/{order_id}?version={version}")
+        assert (response.status, response.body) == (200, document)
 
 
 def all_is_whole(url: str) -> None:

@@ -111,7 +111,7 @@ def test_a_worker_starts_without_its_database_and_serves_once_it_is_available(po
         served = server.request("GET", "/orders", headers=key).status
         still_there = server.process.poll() is None
 
-    assert [(answer.status, answer.headers["Retry-After"]) for answer in away] == [(503, "1")] * 2
+    assert [(response.status, response.headers["Retry-After"]) for response in away] == [(503, "1")] * 2
     assert (alive, strangers, served, still_there) == (200, (401, 401), 200, True)
 
 
@@ -119,13 +119,13 @@ def test_a_database_that_comes_back_with_another_schema_is_answered_503(link: Pa
     with private_postgres() as empty, gunicorn(url_through(link), AUTH="off") as server:
         point_link_at(empty, link)
 
-        answers = [server.request("GET", path) for path in ("/readyz", "/orders")]
+        responses = [server.request("GET", path) for path in ("/readyz", "/orders")]
         migrated(empty)
         wait_until_ready(server)
         served = server.request("POST", "/orders", ORDER).status
 
-    assert [answer.status for answer in answers] == [503, 503]
-    assert all("migration" in answer.json["detail"] for answer in answers)
+    assert [response.status for response in responses] == [503, 503]
+    assert all("migration" in response.json["detail"] for response in responses)
     assert served == 201
 
 
@@ -154,13 +154,13 @@ def silent_at_queries(app: Flask) -> Iterator[None]:
 def test_reading_an_erasure_from_a_silent_server_is_503_in_time(postgres: str) -> None:
     app = create_app({"DATABASE_URL": postgres, "AUTH": "off", "TESTING": True})
     erasure = app.test_client().delete("/customers/c-unknown/personal-data").json
-    answers: list[Any] = []
-    reading = threading.Thread(target=lambda: answers.append(app.test_client().get(f"/erasures/{erasure['id']}")))
+    responses: list[Any] = []
+    reading = threading.Thread(target=lambda: responses.append(app.test_client().get(f"/erasures/{erasure['id']}")))
 
     with silent_at_queries(app):
         reading.start()
         reading.join(timeout=10)
-        in_time = list(answers)
+        in_time = list(responses)
     reading.join()
 
-    assert [(answer.status_code, answer.headers["Retry-After"]) for answer in in_time] == [(503, "1")]
+    assert [(response.status_code, response.headers["Retry-After"]) for response in in_time] == [(503, "1")]

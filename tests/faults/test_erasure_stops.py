@@ -27,16 +27,16 @@ SERVER = (*GUNICORN[:-1], "tests.support.short_requests:app")
 
 def erase_in_background(server: Server) -> tuple[threading.Thread, list[Response]]:
     """A request that erases, under way, and where its answer will be; there is none where the connection breaks."""
-    answers: list[Response] = []
+    responses: list[Response] = []
 
     def send() -> None:
         with suppress(OSError, http.client.HTTPException):
-            answers.append(server.request("DELETE", ERASE))
+            responses.append(server.request("DELETE", ERASE))
 
     thread = threading.Thread(target=send)
     thread.start()
     time.sleep(0.1)
-    return thread, answers
+    return thread, responses
 
 
 def worker_of(server: Server) -> int:
@@ -66,7 +66,7 @@ def test_an_erasure_survives_a_kill_and_a_stop(app: Flask, client: FlaskClient, 
             time.sleep(0.05)
         server.request("GET", "/healthz")  # answered when the new worker has loaded the application
         before = peak_memory(worker_of(server))
-        stopped, answers = erase_in_background(server)
+        stopped, responses = erase_in_background(server)
         started = time.monotonic()
         meanwhile = server.request("GET", "/healthz")
         waited = time.monotonic() - started
@@ -79,7 +79,7 @@ def test_an_erasure_survives_a_kill_and_a_stop(app: Flask, client: FlaskClient, 
 
     assert (meanwhile.status, waited < 5) == (200, True)  # a step at a time: others are served in between
     assert growth < 100_000_000
-    assert ([answer.status for answer in answers], status) == ([202], 0)
+    assert ([response.status for response in responses], status) == ([202], 0)
     assert resumed.returncode == 0, resumed.stderr
     assert traces(app) == []
     assert app.test_cli_runner().invoke(args=["verify"]).output.endswith(f"{ORDERS} orders verified, 0 differences.\n")
@@ -118,12 +118,12 @@ def test_others_are_served_between_the_steps(app: Flask, client: FlaskClient, da
     port = free_port()
     waits: list[float] = []
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server:
-        erasing, answers = erase_in_background(server)
+        erasing, responses = erase_in_background(server)
         while erasing.is_alive():
             started = time.monotonic()
             assert server.request("GET", "/healthz").status == 200
             waits.append(time.monotonic() - started)
         erasing.join()
 
-    assert [answer.status for answer in answers] in ([200], [202])
+    assert [response.status for response in responses] in ([200], [202])
     assert median(waits) < 0.3, waits

@@ -89,7 +89,7 @@ def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, 
     primary, standby = servers
     point_link_at(standby, link)
     with gunicorn(url_through(link), AUTH="off") as server:
-        answers = [
+        responses = [
             server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}),
             server.request("POST", "/orders", ORDER),
             server.request("GET", "/readyz"),
@@ -100,9 +100,9 @@ def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, 
         created = [server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}) for _ in range(2)]
         ready = server.request("GET", "/readyz").status
 
-    assert [(answer.status, answer.headers["Retry-After"]) for answer in answers] == [(503, "1")] * 3
+    assert [(response.status, response.headers["Retry-After"]) for response in responses] == [(503, "1")] * 3
     assert (batch, listed) == (503, 200)
-    assert [answer.status for answer in created] == [201, 201] and created[0].body == created[1].body
+    assert [response.status for response in created] == [201, 201] and created[0].body == created[1].body
     assert ready == 200
 
 

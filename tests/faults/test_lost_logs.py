@@ -34,14 +34,18 @@ def statuses(server: Server) -> list[int]:
     replayed = server.request("POST", "/orders", ORDER, keyed)
     assert replayed.body == created.body
     path = created.headers["Location"]
-    answers = [created, replayed, server.request("GET", path), server.request("POST", f"{path}/confirm")]
-    answers += [
+    responses = [created, replayed, server.request("GET", path), server.request("POST", f"{path}/confirm")]
+    responses += [
         server.request("POST", "/orders", {}),
         server.request("GET", "/nowhere"),
         server.request("PUT", "/orders", {}),
     ]
-    answers += [server.request("GET", "/healthz"), server.request("GET", "/readyz"), server.request("GET", "/metrics")]
-    return [answer.status for answer in answers]
+    responses += [
+        server.request("GET", "/healthz"),
+        server.request("GET", "/readyz"),
+        server.request("GET", "/metrics"),
+    ]
+    return [response.status for response in responses]
 
 
 RIGHT = [201, 201, 200, 200, 400, 404, 405, 200, 200, 200]

@@ -49,12 +49,12 @@ def test_while_postgresql_is_silent_every_request_is_answered_in_ten_seconds(pos
             ("POST", "/orders", ORDER), ("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}),
             ("POST", f"{path}/cancel", {"reason": "customer"}), ("PATCH", path, {"note": "x"}),
         ] * 4  # fmt: skip
-        answers: list[tuple[Response, float]] = []
+        responses: list[tuple[Response, float]] = []
 
         def send(method: str, target: str, body: Any = None, more: dict[str, str] | None = None) -> None:
             sent = time.monotonic()
-            answer = server.request(method, target, body, headers | (more or {}))
-            answers.append((answer, time.monotonic() - sent))
+            response = server.request(method, target, body, headers | (more or {}))
+            responses.append((response, time.monotonic() - sent))
 
         with stopped(postgres):
             for _ in range(2):  # with the connections of before, and without
@@ -70,11 +70,11 @@ def test_while_postgresql_is_silent_every_request_is_answered_in_ten_seconds(pos
         wait_until_ready(server)
         keyed = [server.request("POST", "/orders", ORDER, headers | {"Idempotency-Key": "k-1"}) for _ in range(2)]
 
-    print(f"answered after {max(seconds for _, seconds in answers):.1f} s at most")
-    assert {(answer.status, answer.headers["Retry-After"]) for answer, _ in answers} == {(503, "1")}
-    assert len(answers) == 2 * len(requests) and max(seconds for _, seconds in answers) < ANSWER_DEADLINE
+    print(f"answered after {max(seconds for _, seconds in responses):.1f} s at most")
+    assert {(response.status, response.headers["Retry-After"]) for response, _ in responses} == {(503, "1")}
+    assert len(responses) == 2 * len(requests) and max(seconds for _, seconds in responses) < ANSWER_DEADLINE
     assert alive == 200 and alive_within < 2
-    assert [answer.status for answer in keyed] == [201, 201] and keyed[0].body == keyed[1].body
+    assert [response.status for response in keyed] == [201, 201] and keyed[0].body == keyed[1].body
 
 
 def test_a_worker_starts_while_sqlite_is_locked_and_serves_when_it_is_free(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ class Record:
     resent: int = 0
     surprises: list[str] = field(default_factory=list)
 
-    def acknowledge(self, answer: Response) -> dict[str, Any]:
-        order: dict[str, Any] = answer.json
-        self.documents[order["id"], order["version"]] = answer.body
+    def acknowledge(self, response: Response) -> dict[str, Any]:
+        order: dict[str, Any] = response.json
+        self.documents[order["id"], order["version"]] = response.body
         return order
 
 
@@ -105,12 +105,12 @@ class Traffic:
             self._send(f"{path}/{action}", body)
 
     def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = self._insist(path, body, {"Idempotency-Key": str(uuid4())})
+        response = self._insist(path, body, {"Idempotency-Key": str(uuid4())})
         if path == "/orders":
             self.record.creation_keys += 1
         else:
             self.record.action_keys += 1
-        return self.record.acknowledge(answer) if answer.status < 300 else {"id": "none"}
+        return self.record.acknowledge(response) if response.status < 300 else {"id": "none"}
 
     def _send_batch(self) -> None:
         entries = [new_order(idempotency_key=str(uuid4())) for _ in range(3)]
@@ -129,11 +129,11 @@ class Traffic:
     def _insist(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Response:
         while not self._abandoned.is_set():
             with suppress(OSError, http.client.HTTPException):
-                answer = send_request(self._port, "POST", path, body, headers)
-                if answer.status not in _RETRIED:
-                    if answer.status >= 300:
-                        self.record.surprises.append(f"{path}: {answer.status} {answer.body.decode()}")
-                    return answer
+                response = send_request(self._port, "POST", path, body, headers)
+                if response.status not in _RETRIED:
+                    if response.status >= 300:
+                        self.record.surprises.append(f"{path}: {response.status} {response.body.decode()}")
+                    return response
             self.record.resent += 1
             time.sleep(0.05)
         self.record.surprises.append(f"{path}: never answered")

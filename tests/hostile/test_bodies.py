@@ -55,9 +55,9 @@ def test_the_worst_bodies_stall_nobody(target: Target, name: str) -> None:
     def attack() -> None:
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
-            answer = send_request(target.port, "POST", "/orders/batch", body)
-            statuses.add(answer.status)
-            sizes.add(len(answer.body))
+            response = send_request(target.port, "POST", "/orders/batch", body)
+            statuses.add(response.status)
+            sizes.add(len(response.body))
 
     with Probe(target) as probe:
         together(AT_ONCE, attack)

@@ -127,14 +127,14 @@ def test_many_orders_are_erased_without_a_time_out(service: Server, app: Flask) 
     with app.app_context():
         assert sum(expire_orders(older_than=timedelta(0))) >= len(many)
 
-    answer = service.request("DELETE", "/customers/c-many/personal-data")
-    answers, location = [answer], answer.headers["Location"]
-    while answers[-1].json["status"] == "running":
-        answers.append(service.request("GET", location))
+    response = service.request("DELETE", "/customers/c-many/personal-data")
+    responses, location = [response], response.headers["Location"]
+    while responses[-1].json["status"] == "running":
+        responses.append(service.request("GET", location))
 
-    assert answer.status == (202 if len(answers) > 1 else 200)
-    assert {answer.status for answer in answers[1:]} <= {200}
-    assert (answers[-1].json["status"], answers[-1].json["orders"]) == ("done", len(many))
+    assert response.status == (202 if len(responses) > 1 else 200)
+    assert {response.status for response in responses[1:]} <= {200}
+    assert (responses[-1].json["status"], responses[-1].json["orders"]) == ("done", len(many))
     assert service.request("GET", "/orders?customer_id=c-many").json["orders"] == []
 
 
@@ -199,10 +199,10 @@ def test_events_pass_at_once_in_a_stream_and_to_a_waiting_reader(service: Server
 def test_the_metrics_are_not_for_everyone(service: Server) -> None:
     with closing(http.client.HTTPConnection("127.0.0.1", service.port, source_address=("127.0.0.2", 0))) as stranger:
         stranger.request("GET", "/metrics")
-        answer = stranger.getresponse()
-        problem = json.load(answer)
+        response = stranger.getresponse()
+        problem = json.load(response)
 
-    assert (answer.status, problem["status"], problem["title"]) == (403, 403, "Forbidden")
+    assert (response.status, problem["status"], problem["title"]) == (403, 403, "Forbidden")
     assert service.request("GET", "/metrics").status == 200
 
 
@@ -261,17 +261,17 @@ def test_no_notation_of_a_path_bypasses_a_rule(service: Server, target: str, sta
     """127.0.0.2 stands for another machine."""
     request = f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
 
-    answer = exchange(service.port, request, address="127.0.0.2")
+    response = exchange(service.port, request, address="127.0.0.2")
 
-    assert int(answer.split()[1]) == status
-    assert b"http_request_duration" not in answer
+    assert int(response.split()[1]) == status
+    assert b"http_request_duration" not in response
 
 
 @pytest.mark.parametrize("path", ["//orders", "/%2Forders", "///healthz", "//orders/batch", "//", "/.problem"])
 def test_two_slashes_and_internal_paths_lead_nowhere(service: Server, path: str) -> None:
-    answer = service.request("GET", path)
+    response = service.request("GET", path)
 
-    assert (answer.status, answer.json["type"], answer.json["instance"]) == (404, "/problems/not-found", path)
+    assert (response.status, response.json["type"], response.json["instance"]) == (404, "/problems/not-found", path)
 
 
 def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes], bytes]:
@@ -332,9 +332,9 @@ def test_it_listens_on_ipv6_too(service: Server) -> None:
 SHOP = "https://shop.example"
 
 
-def cors(answer: Response) -> dict[str, list[str]]:
+def cors(response: Response) -> dict[str, list[str]]:
     names = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
-    return {name: answer.headers.get_all(name, []) for name in names}
+    return {name: response.headers.get_all(name, []) for name in names}
 
 
 def own_errors(nginx: Server, origin: dict[str, str]) -> Iterator[Response]:
@@ -377,8 +377,8 @@ def test_no_log_names_a_client(app: Flask) -> None:
     head = "{} /customers/canary/personal-data?x=canary HTTP/1.1\r\nHost: canary\r\nX-Test-Address: 203.0.113.99\r\n"
 
     def send(port: int, method: str, more: str = "Connection: close\r\n\r\n") -> int:
-        answer = exchange(port, (head.format(method) + more).encode())
-        return int(answer.split()[1]) if answer else 0
+        response = exchange(port, (head.format(method) + more).encode())
+        return int(response.split()[1]) if response else 0
 
     with nginx_without_service() as nginx, socket.socket(socket.AF_UNIX) as upstream:
         directory, port = Path(nginx.process.args[4]), nginx.port  # type: ignore[index, arg-type]
@@ -464,23 +464,23 @@ def test_a_slow_export_arrives_whole_and_a_broken_one_as_broken(database_url: st
 
 def test_without_the_service_nginx_answers_503_with_retry_after() -> None:
     with nginx_without_service() as nginx:
-        answer = nginx.request("POST", "/orders", ORDER, {"X-Request-Id": "id-1"})
+        response = nginx.request("POST", "/orders", ORDER, {"X-Request-Id": "id-1"})
         batch = nginx.request("POST", "/orders/batch", b" " * 1_000_000)
 
     assert batch.status == batch.json["status"] == 502
-    assert answer.status == answer.json["status"] == 502
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.headers["Retry-After"] == "1"
-    assert answer.json["type"] == "/problems/service-unavailable"
-    assert answer.json["instance"] == "/orders"
-    assert answer.json["request_id"] == answer.headers["X-Request-Id"] == "id-1"
+    assert response.status == response.json["status"] == 502
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Retry-After"] == "1"
+    assert response.json["type"] == "/problems/service-unavailable"
+    assert response.json["instance"] == "/orders"
+    assert response.json["request_id"] == response.headers["X-Request-Id"] == "id-1"
 
 
 @pytest.mark.parametrize(("given", "kept"), [("id-1", True), ('"quoted"', False), ("a" * 129, False), (None, False)])
 def test_a_valid_request_id_is_kept_and_an_invalid_one_replaced(service: Server, given: str | None, kept: bool) -> None:
-    answer = service.request("GET", "/healthz", headers={"X-Request-Id": given} if given else {})
+    response = service.request("GET", "/healthz", headers={"X-Request-Id": given} if given else {})
 
-    [request_id] = answer.headers.get_all("X-Request-Id")
+    [request_id] = response.headers.get_all("X-Request-Id")
     assert (request_id == given) is kept
     assert kept or re.fullmatch("[0-9a-f]{32}", request_id)
     assert f'"request_id":"{request_id}"' in service.output()
@@ -492,9 +492,9 @@ def test_clients_that_send_headers_slowly_delay_no_other_client(service: Server)
             connection = slow.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=TIMEOUT))
             connection.sendall(b"GET /orders HTTP/1.1\r\nHost: ")
 
-        answers = [service.request("POST", "/orders", ORDER) for _ in range(20)]
+        responses = [service.request("POST", "/orders", ORDER) for _ in range(20)]
 
-    assert {answer.status for answer in answers} == {201}
+    assert {response.status for response in responses} == {201}
 
 
 def test_a_reload_under_load_loses_no_request(service: Server, app: Flask) -> None:

@@ -58,7 +58,7 @@ def test_orders_are_created_once_changed_and_read(database: str) -> None:
             for number in range(200)
         ]
         created = [future.result() for future in sent]
-        paths = sorted({answer.headers["Location"] for answer in created})
+        paths = sorted({response.headers["Location"] for response in created})
         confirmed = list(pool.map(lambda path: server.request("POST", f"{path}/confirm"), paths * 2))
         listed = server.request("GET", "/orders?status=confirmed&limit=100").json["orders"]
         history = server.request("GET", f"{paths[0]}/history").json["events"]
@@ -66,9 +66,9 @@ def test_orders_are_created_once_changed_and_read(database: str) -> None:
         status = server.stop()
 
     assert migrated.returncode == 0, migrated.stderr
-    assert {answer.status for answer in created} == {201}
+    assert {response.status for response in created} == {201}
     assert len(paths) == len(listed) == 20
-    assert sorted(answer.status for answer in confirmed) == [200] * 20 + [409] * 20
+    assert sorted(response.status for response in confirmed) == [200] * 20 + [409] * 20
     assert [event["at"] for event in history] == [listed[-1]["created_at"], listed[-1]["updated_at"]]
     assert (warned, status) == ([], 0)
 
@@ -84,10 +84,10 @@ def test_a_role_without_time_limits_is_named_once(database: str) -> None:
     url = as_role(database, "unlimited")
     upgrade(url)
     with serve(url, free_port(), workers=1) as server, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: server.request("GET", "/orders"), range(16)))  # over several connections
+        responses = list(pool.map(lambda _: server.request("GET", "/orders"), range(16)))  # over several connections
         warned = warnings(server)
 
-    assert {answer.status for answer in answers} == {200}
+    assert {response.status for response in responses} == {200}
     assert len(warned) == 1
     for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
         assert f"ALTER ROLE unlimited SET {name} = " in warned[0]["advice"]
