@@ -1,16 +1,17 @@
 """The delivery loop of a worker: claims what is due, sends it, and records what came of it.
 
-Requests are greenlets of one thread (`app.services.webhook_sender`); between them, the loop talks to the database. An
+Requests are greenlets of one thread (`app.services.webhook_sender`); the loop talks to the database meanwhile. An
 endpoint has at most CONCURRENCY requests open in a worker, and one while it does not answer, so that a slow or dead
 endpoint takes nothing from the others.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -31,6 +32,8 @@ from app.services.webhook_sender import REQUEST_SECONDS, Attempt, WebhookSender
 from app.services.webhook_service import prune_deliveries, webhook_rules
 from app.services.webhook_signature import SecretStore, UnreadableSecret, signed_headers
 from app.services.worker import Task
+
+Result = TypeVar("Result")
 
 CONCURRENCY = 10  # open requests of one endpoint in a worker
 # Deliveries claimed for a fast endpoint: more than can be sent at once, so that it need not wait for the database. What
@@ -102,20 +105,19 @@ class WebhookDeliverer:
 
     def _claim(self) -> int:
         """Claim and begin to send what is due, and return its number."""
-        if not any_due(datetime.now(UTC)):
+        if not _in_thread(any_due, datetime.now(UTC)):
             return 0
         total = 0
-        for endpoint in due_endpoints(datetime.now(UTC)):
+        for endpoint in _in_thread(due_endpoints, datetime.now(UTC)):
             limit = min(self._capacity(endpoint), OPEN_MAX - self._claimed())
             if limit <= 0:
                 continue
-            deliveries, claimed_at = claim(endpoint, limit=limit), time.monotonic()
+            claimed_at, deliveries = time.monotonic(), _in_thread(claim, endpoint, limit)
             for delivery in deliveries:
                 lane = self._lanes.setdefault(endpoint.id, _Lane())
                 lane.claimed += 1
                 gevent.spawn(self._deliver, delivery, lane, claimed_at)
             total += len(deliveries)
-            gevent.sleep(0)  # lets open requests go on
         return total
 
     def _claimed(self) -> int:
@@ -172,6 +174,20 @@ class WebhookDeliverer:
 
     def _store_results(self) -> None:
         results = self._results.copy()
-        complete([(delivery, attempt) for delivery, attempt in results if attempt is not None])
-        release([delivery for delivery, attempt in results if attempt is None])
+        sent = [(delivery, attempt) for delivery, attempt in results if attempt is not None]
+        if sent:
+            _in_thread(complete, sent)
+        unsent = [delivery for delivery, attempt in results if attempt is None]
+        if unsent:
+            _in_thread(release, unsent)
         del self._results[: len(results)]
+
+
+def _in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function that uses the database in a thread of gevent's pool, so that open requests go on meanwhile.
+
+    It runs in a copy of this thread's context, which has the application's session. The caller waits, so that two
+    threads never use the session at the same time.
+    """
+    result: Result = gevent.get_hub().threadpool.apply(copy_context().run, (function, *arguments))
+    return result

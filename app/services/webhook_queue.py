@@ -199,7 +199,7 @@ def _due_endpoint(row: Any, now: datetime) -> DueEndpoint:
     return DueEndpoint(row.id, row.url, row.payload, tuple(sealed), row.consecutive_failures, row.last_success_at)
 
 
-def claim(endpoint: DueEndpoint, *, limit: int) -> list[ClaimedDelivery]:
+def claim(endpoint: DueEndpoint, limit: int) -> list[ClaimedDelivery]:
     """Claim up to `limit` deliveries that are due, the oldest first, at most one of each order."""
     now = datetime.now(UTC)
     values = {
@@ -307,16 +307,17 @@ def delivery_document(row: Any) -> dict[str, Any]:
 
 
 def complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
-    """Store what came of attempts, except those whose lease has been taken over, and the health of their endpoints."""
-    if results:
-        in_transaction(lambda: _complete(results))
+    """Store what came of one attempt or more, and the health of their endpoints.
+
+    A result whose lease has been taken over is ignored.
+    """
+    in_transaction(lambda: _complete(results))
 
 
 def release(deliveries: Sequence[ClaimedDelivery]) -> None:
-    """Give back deliveries that were not sent."""
-    if deliveries:
-        rows = [_key_of(delivery) | {"due_at": datetime.now(UTC)} for delivery in deliveries]
-        in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
+    """Give back one delivery or more that were not sent."""
+    rows = [_key_of(delivery) | {"due_at": datetime.now(UTC)} for delivery in deliveries]
+    in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
 
 
 def erase_responses(order_id: str, *, after: int, until: int) -> None:
