@@ -1,11 +1,13 @@
 """`flask verify` uses several processes: they share the orders, and they end with the command."""
 
+import json
 import os
 import re
 from collections.abc import Callable
 
 import click
 import pytest
+import structlog
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from sqlalchemy import text, update
@@ -25,6 +27,10 @@ def end_with(status: int) -> None:
 def read_a_missing_table(_task: int) -> None:
     with db.engine.connect() as connection:
         connection.execute(text("SELECT * FROM missing"))
+
+
+def log_a_line(_task: int) -> None:
+    structlog.get_logger().warning("a line of the log")
 
 
 def test_processes_share_the_orders(
@@ -53,3 +59,12 @@ def test_processes_share_the_orders(
 def test_work_that_fails_is_an_error(app: Flask, work: Callable[[int], None], message: str) -> None:
     with app.app_context(), pytest.raises(click.ClickException, match=re.escape(message)):
         list(run_in_processes(work, [3, 3, 3], processes=2))
+
+
+@on_sqlite
+def test_child_processes_log_to_standard_error(app: Flask, capfd: pytest.CaptureFixture[str]) -> None:
+    with app.app_context():
+        list(run_in_processes(log_a_line, [1], processes=2))
+
+    captured = capfd.readouterr()
+    assert (captured.out, json.loads(captured.err)["event"]) == ("", "a line of the log")

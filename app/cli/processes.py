@@ -14,11 +14,12 @@ from flask import Flask, current_app
 from app.cli.common import database_failure
 from app.db import engine
 from app.db.errors import DATABASE_ERRORS
+from app.telemetry import configure_logging
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_SETTINGS = ("DATABASE_URL", "DATABASE_POOL_SIZE", "DATABASE_POOLER")
+_SETTINGS = ("DATABASE_URL", "DATABASE_POOL_SIZE", "DATABASE_POOLER", "LOG_LEVEL", "LOG_FORMAT")
 
 
 def run_in_processes(work: Callable[[Task], Result], tasks: Iterable[Task], *, processes: int) -> Iterator[Result]:
@@ -102,6 +103,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any], settings: Mapping
     """The child process: do what it is sent until the command ends."""
     app = Flask(__name__)
     app.config.update(settings)
+    configure_logging(settings["LOG_LEVEL"], settings["LOG_FORMAT"])  # standard output is for the command's results
     engine.init_app(app)
     with app.app_context(), suppress(EOFError, ConnectionError):
         while True:
