@@ -69,6 +69,16 @@ def test_young_held_and_confirmed_orders_are_left_alone(
     assert statuses(client, [*old[:2], young.headers["Location"]]) == ["pending", "confirmed", "pending"]
 
 
+def test_a_reopened_order_is_left_alone(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
+    client.post(f"{old[0]}/cancel", json={"reason": "customer"})
+    client.post(f"{old[0]}/reopen", json={"reason": "ordered again by phone"})
+
+    result = runner.invoke(args=["orders", "expire", "--older-than", "1h"])
+
+    assert result.stdout.startswith("6 orders expired.\n")
+    assert statuses(client, old[:2]) == ["pending", "cancelled"]
+
+
 def test_orders_are_expired_in_batches(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
