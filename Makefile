@@ -35,7 +35,7 @@ nginx-test: $(VENV)/dev.stamp  ## test the service behind nginx (apt-get install
 
 # Tests of changes and races, except those that count statements or measure lock time-outs, which a pooler changes.
 pgbouncer-test: THROUGH_POOLER := idempotency idempotent_actions order_races order_lifecycle order_patch \
-	conditional_changes change_limits batch order_model migrations
+	conditional_changes change_limits batch order_model migrations sequencer event_feed
 pgbouncer-test: export PATH := $(PATH):/usr/sbin
 pgbouncer-test: $(VENV)/dev.stamp  ## test the service with PgBouncer (apt-get install pgbouncer)
 	@$(PY) -m pytest tests/pgbouncer $(ARGS)

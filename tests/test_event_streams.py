@@ -207,6 +207,8 @@ def test_a_customer_has_a_limited_number_of_streams(app: Flask, secure_app: Flas
         secure_client.post("/orders", json=MINIMAL | {"customer_id": customer}, headers=headers).headers["Location"]
         for customer, headers in (("c-ada", ada), ("c-bob", bob))
     ]
+    for _ in range(secure_app.config["EVENT_STREAMS_CUSTOMERS"] + 1):  # no body, and no stream
+        assert secure_client.head(f"{paths[0]}/events", headers=ada).status_code == 200
     with ExitStack() as streams:
         for _ in range(secure_app.config["EVENT_STREAMS_CUSTOMERS"]):
             streams.enter_context(stream(secure_client, f"{paths[0]}/events", **ada))
