@@ -603,6 +603,24 @@ def test_a_secret_that_cannot_be_read_any_more_is_a_failure_that_says_what_to_do
     request.verify(rotated["secret"])
 
 
+def test_an_unexpected_error_of_a_request_is_a_failed_attempt_and_is_logged(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("unexpected")
+
+    webhook = create_webhook(client, "http://127.0.0.1:9/")
+    create_order(client)
+    monkeypatch.setattr("app.services.webhook_sender.WebhookSender.send", fail)
+    with capture_logs() as logs:
+        deliver(app)
+
+    [delivery] = deliveries(client, webhook)
+    assert (delivery["status"], delivery["attempt_count"]) == ("pending", 1)
+    assert "error in the service" in delivery["attempts"][0]["error"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["webhook request failed"]
+
+
 def test_finished_deliveries_are_deleted_after_their_time_and_pending_ones_stay(
     app: Flask, client: FlaskClient
 ) -> None:

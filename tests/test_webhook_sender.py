@@ -230,7 +230,8 @@ def test_the_time_of_a_request_includes_the_resolution_of_its_name(monkeypatch: 
     "answer",
     [b"", b"\r\n", b"garbage\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n",
      b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", b"HTTP/1.1 200 OK\r\na: " + b"b" * 70000 + b"\r\n\r\n",
-     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"],
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"],
 )  # fmt: skip
 def test_an_answer_that_is_not_http_is_a_failure(sender: WebhookSender, answer: bytes) -> None:
     with raw_server(lambda connection: connection.sendall(answer)) as port:
@@ -270,7 +271,13 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(sender: WebhookSender, valu
     assert attempt.retry_after is not None and low <= attempt.retry_after <= high
 
 
-@pytest.mark.parametrize("value", ["soon", "-1", "1.5", "99999999999", "Wed, 99 Oct 2015 07:28:00 GMT"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "soon", "-1", "1.5", "99999999999", "Wed, 99 Oct 2015 07:28:00 GMT", f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT",
+        f"Wed, 21 Oct 2015 07:28:00 +{'9' * 30}",
+    ],
+)  # fmt: skip
 def test_an_invalid_retry_after_is_ignored(sender: WebhookSender, value: str) -> None:
     with receiver(lambda _: (503, b"", {"Retry-After": value})) as endpoint:
         assert send(sender, endpoint.url).retry_after is None

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import gevent
+import structlog
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
@@ -32,6 +33,8 @@ from app.services.webhook_sender import REQUEST_SECONDS, Attempt, WebhookSender
 from app.services.webhook_service import prune_deliveries, webhook_rules
 from app.services.webhook_signature import SecretStore, UnreadableSecret, signed_headers
 from app.services.worker import Task
+
+log = structlog.get_logger()
 
 Result = TypeVar("Result")
 
@@ -157,7 +160,11 @@ class WebhookDeliverer:
         headers = signed_headers(
             delivery.event_id, delivery.body, timestamp=int(now.timestamp()), secrets=secrets
         )  # a timestamp for each attempt: receivers refuse old ones
-        return self._sender.send(delivery.endpoint.url, delivery.body, headers)
+        try:
+            return self._sender.send(delivery.endpoint.url, delivery.body, headers)
+        except Exception as error:  # without an attempt, the delivery would be due again at once, and for ever
+            log.error("webhook request failed", endpoint_id=delivery.endpoint.id, exc_info=error)
+            return Attempt(now, 0, error="The request failed because of an error in the service. It is logged.")
 
     def _open(self, sealed: str, *previous: str) -> list[str]:
         """The secrets to sign with. Raises UnreadableSecret for the current one; a previous one may be lost."""

@@ -19,7 +19,7 @@ from typing import Any
 import gevent
 import gevent.socket
 from gevent.ssl import SSLContext
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from app.models.webhook_url import RefusedURL, WebhookURL, check_addresses, parse_webhook_url
 
@@ -111,7 +111,7 @@ class _Response:
             raise InvalidResponse("The head is too large.")
         try:
             self._parser.feed_data(data)
-        except HttpParserError as error:
+        except (HttpParserError, HttpParserUpgrade) as error:  # nobody asked for another protocol
             raise InvalidResponse(str(error)) from None
 
     def allows_reuse(self) -> bool:
@@ -288,7 +288,7 @@ def _retry_after(value: str | None) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # OverflowError: a number of any length
         return None
     if moment.tzinfo is None:
         return None
