@@ -211,7 +211,7 @@ def _refundable(order: Order) -> int:
     captured = sum_payments(order.payments).captured
     if order.return_status == "returned":
         return captured
-    prices = order.prices()
+    prices = order.prices(order.lines())
     refunds = (
         ((subtotal or 0) + discount) * item.returned // item.quantity
         for item, subtotal, discount in zip(order.items, prices.subtotals, prices.discounts, strict=True)

@@ -4,7 +4,9 @@ import random
 import sqlite3
 import time
 import weakref
+from collections.abc import Callable
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -36,18 +38,21 @@ class Base(DeclarativeBase):
 
     def columns(self) -> dict[str, Any]:
         """The values by column name."""
-        # The instrumented attribute is needed only for what is not loaded: reading all 40 values of an order with three
-        # lines through it takes 3 % of a change.
-        loaded = inspect(self).dict
-        return {
-            name: loaded[key] if key in loaded else getattr(self, key) for name, key in _column_attributes(type(self))
-        }
+        # An instance's dictionary holds what is loaded. To read each value through its attribute would take 10 % of the
+        # instructions of a change.
+        names, keys, loaded_values = _column_attributes(type(self))
+        try:
+            return dict(zip(names, loaded_values(vars(self)), strict=True))
+        except KeyError:
+            return {name: getattr(self, key) for name, key in zip(names, keys, strict=True)}
 
 
 @cache
-def _column_attributes(model: type[Base]) -> tuple[tuple[str, str], ...]:
-    """The names of a model's columns, each with the name of its attribute."""
-    return tuple((attribute.columns[0].name, attribute.key) for attribute in inspect(model).column_attrs)
+def _column_attributes(model: type[Base]) -> tuple[list[str], list[str], Callable[[Any], tuple[Any, ...]]]:
+    """The names of a model's columns, those of their attributes, and a function that takes them from a dictionary."""
+    attributes = inspect(model).column_attrs
+    keys = [attribute.key for attribute in attributes]
+    return [attribute.columns[0].name for attribute in attributes], keys, itemgetter(*keys)
 
 
 db = SQLAlchemy(model_class=Base)

@@ -52,7 +52,7 @@ from app.models.lifecycle import (
     allowed_actions,
 )
 from app.models.order_id import hash_reference, is_alias
-from app.models.order_item import ID_MAX, OrderItem, match_lines
+from app.models.order_item import ID_MAX, OrderItem, match_lines, open_units
 from app.models.payment import PAYMENT_STATUSES, PAYMENTS_MAX, UNPAID, exceeded_limit, payment_status, sum_payments
 from app.models.pricing import InvalidPrices, Prices, order_totals, price_lines
 from app.models.principal import PRINCIPAL_MAX, customer_principal_id
@@ -205,11 +205,13 @@ class Order(Base):
     @property
     def allowed_actions(self) -> list[str]:
         """The names of the actions that are allowed next, sorted."""
-        expected = count_units(with_status(self.returns, EXPECTED))
+        expected, lines = count_units(with_status(self.returns, EXPECTED)), self.lines()
         conditions = {
             ON_HOLD: bool(self.holds),
-            OPEN_UNITS: self.has_open_units,
-            UNITS_TO_RETURN: any(item.fulfilled > item.returned + expected.get(item.line, 0) for item in self.items),
+            OPEN_UNITS: any(map(open_units, lines)),
+            UNITS_TO_RETURN: any(
+                line["fulfilled"] > line["returned"] + expected.get(line["line"], 0) for line in lines
+            ),
             EXPECTED_RETURNS: bool(expected),
             ACTIVE_FULFILLMENTS: bool(active_fulfillments(self.fulfillments)),
             PRICES: self.total is not None,
@@ -219,41 +221,44 @@ class Order(Base):
     @property
     def has_open_units(self) -> bool:
         """Whether units are neither cancelled nor fulfilled."""
-        return any(item.open for item in self.items)
+        return any(map(open_units, self.lines()))
 
-    def prices(self) -> Prices:
-        """The prices of the lines as ordered. Raises InvalidPrices."""
-        lines = [{"unit_price": item.unit_price, "quantity": item.quantity} for item in self.items]
+    def lines(self) -> list[dict[str, Any]]:
+        """The columns of the items: to read several of their values, which takes less than through the attributes."""
+        return [item.columns() for item in self.items]
+
+    def prices(self, lines: Sequence[Mapping[str, Any]]) -> Prices:
+        """The prices of the `lines()` as ordered. Raises InvalidPrices."""
         return price_lines(lines, self.adjustments)
 
-    def totals(self, prices: Prices) -> dict[str, int] | None:
+    def totals(self, lines: Sequence[Mapping[str, Any]], prices: Prices) -> dict[str, int] | None:
         """The totals of the document; None if the order has no prices."""
-        cancelled = [{"cancelled": item.cancelled, "quantity": item.quantity} for item in self.items]
         sums = sum_payments(self.payments)
         return order_totals(
-            prices, cancelled, is_cancelled=self.status == "cancelled", paid=sums.captured, refunded=sums.refunded
+            prices, lines, is_cancelled=self.status == "cancelled", paid=sums.captured, refunded=sums.refunded
         )
 
     def derive(self) -> None:
         """Derive from items, records and dates what follows from them. Raises InvalidPrices for a negative total."""
         self._count_units()
+        lines = self.lines()
         quantity, cancelled, fulfilled, returned = (
-            sum(units)
-            for units in zip(*((i.quantity, i.cancelled, i.fulfilled, i.returned) for i in self.items), strict=True)
+            sum(line[name] for line in lines) for name in ("quantity", "cancelled", "fulfilled", "returned")
         )
         active = active_fulfillments(self.fulfillments)
-        self.fulfillment_status = fulfillment_status(
-            quantity=quantity, cancelled=cancelled, fulfilled=fulfilled, active=active
+        totals = self.totals(lines, self.prices(lines))
+        total = totals["total"] if totals else None
+        if total is not None and total < 0:
+            raise InvalidPrices({"adjustments": [f"They make the order's total {total:,}; it must not be negative."]})
+        self._assign(
+            fulfillment_status=fulfillment_status(
+                quantity=quantity, cancelled=cancelled, fulfilled=fulfilled, active=active
+            ),
+            return_status=return_status(fulfilled=fulfilled, returned=returned),
+            total=total,
+            payment_status=payment_status(sum_payments(self.payments), total=total or 0),
+            late=self.late and self._may_become_late,
         )
-        self.return_status = return_status(fulfilled=fulfilled, returned=returned)
-        totals = self.totals(self.prices())
-        self.total = totals["total"] if totals else None
-        if self.total is not None and self.total < 0:
-            raise InvalidPrices(
-                {"adjustments": [f"They make the order's total {self.total:,}; it must not be negative."]}
-            )
-        self.payment_status = payment_status(sum_payments(self.payments), total=self.total or 0)
-        self.late = self.late and self._may_become_late
         self.set_due_at()
 
     def set_due_at(self) -> None:
@@ -261,7 +266,7 @@ class Order(Base):
         dates = [read_timestamp(hold["until"]) for hold in self.holds if hold["until"]]
         if self.ship_by is not None and self._may_become_late and not self.late and self.version < VERSIONS_MAX:
             dates.append(self.ship_by)
-        self.due_at = min(dates, default=None)
+        self._assign(due_at=min(dates, default=None))
 
     def confirm(self, *, at: datetime) -> str:
         """Confirm a pending order."""
@@ -504,17 +509,24 @@ class Order(Base):
     def _may_become_late(self) -> bool:
         return self.ship_by is not None and self.status in OPEN and self.has_open_units
 
+    def _assign(self, **values: Any) -> None:
+        """Set the attributes whose values differ. Most do not, and SQLAlchemy records each that is set."""
+        for name, value in values.items():
+            if getattr(self, name) != value:
+                setattr(self, name, value)
+
     def _count_units(self) -> None:
         """Count the cancelled, fulfilled and returned units of the lines from the records."""
+        lines = self.lines()
         for name, records in (
             ("cancelled", [record for record in self.cancellations if record["reopened_at"] is None]),
             ("fulfilled", active_fulfillments(self.fulfillments)),
             ("returned", with_status(self.returns, RECEIVED)),
         ):
             units = count_units(records)
-            for item in self.items:
-                if getattr(item, name) != units.get(item.line, 0):
-                    setattr(item, name, units.get(item.line, 0))
+            for item, line in zip(self.items, lines, strict=True):
+                if line[name] != units.get(line["line"], 0):
+                    setattr(item, name, units.get(line["line"], 0))
 
     def _end_without_open_units(self) -> None:
         self._count_units()

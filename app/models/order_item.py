@@ -44,7 +44,12 @@ class OrderItem(Base):
     @property
     def open(self) -> int:
         """The units that are neither cancelled nor fulfilled."""
-        return self.quantity - self.cancelled - self.fulfilled
+        return open_units(self.columns())
+
+
+def open_units(line: Mapping[str, int]) -> int:
+    """The units of a line that are neither cancelled nor fulfilled."""
+    return line["quantity"] - line["cancelled"] - line["fulfilled"]
 
 
 def match_lines(

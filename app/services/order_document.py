@@ -5,6 +5,7 @@ A document is rendered once for each version and stored with its event. Every re
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import orjson
@@ -27,6 +28,7 @@ _CONVERTED = {"total", "metadata", *_TIMES}
 _HEAD_LENGTH = 100  # characters of a document that contain its id, number and customer_id
 _ITEM_COLUMNS = tuple(name for name in ITEMS.c.keys() if name != "order_id")
 _UNCHANGED = tuple(name for name in ORDERS.c.keys() if name not in _NOT_IN_DOCUMENT | _CONVERTED)
+_item_columns, _unchanged = itemgetter(*_ITEM_COLUMNS), itemgetter(*_UNCHANGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,13 @@ def render_order(
 
 def render_stored_order(order: Order) -> str:
     """Render the document of an order whose items are loaded."""
-    prices = order.prices()
+    lines = order.lines()
+    prices = order.prices(lines)
     return render_order(
         order.columns(),
-        items=[item.columns() for item in order.items],
+        items=lines,
         prices=prices,
-        totals=order.totals(prices),
+        totals=order.totals(lines, prices),
         allowed_actions=order.allowed_actions,
     )
 
@@ -111,10 +114,13 @@ def parse_order(document: Values, *, principal: str, external_ref_hash: str | No
     The order belongs to no session. The key and the fingerprint of its create are None, since no change stores them.
     """
     totals, order_id = document["totals"], document["id"]
-    items = [{name: item[name] for name in _ITEM_COLUMNS} | {"order_id": order_id} for item in document["items"]]
+    items = [
+        dict(zip(_ITEM_COLUMNS, _item_columns(item), strict=True)) | {"order_id": order_id}
+        for item in document["items"]
+    ]
     order = _loaded(
         Order,
-        {name: document[name] for name in _UNCHANGED}
+        dict(zip(_UNCHANGED, _unchanged(document), strict=True))
         | {name: document[name] and read_timestamp(document[name]) for name in _TIMES}
         | {
             "principal": principal,

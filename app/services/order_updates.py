@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -49,6 +50,7 @@ from app.services.order_queries import GROUP_READ_MAX, OWNED_ORDER, owned_by, ow
 GROUP_CHANGES_MAX = 100  # changes of concurrent requests in one statement; more would delay each request without a gain
 _IMMUTABLE = {"id", "number", "principal", *IMMUTABLE_CONTENT, "idempotency_key_hash", "fingerprint", "created_at"}
 _MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # orjson takes no quoted_name
+_mutable = itemgetter(*_MUTABLE)
 
 
 # A change as its statement takes it: the columns of the order, its event and its key, and the items that have changed.
@@ -125,8 +127,8 @@ def store_version(
     Raises the driver's error: nothing is stored then, except that this is unknown after a lost connection and after
     BatchAbandoned. A key that another request has stored in between is a duplicate.
     """
-    columns = order.columns()
-    change = {name: columns[name] for name in _MUTABLE} | event | {"items": _changed_items(order, before)}
+    change = dict(zip(_MUTABLE, _mutable(order.columns()), strict=True)) | event
+    change["items"] = _changed_items(order, before)
     change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "changed": True}
     change["last_line"] = len(order.items) if len(order.items) < len(before["items"]) else None
     # An external_ref may have to wait for another order with the same one, and could deadlock beside other changes.
@@ -139,7 +141,7 @@ def store_version(
 
 def _changed_items(order: Order, before: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The columns of the items that are new or changed."""
-    items = [item.columns() for item in order.items]
+    items = order.lines()
     for item in items:
         del item["order_id"]
     # The items of the document have their prices, too.
