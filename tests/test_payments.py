@@ -175,6 +175,35 @@ def test_an_order_without_prices_takes_no_payment(client: FlaskClient) -> None:
     assert "pay" not in refused.json["allowed_actions"]
 
 
+def test_with_a_payment_the_currency_stays_and_the_prices_cannot_be_removed(client: FlaskClient) -> None:
+    path = order_after(client)
+    assert client.patch(path, json={"currency": "USD"}).status_code == 200
+    pay(client, path, "capture", 100)
+
+    currency = client.patch(path, json={"currency": "EUR"})
+    prices = client.patch(path, json={"items": MINIMAL["items"]})
+
+    assert (slug(currency), currency.json["detail"]) == (
+        (409, "illegal-action"),
+        "The currency can be changed only while no payment is recorded.",
+    )
+    assert (prices.status_code, error_locations(prices)) == (400, {"#/adjustments"})
+    assert client.patch(path, json={"items": priced()["items"]}).json["totals"]["due"] == 900
+
+
+def test_a_cancellation_cannot_remove_the_only_prices_of_an_order_with_a_payment(client: FlaskClient) -> None:
+    fee = {"type": "shipping", "amount": 500}
+    items = [{"item_id": "sku-1", "quantity": 2}]
+    order = {"customer_id": "c-1", "currency": "EUR", "items": items, "adjustments": [fee]}
+    path = f"/orders/{client.post('/orders', json=order).json['id']}"
+    pay(client, path, "capture", 500)
+
+    body = {"reason": "customer", "items": [{"line": 1, "quantity": 1}], "adjustments": []}
+    response = client.post(f"{path}/cancel", json=body)
+
+    assert (response.status_code, error_locations(response)) == (400, {"#/adjustments"})
+
+
 def test_an_order_has_a_limited_number_of_payments(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.models.order.PAYMENTS_MAX", 2)
     path = order_after(client)

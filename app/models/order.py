@@ -95,7 +95,8 @@ class Order(Base):
 
     Each method that changes the order makes one new version and returns the type of its event, or None if nothing
     changes. If the order does not allow the change, it raises IllegalAction or, at VERSIONS_MAX, TooManyVersions;
-    InvalidPrices if the total would be negative. The order is to be discarded then. Times are aware, in UTC.
+    InvalidPrices if the total would be negative, or missing beside payments. The order is to be discarded then. Times
+    are aware, in UTC.
 
     Holds, payments, cancellations, fulfillments and returns are stored as the document shows them. A change replaces
     their lists and the objects in them, and never modifies one in place: the caller may still hold the document that
@@ -239,7 +240,10 @@ class Order(Base):
         )
 
     def derive(self) -> None:
-        """Derive from items, records and dates what follows from them. Raises InvalidPrices for a negative total."""
+        """Derive from items, records and dates what follows from them.
+
+        Raises InvalidPrices for a negative total, and for payments of an order without prices.
+        """
         self._count_units()
         lines = self.lines()
         quantity, cancelled, fulfilled, returned = (
@@ -250,6 +254,8 @@ class Order(Base):
         total = totals["total"] if totals else None
         if total is not None and total < 0:
             raise InvalidPrices({"adjustments": [f"They make the order's total {total:,}; it must not be negative."]})
+        if total is None and self.payments:
+            raise InvalidPrices({"adjustments": ["The order has payments, so that its prices cannot be removed."]})
         self._assign(
             fulfillment_status=fulfillment_status(
                 quantity=quantity, cancelled=cancelled, fulfilled=fulfilled, active=active
@@ -473,10 +479,12 @@ class Order(Base):
     def update(self, content: dict[str, Any], *, at: datetime) -> str:
         """Change the members of CONTENT, given by column name, and "items", given as the columns of all lines.
 
-        Those of CONTENT_WHILE_PENDING can change only while the order is pending.
+        Those of CONTENT_WHILE_PENDING can change only while the order is pending, the currency only before a payment.
         """
         if self.status != "pending" and not content.keys().isdisjoint(CONTENT_WHILE_PENDING):
             raise self._illegal("Items, adjustments and currency can be changed only while the order is pending.")
+        if "currency" in content and self.payments:
+            raise self._illegal("The currency can be changed only while no payment is recorded.")
         if "items" in content and any(item.cancelled for item in self.items):
             raise self._illegal("Items can be changed only while none of their units is cancelled.")
         if is_alias(self.customer_id):

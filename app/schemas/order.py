@@ -269,7 +269,8 @@ class AddressPatchSchema(StrictSchema):
 class OrderPatchSchema(StrictSchema):
     """A JSON merge patch (RFC 7396): absent members stay as they are, null removes a member, arrays are replaced whole.
 
-    `items`, `adjustments` and `currency` can be changed only while the order is pending.
+    `items`, `adjustments` and `currency` can be changed only while the order is pending. Once a payment is recorded,
+    the currency stays, and the prices cannot all be removed.
     """
 
     unknown_member = "A patch cannot change this."

@@ -451,6 +451,8 @@ def update(order: Document, patch: Document, at: datetime) -> str | None:
         return None
     if order["status"] != "pending" and changed.intersection(ONLY_WHILE_PENDING):
         raise illegal(order)
+    if "currency" in changed and order["payments"]:
+        raise illegal(order)
     if "items" in changed:
         if any(item["cancelled"] for item in order["items"]):
             raise illegal(order)
@@ -631,6 +633,8 @@ def derived(order: Document) -> Document:
     order = order | {"items": lines}
     order["totals"] = totals(order)
     if order["totals"] and order["totals"]["total"] < 0:
+        raise invalid("adjustments")
+    if order["totals"] is None and order["payments"]:
         raise invalid("adjustments")
     order |= statuses(order)
     order["late"] = order["late"] and can_be_late(order)
