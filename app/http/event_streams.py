@@ -12,7 +12,7 @@ from typing import NamedTuple
 import structlog
 from flask import Flask, Response, current_app, stream_with_context
 
-from app.db.errors import DATABASE_ERRORS, loggable_message
+from app.db.errors import DATABASE_ERRORS
 from app.errors import ServiceError, ServiceUnavailable, TooManyRequests, Unauthenticated
 from app.http.application import current_request, let_others_run
 from app.models.principal import Principal
@@ -26,7 +26,7 @@ STREAM_PAGE = 100  # events that a stream reads at once
 _RECONNECT = 1_000, 4_000  # milliseconds: clients do not come back all at once when a server stops
 _RETRY_AFTER = 1.0  # seconds, while the database does not answer
 _BUSY_SECONDS = 5
-_READERS = 3  # streams that read at the same time: thousands connect again after a reload
+_READERS = 3  # streams of single orders that read at the same time: thousands connect again after a reload
 
 log = structlog.get_logger()
 
@@ -51,12 +51,13 @@ class StreamPage(NamedTuple):
 class EventSource:
     """What is read: `read` returns the page after an id.
 
-    `skips`: ids are numbers of the feed, so that a reader can go on after events that do not match its filters.
+    `of_feed`: ids are numbers of the feed. A reader can go on after events that do not match its filters, and readers
+    at the same place share one read.
     """
 
     filters: FeedFilter
     read: Callable[[int], StreamPage]
-    skips: bool
+    of_feed: bool
 
 
 class StreamSlots:
@@ -107,7 +108,9 @@ class EventStreams:
             yield subscription
 
     def read(self, source: EventSource, after: int) -> StreamPage:
-        """Read a page when it is this stream's turn: those of other requests must not wait for a connection."""
+        """Read a page, of a single order when it is this stream's turn: other requests must find a connection, too."""
+        if source.of_feed:
+            return source.read(after)
         with self._reading:
             return source.read(after)
 
@@ -189,14 +192,13 @@ def _following(
             _require_unchanged(principal)
             authorized_at = time.monotonic()
         if checked is not None:
-            after = max(after, checked) if source.skips else after
+            after = max(after, checked) if source.of_feed else after
             yield f":\nid: {after}\n\n"
             continue
         subscription.reset()
         try:
             page = _streams().read(source, after)
-        except DATABASE_ERRORS as error:
-            log.warning("events cannot be read", error=type(error).__name__, reason=loggable_message(error))
+        except DATABASE_ERRORS:  # the watcher of the feed logs it once
             yield ":\n\n"
             time.sleep(_RETRY_AFTER)
             more = True
@@ -204,7 +206,7 @@ def _following(
         after, more = page.next_after, page.more
         if page.events:
             yield _render(page)
-        elif more:
+        if more:
             let_others_run()
 
 

@@ -106,7 +106,7 @@ def _feed(query: dict[str, Any], principal: Principal, *, limit: int) -> EventSo
         events = [StreamEvent(event.seq, event.type, event.document) for event in page.events]
         return StreamPage(events, page.next_after, page.more)
 
-    return EventSource(filters, read, skips=True)
+    return EventSource(filters, read, of_feed=True)
 
 
 _NO_ORDER = "00000000-0000-0000-0000-000000000000"
@@ -130,4 +130,4 @@ def _history(order_id: str, principal: Principal) -> EventSource:
             events.append(StreamEvent(event["version"], event["type"], document))
         return StreamPage(events, events[-1].id if events else after, page.next_after is not None)
 
-    return EventSource(FeedFilter(order_id=parse_uuid(order_id)), read, skips=False)
+    return EventSource(FeedFilter(order_id=parse_uuid(order_id)), read, of_feed=False)
