@@ -88,7 +88,7 @@ class AdjustmentInSchema(StrictSchema):
             raise ValidationError({"amount": ["A discount must be 0 or negative."]})
 
 
-class OrderId(FastField, fields.String):
+class OrderUUID(FastField, fields.String):
     """The id of an order, a UUID; loaded in lower case with dashes."""
 
     def load_valid(self, value: Any) -> Any:
@@ -101,7 +101,7 @@ class OrderId(FastField, fields.String):
 class RelatedOrderInSchema(StrictSchema):
     """Another order, and what it is to this one."""
 
-    order_id = OrderId(required=True, metadata={"format": "uuid"})
+    order_id = OrderUUID(required=True, metadata={"format": "uuid"})
     relation = Choice(RELATIONS, required=True)
 
 
@@ -370,11 +370,6 @@ class OrderQuerySchema(OrderFiltersSchema):
     )
 
 
-def _check_order_id(value: str) -> None:
-    if parse_uuid(value) is None:
-        raise ValidationError("This must be the id of an order, a UUID.")
-
-
 class ExportQuerySchema(OrderFiltersSchema):
     """The query of an export of orders."""
 
@@ -389,8 +384,7 @@ class ExportQuerySchema(OrderFiltersSchema):
         load_default="0",
         metadata={"description": "`1`: start the CSV with a byte order mark, so that Excel reads it as UTF-8."},
     )
-    after = fields.String(
-        validate=_check_order_id,
+    after = OrderUUID(
         metadata={
             "format": "uuid",
             "description": "Resume an interrupted export after the order with this id: the last one that was received "
@@ -408,8 +402,7 @@ class ExportQuerySchema(OrderFiltersSchema):
 class PersonalDataQuerySchema(ParametersSchema):
     """The query of an export of personal data."""
 
-    after = fields.String(
-        validate=_check_order_id,
+    after = OrderUUID(
         metadata={
             "format": "uuid",
             "description": "Resume an interrupted export after the order with this id: the last one whose events were "
