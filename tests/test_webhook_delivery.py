@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -530,6 +530,41 @@ def test_an_answer_to_a_request_from_before_an_erasure_is_not_stored(app: Flask,
 
     first, *_ = deliveries(client, webhook)
     assert (first["status"], first["attempts"]) == ("pending", [])
+
+
+def test_an_erasure_waits_for_a_claim_that_has_read_the_event(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = create_webhook(client, "http://127.0.0.1:1/", payload="order")
+    order_id = create_order(client, customer_id="c-canary")
+    client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
+    render, read, commit = webhook_queue.render_event, threading.Event(), threading.Event()
+
+    def render_slowly(*arguments: Any, **members: Any) -> bytes:
+        read.set()
+        commit.wait(TIMEOUT)
+        return render(*arguments, **members)
+
+    def claim() -> list[webhook_queue.ClaimedDelivery]:
+        with app.app_context():
+            return webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
+
+    monkeypatch.setattr(webhook_queue, "render_event", render_slowly)
+    with app.app_context():
+        queue_events()
+    with ThreadPoolExecutor() as executor:
+        claiming = executor.submit(claim)
+        assert read.wait(TIMEOUT)
+        erasing = executor.submit(app.test_client().delete, "/customers/c-canary/personal-data")
+        wait([erasing], timeout=0.3)  # time enough for an erasure that does not wait
+        commit.set()
+        [claimed] = claiming.result()
+        assert erasing.result().status_code in (200, 202)
+    with app.app_context():
+        webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
+
+    assert b"c-canary" in claimed.body
+    assert "canary" not in str(deliveries(client, webhook))
 
 
 def test_a_delivery_whose_worker_dies_is_due_again_and_late_results_are_ignored(

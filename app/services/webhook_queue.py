@@ -327,9 +327,10 @@ def erase_responses(order_id: str, *, after: int, until: int) -> None:
     their events are sent again, without the personal data. Called in a transaction.
     """
     columns = DELIVERIES.c
-    of_events = columns.order_id == order_id, columns.version > after, columns.version <= until
-    db.session.execute(update(DELIVERIES).where(*of_events, columns.lease.is_not(None)).values(lease=None))
-    rows = db.session.execute(select(columns.endpoint_id, columns.id, columns.attempts).where(*of_events)).all()
+    query = select(columns.endpoint_id, columns.id, columns.lease, columns.attempts)
+    query = query.where(columns.order_id == order_id, columns.version > after, columns.version <= until)
+    # The row locks wait for a claim that has read the events as they were and is not committed yet.
+    rows = db.session.execute(query.order_by(columns.endpoint_id, columns.id).with_for_update()).all()
     erased = [
         {
             "of_endpoint": row.endpoint_id,
@@ -337,7 +338,7 @@ def erase_responses(order_id: str, *, after: int, until: int) -> None:
             "new_attempts": [attempt | {"response": None} for attempt in row.attempts],
         }
         for row in rows
-        if any(attempt["response"] for attempt in row.attempts)
+        if row.lease is not None or any(attempt["response"] for attempt in row.attempts)
     ]
     if erased:
         db.session.connection().execute(_ERASURE, erased)
@@ -385,7 +386,7 @@ def _attempt_document(attempt: Attempt) -> dict[str, Any]:
 
 _OF_DELIVERY = DELIVERIES.c.endpoint_id == bindparam("of_endpoint"), DELIVERIES.c.id == bindparam("of_id")
 _LEASED = (*_OF_DELIVERY, DELIVERIES.c.lease == bindparam("of_lease"))
-_ERASURE = update(DELIVERIES).where(*_OF_DELIVERY).values(attempts=bindparam("new_attempts"))
+_ERASURE = update(DELIVERIES).where(*_OF_DELIVERY).values(attempts=bindparam("new_attempts"), lease=None)
 _RELEASE = update(DELIVERIES).where(*_LEASED).values(lease=None, next_attempt_at=bindparam("due_at"))
 _COMPLETION = (
     update(DELIVERIES)
