@@ -191,11 +191,6 @@ class WebhookDelivery(Base):
         CheckConstraint("status IN ('pending', 'succeeded', 'failed')", name="status"),
     )
 
-    @property
-    def event_id(self) -> str:
-        """The id of the event, the same for all endpoints and attempts: the `webhook-id` of the requests."""
-        return event_id(self.order_id, self.version, self.id)
-
 
 def event_id(order_id: str | None, version: int | None, delivery_id: str) -> str:
     """The id of an event of an order; an event of an endpoint has the id of its delivery."""
