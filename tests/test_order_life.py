@@ -21,7 +21,7 @@ BLOCK = re.compile(r"```sh\n(?P<command>.*?)```\n(?:\n```text\n(?P<output>.*?)``
 BLOCKS = [(block["command"], block["output"] or "") for block in BLOCK.finditer(PAGE)]
 CHANGE = re.compile(r"^(curl .*?)(\$[UO][\w/]*)( .*\| show)$", re.DOTALL | re.MULTILINE)
 END = "\N{INFORMATION SEPARATOR TWO}"
-EVENTS = re.compile(r"^\d+, (order\.\w+)", re.MULTILINE)
+EVENTS = re.compile(r"^\d+ (order\.\w+):", re.MULTILINE)
 
 
 class Step(NamedTuple):
