@@ -72,7 +72,9 @@ ROUTES: dict[str, tuple[str, str, int]] = {
     "reject": ("POST", "/returns/{}/reject", 200),
     "update": ("PATCH", "", 200),
 }
-CHANGES_BY_ACTION = {"track": ("track", "deliver", "deliver")}  # other actions are changes of the same name
+RECORDS = {"track": "fulfillments", "deliver": "fulfillments", "receive": "returns", "reject": "returns"}
+# How often an action that is allowed is chosen, if not once.
+ONWARD = {"confirm": 4, "fulfill": 6, "deliver": 3, "return": 4, "receive": 2, "reject": 2, "complete": 0}
 
 
 def shown(document: Document) -> Document:
@@ -139,9 +141,8 @@ class OrderLives(RuleBasedStateMachine):
         """What is allowed: random moves alone seldom lead far."""
         for _ in range(steps):
             allowed = allowed_actions(self.model.orders[self.numbered(pick)].now)
-            onward = [name for name in allowed if name in ("confirm", "fulfill", "return")] * 3
-            onward += [name for name in allowed if name not in ("complete", "confirm", "fulfill", "return", "reopen")]
-            names = [name for action in onward for name in CHANGES_BY_ACTION.get(action, (action,))]
+            allowed += ["deliver"] if "track" in allowed else []  # the two changes of this action
+            names = [name for action in allowed for name in [action] * ONWARD.get(action, 1)]
             self.change_order(pick, data.draw(change_by(*names)), data.draw(keys), "absent")
 
     @precondition(lambda self: self.ids)
@@ -228,6 +229,8 @@ class OrderLives(RuleBasedStateMachine):
         if body and body.get("items") == THE_REST:
             left = returnable(order.now) if name == "return" else {i["line"]: open_units(i) for i in order.now["items"]}
             body = body | {"items": [{"line": line, "quantity": left[line]} for line in left if left[line]]}
+        if name in RECORDS and target <= 2:  # mostly one that exists
+            target = 1 + target % max(1, len(order.now[RECORDS[name]]))
         header, versions = condition(kind, order.now["version"])
         self.repeatable(lambda: self.send_change(number, (name, target, body), key, header, versions))
 

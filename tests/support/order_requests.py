@@ -140,7 +140,7 @@ class Chance(Random):
         return self.members(
             reason=self.one("fraud", "other", "staff", "customer", "mood"),
             note=self.rarely(self.text()),
-            items=self.one(ABSENT, self.units(), self.units()),
+            items=self.one(ABSENT, *self.some(self.units, 4, 4)),
             adjustments=self.rarely(self.adjustments()),
         )
 
