@@ -79,7 +79,7 @@ fuzz: $(VENV)/dev.stamp  ## send requests generated from the API description, on
 	@$(MAKE) --no-print-directory fuzz-model MODEL_EXAMPLES=$(EXAMPLES)
 
 # An event stream does not end. Without events:read, a request for the feed does not wait either.
-fuzz-database: SCOPES := orders:read orders:write orders:manage payments:write privacy:export privacy:erase webhooks:manage
+fuzz-database: SCOPES := orders:read events:read orders:write orders:manage payments:write privacy:export privacy:erase webhooks:manage
 fuzz-database: export HOST := 127.0.0.1
 fuzz-database: export AUTH := required
 fuzz-database: export LOG_LEVEL := warning

@@ -214,6 +214,7 @@ def test_an_id_that_is_no_uuid_is_an_order_that_does_not_exist(client: FlaskClie
 
     assert [slug(response) for response in missing] == [(404, "order-not-found")] * 5
     assert slug(client.post("/orders/batch/confirm")) == (404, "not-found")
+    assert slug(client.patch("/orders/actions", json={})) == (405, "method-not-allowed")
 
 
 def test_a_415_lists_the_supported_media_types(client: FlaskClient) -> None:
