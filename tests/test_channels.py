@@ -254,7 +254,7 @@ def test_no_replay_of_a_create_reveals_an_order_of_another_channel(shop: Shop) -
         assert created.json["number"] not in response.text
 
 
-def test_the_owner_of_a_reference_is_told_its_order_and_a_bound_key_is_not(shop: Shop) -> None:
+def test_a_duplicate_reference_names_its_order_only_to_keys_of_its_channel(shop: Shop) -> None:
     created = shop.two("POST", "/orders", MINIMAL | {"channel": "app", "external_ref": "r-1"}).json
     path = f"/orders/{shop.web('POST', '/orders', MINIMAL).json['id']}"
 

@@ -37,7 +37,7 @@ def shops_orders(secure_app: Flask, secure_client: FlaskClient) -> list[str]:
 @given(query=st.sampled_from(QUERIES), after=UUIDS, own=st.booleans(), position=st.integers(0, 2))
 @example(query={}, after=str(UUID(int=2**128 - 1)), own=False, position=0)
 @example(query={"sort": "created_at"}, after=str(UUID(int=2**128 - 1)), own=False, position=0)
-def test_a_forged_list_cursor_shows_ones_own_orders_only(
+def test_a_forged_list_cursor_lists_only_own_orders(
     secure_client: FlaskClient, shops_orders: list[str], query: dict[str, str], after: str, own: bool, position: int
 ) -> None:
     # The binding is no secret: anybody who reads the code can make one.
@@ -56,7 +56,7 @@ def test_a_forged_list_cursor_shows_ones_own_orders_only(
 @example(version=2**31 - 1, position=1)
 @example(version=2**32 - 1, position=0)
 @example(version=0, position=0)
-def test_a_forged_history_cursor_is_refused_or_shows_ones_own_order(
+def test_a_forged_history_cursor_is_refused_or_reads_an_own_order(
     secure_client: FlaskClient, shops_orders: list[str], version: int, position: int
 ) -> None:
     order_id = shops_orders[position]
