@@ -9,13 +9,15 @@ Of gunicorn's settings it uses `keepalive`, `limit_request_*`, `max_requests`, `
 and those of the process; not its hooks around a request, access log, SCRIPT_NAME, HTTP/2 or the PROXY protocol.
 """
 
+import fcntl
 import io
 import json
 import os
 import socket
 import struct
+import termios
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from http import HTTPStatus
@@ -39,6 +41,8 @@ KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # that have no list syntax; llhttp refuses a second Content-Length
 PROBLEM_PAGES = f"{os.environ.get('URL_PREFIX', '').rstrip('/')}/problems"  # whose paths are the problem types
 PROBLEM_SLUGS = {400: "bad-request", 408: "request-timeout", 413: "content-too-large", 500: "internal-error"}
+WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key (app/http/event_streams.py)
+READABLE = 1  # event of gevent's loop
 NO_BODY = ("1", "204", "304")  # the beginnings of statuses whose responses have none
 PRINTABLE = bytes(range(0x20, 0x7F))
 
@@ -302,6 +306,7 @@ class Connection:
         self.worker = worker
         self._client = client
         self._parser = RequestParser(worker.limits, environ)
+        self._watcher: Any = None  # of the client's end, while a response waits
         self._received_at = -2  # the number of the worker's requests when this connection received last
 
     def serve(self) -> None:
@@ -373,12 +378,37 @@ class Connection:
             request.body.clear()
         else:
             environ["wsgi.input"] = io.BufferedReader(BodyReader(self, request))
+        environ[WATCH_CLOSING] = self.watch_closing
         parts = self.worker.wsgi(environ, response.start_response)
         try:
             response.send(parts)
         finally:
+            self._stop_watching()
             if hasattr(parts, "close"):
                 parts.close()
+
+    def watch_closing(self, callback: Callable[[], object]) -> None:
+        """Call back if the client closes the connection before the response ends.
+
+        A response that waits for something to send would learn it only when it sends the next time.
+        """
+        if not self.worker.cfg.is_ssl:  # a TLS connection may be readable without data
+            self._stop_watching()
+            self._watcher = gevent.get_hub().loop.io(self._client.fileno(), READABLE)
+            self._watcher.start(self._check_closing, callback)
+
+    def _check_closing(self, callback: Callable[[], object]) -> None:
+        """Called by the event loop when the connection is readable: without data it has been closed."""
+        size = fcntl.ioctl(self._client.fileno(), termios.FIONREAD, bytes(4))
+        self._stop_watching()  # also if the client sends another request already
+        if not any(size):
+            gevent.spawn(callback)
+
+    def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
 
     def receive_body(self, request: Request) -> bytes:
         """The next part of a body; empty at its end, or where a client ends it before its Content-Length.

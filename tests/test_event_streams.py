@@ -200,6 +200,9 @@ def test_a_worker_has_a_limited_number_of_streams(app: Flask, database_url: str)
             assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
         assert server.request("GET", "/events").status == 200  # without waiting
 
+        streams.close()  # the server sees it at once
+        wait_until(lambda: b"\nevent_streams 0.0\n" in server.request("GET", "/metrics").body, seconds=5)
+
 
 def test_a_customer_has_a_limited_number_of_streams(app: Flask, secure_app: Flask, secure_client: FlaskClient) -> None:
     ada, bob = bearer(token(customer="c-ada")), bearer(token(customer="c-bob"))

@@ -20,6 +20,7 @@ from app.services.event_feed import FeedFilter
 from app.services.feed_watcher import FeedWatcher, Subscription
 
 EVENT_STREAM = "text/event-stream"
+WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key of our server (gunicorn_worker.py)
 HEARTBEAT = 15.0  # seconds without an event, after which a comment shows that both ends are still there
 STREAM_PAGE = 100  # events that a stream reads at once
 
@@ -105,6 +106,8 @@ class EventStreams:
     def subscribed(self, filters: FeedFilter, principal: Principal) -> Iterator[Subscription]:
         """Occupy a slot and watch the feed. Raises TooManyRequests or ServiceUnavailable."""
         with self.slots.occupied(principal), self.watcher.subscribed(filters) as subscription:
+            if watch_closing := current_request().environ.get(WATCH_CLOSING):
+                watch_closing(subscription.close)
             yield subscription
 
     def read(self, source: EventSource, after: int) -> StreamPage:
@@ -188,6 +191,8 @@ def _following(
     after, more, authorized_at = page.next_after, page.more, time.monotonic()
     while not subscription.is_closed:
         checked = None if more else subscription.wait(HEARTBEAT)
+        if subscription.is_closed:
+            return
         if time.monotonic() - authorized_at >= HEARTBEAT:
             _require_unchanged(principal)
             authorized_at = time.monotonic()

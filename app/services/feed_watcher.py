@@ -30,12 +30,13 @@ class Subscription:
     def __init__(self, watcher: "FeedWatcher", filters: FeedFilter) -> None:
         self.filters = filters
         self._watcher = watcher
+        self._closed = False
         self._woken = threading.Event()
 
     @property
     def is_closed(self) -> bool:
-        """Whether the process is stopping, so that there is nothing to wait for."""
-        return self._watcher.is_stopping()
+        """Whether there is nothing to wait for: the client is gone, or the process is stopping."""
+        return self._closed or self._watcher.is_stopping()
 
     def reset(self) -> None:
         """Forget earlier events. Call it before the events are read that `wait` is to follow."""
@@ -50,6 +51,11 @@ class Subscription:
             return None
         head = self._watcher.head
         return None if self._woken.is_set() else head
+
+    def close(self) -> None:
+        """Make `wait` return, since the client is gone."""
+        self._closed = True
+        self.wake()
 
     def wake(self) -> None:
         """Make `wait` return."""
