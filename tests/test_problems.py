@@ -184,9 +184,10 @@ def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, monke
     assert "0000" in response.json["detail"]
 
 
+@pytest.mark.parametrize("path", ["/orders/actions", "/orders/batch"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "PUT", "DELETE"])
-def test_a_fixed_path_is_no_order_id(client: FlaskClient, method: str) -> None:
-    response = client.open("/orders/batch", method=method)
+def test_a_fixed_path_is_no_order_id(client: FlaskClient, method: str, path: str) -> None:
+    response = client.open(path, method=method)
 
     assert (response.status_code, response.headers["Allow"]) == (405, "OPTIONS, POST")
 
