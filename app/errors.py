@@ -157,6 +157,14 @@ class TooManyVersions(ServiceError):
     status, slug, title = 409, "too-many-versions", "The order has too many versions"
 
 
+class OrderTooLarge(ServiceError):
+    """With this change, the order would have more than 1,048,576 characters as JSON, the maximum. It can still be
+    cancelled, completed or released from a hold, and its personal data can be erased. Keep long texts outside of the
+    order."""
+
+    status, slug, title = 409, "order-too-large", "The order is too large"
+
+
 class TooManyIdempotencyKeys(ServiceError):
     """20,000 idempotency keys have been used for changes of this order, the maximum, and this request would change
     nothing. Read the order; to send the request anyway, send it without an `Idempotency-Key`. Find out why a client

@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.models import order
-from app.services import order_updates
+from app.services import order_actions, order_updates
 from tests.support.actions import order_after, send_action
 from tests.support.samples import MINIMAL, error_locations, slug
 
@@ -126,6 +126,22 @@ def test_an_order_has_a_limited_number_of_versions_and_can_be_ended_beyond(
     assert [slug(response) for response in (*refused, still_refused)] == [(409, "too-many-versions")] * 3
     assert (released.json["version"], cancelled.json["version"], erased.json["orders"]) == (4, 5, 1)
     assert slug(send_action(client, address, "update", {"external_ref": "r-1"})) == (409, "too-many-versions")
+
+
+def test_an_order_has_a_limited_size_and_can_be_ended_beyond(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = order_after(client, "hold", "update", customer_id="c-size")
+    monkeypatch.setattr(order_actions, "DOCUMENT_MAX", 500)
+
+    refused = [client.patch(address + query, json={"note": "n" * 100}) for query in ("", "?dry_run=true")]
+    released = send_action(client, address, "release")
+    cancelled = send_action(client, address, "cancel")
+    reopened = send_action(client, address, "reopen")
+    erased = client.delete("/customers/c-size/personal-data")
+
+    assert [slug(response) for response in (*refused, reopened)] == [(409, "order-too-large")] * 3
+    assert (released.json["version"], cancelled.json["version"], erased.json["orders"]) == (4, 5, 1)
 
 
 def test_an_order_has_a_limited_number_of_idempotency_keys(

@@ -35,6 +35,7 @@ PROBLEMS = (
     errors.OrderNotFound,
     errors.IllegalAction,
     errors.TooManyVersions,
+    errors.OrderTooLarge,
     errors.TooManyIdempotencyKeys,
     errors.VersionMismatch,
     errors.PreconditionRequired,

@@ -26,10 +26,12 @@ from app.errors import (
     Forbidden,
     IdempotencyKeyReused,
     InvalidRequest,
+    OrderTooLarge,
     ServiceUnavailable,
     VersionMismatch,
 )
 from app.models import Order
+from app.models.lifecycle import OPEN
 from app.models.order import CONTENT, HOLDS_MAX, IMMUTABLE_CONTENT, Units, merge_patch
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid
 from app.models.order_item import ITEM_CONTENT
@@ -58,6 +60,9 @@ from app.services.order_updates import (
 )
 
 CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts; the same as PostgreSQL's lock_timeout
+# Characters of an order's document. It is stored anew with every version, and a fulfillment that is cancelled, or a
+# cancellation before the order is reopened, stays in it.
+DOCUMENT_MAX = 2**20
 EXPIRY = Principal("system:expiry", frozenset())
 SCHEDULE = Principal("system:schedule", frozenset())
 _EXPIRY_PAGE = 100  # orders
@@ -88,8 +93,9 @@ class ChangeRequest:
 def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
     """Confirm a pending order. This commits, as the functions below do, which raise the same errors.
 
-    Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, IllegalAction, TooManyVersions, TooManyIdempotencyKeys,
-    and ServiceUnavailable where other writers store their versions first for CONFLICT_DEADLINE seconds.
+    Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, IllegalAction, TooManyVersions, OrderTooLarge,
+    TooManyIdempotencyKeys, and ServiceUnavailable where other writers store their versions first for CONFLICT_DEADLINE
+    seconds.
     """
     return _change_order(order_id, "confirm", Order.confirm, request=request)
 
@@ -319,7 +325,7 @@ def _try_change(
             require_room_for_key(order.id)
             return None
         return StoredOrder(order.id, order.version, current.document, unchanged=True)
-    changed = StoredOrder(order.id, order.version, render_stored_order(order))
+    changed = _changed(order, before=before, length=len(current.document))
     event = _event(order, changed, event_type=event_type, request=request)
     try:
         return changed if store_version(order, event, key=key, before=before) else None
@@ -343,7 +349,19 @@ def _preview(
         return StoredOrder(order.id, order.version, current.document, unchanged=True)
     if order.external_ref not in (None, before["external_ref"]) and read_rows(_select_same_reference(order)):
         raise _duplicate_external_ref(order, request.principal)
-    return StoredOrder(order.id, order.version, render_stored_order(order))
+    return _changed(order, before=before, length=len(current.document))
+
+
+def _changed(order: Order, *, before: Mapping[str, Any], length: int) -> StoredOrder:
+    """The new version of an order whose document was `before`, with so many characters.
+
+    Raises OrderTooLarge beyond DOCUMENT_MAX, unless the change ends the order or makes it smaller.
+    """
+    document = render_stored_order(order)
+    ends = before["status"] in OPEN and order.status not in OPEN
+    if len(document) > max(DOCUMENT_MAX, length) and not ends:
+        raise OrderTooLarge(f"The order would have {len(document):,} characters; the maximum is {DOCUMENT_MAX:,}.")
+    return StoredOrder(order.id, order.version, document)
 
 
 def _apply(change: Change, order: Order) -> str | None:
