@@ -14,7 +14,8 @@ def test_the_documentation_shows_every_operation_under_its_policy(
     service: Server, browse: Callable[[str], Page]
 ) -> None:
     description = service.request("GET", "/openapi.json").json
-    operations = [path[method] for path in description["paths"].values() for method in path.keys() - {"parameters"}]
+    paths = [*description["paths"].values(), *description["webhooks"].values()]
+    operations = [path[method] for path in paths for method in path.keys() - {"parameters"}]
 
     page = browse(f"http://127.0.0.1:{service.port}/docs")
 
