@@ -82,6 +82,13 @@ def shown(document: Document) -> Document:
     return {name: value for name, value in document.items() if name not in ("id", "number")}
 
 
+def content_of(response: TestResponse) -> bytes | Document:
+    """The document, or the problem without what each response has of its own."""
+    if response.status_code < 400:
+        return response.data
+    return {name: value for name, value in response.json.items() if name not in ("request_id", "instance")}
+
+
 def condition(kind: str, version: int) -> Condition:
     """The If-Match header, and the versions that it names (None for any)."""
     kinds: dict[str, Condition] = {
@@ -263,18 +270,23 @@ class OrderLives(RuleBasedStateMachine):
         self, number: int, change: Change, key: str | None, header: str | None, versions: set[int] | None
     ) -> None:
         self.touched = number
+        is_previewed = self.model.now.second % 4 == 0
+        preview = self.send(self.ids[number], change, key, header, dry_run="true") if is_previewed else None
 
         response = self.send(self.ids[number], change, key, header)
 
         self.judge(response, ROUTES[change[0]][2], lambda: self.model.act(number, *change, key=key, if_match=versions))
+        if preview is not None:
+            assert (preview.status_code, content_of(preview)) == (response.status_code, content_of(response))
 
-    def send(self, order_id: str, change: Change, key: str | None, if_match: str | None) -> TestResponse:
+    def send(self, order_id: str, change: Change, key: str | None, if_match: str | None, **query: str) -> TestResponse:
         name, target, body = change
         method, path, _ = ROUTES[name]
         headers = {"Idempotency-Key": key, "If-Match": if_match}
         given = {header: value for header, value in headers.items() if value is not None}
         content = {} if body is None else {"json": body}
-        return self.client.open(f"/orders/{order_id}{path.format(target)}", method=method, headers=given, **content)
+        url = f"/orders/{order_id}{path.format(target)}"
+        return self.client.open(url, method=method, headers=given, query_string=query, **content)
 
     def judge(self, response: TestResponse, status: int, expected: Callable[[], Reply]) -> None:
         try:
