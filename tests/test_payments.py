@@ -11,7 +11,7 @@ from tests.support.actions import event_types, order_after, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.samples import MINIMAL, error_locations, priced, slug
 
-OVER_THE_LIMIT = "Refunds and chargebacks together exceed what was captured."
+OVER_BY_ONE = "Refunds and chargebacks would exceed what was captured by 1."
 
 
 def pay(client: FlaskClient, path: str, type: str, amount: int, reference: str = "p-1", **members: Any) -> Any:
@@ -124,11 +124,11 @@ def test_a_replay_has_the_status_of_the_first_response(client: FlaskClient) -> N
 @pytest.mark.parametrize(
     ("entries", "detail"),
     [
-        ([("refund", 1)], OVER_THE_LIMIT),
-        ([("chargeback", 1)], OVER_THE_LIMIT),
-        ([("capture", 10), ("refund", 6), ("chargeback", 5)], OVER_THE_LIMIT),
-        ([("void", 1)], "Voids exceed what was authorized."),
-        ([("authorization", 10), ("void", 11)], "Voids exceed what was authorized."),
+        ([("refund", 1)], OVER_BY_ONE),
+        ([("chargeback", 1)], OVER_BY_ONE),
+        ([("capture", 10), ("refund", 6), ("chargeback", 5)], OVER_BY_ONE),
+        ([("void", 1)], "Voids would exceed what was authorized by 1."),
+        ([("authorization", 10), ("void", 11)], "Voids would exceed what was authorized by 1."),
     ],
 )
 def test_no_more_is_given_back_than_was_taken(client: FlaskClient, entries: list[tuple[str, int]], detail: str) -> None:

@@ -77,8 +77,8 @@ _FINAL_ACTIONS = {"cancel", "complete", "release"}
 # Error details by the unmet condition of an action.
 _UNMET = {
     ON_HOLD: "the order is not on hold",
-    OPEN_UNITS: "the order has no units that are neither cancelled nor fulfilled",
-    UNITS_TO_RETURN: "the order has no fulfilled units that are not returned yet",
+    OPEN_UNITS: "all units of the order are cancelled or fulfilled",
+    UNITS_TO_RETURN: "the order has no fulfilled units that are left to return",
     EXPECTED_RETURNS: "the order has no expected return",
     ACTIVE_FULFILLMENTS: "the order has no fulfillment, or only cancelled ones",
     PRICES: "the order has no prices",

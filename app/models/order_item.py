@@ -67,7 +67,7 @@ def match_lines(
         raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=faults)
     matched = [(by_line[entry["line"]], entry["quantity"]) for entry in quantities]
     exceeded = [
-        _fault(i, f"Line {item.line} has {available(item)} units left.")
+        _fault(i, f"Units left of line {item.line}: {available(item):,}.")
         for i, (item, quantity) in enumerate(matched)
         if quantity > available(item)
     ]

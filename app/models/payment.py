@@ -44,5 +44,5 @@ def payment_status(sums: PaymentSums, *, total: int) -> str:
 def exceeded_limit(sums: PaymentSums) -> str | None:
     """Which limit the entries exceed, as an error detail: money given back is never more than was captured."""
     if sums.refunded > sums.captured:
-        return "Refunds and chargebacks together exceed what was captured."
-    return "Voids exceed what was authorized." if sums.authorized < 0 else None
+        return f"Refunds and chargebacks would exceed what was captured by {sums.refunded - sums.captured:,}."
+    return f"Voids would exceed what was authorized by {-sums.authorized:,}." if sums.authorized < 0 else None
