@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from app.db.engine import db
 from app.models import FEED, FEED_HEAD, OUTBOX
 from app.models.webhook import DISABLED, ENABLED, WebhookEndpoint
-from app.services.sequencer import prune_feed, sequence_events
+from app.services.sequencer import oldest_pending, prune_feed, sequence_events
 from app.services.webhook_queue import fan_out
 from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL
@@ -88,6 +88,13 @@ def test_versions_of_an_order_keep_their_order_whatever_the_clocks_say(
     assert [seq for seq, _, _ in found] == list(range(1, sum(versions.values()) + 1))
     for number, count in versions.items():
         assert [version for _, order, version in found if order == order_id(number)] == list(range(1, count + 1))
+
+
+def test_the_oldest_event_without_a_number_is_known(context: None) -> None:
+    assert oldest_pending() is None
+    store(OUTBOX, entry(1, 1, 3), entry(2, 1, 1))
+
+    assert oldest_pending() == START + timedelta(seconds=1)
 
 
 def test_events_of_several_orders_are_numbered_as_they_happened(context: None) -> None:

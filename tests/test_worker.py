@@ -60,6 +60,7 @@ def test_a_worker_serves_its_metrics_and_stops_on_ctrl_c(app: Flask, database_ur
         assert worker.stop() == 0
         assert "worker stopped" in worker.output()
 
+    assert "\nevent_feed_seq 0.0\n" in metrics and "\noutbox_oldest_event_seconds 0.0\n" in metrics
     assert re.search(r'^worker_task_duration_seconds_count\{task="sequencing"\} [1-9]', metrics, re.MULTILINE)
 
 

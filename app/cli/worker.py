@@ -3,18 +3,24 @@
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from types import FrameType
 
 import click
 import structlog
 from flask import Flask, current_app
 from flask.cli import with_appcontext
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY, Metric, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from app.cli.common import errors_in_one_line
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable, loggable_message
 from app.db.revision import require_revision
+from app.services.event_feed import read_ends
+from app.services.sequencer import oldest_pending
 from app.services.webhook_delivery import webhook_tasks
 from app.services.worker import Worker, order_tasks
 from app.telemetry import observe_task
@@ -41,7 +47,7 @@ def worker() -> None:
 
     with errors_in_one_line():
         _wait_for_database()
-        _serve_metrics(app.config["HOST"], app.config["WORKER_METRICS_PORT"])
+        _serve_metrics(app)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
     sys.exit(0 if running.run() else 1)
@@ -65,9 +71,33 @@ def _wait_for_database() -> None:
         time.sleep(_RETRY_AFTER)
 
 
-def _serve_metrics(host: str, port: int) -> None:
+class FeedCollector(Collector):
+    """Metrics of the feed, read from the database when they are asked for, and left out while it does not answer."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield nothing: the registry asks for it without a database."""
+        yield from ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the last number of the feed, and the age of the oldest event that has none."""
+        try:
+            with self._app.app_context():
+                seq, pending_since = read_ends().seq, oldest_pending()
+        except DATABASE_ERRORS:
+            return
+        seconds = (datetime.now(UTC) - pending_since).total_seconds() if pending_since else 0
+        yield GaugeMetricFamily("event_feed_seq", "The last number in the feed.", seq)
+        yield GaugeMetricFamily("outbox_oldest_event_seconds", "Age of the oldest event without a number.", seconds)
+
+
+def _serve_metrics(app: Flask) -> None:
+    host, port = app.config["HOST"], app.config["WORKER_METRICS_PORT"]
     if not port:
         return
+    REGISTRY.register(FeedCollector(app))
     try:
         start_http_server(port, addr=host)
     except OSError as error:

@@ -63,6 +63,13 @@ def sequence_events() -> bool:
         return count > 0
 
 
+def oldest_pending() -> datetime | None:
+    """When the oldest event happened that has no number yet. None if there is none."""
+    [row] = read_rows(select(func.min(OUTBOX.c.at).label("at")))
+    at: datetime | None = row.at
+    return at
+
+
 def prune_feed(*, older_than: timedelta) -> int:
     """Remove a batch of feed entries that were numbered longer ago, and return their number: 0 if there are none left.
 
