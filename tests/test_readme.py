@@ -18,6 +18,7 @@ from app.models.principal import SCOPES
 from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, PAGE_MAX, RELATED_ORDERS_MAX, TAGS_MAX, BatchInSchema
 from app.schemas.strict_json import MAX_DEPTH
+from app.services.order_actions import DOCUMENT_MAX
 from tests.support.marks import on_sqlite
 
 README = (ROOT / "README.md").read_text()
@@ -34,7 +35,7 @@ LIMITS = [
     ("order", f"{ITEMS_MAX} lines, {ADJUSTMENTS_MAX} adjustments, {Metadata.KEYS} metadata pairs"),
     ("order", f"{TAGS_MAX} tags, {RELATED_ORDERS_MAX} related orders; {HOLDS_MAX} holds, {PAYMENTS_MAX:,} payments"),
     ("order", f"{DELIVERY_EVENTS_MAX} delivery events of a fulfillment"),
-    ("order", f"{VERSIONS_MAX:,} versions; {CHANGE_KEYS_MAX:,} idempotency keys"),
+    ("order", f"{VERSIONS_MAX:,} versions; {DOCUMENT_MAX:,} characters as JSON; {CHANGE_KEYS_MAX:,} idempotency keys"),
     ("page of a list or history", f"{PAGE_MAX} entries"),
     ("export", f"{SETTINGS['EXPORT_STREAMS'].default} at once"),
     ("export", f"{SETTINGS['EXPORT_SECONDS'].default} s (`EXPORT_SECONDS`)"),
