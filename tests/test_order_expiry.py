@@ -14,6 +14,7 @@ from app.models import Order
 from app.services import order_actions
 from app.services.order_actions import expire_orders
 from app.services.order_inserts import insert_orders
+from tests.support.samples import priced
 
 
 @pytest.fixture
@@ -75,6 +76,17 @@ def test_a_reopened_order_is_left_alone(client: FlaskClient, runner: FlaskCliRun
 
     assert result.stdout.startswith("6 orders expired.\n")
     assert statuses(client, old[:2]) == ["pending", "cancelled"]
+
+
+def test_an_order_with_a_payment_is_left_alone(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
+    for path, type in zip(old, ("authorization", "capture"), strict=False):
+        client.patch(path, json={"currency": "EUR", "items": priced()["items"]})
+        client.post(f"{path}/payments", json={"type": type, "amount": 100, "reference": "p-1"})
+
+    result = runner.invoke(args=["orders", "expire", "--older-than", "1h"])
+
+    assert result.stdout.startswith("5 orders expired.\n")
+    assert statuses(client, old[:3]) == ["pending", "pending", "cancelled"]
 
 
 def test_orders_are_expired_in_batches(

@@ -88,8 +88,8 @@ def import_orders(file: BinaryIO, principal: str) -> None:
 def expire(older_than: timedelta | None) -> None:
     """Release the holds that have ended, and mark orders as late whose ship_by has passed.
 
-    With --older-than, old pending orders are cancelled first, with the reason `expired`. Orders that are on hold, and
-    those that have been reopened, are skipped.
+    With --older-than, old pending orders are cancelled first, with the reason `expired`. Orders that are on hold,
+    have a payment or have been reopened are skipped.
     """
     with migrated_database():
         if older_than is not None:

@@ -35,6 +35,7 @@ from app.models.lifecycle import OPEN
 from app.models.order import CONTENT, HOLDS_MAX, IMMUTABLE_CONTENT, Units, merge_patch
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid
 from app.models.order_item import ITEM_CONTENT
+from app.models.payment import UNPAID
 from app.models.pricing import InvalidPrices
 from app.models.principal import ANY_OWNER, Principal
 from app.schemas.order import UpdatedOrderSchema
@@ -244,7 +245,7 @@ def update_order(order_id: str, *, patch: Mapping[str, Any], request: ChangeRequ
 def expire_orders(*, older_than: timedelta) -> Iterator[int]:
     """Cancel pending orders without a hold that were created longer ago, and yield the number of each page.
 
-    An order that was reopened is left alone.
+    An order with an authorization or other payment, and one that was reopened, is left alone.
 
     An order that changes at the same time is left to the next run. Several processes may run this at once.
     """
@@ -483,6 +484,7 @@ def _require_customer_content(changed: Iterable[str]) -> None:
 
 def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
     query = select(Order.id, Order.version, Order.holds).where(Order.status == "pending")
+    query = query.where(Order.payment_status == UNPAID)  # a cancellation gives no money back
     query = query.where(Order.reopening.is_(None))  # it was reopened to be dealt with, however old it is
     query = query.where(Order.id > after, Order.id < before)
     return read_rows(query.order_by(Order.id).limit(_EXPIRY_PAGE))
