@@ -269,9 +269,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "EVENT_STREAMS_CUSTOMERS": Setting("10", _whole_number(1, 100_000), "The same of one customer."),
     "EXPIRE_PENDING_AFTER": Setting(
-        "",
-        _age,
-        "Age at which `flask worker` cancels unconfirmed orders without a payment: `30d`, `12h`, `45m`; never if empty.",
+        "", _age, "Age at which `flask worker` cancels unconfirmed, unpaid orders: `30d`, `12h`, `45m`; never if empty."
     ),
     "WORKER_METRICS_PORT": Setting(
         "0", _whole_number(0, 65535), "Port on `HOST` where `flask worker` serves `/metrics`; 0 means none."
