@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
@@ -25,7 +26,7 @@ from app.services.new_order import CreateRequest
 from app.services.order_inserts import insert_orders
 from tests.support.marks import on_postgresql
 from tests.support.protocol_trace import messages_sent
-from tests.support.samples import RICHEST, error_locations, slug
+from tests.support.samples import MINIMAL, RICHEST, error_locations, slug
 from tests.support.tables import delete_all_rows
 
 
@@ -285,3 +286,13 @@ def test_the_orders_of_a_long_batch_are_built_just_before_they_are_stored(
     assert [len(part) for part in built] == [100, 100, 50]
     # The first of a part shows that the part before it is full.
     assert min(built[1][1:]) > stored[0] and min(built[2][1:]) > stored[1]
+
+
+def test_of_entries_with_one_key_the_first_is_created(client: FlaskClient) -> None:
+    entries = [MINIMAL | {"note": f"{i}", "idempotency_key": "k-1"} for i in range(8)]
+
+    with time_machine.travel(datetime(2026, 6, 1, tzinfo=UTC), tick=False):  # their ids have the same time
+        results = client.post("/orders/batch", json={"orders": entries}).json["results"]
+
+    assert [result["status"] for result in results] == [201] + [422] * 7
+    assert results[0]["order"]["note"] == "0"
