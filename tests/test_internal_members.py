@@ -71,6 +71,29 @@ def test_nothing_internal_is_in_any_view_of_a_customer(
         assert internal not in response.text
 
 
+def test_nothing_internal_is_in_a_replay_after_an_erasure(
+    secure_app: Flask, secure_client: FlaskClient, shop: dict[str, str], customer: dict[str, str]
+) -> None:
+    eraser = bearer(api_key(secure_app, "privacy:erase", name="internal-eraser"))
+    order = priced(external_ref="own-1")
+    first = secure_client.post("/orders", json=order, headers=customer | {"Idempotency-Key": "k-1"})
+    batch = {"orders": [order | {"external_ref": "own-2", "idempotency_key": "k-2"}]}
+    [second] = secure_client.post("/orders/batch", json=batch, headers=customer).json["results"]
+    for order_id in (first.json["id"], second["order"]["id"]):
+        payment = {"type": "capture", "amount": 1, "reference": SECRET}
+        assert secure_client.post(f"/orders/{order_id}/payments", json=payment, headers=shop).status_code == 201
+        secure_client.post(f"/orders/{order_id}/cancel", json={"reason": "fraud"}, headers=shop)
+    assert secure_client.delete("/customers/c-1/personal-data", headers=eraser).json["orders"] == 2
+
+    replays = [
+        secure_client.post("/orders", json=order, headers=customer | {"Idempotency-Key": "k-1"}),
+        secure_client.post("/orders/batch", json=batch, headers=customer),
+    ]
+
+    for response in replays:
+        assert '"amount":1,' in response.text and SECRET not in response.text
+
+
 def test_all_else_of_the_records_is_visible(
     secure_client: FlaskClient, shop: dict[str, str], customer: dict[str, str], path: str
 ) -> None:

@@ -21,7 +21,7 @@ from app.models.principal import Owner, Principal
 from app.schemas.order import BatchEntryInSchema
 from app.schemas.strict_json import load_body
 from app.services.new_order import FIRST_VERSION, CreateRequest, NewOrder, new_order
-from app.services.order_document import StoredOrder
+from app.services.order_document import StoredOrder, visible_order
 from app.services.order_inserts import Conflicts, find_conflicts, find_stored_ids, insert_orders
 
 GROUP_COMMIT_MAX = 100  # orders of concurrent requests in one statement; more would delay each request without a gain
@@ -52,7 +52,7 @@ def create_order(request: CreateRequest) -> StoredOrder:
         order = new_order(request)
         outcome = _preview([order])[0] if request.dry_run else _CREATIONS.get().submit(order)
         if isinstance(outcome, StoredOrder):
-            return outcome
+            return visible_order(outcome, request.principal) if outcome.replayed else outcome
         if outcome is not None:
             raise outcome
     raise _no_free_number()
@@ -85,7 +85,12 @@ def create_batch(
             outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
             faults += len(error.members.get("errors", ()))
     outcomes |= zip(requests, create_orders(list(requests.values()), dry_run=dry_run), strict=True)
-    return [outcomes[i] for i in range(len(outcomes))]
+    return [_visible(outcomes[i], principal) for i in range(len(outcomes))]
+
+
+def _visible(outcome: Outcome, principal: Principal) -> Outcome:
+    """The outcome as the principal may see it: after an erasure, a replay is answered with the order as it is now."""
+    return visible_order(outcome, principal) if isinstance(outcome, StoredOrder) and outcome.replayed else outcome
 
 
 def _load_entry(
