@@ -11,7 +11,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gevent
 import structlog
@@ -196,5 +196,15 @@ def _in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     It runs in a copy of this thread's context, which has the application's session. The caller waits, so that two
     threads never use the session at the same time.
     """
-    result: Result = gevent.get_hub().threadpool.apply(copy_context().run, (function, *arguments))
-    return result
+    result, error = gevent.get_hub().threadpool.apply(copy_context().run, (_outcome, function, *arguments))
+    if error is not None:
+        raise error
+    return cast(Result, result)
+
+
+def _outcome(function: Callable[..., Result], *arguments: Any) -> tuple[Result | None, Exception | None]:
+    """The result or the error: gevent would print the traceback of an exception that leaves the thread."""
+    try:
+        return function(*arguments), None
+    except Exception as error:
+        return None, error

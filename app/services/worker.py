@@ -22,8 +22,9 @@ log = structlog.get_logger()
 
 STOP_SECONDS = 25.0  # for tasks to finish; process managers kill after 30 s
 _RETRY_AFTER = 1.0  # seconds after an error
-# Of the time of a task that finds nothing to do, its calls take at most a tenth.
+# Calls that find nothing to do take a tenth of the time at most, unless they are so slow that events would be late.
 _PAUSES_PER_CALL = 9
+_SLOW_PAUSE = 0.5  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Worker:
         if active:
             self._wake_those_after(task)
             return task.again
-        return max(task.pause, _PAUSES_PER_CALL * seconds)
+        return max(task.pause, min(_PAUSES_PER_CALL * seconds, _SLOW_PAUSE))
 
     def _wake_those_after(self, task: Task) -> None:
         for other in self._tasks:
