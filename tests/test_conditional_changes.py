@@ -86,6 +86,18 @@ def test_if_match_can_be_required(app: Flask, client: FlaskClient, monkeypatch: 
     assert accepted.status_code == ROUTES[name][2]
 
 
+def test_if_match_can_be_required_of_bulk_actions(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = {"order_id": order_after(client).removeprefix("/orders/"), "action": "confirm"}
+    monkeypatch.setitem(app.config, "REQUIRE_IF_MATCH", True)
+
+    actions = [action, action | {"if_match": 2}, action | {"if_match": 1}]
+    response = client.post("/orders/actions", json={"actions": actions})
+
+    assert [result["status"] for result in response.json["results"]] == [428, 412, 200]
+
+
 def test_creating_needs_no_if_match(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "REQUIRE_IF_MATCH", True)
 

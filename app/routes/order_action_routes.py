@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Response
+from flask import Response, current_app
 
 from app import errors
 from app.http import rate_limit
@@ -28,6 +28,7 @@ from app.schemas.order_actions import (
     ReturnInSchema,
 )
 from app.services import bulk_actions, order_actions
+from app.services.order_actions import ChangeRequest
 
 blueprint = Blueprint("changes", __name__, description="Change orders. Every change adds a version and an event.")
 
@@ -313,6 +314,8 @@ def act_on_orders(body: dict[str, Any]) -> Response:
     principal, entries = current_principal(), body["actions"]
     rate_limit.count(principal, cost=len(entries), counted=1)
     outcomes = bulk_actions.act_on_orders(
-        in_stretches(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
+        in_stretches(entries),
+        request=ChangeRequest(principal, request_id=current_request_id(), dry_run=is_dry_run()),
+        version_required=current_app.config["REQUIRE_IF_MATCH"],
     )
     return batch_response(outcomes, success=200)

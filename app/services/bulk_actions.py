@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable
-from app.errors import Forbidden, InternalError, InvalidRequest, ServiceError, ServiceUnavailable
+from app.errors import Forbidden, InternalError, InvalidRequest, PreconditionRequired, ServiceError, ServiceUnavailable
 from app.models.fulfillment import RECEIVED, REJECTED
-from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
 from app.schemas.order_actions import (
     BulkActionInSchema,
@@ -78,22 +77,20 @@ _COMMON_MEMBERS = frozenset(_COMMON.fields)
 Task = tuple[str, Callable[[], StoredOrder]]
 
 
-def act_on_orders(
-    entries: Iterable[Any], *, principal: Principal, request_id: str | None, dry_run: bool
-) -> list[Outcome]:
+def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_required: bool) -> list[Outcome]:
     """Carry out the actions, and return their outcomes in the same order. Each commits by itself, unless it is a dry
     run; then each is judged by the orders as they are stored, without the actions before it.
 
     Actions on different orders are carried out concurrently, and those on one order in the order of the entries.
-    Actions that are not begun within DEADLINE seconds are not carried out.
+    Actions that are not begun within DEADLINE seconds are not carried out. `request` is what the changes have in
+    common. `version_required`: an action without the version that the order must have fails with
+    PreconditionRequired.
     """
     outcomes: dict[int, Outcome] = {}
     by_order: dict[str, dict[int, Callable[[], StoredOrder]]] = {}
     for i, entry in enumerate(entries):
         try:
-            order_id, task = _load_entry(
-                entry, principal, pointer=f"#/actions/{i}", request_id=request_id, dry_run=dry_run
-            )
+            order_id, task = _load_entry(entry, request, pointer=f"#/actions/{i}", version_required=version_required)
             by_order.setdefault(order_id.lower(), {})[i] = task
         except ServiceError as error:
             outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
@@ -105,23 +102,23 @@ def act_on_orders(
     return [outcomes[i] for i in range(len(outcomes))]
 
 
-def _load_entry(entry: Any, principal: Principal, *, pointer: str, request_id: str | None, dry_run: bool) -> Task:
+def _load_entry(entry: Any, request: ChangeRequest, *, pointer: str, version_required: bool) -> Task:
     if not isinstance(entry, dict):
         errors = [{"pointer": pointer, "detail": "This must be an object."}]
         raise InvalidRequest("The action is not valid. Correct what `errors` lists.", errors=errors)
     common = load_body(_COMMON, {k: v for k, v in entry.items() if k in _COMMON_MEMBERS}, pointer=pointer)
     action = BULK_ACTIONS[common["action"]]
     body = load_body(action.schema, {k: v for k, v in entry.items() if k not in _COMMON_MEMBERS}, pointer=pointer)
-    if action.scope not in principal.scopes:
+    if action.scope not in request.principal.scopes:
         raise Forbidden(f"The scope {action.scope} is missing.")
     key, version = common.get("idempotency_key"), common.get("if_match")
-    request = ChangeRequest(
-        principal,
+    if version is None and version_required:
+        raise PreconditionRequired("if_match is missing. Send the version of the order in it.")
+    request = replace(
+        request,
         expected_versions=None if version is None else frozenset({version}),
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(_body_of_route(action, body)),
-        request_id=request_id,
-        dry_run=dry_run,
     )
     return common["order_id"], partial(action.service, common["order_id"], **body, request=request)
 
