@@ -62,12 +62,14 @@ def test_a_second_cancellation_is_reopened_at_its_own_time(client: FlaskClient) 
     assert order["cancellations"][1]["reopened_at"] == order["updated_at"] > first[0]["reopened_at"]
 
 
-def test_items_of_a_reopened_order_can_be_replaced(client: FlaskClient) -> None:
-    path = order_after(client, "cancel", "reopen")
+def test_items_of_a_reopened_order_can_be_replaced_by_fewer(app: Flask, client: FlaskClient) -> None:
+    path = order_after(client, "cancel", "reopen", items=[{"item_id": "sku-1", "quantity": 2}] * 3)
 
     order = send_action(client, path, "update", {"items": [{"item_id": "sku-9", "quantity": 5}]}).json
 
     assert [(item["item_id"], item["quantity"], item["cancelled"]) for item in order["items"]] == [("sku-9", 5, 0)]
+    assert [entry["line"] for entry in order["cancellations"][0]["items"]] == [1, 2, 3]
+    assert app.test_cli_runner().invoke(args=["verify"]).exit_code == 0
 
 
 @pytest.mark.parametrize("way", [(), ("confirm",), ("cancel", "reopen")], ids="-".join)

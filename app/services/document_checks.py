@@ -13,7 +13,9 @@ from app.db.types import read_timestamp
 from app.models.erasure import scrub
 from app.models.fulfillment import (
     EXPECTED,
+    FULFILLMENT_CANCELLED,
     RECEIVED,
+    REJECTED,
     active_fulfillments,
     count_units,
     delivery_status,
@@ -152,9 +154,10 @@ def _wrong_records(order: Document) -> Iterator[str]:
     lines = range(1, len(order["items"]) + 1)
     for name in ("cancellations", "fulfillments", "returns"):
         for number, record in enumerate(order[name], start=1):
-            if record["number"] != number:
+            if record["number"] != number or any(entry["quantity"] < 1 for entry in record["items"]):
                 yield name
-            if any(entry["line"] not in lines or entry["quantity"] < 1 for entry in record["items"]):
+            # An update may have removed lines of records that no longer count.
+            if any(entry["line"] not in lines for entry in record["items"]) and _counts(record):
                 yield name
     if any(one["status"] != delivery_status(one["events"]) for one in order["fulfillments"]):
         yield "fulfillments"
@@ -162,6 +165,11 @@ def _wrong_records(order: Document) -> Iterator[str]:
         yield "holds"
     if order["reopening"] is None and any(one["reopened_at"] for one in order["cancellations"]):
         yield "reopening"
+
+
+def _counts(record: Document) -> bool:
+    """Whether the units of a cancellation, a fulfillment or a return count: it was not taken back."""
+    return record.get("reopened_at") is None and record.get("status") not in (FULFILLMENT_CANCELLED, REJECTED)
 
 
 def _has_time(order_id: str, created_at: str) -> bool:
