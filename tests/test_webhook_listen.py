@@ -135,6 +135,18 @@ def test_a_service_that_refuses_the_key_ends_the_command(
     assert (result.exit_code, words in result.output) == (1, True), result.output
 
 
+@pytest.mark.parametrize("content", ["", "x", "[]", "1", '{"after": "1"}'])
+def test_a_file_that_is_no_state_is_refused_in_one_line(runner: FlaskCliRunner, tmp_path: Path, content: str) -> None:
+    state = tmp_path / "state.json"
+    state.write_text(content)
+
+    result = runner.invoke(args=["webhooks", "listen", "--forward", "http://127.0.0.1:9/", "--state", str(state)])
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {state} is not the state of an earlier run. Name another --state.\n"
+    assert state.read_text() == content
+
+
 def test_a_list_shows_the_health_of_each_webhook(app: Flask, client: FlaskClient, runner: FlaskCliRunner) -> None:
     with webhook_rules(app):
         webhook = create_webhook(client, "http://127.0.0.1:1/")

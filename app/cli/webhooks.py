@@ -148,9 +148,14 @@ class _Position:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """The position of an earlier run, or now and a new secret."""
-        known = json.loads(file.read_text()) if file.exists() else {}
-        return cls(file, known.get("after", _LATEST), known.get("secret") or new_secret())
+        """The position of an earlier run, or now and a new secret. Raises click.ClickException for another file."""
+        if not file.exists():
+            return cls(file, _LATEST, new_secret())
+        try:
+            known = json.loads(file.read_text())
+            return cls(file, str(known["after"]), str(known["secret"]))
+        except (ValueError, KeyError, TypeError):
+            raise click.ClickException(f"{file} is not the state of an earlier run. Name another --state.") from None
 
     def save(self, after: str) -> None:
         """Remember that everything up to `after` has been forwarded."""
