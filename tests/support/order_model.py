@@ -140,13 +140,14 @@ class ReferenceService:
         return True
 
     def expire(self, age: timedelta) -> int:
-        """Cancel the pending orders that are older, except those on hold and those that were reopened."""
+        """Cancel the pending orders that are older, except those on hold, those paid for and those reopened."""
         expired = [
             i
             for i, order in enumerate(self.orders)
             if order.now["status"] == "pending"
             and not order.now["holds"]
             and order.now["reopening"] is None
+            and order.now["payment_status"] == "unpaid"
             and moment(order.now["created_at"]) < self.now - age
         ]
         for number in expired:
