@@ -1,5 +1,6 @@
 """`flask worker`: the process beside the web server."""
 
+import gc
 import signal
 import sys
 import time
@@ -50,6 +51,8 @@ def worker() -> None:
         _serve_metrics(app)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
+    gc.collect()
+    gc.freeze()  # what has been loaded is not searched for garbage again
     sys.exit(0 if running.run() else 1)
 
 

@@ -49,9 +49,9 @@ def order_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
     tasks = (
         # A call that finds nothing is one short query. One that finds events leaves some time for more, to number them
         # together.
-        Task("sequencing", sequence_events, pause=0.08, again=0.02),
+        Task("sequencing", sequence_events, pause=0.1, again=0.02),
         # `any` ends a call after the first page of orders that were changed.
-        Task("due changes", lambda: any(apply_due_changes()), pause=1),
+        Task("due changes", lambda: any(apply_due_changes()), pause=2),
     )
     age = config["EXPIRE_PENDING_AFTER"]
     if age is None:
