@@ -183,3 +183,19 @@ def test_in_random_lives_each_step_is_what_was_previewed(app: Flask, client: Fla
         preview = send_action(client, path, name, body, query="?dry_run=true")
         assert rows(app) == before
         agree(preview, send_action(client, path, name, body))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/customers/c-1/personal-data"), ("POST", "/webhooks"), ("DELETE", "/webhooks/x"),
+        ("POST", "/webhooks/x/rotate-secret"),
+    ],
+)  # fmt: skip
+def test_a_request_that_cannot_be_previewed_is_refused(client: FlaskClient, method: str, path: str) -> None:
+    client.post(f"{order_after(client)}/cancel", json={"reason": "staff"})
+
+    response = client.open(f"{path}?dry_run=true", method=method, json={"url": "https://hooks.shop.com/"})
+
+    assert error_locations(response) == {"dry_run"}
+    assert len(client.get("/orders?customer_id=c-1").json["orders"]) == 1

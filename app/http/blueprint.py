@@ -14,7 +14,9 @@ from marshmallow import Schema
 
 from app.errors import ServiceError
 from app.http.request_input import JSON, check_path, read_body, read_dry_run, read_query
+from app.schemas.fields import ParametersSchema
 
+_NO_PARAMETERS = ParametersSchema()
 PUBLIC = "public"  # scope of a route without authentication
 
 View = TypeVar("View", bound=Callable[..., flask.Response])
@@ -58,6 +60,11 @@ class Operation:
     request_headers: tuple[str, ...] = ()
     response_headers: tuple[str, ...] = ()
 
+    @property
+    def refuses_query(self) -> bool:
+        """Whether any query parameter is an error: `dry_run` would be ignored where something is changed."""
+        return self.method != "GET" and self.query is None and not self.dry_run
+
 
 class Blueprint(flask.Blueprint):
     """A Flask blueprint whose routes are declared with `operation`."""
@@ -89,7 +96,8 @@ class Blueprint(flask.Blueprint):
 def _with_input(view: View, operation: Operation) -> Callable[..., flask.Response]:
     """Wrap the view in validation: Flask calls it with the path variables only."""
     path_schema, query, body = operation.path_schema, operation.query, operation.body
-    if path_schema is None and query is None and body is None and not operation.dry_run:
+    refuses_query = operation.refuses_query
+    if path_schema is None and query is None and body is None and not operation.dry_run and not refuses_query:
         return view
 
     @wraps(view)
@@ -100,6 +108,8 @@ def _with_input(view: View, operation: Operation) -> Callable[..., flask.Respons
             arguments["query"] = read_query(query)
         if operation.dry_run:
             read_dry_run()
+        if refuses_query:
+            read_query(_NO_PARAMETERS)
         if body is not None:
             arguments["body"] = read_body(body)
         return view(**arguments)

@@ -305,6 +305,7 @@ def _problems(operation: Operation) -> set[type[ServiceError]]:
         operation.path_schema
         or operation.query
         or operation.dry_run
+        or operation.refuses_query
         or (operation.request_headers and operation.scope != PUBLIC)
     ):
         problems |= {*_INPUT_PROBLEMS}
