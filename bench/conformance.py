@@ -46,7 +46,7 @@ ACCEPTED: list[Any] = [
     MINIMAL,
     RICHEST | {"external_ref": "gate-1"},
     _rich("items", 0, "quantity", to=1_000_000),
-    _rich("items", 0, "unit_price", to=0),
+    _rich("items", 1, "unit_price", to=0),
     _rich("note", to="n" * 2000),
     _rich("note", to=""),
     _rich("customer_id", to="c" * 64),
