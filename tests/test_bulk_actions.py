@@ -1,12 +1,14 @@
 """`POST /orders/actions`: many actions in one request, each judged by itself."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 from app.models.lifecycle import ACTIONS
+from app.schemas.order_actions import EmptySchema
 from app.services import bulk_actions
 from tests.support.actions import BODIES, READY, event_types, order_after, send_action
 from tests.support.credentials import api_key, bearer
@@ -141,3 +143,13 @@ def test_more_than_a_thousand_actions_are_refused(client: FlaskClient) -> None:
     entries = [{"order_id": "x", "action": "confirm"}] * 1001
 
     assert slug(client.post("/orders/actions", json={"actions": entries})) == (400, "invalid-request")
+
+
+def test_a_failure_of_one_action_is_its_own(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = order_after(client), order_after(client)
+    broken = bulk_actions.BulkAction(EmptySchema(), "orders:manage", Mock(side_effect=RuntimeError("a bug")))
+    monkeypatch.setitem(bulk_actions.BULK_ACTIONS, "complete", broken)
+
+    results = send(client, action(first, "confirm"), action(second, "complete"), action(second, "confirm"))
+
+    assert [result["status"] for result in results] == [200, 500, 200]

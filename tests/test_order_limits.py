@@ -256,3 +256,8 @@ def test_a_customer_id_may_contain_dots_and_slashes(client: FlaskClient, custome
 def test_the_pattern_of_a_customer_id_matches_what_the_service_accepts(client: FlaskClient, customer: str) -> None:
     accepted = client.post("/orders", json=MINIMAL | {"customer_id": customer}).status_code == 201
     assert bool(re.search(CustomerId.PATTERN, customer)) == accepted
+
+
+@pytest.mark.parametrize("time", ["1969-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00"])
+def test_a_date_before_1970_is_refused(client: FlaskClient, time: str) -> None:
+    assert error_locations(client.post("/orders", json=MINIMAL | {"deliver_by": time})) == {"#/deliver_by"}

@@ -351,7 +351,14 @@ class HttpUrl(Text):
 
 
 class RFC3339DateTime(fields.DateTime):
-    """An RFC 3339 timestamp with its UTC offset, in microseconds. Any time before 1970 is read as 1970-01-01."""
+    """An RFC 3339 timestamp with its UTC offset, in microseconds, from 1970 on.
+
+    With `clamp`, for filters, any earlier time is read as 1970-01-01.
+    """
+
+    def __init__(self, *, clamp: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._clamp = clamp
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
         if not isinstance(value, str):
@@ -363,12 +370,20 @@ class RFC3339DateTime(fields.DateTime):
         except ValueError:
             raise ValidationError(_NOT_A_TIMESTAMP) from None
         try:
-            return max(_EPOCH, timestamp.astimezone(UTC))
+            return self._not_before_1970(timestamp.astimezone(UTC))
         except OverflowError:  # in UTC it is not in the years 1 to 9999
-            return _EPOCH if timestamp.year == 1 else datetime.max.replace(tzinfo=UTC)
+            in_year_one = timestamp.year == 1
+            return self._not_before_1970(datetime.min.replace(tzinfo=UTC)) if in_year_one else _LATEST
+
+    def _not_before_1970(self, timestamp: datetime) -> datetime:
+        if timestamp >= _EPOCH:
+            return timestamp
+        if not self._clamp:
+            raise ValidationError("This must not be before 1970-01-01T00:00:00Z.")
+        return _EPOCH
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _NOT_A_TIMESTAMP = "This must be an RFC 3339 timestamp with its UTC offset, such as 2026-11-22T09:41:07Z."
 _DATE, _TIME, _OFFSET = r"(\d{4}-\d\d-\d\d)", r"(\d\d:\d\d:\d\d(?:\.\d+)?)", r"([Zz]|[+-]\d\d:\d\d)"
 _RFC3339 = re.compile(f"{_DATE}[Tt]{_TIME}{_OFFSET}", re.ASCII)

@@ -342,8 +342,8 @@ class OrderFiltersSchema(ParametersSchema):
     )
     external_ref = Text(ID_MAX, metadata={"description": "Only orders with this external reference."})
     item_id = Text(ID_MAX, metadata={"description": "Only orders that contain this item."})
-    created_from = RFC3339DateTime(metadata={"description": _CREATED_FROM})
-    created_to = RFC3339DateTime(metadata={"description": "Only orders created before this time."})
+    created_from = RFC3339DateTime(clamp=True, metadata={"description": _CREATED_FROM})
+    created_to = RFC3339DateTime(clamp=True, metadata={"description": "Only orders created before this time."})
     sort = Choice(
         ("-created_at", "created_at"),
         load_default="-created_at",

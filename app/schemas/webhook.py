@@ -105,7 +105,7 @@ class ReplayInSchema(StrictSchema):
         1, SEQ_MAX, metadata={"description": f"The last event's number, at most {REPLAY_MAX:,} events later."}
     )
     failed_since = RFC3339DateTime(
-        metadata={"description": f"Up to {REPLAY_MAX:,} deliveries that have failed for good since then."}
+        clamp=True, metadata={"description": f"Up to {REPLAY_MAX:,} deliveries that have failed for good since then."}
     )
 
     def check(self, members: dict[str, Any]) -> None:

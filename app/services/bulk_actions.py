@@ -142,10 +142,10 @@ def _outcome(task: Callable[[], StoredOrder], deadline: float) -> Outcome:
         return task()
     except ServiceError as error:
         return error.with_traceback(None)
-    except DATABASE_ERRORS as error:
+    except Exception as error:  # the other actions are committed, and their results must be told
         outcome: ServiceError = (
             ServiceUnavailable("The database is temporarily unavailable. Send the action again.")
-            if is_unavailable(error)
+            if isinstance(error, DATABASE_ERRORS) and is_unavailable(error)
             else InternalError("The action failed. The error is logged under the request id.")
         )
         outcome.__cause__ = error

@@ -27,6 +27,7 @@ from app.errors import (
     IdempotencyKeyReused,
     InvalidRequest,
     OrderTooLarge,
+    ServiceError,
     ServiceUnavailable,
     VersionMismatch,
 )
@@ -283,7 +284,7 @@ def _apply_due_changes(order_id: str) -> int:
         try:
             if _change_order(order_id, "due", Order.apply_due_change, request=ChangeRequest(SCHEDULE)).unchanged:
                 return count
-        except ServiceUnavailable:
+        except ServiceError:  # it is left to the next run, and must not keep other orders from theirs
             return count
     return count
 
