@@ -15,6 +15,7 @@ BEYOND_A_SCHEMA = {
     "The order has no currency. Update it with a currency first.",
     "Each tag must be listed once.",
     "This must be in the future.",
+    "This must not be before 1970-01-01T00:00:00Z.",
     "This must not be in the future.",
     "The total of the items must be at most 9,007,199,254,740,991 minor units.",
     "Duplicate line. Add up its quantities in one entry.",
@@ -27,6 +28,13 @@ BEYOND_A_SCHEMA = {
     "Only a CSV export can have a byte order mark. Use format=csv.",
 }
 OF_A_LINE = re.compile(r"The discounts of line \d+ must not exceed its price\.")
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
+    """A fixed path below `/orders` is no order: the tool takes it for one when it follows links."""
+    if (case.path_parameters or {}).get("order_id") in ("actions", "batch", "by-ref", "export"):
+        case.path_parameters["order_id"] = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
 
 
 @schemathesis.check
