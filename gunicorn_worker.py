@@ -307,6 +307,7 @@ class Connection:
         self._client = client
         self._parser = RequestParser(worker.limits, environ)
         self._watcher: Any = None  # of the client's end, while a response waits
+        self._is_stream = False  # whether the response has waited
         self._received_at = -2  # the number of the worker's requests when this connection received last
 
     def serve(self) -> None:
@@ -365,7 +366,9 @@ class Connection:
                 HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed unexpectedly. The error is logged."
             )
             raise (request.error or internal) from error
-        if response.keep_alive and self.worker.alive:  # a stream may have ended because the worker stops
+        # After a response that promised keep-alive another request comes, and is answered: a proxy does not repeat a POST
+        # whose connection is closed instead. A stream may have ended because the worker stops; a GET is repeated.
+        if response.keep_alive and (self.worker.alive or not self._is_stream):
             return request.complete or self._discard_body(request)
         if not request.complete or self._parser.requests or self._parser.error:
             self._linger()
@@ -392,6 +395,7 @@ class Connection:
 
         A response that waits for something to send would learn it only when it sends the next time.
         """
+        self._is_stream = True
         if not self.worker.cfg.is_ssl:  # a TLS connection may be readable without data
             self._stop_watching()
             self._watcher = gevent.get_hub().loop.io(self._client.fileno(), READABLE)
