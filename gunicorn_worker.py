@@ -366,8 +366,8 @@ class Connection:
                 HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed unexpectedly. The error is logged."
             )
             raise (request.error or internal) from error
-        # After a response that promised keep-alive another request comes, and is answered: a proxy does not repeat a POST
-        # whose connection is closed instead. A stream may have ended because the worker stops; a GET is repeated.
+        # After a response that promised keep-alive another request comes, and is answered: a proxy would not repeat a
+        # POST whose connection is closed. A stream may have ended because the worker stops; its GET is repeated.
         if response.keep_alive and (self.worker.alive or not self._is_stream):
             return request.complete or self._discard_body(request)
         if not request.complete or self._parser.requests or self._parser.error:
