@@ -1,10 +1,11 @@
 """Shared by the commands: durations, progress, and errors in one line."""
 
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Protocol
@@ -108,6 +109,9 @@ def errors_in_one_line() -> Iterator[None]:
     except DATABASE_ERRORS as error:
         raise database_failure(error) from None
     except OSError as error:
+        # Python would try to write the rest again when it ends, and report that too.
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise click.ClickException(f"File error: {_first_line(error)}") from None
 
 
