@@ -68,17 +68,17 @@ def _database_url(text: str) -> str:
     Raises ValueError with what is expected. It quotes no part of the URL: where a password is not encoded, its end
     cannot be found.
     """
-    scheme, separator, rest = text.strip().partition("://")
+    scheme, separator, location = text.strip().partition("://")
     if separator and scheme.lower() in ("postgres", "postgresql", "postgresql+psycopg"):
-        return _postgresql_url(rest)
+        return _postgresql_url(location)
     if separator and scheme.lower() == "sqlite":
-        return _sqlite_url(rest)
+        return _sqlite_url(location)
     raise ValueError("a postgresql:// URL, or sqlite:/// with the path of a file")
 
 
-def _postgresql_url(rest: str) -> str:
-    parts = _POSTGRESQL.fullmatch(rest)
-    if parts is None or _UNENCODED.search(rest) or "\N{REPLACEMENT CHARACTER}" in unquote(rest):
+def _postgresql_url(location: str) -> str:
+    parts = _POSTGRESQL.fullmatch(location)
+    if parts is None or _UNENCODED.search(location) or "\N{REPLACEMENT CHARACTER}" in unquote(location):
         raise ValueError(_ENCODING)
     hosts = [_HOST.fullmatch(host) for host in parts["hosts"].split(",")]
     ports = [host["port"] or "" for host in hosts if host]
@@ -107,8 +107,8 @@ def _libpq_parameters(query: str) -> dict[str, str]:
     return parameters
 
 
-def _sqlite_url(rest: str) -> str:
-    path, _, query = rest.partition("?")
+def _sqlite_url(location: str) -> str:
+    path, _, query = location.partition("?")
     parameters = parse_qs(query)
     is_uri = parameters.get("uri") in (["1"], ["true"]) and path.startswith("/file:")
     scheme = "file:" if is_uri else ""

@@ -357,7 +357,7 @@ def test_after_72_hours_a_delivery_has_failed_and_can_be_sent_again(app: Flask, 
 
     assert (failed["status"], failed["next_attempt_at"]) == ("failed", None)
     assert failed["finished_at"] == failed["attempts"][-1]["at"]
-    assert (replayed.status_code, replayed.json) == (202, {"queued": 1})
+    assert (replayed.status_code, replayed.json) == (202, {"deliveries": 1})
     assert {one["status"] for one in deliveries(client, webhook)} == {"succeeded"}
 
 
@@ -447,7 +447,7 @@ def test_a_test_event_is_sent_and_listed(app: Flask, client: FlaskClient) -> Non
 
     [request] = endpoint.requests
     [delivery] = deliveries(client, webhook)
-    assert (response.status_code, response.json) == (202, {"queued": 1})
+    assert (response.status_code, response.json) == (202, {"deliveries": 1})
     assert request.verify(webhook["secret"])["type"] == "webhook.test"
     assert (request.event_id, delivery["status"]) == (delivery["event_id"], "succeeded")
 
@@ -465,7 +465,7 @@ def test_delivered_events_are_sent_again_with_the_same_id(app: Flask, client: Fl
         some = client.post(path, json={"from_seq": 2, "to_seq": 10_000})
         deliver(app)
 
-    assert [one.json, other_type.json, some.json] == [{"queued": 1}, {"queued": 1}, {"queued": 3}]
+    assert [one.json, other_type.json, some.json] == [{"deliveries": 1}, {"deliveries": 1}, {"deliveries": 3}]
     assert endpoint.event_ids[4:6] == [f"{orders[0]}:1", f"{orders[0]}:2"]
     assert set(endpoint.event_ids[6:]) == {f"{order_id}:1" for order_id in orders[1:]}
     assert {one["status"] for one in deliveries(client, webhook)} == {"succeeded"}
@@ -701,4 +701,4 @@ def test_a_range_without_events_queues_nothing(client: FlaskClient) -> None:
 
     response = client.post(f"/webhooks/{webhook['id']}/replay", json={"from_seq": 1, "to_seq": 10})
 
-    assert (response.status_code, response.json) == (202, {"queued": 0})
+    assert (response.status_code, response.json) == (202, {"deliveries": 0})

@@ -147,8 +147,8 @@ class Lookup:
     def rows(self, keys: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...] | None]:
         """The row of each key, or None. Raises `DATABASE_ERRORS`."""
         batch = orjson.dumps([{**key, "position": i} for i, key in enumerate(keys)]).decode()
-        found = {row[-1]: row[:-1] for row in self.statements[db.engine.dialect.name].rows(keys=batch)}
-        return [found.get(i) for i in range(len(keys))]
+        by_position = {row[-1]: row[:-1] for row in self.statements[db.engine.dialect.name].rows(keys=batch)}
+        return [by_position.get(i) for i in range(len(keys))]
 
 
 def _lookup_on_postgresql(columns: Sequence[Any], find: Callable[[Any], Select[*tuple[Any, ...]]]) -> Statement:

@@ -251,8 +251,8 @@ def _add_operation(spec: APISpec, operation: Operation, *, tag: str) -> None:
 
 
 def _camel_case(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def _security(scope: str) -> list[dict[str, list[str]]]:

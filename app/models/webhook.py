@@ -2,6 +2,7 @@
 
 import random
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Index, Integer, String, Text, literal_column, text
@@ -39,7 +40,6 @@ DISABLE_AFTER_FAILURES = 15  # in a row, and GIVE_UP_AFTER
 UNREACHABLE_AFTER = 5
 REPORT_EVERY = timedelta(hours=1)  # an endpoint that fails now and then is reported at most that often
 SUCCESS_RECORDED_EVERY = timedelta(minutes=1)  # so that a delivery rarely changes the endpoint's row
-_GONE = 410
 _OVERLOADED = (429, 503)  # statuses whose Retry-After is about the endpoint and not about one event
 
 
@@ -116,8 +116,8 @@ class WebhookEndpoint(Base):
         if self.status != ENABLED:
             return None
         lasting = self.consecutive_failures >= DISABLE_AFTER_FAILURES and at - self.failing_since >= GIVE_UP_AFTER
-        if status == _GONE or lasting:
-            self.disable(GONE if status == _GONE else FAILING)
+        if status == HTTPStatus.GONE or lasting:
+            self.disable(GONE if status == HTTPStatus.GONE else FAILING)
             return ENDPOINT_DISABLED
         if self.reported_at is not None and at - self.reported_at < REPORT_EVERY:
             return None

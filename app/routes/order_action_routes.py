@@ -306,10 +306,10 @@ def reject_return(body: dict[str, Any], order_id: str, number: int) -> Response:
     responses={200: BatchResultsSchema()},
 )
 def act_on_orders(body: dict[str, Any]) -> Response:
-    """Carry out up to 1,000 actions on orders.
+    """Execute up to 1,000 actions on orders.
 
     Each action succeeds or fails on its own; the results are in the order of the actions. Actions on the same order are
-    carried out one after the other. Each requires the scope that its own route requires.
+    executed one after the other. Each requires the scope that its own route requires.
     """
     principal, entries = current_principal(), body["actions"]
     rate_limit.count(principal, cost=len(entries), counted=1)

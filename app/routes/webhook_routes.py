@@ -12,9 +12,9 @@ from app.http.cursors import make_cursor, read_cursor
 from app.http.request_input import MERGE_PATCH
 from app.http.responses import json_response, list_response
 from app.schemas.webhook import (
+    DeliveryCountSchema,
     DeliveryListSchema,
     DeliveryQuerySchema,
-    QueuedSchema,
     ReplayInSchema,
     WebhookInSchema,
     WebhookListSchema,
@@ -121,7 +121,7 @@ def rotate_secret(webhook_id: str) -> Response:
     "POST",
     "/webhooks/<webhook_id>/test",
     scope="webhooks:manage",
-    responses={202: QueuedSchema()},
+    responses={202: DeliveryCountSchema()},
     problems=(errors.WebhookNotFound,),
 )
 def test_webhook(webhook_id: str) -> Response:
@@ -130,7 +130,7 @@ def test_webhook(webhook_id: str) -> Response:
     The list of deliveries shows what came of it.
     """
     webhook_service.send_test(webhook_id, principal=current_principal())
-    return json_response({"queued": 1}, 202)
+    return json_response({"deliveries": 1}, 202)
 
 
 @blueprint.operation(
@@ -165,7 +165,7 @@ def list_deliveries(query: dict[str, Any], webhook_id: str) -> Response:
     "/webhooks/<webhook_id>/replay",
     scope="webhooks:manage",
     body=ReplayInSchema(),
-    responses={202: QueuedSchema()},
+    responses={202: DeliveryCountSchema()},
     problems=(errors.WebhookNotFound, errors.EventNotFound),
 )
 def replay_deliveries(body: dict[str, Any], webhook_id: str) -> Response:
@@ -176,11 +176,11 @@ def replay_deliveries(body: dict[str, Any], webhook_id: str) -> Response:
     """
     principal = current_principal()
     if "event_id" in body:
-        queued = webhook_service.replay_event(webhook_id, body["event_id"], principal=principal)
+        count = webhook_service.replay_event(webhook_id, body["event_id"], principal=principal)
     elif "failed_since" in body:
-        queued = webhook_service.replay_failed(webhook_id, since=body["failed_since"], principal=principal)
+        count = webhook_service.replay_failed(webhook_id, since=body["failed_since"], principal=principal)
     else:
-        queued = webhook_service.replay_range(
+        count = webhook_service.replay_range(
             webhook_id, first=body["from_seq"], last=body["to_seq"], principal=principal
         )
-    return json_response({"queued": queued}, 202)
+    return json_response({"deliveries": count}, 202)

@@ -221,10 +221,10 @@ class DeliveryListSchema(ResponseSchema):
     next_cursor = fields.String(required=True, allow_none=True, metadata=NEXT_CURSOR)
 
 
-class QueuedSchema(ResponseSchema):
+class DeliveryCountSchema(ResponseSchema):
     """How many deliveries were queued."""
 
-    queued = fields.Integer(required=True, metadata={"example": 1})
+    deliveries = fields.Integer(required=True, metadata={"example": 1})
 
 
 class PayloadDataSchema(ResponseSchema):

@@ -39,7 +39,7 @@ DEADLINE = 8.0  # seconds for all actions: below the 10 s in which every request
 
 @dataclass(frozen=True, slots=True)
 class BulkAction:
-    """How an action is carried out: the schema of its members, the scope of its route, and the service.
+    """How an action is executed: the schema of its members, the scope of its route, and the service.
 
     `path_members` are those that the action's route has in its path: they do not belong to the fingerprint of the body.
     """
@@ -73,16 +73,16 @@ BULK_ACTIONS = {
 _COMMON = BulkActionInSchema()
 _COMMON_MEMBERS = frozenset(_COMMON.fields)
 
-# An action that is ready to be carried out, on the order with the id.
+# An action that is ready to be executed, on the order with the id.
 Task = tuple[str, Callable[[], StoredOrder]]
 
 
 def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_required: bool) -> list[Outcome]:
-    """Carry out the actions, and return their outcomes in the same order. Each commits by itself, unless it is a dry
+    """Execute the actions, and return their outcomes in the same order. Each commits by itself, unless it is a dry
     run; then each is judged by the orders as they are stored, without the actions before it.
 
-    Actions on different orders are carried out concurrently, and those on one order in the order of the entries.
-    Actions that are not begun within DEADLINE seconds are not carried out. `request` is what the changes have in
+    Actions on different orders are executed concurrently, and those on one order in the order of the entries.
+    Actions that are not begun within DEADLINE seconds are not executed. `request` is what the changes have in
     common. `version_required`: an action without the version that the order must have fails with
     PreconditionRequired.
     """
@@ -96,7 +96,7 @@ def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_req
             outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
     deadline = time.monotonic() + DEADLINE
     with ThreadPoolExecutor(min(CONCURRENCY, max(1, len(by_order)))) as threads:
-        running = [threads.submit(copy_context().run, _carry_out, tasks, deadline) for tasks in by_order.values()]
+        running = [threads.submit(copy_context().run, _execute_actions, tasks, deadline) for tasks in by_order.values()]
         for future in running:
             outcomes |= future.result()
     return [outcomes[i] for i in range(len(outcomes))]
@@ -130,7 +130,7 @@ def _body_of_route(action: BulkAction, body: dict[str, Any]) -> Any:
     return {name: value for name, value in body.items() if name not in action.path_members}
 
 
-def _carry_out(tasks: dict[int, Callable[[], StoredOrder]], deadline: float) -> dict[int, Outcome]:
+def _execute_actions(tasks: dict[int, Callable[[], StoredOrder]], deadline: float) -> dict[int, Outcome]:
     """The outcomes of the actions on one order, by their positions."""
     return {i: _outcome(task, deadline) for i, task in tasks.items()}
 
