@@ -258,14 +258,15 @@ def test_a_cursor_beyond_the_end_of_the_feed_is_410(app: Flask, client: FlaskCli
     assert slug(client.get("/events?after=2")) == (410, "cursor-expired")
 
 
-def test_waiting_ends_with_the_event(app: Flask, client: FlaskClient) -> None:
-    def act() -> None:
-        time.sleep(0.3)
-        create(app.test_client())
-        number_events(app)
+def create_later(app: Flask) -> None:
+    time.sleep(0.3)
+    create(app.test_client())
+    number_events(app)
 
+
+def test_waiting_ends_with_the_event(app: Flask, client: FlaskClient) -> None:
     with ThreadPoolExecutor(1) as threads:
-        done = threads.submit(act)
+        done = threads.submit(create_later, app)
         found = page(client, wait=20)
         done.result()
 
@@ -278,9 +279,7 @@ def test_waiting_for_certain_events_passes_over_others(app: Flask, client: Flask
     at_end = page(client, types="order.confirmed")["next_cursor"]
 
     def act() -> None:
-        time.sleep(0.3)
-        create(app.test_client())
-        number_events(app)
+        create_later(app)
         time.sleep(0.3)
         app.test_client().post(f"/orders/{order}/confirm")
         number_events(app)
@@ -294,13 +293,8 @@ def test_waiting_for_certain_events_passes_over_others(app: Flask, client: Flask
 
 
 def test_waiting_in_vain_ends_with_an_empty_page_behind_what_was_skipped(app: Flask, client: FlaskClient) -> None:
-    def act() -> None:
-        time.sleep(0.3)
-        create(app.test_client())
-        number_events(app)
-
     with ThreadPoolExecutor(1) as threads:
-        done = threads.submit(act)
+        done = threads.submit(create_later, app)
         found = page(client, types="order.confirmed", after="latest", wait=1)
         done.result()
     prune(app)

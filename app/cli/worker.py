@@ -10,8 +10,8 @@ from types import FrameType
 
 import click
 import structlog
-from flask import Flask, current_app
-from flask.cli import with_appcontext
+from flask import Flask
+from flask.cli import ScriptInfo, pass_script_info, with_appcontext
 from prometheus_client import REGISTRY, Metric, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -33,12 +33,13 @@ _RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the 
 
 @click.command("worker")
 @with_appcontext
-def worker() -> None:
+@pass_script_info
+def worker(info: ScriptInfo) -> None:
     """Run what the service does by itself: move events to the feed, deliver webhooks, end holds, mark late orders.
 
     Any number of workers may run. TERM and Ctrl-C let it finish what it is doing, with exit status 0.
     """
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # documented by Flask
+    app = info.load_app()
     tasks = (*order_tasks(app.config), *webhook_tasks(app.config))
     running = Worker(tasks, context=app.app_context, observe=observe_task)
 

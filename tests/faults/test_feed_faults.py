@@ -9,33 +9,20 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Self
 
-import pytest
 from sqlalchemy import Engine, create_engine, func, literal, select, tuple_
 
 from app.models import EVENTS, FEED, FEED_HEAD, OUTBOX
 from tests.faults.checks import SETTINGS
 from tests.faults.traffic import Traffic
-from tests.support.databases import migrated
-from tests.support.postgres import private_postgres
 from tests.support.servers import GUNICORN, Server, free_port, running, running_worker, send_request, wait_until
 
 KILLS = int(os.environ.get("KILLS", "10"))
 CLIENTS = 4
 Key = tuple[str, int]  # order id and version
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield migrated(f"sqlite:///{tmp_path}/orders.db")
-    else:
-        with private_postgres(durable=True) as url:
-            yield migrated(url)
 
 
 class Reader:

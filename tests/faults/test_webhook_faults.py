@@ -8,36 +8,22 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import ColumnElement, Engine, Select, Table, create_engine, func, select
 
 from app.models import DELIVERIES, EVENTS, FEED_HEAD, OUTBOX
 from tests.faults.checks import SETTINGS
 from tests.faults.traffic import Traffic
-from tests.support.databases import migrated
-from tests.support.postgres import private_postgres
 from tests.support.receivers import Answer, Received, accept, receiver
 from tests.support.servers import GUNICORN, Server, free_port, running, running_worker, send_request, wait_until
 
 KILLS = int(os.environ.get("KILLS", "10"))
 FAILING_EVENTS = 40  # one event in so many fails once or twice
 WEBHOOKS = SETTINGS | {"WEBHOOKS_ALLOW_PRIVATE": "1", "LOG_LEVEL": "info"}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield migrated(f"sqlite:///{tmp_path}/orders.db")
-    else:
-        with private_postgres(durable=True) as url:
-            yield migrated(url)
 
 
 def slow(_request: Received) -> int:
