@@ -220,7 +220,7 @@ def breaking_reads(app: Flask, database_url: str) -> Iterator[None]:
     """Terminate every query of the service that reads in a transaction, but no insert."""
 
     def break_off(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.lstrip().startswith("SELECT"):
+        if "INSERT" in statement or not statement.lstrip().startswith(("SELECT", "WITH")):
             return
         driver = connection.connection.dbapi_connection
         if isinstance(driver, sqlite3.Connection):
