@@ -15,15 +15,20 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from werkzeug.test import TestResponse
 
 from app.errors import problem_types
+from tests.support.description import SCHEMA_ROOT, api_description
 from tests.support.samples import MINIMAL, RICHEST, priced
-
-SCHEMA_ROOT = "#/components/schemas/"
 
 
 @pytest.fixture
 def description(client: FlaskClient) -> dict[str, Any]:
-    document: dict[str, Any] = client.get("/openapi.json").json
-    return document
+    return api_description(client)
+
+
+@pytest.fixture
+def document(client: FlaskClient) -> dict[str, Any]:
+    """The description as it is served."""
+    content: dict[str, Any] = client.get("/openapi.json").json
+    return content
 
 
 def operations(description: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -48,9 +53,9 @@ def resolved(description: dict[str, Any], schema: dict[str, Any]) -> dict[str, A
     return schema | {"components": description["components"]}
 
 
-def test_the_description_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
-    assert description["openapi"] == "3.1.0"
-    assert list(OpenAPIV31SpecValidator(description).iter_errors()) == []
+def test_the_description_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"] == "3.1.0"
+    assert list(OpenAPIV31SpecValidator(document).iter_errors()) == []
 
 
 def test_the_description_equals_the_url_map(app: Flask, description: dict[str, Any]) -> None:
@@ -63,7 +68,7 @@ def test_the_description_equals_the_url_map(app: Flask, description: dict[str, A
     assert {(method, path) for method, path, _ in operations(description)} == routes
 
 
-def test_each_operation_has_a_unique_id_a_summary_and_a_tag(description: dict[str, Any]) -> None:
+def test_each_operation_has_a_unique_id_a_summary_a_description_and_a_tag(description: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, _, operation in operations(description)]
 
     assert len(ids) == len(set(ids))
@@ -71,6 +76,7 @@ def test_each_operation_has_a_unique_id_a_summary_and_a_tag(description: dict[st
         assert re.fullmatch("[a-z]+[A-Za-z]*", operation["operationId"])
         assert operation["summary"] and "\n" not in operation["summary"]
         assert not operation["summary"].endswith(".")
+        assert operation["description"].endswith("."), operation["operationId"]
         assert set(operation["tags"]) <= {tag["name"] for tag in description["tags"]}
 
 
@@ -136,7 +142,7 @@ def inputs(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, schema
         waiting += [(f"{name}.{member}", below) for member, below in schema.get("properties", {}).items()]
         waiting += [(f"{name}[]", schema["items"])] if "items" in schema else []
-        waiting += [(name, below) for below in schema.get("anyOf", [])]
+        waiting += [(name, below) for below in (*schema.get("anyOf", []), *schema.get("oneOf", []))]
         if isinstance(schema.get("additionalProperties"), dict):
             waiting.append((f"{name}{{}}", schema["additionalProperties"]))
 
@@ -207,14 +213,119 @@ def test_the_limits_of_an_order_are_those_of_the_design(description: dict[str, A
     assert order["note"]["maxLength"] == 2000
     assert (order["metadata"]["maxProperties"], order["metadata"]["propertyNames"]["maxLength"]) == (50, 40)
     assert order["metadata"]["additionalProperties"]["maxLength"] == 500
-    assert "EUR" in order["currency"]["enum"] and order["currency"]["enum"][-1] is None
-    assert schemas["AdjustmentIn"]["properties"]["type"]["enum"] == ["discount", "tax", "shipping", "fee", "other"]
+    assert order["currency"]["anyOf"] == [{"$ref": SCHEMA_ROOT + "Currency"}, {"type": "null"}]
+    assert "EUR" in schemas["Currency"]["enum"]
+    assert schemas["AdjustmentType"]["enum"] == ["discount", "tax", "shipping", "fee", "other"]
     assert order["shipping_address"] == {"anyOf": [{"$ref": SCHEMA_ROOT + "AddressIn"}, {"type": "null"}]}
 
 
-def test_response_schemas_allow_additional_members(description: dict[str, Any]) -> None:
-    for name in ("Order", "Item", "Totals", "OrderList", "Problem", "RequestError", "Event", "BatchResult"):
-        assert description["components"]["schemas"][name].get("additionalProperties", True) is True, name
+def outputs(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every component that a response or the body of a webhook is made of."""
+    answers = [
+        operation["responses"]
+        for path in document["paths"].values()
+        for operation in path.values()
+        if "responses" in operation
+    ]
+    waiting = list(nodes([answers, document["components"]["responses"], document["webhooks"]]))
+    seen = set()
+    while waiting:
+        target = waiting.pop().get("$ref", "").removeprefix(SCHEMA_ROOT)
+        if target in document["components"]["schemas"].keys() - seen:
+            seen.add(target)
+            yield target, document["components"]["schemas"][target]
+            waiting += nodes(document["components"]["schemas"][target])
+
+
+def test_response_schemas_allow_additional_members_without_inventing_any(document: dict[str, Any]) -> None:
+    names = dict(outputs(document))
+
+    assert names.keys() >= {"Order", "Item", "Totals", "OrderList", "Problem", "RequestError", "Event", "BatchProblem"}
+    for name, schema in names.items():
+        assert "additionalProperties" not in schema, name
+
+
+def test_each_enumeration_is_one_component(document: dict[str, Any]) -> None:
+    assert {"Action", "Currency", "EventType", "HoldKind", "OrderStatus", "PaymentType"} <= document["components"][
+        "schemas"
+    ].keys()
+    enumerations = [tuple(node["enum"]) for node in nodes(document) if len(node.get("enum", ())) > 2]
+    assert len(enumerations) == len(set(enumerations))
+
+
+def test_what_several_operations_share_is_a_component(document: dict[str, Any]) -> None:
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, answer in operation["responses"].items() if "responses" in operation else ():
+                assert status < "400" or answer.keys() == {"$ref"}
+                assert all(header.keys() == {"$ref"} for header in answer.get("headers", {}).values())
+    inline = [
+        (parameter["in"], parameter["name"], str(parameter))
+        for node in nodes(document["paths"])
+        for parameter in node.get("parameters", [])
+        if isinstance(parameter, dict) and "$ref" not in parameter
+    ]
+    assert len(inline) == len(set(inline))
+    assert all(parameter.get("description") for parameter in document["components"]["parameters"].values())
+
+
+def test_integers_have_the_size_that_they_need(description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+
+    for node in nodes(description):
+        if "integer" in (kind if isinstance(kind := node.get("type"), list) else [kind]) and "enum" not in node:
+            assert node.get("format") in ("int32", "int64"), node
+            assert node["format"] == "int64" or node.get("maximum", 0) < 2**31, node
+    for schema, member in (("Item", "total"), ("Totals", "due"), ("Payment", "amount"), ("FeedEvent", "seq")):
+        assert schemas[schema]["properties"][member]["format"] == "int64"
+
+
+def test_the_result_of_a_batch_is_told_apart_by_its_status(description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+    assert schemas["BatchResult"]["oneOf"] == [{"$ref": SCHEMA_ROOT + name} for name in ("BatchOrder", "BatchProblem")]
+
+    orders, problems = (set(schemas[name]["properties"]["status"]["enum"]) for name in ("BatchOrder", "BatchProblem"))
+    assert (orders, orders & problems) == ({200, 201}, set())
+    assert problems == {kind.status for kind in problem_types()}
+
+
+def test_each_action_of_a_batch_has_its_own_members(description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+    mapping = schemas["BulkActionIn"]["discriminator"]["mapping"]
+
+    assert sorted(mapping) == schemas["Action"]["enum"]
+    for action, target in mapping.items():
+        schema = schemas[target.removeprefix(SCHEMA_ROOT)]
+        assert schema["properties"]["action"]["enum"] == [action]
+        assert {"order_id", "idempotency_key", "if_match"} <= schema["properties"].keys()
+    assert "reason" in schemas["CancelAction"]["required"]
+
+
+def test_a_new_resource_links_to_the_operations_on_it(description: dict[str, Any]) -> None:
+    ids = {operation["operationId"] for _, _, operation in operations(description)}
+    for path in ("/orders", "/webhooks"):
+        links = description["paths"][path]["post"]["responses"]["201"]["links"]
+        assert {link["operationId"] for link in links.values()} <= ids
+    links = description["paths"]["/orders"]["post"]["responses"]["201"]["links"]
+    assert {"getOrder", "confirmOrder", "cancelOrder", "fulfillOrder"} <= links.keys()
+    assert links["getOrder"]["parameters"] == {"order_id": "$response.body#/id"}
+
+
+def test_optional_headers_are_not_prefilled(description: dict[str, Any]) -> None:
+    for _, _, operation in operations(description):
+        for parameter in operation.get("parameters", []):
+            assert parameter["in"] != "header" or not parameter.keys() & {"example", "examples"}
+
+
+def test_a_cursor_has_the_same_type_everywhere(description: dict[str, Any]) -> None:
+    cursors = [
+        parameter["schema"]
+        for _, _, operation in operations(description)
+        for parameter in operation.get("parameters", [])
+        if parameter["name"] == "cursor"
+    ]
+    assert len(cursors) >= 3
+    assert all(cursor == cursors[0] for cursor in cursors)
 
 
 def real_answers(client: FlaskClient) -> Iterator[tuple[str, TestResponse]]:

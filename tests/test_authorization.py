@@ -15,6 +15,7 @@ from app.config import StartupError
 from app.http import auth
 from app.models.principal import CUSTOMER_SCOPES, SCOPES
 from tests.support.credentials import api_key, bearer, token
+from tests.support.description import api_description
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 
@@ -373,18 +374,25 @@ def test_a_route_that_is_added_after_the_start_rejects_every_request(database_ur
     assert app.test_client().get("/late").status_code == 403
 
 
-def test_the_description_documents_the_scope_and_the_401_and_403_of_every_operation(client: FlaskClient) -> None:
-    description = client.get("/openapi.json").json
+def test_the_description_documents_the_scope_and_the_401_and_403_of_every_operation(secure_client: FlaskClient) -> None:
+    description = api_description(secure_client)
 
     for (method, path), route in ROUTES.items():
         operation = description["paths"][plain(path)][method.lower()]
         answers = operation["responses"]
-        expected = [{"apiKey": [route.scope]}, {"token": [route.scope]}] if route.scope else []
-        assert operation["security"] == expected
+        assert operation["security"] == ([{"bearer": [route.scope]}] if route.scope else [])
         assert ({"401", "403", "429"} <= answers.keys()) == (route.scope is not None)
         for status, headers in refusals(route):
             assert headers <= answers[status]["headers"].keys(), (method, path, status)
-    assert description["components"]["securitySchemes"].keys() == {"apiKey", "token"}
+    assert description["components"]["securitySchemes"].keys() == {"bearer"}
+
+
+def test_without_authentication_the_description_requires_no_credentials(client: FlaskClient) -> None:
+    description = api_description(client)
+
+    for (method, path), route in ROUTES.items():
+        security = description["paths"][plain(path)][method.lower()]["security"]
+        assert security == ([{}, {"bearer": [route.scope]}] if route.scope else [])
 
 
 def plain(path: str) -> str:

@@ -73,7 +73,7 @@ def test_the_pages_load_their_files_below_the_prefix(send: Callable[..., TestRes
 def test_the_description_names_the_prefix_as_server(send: Callable[..., TestResponse]) -> None:
     description = send("GET", f"{PREFIX}/openapi.json").json
 
-    assert description["servers"] == [{"url": PREFIX}]
+    assert [server["url"] for server in description["servers"]] == [PREFIX]
     types = set(re.findall(r'"type": "(/[^"]*)"', json.dumps(description)))
     assert types and all(type_.startswith(f"{PREFIX}/problems/") for type_ in types - {"/problems/order-not-found"})
 

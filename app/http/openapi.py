@@ -1,7 +1,8 @@
 """The API description (OpenAPI 3.1), built with apispec from the blueprints' operations and the schemas."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from http import HTTPStatus
 from inspect import cleandoc
@@ -12,6 +13,7 @@ import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import current_app
+from marshmallow import Schema, fields, validate
 
 from app.errors import (
     BadRequest,
@@ -26,18 +28,30 @@ from app.errors import (
     TooManyRequests,
     Unauthenticated,
     UnsupportedMediaType,
+    problem_types,
 )
 from app.http.application import public_path
 from app.http.blueprint import PUBLIC, Blueprint, Body, Content, Operation
+from app.http.openapi_components import (
+    BEARER,
+    ENUMERATIONS,
+    PATH_PARAMETERS,
+    PROBLEM_HEADERS,
+    RESPONSE_HEADERS,
+    SECURITY_SCHEME,
+    camel_case,
+    header_parameters,
+    reference,
+    webhooks,
+)
 from app.http.problems import MEDIA_TYPE, problem_document
-from app.http.request_input import JSON, KEY_PATTERN
-from app.models.lifecycle import EVENT_TYPES
-from app.models.webhook import ENDPOINT_EVENT_TYPES, TEST
-from app.schemas.documents import ProblemSchema
+from app.http.request_input import JSON
+from app.schemas.documents import BatchOrderSchema, BatchProblemSchema, ErasureSchema, OrderSchema, ProblemSchema
 from app.schemas.fields import TEXT_PATTERN, Choices, Metadata, MetadataPatch
 from app.schemas.order import BatchEntryInSchema, DryRunQuerySchema
 from app.schemas.order_actions import BulkActionInSchema
-from app.schemas.webhook import EndpointPayloadSchema, PayloadSchema
+from app.schemas.webhook import EndpointPayloadSchema, PayloadSchema, WebhookSchema
+from app.services.bulk_actions import BULK_ACTIONS
 
 _INTRODUCTION = """\
 Creates and manages customer orders. An acknowledged order is never lost, and one Idempotency-Key never creates two
@@ -49,140 +63,13 @@ Amounts are integers in minor units of the order's currency. Timestamps are RFC 
 ignores `Accept` (RFC 9110 §12.4.1).
 """
 
-_SECURITY_SCHEMES = {
-    "apiKey": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "An API key of this service: `osk_<id>.<secret><checksum>`.",
-    },
-    "token": {
-        "type": "http",
-        "scheme": "bearer",
-        "bearerFormat": "JWT",
-        "description": "A token of the configured issuer. Without the scope `orders:manage` its subject is a customer, "
-        "who has access to the orders of that customer only.",
-    },
-}
-
 _PATH_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
-_PATH_PARAMETERS: dict[str, dict[str, Any]] = {
-    "order_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
-    "erasure_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
-    "webhook_id": {"schema": {"type": "string", "format": "uuid"}, "example": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"},
-    "slug": {"example": "order-not-found"},
-    "name": {"example": "swagger-ui.css"},
-}
 
-_TEXT = {"type": "string"}
-_REQUEST_HEADERS: dict[str, dict[str, Any]] = {
-    "Idempotency-Key": {
-        "description": "Makes a retry safe: a request with the same key and body returns the first response, at any "
-        "later time. The same key with a different body returns 422. After an erasure any body returns the erased "
-        "order. The key may be bare or a quoted string.",
-        "schema": _TEXT | {"pattern": KEY_PATTERN},
-        "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
-    },
-    "If-Match": {
-        "description": "The `ETag` of the order as you read it. If the order has changed since, the response is 412.",
-        "schema": _TEXT,
-        "example": '"1"',
-    },
-    "If-None-Match": {
-        "description": "The `ETag` of your copy. If it is still current, the response is 304, without a body.",
-        "schema": _TEXT,
-        "example": '"1"',
-    },
-    "Last-Event-ID": {
-        "description": "The `id` of the last event that was received, as browsers send it when they connect again. It "
-        "has precedence over `after`.",
-        "schema": _TEXT,
-        "example": "17",
-    },
-}
-_RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
-    "X-Request-Id": {
-        "description": "The id of the request in the logs; the `X-Request-Id` of the request if it has one.",
-        "schema": _TEXT,
-    },
-    "ETag": {
-        "description": "The entity tag of the response, for `If-Match` and `If-None-Match`. The tag of an order is its "
-        "version; an erasure appends `-erased`, and a customer's view that omits something `-customer`.",
-        "schema": _TEXT,
-        "example": '"1"',
-    },
-    "Location": {
-        "description": "The address of the created resource, or of the documentation.",
-        "schema": _TEXT | {"format": "uri-reference"},
-    },
-    "Idempotent-Replayed": {
-        "description": "`true` if this is the response to an earlier request with the same Idempotency-Key.",
-        "schema": _TEXT | {"enum": ["true"]},
-    },
-    "Dry-Run": {"schema": {"type": "string", "const": "true"}, "description": "The request has stored nothing."},
-    "Complete-Until": {
-        "description": "All orders created before this time are readable now. Orders with a later `created_at` may "
-        "still be missing: `created_at` is set before an order is stored.",
-        "schema": _TEXT | {"format": "date-time"},
-        "example": "2026-11-22T09:40:07Z",
-    },
-    "Link": {"description": 'The address of the next page, with `rel="next"` (RFC 8288).', "schema": _TEXT},
-    "Accept": {"description": "The media types that the body may have, except for PATCH.", "schema": _TEXT},
-    "Accept-Patch": {"description": "The media types that the body of a PATCH may have.", "schema": _TEXT},
-    "Accept-Encoding": {"description": "The content codings that the body may have.", "schema": _TEXT},
-    "Allow": {"description": "The methods that the resource supports.", "schema": _TEXT},
-    "Retry-After": {"description": "Seconds to wait before the next attempt.", "schema": {"type": "integer"}},
-    "WWW-Authenticate": {
-        "description": "The required credentials or scope (RFC 6750 §3).",
-        "schema": _TEXT,
-        "example": 'Bearer realm="orders", error="insufficient_scope", scope="orders:write"',
-    },
-    "RateLimit-Policy": {
-        "description": "The rate limit: `q` requests per `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
-        "schema": _TEXT,
-        "example": '"customers";q=600;w=60',
-    },
-    "RateLimit": {
-        "description": "`r` requests remain; the next one is added in `t` seconds.",
-        "schema": _TEXT,
-        "example": '"customers";r=599;t=1',
-    },
-}
-_PROBLEM_HEADERS: dict[type[ServiceError], tuple[str, ...]] = {
-    Unauthenticated: ("WWW-Authenticate",),
-    Forbidden: ("WWW-Authenticate",),
-    TooManyRequests: ("RateLimit-Policy", "RateLimit"),
-    UnsupportedMediaType: ("Accept", "Accept-Patch", "Accept-Encoding"),
-}
-
-_WEBHOOK_HEADERS = [
-    {
-        "in": "header",
-        "name": "webhook-id",
-        "required": True,
-        "description": "The id of the event, the same at each attempt: store it, and ignore an id that you have.",
-        "schema": _TEXT,
-    },
-    {
-        "in": "header",
-        "name": "webhook-timestamp",
-        "required": True,
-        "description": "When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes.",
-        "schema": _TEXT | {"pattern": "^[0-9]+$"},
-    },
-    {
-        "in": "header",
-        "name": "webhook-signature",
-        "required": True,
-        "description": "One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of "
-        "`{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks).",
-        "schema": _TEXT | {"pattern": "^v1,"},
-    },
-]
-_WEBHOOK_RESPONSES = {
-    "2XX": {"description": "The event is delivered."},
-    "410": {"description": "The webhook is disabled."},
-    "429": {"description": "The event is sent again, not before `Retry-After`."},
-    "default": {"description": "The event is sent again, for up to 72 hours."},
+# The path variable that is the `id` of each of these resources. Their creation has links to the operations on them.
+_RESOURCES: dict[type[Any], str] = {
+    OrderSchema: "order_id",
+    WebhookSchema: "webhook_id",
+    ErasureSchema: "erasure_id",
 }
 
 # Problems that follow from the declaration of an operation.
@@ -197,93 +84,179 @@ _building = Lock()
 def api_description() -> bytes:
     """Return the description as JSON. It is built on first use, because it would slow down every start."""
     with _building:
-        return _build(public_path("/"))
+        return _build(public_path("/"), authenticated=current_app.config["AUTH"] != "off")
 
 
 @cache
-def _build(server: str) -> bytes:
+def _build(server: str, *, authenticated: bool) -> bytes:
     plugin = MarshmallowPlugin()
     spec = APISpec(
         title="Order Service",
         version="1.0.0",
         openapi_version="3.1.0",
         plugins=[plugin],
-        servers=[{"url": server.rstrip("/") or "/"}],
+        servers=[{"url": server.rstrip("/") or "/", "description": "This service."}],
         info={"description": _INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
     )
     assert plugin.converter is not None
-    plugin.converter.add_attribute_function(_describe_metadata)  # type: ignore[no-untyped-call]
+    for describe in (_describe_metadata, _describe_integers, _describe_references):
+        plugin.converter.add_attribute_function(describe)  # type: ignore[no-untyped-call]
     plugin.converter.add_parameter_attribute_function(_describe_choices)
-    for name, scheme in _SECURITY_SCHEMES.items():
-        spec.components.security_scheme(name, scheme)
-    # No operation names them as its own.
-    for schema in (ProblemSchema, BatchEntryInSchema, BulkActionInSchema, PayloadSchema, EndpointPayloadSchema):
-        spec.components.schema(schema.__name__.removesuffix("Schema"), schema=schema)
-    for blueprint in current_app.blueprints.values():
-        assert isinstance(blueprint, Blueprint)
+    operations = [
+        (blueprint, operation)
+        for blueprint in current_app.blueprints.values()
+        if isinstance(blueprint, Blueprint)
+        for operation in blueprint.operations.values()
+    ]
+    _add_components(spec, [operation for _, operation in operations])
+    for blueprint in dict.fromkeys(blueprint for blueprint, _ in operations):
         spec.tag({"name": blueprint.name, "description": blueprint.description})
-        for operation in blueprint.operations.values():
-            _add_operation(spec, operation, tag=blueprint.name)
+    for blueprint, operation in operations:
+        _add_operation(spec, operation, tag=blueprint.name, authenticated=authenticated)
     for (schema_class, *_), name in plugin.converter.refs.items():
         spec.components.schemas[name]["description"] = cleandoc(schema_class.__doc__)
-    return orjson.dumps(spec.to_dict() | {"webhooks": _webhooks()})
+    description = _name_enumerations(spec.to_dict() | {"webhooks": webhooks()})
+    for values, (name, meaning) in ENUMERATIONS.items():
+        schema = {"type": "string", "enum": values, "description": meaning}
+        description["components"]["schemas"][name] = schema
+    _share_parameters(description)
+    return orjson.dumps(description)
 
 
-def _add_operation(spec: APISpec, operation: Operation, *, tag: str) -> None:
+def _add_components(spec: APISpec, operations: list[Operation]) -> None:
+    spec.components.security_scheme(BEARER, SECURITY_SCHEME)
+    for name, header in RESPONSE_HEADERS.items():
+        spec.components.header(name, header)
+    for name, parameter in header_parameters().items():
+        spec.components.parameter(camel_case(name), "header", parameter)
+    # No operation names them as its own.
+    for schema in (ProblemSchema, BatchEntryInSchema, PayloadSchema, EndpointPayloadSchema):
+        spec.components.schema(schema.__name__.removesuffix("Schema"), schema=schema)
+    _add_bulk_actions(spec)
+    _add_batch_results(spec)
+    for operation in operations:
+        for problem in _problems(operation):
+            if problem.slug not in spec.components.examples:
+                spec.components.example(problem.slug, {"value": _example(problem)})
+    for resource, operation in _linked(operations):
+        name = _operation_id(operation)
+        parameters = {_RESOURCES[resource]: "$response.body#/id"}
+        spec.components.links[name] = {"operationId": name, "parameters": parameters, "description": operation.summary}
+
+
+def _add_bulk_actions(spec: APISpec) -> None:
+    """Add the union of the actions of `POST /orders/actions`, which have members of their own."""
+    mapping = {}
+    for action, bulk_action in BULK_ACTIONS.items():
+        members = {
+            "action": fields.String(required=True, validate=validate.Equal(action)),
+            "__doc__": f"The action `{action}` on an order.",
+        }
+        schema = type(f"{camel_case(action)}ActionSchema", (BulkActionInSchema, type(bulk_action.schema)), members)
+        spec.components.schema(f"{camel_case(action)}Action", schema=schema)
+        mapping[action] = reference("schemas", f"{camel_case(action)}Action")["$ref"]
+    spec.components.schema(
+        "BulkActionIn",
+        {
+            "description": cleandoc(BulkActionInSchema.__doc__ or ""),
+            "oneOf": [{"$ref": target} for target in mapping.values()],
+            "discriminator": {"propertyName": "action", "mapping": mapping},
+        },
+    )
+
+
+def _add_batch_results(spec: APISpec) -> None:
+    """Add the union of what an entry of a batch comes to. Its `status` tells which of them it is."""
+    failures = sorted({problem.status for problem in problem_types()})
+    results = {"BatchOrder": (BatchOrderSchema, [200, 201]), "BatchProblem": (BatchProblemSchema, failures)}
+    for name, (schema, statuses) in results.items():
+        spec.components.schema(name, schema=schema)
+        spec.components.schemas[name]["properties"]["status"]["enum"] = statuses
+    spec.components.schema(
+        "BatchResult",
+        {
+            "description": "The result of one entry: an order or a problem, by `status`.",
+            "oneOf": [reference("schemas", name) for name in results],
+        },
+    )
+
+
+def _linked(operations: Iterable[Operation]) -> Iterator[tuple[type[Schema], Operation]]:
+    """Yield the operations that need nothing but the id of a resource, each with the schema of the resource."""
+    for resource, variable in _RESOURCES.items():
+        for operation in operations:
+            if _PATH_VARIABLE.findall(operation.path) == [variable]:
+                yield resource, operation
+
+
+def _add_operation(spec: APISpec, operation: Operation, *, tag: str, authenticated: bool) -> None:
     variables = _PATH_VARIABLE.findall(operation.path)
     operation_object: dict[str, Any] = {
-        "operationId": _camel_case(operation.name),
+        "operationId": _operation_id(operation),
         "summary": operation.summary,
+        "description": operation.description,
         "tags": [tag],
-        "security": _security(operation.scope),
-        "responses": _success_responses(operation) | _problem_responses(_problems(operation)),
+        "security": _security(operation.scope, authenticated=authenticated),
+        "responses": _success_responses(spec, operation) | _problem_responses(spec, operation),
     }
-    if operation.description:
-        operation_object["description"] = operation.description
-    if parameters := _parameters(operation, variables):
+    if parameters := _parameters(operation):
         operation_object["parameters"] = parameters
     if operation.body is not None:
         content = {operation.body_media_type: {"schema": operation.body}}
         operation_object["requestBody"] = {"required": operation.body_required, "content": content}
     path = _PATH_VARIABLE.sub(r"{\1}", operation.path)
-    path_parameters = [] if operation.path_schema else [_path_parameter(name) for name in variables]
+    described = {field.name for field in _fields(operation.path_schema)}
+    path_parameters = [_path_parameter(name) for name in variables if name not in described]
     spec.path(path, operations={operation.method.lower(): operation_object}, parameters=path_parameters)
 
 
-def _camel_case(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)
+def _operation_id(operation: Operation) -> str:
+    name = camel_case(operation.name)
+    return name[0].lower() + name[1:]
 
 
-def _security(scope: str) -> list[dict[str, list[str]]]:
-    return [] if scope == PUBLIC else [{scheme: [scope]} for scheme in _SECURITY_SCHEMES]
+def _security(scope: str, *, authenticated: bool) -> list[dict[str, list[str]]]:
+    if scope == PUBLIC:
+        return []
+    return [*([] if authenticated else [{}]), {BEARER: [scope]}]
 
 
-def _parameters(operation: Operation, variables: list[str]) -> list[dict[str, Any]]:
-    parameters: list[dict[str, Any]] = []
+def _parameters(operation: Operation) -> list[dict[str, Any] | str]:
+    """The operation's own parameters, and the names of those that are components."""
+    parameters: list[dict[str, Any] | str] = []
     if operation.path_schema:
         parameters.append({"in": "path", "schema": operation.path_schema})
     if operation.query:
         parameters.append({"in": "query", "schema": operation.query})
     if operation.dry_run:
         parameters.append({"in": "query", "schema": DryRunQuerySchema})
-    for name in operation.request_headers:
-        parameters.append({"in": "header", "name": name, "required": False} | _REQUEST_HEADERS[name])
-    return parameters
+    return parameters + [camel_case(name) for name in operation.request_headers]
+
+
+def _fields(schema: Schema | None) -> Iterable[Any]:
+    return schema.fields.values() if schema else ()
 
 
 def _path_parameter(name: str) -> dict[str, Any]:
-    return {"in": "path", "name": name, "required": True, "schema": _TEXT} | _PATH_PARAMETERS.get(name, {})
+    return {"in": "path", "name": name, "required": True} | PATH_PARAMETERS[name]
 
 
-def _success_responses(operation: Operation) -> dict[str, Any]:
-    return {
-        str(status): {
+def _success_responses(spec: APISpec, operation: Operation) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, body in operation.responses.items():
+        responses[str(status)] = {
             "description": HTTPStatus(status).phrase,
-            "headers": _headers((*operation.response_headers, *(["Dry-Run"] if operation.dry_run else []))),
+            "headers": _headers(*operation.response_headers, *(["Dry-Run"] if operation.dry_run else [])),
             **_content(body),
         }
-        for status, body in operation.responses.items()
+        if "Location" in operation.response_headers and type(body) in _RESOURCES:
+            responses[str(status)]["links"] = _links(spec, _RESOURCES[type(body)])
+    return responses
+
+
+def _links(spec: APISpec, variable: str) -> dict[str, Any]:
+    return {
+        name: reference("links", name) for name, link in spec.components.links.items() if variable in link["parameters"]
     }
 
 
@@ -314,27 +287,33 @@ def _problems(operation: Operation) -> set[type[ServiceError]]:
     return problems
 
 
-def _problem_responses(types: Iterable[type[ServiceError]]) -> dict[str, Any]:
-    """One response for each status, with an example of each problem type that has it."""
-    responses: dict[str, Any] = {}
-    for problem in sorted(types, key=lambda problem: (problem.status, problem.slug)):
-        response = responses.setdefault(
-            str(problem.status),
-            {
-                "description": "",
-                "headers": _headers(()),
-                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
-            },
-        )
-        response["description"] += f"{', or ' if response['description'] else ''}{problem.title}"
-        retry_after = ("Retry-After",) if problem.retry_after else ()
-        response["headers"] |= _headers((*retry_after, *_PROBLEM_HEADERS.get(problem, ())))
-        response["content"][MEDIA_TYPE]["examples"][problem.slug] = {"value": _example(problem)}
+def _problem_responses(spec: APISpec, operation: Operation) -> dict[str, Any]:
+    """One response for each status, a component that is named after its problem types."""
+    by_status: dict[int, list[type[ServiceError]]] = {}
+    for problem in sorted(_problems(operation), key=lambda problem: (problem.status, problem.slug)):
+        by_status.setdefault(problem.status, []).append(problem)
+    responses = {}
+    for status, problems in by_status.items():
+        name = "Or".join(problem.__name__ for problem in problems)
+        if name not in spec.components.responses:
+            spec.components.response(name, _problem_response(problems))
+        responses[str(status)] = name
     return responses
 
 
-def _headers(names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: _RESPONSE_HEADERS[name] for name in ("X-Request-Id", *names)}
+def _problem_response(problems: list[type[ServiceError]]) -> dict[str, Any]:
+    headers = {name for problem in problems for name in PROBLEM_HEADERS.get(problem, ())}
+    retry_after = ["Retry-After"] if any(problem.retry_after for problem in problems) else []
+    examples = {problem.slug: reference("examples", problem.slug) for problem in problems}
+    return {
+        "description": ", or ".join(problem.title for problem in problems),
+        "headers": _headers(*retry_after, *sorted(headers)),
+        "content": {MEDIA_TYPE: {"schema": reference("schemas", "Problem"), "examples": examples}},
+    }
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: reference("headers", name) for name in ("X-Request-Id", *names)}
 
 
 def _example(problem: type[ServiceError]) -> Mapping[str, Any]:
@@ -348,26 +327,6 @@ def _describe_choices(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
     return {"style": "form", "explode": False} if isinstance(field, Choices) else {}
 
 
-def _webhooks() -> dict[str, Any]:
-    """The requests that the service sends: a path item for each type of event."""
-    items = {event_type: _webhook(event_type, "Payload") for event_type in EVENT_TYPES}
-    return items | {event_type: _webhook(event_type, "EndpointPayload") for event_type in (*ENDPOINT_EVENT_TYPES, TEST)}
-
-
-def _webhook(event_type: str, schema: str) -> dict[str, Any]:
-    body = {"required": True, "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}
-    return {
-        "post": {
-            "summary": f"The event {event_type}",
-            "tags": ["webhooks"],
-            "security": [],
-            "parameters": _WEBHOOK_HEADERS,
-            "requestBody": body,
-            "responses": _WEBHOOK_RESPONSES,
-        }
-    }
-
-
 def _describe_metadata(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
     """The limits of `metadata`, which is no schema of its own."""
     if not isinstance(field, Metadata):
@@ -378,3 +337,49 @@ def _describe_metadata(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
         "propertyNames": {"minLength": 1, "maxLength": Metadata.KEY_LENGTH, "pattern": TEXT_PATTERN},
         "additionalProperties": text | {"maxLength": Metadata.VALUE_LENGTH},
     }
+
+
+def _describe_integers(_converter: Any, field: Any, *, ret: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """The size of an integer, for clients in languages that have several."""
+    if not isinstance(field, fields.Integer) or "format" in ret:
+        return {}
+    return {"format": "int64" if ret.get("maximum", 0) >= 2**31 else "int32"}
+
+
+def _describe_references(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
+    """A field whose values are described by a component."""
+    name = field.metadata.get("component")
+    return reference("schemas", name) if name else {}
+
+
+def _name_enumerations(value: Any) -> Any:
+    """Replace the enumerations inside of a description, or a part of it, by references to their components."""
+    if isinstance(value, list):
+        return [_name_enumerations(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    named = {name: _name_enumerations(member) for name, member in value.items()}
+    values = named.get("enum")
+    key = tuple(entry for entry in values if entry is not None) if isinstance(values, list) else ()
+    if key not in ENUMERATIONS:
+        return named
+    kind = reference("schemas", ENUMERATIONS[key][0])
+    others = {name: member for name, member in named.items() if name not in ("type", "enum")}
+    return others | ({"anyOf": [kind, {"type": "null"}]} if None in named["enum"] else kind)
+
+
+def _share_parameters(description: dict[str, Any]) -> None:
+    """Make each parameter that several operations have a component."""
+    owners = [item for path in description["paths"].values() for item in (path, *path.values())]
+    lists = [owner["parameters"] for owner in owners if isinstance(owner, dict) and "parameters" in owner]
+    count = Counter(_content_of(parameter) for parameters in lists for parameter in parameters)
+    for parameters in lists:
+        for i, parameter in enumerate(parameters):
+            if "$ref" not in parameter and count[_content_of(parameter)] > 1:
+                name = camel_case(f"{parameter['name']}_{parameter['in']}")
+                assert description["components"]["parameters"].setdefault(name, parameter) == parameter, name
+                parameters[i] = reference("parameters", name)
+
+
+def _content_of(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -26,7 +26,10 @@ blueprint = Blueprint("documentation", __name__, description="The API descriptio
 
 @blueprint.operation("GET", "/", scope=PUBLIC, responses={302: None}, response_headers=("Location",))
 def redirect_to_docs() -> Response:
-    """Redirect to the documentation."""
+    """Redirect to the documentation.
+
+    A browser that opens the address of the service gets to `/docs`.
+    """
     return Response(status=302, headers={"Location": public_path("/docs")})
 
 
@@ -38,13 +41,19 @@ def redirect_to_docs() -> Response:
     **CONDITIONAL,
 )
 def read_api_description() -> Response:
-    """Read this API description."""
+    """Read this API description.
+
+    It is OpenAPI 3.1 as JSON, for tools that generate clients, collections and tests.
+    """
     return page_response(api_description(), JSON)
 
 
 @blueprint.operation("GET", "/docs", scope=PUBLIC, responses={200: Content((HTML,), PAGE), 304: None}, **CONDITIONAL)
 def read_docs() -> Response:
-    """Read the API description in Swagger UI."""
+    """Read the API description in Swagger UI.
+
+    Each operation can be tried there.
+    """
     return page_response(render_template("docs.html").encode(), HTML)
 
 
@@ -57,7 +66,10 @@ def read_docs() -> Response:
     **CONDITIONAL,
 )
 def read_docs_asset(name: str) -> Response:
-    """Read a script, style sheet or image of Swagger UI."""
+    """Read a script, style sheet or image of Swagger UI.
+
+    The page loads nothing from other servers.
+    """
     if name not in ASSETS:
         raise NotFound("The documentation has no file with this name.")
     return page_response(_asset(name), guess_type(name)[0] or "application/octet-stream")
@@ -71,7 +83,10 @@ def read_docs_asset(name: str) -> Response:
     **CONDITIONAL,
 )
 def list_problem_types() -> Response:
-    """List all problem types."""
+    """List all problem types.
+
+    A page for people, with what each of them means and what to do.
+    """
     return page_response(_problem_page(*sorted(problem_types(), key=_order)), HTML)
 
 
@@ -84,7 +99,10 @@ def list_problem_types() -> Response:
     **CONDITIONAL,
 )
 def read_problem_type(slug: str) -> Response:
-    """Read what a problem type means and what to do."""
+    """Read what a problem type means and what to do.
+
+    The `type` of every problem document is the address of such a page.
+    """
     for problem in problem_types():
         if problem.slug == slug:
             return page_response(_problem_page(problem), HTML)

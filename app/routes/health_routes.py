@@ -18,7 +18,10 @@ blueprint = Blueprint("health", __name__, description="Probes and metrics for lo
 
 @blueprint.operation("GET", "/healthz", scope=PUBLIC, responses={200: Content((JSON,), STATUS)})
 def read_health() -> Response:
-    """Liveness probe: answers without touching the database."""
+    """Liveness probe: answers without touching the database.
+
+    A process that does not answer is to be restarted.
+    """
     return Response('{"status":"ok"}', headers=NO_STORE, mimetype=JSON)
 
 
@@ -30,7 +33,10 @@ def read_health() -> Response:
     problems=(ServiceUnavailable,),
 )
 def read_readiness() -> Response:
-    """Readiness probe: checks that the database answers, has the right migration and accepts writes."""
+    """Readiness probe: checks that the database answers, has the right migration and accepts writes.
+
+    A process that is not ready is to get no requests. The detail of the problem says why.
+    """
     state, expected = database_state(), expected_revision()
     if state.revision != expected:
         raise ServiceUnavailable(
@@ -48,5 +54,8 @@ def read_readiness() -> Response:
     responses={200: Content(("text/plain",), {"type": "string"})},
 )
 def read_metrics() -> Response:
-    """Read the Prometheus metrics of all workers on this machine."""
+    """Read the Prometheus metrics of all workers on this machine.
+
+    They are in the text format of Prometheus. Let nobody but the monitoring read them.
+    """
     return compress(Response(render_metrics(), headers=NO_STORE, content_type=CONTENT_TYPE_LATEST))

@@ -69,7 +69,10 @@ CHANGE_OF_RETURN = CHANGE | {"problems": (*PROBLEMS, errors.ReturnNotFound)}
     response_headers=RESPONSE_HEADERS,
 )
 def update_order(body: dict[str, Any], order_id: str) -> Response:
-    """Update an order by a JSON merge patch."""
+    """Update an order by a JSON merge patch.
+
+    Absent members stay as they are, null removes a member, and arrays are replaced whole.
+    """
     order = order_actions.update_order(order_id, patch=body, request=change_request(current_principal(), body))
     return order_response(order)
 
@@ -84,7 +87,10 @@ def update_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def confirm_order(body: dict[str, Any], order_id: str) -> Response:
-    """Confirm a pending order."""
+    """Confirm a pending order.
+
+    A confirmed order can be fulfilled. An order on hold cannot be confirmed.
+    """
     order = order_actions.confirm_order(order_id, request=change_request(current_principal(), body))
     return order_response(order)
 
@@ -118,7 +124,10 @@ def cancel_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE,
 )
 def complete_order(body: dict[str, Any], order_id: str) -> Response:
-    """Complete a confirmed order, even if units are not fulfilled."""
+    """Complete a confirmed order, even if units are not fulfilled.
+
+    The fulfillment of the last open unit completes an order by itself.
+    """
     order = order_actions.complete_order(order_id, request=change_request(current_principal(), body))
     return order_response(order)
 
@@ -221,7 +230,10 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE_OF_FULFILLMENT,
 )
 def update_tracking(body: dict[str, Any], order_id: str, number: int) -> Response:
-    """Update how a fulfillment is tracked by a JSON merge patch."""
+    """Update how a fulfillment is tracked by a JSON merge patch.
+
+    Null as `tracking` removes it.
+    """
     order = order_actions.update_tracking(order_id, number, **body, request=change_request(current_principal(), body))
     return order_response(order)
 
@@ -273,7 +285,10 @@ def return_items(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE_OF_RETURN,
 )
 def receive_return(body: dict[str, Any], order_id: str, number: int) -> Response:
-    """Receive an expected return."""
+    """Receive an expected return.
+
+    Its units count as returned from now on.
+    """
     order = order_actions.settle_return(
         order_id, number, status=RECEIVED, request=change_request(current_principal(), body)
     )
@@ -290,7 +305,10 @@ def receive_return(body: dict[str, Any], order_id: str, number: int) -> Response
     **CHANGE_OF_RETURN,
 )
 def reject_return(body: dict[str, Any], order_id: str, number: int) -> Response:
-    """Reject an expected return."""
+    """Reject an expected return.
+
+    Its units can be returned again.
+    """
     order = order_actions.settle_return(
         order_id, number, status=REJECTED, request=change_request(current_principal(), body)
     )

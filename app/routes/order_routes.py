@@ -63,7 +63,11 @@ blueprint = Blueprint("orders", __name__, description="Create, read, list and ex
     response_headers=("ETag", "Location", "Idempotent-Replayed"),
 )
 def create_order(body: dict[str, Any]) -> Response:
-    """Create an order."""
+    """Create an order.
+
+    With an `Idempotency-Key`, a retry of the same request never creates a second order: it gets the first response
+    again.
+    """
     request = CreateRequest(
         body,
         principal=current_principal(),
@@ -106,7 +110,10 @@ def create_orders(body: dict[str, Any]) -> Response:
     response_headers=("ETag",),
 )
 def get_order(query: dict[str, Any], order_id: str) -> Response:
-    """Read an order, or an earlier version of it."""
+    """Read an order, or an earlier version of it.
+
+    `ETag` is the version of the order; send it in `If-Match` when you change the order.
+    """
     order = order_queries.get_order(order_id, principal=current_principal(), version=query.get("version"))
     return order_response(order)
 
@@ -139,7 +146,10 @@ def get_order_by_reference(external_ref: str) -> Response:
     response_headers=("Link", COMPLETE_UNTIL),
 )
 def list_orders(query: dict[str, Any]) -> Response:
-    """List orders by time of creation."""
+    """List orders by time of creation.
+
+    The page that follows has the address in the `Link` header, or `next_cursor` in the parameter `cursor`.
+    """
     limit, cursor = query.pop("limit"), query.pop("cursor", None)
     after = read_cursor(cursor, query=query) if cursor else None
     page = order_listing.list_orders(query, principal=current_principal(), limit=limit, after=after)
@@ -187,8 +197,11 @@ def export_orders(query: dict[str, Any]) -> Response:
     response_headers=("Link",),
 )
 def list_order_history(query: dict[str, Any], order_id: str) -> Response:
-    """List the events of an order, oldest first."""
-    after = read_version_cursor(query["cursor"], order_id=order_id) if query["cursor"] else 0
+    """List the events of an order, oldest first.
+
+    Each event has the order as it was after the change, and the changes from the version before as a JSON Patch.
+    """
+    after = read_version_cursor(query["cursor"], order_id=order_id) if "cursor" in query else 0
     page = list_history(order_id, principal=current_principal(), after=after, limit=query["limit"])
     next_cursor = make_version_cursor(page.next_after, order_id=order_id) if page.next_after else None
     with _LARGE_HISTORIES if page.size > _LARGE_HISTORY else nullcontext():

@@ -57,7 +57,10 @@ def create_webhook(body: dict[str, Any]) -> Response:
 
 @blueprint.operation("GET", "/webhooks", scope="webhooks:manage", responses={200: WebhookListSchema()})
 def list_webhooks() -> Response:
-    """List all webhooks with their health."""
+    """List all webhooks with their health.
+
+    An API key that is bound to channels sees the webhooks of these channels only.
+    """
     return json_response({"webhooks": webhook_service.list_endpoints(principal=current_principal())})
 
 
@@ -69,7 +72,10 @@ def list_webhooks() -> Response:
     problems=(errors.WebhookNotFound,),
 )
 def get_webhook(webhook_id: str) -> Response:
-    """Read a webhook and its health."""
+    """Read a webhook and its health.
+
+    `health` says how the endpoint has answered lately. The secret is not shown again.
+    """
     return json_response(webhook_service.get_endpoint(webhook_id, principal=current_principal()))
 
 
@@ -83,7 +89,10 @@ def get_webhook(webhook_id: str) -> Response:
     problems=(errors.WebhookNotFound,),
 )
 def update_webhook(body: dict[str, Any], webhook_id: str) -> Response:
-    """Update a webhook by a JSON merge patch, disable or enable it."""
+    """Update a webhook by a JSON merge patch, disable or enable it.
+
+    A webhook that is enabled again gets the events since it was disabled.
+    """
     webhook = webhook_service.update_endpoint(webhook_id, body, principal=current_principal(), rules=_rules())
     return json_response(webhook)
 
@@ -96,7 +105,10 @@ def update_webhook(body: dict[str, Any], webhook_id: str) -> Response:
     problems=(errors.WebhookNotFound,),
 )
 def delete_webhook(webhook_id: str) -> Response:
-    """Delete a webhook with its deliveries."""
+    """Delete a webhook with its deliveries.
+
+    Nothing is sent to it any more, not even what is pending.
+    """
     webhook_service.delete_endpoint(webhook_id, principal=current_principal())
     return Response(status=204)
 

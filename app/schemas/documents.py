@@ -14,8 +14,8 @@ from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES
 from app.models.order import NUMBER_LENGTH
 from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
 from app.schemas.fields import ResponseSchema
-from app.schemas.order import ADJUSTMENT_TYPES, RELATIONS, AddressInSchema
-from app.schemas.order_actions import CANCELLATION_REASONS, HOLD_KINDS, TrackingInSchema
+from app.schemas.order import ADJUSTMENT_TYPES, CURRENCIES, RELATIONS
+from app.schemas.order_actions import CANCELLATION_REASONS, HOLD_KINDS
 
 ORDER_ID = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
 TIMESTAMP = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}
@@ -25,6 +25,11 @@ NEXT_CURSOR = {"description": "The `cursor` parameter of the next page; null on 
 def _integer(description: str = "", **options: Any) -> fields.Integer:
     metadata = {"description": description, "example": 0} | options.pop("metadata", {})
     return fields.Integer(required=True, metadata={k: v for k, v in metadata.items() if v != ""}, **options)
+
+
+def _amount(description: str = "", **options: Any) -> fields.Integer:
+    """An integer of minor units, which may need 53 bits."""
+    return _integer(description, metadata={"format": "int64"} | options.pop("metadata", {}), **options)
 
 
 def _text(description: str = "", *, example: Any = None, **options: Any) -> fields.String:
@@ -52,12 +57,12 @@ class ItemSchema(ResponseSchema):
     item_id = _text(example="sku-1")
     title = _text(example="Mug", allow_none=True)
     quantity = _integer("Units ordered.", metadata={"example": 2})
-    unit_price = _integer("Price of a unit in minor units.", allow_none=True, metadata={"example": 1250})
-    subtotal = _integer("`unit_price` times `quantity`.", allow_none=True, metadata={"example": 2500})
-    discount = _integer(
+    unit_price = _amount("Price of a unit in minor units.", allow_none=True, metadata={"example": 1250})
+    subtotal = _amount("`unit_price` times `quantity`.", allow_none=True, metadata={"example": 2500})
+    discount = _amount(
         "The part of the discounts that belongs to this line, 0 or negative.", metadata={"example": -250}
     )
-    total = _integer("`subtotal` plus `discount`.", allow_none=True, metadata={"example": 2250})
+    total = _amount("`subtotal` plus `discount`.", allow_none=True, metadata={"example": 2250})
     cancelled = _integer("Units cancelled so far.")
     fulfilled = _integer("Units fulfilled so far.")
     returned = _integer("Units returned so far.")
@@ -68,7 +73,7 @@ class AdjustmentSchema(ResponseSchema):
 
     type = _choice(ADJUSTMENT_TYPES)
     label = _text(example="WELCOME10", allow_none=True)
-    amount = _integer(metadata={"example": -250})
+    amount = _amount(metadata={"example": -250})
     line = _integer(
         "The line that a discount belongs to; null for all lines.", allow_none=True, metadata={"example": None}
     )
@@ -77,13 +82,13 @@ class AdjustmentSchema(ResponseSchema):
 class TotalsSchema(ResponseSchema):
     """Totals in minor units of the order's currency. Items without a price count as 0."""
 
-    items = _integer(metadata={"example": 2500})
-    adjustments = _integer(metadata={"example": -250})
-    cancelled = _integer("Minus the price of the cancelled units, after discounts.")
-    total = _integer("`items` plus `adjustments` plus `cancelled`.", metadata={"example": 2250})
-    paid = _integer("What was captured.")
-    refunded = _integer("What was refunded or charged back.")
-    due = _integer(
+    items = _amount(metadata={"example": 2500})
+    adjustments = _amount(metadata={"example": -250})
+    cancelled = _amount("Minus the price of the cancelled units, after discounts.")
+    total = _amount("`items` plus `adjustments` plus `cancelled`.", metadata={"example": 2250})
+    paid = _amount("What was captured.")
+    refunded = _amount("What was refunded or charged back.")
+    due = _amount(
         "What is still to be paid; negative if too much was paid and not refunded yet.", metadata={"example": 2250}
     )
 
@@ -110,12 +115,20 @@ class PaymentSchema(ResponseSchema):
     """A payment."""
 
     type = _choice(PAYMENT_TYPES)
-    amount = _integer("In minor units.", metadata={"example": 2250})
+    amount = _amount("In minor units.", metadata={"example": 2250})
     reference = fields.String(metadata={"description": "Customers do not see it.", "example": "pi_3Nd81b"})
     method = _text(example="card", allow_none=True)
     occurred_at = _time()
     note = fields.String(allow_none=True, metadata={"description": "Customers do not see it.", "example": None})
     created_at = _time()
+
+
+class TrackingSchema(ResponseSchema):
+    """How to track a shipment."""
+
+    carrier = fields.String(metadata={"example": "DHL"})
+    number = fields.String(metadata={"example": "00340434161094042557"})
+    url = fields.String(metadata={"example": "https://example.com/track/00340434161094042557"})
 
 
 class DeliveryEventSchema(ResponseSchema):
@@ -132,7 +145,7 @@ class FulfillmentSchema(ResponseSchema):
     number = _integer("Number of the fulfillment, from 1.", metadata={"example": 1})
     items = _objects(LineQuantitySchema, "The units by line.")
     status = _choice(DELIVERY_EVENTS)
-    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True)
+    tracking = fields.Nested(TrackingSchema, required=True, allow_none=True)
     events = _objects(DeliveryEventSchema, "In the order in which they were recorded.")
     created_at = _time()
 
@@ -166,6 +179,21 @@ class ReopeningSchema(ResponseSchema):
     at = _time()
 
 
+class AddressSchema(ResponseSchema):
+    """A postal address."""
+
+    name = fields.String(metadata={"example": "Ada Lovelace"})
+    company = fields.String()
+    line1 = fields.String(metadata={"example": "12 St James's Square"})
+    line2 = fields.String()
+    city = fields.String(metadata={"example": "London"})
+    region = fields.String()
+    postal_code = fields.String(metadata={"example": "SW1Y 4JH"})
+    country = _text("ISO 3166-1 alpha-2 code.", example="GB")
+    phone = fields.String()
+    email = fields.String(metadata={"example": "ada@example.com"})
+
+
 class RelatedOrderSchema(ResponseSchema):
     """Another order, and what it is to this one."""
 
@@ -192,7 +220,7 @@ class OrderSchema(ResponseSchema):
     fulfillment_status = _choice(FULFILLMENT_STATUSES)
     payment_status = _choice(PAYMENT_STATUSES)
     return_status = _choice(RETURN_STATUSES)
-    currency = _text(example="EUR", allow_none=True)
+    currency = _choice(CURRENCIES, allow_none=True)
     items = fields.List(fields.Nested(ItemSchema), required=True)
     adjustments = fields.List(fields.Nested(AdjustmentSchema), required=True)
     totals = fields.Nested(
@@ -215,8 +243,8 @@ class OrderSchema(ResponseSchema):
     related_orders = _objects(RelatedOrderSchema, "Other orders, such as a replacement.")
     tags = fields.List(fields.String(), required=True, metadata={"example": []})
     metadata = fields.Dict(keys=fields.String(), values=fields.String(), required=True, metadata={"example": {}})
-    shipping_address = fields.Nested(AddressInSchema, required=True, allow_none=True)
-    billing_address = fields.Nested(AddressInSchema, required=True, allow_none=True)
+    shipping_address = fields.Nested(AddressSchema, required=True, allow_none=True)
+    billing_address = fields.Nested(AddressSchema, required=True, allow_none=True)
     note = _text(allow_none=True)
     version = _integer("Starts at 1 and is incremented by every change.", metadata={"example": 1})
     allowed_actions = fields.List(
@@ -268,27 +296,41 @@ class ProblemSchema(ResponseSchema):
     errors = fields.List(
         fields.Nested(RequestErrorSchema), metadata={"description": "All errors of an invalid request."}
     )
-    order_id = fields.String(metadata={"description": "The order that conflicts with the request."})
-
-
-class BatchResultSchema(ResponseSchema):
-    """The result of one entry: an order or a problem."""
-
-    status = fields.Integer(
-        required=True,
-        metadata={"description": "201 for a new order, 200 for an action, or the status of the problem."},
+    order_id = fields.String(metadata={"description": "The order that conflicts with the request.", "format": "uuid"})
+    order_status = fields.String(
+        validate=validate.OneOf(STATUSES), metadata={"description": "The status that does not allow the action."}
     )
+    allowed_actions = fields.List(
+        fields.String(validate=validate.OneOf(sorted(ACTIONS))),
+        metadata={"description": "What can be done with the order instead."},
+    )
+    current_version = fields.Integer(metadata={"description": "The order's version, where `If-Match` has another."})
+    oldest_after = fields.Integer(
+        metadata={"description": "The lowest `after` with which the feed can be read.", "format": "int64"}
+    )
+
+
+class BatchOrderSchema(ResponseSchema):
+    """The result of an entry that has succeeded."""
+
+    status = fields.Integer(required=True, metadata={"description": "201 for a new order, 200 for an action."})
     replayed = fields.Boolean(
         metadata={"description": "`true` if the order had already been created with the same key."}
     )
-    order = fields.Nested(OrderSchema)
-    problem = fields.Nested(ProblemSchema)
+    order = fields.Nested(OrderSchema, required=True)
+
+
+class BatchProblemSchema(ResponseSchema):
+    """The result of an entry that has failed."""
+
+    status = fields.Integer(required=True, metadata={"description": "The status of the problem."})
+    problem = fields.Nested(ProblemSchema, required=True)
 
 
 class BatchResultsSchema(ResponseSchema):
     """One result per entry, in the order of the entries."""
 
-    results = fields.List(fields.Nested(BatchResultSchema), required=True)
+    results = fields.List(fields.Raw(metadata={"component": "BatchResult"}), required=True)
 
 
 class PatchOperationSchema(ResponseSchema):
@@ -347,7 +389,11 @@ class FeedEventSchema(ResponseSchema):
     id = fields.String(required=True, metadata={"example": f"{ORDER_ID}:1"})
     seq = fields.Integer(
         required=True,
-        metadata={"description": "The number of the event in the feed. Numbers have no gaps.", "example": 17},
+        metadata={
+            "description": "The number of the event in the feed. Numbers have no gaps.",
+            "format": "int64",
+            "example": 17,
+        },
     )
     type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
     order_id = fields.UUID(required=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, missing, validate, validates_schema
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate, validates_schema
 
 # C0 and C1 controls, DEL and surrogates: PostgreSQL refuses some of them, terminals execute others.
 _FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -137,7 +137,7 @@ class ResponseSchema(Schema):
     """An object in a response. Clients must ignore unknown members: later versions may add some."""
 
     class Meta:
-        unknown = INCLUDE
+        unknown = EXCLUDE  # for the description: without `additionalProperties`, which clients take for real members
 
 
 class FastField(fields.Field[Any]):

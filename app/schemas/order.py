@@ -238,7 +238,7 @@ class BatchInSchema(StrictSchema):
 
     # Each entry is validated on its own, so that an invalid entry does not affect the others.
     orders = BoundedList(
-        fields.Raw(allow_none=True, metadata={"anyOf": [{"$ref": "#/components/schemas/BatchEntryIn"}, {}]}),
+        fields.Raw(allow_none=True, metadata={"component": "BatchEntryIn"}),
         min_length=1,
         max_length=BATCH_MAX,
         required=True,
@@ -426,4 +426,4 @@ class HistoryQuerySchema(ParametersSchema):
     """The query of an order's history."""
 
     limit = BoundedInteger(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": _PAGE_LIMIT})
-    cursor = Text(200, load_default=None, metadata={"description": "`next_cursor` of the previous page."})
+    cursor = Text(200, metadata={"description": "`next_cursor` of the previous page."})

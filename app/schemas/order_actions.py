@@ -196,10 +196,10 @@ class BulkUpdateSchema(StrictSchema):
 
 
 class BulkActionInSchema(StrictSchema):
-    """What all actions have in common. Their other members are those of the body and the path of their route."""
+    """An action on an order. Its other members are those of the body and the path of its route."""
 
     order_id = fields.String(required=True, metadata={"format": "uuid"})
-    action = Choice(tuple(sorted(ACTIONS)), required=True)
+    action: fields.Field[Any] = Choice(tuple(sorted(ACTIONS)), required=True)
     idempotency_key = IdempotencyKey(allow_none=True)
     if_match = BoundedInteger(
         1, 2**31 - 1, allow_none=True, metadata={"description": "The version that the order must have."}
@@ -213,7 +213,7 @@ class BulkActionsInSchema(StrictSchema):
 
     # Each entry is validated on its own, so that an invalid entry does not affect the others.
     actions = BoundedList(
-        fields.Raw(allow_none=True, metadata={"anyOf": [{"$ref": "#/components/schemas/BulkActionIn"}, {}]}),
+        fields.Raw(allow_none=True, metadata={"component": "BulkActionIn"}),
         min_length=1,
         max_length=BATCH_MAX,
         required=True,

@@ -201,7 +201,9 @@ class DeliverySchema(ResponseSchema):
     type = fields.String(required=True, validate=validate.OneOf((*SUBSCRIBABLE, TEST)))
     order_id = fields.UUID(required=True, allow_none=True)
     version = fields.Integer(required=True, allow_none=True)
-    seq = fields.Integer(required=True, allow_none=True, metadata={"description": "The event's number in the feed."})
+    seq = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "The event's number in the feed.", "format": "int64"}
+    )
     status = fields.String(required=True, validate=validate.OneOf(DELIVERY_STATUSES))
     attempt_count = fields.Integer(
         required=True, metadata={"description": "Attempts since the event was queued, or queued again."}
@@ -235,7 +237,10 @@ class PayloadDataSchema(ResponseSchema):
     seq = fields.Integer(
         required=True,
         allow_none=True,
-        metadata={"description": "The event's number in the feed; null if the feed no longer has it."},
+        metadata={
+            "description": "The event's number in the feed; null if the feed no longer has it.",
+            "format": "int64",
+        },
     )
     status = fields.String(required=True, validate=validate.OneOf(STATUSES))
     fulfillment_status = fields.String(required=True, validate=validate.OneOf(FULFILLMENT_STATUSES))
