@@ -5,10 +5,15 @@ In production a process manager does this, and starts `gunicorn` and `flask work
 """
 
 import ctypes
+import errno
+import http.client
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from types import FrameType
 
 WEB = (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
@@ -23,7 +28,8 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 class Supervisor:
     """The two processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: tuple[str, int] | None) -> None:
+        self._address = address  # to announce once it answers
         self._stopping = False
         self._web = _start(WEB)
         self._worker = _start(WORKER)
@@ -38,16 +44,51 @@ class Supervisor:
                 time.sleep(_RESTART_AFTER)
                 if not self._stopping:
                     self._worker = _start(WORKER)
+            self._announce()
             time.sleep(_POLL)
         self._worker.terminate()
         _wait(self._worker)
         return self._web.returncode if self._web.returncode >= 0 else 128 - self._web.returncode
+
+    def _announce(self) -> None:
+        """Print the address once the web server answers there."""
+        if self._address is None or not _answers(self._address):
+            return
+        host, port = self._address
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}{os.environ.get('URL_PREFIX', '')}"
+        print(f"Serving on {url}. The documentation is at {url}/docs", flush=True)
+        self._address = None
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopping = True
         forwarded = signal.SIGTERM if number == signal.SIGHUP else number  # gunicorn reloads on SIGHUP
         for process in (self._web, self._worker):
             process.send_signal(forwarded)
+
+
+def _read_address() -> tuple[str, int] | None:
+    """The address of HOST and PORT, or None if they are not set; gunicorn reports what is invalid."""
+    host, port = os.environ.get("HOST"), os.environ.get("PORT", "")
+    return (host, int(port)) if host and port.isdecimal() and not os.environ.get("BIND") else None
+
+
+def _is_in_use(address: tuple[str, int]) -> bool:
+    """Whether another process listens there. gunicorn would try for five seconds, and log each attempt."""
+    try:
+        socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    with closing(http.client.HTTPConnection(*address, timeout=1)) as connection:
+        try:
+            connection.request("GET", "/healthz")
+            connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            return False
+    return True
 
 
 def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
@@ -70,4 +111,9 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Supervisor().run())
+    served = _read_address()
+    if served and _is_in_use(served):
+        sys.exit(
+            f"Port {served[1]} on {served[0]} is in use. Choose another one, for example: PORT={served[1] + 1} make run"
+        )
+    sys.exit(Supervisor(served).run())

@@ -308,7 +308,11 @@ def test_a_development_token_is_the_last_line_and_works(app: Flask, database_url
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "JWT_SIGNING_KEY is not set"),
+        ({}, "JWT_SIGNING_KEY must be set"),
+        (
+            {"JWT_PUBLIC_KEY": "", "JWT_ISSUER": "", "JWT_AUDIENCE": ""},
+            "JWT_SIGNING_KEY and JWT_ISSUER and JWT_AUDIENCE must",
+        ),
         ({"JWT_SIGNING_KEY": "secret"}, "JWT_SIGNING_KEY must be a private key"),
         ({"JWT_SIGNING_KEY": public_pem(SIGNING_KEY)}, "JWT_SIGNING_KEY must be a private key"),
         ({"JWT_SIGNING_KEY": private_pem(SIGNING_KEY), "JWT_PUBLIC_KEY": "", "JWT_ISSUER": ""}, "JWT_ISSUER"),

@@ -27,6 +27,7 @@ from app.schemas.order_actions import HOLD_KINDS
 from app.services.new_order import NewOrder
 from app.services.order_actions import SCHEDULE
 from app.services.order_inserts import OrderHistory, insert_histories
+from tests.support.samples import MINIMAL
 
 SEED_MODULE = sys.modules["app.cli.seed"]  # as an attribute of app.cli it is the command
 UNTIL = datetime(2026, 11, 1, tzinfo=UTC)
@@ -265,22 +266,33 @@ def test_seeds_of_another_number_are_added(app: Flask, runner: FlaskCliRunner) -
     assert count_rows(app, Order) == 40
 
 
-def test_a_database_with_other_orders_is_rejected_without_the_option(
-    client: FlaskClient, runner: FlaskCliRunner
+def test_a_database_that_may_be_in_use_is_rejected_without_the_option(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner
 ) -> None:
-    client.post("/orders", json={"customer_id": "c", "items": [{"item_id": "i", "quantity": 1}]})
+    client.post("/orders/batch", json={"orders": [MINIMAL] * 101})
 
     refused = runner.invoke(args=["seed", "--orders", "5"])
-    listed = client.get("/orders").get_json()["orders"]
+    stored = count_rows(app, Order)
     forced = runner.invoke(args=["seed", "--orders", "5", "--force"])
 
     assert refused.exit_code == 1
     assert (
         refused.stderr
-        == "Error: The database contains orders that this command did not create. --force adds orders to them.\n"
+        == "Error: The database has more than 100 orders of others and may be in use. --force adds to them.\n"
     )
-    assert len(listed) == 1
+    assert stored == 101
     assert forced.exit_code == 0
+    assert count_rows(app, Order) == 106
+
+
+def test_sample_orders_are_added_to_the_first_orders_of_somebody_who_tries_the_service(
+    client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    client.post("/orders", json=MINIMAL)
+
+    seeded = runner.invoke(args=["seed", "--orders", "5"])
+
+    assert seeded.exit_code == 0
     assert len(client.get("/orders").get_json()["orders"]) == 6
 
 

@@ -87,12 +87,25 @@ def test_the_supervisor_runs_web_server_and_worker(app: Flask, database_url: str
         assert server.request("POST", "/orders", MINIMAL).status == 201
 
         wait_until(lambda: events_in_feed(app) == 1)
+        url = f"http://127.0.0.1:{server.port}"
+        wait_until(lambda: f"Serving on {url}. The documentation is at {url}/docs\n" in server.output())
+
+
+@on_sqlite
+def test_a_port_in_use_is_one_line_that_names_another_one(app: Flask, database_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = run_python(*SUPERVISOR, HOST="127.0.0.1", PORT=str(port), AUTH="off", DATABASE_URL=database_url)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"Port {port} on 127.0.0.1 is in use. Choose another one, for example: PORT={port + 1} make run\n"
+    )
 
 
 @on_sqlite
 def test_when_the_web_server_cannot_start_the_supervisor_ends_with_its_status(app: Flask, database_url: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        ended = run_python(*SUPERVISOR, PORT=str(other.getsockname()[1]), AUTH="nonsense", DATABASE_URL=database_url)
+    ended = run_python(*SUPERVISOR, AUTH="nonsense", DATABASE_URL=database_url)
 
     assert ended.returncode == 1
     assert "AUTH is 'nonsense'" in ended.stderr

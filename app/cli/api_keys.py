@@ -101,15 +101,18 @@ def revoke(key_id: str) -> None:
 @click.option("--expires-in", type=Age(), default="15m", show_default=True, help="Lifetime.")
 @with_appcontext
 def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None:
-    """Sign a customer's token with JWT_SIGNING_KEY, for development."""
+    """Sign a customer's token with a key of your own, for development.
+
+    \b
+    openssl genpkey -algorithm ed25519 -out key.pem
+    export JWT_SIGNING_KEY="$(cat key.pem)" JWT_PUBLIC_KEY="$(openssl pkey -in key.pem -pubout)"
+    export JWT_ISSUER=development JWT_AUDIENCE=orders
+    """
     config = current_app.config
-    if not config["JWT_SIGNING_KEY"]:
+    if missing := [name for name in ("JWT_SIGNING_KEY", "JWT_ISSUER", "JWT_AUDIENCE") if not config[name]]:
         raise click.ClickException(
-            "JWT_SIGNING_KEY is not set. Set it to the private key (PEM) that belongs to JWT_PUBLIC_KEY."
+            f"{' and '.join(missing)} must be set, here and for the service. `flask token --help` shows how."
         )
-    for name in ("JWT_ISSUER", "JWT_AUDIENCE"):
-        if not config[name]:
-            raise click.ClickException(f"{name} is not set. Without it, no service would accept the token.")
     now = datetime.now(UTC)
     claims = {
         "sub": customer,

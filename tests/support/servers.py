@@ -30,6 +30,7 @@ SERVERS = {
 }
 WORKER = ("-m", "flask", "--app", "wsgi", "worker")
 SUPERVISOR = ("-m", "supervisor")  # of the web server and the worker
+_OWN_SETTINGS = {"BIND", "HOST", "LOG_LEVEL", "WEB_CONCURRENCY"}  # tests choose them
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def on_port(command: Sequence[str], port: int) -> list[str]:
 
 def environment(**settings: str) -> dict[str, str]:
     """The environment of this process without its server settings, and with the given ones."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"BIND", "HOST", "WEB_CONCURRENCY"}}
+    kept = {name: value for name, value in os.environ.items() if name not in _OWN_SETTINGS}
     return kept | {"AUTH": "off", "LOG_FORMAT": "json"} | settings
 
 
@@ -160,7 +161,7 @@ def running_worker(*, awaited: str = "worker started", **settings: str) -> Itera
 
 def running_supervisor(**settings: str) -> AbstractContextManager[Server]:
     """Run the web server and the worker, as `make run` does."""
-    return running(*SUPERVISOR, port=free_port(), WEB_CONCURRENCY="1", **settings)
+    return running(*SUPERVISOR, port=free_port(), HOST="127.0.0.1", WEB_CONCURRENCY="1", **settings)
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = TIMEOUT) -> None:
