@@ -5,7 +5,7 @@ The last event's snapshot must be what the tables render to; `event_checks` comp
 the time of all checks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -13,7 +13,25 @@ from operator import attrgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import JSON, ColumnElement, Connection, Row, ScalarSelect, Select, Table, Text, cast, func, select
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Integer,
+    Row,
+    ScalarSelect,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
 
 from app.db.transactions import consistent_read
 from app.models import (
@@ -44,10 +62,65 @@ _JSON_COLUMNS = tuple(name for name, column in ORDERS.c.items() if isinstance(co
 _ORDER = tuple(cast(c, Text).label(c.name) if c.name in ("id", *_JSON_COLUMNS) else c for c in ORDERS.c)
 _ITEM = tuple(cast(c, Text).label(c.name) if c.name == "order_id" else c for c in ITEMS.c)
 _EVENT = (cast(EVENTS.c.order_id, Text).label("order_id"), *(EVENTS.c[name] for name in EVENT_COLUMNS))
+Condition = Callable[[Any], ColumnElement[bool]]  # on a column of order ids
 _ALIASES = select(Erasure.customer_id, Erasure.alias).where(Erasure.customer_id.is_not(None))
 
-# The condition on a column of order ids that selects the orders to compare.
-Selection = Callable[[ColumnElement[str]], ColumnElement[bool]]
+
+def _in_range(column: Any) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = (column > bindparam("after")) & (column <= bindparam("last"))
+    return condition
+
+
+def _select_events(condition: Condition) -> Select[Any]:
+    """The events of the orders, each with its place in the outbox and in the feed."""
+
+    # Subqueries, because the planner expects one event in a range, and joins by comparing all rows with each other.
+    def of_event(table: Table, column: str) -> ScalarSelect[Any]:
+        same_event = (table.c.order_id == EVENTS.c.order_id) & (table.c.version == EVENTS.c.version)
+        return select(table.c[column]).where(same_event).scalar_subquery()
+
+    places = of_event(OUTBOX, "version").label("outbox_version"), of_event(FEED, "seq").label("seq")
+    events = select(*_EVENT, *places).where(condition(EVENTS.c.order_id))
+    return events.order_by(EVENTS.c.order_id, EVENTS.c.version)
+
+
+def _select_orphans() -> CompoundSelect[Any]:
+    """Order id, table and version of orphans in a range of ids; the version is NULL for rows without an order."""
+    queries = []
+    # The range is repeated inside NOT EXISTS, or the planner reads half of that table.
+    for model in (OrderItem, OrderEvent, ChangeKey, OutboxEntry, FeedEntry):
+        order = select(Order).where(Order.id == model.order_id, _in_range(Order.id)).exists()
+        rows = select(model.order_id, literal(model.__tablename__), cast(null(), Integer))
+        queries.append(rows.where(_in_range(model.order_id), ~order).distinct())
+    for model, table in ((OutboxEntry, "the outbox"), (FeedEntry, "the feed"), (ChangeKey, "a key")):
+        of_event = (OrderEvent.order_id == model.order_id) & (OrderEvent.version == model.version)
+        event = select(OrderEvent).where(of_event, _in_range(OrderEvent.order_id)).exists()
+        entries = select(model.order_id, literal(table), model.version)
+        queries.append(entries.where(_in_range(model.order_id), ~event))
+    return union_all(*queries)
+
+
+class Queries:
+    """What is read of the orders whose ids fulfil a condition. It is built once: that takes as long as some orders."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.ids = select(cast(ORDERS.c.id, Text)).where(condition(ORDERS.c.id)).order_by(ORDERS.c.id)
+        self.orders = select(*_ORDER).where(condition(ORDERS.c.id)).order_by(ORDERS.c.id)
+        self.items = select(*_ITEM).where(condition(ITEMS.c.order_id)).order_by(ITEMS.c.order_id, ITEMS.c.line)
+        self.events = _select_events(condition)
+
+
+_IN_RANGE = Queries(_in_range)
+_BY_ID = Queries(lambda column: column.in_(bindparam("ids", expanding=True)))
+_ORPHANS = _select_orphans()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The orders to compare: queries with the parameters of their condition."""
+
+    queries: Queries
+    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +130,6 @@ class OrderRange:
     after: str
     last: str
     size: int
-
-    def contains(self, column: Any) -> ColumnElement[bool]:
-        """The condition that the column's id is in the range."""
-        condition: ColumnElement[bool] = (column > self.after) & (column <= self.last)
-        return condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +166,20 @@ def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeR
     """
     with consistent_read(statement_timeout=None) as session:
         connection = session.connection()
+        selection = Selection(_IN_RANGE, {"after": orders.after, "last": orders.last})
         if since is None:
-            verified, differences = _compare_orders(connection, orders.contains)
+            verified, differences = _compare_orders(connection, selection)
         else:
-            verified, differences = _compare_changed_orders(connection, orders, since)
+            verified, differences = _compare_changed_orders(connection, selection, since)
         if since is None or orders.last >= first_order_id(since):
-            differences += _find_orphans(connection, orders)
+            differences += _find_orphans(connection, selection.parameters)
     return RangeResult(orders, verified, differences)
 
 
-def _compare_changed_orders(connection: Connection, orders: OrderRange, since: datetime) -> tuple[int, list[str]]:
-    changed = select(cast(ORDERS.c.id, Text)).where(orders.contains(ORDERS.c.id), ORDERS.c.updated_at >= since)
-    ids = connection.execute(changed).scalars().all()
-    return _compare_orders(connection, lambda column: column.in_(ids)) if ids else (0, [])
+def _compare_changed_orders(connection: Connection, orders: Selection, since: datetime) -> tuple[int, list[str]]:
+    changed = orders.queries.ids.where(ORDERS.c.updated_at >= since)
+    ids = connection.execute(changed, orders.parameters).scalars().all()
+    return _compare_orders(connection, Selection(_BY_ID, {"ids": ids})) if ids else (0, [])
 
 
 def _compare_orders(connection: Connection, selection: Selection) -> tuple[int, list[str]]:
@@ -119,15 +188,12 @@ def _compare_orders(connection: Connection, selection: Selection) -> tuple[int, 
         orders = list(_read_orders(connection, selection))
         return len(orders), list(_compare_with_events(connection, orders, selection))
     except ValueError:  # SQLite stores any text as a time or as JSON
-        ids = connection.execute(select(cast(ORDERS.c.id, Text)).where(selection(ORDERS.c.id)).order_by(ORDERS.c.id))
-        found = ids.scalars().all()
-        return len(found), [line for order_id in found for line in _compare_one(connection, order_id)]
+        ids = connection.execute(selection.queries.ids, selection.parameters).scalars().all()
+        return len(ids), [line for order_id in ids for line in _compare_one(connection, order_id)]
 
 
 def _compare_one(connection: Connection, order_id: str) -> list[str]:
-    def selection(column: ColumnElement[str]) -> ColumnElement[bool]:
-        return column == order_id
-
+    selection = Selection(_BY_ID, {"ids": [order_id]})
     try:
         return list(_compare_with_events(connection, list(_read_orders(connection, selection)), selection))
     except ValueError as error:
@@ -135,13 +201,9 @@ def _compare_one(connection: Connection, order_id: str) -> list[str]:
 
 
 def _read_orders(connection: Connection, selection: Selection) -> Iterator[OrderRow]:
-    items = select(*_ITEM).where(selection(ITEMS.c.order_id)).order_by(ITEMS.c.order_id, ITEMS.c.line)
-    by_order = {
-        order_id: [dict(row) for row in rows]
-        for order_id, rows in groupby(connection.execute(items).mappings(), lambda row: row["order_id"])
-    }
-    orders = select(*_ORDER).where(selection(ORDERS.c.id)).order_by(ORDERS.c.id)
-    for row in connection.execute(orders).mappings():
+    items = connection.execute(selection.queries.items, selection.parameters).mappings()
+    by_order = {order_id: [dict(row) for row in rows] for order_id, rows in groupby(items, lambda row: row["order_id"])}
+    for row in connection.execute(selection.queries.orders, selection.parameters).mappings():
         columns = dict(row)
         for name in _JSON_COLUMNS:
             if columns[name] is not None:
@@ -152,7 +214,8 @@ def _read_orders(connection: Connection, selection: Selection) -> Iterator[Order
 def _compare_with_events(connection: Connection, orders: Sequence[OrderRow], selection: Selection) -> Iterator[str]:
     aliases: dict[str | None, str] = dict(connection.execute(_ALIASES).all())
     kept_since = feed_kept_since(connection)
-    with connection.execute(_select_events(selection), execution_options={"yield_per": _EVENTS_PAGE}) as rows:
+    events = selection.queries.events.execution_options(yield_per=_EVENTS_PAGE)
+    with connection.execute(events, selection.parameters) as rows:
         logs: Iterator[tuple[str, Iterator[Row[Any]]]] = groupby(rows, attrgetter("order_id"))
         log_id, log = next(logs, ("", iter(())))
         for order in orders:
@@ -167,33 +230,13 @@ def _compare_with_events(connection: Connection, orders: Sequence[OrderRow], sel
                 yield f"order {order.id}: there is no event in the log"
 
 
-def _select_events(selection: Selection) -> Select[Any]:
-    """The events of the orders, each with its place in the outbox and in the feed."""
-
-    # Subqueries, because the planner expects one event in a range, and joins by comparing all rows with each other.
-    def of_event(table: Table, column: str) -> ScalarSelect[Any]:
-        same_event = (table.c.order_id == EVENTS.c.order_id) & (table.c.version == EVENTS.c.version)
-        return select(table.c[column]).where(same_event).scalar_subquery()
-
-    places = of_event(OUTBOX, "version").label("outbox_version"), of_event(FEED, "seq").label("seq")
-    events = select(*_EVENT, *places).where(selection(EVENTS.c.order_id))
-    return events.order_by(EVENTS.c.order_id, EVENTS.c.version)
-
-
-def _find_orphans(connection: Connection, orders: OrderRange) -> Iterator[str]:
+def _find_orphans(connection: Connection, orders: Mapping[str, Any]) -> Iterator[str]:
     """Rows without an order; and entries of the outbox and the feed, and keys, without an event."""
-    # The range is repeated inside NOT EXISTS, or the planner reads half of that table.
-    for model in (OrderItem, OrderEvent, ChangeKey, OutboxEntry, FeedEntry):
-        order = select(Order).where(Order.id == model.order_id, orders.contains(Order.id)).exists()
-        orphans = select(model.order_id).where(orders.contains(model.order_id), ~order).distinct()
-        for order_id in connection.execute(orphans).scalars():
-            yield f"order {order_id}: there is no such order, but rows of it in {model.__tablename__}"
-    for model, table in ((OutboxEntry, "the outbox"), (FeedEntry, "the feed"), (ChangeKey, "a key")):
-        of_event = (OrderEvent.order_id == model.order_id) & (OrderEvent.version == model.version)
-        event = select(OrderEvent).where(of_event, orders.contains(OrderEvent.order_id)).exists()
-        entries = select(model.order_id, model.version).where(orders.contains(model.order_id), ~event)
-        for order_id, version in connection.execute(entries):
-            yield f"order {order_id}: {table} has version {version}, but there is no such event"
+    for order_id, place, version in connection.execute(_ORPHANS, orders):
+        if version is None:
+            yield f"order {order_id}: there is no such order, but rows of it in {place}"
+        else:
+            yield f"order {order_id}: {place} has version {version}, but there is no such event"
 
 
 def verify_erasures() -> Iterator[list[str]]:
