@@ -6,6 +6,7 @@ from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
 from app.cli.events import events
+from app.cli.order_lookup import get_command, list_command, tail_command
 from app.cli.orders import orders
 from app.cli.privacy import privacy
 from app.cli.seed import seed
@@ -16,6 +17,8 @@ from app.cli.worker import worker
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
+    for lookup in (get_command, list_command, tail_command):
+        orders.add_command(lookup)
     for command in (seed, orders, privacy, verify, api_keys, token, events, webhooks, worker):
         app.cli.add_command(command)
 

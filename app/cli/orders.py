@@ -21,7 +21,7 @@ from app.services.verification import count_orders
 
 _BATCH = 500  # lines in one transaction
 
-orders = AppGroup("orders", help="Export, import and expire orders.")
+orders = AppGroup("orders", help="Look at orders and events; export, import and expire orders.")
 
 
 @orders.command("export")

@@ -11,6 +11,7 @@ FLASK = ("-m", "flask", "--app", "wsgi")
 COMMANDS = {
     "seed": ("seed", "--orders", "5"),
     "export": ("orders", "export"),
+    "list orders": ("orders", "list"),
     "import": ("orders", "import", "/dev/null"),
     "expire": ("orders", "expire", "--older-than", "30d"),
     "verify": ("verify",),

@@ -1,0 +1,128 @@
+"""`flask orders get`, `list` and `tail`, which an operator uses instead of SQL."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+
+from tests.support.commands import FLASK
+from tests.support.event_streams import number_events
+from tests.support.samples import MINIMAL
+from tests.support.servers import ROOT, TIMEOUT, environment
+
+PRICED = MINIMAL | {
+    "currency": "EUR",
+    "items": [{"item_id": "sku-1", "title": "Mug", "quantity": 2, "unit_price": 1250}],
+}
+
+
+def create(client: FlaskClient, **members: Any) -> dict[str, Any]:
+    order: dict[str, Any] = client.post("/orders", json=PRICED | members).json
+    return order
+
+
+def on_terminal(*command: str, database_url: str) -> str:
+    """Run a command on a terminal, and return what it shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *FLASK, *command], cwd=ROOT, env=environment(DATABASE_URL=database_url), stdout=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # Linux reports the end of a terminal as an error
+        pass
+    os.close(ours)
+    assert process.wait(TIMEOUT) == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("name", ["id", "number", "external_ref"])
+def test_get_finds_an_order_by_its_id_number_or_reference(
+    client: FlaskClient, runner: FlaskCliRunner, name: str
+) -> None:
+    order = create(client, external_ref="web-77")
+    create(client)
+
+    result = runner.invoke(args=["orders", "get", order[name]])
+
+    assert json.loads(result.stdout) == order
+
+
+def test_get_shows_an_earlier_version(client: FlaskClient, runner: FlaskCliRunner) -> None:
+    order = create(client)
+    client.post(f"/orders/{order['id']}/confirm")
+
+    result = runner.invoke(args=["orders", "get", order["id"], "--version", "1"])
+
+    assert json.loads(result.stdout) == order
+
+
+def test_an_unknown_order_is_one_line(runner: FlaskCliRunner) -> None:
+    result = runner.invoke(args=["orders", "get", "261128-00000000"])
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: No order has the id, number or external reference '261128-00000000'.\n"
+
+
+def test_list_prints_the_newest_orders_that_match(client: FlaskClient, runner: FlaskCliRunner) -> None:
+    orders = [create(client, channel=channel) for channel in ("web", "app", "web", "web")]
+    client.post(f"/orders/{orders[3]['id']}/confirm")
+
+    result = runner.invoke(args=["orders", "list", "--channel", "web", "--status", "pending,cancelled", "--limit", "2"])
+
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [orders[2], orders[0]]
+
+
+def test_invalid_filters_are_one_line_that_names_all_of_them(runner: FlaskCliRunner) -> None:
+    result = runner.invoke(args=["orders", "list", "--status", "open", "--created-from", "yesterday"])
+
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "--status: " in result.stderr and "--created-from: " in result.stderr
+
+
+def test_a_terminal_shows_tables(app: Flask, client: FlaskClient, database_url: str) -> None:
+    order = create(client, external_ref="web\u202e7")
+
+    listed = on_terminal("orders", "list", database_url=database_url)
+    shown = on_terminal("orders", "get", order["number"], database_url=database_url)
+
+    header, row = listed.splitlines()
+    assert header.split()[:4] == ["NUMBER", "CREATED", "CUSTOMER", "STATUS"]
+    assert row.index("pending") == header.index("STATUS") and "2500 EUR" in row
+    assert shown.startswith(f"{order['number']}  pending, unfulfilled, unpaid, none\n")
+    assert "order.created" in shown and "\u202e" not in shown
+
+
+def test_tail_prints_events_as_they_come_until_ctrl_c(app: Flask, client: FlaskClient, database_url: str) -> None:
+    command = (*FLASK, "orders", "tail", "--event", "order.created", "--after", "0")
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=environment(DATABASE_URL=database_url), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        order = create(client)
+        client.post(f"/orders/{order['id']}/confirm")
+        number_events(app)
+        first = json.loads(process.stdout.readline())
+        second = create(client)
+        number_events(app)
+        next_one = json.loads(process.stdout.readline())
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=TIMEOUT)
+
+    assert [(event["type"], event["order_id"]) for event in (first, next_one)] == [
+        ("order.created", order["id"]),
+        ("order.created", second["id"]),
+    ]
+    assert (process.returncode, rest, errors) == (0, "", "Stopped.\n")
