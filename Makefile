@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test node-test cost-test faults hostile lint format fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test node-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Two runs of pip at the same time corrupt the environment.
 .NOTPARALLEL:
 
@@ -70,6 +70,9 @@ lint: $(VENV)/dev.stamp  ## check format, style, types, import layers and securi
 format: $(VENV)/dev.stamp  ## format the code and sort the imports
 	@$(PY) -m ruff check --quiet --fix --select I
 	@$(PY) -m ruff format --quiet
+
+examples: $(VENV)/dev.stamp  ## record the examples of the API description again
+	@LOG_LEVEL=critical $(PY) -m tests.support.api_examples
 
 fuzz: EXAMPLES ?= 100
 fuzz: $(VENV)/dev.stamp  ## send requests generated from the API description, on both databases (EXAMPLES=100 per operation)

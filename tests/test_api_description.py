@@ -122,6 +122,18 @@ def test_examples_are_valid(description: dict[str, Any]) -> None:
             Draft202012Validator(resolved(description, schema)).validate(node["example"])
 
 
+def test_each_json_body_has_an_example(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for content in (body.get("content", {}) for body in bodies):
+            for media_type, body in content.items():
+                optional = body["schema"] in ({"$ref": SCHEMA_ROOT + "Empty"}, {"type": "object"})
+                is_json = media_type.partition("/")[2] in ("json", "merge-patch+json")
+                assert not is_json or optional or "example" in body, (method, path)
+    for event in document["webhooks"].values():
+        assert event["post"]["requestBody"]["content"]["application/json"]["examples"]
+
+
 def inputs(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema that a client's input is judged by, with a name for the message."""
     waiting = []

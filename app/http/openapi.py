@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 from http import HTTPStatus
 from inspect import cleandoc
@@ -44,7 +44,8 @@ from app.http.openapi_components import (
     reference,
     webhooks,
 )
-from app.http.problems import MEDIA_TYPE, problem_document
+from app.http.openapi_examples import payload_example, problem_example, request_example, response_example
+from app.http.problems import MEDIA_TYPE
 from app.http.request_input import JSON
 from app.schemas.documents import BatchOrderSchema, BatchProblemSchema, ErasureSchema, OrderSchema, ProblemSchema
 from app.schemas.fields import TEXT_PATTERN, Choices, Metadata, MetadataPatch
@@ -132,12 +133,14 @@ def _add_components(spec: APISpec, operations: list[Operation]) -> None:
     # No operation names them as its own.
     for schema in (ProblemSchema, BatchEntryInSchema, PayloadSchema, EndpointPayloadSchema):
         spec.components.schema(schema.__name__.removesuffix("Schema"), schema=schema)
+    for name in ("Payload", "EndpointPayload"):
+        spec.components.example(name, {"value": payload_example(name)})
     _add_bulk_actions(spec)
     _add_batch_results(spec)
     for operation in operations:
         for problem in _problems(operation):
             if problem.slug not in spec.components.examples:
-                spec.components.example(problem.slug, {"value": _example(problem)})
+                spec.components.example(problem.slug, {"value": problem_example(problem.slug)})
     for resource, operation in _linked(operations):
         name = _operation_id(operation)
         parameters = {_RESOURCES[resource]: "$response.body#/id"}
@@ -202,7 +205,7 @@ def _add_operation(spec: APISpec, operation: Operation, *, tag: str, authenticat
     if parameters := _parameters(operation):
         operation_object["parameters"] = parameters
     if operation.body is not None:
-        content = {operation.body_media_type: {"schema": operation.body}}
+        content = {operation.body_media_type: {"schema": operation.body} | request_example(_operation_id(operation))}
         operation_object["requestBody"] = {"required": operation.body_required, "content": content}
     path = _PATH_VARIABLE.sub(r"{\1}", operation.path)
     described = {field.name for field in _fields(operation.path_schema)}
@@ -247,7 +250,7 @@ def _success_responses(spec: APISpec, operation: Operation) -> dict[str, Any]:
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,
             "headers": _headers(*operation.response_headers, *(["Dry-Run"] if operation.dry_run else [])),
-            **_content(body),
+            **_content(_operation_id(operation), status, body),
         }
         if "Location" in operation.response_headers and type(body) in _RESOURCES:
             responses[str(status)]["links"] = _links(spec, _RESOURCES[type(body)])
@@ -260,13 +263,17 @@ def _links(spec: APISpec, variable: str) -> dict[str, Any]:
     }
 
 
-def _content(body: Body) -> dict[str, Any]:
-    content: dict[str, Any] = {}
+def _content(operation_id: str, status: int, body: Body) -> dict[str, Any]:
+    schemas: dict[str, Any] = {}
     for part in body if isinstance(body, tuple) else (body,):
         if isinstance(part, Content):
-            content |= {media_type: {"schema": dict(part.schema)} for media_type in part.media_types}
+            schemas |= {media_type: dict(part.schema) for media_type in part.media_types}
         elif part is not None:
-            content[JSON] = {"schema": part}
+            schemas[JSON] = part
+    content = {
+        media_type: {"schema": schema} | response_example(operation_id, status, media_type)
+        for media_type, schema in schemas.items()
+    }
     return {"content": content} if content else {}
 
 
@@ -314,12 +321,6 @@ def _problem_response(problems: list[type[ServiceError]]) -> dict[str, Any]:
 
 def _headers(*names: str) -> dict[str, Any]:
     return {name: reference("headers", name) for name in ("X-Request-Id", *names)}
-
-
-def _example(problem: type[ServiceError]) -> Mapping[str, Any]:
-    detail = " ".join((problem.__doc__ or "").split())
-    occurrence = {"instance": public_path("/orders"), "request_id": "8e03978e40d543e8bc936894a57f9324"}
-    return problem_document(problem(detail)) | occurrence
 
 
 def _describe_choices(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:

@@ -199,6 +199,7 @@ def webhooks() -> dict[str, Any]:
 
 
 def _webhook(event_type: str, schema: str) -> dict[str, Any]:
+    body = {"schema": reference("schemas", schema), "examples": {"request": reference("examples", schema)}}
     return {
         "post": {
             "operationId": f"on{camel_case(event_type)}",
@@ -207,7 +208,7 @@ def _webhook(event_type: str, schema: str) -> dict[str, Any]:
             "tags": ["webhooks"],
             "security": [],
             "parameters": [reference("parameters", camel_case(name)) for name in _WEBHOOK_HEADERS],
-            "requestBody": {"required": True, "content": {JSON: {"schema": reference("schemas", schema)}}},
+            "requestBody": {"required": True, "content": {JSON: body}},
             "responses": _WEBHOOK_RESPONSES,
         }
     }

@@ -11,7 +11,7 @@ from app.http.exports import NDJSON, export_response
 from app.http.responses import erasure_response
 from app.schemas.documents import ErasureSchema
 from app.schemas.order import CustomerPathSchema, PersonalDataQuerySchema
-from app.services.erasure import erase_customer, get_erasure
+from app.services import erasure
 from app.services.personal_data import stream_personal_data
 
 REQUEST_SECONDS = 2.0  # that a request works on an erasure: far below any proxy's time limit
@@ -36,7 +36,7 @@ blueprint = Blueprint("customers", __name__, description="Export and erase the p
     query=PersonalDataQuerySchema(),
     responses={200: Content((NDJSON,), PERSONAL_DATA)},
 )
-def export_personal_data(query: dict[str, Any], customer_id: str) -> Response:
+def export_customer(query: dict[str, Any], customer_id: str) -> Response:
     """Export all that is stored about a customer as NDJSON.
 
     Every order of the customer, every version of it, and who changed it. A customer gets the own data as far as they
@@ -58,7 +58,7 @@ def export_personal_data(query: dict[str, Any], customer_id: str) -> Response:
     problems=(errors.OpenOrders,),
     response_headers=("Location",),
 )
-def erase_personal_data(customer_id: str) -> Response:
+def erase_customer(customer_id: str) -> Response:
     """Erase a customer's personal data.
 
     It is removed from all orders of the customer and from their history. If that takes longer than this request, the
@@ -67,8 +67,8 @@ def erase_personal_data(customer_id: str) -> Response:
     principal = current_principal()
     principal.require_own_customer(customer_id)
     principal.require_all_channels()
-    erasure = erase_customer(customer_id, principal=principal, seconds=REQUEST_SECONDS)
-    return erasure_response(erasure, started=True)
+    state = erasure.erase_customer(customer_id, principal=principal, seconds=REQUEST_SECONDS)
+    return erasure_response(state, started=True)
 
 
 @blueprint.operation(
@@ -85,5 +85,5 @@ def read_erasure(erasure_id: str) -> Response:
     """
     principal = current_principal()
     principal.require_all_channels()
-    erasure = get_erasure(erasure_id, principal=principal, seconds=REQUEST_SECONDS)
-    return erasure_response(erasure)
+    state = erasure.get_erasure(erasure_id, principal=principal, seconds=REQUEST_SECONDS)
+    return erasure_response(state)

@@ -1,0 +1,28 @@
+"""The examples of the API description are what the service answers."""
+
+import json
+
+from flask import Flask
+
+from app.errors import problem_types
+from app.http.openapi_examples import EXAMPLES
+from tests.support.api_examples import db_name, record
+
+ONLY_ON_POSTGRESQL = {"request-in-flight"}  # SQLite has one writer, and no lock on a key
+
+
+def test_the_examples_are_what_the_service_answers(app: Flask) -> None:
+    examples = json.loads(EXAMPLES.read_text())
+    if db_name(app) == "sqlite":
+        examples["problems"] = {k: v for k, v in examples["problems"].items() if k not in ONLY_ON_POSTGRESQL}
+
+    recorded = record(app)
+
+    for part in ("operations", "problems", "payloads"):
+        assert recorded[part].keys() == examples[part].keys()
+        for name, example in examples[part].items():
+            assert recorded[part][name] == example, f"{name}: run `make examples` and look at the difference"
+
+
+def test_each_problem_has_an_example() -> None:
+    assert json.loads(EXAMPLES.read_text())["problems"].keys() == {kind.slug for kind in problem_types()}
