@@ -1,10 +1,11 @@
-"""The flask commands: `api-keys`, `token`, `orders`, `verify`, `privacy`, `events`, `webhooks`, `worker` and `seed`."""
+"""The flask commands."""
 
 import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
+from app.cli.doctor import doctor
 from app.cli.events import events
 from app.cli.order_lookup import get_command, list_command, tail_command
 from app.cli.orders import orders
@@ -19,7 +20,7 @@ def init_app(app: Flask) -> None:
     """Add the commands to the application."""
     for lookup in (get_command, list_command, tail_command):
         orders.add_command(lookup)
-    for command in (seed, orders, privacy, verify, api_keys, token, events, webhooks, worker):
+    for command in (doctor, seed, orders, privacy, verify, api_keys, token, events, webhooks, worker):
         app.cli.add_command(command)
 
 

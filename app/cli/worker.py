@@ -1,6 +1,7 @@
 """`flask worker`: the process beside the web server."""
 
 import gc
+import os
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from app.cli.common import errors_in_one_line
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable, loggable_message
 from app.db.revision import require_revision
+from app.services.diagnosis import WORKER_NAME
 from app.services.event_feed import read_ends
 from app.services.sequencer import oldest_pending
 from app.services.webhook_delivery import webhook_tasks
@@ -40,6 +42,7 @@ def worker(info: ScriptInfo) -> None:
     Any number of workers may run. TERM and Ctrl-C let it finish what it is doing, with exit status 0.
     """
     app = info.load_app()
+    os.environ.setdefault("PGAPPNAME", WORKER_NAME)  # of its connections, which `flask doctor` looks for
     tasks = (*order_tasks(app.config), *webhook_tasks(app.config))
     running = Worker(tasks, context=app.app_context, observe=observe_task)
 

@@ -1,0 +1,251 @@
+"""What `flask doctor` checks: whether this installation can lose, delay or show what it must not."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, func, select, text
+from sqlalchemy.engine import make_url
+
+from app.config import RANDOM_KEY_PREFIX, is_loopback
+from app.db.engine import db
+from app.db.errors import DATABASE_ERRORS, loggable_message
+from app.db.revision import SchemaMismatch, database_state, require_revision
+from app.db.types import rfc3339
+from app.models.webhook import DELETED, ENABLED, FAILING, GONE, WebhookEndpoint
+from app.services.api_key_service import any_api_key
+from app.services.event_feed import read_ends
+from app.services.sequencer import oldest_pending
+
+WORKER_NAME = "order-service-worker"  # by which PostgreSQL knows the connections of `flask worker`
+
+_CLOCK_MAX = 1.0  # seconds
+_EVENT_AGE_MAX = 5.0  # seconds; a worker takes an event within 0.1 s
+_FREE_BYTES_MIN = 1024**3
+_OLDEST_POSTGRESQL = 14  # older ones get no more corrections
+
+
+class Level(StrEnum):
+    """How serious a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check has found, and what to do about it."""
+
+    level: Level
+    topic: str
+    text: str
+
+
+def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding]:
+    """All findings about the settings, the database and the work in the background.
+
+    `web_workers` is the number of gunicorn's workers on this machine. Raises DATABASE_ERRORS.
+    """
+    yield from _check_settings(config)
+    file = _sqlite_file(config)
+    if file is not None and not os.path.exists(file):  # connecting would create it
+        yield Finding(
+            Level.ERROR, "database", f"{file} does not exist. Run `flask db upgrade`, or correct DATABASE_URL."
+        )
+        return
+    try:
+        database_state()
+    except DATABASE_ERRORS as error:
+        reason = loggable_message(error)
+        yield Finding(Level.ERROR, "database", f"It does not answer: {reason}. Check DATABASE_URL and the server.")
+        return
+    with db.engine.execution_options(read_only=True).connect() as connection:
+        is_sqlite = connection.dialect.name == "sqlite"
+        yield from (
+            _check_sqlite(connection, config) if is_sqlite else _check_postgresql(connection, config, web_workers)
+        )
+        yield _check_clock(connection)
+    try:
+        require_revision()
+    except SchemaMismatch as error:
+        yield Finding(Level.ERROR, "migrations", str(error))
+        return
+    yield Finding(Level.OK, "migrations", "The database is at the newest migration.")
+    yield _check_credentials(config)
+    yield _check_worker(config)
+    yield from _check_webhooks()
+
+
+def _check_settings(config: Mapping[str, Any]) -> Iterator[Finding]:
+    if config["AUTH"] == "off":
+        where = "every machine that reaches it" if config["AUTH_ALLOW_OPEN"] else "everybody on this machine"
+        yield Finding(Level.WARNING, "settings", f"AUTH=off lets {where} do everything. Remove it in production.")
+    if config["SECRET_KEY"].startswith(RANDOM_KEY_PREFIX):
+        yield Finding(
+            Level.WARNING,
+            "settings",
+            "SECRET_KEY is not set: logs name a person differently after a restart, and webhook secrets are stored in "
+            "plain text. Set it to the output of `openssl rand -hex 32` on all machines.",
+        )
+    if config["WEBHOOKS_ALLOW_PRIVATE"]:
+        yield Finding(
+            Level.WARNING,
+            "settings",
+            "WEBHOOKS_ALLOW_PRIVATE=1 lets webhooks reach machines of this network. Remove it in production.",
+        )
+
+
+def _check_postgresql(connection: Connection, config: Mapping[str, Any], web_workers: int) -> Iterator[Finding]:
+    rows = connection.execute(text("SELECT name, setting FROM pg_settings"))
+    settings = {name: setting for name, setting in rows}
+    major = int(settings["server_version_num"]) // 10_000
+    if major < _OLDEST_POSTGRESQL:
+        yield Finding(Level.WARNING, "database", f"PostgreSQL {major} gets no more corrections. Upgrade it.")
+    else:
+        yield Finding(Level.OK, "database", f"PostgreSQL {settings['server_version']}")
+    yield from _check_durability(settings)
+    yield from _check_tls(connection, config)
+    yield _check_connections(connection, settings, config["DATABASE_POOL_SIZE"], web_workers)
+    invalid = connection.scalars(text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")).all()
+    for name in invalid:
+        yield Finding(Level.ERROR, "database", f"The index {name} is not valid. Run REINDEX INDEX CONCURRENTLY {name}.")
+
+
+def _check_durability(settings: Mapping[str, str]) -> Iterator[Finding]:
+    losing = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+    lost = [name for name, value in losing.items() if settings[name] == value]
+    for name in lost:
+        yield Finding(
+            Level.ERROR,
+            "durability",
+            f"{name} is off: a crash loses orders that were acknowledged. Run ALTER SYSTEM SET {name} = on.",
+        )
+    if settings["wal_level"] == "minimal" or settings["archive_mode"] == "off":
+        yield Finding(
+            Level.WARNING,
+            "durability",
+            "archive_mode is off: a restore can reach the last backup only, not a moment after it. Set archive_mode "
+            "and archive_command.",
+        )
+    if not lost:
+        yield Finding(Level.OK, "durability", "What was acknowledged survives a crash of the database.")
+
+
+def _check_tls(connection: Connection, config: Mapping[str, Any]) -> Iterator[Finding]:
+    host = make_url(config["DATABASE_URL"]).host or ""
+    encrypted = connection.scalar(text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"))
+    if host and not is_loopback(host) and host != "localhost" and not encrypted:
+        yield Finding(
+            Level.WARNING,
+            "database",
+            "The connection to the database is not encrypted. Add ?sslmode=verify-full to DATABASE_URL.",
+        )
+
+
+def _check_connections(
+    connection: Connection, settings: Mapping[str, str], pool_size: int, web_workers: int
+) -> Finding:
+    allowed = int(settings["max_connections"]) - int(settings["superuser_reserved_connections"])
+    needed = (2 * web_workers + 1) * pool_size
+    used = connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
+    numbers = (
+        f"This machine opens up to {needed} connections: {web_workers} web workers, twice during a reload, and flask "
+        f"worker, {pool_size} each. The server allows {allowed}, {used} are in use."
+    )
+    if needed > allowed:
+        return Finding(
+            Level.ERROR, "connections", f"{numbers} Lower DATABASE_POOL_SIZE, or raise max_connections of the server."
+        )
+    return Finding(Level.OK, "connections", numbers)
+
+
+def _check_sqlite(connection: Connection, config: Mapping[str, Any]) -> Iterator[Finding]:
+    journal = connection.scalar(text("PRAGMA journal_mode"))
+    synchronous = connection.scalar(text("PRAGMA synchronous"))
+    version = connection.scalar(select(func.sqlite_version()))
+    yield Finding(Level.OK, "database", f"SQLite {version}. More than one machine needs PostgreSQL.")
+    if journal != "wal" or synchronous < 2:
+        yield Finding(
+            Level.ERROR,
+            "durability",
+            f"journal_mode is {journal}, synchronous is {synchronous}: the file system does not allow a write-ahead "
+            "log. Move the file of DATABASE_URL to a local disk.",
+        )
+    else:
+        yield Finding(Level.OK, "durability", "What was acknowledged survives a power failure.")
+    free = shutil.disk_usage(_sqlite_file(config) or ".").free
+    if free < _FREE_BYTES_MIN:
+        yield Finding(Level.ERROR, "database", f"The disk has {free // 1024**2} MiB left. Make room for new orders.")
+
+
+def _sqlite_file(config: Mapping[str, Any]) -> str | None:
+    url = make_url(config["DATABASE_URL"])
+    return url.database if url.drivername == "sqlite" else None
+
+
+def _check_clock(connection: Connection) -> Finding:
+    if connection.dialect.name == "sqlite":
+        return Finding(Level.OK, "clock", "The database has the clock of this machine.")
+    before = datetime.now(UTC)
+    there: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    here = before + (datetime.now(UTC) - before) / 2
+    seconds = abs((there - here).total_seconds())
+    if seconds > _CLOCK_MAX:
+        return Finding(
+            Level.WARNING,
+            "clock",
+            f"The clocks of this machine and the database differ by {seconds:.1f} s, and so do the times of orders. "
+            "Synchronize both by NTP.",
+        )
+    return Finding(Level.OK, "clock", f"The clocks of this machine and the database differ by {seconds:.3f} s.")
+
+
+def _check_credentials(config: Mapping[str, Any]) -> Finding:
+    tokens = config["JWT_JWKS_URL"] or config["JWT_PUBLIC_KEY"]
+    if config["AUTH"] == "off" or tokens or any_api_key():
+        return Finding(Level.OK, "access", "Callers can be authenticated.")
+    return Finding(
+        Level.WARNING,
+        "access",
+        "Nobody has access: there is no valid API key, and neither JWT_JWKS_URL nor JWT_PUBLIC_KEY is set. Run "
+        "`flask api-keys create`.",
+    )
+
+
+def _check_worker(config: Mapping[str, Any]) -> Finding:
+    since = oldest_pending()
+    seconds = (datetime.now(UTC) - since).total_seconds() if since else 0.0
+    if seconds > _EVENT_AGE_MAX:
+        return Finding(
+            Level.ERROR, "worker", f"An event has waited for {seconds:,.0f} s for its number. Start `flask worker`."
+        )
+    # A pooler shares its connections, and so their names.
+    named = db.engine.dialect.name == "postgresql" and not config["DATABASE_POOLER"] and "PGAPPNAME" not in os.environ
+    if named and not _worker_connections():
+        return Finding(Level.ERROR, "worker", "No `flask worker` is connected to the database. Start one.")
+    return Finding(Level.OK, "worker", f"No event waits. The feed has {read_ends().seq:,} events.")
+
+
+def _worker_connections() -> int:
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND datname = current_database()"
+    )
+    return int(db.session.execute(query, {"name": WORKER_NAME}).scalar_one())
+
+
+def _check_webhooks() -> Iterator[Finding]:
+    endpoints = db.session.scalars(select(WebhookEndpoint).where(WebhookEndpoint.status != DELETED)).all()
+    for endpoint in endpoints:
+        advice = f"Mend it; `GET /webhooks/{endpoint.id}/deliveries` shows its responses."
+        if endpoint.disabled_reason in (GONE, FAILING):
+            advice = f"{advice} Then enable it and send again what has failed."
+            yield Finding(Level.ERROR, "webhooks", f"{endpoint.url} gets no events: it was disabled. {advice}")
+        elif endpoint.failing_since is not None:
+            since = rfc3339(endpoint.failing_since)
+            yield Finding(Level.WARNING, "webhooks", f"{endpoint.url} has failed since {since}. {advice}")
+    yield Finding(Level.OK, "webhooks", f"{sum(endpoint.status == ENABLED for endpoint in endpoints)} are enabled.")

@@ -1,0 +1,158 @@
+"""`flask doctor`: what it finds, and what it says to do about it."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import update
+
+from app import create_app
+from app.db.engine import db
+from app.models import OutboxEntry
+from app.models.webhook import FAILING, WebhookEndpoint
+from tests.support.marks import on_postgresql, on_sqlite
+from tests.support.samples import MINIMAL
+from tests.support.servers import running_worker
+
+
+def diagnosed(database_url: str, **settings: Any) -> Result:
+    app = create_app({"DATABASE_URL": database_url, "SECRET_KEY": "k" * 32, "AUTH": "required"} | settings)
+    try:
+        return app.test_cli_runner().invoke(args=["doctor"])
+    finally:
+        with app.app_context():
+            db.engine.dispose()
+
+
+def lines(result: Result, topic: str) -> list[str]:
+    """The findings about a topic, each with its level."""
+    return [line for line in result.stdout.splitlines() if line[9:].startswith(topic)]
+
+
+@on_sqlite
+def test_a_healthy_installation_has_no_error(client: FlaskClient, database_url: str) -> None:
+    result = diagnosed(database_url)
+
+    assert result.exit_code == 0
+    assert [
+        line[:5] for topic in ("database", "durability", "migrations", "worker") for line in lines(result, topic)
+    ] == ["ok   "] * 4
+    assert lines(result, "access")[0].startswith("warning") and "flask api-keys create" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"AUTH": "off"}, "AUTH=off lets everybody on this machine do everything"),
+        ({"SECRET_KEY": ""}, "openssl rand -hex 32"),
+        ({"WEBHOOKS_ALLOW_PRIVATE": "1"}, "Remove it in production"),
+    ],
+)
+@on_sqlite
+def test_settings_for_development_are_warnings(
+    app: Flask, database_url: str, settings: dict[str, str], advice: str
+) -> None:
+    [line] = lines(diagnosed(database_url, **settings), "settings")
+
+    assert line.startswith("warning") and advice in line
+
+
+def test_an_event_that_waits_is_an_error_that_names_the_worker(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    client.post("/orders", json=MINIMAL)
+    with app.app_context():
+        db.session.execute(update(OutboxEntry).values(at=datetime.now(UTC) - timedelta(minutes=2)))
+        db.session.commit()
+
+    result = diagnosed(database_url)
+
+    [line] = lines(result, "worker")
+    assert result.exit_code == 1
+    assert line.startswith("error") and "Start `flask worker`." in line
+
+
+@on_postgresql
+def test_a_worker_is_found_by_its_connection(app: Flask, database_url: str) -> None:
+    [without] = lines(diagnosed(database_url), "worker")
+    with running_worker(DATABASE_URL=database_url):
+        [present] = lines(diagnosed(database_url), "worker")
+
+    assert without.startswith("error") and "Start one." in without
+    assert present.startswith("ok")
+
+
+@on_postgresql
+def test_a_server_that_may_lose_orders_is_an_error(app: Flask, database_url: str) -> None:
+    found = lines(diagnosed(database_url), "durability")  # the server of the tests writes no transaction to the disk
+
+    assert any(
+        line.startswith("error") and "fsync is off" in line and "ALTER SYSTEM SET fsync = on" in line for line in found
+    )
+
+
+@on_postgresql
+def test_a_pool_that_the_server_does_not_allow_is_an_error(app: Flask, database_url: str) -> None:
+    [line] = lines(diagnosed(database_url, DATABASE_POOL_SIZE="1000"), "connections")
+
+    assert line.startswith("error") and "Lower DATABASE_POOL_SIZE" in line
+
+
+def test_webhooks_that_get_nothing_are_reported(app: Flask, database_url: str) -> None:
+    now = datetime.now(UTC)
+    with app.app_context():
+        db.session.add_all(
+            endpoint(url, now) for url in ("https://a.example/", "https://b.example/", "https://c.example/")
+        )
+        db.session.flush()
+        _, failing, disabled = db.session.query(WebhookEndpoint).order_by(WebhookEndpoint.url)
+        failing.failing_since = now
+        disabled.disable(FAILING)
+        db.session.commit()
+
+    first, second, last = sorted(lines(diagnosed(database_url), "webhooks"))
+
+    assert first.startswith("error") and "https://c.example/ gets no events" in first
+    assert second.startswith("ok") and "2 are enabled" in second
+    assert last.startswith("warning") and "https://b.example/ has failed since" in last
+
+
+def endpoint(url: str, at: datetime) -> WebhookEndpoint:
+    return WebhookEndpoint(
+        id=f"01a22042-56f9-7604-b0ea-{url[8:9] * 12}", url=url, payload="thin", status="enabled", secret="plain:",
+        created_by="ops", created_at=at, updated_at=at, last_seq=0, consecutive_failures=0,
+    )  # fmt: skip
+
+
+def test_a_missing_migration_is_an_error(app: Flask, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/empty.db"
+    (tmp_path / "empty.db").touch()
+
+    result = diagnosed(url)
+
+    assert result.exit_code == 1
+    assert lines(result, "migrations")[0].startswith("error") and "flask db upgrade" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://shop:hidden@127.0.0.1:1/orders", "postgresql://shop:hidden@localhost:1/orders"]
+)
+@on_sqlite
+def test_a_database_that_does_not_answer_is_an_error_without_its_password(app: Flask, url: str) -> None:
+    result = diagnosed(url)
+
+    [line] = lines(result, "database")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert line.startswith("error") and "DATABASE_URL" in line and "hidden" not in result.stdout
+
+
+@on_sqlite
+def test_a_missing_file_is_not_created(app: Flask, tmp_path: Path) -> None:
+    [line] = lines(diagnosed(f"sqlite:///{tmp_path}/orders.db"), "database")
+
+    assert line.endswith(f"{tmp_path}/orders.db does not exist. Run `flask db upgrade`, or correct DATABASE_URL.")
+    assert list(tmp_path.iterdir()) == []
