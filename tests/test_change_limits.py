@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app.models import order
+from app.models import order_aggregate
 from app.services import order_actions, order_updates
 from tests.support.actions import order_after, send_action
 from tests.support.samples import MINIMAL, error_locations, slug
@@ -114,7 +114,7 @@ def test_a_change_applies_only_to_the_version_in_if_match(
 def test_an_order_has_a_limited_number_of_versions_and_can_be_ended_beyond(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order, "VERSIONS_MAX", 3)
+    monkeypatch.setattr(order_aggregate, "VERSIONS_MAX", 3)
     address = order_after(client, "hold", "update", customer_id="c-versions")
 
     refused = [send_action(client, address, name) for name in ("update", "hold")]

@@ -144,7 +144,7 @@ def test_an_invalid_event_is_refused(client: FlaskClient, body: Any, place: str)
 
 
 def test_a_fulfillment_has_a_limited_number_of_events(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.models.order.DELIVERY_EVENTS_MAX", 2)
+    monkeypatch.setattr("app.models.order_aggregate.DELIVERY_EVENTS_MAX", 2)
     path = order_after(client, "confirm", "fulfill")
     for type_ in ("in_transit", "failed_attempt"):
         deliver(client, path, type_)

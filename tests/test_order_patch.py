@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app.models.order import merge_patch
+from app.models.order_aggregate import merge_patch
 from tests.support.actions import TO_STATUS, event_types, order_after, send_action
 from tests.support.samples import ADDRESS, RICHEST, error_locations, slug
 

@@ -205,7 +205,7 @@ def test_a_cancellation_cannot_remove_the_only_prices_of_an_order_with_a_payment
 
 
 def test_an_order_has_a_limited_number_of_payments(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.models.order.PAYMENTS_MAX", 2)
+    monkeypatch.setattr("app.models.order_aggregate.PAYMENTS_MAX", 2)
     path = order_after(client)
     for reference in ("p-1", "p-2"):
         pay(client, path, "capture", 1, reference)

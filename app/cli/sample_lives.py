@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from app.models import Order
 from app.models.fulfillment import DELIVERED, EXPECTED, FULFILLMENT_CANCELLED, RECEIVED, REJECTED
 from app.models.lifecycle import CREATED
-from app.models.order import Units
+from app.models.order_aggregate import OrderAggregate
 from app.models.order_id import hash_reference
+from app.models.order_item import Units, line_columns, open_units
 from app.models.payment import AUTHORIZATION, CAPTURE, REFUND, VOID, sum_payments
 from app.services.new_order import NewOrder
 from app.services.order_actions import SCHEDULE
@@ -51,7 +51,7 @@ def live(order: NewOrder, rng: Random, *, until: datetime) -> OrderHistory:
     final = replace(
         order,
         columns=model.columns() | kept,
-        items=[{name: value for name, value in item.columns().items() if name != "order_id"} for item in model.items],
+        items=line_columns(model.items),
         document=history.document,
     )
     return OrderHistory(final, history.events)
@@ -60,7 +60,7 @@ def live(order: NewOrder, rng: Random, *, until: datetime) -> OrderHistory:
 class _History:
     """An order that is being changed, its newest document, and its events."""
 
-    def __init__(self, order: Order, document: str) -> None:
+    def __init__(self, order: OrderAggregate, document: str) -> None:
         self.order, self.document = order, document
         self.events: list[dict[str, Any]] = []
 
@@ -105,7 +105,7 @@ def _change(history: _History, rng: Random, until: datetime) -> None:
     history.apply_due_changes(before=until)
 
 
-def _steps(order: Order, rng: Random) -> Iterator[Step]:
+def _steps(order: OrderAggregate, rng: Random) -> Iterator[Step]:
     """What is done with an order. Each step is taken before the next one is chosen."""
     if rng.random() < 0.04:
         return  # it stays pending
@@ -115,14 +115,14 @@ def _steps(order: Order, rng: Random) -> Iterator[Step]:
         yield from _hold(rng)
         if order.holds and rng.random() < 0.4:
             return
-        yield from ((20, partial(Order.release_hold, handle=hold["handle"])) for hold in list(order.holds))
+        yield from ((20, partial(OrderAggregate.release_hold, handle=hold["handle"])) for hold in list(order.holds))
     if rng.random() < 0.06:
         yield from _cancel(order, rng)
         return
     if rng.random() < 0.04:
-        yield 1, partial(Order.update, content={"note": "Please call before you come."})
+        yield 1, partial(OrderAggregate.update, content={"note": "Please call before you come."})
     if not order.holds:
-        yield 2, Order.confirm
+        yield 2, OrderAggregate.confirm
         yield from _cancel_units(order, rng)
         yield from _ship(order, rng)
         yield from _return(order, rng)
@@ -134,28 +134,28 @@ def _hold(rng: Random) -> Iterator[Step]:
         yield 1, partial(_place_hold, kind=kind, reason=reason, days=days)
 
 
-def _place_hold(order: Order, *, kind: str, reason: str | None, days: int | None, at: datetime) -> str | None:
+def _place_hold(order: OrderAggregate, *, kind: str, reason: str | None, days: int | None, at: datetime) -> str | None:
     until = None if days is None else at + timedelta(days=days)
     return order.place_hold(kind, kind=kind, reason=reason, until=until, placed_by=order.principal, at=at)
 
 
-def _cancel(order: Order, rng: Random) -> Iterator[Step]:
+def _cancel(order: OrderAggregate, rng: Random) -> Iterator[Step]:
     """Cancel the whole order. Some customers think again."""
-    yield 10, partial(Order.cancel, reason=rng.choice(("customer", "inventory", "declined")), note=None)
+    yield 10, partial(OrderAggregate.cancel, reason=rng.choice(("customer", "inventory", "declined")), note=None)
     if rng.random() < 0.1:
-        yield 5, partial(Order.reopen, reason="The customer has called.")
+        yield 5, partial(OrderAggregate.reopen, reason="The customer has called.")
     elif authorized := sum_payments(order.payments).authorized:
         yield 1, _payment(VOID, authorized, order)
 
 
-def _cancel_units(order: Order, rng: Random) -> Iterator[Step]:
+def _cancel_units(order: OrderAggregate, rng: Random) -> Iterator[Step]:
     if len(order.items) > 1 and rng.random() < 0.05:
         item = rng.choice(order.items)
-        units = [{"line": item.line, "quantity": 1 + int(rng.random() * item.open)}]
-        yield 4, partial(Order.cancel, reason="inventory", note=None, items=units)
+        units = [{"line": item["line"], "quantity": 1 + int(rng.random() * open_units(item))}]
+        yield 4, partial(OrderAggregate.cancel, reason="inventory", note=None, items=units)
 
 
-def _ship(order: Order, rng: Random) -> Iterator[Step]:
+def _ship(order: OrderAggregate, rng: Random) -> Iterator[Step]:
     """Ship the open units in one parcel or two, and deliver them; a slow warehouse ships late, or never."""
     if rng.random() < 0.03:
         return
@@ -166,7 +166,7 @@ def _ship(order: Order, rng: Random) -> Iterator[Step]:
         if number == 1 and order.total:
             yield 0.1, _payment(CAPTURE, order.total, order)
         if order.has_open_units and rng.random() < 0.1:
-            yield 50, Order.complete  # the rest is not going to come
+            yield 50, OrderAggregate.complete  # the rest is not going to come
             break
     if not order.has_open_units and rng.random() < 0.02:
         yield 40, _deliver(1, FULFILLMENT_CANCELLED, "Lost by the carrier.")
@@ -180,56 +180,60 @@ def _ship(order: Order, rng: Random) -> Iterator[Step]:
             yield 30, _deliver(fulfillment["number"], DELIVERED, None)
 
 
-def _parcels(order: Order, rng: Random) -> list[Units]:
-    units = [{"line": item.line, "quantity": item.open} for item in order.items if item.open]
+def _parcels(order: OrderAggregate, rng: Random) -> list[Units]:
+    units = [{"line": item["line"], "quantity": left} for item in order.items if (left := open_units(item))]
     if len(units) > 1 and rng.random() < 0.3:
         return [units[:1], units[1:]]
     return [units]
 
 
-def _return(order: Order, rng: Random) -> Iterator[Step]:
+def _return(order: OrderAggregate, rng: Random) -> Iterator[Step]:
     """Some units come back, most of them announced before, and are paid back."""
     if order.fulfillment_status != DELIVERED or rng.random() > 0.1:
         return
-    units = [{"line": item.line, "quantity": item.fulfilled} for item in order.items if item.fulfilled]
+    units = [{"line": item["line"], "quantity": item["fulfilled"]} for item in order.items if item["fulfilled"]]
     if rng.random() < 0.8:  # some units of one line only
         line = rng.choice(units)
         units = [line | {"quantity": 1 + int(rng.random() * line["quantity"])}]
     status = rng.choice((EXPECTED, EXPECTED, RECEIVED))
-    yield 100, partial(Order.return_items, items=units, status=status, reason=rng.choice(_RETURN_REASONS))
+    yield 100, partial(OrderAggregate.return_items, items=units, status=status, reason=rng.choice(_RETURN_REASONS))
     if status == EXPECTED:
         settled = RECEIVED if rng.random() < 0.9 else REJECTED
-        yield 100, partial(Order.settle_return, number=1, status=settled)
+        yield 100, partial(OrderAggregate.settle_return, number=1, status=settled)
     if amount := _refundable(order):
         yield 5, _payment(REFUND, amount, order)
     if rng.random() < 0.1:
-        yield 50, partial(Order.reopen, reason="The refund was disputed.")
+        yield 50, partial(OrderAggregate.reopen, reason="The refund was disputed.")
 
 
-def _refundable(order: Order) -> int:
+def _refundable(order: OrderAggregate) -> int:
     """What the returned units have cost, in minor units; all that was paid if nothing is left of the order."""
     captured = sum_payments(order.payments).captured
     if order.return_status == "returned":
         return captured
-    prices = order.prices(order.lines())
-    refunds = (
-        ((subtotal or 0) + discount) * item.returned // item.quantity
-        for item, subtotal, discount in zip(order.items, prices.subtotals, prices.discounts, strict=True)
-    )
+    refunds: list[int] = [(line["total"] or 0) * line["returned"] // line["quantity"] for line in order.items]
     return min(captured, sum(refunds))
 
 
-def _payment(type: str, amount: int, order: Order, *, method: str | None = None) -> Callable[..., str | None]:
+def _payment(type: str, amount: int, order: OrderAggregate, *, method: str | None = None) -> Callable[..., str | None]:
     reference = f"{type}-{order.number}"
     return partial(
-        Order.record_payment, type=type, amount=amount, reference=reference, method=method, occurred_at=None, note=None
+        OrderAggregate.record_payment,
+        type=type,
+        amount=amount,
+        reference=reference,
+        method=method,
+        occurred_at=None,
+        note=None,
     )
 
 
 def _fulfill(units: Units, rng: Random) -> Callable[..., str | None]:
     tracking = {"carrier": rng.choice(_CARRIERS), "number": f"{rng.getrandbits(40):013}"}
-    return partial(Order.fulfill, items=units, tracking=tracking)
+    return partial(OrderAggregate.fulfill, items=units, tracking=tracking)
 
 
 def _deliver(number: int, type: str, description: str | None) -> Callable[..., str | None]:
-    return partial(Order.record_delivery_event, number=number, type=type, occurred_at=None, description=description)
+    return partial(
+        OrderAggregate.record_delivery_event, number=number, type=type, occurred_at=None, description=description
+    )

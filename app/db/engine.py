@@ -4,16 +4,13 @@ import random
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable
-from functools import cache
-from operator import itemgetter
 from typing import Any
 
 import psycopg
 from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, Dialect, Engine, MetaData, event, inspect
+from sqlalchemy import Connection, Dialect, Engine, MetaData, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase
 
@@ -35,24 +32,6 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-
-    def columns(self) -> dict[str, Any]:
-        """The values by column name."""
-        # An instance's dictionary holds what is loaded. To read each value through its attribute would take 10 % of the
-        # instructions of a change.
-        names, keys, loaded_values = _column_attributes(type(self))
-        try:
-            return dict(zip(names, loaded_values(vars(self)), strict=True))
-        except KeyError:
-            return {name: getattr(self, key) for name, key in zip(names, keys, strict=True)}
-
-
-@cache
-def _column_attributes(model: type[Base]) -> tuple[list[str], list[str], Callable[[Any], tuple[Any, ...]]]:
-    """The names of a model's columns, those of their attributes, and a function that takes them from a dictionary."""
-    attributes = inspect(model).column_attrs
-    keys = [attribute.key for attribute in attributes]
-    return [attribute.columns[0].name for attribute in attributes], keys, itemgetter(*keys)
 
 
 db = SQLAlchemy(model_class=Base)

@@ -1,7 +1,8 @@
 """The order lifecycle: statuses, actions and events. `allowed_actions` and the README's diagram are built from it."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 STATUSES = ("pending", "confirmed", "completed", "cancelled")
 OPEN = ("pending", "confirmed")
@@ -49,21 +50,23 @@ EVENT_TYPES = (
 )  # fmt: skip
 
 
-def allowed_actions(status: str, conditions: Set[str]) -> list[str]:
+@cache
+def allowed_actions(status: str, conditions: frozenset[str]) -> tuple[str, ...]:
     """The names of the actions that are allowed next, sorted. `conditions` are those that the order meets."""
     on_hold = ON_HOLD in conditions
-    return sorted(
+    allowed = (
         name
         for name, action in ACTIONS.items()
         if status in action.from_statuses
         and (action.condition is None or action.condition in conditions)
         and not (on_hold and action.blocked_by_hold)
     )
+    return tuple(sorted(allowed))
 
 
 NEW_ORDER_ACTIONS = {
-    False: allowed_actions("pending", {OPEN_UNITS}),  # of an order without prices
-    True: allowed_actions("pending", {OPEN_UNITS, PRICES}),
+    False: allowed_actions("pending", frozenset([OPEN_UNITS])),  # of an order without prices
+    True: allowed_actions("pending", frozenset([OPEN_UNITS, PRICES])),
 }
 
 

@@ -1,6 +1,7 @@
 """Order items and their quantities."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -41,41 +42,45 @@ class OrderItem(Base):
         ),
     )
 
-    @property
-    def open(self) -> int:
-        """The units that are neither cancelled nor fulfilled."""
-        return open_units(self.columns())
+
+Line = dict[str, Any]  # an item as the order document shows it
+Units = list[dict[str, int]]  # {"line", "quantity"}, each line at most once
+_COLUMNS = [name for name in OrderItem.__table__.columns.keys() if name != "order_id"]
 
 
-def open_units(line: Mapping[str, int]) -> int:
+def line_columns(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """The columns of the lines, without the order's id."""
+    return [{name: line[name] for name in _COLUMNS} for line in lines]
+
+
+def open_units(line: Mapping[str, Any]) -> int:
     """The units of a line that are neither cancelled nor fulfilled."""
-    return line["quantity"] - line["cancelled"] - line["fulfilled"]
+    return int(line["quantity"] - line["cancelled"] - line["fulfilled"])
 
 
-def match_lines(
-    quantities: Sequence[Mapping[str, int]], items: Sequence[OrderItem], *, available: Callable[[OrderItem], int]
-) -> list[tuple[OrderItem, int]]:
-    """The items that `quantities` refers to, each with its quantity.
+def returnable_units(line: Mapping[str, Any], *, expected: Mapping[int, int]) -> int:
+    """The fulfilled units of a line that are neither returned nor, by line number, `expected` to be."""
+    return int(line["fulfilled"] - line["returned"] - expected.get(line["line"], 0))
 
-    `quantities` is a list of {"line", "quantity"} with distinct lines. Raises InvalidRequest for lines that the order
-    does not have, and QuantityExceeded where an item has fewer units `available`. Both list every fault.
-    """
-    by_line = {item.line: item for item in items}
-    unknown = [i for i, entry in enumerate(quantities) if entry["line"] not in by_line]
+
+def require_available(units: Units, lines: Iterable[Line], *, available: Callable[[Line], int]) -> None:
+    """Raise InvalidRequest for lines that the order does not have, and QuantityExceeded where a line has fewer units
+    `available`. Both list every fault."""
+    by_line = {line["line"]: line for line in lines}
+    unknown = [i for i, entry in enumerate(units) if entry["line"] not in by_line]
     if unknown:
         faults = [_fault(i, "The order has no such line.") for i in unknown]
         raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=faults)
-    matched = [(by_line[entry["line"]], entry["quantity"]) for entry in quantities]
+    left = [available(by_line[entry["line"]]) for entry in units]
     exceeded = [
-        _fault(i, f"Units left of line {item.line}: {available(item):,}.")
-        for i, (item, quantity) in enumerate(matched)
-        if quantity > available(item)
+        _fault(i, f"Units left of line {entry['line']}: {left[i]:,}.")
+        for i, entry in enumerate(units)
+        if entry["quantity"] > left[i]
     ]
     if exceeded:
         raise QuantityExceeded(
             "More units than the lines have left. Reduce the quantities that `errors` lists.", errors=exceeded
         )
-    return matched
 
 
 def _fault(index: int, detail: str) -> dict[str, str]:

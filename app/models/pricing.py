@@ -50,6 +50,26 @@ def price_lines(items: Sequence[Mapping[str, Any]], adjustments: Sequence[Mappin
     return Prices(subtotals, discounts, total, adjusted)
 
 
+def priced_lines(items: Iterable[Mapping[str, Any]], prices: Prices) -> list[dict[str, Any]]:
+    """The items with their prices, as the order document shows them."""
+    return [
+        {
+            "line": item["line"],
+            "item_id": item["item_id"],
+            "title": item["title"],
+            "quantity": item["quantity"],
+            "unit_price": item["unit_price"],
+            "subtotal": subtotal,
+            "discount": discount,
+            "total": None if subtotal is None else subtotal + discount,
+            "cancelled": item["cancelled"],
+            "fulfilled": item["fulfilled"],
+            "returned": item["returned"],
+        }
+        for item, subtotal, discount in zip(items, prices.subtotals, prices.discounts, strict=True)
+    ]
+
+
 def order_totals(
     prices: Prices, items: Iterable[Mapping[str, Any]], *, is_cancelled: bool, paid: int = 0, refunded: int = 0
 ) -> dict[str, int] | None:

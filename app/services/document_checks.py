@@ -6,7 +6,7 @@ The derivations are the functions that the model uses; an instance of the model 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from app.db.types import read_timestamp
@@ -33,7 +33,7 @@ from app.models.lifecycle import (
     UNITS_TO_RETURN,
     allowed_actions,
 )
-from app.models.order import VERSIONS_MAX
+from app.models.order_aggregate import VERSIONS_MAX
 from app.models.order_id import first_order_id, is_alias
 from app.models.payment import exceeded_limit, payment_status, sum_payments
 from app.models.pricing import InvalidPrices, Prices, order_totals, price_lines
@@ -130,7 +130,8 @@ def inconsistent_members(order: Document) -> list[str]:
         "payment_status": order["payment_status"] == payment_status(sums, total=total),
         "payments": exceeded_limit(sums) is None and _are_distinct(order["payments"], "type", "reference"),
         "late": order["late"] is False or (order["late"] is True and is_shippable(order)),
-        "allowed_actions": order["allowed_actions"] == _allowed_actions(order, units, has_prices=totals is not None),
+        "allowed_actions": order["allowed_actions"]
+        == list(_allowed_actions(order, units, has_prices=totals is not None)),
     }
     return sorted({name for name, is_consistent in checks.items() if not is_consistent}.union(_wrong_records(order)))
 
@@ -207,7 +208,7 @@ def _is_status_possible(status: str, units: Units) -> bool:
     return (status == "cancelled") == all_cancelled and not (status == "pending" and units.all_fulfilled)
 
 
-def _allowed_actions(order: Document, units: Units, *, has_prices: bool) -> list[str]:
+def _allowed_actions(order: Document, units: Units, *, has_prices: bool) -> tuple[str, ...]:
     returnable = units.all_fulfilled > units.all_returned + sum(units.expected.values())
     conditions = {
         ON_HOLD: bool(order["holds"]),
@@ -217,7 +218,4 @@ def _allowed_actions(order: Document, units: Units, *, has_prices: bool) -> list
         ACTIVE_FULFILLMENTS: bool(units.active),
         PRICES: has_prices,
     }
-    return _cached_actions(order["status"], frozenset(name for name, is_met in conditions.items() if is_met))
-
-
-_cached_actions = cache(allowed_actions)  # of the statuses and conditions
+    return allowed_actions(order["status"], frozenset(name for name, is_met in conditions.items() if is_met))

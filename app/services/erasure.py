@@ -16,19 +16,18 @@ from typing import Any
 
 import orjson
 from sqlalchemy import bindparam, func, select, update
-from sqlalchemy.orm import selectinload
 
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, is_duplicate
 from app.db.sqlite_rewrite import file_size, rewrite_file
 from app.db.transactions import in_transaction, read_rows
 from app.errors import ErasureNotFound, OpenOrders
-from app.models import EVENTS, ChangeKey, Erasure, Order, OrderEvent
-from app.models.erasure import DONE, RUNNING, scrub
+from app.models import EVENTS, ORDERS, ChangeKey, Erasure, Order, OrderEvent
+from app.models.erasure import DONE, PERSONAL_COLUMNS, RUNNING, scrub
 from app.models.lifecycle import ERASED, OPEN
 from app.models.order_id import is_alias, new_alias, new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
-from app.services.order_document import render_stored_order
+from app.services.order_document import parse_order, render_stored_order
 from app.services.order_inserts import event_row, insert_events
 from app.services.webhook_queue import erase_responses
 
@@ -197,14 +196,19 @@ def _erase_snapshots(erasure: Erasure, limit: int) -> list[int]:
 
 
 def _erased_event(event: Any, erasure: Erasure) -> dict[str, Any]:
-    assert erasure.customer_id is not None
-    by_the_customer = event.actor == customer_principal_id(erasure.customer_id)
     return {
         "of_order": erasure.order_id,
         "of_version": event.version,
-        "new_actor": customer_principal_id(erasure.alias) if by_the_customer else event.actor,
+        "new_actor": _erased_actor(event.actor, erasure),
         "new_snapshot": orjson.dumps(scrub(orjson.loads(event.snapshot), alias=erasure.alias)).decode(),
     }
+
+
+def _erased_actor(principal: str, erasure: Erasure) -> str:
+    """The id of a principal without the customer's id."""
+    assert erasure.customer_id is not None
+    is_customer = principal == customer_principal_id(erasure.customer_id)
+    return customer_principal_id(erasure.alias) if is_customer else principal
 
 
 _UPDATE_EVENT = (
@@ -225,10 +229,15 @@ def _erase_fingerprints(order_id: str) -> bool:
 
 def _erase_order(erasure: Erasure) -> None:
     """Erase the current order, whose snapshots and fingerprints are all erased, and record the event."""
-    query = select(Order).where(Order.id == erasure.order_id).options(selectinload(Order.items))
-    order = db.session.scalars(query).one()
+    current = OrderEvent.order_id == Order.id, OrderEvent.version == Order.version
+    query = select(Order.principal, Order.external_ref_hash, OrderEvent.snapshot).where(*current)
+    row = db.session.execute(query.where(Order.id == erasure.order_id)).one()
+    principal = _erased_actor(row.principal, erasure)
+    order = parse_order(orjson.loads(row.snapshot), principal=principal, external_ref_hash=row.external_ref_hash)
     now = datetime.now(UTC)
     order.erase(alias=erasure.alias, at=now)
+    columns = {name: getattr(order, name) for name in (*PERSONAL_COLUMNS, "principal", "version", "updated_at")}
+    db.session.execute(update(ORDERS).where(ORDERS.c.id == order.id).values(columns | {"fingerprint": None}))
     snapshot = render_stored_order(order)
     event = event_row(order.id, order.version, event_type=ERASED, actor=erasure.actor, at=now, snapshot=snapshot)
     insert_events(db.session.connection(), [event])

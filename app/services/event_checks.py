@@ -13,7 +13,7 @@ from app.models.erasure import scrub
 from app.models.lifecycle import CREATED, IMPORTED
 from app.models.order_id import hash_reference, is_alias
 from app.models.payment import sum_payments
-from app.models.pricing import InvalidPrices, order_totals
+from app.models.pricing import InvalidPrices, order_totals, priced_lines
 from app.services.change_checks import differing_members, is_allowed, wrong_members
 from app.services.document_checks import Document, due_at, inconsistent_members, order_prices
 from app.services.feed_checks import FeedOrder
@@ -153,7 +153,7 @@ def _render_tables(order: OrderRow, allowed_actions: Sequence[str]) -> str:
     totals = order_totals(
         prices, items, is_cancelled=columns["status"] == "cancelled", paid=sums.captured, refunded=sums.refunded
     )
-    return render_order(columns, items=items, prices=prices, totals=totals, allowed_actions=allowed_actions)
+    return render_order(columns, items=priced_lines(items, prices), totals=totals, allowed_actions=allowed_actions)
 
 
 def _abbreviated(value: Any) -> str:

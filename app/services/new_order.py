@@ -12,7 +12,7 @@ import orjson
 from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import hash_key, hash_reference, new_order_id, order_number
-from app.models.pricing import order_totals, price_lines
+from app.models.pricing import order_totals, price_lines, priced_lines
 from app.models.principal import ANY_OWNER, Owner, Principal
 from app.services.order_document import render_order
 
@@ -98,8 +98,7 @@ def new_order(
     }
     document = render_order(
         columns | NEW_ORDER_STATE,
-        items=items,
-        prices=prices,
+        items=priced_lines(items, prices),
         totals=totals,
         allowed_actions=NEW_ORDER_ACTIONS[totals is not None],
     )

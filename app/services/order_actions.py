@@ -33,9 +33,10 @@ from app.errors import (
 )
 from app.models import Order
 from app.models.lifecycle import OPEN
-from app.models.order import CONTENT, HOLDS_MAX, IMMUTABLE_CONTENT, Units, merge_patch
+from app.models.order import CONTENT, IMMUTABLE_CONTENT
+from app.models.order_aggregate import HOLDS_MAX, OrderAggregate, merge_patch
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid
-from app.models.order_item import ITEM_CONTENT
+from app.models.order_item import ITEM_CONTENT, Units
 from app.models.payment import UNPAID
 from app.models.pricing import InvalidPrices
 from app.models.principal import ANY_OWNER, Principal
@@ -99,7 +100,7 @@ def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
     TooManyIdempotencyKeys, and ServiceUnavailable where other writers store their versions first for CONFLICT_DEADLINE
     seconds.
     """
-    return _change_order(order_id, "confirm", Order.confirm, request=request)
+    return _change_order(order_id, "confirm", OrderAggregate.confirm, request=request)
 
 
 def cancel_order(
@@ -119,18 +120,18 @@ def cancel_order(
     if adjustments is not None and request.principal.customer_id is not None:
         raise Forbidden("A customer cannot change the adjustments of an order. Send the request without them.")
     new = None if adjustments is None else adjustment_columns(adjustments)
-    change = partial(Order.cancel, reason=reason, note=note, items=items, adjustments=new)
+    change = partial(OrderAggregate.cancel, reason=reason, note=note, items=items, adjustments=new)
     return _change_order(order_id, "cancel", change, request=request)
 
 
 def complete_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
     """Complete a confirmed order, whatever has been fulfilled."""
-    return _change_order(order_id, "complete", Order.complete, request=request)
+    return _change_order(order_id, "complete", OrderAggregate.complete, request=request)
 
 
 def reopen_order(order_id: str, *, reason: str, request: ChangeRequest) -> StoredOrder:
     """Reopen a completed order as confirmed, or a cancelled one as pending."""
-    return _change_order(order_id, "reopen", partial(Order.reopen, reason=reason), request=request)
+    return _change_order(order_id, "reopen", partial(OrderAggregate.reopen, reason=reason), request=request)
 
 
 def place_hold(
@@ -147,14 +148,15 @@ def place_hold(
     Also raises InvalidRequest for an `until` in the past.
     """
     change = partial(
-        Order.place_hold, handle=handle, kind=kind, reason=reason, until=until, placed_by=request.principal.id
+        OrderAggregate.place_hold, handle=handle, kind=kind, reason=reason, until=until, placed_by=request.principal.id
     )
     return _change_order(order_id, f"hold {handle}", change, request=request)
 
 
 def release_hold(order_id: str, handle: str, *, request: ChangeRequest) -> StoredOrder:
     """Release one hold of an order. Without a hold of this handle nothing changes."""
-    return _change_order(order_id, f"release {handle}", partial(Order.release_hold, handle=handle), request=request)
+    change = partial(OrderAggregate.release_hold, handle=handle)
+    return _change_order(order_id, f"release {handle}", change, request=request)
 
 
 def record_payment(
@@ -173,7 +175,7 @@ def record_payment(
     Also raises DuplicatePayment for another amount, AmountExceeded, and InvalidRequest for a time in the future.
     """
     change = partial(
-        Order.record_payment,
+        OrderAggregate.record_payment,
         type=type,
         amount=amount,
         reference=reference,
@@ -188,7 +190,7 @@ def fulfill_order(
     order_id: str, *, items: Units, tracking: dict[str, str] | None = None, request: ChangeRequest
 ) -> StoredOrder:
     """Record a fulfillment. Also raises QuantityExceeded and InvalidRequest for unknown lines."""
-    change = partial(Order.fulfill, items=items, tracking=tracking)
+    change = partial(OrderAggregate.fulfill, items=items, tracking=tracking)
     return _change_order(order_id, "fulfill", change, request=request)
 
 
@@ -196,7 +198,7 @@ def update_tracking(
     order_id: str, number: int, *, tracking: dict[str, str | None] | None, request: ChangeRequest
 ) -> StoredOrder:
     """Update how a fulfillment is tracked by a JSON merge patch. Also raises FulfillmentNotFound."""
-    change = partial(Order.update_tracking, number=number, patch=tracking)
+    change = partial(OrderAggregate.update_tracking, number=number, patch=tracking)
     return _change_order(order_id, f"track {number}", change, request=request)
 
 
@@ -214,7 +216,7 @@ def record_delivery_event(
     Also raises FulfillmentNotFound, and InvalidRequest for a time in the future.
     """
     change = partial(
-        Order.record_delivery_event, number=number, type=type, occurred_at=occurred_at, description=description
+        OrderAggregate.record_delivery_event, number=number, type=type, occurred_at=occurred_at, description=description
     )
     return _change_order(order_id, f"deliver {number}", change, request=request)
 
@@ -223,13 +225,13 @@ def return_items(
     order_id: str, *, items: Units, status: str, reason: str | None = None, request: ChangeRequest
 ) -> StoredOrder:
     """Record a return, received or expected. Also raises QuantityExceeded and InvalidRequest for unknown lines."""
-    change = partial(Order.return_items, items=items, status=status, reason=reason)
+    change = partial(OrderAggregate.return_items, items=items, status=status, reason=reason)
     return _change_order(order_id, "return", change, request=request)
 
 
 def settle_return(order_id: str, number: int, *, status: str, request: ChangeRequest) -> StoredOrder:
     """Receive or reject an expected return: `status` is RECEIVED or REJECTED. Also raises ReturnNotFound."""
-    change = partial(Order.settle_return, number=number, status=status)
+    change = partial(OrderAggregate.settle_return, number=number, status=status)
     return _change_order(order_id, f"{status} {number}", change, request=request)
 
 
@@ -280,9 +282,10 @@ def find_due(*, after: tuple[datetime, str], before: datetime) -> Sequence[Row[A
 
 def _apply_due_changes(order_id: str) -> int:
     """Make all changes of an order that are due, each as a version of its own, and return their number."""
+    request = ChangeRequest(SCHEDULE)
     for count in range(HOLDS_MAX + 2):
         try:
-            if _change_order(order_id, "due", Order.apply_due_change, request=ChangeRequest(SCHEDULE)).unchanged:
+            if _change_order(order_id, "due", OrderAggregate.apply_due_change, request=request).unchanged:
                 return count
         except ServiceError:  # it is left to the next run, and must not keep other orders from theirs
             return count
@@ -342,7 +345,12 @@ def _try_change(
 
 
 def _preview(
-    order: Order, event_type: str | None, current: CurrentOrder, *, before: Mapping[str, Any], request: ChangeRequest
+    order: OrderAggregate,
+    event_type: str | None,
+    current: CurrentOrder,
+    *,
+    before: Mapping[str, Any],
+    request: ChangeRequest,
 ) -> StoredOrder:
     """What the change would be answered. Raises what storing it would raise."""
     if event_type is None:
@@ -354,7 +362,7 @@ def _preview(
     return _changed(order, before=before, length=len(current.document))
 
 
-def _changed(order: Order, *, before: Mapping[str, Any], length: int) -> StoredOrder:
+def _changed(order: OrderAggregate, *, before: Mapping[str, Any], length: int) -> StoredOrder:
     """The new version of an order whose document was `before`, with so many characters.
 
     Raises OrderTooLarge beyond DOCUMENT_MAX, unless the change ends the order or makes it smaller.
@@ -366,7 +374,7 @@ def _changed(order: Order, *, before: Mapping[str, Any], length: int) -> StoredO
     return StoredOrder(order.id, order.version, document)
 
 
-def _apply(change: Change, order: Order) -> str | None:
+def _apply(change: Change, order: OrderAggregate) -> str | None:
     try:
         return change(order, at=datetime.now(UTC))
     except InvalidPrices as error:
@@ -414,7 +422,7 @@ def _require_expected_version(version: int, request: ChangeRequest) -> None:
         raise VersionMismatch(f"The order is at version {version}.", current_version=version)
 
 
-def _event(order: Order, changed: StoredOrder, *, event_type: str, request: ChangeRequest) -> dict[str, Any]:
+def _event(order: OrderAggregate, changed: StoredOrder, *, event_type: str, request: ChangeRequest) -> dict[str, Any]:
     return event_row(
         order.id,
         order.version,
@@ -427,7 +435,12 @@ def _event(order: Order, changed: StoredOrder, *, event_type: str, request: Chan
 
 
 def _raise_unless_replayed(
-    error: DatabaseError, order: Order, *, before: Mapping[str, Any], key: IdempotencyKey | None, principal: Principal
+    error: DatabaseError,
+    order: OrderAggregate,
+    *,
+    before: Mapping[str, Any],
+    key: IdempotencyKey | None,
+    principal: Principal,
 ) -> None:
     """Raise the database error, unless a concurrent request with the same key has stored the key first."""
     if not is_duplicate(error):
@@ -439,14 +452,14 @@ def _raise_unless_replayed(
     raise _duplicate_external_ref(order, principal) from error
 
 
-def _duplicate_external_ref(order: Order, principal: Principal) -> DuplicateExternalRef:
+def _duplicate_external_ref(order: OrderAggregate, principal: Principal) -> DuplicateExternalRef:
     """The error names the order that has the reference only if the principal has access to it."""
     query = _select_same_reference(order).where(owned_by(*owner_parameters())).params(**owner_values(principal.owner))
     existing = {"order_id": row.id for row in read_rows(query)}
     return DuplicateExternalRef("Another order already has this external_ref.", **existing)
 
 
-def _select_same_reference(order: Order) -> Select[str]:
+def _select_same_reference(order: OrderAggregate) -> Select[str]:
     same = Order.external_ref == order.external_ref, Order.external_ref_hash == order.external_ref_hash
     return select(Order.id).where(*same)
 
@@ -455,10 +468,10 @@ def _is_stored(order: StoredOrder) -> bool:
     return find_snapshot(OrderKey(order.id, ANY_OWNER, order.version)) == (order.version, order.document)
 
 
-def _apply_patch(order: Order, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> str | None:
+def _apply_patch(order: OrderAggregate, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> str | None:
     columns = order.columns()
     dates = {name: columns[name] and rfc3339(columns[name]) for name in ("ship_by", "deliver_by")}
-    lines = [{name: getattr(item, name) for name in ITEM_CONTENT} for item in order.items]
+    lines = [{name: item[name] for name in ITEM_CONTENT} for item in order.items]
     content = {name: columns[name] for name in (*IMMUTABLE_CONTENT, *CONTENT)} | dates | {"items": lines}
     given = {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in patch.items()}
     data = load_body(_UPDATED_ORDER, merge_patch({k: v for k, v in content.items() if v is not None}, given))

@@ -5,30 +5,19 @@ A document is rendered once for each version and stored with its event. Every re
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
-from sqlalchemy import inspect
 
-from app.db.engine import Base
 from app.db.types import read_timestamp, rfc3339
-from app.models import ITEMS, ORDERS, Order, OrderItem
+from app.models.order_aggregate import OrderAggregate
 from app.models.order_id import ALIAS_PREFIX
-from app.models.pricing import Prices
 from app.models.principal import Principal
 
 Values = Mapping[str, Any]
-Model = TypeVar("Model", bound=Base)
 
-# Columns that the document leaves out, and columns that it shows in another form. All others are members.
-_NOT_IN_DOCUMENT = {"principal", "external_ref_hash", "idempotency_key_hash", "fingerprint", "due_at"}
 _TIMES = ("created_at", "updated_at", "ship_by", "deliver_by")
-_CONVERTED = {"total", "metadata", *_TIMES}
 _HEAD_LENGTH = 100  # characters of a document that contain its id, number and customer_id
-_ITEM_COLUMNS = tuple(name for name in ITEMS.c.keys() if name != "order_id")
-_UNCHANGED = tuple(name for name in ORDERS.c.keys() if name not in _NOT_IN_DOCUMENT | _CONVERTED)
-_item_columns, _unchanged = itemgetter(*_ITEM_COLUMNS), itemgetter(*_UNCHANGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +36,10 @@ def render_order(
     order: Values,
     *,
     items: Sequence[Values],
-    prices: Prices,
     totals: Values | None,
     allowed_actions: Sequence[str],
 ) -> str:
-    """Render the document of an order from its columns, those of its items, and what was derived from them."""
+    """Render the document of an order from its columns, its `priced_lines`, and what was derived from them."""
     created_at, updated_at, ship_by, deliver_by = (order[name] for name in _TIMES)
     created = rfc3339(created_at)
     return orjson.dumps(
@@ -66,10 +54,7 @@ def render_order(
             "payment_status": order["payment_status"],
             "return_status": order["return_status"],
             "currency": order["currency"],
-            "items": [
-                _render_item(item, subtotal, discount)
-                for item, subtotal, discount in zip(items, prices.subtotals, prices.discounts, strict=True)
-            ],
+            "items": items,
             "adjustments": order["adjustments"],
             "totals": totals,
             "holds": order["holds"],
@@ -95,78 +80,23 @@ def render_order(
     ).decode()
 
 
-def render_stored_order(order: Order) -> str:
-    """Render the document of an order whose items are loaded."""
-    lines = order.lines()
-    prices = order.prices(lines)
-    return render_order(
-        order.columns(),
-        items=lines,
-        prices=prices,
-        totals=order.totals(lines, prices),
-        allowed_actions=order.allowed_actions,
-    )
+def render_stored_order(order: OrderAggregate) -> str:
+    """Render the document of an order."""
+    return render_order(vars(order), items=order.items, totals=order.totals, allowed_actions=order.allowed_actions)
 
 
-def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> Order:
-    """The order that a parsed document was rendered from. `principal` and `external_ref_hash` are not in the document.
-
-    The order belongs to no session. The key and the fingerprint of its create are None, since no change stores them.
-    """
-    totals, order_id = document["totals"], document["id"]
-    items = [
-        dict(zip(_ITEM_COLUMNS, _item_columns(item), strict=True)) | {"order_id": order_id}
-        for item in document["items"]
-    ]
-    order = _loaded(
-        Order,
-        dict(zip(_UNCHANGED, _unchanged(document), strict=True))
-        | {name: document[name] and read_timestamp(document[name]) for name in _TIMES}
-        | {
-            "principal": principal,
-            "external_ref_hash": external_ref_hash,
-            "idempotency_key_hash": None,
-            "fingerprint": None,
-            "due_at": None,
-            "total": totals and totals["total"],
-            "metadata_": document["metadata"],
-            "items": [_loaded(OrderItem, item) for item in items],
-        },
-    )
-    order.set_due_at()
-    return order
+def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> OrderAggregate:
+    """The order that a parsed document was rendered from, with the two columns that a change uses beside it."""
+    members = {**document, "principal": principal, "external_ref_hash": external_ref_hash}
+    for name in _TIMES:
+        members[name] = document[name] and read_timestamp(document[name])
+    del members["allowed_actions"]  # they follow from the others
+    return OrderAggregate(**members)
 
 
 def is_erased(document: str) -> bool:
     """Whether the personal data of a stored order document was erased. The document is not parsed."""
     return f'"customer_id":"{ALIAS_PREFIX}' in document[:_HEAD_LENGTH]
-
-
-def _loaded(model: type[Model], attributes: Values) -> Model:
-    """A transient instance whose attributes have no change history.
-
-    `InstanceState.dict` is the instance's dictionary. `set_committed_value`, which takes one attribute at a time, would
-    add 115 µs to a change of an order with three lines.
-    """
-    instance = model()
-    inspect(instance).dict.update(attributes)
-    return instance
-
-
-def _render_item(item: Values, subtotal: int | None, discount: int) -> dict[str, Any]:
-    return {
-        "line": item["line"],
-        "item_id": item["item_id"],
-        "title": item["title"],
-        "quantity": item["quantity"],
-        "unit_price": item["unit_price"],
-        "subtotal": subtotal,
-        "discount": discount,
-        "total": None if subtotal is None else subtotal + discount,
-        "cancelled": item["cancelled"],
-        "fulfilled": item["fulfilled"],
-        "returned": item["returned"],
-    }
 
 
 STAFF, SERVICE = "staff", "service"  # the actors that a customer sees in place of ids

@@ -13,6 +13,7 @@ from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
 from app.errors import InternalError, InvalidRequest, RequestInFlight, ServiceError, ServiceUnavailable
 from app.models.order_id import hash_reference
+from app.models.order_item import line_columns
 from app.models.pricing import InvalidPrices
 from app.models.principal import Principal
 from app.schemas.order import OrderInSchema
@@ -139,14 +140,14 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
     normalized = {**document, **{name: _with_text_times(data[name]) for name in _RECORDS}}
     reference_hash = hash_reference(content["external_ref"], principal=principal)
     order = parse_order(normalized, principal=principal, external_ref_hash=reference_hash)
-    order.fingerprint = fingerprint([content, lines])
     try:
         order.derive()
     except InvalidPrices as error:
         raise InvalidRequest("The prices do not add up.", errors=list(body_errors(error.messages))) from None
     rendered = render_stored_order(order)
     _require_consistent(orjson.loads(rendered), document)
-    return NewOrder(order.columns(), [item.columns() for item in order.items], rendered)
+    columns = order.columns() | {"idempotency_key_hash": None, "fingerprint": fingerprint([content, lines])}
+    return NewOrder(columns, line_columns(order.items), rendered)
 
 
 def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -43,6 +43,8 @@ from app.errors import TooManyIdempotencyKeys
 from app.models import CHANGE_KEYS, EVENTS, ITEMS, ORDERS, ChangeKey, Order, OrderEvent
 from app.models.event import CHANGE_KEYS_MAX
 from app.models.order import IMMUTABLE_CONTENT
+from app.models.order_aggregate import OrderAggregate
+from app.models.order_item import line_columns
 from app.models.principal import Owner
 from app.services.order_inserts import insert_events, insert_events_from
 from app.services.order_queries import GROUP_READ_MAX, OWNED_ORDER, owned_by, owner_values
@@ -50,7 +52,7 @@ from app.services.order_queries import GROUP_READ_MAX, OWNED_ORDER, owned_by, ow
 GROUP_CHANGES_MAX = 100  # changes of concurrent requests in one statement; more would delay each request without a gain
 _IMMUTABLE = {"id", "number", "principal", *IMMUTABLE_CONTENT, "idempotency_key_hash", "fingerprint", "created_at"}
 _MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # orjson takes no quoted_name
-_mutable = itemgetter(*_MUTABLE)
+_mutable = attrgetter(*_MUTABLE)
 
 
 # A change as its statement takes it: the columns of the order, its event and its key, and the items that have changed.
@@ -117,7 +119,7 @@ def require_room_for_key(order_id: str) -> None:
 
 
 def store_version(
-    order: Order, event: dict[str, Any], *, key: IdempotencyKey | None, before: Mapping[str, Any]
+    order: OrderAggregate, event: dict[str, Any], *, key: IdempotencyKey | None, before: Mapping[str, Any]
 ) -> bool:
     """Store the changed order, its key, its event and its outbox row. Returns False on a version conflict.
 
@@ -127,7 +129,7 @@ def store_version(
     Raises the driver's error: nothing is stored then, except that this is unknown after a lost connection and after
     BatchAbandoned. A key that another request has stored in between is a duplicate.
     """
-    change = dict(zip(_MUTABLE, _mutable(order.columns()), strict=True)) | event
+    change = dict(zip(_MUTABLE, _mutable(order), strict=True)) | event
     change["items"] = _changed_items(order, before)
     change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "changed": True}
     change["last_line"] = len(order.items) if len(order.items) < len(before["items"]) else None
@@ -139,15 +141,10 @@ def store_version(
     return bool(_store_versions([change], UPDATE_ORDER))
 
 
-def _changed_items(order: Order, before: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _changed_items(order: OrderAggregate, before: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The columns of the items that are new or changed."""
-    items = order.lines()
-    for item in items:
-        del item["order_id"]
-    # The items of the document have their prices, too.
-    return [
-        item for item, old in zip_longest(items, before["items"]) if item and not (old and item.items() <= old.items())
-    ]
+    lines = zip_longest(order.items, before["items"])
+    return line_columns([line for line, old in lines if line and line != old])
 
 
 def _store_together(changes: Sequence[Change]) -> list[bool | None]:
