@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test node-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Two runs of pip at the same time corrupt the environment.
 .NOTPARALLEL:
 
@@ -44,6 +44,13 @@ pgbouncer-test: $(VENV)/dev.stamp  ## test the service with PgBouncer (apt-get i
 
 browser-test: $(VENV)/dev.stamp  ## test the pages in a browser (apt-get install chromium)
 	@$(PY) -m pytest tests/browser $(ARGS)
+
+console:  ## build the console into app/static/console (apt-get install npm)
+	@cd console && npm ci --silent && npm run --silent build
+
+console-test: console  ## test that the built console in the repository is that of console/
+	@test -z "$$(git status --porcelain app/static/console)" || \
+	{ echo "app/static/console is not up to date: run make console and commit the result." >&2; exit 1; }
 
 node-test: $(VENV)/dev.stamp  ## test the receiver of docs/webhooks.md in Node.js (apt-get install nodejs)
 	@$(PY) -m pytest tests/node $(ARGS)

@@ -11,6 +11,7 @@ from app.db import engine
 from app.http import auth, event_streams, exports, problems, rate_limit, responses
 from app.http.application import AnyCharacters, OrderService, serve_under_prefix
 from app.routes import (
+    console_routes,
     customer_routes,
     docs_routes,
     event_routes,
@@ -45,6 +46,8 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
         docs_routes,
     ):
         app.register_blueprint(routes.blueprint)
+    if app.config["CONSOLE"] == "on":
+        app.register_blueprint(console_routes.blueprint)
     webhook_routes.init_app(app)
     serve_under_prefix(app)
     rate_limit.init_app(app)

@@ -256,6 +256,7 @@ SETTINGS: dict[str, Setting] = {
         "Key of the hashes that identify persons in the logs, and of the encryption of webhook secrets; random at each "
         "start if not set, and webhook secrets are then stored in plain text.",
     ),
+    "CONSOLE": Setting("on", _one_of("on", "off"), "`off`: do not serve the console."),
     "CORS_ORIGINS": Setting("", _origins, "Origins of browser frontends, separated by commas."),
     "CORS_HEADERS": Setting("", _header_names, "Further request headers that these may send, separated by commas."),
     "RATE_LIMIT_CUSTOMERS": Setting(

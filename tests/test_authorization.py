@@ -86,6 +86,8 @@ ROUTES = {
     ("GET", "/readyz"): Route(None),
     ("GET", "/metrics"): Route(None),
     ("GET", "/openapi.json"): Route(None),
+    ("GET", "/console"): Route(None),
+    ("GET", "/console/<path:name>"): Route(None, success=404),
     ("GET", "/docs"): Route(None),
     ("GET", "/docs/<path:name>"): Route(None),
     ("GET", "/problems"): Route(None),

@@ -144,12 +144,12 @@ def json_response(document: dict[str, Any], status: int = 200, *, location: str 
     return DocumentResponse(orjson.dumps(document), status, headers)
 
 
-def page_response(body: bytes, media_type: str) -> Response:
+def page_response(body: bytes, media_type: str, *, cache_control: str = "no-cache") -> Response:
     """Return a public page or file, or 304 if the request's If-None-Match names its entity tag.
 
     Each content coding has its own tag (RFC 9110 §8.8.3.3).
     """
-    tag, headers = _page_tag(body), {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    tag, headers = _page_tag(body), {"Cache-Control": cache_control, "Vary": "Accept-Encoding"}
     if len(body) >= MIN_SIZE and gzip_accepted():
         body, tag = gzip_of_page(body), f"{tag}-{CODING}"
         headers["Content-Encoding"] = CODING
@@ -219,5 +219,6 @@ def _add_security_headers(response: Response) -> Response:
         if response.status_code == 204:
             response.headers.remove("Content-Type")  # Werkzeug's default, though there is no content
         is_page = response.headers.get("Content-Type", "").startswith("text/html")
-        response.headers.extend(_PAGE_HEADERS if is_page else _DATA_HEADERS)
+        policy = response.headers.get("Content-Security-Policy")  # a page's own
+        response.headers.extend(_SECURITY_HEADERS if policy else _PAGE_HEADERS if is_page else _DATA_HEADERS)
     return response

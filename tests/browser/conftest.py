@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.servers import GUNICORN, TIMEOUT, Server, free_port, running
 
@@ -34,11 +35,26 @@ def service(app: Flask, database_url: str) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def browse(tmp_path: Path) -> Callable[[str], Page]:
-    """Opens an address, and waits for its scripts."""
+@pytest.fixture(scope="session")
+def program() -> str:
+    """The path of the browser."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     assert program, "no browser is installed: apt-get install chromium"
+    return program
+
+
+@pytest.fixture(scope="session")
+def chromium(program: str) -> Iterator[Browser]:
+    """A browser that tests drive; each opens contexts of its own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browse(program: str, tmp_path: Path) -> Callable[[str], Page]:
+    """Opens an address, and waits for its scripts."""
 
     def browse(address: str) -> Page:
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]

@@ -1,0 +1,358 @@
+// One action as a form, with a preview of what it will do, and both versions if somebody else was first.
+
+import type { JSX } from "preact";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { ACTIONS, type Action, type Change, type Field, Incomplete, type Values } from "./actions";
+import { Problem, isAborted, isTemporary, newIdempotencyKey, pause, send } from "./api";
+import { DifferenceTable, ProblemBox, Time } from "./components";
+import { differences } from "./differences";
+import type { Loaded } from "./order_state";
+import type { Order, OrderEvent } from "./types";
+import { capitalize, eventName } from "./words";
+
+const PREVIEW_DELAY = 250; // milliseconds without another input
+const RETRY_MAX = 15_000; // milliseconds between two attempts
+
+interface Props {
+  name: string;
+  latest: Loaded;
+  events: OrderEvent[];
+  refresh: () => Promise<void>;
+  done: (loaded: Loaded, message: string) => void;
+  close: () => void;
+}
+
+interface Preview {
+  of: string; // the change and the version that it previews
+  order?: Order;
+  error?: unknown;
+}
+
+export function ActionPanel({ name, latest, events, refresh, done, close }: Props): JSX.Element {
+  const action = ACTIONS[name] as Action;
+  const [base] = useState(latest.order); // what the person saw when the form was opened
+  const [values, setValues] = useState<Values>(() => action.initial?.(latest.order) ?? {});
+  const [preview, setPreview] = useState<Preview | null>(null);
+  const [problem, setProblem] = useState<unknown>(null);
+  const [sending, setSending] = useState<AbortController | null>(null);
+  const [waiting, setWaiting] = useState(false);
+  const heading = useRef<HTMLHeadingElement>(null);
+  // One key per intent: the same change of the same version keeps it over all attempts.
+  const intent = useRef({ of: "", key: "" });
+  const { order, etag } = latest;
+  const conflict = order.version !== base.version && !sending;
+  const possible = order.allowed_actions.includes(name);
+
+  const [change, incomplete] = useMemo(() => build(action, order, values), [action, order, values]);
+  const target = change && JSON.stringify([change, etag]);
+  const ready = preview !== null && preview.of === target && preview.order !== undefined;
+
+  useEffect(() => heading.current?.focus(), []);
+  useEffect(() => {
+    if (conflict) heading.current?.scrollIntoView({ block: "nearest" });
+  }, [conflict]);
+
+  useEffect(() => {
+    if (!change || !target || !possible || sending) return undefined;
+    const controller = new AbortController();
+    const run = async () => {
+      await pause(PREVIEW_DELAY, controller.signal);
+      try {
+        const answer = await request(order.id, change, etag, { query: "?dry_run=true", signal: controller.signal });
+        setPreview({ of: target, order: answer.data });
+      } catch (error) {
+        if (controller.signal.aborted) return;
+        if (isOutdated(error)) await refresh();
+        else setPreview({ of: target, error });
+      }
+    };
+    run().catch((error: unknown) => {
+      if (!isAborted(error)) setPreview({ of: target, error });
+    });
+    return () => controller.abort();
+  }, [target, possible, sending !== null]);
+
+  async function submit(): Promise<void> {
+    if (!change || !target) return;
+    if (intent.current.of !== target) intent.current = { of: target, key: newIdempotencyKey() };
+    const controller = new AbortController();
+    setSending(controller);
+    setProblem(null);
+    try {
+      const answer = await untilAnswered(change, controller.signal);
+      done({ order: answer.data, etag: answer.etag ?? "" }, `${action.submit(order, values)}: done.`);
+      return;
+    } catch (error) {
+      if (isOutdated(error)) await refresh().catch(setProblem);
+      else if (!isAborted(error)) setProblem(error);
+    }
+    setSending(null);
+    setWaiting(false);
+  }
+
+  async function untilAnswered(change: Change, signal: AbortSignal): ReturnType<typeof request> {
+    for (let attempts = 0; ; attempts += 1) {
+      try {
+        return await request(order.id, change, etag, { key: intent.current.key, signal });
+      } catch (error) {
+        if (!isTemporary(error)) throw error;
+        setWaiting(true);
+        const seconds = error instanceof Problem ? error.retryAfter : null;
+        await pause(seconds ? seconds * 1_000 : Math.min(1_000 * 2 ** attempts, RETRY_MAX), signal);
+      }
+    }
+  }
+
+  return (
+    <section class={`panel ${conflict ? "in-conflict" : ""}`} aria-labelledby="panel-title">
+      <header>
+        <h2 id="panel-title" ref={heading} tabIndex={-1}>
+          {action.label}
+        </h2>
+        <button type="button" class="quiet" onClick={close} aria-label={`Close ${action.label}`}>
+          <kbd>Esc</kbd> Close
+        </button>
+      </header>
+      <p class="explanation">{action.explanation}</p>
+      {conflict && <Conflict base={base} current={order} events={events} />}
+      {possible ? (
+        <form
+          onSubmit={(event) => {
+            event.preventDefault();
+            if (ready && !sending) void submit();
+          }}
+        >
+          <Fields
+            fields={action.fields(order, values)}
+            values={values}
+            set={(name, value) => setValues((known) => ({ ...known, [name]: value }))}
+          />
+          <PreviewBox order={order} preview={preview} target={target} incomplete={incomplete} conflict={conflict} />
+          {problem !== null && <ProblemBox error={problem} />}
+          {waiting && sending && (
+            <div class="waiting" role="status">
+              <p>
+                <strong>No answer yet.</strong> It is sent again until there is one, with the same idempotency key, so
+                that it is done once.
+              </p>
+              <button type="button" class="small" onClick={() => sending.abort()}>
+                Stop trying
+              </button>
+            </div>
+          )}
+          <p class="buttons">
+            <button type="submit" class={action.danger ? "primary danger" : "primary"} aria-disabled={!ready || !!sending}>
+              {sending ? "Sending …" : action.submit(order, values)}
+              {conflict && !sending && ` in version ${order.version}`}
+            </button>
+            <button type="button" onClick={close}>
+              Discard
+            </button>
+          </p>
+        </form>
+      ) : (
+        <>
+          <p class="problem" role="alert">
+            “{action.label}” is no longer possible: the order is {order.status}. Nothing was changed by you.
+          </p>
+          <p class="buttons">
+            <button type="button" onClick={close}>
+              Back to the order
+            </button>
+          </p>
+        </>
+      )}
+    </section>
+  );
+}
+
+function build(action: Action, order: Order, values: Values): [Change | null, string] {
+  try {
+    return [action.change(order, values), ""];
+  } catch (error) {
+    if (error instanceof Incomplete) return [null, error.message];
+    throw error;
+  }
+}
+
+function request(
+  orderId: string,
+  change: Change,
+  etag: string,
+  options: { key?: string; query?: string; signal: AbortSignal },
+): ReturnType<typeof send<Order>> {
+  const headers: Record<string, string> = { "If-Match": etag };
+  if (options.key) headers["Idempotency-Key"] = options.key;
+  return send<Order>(change.method, `/orders/${orderId}${change.path}${options.query ?? ""}`, {
+    body: change.body,
+    headers,
+    signal: options.signal,
+  });
+}
+
+function isOutdated(error: unknown): boolean {
+  return error instanceof Problem && error.slug === "version-mismatch";
+}
+
+/** Both versions side by side, and who made the difference. */
+function Conflict({ base, current, events }: { base: Order; current: Order; events: OrderEvent[] }): JSX.Element {
+  const missed = events.filter((event) => event.version > base.version && event.version <= current.version);
+  return (
+    <div class="conflict" role="alert">
+      <h3>Somebody else changed this order meanwhile</h3>
+      <ul class="missed">
+        {missed.map((event) => (
+          <li key={event.version}>
+            <strong>{eventName(event.type)}</strong> by {event.actor}, <Time at={event.at} />
+          </li>
+        ))}
+      </ul>
+      <DifferenceTable
+        caption="What is different now"
+        before={`You saw: version ${base.version}`}
+        after={`Now: version ${current.version}`}
+        rows={differences(base, current)}
+      />
+      <p>Nothing of yours was changed yet. Below is what your change does to the order as it is now.</p>
+    </div>
+  );
+}
+
+function PreviewBox(props: {
+  order: Order;
+  preview: Preview | null;
+  target: string | null;
+  incomplete: string;
+  conflict: boolean;
+}): JSX.Element {
+  const { order, preview, target } = props;
+  const rows = preview?.order ? differences(order, preview.order) : [];
+  const current = preview !== null && preview.of === target;
+  let content: JSX.Element;
+  if (target === null) content = <p class="faint">{props.incomplete}</p>;
+  else if (current && preview.error !== undefined) content = <ProblemBox error={preview.error} />;
+  else if (!preview?.order) content = <p class="faint">Checking …</p>;
+  else if (!rows.length) content = <p>Nothing changes.</p>;
+  else
+    content = (
+      <>
+        <DifferenceTable rows={rows} caption="What this will do" before="Now" after="Then" />
+        <NextActions before={order} after={preview.order} />
+      </>
+    );
+  return (
+    <div class={`preview ${current ? "" : "stale"}`} aria-live="polite" aria-busy={target !== null && !current}>
+      <h3>{props.conflict ? `What this will do to version ${order.version}` : "What this will do"}</h3>
+      {content}
+    </div>
+  );
+}
+
+function NextActions({ before, after }: { before: Order; after: Order }): JSX.Element | null {
+  const label = (name: string) => ACTIONS[name]?.label ?? capitalize(name);
+  const gone = before.allowed_actions.filter((name) => !after.allowed_actions.includes(name)).map(label);
+  const added = after.allowed_actions.filter((name) => !before.allowed_actions.includes(name)).map(label);
+  if (!gone.length && !added.length) return null;
+  return (
+    <p class="next">
+      {added.length > 0 && <>Possible then: {added.join(", ")}. </>}
+      {gone.length > 0 && <>No longer possible: {gone.join(", ")}.</>}
+    </p>
+  );
+}
+
+interface FieldsProps {
+  fields: Field[];
+  values: Values;
+  set: (name: string, value: string) => void;
+}
+
+function Fields({ fields, values, set }: FieldsProps): JSX.Element {
+  const groups: [string, Field[]][] = [];
+  for (const field of fields) {
+    const last = groups.at(-1);
+    if (last && last[0] === (field.group ?? "")) last[1].push(field);
+    else groups.push([field.group ?? "", [field]]);
+  }
+  return (
+    <>
+      {groups.map(([title, members]) => {
+        const inputs = members.map((field) => (
+          <Input key={field.name} field={field} value={values[field.name] ?? ""} set={(value) => set(field.name, value)} />
+        ));
+        return title ? (
+          <fieldset key={title}>
+            <legend>{title}</legend>
+            {inputs}
+          </fieldset>
+        ) : (
+          inputs
+        );
+      })}
+    </>
+  );
+}
+
+function Input({ field, value, set }: { field: Field; value: string; set: (value: string) => void }): JSX.Element {
+  const id = `field-${field.name}`;
+  const hint = field.hint ? `${id}-hint` : undefined;
+  const common = { id, name: field.name, value, "aria-describedby": hint, required: field.required ?? false } as const;
+  const changed = (event: Event) => set((event.currentTarget as HTMLInputElement).value);
+  if (field.kind === "units") return <Units field={field} id={id} value={Number(value) || 0} set={set} />;
+  let input: JSX.Element;
+  if (field.kind === "select")
+    input = (
+      <select {...common} onChange={changed}>
+        {field.options?.map(([code, label]) => (
+          <option key={code} value={code}>
+            {label}
+          </option>
+        ))}
+      </select>
+    );
+  else if (field.kind === "multiline")
+    input = <textarea {...common} rows={2} maxLength={field.max ?? 2_000} onInput={changed} />;
+  else if (field.kind === "time") input = <input {...common} type="datetime-local" onInput={changed} />;
+  else if (field.kind === "amount")
+    input = <input {...common} type="text" inputMode="decimal" autocomplete="off" onInput={changed} />;
+  else input = <input {...common} type="text" maxLength={field.max ?? 200} autocomplete="off" onInput={changed} />;
+  return (
+    <div class="field">
+      <label for={id}>{field.label}</label>
+      {input}
+      {hint && (
+        <p id={hint} class="hint">
+          {field.hint}
+        </p>
+      )}
+    </div>
+  );
+}
+
+function Units(props: { field: Field; id: string; value: number; set: (value: string) => void }): JSX.Element {
+  const { field, id, value, set } = props;
+  const max = field.max ?? 0;
+  return (
+    <div class="units">
+      <label for={id}>{field.label}</label>
+      <span class="stepper">
+        <button type="button" aria-label={`One less of ${field.label}`} disabled={value <= 0} onClick={() => set(`${value - 1}`)}>
+          −
+        </button>
+        <input
+          id={id}
+          name={field.name}
+          type="number"
+          min={0}
+          max={max}
+          value={value}
+          onInput={(event) => set(event.currentTarget.value)}
+        />
+        <button type="button" aria-label={`One more of ${field.label}`} disabled={value >= max} onClick={() => set(`${value + 1}`)}>
+          +
+        </button>
+        <span class="faint">of {max}</span>
+      </span>
+    </div>
+  );
+}

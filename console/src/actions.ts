@@ -1,0 +1,380 @@
+// The actions on an order as forms: their fields, and the request that they send.
+
+import { editableAmount, exponent, parseAmount } from "./money";
+import type { Address, Item, Order } from "./types";
+import { capitalize, fromLocalInput, itemName, localInput, openUnits, plural, units, words } from "./words";
+
+export type Values = Record<string, string>;
+
+export interface Field {
+  name: string;
+  label: string;
+  kind: "text" | "multiline" | "select" | "time" | "units" | "amount";
+  options?: [value: string, label: string][];
+  hint?: string;
+  required?: boolean;
+  max?: number; // characters, or units
+  group?: string;
+}
+
+export interface Change {
+  method: "POST" | "PUT" | "PATCH" | "DELETE";
+  path: string; // below the order
+  body?: unknown;
+}
+
+/** Why a form cannot be sent yet. */
+export class Incomplete extends Error {}
+
+export interface Action {
+  label: string;
+  explanation: string;
+  fields: (order: Order, values: Values) => Field[];
+  initial?: (order: Order) => Values;
+  change: (order: Order, values: Values) => Change;
+  submit: (order: Order, values: Values) => string;
+  danger?: boolean;
+}
+
+const NOTE: Field = { name: "note", label: "Note", kind: "multiline", max: 2_000, hint: "Optional." };
+
+export const ACTIONS: Record<string, Action> = {
+  confirm: {
+    label: "Confirm",
+    explanation: "The order is accepted and can be fulfilled.",
+    fields: () => [],
+    change: () => ({ method: "POST", path: "/confirm", body: {} }),
+    submit: () => "Confirm the order",
+  },
+  fulfill: {
+    label: "Fulfill",
+    explanation: "Records units that are sent. The last open unit completes the order.",
+    fields: (order) => [...unitFields(order, openUnits), ...TRACKING],
+    initial: (order) => allUnits(order, openUnits),
+    change: (order, values) => ({
+      method: "POST",
+      path: "/fulfillments",
+      body: { items: chosenUnits(order, values, openUnits), ...tracking(values) },
+    }),
+    submit: (order, values) => `Fulfill ${countUnits(order, values, openUnits)}`,
+  },
+  cancel: {
+    label: "Cancel",
+    explanation: "Cancels open units: all of them, or those that you choose. What was fulfilled stays.",
+    danger: true,
+    fields: (order, values) => [
+      select("scope", "What", [
+        ["some", "Some units"],
+        ["all", "Everything that is open"],
+      ]),
+      ...(values.scope === "all" ? [] : unitFields(order, openUnits)),
+      select("reason", "Reason", CANCELLATION_REASONS.map((reason) => [reason, capitalize(reason)])),
+      NOTE,
+    ],
+    initial: () => ({ scope: "some", reason: "customer" }),
+    change: (order, values) => ({
+      method: "POST",
+      path: "/cancel",
+      body: {
+        reason: values.reason,
+        ...(values.scope === "all" ? {} : { items: chosenUnits(order, values, openUnits) }),
+        ...optional(values, "note"),
+      },
+    }),
+    submit: (order, values) =>
+      values.scope === "all" ? "Cancel everything that is open" : `Cancel ${countUnits(order, values, openUnits)}`,
+  },
+  hold: {
+    label: "Hold",
+    explanation: "Until it is released, the order cannot be confirmed, fulfilled or completed.",
+    fields: () => [
+      select("kind", "Kind", HOLD_KINDS.map((kind) => [kind, capitalize(kind)])),
+      { name: "handle", label: "Name of the hold", kind: "text", required: true, max: 64,
+        hint: "Lower-case letters, digits, _ and -. The same name replaces a hold." },
+      { name: "reason", label: "Reason", kind: "text", max: 200, hint: "Optional. Customers do not see it." },
+      { name: "until", label: "Until", kind: "time", hint: "Optional: when the hold ends by itself." },
+    ],
+    initial: () => ({ kind: "review", handle: "support" }),
+    change: (_, values) => {
+      if (!/^[a-z0-9_-]{1,64}$/.test(values.handle ?? ""))
+        throw new Incomplete("Enter a name of lower-case letters, digits, _ and -.");
+      return {
+        method: "PUT",
+        path: `/holds/${values.handle}`,
+        body: { kind: values.kind, ...optional(values, "reason"), ...optionalTime(values, "until") },
+      };
+    },
+    submit: () => "Put on hold",
+  },
+  release: {
+    label: "Release",
+    explanation: "Removes a hold. When none is left, the order can go on.",
+    fields: (order) => [
+      select("handle", "Hold", order.holds.map((hold) => [hold.handle, `${hold.handle} (${words(hold.kind)})`])),
+    ],
+    initial: (order) => ({ handle: order.holds[0]?.handle ?? "" }),
+    change: (_, values) => ({ method: "DELETE", path: `/holds/${values.handle}` }),
+    submit: (_, values) => `Release ${values.handle}`,
+  },
+  pay: {
+    label: "Payment",
+    explanation: "Records money that was moved elsewhere. The service itself moves none.",
+    fields: (order) => [
+      select("type", "Type", PAYMENT_TYPES.map((type) => [type, capitalize(type)])),
+      { name: "amount", label: `Amount in ${order.currency}`, kind: "amount", required: true,
+        hint: exponent(order.currency) ? `Up to ${exponent(order.currency)} decimals.` : "No decimals." },
+      { name: "reference", label: "Reference", kind: "text", required: true, max: 128,
+        hint: "Of the payment provider. Type and reference identify the payment." },
+      { name: "method", label: "Method", kind: "text", max: 64, hint: "Optional, such as card." },
+      NOTE,
+    ],
+    initial: (order) => ({
+      type: (order.totals?.due ?? 0) < 0 ? "refund" : "capture",
+      amount: order.totals && order.totals.due ? editableAmount(Math.abs(order.totals.due), order.currency) : "",
+    }),
+    change: (order, values) => {
+      const amount = parseAmount(values.amount ?? "", order.currency);
+      if (amount === null || amount < 1) throw new Incomplete(`Enter an amount in ${order.currency}.`);
+      if (!values.reference) throw new Incomplete("Enter the reference of the payment.");
+      return {
+        method: "POST",
+        path: "/payments",
+        body: { type: values.type, amount, reference: values.reference, ...optional(values, "method", "note") },
+      };
+    },
+    submit: (order, values) => `Record ${words(values.type ?? "")} of ${values.amount || "…"} ${order.currency}`,
+  },
+  track: {
+    label: "Delivery",
+    explanation: "Records what happened to a fulfillment, or how it is tracked.",
+    fields: (order, values) => [
+      select("number", "Fulfillment", order.fulfillments
+        .filter((one) => one.status !== "cancelled")
+        .map((one) => [String(one.number), `${one.number}: ${units(one.items, order)} (${words(one.status)})`])),
+      select("mode", "What", [
+        ["event", "What happened"],
+        ["tracking", "How it is tracked"],
+      ]),
+      ...(values.mode === "tracking"
+        ? TRACKING
+        : [
+            select("type", "Event", DELIVERY_EVENTS.map((type) => [type, capitalize(words(type))])),
+            { name: "occurred_at", label: "When", kind: "time", hint: "Now, if left empty." } as Field,
+            { name: "description", label: "Description", kind: "text", max: 500, hint: "Optional." } as Field,
+          ]),
+    ],
+    initial: (order) => ({
+      number: String(order.fulfillments.findLast((one) => one.status !== "cancelled")?.number ?? ""),
+      mode: "event",
+      type: "delivered",
+    }),
+    change: (_, values) =>
+      values.mode === "tracking"
+        ? {
+            method: "PATCH",
+            path: `/fulfillments/${values.number}`,
+            body: tracking(values).tracking ? tracking(values) : { tracking: null },
+          }
+        : {
+            method: "POST",
+            path: `/fulfillments/${values.number}/events`,
+            body: { type: values.type, ...optional(values, "description"), ...optionalTime(values, "occurred_at") },
+          },
+    submit: (_, values) => (values.mode === "tracking" ? "Set the tracking" : `Record “${words(values.type ?? "")}”`),
+  },
+  return: {
+    label: "Return",
+    explanation: "Records units that came back, or that are expected back.",
+    fields: (order) => [
+      ...unitFields(order, (item) => returnableUnits(item, order)),
+      select("status", "They", [
+        ["received", "Came back"],
+        ["expected", "Are expected"],
+      ]),
+      { name: "reason", label: "Reason", kind: "multiline", max: 2_000, hint: "Optional." },
+    ],
+    initial: () => ({ status: "received" }),
+    change: (order, values) => ({
+      method: "POST",
+      path: "/returns",
+      body: {
+        items: chosenUnits(order, values, (item) => returnableUnits(item, order)),
+        status: values.status,
+        ...optional(values, "reason"),
+      },
+    }),
+    submit: (order, values) => `Return ${countUnits(order, values, (item) => returnableUnits(item, order))}`,
+  },
+  receive: {
+    label: "Receive return",
+    explanation: "The expected units came back.",
+    fields: expectedReturns,
+    initial: firstExpectedReturn,
+    change: (_, values) => ({ method: "POST", path: `/returns/${values.number}/receive`, body: {} }),
+    submit: (_, values) => `Receive return ${values.number}`,
+  },
+  reject: {
+    label: "Reject return",
+    explanation: "The expected units did not come back, or are not accepted.",
+    danger: true,
+    fields: expectedReturns,
+    initial: firstExpectedReturn,
+    change: (_, values) => ({ method: "POST", path: `/returns/${values.number}/reject`, body: {} }),
+    submit: (_, values) => `Reject return ${values.number}`,
+  },
+  complete: {
+    label: "Complete",
+    explanation: "Ends the order, even if units are still open.",
+    fields: () => [],
+    change: () => ({ method: "POST", path: "/complete", body: {} }),
+    submit: () => "Complete the order",
+  },
+  reopen: {
+    label: "Reopen",
+    explanation: "A completed order is confirmed again; a cancelled one is pending, with its cancelled units open.",
+    fields: () => [
+      { name: "reason", label: "Reason", kind: "multiline", required: true, max: 2_000, hint: "Customers do not see it." },
+    ],
+    change: (_, values) => {
+      if (!values.reason) throw new Incomplete("Enter a reason.");
+      return { method: "POST", path: "/reopen", body: { reason: values.reason } };
+    },
+    submit: () => "Reopen the order",
+  },
+  update: {
+    label: "Edit",
+    explanation: "Changes the note, tags, dates, reference and shipping address.",
+    fields: () => [
+      { name: "note", label: "Note", kind: "multiline", max: 2_000 },
+      { name: "tags", label: "Tags", kind: "text", hint: "Separated by commas." },
+      { name: "external_ref", label: "Reference", kind: "text", max: 128 },
+      { name: "ship_by", label: "Ship by", kind: "time" },
+      { name: "deliver_by", label: "Deliver by", kind: "time" },
+      ...ADDRESS.map(([name, label, max]): Field => ({
+        name: `address.${name}`, label, kind: "text", max, group: "Shipping address",
+      })),
+    ],
+    initial: editable,
+    change: (order, values) => ({ method: "PATCH", path: "", body: patch(order, values) }),
+    submit: () => "Save the changes",
+  },
+};
+
+const CANCELLATION_REASONS = ["customer", "inventory", "fraud", "declined", "staff", "other"];
+const HOLD_KINDS = ["fraud", "payment", "address", "inventory", "review", "other"];
+const PAYMENT_TYPES = ["authorization", "capture", "refund", "void", "chargeback"];
+const DELIVERY_EVENTS = [
+  "in_transit", "out_for_delivery", "ready_for_pickup", "delivered", "failed_attempt", "returned_to_sender", "cancelled",
+];
+const ADDRESS: [keyof Address, string, number][] = [
+  ["name", "Name", 200], ["company", "Company", 200], ["line1", "Street", 200], ["line2", "Street, second line", 200],
+  ["postal_code", "Postal code", 20], ["city", "City", 100], ["region", "Region", 100],
+  ["country", "Country, such as DE", 2], ["phone", "Phone", 40], ["email", "E-mail", 254],
+];
+const TRACKING: Field[] = [
+  { name: "carrier", label: "Carrier", kind: "text", max: 100, group: "Tracking, optional" },
+  { name: "tracking_number", label: "Tracking number", kind: "text", max: 100, group: "Tracking, optional" },
+  { name: "url", label: "Tracking page", kind: "text", max: 2_000, group: "Tracking, optional" },
+];
+
+/** The actions of the order that the console has a form for, in the order of the forms. */
+export function possibleActions(order: Order): string[] {
+  return Object.keys(ACTIONS).filter((name) => order.allowed_actions.includes(name));
+}
+
+function select(name: string, label: string, options: [string, string][]): Field {
+  return { name, label, kind: "select", options, required: true };
+}
+
+type Available = (item: Item) => number;
+
+function returnableUnits(item: Item, order: Order): number {
+  const expected = order.returns
+    .filter((one) => one.status === "expected")
+    .flatMap((one) => one.items)
+    .reduce((sum, entry) => sum + (entry.line === item.line ? entry.quantity : 0), 0);
+  return item.fulfilled - item.returned - expected;
+}
+
+function unitFields(order: Order, available: Available): Field[] {
+  return order.items
+    .filter((item) => available(item) > 0)
+    .map((item) => ({
+      name: `line.${item.line}`, label: itemName(item), kind: "units", max: available(item), group: "Units",
+    }));
+}
+
+function allUnits(order: Order, available: Available): Values {
+  return Object.fromEntries(order.items.map((item) => [`line.${item.line}`, String(Math.max(0, available(item)))]));
+}
+
+function chosenUnits(order: Order, values: Values, available: Available): { line: number; quantity: number }[] {
+  const chosen = order.items.flatMap((item) => {
+    const quantity = Number(values[`line.${item.line}`] ?? 0);
+    return quantity > 0 && available(item) > 0 ? [{ line: item.line, quantity }] : [];
+  });
+  if (!chosen.length) throw new Incomplete("Choose at least one unit.");
+  return chosen;
+}
+
+function countUnits(order: Order, values: Values, available: Available): string {
+  try {
+    return plural(chosenUnits(order, values, available).reduce((sum, one) => sum + one.quantity, 0), "unit");
+  } catch {
+    return "units";
+  }
+}
+
+function expectedReturns(order: Order): Field[] {
+  const expected = order.returns.filter((one) => one.status === "expected");
+  return [
+    select("number", "Return", expected.map((one) => [String(one.number), `${one.number}: ${units(one.items, order)}`])),
+  ];
+}
+
+function firstExpectedReturn(order: Order): Values {
+  return { number: String(order.returns.find((one) => one.status === "expected")?.number ?? "") };
+}
+
+function optional(values: Values, ...names: string[]): Values {
+  return Object.fromEntries(names.flatMap((name) => (values[name] ? [[name, values[name]]] : [])));
+}
+
+function optionalTime(values: Values, name: string): Values {
+  const time = fromLocalInput(values[name] ?? "");
+  return time ? { [name]: time } : {};
+}
+
+function tracking(values: Values): { tracking?: Values } {
+  const { tracking_number, ...others } = optional(values, "carrier", "tracking_number", "url");
+  const members = { ...others, ...(tracking_number ? { number: tracking_number } : {}) } as Values;
+  return Object.keys(members).length ? { tracking: members } : {};
+}
+
+function editable(order: Order): Values {
+  const address = order.shipping_address ?? {};
+  return {
+    note: order.note ?? "",
+    tags: order.tags.join(", "),
+    external_ref: order.external_ref ?? "",
+    ship_by: localInput(order.ship_by),
+    deliver_by: localInput(order.deliver_by),
+    ...Object.fromEntries(ADDRESS.map(([name]) => [`address.${name}`, address[name] ?? ""])),
+  };
+}
+
+/** A JSON merge patch of what the form changed; an emptied member is removed. */
+function patch(order: Order, values: Values): Record<string, unknown> {
+  const before = editable(order);
+  const changed = (name: string) => (values[name] ?? "") !== before[name];
+  const result: Record<string, unknown> = {};
+  for (const name of ["note", "external_ref"]) if (changed(name)) result[name] = values[name] || null;
+  for (const name of ["ship_by", "deliver_by"]) if (changed(name)) result[name] = fromLocalInput(values[name] ?? "");
+  if (changed("tags")) result.tags = (values.tags ?? "").split(",").map((tag) => tag.trim()).filter(Boolean);
+  const address = ADDRESS.filter(([name]) => changed(`address.${name}`));
+  if (address.length) {
+    result.shipping_address = Object.fromEntries(address.map(([name]) => [name, values[`address.${name}`] || null]));
+  }
+  if (!Object.keys(result).length) throw new Incomplete("Change something first.");
+  return result;
+}

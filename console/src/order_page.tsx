@@ -1,0 +1,381 @@
+// One order: what it is, what happened to it, and what can be done with it.
+
+import type { ComponentChildren, JSX } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { ActionPanel } from "./action_panel";
+import { ACTIONS, possibleActions } from "./actions";
+import { ProblemBox, Status, Time, orderLink } from "./components";
+import { addressText } from "./differences";
+import { shortcut } from "./keyboard";
+import { Life } from "./life";
+import { amount, money } from "./money";
+import { type Loaded, useOrder } from "./order_state";
+import { Timeline } from "./timeline";
+import type { Order } from "./types";
+import { capitalize, dateTime, itemName, openUnits, units, words } from "./words";
+
+export function OrderPage({ id }: { id: string }): JSX.Element {
+  const { loaded, events, error, live, accept, refresh } = useOrder(id);
+  const [action, setAction] = useState<string | null>(null);
+  const [message, setMessage] = useState("");
+
+  useEffect(() => setAction(null), [id]);
+  useEffect(() => {
+    if (loaded) document.title = `${loaded.order.number} · Order Service`;
+  }, [loaded?.order.number]);
+  useEffect(
+    () =>
+      shortcut((key) => {
+        if (key === "Escape" && action) setAction(null);
+        else if (key === "Escape") location.hash = "#/orders";
+        else if (key === "a") document.querySelector<HTMLElement>(".actions button")?.focus();
+        else return false;
+        return true;
+      }),
+    [action],
+  );
+
+  if (!loaded) return error ? <ProblemBox error={error} /> : <p class="loading">Loading the order …</p>;
+  const { order } = loaded;
+  const done = (next: Loaded, text: string) => {
+    accept(next);
+    setAction(null);
+    setMessage(text);
+    document.getElementById("order-number")?.focus();
+  };
+  const close = () => {
+    setAction(null);
+    document.querySelector<HTMLElement>(`[data-action="${action}"]`)?.focus();
+  };
+  return (
+    <article class="order">
+      <header class="order-head">
+        <div>
+          <p class="crumb">
+            <a href="#/orders">Orders</a>
+          </p>
+          <h1 id="order-number" tabIndex={-1}>
+            {order.number}
+          </h1>
+          <p class="statuses">
+            <Status code={order.status} />
+            <Status code={order.fulfillment_status} />
+            <Status code={order.payment_status} />
+            {order.return_status !== "none" && (
+              <Status code={order.return_status} label={order.return_status === "partial" ? "partly returned" : "returned"} />
+            )}
+            {order.late && <Status code="late" />}
+            {order.holds.length > 0 && <Status code="held" label="on hold" />}
+          </p>
+          <p class="live-state">
+            <span class={live ? "live" : "live off"} aria-hidden="true" />
+            {live ? "Live" : "Connecting"} · version {order.version}, changed <Time at={order.updated_at} />
+          </p>
+        </div>
+        <div class="actions" role="group" aria-label="Actions">
+          {possibleActions(order).map((name) => (
+            <button
+              type="button"
+              key={name}
+              data-action={name}
+              class={ACTIONS[name]?.danger ? "danger" : ""}
+              aria-pressed={action === name}
+              onClick={() => setAction(name)}
+            >
+              {ACTIONS[name]?.label}
+            </button>
+          ))}
+        </div>
+      </header>
+      <p class="message" role="status">
+        {message}
+      </p>
+      {error !== null && <ProblemBox error={error} />}
+      <div class="order-body">
+        <div class="order-main">
+          <Life order={order} events={events} />
+          <Lines order={order} />
+          <div class="pair">
+            <Totals order={order} />
+            <Facts order={order} />
+          </div>
+          <Holds order={order} release={() => setAction("release")} />
+          <Payments order={order} />
+          <Fulfillments order={order} />
+          <Returns order={order} />
+          <Cancellations order={order} />
+        </div>
+        <div class="order-side">
+          {action && (
+            <ActionPanel
+              key={action}
+              name={action}
+              latest={loaded}
+              events={events}
+              refresh={refresh}
+              done={done}
+              close={close}
+            />
+          )}
+          <Timeline events={events} />
+        </div>
+      </div>
+    </article>
+  );
+}
+
+function Section({ title, children }: { title: string; children: ComponentChildren }): JSX.Element {
+  return (
+    <section class="card">
+      <h2>{title}</h2>
+      {children}
+    </section>
+  );
+}
+
+function Lines({ order }: { order: Order }): JSX.Element {
+  const { currency } = order;
+  const priced = order.items.some((item) => item.total !== null);
+  const count = (value: number) => (value ? <span>{value}</span> : <span class="zero">0</span>);
+  return (
+    <section class="card lines">
+      <h2>Lines</h2>
+      <table class="stack" role="table">
+        <thead>
+          <tr role="row">
+            <th role="columnheader" scope="col">Item</th>
+            <th role="columnheader" scope="col" class="number">Units</th>
+            <th role="columnheader" scope="col" class="number">Open</th>
+            <th role="columnheader" scope="col" class="number">Cancelled</th>
+            <th role="columnheader" scope="col" class="number">Fulfilled</th>
+            <th role="columnheader" scope="col" class="number">Returned</th>
+            {priced && <th role="columnheader" scope="col" class="number">Price</th>}
+            {priced && <th role="columnheader" scope="col" class="number">Total {currency}</th>}
+          </tr>
+        </thead>
+        <tbody>
+          {order.items.map((item) => (
+            <tr role="row" key={item.line}>
+              <th role="rowheader" scope="row">
+                <span class="faint line-number">{item.line}</span>
+                <span>
+                  {itemName(item)}
+                  {item.title && <span class="code">{item.item_id}</span>}
+                </span>
+              </th>
+              <td role="cell" class="number" data-label="Units">{item.quantity}</td>
+              <td role="cell" class="number" data-label="Open">{count(openUnits(item))}</td>
+              <td role="cell" class="number" data-label="Cancelled">{count(item.cancelled)}</td>
+              <td role="cell" class="number" data-label="Fulfilled">{count(item.fulfilled)}</td>
+              <td role="cell" class="number" data-label="Returned">{count(item.returned)}</td>
+              {priced && (
+                <td role="cell" class="number" data-label="Price">
+                  {item.unit_price === null ? "—" : amount(item.unit_price, currency)}
+                </td>
+              )}
+              {priced && (
+                <td role="cell" class="number" data-label="Total">
+                  {item.total === null ? "—" : amount(item.total, currency)}
+                  {item.discount !== 0 && <span class="code">incl. {amount(item.discount, currency)}</span>}
+                </td>
+              )}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
+function Totals({ order }: { order: Order }): JSX.Element | null {
+  const { totals, currency } = order;
+  if (!totals) return null;
+  const row = (label: string, value: number, kind = "") => (
+    <div class={kind} key={label}>
+      <dt>{label}</dt>
+      <dd>{amount(value, currency)}</dd>
+    </div>
+  );
+  return (
+    <Section title={`Money in ${currency}`}>
+      <dl class="sums">
+        {row("Items", totals.items)}
+        {order.adjustments.map((one, index) => (
+          <div key={index}>
+            <dt>
+              {capitalize(one.type)} {one.label && <span class="faint">{one.label}</span>}
+            </dt>
+            <dd>{amount(one.amount, currency)}</dd>
+          </div>
+        ))}
+        {totals.cancelled !== 0 && row("Cancelled", totals.cancelled)}
+        {row("Total", totals.total, "sum")}
+        {row("Paid", totals.paid)}
+        {totals.refunded !== 0 && row("Refunded", totals.refunded)}
+        {row(totals.due < 0 ? "To pay back" : "Due", Math.abs(totals.due), totals.due ? "sum" : "")}
+      </dl>
+    </Section>
+  );
+}
+
+function Facts({ order }: { order: Order }): JSX.Element {
+  const fact = (label: string, value: ComponentChildren) =>
+    value ? (
+      <div key={label}>
+        <dt>{label}</dt>
+        <dd>{value}</dd>
+      </div>
+    ) : null;
+  return (
+    <Section title="Details">
+      <dl class="facts">
+        {fact("Customer", <a href={`#/orders?q=${encodeURIComponent(order.customer_id)}`}>{order.customer_id}</a>)}
+        {fact("Reference", order.external_ref)}
+        {fact("Channel", order.channel)}
+        {fact("Placed", dateTime(order.created_at))}
+        {fact("Ship by", order.ship_by && dateTime(order.ship_by))}
+        {fact("Deliver by", order.deliver_by && dateTime(order.deliver_by))}
+        {fact("Ship to", addressText(order.shipping_address))}
+        {fact("Bill to", addressText(order.billing_address))}
+        {fact("Note", order.note)}
+        {fact("Tags", order.tags.length > 0 && order.tags.map((tag) => <span class="tag" key={tag}>{tag}</span>))}
+        {Object.entries(order.metadata).map(([name, value]) => fact(name, value))}
+        {order.related_orders.map((one) =>
+          fact(capitalize(one.relation), <a href={orderLink(one.order_id)}>{one.order_id}</a>),
+        )}
+        {order.reopening && fact("Reopened", `from ${order.reopening.from_status}: ${order.reopening.reason ?? ""}`)}
+      </dl>
+    </Section>
+  );
+}
+
+function Holds({ order, release }: { order: Order; release: () => void }): JSX.Element | null {
+  if (!order.holds.length) return null;
+  return (
+    <Section title="Holds">
+      <ul class="records">
+        {order.holds.map((hold) => (
+          <li key={hold.handle}>
+            <Status code="held" label={words(hold.kind)} />
+            <span>
+              <strong>{hold.handle}</strong> {hold.reason}
+              <span class="code">
+                by {hold.placed_by}, {dateTime(hold.placed_at)}
+                {hold.until && `, until ${dateTime(hold.until)}`}
+              </span>
+            </span>
+          </li>
+        ))}
+      </ul>
+      {order.allowed_actions.includes("release") && (
+        <button type="button" class="small" onClick={release}>
+          Release a hold
+        </button>
+      )}
+    </Section>
+  );
+}
+
+function Payments({ order }: { order: Order }): JSX.Element | null {
+  if (!order.payments.length) return null;
+  return (
+    <Section title="Payments">
+      <ul class="records">
+        {order.payments.map((payment) => (
+          <li key={`${payment.type} ${payment.reference}`}>
+            <span class="record-amount">{money(payment.amount, order.currency)}</span>
+            <span>
+              <strong>{capitalize(payment.type)}</strong> {payment.method} {payment.note}
+              <span class="code">
+                {payment.reference} · {dateTime(payment.occurred_at)}
+              </span>
+            </span>
+          </li>
+        ))}
+      </ul>
+    </Section>
+  );
+}
+
+function Fulfillments({ order }: { order: Order }): JSX.Element | null {
+  if (!order.fulfillments.length) return null;
+  return (
+    <Section title="Fulfillments">
+      <ul class="records">
+        {order.fulfillments.map((one) => (
+          <li key={one.number}>
+            <Status code={one.status} />
+            <div>
+              <strong>{units(one.items, order)}</strong>
+              {one.tracking && (
+                <span>
+                  {" "}
+                  {one.tracking.carrier}{" "}
+                  {one.tracking.url ? (
+                    <a href={one.tracking.url} target="_blank" rel="noreferrer">
+                      {one.tracking.number ?? "Tracking"}
+                    </a>
+                  ) : (
+                    one.tracking.number
+                  )}
+                </span>
+              )}
+              <ol class="delivery">
+                <li>
+                  Recorded <span class="faint">{dateTime(one.created_at)}</span>
+                </li>
+                {one.events.map((event, index) => (
+                  <li key={index}>
+                    {capitalize(words(event.type))} {event.description}{" "}
+                    <span class="faint">{dateTime(event.occurred_at)}</span>
+                  </li>
+                ))}
+              </ol>
+            </div>
+          </li>
+        ))}
+      </ul>
+    </Section>
+  );
+}
+
+function Returns({ order }: { order: Order }): JSX.Element | null {
+  if (!order.returns.length) return null;
+  return (
+    <Section title="Returns">
+      <ul class="records">
+        {order.returns.map((one) => (
+          <li key={one.number}>
+            <Status code={one.status} />
+            <span>
+              <strong>{units(one.items, order)}</strong> {one.reason}
+              <span class="code">{dateTime(one.created_at)}</span>
+            </span>
+          </li>
+        ))}
+      </ul>
+    </Section>
+  );
+}
+
+function Cancellations({ order }: { order: Order }): JSX.Element | null {
+  if (!order.cancellations.length) return null;
+  return (
+    <Section title="Cancellations">
+      <ul class="records">
+        {order.cancellations.map((one) => (
+          <li key={one.number}>
+            <Status code="cancelled" label={words(one.reason)} />
+            <span>
+              <strong>{units(one.items, order)}</strong> {one.note}
+              <span class="code">
+                {dateTime(one.created_at)}
+                {one.reopened_at && `, opened again ${dateTime(one.reopened_at)}`}
+              </span>
+            </span>
+          </li>
+        ))}
+      </ul>
+    </Section>
+  );
+}

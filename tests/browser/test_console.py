@@ -1,0 +1,265 @@
+"""The console in a real browser: what support staff do with it."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.support.applications import Applications
+from tests.support.servers import Server, running_supervisor
+
+THREE_LINES: dict[str, Any] = {
+    "customer_id": "c-77",
+    "currency": "EUR",
+    "channel": "web",
+    "items": [
+        {"item_id": "sku-1", "title": "Mug", "quantity": 2, "unit_price": 1250},
+        {"item_id": "sku-2", "title": "Plate", "quantity": 1, "unit_price": 990},
+        {"item_id": "sku-3", "title": "Bowl", "quantity": 3, "unit_price": 745},
+    ],
+    "adjustments": [{"type": "shipping", "amount": 490}],
+    "shipping_address": {"name": "Ada Lovelace", "city": "London", "country": "GB"},
+}
+WIDTHS = (360, 1440)  # pixels
+WCAG_22_AA = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.fixture(scope="module")
+def service(applications: Applications, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The web server and the worker, for all tests: each has orders of its own."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('console')}/orders.db"
+    applications.migrated(url)
+    with running_supervisor(DATABASE_URL=url, WEBHOOKS_ALLOW_PRIVATE="1") as server:
+        yield server
+
+
+@contextmanager
+def opened(chromium: Browser, **options: Any) -> Iterator[Page]:
+    """A page in a new context, which must log no error and break no policy."""
+    context = chromium.new_context(reduced_motion="reduce", **{"viewport": {"width": 1440, "height": 900}} | options)
+    context.set_default_timeout(20_000)
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
+    try:
+        yield page
+    finally:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    with opened(chromium) as page:
+        yield page
+
+
+def console(service: Server, view: str = "") -> str:
+    return f"http://127.0.0.1:{service.port}/console{view}"
+
+
+def create_order(service: Server, **members: Any) -> dict[str, Any]:
+    reference = f"web-{uuid.uuid4()}"
+    response = service.request("POST", "/orders", THREE_LINES | {"external_ref": reference} | members)
+    assert response.status == 201, response.body
+    order: dict[str, Any] = response.json
+    return order
+
+
+def act(service: Server, order: dict[str, Any], action: str, **body: Any) -> dict[str, Any]:
+    response = service.request("POST", f"/orders/{order['id']}/{action}", body)
+    assert response.status in (200, 201), response.body
+    changed: dict[str, Any] = response.json
+    return changed
+
+
+def read(service: Server, order: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = service.request("GET", f"/orders/{order['id']}").json
+    return found
+
+
+def open_order(page: Page, service: Server, order: dict[str, Any]) -> None:
+    page.goto(console(service, f"#/orders/{order['id']}"))
+    expect(page.get_by_role("heading", name=order["number"])).to_be_visible()
+    expect(page.get_by_text("Live · version")).to_be_visible()
+
+
+def choose_action(page: Page, name: str) -> None:
+    page.get_by_role("group", name="Actions").get_by_role("button", name=name, exact=True).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_focused()
+
+
+def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: Page, service: Server) -> None:
+    order = create_order(service)
+    page.goto(console(service))
+    page.get_by_role("searchbox").fill(order["number"])
+    page.get_by_role("link", name=order["number"]).click()
+    choose_action(page, "Cancel")
+    page.get_by_label("One more of Plate").click()
+    preview = page.get_by_role("table", name="What this will do")
+    expect(preview).to_contain_text("Line 2 · Plate1 open1 cancelled")
+    expect(preview).to_contain_text("Total62.15 EUR52.25 EUR")
+    assert read(service, order)["version"] == 1
+    page.get_by_role("button", name="Cancel 1 unit").click()
+    expect(page.get_by_text("Cancel 1 unit: done.")).to_be_visible()
+
+    changed = read(service, order)
+    assert [item["cancelled"] for item in changed["items"]] == [0, 1, 0]
+    assert (changed["status"], changed["version"]) == ("pending", 2)
+    expect(page.get_by_role("row", name="Plate")).to_contain_text("10100")
+    expect(page.get_by_role("region", name="History")).to_contain_text("Partly cancelled")
+
+
+@pytest.mark.parametrize("is_live", [True, False], ids=["seen by the stream", "seen by the refusal"])
+def test_a_change_of_somebody_else_is_shown_side_by_side_and_the_work_goes_on(
+    page: Page, service: Server, is_live: bool
+) -> None:
+    order = create_order(service)
+    act(service, order, "confirm")
+    if is_live:
+        open_order(page, service, order)
+    else:
+        page.route("**/events?*", lambda route: route.abort())
+        page.goto(console(service, f"#/orders/{order['id']}"))
+    choose_action(page, "Cancel")
+    page.get_by_label("One more of Plate").click()
+    expect(page.get_by_role("table", name="What this will do")).to_contain_text("Line 2 · Plate")
+
+    act(service, order, "fulfillments", items=[{"line": 1, "quantity": 2}])
+    if not is_live:
+        page.get_by_role("button", name="Cancel 1 unit").click()
+
+    conflict = page.get_by_role("alert").filter(has_text="Somebody else changed this order meanwhile")
+    expect(conflict).to_contain_text("You saw: version 2Now: version 3")
+    expect(conflict).to_contain_text("Line 1 · Mug2 open2 fulfilled")
+    assert [item["cancelled"] for item in read(service, order)["items"]] == [0, 0, 0]
+    expect(page.get_by_role("heading", name="What this will do to version 3")).to_be_visible()
+    page.get_by_role("button", name="Cancel 1 unit in version 3").click()
+    expect(page.get_by_text("Cancel 1 unit: done.")).to_be_visible()
+
+    changed = read(service, order)
+    assert [(item["fulfilled"], item["cancelled"]) for item in changed["items"]] == [(2, 0), (0, 1), (0, 0)]
+
+
+def test_an_action_that_somebody_else_made_impossible_is_explained(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    choose_action(page, "Confirm")
+
+    act(service, order, "cancel", reason="customer")
+
+    expect(page.get_by_text("“Confirm” is no longer possible: the order is cancelled.")).to_be_visible()
+    page.get_by_role("button", name="Back to the order").click()
+    expect(page.get_by_role("button", name="Reopen")).to_be_visible()
+
+
+def test_a_change_is_sent_again_after_a_lost_connection_and_made_once(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    choose_action(page, "Confirm")
+    expect(page.get_by_role("table", name="What this will do")).to_contain_text("Orderpendingconfirmed")
+    answers = []
+
+    def lose_first_answer(route: Route) -> None:
+        answers.append(route.fetch())
+        if len(answers) == 1:
+            route.abort("connectionreset")  # the service has done it, and the browser does not know
+        else:
+            route.fulfill(response=answers[-1])
+
+    page.route("**/confirm", lose_first_answer)
+    page.get_by_role("button", name="Confirm the order").click()
+    expect(page.get_by_text("Confirm the order: done.")).to_be_visible()
+
+    assert [answer.headers.get("idempotent-replayed") for answer in answers] == [None, "true"]
+    assert read(service, order)["version"] == 2
+
+
+def test_offline_the_page_waits_and_goes_on_when_the_network_is_back(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    choose_action(page, "Confirm")
+    expect(page.get_by_role("table", name="What this will do")).to_contain_text("Orderpendingconfirmed")
+
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Confirm the order").click()
+    expect(page.get_by_text("No answer yet.")).to_be_visible()
+    assert read(service, order)["version"] == 1
+    page.context.set_offline(False)
+
+    expect(page.get_by_text("Confirm the order: done.")).to_be_visible()
+    expect(page.get_by_text("Live · version 2")).to_be_visible()
+    assert read(service, order)["version"] == 2
+
+
+def test_the_keyboard_is_enough(page: Page, service: Server) -> None:
+    order = create_order(service, customer_id="c-keyboard")
+    newer = create_order(service, customer_id="c-keyboard")
+    page.goto(console(service))
+    expect(page.get_by_role("link", name=newer["number"])).to_be_visible()
+
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type("c-keyboard")
+    expect(page.get_by_role("status")).to_have_text("2 orders")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("link", name=order["number"])).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=order["number"])).to_be_visible()
+    page.keyboard.press("a")
+    expect(page.get_by_role("button", name="Confirm")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Confirm")).to_be_focused()
+    expect(page.get_by_role("table", name="What this will do")).to_be_visible()
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Confirm the order")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Confirm the order: done.")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("searchbox")).to_be_visible()
+
+    assert read(service, order)["status"] == "confirmed"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_view_breaks_a_rule_of_accessibility(chromium: Browser, service: Server, width: int, theme: str) -> None:
+    order = create_order(service)
+    act(service, order, "payments", type="capture", amount=500, reference="pi_1")
+    act(service, order, "confirm")
+    act(service, order, "fulfillments", items=[{"line": 1, "quantity": 2}], tracking={"carrier": "DHL", "number": "1"})
+    act(service, order, "returns", items=[{"line": 1, "quantity": 1}], status="expected")
+    act(service, order, "cancel", reason="customer", items=[{"line": 2, "quantity": 1}])
+    with opened(chromium, color_scheme=theme, viewport={"width": width, "height": 800}) as page:
+        page.goto(console(service))
+        expect(page.get_by_role("link", name=order["number"])).to_be_visible()
+        check(page)
+        open_order(page, service, order)
+        check(page)
+        for action in page.get_by_role("group", name="Actions").get_by_role("button").all():
+            action.click()
+            expect(page.locator(".preview .faint, .preview table, .preview .problem").first).to_be_visible()
+            check(page, ".panel")
+        page.get_by_role("button", name="Help").click()
+        check(page, "dialog")
+
+
+def check(page: Page, part: str = "html") -> None:
+    """Fail if axe finds a violation in that part of the page, or if the page is wider than the window."""
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    results = Axe().run(page, part, options={"runOnly": {"type": "tag", "values": WCAG_22_AA}})
+    violations = [
+        f"{violation['id']}: {node['target']} {node['failureSummary']}"
+        for violation in results.response["violations"]
+        for node in violation["nodes"]
+    ]
+    assert violations == []
