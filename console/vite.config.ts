@@ -3,6 +3,7 @@ import { defineConfig } from "vite";
 // The service reads the names of the built files from manifest.json, and serves them below /console/.
 export default defineConfig({
   base: "./",
+  logLevel: "warn",
   build: {
     outDir: "../app/static/console",
     assetsDir: "",

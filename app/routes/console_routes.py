@@ -29,7 +29,10 @@ blueprint = Blueprint("console", __name__, description="The console for support 
 
 @blueprint.operation("GET", "/console", scope=PUBLIC, responses={200: Content((HTML,), PAGE), 304: None}, **CONDITIONAL)
 def read_console() -> Response:
-    """Read the console for support staff."""
+    """Read the console for support staff.
+
+    The page uses the public API, with an API key that its user pastes.
+    """
     response = page_response(render_template("console.html", **_entry()).encode(), HTML)
     response.headers["Content-Security-Policy"] = POLICY
     return response
@@ -44,7 +47,10 @@ def read_console() -> Response:
     **CONDITIONAL,
 )
 def read_console_file(name: str) -> Response:
-    """Read a script, style sheet or font of the console."""
+    """Read a script, style sheet or font of the console.
+
+    Its name contains a hash of its content, so that caches can keep it.
+    """
     content = _files().get(name)
     if content is None:
         raise NotFound("The console has no file with this name.")
