@@ -105,7 +105,7 @@ def test_the_next_request_completes_a_failed_erasure(
         raise OSError("the machine is on fire")
 
     with monkeypatch.context() as patch:
-        patch.setattr(erasure, "render_stored_order", fail)
+        patch.setattr(erasure, "render_order", fail)
         patch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
         assert client.get(location).status_code == 500
 

@@ -17,7 +17,7 @@ from app.models.order_item import Units, line_columns, open_units
 from app.models.payment import AUTHORIZATION, CAPTURE, REFUND, VOID, sum_payments
 from app.services.new_order import NewOrder
 from app.services.order_actions import SCHEDULE
-from app.services.order_document import parse_order, render_stored_order
+from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import OrderHistory, event_row
 
 # A change, called with the order and `at`, after the mean number of hours since the one before.
@@ -68,7 +68,7 @@ class _History:
         """Add the event of the order's current version."""
         order = self.order
         if order.version > 1:
-            self.document = render_stored_order(order)
+            self.document = render_order(vars(order))
         self.events.append(
             event_row(
                 order.id,

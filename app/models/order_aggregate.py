@@ -1,7 +1,7 @@
 """The order as a Python object, its transitions and their guards."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
@@ -117,6 +117,7 @@ class OrderAggregate:
     billing_address: dict[str, str] | None
     note: str | None
     version: int
+    allowed_actions: Sequence[str]
     created_at: datetime
     updated_at: datetime
 
@@ -133,9 +134,10 @@ class OrderAggregate:
             dates.append(self.ship_by)
         return min(dates, default=None)
 
-    @property
-    def allowed_actions(self) -> tuple[str, ...]:
-        """The names of the actions that are allowed next, sorted."""
+    def __post_init__(self) -> None:
+        self._derive_allowed_actions()  # those of a stored document may be of an earlier release
+
+    def _derive_allowed_actions(self) -> None:
         expected = count_units(with_status(self.returns, EXPECTED))
         conditions = {
             ON_HOLD: self.holds,
@@ -145,7 +147,8 @@ class OrderAggregate:
             ACTIVE_FULFILLMENTS: active_fulfillments(self.fulfillments),
             PRICES: self.totals is not None,
         }
-        return allowed_actions(self.status, frozenset([name for name, is_met in conditions.items() if is_met]))
+        met = frozenset([name for name, is_met in conditions.items() if is_met])
+        self.allowed_actions = allowed_actions(self.status, met)
 
     @property
     def has_open_units(self) -> bool:
@@ -187,6 +190,7 @@ class OrderAggregate:
         self.return_status = return_status(fulfilled=fulfilled, returned=returned)
         self.payment_status = payment_status(payments, total=total)
         self.late = self.late and self._may_become_late
+        self._derive_allowed_actions()
 
     def confirm(self, *, at: datetime) -> str:
         """Confirm a pending order."""
@@ -509,6 +513,11 @@ class OrderAggregate:
 
     def _illegal(self, detail: str) -> IllegalAction:
         return IllegalAction(detail, order_status=self.status, allowed_actions=self.allowed_actions)
+
+
+DOCUMENT_MEMBERS = tuple(
+    field.name for field in fields(OrderAggregate) if field.name not in ("principal", "external_ref_hash")
+)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

@@ -27,7 +27,7 @@ from app.models.erasure import DONE, PERSONAL_COLUMNS, RUNNING, scrub
 from app.models.lifecycle import ERASED, OPEN
 from app.models.order_id import is_alias, new_alias, new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
-from app.services.order_document import parse_order, render_stored_order
+from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import event_row, insert_events
 from app.services.webhook_queue import erase_responses
 
@@ -238,7 +238,7 @@ def _erase_order(erasure: Erasure) -> None:
     order.erase(alias=erasure.alias, at=now)
     columns = {name: getattr(order, name) for name in (*PERSONAL_COLUMNS, "principal", "version", "updated_at")}
     db.session.execute(update(ORDERS).where(ORDERS.c.id == order.id).values(columns | {"fingerprint": None}))
-    snapshot = render_stored_order(order)
+    snapshot = render_order(vars(order))
     event = event_row(order.id, order.version, event_type=ERASED, actor=erasure.actor, at=now, snapshot=snapshot)
     insert_events(db.session.connection(), [event])
     erasure.orders += 1

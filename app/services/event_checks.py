@@ -153,7 +153,8 @@ def _render_tables(order: OrderRow, allowed_actions: Sequence[str]) -> str:
     totals = order_totals(
         prices, items, is_cancelled=columns["status"] == "cancelled", paid=sums.captured, refunded=sums.refunded
     )
-    return render_order(columns, items=priced_lines(items, prices), totals=totals, allowed_actions=allowed_actions)
+    derived = {"items": priced_lines(items, prices), "totals": totals, "allowed_actions": allowed_actions}
+    return render_order({**columns, **derived})
 
 
 def _abbreviated(value: Any) -> str:

@@ -96,12 +96,12 @@ def new_order(
         "created_at": now,
         "updated_at": now,
     }
-    document = render_order(
-        columns | NEW_ORDER_STATE,
-        items=priced_lines(items, prices),
-        totals=totals,
-        allowed_actions=NEW_ORDER_ACTIONS[totals is not None],
-    )
+    derived = {
+        "items": priced_lines(items, prices),
+        "totals": totals,
+        "allowed_actions": NEW_ORDER_ACTIONS[totals is not None],
+    }
+    document = render_order(columns | NEW_ORDER_STATE | derived)
     return NewOrder(columns, items, document, request_id=request.request_id, owner=request.principal.owner)
 
 

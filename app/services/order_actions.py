@@ -43,7 +43,7 @@ from app.models.principal import ANY_OWNER, Principal
 from app.schemas.order import UpdatedOrderSchema
 from app.schemas.strict_json import body_errors, load_body
 from app.services.new_order import adjustment_columns, content_columns, item_columns
-from app.services.order_document import StoredOrder, parse_order, render_stored_order, visible_order
+from app.services.order_document import StoredOrder, parse_order, render_order, visible_order
 from app.services.order_inserts import event_row
 from app.services.order_queries import (
     OrderKey,
@@ -367,7 +367,7 @@ def _changed(order: OrderAggregate, *, before: Mapping[str, Any], length: int) -
 
     Raises OrderTooLarge beyond DOCUMENT_MAX, unless the change ends the order or makes it smaller.
     """
-    document = render_stored_order(order)
+    document = render_order(vars(order))
     ends = before["status"] in OPEN and order.status not in OPEN
     if len(document) > max(DOCUMENT_MAX, length) and not ends:
         raise OrderTooLarge(f"The order would have {len(document):,} characters; the maximum is {DOCUMENT_MAX:,}.")

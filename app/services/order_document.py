@@ -3,19 +3,21 @@
 A document is rendered once for each version and stored with its event. Every reader gets the stored text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import orjson
 
 from app.db.types import read_timestamp, rfc3339
-from app.models.order_aggregate import OrderAggregate
+from app.models.order_aggregate import DOCUMENT_MEMBERS, OrderAggregate
 from app.models.order_id import ALIAS_PREFIX
 from app.models.principal import Principal
 
 Values = Mapping[str, Any]
 
+_members = itemgetter(*DOCUMENT_MEMBERS)
 _TIMES = ("created_at", "updated_at", "ship_by", "deliver_by")
 _HEAD_LENGTH = 100  # characters of a document that contain its id, number and customer_id
 
@@ -32,66 +34,19 @@ class StoredOrder:
     partial: bool = False  # a customer's view, from which something is left out
 
 
-def render_order(
-    order: Values,
-    *,
-    items: Sequence[Values],
-    totals: Values | None,
-    allowed_actions: Sequence[str],
-) -> str:
-    """Render the document of an order from its columns, its `priced_lines`, and what was derived from them."""
-    created_at, updated_at, ship_by, deliver_by = (order[name] for name in _TIMES)
-    created = rfc3339(created_at)
-    return orjson.dumps(
-        {
-            "id": order["id"],
-            "number": order["number"],
-            "customer_id": order["customer_id"],
-            "external_ref": order["external_ref"],
-            "channel": order["channel"],
-            "status": order["status"],
-            "fulfillment_status": order["fulfillment_status"],
-            "payment_status": order["payment_status"],
-            "return_status": order["return_status"],
-            "currency": order["currency"],
-            "items": items,
-            "adjustments": order["adjustments"],
-            "totals": totals,
-            "holds": order["holds"],
-            "payments": order["payments"],
-            "fulfillments": order["fulfillments"],
-            "returns": order["returns"],
-            "cancellations": order["cancellations"],
-            "reopening": order["reopening"],
-            "ship_by": ship_by and rfc3339(ship_by),
-            "deliver_by": deliver_by and rfc3339(deliver_by),
-            "late": order["late"],
-            "related_orders": order["related_orders"],
-            "tags": order["tags"],
-            "metadata": order["metadata"],
-            "shipping_address": order["shipping_address"],
-            "billing_address": order["billing_address"],
-            "note": order["note"],
-            "version": order["version"],
-            "allowed_actions": allowed_actions,
-            "created_at": created,
-            "updated_at": created if updated_at is created_at else rfc3339(updated_at),
-        }
-    ).decode()
-
-
-def render_stored_order(order: OrderAggregate) -> str:
-    """Render the document of an order."""
-    return render_order(vars(order), items=order.items, totals=order.totals, allowed_actions=order.allowed_actions)
+def render_order(order: Values) -> str:
+    """Render the document of an order from its members by name; others are left out."""
+    document = dict(zip(DOCUMENT_MEMBERS, _members(order), strict=True))
+    for name in _TIMES:
+        if document[name] is not None:
+            document[name] = rfc3339(document[name])
+    return orjson.dumps(document).decode()
 
 
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> OrderAggregate:
     """The order that a parsed document was rendered from, with the two columns that a change uses beside it."""
-    members = {**document, "principal": principal, "external_ref_hash": external_ref_hash}
-    for name in _TIMES:
-        members[name] = document[name] and read_timestamp(document[name])
-    del members["allowed_actions"]  # they follow from the others
-    return OrderAggregate(**members)
+    times = {name: document[name] and read_timestamp(document[name]) for name in _TIMES}
+    return OrderAggregate(**{**document, **times}, principal=principal, external_ref_hash=external_ref_hash)
 
 
 def is_erased(document: str) -> bool:

@@ -21,7 +21,7 @@ from app.schemas.order_import import ExportedOrderSchema
 from app.schemas.strict_json import body_errors, load_body, parse_json
 from app.services.document_checks import inconsistent_members
 from app.services.new_order import CreateRequest, NewOrder, content_columns, fingerprint, item_columns
-from app.services.order_document import parse_order, render_stored_order
+from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import find_stored_ids, restore_orders
 from app.services.order_service import create_orders
 
@@ -144,7 +144,7 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
         order.derive()
     except InvalidPrices as error:
         raise InvalidRequest("The prices do not add up.", errors=list(body_errors(error.messages))) from None
-    rendered = render_stored_order(order)
+    rendered = render_order(vars(order))
     _require_consistent(orjson.loads(rendered), document)
     columns = order.columns() | {"idempotency_key_hash": None, "fingerprint": fingerprint([content, lines])}
     return NewOrder(columns, line_columns(order.items), rendered)
