@@ -257,6 +257,26 @@ def test_a_document_that_contradicts_itself_or_another_is_a_bad_line(
 
 
 @on_postgresql
+def test_a_document_without_one_of_its_members_is_a_bad_line(
+    client: FlaskClient, imported: Callable[..., Result]
+) -> None:
+    document = client.post("/orders", json=RICHEST).json
+    incomplete = [
+        *({name: document[name] for name in document if name != missing} for missing in document if missing != "id"),
+        *(
+            document | {"items": [{name: line[name] for name in line if name != missing}]}
+            for line in document["items"][:1]
+            for missing in line
+        ),
+    ]
+
+    result = imported(*incomplete)
+
+    assert result.stdout == summary(0, 0, len(incomplete))
+    assert result.stderr.count("This is required.") == len(incomplete)
+
+
+@on_postgresql
 def test_an_order_rejected_by_the_database_is_reported_and_the_others_are_imported(
     app: Flask, imported: Callable[..., Result], documents: bytes
 ) -> None:

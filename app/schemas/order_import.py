@@ -27,6 +27,14 @@ from app.schemas.order_actions import (
 # The members of records are declared in the order of the document.
 
 
+class _CompleteSchema(StrictSchema):
+    """A schema that requires all members: a document has each of them, even if it is null."""
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        super().on_bind_field(field_name, field_obj)
+        field_obj.required = True
+
+
 def _number() -> BoundedInteger:
     return BoundedInteger(1, 2**31 - 1, required=True)
 
@@ -39,7 +47,7 @@ def _free_text(max_length: int = NOTE_MAX) -> Text:
     return Text(max_length, min_length=0, multiline=True, required=True, allow_none=True)
 
 
-class ExportedItemSchema(ItemInSchema):
+class ExportedItemSchema(_CompleteSchema, ItemInSchema):
     """A line with its units; the import computes the prices again."""
 
     line = BoundedInteger(1, ITEMS_MAX, required=True)
@@ -122,7 +130,7 @@ class ExportedReopeningSchema(StrictSchema):
     at = RFC3339DateTime(required=True)
 
 
-class ExportedOrderSchema(UpdatedOrderSchema):
+class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
     """A complete order document. The import recomputes the derived members; they must equal those of the document."""
 
     items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
