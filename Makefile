@@ -8,7 +8,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Two runs of pip at the same time corrupt the environment.
 .NOTPARALLEL:
 
@@ -54,6 +54,12 @@ console-test: console  ## test that the built console in the repository is that 
 
 node-test: $(VENV)/dev.stamp  ## test the receiver of docs/webhooks.md in Node.js (apt-get install nodejs)
 	@$(PY) -m pytest tests/node $(ARGS)
+
+api-lint: $(VENV)/api.stamp  ## check the API description with Redocly and Spectral
+	@$(PY) -m pytest tests/api/test_lint.py $(ARGS)
+
+api-test: $(VENV)/api.stamp  ## check the API description, and the clients and the collection generated from it
+	@$(PY) -m pytest tests/api --numprocesses=2 $(ARGS)
 
 cost-test: $(VENV)/dev.stamp  ## test the number of CPU instructions a request takes (apt-get install valgrind)
 	@$(PY) -m pytest tests/cost $(ARGS)
@@ -112,17 +118,26 @@ bench: export PATH := $(PATH):/usr/sbin
 bench: $(VENV)/bench.stamp  ## benchmark the service and its peers (apt-get install nginx-light wrk; ARGS=--help)
 	@$(VENV)/bench/bin/python -m bench.run $(ARGS)
 
+# Node.js comes in a wheel: the tools need a newer one than Debian has.
+$(VENV)/api.stamp: export PATH := $(CURDIR)/$(VENV)/api/bin:$(PATH)
+$(VENV)/api.stamp: tests/api/requirements.txt tests/api/package-lock.json $(VENV)/dev.stamp
+	@echo "Installing tests/api/requirements.txt and tests/api/package.json …"
+	@$(PY) -m venv --clear $(VENV)/api
+	@$(VENV)/api/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/api/requirements.txt
+	@cd tests/api && npm ci --silent
+	@touch $@
+
 audit:  ## check the locked requirements for known vulnerabilities (needs uv)
 	@uvx pip-audit --disable-pip --require-hashes --requirement requirements.txt
 
 lock:  ## lock requirements*.in in requirements*.txt (ARGS=--upgrade for newer versions; needs uv)
-	@for file in requirements requirements-dev bench/requirements; do \
+	@for file in requirements requirements-dev bench/requirements tests/api/requirements; do \
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(ARGS) --output-file $$file.txt $$file.in || exit; done
 
 clean:  ## remove the environment and all caches, but not the database in instance/
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .import_linter_cache .hypothesis .schemathesis schemathesis-report
-	@rm -rf .coverage .coverage.* htmlcov
+	@rm -rf .coverage .coverage.* htmlcov tests/api/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # venv installs pip last: without it, the environment is incomplete.

@@ -47,7 +47,14 @@ from app.http.openapi_components import (
 from app.http.openapi_examples import payload_example, problem_example, request_example, response_example
 from app.http.problems import MEDIA_TYPE
 from app.http.request_input import JSON
-from app.schemas.documents import BatchOrderSchema, BatchProblemSchema, ErasureSchema, OrderSchema, ProblemSchema
+from app.schemas.documents import (
+    BatchOrderSchema,
+    BatchProblemSchema,
+    ChangedOrderSchema,
+    ErasureSchema,
+    OrderSchema,
+    ProblemSchema,
+)
 from app.schemas.fields import TEXT_PATTERN, Choices, Metadata, MetadataPatch
 from app.schemas.order import BatchEntryInSchema, DryRunQuerySchema
 from app.schemas.order_actions import BulkActionInSchema
@@ -63,6 +70,8 @@ Amounts are integers in minor units of the order's currency. Timestamps are RFC 
 `GET /orders/export` and `GET /events` choose their media type by `Accept`. Every other resource has one media type and
 ignores `Accept` (RFC 9110 §12.4.1).
 """
+
+_SERVER = "The service that this description is read from, be it local, staging or production."
 
 _PATH_VARIABLE = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -96,7 +105,7 @@ def _build(server: str, *, authenticated: bool) -> bytes:
         version="1.0.0",
         openapi_version="3.1.0",
         plugins=[plugin],
-        servers=[{"url": server.rstrip("/") or "/", "description": "This service."}],
+        servers=[{"url": server.rstrip("/") or "/", "description": _SERVER, "x-internal": False}],
         info={"description": _INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
     )
     assert plugin.converter is not None
@@ -169,19 +178,16 @@ def _add_bulk_actions(spec: APISpec) -> None:
 
 
 def _add_batch_results(spec: APISpec) -> None:
-    """Add the union of what an entry of a batch comes to. Its `status` tells which of them it is."""
+    """Add the unions of what the entries of a batch come to. The `status` of a result tells which it is."""
+    spec.components.schema("BatchProblem", schema=BatchProblemSchema)
     failures = sorted({problem.status for problem in problem_types()})
-    results = {"BatchOrder": (BatchOrderSchema, [200, 201]), "BatchProblem": (BatchProblemSchema, failures)}
-    for name, (schema, statuses) in results.items():
-        spec.components.schema(name, schema=schema)
-        spec.components.schemas[name]["properties"]["status"]["enum"] = statuses
-    spec.components.schema(
-        "BatchResult",
-        {
-            "description": "The result of one entry: an order or a problem, by `status`.",
-            "oneOf": [reference("schemas", name) for name in results],
-        },
-    )
+    spec.components.schemas["BatchProblem"]["properties"]["status"]["enum"] = failures
+    successes = {"BatchResult": BatchOrderSchema, "ActionResult": ChangedOrderSchema}
+    for union, success in successes.items():
+        name = success.__name__.removesuffix("Schema")
+        spec.components.schema(name, schema=success)
+        either = [reference("schemas", name), reference("schemas", "BatchProblem")]
+        spec.components.schema(union, {"description": "An order or a problem, by `status`.", "oneOf": either})
 
 
 def _linked(operations: Iterable[Operation]) -> Iterator[tuple[type[Schema], Operation]]:

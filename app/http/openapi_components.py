@@ -124,7 +124,6 @@ RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "Accept": {"description": "The media types that the body may have, except for PATCH.", "schema": _TEXT},
     "Accept-Patch": {"description": "The media types that the body of a PATCH may have.", "schema": _TEXT},
     "Accept-Encoding": {"description": "The content codings that the body may have.", "schema": _TEXT},
-    "Allow": {"description": "The methods that the resource supports.", "schema": _TEXT},
     "Retry-After": {
         "description": "Seconds to wait before the next attempt.",
         "schema": {"type": "integer", "format": "int32", "minimum": 0, "maximum": 2**31 - 1},

@@ -12,7 +12,7 @@ from app.http.blueprint import Blueprint
 from app.http.request_input import MERGE_PATCH, change_request, is_dry_run
 from app.http.responses import batch_response, order_response
 from app.models.fulfillment import RECEIVED, REJECTED
-from app.schemas.documents import BatchResultsSchema, OrderSchema
+from app.schemas.documents import ActionResultsSchema, OrderSchema
 from app.schemas.order import OrderPatchSchema
 from app.schemas.order_actions import (
     BulkActionsInSchema,
@@ -321,7 +321,7 @@ def reject_return(body: dict[str, Any], order_id: str, number: int) -> Response:
     scope="orders:write",
     body=BulkActionsInSchema(),
     dry_run=True,
-    responses={200: BatchResultsSchema()},
+    responses={200: ActionResultsSchema()},
 )
 def act_on_orders(body: dict[str, Any]) -> Response:
     """Execute up to 1,000 actions on orders.

@@ -311,17 +311,25 @@ class ProblemSchema(ResponseSchema):
 
 
 class BatchOrderSchema(ResponseSchema):
-    """The result of an entry that has succeeded."""
+    """The result of an order that was created."""
 
-    status = fields.Integer(required=True, metadata={"description": "201 for a new order, 200 for an action."})
+    status = fields.Integer(required=True, validate=validate.Equal(201))
     replayed = fields.Boolean(
         metadata={"description": "`true` if the order had already been created with the same key."}
     )
     order = fields.Nested(OrderSchema, required=True)
 
 
+class ChangedOrderSchema(ResponseSchema):
+    """The result of an action that succeeded."""
+
+    status = fields.Integer(required=True, validate=validate.Equal(200))
+    replayed = fields.Boolean(metadata={"description": "`true` if the action had already been done with the same key."})
+    order = fields.Nested(OrderSchema, required=True)
+
+
 class BatchProblemSchema(ResponseSchema):
-    """The result of an entry that has failed."""
+    """The result of an entry that failed."""
 
     status = fields.Integer(required=True, metadata={"description": "The status of the problem."})
     problem = fields.Nested(ProblemSchema, required=True)
@@ -331,6 +339,12 @@ class BatchResultsSchema(ResponseSchema):
     """One result per entry, in the order of the entries."""
 
     results = fields.List(fields.Raw(metadata={"component": "BatchResult"}), required=True)
+
+
+class ActionResultsSchema(ResponseSchema):
+    """One result per action, in the order of the actions."""
+
+    results = fields.List(fields.Raw(metadata={"component": "ActionResult"}), required=True)
 
 
 class PatchOperationSchema(ResponseSchema):
