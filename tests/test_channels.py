@@ -100,18 +100,18 @@ def listed(send: Send, query: str) -> list[str]:
 
 
 @pytest.mark.parametrize("status", [None, "pending", "confirmed", "cancelled"])
-@pytest.mark.parametrize("channel", ["web", "app", "phone", "WEB", "none", "%"])
 def test_lists_and_exports_filter_by_channel_alone_and_with_the_status(
-    client: FlaskClient, orders: list[dict[str, str]], channel: str, status: str | None
+    client: FlaskClient, orders: list[dict[str, str]], status: str | None
 ) -> None:
-    matching = [one["id"] for one in orders if one["channel"] == channel and status in (None, one["status"])]
-    query = urlencode({"channel": channel} | ({"status": status} if status else {}))
+    for channel in ("web", "app", "phone", "WEB", "none", "%"):
+        matching = [one["id"] for one in orders if one["channel"] == channel and status in (None, one["status"])]
+        query = urlencode({"channel": channel} | ({"status": status} if status else {}))
 
-    exported = client.get(f"/orders/export?{query}").text.splitlines()
+        exported = client.get(f"/orders/export?{query}").text.splitlines()
 
-    assert listed(sender(client), f"{query}&limit=2") == matching[::-1]
-    assert listed(sender(client), f"{query}&limit=2&sort=created_at") == matching
-    assert [json.loads(document)["id"] for document in exported] == matching[::-1]
+        assert listed(sender(client), f"{query}&limit=2") == matching[::-1]
+        assert listed(sender(client), f"{query}&limit=2&sort=created_at") == matching
+        assert [json.loads(document)["id"] for document in exported] == matching[::-1]
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,16 @@ QUERIES = [
 def test_a_bound_key_lists_and_exports_the_orders_of_its_channels_only(
     shop: Shop, of_channels: dict[str | None, str], query: str, path: str
 ) -> None:
+    queries = {query: None}
+    if "{" in query:
+        documents = [shop.all("GET", f"/orders/{order_id}").json for order_id in of_channels.values()]
+        queries = {
+            query.format(number=order["number"], channel=quote(order["channel"] or "none")): order["channel"]
+            for order in documents
+        }
     for send, own in ((shop.web, {"web"}), (shop.two, {"web", "app"})):
-        for channel, order_id in of_channels.items():
-            number = shop.all("GET", f"/orders/{order_id}").json["number"]
-            given = query.format(number=number, channel=quote(channel or "none"))
-            found = send("GET", f"{path}{'&' if '?' in path else '?'}{given}")
+        for parameters, channel in queries.items():
+            found = send("GET", f"{path}{'&' if '?' in path else '?'}{parameters}")
 
             assert found.status_code == 200, found.text
             seen = {name for name, order in of_channels.items() if order in found.text}

@@ -12,7 +12,7 @@ from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_ur
 from app.services.webhook_sender import WebhookSender, resolve_host
 from tests.support.marks import on_sqlite
 from tests.support.samples import slug
-from tests.support.webhooks import PUBLIC_ADDRESS, resolve_to, webhook_rules
+from tests.support.webhooks import PUBLIC_ADDRESS, resolve_to, webhook_rules, webhook_sender
 
 # Addresses that lead into the machine, its networks, or nowhere; each in the notations that a URL can give it.
 IPV4 = """
@@ -87,7 +87,7 @@ def test_the_table_has_many_different_urls() -> None:
 
 @pytest.fixture(scope="module")
 def sender() -> Iterator[WebhookSender]:
-    sender = WebhookSender(allow_private=False, resolve=never_resolve)
+    sender = webhook_sender(allow_private=False, resolve=never_resolve)
     yield sender
     sender.close()
 
@@ -114,7 +114,7 @@ def test_a_hostile_url_is_refused_when_a_webhook_is_sent(sender: WebhookSender, 
 @pytest.mark.parametrize("others", [[], [PUBLIC_ADDRESS], ["2606:4700:4700::1111"]])
 def test_a_name_with_one_address_that_is_not_public_is_refused(address: str, others: list[str]) -> None:
     for addresses in ([address, *others], [*others, address]):
-        sender = WebhookSender(allow_private=False, resolve=resolve_to(*addresses))
+        sender = webhook_sender(allow_private=False, resolve=resolve_to(*addresses))
 
         attempt = sender.send("https://hooks.shop.com/", b"{}", {})
 
@@ -183,7 +183,7 @@ def test_a_name_that_becomes_private_after_its_webhook_was_created_is_refused(ap
 
     with webhook_rules(app, allow_private=False, resolve=flip):
         created = client.post("/webhooks", json={"url": "https://hooks.shop.com/"})
-    sender = WebhookSender(allow_private=False, resolve=flip)
+    sender = webhook_sender(allow_private=False, resolve=flip)
     attempts = [sender.send("https://hooks.shop.com/", b"{}", {}) for _ in range(3)]
 
     assert created.status_code == 201

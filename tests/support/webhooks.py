@@ -10,13 +10,14 @@ from flask.testing import FlaskClient
 from app.services.sequencer import sequence_events
 from app.services.webhook_delivery import WebhookDeliverer
 from app.services.webhook_queue import fan_out
-from app.services.webhook_sender import WebhookSender
+from app.services.webhook_sender import Resolver, WebhookSender, resolve_in_greenlet, tls_context
 from app.services.webhook_service import WebhookRules
 from app.services.webhook_signature import SecretStore
 
 SECRETS = SecretStore("a secret key of the installation, for tests")
 URL = "https://hooks.shop.com/orders"
 PUBLIC_ADDRESS = "93.184.215.14"
+TLS_CONTEXT = tls_context()  # shared: reading the certificate authorities takes longer than most tests
 
 
 def resolve_to(*addresses: str) -> Any:
@@ -56,9 +57,13 @@ def queue_events() -> None:
         pass
 
 
+def webhook_sender(*, allow_private: bool = True, resolve: Resolver = resolve_in_greenlet) -> WebhookSender:
+    return WebhookSender(allow_private=allow_private, resolve=resolve, context=TLS_CONTEXT)
+
+
 def deliverer(app: Flask) -> WebhookDeliverer:
     """The part of a worker that sends webhooks."""
-    return WebhookDeliverer(WebhookSender(allow_private=True), app.extensions["webhook_rules"].secrets)
+    return WebhookDeliverer(webhook_sender(), app.extensions["webhook_rules"].secrets)
 
 
 def deliver(app: Flask) -> None:
