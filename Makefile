@@ -9,6 +9,8 @@ FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+# Tests start many processes; without bytecode, each of them compiles the application again.
+unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
 .NOTPARALLEL:
 
@@ -24,7 +26,7 @@ run: $(VENV)/run.stamp  ## migrate the database and start web server and worker 
 	$(PY) -m flask --app wsgi db upgrade && exec $(PY) supervisor.py
 
 # Two processes, each with databases of its own; selected tests and those on a given server run in one.
-test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=2 --dist=loadfile)
+test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=2 --dist=worksteal)
 test: $(VENV)/dev.stamp  ## run the tests on SQLite and PostgreSQL (ARGS="-k name" selects tests)
 	@$(PY) -m pytest $(PROCESSES) $(ARGS)
 

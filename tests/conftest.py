@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from hypothesis import HealthCheck, settings
 
 from tests.support.applications import Applications
+from tests.support.databases import memory_directory
 from tests.support.postgres import private_postgres
 from tests.support.tables import delete_all_rows
 
@@ -47,8 +49,10 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/orders.db"
+def sqlite_url() -> Iterator[str]:
+    """A file in memory where there is space: on a disk, each change waits for the disk."""
+    with tempfile.TemporaryDirectory(prefix="sqlite-", dir=memory_directory()) as directory:
+        yield f"sqlite:///{directory}/orders.db"
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +74,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def applications() -> Iterator[Applications]:
-    """Each application is created once, also where tests alternate between the databases (`--dist=loadfile`)."""
+    """Each application is created once, also where tests alternate between the databases."""
     with Applications() as applications:
         yield applications
 

@@ -1,5 +1,7 @@
 """Databases of a test's own, and servers whose database fails or is replaced while they run."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +31,12 @@ def flask(url: str, *command: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def memory_directory() -> str | None:
+    """The directory of the file system in memory, if it has space for the databases of the tests."""
+    directory = "/dev/shm"
+    return directory if os.path.isdir(directory) and shutil.disk_usage(directory).free > 2**30 else None
 
 
 def new_database(server_url: str, name: str, options: str = "") -> str:

@@ -1,5 +1,8 @@
 """The tables of the database under test."""
 
+import sqlite3
+
+import psycopg
 from flask import Flask
 from sqlalchemy import func, select
 
@@ -7,16 +10,28 @@ from app.db.engine import db
 from app.models import FEED
 from app.models.event import FeedHead
 
+EMPTIED = [table.name for table in reversed(db.metadata.sorted_tables) if table is not FeedHead.__table__]
+DELETE_ALL_ROWS = ";\n".join(
+    [
+        *(f"DELETE FROM {name}" for name in EMPTIED),
+        "UPDATE feed_head SET seq = 0, pruned_seq = 0 WHERE seq <> 0 OR pruned_seq <> 0",
+    ]
+)
+
 
 def delete_all_rows(app: Flask) -> None:
-    """Make the database as the migrations leave it: empty, with a feed that begins at 1."""
-    emptied = [table.name for table in reversed(db.metadata.sorted_tables) if table is not FeedHead.__table__]
-    # A statement that changes no row leaves SQLite without a reason to wait for the disk.
-    reset = "UPDATE feed_head SET seq = 0, pruned_seq = 0 WHERE seq <> 0 OR pruned_seq <> 0"
-    statements = [*(f"DELETE FROM {name}" for name in emptied), reset]
-    with app.app_context(), db.engine.begin() as connection:
-        for statement in statements:  # as text, which takes a third of the CPU time; almost every test waits for it
-            connection.exec_driver_sql(statement)
+    """Make the database as the migrations leave it: empty, with a feed that begins at 1.
+
+    It sends one script to the driver, which takes a tenth of the time of single statements: almost every test waits.
+    """
+    with app.app_context(), db.engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        if isinstance(driver, sqlite3.Connection):
+            driver.executescript(f"BEGIN IMMEDIATE;\n{DELETE_ALL_ROWS};\nCOMMIT")
+        else:
+            assert isinstance(driver, psycopg.Connection)
+            driver.execute(DELETE_ALL_ROWS, prepare=False)
+            driver.commit()
 
 
 def events_in_feed(app: Flask) -> int:
