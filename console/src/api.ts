@@ -2,6 +2,7 @@
 
 const PREFIX = location.pathname.replace(/\/console\/?$/, "");
 const KEY = "api-key";
+export const UNAUTHENTICATED = "unauthenticated"; // an event of the window: the key is missing, or no longer valid
 const RETRY_DELAYS = [500, 1_500, 4_000]; // milliseconds, between attempts of a read
 
 export interface RequestError {
@@ -158,6 +159,7 @@ async function readText(response: Response, signal?: AbortSignal): Promise<strin
 }
 
 function problemOf(response: Response, text: string): Problem {
+  if (response.status === 401) dispatchEvent(new Event(UNAUTHENTICATED));
   let document: Record<string, unknown> = {};
   try {
     document = JSON.parse(text) as Record<string, unknown>;

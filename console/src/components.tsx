@@ -14,7 +14,7 @@ const TONES: Record<string, string> = {
   late: "alarm", held: "alarm",
   shipped: "go", in_transit: "go", out_for_delivery: "go", ready_for_pickup: "go", failed_attempt: "alarm",
   returned_to_sender: "stop", expected: "wait", received: "done", rejected: "stop",
-  enabled: "done", disabled: "stop", failing: "alarm", delivered_ok: "done", failed: "alarm", dead: "alarm",
+  enabled: "done", disabled: "stop", failing: "alarm", succeeded: "done", failed: "alarm",
 };
 
 export function Status({ code, label }: { code: string; label?: string }): JSX.Element {

@@ -2,16 +2,18 @@
 
 import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { isAborted, pause, query } from "./api";
+import { query } from "./api";
 import { ProblemBox, Status, Time, orderLink } from "./components";
-import { type Facets, type Filters, type Found, findOrders } from "./find";
+import { type Counted, type Filters, countOrders, findOrders } from "./find";
 import { shortcut } from "./keyboard";
 import { money } from "./money";
+import { usePolled } from "./polled";
 import type { Order } from "./types";
 import { capitalize, plural, words } from "./words";
 
 const TYPING_PAUSE = 150; // milliseconds
 const REFRESH = 10_000; // milliseconds
+const RECOUNT = 30_000; // milliseconds
 
 const GROUPS: [name: string, title: string, values: string[]][] = [
   ["status", "Order", ["pending", "confirmed", "completed", "cancelled"]],
@@ -20,39 +22,26 @@ const GROUPS: [name: string, title: string, values: string[]][] = [
   ["return_status", "Returns", ["partial", "returned"]],
 ];
 
+const NO_MORE = "none"; // in place of the cursor of the next page
+
+interface Further {
+  key: string; // the filters whose further pages these are
+  orders: Order[];
+  next: string;
+}
+
 export function Finder({ filters }: { filters: Filters }): JSX.Element {
-  const [found, setFound] = useState<Found | null>(null);
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
+  const key = JSON.stringify(filters);
+  const { data, error, reload } = usePolled(key, REFRESH, (signal) => findOrders(filters, "", signal));
+  const counted = usePolled(`count ${key}`, RECOUNT, (signal) => countOrders(filters, signal)).data;
+  const [further, setFurther] = useState<Further>({ key, orders: [], next: "" });
+  const [moreError, setMoreError] = useState<unknown>(null);
   const [text, setText] = useState(filters.q ?? "");
   const input = useRef<HTMLInputElement>(null);
-  const asked = JSON.stringify(filters);
-
   useEffect(() => {
     document.title = "Orders · Order Service";
   }, []);
   useEffect(() => setText(filters.q ?? ""), [filters.q]);
-  useEffect(() => {
-    const controller = new AbortController();
-    setBusy(true);
-    const keepCurrent = async () => {
-      for (;;) {
-        const page = await findOrders(filters, "", controller.signal);
-        setFound((known) => (known && known.orders.length > page.orders.length ? withFirst(known, page) : page));
-        setError(null);
-        setBusy(false);
-        do await pause(REFRESH, controller.signal);
-        while (document.hidden);
-      }
-    };
-    setFound(null);
-    keepCurrent().catch((reason: unknown) => {
-      if (isAborted(reason)) return;
-      setError(reason);
-      setBusy(false);
-    });
-    return () => controller.abort();
-  }, [asked]);
   useEffect(() => {
     if (text === (filters.q ?? "")) return undefined;
     const timer = setTimeout(() => go({ ...filters, q: text }), TYPING_PAUSE);
@@ -77,13 +66,17 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
     [text],
   );
 
+  const pages = further.key === key ? further : { key, orders: [], next: "" };
+  const next = pages.next || data?.next_cursor;
+  const first = new Set(data?.orders.map((order) => order.id));
+  const orders = [...(data?.orders ?? []), ...pages.orders.filter((order) => !first.has(order.id))];
+
   async function more(): Promise<void> {
-    if (!found?.next_cursor) return;
-    const page = await findOrders(filters, found.next_cursor, new AbortController().signal);
-    setFound({ ...found, orders: [...found.orders, ...page.orders], next_cursor: page.next_cursor });
+    if (!next) return;
+    const page = await findOrders(filters, next);
+    setFurther({ key, orders: [...pages.orders, ...page.orders], next: page.next_cursor ?? NO_MORE });
   }
 
-  const orders = found?.orders ?? [];
   return (
     <div class="finder">
       <h1 class="visually-hidden">Orders</h1>
@@ -104,7 +97,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
           id="search"
           ref={input}
           type="search"
-          placeholder="Number, customer, name, reference …"
+          placeholder="Number, customer, name, e-mail, reference, item …"
           autocomplete="off"
           spellcheck={false}
           value={text}
@@ -112,13 +105,14 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
         />
         <kbd aria-hidden="true">/</kbd>
       </form>
-      <FilterList filters={filters} facets={found?.facets} />
-      <section class="results" aria-label="Orders found" aria-busy={busy}>
+      <FilterList filters={filters} counted={counted} />
+      <section class="results" aria-label="Orders found" aria-busy={!data && !error}>
         <p class="result-count" role="status">
-          {found ? countText(found) : busy ? "Searching …" : ""}
+          {data ? countText(orders.length, counted, Boolean(next) && next !== NO_MORE) : error ? "" : "Searching …"}
+          {data && data.behind > 0 && ` · the newest ${plural(data.behind, "change")} may be missing`}
         </p>
-        {error !== null && <ProblemBox error={error} retry={() => go({ ...filters })} />}
-        {found && !orders.length && (
+        {(error ?? moreError) !== null && <ProblemBox error={error ?? moreError} retry={reload} />}
+        {data && !orders.length && (
           <p class="empty">
             No order matches. Search for a part of the number, the customer’s id or name, or the reference
             {Object.keys(filters).length > 1 && (
@@ -130,8 +124,8 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
           </p>
         )}
         {orders.length > 0 && <Table orders={orders} />}
-        {found?.next_cursor && (
-          <button type="button" class="more" onClick={() => void more().catch(setError)}>
+        {next && next !== NO_MORE && (
+          <button type="button" class="more" onClick={() => void more().catch(setMoreError)}>
             Show more
           </button>
         )}
@@ -140,18 +134,9 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
   );
 }
 
-/** The first page anew, and the further pages that were opened already. */
-function withFirst(known: Found, page: Found): Found {
-  const first = new Set(page.orders.map((order) => order.id));
-  return { ...known, ...page, orders: [...page.orders, ...known.orders.filter((order) => !first.has(order.id))], next_cursor: known.next_cursor };
-}
-
-function countText(found: Found): string {
-  const statuses = found.facets?.status;
-  if (statuses) {
-    return plural(Object.values(statuses).reduce((sum, count) => sum + count, 0), "order");
-  }
-  return found.next_cursor ? `The first ${found.orders.length} orders` : plural(found.orders.length, "order");
+function countText(shown: number, counted: Counted | null, more: boolean): string {
+  if (counted) return counted.complete ? plural(counted.total, "order") : `More than ${plural(counted.total, "order")}`;
+  return more ? `The first ${shown} orders` : plural(shown, "order");
 }
 
 function Table({ orders }: { orders: Order[] }): JSX.Element {
@@ -199,8 +184,9 @@ function Table({ orders }: { orders: Order[] }): JSX.Element {
   );
 }
 
-function FilterList({ filters, facets }: { filters: Filters; facets: Facets | undefined }): JSX.Element {
-  const channels = Object.keys(facets?.channel ?? {});
+function FilterList({ filters, counted }: { filters: Filters; counted: Counted | null }): JSX.Element {
+  const counts = counted?.counts;
+  const channels = Object.keys(counts?.channel ?? {}).filter((name) => name !== "null").sort();
   const groups = channels.length ? [...GROUPS, ["channel", "Channel", channels] as (typeof GROUPS)[number]] : GROUPS;
   const chosen = Object.keys(filters).filter((name) => name !== "q" && name !== "sort").length;
   return (
@@ -208,7 +194,7 @@ function FilterList({ filters, facets }: { filters: Filters; facets: Facets | un
       <summary>
         Filters {chosen > 0 && <span class="badge">{chosen}</span>}
       </summary>
-      {facets && (
+      {counts && (
         <fieldset>
           <legend>Attention</legend>
           {(["late", "held"] as const).map((name) => (
@@ -216,7 +202,7 @@ function FilterList({ filters, facets }: { filters: Filters; facets: Facets | un
               key={name}
               label={name === "late" ? "Late" : "On hold"}
               checked={filters[name] === "true"}
-              count={facets[name]?.true ?? 0}
+              count={counts[name]?.true ?? 0}
               toggle={(on) => go({ ...filters, [name]: on ? "true" : "" })}
             />
           ))}
@@ -232,7 +218,7 @@ function FilterList({ filters, facets }: { filters: Filters; facets: Facets | un
                 key={value}
                 label={name === "channel" ? value : capitalize(words(value))}
                 checked={selected.has(value)}
-                count={facets && (facets[name]?.[value] ?? 0)}
+                count={counts && (counts[name]?.[value] ?? 0)}
                 toggle={(on) => {
                   if (on) selected.add(value);
                   else selected.delete(value);

@@ -2,16 +2,19 @@
 
 import { type JSX, render } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { Problem, apiKey, get, setApiKey } from "./api";
+import { Problem, UNAUTHENTICATED, apiKey, get, setApiKey } from "./api";
 import { Dialog, ProblemBox } from "./components";
 import { Finder } from "./finder";
 import icon from "./icon.svg";
 import { enableShortcuts, shortcut, shortcutsEnabled } from "./keyboard";
 import { OrderPage } from "./order_page";
+import { Overview } from "./overview";
+import { Webhooks } from "./webhooks";
 import "./style.css";
 
 const VIEWS: [path: string, title: string][] = [
   ["/orders", "Orders"],
+  ["/webhooks", "Webhooks"],
 ];
 const SHORTCUTS: [keys: string[], meaning: string][] = [
   [["/"], "Search"],
@@ -34,14 +37,19 @@ function currentRoute(): Route {
 
 function App(): JSX.Element {
   const [route, setRoute] = useState(currentRoute);
-  const [access, setAccess] = useState<"unknown" | "granted" | "needed">("unknown");
+  const [access, setAccess] = useState<"unknown" | "granted" | "needed" | "refused">("unknown");
   const [error, setError] = useState<unknown>(null);
   const [help, setHelp] = useState(false);
 
   useEffect(() => {
     const changed = () => setRoute(currentRoute());
+    const refused = () => setAccess(apiKey() ? "refused" : "needed");
     addEventListener("hashchange", changed);
-    return () => removeEventListener("hashchange", changed);
+    addEventListener(UNAUTHENTICATED, refused);
+    return () => {
+      removeEventListener("hashchange", changed);
+      removeEventListener(UNAUTHENTICATED, refused);
+    };
   }, []);
   useEffect(() => void check(), []);
   useEffect(() => shortcut((key) => key === "?" && (setHelp(true), true)), []);
@@ -52,8 +60,8 @@ function App(): JSX.Element {
       await get("/orders?limit=1");
       setAccess("granted");
     } catch (reason) {
-      if (reason instanceof Problem && reason.status === 401) setAccess("needed");
-      else if (reason instanceof Problem && reason.status === 403) setAccess("granted"); // the views show what is missing
+      if (reason instanceof Problem && reason.status === 401) return;
+      if (reason instanceof Problem && reason.status === 403) setAccess("granted"); // the views show what is missing
       else setError(reason);
     }
   }
@@ -99,7 +107,7 @@ function App(): JSX.Element {
       </header>
       <main id="main" tabIndex={-1}>
         {error !== null && <ProblemBox error={error} retry={() => void check()} />}
-        {access === "needed" && <KeyForm check={check} />}
+        {(access === "needed" || access === "refused") && <KeyForm refused={access === "refused"} check={check} />}
         {access === "granted" && <View route={route} />}
       </main>
       {help && <Help close={() => setHelp(false)} />}
@@ -115,12 +123,13 @@ function skip(event: Event): void {
 function View({ route }: { route: Route }): JSX.Element {
   const [, id] = /^\/orders\/([^/]+)$/.exec(route.path) ?? [];
   if (id) return <OrderPage key={id} id={id} />;
+  if (route.path.startsWith("/webhooks")) return <Webhooks id={route.path.split("/")[2] ?? ""} />;
+  if (route.path === "/overview") return <Overview />;
   return <Finder filters={route.parameters} />;
 }
 
-function KeyForm({ check }: { check: () => Promise<void> }): JSX.Element {
+function KeyForm({ refused, check }: { refused: boolean; check: () => Promise<void> }): JSX.Element {
   const [key, setKey] = useState("");
-  const refused = apiKey() !== "";
   return (
     <form
       class="key-form card"

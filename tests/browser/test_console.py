@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from flask import Flask
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.applications import Applications
-from tests.support.servers import Server, running_supervisor
+from tests.support.credentials import api_key
+from tests.support.receivers import receiver
+from tests.support.servers import GUNICORN, Server, free_port, running, running_supervisor, wait_until
 
 THREE_LINES: dict[str, Any] = {
     "customer_id": "c-77",
@@ -29,11 +32,19 @@ WCAG_22_AA = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-prac
 
 
 @pytest.fixture(scope="module")
-def service(applications: Applications, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def console_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('console')}/orders.db"
+
+
+@pytest.fixture(scope="module")
+def console_app(applications: Applications, console_url: str) -> Flask:
+    return applications.migrated(console_url)
+
+
+@pytest.fixture(scope="module")
+def service(console_app: Flask, console_url: str) -> Iterator[Server]:
     """The web server and the worker, for all tests: each has orders of its own."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('console')}/orders.db"
-    applications.migrated(url)
-    with running_supervisor(DATABASE_URL=url, WEBHOOKS_ALLOW_PRIVATE="1") as server:
+    with running_supervisor(DATABASE_URL=console_url, WEBHOOKS_ALLOW_PRIVATE="1") as server:
         yield server
 
 
@@ -91,6 +102,20 @@ def open_order(page: Page, service: Server, order: dict[str, Any]) -> None:
 def choose_action(page: Page, name: str) -> None:
     page.get_by_role("group", name="Actions").get_by_role("button", name=name, exact=True).click()
     expect(page.get_by_role("heading", name=name, exact=True)).to_be_focused()
+
+
+def send(page: Page, label: str) -> None:
+    page.get_by_role("button", name=label, exact=True).click()
+    expect(page.get_by_text(f"{label}: done.")).to_be_visible()
+
+
+def take(page: Page, action: str, label: str, **fields: str) -> None:
+    """Take an action with its fields filled in, after its preview."""
+    choose_action(page, action)
+    for name, value in fields.items():
+        page.locator(f"[name={name}]").fill(value)
+    expect(page.get_by_role("table", name="What this will do")).to_be_visible()
+    send(page, label)
 
 
 def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: Page, service: Server) -> None:
@@ -228,6 +253,96 @@ def test_the_keyboard_is_enough(page: Page, service: Server) -> None:
     expect(page.get_by_role("searchbox")).to_be_visible()
 
     assert read(service, order)["status"] == "confirmed"
+
+
+def test_an_order_lives_its_life_through_the_forms(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+
+    take(page, "Hold", "Put on hold", reason="Address is incomplete")
+    take(page, "Release", "Release support")
+    take(page, "Confirm", "Confirm the order")
+    take(page, "Payment", "Record capture of 62.15 EUR", reference="pi_3Nd81b", method="card")
+    take(page, "Fulfill", "Fulfill 6 units", carrier="DHL", tracking_number="003404")
+    take(page, "Delivery", "Record “delivered”")
+    choose_action(page, "Return")
+    page.get_by_label("One more of Bowl").click()
+    page.get_by_label("They").select_option("expected")
+    send(page, "Return 1 unit")
+    take(page, "Receive return", "Receive return 1")
+    take(page, "Edit", "Save the changes", note="Ring twice", tags="gift, vip")
+    take(page, "Reopen", "Reopen the order", reason="Wrong parcel")
+    take(page, "Complete", "Complete the order")
+
+    ended = read(service, order)
+    statuses = [ended[name] for name in ("status", "fulfillment_status", "payment_status", "return_status")]
+    assert statuses == ["completed", "delivered", "paid", "partial"]
+    assert (ended["note"], ended["tags"], ended["version"]) == ("Ring twice", ["gift", "vip"], 12)
+    assert ended["fulfillments"][0]["tracking"] == {"carrier": "DHL", "number": "003404"}
+    life = page.get_by_role("list", name="Life of the order")
+    expect(life.get_by_role("listitem").filter(has_not_text="not yet")).to_have_count(7)
+
+
+def test_a_preview_that_is_refused_says_why_and_cannot_be_sent(page: Page, service: Server) -> None:
+    order = create_order(service, currency="JPY")
+    open_order(page, service, order)
+
+    choose_action(page, "Payment")
+    page.get_by_label("Type").select_option("refund")
+    page.get_by_label("Reference").fill("re_1")
+    expect(page.get_by_role("alert")).to_contain_text("The amount is too large")
+    expect(page.get_by_role("button", name="Record refund of 6215 JPY")).to_have_attribute("aria-disabled", "true")
+    page.get_by_label("Amount").fill("62.15")
+
+    expect(page.get_by_text("Enter an amount in JPY.")).to_be_visible()
+    assert read(service, order)["version"] == 1
+
+
+def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(page: Page, console_app: Flask, console_url: str) -> None:
+    key = api_key(console_app, "orders:read", name="support")
+    port = free_port()
+    with running(*GUNICORN, port=port, DATABASE_URL=console_url, WEB_CONCURRENCY="1", AUTH="required") as server:
+        page.goto(console(server))
+        page.get_by_label("Key").fill("osk_wrong")
+        page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_role("alert")).to_contain_text("The key was not accepted.")
+        check(page)
+        page.get_by_label("Key").fill(key)
+        page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_role("searchbox")).to_be_visible()
+
+        page.reload()
+        expect(page.get_by_role("searchbox")).to_be_visible()
+        assert page.evaluate("[Object.values(sessionStorage), localStorage.length, document.cookie]") == [[key], 0, ""]
+        page.get_by_role("link", name="Webhooks").click()
+        expect(page.get_by_role("alert")).to_contain_text("webhooks:manage")
+        page.get_by_role("button", name="Forget key").click()
+        expect(page.get_by_label("Key")).to_be_visible()
+        assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_deliveries_of_a_webhook_are_shown_and_sent_again(page: Page, service: Server) -> None:
+    with receiver() as hook:
+        webhook = service.request("POST", "/webhooks", {"url": hook.url, "description": "Warehouse"}).json
+        create_order(service)
+        wait_until(lambda: len(hook.requests) == 1)
+
+        page.goto(console(service, f"#/webhooks/{webhook['id']}"))
+        delivery = page.get_by_role("listitem").filter(has_text="succeeded")
+        expect(delivery).to_contain_text("Created")
+        check(page)
+        delivery.get_by_text("1 attempt").click()
+        expect(delivery).to_contain_text("200 in ")
+        delivery.get_by_role("button", name="Send again").click()
+        expect(page.get_by_text("1 delivery queued.")).to_be_visible()
+        wait_until(lambda: len(hook.requests) == 2)
+        assert hook.event_ids[0] == hook.event_ids[1]
+        page.get_by_role("button", name="Send a test").click()
+        wait_until(lambda: len(hook.requests) == 3)
+        assert hook.requests[2].json["type"] == "webhook.test"
+        page.get_by_role("button", name="Switch off").click()
+        expect(page.get_by_role("navigation", name="Endpoints")).to_contain_text("disabled")
+    service.request("DELETE", f"/webhooks/{webhook['id']}")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

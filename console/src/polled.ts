@@ -1,0 +1,38 @@
+// Something that is read again and again while the page is visible.
+
+import { useCallback, useEffect, useState } from "preact/hooks";
+import { isAborted, pause } from "./api";
+
+export interface Polled<T> {
+  data: T | null;
+  error: unknown;
+  reload: () => void;
+}
+
+/** `key` identifies what is read: data of another key is dropped. `interval` is in milliseconds. */
+export function usePolled<T>(key: string, interval: number, load: (signal: AbortSignal) => Promise<T>): Polled<T> {
+  const [state, setState] = useState<{ key: string; data: T | null; error: unknown }>({ key, data: null, error: null });
+  const [round, setRound] = useState(0);
+  useEffect(() => {
+    const controller = new AbortController();
+    const poll = async () => {
+      for (;;) {
+        try {
+          const data = await load(controller.signal);
+          if (controller.signal.aborted) return;
+          setState({ key, data, error: null });
+        } catch (error) {
+          if (isAborted(error)) return;
+          setState((known) => ({ key, data: known.key === key ? known.data : null, error }));
+        }
+        do await pause(interval, controller.signal);
+        while (document.hidden);
+      }
+    };
+    poll().catch(() => undefined); // aborted while it waited
+    return () => controller.abort();
+  }, [key, round]);
+  const reload = useCallback(() => setRound((count) => count + 1), []);
+  const current = state.key === key;
+  return { data: current ? state.data : null, error: current ? state.error : null, reload };
+}
