@@ -5,10 +5,12 @@ VENV := .venv
 # Run modules, not scripts: the interpreter's path in a script is wrong after the directory has been moved.
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
+CLIENT := clients/typescript
+DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off"}).test_client().get("/openapi.json").text)'
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -62,6 +64,15 @@ api-lint: $(VENV)/api.stamp  ## check the API description with Redocly and Spect
 
 api-test: $(VENV)/api.stamp  ## check the API description, and the clients and the collection generated from it
 	@$(PY) -m pytest tests/api --numprocesses=2 $(ARGS)
+
+client-test: export CUTS ?= 2000
+client-test: $(VENV)/dev.stamp $(CLIENT)/node_modules/.package-lock.json  ## test the clients against the service (apt-get install nodejs npm; CUTS=2000 connections severed)
+	@cd $(CLIENT) && rm -rf build dist && npm run --silent build && npm run --silent build-tests
+	@$(PY) -m pytest tests/clients $(ARGS)
+
+client-types: $(VENV)/run.stamp $(CLIENT)/node_modules/.package-lock.json  ## generate the clients' types from the API description
+	@LOG_LEVEL=error $(DESCRIBE) > $(CLIENT)/openapi.json
+	@cd $(CLIENT) && npm run --silent types -- openapi.json --output src/schema.ts; rm openapi.json
 
 cost-test: $(VENV)/dev.stamp  ## test the number of CPU instructions a request takes (apt-get install valgrind)
 	@$(PY) -m pytest tests/cost $(ARGS)
@@ -141,6 +152,9 @@ clean:  ## remove the environment and all caches, but not the database in instan
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .import_linter_cache .hypothesis .schemathesis schemathesis-report
 	@rm -rf .coverage .coverage.* htmlcov tests/api/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CLIENT)/node_modules/.package-lock.json: $(CLIENT)/package-lock.json
+	@cd $(CLIENT) && npm ci --ignore-scripts --silent
 
 # venv installs pip last: without it, the environment is incomplete.
 $(VENV)/bin/pip:

@@ -143,9 +143,10 @@ class NotAcceptable(ServiceError):
 
 
 class IllegalAction(ServiceError):
-    """The state of the order does not allow this action. `order_status` is the order's status, `allowed_actions` lists
-    what is possible now. Read the order, and decide whether another action is what you need. An order whose customer
-    was erased accepts no personal data: send the change without the members that the detail names."""
+    """The state of the order does not allow this action. `order_status` is the order's status, `current_version` its
+    version, and `allowed_actions` lists what is possible now. Read the order, and decide whether another action is what
+    you need. An order whose customer was erased accepts no personal data: send the change without the members that the
+    detail names."""
 
     status, slug, title = 409, "illegal-action", "The order does not allow this action"
 

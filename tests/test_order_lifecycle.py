@@ -78,6 +78,7 @@ def test_an_illegal_action_is_409_and_lists_the_allowed_actions(client: FlaskCli
 
     assert slug(response) == (409, "illegal-action")
     assert response.json["order_status"] == before.json["status"] == status
+    assert response.json["current_version"] == before.json["version"]
     assert response.json["allowed_actions"] == before.json["allowed_actions"]
     assert client.get(path).data == before.data
 

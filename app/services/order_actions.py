@@ -22,11 +22,15 @@ from app.db.group_commit import BatchAbandoned
 from app.db.transactions import read_rows
 from app.db.types import rfc3339
 from app.errors import (
+    AmountExceeded,
     DuplicateExternalRef,
+    DuplicatePayment,
     Forbidden,
     IdempotencyKeyReused,
+    IllegalAction,
     InvalidRequest,
     OrderTooLarge,
+    QuantityExceeded,
     ServiceError,
     ServiceUnavailable,
     VersionMismatch,
@@ -375,8 +379,12 @@ def _changed(order: OrderAggregate, *, before: Mapping[str, Any], length: int) -
 
 
 def _apply(change: Change, order: OrderAggregate) -> str | None:
+    version = order.version
     try:
         return change(order, at=datetime.now(UTC))
+    except _CONFLICTS as error:
+        error.members["current_version"] = version
+        raise
     except InvalidPrices as error:
         raise InvalidRequest(
             "The prices do not add up. Correct what `errors` lists.", errors=list(body_errors(error.messages))
@@ -514,3 +522,4 @@ def _expire(order_id: str, version: int) -> bool:
 
 
 _UPDATED_ORDER = UpdatedOrderSchema()
+_CONFLICTS = (AmountExceeded, DuplicatePayment, IllegalAction, QuantityExceeded)  # with the order as it is

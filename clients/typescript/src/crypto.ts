@@ -1,0 +1,2 @@
+/** WebCrypto of browsers, and of every runtime that has it as a global. */
+export const webCrypto: Crypto = globalThis.crypto;

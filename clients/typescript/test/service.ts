@@ -1,0 +1,74 @@
+/** The running service that the tests use (tests/clients starts it), and a gateway in front of it. */
+
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { test as nodeTest, type TestContext } from "node:test";
+import { type ClientOptions, newIdempotencyKey, type NewOrder, OrderServiceClient } from "@order-service/client";
+
+export const SERVICE_URL = process.env.SERVICE_URL!;
+export const API_KEY = process.env.API_KEY!;
+export const CUSTOMER_TOKEN = process.env.CUSTOMER_TOKEN!;
+
+/** A test that fails, rather than waits, after a minute. */
+export function test(name: string, run: (context: TestContext) => Promise<void>): void {
+  void nodeTest(name, { timeout: 60_000 }, run);
+}
+
+export function connect(options: Partial<ClientOptions> = {}): OrderServiceClient {
+  return new OrderServiceClient({ baseUrl: SERVICE_URL, token: API_KEY, ...options });
+}
+
+/** A customer that no other test has. */
+export function newCustomer(): string {
+  return `c-${newIdempotencyKey()}`;
+}
+
+export function order(customer: string): NewOrder {
+  return { customer_id: customer, currency: "EUR", items: [{ item_id: "sku-1", quantity: 3, unit_price: 1250 }] };
+}
+
+/** What a gateway does with a request: nothing special, its own answer, or no answer once the service has answered. */
+export type Fault = "forward" | "drop" | { status: number; headers?: Record<string, string> };
+
+export interface Gateway {
+  url: string;
+  requests: { method: string; path: string; headers: IncomingMessage["headers"] }[];
+}
+
+/** A gateway that applies one fault to each request, in order, and forwards all further ones; until the test ends. */
+export async function gateway(context: TestContext, ...faults: Fault[]): Promise<Gateway> {
+  const requests: Gateway["requests"] = [];
+  const server = createServer((request, response) => {
+    requests.push({ method: request.method!, path: request.url!, headers: request.headers });
+    void answer(request, response, faults.shift() ?? "forward");
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  context.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, requests };
+}
+
+async function answer(request: IncomingMessage, response: ServerResponse, fault: Fault): Promise<void> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of request) chunks.push(chunk as Buffer);
+  if (typeof fault === "object") {
+    response.writeHead(fault.status, fault.headers).end();
+    return;
+  }
+  const { host: _, connection: __, ...headers } = request.headers;
+  const forwarded = await fetch(SERVICE_URL + request.url!, {
+    method: request.method!,
+    headers: headers as Record<string, string>,
+    ...(chunks.length ? { body: Buffer.concat(chunks) } : {}),
+  });
+  if (fault === "drop") {
+    await forwarded.arrayBuffer();
+    request.socket.destroy();
+    return;
+  }
+  const { "content-encoding": ___, "content-length": ____, ...kept } = Object.fromEntries(forwarded.headers);
+  response.writeHead(forwarded.status, kept);
+  response.end(Buffer.from(await forwarded.arrayBuffer()));
+}

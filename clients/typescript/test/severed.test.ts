@@ -1,0 +1,56 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { FeedEvent, Order } from "@order-service/client";
+import { connect, newCustomer, order } from "./service.js";
+
+const INTENTS = Number(process.env.INTENTS);
+const CLIENTS = 8;
+const PATIENT = { attempts: 100, baseDelay: 1, maxDelay: 5 };
+
+const severed = connect({ baseUrl: process.env.PROXY_URL!, retry: PATIENT });
+const direct = connect();
+
+/** Creates, confirms and partly cancels an order over connections that are severed. */
+async function act(customer: string, intent: number): Promise<Order> {
+  const created = await severed.createOrder({ ...order(customer), metadata: { intent: String(intent) } });
+  const confirmed = await severed.confirmOrder(await severed.getOrder(created));
+  return severed.cancelOrder(confirmed, { reason: "customer", items: [{ line: 1, quantity: 1 }] });
+}
+
+/** The events of a stream over connections that are severed. */
+async function follow(after: string, customer: string): Promise<FeedEvent[]> {
+  const events: FeedEvent[] = [];
+  for await (const event of severed.streamEvents({ after })) {
+    if (event.data.customer_id === customer) events.push(event);
+    if (events.length === 3 * INTENTS) break;
+  }
+  return events;
+}
+
+test("severed connections double nothing and lose nothing", async () => {
+  const customer = newCustomer();
+  const acknowledged: Order[] = [];
+  const intents = Array.from({ length: INTENTS }, (_, intent) => intent);
+  const work = async () => {
+    for (let intent = intents.pop(); intent !== undefined; intent = intents.pop()) {
+      acknowledged.push(await act(customer, intent));
+    }
+  };
+
+  const { next_cursor: after } = (await direct.listFeedEvents({ after: "latest" }).pages().next()).value!;
+  const [events] = await Promise.all([follow(after, customer), ...Array.from({ length: CLIENTS }, work)]);
+
+  const listed: Order[] = [];
+  for await (const one of severed.listOrders({ customer_id: customer, limit: 20 })) listed.push(one);
+  const stored: Order[] = [];
+  for await (const one of direct.listOrders({ customer_id: customer, limit: 100 })) stored.push(one);
+
+  const byId = (orders: Order[]) => Object.fromEntries(orders.map((one) => [one.id, one]));
+  assert.equal(stored.length, INTENTS);
+  assert.equal(new Set(stored.map((one) => one.metadata.intent)).size, INTENTS);
+  assert.deepEqual(byId(acknowledged), byId(stored)); // each is at version 3: no change happened twice
+  assert.deepEqual(listed, stored);
+  assert.deepEqual(new Set(stored.map((one) => one.version)), new Set([3]));
+  assert.equal(new Set(events.map((event) => event.id)).size, 3 * INTENTS);
+  assert.deepEqual(events.map((event) => event.seq), events.map((event) => event.seq).sort((a, b) => a - b));
+});

@@ -1,0 +1,108 @@
+"""A TCP proxy that severs connections at random points of the requests and responses."""
+
+import asyncio
+import random
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+# Bytes after which a connection is severed: somewhere in its first requests or responses.
+REQUEST_BYTES, RESPONSE_BYTES = 1_500, 6_000
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the connection ends with RST
+
+
+class SeveringProxy:
+    """Forwards connections to a port of this machine, and severs each until `cuts` are done.
+
+    A third is severed in a request, a third in a response, and a third when the first byte of a response has arrived:
+    the service has done what was asked, and the client does not know. Half of them end as if they had been closed.
+    """
+
+    def __init__(self, target: int, *, cuts: int, seed: int = 0) -> None:
+        self.target = target
+        self.remaining = cuts
+        self.severed = 0
+        self.port = 0
+        self._random = random.Random(seed)
+
+    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        """Listen on `port` until `stop` is set."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        await stop.wait()
+        server.close()
+
+    async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        service, to_service = await asyncio.open_connection("127.0.0.1", self.target)
+        writers = (to_client, to_service)
+        in_request = in_response = None
+        if self.remaining > 0:
+            match self._random.randrange(3):
+                case 0:
+                    in_request = self._random.randrange(REQUEST_BYTES)
+                case 1:
+                    in_response = self._random.randrange(RESPONSE_BYTES)
+                case _:
+                    in_response = 0
+        with suppress(OSError):
+            await asyncio.gather(
+                self._forward(client, to_service, in_request, writers),
+                self._forward(service, to_client, in_response, writers),
+            )
+        for writer in writers:
+            writer.close()
+
+    async def _forward(
+        self,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        limit: int | None,
+        writers: tuple[asyncio.StreamWriter, ...],
+    ) -> None:
+        while data := await source.read(65_536):
+            if limit is not None and len(data) > limit:
+                target.write(data[:limit])
+                self._sever(writers)
+                return
+            limit = None if limit is None else limit - len(data)
+            target.write(data)
+            await target.drain()
+        target.close()
+
+    def _sever(self, writers: tuple[asyncio.StreamWriter, ...]) -> None:
+        self.severed += 1
+        self.remaining -= 1
+        for writer in writers:
+            if self._random.random() < 0.5:
+                connection: socket.socket = writer.get_extra_info("socket")
+                with suppress(OSError):  # it is closed already
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                writer.transport.abort()
+            else:
+                writer.close()
+
+
+@contextmanager
+def severing_proxy(target: int, *, cuts: int) -> Iterator[SeveringProxy]:
+    """A proxy in front of a port, until the block ends."""
+    proxy, ready, loop = SeveringProxy(target, cuts=cuts), threading.Event(), asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    def run() -> None:
+        loop.run_until_complete(proxy.serve(ready, stop))
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0.1))
+        loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait()
+    try:
+        yield proxy
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
