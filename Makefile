@@ -10,7 +10,7 @@ DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types broker-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -73,6 +73,11 @@ client-test: $(VENV)/dev.stamp $(CLIENT)/node_modules/.package-lock.json  ## tes
 client-types: $(VENV)/run.stamp $(CLIENT)/node_modules/.package-lock.json  ## generate the clients' types from the API description
 	@LOG_LEVEL=error $(DESCRIBE) > $(CLIENT)/openapi.json
 	@cd $(CLIENT) && npm run --silent types -- openapi.json --output src/schema.ts; rm openapi.json
+
+broker-test: $(VENV)/dev.stamp $(VENV)/broker.stamp  ## test publishing to RabbitMQ and Redis, which it installs with apt-get
+	@.ci/need rabbitmq-server rabbitmq-server
+	@.ci/need redis-server redis-server
+	@$(PY) -m pytest tests/broker $(ARGS)
 
 cost-test: $(VENV)/dev.stamp  ## test the number of CPU instructions a request takes (apt-get install valgrind)
 	@$(PY) -m pytest tests/cost $(ARGS)
@@ -144,7 +149,7 @@ audit:  ## check the locked requirements for known vulnerabilities (needs uv)
 	@uvx pip-audit --disable-pip --require-hashes --requirement requirements.txt
 
 lock:  ## lock requirements*.in in requirements*.txt (ARGS=--upgrade for newer versions; needs uv)
-	@for file in requirements requirements-dev bench/requirements tests/api/requirements; do \
+	@for file in requirements requirements-dev requirements-broker bench/requirements tests/api/requirements; do \
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(ARGS) --output-file $$file.txt $$file.in || exit; done
 
@@ -171,6 +176,11 @@ $(VENV)/run.stamp: requirements.txt $(VENV)/bin/pip
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/bin/pip
 	@echo "Installing requirements-dev.txt into $(VENV) …"
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/broker.stamp: requirements-broker.txt $(VENV)/bin/pip
+	@echo "Installing requirements-broker.txt into $(VENV) …"
+	@$(PIP) -r requirements-broker.txt
 	@touch $@
 
 $(VENV)/bench.stamp: bench/requirements.txt $(VENV)/bin/pip

@@ -5,6 +5,7 @@ gunicorn.conf.py runs it in the master process, before gevent patches the worker
 replace about 20 lines of it: most settings have rules of their own, and `create_app(test_config)` must override them.
 """
 
+import json
 import os
 import re
 import secrets
@@ -116,6 +117,45 @@ def _sqlite_url(location: str) -> str:
     if not path.startswith("/") or not file or file.startswith(":memory:") or parameters.get("mode") == ["memory"]:
         raise ValueError("sqlite:/// with the path of a file; workers share no database in memory")
     return f"sqlite:///{scheme}{quote(str(ROOT / file), safe='/ +')}" + (f"?{query}" if query else "")
+
+
+_BROKERS = "amqp", "amqps", "redis", "rediss", "sqs", "kafka"
+_BROKER_URL = re.compile(
+    rf"({'|'.join(_BROKERS)})://([^:@/?#\s]*(:[^:@/?#\s]*)?@)?"
+    r"([\w.-]*|\[[0-9a-f:.]+\])(:\d{1,5})?(/[^@?#\s]*)?(\?[^@#\s]*)?",
+    re.ASCII,
+)
+
+
+def _broker_url(text: str) -> str:
+    if text and not _BROKER_URL.fullmatch(text):
+        raise ValueError(
+            "amqp://user:password@host:port/vhost, or such a URL with amqps, redis, rediss, sqs or kafka, "
+            "percent-encoded where the user name or the password holds : @ / ? or #"
+        )
+    return text
+
+
+def _broker_topic(text: str) -> str:
+    if not re.fullmatch(r"(?!amq\.)[A-Za-z0-9_.-]{1,80}", text):
+        raise ValueError("1 to 80 letters, digits and _.-, and must not begin with amq.")
+    return text
+
+
+def _uri_reference(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,200}", text):
+        raise ValueError("a URI such as https://shop.example/orders, or a path")
+    return text
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError("a JSON object")
+    return value
 
 
 def _whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -278,6 +318,20 @@ SETTINGS: dict[str, Setting] = {
     "WEBHOOKS_ALLOW_PRIVATE": Setting(
         "0", _flag, "1, for development: webhooks may use http, and loopback and private addresses."
     ),
+    "BROKER_URL": Setting(
+        "",
+        _broker_url,
+        "Message broker that `flask worker` publishes events to: an `amqp`, `redis`, `sqs` or `kafka` URL "
+        "([docs/broker.md](docs/broker.md)).",
+    ),
+    "BROKER_TOPIC": Setting(
+        "order-events", _broker_topic, "The exchange (AMQP), queue (Redis, SQS) or topic (Kafka) for the events."
+    ),
+    "BROKER_PAYLOAD": Setting(
+        "thin", _one_of("thin", "order"), "`order`: published events contain the whole order, with its personal data."
+    ),
+    "BROKER_SOURCE": Setting("/orders", _uri_reference, "The `source` of published events: a URI of your own."),
+    "BROKER_OPTIONS": Setting("{}", _json_object, "Further options of kombu's transport, as a JSON object."),
     "REQUIRE_IF_MATCH": Setting("0", _flag, "1: changes need `If-Match`, and are refused with 428 without it."),
     "LOG_LEVEL": Setting(
         "info",
@@ -301,7 +355,8 @@ def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         try:
             config[name] = setting.parse(text)
         except ValueError as error:
-            value = "…" if "URL" in name or "KEY" in name else repr(text)  # a URL may contain a password
+            secret = any(part in name for part in ("URL", "KEY", "OPTIONS"))  # a URL may contain a password
+            value = "…" if secret else repr(text)
             raise StartupError(f"{name} is {value}; it must be {error}.") from None
     if os.environ.get("SCRIPT_NAME"):  # gunicorn reads it from the environment, other servers do not
         raise StartupError("SCRIPT_NAME is set, but servers interpret it differently. Set URL_PREFIX instead.")

@@ -133,6 +133,39 @@ def test_a_database_url_with_unencoded_characters_is_reported_without_the_passwo
     assert not any(part in message for part in ("S3cr", "hunter", "tpart")) and "\n" not in message
 
 
+BAD_BROKER_URLS = [
+    "secret", "rabbit://u:secret@mq/", "amqp:u:secret@mq", "amqp://u:se/cret@mq/", "amqp://u:s@ecret@mq/",
+    "amqp://u:secret@mq:port/", "amqp://u:secr et@mq/", "redis://:secret#@mq/0", "memory://secret", "amqp://mq/@secret",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", BAD_BROKER_URLS)
+def test_a_bad_broker_url_is_refused_and_never_shown(url: str) -> None:
+    with pytest.raises(StartupError, match="^BROKER_URL is …; it must be amqp://[^\n]*$") as caught:
+        load_config({"BROKER_URL": url})
+
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://u:p%40ss@mq:5672/shop",
+        "amqps://mq",
+        "redis://:pass@[::1]:6379/0",
+        "sqs://key:secret@",
+        "kafka://mq:9092",
+    ],
+)
+def test_a_broker_url_has_the_scheme_of_its_broker(url: str) -> None:
+    assert load_config({"BROKER_URL": url})["BROKER_URL"] == url
+
+
+def test_options_of_the_broker_are_a_json_object_and_are_not_shown() -> None:
+    with pytest.raises(StartupError, match="^BROKER_OPTIONS is …; it must be a JSON object.$"):
+        load_config({"BROKER_OPTIONS": "secret"})
+
+
 def test_a_start_without_its_database_succeeds_and_logs_one_line_without_the_password() -> None:
     command, url = [sys.executable, "-c", "import wsgi"], "postgresql://user:secret@127.0.0.1:1/orders"
     inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}

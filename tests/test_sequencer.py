@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from app.db.engine import db
 from app.models import FEED, FEED_HEAD, OUTBOX
 from app.models.webhook import DISABLED, ENABLED, WebhookEndpoint
+from app.services.broker import replay
 from app.services.sequencer import oldest_pending, prune_feed, sequence_events
 from app.services.webhook_queue import fan_out
 from tests.support.marks import on_postgresql
@@ -176,6 +177,16 @@ def test_entries_that_are_to_be_queued_for_a_webhook_are_not_pruned(context: Non
     sequence_events()
     with db.engine.begin() as connection:
         connection.execute(endpoints.update().values(status=DISABLED))
+    assert prune_feed(older_than=timedelta(0)) == 1
+
+
+def test_entries_that_are_to_be_published_to_the_broker_are_not_pruned(context: None) -> None:
+    store(OUTBOX, entry(1, 1), entry(1, 2))
+    sequence_events()
+
+    assert prune_feed(older_than=timedelta(0), published=True) == 0
+    replay(after=1)
+    assert prune_feed(older_than=timedelta(0), published=True) == 1
     assert prune_feed(older_than=timedelta(0)) == 1
 
 

@@ -18,12 +18,11 @@ from app.cli.common import progress_bar
 from app.db.engine import Base, db
 from app.db.transactions import consistent_read
 from app.models import ChangeKey, FeedEntry, Order, OrderEvent, OrderItem, OutboxEntry
-from app.models.event import FeedHead
 from app.models.order_id import first_order_id
 from app.services import verification
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, RICHEST
-from tests.support.tables import delete_all_rows
+from tests.support.tables import POSITIONS, delete_all_rows
 
 NOBODY = "0199c7a4-0000-7000-8000-000000000000"  # an id older than any test's
 LATER = datetime(2040, 1, 1, tzinfo=UTC)
@@ -57,7 +56,7 @@ def rows_of_an_order(app: Flask) -> Rows:
         return {
             table: [dict(row) for row in connection.execute(table.select()).mappings()]
             for table in db.metadata.sorted_tables
-            if table is not FeedHead.__table__
+            if table not in POSITIONS
         }
 
 

@@ -109,3 +109,16 @@ def test_when_the_web_server_cannot_start_the_supervisor_ends_with_its_status(ap
 
     assert ended.returncode == 1
     assert "AUTH is 'nonsense'" in ended.stderr
+
+
+@on_sqlite
+def test_a_worker_with_a_broker_and_without_its_library_ends_in_one_line(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "kombu.py").write_text("raise ModuleNotFoundError(__name__)")
+    url = "amqp://user:s3cret@127.0.0.1/"
+
+    ended = run_python(*WORKER, PYTHONPATH=str(tmp_path), DATABASE_URL=database_url, BROKER_URL=url)
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "Error: BROKER_URL is set, but kombu is missing: run `pip install -r requirements-broker.txt`.\n"
+    )

@@ -5,6 +5,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
+from app.cli.broker import broker
 from app.cli.doctor import doctor
 from app.cli.events import events
 from app.cli.order_lookup import get_command, list_command, tail_command
@@ -20,7 +21,7 @@ def init_app(app: Flask) -> None:
     """Add the commands to the application."""
     for lookup in (get_command, list_command, tail_command):
         orders.add_command(lookup)
-    for command in (doctor, seed, orders, privacy, verify, api_keys, token, events, webhooks, worker):
+    for command in (doctor, seed, orders, privacy, verify, api_keys, token, events, webhooks, broker, worker):
         app.cli.add_command(command)
 
 

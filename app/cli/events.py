@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import partial
 
 import click
+from flask import current_app
 from flask.cli import AppGroup
 
 from app.cli.common import Age, migrated_database, progress_bar
@@ -22,9 +23,10 @@ def prune(older_than: timedelta) -> None:
 
     Readers whose cursor is older are answered 410. The command can be interrupted and run again.
     """
+    prune_entries = partial(prune_feed, published=bool(current_app.config["BROKER_URL"]))
     with migrated_database():
         for label, kind, prune_batch in (
-            ("Entries", "entries of the feed", prune_feed),
+            ("Entries", "entries of the feed", prune_entries),
             ("Deliveries", "deliveries of webhooks", prune_deliveries),
         ):
             with progress_bar(label, length=None) as bar:

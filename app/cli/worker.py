@@ -21,6 +21,7 @@ from app.cli.common import errors_in_one_line
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable, loggable_message
 from app.db.revision import require_revision
+from app.services.broker import broker_tasks, read_lag
 from app.services.diagnosis import WORKER_NAME
 from app.services.event_feed import read_ends
 from app.services.sequencer import oldest_pending
@@ -37,13 +38,15 @@ _RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the 
 @with_appcontext
 @pass_script_info
 def worker(info: ScriptInfo) -> None:
-    """Run what the service does by itself: move events to the feed, deliver webhooks, end holds, mark late orders.
+    """Run what the service does by itself: move events to the feed, deliver webhooks, publish to the broker, end
+    holds, mark late orders.
 
     Any number of workers may run. TERM and Ctrl-C let it finish what it is doing, with exit status 0.
     """
     app = info.load_app()
     os.environ.setdefault("PGAPPNAME", WORKER_NAME)  # of its connections, which `flask doctor` looks for
-    tasks = (*order_tasks(app.config), *webhook_tasks(app.config))
+    with errors_in_one_line():
+        tasks = (*order_tasks(app.config), *webhook_tasks(app.config), *broker_tasks(app.config))
     running = Worker(tasks, context=app.app_context, observe=observe_task)
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -89,15 +92,21 @@ class FeedCollector(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the last number of the feed, and the age of the oldest event that has none."""
+        """Yield the last number of the feed, the age of the oldest event that has none, and the lag of the broker."""
+        broker = None
         try:
             with self._app.app_context():
                 seq, pending_since = read_ends().seq, oldest_pending()
+                if self._app.config["BROKER_URL"]:
+                    broker = read_lag()
         except DATABASE_ERRORS:
             return
         seconds = (datetime.now(UTC) - pending_since).total_seconds() if pending_since else 0
         yield GaugeMetricFamily("event_feed_seq", "The last number in the feed.", seq)
         yield GaugeMetricFamily("outbox_oldest_event_seconds", "Age of the oldest event without a number.", seconds)
+        if broker is not None:
+            yield GaugeMetricFamily("broker_lag_events", "Events that are not published to the broker.", broker.events)
+            yield GaugeMetricFamily("broker_lag_seconds", "Age of the oldest of them in the feed.", broker.seconds)
 
 
 def _serve_metrics(app: Flask) -> None:

@@ -10,13 +10,14 @@ from sqlalchemy import Table
 from app.db.engine import Base
 from app.models.api_key import ApiKey
 from app.models.erasure import Erasure
-from app.models.event import ChangeKey, FeedEntry, FeedHead, OrderEvent, OutboxEntry
+from app.models.event import BrokerCursor, ChangeKey, FeedEntry, FeedHead, OrderEvent, OutboxEntry
 from app.models.order import Order
 from app.models.order_item import OrderItem
 from app.models.webhook import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "ApiKey",
+    "BrokerCursor",
     "ChangeKey",
     "Erasure",
     "FeedEntry",
@@ -37,6 +38,6 @@ def _table(model: type[Base]) -> Table:
 
 # Core tables, for statements without the ORM.
 ORDERS, ITEMS, EVENTS, OUTBOX = (_table(model) for model in (Order, OrderItem, OrderEvent, OutboxEntry))
-FEED, FEED_HEAD = _table(FeedEntry), _table(FeedHead)
+FEED, FEED_HEAD, BROKER_CURSOR = _table(FeedEntry), _table(FeedHead), _table(BrokerCursor)
 CHANGE_KEYS = _table(ChangeKey)
 DELIVERIES = _table(WebhookDelivery)

@@ -97,3 +97,18 @@ class FeedHead(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     seq: Mapped[int] = mapped_column(BigInteger)
     pruned_seq: Mapped[int] = mapped_column(BigInteger)
+
+
+class BrokerCursor(Base):
+    """The one row that says how far the feed has been published to the message broker.
+
+    Everything up to `seq` has been accepted by the broker. One worker publishes at a time, the one that holds `lease`
+    until `leased_until`.
+    """
+
+    __tablename__ = "broker_cursor"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    lease: Mapped[str | None] = mapped_column(String(32))
+    leased_until: Mapped[datetime | None] = mapped_column(Timestamp)

@@ -118,7 +118,7 @@ def _read_pages(keys: Sequence[_PageKey]) -> list[FeedPage | CursorExpired | Dat
 
 def _read_page(filters: FeedFilter, *, after: int, limit: int) -> FeedPage:
     head = read_ends()
-    _require_retained(after, head)
+    require_retained(after, head)
     if after == head.seq:
         return FeedPage([], after, more=False)
     of_order = filters.order_id is not None
@@ -132,13 +132,13 @@ def _read_page(filters: FeedFilter, *, after: int, limit: int) -> FeedPage:
         channels=_json_array(filters.channels),
         **({"order_id": filters.order_id} if of_order else {}),
     )
-    _require_retained(after, read_ends())  # entries may have been removed before the page was read
+    require_retained(after, read_ends())  # entries may have been removed before the page was read
     complete = len(rows) < limit and (not rows or rows[-1][-1] < FEED_PAGE_BYTES)
     next_after = upto if complete else rows[-1][0]
     return FeedPage([_event(*row) for row in rows], next_after, more=next_after < head.seq)
 
 
-def _require_retained(after: int, head: FeedEnds) -> None:
+def require_retained(after: int, head: FeedEnds) -> None:
     """Raise CursorExpired unless all entries after this number exist."""
     if after < head.pruned_seq:
         raise CursorExpired(

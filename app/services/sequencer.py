@@ -29,7 +29,7 @@ from sqlalchemy import (
 from app.db.engine import db
 from app.db.statement import Statement
 from app.db.transactions import read_rows
-from app.models import FEED, FEED_HEAD, OUTBOX
+from app.models import BROKER_CURSOR, FEED, FEED_HEAD, OUTBOX
 from app.models.event import SEQ, FeedEntry
 from app.models.webhook import ENABLED, WebhookEndpoint
 
@@ -70,10 +70,11 @@ def oldest_pending() -> datetime | None:
     return at
 
 
-def prune_feed(*, older_than: timedelta) -> int:
+def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
     """Remove a batch of feed entries that were numbered longer ago, and return their number: 0 if there are none left.
 
-    The events themselves stay, with their snapshots; and so do entries that are to be queued for a webhook.
+    The events themselves stay, with their snapshots; and so do entries that are to be queued for a webhook, and with
+    `published` those that are to be published to the broker.
     """
     oldest = datetime.now(UTC) - older_than
     first = read_rows(select(FeedEntry.at).order_by(FeedEntry.seq).limit(1))
@@ -94,7 +95,8 @@ def prune_feed(*, older_than: timedelta) -> int:
         if last is None:  # another process has removed it
             return 0
         queued = connection.scalar(_LAST_QUEUED)  # None without webhooks
-        pruned = min(n for n in (last, first_kept and first_kept - 1, queued) if n is not None)
+        sent = connection.scalar(select(BROKER_CURSOR.c.seq)) if published else None
+        pruned = min(n for n in (last, first_kept and first_kept - 1, queued, sent) if n is not None)
         if pruned <= head.pruned_seq:
             return 0
         connection.execute(delete(FeedEntry).where(FeedEntry.seq <= pruned))

@@ -280,12 +280,16 @@ def render_event(
     event_type: str, *, at: datetime, order_id: str, version: int, seq: int | None, snapshot: str, payload: str
 ) -> bytes:
     """The body that tells an endpoint of an order's event; `payload` is thin or order."""
-    order = orjson.loads(snapshot)
-    data = {"order_id": order_id, "version": version, "seq": seq}
-    data |= {name: value for name, value in order.items() if name == "status" or name.endswith("_status")}
+    data = event_data(orjson.loads(snapshot), order_id=order_id, version=version, seq=seq)
     if payload == WHOLE:
         data["order"] = orjson.Fragment(snapshot)
     return orjson.dumps({"type": event_type, "timestamp": rfc3339(at), "data": data})
+
+
+def event_data(order: Mapping[str, Any], *, order_id: str, version: int, seq: int | None) -> dict[str, Any]:
+    """What a thin payload says of an order's event: no personal data."""
+    statuses = {name: value for name, value in order.items() if name == "status" or name.endswith("_status")}
+    return {"order_id": order_id, "version": version, "seq": seq} | statuses
 
 
 def delivery_document(row: Any) -> dict[str, Any]:

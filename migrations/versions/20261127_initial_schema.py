@@ -13,7 +13,7 @@ EMPTY_LIST = sa.text("'[]'")
 
 TABLES = (
     "webhook_deliveries", "webhook_endpoints",
-    "api_keys", "erasures", "feed_head", "feed",
+    "api_keys", "erasures", "broker_cursor", "feed_head", "feed",
     "outbox", "change_keys", "order_events", "order_items", "orders"
 )  # fmt: skip
 
@@ -177,6 +177,15 @@ def create_feed() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_feed_head"),
     )
     op.bulk_insert(head, [{"id": 1, "seq": 0, "pruned_seq": 0}])
+    cursor = op.create_table(
+        "broker_cursor",
+        sa.Column("id", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger, nullable=False),
+        sa.Column("lease", sa.String(32), nullable=True),
+        sa.Column("leased_until", TIMESTAMP, nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_broker_cursor"),
+    )
+    op.bulk_insert(cursor, [{"id": 1, "seq": 0}])
 
 
 def create_erasures() -> None:
