@@ -49,14 +49,14 @@ def with_status(returns: Iterable[Record], status: str) -> list[Record]:
     return [one for one in returns if one["status"] == status]
 
 
-def fulfillment_status(*, quantity: int, cancelled: int, fulfilled: int, active: Sequence[Record]) -> str:
-    """The fulfillment status of an order with so many units ordered, cancelled and fulfilled.
+def fulfillment_status(*, fulfilled: int, is_open: bool, active: Sequence[Record]) -> str:
+    """The fulfillment status of an order with so many fulfilled units; `is_open`: other units are not cancelled.
 
     `active` are the fulfillments that were not cancelled.
     """
     if not fulfilled:
         return "unfulfilled"
-    if cancelled + fulfilled < quantity:
+    if is_open:
         return "partial"
     return "delivered" if all(one["status"] == DELIVERED for one in active) else "fulfilled"
 

@@ -142,7 +142,8 @@ class OrderAggregate:
         conditions = {
             ON_HOLD: self.holds,
             OPEN_UNITS: self.has_open_units,
-            UNITS_TO_RETURN: any(map(partial(returnable_units, expected=expected), self.items)),
+            UNITS_TO_RETURN: self.fulfillments
+            and any(returnable_units(line, expected=expected) for line in self.items),
             EXPECTED_RETURNS: expected,
             ACTIVE_FULFILLMENTS: active_fulfillments(self.fulfillments),
             PRICES: self.totals is not None,
@@ -180,12 +181,9 @@ class OrderAggregate:
         total = self.total or 0
         if total < 0:
             raise InvalidPrices({"adjustments": [f"They make the order's total {total:,}; it must not be negative."]})
-        quantity, cancelled, fulfilled, returned = (
-            sum([line[name] for line in self.items]) for name in ("quantity", "cancelled", "fulfilled", "returned")
-        )
-        active = active_fulfillments(self.fulfillments)
+        fulfilled, returned = (sum([line[name] for line in self.items]) for name in ("fulfilled", "returned"))
         self.fulfillment_status = fulfillment_status(
-            quantity=quantity, cancelled=cancelled, fulfilled=fulfilled, active=active
+            fulfilled=fulfilled, is_open=self.has_open_units, active=active_fulfillments(self.fulfillments)
         )
         self.return_status = return_status(fulfilled=fulfilled, returned=returned)
         self.payment_status = payment_status(payments, total=total)
@@ -429,18 +427,14 @@ class OrderAggregate:
 
     def _count_units(self) -> None:
         """Count the cancelled, fulfilled and returned units of the lines from the records."""
-        cancelled = count_units([record for record in self.cancellations if record["reopened_at"] is None])
-        fulfilled = count_units(active_fulfillments(self.fulfillments))
-        returned = count_units(with_status(self.returns, RECEIVED))
-        self.items = [
-            line
-            | {
-                "cancelled": cancelled.get(line["line"], 0),
-                "fulfilled": fulfilled.get(line["line"], 0),
-                "returned": returned.get(line["line"], 0),
-            }
-            for line in self.items
-        ]
+        for name, records in (
+            ("cancelled", [record for record in self.cancellations if record["reopened_at"] is None]),
+            ("fulfilled", active_fulfillments(self.fulfillments)),
+            ("returned", with_status(self.returns, RECEIVED)),
+        ):
+            units = count_units(records)
+            if any([line[name] != units.get(line["line"], 0) for line in self.items]):
+                self.items = [line | {name: units.get(line["line"], 0)} for line in self.items]
 
     def _end_without_open_units(self) -> None:
         self._count_units()

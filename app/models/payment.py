@@ -1,8 +1,7 @@
 """Payments: entries that record money which others have moved, and the payment status that follows from them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK = "authorization", "void", "capture", "refund", "chargeback"
 PAYMENT_TYPES = (AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK)
@@ -11,8 +10,7 @@ PAYMENT_STATUSES = (UNPAID, "authorized", "partially_paid", "paid", "partially_r
 PAYMENTS_MAX = 1_000  # of one order
 
 
-@dataclass(frozen=True, slots=True)
-class PaymentSums:
+class PaymentSums(NamedTuple):
     """What the entries of an order add up to, in minor units: `authorized` less what was voided, `captured`, and
     `refunded` with chargebacks."""
 

@@ -119,12 +119,7 @@ def inconsistent_members(order: Document) -> list[str]:
         "totals": order["totals"] == totals and total >= 0,
         "status": _is_status_possible(order["status"], units),
         "fulfillment_status": order["fulfillment_status"]
-        == fulfillment_status(
-            quantity=units.quantity,
-            cancelled=units.all_cancelled,
-            fulfilled=units.all_fulfilled,
-            active=units.active,
-        ),
+        == fulfillment_status(fulfilled=units.all_fulfilled, is_open=units.open > 0, active=units.active),
         "return_status": order["return_status"]
         == return_status(fulfilled=units.all_fulfilled, returned=units.all_returned),
         "payment_status": order["payment_status"] == payment_status(sums, total=total),

@@ -45,8 +45,12 @@ def render_order(order: Values) -> str:
 
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> OrderAggregate:
     """The order that a parsed document was rendered from, with the two columns that a change uses beside it."""
-    times = {name: document[name] and read_timestamp(document[name]) for name in _TIMES}
-    return OrderAggregate(**{**document, **times}, principal=principal, external_ref_hash=external_ref_hash)
+    members = dict(document)
+    for name in _TIMES:
+        if members[name] is not None:
+            members[name] = read_timestamp(members[name])
+    # By position: Python compares each name of 34 with each of the others, in 120,000 instructions.
+    return OrderAggregate(principal, external_ref_hash, *_members(members))
 
 
 def is_erased(document: str) -> bool:
