@@ -20,8 +20,6 @@ from app.models import EVENTS, FEED_HEAD, ITEMS, ORDERS
 from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
 from app.models.lifecycle import ERASED, EVENT_TYPES, IMPORTED, STATUSES
 from app.models.payment import PAYMENT_STATUSES
-from app.services.change_checks import wrong_members
-from app.services.document_checks import inconsistent_members
 from app.services.event_checks import OrderRow, compare_events
 from tests.support.marks import on_sqlite
 from tests.support.order_life import cancelled_life, complete_life
@@ -99,24 +97,14 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from leaves(child, (*path, name))
 
 
-def is_found(order: Any, events: list[Any], position: int, document: Any, member: str) -> bool:
-    """Whether there are differences if this document, with another value in the member, were the snapshot of the event
-    at the position."""
-    if position in (0, len(events) - 1) or member in ("id", "version", "updated_at"):
-        changed = SimpleNamespace(**{**vars(events[position]), "snapshot": orjson.dumps(document).decode()})
+def is_found(order: Any, events: list[Any], position: int, document: Any) -> bool:
+    """Whether there are differences if this document were the snapshot of the event at the position."""
+    changed = SimpleNamespace(**{**vars(events[position]), "snapshot": orjson.dumps(document).decode()})
+    if position in (0, len(events) - 1):
         return bool(differences(order, [*events[:position], changed, *events[position + 1 :]]))
-    # The same checks, without those of all other events.
-    try:
-        (before, _), (_, event), (after, next_event) = (
-            (orjson.loads(one.snapshot), one) for one in events[position - 1 : position + 2]
-        )
-        return bool(
-            inconsistent_members(document)
-            or wrong_members(event.type, before, document, actor=event.actor)
-            or wrong_members(next_event.type, document, after, actor=next_event.actor)
-        )
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return True
+    # Three events, which differ from the order for themselves, take a tenth of the time.
+    before, event, after = events[position - 1 : position + 2]
+    return differences(order, [before, changed, after]) != differences(order, [before, event, after])
 
 
 @on_sqlite
@@ -129,7 +117,7 @@ def test_every_other_value_in_every_snapshot_is_found(lives: dict[str, Life], li
             for other in others(at(orjson.loads(event.snapshot), path)):
                 document = orjson.loads(event.snapshot)
                 at(document, path[:-1])[path[-1]] = other
-                if not is_found(order, events, position, document, path[0]):
+                if not is_found(order, events, position, document):
                     missed.append((event.version, event.type, path, other))
     assert missed == []
 

@@ -5,13 +5,13 @@ are, and nothing has changed that such an event does not change.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.models.fulfillment import EXPECTED, RECEIVED, REJECTED, SHIPPED
 from app.models.lifecycle import ACTIONS, ERASED, LATE, OPEN, PARTIALLY_CANCELLED, RETURN_EXPECTED
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
 from app.models.order_id import is_alias
-from app.services.document_checks import Document, is_shippable, order_units
+from app.services.document_checks import Document, Units, is_shippable
 
 RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong
 
@@ -58,16 +58,26 @@ _CHANGEABLE_OF_ITEMS = {
 }
 
 
-def wrong_members(event_type: str, before: Document, after: Document, *, actor: str) -> list[str]:
-    """The names of the members of the document `after` that such an event of the actor cannot make of `before`.
+class Change(NamedTuple):
+    """Two versions of an order document that follow each other, the names of the members that differ, and the units."""
+
+    before: Document
+    after: Document
+    differing: set[str]
+    units_before: Units
+    units: Units
+
+
+def wrong_members(event_type: str, change: Change, *, actor: str) -> list[str]:
+    """The names of the members that such an event of the actor cannot change as they have changed.
 
     What this event and the next one may both change is not checked here, since it is stored nowhere else. Raises
     KeyError, TypeError or ValueError for a document that is not one.
     """
+    before, after, differing = change.before, change.after, change.differing
     changeable = _CHANGEABLE[event_type]
     if event_type == "order.updated" and before["status"] != "pending":
         changeable = changeable - _WHILE_PENDING
-    differing = differing_members(before, after)
     wrong = differing - changeable - _ALWAYS_CHANGING
     if "items" in differing and event_type in _CHANGEABLE_OF_ITEMS:
         changing = _CHANGEABLE_OF_ITEMS[event_type]
@@ -78,9 +88,9 @@ def wrong_members(event_type: str, before: Document, after: Document, *, actor: 
         wrong.update(record_check(before, after))
     if event_type == "order.held" and not _is_held_by(actor, after):
         wrong.add("holds")
-    if event_type != LATE and not _is_late_still(event_type, before, after):
+    if event_type != LATE and not _is_late_still(event_type, change):
         wrong.add("late")
-    if event_type in _ACTION_BY_EVENT and after["status"] != _expected_status(event_type, before, after):
+    if event_type in _ACTION_BY_EVENT and after["status"] != _expected_status(event_type, change):
         wrong.add("status")
     return sorted(wrong)
 
@@ -99,25 +109,24 @@ def is_allowed(event_type: str, before: Document) -> bool:
     return _ACTION_BY_EVENT.get(event_type) in before["allowed_actions"]
 
 
-def _expected_status(event_type: str, before: Document, after: Document) -> str:
+def _expected_status(event_type: str, change: Change) -> str:
     """The status that the action leads to; an order whose last open unit is cancelled or fulfilled ends."""
-    action, status = _ACTION_BY_EVENT[event_type], str(before["status"])
+    action, status = _ACTION_BY_EVENT[event_type], str(change.before["status"])
     if action == "reopen":
         return "pending" if status == "cancelled" else "confirmed"
-    if action in ("cancel", "fulfill", "track"):
-        units = order_units(after)
-        if action == "track":
-            is_reopened = status == "completed" and units.open and not order_units(before).open
-            return "confirmed" if is_reopened else status
-        if not units.open:
-            return "completed" if units.all_fulfilled else "cancelled"
+    if action == "track":
+        is_reopened = status == "completed" and change.units.open and not change.units_before.open
+        return "confirmed" if is_reopened else status
+    if action in ("cancel", "fulfill") and not change.units.open:
+        return "completed" if change.units.all_fulfilled else "cancelled"
     return ACTIONS[action].to_status or status
 
 
-def _is_late_still(event_type: str, before: Document, after: Document) -> bool:
+def _is_late_still(event_type: str, change: Change) -> bool:
     """Whether the order is late as before, unless nothing of it is open any more, or the date to ship by is another."""
-    is_late = before["late"] and is_shippable(after)
-    return after["late"] is is_late or (event_type == "order.updated" and after["late"] is False)
+    is_late, after = change.after["late"], change.after
+    expected = change.before["late"] and is_shippable(after, change.units)
+    return is_late is expected or (event_type == "order.updated" and is_late is False)
 
 
 def _is_held_by(actor: str, order: Document) -> bool:

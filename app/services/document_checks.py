@@ -1,13 +1,14 @@
 """Whether the members of an order document agree with each other: what is derived is derived again from the records.
 
-The derivations are the functions that the model uses; an instance of the model would take ten times as long.
+The derivations are the functions that the model uses; an instance of the model would take ten times as long. Where an
+event has not changed what a check reads, its result is that for the version before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from itertools import compress
+from typing import Any, NamedTuple
 
 from app.db.types import read_timestamp
 from app.models.erasure import scrub
@@ -35,7 +36,7 @@ from app.models.lifecycle import (
 )
 from app.models.order_aggregate import VERSIONS_MAX
 from app.models.order_id import first_order_id, is_alias
-from app.models.payment import exceeded_limit, payment_status, sum_payments
+from app.models.payment import PaymentSums, exceeded_limit, payment_status, sum_payments
 from app.models.pricing import InvalidPrices, Prices, order_totals, price_lines
 
 _TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that holds the time of creation
@@ -43,8 +44,7 @@ _TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that holds the tim
 Document = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Units:
+class Units(NamedTuple):
     """The units of an order by line, from the records, and the sums over all lines."""
 
     active: Sequence[Document]  # the fulfillments that were not cancelled
@@ -59,7 +59,7 @@ class Units:
 
     @property
     def open(self) -> int:
-        """The units that are neither cancelled nor fulfilled."""
+        """The number of units that are neither cancelled nor fulfilled."""
         return self.quantity - self.all_cancelled - self.all_fulfilled
 
 
@@ -102,63 +102,169 @@ def inconsistent_members(order: Document) -> list[str]:
 
     Raises KeyError, TypeError, AttributeError or ValueError if it is not an order document.
     """
-    units = order_units(order)
-    try:
+    return VersionChecks().inconsistent_members(order, order.keys())
+
+
+class VersionChecks:
+    """Finds inconsistent members in the versions of one order, which are given in their order.
+
+    A check is repeated only if what it reads differs from the version before. Most events change few members.
+    """
+
+    def __init__(self) -> None:
+        self._derived: Derived | None = None  # from the version before
+        self._wrong: list[list[str]] = [[] for _ in _CHECKS]  # the names that each check has found
+
+    def units(self, order: Document) -> Units:
+        """The units of the version that was checked last."""
+        return order_units(order) if self._derived is None else self._derived.units
+
+    def inconsistent_members(self, order: Document, differing: Set[str]) -> list[str]:
+        """The names of the members of the next version that are inconsistent with other members.
+
+        `differing` are the members that are not as in the version before. Raises KeyError, TypeError, AttributeError
+        or ValueError if it is not an order document.
+        """
+        before = self._derived
+        try:
+            self._derived = derived = _derive(order, differing, before)
+        except InvalidPrices as error:
+            self._derived = None
+            return sorted(error.messages)
+        changed = _ALL if before is None else frozenset(differing).union(_changed_parts(before, derived))
+        for position in _checks_of(changed):
+            self._wrong[position] = [*_CHECKS[position][1](order, derived)]
+        wrong = {name for names in self._wrong for name in names}
+        if is_alias(order["customer_id"]) and scrub(order, alias=order["customer_id"]) != order:
+            wrong.add("customer_id")
+        if not isinstance(order["late"], bool):  # 0 does not differ from False
+            wrong.add("late")
+        return sorted(wrong)
+
+
+class Derived(NamedTuple):
+    """What the records, the items and the adjustments of an order document add up to."""
+
+    units: Units
+    prices: Prices
+    payments: PaymentSums
+    totals: dict[str, int] | None
+
+
+def _derive(order: Document, differing: Set[str], before: Derived | None) -> Derived:
+    """Compute the parts that depend on members that differ. Raises InvalidPrices."""
+    if before is None:
+        units, sums = order_units(order), sum_payments(order["payments"])
         prices = order_prices(order["items"], order["adjustments"])
-    except InvalidPrices as error:
-        return sorted(error.messages)
-    sums = sum_payments(order["payments"])
-    totals = order_totals(
-        prices, order["items"], is_cancelled=order["status"] == "cancelled", paid=sums.captured, refunded=sums.refunded
-    )
-    total = totals["total"] if totals else 0
-    checks = {
-        "id": _has_time(order["id"], order["created_at"]),
-        "customer_id": not is_alias(order["customer_id"]) or scrub(order, alias=order["customer_id"]) == order,
-        "items": _has_units_and_prices(order["items"], units, prices),
-        "totals": order["totals"] == totals and total >= 0,
-        "status": _is_status_possible(order["status"], units),
-        "fulfillment_status": order["fulfillment_status"]
-        == fulfillment_status(fulfilled=units.all_fulfilled, is_open=units.open > 0, active=units.active),
-        "return_status": order["return_status"]
-        == return_status(fulfilled=units.all_fulfilled, returned=units.all_returned),
-        "payment_status": order["payment_status"] == payment_status(sums, total=total),
-        "payments": exceeded_limit(sums) is None and _are_distinct(order["payments"], "type", "reference"),
-        "late": order["late"] is False or (order["late"] is True and is_shippable(order)),
-        "allowed_actions": order["allowed_actions"]
-        == list(_allowed_actions(order, units, has_prices=totals is not None)),
-    }
-    return sorted({name for name, is_consistent in checks.items() if not is_consistent}.union(_wrong_records(order)))
+    elif _READ_TO_DERIVE.isdisjoint(differing):
+        return before
+    else:
+        units, prices, sums, _ = before
+        if not _WITH_UNITS.isdisjoint(differing):
+            units = order_units(order)
+        if "items" in differing or "adjustments" in differing:
+            prices = order_prices(order["items"], order["adjustments"])
+        if "payments" in differing:
+            sums = sum_payments(order["payments"])
+    is_cancelled = order["status"] == "cancelled"
+    totals = order_totals(prices, order["items"], is_cancelled=is_cancelled, paid=sums.captured, refunded=sums.refunded)
+    return Derived(units, prices, sums, totals)
 
 
-def is_shippable(order: Document) -> bool:
+def _changed_parts(before: Derived, derived: Derived) -> Iterator[str]:
+    """The names of the parts that have changed."""
+    if before is not derived:
+        for name, old, new in zip(_PARTS, before, derived, strict=True):
+            if old is not new and old != new:
+                yield name
+
+
+def is_shippable(order: Document, units: Units) -> bool:
     """Whether the order has a date to ship by and open units, so that it can become late, or is."""
-    return order["ship_by"] is not None and order["status"] in OPEN and order_units(order).open > 0
+    return order["ship_by"] is not None and order["status"] in OPEN and units.open > 0
 
 
-def due_at(order: Document) -> datetime | None:
+def due_at(order: Document, *, version: int) -> datetime | None:
     """The next time at which the service changes the order by itself: a hold ends, or it becomes late."""
     dates = [read_timestamp(hold["until"]) for hold in order["holds"] if hold["until"]]
-    if not order["late"] and order["version"] < VERSIONS_MAX and is_shippable(order):
+    if not order["late"] and version < VERSIONS_MAX and is_shippable(order, order_units(order)):
         dates.append(read_timestamp(order["ship_by"]))
     return min(dates, default=None)
 
 
-def _wrong_records(order: Document) -> Iterator[str]:
+def _check_id(order: Document, _: Derived) -> Iterator[str]:
+    if order["id"][:_TIME_LENGTH] != first_order_id(datetime.fromisoformat(order["created_at"]))[:_TIME_LENGTH]:
+        yield "id"
+
+
+def _check_items(order: Document, derived: Derived) -> Iterator[str]:
+    if not _has_units_and_prices(order["items"], derived.units, derived.prices):
+        yield "items"
+
+
+def _check_money(order: Document, derived: Derived) -> Iterator[str]:
+    sums, total = derived.payments, derived.totals["total"] if derived.totals else 0
+    if order["totals"] != derived.totals or total < 0:
+        yield "totals"
+    if order["payment_status"] != payment_status(sums, total=total):
+        yield "payment_status"
+    if exceeded_limit(sums) is not None or not _are_distinct(order["payments"], "type", "reference"):
+        yield "payments"
+
+
+def _check_statuses(order: Document, derived: Derived) -> Iterator[str]:
+    """An order is cancelled if, and only if, all its units are; nothing of a pending one has been fulfilled."""
+    units, status = derived.units, order["status"]
+    all_cancelled = not units.open and not units.all_fulfilled
+    if (status == "cancelled") != all_cancelled or (status == "pending" and units.all_fulfilled):
+        yield "status"
+    if order["fulfillment_status"] != fulfillment_status(
+        fulfilled=units.all_fulfilled, is_open=units.open > 0, active=units.active
+    ):
+        yield "fulfillment_status"
+    if order["return_status"] != return_status(fulfilled=units.all_fulfilled, returned=units.all_returned):
+        yield "return_status"
+
+
+def _check_late(order: Document, derived: Derived) -> Iterator[str]:
+    if order["late"] and not is_shippable(order, derived.units):
+        yield "late"
+
+
+def _check_dates(order: Document, _: Derived) -> Iterator[str]:
+    yield from ()
+    for date in [order["ship_by"], order["deliver_by"], *(hold["until"] for hold in order["holds"])]:
+        if date is not None:
+            read_timestamp(date)  # raises TypeError or ValueError for what is no time
+
+
+def _check_allowed_actions(order: Document, derived: Derived) -> Iterator[str]:
+    if order["allowed_actions"] != _allowed_actions(order, derived.units, has_prices=derived.totals is not None):
+        yield "allowed_actions"
+
+
+def _check_records(order: Document, _: Derived) -> Iterator[str]:
     """The lists of records that are not numbered, refer to unknown lines, or contradict other members."""
-    due_at(order)  # raises KeyError, TypeError or ValueError for holds and dates that are none
-    lines = range(1, len(order["items"]) + 1)
+    last_line = len(order["items"])
     for name in ("cancellations", "fulfillments", "returns"):
         for number, record in enumerate(order[name], start=1):
-            if record["number"] != number or any(entry["quantity"] < 1 for entry in record["items"]):
+            if record["number"] != number:
                 yield name
-            # An update may have removed lines of records that no longer count.
-            if any(entry["line"] not in lines for entry in record["items"]) and _counts(record):
-                yield name
-    if any(one["status"] != delivery_status(one["events"]) for one in order["fulfillments"]):
-        yield "fulfillments"
+            for entry in record["items"]:
+                # An update may have removed lines of records that no longer count.
+                if entry["quantity"] < 1 or (not 1 <= entry["line"] <= last_line and _counts(record)):
+                    yield name
+    for fulfillment in order["fulfillments"]:
+        if fulfillment["status"] != delivery_status(fulfillment["events"]):
+            yield "fulfillments"
+
+
+def _check_holds(order: Document, _: Derived) -> Iterator[str]:
     if order["holds"] and (order["status"] not in OPEN or not _are_distinct(order["holds"], "handle")):
         yield "holds"
+
+
+def _check_reopening(order: Document, _: Derived) -> Iterator[str]:
     if order["reopening"] is None and any(one["reopened_at"] for one in order["cancellations"]):
         yield "reopening"
 
@@ -166,10 +272,6 @@ def _wrong_records(order: Document) -> Iterator[str]:
 def _counts(record: Document) -> bool:
     """Whether the units of a cancellation, a fulfillment or a return count: it was not taken back."""
     return record.get("reopened_at") is None and record.get("status") not in (FULFILLMENT_CANCELLED, REJECTED)
-
-
-def _has_time(order_id: str, created_at: str) -> bool:
-    return order_id[:_TIME_LENGTH] == first_order_id(datetime.fromisoformat(created_at))[:_TIME_LENGTH]
 
 
 def _are_distinct(records: Sequence[Document], *members: str) -> bool:
@@ -197,20 +299,39 @@ def _has_units_and_prices(items: Sequence[Document], units: Units, prices: Price
     return True
 
 
-def _is_status_possible(status: str, units: Units) -> bool:
-    """An order is cancelled if, and only if, all its units are; nothing of a pending one has been fulfilled."""
-    all_cancelled = not units.open and not units.all_fulfilled
-    return (status == "cancelled") == all_cancelled and not (status == "pending" and units.all_fulfilled)
-
-
-def _allowed_actions(order: Document, units: Units, *, has_prices: bool) -> tuple[str, ...]:
+def _allowed_actions(order: Document, units: Units, *, has_prices: bool) -> list[str]:
     returnable = units.all_fulfilled > units.all_returned + sum(units.expected.values())
-    conditions = {
-        ON_HOLD: bool(order["holds"]),
-        OPEN_UNITS: units.open > 0,
-        UNITS_TO_RETURN: returnable,
-        EXPECTED_RETURNS: bool(units.expected),
-        ACTIVE_FULFILLMENTS: bool(units.active),
-        PRICES: has_prices,
-    }
-    return allowed_actions(order["status"], frozenset(name for name, is_met in conditions.items() if is_met))
+    # In the order of _CONDITIONS.
+    are_met = bool(order["holds"]), units.open > 0, returnable, bool(units.expected), bool(units.active), has_prices
+    return _cached_actions(order["status"], are_met)
+
+
+@cache
+def _cached_actions(status: str, are_met: tuple[bool, ...]) -> list[str]:
+    return list(allowed_actions(status, frozenset(compress(_CONDITIONS, are_met))))
+
+
+_CONDITIONS = (ON_HOLD, OPEN_UNITS, UNITS_TO_RETURN, EXPECTED_RETURNS, ACTIVE_FULFILLMENTS, PRICES)
+_WITH_UNITS = frozenset({"items", "cancellations", "fulfillments", "returns"})
+_READ_TO_DERIVE = _WITH_UNITS | {"adjustments", "payments", "status"}
+_PARTS = ("derived units", "derived prices", "derived payments", "derived totals")  # in the order of Derived
+# Each check, with the members and the derived parts that it reads.
+_CHECKS: tuple[tuple[set[str], Callable[[Document, Derived], Iterator[str]]], ...] = (
+    ({"id", "created_at"}, _check_id),
+    ({"items", "derived units", "derived prices"}, _check_items),
+    ({"totals", "payment_status", "payments", "derived totals"}, _check_money),
+    ({"status", "fulfillment_status", "return_status", "derived units"}, _check_statuses),
+    ({"late", "ship_by", "status", "derived units"}, _check_late),
+    ({"ship_by", "deliver_by", "holds"}, _check_dates),
+    ({"allowed_actions", "status", "holds", "derived units", "derived totals"}, _check_allowed_actions),
+    ({"items", "cancellations", "fulfillments", "returns"}, _check_records),
+    ({"holds", "status"}, _check_holds),
+    ({"reopening", "cancellations"}, _check_reopening),
+)
+_ALL = frozenset(name for members, _ in _CHECKS for name in members)
+
+
+@lru_cache(maxsize=1024)
+def _checks_of(changed: frozenset[str]) -> list[int]:
+    """The positions of the checks that read something that has changed: the same for all events of a kind."""
+    return [position for position, (members, _) in enumerate(_CHECKS) if not members.isdisjoint(changed)]

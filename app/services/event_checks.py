@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Row
@@ -14,8 +14,8 @@ from app.models.lifecycle import CREATED, IMPORTED
 from app.models.order_id import hash_reference, is_alias
 from app.models.payment import sum_payments
 from app.models.pricing import InvalidPrices, order_totals, priced_lines
-from app.services.change_checks import differing_members, is_allowed, wrong_members
-from app.services.document_checks import Document, due_at, inconsistent_members, order_prices
+from app.services.change_checks import Change, differing_members, is_allowed, wrong_members
+from app.services.document_checks import Document, Units, VersionChecks, due_at, order_prices
 from app.services.feed_checks import FeedOrder
 from app.services.new_order import NEW_ORDER_STATE, content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
@@ -44,39 +44,48 @@ def compare_events(
     Two snapshots are in memory at a time. `alias` is that of a running erasure of the customer, which may have erased
     only some of the snapshots. `kept_since` is the time after which no event has been removed from the feed.
     """
-    before: tuple[Row[Any], Any] | None = None
-    feed_order = FeedOrder(kept_since)
+    before: _Version | None = None
+    feed_order, checks = FeedOrder(kept_since), VersionChecks()
     for event in log:
         yield from feed_order.verify(event)
         try:
             snapshot = orjson.loads(event.snapshot)
             yield from _verify_snapshot(order, event, snapshot)
+            differing = differing_members(before.snapshot, snapshot) if before else set(snapshot)
+            for member in checks.inconsistent_members(snapshot, differing):
+                yield f"{member} contradicts other members in the snapshot of version {event.version}"
+            version = _Version(event, snapshot, checks.units(snapshot))
             if before is None:
                 yield from _verify_first(order.columns, event, snapshot, alias=alias)
-            elif alias is None:
-                yield from _verify_change(event, before[1], snapshot)
             else:
-                yield from _verify_change(event, scrub(before[1], alias=alias), scrub(snapshot, alias=alias))
+                yield from _verify_change(before, version, differing, alias=alias)
         except orjson.JSONDecodeError:
             yield f"the snapshot of version {event.version} is not JSON"
             return
         except _NOT_A_DOCUMENT:
             yield f"the snapshot of version {event.version} is not the document of an order"
             return
-        if before is not None and event.version != before[0].version + 1:
-            yield f"version {event.version} follows version {before[0].version} in the log"
-        before = event, snapshot
+        if before is not None and event.version != before.event.version + 1:
+            yield f"version {event.version} follows version {before.event.version} in the log"
+        before = version
     if before is not None:
-        yield from _verify_tables(order, *before)
+        yield from _verify_tables(order, before.event, before.snapshot)
+
+
+class _Version(NamedTuple):
+    event: Row[Any]
+    snapshot: Document
+    units: Units
 
 
 def _verify_snapshot(order: OrderRow, event: Row[Any], snapshot: Document) -> Iterator[str]:
-    where = f"in the snapshot of version {event.version}"
-    for member, expected in (("id", event.order_id), ("version", event.version), ("updated_at", rfc3339(event.at))):
-        if snapshot[member] != expected:
-            yield f"{member} is {_abbreviated(snapshot[member])} {where}, {_abbreviated(expected)} in its event"
-    for member in inconsistent_members(snapshot):
-        yield f"{member} contradicts other members {where}"
+    columns = event.order_id, event.version, rfc3339(event.at)
+    members = snapshot["id"], snapshot["version"], snapshot["updated_at"]
+    if members != columns:
+        for name, member, column in zip(("id", "version", "updated_at"), members, columns, strict=True):
+            if member != column:
+                where = f"in the snapshot of version {event.version}"
+                yield f"{name} is {_abbreviated(member)} {where}, {_abbreviated(column)} in its event"
     if orjson.dumps(snapshot).decode() != event.snapshot:
         yield f"the snapshot of version {event.version} is not written as it was rendered"
     if is_alias(order.columns["customer_id"]):  # all snapshots are erased before the order is
@@ -109,12 +118,17 @@ def _verify_first(order: Document, event: Row[Any], snapshot: Document, *, alias
         yield "external_ref_hash is not that of the principal's external_ref"
 
 
-def _verify_change(event: Row[Any], before: Document, after: Document) -> Iterator[str]:
-    """An event and its snapshot, compared with the snapshot before."""
-    if not is_allowed(event.type, before):
-        yield f"version {event.version}, which is {event.type}, cannot follow version {before['version']}"
+def _verify_change(before: _Version, version: _Version, differing: set[str], *, alias: str | None) -> Iterator[str]:
+    """An event and its snapshot, compared with the version before."""
+    event, old, new = version.event, before.snapshot, version.snapshot
+    if alias is not None:
+        old, new = scrub(old, alias=alias), scrub(new, alias=alias)
+        differing = differing_members(old, new)
+    if not is_allowed(event.type, old):
+        yield f"version {event.version}, which is {event.type}, cannot follow version {old['version']}"
         return
-    for name in wrong_members(event.type, before, after, actor=event.actor):
+    change = Change(old, new, differing, before.units, version.units)
+    for name in wrong_members(event.type, change, actor=event.actor):
         yield f"{name} in version {event.version} is not what {event.type} makes of it"
 
 
@@ -134,7 +148,7 @@ def _verify_tables(order: OrderRow, event: Row[Any], snapshot: Document) -> Iter
     if rendered != event.snapshot:
         yield from _compare_rendered(orjson.loads(rendered), snapshot)
     totals = snapshot["totals"] or {"total": None}
-    for name, value in (("total", totals["total"]), ("due_at", due_at(snapshot))):
+    for name, value in (("total", totals["total"]), ("due_at", due_at(snapshot, version=event.version))):
         if order.columns[name] != value:
             yield f"{name} is {_abbreviated(order.columns[name])} in the tables, {_abbreviated(value)} by the log"
 
