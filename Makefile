@@ -88,7 +88,7 @@ hostile: $(VENV)/dev.stamp  ## test that the most expensive requests delay no ot
 	@$(PY) -m pytest tests/hostile $(ARGS)
 
 faults: export KILLS ?= 10
-faults: $(VENV)/dev.stamp  ## servers, databases and disks that fail, under load; nothing acknowledged may be lost (KILLS=10)
+faults: $(VENV)/dev.stamp  ## servers, databases and disks that fail, under load; nothing acknowledged may be lost (KILLS=10, EVENTS=10000 for long runs)
 	@$(PY) -m pytest tests/faults $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## check format, style, types, import layers and security

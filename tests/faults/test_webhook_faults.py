@@ -1,6 +1,6 @@
 """Workers die at any moment while endpoints are slow, fail and break connections off: every endpoint gets every event.
 
-`make faults` kills workers ten times; KILLS=3 is the short form.
+`make faults` kills workers ten times; KILLS=3 is the short form, `KILLS=20 EVENTS=10000` the long one.
 """
 
 import os
@@ -22,6 +22,8 @@ from tests.support.receivers import Answer, Received, accept, receiver
 from tests.support.servers import GUNICORN, Server, free_port, running, running_worker, send_request, wait_until
 
 KILLS = int(os.environ.get("KILLS", "10"))
+EVENTS_MIN = int(os.environ.get("EVENTS", "0"))  # the clients go on until there are so many
+LONGEST_RUN = 900  # seconds
 FAILING_EVENTS = 40  # one event in so many fails once or twice
 WEBHOOKS = SETTINGS | {"WEBHOOKS_ALLOW_PRIVATE": "1", "LOG_LEVEL": "info"}
 
@@ -50,6 +52,7 @@ class Endpoint:
 
     name: str
     answer: Answer
+    id: str = ""
     secret: str = ""
     received: list[tuple[str, str, int]] = field(default_factory=list)  # webhook-id, order id and version
 
@@ -65,7 +68,7 @@ class Endpoint:
             rows = connection.execute(select(EVENTS.c.order_id, EVENTS.c.version)).all()
         events = {f"{row.order_id}:{row.version}" for row in rows}
         duplicates = len(self.received) - len(events)
-        print(f"{self.name}: {len(events)} events, {duplicates} sent again", file=sys.stderr)
+        print(f"{self.name}: {len(events)} events, {duplicates} sent again. {self.lag(engine)}", file=sys.stderr)
         versions: dict[str, list[int]] = defaultdict(list)
         for event_id, order_id, version in self.received:
             assert event_id == f"{order_id}:{version}"
@@ -73,6 +76,16 @@ class Endpoint:
 
         assert {event_id for event_id, *_ in self.received} == events
         assert {order_id: sorted(sent) for order_id, sent in versions.items()} == versions
+
+    def lag(self, engine: Engine) -> str:
+        """How long events took from their change to the answer of the endpoint, retries included."""
+        of_event = (EVENTS.c.order_id == DELIVERIES.c.order_id) & (EVENTS.c.version == DELIVERIES.c.version)
+        query = select(DELIVERIES.c.finished_at, EVENTS.c.at).join(EVENTS, of_event)
+        with engine.connect() as connection:
+            rows = connection.execute(query.where(DELIVERIES.c.endpoint_id == self.id)).all()
+        seconds = sorted((answered - happened).total_seconds() for answered, happened in rows)
+        p50, p99 = (seconds[int(len(seconds) * share)] for share in (0.5, 0.99))
+        return f"Delivered after {p50:.2f} s (median), {p99:.2f} s (p99)."
 
 
 ANSWERS = {"fast": accept, "slow": slow, "500": failing(500), "dropped": failing(0)}
@@ -90,8 +103,10 @@ def test_every_endpoint_gets_every_event_in_order_while_workers_are_killed(url: 
         endpoints = [Endpoint(name, answer) for name, answer in ANSWERS.items()]
         for endpoint in endpoints:
             receiving = stack.enter_context(receiver(endpoint.verify_and_answer))
-            endpoint.secret = send_request(port, "POST", "/webhooks", {"url": receiving.url}).json["secret"]
+            created = send_request(port, "POST", "/webhooks", {"url": receiving.url}).json
+            endpoint.id, endpoint.secret = created["id"], created["secret"]
         workers = [start_worker(), start_worker()]
+        started = time.monotonic()
         with Traffic(port, clients=4) as traffic:
             for _ in range(KILLS):
                 time.sleep(random.uniform(0.1, 1))
@@ -99,10 +114,13 @@ def test_every_endpoint_gets_every_event_in_order_while_workers_are_killed(url: 
                 victim.process.kill()
                 victim.process.wait()
                 workers.append(start_worker())
+            wait_until(lambda: count(engine, EVENTS) >= EVENTS_MIN, seconds=LONGEST_RUN)
             traffic.stop()
+        rate = count(engine, EVENTS) / (time.monotonic() - started)
+        print(f"{rate:.0f} events/s for {len(endpoints)} endpoints, {KILLS} workers killed", file=sys.stderr)
         wait_until(lambda: count(engine, OUTBOX) == 0)
         total = scalar(engine, select(FEED_HEAD.c.seq)) * len(endpoints)
-        wait_until(lambda: succeeded(engine) == total, seconds=600)
+        wait_until(lambda: succeeded(engine) == total, seconds=LONGEST_RUN)
 
         for endpoint in endpoints:
             endpoint.check(engine)

@@ -1,0 +1,166 @@
+"""The worker's figures on PostgreSQL: events and deliveries a second, and what a running worker costs creates.
+
+`python -m bench.worker feed` and `python -m bench.worker creates`; `--help` names the options.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sqlalchemy import create_engine, text
+
+from app import create_app
+from app.db.engine import db
+from app.services.sequencer import sequence_events
+from bench.load import CPU, run_slot, settle
+from bench.servers import OURS, Room, Server, machine_room
+from tests.support.servers import ROOT, WORKER, environment, free_port, running, send_request
+
+ROUNDS = 5
+_RECEIVER = """
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.log warn;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    keepalive_requests 1000000;
+    server {{ listen 127.0.0.1:{port}; location / {{ return 204; }} }}
+}}
+"""
+_SUCCEEDED = text("SELECT count(*) FROM webhook_deliveries WHERE status = 'succeeded'")
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[int, int]]:
+    """An nginx that answers 204: its port and its process."""
+    with TemporaryDirectory(prefix="receiver-", ignore_cleanup_errors=True) as directory:
+        os.chmod(directory, 0o755)
+        port, file = free_port(), Path(directory) / "nginx.conf"
+        file.write_text(_RECEIVER.format(directory=directory, port=port))
+        with subprocess.Popen(["nginx", "-e", "stderr", "-p", directory, "-c", str(file)]) as process:
+            try:
+                yield port, process.pid
+            finally:
+                process.terminate()
+
+
+@contextmanager
+def worker(url: str) -> Iterator[int]:
+    """A running `flask worker`: its process."""
+    settings = environment(DATABASE_URL=url, LOG_LEVEL="error", WEBHOOKS_ALLOW_PRIVATE="1")
+    with subprocess.Popen([sys.executable, *WORKER], cwd=ROOT, env=settings) as process:
+        try:
+            yield process.pid
+        finally:
+            process.terminate()
+
+
+def measure_feed(orders: int) -> None:
+    """Number the events of new orders, then deliver them all to one fast endpoint."""
+    with machine_room((OURS,)) as room, receiver() as (port, receiver_pid):
+        server = room.servers[OURS.name]
+        settings = {"DATABASE_URL": server.url, "AUTH": "off", "LOG_LEVEL": "error", "WEBHOOKS_ALLOW_PRIVATE": "1"}
+        register(port, settings)
+        seed = [sys.executable, "-m", "flask", "--app", "wsgi", "seed", "--new", "--orders", str(orders)]
+        subprocess.run(seed, cwd=ROOT, env=environment(**settings), check=True, stdout=subprocess.DEVNULL)
+        with create_app(settings).app_context():
+            started = time.perf_counter()
+            while sequence_events():
+                pass
+            print(f"{orders} events numbered: {orders / (time.perf_counter() - started):,.0f}/s")
+            db.engine.dispose()
+        measure_deliveries(room, server, orders, receiver_pid)
+
+
+def register(port: int, settings: dict[str, str]) -> None:
+    """Create the endpoint by a server of its own, which admits loopback addresses."""
+    web = free_port()
+    with running("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app", port=web, **settings):
+        assert send_request(web, "POST", "/webhooks", {"url": f"http://127.0.0.1:{port}/"}).status == 201
+
+
+def measure_deliveries(room: Room, server: Server, orders: int, receiver_pid: int) -> None:
+    engine = create_engine(server.url.replace("postgresql:", "postgresql+psycopg:", 1))
+    with worker(server.url) as pid, engine.connect() as connection:
+        while (begun := connection.scalar(_SUCCEEDED)) < orders / 10:  # it has started, and the queue is filling
+            time.sleep(0.1)
+        before, receiving = CPU.read(room, pid), CPU.read(room, receiver_pid)
+        while (count := connection.scalar(_SUCCEEDED)) < orders * 0.95:
+            time.sleep(0.2)
+        after, received = CPU.read(room, pid), CPU.read(room, receiver_pid)
+    engine.dispose()
+    delivered = count - begun
+    costs = (
+        ("worker", after.server - before.server),
+        ("database", after.database - before.database),
+        ("receiver", received.server - receiving.server),
+    )
+    print(f"{delivered} deliveries: {delivered / (after.clock - before.clock):,.0f}/s; CPU time of one: ", end="")
+    print(", ".join(f"{name} {seconds / delivered * 1e6:.0f} µs" for name, seconds in costs))
+
+
+def measure_creates(rounds: int, seconds: float, connections: int) -> None:
+    """Create orders without and with a worker that numbers their events, in turn."""
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    with machine_room((OURS,)) as room:
+        server = room.servers[OURS.name]
+
+        def measure() -> float:
+            return run_slot(room, server, "post-keyed", connections=connections, seconds=seconds, ids=[]).rate
+
+        measure()
+        for number in range(rounds):
+            for with_worker in (False, True) if number % 2 else (True, False):
+                with worker(server.url) as pid:  # what the slot before has left is numbered first
+                    wait_until_numbered(server)
+                    if with_worker:
+                        rates[True].append(measure())
+                        continue
+                settle(room)
+                rates[False].append(measure())
+                assert pid
+    ratios = [there / alone for there, alone in zip(rates[True], rates[False], strict=True)]
+    for with_worker, label in ((False, "without"), (True, "with")):
+        print(f"creates {label} a worker: {statistics.median(rates[with_worker]):,.0f}/s")
+    print(f"ratio: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def wait_until_numbered(server: Server) -> None:
+    engine = create_engine(server.url.replace("postgresql:", "postgresql+psycopg:", 1))
+    with engine.connect() as connection:
+        while connection.scalar(text("SELECT EXISTS (SELECT FROM outbox)")):
+            connection.rollback()
+            time.sleep(0.1)
+    engine.dispose()
+
+
+def main() -> None:
+    """Parse the options and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("figure", choices=["feed", "creates"])
+    parser.add_argument("--orders", type=int, default=20_000, help="events of `feed`")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of `creates`")
+    parser.add_argument("--seconds", type=float, default=5, help="of each measurement of `creates`")
+    parser.add_argument("--connections", type=int, default=16, help="clients of `creates`")
+    options = parser.parse_args()
+    if options.figure == "feed":
+        measure_feed(options.orders)
+    else:
+        measure_creates(options.rounds, options.seconds, options.connections)
+
+
+if __name__ == "__main__":
+    main()
