@@ -103,7 +103,7 @@ format: $(VENV)/dev.stamp  ## format the code and sort the imports
 	@$(PY) -m ruff format --quiet
 
 examples: $(VENV)/dev.stamp  ## record the examples of the API description again
-	@LOG_LEVEL=critical $(PY) -m tests.support.api_examples
+	@LOG_LEVEL=error $(PY) -m tests.support.api_examples
 
 fuzz: EXAMPLES ?= 100
 fuzz: $(VENV)/dev.stamp  ## send requests generated from the API description, on both databases (EXAMPLES=100 per operation)

@@ -396,7 +396,7 @@ def test_the_documentation_page_loads_from_this_service_alone(client: FlaskClien
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(addresses) >= 3
     for address in addresses:
-        assert address.startswith("/docs/"), address
+        assert re.match("/[a-z]", address), address
         assert client.get(address, buffered=True).status_code == 200, address
     assert "<script>" not in page  # a content security policy can forbid scripts in the page
     assert '"openapi.json"' in client.get("/docs/start.js", buffered=True).text

@@ -90,6 +90,9 @@ ROUTES = {
     ("GET", "/console/<path:name>"): Route(None, success=404),
     ("GET", "/docs"): Route(None),
     ("GET", "/docs/<path:name>"): Route(None),
+    ("GET", "/docs/guides"): Route(None),
+    ("GET", "/docs/guides/<guide>"): Route(None),
+    ("GET", "/llms.txt"): Route(None),
     ("GET", "/problems"): Route(None),
     ("GET", "/problems/<slug>"): Route(None),
 }

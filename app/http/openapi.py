@@ -61,7 +61,7 @@ from app.schemas.order_actions import BulkActionInSchema
 from app.schemas.webhook import EndpointPayloadSchema, PayloadSchema, WebhookSchema
 from app.services.bulk_actions import BULK_ACTIONS
 
-_INTRODUCTION = """\
+INTRODUCTION = """\
 Creates and manages customer orders. An acknowledged order is never lost, and one Idempotency-Key never creates two
 orders. Every error is a problem document (RFC 9457); its `type` is the address of a page that says what to do.
 
@@ -106,18 +106,13 @@ def _build(server: str, *, authenticated: bool) -> bytes:
         openapi_version="3.1.0",
         plugins=[plugin],
         servers=[{"url": server.rstrip("/") or "/", "description": _SERVER, "x-internal": False}],
-        info={"description": _INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
+        info={"description": INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
     )
     assert plugin.converter is not None
     for describe in (_describe_metadata, _describe_integers, _describe_references):
         plugin.converter.add_attribute_function(describe)  # type: ignore[no-untyped-call]
     plugin.converter.add_parameter_attribute_function(_describe_choices)
-    operations = [
-        (blueprint, operation)
-        for blueprint in current_app.blueprints.values()
-        if isinstance(blueprint, Blueprint)
-        for operation in blueprint.operations.values()
-    ]
+    operations = list(_operations())
     _add_components(spec, [operation for _, operation in operations])
     for blueprint in dict.fromkeys(blueprint for blueprint, _ in operations):
         spec.tag({"name": blueprint.name, "description": blueprint.description})
@@ -131,6 +126,19 @@ def _build(server: str, *, authenticated: bool) -> bytes:
         description["components"]["schemas"][name] = schema
     _share_parameters(description)
     return orjson.dumps(description)
+
+
+def described_operations() -> Iterator[tuple[str, str, str]]:
+    """Yield the method, the path and the summary of every operation."""
+    for _, operation in _operations():
+        yield operation.method, _PATH_VARIABLE.sub(r"{\1}", operation.path), operation.summary
+
+
+def _operations() -> Iterator[tuple[Blueprint, Operation]]:
+    for blueprint in current_app.blueprints.values():
+        if isinstance(blueprint, Blueprint):
+            for operation in blueprint.operations.values():
+                yield blueprint, operation
 
 
 def _add_components(spec: APISpec, operations: list[Operation]) -> None:

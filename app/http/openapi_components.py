@@ -62,6 +62,11 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "The last part of the problem's `type`.",
         "example": "order-not-found",
     },
+    "guide": {
+        "schema": {"type": "string", "maxLength": 64, "pattern": "^[a-z-]+$"},
+        "description": "The name of the guide.",
+        "example": "idempotency",
+    },
     "name": {
         "schema": {"type": "string", "maxLength": 255},
         "description": "The name of the file.",

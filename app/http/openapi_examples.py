@@ -27,8 +27,14 @@ def response_example(operation_id: str, status: int, media_type: str) -> dict[st
 
 def problem_example(slug: str) -> dict[str, Any]:
     """Return a problem document of this type."""
-    problem: dict[str, Any] = _with_prefix(_recorded()["problems"][slug])
+    problem: dict[str, Any] = _with_prefix(_recorded()["problems"][slug]["problem"])
     return problem
+
+
+def problem_request(slug: str) -> str:
+    """Return the request that `problem_example` is the response to, as HTTP text."""
+    request: str = _recorded()["problems"][slug]["request"]
+    return request
 
 
 def payload_example(schema: str) -> Any:

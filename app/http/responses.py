@@ -30,9 +30,9 @@ _STATUS_LINES = {200: "200 OK", 201: "201 CREATED", 202: "202 ACCEPTED"}  # as W
 _SECURITY_HEADERS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
 _DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _DATA_HEADERS = (*_SECURITY_HEADERS, ("Content-Security-Policy", _DATA_POLICY))
-# Swagger UI uses inline styles, and data: URLs for its icons; scripts are loaded from files only.
+# Swagger UI uses data: URLs for its icons; scripts and styles are loaded from files only.
 _PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _PAGE_HEADERS = (*_SECURITY_HEADERS, ("Content-Security-Policy", _PAGE_POLICY))

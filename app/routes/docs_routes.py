@@ -1,17 +1,21 @@
-"""The service explains itself: `/openapi.json`, `/docs`, and a page for every problem type."""
+"""The service explains itself: `/openapi.json`, `/docs`, guides, and a page for every problem type."""
 
 from functools import lru_cache
 from importlib.resources import files
+from inspect import cleandoc
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
+import orjson
 from flask import Response, render_template
 
 from app.errors import NotFound, ServiceError, problem_types
 from app.http.application import public_path
 from app.http.blueprint import PUBLIC, Blueprint, Content
+from app.http.guides import GUIDES, llms_text, read_guide
 from app.http.openapi import api_description
+from app.http.openapi_examples import problem_example, problem_request
 from app.http.request_input import JSON
 from app.http.responses import page_response
 
@@ -21,7 +25,9 @@ ASSETS = {path.name: path for folder in FOLDERS for path in Path(str(folder)).it
 PAGE = {"type": "string"}
 CONDITIONAL: dict[str, Any] = {"request_headers": ("If-None-Match",), "response_headers": ("ETag",)}
 
-blueprint = Blueprint("documentation", __name__, description="The API description and the pages of the problem types.")
+blueprint = Blueprint(
+    "documentation", __name__, description="The API description, guides, and the pages of the problem types."
+)
 
 
 @blueprint.operation("GET", "/", scope=PUBLIC, responses={302: None}, response_headers=("Location",))
@@ -58,6 +64,46 @@ def read_docs() -> Response:
 
 
 @blueprint.operation(
+    "GET", "/docs/guides", scope=PUBLIC, responses={200: Content((HTML,), PAGE), 304: None}, **CONDITIONAL
+)
+def list_guides() -> Response:
+    """List the guides.
+
+    A guide explains one topic, with examples in curl, JavaScript and Python.
+    """
+    return page_response(render_template("guides.html", guides=map(read_guide, GUIDES)).encode(), HTML)
+
+
+@blueprint.operation(
+    "GET",
+    "/docs/guides/<guide>",
+    scope=PUBLIC,
+    responses={200: Content((HTML,), PAGE), 304: None},
+    problems=(NotFound,),
+    **CONDITIONAL,
+)
+def read_guide_page(guide: str) -> Response:
+    """Read a guide.
+
+    Its examples can be copied and run as they are.
+    """
+    if guide not in GUIDES:
+        raise NotFound("No guide has this name. /docs/guides lists all of them.")
+    return page_response(render_template("guide.html", guide=read_guide(guide)).encode(), HTML)
+
+
+@blueprint.operation(
+    "GET", "/llms.txt", scope=PUBLIC, responses={200: Content(("text/plain",), PAGE), 304: None}, **CONDITIONAL
+)
+def read_llms_text() -> Response:
+    """Read an overview of the documentation for language models.
+
+    It is in the format of llmstxt.org.
+    """
+    return page_response(llms_text().encode(), "text/plain")
+
+
+@blueprint.operation(
     "GET",
     "/docs/<path:name>",
     scope=PUBLIC,
@@ -66,9 +112,9 @@ def read_docs() -> Response:
     **CONDITIONAL,
 )
 def read_docs_asset(name: str) -> Response:
-    """Read a script, style sheet or image of Swagger UI.
+    """Read a script, style sheet or image of the documentation.
 
-    The page loads nothing from other servers.
+    Its pages load nothing from other servers.
     """
     if name not in ASSETS:
         raise NotFound("The documentation has no file with this name.")
@@ -87,7 +133,8 @@ def list_problem_types() -> Response:
 
     A page for people, with what each of them means and what to do.
     """
-    return page_response(_problem_page(*sorted(problem_types(), key=_order)), HTML)
+    problems = sorted(problem_types(), key=lambda problem: (problem.status, problem.slug))
+    return page_response(render_template("problems.html", problems=problems).encode(), HTML)
 
 
 @blueprint.operation(
@@ -114,9 +161,13 @@ def _asset(name: str) -> bytes:
     return ASSETS[name].read_bytes()
 
 
-def _problem_page(*problems: type[ServiceError]) -> bytes:
-    return render_template("problems.html", problems=problems).encode()
-
-
-def _order(problem: type[ServiceError]) -> tuple[int, str]:
-    return problem.status, problem.slug
+def _problem_page(problem: type[ServiceError]) -> bytes:
+    cause, _, solution = cleandoc(problem.__doc__ or "").partition("\n\n")
+    return render_template(
+        "problem.html",
+        problem=problem,
+        cause=cause,
+        solution=solution,
+        request_text=problem_request(problem.slug),
+        response_text=orjson.dumps(problem_example(problem.slug), option=orjson.OPT_INDENT_2).decode(),
+    ).encode()

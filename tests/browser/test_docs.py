@@ -3,8 +3,12 @@
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
+import playwright.sync_api
+import pytest
 from flask import Flask
+from playwright.sync_api import Browser
 
 from tests.browser.conftest import Page
 from tests.support.servers import GUNICORN, Server, free_port, running
@@ -63,4 +67,56 @@ def test_the_documentation_is_shown_under_a_prefix(
 
     assert page.console == []
     assert 'class="opblock-summary"' in page.content
-    assert '<option value="/shop/api">' in page.content  # the server that requests are tried on
+    assert '<option value="/shop/api"' in page.content  # the server that requests are tried on
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_documentation_follows_the_theme_and_fits_a_phone(service: Server, chromium: Browser, scheme: Any) -> None:
+    page = chromium.new_context(viewport={"width": 390, "height": 800}, color_scheme=scheme).new_page()
+    messages = messages_of(page)
+
+    for path in ("/docs", "/docs/guides", "/docs/guides/webhooks", "/problems", "/problems/version-mismatch"):
+        page.goto(f"http://127.0.0.1:{service.port}{path}")
+        if path == "/docs":
+            page.locator("#operations-orders-createOrder .opblock-summary-control").first.click()
+            page.locator("#operations-orders-createOrder .execute").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, path
+        red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
+        assert (int(red) < 128) == (scheme == "dark"), path
+    assert messages == []
+
+
+def test_an_operation_can_be_tried_at_the_first_click_and_at_the_second(service: Server, chromium: Browser) -> None:
+    page = chromium.new_page()
+    messages = messages_of(page)
+    page.goto(f"http://127.0.0.1:{service.port}/docs")
+    page.locator("#operations-orders-createOrder .opblock-summary-control").first.click()
+
+    created = [execute(page, "orders-createOrder", "POST") for _ in range(2)]
+    page.locator("#operations-orders-createOrder .live-responses-table .response").wait_for()
+    page.locator("#operations-orders-getOrder .opblock-summary-control").first.click()
+    read = execute(page, "orders-getOrder", "GET")
+    page.locator("#operations-changes-confirmOrder .opblock-summary-control").first.click()
+    confirmed = execute(page, "changes-confirmOrder", "POST")
+
+    assert [response.status for response in (*created, read, confirmed)] == [201, 201, 200, 200]
+    first, second = (response.json() for response in created)
+    assert first["id"] != second["id"]
+    assert confirmed.json()["id"] == read.json()["id"] == second["id"]
+    assert messages == []
+
+
+def messages_of(page: playwright.sync_api.Page) -> list[str]:
+    """What the console of the browser shows from now on."""
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    return messages
+
+
+def execute(page: playwright.sync_api.Page, operation: str, method: str) -> playwright.sync_api.Response:
+    """Click on Execute and return the response."""
+    button = page.locator(f"#operations-{operation} .execute")
+    with page.expect_response(lambda response: response.request.method == method) as response:
+        button.click()
+    return response.value

@@ -813,6 +813,72 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/docs/guides": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the guides
+         * @description A guide explains one topic, with examples in curl, JavaScript and Python.
+         */
+        get: operations["listGuides"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/docs/guides/{guide}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The name of the guide.
+                 * @example idempotency
+                 */
+                guide: string;
+            };
+            cookie?: never;
+        };
+        /**
+         * Read a guide
+         * @description Its examples can be copied and run as they are.
+         */
+        get: operations["readGuidePage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/llms.txt": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read an overview of the documentation for language models
+         * @description It is in the format of llmstxt.org.
+         */
+        get: operations["readLlmsText"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/docs/{name}": {
         parameters: {
             query?: never;
@@ -827,8 +893,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Read a script, style sheet or image of Swagger UI
-         * @description The page loads nothing from other servers.
+         * Read a script, style sheet or image of the documentation
+         * @description Its pages load nothing from other servers.
          */
         get: operations["readDocsAsset"];
         put?: never;
@@ -3601,8 +3667,7 @@ export interface operations {
                      *           "late": false,
                      *           "related_orders": [],
                      *           "tags": [
-                     *             "gift",
-                     *             "vip"
+                     *             "gift"
                      *           ],
                      *           "metadata": {
                      *             "cart": "7f3a"
@@ -3699,8 +3764,7 @@ export interface operations {
                  *       ],
                  *       "metadata": {
                  *         "cart": "7f3a"
-                 *       },
-                 *       "external_ref": "shop-1"
+                 *       }
                  *     }
                  */
                 "application/json": components["schemas"]["OrderIn"];
@@ -3723,7 +3787,7 @@ export interface operations {
                      *       "id": "019dab70-c2b3-7c51-b9f8-fa14b27e5f09",
                      *       "number": "261122-CF88D048",
                      *       "customer_id": "c-123",
-                     *       "external_ref": "shop-1",
+                     *       "external_ref": null,
                      *       "channel": null,
                      *       "status": "pending",
                      *       "fulfillment_status": "unfulfilled",
@@ -3856,8 +3920,7 @@ export interface operations {
                  *               "item_id": "sku-1",
                  *               "quantity": 2
                  *             }
-                 *           ],
-                 *           "idempotency_key": "5f0c1f0e-7d27-4d6a-9f5d-2f1f3b0c9f11"
+                 *           ]
                  *         },
                  *         {
                  *           "customer_id": "c-123",
@@ -4008,7 +4071,7 @@ export interface operations {
                      *       "id": "019dab70-c2b3-7c51-b9f8-fa14b27e5f09",
                      *       "number": "261122-CF88D048",
                      *       "customer_id": "c-123",
-                     *       "external_ref": "shop-1",
+                     *       "external_ref": null,
                      *       "channel": null,
                      *       "status": "pending",
                      *       "fulfillment_status": "unfulfilled",
@@ -4146,11 +4209,8 @@ export interface operations {
             content: {
                 /**
                  * @example {
-                 *       "note": "Ring twice.",
-                 *       "tags": [
-                 *         "gift",
-                 *         "vip"
-                 *       ]
+                 *       "external_ref": "shop-1",
+                 *       "note": "Ring twice."
                  *     }
                  */
                 "application/merge-patch+json": components["schemas"]["OrderPatch"];
@@ -4241,8 +4301,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -4265,7 +4324,7 @@ export interface operations {
                      *         "update"
                      *       ],
                      *       "created_at": "2026-11-22T09:42:07.123456Z",
-                     *       "updated_at": "2026-11-22T09:45:07.123456Z"
+                     *       "updated_at": "2026-11-22T09:44:07.123456Z"
                      *     }
                      */
                     "application/json": components["schemas"]["Order"];
@@ -4397,8 +4456,8 @@ export interface operations {
                      *         "country": "GB"
                      *       },
                      *       "billing_address": null,
-                     *       "note": null,
-                     *       "version": 1,
+                     *       "note": "Ring twice.",
+                     *       "version": 2,
                      *       "allowed_actions": [
                      *         "cancel",
                      *         "confirm",
@@ -4407,7 +4466,7 @@ export interface operations {
                      *         "update"
                      *       ],
                      *       "created_at": "2026-11-22T09:42:07.123456Z",
-                     *       "updated_at": "2026-11-22T09:42:07.123456Z"
+                     *       "updated_at": "2026-11-22T09:44:07.123456Z"
                      *     }
                      */
                     "application/json": components["schemas"]["Order"];
@@ -4481,7 +4540,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    /** @example {"id":"019dab70-c2b3-7c51-b9f8-fa14b27e5f09","number":"261122-CF88D048","customer_id":"c-123","external_ref":"shop-1","channel":null,"status":"completed","fulfillment_status":"delivered","payment_status":"paid","return_status":"partial","currency":"EUR","items":[{"line":1,"item_id":"sku-1","title":"Mug","quantity":2,"unit_price":1250,"subtotal":2500,"discount":-250,"total":2250,"cancelled":0,"fulfilled":2,"returned":1},{"line":2,"item_id":"sku-2","title":"Tea","quantity":1,"unit_price":700,"subtotal":700,"discount":-70,"total":630,"cancelled":1,"fulfilled":0,"returned":0}],"adjustments":[{"type":"discount","label":"WELCOME10","amount":-320,"line":null},{"type":"shipping","label":"Standard","amount":490,"line":null}],"totals":{"items":3200,"adjustments":170,"cancelled":-630,"total":2740,"paid":3370,"refunded":0,"due":-630},"holds":[],"payments":[{"type":"capture","amount":3370,"reference":"pi_3Nd81b","method":"card","occurred_at":"2026-11-22T09:50:07.123456Z","note":null,"created_at":"2026-11-22T09:50:07.123456Z"}],"fulfillments":[{"number":1,"items":[{"line":1,"quantity":2}],"status":"delivered","tracking":{"carrier":"DHL","number":"00340434161094042557","url":"https://example.com/track/00340434161094042557"},"events":[{"type":"delivered","occurred_at":"2026-11-22T09:54:07.123456Z","description":"Left with a neighbour."}],"created_at":"2026-11-22T09:52:07.123456Z"}],"returns":[{"number":1,"items":[{"line":1,"quantity":1}],"status":"received","reason":"broken","created_at":"2026-11-22T09:58:07.123456Z"},{"number":2,"items":[{"line":1,"quantity":1}],"status":"rejected","reason":"broken","created_at":"2026-11-22T10:00:07.123456Z"}],"cancellations":[{"number":1,"items":[{"line":2,"quantity":1}],"reason":"customer","note":null,"created_at":"2026-11-22T09:55:07.123456Z","reopened_at":null}],"reopening":{"from_status":"completed","reason":"The customer wants the tea after all.","at":"2026-11-22T09:56:07.123456Z"},"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":["gift","vip"],"metadata":{"cart":"7f3a"},"shipping_address":{"name":"Ada Lovelace","line1":"12 St James's Square","city":"London","postal_code":"SW1Y 4JH","country":"GB"},"billing_address":null,"note":"Ring twice.","version":16,"allowed_actions":["pay","reopen","return","track","update"],"created_at":"2026-11-22T09:42:07.123456Z","updated_at":"2026-11-22T10:01:07.123456Z"} */
+                    /** @example {"id":"019dab70-c2b3-7c51-b9f8-fa14b27e5f09","number":"261122-CF88D048","customer_id":"c-123","external_ref":"shop-1","channel":null,"status":"completed","fulfillment_status":"delivered","payment_status":"paid","return_status":"partial","currency":"EUR","items":[{"line":1,"item_id":"sku-1","title":"Mug","quantity":2,"unit_price":1250,"subtotal":2500,"discount":-250,"total":2250,"cancelled":0,"fulfilled":2,"returned":1},{"line":2,"item_id":"sku-2","title":"Tea","quantity":1,"unit_price":700,"subtotal":700,"discount":-70,"total":630,"cancelled":1,"fulfilled":0,"returned":0}],"adjustments":[{"type":"discount","label":"WELCOME10","amount":-320,"line":null},{"type":"shipping","label":"Standard","amount":490,"line":null}],"totals":{"items":3200,"adjustments":170,"cancelled":-630,"total":2740,"paid":3370,"refunded":0,"due":-630},"holds":[],"payments":[{"type":"capture","amount":3370,"reference":"pi_3Nd81b","method":"card","occurred_at":"2026-11-22T09:50:07.123456Z","note":null,"created_at":"2026-11-22T09:50:07.123456Z"}],"fulfillments":[{"number":1,"items":[{"line":1,"quantity":2}],"status":"delivered","tracking":{"carrier":"DHL","number":"00340434161094042557","url":"https://example.com/track/00340434161094042557"},"events":[{"type":"delivered","occurred_at":"2026-11-22T09:54:07.123456Z","description":"Left with a neighbour."}],"created_at":"2026-11-22T09:52:07.123456Z"}],"returns":[{"number":1,"items":[{"line":1,"quantity":1}],"status":"received","reason":"broken","created_at":"2026-11-22T09:58:07.123456Z"},{"number":2,"items":[{"line":1,"quantity":1}],"status":"rejected","reason":"broken","created_at":"2026-11-22T10:00:07.123456Z"}],"cancellations":[{"number":1,"items":[{"line":2,"quantity":1}],"reason":"customer","note":null,"created_at":"2026-11-22T09:55:07.123456Z","reopened_at":null}],"reopening":{"from_status":"completed","reason":"The customer wants the tea after all.","at":"2026-11-22T09:56:07.123456Z"},"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":["gift"],"metadata":{"cart":"7f3a"},"shipping_address":{"name":"Ada Lovelace","line1":"12 St James's Square","city":"London","postal_code":"SW1Y 4JH","country":"GB"},"billing_address":null,"note":"Ring twice.","version":16,"allowed_actions":["pay","reopen","return","track","update"],"created_at":"2026-11-22T09:42:07.123456Z","updated_at":"2026-11-22T10:01:07.123456Z"} */
                     "application/x-ndjson": string;
                     /**
                      * @example id,number,customer_id,external_ref,channel,status,fulfillment_status,payment_status,return_status,currency,version,created_at,updated_at,note,items_total,adjustments_total,cancelled_total,total,paid,refunded,due,line,item_id,title,quantity,unit_price,discount,line_total,cancelled,fulfilled,returned
@@ -4543,7 +4602,7 @@ export interface operations {
                      *             "id": "019dab70-c2b3-7c51-b9f8-fa14b27e5f09",
                      *             "number": "261122-CF88D048",
                      *             "customer_id": "c-123",
-                     *             "external_ref": "shop-1",
+                     *             "external_ref": null,
                      *             "channel": null,
                      *             "status": "pending",
                      *             "fulfillment_status": "unfulfilled",
@@ -4762,8 +4821,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -4976,8 +5034,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -5182,8 +5239,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -5393,8 +5449,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -5465,8 +5520,7 @@ export interface operations {
                 /**
                  * @example {
                  *       "kind": "fraud",
-                 *       "reason": "velocity",
-                 *       "until": "2026-11-24T00:00:00Z"
+                 *       "reason": "velocity"
                  *     }
                  */
                 "application/json": components["schemas"]["HoldIn"];
@@ -5551,7 +5605,7 @@ export interface operations {
                      *           "handle": "fraud-check",
                      *           "kind": "fraud",
                      *           "reason": "velocity",
-                     *           "until": "2026-11-24T00:00:00.000000Z",
+                     *           "until": null,
                      *           "placed_by": "anonymous",
                      *           "placed_at": "2026-11-22T09:46:07.123456Z"
                      *         }
@@ -5566,8 +5620,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -5718,8 +5771,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -5887,8 +5939,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -6012,8 +6063,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -6208,8 +6258,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -6402,8 +6451,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -6601,8 +6649,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -6847,8 +6894,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -7069,8 +7115,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -7302,8 +7347,7 @@ export interface operations {
                      *       "late": false,
                      *       "related_orders": [],
                      *       "tags": [
-                     *         "gift",
-                     *         "vip"
+                     *         "gift"
                      *       ],
                      *       "metadata": {
                      *         "cart": "7f3a"
@@ -8477,6 +8521,121 @@ export interface operations {
                 };
                 content: {
                     "text/html": string;
+                };
+            };
+            /** @description Not Modified */
+            304: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    ETag: components["headers"]["ETag"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["BadRequest"];
+            500: components["responses"]["InternalError"];
+        };
+    };
+    listGuides: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The `ETag` of your copy. If it is still current, the response is 304, without a body. */
+                "If-None-Match"?: components["parameters"]["IfNoneMatch"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    ETag: components["headers"]["ETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            /** @description Not Modified */
+            304: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    ETag: components["headers"]["ETag"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["BadRequest"];
+            500: components["responses"]["InternalError"];
+        };
+    };
+    readGuidePage: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The `ETag` of your copy. If it is still current, the response is 304, without a body. */
+                "If-None-Match"?: components["parameters"]["IfNoneMatch"];
+            };
+            path: {
+                /**
+                 * @description The name of the guide.
+                 * @example idempotency
+                 */
+                guide: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    ETag: components["headers"]["ETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            /** @description Not Modified */
+            304: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    ETag: components["headers"]["ETag"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["BadRequest"];
+            404: components["responses"]["NotFound"];
+            500: components["responses"]["InternalError"];
+        };
+    };
+    readLlmsText: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The `ETag` of your copy. If it is still current, the response is 304, without a body. */
+                "If-None-Match"?: components["parameters"]["IfNoneMatch"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    ETag: components["headers"]["ETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
                 };
             };
             /** @description Not Modified */
