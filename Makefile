@@ -10,7 +10,7 @@ DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types broker-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types python-types broker-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -72,7 +72,16 @@ client-test: $(VENV)/dev.stamp $(CLIENT)/node_modules/.package-lock.json  ## tes
 
 client-types: $(VENV)/run.stamp $(CLIENT)/node_modules/.package-lock.json  ## generate the clients' types from the API description
 	@LOG_LEVEL=error $(DESCRIBE) > $(CLIENT)/openapi.json
-	@cd $(CLIENT) && npm run --silent types -- openapi.json --output src/schema.ts; rm openapi.json
+	@cd $(CLIENT) && npm run --silent types -- openapi.json --output src/schema.ts
+	@$(MAKE) --no-print-directory python-types; rm $(CLIENT)/openapi.json
+
+python-types: FROM ?= $(CLIENT)/openapi.json
+python-types: TO ?= clients/python/order_service_client/documents.py
+python-types: $(VENV)/dev.stamp
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m datamodel_code_generator --input $(FROM) --input-file-type openapi \
+	--output $(TO) --output-model-type typing.TypedDict --target-python-version 3.11 --use-standard-collections \
+	--use-union-operator --disable-timestamp --enum-field-as-literal all --no-use-closed-typed-dict \
+	--custom-file-header "# Generated from the API description by make client-types." --formatters ruff-check ruff-format
 
 broker-test: $(VENV)/dev.stamp $(VENV)/broker.stamp  ## test publishing to RabbitMQ and Redis, which it installs with apt-get
 	@.ci/need rabbitmq-server rabbitmq-server

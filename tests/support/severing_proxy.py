@@ -5,8 +5,9 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from queue import Queue
 
 # Bytes after which a connection is severed: somewhere in its first requests or responses.
 REQUEST_BYTES, RESPONSE_BYTES = 1_500, 6_000
@@ -27,40 +28,47 @@ class SeveringProxy:
         self.port = 0
         self._random = random.Random(seed)
 
-    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        """Listen on `port` until `stop` is set."""
+    async def serve(self, started: "Queue[Callable[[], object]]") -> None:
+        """Listen on `port`, until the function that `started` gets is called from another thread."""
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
-        ready.set()
-        await stop.wait()
+        started.put(lambda: loop.call_soon_threadsafe(stopped.set))
+        await stopped.wait()
         server.close()
 
     async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        service, to_service = await asyncio.open_connection("127.0.0.1", self.target)
-        writers = (to_client, to_service)
-        in_request = in_response = None
-        if self.remaining > 0:
-            match self._random.randrange(3):
-                case 0:
-                    in_request = self._random.randrange(REQUEST_BYTES)
-                case 1:
-                    in_response = self._random.randrange(RESPONSE_BYTES)
-                case _:
-                    in_response = 0
-        with suppress(OSError):
+        in_request, in_response = self._cut() if self.remaining > 0 else (None, None)
+        writers = [to_client]
+        try:
+            service, to_service = await asyncio.open_connection("127.0.0.1", self.target)
+            writers.append(to_service)
             await asyncio.gather(
                 self._forward(client, to_service, in_request, writers),
                 self._forward(service, to_client, in_response, writers),
             )
-        for writer in writers:
-            writer.close()
+        except OSError:
+            pass  # one end has reset the connection
+        finally:
+            for writer in writers:
+                writer.close()
+
+    def _cut(self) -> tuple[int | None, int | None]:
+        """The number of bytes of the requests, or of the responses, after which a connection is severed."""
+        match self._random.randrange(3):
+            case 0:
+                return self._random.randrange(REQUEST_BYTES), None
+            case 1:
+                return None, self._random.randrange(RESPONSE_BYTES)
+            case _:
+                return None, 0
 
     async def _forward(
         self,
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
         limit: int | None,
-        writers: tuple[asyncio.StreamWriter, ...],
+        writers: list[asyncio.StreamWriter],
     ) -> None:
         while data := await source.read(65_536):
             if limit is not None and len(data) > limit:
@@ -72,7 +80,7 @@ class SeveringProxy:
             await target.drain()
         target.close()
 
-    def _sever(self, writers: tuple[asyncio.StreamWriter, ...]) -> None:
+    def _sever(self, writers: list[asyncio.StreamWriter]) -> None:
         self.severed += 1
         self.remaining -= 1
         for writer in writers:
@@ -88,21 +96,12 @@ class SeveringProxy:
 @contextmanager
 def severing_proxy(target: int, *, cuts: int) -> Iterator[SeveringProxy]:
     """A proxy in front of a port, until the block ends."""
-    proxy, ready, loop = SeveringProxy(target, cuts=cuts), threading.Event(), asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    def run() -> None:
-        loop.run_until_complete(proxy.serve(ready, stop))
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0.1))
-        loop.close()
-
-    thread = threading.Thread(target=run)
+    proxy, started = SeveringProxy(target, cuts=cuts), Queue[Callable[[], object]]()
+    thread = threading.Thread(target=lambda: asyncio.run(proxy.serve(started)))
     thread.start()
-    ready.wait()
+    stop = started.get()
     try:
         yield proxy
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        stop()
         thread.join()

@@ -1,0 +1,293 @@
+"""The Python client: its types are those of the API description, and it works with the service on both databases."""
+
+import asyncio
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from order_service_client import (
+    AsyncClient,
+    Client,
+    ConflictError,
+    IllegalActionError,
+    InvalidRequestError,
+    NoResponseError,
+    NotFoundError,
+    ProblemError,
+    RetryPolicy,
+    VersionMismatchError,
+    WebhookVerificationError,
+    requests,
+    verify_webhook,
+)
+from pytest_httpserver import HTTPServer
+from standardwebhooks import Webhook
+from werkzeug import Request, Response
+
+from tests.clients.conftest import CUTS, Service, url_of
+from tests.support.marks import on_sqlite
+from tests.support.servers import ROOT, TIMEOUT, wait_until
+from tests.support.severing_proxy import severing_proxy
+
+PACKAGE = ROOT / "clients" / "python" / "order_service_client"
+QUICK = RetryPolicy(base_delay=0.001)
+PATIENT = RetryPolicy(attempts=100, base_delay=0.001, max_delay=0.005)
+NOBODY = "00000000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url, token=service.key) as client:
+        yield client
+
+
+def order(customer: str | None = None, **members: Any) -> Any:
+    items = [{"item_id": "sku-1", "quantity": 3, "unit_price": 1250}]
+    return {"customer_id": customer or f"c-{uuid4()}", "currency": "EUR", "items": items, **members}
+
+
+@on_sqlite
+def test_the_committed_types_are_those_of_the_api_description(service: Service, tmp_path: Path) -> None:
+    description, generated = tmp_path / "openapi.json", tmp_path / "documents.py"
+    description.write_bytes(service.server.request("GET", "/openapi.json").body)
+
+    command = ["make", "--no-print-directory", "--silent", "python-types", f"FROM={description}", f"TO={generated}"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=TIMEOUT)
+
+    assert generated.read_text() == (PACKAGE / "documents.py").read_text(), "Run make client-types."
+
+
+def test_an_order_is_created_changed_and_read(client: Client) -> None:
+    created = client.send(requests.create_order(order()))
+    held = client.send(requests.place_hold(created, "review", body={"kind": "review"}))
+    released = client.send(requests.release_hold(held, "review"))
+    confirmed = client.send(requests.confirm_order(released))
+    lines: Any = [{"line": 1, "quantity": 1}]
+    cancelled = client.send(requests.cancel_order(confirmed, body={"reason": "customer", "items": lines}))
+
+    assert client.send(requests.get_order(created["id"])) == cancelled
+    assert client.send(requests.get_order(created["id"], version=1)) == created
+    assert [event["version"] for event in client.iterate(requests.list_order_history(created, limit=2))] == [
+        *range(1, 6)
+    ]
+
+
+def test_the_same_request_has_one_effect(client: Client) -> None:
+    request = requests.create_order(order())
+
+    assert client.send(request) == client.send(request)
+    reused = requests.create_order(order(note="other"), idempotency_key=request.idempotency_key or "")
+    with pytest.raises(ProblemError) as raised:
+        client.send(reused)
+    assert (raised.value.status, raised.value.slug) == (422, "idempotency-key-reused")
+
+
+def test_problems_are_typed(client: Client) -> None:
+    created = client.send(requests.create_order(order()))
+    client.send(requests.update_order(created, body={"note": "Somebody else was first."}))
+
+    with pytest.raises(VersionMismatchError) as mismatch:
+        client.send(requests.confirm_order(created))
+    client.send(requests.cancel_order(created["id"], body={"reason": "customer"}))
+    with pytest.raises(IllegalActionError) as illegal:
+        client.send(requests.confirm_order(created["id"]))
+    with pytest.raises(InvalidRequestError) as invalid:
+        client.send(requests.create_order(order(items=[])))
+    with pytest.raises(NotFoundError):
+        client.send(requests.get_order(NOBODY))
+
+    assert (mismatch.value.current_version, illegal.value.current_version) == (2, 3)
+    assert illegal.value.problem["order_status"] == "cancelled"
+    assert [error.get("pointer") for error in invalid.value.problem["errors"]] == ["#/items"]
+
+
+def test_lists_batches_and_references(client: Client) -> None:
+    customer, reference = f"c-{uuid4()}", f"shop/1?x=ä #{uuid4()}"
+    batch = client.send(requests.create_orders([order(customer) for _ in range(7)]))
+    first = list(client.iterate(requests.list_orders(customer_id=customer, limit=3)))
+    actions: Any = [{"order_id": one["id"], "action": "confirm"} for one in first]
+    results = client.send(requests.act_on_orders(actions))["results"]
+
+    assert [result["status"] for result in batch["results"]] == [201] * 7
+    assert [result["status"] for result in results] == [200] * 7
+    assert len({one["id"] for one in first}) == 7
+    assert not list(client.iterate(requests.list_orders(customer_id=customer, status=["pending", "cancelled"])))
+    created = client.send(requests.create_order(order(external_ref=reference)))
+    assert client.send(requests.get_order_by_reference(reference)) == created
+    with pytest.raises(ConflictError):
+        client.send(requests.create_order(order(external_ref=reference)))
+
+
+def test_events_are_listed_and_streamed(client: Client, service: Service) -> None:
+    created = client.send(requests.create_order(order()))
+    events = client.stream(requests.stream_order_events(created))
+    first = next(events)
+    confirmed = client.send(requests.confirm_order(created))
+    second = next(events)
+    [one, two] = islice(client.stream(requests.stream_events(order_id=created["id"])), 2)
+    listed = list(client.iterate(requests.list_feed_events(order_id=created["id"], limit=1)))
+    waiting = client.iterate(requests.list_feed_events(order_id=created["id"], after=str(one["seq"]), wait=20))
+
+    assert (first["type"], second["data"]) == ("order.created", confirmed)
+    assert listed == [one, two]
+    assert next(waiting) == two
+    with pytest.raises(NotFoundError):
+        next(client.stream(requests.stream_order_events(NOBODY)))
+
+
+def test_the_asynchronous_client_does_the_same(service: Service) -> None:
+    async def act() -> None:
+        customer = f"c-{uuid4()}"
+        async with AsyncClient(service.url, token=lambda: service.key) as client:
+            creates = [client.send(requests.create_order(order(customer))) for _ in range(5)]
+            created = {one["id"]: one for one in await asyncio.gather(*creates)}
+            listing = requests.list_orders(customer_id=customer, limit=2)
+            assert {one["id"]: one async for one in client.iterate(listing)} == created
+            some = next(iter(created.values()))
+            async with aclosing(client.stream(requests.stream_order_events(some))) as events:
+                async for event in events:
+                    if event["type"] == "order.confirmed":
+                        break
+                    await client.send(requests.confirm_order(some))
+            with pytest.raises(VersionMismatchError):
+                await client.send(requests.complete_order(some))
+
+    asyncio.run(asyncio.wait_for(act(), TIMEOUT))
+
+
+@pytest.fixture
+def gateway(httpserver: HTTPServer) -> Callable[..., HTTPServer]:
+    """A server that gives the responses it is told, in order."""
+
+    def answering(*responses: Response) -> HTTPServer:
+        for response in responses:
+            httpserver.expect_ordered_request("/orders").respond_with_response(response)
+        return httpserver
+
+    return answering
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 502, 503, 504])
+def test_a_request_is_sent_again_no_earlier_than_the_response_says(
+    gateway: Callable[..., HTTPServer], status: int
+) -> None:
+    server = gateway(Response(status=status, headers={"Retry-After": "1"}), Response("{}", 201))
+    start = time.monotonic()
+
+    with Client(server.url_for("").rstrip("/"), retry=QUICK) as client:
+        client.send(requests.create_order(order()))
+
+    assert time.monotonic() - start >= 1
+    assert len({request.headers["Idempotency-Key"] for request, _ in server.log}) == 1
+
+
+def test_a_response_that_asks_for_a_longer_pause_is_final(gateway: Callable[..., HTTPServer]) -> None:
+    server = gateway(Response(status=503, headers={"Retry-After": "3600"}))
+
+    with Client(server.url_for("").rstrip("/"), retry=QUICK) as client, pytest.raises(ProblemError) as raised:
+        client.send(requests.create_order(order()))
+
+    assert (raised.value.status, raised.value.retry_after) == (503, 3600)
+
+
+def test_a_request_that_may_have_had_an_effect_is_not_sent_again_without_a_key() -> None:
+    with Client("http://127.0.0.1:9", retry=QUICK) as client:
+        with pytest.raises(NoResponseError, match="after 1 attempts"):
+            client.send(requests.create_webhook({"url": "http://127.0.0.1:9/"}))
+        with pytest.raises(NoResponseError, match="after 6 attempts"):
+            client.send(requests.create_order(order()))
+
+
+def test_webhooks_of_the_service_are_verified(client: Client, httpserver: HTTPServer) -> None:
+    received: list[Request] = []
+    httpserver.expect_request("/hook").respond_with_handler(lambda request: received.append(request) or Response())
+    webhook = client.send(requests.create_webhook({"url": httpserver.url_for("/hook"), "events": ["order.created"]}))
+    created = client.send(requests.create_order(order()))
+    wait_until(lambda: received)
+    client.send(requests.delete_webhook(webhook["id"]))
+
+    [request] = received
+    event: Any = verify_webhook(request.data, request.headers, webhook["secret"])
+
+    assert (event["type"], event["data"]["order_id"]) == ("order.created", created["id"])
+    for body, secret in ((request.data + b" ", webhook["secret"]), (request.data, "whsec_AAAA")):
+        with pytest.raises(WebhookVerificationError):
+            verify_webhook(body, request.headers, secret)
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"webhook-id": "e:2"}, {"webhook-timestamp": "1"}, {"webhook-timestamp": "²"}, {"webhook-timestamp": ""},
+     {"webhook-signature": ""}, {"webhook-signature": "v1,ä"}, {"webhook-signature": "v2,AAAA"}],
+)  # fmt: skip
+def test_a_webhook_with_a_forged_header_is_refused(changed: dict[str, str]) -> None:
+    at = datetime.now(UTC)
+    valid = {"webhook-id": "e:1", "webhook-timestamp": str(int(at.timestamp()))}
+    valid["webhook-signature"] = f"v1,AAAA {Webhook(SECRET).sign('e:1', at, '{}')} v2,AAAA"
+
+    assert verify_webhook(b"{}", valid, SECRET) == {}
+    with pytest.raises(WebhookVerificationError):
+        verify_webhook(b"{}", valid | changed, SECRET)
+
+
+def test_severed_connections_double_and_lose_nothing(service: Service, client: Client) -> None:
+    customer, intents, clients = f"c-{uuid4()}", CUTS // 2, 8
+    latest = client.send(requests.list_feed_events(after="latest").request)["next_cursor"]
+    events: list[Any] = []
+
+    def act(severed: Client, intent: int) -> Any:
+        created = severed.send(requests.create_order(order(customer, metadata={"intent": str(intent)})))
+        confirmed = severed.send(requests.confirm_order(severed.send(requests.get_order(created))))
+        lines: Any = [{"line": 1, "quantity": 1}]
+        return severed.send(requests.cancel_order(confirmed, body={"reason": "customer", "items": lines}))
+
+    def follow(severed: Client) -> None:
+        for event in severed.stream(requests.stream_events(after=latest)):
+            if event["data"]["customer_id"] == customer:
+                events.append(event)
+                if len(events) == 3 * intents:
+                    return
+
+    with (
+        severing_proxy(service.server.port, cuts=CUTS) as proxy,
+        Client(url_of(proxy.port), token=service.key, retry=PATIENT) as severed,
+    ):
+        follower = threading.Thread(target=follow, args=(severed,))
+        follower.start()
+        with ThreadPoolExecutor(clients) as pool:
+            acknowledged = list(pool.map(lambda intent: act(severed, intent), range(intents)))
+        follower.join()
+        listed = list(severed.iterate(requests.list_orders(customer_id=customer)))
+        assert proxy.severed >= CUTS
+
+    stored = {one["id"]: one for one in client.iterate(requests.list_orders(customer_id=customer, limit=100))}
+    assert len(stored) == len({one["metadata"]["intent"] for one in stored.values()}) == intents
+    assert {one["id"]: one for one in acknowledged} == stored == {one["id"]: one for one in listed}
+    assert {one["version"] for one in stored.values()} == {3}  # no change happened twice
+    assert len({event["id"] for event in events}) == 3 * intents
+    assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)
+
+
+@on_sqlite
+def test_the_program_of_the_readme_works(service: Service) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (PACKAGE.parent / "README.md").read_text(), re.DOTALL)
+    program = program.replace('Client("http://127.0.0.1:8000")', f'Client("{service.url}", token="{service.key}")')
+
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=TIMEOUT)
+
+    assert re.match(r"\d{6}-\w{8} pending\n(.+\n)*.+ confirmed\n(.+\n)*order.created pending\n$", done.stdout), done
