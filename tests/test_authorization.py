@@ -121,6 +121,7 @@ def send(client: FlaskClient, method: str, path: str, body: Any, credential: str
         "external_ref": "r-0",
         "name": "start.js",
         "slug": "not-found",
+        "guide": "idempotency",
         "handle": "review",
         "number": "1",
     }
