@@ -11,6 +11,7 @@ from app.cli.events import events
 from app.cli.order_lookup import get_command, list_command, tail_command
 from app.cli.orders import orders
 from app.cli.privacy import privacy
+from app.cli.search import search
 from app.cli.seed import seed
 from app.cli.verify import verify
 from app.cli.webhooks import webhooks
@@ -21,7 +22,7 @@ def init_app(app: Flask) -> None:
     """Add the commands to the application."""
     for lookup in (get_command, list_command, tail_command):
         orders.add_command(lookup)
-    for command in (doctor, seed, orders, privacy, verify, api_keys, token, events, webhooks, broker, worker):
+    for command in (doctor, seed, orders, privacy, verify, api_keys, token, events, search, webhooks, broker, worker):
         app.cli.add_command(command)
 
 

@@ -17,6 +17,7 @@ from app.db.errors import DATABASE_ERRORS
 from app.db.revision import require_migrated
 
 PROGRESS_INTERVAL = 30.0  # seconds
+_ORDERS_PER_PROCESS = 10_000  # with fewer, starting another process takes longer than it saves
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older: the ids begin with the time since then
 
 
@@ -50,6 +51,12 @@ class Since(click.ParamType[datetime]):
     @staticmethod
     def _time(text: str) -> datetime | None:
         return datetime.fromisoformat(text) if "T" in text else None
+
+
+def cores(orders: int) -> int:
+    """The number of processes for so many orders: one per core, and one where few orders are to be read."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(count, orders // _ORDERS_PER_PROCESS))
 
 
 class ProgressBar(Protocol):

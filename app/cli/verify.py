@@ -1,6 +1,5 @@
 """`flask verify`."""
 
-import os
 import sys
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,12 +9,10 @@ from itertools import chain
 import click
 from flask.cli import with_appcontext
 
-from app.cli.common import Since, migrated_database, progress_bar
+from app.cli.common import Since, cores, migrated_database, progress_bar
 from app.cli.processes import run_in_processes
 from app.services.feed_checks import verify_feed_numbers
 from app.services.verification import count_orders, order_ranges, verify_erasures, verify_range
-
-_ORDERS_PER_PROCESS = 10_000  # with fewer, starting another process takes longer than it saves
 
 
 @click.command()
@@ -36,7 +33,7 @@ def verify(jobs: int | None, since: datetime | None) -> None:
         orders = count_orders()
         work = partial(verify_range, since=since)
         with progress_bar("Orders", length=orders) as bar:
-            for result in run_in_processes(work, order_ranges(), processes=jobs or _processes(orders)):
+            for result in run_in_processes(work, order_ranges(), processes=jobs or cores(orders)):
                 differences += _report(result.differences)
                 verified += result.verified
                 bar.update(min(result.orders.size, orders - bar.pos))
@@ -44,11 +41,6 @@ def verify(jobs: int | None, since: datetime | None) -> None:
             differences += _report(lines)
         click.echo(f"{verified} orders verified, {differences} differences.")
     sys.exit(1 if differences else 0)
-
-
-def _processes(orders: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, orders // _ORDERS_PER_PROCESS))
 
 
 def _report(lines: Iterable[str]) -> int:

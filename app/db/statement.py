@@ -199,6 +199,25 @@ def _is_one_of_on_sqlite(function: is_one_of, compiler: SQLCompiler, **options: 
     return f"({value} IN (SELECT value FROM json_each({array})))"  # compiled SQL, no values  # nosec B608
 
 
+class is_like_any(GenericFunction[bool]):  # noqa: N801 (like SQL's functions)
+    """Whether a text matches one of the LIKE patterns of a JSON array, given as text."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(is_like_any, "postgresql")
+def _is_like_any_on_postgresql(function: is_like_any, compiler: SQLCompiler, **options: Any) -> str:
+    value, array = (compiler.process(clause, **options) for clause in function.clauses)
+    return f"({value} LIKE ANY (ARRAY(SELECT json_array_elements_text(CAST({array} AS JSON)))))"  # nosec B608
+
+
+@compiles(is_like_any, "sqlite")
+def _is_like_any_on_sqlite(function: is_like_any, compiler: SQLCompiler, **options: Any) -> str:
+    value, array = (compiler.process(clause, **options) for clause in function.clauses)
+    return f"EXISTS (SELECT 1 FROM json_each({array}) AS pattern WHERE {value} LIKE pattern.value)"  # nosec B608
+
+
 def rows_within(
     query: Select[*tuple[Any, ...]], *, position: str, document: str, size: int | ColumnElement[int], descending: bool
 ) -> Any:

@@ -7,14 +7,16 @@ signature and need not be one: a forged cursor only changes where the client's o
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
 import orjson
 
+from app.db.types import read_timestamp, rfc3339
 from app.errors import InvalidCursor
+from app.services.order_search import SearchPosition
 
 _BINDING_BYTES = 8
 _VERSION_MAX = 2**31 - 1  # the largest integer of the column
@@ -59,18 +61,53 @@ def read_feed_cursor(text: str, *, query: Mapping[str, Any]) -> int:
     return number
 
 
+def make_search_cursor(after: SearchPosition, *, query: Mapping[str, Any]) -> str:
+    """Return the cursor behind a position in a search with these filters and this sort."""
+    return _make(UUID(after.order_id).bytes + orjson.dumps(after.value), query)
+
+
+def read_search_cursor(text: str, *, query: Mapping[str, Any]) -> SearchPosition:
+    """Return the position in a cursor. Raises InvalidCursor if the cursor belongs to another query."""
+    position = _read(text, None, query)
+    try:
+        value: Any = orjson.loads(position[16:])
+        order_id = str(UUID(bytes=position[:16]))
+    except ValueError:
+        raise InvalidCursor(_INVALID) from None
+    if not _IS_VALUE[str(query["sort"]).removeprefix("-")](value):
+        raise InvalidCursor(_INVALID)
+    return SearchPosition(value, order_id)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a time as the database compares it."""
+    try:
+        return isinstance(value, str) and rfc3339(read_timestamp(value)) == value
+    except (ValueError, OverflowError):
+        return False
+
+
+# Whether a value is one of the sort. The binding is no signature: a forged cursor may contain any.
+_IS_VALUE: dict[str, Callable[[Any], bool]] = {
+    "created_at": lambda value: value is None,
+    "updated_at": _is_time,
+    "total": lambda value: type(value) is int and -1 <= value <= _SEQ_MAX,
+}
+
+
 def _make(position: bytes, query: Mapping[str, Any]) -> str:
     return urlsafe_b64encode(position + _binding(query)).decode()
 
 
-def _read(text: str, length: int, query: Mapping[str, Any]) -> bytes:
+def _read(text: str, length: int | None, query: Mapping[str, Any]) -> bytes:
     try:
         raw = urlsafe_b64decode(text)
     except (Base64Error, ValueError):
         raw = b""
-    if len(raw) != length + _BINDING_BYTES or raw[length:] != _binding(query):
+    position, binding = raw[:-_BINDING_BYTES], raw[-_BINDING_BYTES:]
+    if binding != _binding(query) or (length is not None and len(position) != length):
         raise InvalidCursor(_INVALID)
-    return raw[:length]
+    return position
 
 
 def _binding(query: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
 """Responses: stored documents as they are, pages, and the headers for caches and browsers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -119,21 +119,29 @@ def _batch_result(outcome: Outcome, success: int) -> dict[str, Any]:
 
 
 def list_response(
-    member: str, documents: Sequence[str], next_cursor: str | None, *, parameter: str | None = "cursor", **headers: str
+    member: str,
+    documents: Sequence[str],
+    next_cursor: str | None,
+    *,
+    parameter: str | None = "cursor",
+    members: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Return a page of documents, and its next cursor in the body and in a Link header (RFC 8288).
 
     `parameter` is the query parameter that takes the cursor; None if the next page has nothing yet, and no Link.
+    `members` are further members of the body.
     """
-    body = f'{{"{member}":[{",".join(documents)}],"next_cursor":{orjson.dumps(next_cursor).decode()}}}'.encode()
-    headers = {"Cache-Control": _CACHE_PRIVATELY, **headers}
+    more = "" if members is None else f",{orjson.dumps(members).decode()[1:-1]}"
+    body = f'{{"{member}":[{",".join(documents)}],"next_cursor":{orjson.dumps(next_cursor).decode()}{more}}}'.encode()
+    all_headers = {"Cache-Control": _CACHE_PRIVATELY, **(headers or {})}
     if next_cursor is not None and parameter is not None:
         query = urlencode(request.args.to_dict() | {parameter: next_cursor})
-        headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'
+        all_headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'
     if len(body) >= MIN_SIZE and gzip_accepted():
         body = gzip(body)
-        headers["Content-Encoding"] = CODING
-    return DocumentResponse(body, 200, headers, vary="Accept-Encoding, Authorization")
+        all_headers["Content-Encoding"] = CODING
+    return DocumentResponse(body, 200, all_headers, vary="Accept-Encoding, Authorization")
 
 
 def json_response(document: dict[str, Any], status: int = 200, *, location: str | None = None) -> Response:

@@ -13,6 +13,7 @@ from app.models.erasure import Erasure
 from app.models.event import BrokerCursor, ChangeKey, FeedEntry, FeedHead, OrderEvent, OutboxEntry
 from app.models.order import Order
 from app.models.order_item import OrderItem
+from app.models.search import OrderSearch, SearchHead, SearchTerm
 from app.models.webhook import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
@@ -25,7 +26,10 @@ __all__ = [
     "Order",
     "OrderEvent",
     "OrderItem",
+    "OrderSearch",
     "OutboxEntry",
+    "SearchHead",
+    "SearchTerm",
     "WebhookDelivery",
     "WebhookEndpoint",
 ]
@@ -41,3 +45,4 @@ ORDERS, ITEMS, EVENTS, OUTBOX = (_table(model) for model in (Order, OrderItem, O
 FEED, FEED_HEAD, BROKER_CURSOR = _table(FeedEntry), _table(FeedHead), _table(BrokerCursor)
 CHANGE_KEYS = _table(ChangeKey)
 DELIVERIES = _table(WebhookDelivery)
+SEARCH, SEARCH_TERMS, SEARCH_HEAD = (_table(model) for model in (OrderSearch, SearchTerm, SearchHead))

@@ -11,11 +11,18 @@ from app.http import rate_limit
 from app.http.application import current_request_id, in_stretches
 from app.http.auth import current_principal
 from app.http.blueprint import Blueprint, Content
-from app.http.cursors import make_cursor, make_version_cursor, read_cursor, read_version_cursor
+from app.http.cursors import (
+    make_cursor,
+    make_search_cursor,
+    make_version_cursor,
+    read_cursor,
+    read_search_cursor,
+    read_version_cursor,
+)
 from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_response
 from app.http.request_input import idempotency_key, is_dry_run
 from app.http.responses import batch_response, created_response, list_response, order_response
-from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema
+from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema, SearchResultSchema
 from app.schemas.order import (
     BatchInSchema,
     ExportQuerySchema,
@@ -25,7 +32,8 @@ from app.schemas.order import (
     ReferencePathSchema,
     VersionQuerySchema,
 )
-from app.services import order_listing, order_queries, order_service
+from app.schemas.search import SearchQuerySchema
+from app.services import order_listing, order_queries, order_search, order_service
 from app.services.new_order import CreateRequest
 from app.services.order_export import stream_orders
 from app.services.order_history import list_history
@@ -154,7 +162,31 @@ def list_orders(query: dict[str, Any]) -> Response:
     after = read_cursor(cursor, query=query) if cursor else None
     page = order_listing.list_orders(query, principal=current_principal(), limit=limit, after=after)
     next_cursor = page.next_after and make_cursor(page.next_after, query=query)
-    return list_response("orders", page.documents, next_cursor, **{COMPLETE_UNTIL: page.complete_until})
+    return list_response("orders", page.documents, next_cursor, headers={COMPLETE_UNTIL: page.complete_until})
+
+
+@blueprint.operation(
+    "GET",
+    "/orders/search",
+    scope="orders:read",
+    query=SearchQuerySchema(),
+    responses={200: SearchResultSchema()},
+    problems=(errors.InvalidCursor,),
+    response_headers=("Link",),
+)
+def search_orders(query: dict[str, Any]) -> Response:
+    """Search orders by words and filters.
+
+    A worker keeps the search up to date, usually within a second. `as_of_seq` says how far it is.
+    """
+    limit, cursor, facets = query.pop("limit"), query.pop("cursor", None), query.pop("facets", ())
+    after = read_search_cursor(cursor, query=query) if cursor else None
+    page = order_search.search_orders(query, principal=current_principal(), limit=limit, facets=facets, after=after)
+    next_cursor = make_search_cursor(page.next_after, query=query) if page.next_after else None
+    members: dict[str, Any] = {"as_of_seq": page.as_of_seq, "behind": page.behind}
+    if facets:
+        members |= {"facets": page.facets, "facets_complete": page.facets_complete}
+    return list_response("orders", page.documents, next_cursor, members=members)
 
 
 @blueprint.operation(

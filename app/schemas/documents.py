@@ -263,6 +263,33 @@ class OrderListSchema(ResponseSchema):
     next_cursor = fields.String(required=True, allow_none=True, metadata=NEXT_CURSOR)
 
 
+class FacetValueSchema(ResponseSchema):
+    """A value, and how many orders have it."""
+
+    value = fields.Raw(required=True, allow_none=True, metadata={"example": "pending"})
+    count = _integer(metadata={"example": 17})
+
+
+class SearchResultSchema(ResponseSchema):
+    """A page of the orders that were found. The orders are as they are now, also where the search is behind."""
+
+    orders = fields.List(fields.Nested(OrderSchema), required=True)
+    next_cursor = fields.String(required=True, allow_none=True, metadata=NEXT_CURSOR)
+    as_of_seq = _integer("The search has all events of the feed up to this `seq`.", metadata={"example": 17})
+    behind = _integer("How many events of the feed the search does not have yet.", metadata={"example": 0})
+    facets = fields.Dict(
+        keys=fields.String(),
+        values=fields.List(fields.Nested(FacetValueSchema)),
+        metadata={"description": "For each facet, the values that most orders have, at most 100. Only if requested."},
+    )
+    facets_complete = fields.Boolean(
+        metadata={
+            "description": "`false` if many orders match: then the facets count only those among the first 50,000 "
+            "orders by the sort. Only if facets were requested."
+        }
+    )
+
+
 class RequestErrorSchema(ResponseSchema):
     """One error of a request. It names the place in the body, or the parameter, or neither for the query as a whole."""
 

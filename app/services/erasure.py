@@ -29,6 +29,7 @@ from app.models.order_id import is_alias, new_alias, new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import event_row, insert_events
+from app.services.search_projection import search_row, store_rows
 from app.services.webhook_queue import erase_responses
 
 REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request rewrites, which takes about a second
@@ -241,6 +242,7 @@ def _erase_order(erasure: Erasure) -> None:
     snapshot = render_order(vars(order))
     event = event_row(order.id, order.version, event_type=ERASED, actor=erasure.actor, at=now, snapshot=snapshot)
     insert_events(db.session.connection(), [event])
+    store_rows(db.session.connection(), [search_row(orjson.loads(snapshot))])
     erasure.orders += 1
     erasure.order_id, erasure.erased_version = None, 0
 

@@ -81,15 +81,16 @@ def list_orders(filters: Mapping[str, Any], *, principal: Principal, limit: int,
     documents = [document for _, document in rows[:limit]]
     if principal.customer_id is not None:
         documents = [visible_document(document, principal) for document in documents]
-    if sum(map(len, documents)) > PAGE_LENGTH:
-        documents = documents[: _count_within(PAGE_LENGTH, documents)]
+    documents = first_within_page(documents)
     more = len(rows) > len(documents)
     return Page(documents, rows[len(documents) - 1][0] if more else None, complete)
 
 
-def _count_within(length: int, documents: Sequence[str]) -> int:
-    """The number of documents that begin within the first `length` characters."""
-    return sum(begin < length for begin in accumulate(map(len, documents), initial=0))
+def first_within_page(documents: list[str]) -> list[str]:
+    """The documents that begin within the first PAGE_LENGTH characters."""
+    if sum(map(len, documents)) <= PAGE_LENGTH:
+        return documents
+    return documents[: sum(begin < PAGE_LENGTH for begin in accumulate(map(len, documents), initial=0))]
 
 
 class Shape(NamedTuple):  # made for each list, in half the time of a dataclass

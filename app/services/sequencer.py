@@ -29,7 +29,7 @@ from sqlalchemy import (
 from app.db.engine import db
 from app.db.statement import Statement
 from app.db.transactions import read_rows
-from app.models import BROKER_CURSOR, FEED, FEED_HEAD, OUTBOX
+from app.models import BROKER_CURSOR, FEED, FEED_HEAD, OUTBOX, SEARCH_HEAD
 from app.models.event import SEQ, FeedEntry
 from app.models.webhook import ENABLED, WebhookEndpoint
 
@@ -73,8 +73,8 @@ def oldest_pending() -> datetime | None:
 def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
     """Remove a batch of feed entries that were numbered longer ago, and return their number: 0 if there are none left.
 
-    The events themselves stay, with their snapshots; and so do entries that are to be queued for a webhook, and with
-    `published` those that are to be published to the broker.
+    The events themselves stay, with their snapshots; and so do entries that the search does not have yet, that are to
+    be queued for a webhook, and with `published` those that are to be published to the broker.
     """
     oldest = datetime.now(UTC) - older_than
     first = read_rows(select(FeedEntry.at).order_by(FeedEntry.seq).limit(1))
@@ -96,7 +96,8 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
             return 0
         queued = connection.scalar(_LAST_QUEUED)  # None without webhooks
         sent = connection.scalar(select(BROKER_CURSOR.c.seq)) if published else None
-        pruned = min(n for n in (last, first_kept and first_kept - 1, queued, sent) if n is not None)
+        projected = connection.scalar(select(SEARCH_HEAD.c.seq))
+        pruned = min(n for n in (last, first_kept and first_kept - 1, queued, sent, projected) if n is not None)
         if pruned <= head.pruned_seq:
             return 0
         connection.execute(delete(FeedEntry).where(FeedEntry.seq <= pruned))

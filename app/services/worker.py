@@ -16,6 +16,7 @@ import structlog
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable, loggable_message
 from app.services.order_actions import apply_due_changes, expire_orders
+from app.services.search_projection import project_events
 from app.services.sequencer import sequence_events
 
 log = structlog.get_logger()
@@ -50,6 +51,7 @@ def order_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
         # A call that finds nothing is one short query. One that finds events leaves some time for more, to number them
         # together.
         Task("sequencing", sequence_events, pause=0.1, again=0.02),
+        Task("search", project_events, pause=0.2, after="sequencing"),
         # `any` ends a call after the first page of orders that were changed.
         Task("due changes", lambda: any(apply_due_changes()), pause=2),
     )

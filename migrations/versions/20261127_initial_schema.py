@@ -1,4 +1,4 @@
-"""The initial schema: orders with their items and events; outbox, feed, erasures, API keys, webhooks."""
+"""The initial schema: orders with their items and events; outbox, feed, search, erasures, API keys, webhooks."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,9 +10,10 @@ down_revision = None
 UUID = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 TIMESTAMP = sa.DateTime(timezone=True).with_variant(sa.String(27), "sqlite")
 EMPTY_LIST = sa.text("'[]'")
+DIALECTS = ("postgresql", "sqlite")
 
 TABLES = (
-    "webhook_deliveries", "webhook_endpoints",
+    "webhook_deliveries", "webhook_endpoints", "search_head", "order_search_terms", "order_search",
     "api_keys", "erasures", "broker_cursor", "feed_head", "feed",
     "outbox", "change_keys", "order_events", "order_items", "orders"
 )  # fmt: skip
@@ -26,6 +27,7 @@ def upgrade() -> None:
     create_erasures()
     create_api_keys()
     create_webhooks()
+    create_search()
 
 
 def downgrade() -> None:
@@ -283,6 +285,65 @@ def create_webhook_deliveries() -> None:
     ):
         condition = sa.text(f"status = '{status}'")
         op.create_index(name, table, columns, postgresql_where=condition, sqlite_where=condition)
+
+
+def create_search() -> None:
+    op.create_table(
+        "order_search",
+        sa.Column("order_id", UUID, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("customer_id", sa.String(64), nullable=False),
+        sa.Column("channel", sa.String(64)),
+        sa.Column("status", sa.String(16), nullable=False),
+        sa.Column("fulfillment_status", sa.String(16), nullable=False),
+        sa.Column("payment_status", sa.String(20), nullable=False),
+        sa.Column("return_status", sa.String(16), nullable=False),
+        sa.Column("currency", sa.String(3)),
+        sa.Column("total", sa.BigInteger, nullable=False),
+        sa.Column("held", sa.Boolean, nullable=False),
+        sa.Column("late", sa.Boolean, nullable=False),
+        sa.Column("updated_at", TIMESTAMP, nullable=False),
+        sa.Column("terms", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("order_id", name="pk_order_search"),
+    )
+    create_search_indexes()
+    op.create_table(
+        "order_search_terms",
+        # Ranges of terms are ranges of bytes, whatever the database's collation is.
+        sa.Column("term", sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql"), nullable=False),
+        sa.Column("order_id", UUID, nullable=False),
+        sa.PrimaryKeyConstraint("term", "order_id", name="pk_order_search_terms"),
+        sqlite_with_rowid=False,
+    )
+    head = op.create_table(
+        "search_head",
+        sa.Column("id", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_search_head"),
+    )
+    op.bulk_insert(head, [{"id": 1, "seq": 0}])
+
+
+def create_search_indexes() -> None:
+    columns = {"created_at": ["order_id"], "updated_at": ["updated_at", "order_id"], "total": ["total", "order_id"]}
+    every = tuple(columns)
+    for sort in ("updated_at", "total"):
+        op.create_index(f"ix_order_search_{sort}", "order_search", columns[sort])
+    for name, sorts, condition in (
+        ("customer_id", ["created_at"], None),
+        ("held", every, "held"),
+        ("late", every, "late"),
+        ("return_status", every, "return_status != 'none'"),
+        ("payment_status", every, None),
+        ("channel", every, "channel IS NOT NULL"),
+        ("fulfillment_status", every, None),
+        ("status", every, None),
+        ("currency", ["total"], None),
+    ):
+        leading = [] if name in ("held", "late") else [name]
+        where = {} if condition is None else {f"{dialect}_where": sa.text(condition) for dialect in DIALECTS}
+        for sort in sorts:
+            op.create_index(f"ix_order_search_{name}_{sort}", "order_search", [*leading, *columns[sort]], **where)
 
 
 def create_partial_unique_index(table: str, *columns: str, not_null: str) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "prune": ("events", "prune", "--older-than", "30d"),
     "replay": ("broker", "replay", "--after", "0"),
     "create": ("api-keys", "create", "--name", "shop", "--scope", "orders:read"),
+    "rebuild": ("search", "rebuild"),
     "list": ("api-keys", "list"),
     "list webhooks": ("webhooks", "list"),
     "revoke": ("api-keys", "revoke", "0123456789abcdef"),

@@ -7,15 +7,16 @@ from flask import Flask
 from sqlalchemy import func, select
 
 from app.db.engine import db
-from app.models import BROKER_CURSOR, FEED, FEED_HEAD
+from app.models import BROKER_CURSOR, FEED, FEED_HEAD, SEARCH_HEAD
 
-POSITIONS = (FEED_HEAD, BROKER_CURSOR)  # tables of one row, which the migrations insert
+POSITIONS = (FEED_HEAD, SEARCH_HEAD, BROKER_CURSOR)  # tables of one row, which the migrations insert
 
 EMPTIED = [table.name for table in reversed(db.metadata.sorted_tables) if table not in POSITIONS]
 DELETE_ALL_ROWS = ";\n".join(
     [
         *(f"DELETE FROM {name}" for name in EMPTIED),
         "UPDATE feed_head SET seq = 0, pruned_seq = 0 WHERE seq <> 0 OR pruned_seq <> 0",
+        "UPDATE search_head SET seq = 0 WHERE seq <> 0",
         "UPDATE broker_cursor SET seq = 0, lease = NULL WHERE seq <> 0 OR lease IS NOT NULL",
     ]
 )

@@ -1,0 +1,283 @@
+"""Searching orders: words, filters, sorts, facets, at a bounded cost whatever is searched.
+
+The first statement counts, up to CANDIDATES_MAX, how many orders each condition selects by its index. If there is a
+condition with few orders, the second statement reads all of them, drops those that do not match, and sorts the rest.
+If every condition selects many orders, it walks an index that has the sort, and drops what does not match: a page is
+full soon. Where the conditions exclude each other, the walk ends after WALK_MAX orders. Then the page has fewer orders,
+or none, and a cursor to go on from.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.db.engine import db
+from app.db.types import read_timestamp, rfc3339
+from app.models.fulfillment import NOT_RETURNED
+from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id
+from app.models.principal import Principal
+from app.models.search import NO_TOTAL, SORTED_FILTERS, SORTS
+from app.models.search_terms import metadata_term, query_words, tag_term
+from app.services.order_document import visible_document
+from app.services.order_listing import first_within_page
+from app.services.order_queries import owner_values
+from app.services.search_statements import (
+    Path,
+    Shape,
+    Source,
+    count_statement,
+    facet_statement,
+    intersection_statement,
+    page_statement,
+)
+
+CANDIDATES_MAX = 10_000  # orders that are read and sorted for one page
+INTERSECTION_MAX = 100_000  # orders with a word that are compared with those with another word
+WALK_MAX = 10_000  # orders that one page walks over
+FACETS_MAX = 50_000  # orders that are counted for facets
+FACET_VALUES_MAX = 100  # of one facet, those with most orders
+_AT_ONCE = threading.BoundedSemaphore(4)  # searches of a process, so that they leave connections to all others
+
+_COLUMNS = (
+    "customer_id", "channel", "status", "fulfillment_status", "payment_status", "return_status", "currency",
+    "held", "late",
+)  # fmt: skip
+_LAST_CHARACTER = "\U0010ffff"  # in no term
+# The bounds of the sorts: from the first value up to the second, which is excluded.
+_BOUNDS: dict[str, tuple[Any, Any]] = {
+    "created_at": (LOWEST_ID, HIGHEST_ID),
+    "updated_at": ("0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"),
+    "total": (NO_TOTAL, 2**63 - 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPosition:
+    """The place of an order in a sort: its id, and its time of change (RFC 3339) or total if it is sorted by that."""
+
+    value: str | int | None
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """Order documents, and the position to go on from if there may be more.
+
+    The search has all events up to `as_of_seq` of the feed, and `behind` events of the feed come after it. `facets` are
+    the values with their numbers of orders by name; `facets_complete` is whether all matching orders are counted.
+    """
+
+    documents: list[str]
+    next_after: SearchPosition | None
+    as_of_seq: int
+    behind: int
+    facets: dict[str, list[dict[str, Any]]]
+    facets_complete: bool
+
+
+def search_orders(
+    filters: Mapping[str, Any],
+    *,
+    principal: Principal,
+    limit: int,
+    facets: Sequence[str] = (),
+    after: SearchPosition | None = None,
+) -> SearchPage:
+    """The principal's orders that match `q` and all filters, behind the position `after`.
+
+    The filters are those of SearchFiltersSchema. Documents are the current ones, also where the search is behind. A
+    page has fewer orders than `limit`, although more follow, where their documents would exceed PAGE_LENGTH, or after
+    WALK_MAX orders of which few matched.
+    """
+    search = _Search(filters, principal)
+    with _AT_ONCE:
+        as_of_seq, last, *counts = search.count()
+        source = search.choose_source(counts)
+        documents, next_after = search.page(source, limit=limit, after=after) if source else ([], None)
+        values, complete = search.facets(source, facets) if source and facets else ({name: [] for name in facets}, True)
+    visible = [visible_document(document, principal) for document in documents]
+    return SearchPage(visible, next_after, as_of_seq, max(last - as_of_seq, 0), values, complete)
+
+
+class _Search:
+    """The conditions of a search, with the parameters of its statements."""
+
+    def __init__(self, filters: Mapping[str, Any], principal: Principal) -> None:
+        sort = str(filters["sort"])
+        self._sort, self._descending = sort.removeprefix("-"), sort.startswith("-")
+        self._values = _column_values(filters, principal)
+        self._terms = _required_terms(filters)
+        self._ranges = _given_ranges(filters)
+        self._matches_nothing = not all(self._values.values()) or not all(self._terms)
+        self._paths = list(self._find_paths())
+        self._parameters = self._condition_parameters() | owner_values(principal.owner)
+
+    def count(self) -> Sequence[int]:
+        """The numbers of search and feed, and of the orders that each path selects."""
+        paths = () if self._matches_nothing else tuple(self._paths)
+        [row] = count_statement(paths).rows(**self._parameters, range_limit=CANDIDATES_MAX + 1)
+        return row
+
+    def choose_source(self, counts: Sequence[int]) -> Source | None:
+        """Where to read the rows from; None if nothing matches."""
+        if self._matches_nothing:
+            return None
+        count, path = min(zip(counts, self._paths, strict=True), default=(None, None))
+        if count is not None and count <= CANDIDATES_MAX:
+            return Source("candidates", path) if count else None
+        if self._intersect():
+            return Source("ids")
+        names = list(SORTED_FILTERS)
+        with_sort = (path for path in self._paths if self._sort in SORTED_FILTERS.get(path.name, ()))
+        return Source("walk", min(with_sort, key=lambda path: names.index(path.name), default=None))
+
+    def _intersect(self) -> bool:
+        """Find the orders that have all words, tags and metadata. Returns False if these are too many to be sorted."""
+        paths = tuple(path for path in self._paths if path.name.startswith("term_"))
+        if len(paths) < 2:
+            return False
+        limits = {"range_limit": INTERSECTION_MAX + 1, "limit": CANDIDATES_MAX + 1}
+        rows = intersection_statement(paths).rows(**self._parameters, **limits)
+        ids = [order_id for order_id, _ in rows if order_id is not None]
+        compared = next(number for order_id, number in rows if order_id is None)
+        if compared < 2 or len(ids) > CANDIDATES_MAX:
+            return False
+        self._parameters["ids"] = orjson.dumps(ids).decode()
+        return True
+
+    def page(
+        self, source: Source, *, limit: int, after: SearchPosition | None
+    ) -> tuple[list[str], SearchPosition | None]:
+        """The documents of a page, and the position to go on from."""
+        parameters = self._parameters | self._sort_parameters(after)
+        rows = page_statement(self._shape(source), db.engine.dialect.name).rows(
+            **parameters, limit=limit + 1, walk=WALK_MAX, range_limit=CANDIDATES_MAX + 1
+        )
+        # The last row of a walk is returned whether it matches or not. There may be more behind it.
+        last = rows[-1] if rows and rows[-1][3] == WALK_MAX else None
+        matching = [row for row in rows if row[2] and row[4] is not None]
+        if len(matching) > limit:
+            matching = matching[:limit]
+            last = matching[-1]
+        documents = first_within_page([row[4] for row in matching])
+        if len(documents) < len(matching):
+            last = matching[len(documents) - 1]
+        return documents, None if last is None else SearchPosition(self._sort_value(last[1]), last[0])
+
+    def facets(self, source: Source, names: Sequence[str]) -> tuple[dict[str, list[dict[str, Any]]], bool]:
+        """How many of the matching orders have each value, and whether all of them are counted."""
+        parameters = self._parameters | self._sort_parameters(None)
+        rows = facet_statement(self._shape(source), tuple(names), db.engine.dialect.name).rows(
+            **parameters, walk=FACETS_MAX, range_limit=CANDIDATES_MAX + 1
+        )
+        counters: dict[str, Counter[Any]] = {name: Counter() for name in names}
+        for *values, matches, count in rows:
+            for name, value in zip(names, values, strict=True):
+                counters[name][bool(value) if name in ("held", "late") else value] += count if matches else 0
+        counted = {
+            name: [{"value": value, "count": count} for value, count in counter.most_common(FACET_VALUES_MAX) if count]
+            for name, counter in counters.items()
+        }
+        return counted, source.kind != "walk" or sum(row[-1] for row in rows) < FACETS_MAX
+
+    def _shape(self, source: Source) -> Shape:
+        names = (*self._values, *(f"term_{i}" for i in range(len(self._terms))))
+        ranges = (name for name in self._ranges if name != "created_at")  # that one is always a condition
+        return Shape(source, (*names, *ranges), self._sort, self._descending)
+
+    def _find_paths(self) -> Iterator[Path]:
+        for i, spellings in enumerate(self._terms):
+            yield Path(f"term_{i}", len(spellings))
+        for name, values in self._values.items():
+            is_indexed = {
+                "held": values == [True],
+                "late": values == [True],
+                "return_status": NOT_RETURNED not in values,
+            }
+            if is_indexed.get(name, True):
+                yield Path(name, len(values))
+        for name in self._ranges:
+            yield Path(name, 1)
+
+    def _condition_parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = {}
+        for i, spellings in enumerate(self._terms):
+            parameters[f"term_{i}_patterns"] = orjson.dumps([f"% {spelling}%" for spelling in spellings]).decode()
+            for j, spelling in enumerate(spellings):
+                parameters |= {f"term_{i}_{j}_low": spelling, f"term_{i}_{j}_high": spelling + _LAST_CHARACTER}
+        for name, values in self._values.items():
+            parameters |= {f"{name}_{i}": value for i, value in enumerate(values)}
+            parameters[f"{name}_values"] = orjson.dumps(values).decode()
+            parameters[f"{name}_value"] = next(iter(values), None)
+        for name, bounds in _BOUNDS.items():
+            parameters[f"{name}_low"], parameters[f"{name}_high"] = self._ranges.get(name, bounds)
+        return parameters
+
+    def _sort_parameters(self, after: SearchPosition | None) -> dict[str, Any]:
+        """The bounds of the sort, from which `after` cuts off what comes before it."""
+        low, high = self._ranges.get(self._sort, _BOUNDS[self._sort])
+        by_creation = SORTS[self._sort] == ("order_id",)
+        first, last = ((None, low), (None, high)) if by_creation else ((low, LOWEST_ID), (high, LOWEST_ID))
+        if after is not None and self._descending:
+            last = min(last, (after.value, after.order_id), key=_comparable)
+        elif after is not None:
+            first = max(first, (after.value, next_id(after.order_id)), key=_comparable)
+        return {
+            "sort_low": first[0], "sort_low_id": first[1], "sort_high": last[0], "sort_high_id": last[1]
+        }  # fmt: skip
+
+    def _sort_value(self, stored: Any) -> str | int | None:
+        if self._sort == "updated_at":
+            return rfc3339(read_timestamp(stored))
+        return int(stored) if self._sort == "total" else None
+
+
+def _comparable(position: tuple[Any, str]) -> tuple[Any, ...]:
+    return position if position[0] is not None else position[1:]
+
+
+def _column_values(filters: Mapping[str, Any], principal: Principal) -> dict[str, list[Any]]:
+    """The values of each filter by column; an empty list if no order can match.
+
+    The owner predicate is the filters by customer and by channel.
+    """
+    given = {name: filters[name] for name in _COLUMNS if name in filters}
+    values = {name: list(value) if isinstance(value, tuple) else [value] for name, value in given.items()}
+    if principal.customer_id is not None:
+        _restrict(values, "customer_id", {principal.customer_id})
+    if principal.channels is not None:
+        _restrict(values, "channel", principal.channels)
+    return values
+
+
+def _restrict(values: dict[str, list[Any]], name: str, allowed: Set[str]) -> None:
+    """Limit a filter to the values that are allowed."""
+    values[name] = [value for value in values.get(name, sorted(allowed)) if value in allowed]
+
+
+def _required_terms(filters: Mapping[str, Any]) -> list[list[str]]:
+    """The terms that an order must have, each with its spellings. Without a spelling, no order can match."""
+    text = str(filters.get("q", "")).strip()
+    words = (query_words(text) or [[]]) if text else []
+    tags = [[tag_term(filters["tag"])]] if "tag" in filters else []
+    return words + tags + [[metadata_term(*pair)] for pair in filters.get("metadata", {}).items()]
+
+
+def _given_ranges(filters: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The bounds of the ranges that are given, by sort. The upper bound is excluded."""
+    ranges: dict[str, tuple[Any, Any]] = {}
+    for name, short in (("created_at", "created"), ("updated_at", "updated"), ("total", "total")):
+        low, high = filters.get(f"{short}_from"), filters.get(f"{short}_to")
+        if low is None and high is None:
+            continue
+        if name == "total":
+            ranges[name] = (low or 0, _BOUNDS[name][1] if high is None else high + 1)
+            continue
+        convert = first_order_id if name == "created_at" else rfc3339
+        first, last = _BOUNDS[name]
+        ranges[name] = (first if low is None else convert(low), last if high is None else convert(high))
+    return ranges

@@ -1,0 +1,248 @@
+"""The projection of the search: kept by the worker from the feed, changed at once by an erasure, rebuilt by a command.
+
+A row is made from the current document of its order. All who write it lock it first, and never replace a later version
+by an earlier one, so that any number of them may run: nobody stores again what an erasure has just removed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.db.engine import db
+from app.db.statement import Statement, json_rows, typed
+from app.db.transactions import read_rows
+from app.db.types import read_timestamp
+from app.models import FEED_HEAD, SEARCH, SEARCH_HEAD, SEARCH_TERMS, FeedEntry, Order, OrderEvent
+from app.models.order_id import LOWEST_ID
+from app.models.search import NO_TOTAL, SEARCH_HEAD_ID
+from app.models.search_terms import order_terms
+
+log = structlog.get_logger()
+
+Row = dict[str, Any]
+TermKey = tuple[str, str]  # a term, and the id of its order
+
+# Events in one transaction. On SQLite, whose writers wait meanwhile, it takes about 50 ms.
+PROJECT_MAX = {"postgresql": 500, "sqlite": 100}
+SWEEP_MAX = 5_000  # terms in one transaction
+FIRST_TERM: TermKey = ("", LOWEST_ID)  # before all others
+_UNCHANGED = ("customer_id", "channel", "status", "fulfillment_status", "payment_status", "return_status", "currency")
+
+_HEADS = Statement(select(SEARCH_HEAD.c.seq, FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
+_LOCK_HEAD = select(SEARCH_HEAD.c.seq).with_for_update(skip_locked=True)
+
+
+def project_events() -> bool:
+    """Bring the projection up to date with the next events of the feed. Returns whether there were any.
+
+    Any number of processes may call this at once: one of them does it. Raises DATABASE_ERRORS; then nothing is stored.
+    """
+    [[seq, last, pruned]] = _HEADS.rows()
+    if seq >= last:
+        return False
+    if seq < pruned:
+        log.error("search has missed events: run `flask search rebuild`", after=seq, until=pruned)
+        seq, first = pruned, seq
+    else:
+        first = seq
+    until = min(last, seq + PROJECT_MAX[db.engine.dialect.name])
+    rows = [search_row(document) for document in _current_documents(seq, until)]
+    with db.engine.begin() as connection:
+        if connection.scalar(_LOCK_HEAD) != first:  # another worker is at it, or has done it
+            return False
+        store_rows(connection, rows)
+        connection.execute(update(SEARCH_HEAD).values(seq=until))
+    return True
+
+
+def _current_documents(after: int, until: int) -> Iterable[Mapping[str, Any]]:
+    """The orders with events in this range of the feed, as they are now."""
+    in_range = select(FeedEntry.order_id).where(FeedEntry.seq > after, FeedEntry.seq <= until).distinct()
+    ids = [row.order_id for row in read_rows(in_range)]
+    query = current_documents().where(Order.id.in_(ids))
+    return (orjson.loads(row.snapshot) for row in read_rows(query))
+
+
+def current_documents() -> Any:
+    """The query for the current documents of orders."""
+    current = (OrderEvent.order_id == Order.id) & (OrderEvent.version == Order.version)
+    return select(cast(Order.id, Text).label("id"), OrderEvent.snapshot).join(OrderEvent, current)
+
+
+def search_row(document: Mapping[str, Any]) -> Row:
+    """The row of an order, given as its document."""
+    row = {name: document[name] for name in _UNCHANGED}
+    totals, terms = document["totals"], sorted(order_terms(document))
+    return row | {
+        "order_id": document["id"],
+        "version": document["version"],
+        "total": totals["total"] if totals else NO_TOTAL,
+        "held": bool(document["holds"]),
+        "late": document["late"],
+        "updated_at": read_timestamp(document["updated_at"]),
+        "terms": f" {' '.join(terms)} " if terms else "",
+    }
+
+
+def store_rows(connection: Connection, rows: Sequence[Row], *, rewrite: bool = False) -> None:
+    """Store the rows of orders that are later versions than the stored ones, with their terms. Called in a transaction.
+
+    With `rewrite`, also those of the same version, with all of their terms.
+    """
+    remaining = {row["order_id"]: row for row in sorted(rows, key=lambda row: str(row["order_id"]))}
+    while remaining:
+        # In the order of the ids, so that two transactions do not deadlock.
+        stored = connection.execute(_LOCK_ROWS.where(SEARCH.c.order_id.in_(list(remaining)))).all()
+        later = [
+            (remaining[row.order_id], row.terms)
+            for row in stored
+            if row.version < remaining[row.order_id]["version"] + rewrite
+        ]
+        _update_rows(connection, later, rewrite=rewrite)
+        for row in stored:
+            del remaining[row.order_id]
+        if remaining:
+            # Those that another transaction inserts at the same time are locked and compared in the next round.
+            new = [remaining.pop(order_id) for order_id in _insert_rows(connection, list(remaining.values()))]
+            _insert_terms(connection, [(term, row["order_id"]) for row in new for term in row["terms"].split()])
+
+
+_LOCK_ROWS = select(SEARCH.c.order_id, SEARCH.c.version, SEARCH.c.terms).order_by(SEARCH.c.order_id).with_for_update()
+_UPDATE_ROW = (
+    update(SEARCH)
+    .where(SEARCH.c.order_id == bindparam("of_order"))
+    .values({name: bindparam(f"new_{name}") for name in SEARCH.c.keys() if name != "order_id"})
+)
+_DELETE_TERM = delete(SEARCH_TERMS).where(
+    SEARCH_TERMS.c.term == bindparam("of_term"), SEARCH_TERMS.c.order_id == bindparam("of_order")
+)
+
+
+def _update_rows(connection: Connection, rows: Sequence[tuple[Row, str]], *, rewrite: bool) -> None:
+    """Update rows, each given with the terms that are stored for it."""
+    if not rows:
+        return
+    values = [{"of_order" if name == "order_id" else f"new_{name}": row[name] for name in row} for row, _ in rows]
+    connection.execute(_UPDATE_ROW, values)
+    removed, added = [], []
+    for row, stored in rows:
+        old, new = set(stored.split()), set(row["terms"].split())
+        removed += [{"of_term": term, "of_order": row["order_id"]} for term in sorted(old - new)]
+        added += [(term, row["order_id"]) for term in (new if rewrite else new - old)]
+    if removed:
+        connection.execute(_DELETE_TERM, removed)
+    _insert_terms(connection, added)
+
+
+def _insert_rows(connection: Connection, rows: Sequence[Row]) -> Sequence[str]:
+    """Insert the rows of orders that have none, and return the ids of those orders."""
+    is_postgresql = connection.dialect.name == "postgresql"
+    statement = postgresql.insert(SEARCH) if is_postgresql else sqlite.insert(SEARCH)
+    inserted = statement.on_conflict_do_nothing().returning(SEARCH.c.order_id)
+    return connection.execute(inserted, rows).scalars().all()
+
+
+def _insert_terms(connection: Connection, terms: Iterable[tuple[str, str]]) -> None:
+    """Insert terms, each given with its order, unless they exist. In the order of the index, which is faster."""
+    rows = [{"term": term, "order_id": order_id} for term, order_id in sorted(terms)]
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(sqlite.insert(SEARCH_TERMS).on_conflict_do_nothing(), rows)
+        return
+    connection.execute(_INSERT_TERMS, {"rows": orjson.dumps(rows).decode()})
+
+
+def _insert_terms_statement() -> Any:
+    rows = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed(SEARCH_TERMS.c))
+    source = select(rows.c.term, rows.c.order_id)
+    return postgresql.insert(SEARCH_TERMS).from_select(["term", "order_id"], source).on_conflict_do_nothing()
+
+
+_INSERT_TERMS = _insert_terms_statement()
+
+
+def rewrite_rows(after: str, last: str) -> None:
+    """Make the rows of all orders with `after` < id <= `last` anew, with all of their terms."""
+    documents = read_rows(current_documents().where(Order.id > after, Order.id <= last))
+    rows = [search_row(orjson.loads(row.snapshot)) for row in documents]
+    order = select(Order.id).where(Order.id == SEARCH.c.order_id).exists()
+    with db.engine.begin() as connection:
+        in_range = SEARCH.c.order_id > after, SEARCH.c.order_id <= last
+        connection.execute(delete(SEARCH).where(*in_range, ~order))
+        store_rows(connection, rows, rewrite=True)
+
+
+def feed_seq() -> int:
+    """The last number in the feed."""
+    [row] = read_rows(select(FEED_HEAD.c.seq))
+    return int(row.seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """How many terms were compared with the rows of their orders, the last of them, and how many were removed."""
+
+    size: int
+    last: TermKey
+    removed: int
+
+
+def sweep_terms(after: TermKey) -> Sweep | None:
+    """Remove those of the next terms that are not in the row of their order. None at the end."""
+    terms = read_rows(next_terms(after))
+    if not terms:
+        return None
+    surplus = [{"of_term": row.term, "of_order": row.order_id} for row in terms if not is_in_row(row)]
+    if surplus:
+        in_row = SEARCH.c.terms.contains(" " + SEARCH_TERMS.c.term + " ")
+        # The row may have been stored meanwhile.
+        row = select(SEARCH.c.order_id).where(SEARCH.c.order_id == SEARCH_TERMS.c.order_id, in_row).exists()
+        with db.engine.begin() as connection:
+            connection.execute(_DELETE_TERM.where(~row), surplus)
+    return Sweep(len(terms), (terms[-1].term, terms[-1].order_id), len(surplus))
+
+
+def next_terms(after: TermKey) -> Select[Any]:
+    """The query for the next SWEEP_MAX terms, each with the terms in the row of its order, NULL without one."""
+    key = SEARCH_TERMS.c.term, SEARCH_TERMS.c.order_id
+    first, last = (literal(value, column.type) for value, column in zip(after, key, strict=True))
+    page = select(*key).where(tuple_(*key) > tuple_(first, last)).order_by(*key).limit(SWEEP_MAX).subquery("page")
+    # A scalar subquery is a look-up by primary key. A join could be planned as a scan of all orders.
+    of_row = select(SEARCH.c.terms).where(SEARCH.c.order_id == page.c.order_id).scalar_subquery()
+    listed = select(page.c.term, cast(page.c.order_id, Text).label("order_id"), of_row.label("terms"))
+    return listed.order_by(page.c.term, page.c.order_id)
+
+
+def is_in_row(term: Any) -> bool:
+    """Whether a row of `next_terms` belongs to its order."""
+    return term.terms is not None and f" {term.term} " in term.terms
+
+
+def finish_rebuild(seq: int) -> None:
+    """Record that the projection has all events up to `seq` of the feed."""
+    with db.engine.begin() as connection:
+        stored = connection.scalar(select(func.max(SEARCH_HEAD.c.seq)).where(SEARCH_HEAD.c.id == SEARCH_HEAD_ID))
+        if stored is None:
+            connection.execute(insert(SEARCH_HEAD).values(id=SEARCH_HEAD_ID, seq=seq))
+        elif stored < seq:
+            connection.execute(update(SEARCH_HEAD).where(SEARCH_HEAD.c.seq < seq).values(seq=seq))
