@@ -45,6 +45,7 @@ ROUTES = {
     ("GET", "/orders"): Route("orders:read"),
     ("GET", "/orders/by-ref/<characters:external_ref>"): Route("orders:read", success=404),
     ("GET", "/orders/export"): Route("orders:read"),
+    ("GET", "/orders/search"): Route("orders:read"),
     ("POST", "/orders/batch"): Route("orders:write", {"orders": [MINIMAL]}),
     ("GET", "/orders/<order_id>"): Route("orders:read"),
     ("PATCH", "/orders/<order_id>"): Route("orders:write", {"note": "n"}),

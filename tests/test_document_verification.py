@@ -16,14 +16,14 @@ from sqlalchemy.exc import IntegrityError
 
 from app.db.engine import db
 from app.db.types import Timestamp
-from app.models import EVENTS, FEED_HEAD, ITEMS, ORDERS
+from app.models import EVENTS, ITEMS, ORDERS
 from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
 from app.models.lifecycle import ERASED, EVENT_TYPES, IMPORTED, STATUSES
 from app.models.payment import PAYMENT_STATUSES
 from app.services.event_checks import OrderRow, compare_events
 from tests.support.marks import on_sqlite
 from tests.support.order_life import cancelled_life, complete_life
-from tests.support.tables import delete_all_rows
+from tests.support.tables import POSITIONS, delete_all_rows
 
 LIVES = {"completed": complete_life, "cancelled": cancelled_life}
 LATER = datetime(2040, 1, 1, tzinfo=UTC)
@@ -41,7 +41,7 @@ def paths(app: Flask) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def stored_rows(app: Flask, paths: dict[str, str]) -> Rows:
-    tables = [table for table in db.metadata.sorted_tables if table is not FEED_HEAD]
+    tables = [table for table in db.metadata.sorted_tables if table not in POSITIONS]
     with app.app_context(), db.engine.connect() as connection:
         return {
             table: [dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()]

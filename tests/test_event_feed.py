@@ -20,6 +20,7 @@ from app.services.sequencer import prune_feed
 from tests.support.credentials import api_key, bearer
 from tests.support.event_streams import number_events
 from tests.support.samples import MINIMAL, RICHEST, slug
+from tests.support.search import project
 from tests.support.tables import delete_all_rows
 
 Event = dict[str, Any]
@@ -51,6 +52,7 @@ def read_all(client: FlaskClient, **query: Any) -> Iterator[Event]:
 
 
 def prune(app: Flask) -> None:
+    project(app)
     with app.app_context():
         while prune_feed(older_than=timedelta(0)):
             pass

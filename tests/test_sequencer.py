@@ -14,9 +14,10 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from app.db.engine import db
-from app.models import FEED, FEED_HEAD, OUTBOX
+from app.models import FEED, FEED_HEAD, OUTBOX, SEARCH_HEAD
 from app.models.webhook import DISABLED, ENABLED, WebhookEndpoint
 from app.services.broker import replay
+from app.services.search_projection import project_events
 from app.services.sequencer import oldest_pending, prune_feed, sequence_events
 from app.services.webhook_queue import fan_out
 from tests.support.marks import on_postgresql
@@ -154,6 +155,7 @@ def test_old_entries_are_pruned_in_order(context: None) -> None:
     store(FEED, *({**entry(n, 1), "seq": n, "at": now - timedelta(days=days)} for n, days in enumerate(ages, start=1)))
     with db.engine.begin() as connection:
         connection.execute(FEED_HEAD.update().values(seq=5))
+        connection.execute(SEARCH_HEAD.update().values(seq=5))
 
     pruned = [prune_feed(older_than=timedelta(days=30)) for _ in range(2)]
 
@@ -170,6 +172,7 @@ def test_entries_that_are_to_be_queued_for_a_webhook_are_not_pruned(context: Non
     store(OUTBOX, entry(1, 1), entry(1, 2))
     sequence_events()
 
+    project_events()
     assert prune_feed(older_than=timedelta(0)) == 0
     fan_out()
     assert prune_feed(older_than=timedelta(0)) == 2
@@ -177,6 +180,16 @@ def test_entries_that_are_to_be_queued_for_a_webhook_are_not_pruned(context: Non
     sequence_events()
     with db.engine.begin() as connection:
         connection.execute(endpoints.update().values(status=DISABLED))
+    project_events()
+    assert prune_feed(older_than=timedelta(0)) == 1
+
+
+def test_entries_that_the_search_does_not_have_are_not_pruned(context: None) -> None:
+    store(OUTBOX, entry(1, 1))
+    sequence_events()
+
+    assert prune_feed(older_than=timedelta(0)) == 0
+    project_events()
     assert prune_feed(older_than=timedelta(0)) == 1
 
 
@@ -193,6 +206,7 @@ def test_entries_that_are_to_be_published_to_the_broker_are_not_pruned(context: 
 def test_a_feed_whose_entries_are_all_pruned_goes_on_with_the_next_number(context: None) -> None:
     store(OUTBOX, entry(1, 1), entry(1, 2))
     sequence_events()
+    project_events()
     assert prune_feed(older_than=timedelta(0)) == 2
     store(OUTBOX, entry(1, 3))
 

@@ -5,7 +5,8 @@ from flask.cli import AppGroup
 
 from app.cli.common import cores, migrated_database, progress_bar
 from app.cli.processes import run_in_processes
-from app.services.search_projection import FIRST_TERM, feed_seq, finish_rebuild, rewrite_rows, sweep_terms
+from app.services.event_feed import read_ends
+from app.services.search_projection import FIRST_TERM, finish_rebuild, rewrite_rows, sweep_terms
 from app.services.verification import OrderRange, count_orders, order_ranges
 
 search = AppGroup("search", help="Manage the search of orders.")
@@ -20,7 +21,7 @@ def rebuild(jobs: int | None) -> None:
     interrupted and run again.
     """
     with migrated_database():
-        seq, orders = feed_seq(), count_orders()
+        seq, orders = read_ends().seq, count_orders()
         with progress_bar("Orders", length=orders) as bar:
             for done in run_in_processes(_rewrite, order_ranges(), processes=jobs or cores(orders)):
                 bar.update(min(done.size, orders - bar.pos))

@@ -12,6 +12,7 @@ from flask.cli import with_appcontext
 from app.cli.common import Since, cores, migrated_database, progress_bar
 from app.cli.processes import run_in_processes
 from app.services.feed_checks import verify_feed_numbers
+from app.services.search_checks import verify_search_head, verify_search_terms
 from app.services.verification import count_orders, order_ranges, verify_erasures, verify_range
 
 
@@ -20,7 +21,7 @@ from app.services.verification import count_orders, order_ranges, verify_erasure
 @click.option("--since", type=Since(), help="Verify only orders created or changed since: 30d, 12h, 45m, or a time.")
 @with_appcontext
 def verify(jobs: int | None, since: datetime | None) -> None:
-    """Compare all tables and the feed with the events, and report every difference, with exit status 1.
+    """Compare all tables, the feed and the search with the events, and report every difference, with exit status 1.
 
     The service can keep running: each batch is read from one snapshot of the database.
 
@@ -37,7 +38,7 @@ def verify(jobs: int | None, since: datetime | None) -> None:
                 differences += _report(result.differences)
                 verified += result.verified
                 bar.update(min(result.orders.size, orders - bar.pos))
-        for lines in chain(verify_erasures(), [verify_feed_numbers()]):
+        for lines in chain(verify_erasures(), [verify_feed_numbers(), verify_search_head()], verify_search_terms()):
             differences += _report(lines)
         click.echo(f"{verified} orders verified, {differences} differences.")
     sys.exit(1 if differences else 0)

@@ -24,6 +24,7 @@ from app.db.revision import require_revision
 from app.services.broker import broker_tasks, read_lag
 from app.services.diagnosis import WORKER_NAME
 from app.services.event_feed import read_ends
+from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
 from app.services.webhook_delivery import webhook_tasks
 from app.services.worker import Worker, order_tasks
@@ -38,8 +39,8 @@ _RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the 
 @with_appcontext
 @pass_script_info
 def worker(info: ScriptInfo) -> None:
-    """Run what the service does by itself: move events to the feed, deliver webhooks, publish to the broker, end
-    holds, mark late orders.
+    """Run what the service does by itself: move events to the feed, keep the search up to date, deliver webhooks,
+    publish to the broker, end holds, mark late orders.
 
     Any number of workers may run. TERM and Ctrl-C let it finish what it is doing, with exit status 0.
     """
@@ -92,17 +93,18 @@ class FeedCollector(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the last number of the feed, the age of the oldest event that has none, and the lag of the broker."""
+        """Yield the last numbers of feed and search, the age of the oldest event that has none, the broker's lag."""
         broker = None
         try:
             with self._app.app_context():
-                seq, pending_since = read_ends().seq, oldest_pending()
+                seq, pending_since, search_seq = read_ends().seq, oldest_pending(), read_search_seq()
                 if self._app.config["BROKER_URL"]:
                     broker = read_lag()
         except DATABASE_ERRORS:
             return
         seconds = (datetime.now(UTC) - pending_since).total_seconds() if pending_since else 0
         yield GaugeMetricFamily("event_feed_seq", "The last number in the feed.", seq)
+        yield GaugeMetricFamily("search_as_of_seq", "The number up to which the search has the feed.", search_seq)
         yield GaugeMetricFamily("outbox_oldest_event_seconds", "Age of the oldest event without a number.", seconds)
         if broker is not None:
             yield GaugeMetricFamily("broker_lag_events", "Events that are not published to the broker.", broker.events)

@@ -58,6 +58,7 @@ from app.schemas.documents import (
 from app.schemas.fields import TEXT_PATTERN, Choices, Metadata, MetadataPatch
 from app.schemas.order import BatchEntryInSchema, DryRunQuerySchema
 from app.schemas.order_actions import BulkActionInSchema
+from app.schemas.search import METADATA_MAX, MetadataFilter
 from app.schemas.webhook import EndpointPayloadSchema, PayloadSchema, WebhookSchema
 from app.services.bulk_actions import BULK_ACTIONS
 
@@ -338,7 +339,11 @@ def _headers(*names: str) -> dict[str, Any]:
 
 
 def _describe_choices(_converter: Any, field: Any, **_: Any) -> dict[str, Any]:
-    """Values separated by commas, where apispec's default is a parameter for each."""
+    """Values separated by commas, where apispec's default is a parameter for each; and a parameter for each pair."""
+    if isinstance(field, MetadataFilter):
+        value = {"type": "string", "pattern": TEXT_PATTERN, "maxLength": Metadata.VALUE_LENGTH}
+        pairs = {"patternProperties": {r"^metadata\.[ -~]{1,40}$": value}, "additionalProperties": False}
+        return {"style": "form", "explode": True, "schema": {"type": "object", "maxProperties": METADATA_MAX} | pairs}
     return {"style": "form", "explode": False} if isinstance(field, Choices) else {}
 
 

@@ -144,9 +144,10 @@ def page_query(shape: Shape, dialect: str) -> Select[Any]:
 
 def _document(page: Subquery) -> ColumnElement[str | None]:
     """The current document of an order, which must be the owner's; NULL otherwise."""
-    version = select(Order.version).where(Order.id == page.c.order_id, owned_by(*owner_parameters())).scalar_subquery()
+    owned = Order.id == page.c.order_id, owned_by(*owner_parameters())
+    version = select(Order.version).where(*owned).correlate(page).scalar_subquery()
     of_order = OrderEvent.order_id == page.c.order_id, OrderEvent.version == version
-    return select(OrderEvent.snapshot).where(*of_order).scalar_subquery()
+    return select(OrderEvent.snapshot).where(*of_order).correlate(page).scalar_subquery()
 
 
 def _sorting(columns: Any, shape: Shape) -> list[Any]:

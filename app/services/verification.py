@@ -52,6 +52,7 @@ from app.models.erasure import DONE
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id
 from app.services.event_checks import EVENT_COLUMNS, OrderRow, compare_events
 from app.services.feed_checks import feed_kept_since
+from app.services.search_checks import SearchQueries, compare_search
 
 RANGE_SIZE = 500  # orders in memory at once
 _EVENTS_PAGE = 250  # events in memory at once
@@ -108,6 +109,7 @@ class Queries:
         self.orders = select(*_ORDER).where(condition(ORDERS.c.id)).order_by(ORDERS.c.id)
         self.items = select(*_ITEM).where(condition(ITEMS.c.order_id)).order_by(ITEMS.c.order_id, ITEMS.c.line)
         self.events = _select_events(condition)
+        self.search = SearchQueries(condition)
 
 
 _IN_RANGE = Queries(_in_range)
@@ -168,7 +170,7 @@ def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeR
         connection = session.connection()
         selection = Selection(_IN_RANGE, {"after": orders.after, "last": orders.last})
         if since is None:
-            verified, differences = _compare_orders(connection, selection)
+            verified, differences = _compare_all(connection, selection)
         else:
             verified, differences = _compare_changed_orders(connection, selection, since)
         if since is None or orders.last >= first_order_id(since):
@@ -179,7 +181,14 @@ def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeR
 def _compare_changed_orders(connection: Connection, orders: Selection, since: datetime) -> tuple[int, list[str]]:
     changed = orders.queries.ids.where(ORDERS.c.updated_at >= since)
     ids = connection.execute(changed, orders.parameters).scalars().all()
-    return _compare_orders(connection, Selection(_BY_ID, {"ids": ids})) if ids else (0, [])
+    return _compare_all(connection, Selection(_BY_ID, {"ids": ids})) if ids else (0, [])
+
+
+def _compare_all(connection: Connection, selection: Selection) -> tuple[int, list[str]]:
+    """The number of orders, and their differences, those of the search included."""
+    count, differences = _compare_orders(connection, selection)
+    # What cannot be read is reported already, and the search cannot be computed from it.
+    return count, differences or list(compare_search(connection, selection.queries.search, selection.parameters))
 
 
 def _compare_orders(connection: Connection, selection: Selection) -> tuple[int, list[str]]:

@@ -1,0 +1,145 @@
+"""Whether the search is what the documents of the orders make it, as far as it has the events of the feed."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    func,
+    select,
+)
+
+from app.db.statement import json_rows, typed
+from app.db.transactions import consistent_read
+from app.models import EVENTS, FEED, FEED_HEAD, ORDERS, OUTBOX, SEARCH, SEARCH_HEAD, SEARCH_TERMS
+from app.services.search_projection import (
+    FIRST_TERM,
+    SWEEP_MAX,
+    Row,
+    current_documents,
+    is_in_row,
+    next_terms,
+    search_row,
+)
+
+_STORED = select(cast(SEARCH.c.order_id, Text).label("order_id"), *(c for c in SEARCH.c if c.name != "order_id"))
+
+
+class SearchQueries:
+    """What is read of the orders whose ids fulfil a condition."""
+
+    def __init__(self, condition: Callable[[Any], ColumnElement[bool]]) -> None:
+        self.documents = current_documents().where(condition(ORDERS.c.id))
+        self.stored = _STORED.where(condition(SEARCH.c.order_id))
+
+
+def compare_search(connection: Connection, queries: SearchQueries, parameters: Mapping[str, Any]) -> Iterator[str]:
+    """The differences of the orders, between their current documents and the search."""
+    snapshots = connection.execute(queries.documents, parameters)
+    expected = {row["order_id"]: row for row in (search_row(orjson.loads(found.snapshot)) for found in snapshots)}
+    stored = {row.order_id: row for row in connection.execute(queries.stored, parameters)}
+    as_of_seq = connection.scalar(select(SEARCH_HEAD.c.seq))
+    if as_of_seq is None:
+        return
+    current = [order_id for order_id, row in expected.items() if _version(stored, order_id) == row["version"]]
+    missing = _missing_terms(connection, [expected[order_id] for order_id in current])
+    for order_id in sorted(expected.keys() | stored.keys()):
+        for difference in _compare(connection, expected.get(order_id), stored.get(order_id), as_of_seq):
+            yield f"order {order_id}: {difference}"
+        if order_id in missing:
+            yield f"order {order_id}: order_search_terms has not all of its terms"
+
+
+def verify_search_head() -> list[str]:
+    """The differences between the number of the search and those of the feed."""
+    with consistent_read(statement_timeout=None) as session:
+        seq, last = session.scalar(select(SEARCH_HEAD.c.seq)), session.scalar(select(FEED_HEAD.c.seq))
+    if seq is None:
+        return ["search: search_head has no row"]
+    return [f"search: search_head has {seq}, but the feed ends at {last}"] if last is not None and seq > last else []
+
+
+def verify_search_terms() -> Iterator[list[str]]:
+    """Verify that all terms belong to their order, and yield the differences of each page."""
+    after, size = FIRST_TERM, SWEEP_MAX
+    while size == SWEEP_MAX:
+        with consistent_read(statement_timeout=None) as session:
+            rows = session.execute(next_terms(after)).all()
+        yield [
+            f"order {row.order_id}: order_search_terms has a term that is not the order's"
+            for row in rows
+            if not is_in_row(row)
+        ]
+        size = len(rows)
+        after = (rows[-1].term, rows[-1].order_id) if rows else after
+
+
+def _version(stored: Mapping[str, Any], order_id: str) -> int:
+    row = stored.get(order_id)
+    return 0 if row is None else row.version
+
+
+def _compare(connection: Connection, expected: Row | None, stored: Any, as_of_seq: int) -> Iterator[str]:
+    if expected is None:
+        yield "there is no such order, but a row of it in order_search"
+        return
+    version = 0 if stored is None else stored.version
+    if version > expected["version"]:
+        yield f"order_search has version {version}, but the order has {expected['version']}"
+    elif version < expected["version"]:
+        if (missing := _missing_event(connection, expected["order_id"], version, as_of_seq)) is not None:
+            yield f"order_search has {f'version {version}' if version else 'no row'}, but version {missing} is due"
+    else:
+        for name, value in expected.items():
+            if getattr(stored, name) != value:
+                yield f"{name} in order_search is not the one of the document"
+
+
+def _missing_event(connection: Connection, order_id: str, version: int, as_of_seq: int) -> int | None:
+    """The first version after `version` that the search should have; None if it need not have it yet."""
+    same_event = (EVENTS.c.order_id == FEED.c.order_id) & (EVENTS.c.version == FEED.c.version)
+    pending = (EVENTS.c.order_id == OUTBOX.c.order_id) & (EVENTS.c.version == OUTBOX.c.version)
+    seq = select(FEED.c.seq).where(same_event).scalar_subquery()
+    is_pending = select(OUTBOX.c.version).where(pending).scalar_subquery()
+    after = select(EVENTS.c.version, seq.label("seq"), is_pending.label("pending"))
+    query = after.where(EVENTS.c.order_id == order_id, EVENTS.c.version > version).order_by(EVENTS.c.version).limit(1)
+    event = connection.execute(query).first()
+    if event is None or event.pending is not None or (event.seq is not None and event.seq > as_of_seq):
+        return None
+    return int(event.version)
+
+
+def _missing_terms(connection: Connection, rows: Iterable[Row]) -> set[str]:
+    """The ids of the orders of which a term has no row of its own."""
+    pairs = [{"term": term, "order_id": row["order_id"]} for row in rows for term in row["terms"].split()]
+    query = _MISSING_TERMS[connection.dialect.name]
+    return set(connection.execute(query, {"pairs": orjson.dumps(pairs).decode()}).scalars())
+
+
+def _missing_terms_query(pairs: Any) -> Select[str]:
+    # A scalar subquery is a look-up by primary key. NOT EXISTS could be planned as a scan of all terms.
+    same = SEARCH_TERMS.c.term == pairs.c.term, SEARCH_TERMS.c.order_id == pairs.c.order_id
+    found = select(SEARCH_TERMS.c.term).where(*same).scalar_subquery()
+    return select(cast(pairs.c.order_id, Text)).where(found.is_(None)).distinct()
+
+
+def _pairs_on_sqlite() -> Any:
+    rows = func.json_each(bindparam("pairs", type_=Text)).table_valued("value", name="rows")
+    return select(
+        *(func.json_extract(rows.c.value, f"$.{name}").label(name) for name in SEARCH_TERMS.c.keys())
+    ).subquery()
+
+
+_MISSING_TERMS = {
+    "postgresql": _missing_terms_query(
+        json_rows(cast(bindparam("pairs", type_=Text), JSON), "pairs", *typed(SEARCH_TERMS.c))
+    ),
+    "sqlite": _missing_terms_query(_pairs_on_sqlite()),
+}
