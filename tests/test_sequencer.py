@@ -196,6 +196,7 @@ def test_entries_that_the_search_does_not_have_are_not_pruned(context: None) -> 
 def test_entries_that_are_to_be_published_to_the_broker_are_not_pruned(context: None) -> None:
     store(OUTBOX, entry(1, 1), entry(1, 2))
     sequence_events()
+    project_events()
 
     assert prune_feed(older_than=timedelta(0), published=True) == 0
     replay(after=1)

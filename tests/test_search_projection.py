@@ -1,0 +1,246 @@
+"""The projection of the search: kept by workers, reached by erasures, rebuilt by a command, and verified."""
+
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Executable, Table, delete, insert, select, update
+
+from app.cli.seed import sample_histories
+from app.db.engine import db
+from app.models import SEARCH, SEARCH_HEAD, SEARCH_TERMS
+from app.services.order_inserts import insert_histories
+from app.services.search_projection import project_events, search_row, store_rows
+from app.services.sequencer import prune_feed, sequence_events
+from tests.support.order_life import cancelled_life, complete_life
+from tests.support.samples import ADDRESS, MINIMAL, RICHEST
+from tests.support.search import project, search, searched
+from tests.support.servers import running_worker, wait_until
+from tests.support.tables import delete_all_rows
+
+
+def stored(app: Flask, table: Table) -> list[dict[str, Any]]:
+    with app.app_context(), db.engine.connect() as connection:
+        rows = connection.execute(select(table).order_by(*table.primary_key))
+        return [dict(row) for row in rows.mappings()]
+
+
+def assert_projected(app: Flask, client: FlaskClient) -> None:
+    """The projection is what the documents of the orders make it."""
+    orders, cursor = [], {}
+    while cursor is not None:
+        page = client.get("/orders", query_string={"sort": "created_at", "limit": 100} | cursor).json
+        orders += page["orders"]
+        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
+    rows = [search_row(order) for order in orders]
+    assert stored(app, SEARCH) == sorted(rows, key=lambda row: row["order_id"])
+    terms = {(term, row["order_id"]) for row in rows for term in row["terms"].split()}
+    assert {(row["term"], row["order_id"]) for row in stored(app, SEARCH_TERMS)} == terms
+
+
+@given(seed=st.integers(0, 2**31 - 1), batches=st.lists(st.integers(1, 8), min_size=1, max_size=4))
+def test_the_projection_equals_the_documents_after_any_lives(
+    app: Flask, client: FlaskClient, seed: int, batches: list[int]
+) -> None:
+    delete_all_rows(app)
+    for i, size in enumerate(batches):
+        histories = list(sample_histories(size, seed=seed, until=datetime(2026, 1 + i, 1, tzinfo=UTC)))
+        with app.app_context():
+            insert_histories(histories)
+        project(app)
+
+    assert_projected(app, client)
+
+
+def test_the_projection_follows_every_action(app: Flask, client: FlaskClient) -> None:
+    for path in (complete_life(app), cancelled_life(app)):
+        project(app)
+        changed = {"tags": ["new"], "metadata": {"new": "pair"}, "shipping_address": ADDRESS | {"name": "Grace Hopper"}}
+        client.patch(path, json=changed, content_type="application/merge-patch+json")
+        project(app)
+
+    assert_projected(app, client)
+    assert len(searched(client, q="hopper", tag="new", metadata__new="pair")) == 2
+    assert searched(client, tag="gift") == []
+
+
+def test_workers_that_project_at_the_same_time_do_it_once(app: Flask, client: FlaskClient) -> None:
+    paths = [client.post("/orders", json=MINIMAL | {"tags": [str(n)]}).headers["Location"] for n in range(30)]
+    for n, path in enumerate(paths):
+        client.patch(path, json={"tags": [f"new-{n}"]})
+
+    def work(_: int) -> None:
+        with app.app_context():
+            for _ in range(20):
+                sequence_events()
+                project_events()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    project(app)
+
+    assert_projected(app, client)
+    assert search(client)["as_of_seq"] == 60
+
+
+def test_an_earlier_version_never_replaces_a_later_one(app: Flask, client: FlaskClient) -> None:
+    first = client.post("/orders", json=RICHEST).json
+    client.patch(f"/orders/{first['id']}", json={"shipping_address": None, "billing_address": None})
+    project(app)
+
+    with app.app_context(), db.engine.begin() as connection:
+        store_rows(connection, [search_row(first)])
+
+    assert_projected(app, client)
+    assert searched(client, q="lovelace") == []
+
+
+def test_a_worker_that_was_killed_goes_on_where_it_was(app: Flask, client: FlaskClient, database_url: str) -> None:
+    for _ in range(3):
+        with running_worker(DATABASE_URL=database_url) as worker:
+            for _ in range(5):
+                client.post("/orders", json=MINIMAL)
+            worker.process.send_signal(signal.SIGKILL)
+            worker.process.wait()
+    with running_worker(DATABASE_URL=database_url) as worker:
+        wait_until(lambda: search(client, limit=1)["as_of_seq"] == 15)
+        metrics = worker.request("GET", "/metrics").body.decode()
+
+    assert "\nsearch_as_of_seq 15.0\n" in metrics
+    assert_projected(app, client)
+
+
+def test_an_erasure_reaches_the_search_in_its_own_transaction(app: Flask, client: FlaskClient) -> None:
+    order = client.post("/orders", json=RICHEST).json
+    client.post(f"/orders/{order['id']}/cancel", json={"reason": "customer"})
+    project(app)
+    assert searched(client, q="lovelace", tag="gift", metadata__channel="web") == [order["id"]]
+
+    erased = client.delete("/customers/c-123/personal-data")
+
+    assert erased.status_code == 200, erased.text
+    assert searched(client, q="lovelace") == searched(client, tag="gift") == searched(client, q="c-123") == []
+    assert searched(client, q="mug") == [order["id"]]
+    assert_projected(app, client)
+    texts = " ".join(f"{row['term']}" for row in stored(app, SEARCH_TERMS)) + stored(app, SEARCH)[0]["terms"]
+    assert not [word for word in ("ada", "lovelace", "2079460000", "example", "sw1y", "analytical") if word in texts]
+
+
+def test_an_erasure_reaches_orders_that_the_search_does_not_have_yet(app: Flask, client: FlaskClient) -> None:
+    order = client.post("/orders", json=RICHEST).json
+    client.post(f"/orders/{order['id']}/cancel", json={"reason": "customer"})
+    client.delete("/customers/c-123/personal-data")
+    with app.app_context(), db.engine.begin() as connection:
+        store_rows(connection, [search_row(order)])  # a worker that has read the order before
+
+    assert searched(client, q="lovelace") == []
+    project(app)
+    assert_projected(app, client)
+
+
+def run(app: Flask, *statements: Executable) -> None:
+    with app.app_context(), db.engine.begin() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+NOBODY = "0199c7a4-0000-7000-8000-000000000000"
+Corruption = Callable[[], list[Executable]]
+CORRUPTIONS: dict[str, tuple[Corruption, list[str]]] = {
+    "a lost row": (lambda: [delete(SEARCH)], [
+        "order {id}: order_search has no row, but version 1 is due",
+        *["order {id}: order_search_terms has a term that is not the order's"] * 4,
+    ]),
+    "an old row": (lambda: [update(SEARCH).values(version=1)], [
+        "order {id}: order_search has version 1, but version 2 is due",
+    ]),
+    "a row of a later version": (lambda: [update(SEARCH).values(version=3)], [
+        "order {id}: order_search has version 3, but the order has 2",
+    ]),
+    "another status": (lambda: [update(SEARCH).values(status="completed")], [
+        "order {id}: status in order_search is not the one of the document",
+    ]),
+    "a lost term": (lambda: [delete(SEARCH_TERMS).where(SEARCH_TERMS.c.term == "sku1")], [
+        "order {id}: order_search_terms has not all of its terms",
+    ]),
+    "a surplus term": (lambda: [update(SEARCH_TERMS).where(SEARCH_TERMS.c.term == "sku1").values(term="x")], [
+        "order {id}: order_search_terms has not all of its terms",
+        "order {id}: order_search_terms has a term that is not the order's",
+    ]),
+    "a term of no order": (lambda: [insert(SEARCH_TERMS).values(term="x", order_id=NOBODY)], [
+        f"order {NOBODY}: order_search_terms has a term that is not the order's",
+    ]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def order_id(app: Flask, client: FlaskClient) -> str:
+    order_id = str(client.post("/orders", json=MINIMAL).json["id"])
+    client.post(f"/orders/{order_id}/confirm")
+    project(app)
+    return order_id
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_each_corruption_of_the_search_is_named_and_rebuilt(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, order_id: str, name: str
+) -> None:
+    corruption, expected = CORRUPTIONS[name]
+    run(app, *corruption())
+
+    found = runner.invoke(args=["verify"])
+    rebuilt = runner.invoke(args=["search", "rebuild"])
+
+    *lines, last = found.stdout.splitlines()
+    if name == "a lost row":
+        lines = lines[:1] + lines[-4:]
+    assert lines == [line.format(id=order_id) for line in expected]
+    if name != "a row of a later version":
+        assert rebuilt.exit_code == 0 and rebuilt.stdout.startswith("1 orders are in the search, as of number 2 of")
+        assert_projected(app, client)
+        assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_a_search_that_is_behind_is_no_difference(app: Flask, client: FlaskClient, runner: FlaskCliRunner) -> None:
+    order_id = client.post("/orders", json=MINIMAL).json["id"]
+    assert runner.invoke(args=["verify"]).exit_code == 0
+    with app.app_context():
+        sequence_events()
+    assert runner.invoke(args=["verify"]).exit_code == 0
+    project(app)
+    client.post(f"/orders/{order_id}/confirm")
+    assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_a_search_without_its_head_is_named(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
+    run(app, delete(SEARCH_HEAD))
+    found = runner.invoke(args=["verify"])
+    rebuilt = runner.invoke(args=["search", "rebuild"])
+
+    assert found.stdout.splitlines()[0] == "search: search_head has no row"
+    assert rebuilt.exit_code == 0 and stored(app, SEARCH_HEAD) == [{"id": 1, "seq": 2}]
+
+
+def test_a_rebuild_makes_the_search_of_a_service_that_has_none(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    with app.app_context():
+        insert_histories(list(sample_histories(30, seed=1, until=datetime(2026, 1, 1, tzinfo=UTC))))
+        while sequence_events():
+            pass
+
+    rebuilt = runner.invoke(args=["search", "rebuild"])
+
+    page = search(client)
+    assert rebuilt.exit_code == 0, rebuilt.output
+    assert page["behind"] == 0 and page["as_of_seq"] > 30
+    assert_projected(app, client)
+    with app.app_context():
+        assert prune_feed(older_than=timedelta(0)) == page["as_of_seq"]
