@@ -86,7 +86,7 @@ python-types: $(VENV)/dev.stamp
 broker-test: $(VENV)/dev.stamp $(VENV)/broker.stamp  ## test publishing to RabbitMQ and Redis, which it installs with apt-get
 	@.ci/need rabbitmq-server rabbitmq-server
 	@.ci/need redis-server redis-server
-	@$(PY) -m pytest tests/broker $(ARGS)
+	@$(PY) -m pytest tests/broker --numprocesses=2 --dist=loadgroup $(ARGS)
 
 cost-test: $(VENV)/dev.stamp  ## test the number of CPU instructions a request takes (apt-get install valgrind)
 	@$(PY) -m pytest tests/cost $(ARGS)

@@ -289,6 +289,21 @@ def test_an_endpoint_that_does_not_answer_gets_one_request_at_a_time_until_one_s
     assert len(deliveries(client, webhook, status="succeeded")) == 30
 
 
+def test_an_order_with_many_pending_events_delays_no_other_order(app: Flask, client: FlaskClient) -> None:
+    create_webhook(client)
+    orders = [create_order(client)]
+    for i in range(10):
+        client.patch(f"/orders/{orders[0]}", json={"note": str(i)})
+    orders += [create_order(client) for _ in range(4)]
+    claimed = []
+    with app.app_context():
+        queue_events()
+        for _ in range(3):  # each claim looks at four deliveries, until those wait for an earlier one
+            claimed += webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=2)
+
+    assert sorted(delivery.event_id for delivery in claimed) == sorted(f"{order_id}:1" for order_id in orders)
+
+
 def test_a_slow_endpoint_delays_no_other(app: Flask, client: FlaskClient) -> None:
     released = threading.Event()
 

@@ -32,7 +32,7 @@ from app.services.worker import Task
 log = structlog.get_logger()
 
 PAGE_MAX = 200  # events between two stores of the cursor
-LEASE = timedelta(seconds=15)  # longer than _PUBLISH_SECONDS and the last answer
+LEASE = timedelta(seconds=10)  # longer than _PUBLISH_SECONDS and the last answer
 _PUBLISH_SECONDS = 3.0  # after which no further message of a page is sent
 _CALL_SECONDS = 1.0
 _RETRY_FIRST, _RETRY_MAX = 1.0, 30.0  # seconds between two attempts to reach the broker

@@ -67,7 +67,9 @@ class _Lane:
 
     sending: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(CONCURRENCY))
     claimed: int = 0
+    unstored: int = 0  # results
     slow: bool = True  # until a request was fast
+    failing: bool = False  # the last request failed
 
 
 class WebhookDeliverer:
@@ -134,7 +136,10 @@ class WebhookDeliverer:
         lane = self._lanes.get(endpoint.id) or _Lane()
         if endpoint.consecutive_failures >= UNREACHABLE_AFTER:
             return 1 - lane.claimed
-        if lane.slow or endpoint.consecutive_failures:
+        if lane.failing or endpoint.consecutive_failures:
+            # It may get a pause once what is open has been stored.
+            return 0 if lane.claimed or lane.unstored else CONCURRENCY
+        if lane.slow:
             return CONCURRENCY - lane.claimed
         return CLAIMED_MAX - lane.claimed if lane.claimed < CLAIMED_MAX / 2 else 0  # few large claims
 
@@ -145,9 +150,10 @@ class WebhookDeliverer:
             with lane.sending:
                 if not self._stopping and time.monotonic() - claimed_at < CLAIM_SECONDS:
                     attempt = self._send(delivery)
-                    lane.slow = attempt.milliseconds > _SLOW
+                    lane.slow, lane.failing = attempt.milliseconds > _SLOW, not attempt.succeeded
         finally:
             lane.claimed -= 1
+            lane.unstored += 1
             self._results.append((delivery, attempt))
             self._finished.set()
 
@@ -188,6 +194,8 @@ class WebhookDeliverer:
         if unsent:
             _in_thread(release, unsent)
         del self._results[: len(results)]
+        for delivery, _ in results:
+            self._lanes[delivery.endpoint.id].unstored -= 1
 
 
 def _in_thread(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -39,7 +39,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from app.db.engine import db
-from app.db.statement import Lookup, Statement, json_rows
+from app.db.statement import Lookup, Statement, json_rows, typed
 from app.db.transactions import in_transaction
 from app.db.types import UUID, Timestamp, read_timestamp, rfc3339
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
@@ -156,13 +156,24 @@ def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: 
         for i, event in enumerate(events)
     ]
     if rows:
-        is_postgresql = db.engine.dialect.name == "postgresql"
-        insert = postgresql.insert(DELIVERIES) if is_postgresql else sqlite.insert(DELIVERIES)
-        values = AGAIN | {"next_attempt_at": now}
-        finished = (DELIVERIES.c.status != PENDING) if again else false()
-        statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=values, where=finished)
-        db.session.connection().execute(statement, rows)
+        _insert_rows(rows, again=again, at=now)
     return len(rows)
+
+
+def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime) -> None:
+    """Insert deliveries; with `again`, queue those that exist and have finished."""
+    queued = AGAIN | {"next_attempt_at": at}
+    finished = (DELIVERIES.c.status != PENDING) if again else false()
+    connection = db.session.connection()
+    if connection.dialect.name == "postgresql":
+        # All rows in one parameter: a third of the CPU time of one statement each.
+        source = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed(DELIVERIES.c))
+        insert = postgresql.insert(DELIVERIES).from_select([c.name for c in DELIVERIES.c], select(*source.c))
+        statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=queued, where=finished)
+        connection.execute(statement, {"rows": orjson.dumps(rows).decode()})
+        return
+    of_sqlite = sqlite.insert(DELIVERIES)
+    connection.execute(of_sqlite.on_conflict_do_update(index_elements=_OF_EVENT, set_=queued, where=finished), rows)
 
 
 def _new_row(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetime) -> dict[str, Any]:

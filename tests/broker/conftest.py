@@ -1,24 +1,22 @@
-"""Real brokers, and a database for each test."""
+"""Real brokers, each with one of the databases."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.broker.brokers import BROKERS, Broker
-from tests.support.databases import migrated, new_database
+
+DATABASES = {"amqp": "postgresql_url", "redis": "sqlite_url"}
 
 
-@pytest.fixture(scope="session", params=list(BROKERS))
+# With two test processes (make broker-test), each has one of the brokers.
+@pytest.fixture(scope="session", params=[pytest.param(kind, marks=pytest.mark.xdist_group(kind)) for kind in BROKERS])
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """Each broker in turn."""
     with BROKERS[request.param]() as server:
         yield Broker(request.param, server)
 
 
-@pytest.fixture
-def url(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> str:
-    """A new database: each broker is tested with one of the two."""
-    if broker.kind == "redis":
-        return migrated(f"sqlite:///{tmp_path}/orders.db")
-    return migrated(new_database(request.getfixturevalue("postgresql_url"), "broker"))
+@pytest.fixture(scope="session")
+def database_url(request: pytest.FixtureRequest, broker: Broker) -> str:
+    url: str = request.getfixturevalue(DATABASES[broker.kind])
+    return url
