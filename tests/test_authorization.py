@@ -91,6 +91,7 @@ ROUTES = {
     ("GET", "/console/<path:name>"): Route(None, success=404),
     ("GET", "/docs"): Route(None),
     ("GET", "/docs/<path:name>"): Route(None),
+    ("GET", "/docs/collection.json"): Route(None),
     ("GET", "/docs/guides"): Route(None),
     ("GET", "/docs/guides/<guide>"): Route(None),
     ("GET", "/llms.txt"): Route(None),

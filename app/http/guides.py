@@ -67,6 +67,7 @@ def llms_text() -> str:
             "## Documentation",
             "",
             f"- [API description]({public_path('/openapi.json')}): OpenAPI 3.1, with recorded examples",
+            f"- [Collection]({public_path('/docs/collection.json')}): the requests for Postman, Bruno and newman",
             f"- [Problem types]({public_path('/problems')}): what each error means, and what to do",
             "",
             "## Guides",

@@ -13,6 +13,7 @@ from flask import Response, render_template
 from app.errors import NotFound, ServiceError, problem_types
 from app.http.application import public_path
 from app.http.blueprint import PUBLIC, Blueprint, Content
+from app.http.collection import collection
 from app.http.guides import GUIDES, llms_text, read_guide
 from app.http.openapi import api_description
 from app.http.openapi_examples import problem_example, problem_request
@@ -90,6 +91,21 @@ def read_guide_page(guide: str) -> Response:
     if guide not in GUIDES:
         raise NotFound("No guide has this name. /docs/guides lists all of them.")
     return page_response(render_template("guide.html", guide=read_guide(guide)).encode(), HTML)
+
+
+@blueprint.operation(
+    "GET",
+    "/docs/collection.json",
+    scope=PUBLIC,
+    responses={200: Content((JSON,), {"type": "object"}), 304: None},
+    **CONDITIONAL,
+)
+def read_collection() -> Response:
+    """Read a collection of all requests, for Postman, Bruno, Insomnia and newman.
+
+    Set its variables `baseUrl` and, if the service requires credentials, `token`.
+    """
+    return page_response(collection(), JSON)
 
 
 @blueprint.operation(
