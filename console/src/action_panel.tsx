@@ -103,6 +103,9 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
     }
   }
 
+  const previewBox = (
+    <PreviewBox order={order} preview={preview} target={target} incomplete={incomplete} conflict={conflict} />
+  );
   return (
     <section class={`panel ${conflict ? "in-conflict" : ""}`} aria-labelledby="panel-title">
       <header>
@@ -122,12 +125,13 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
             if (ready && !sending) void submit();
           }}
         >
+          {conflict && previewBox}
           <Fields
             fields={action.fields(order, values)}
             values={values}
             set={(name, value) => setValues((known) => ({ ...known, [name]: value }))}
           />
-          <PreviewBox order={order} preview={preview} target={target} incomplete={incomplete} conflict={conflict} />
+          {!conflict && previewBox}
           {problem !== null && <ProblemBox error={problem} />}
           {waiting && sending && (
             <div class="waiting" role="status">
@@ -213,7 +217,7 @@ function Conflict({ base, current, events }: { base: Order; current: Order; even
         after={`Now: version ${current.version}`}
         rows={differences(base, current)}
       />
-      <p>Nothing of yours was changed yet. Below is what your change does to the order as it is now.</p>
+      <p>Your change has not been made yet. Below you see what it does to the order as it is now.</p>
     </div>
   );
 }

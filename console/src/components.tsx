@@ -4,6 +4,7 @@ import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { ConnectionError, Problem, problemPage } from "./api";
 import type { Difference } from "./differences";
+import type { Order } from "./types";
 import { ago, dateTime, words } from "./words";
 
 const TONES: Record<string, string> = {
@@ -19,6 +20,24 @@ const TONES: Record<string, string> = {
 
 export function Status({ code, label }: { code: string; label?: string }): JSX.Element {
   return <span class={`status ${TONES[code] ?? "idle"}`}>{label ?? words(code)}</span>;
+}
+
+/** All statuses of an order, those that say something. */
+export function Statuses({ order }: { order: Order }): JSX.Element {
+  return (
+    <>
+      <Status code={order.status} />
+      {order.status !== "cancelled" && (
+        <Status code={order.fulfillment_status} {...(order.fulfillment_status === "partial" && { label: "partly fulfilled" })} />
+      )}
+      {order.totals && <Status code={order.payment_status} />}
+      {order.return_status !== "none" && (
+        <Status code={order.return_status} label={order.return_status === "partial" ? "partly returned" : "returned"} />
+      )}
+      {order.late && <Status code="late" />}
+      {order.holds.length > 0 && <Status code="held" label="on hold" />}
+    </>
+  );
 }
 
 export function Time({ at }: { at: string }): JSX.Element {

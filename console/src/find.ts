@@ -1,6 +1,7 @@
 // Finding orders.
 
-import { Problem, get, query } from "./api";
+import { get, query } from "./api";
+import { parseAmount } from "./money";
 import type { Order } from "./types";
 
 export type Filters = Record<string, string>;
@@ -25,17 +26,16 @@ interface SearchPage extends Found {
   facets_complete?: boolean;
 }
 
-const FACETS = ["status", "fulfillment_status", "payment_status", "return_status", "channel", "held", "late"];
+const FACETS = ["status", "fulfillment_status", "payment_status", "return_status", "channel", "currency", "held", "late"];
 const PAGE = 50;
+const EMPTY_PAGES = 5; // that are passed over: a page can be empty although others follow
 
 export async function findOrders(filters: Filters, cursor: string, signal?: AbortSignal): Promise<Found> {
-  try {
-    return await search({ ...filters, limit: String(PAGE), cursor }, signal);
-  } catch (error) {
-    if (error instanceof Problem && ["order-not-found", "invalid-request"].includes(error.slug))
-      return listOrders(filters, cursor, signal);
-    throw error;
+  let page = await search({ ...filters, limit: String(PAGE), cursor }, signal);
+  for (let pages = 0; !page.orders.length && page.next_cursor && pages < EMPTY_PAGES; pages += 1) {
+    page = await search({ ...filters, limit: String(PAGE), cursor: page.next_cursor }, signal);
   }
+  return page;
 }
 
 /** Count the orders found by facet. The counts of a filter that is set are those without it: what else could be chosen. */
@@ -51,8 +51,22 @@ export async function countOrders(filters: Filters, signal: AbortSignal): Promis
   return { counts, total, complete: page.facets_complete ?? true };
 }
 
-async function search(parameters: Filters, signal?: AbortSignal): Promise<SearchPage> {
+/** `created_from` and `created_to` are days here, both included; totals are as people write them. */
+async function search({ total_from = "", total_to = "", ...filters }: Filters, signal?: AbortSignal): Promise<SearchPage> {
+  const parameters: Record<string, string | number> = { ...filters };
+  if (filters.created_from) parameters.created_from = startOfDay(filters.created_from, 0);
+  if (filters.created_to) parameters.created_to = startOfDay(filters.created_to, 1);
+  if (filters.currency) {
+    parameters.total_from = parseAmount(total_from, filters.currency) ?? "";
+    parameters.total_to = parseAmount(total_to, filters.currency) ?? "";
+  }
   return (await get<SearchPage>(`/orders/search${query(parameters)}`, signal)).data;
+}
+
+function startOfDay(day: string, later: number): string {
+  const date = new Date(`${day}T00:00`);
+  date.setDate(date.getDate() + later);
+  return date.toISOString();
 }
 
 function countsOf(page: SearchPage): Counts {
@@ -60,13 +74,4 @@ function countsOf(page: SearchPage): Counts {
   return Object.fromEntries(
     facets.map(([name, values]) => [name, Object.fromEntries(values.map(({ value, count }) => [String(value), count]))]),
   );
-}
-
-async function listOrders({ q = "", ...filters }: Filters, cursor: string, signal?: AbortSignal): Promise<Found> {
-  const list = async (named: Filters) =>
-    (await get<Found>(`/orders${query({ ...filters, ...named, limit: PAGE, cursor })}`, signal)).data;
-  if (!q) return list({});
-  const pages = await Promise.all(["number", "customer_id", "external_ref"].map((name) => list({ [name]: q })));
-  const orders = new Map(pages.flatMap((page) => page.orders).map((order) => [order.id, order]));
-  return { orders: [...orders.values()], next_cursor: null, behind: 0 };
 }

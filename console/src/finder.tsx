@@ -3,7 +3,7 @@
 import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { query } from "./api";
-import { ProblemBox, Status, Time, orderLink } from "./components";
+import { ProblemBox, Statuses, Time, orderLink } from "./components";
 import { type Counted, type Filters, countOrders, findOrders } from "./find";
 import { shortcut } from "./keyboard";
 import { money } from "./money";
@@ -13,6 +13,7 @@ import { capitalize, plural, words } from "./words";
 
 const TYPING_PAUSE = 150; // milliseconds
 const REFRESH = 10_000; // milliseconds
+const BEHIND = 10; // events that the search may be behind without a word about it
 const RECOUNT = 30_000; // milliseconds
 
 const GROUPS: [name: string, title: string, values: string[]][] = [
@@ -22,6 +23,12 @@ const GROUPS: [name: string, title: string, values: string[]][] = [
   ["return_status", "Returns", ["partial", "returned"]],
 ];
 
+const SORTS: [value: string, label: string][] = [
+  ["", "Newest first"],
+  ["created_at", "Oldest first"],
+  ["-updated_at", "Changed last"],
+  ["-total", "Largest total"],
+];
 const NO_MORE = "none"; // in place of the cursor of the next page
 
 interface Further {
@@ -107,10 +114,22 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
       </form>
       <FilterList filters={filters} counted={counted} />
       <section class="results" aria-label="Orders found" aria-busy={!data && !error}>
+        <div class="result-head">
         <p class="result-count" role="status">
           {data ? countText(orders.length, counted, Boolean(next) && next !== NO_MORE) : error ? "" : "Searching …"}
-          {data && data.behind > 0 && ` · the newest ${plural(data.behind, "change")} may be missing`}
+          {data && data.behind > BEHIND && ` · the newest ${plural(data.behind, "change")} may be missing`}
         </p>
+          <label>
+            <span class="visually-hidden">Sort by</span>
+            <select value={filters.sort ?? ""} onChange={(event) => go({ ...filters, sort: event.currentTarget.value })}>
+              {SORTS.map(([value, label]) => (
+                <option key={value} value={value}>
+                  {label}
+                </option>
+              ))}
+            </select>
+          </label>
+        </div>
         {(error ?? moreError) !== null && <ProblemBox error={error ?? moreError} retry={reload} />}
         {data && !orders.length && (
           <p class="empty">
@@ -165,11 +184,7 @@ function Table({ orders }: { orders: Order[] }): JSX.Element {
               {order.shipping_address?.name && <span class="code">{order.customer_id}</span>}
             </td>
             <td role="cell" class="statuses">
-              <Status code={order.status} />
-              {order.status !== "cancelled" && <Status code={order.fulfillment_status} />}
-              {order.totals && <Status code={order.payment_status} />}
-              {order.late && <Status code="late" />}
-              {order.holds.length > 0 && <Status code="held" label="on hold" />}
+              <Statuses order={order} />
             </td>
             <td role="cell" class="number">
               {order.totals ? money(order.totals.total, order.currency) : "—"}
@@ -186,8 +201,8 @@ function Table({ orders }: { orders: Order[] }): JSX.Element {
 
 function FilterList({ filters, counted }: { filters: Filters; counted: Counted | null }): JSX.Element {
   const counts = counted?.counts;
-  const channels = Object.keys(counts?.channel ?? {}).filter((name) => name !== "null").sort();
-  const groups = channels.length ? [...GROUPS, ["channel", "Channel", channels] as (typeof GROUPS)[number]] : GROUPS;
+  const values = (name: string) =>
+    [...new Set([...Object.keys(counts?.[name] ?? {}), filters[name] ?? ""])].filter((one) => one && one !== "null").sort();
   const chosen = Object.keys(filters).filter((name) => name !== "q" && name !== "sort").length;
   return (
     <details class="filters" open={innerWidth >= 900}>
@@ -208,15 +223,15 @@ function FilterList({ filters, counted }: { filters: Filters; counted: Counted |
           ))}
         </fieldset>
       )}
-      {groups.map(([name, title, values]) => {
+      {GROUPS.map(([name, title, codes]) => {
         const selected = new Set((filters[name] ?? "").split(",").filter(Boolean));
         return (
           <fieldset key={name}>
             <legend>{title}</legend>
-            {values.map((value) => (
+            {codes.map((value) => (
               <Choice
                 key={value}
-                label={name === "channel" ? value : capitalize(words(value))}
+                label={capitalize(words(value))}
                 checked={selected.has(value)}
                 count={counts && (counts[name]?.[value] ?? 0)}
                 toggle={(on) => {
@@ -229,6 +244,26 @@ function FilterList({ filters, counted }: { filters: Filters; counted: Counted |
           </fieldset>
         );
       })}
+      <fieldset>
+        <legend>Placed</legend>
+        <Limit label="From" name="created_from" type="date" filters={filters} />
+        <Limit label="To" name="created_to" type="date" filters={filters} />
+      </fieldset>
+      <fieldset>
+        <legend>Channel and tag</legend>
+        <Select label="Channel" name="channel" any="Any channel" values={values("channel")} filters={filters} />
+        <Limit label="Tag" name="tag" type="text" filters={filters} />
+      </fieldset>
+      <fieldset>
+        <legend>Total</legend>
+        <Select label="Currency" name="currency" any="Any currency" values={values("currency")} filters={filters} />
+        {filters.currency && (
+          <>
+            <Limit label="From" name="total_from" type="text" filters={filters} />
+            <Limit label="To" name="total_to" type="text" filters={filters} />
+          </>
+        )}
+      </fieldset>
       {chosen > 0 && <a href={`#/orders${query({ q: filters.q })}`}>Remove all filters</a>}
     </details>
   );
@@ -245,6 +280,37 @@ function Choice(props: {
       <input type="checkbox" checked={props.checked} onChange={(event) => props.toggle(event.currentTarget.checked)} />
       <span>{props.label}</span>
       {props.count !== undefined && <span class="count">{props.count.toLocaleString("en")}</span>}
+    </label>
+  );
+}
+
+function Limit(props: { label: string; name: string; type: "date" | "text"; filters: Filters }): JSX.Element {
+  const { label, name, type, filters } = props;
+  return (
+    <label class="limit">
+      <span>{label}</span>
+      <input
+        type={type}
+        value={filters[name] ?? ""}
+        onChange={(event) => go({ ...filters, [name]: event.currentTarget.value.trim() })}
+      />
+    </label>
+  );
+}
+
+function Select(props: { label: string; name: string; any: string; values: string[]; filters: Filters }): JSX.Element {
+  const { label, name, any, values, filters } = props;
+  return (
+    <label class="limit">
+      <span>{label}</span>
+      <select value={filters[name] ?? ""} onChange={(event) => go({ ...filters, [name]: event.currentTarget.value })}>
+        <option value="">{any}</option>
+        {values.map((value) => (
+          <option key={value} value={value}>
+            {value}
+          </option>
+        ))}
+      </select>
     </label>
   );
 }

@@ -14,6 +14,7 @@ import "./style.css";
 
 const VIEWS: [path: string, title: string][] = [
   ["/orders", "Orders"],
+  ["/overview", "Overview"],
   ["/webhooks", "Webhooks"],
 ];
 const SHORTCUTS: [keys: string[], meaning: string][] = [

@@ -4,7 +4,7 @@ import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { ActionPanel } from "./action_panel";
 import { ACTIONS, possibleActions } from "./actions";
-import { ProblemBox, Status, Time, orderLink } from "./components";
+import { ProblemBox, Status, Statuses, Time, orderLink } from "./components";
 import { addressText } from "./differences";
 import { shortcut } from "./keyboard";
 import { Life } from "./life";
@@ -58,14 +58,7 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
             {order.number}
           </h1>
           <p class="statuses">
-            <Status code={order.status} />
-            <Status code={order.fulfillment_status} />
-            <Status code={order.payment_status} />
-            {order.return_status !== "none" && (
-              <Status code={order.return_status} label={order.return_status === "partial" ? "partly returned" : "returned"} />
-            )}
-            {order.late && <Status code="late" />}
-            {order.holds.length > 0 && <Status code="held" label="on hold" />}
+            <Statuses order={order} />
           </p>
           <p class="live-state">
             <span class={live ? "live" : "live off"} aria-hidden="true" />
@@ -157,11 +150,13 @@ function Lines({ order }: { order: Order }): JSX.Element {
           {order.items.map((item) => (
             <tr role="row" key={item.line}>
               <th role="rowheader" scope="row">
-                <span class="faint line-number">{item.line}</span>
-                <span>
-                  {itemName(item)}
-                  {item.title && <span class="code">{item.item_id}</span>}
-                </span>
+                <div class="line">
+                  <span class="faint">{item.line}</span>
+                  <span>
+                    {itemName(item)}
+                    {item.title && <span class="code">{item.item_id}</span>}
+                  </span>
+                </div>
               </th>
               <td role="cell" class="number" data-label="Units">{item.quantity}</td>
               <td role="cell" class="number" data-label="Open">{count(openUnits(item))}</td>

@@ -67,11 +67,8 @@ export function Overview(): JSX.Element {
           ) : (
             <Waiting error={counted.error} />
           )}
-        </figure>
-        <section class="card wide">
-          <h2>Late orders</h2>
           {late.data ? <LateOrders found={late.data} /> : <Waiting error={late.error} />}
-        </section>
+        </figure>
       </div>
     </>
   );

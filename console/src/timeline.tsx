@@ -30,7 +30,7 @@ function Entry({ event, before }: { event: OrderEvent; before: OrderEvent | unde
       <p class="entry-head">
         <strong>{eventName(event.type)}</strong>
         <span class="faint">
-          by {event.actor} · <Time at={event.at} /> · version {event.version}
+          by {event.actor} · <Time at={event.at} /> · <span class="version">version {event.version}</span>
         </span>
       </p>
       {!before && (

@@ -28,6 +28,7 @@ THREE_LINES: dict[str, Any] = {
     "shipping_address": {"name": "Ada Lovelace", "city": "London", "country": "GB"},
 }
 WIDTHS = (360, 1440)  # pixels
+FORMS = ((360, "dark"), (1440, "light"))  # where every form is audited; elsewhere, the one with a conflict
 WCAG_22_AA = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
@@ -116,6 +117,52 @@ def take(page: Page, action: str, label: str, **fields: str) -> None:
         page.locator(f"[name={name}]").fill(value)
     expect(page.get_by_role("table", name="What this will do")).to_be_visible()
     send(page, label)
+
+
+def test_orders_are_found_as_one_types_and_by_filters_with_counts(page: Page, service: Server) -> None:
+    word = uuid.uuid4().hex[:10]
+    address = THREE_LINES["shipping_address"] | {"name": f"Ada {word}"}
+    orders = [create_order(service, shipping_address=address) for _ in range(3)]
+    act(service, orders[0], "confirm")
+    act(service, orders[1], "cancel", reason="customer")
+    links = page.get_by_role("region", name="Orders found").get_by_role("link")
+
+    page.goto(console(service))
+    page.get_by_role("searchbox").press_sequentially(f"ada {word[:6]}")
+    expect(links).to_have_count(3)
+    expect(page.get_by_role("status")).to_have_text("3 orders")
+    confirmed = page.get_by_role("checkbox", name="Confirmed")
+    expect(confirmed.locator("..")).to_have_text("Confirmed1")
+    confirmed.check()
+    expect(links).to_have_text([orders[0]["number"]])
+    expect(page.get_by_role("checkbox", name="Cancelled").locator("..")).to_have_text("Cancelled1")
+    page.get_by_role("checkbox", name="Cancelled").check()
+    expect(links).to_have_count(2)
+    page.get_by_label("Currency").select_option("EUR")
+    page.get_by_label("From").last.fill("100")
+    page.get_by_label("From").last.blur()
+    expect(page.get_by_text("No order matches.")).to_be_visible()
+    page.get_by_role("link", name="Remove all filters").first.click()
+    expect(links).to_have_count(3)
+    page.reload()
+    expect(links).to_have_count(3)
+    page.get_by_role("searchbox").fill(orders[2]["external_ref"])
+    page.get_by_role("searchbox").press("Enter")
+    expect(links).to_have_text([orders[2]["number"]])
+
+
+def test_the_overview_counts_orders_by_minute_and_status_and_names_the_late_ones(page: Page, service: Server) -> None:
+    order = create_order(service, ship_by="2026-01-01T00:00:00Z")
+    act(service, order, "confirm")
+    wait_until(lambda: read(service, order)["late"])
+
+    page.goto(console(service, "#/overview"))
+    expect(page.get_by_role("img", name="Orders a minute, at most")).to_be_visible()
+    expect(page.get_by_text("in the last hour")).to_be_visible()
+    expect(page.get_by_role("figure", name="Orders by status")).to_contain_text("Confirmed")
+    check(page)
+    page.get_by_role("figure", name="Need attention").get_by_role("link", name=order["number"]).click()
+    expect(page.get_by_role("heading", name=order["number"])).to_be_visible()
 
 
 def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: Page, service: Server) -> None:
@@ -354,7 +401,8 @@ def test_no_view_breaks_a_rule_of_accessibility(chromium: Browser, service: Serv
     act(service, order, "fulfillments", items=[{"line": 1, "quantity": 2}], tracking={"carrier": "DHL", "number": "1"})
     act(service, order, "returns", items=[{"line": 1, "quantity": 1}], status="expected")
     act(service, order, "cancel", reason="customer", items=[{"line": 2, "quantity": 1}])
-    with opened(chromium, color_scheme=theme, viewport={"width": width, "height": 800}) as page:
+    viewport = {"width": width, "height": 800}
+    with opened(chromium, color_scheme=theme, viewport=viewport) as page:
         page.goto(console(service))
         expect(page.get_by_role("link", name=order["number"])).to_be_visible()
         check(page)
@@ -363,7 +411,15 @@ def test_no_view_breaks_a_rule_of_accessibility(chromium: Browser, service: Serv
         for action in page.get_by_role("group", name="Actions").get_by_role("button").all():
             action.click()
             expect(page.locator(".preview .faint, .preview table, .preview .problem").first).to_be_visible()
-            check(page, ".panel")
+            if (width, theme) in FORMS:
+                check(page, ".panel")
+        act(service, order, "payments", type="refund", amount=100, reference="re_1")
+        expect(page.get_by_text("Somebody else changed this order meanwhile")).to_be_visible()
+        check(page, ".panel")
+        for view in ("Overview", "Webhooks"):
+            page.get_by_role("link", name=view).click()
+            expect(page.get_by_role("heading", name=view, level=1)).to_be_visible()
+            check(page)
         page.get_by_role("button", name="Help").click()
         check(page, "dialog")
 
