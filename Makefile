@@ -10,7 +10,7 @@ DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types python-types broker-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -46,7 +46,7 @@ pgbouncer-test: $(VENV)/dev.stamp  ## test the service with PgBouncer (apt-get i
 	@$(PY) -m tests.pgbouncer.pooler $(PY) -m pytest -k "postgresql and not one_statement and not bounded_time" \
 	$(THROUGH_POOLER:%=tests/test_%.py) $(ARGS)
 
-browser-test: $(VENV)/dev.stamp  ## test the pages in a browser (apt-get install chromium)
+browser-test: $(VENV)/dev.stamp storefront-files  ## test the pages and the storefront example in a browser (apt-get install chromium npm)
 	@$(PY) -m pytest tests/browser $(ARGS)
 
 console:  ## build the console into app/static/console (apt-get install npm)
@@ -69,6 +69,14 @@ client-test: export CUTS ?= 2000
 client-test: $(VENV)/dev.stamp $(CLIENT)/node_modules/.package-lock.json  ## test the clients against the service (apt-get install nodejs npm; CUTS=2000 connections severed)
 	@cd $(CLIENT) && rm -rf build dist && npm run --silent build && npm run --silent build-tests
 	@$(PY) -m pytest tests/clients $(ARGS)
+
+storefront: storefront-files  ## serve the storefront example on http://127.0.0.1:3000 (apt-get install nodejs npm)
+	@echo "Serving on http://127.0.0.1:3000; start the service with CORS_ORIGINS=http://127.0.0.1:3000 make run"
+	@$(PYTHON) -m http.server 3000 --bind 127.0.0.1 --directory examples/storefront
+
+storefront-files: $(CLIENT)/node_modules/.package-lock.json
+	@cd $(CLIENT) && npm run --silent build && npm run --silent bundle
+	@cp $(CLIENT)/dist/order-service-client.js examples/storefront/
 
 client-types: $(VENV)/run.stamp $(CLIENT)/node_modules/.package-lock.json  ## generate the clients' types from the API description
 	@LOG_LEVEL=error $(DESCRIBE) > $(CLIENT)/openapi.json

@@ -19,10 +19,13 @@ class SeveringProxy:
 
     A third is severed in a request, a third in a response, and a third when the first byte of a response has arrived:
     the service has done what was asked, and the client does not know. Half of them end as if they had been closed.
+
+    With `answering`, only the responses to requests that begin with these bytes are severed, at their first byte.
     """
 
-    def __init__(self, target: int, *, cuts: int, seed: int = 0) -> None:
+    def __init__(self, target: int, *, cuts: int, answering: bytes = b"", seed: int = 0) -> None:
         self.target = target
+        self.answering = answering
         self.remaining = cuts
         self.severed = 0
         self.port = 0
@@ -38,14 +41,14 @@ class SeveringProxy:
         server.close()
 
     async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        in_request, in_response = self._cut() if self.remaining > 0 else (None, None)
+        limits = self._limits() if self.remaining > 0 and not self.answering else {}
         writers = [to_client]
         try:
             service, to_service = await asyncio.open_connection("127.0.0.1", self.target)
             writers.append(to_service)
             await asyncio.gather(
-                self._forward(client, to_service, in_request, writers),
-                self._forward(service, to_client, in_response, writers),
+                self._forward(client, to_service, "request", limits, writers),
+                self._forward(service, to_client, "response", limits, writers),
             )
         except OSError:
             pass  # one end has reset the connection
@@ -53,29 +56,33 @@ class SeveringProxy:
             for writer in writers:
                 writer.close()
 
-    def _cut(self) -> tuple[int | None, int | None]:
+    def _limits(self) -> dict[str, int]:
         """The number of bytes of the requests, or of the responses, after which a connection is severed."""
         match self._random.randrange(3):
             case 0:
-                return self._random.randrange(REQUEST_BYTES), None
+                return {"request": self._random.randrange(REQUEST_BYTES)}
             case 1:
-                return None, self._random.randrange(RESPONSE_BYTES)
+                return {"response": self._random.randrange(RESPONSE_BYTES)}
             case _:
-                return None, 0
+                return {"response": 0}
 
     async def _forward(
         self,
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
-        limit: int | None,
+        direction: str,
+        limits: dict[str, int],
         writers: list[asyncio.StreamWriter],
     ) -> None:
         while data := await source.read(65_536):
-            if limit is not None and len(data) > limit:
-                target.write(data[:limit])
-                self._sever(writers)
-                return
-            limit = None if limit is None else limit - len(data)
+            if self.answering and self.remaining > 0 and direction == "request" and data.startswith(self.answering):
+                limits["response"] = 0
+            if direction in limits:
+                if len(data) > limits[direction]:
+                    target.write(data[: limits[direction]])
+                    self._sever(writers)
+                    return
+                limits[direction] -= len(data)
             target.write(data)
             await target.drain()
         target.close()
@@ -94,9 +101,9 @@ class SeveringProxy:
 
 
 @contextmanager
-def severing_proxy(target: int, *, cuts: int) -> Iterator[SeveringProxy]:
+def severing_proxy(target: int, *, cuts: int, answering: bytes = b"") -> Iterator[SeveringProxy]:
     """A proxy in front of a port, until the block ends."""
-    proxy, started = SeveringProxy(target, cuts=cuts), Queue[Callable[[], object]]()
+    proxy, started = SeveringProxy(target, cuts=cuts, answering=answering), Queue[Callable[[], object]]()
     thread = threading.Thread(target=lambda: asyncio.run(proxy.serve(started)))
     thread.start()
     stop = started.get()

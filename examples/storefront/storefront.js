@@ -1,0 +1,150 @@
+// A shop's page: a cart that becomes exactly one order, whose progress it shows live.
+import { NoResponseError, OrderServiceClient, ProblemError, VersionMismatchError, newIdempotencyKey } from "./order-service-client.js";
+
+const PRODUCTS = [
+  { item_id: "mug-blue", title: "Blue mug", unit_price: 1250 },
+  { item_id: "mug-red", title: "Red mug", unit_price: 1250 },
+  { item_id: "teapot", title: "Teapot", unit_price: 3900 },
+];
+const EVENTS = {
+  "order.created": "We have your order.",
+  "order.confirmed": "Your order is confirmed.",
+  "order.fulfilled": "Your order is on its way.",
+  "order.fulfillment_updated": "There is news about the delivery.",
+  "order.partially_cancelled": "A part of your order is cancelled.",
+  "order.cancelled": "Your order is cancelled.",
+  "order.completed": "Your order is complete.",
+};
+
+// A shop's server would put the customer's id and token into the page. The fragment stays in the browser.
+const given = new URLSearchParams(location.hash.slice(1));
+const settings = { service: "http://127.0.0.1:8000", customer: "c-123", ...load("settings"), ...Object.fromEntries(given) };
+save("settings", settings);
+history.replaceState(null, "", location.pathname);
+
+const client = new OrderServiceClient({ baseUrl: settings.service, token: settings.token });
+const element = (id) => document.getElementById(id);
+const price = (amount) => (amount / 100).toLocaleString("en", { style: "currency", currency: "EUR" });
+let order; // as it was last received
+let following; // the controller of the stream
+
+function load(name) {
+  return JSON.parse(sessionStorage.getItem(name) ?? "null");
+}
+
+function save(name, value) {
+  if (value === undefined) sessionStorage.removeItem(name);
+  else sessionStorage.setItem(name, JSON.stringify(value));
+}
+
+function say(message, { retry = false } = {}) {
+  element("message").textContent = message;
+  element("retry").hidden = !retry;
+}
+
+function cartItems() {
+  return PRODUCTS.map((product) => ({ ...product, quantity: element(product.item_id).valueAsNumber || 0 })).filter(
+    (item) => item.quantity > 0,
+  );
+}
+
+function showCart() {
+  const total = cartItems().reduce((sum, item) => sum + item.quantity * item.unit_price, 0);
+  element("total").textContent = price(total);
+  element("buy").disabled = total === 0;
+}
+
+/** Orders the cart. What is sent and its key are stored first, so that a reload sends the same request again. */
+async function checkOut() {
+  const checkout = load("checkout") ?? {
+    idempotencyKey: newIdempotencyKey(),
+    order: { customer_id: settings.customer, currency: "EUR", items: cartItems() },
+  };
+  save("checkout", checkout);
+  for (const input of element("cart").elements) input.disabled = true;
+  say("We are sending your order …");
+  try {
+    const created = await client.createOrder(checkout.order, { idempotencyKey: checkout.idempotencyKey });
+    save("order", created.id);
+    save("checkout", undefined);
+    await follow(created.id);
+  } catch (error) {
+    if (error instanceof NoResponseError || error.status >= 500 || error.status === 429) {
+      say("We have no answer yet. Your order will not be placed twice.", { retry: true });
+    } else if (error instanceof ProblemError) {
+      save("checkout", undefined); // refused: the next order is another one
+      for (const input of element("cart").elements) input.disabled = false;
+      say(error.message);
+    } else throw error;
+  }
+}
+
+/** Shows an order and everything that happens to it. */
+async function follow(id) {
+  following?.abort();
+  following = new AbortController();
+  element("cart").hidden = true;
+  element("order").hidden = false;
+  element("events").replaceChildren();
+  say("");
+  try {
+    for await (const event of client.streamOrderEvents(id, {}, { signal: following.signal })) {
+      const entry = document.createElement("li");
+      entry.textContent = EVENTS[event.type] ?? "Your order has changed.";
+      element("events").append(entry);
+      showOrder(event.data);
+    }
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+function showOrder(current) {
+  order = current;
+  element("number").textContent = order.number;
+  element("status").textContent = `${order.status}, ${order.fulfillment_status}`;
+  element("cancel").hidden = !order.allowed_actions.includes("cancel");
+}
+
+/** Cancels the order as it is shown: if it has changed since, the customer decides again. */
+async function cancel() {
+  try {
+    showOrder(await client.cancelOrder(order, { reason: "customer" }));
+    say("");
+  } catch (error) {
+    if (error instanceof VersionMismatchError) {
+      showOrder(await client.getOrder(order.id));
+      say("Your order has just changed. Do you still want to cancel it?");
+    } else if (error instanceof NoResponseError) {
+      say("We have no answer. The list shows whether the order is cancelled.");
+    } else say(error.message);
+  }
+}
+
+function startAgain() {
+  following?.abort();
+  save("order", undefined);
+  location.reload();
+}
+
+element("products").append(
+  ...PRODUCTS.map((product) => {
+    const entry = document.createElement("li");
+    entry.innerHTML = `<label>${product.title}, ${price(product.unit_price)} <input type="number" min="0" max="99" value="0"></label>`;
+    entry.querySelector("input").id = product.item_id;
+    return entry;
+  }),
+);
+element("cart").addEventListener("input", showCart);
+element("cart").addEventListener("submit", (event) => {
+  event.preventDefault();
+  void checkOut();
+});
+element("retry").addEventListener("click", checkOut);
+element("cancel").addEventListener("click", cancel);
+element("again").addEventListener("click", startAgain);
+addEventListener("online", () => element("retry").hidden || checkOut());
+
+showCart();
+if (load("order")) void follow(load("order"));
+else if (load("checkout")) void checkOut(); // the page was reloaded before the answer came
