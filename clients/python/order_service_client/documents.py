@@ -175,6 +175,11 @@ class RejectAction(TypedDict):
     if_match: NotRequired[int | None]
 
 
+class FacetValue(TypedDict):
+    value: Any
+    count: int
+
+
 class PatchOperation(TypedDict):
     op: Literal["add", "remove", "replace"]
     path: str
@@ -858,6 +863,15 @@ class BatchResults(TypedDict):
 class OrderList(TypedDict):
     orders: list[Order]
     next_cursor: str | None
+
+
+class SearchResult(TypedDict):
+    orders: list[Order]
+    next_cursor: str | None
+    as_of_seq: int
+    behind: int
+    facets: NotRequired[dict[str, list[FacetValue]]]
+    facets_complete: NotRequired[bool]
 
 
 class Event(TypedDict):

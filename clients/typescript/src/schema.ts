@@ -96,6 +96,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/orders/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Search orders by words and filters
+         * @description A worker keeps the search up to date, usually within a second. `as_of_seq` says how far it is.
+         */
+        get: operations["searchOrders"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/orders/export": {
         parameters: {
             query?: never;
@@ -2492,6 +2512,40 @@ export interface components {
             /** @description The `cursor` parameter of the next page; null on the last page. */
             next_cursor: string | null;
         };
+        /** @description A value, and how many orders have it. */
+        FacetValue: {
+            /** @example pending */
+            value: unknown;
+            /**
+             * Format: int32
+             * @example 17
+             */
+            count: number;
+        };
+        /** @description A page of the orders that were found. The orders are as they are now, also where the search is behind. */
+        SearchResult: {
+            orders: components["schemas"]["Order"][];
+            /** @description The `cursor` parameter of the next page; null on the last page. */
+            next_cursor: string | null;
+            /**
+             * Format: int32
+             * @description The search has all events of the feed up to this `seq`.
+             * @example 17
+             */
+            as_of_seq: number;
+            /**
+             * Format: int32
+             * @description How many events of the feed the search does not have yet.
+             * @example 0
+             */
+            behind: number;
+            /** @description For each facet, the values that most orders have, at most 100. Only if requested. */
+            facets?: {
+                [key: string]: components["schemas"]["FacetValue"][];
+            };
+            /** @description `false` if many orders match: then the facets count only those among the first 50,000 orders by the sort. Only if facets were requested. */
+            facets_complete?: boolean;
+        };
         /** @description One operation of a JSON Patch (RFC 6902 §4). */
         PatchOperation: {
             /** @enum {string} */
@@ -4505,6 +4559,81 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["OrderNotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    searchOrders: {
+        parameters: {
+            query?: {
+                /** @description Words, all of which an order must have: in its number, `external_ref` or `customer_id`, in the name, company, e-mail address, phone number or postal code of an address, or in the `item_id` or title of an item. The beginning of a word suffices. Case, accents and punctuation do not matter. At most 10 words. */
+                q?: string;
+                /** @description Only orders of this customer. */
+                customer_id?: components["parameters"]["CustomerIdQuery"];
+                /** @description Only orders of this channel. */
+                channel?: components["parameters"]["ChannelQuery"];
+                /** @description Only orders with one of these statuses. */
+                status?: components["parameters"]["StatusQuery"];
+                /** @description Only orders with one of these fulfillment statuses. */
+                fulfillment_status?: components["parameters"]["FulfillmentStatusQuery"];
+                /** @description Only orders with one of these payment statuses. */
+                payment_status?: components["parameters"]["PaymentStatusQuery"];
+                /** @description Only orders with one of these return statuses. */
+                return_status?: components["parameters"]["ReturnStatusQuery"];
+                /** @description Only orders with this tag. */
+                tag?: string;
+                /** @description `metadata.<key>=<value>`: only orders with this pair in their metadata. */
+                metadata?: {
+                    [key: string]: string;
+                };
+                /** @description `true`: only orders with a hold; `false`: only orders without one. */
+                held?: boolean;
+                /** @description `true`: only orders that are late; `false`: only others. */
+                late?: boolean;
+                /** @description Only orders in this currency. */
+                currency?: components["schemas"]["Currency"];
+                /** @description Only orders created at or after this time. */
+                created_from?: string;
+                /** @description Only orders created before this time. */
+                created_to?: components["parameters"]["CreatedToQuery"];
+                /** @description Only orders created or changed last at or after this time. */
+                updated_from?: string;
+                /** @description Only orders created or changed last before this time. */
+                updated_to?: string;
+                /** @description Only orders with at least this total, in minor units. Without `currency`, the amounts of all currencies are compared as numbers. */
+                total_from?: number;
+                /** @description Only orders with at most this total, in minor units. Without `currency`, the amounts of all currencies are compared as numbers. */
+                total_to?: number;
+                /** @description `-` sorts the newest or largest first. Totals of different currencies are compared as numbers, and orders without prices count as less than 0. */
+                sort?: "-created_at" | "created_at" | "-updated_at" | "updated_at" | "-total" | "total";
+                /** @description How many of the orders that match `q` and all filters have each value of these members. The cursor does not matter: ask for them with the first page. */
+                facets?: ("status" | "fulfillment_status" | "payment_status" | "return_status" | "channel" | "currency" | "held" | "late")[];
+                /** @description Maximum number of orders on the page. A page has fewer orders, or none, although `next_cursor` is set, if more would exceed 1 MiB, or if few of 10,000 orders match: where each condition matches many orders, but hardly any order matches all of them. */
+                limit?: number;
+                /** @description `next_cursor` of the previous page. `q`, the filters and the sort must be the same as for that page. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    Link: components["headers"]["Link"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SearchResult"];
+                };
+            };
+            400: components["responses"]["BadRequestOrInvalidCursorOrInvalidRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["ServiceUnavailable"];
