@@ -103,8 +103,16 @@ def without(model: Any, **key: int) -> Corruption:
 
 
 def of_snapshot(version: int, old: str, new: str) -> Corruption:
+    return of_event(version, snapshot=replaced(old, new))
+
+
+def of_all_snapshots(old: str, new: str) -> Corruption:
+    return of_rows(OrderEvent, {"snapshot": replaced(old, new)})
+
+
+def replaced(old: str, new: str) -> Any:
     changed = func.replace(cast(OrderEvent.snapshot, Text), old, new)
-    return of_event(version, snapshot=cast(changed, Text().with_variant(postgresql.JSON(), "postgresql")))
+    return cast(changed, Text().with_variant(postgresql.JSON(), "postgresql"))
 
 
 def test_a_sound_database_has_no_differences(client: FlaskClient, runner: FlaskCliRunner, order_id: str) -> None:
@@ -190,6 +198,11 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
         "fulfillments in version 4 is not what order.fulfilled",
     ),
     "another action": (of_snapshot(6, '"return"', '"cancel"'), "allowed_actions contradicts other members in the"),
+    "a number for a boolean": (of_snapshot(4, '"late":false', '"late":0'), "late contradicts other members in the"),
+    "a member of all versions": (
+        of_all_snapshots('"payment_status":"unpaid"', '"payment_status":"paid"'),
+        "payment_status contradicts other members in the snapshot of version 5",
+    ),
     "another fulfillment status": (of_snapshot(3, '"partial"', '"unfulfilled"'), "fulfillment_status contradicts"),
     "another first one": (of_snapshot(1, "c-123", "c-124"), "fingerprint is not that of the first version"),
 }
