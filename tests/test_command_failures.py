@@ -27,7 +27,7 @@ from tests.support.postgres import libpq_url
 
 WITHOUT_DATABASE = {"token", "webhooks listen"}
 UNTIL_STOPPED = {"worker", "orders tail"}  # tests/test_worker.py, tests/test_order_lookup_commands.py
-OTHERS = {"orders get", "doctor"}  # tests/test_order_lookup_commands.py, tests/test_doctor.py
+OTHERS = {"orders get", "orders find", "doctor"}  # tests/test_order_lookup_commands.py, tests/test_doctor.py
 
 # These work on a database that cannot be written: they only read, or find nothing to do.
 READING = {

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from tests.support.commands import FLASK
 from tests.support.event_streams import number_events
 from tests.support.samples import MINIMAL
+from tests.support.search import project
 from tests.support.servers import ROOT, TIMEOUT, environment
 
 PRICED = MINIMAL | {
@@ -81,6 +82,19 @@ def test_list_prints_the_newest_orders_that_match(client: FlaskClient, runner: F
     result = runner.invoke(args=["orders", "list", "--channel", "web", "--status", "pending,cancelled", "--limit", "2"])
 
     assert [json.loads(line) for line in result.stdout.splitlines()] == [orders[2], orders[0]]
+
+
+def test_find_prints_the_orders_that_have_the_words(app: Flask, client: FlaskClient, runner: FlaskCliRunner) -> None:
+    ada = create(client, shipping_address={"name": "Ada Lovelace", "country": "GB"})
+    create(client, shipping_address={"name": "Grace Hopper", "country": "US"})
+    project(app)
+    create(client, shipping_address={"name": "Ada Lovelace", "country": "GB"})
+    number_events(app)
+
+    result = runner.invoke(args=["orders", "find", "love", "ADA"])
+
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [ada]
+    assert result.stderr == "The search is 1 events behind: is `flask worker` running?\n"
 
 
 def test_invalid_filters_are_one_line_that_names_all_of_them(runner: FlaskCliRunner) -> None:

@@ -8,7 +8,7 @@ from app.cli.api_keys import api_keys, token
 from app.cli.broker import broker
 from app.cli.doctor import doctor
 from app.cli.events import events
-from app.cli.order_lookup import get_command, list_command, tail_command
+from app.cli.order_lookup import find_command, get_command, list_command, tail_command
 from app.cli.orders import orders
 from app.cli.privacy import privacy
 from app.cli.search import search
@@ -20,7 +20,7 @@ from app.cli.worker import worker
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
-    for lookup in (get_command, list_command, tail_command):
+    for lookup in (find_command, get_command, list_command, tail_command):
         orders.add_command(lookup)
     for command in (doctor, seed, orders, privacy, verify, api_keys, token, events, search, webhooks, broker, worker):
         app.cli.add_command(command)

@@ -1,4 +1,4 @@
-"""`flask orders get`, `list` and `tail`: orders and their events as tables on a terminal, and as JSON elsewhere."""
+"""`flask orders get`, `list`, `find` and `tail`: tables on a terminal, and JSON elsewhere."""
 
 import sys
 import time
@@ -15,12 +15,14 @@ from app.errors import InvalidRequest, ServiceError
 from app.models.lifecycle import EVENT_TYPES
 from app.models.order_id import parse_uuid
 from app.models.principal import ANONYMOUS
-from app.schemas.order import OrderFiltersSchema
+from app.schemas.order import PAGE_MAX, OrderFiltersSchema
+from app.schemas.search import SearchQuerySchema
 from app.schemas.strict_json import load_parameters
 from app.services.event_feed import FeedFilter, list_events, read_ends
 from app.services.order_export import stream_orders
 from app.services.order_history import list_history
 from app.services.order_queries import get_order
+from app.services.order_search import search_orders
 
 _POLL = 0.5  # seconds between two looks at the feed
 _EVENTS_PAGE = 100
@@ -80,6 +82,23 @@ def list_command(limit: int, **filters: str | None) -> None:
             OrderFiltersSchema(), {name: text for name, text in filters.items() if text is not None}
         )
         _show(stream_orders(given, principal=ANONYMOUS, limit=limit))
+
+
+@click.command("find")
+@with_appcontext
+@click.argument("text", nargs=-1, required=True)
+@click.option("--limit", type=click.IntRange(1, PAGE_MAX), default=20, show_default=True, help="Number of orders.")
+def find_command(text: tuple[str, ...], limit: int) -> None:
+    """Find orders by words of TEXT: number, reference, customer, name, e-mail, phone, postcode, item or title.
+
+    Words may be incomplete. The newest orders come first, in the form of `flask orders list`.
+    """
+    with _one_line_errors():
+        filters = load_parameters(SearchQuerySchema(), {"q": " ".join(text)})
+        page = search_orders(filters, principal=ANONYMOUS, limit=limit)
+        _show(page.documents)
+        if page.behind:
+            click.echo(f"The search is {page.behind} events behind: is `flask worker` running?", err=True)
 
 
 @click.command("tail")

@@ -1,0 +1,32 @@
+# The service in a container: docker build --tag order-service .
+#
+# BASE is any image with Python 3.11 or newer and its venv module.
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+WORKDIR /opt/order-service
+# requirements-broker.txt also publishes events to a message broker.
+ARG REQUIREMENTS=requirements.txt
+COPY requirements*.txt ./
+RUN python3 -m venv .venv \
+ && .venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r ${REQUIREMENTS}
+COPY . .
+# The root is read-only later: nothing is compiled at the start.
+RUN .venv/bin/python -m compileall -q app migrations *.py
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="Order Service" org.opencontainers.image.licenses="MIT"
+# gunicorn's socket for nginx, and a SQLite database, are in volumes.
+RUN useradd --system --uid 10001 --no-create-home --home-dir / --shell /usr/sbin/nologin order-service \
+ && install -d -o 10001 -g 10001 /run/order-service /var/lib/order-service
+WORKDIR /opt/order-service
+COPY --from=build /opt/order-service .
+USER 10001
+ENV HOST=0.0.0.0 PORT=8000 DATABASE_URL=sqlite:////var/lib/order-service/orders.db PYTHONDONTWRITEBYTECODE=1
+VOLUME /var/lib/order-service
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+  CMD [".venv/bin/python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz')"]
+ENTRYPOINT [".venv/bin/python", "-m"]
+CMD ["gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
