@@ -65,10 +65,11 @@ api-lint: $(VENV)/api.stamp  ## check the API description with Redocly and Spect
 api-test: $(VENV)/api.stamp  ## check the API description, and the clients and the collection generated from it
 	@$(PY) -m pytest tests/api --numprocesses=2 $(ARGS)
 
+client-test: PROCESSES := $(if $(ARGS),,--numprocesses=2 --dist=loadfile)
 client-test: export CUTS ?= 2000
 client-test: $(VENV)/dev.stamp $(CLIENT)/node_modules/.package-lock.json  ## test the clients against the service (apt-get install nodejs npm; CUTS=2000 connections severed)
 	@cd $(CLIENT) && rm -rf build dist && npm run --silent build && npm run --silent build-tests
-	@$(PY) -m pytest tests/clients $(ARGS)
+	@$(PY) -m pytest tests/clients $(PROCESSES) $(ARGS)
 
 storefront: storefront-files  ## serve the storefront example on http://127.0.0.1:3000 (apt-get install nodejs npm)
 	@echo "Serving on http://127.0.0.1:3000; start the service with CORS_ORIGINS=http://127.0.0.1:3000 make run"
@@ -176,7 +177,7 @@ lock:  ## lock requirements*.in in requirements*.txt (ARGS=--upgrade for newer v
 
 clean:  ## remove the environment and all caches, but not the database in instance/
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .import_linter_cache .hypothesis .schemathesis schemathesis-report
-	@rm -rf .coverage .coverage.* htmlcov tests/api/node_modules
+	@rm -rf .coverage .coverage.* htmlcov tests/api/node_modules $(CLIENT)/node_modules $(CLIENT)/build $(CLIENT)/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CLIENT)/node_modules/.package-lock.json: $(CLIENT)/package-lock.json

@@ -129,6 +129,25 @@ def test_lists_batches_and_references(client: Client) -> None:
         client.send(requests.create_order(order(external_ref=reference)))
 
 
+def test_every_operation_but_the_exports_and_those_of_administrators_has_a_request(service: Service) -> None:
+    paths = service.server.request("GET", "/openapi.json").json["paths"].values()
+    operations = [path[method] for path in paths for method in path.keys() - {"parameters"}]
+    secured = {operation["operationId"] for operation in operations if operation["security"]}
+
+    missing = {name for name in secured if not hasattr(requests, re.sub("([A-Z])", r"_\1", name).lower())}
+
+    webhooks = {"listWebhooks", "getWebhook", "updateWebhook", "testWebhook", "replayDeliveries"}
+    assert missing == {"exportOrders", "exportCustomer", "eraseCustomer", "readErasure"} | webhooks
+
+
+def test_orders_are_searched(client: Client) -> None:
+    customer = f"c-{uuid4()}"
+    created = client.send(requests.create_order(order(customer, metadata={"gift": "yes, please"})))
+    search = requests.search_orders(q=customer, held=False, **{"metadata.gift": "yes, please"})
+
+    wait_until(lambda: list(client.iterate(search)) == [created])
+
+
 def test_events_are_listed_and_streamed(client: Client, service: Service) -> None:
     created = client.send(requests.create_order(order()))
     events = client.stream(requests.stream_order_events(created))

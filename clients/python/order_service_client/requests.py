@@ -156,6 +156,11 @@ def list_orders(**query: Parameter) -> Listing[d.Order]:
     return Listing(Request("GET", "/orders", query=query), "orders")
 
 
+def search_orders(**query: Parameter) -> Listing[d.Order]:
+    """Orders by words (`q`) and filters. `**{"metadata.gift": "yes"}` finds those with this pair."""
+    return Listing(Request("GET", "/orders/search", query=query), "orders")
+
+
 def list_order_history(order: OrderRef, **query: Parameter) -> Listing[d.Event]:
     return Listing(Request("GET", f"/orders/{_id(order)}/history", query=query), "events")
 

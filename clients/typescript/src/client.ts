@@ -63,7 +63,7 @@ export class OrderServiceClient {
     this.api = createClient<paths>({
       baseUrl,
       fetch: this.#transport.send,
-      querySerializer: { array: { style: "form", explode: false } },
+      querySerializer: { array: { style: "form", explode: false }, object: { style: "form", explode: true } },
     });
   }
 
@@ -117,6 +117,22 @@ export class OrderServiceClient {
   listOrders(query: Query<"listOrders"> = {}, { signal }: RequestOptions = {}): Paged<Order, OrderList> {
     return this.#paged(
       (cursor) => this.api.GET("/orders", { params: { query: withCursor(query, cursor) }, signal }),
+      (page) => page.orders,
+    );
+  }
+
+  /**
+   * Searches orders by words, filters and `metadata` (`{ gift: "yes" }`); the `pages()` have the counts that `facets`
+   * asks for.
+   */
+  searchOrders(
+    { metadata, ...others }: Query<"searchOrders"> = {},
+    { signal }: RequestOptions = {},
+  ): Paged<Order, Result<"searchOrders">> {
+    const pairs = Object.entries(metadata ?? {}).map(([key, value]) => [`metadata.${key}`, value]);
+    const query: Query<"searchOrders"> = { ...others, ...(metadata && { metadata: Object.fromEntries(pairs) }) };
+    return this.#paged(
+      (cursor) => this.api.GET("/orders/search", { params: { query: withCursor(query, cursor) }, signal }),
       (page) => page.orders,
     );
   }

@@ -176,6 +176,21 @@ test("a list is iterated over its pages", async () => {
   assert.equal(new Set((await list(customer)).map((one) => one.id)).size, 7);
 });
 
+test("orders are searched", async () => {
+  const customer = newCustomer();
+  const { id } = await client.createOrder({ ...order(customer), metadata: { gift: "yes, please" } });
+
+  let found: Order[] = [];
+  while (!found.length) {
+    for await (const page of client.searchOrders({ q: customer, metadata: { gift: "yes, please" }, facets: ["status"] }).pages()) {
+      found = page.orders;
+      assert.deepEqual(page.facets?.status, found.length ? [{ value: "pending", count: 1 }] : []);
+    }
+  }
+
+  assert.deepEqual(found.map((one) => one.id), [id]);
+});
+
 test("an erasure is followed to its end", async () => {
   const customer = newCustomer();
   const created = await client.createOrder({ ...order(customer), note: "private" });
