@@ -25,11 +25,14 @@ class Guide:
 
 
 class _Renderer(mistune.HTMLRenderer):
-    """Gives headings an id, and leads links between the pages of `docs/` to the rendered pages."""
+    """Gives headings an id, lets the keyboard scroll code, and leads links between the pages to their HTML."""
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
         anchor = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
         return f'<h{level} id="{anchor}">{text}</h{level}>\n'
+
+    def block_code(self, code: str, info: str | None = None) -> str:
+        return super().block_code(code, info).replace("<pre>", '<pre tabindex="0">', 1)
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         name, _, fragment = url.partition("#")

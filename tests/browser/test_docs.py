@@ -7,6 +7,7 @@ from typing import Any
 
 import playwright.sync_api
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from flask import Flask
 from playwright.sync_api import Browser
 
@@ -104,6 +105,16 @@ def test_an_operation_can_be_tried_at_the_first_click_and_at_the_second(service:
     assert first["id"] != second["id"]
     assert confirmed.json()["id"] == read.json()["id"] == second["id"]
     assert messages == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_pages_are_accessible(service: Server, chromium: Browser, scheme: Any) -> None:
+    page = chromium.new_context(viewport={"width": 390, "height": 800}, color_scheme=scheme).new_page()
+
+    for path in ("/problems", "/problems/version-mismatch", "/docs/guides", "/docs/guides/idempotency"):
+        page.goto(f"http://127.0.0.1:{service.port}{path}")
+        violations = Axe().run(page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["target"]) for one in violations] == [], path
 
 
 def messages_of(page: playwright.sync_api.Page) -> list[str]:
