@@ -109,6 +109,7 @@ class BrokerConnection:
             "write_timeout": ANSWER_SECONDS,
             "socket_timeout": ANSWER_SECONDS,
             "socket_connect_timeout": ANSWER_SECONDS,
+            "kafka_common_config": {"log_level": 0},  # of syslog: its library would log each attempt to connect
             "kafka_producer_config": {
                 "message.timeout.ms": round(1000 * ANSWER_SECONDS),
                 "enable.idempotence": True,

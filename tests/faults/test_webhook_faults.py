@@ -127,7 +127,8 @@ def test_every_endpoint_gets_every_event_in_order_while_workers_are_killed(url: 
 
 
 def scalar(engine: Engine, query: Select[tuple[int]]) -> int:
-    with engine.connect() as connection:
+    """The value of a query that waits for no writer, and that no writer waits for."""
+    with engine.execution_options(read_only=True).connect() as connection:
         return connection.scalar(query) or 0
 
 
