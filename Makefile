@@ -10,7 +10,7 @@ DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test alerts-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -91,6 +91,11 @@ python-types: $(VENV)/dev.stamp
 	--output $(TO) --output-model-type typing.TypedDict --target-python-version 3.11 --use-standard-collections \
 	--use-union-operator --disable-timestamp --enum-field-as-literal all --no-use-closed-typed-dict \
 	--custom-file-header "# Generated from the API description by make client-types." --formatters ruff-check ruff-format
+
+alerts-test:  ## test the alerts of deploy/prometheus, with promtool, which it installs with apt-get
+	@.ci/need promtool prometheus
+	@promtool check config --syntax-only deploy/prometheus/prometheus.yml
+	@cd deploy/prometheus && promtool check rules rules.yml && promtool test rules rules_test.yml
 
 container-test: export PATH := $(PATH):/usr/sbin
 container-test: $(VENV)/dev.stamp  ## test the image of the Dockerfile as root (apt-get install buildah runc debootstrap)

@@ -27,6 +27,7 @@ from app.services.event_feed import read_ends
 from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
 from app.services.webhook_delivery import webhook_tasks
+from app.services.webhook_service import count_endpoints
 from app.services.worker import Worker, order_tasks
 from app.telemetry import observe_task
 
@@ -93,11 +94,13 @@ class FeedCollector(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the last numbers of feed and search, the age of the oldest event that has none, the broker's lag."""
+        """Yield the last numbers of feed and search, the age of the oldest event that has none, the number of webhooks,
+        and the broker's lag."""
         broker = None
         try:
             with self._app.app_context():
                 seq, pending_since, search_seq = read_ends().seq, oldest_pending(), read_search_seq()
+                webhooks = count_endpoints()
                 if self._app.config["BROKER_URL"]:
                     broker = read_lag()
         except DATABASE_ERRORS:
@@ -106,6 +109,12 @@ class FeedCollector(Collector):
         yield GaugeMetricFamily("event_feed_seq", "The last number in the feed.", seq)
         yield GaugeMetricFamily("search_as_of_seq", "The number up to which the search has the feed.", search_seq)
         yield GaugeMetricFamily("outbox_oldest_event_seconds", "Age of the oldest event without a number.", seconds)
+        by_health = GaugeMetricFamily(
+            "webhooks", "Enabled webhooks, and those disabled by failures.", labels=["health"]
+        )
+        for health, count in webhooks.items():
+            by_health.add_metric([health], count)
+        yield by_health
         if broker is not None:
             yield GaugeMetricFamily("broker_lag_events", "Events that are not published to the broker.", broker.events)
             yield GaugeMetricFamily("broker_lag_seconds", "Age of the oldest of them in the feed.", broker.seconds)

@@ -16,7 +16,7 @@ from app.errors import EventNotFound, Forbidden, InvalidRequest, TooManyWebhooks
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
 from app.models.order_id import first_order_id, new_id, parse_uuid
 from app.models.principal import Principal
-from app.models.webhook import DELETED, ENABLED, FAILED_LITERAL, PAUSED, PENDING, REPLAY_MAX, TEST
+from app.models.webhook import DELETED, ENABLED, FAILED_LITERAL, FAILING, GONE, PAUSED, PENDING, REPLAY_MAX, TEST
 from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
 from app.services.webhook_queue import AGAIN, delivery_document, queue_events, queue_rows
 from app.services.webhook_sender import Resolver, resolve_host
@@ -90,6 +90,19 @@ def list_endpoints(*, principal: Principal) -> list[dict[str, Any]]:
     """All endpoints that the principal can manage, oldest first."""
     rows = read_rows(select(WebhookEndpoint.__table__).where(_EXISTS).order_by(WebhookEndpoint.id))
     return [endpoint_document(row) for row in rows if _may_manage(principal, row.channels)]
+
+
+def count_endpoints() -> dict[str, int]:
+    """The number of endpoints that are `healthy`, `failing`, and `disabled` because they failed."""
+    failing = WebhookEndpoint.failing_since.is_not(None)
+    [row] = read_rows(
+        select(
+            func.count().filter(WebhookEndpoint.status == ENABLED, ~failing).label("healthy"),
+            func.count().filter(WebhookEndpoint.status == ENABLED, failing).label("failing"),
+            func.count().filter(WebhookEndpoint.disabled_reason.in_((GONE, FAILING))).label("disabled"),
+        )
+    )
+    return dict(row._mapping)
 
 
 def get_endpoint(endpoint_id: str, *, principal: Principal) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""The alerts and the dashboard in deploy/ use the metrics that web server and worker have."""
+
+import json
+import re
+
+import pytest
+import yaml
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.cli.worker import FeedCollector
+from app.config import ROOT
+from app.telemetry import observe_task, render_metrics
+from tests.support.marks import on_sqlite
+from tests.support.samples import MINIMAL
+
+RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"][0]["rules"]
+DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
+EXPRESSIONS = [rule["expr"] for rule in RULES] + [
+    target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]
+]
+# Of the query language, and Prometheus' own metric.
+WORDS = {"sum", "max", "by", "rate", "increase", "histogram_quantile", "absent", "up"}
+
+
+def metrics_of(expression: str) -> set[str]:
+    """The names of metrics: identifiers outside of braces, quotes, ranges and lists of labels."""
+    bare = re.sub(r"\{[^}]*\}|\"[^\"]*\"|\[[^\]]*\]|by \([^)]*\)", " ", expression)
+    return set(re.findall(r"[a-z_:][a-z0-9_:]*", bare)) - WORDS
+
+
+@on_sqlite
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_each_metric_of_an_expression_exists(app: Flask, client: FlaskClient, expression: str) -> None:
+    client.post("/orders", json=MINIMAL)
+    observe_task("sequencing", 0.1, True)
+    app.config["BROKER_URL"] = "amqp://127.0.0.1//"
+    feed = {family.name for family in FeedCollector(app).collect()}
+    exported = set(re.findall(r"^([a-z_]+)", render_metrics().decode(), re.MULTILINE)) | feed
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+
+    assert metrics_of(expression) - exported - recorded == set()
+
+
+def test_each_alert_says_what_to_do_and_is_tested() -> None:
+    tests = yaml.safe_load((ROOT / "deploy/prometheus/rules_test.yml").read_text())["tests"]
+    raised = {case["alertname"] for test in tests for case in test.get("alert_rule_test", ()) if "exp_alerts" in case}
+
+    for rule in RULES:
+        if "alert" in rule:
+            assert rule["annotations"]["action"] and rule["labels"]["severity"] in ("page", "ticket")
+            assert rule["alert"] in raised
