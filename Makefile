@@ -10,7 +10,7 @@ DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test alerts-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test alerts-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -55,6 +55,9 @@ console:  ## build the console into app/static/console (apt-get install npm)
 console-test: console  ## test that the built console in the repository is that of console/
 	@test -z "$$(git status --porcelain app/static/console)" || \
 	{ echo "app/static/console is not up to date: run make console and commit the result." >&2; exit 1; }
+
+screenshots: $(VENV)/dev.stamp  ## take the pictures of the README (apt-get install chromium)
+	@$(PY) -m tests.browser.screenshots
 
 node-test: $(VENV)/dev.stamp  ## test the receiver of docs/webhooks.md in Node.js (apt-get install nodejs)
 	@$(PY) -m pytest tests/node $(ARGS)

@@ -12,7 +12,7 @@ from app.config import ROOT
 from tests.support.marks import on_sqlite
 
 BUILT = ROOT / "app" / "static" / "console"
-FILES = sorted(path.name for path in BUILT.iterdir() if path.name != "manifest.json")
+FILES = sorted(path.name for path in BUILT.iterdir() if path.name not in ("manifest.json", "licenses.txt"))
 LIMIT = 150 * 1000  # bytes of everything that the browser loads, compressed
 
 pytestmark = on_sqlite
@@ -68,6 +68,13 @@ def test_everything_the_browser_loads_has_less_than_150_kb(client: FlaskClient) 
         size += len(response.data)
 
     assert size < LIMIT
+
+
+def test_the_licenses_of_what_the_console_contains_are_served(client: FlaskClient) -> None:
+    licenses = client.get("/console/licenses.txt", buffered=True)
+
+    assert licenses.mimetype == "text/plain"
+    assert "SIL OPEN FONT LICENSE" in licenses.text and "Permission is hereby granted" in licenses.text
 
 
 def test_the_console_needs_no_credentials_and_its_data_does(secure_app: Flask) -> None:

@@ -345,11 +345,14 @@ def test_a_preview_that_is_refused_says_why_and_cannot_be_sent(page: Page, servi
     assert read(service, order)["version"] == 1
 
 
-def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(page: Page, console_app: Flask, console_url: str) -> None:
+def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab_also_under_a_prefix(
+    page: Page, console_app: Flask, console_url: str
+) -> None:
     key = api_key(console_app, "orders:read", name="support")
     port = free_port()
-    with running(*GUNICORN, port=port, DATABASE_URL=console_url, WEB_CONCURRENCY="1", AUTH="required") as server:
-        page.goto(console(server))
+    settings = {"DATABASE_URL": console_url, "WEB_CONCURRENCY": "1", "URL_PREFIX": "/shop/api"}
+    with running(*GUNICORN, port=port, AUTH="required", **settings):
+        page.goto(f"http://127.0.0.1:{port}/shop/api/console")
         page.get_by_label("Key").fill("osk_wrong")
         page.get_by_role("button", name="Continue").click()
         expect(page.get_by_role("alert")).to_contain_text("The key was not accepted.")
