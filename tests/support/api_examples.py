@@ -37,6 +37,7 @@ from tests.support.applications import Applications
 from tests.support.credentials import app_with_auth, bearer, token
 from tests.support.postgres import private_postgres
 from tests.support.receivers import receiver
+from tests.support.search import project
 from tests.support.tables import delete_all_rows
 from tests.support.webhooks import create_webhook, deliver, queue_events, webhook_rules
 
@@ -167,6 +168,8 @@ def _orders(recorder: Recorder) -> None:
     send("POST", f"{path}/returns", {"items": unit, "status": "expected", "reason": "broken"})
     send("POST", f"{path}/returns/2/reject")
     send("GET", "/orders?limit=1")
+    project(recorder.app)
+    send("GET", "/orders/search?q=mug")
     send("GET", "/orders/export", Accept="text/csv")
     send("GET", "/orders/export", Accept="application/x-ndjson")
 
@@ -278,8 +281,8 @@ def _conflicts(recorder: Recorder) -> None:
     fail("POST", f"{path}/confirm", If_Match='"1"')
     fail("POST", f"{path}/confirm")
     client.post(f"{path}/complete")
+    project(recorder.app)
     with recorder.app.app_context():
-        queue_events()
         prune_feed(older_than=-timedelta(days=1))
     fail("GET", "/events?after=1")
     if db_name(recorder.app) == "postgresql":
