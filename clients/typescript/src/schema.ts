@@ -4076,8 +4076,8 @@ export interface operations {
                      *               "hold",
                      *               "update"
                      *             ],
-                     *             "created_at": "2026-11-22T10:05:07.123456Z",
-                     *             "updated_at": "2026-11-22T10:05:07.123456Z"
+                     *             "created_at": "2026-11-22T10:06:07.123456Z",
+                     *             "updated_at": "2026-11-22T10:06:07.123456Z"
                      *           }
                      *         },
                      *         {
@@ -4628,6 +4628,190 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "orders": [
+                     *         {
+                     *           "id": "019dab70-c2b3-7c51-b9f8-fa14b27e5f09",
+                     *           "number": "261122-CF88D048",
+                     *           "customer_id": "c-123",
+                     *           "external_ref": "shop-1",
+                     *           "channel": null,
+                     *           "status": "completed",
+                     *           "fulfillment_status": "delivered",
+                     *           "payment_status": "paid",
+                     *           "return_status": "partial",
+                     *           "currency": "EUR",
+                     *           "items": [
+                     *             {
+                     *               "line": 1,
+                     *               "item_id": "sku-1",
+                     *               "title": "Mug",
+                     *               "quantity": 2,
+                     *               "unit_price": 1250,
+                     *               "subtotal": 2500,
+                     *               "discount": -250,
+                     *               "total": 2250,
+                     *               "cancelled": 0,
+                     *               "fulfilled": 2,
+                     *               "returned": 1
+                     *             },
+                     *             {
+                     *               "line": 2,
+                     *               "item_id": "sku-2",
+                     *               "title": "Tea",
+                     *               "quantity": 1,
+                     *               "unit_price": 700,
+                     *               "subtotal": 700,
+                     *               "discount": -70,
+                     *               "total": 630,
+                     *               "cancelled": 1,
+                     *               "fulfilled": 0,
+                     *               "returned": 0
+                     *             }
+                     *           ],
+                     *           "adjustments": [
+                     *             {
+                     *               "type": "discount",
+                     *               "label": "WELCOME10",
+                     *               "amount": -320,
+                     *               "line": null
+                     *             },
+                     *             {
+                     *               "type": "shipping",
+                     *               "label": "Standard",
+                     *               "amount": 490,
+                     *               "line": null
+                     *             }
+                     *           ],
+                     *           "totals": {
+                     *             "items": 3200,
+                     *             "adjustments": 170,
+                     *             "cancelled": -630,
+                     *             "total": 2740,
+                     *             "paid": 3370,
+                     *             "refunded": 0,
+                     *             "due": -630
+                     *           },
+                     *           "holds": [],
+                     *           "payments": [
+                     *             {
+                     *               "type": "capture",
+                     *               "amount": 3370,
+                     *               "reference": "pi_3Nd81b",
+                     *               "method": "card",
+                     *               "occurred_at": "2026-11-22T09:50:07.123456Z",
+                     *               "note": null,
+                     *               "created_at": "2026-11-22T09:50:07.123456Z"
+                     *             }
+                     *           ],
+                     *           "fulfillments": [
+                     *             {
+                     *               "number": 1,
+                     *               "items": [
+                     *                 {
+                     *                   "line": 1,
+                     *                   "quantity": 2
+                     *                 }
+                     *               ],
+                     *               "status": "delivered",
+                     *               "tracking": {
+                     *                 "carrier": "DHL",
+                     *                 "number": "00340434161094042557",
+                     *                 "url": "https://example.com/track/00340434161094042557"
+                     *               },
+                     *               "events": [
+                     *                 {
+                     *                   "type": "delivered",
+                     *                   "occurred_at": "2026-11-22T09:54:07.123456Z",
+                     *                   "description": "Left with a neighbour."
+                     *                 }
+                     *               ],
+                     *               "created_at": "2026-11-22T09:52:07.123456Z"
+                     *             }
+                     *           ],
+                     *           "returns": [
+                     *             {
+                     *               "number": 1,
+                     *               "items": [
+                     *                 {
+                     *                   "line": 1,
+                     *                   "quantity": 1
+                     *                 }
+                     *               ],
+                     *               "status": "received",
+                     *               "reason": "broken",
+                     *               "created_at": "2026-11-22T09:58:07.123456Z"
+                     *             },
+                     *             {
+                     *               "number": 2,
+                     *               "items": [
+                     *                 {
+                     *                   "line": 1,
+                     *                   "quantity": 1
+                     *                 }
+                     *               ],
+                     *               "status": "rejected",
+                     *               "reason": "broken",
+                     *               "created_at": "2026-11-22T10:00:07.123456Z"
+                     *             }
+                     *           ],
+                     *           "cancellations": [
+                     *             {
+                     *               "number": 1,
+                     *               "items": [
+                     *                 {
+                     *                   "line": 2,
+                     *                   "quantity": 1
+                     *                 }
+                     *               ],
+                     *               "reason": "customer",
+                     *               "note": null,
+                     *               "created_at": "2026-11-22T09:55:07.123456Z",
+                     *               "reopened_at": null
+                     *             }
+                     *           ],
+                     *           "reopening": {
+                     *             "from_status": "completed",
+                     *             "reason": "The customer wants the tea after all.",
+                     *             "at": "2026-11-22T09:56:07.123456Z"
+                     *           },
+                     *           "ship_by": null,
+                     *           "deliver_by": null,
+                     *           "late": false,
+                     *           "related_orders": [],
+                     *           "tags": [
+                     *             "gift"
+                     *           ],
+                     *           "metadata": {
+                     *             "cart": "7f3a"
+                     *           },
+                     *           "shipping_address": {
+                     *             "name": "Ada Lovelace",
+                     *             "line1": "12 St James's Square",
+                     *             "city": "London",
+                     *             "postal_code": "SW1Y 4JH",
+                     *             "country": "GB"
+                     *           },
+                     *           "billing_address": null,
+                     *           "note": "Ring twice.",
+                     *           "version": 16,
+                     *           "allowed_actions": [
+                     *             "pay",
+                     *             "reopen",
+                     *             "return",
+                     *             "track",
+                     *             "update"
+                     *           ],
+                     *           "created_at": "2026-11-22T09:42:07.123456Z",
+                     *           "updated_at": "2026-11-22T10:01:07.123456Z"
+                     *         }
+                     *       ],
+                     *       "next_cursor": null,
+                     *       "as_of_seq": 16,
+                     *       "behind": 0
+                     *     }
+                     */
                     "application/json": components["schemas"]["SearchResult"];
                 };
             };
@@ -7637,8 +7821,8 @@ export interface operations {
                      *               "hold",
                      *               "update"
                      *             ],
-                     *             "created_at": "2026-11-22T10:05:07.123456Z",
-                     *             "updated_at": "2026-11-22T10:06:07.123456Z"
+                     *             "created_at": "2026-11-22T10:06:07.123456Z",
+                     *             "updated_at": "2026-11-22T10:07:07.123456Z"
                      *           }
                      *         },
                      *         {
@@ -7686,7 +7870,7 @@ export interface operations {
                      *                 ],
                      *                 "reason": "customer",
                      *                 "note": null,
-                     *                 "created_at": "2026-11-22T10:06:07.123456Z",
+                     *                 "created_at": "2026-11-22T10:07:07.123456Z",
                      *                 "reopened_at": null
                      *               }
                      *             ],
@@ -7705,8 +7889,8 @@ export interface operations {
                      *               "reopen",
                      *               "update"
                      *             ],
-                     *             "created_at": "2026-11-22T10:05:07.123456Z",
-                     *             "updated_at": "2026-11-22T10:06:07.123456Z"
+                     *             "created_at": "2026-11-22T10:06:07.123456Z",
+                     *             "updated_at": "2026-11-22T10:07:07.123456Z"
                      *           }
                      *         }
                      *       ]
@@ -7770,7 +7954,7 @@ export interface operations {
                      *           "version": 1,
                      *           "actor": "anonymous",
                      *           "request_id": "8e03978e40d543e8bc936894a57f9324",
-                     *           "at": "2026-11-22T10:06:07.123456Z",
+                     *           "at": "2026-11-22T10:07:07.123456Z",
                      *           "data": {
                      *             "id": "019dab70-c2b3-7c51-b9f8-04e42a6ee7a9",
                      *             "number": "261122-2F0416CC",
@@ -7821,8 +8005,8 @@ export interface operations {
                      *               "hold",
                      *               "update"
                      *             ],
-                     *             "created_at": "2026-11-22T10:06:07.123456Z",
-                     *             "updated_at": "2026-11-22T10:06:07.123456Z"
+                     *             "created_at": "2026-11-22T10:07:07.123456Z",
+                     *             "updated_at": "2026-11-22T10:07:07.123456Z"
                      *           }
                      *         }
                      *       ],
@@ -7919,8 +8103,8 @@ export interface operations {
                      *             "last_failure_at": null
                      *           },
                      *           "previous_secret_until": null,
-                     *           "created_at": "2026-11-22T10:08:07.123456Z",
-                     *           "updated_at": "2026-11-22T10:09:07.123456Z"
+                     *           "created_at": "2026-11-22T10:09:07.123456Z",
+                     *           "updated_at": "2026-11-22T10:10:07.123456Z"
                      *         }
                      *       ]
                      *     }
@@ -7985,8 +8169,8 @@ export interface operations {
                      *         "last_failure_at": null
                      *       },
                      *       "previous_secret_until": null,
-                     *       "created_at": "2026-11-22T10:08:07.123456Z",
-                     *       "updated_at": "2026-11-22T10:08:07.123456Z",
+                     *       "created_at": "2026-11-22T10:09:07.123456Z",
+                     *       "updated_at": "2026-11-22T10:09:07.123456Z",
                      *       "secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
                      *     }
                      */
@@ -8045,8 +8229,8 @@ export interface operations {
                      *         "last_failure_at": null
                      *       },
                      *       "previous_secret_until": null,
-                     *       "created_at": "2026-11-22T10:08:07.123456Z",
-                     *       "updated_at": "2026-11-22T10:09:07.123456Z"
+                     *       "created_at": "2026-11-22T10:09:07.123456Z",
+                     *       "updated_at": "2026-11-22T10:10:07.123456Z"
                      *     }
                      */
                     "application/json": components["schemas"]["Webhook"];
@@ -8141,8 +8325,8 @@ export interface operations {
                      *         "last_failure_at": null
                      *       },
                      *       "previous_secret_until": null,
-                     *       "created_at": "2026-11-22T10:08:07.123456Z",
-                     *       "updated_at": "2026-11-22T10:09:07.123456Z"
+                     *       "created_at": "2026-11-22T10:09:07.123456Z",
+                     *       "updated_at": "2026-11-22T10:10:07.123456Z"
                      *     }
                      */
                     "application/json": components["schemas"]["Webhook"];
@@ -8199,9 +8383,9 @@ export interface operations {
                      *         "last_success_at": null,
                      *         "last_failure_at": null
                      *       },
-                     *       "previous_secret_until": "2026-11-23T10:12:07.123456Z",
-                     *       "created_at": "2026-11-22T10:08:07.123456Z",
-                     *       "updated_at": "2026-11-22T10:12:07.123456Z",
+                     *       "previous_secret_until": "2026-11-23T10:13:07.123456Z",
+                     *       "created_at": "2026-11-22T10:09:07.123456Z",
+                     *       "updated_at": "2026-11-22T10:13:07.123456Z",
                      *       "secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
                      *     }
                      */
@@ -8293,7 +8477,7 @@ export interface operations {
                      *           "attempt_count": 1,
                      *           "attempts": [
                      *             {
-                     *               "at": "2026-11-22T10:14:07.123456Z",
+                     *               "at": "2026-11-22T10:15:07.123456Z",
                      *               "status": 200,
                      *               "milliseconds": 12,
                      *               "error": null,
@@ -8301,8 +8485,8 @@ export interface operations {
                      *             }
                      *           ],
                      *           "next_attempt_at": null,
-                     *           "created_at": "2026-11-22T10:14:07.123456Z",
-                     *           "finished_at": "2026-11-22T10:14:07.123456Z"
+                     *           "created_at": "2026-11-22T10:15:07.123456Z",
+                     *           "finished_at": "2026-11-22T10:15:07.123456Z"
                      *         }
                      *       ],
                      *       "next_cursor": "AAAAAAAAABFq2zYPDsqd8g=="
@@ -8392,9 +8576,9 @@ export interface operations {
                 };
                 content: {
                     /**
-                     * @example {"order":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","number":"261122-1828D371","customer_id":"c-123","external_ref":null,"channel":null,"status":"cancelled","fulfillment_status":"unfulfilled","payment_status":"unpaid","return_status":"none","currency":null,"items":[{"line":1,"item_id":"sku-1","title":null,"quantity":2,"unit_price":null,"subtotal":null,"discount":0,"total":null,"cancelled":2,"fulfilled":0,"returned":0}],"adjustments":[],"totals":null,"holds":[],"payments":[],"fulfillments":[],"returns":[],"cancellations":[{"number":1,"items":[{"line":1,"quantity":2}],"reason":"customer","note":null,"created_at":"2026-11-22T10:16:07.123456Z","reopened_at":null}],"reopening":null,"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":[],"metadata":{},"shipping_address":null,"billing_address":null,"note":null,"version":2,"allowed_actions":["reopen","update"],"created_at":"2026-11-22T10:16:07.123456Z","updated_at":"2026-11-22T10:16:07.123456Z"}}
-                     *     {"event":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a:1","type":"order.created","order_id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","version":1,"actor":"anonymous","request_id":"8e03978e40d543e8bc936894a57f9324","at":"2026-11-22T10:16:07.123456Z","changes":null,"data":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","number":"261122-1828D371","customer_id":"c-123","external_ref":null,"channel":null,"status":"pending","fulfillment_status":"unfulfilled","payment_status":"unpaid","return_status":"none","currency":null,"items":[{"line":1,"item_id":"sku-1","title":null,"quantity":2,"unit_price":null,"subtotal":null,"discount":0,"total":null,"cancelled":0,"fulfilled":0,"returned":0}],"adjustments":[],"totals":null,"holds":[],"payments":[],"fulfillments":[],"returns":[],"cancellations":[],"reopening":null,"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":[],"metadata":{},"shipping_address":null,"billing_address":null,"note":null,"version":1,"allowed_actions":["cancel","confirm","hold","update"],"created_at":"2026-11-22T10:16:07.123456Z","updated_at":"2026-11-22T10:16:07.123456Z"}}}
-                     *     {"event":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a:2","type":"order.cancelled","order_id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","version":2,"actor":"anonymous","request_id":"8e03978e40d543e8bc936894a57f9324","at":"2026-11-22T10:16:07.123456Z","changes":[{"op":"replace","path":"/status","value":"cancelled"},{"op":"replace","path":"/items/0/cancelled","value":2},{"op":"add","path":"/cancellations/0","value":{"number":1,"items":[{"line":1,"quantity":2}],"reason":"customer","note":null,"created_at":"2026-11-22T10:16:07.123456Z","reopened_at":null}},{"op":"replace","path":"/version","value":2},{"op":"replace","path":"/allowed_actions/0","value":"reopen"},{"op":"remove","path":"/allowed_actions/1"},{"op":"remove","path":"/allowed_actions/1"}],"data":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","number":"261122-1828D371","customer_id":"c-123","external_ref":null,"channel":null,"status":"cancelled","fulfillment_status":"unfulfilled","payment_status":"unpaid","return_status":"none","currency":null,"items":[{"line":1,"item_id":"sku-1","title":null,"quantity":2,"unit_price":null,"subtotal":null,"discount":0,"total":null,"cancelled":2,"fulfilled":0,"returned":0}],"adjustments":[],"totals":null,"holds":[],"payments":[],"fulfillments":[],"returns":[],"cancellations":[{"number":1,"items":[{"line":1,"quantity":2}],"reason":"customer","note":null,"created_at":"2026-11-22T10:16:07.123456Z","reopened_at":null}],"reopening":null,"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":[],"metadata":{},"shipping_address":null,"billing_address":null,"note":null,"version":2,"allowed_actions":["reopen","update"],"created_at":"2026-11-22T10:16:07.123456Z","updated_at":"2026-11-22T10:16:07.123456Z"}}}
+                     * @example {"order":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","number":"261122-1828D371","customer_id":"c-123","external_ref":null,"channel":null,"status":"cancelled","fulfillment_status":"unfulfilled","payment_status":"unpaid","return_status":"none","currency":null,"items":[{"line":1,"item_id":"sku-1","title":null,"quantity":2,"unit_price":null,"subtotal":null,"discount":0,"total":null,"cancelled":2,"fulfilled":0,"returned":0}],"adjustments":[],"totals":null,"holds":[],"payments":[],"fulfillments":[],"returns":[],"cancellations":[{"number":1,"items":[{"line":1,"quantity":2}],"reason":"customer","note":null,"created_at":"2026-11-22T10:17:07.123456Z","reopened_at":null}],"reopening":null,"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":[],"metadata":{},"shipping_address":null,"billing_address":null,"note":null,"version":2,"allowed_actions":["reopen","update"],"created_at":"2026-11-22T10:17:07.123456Z","updated_at":"2026-11-22T10:17:07.123456Z"}}
+                     *     {"event":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a:1","type":"order.created","order_id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","version":1,"actor":"anonymous","request_id":"8e03978e40d543e8bc936894a57f9324","at":"2026-11-22T10:17:07.123456Z","changes":null,"data":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","number":"261122-1828D371","customer_id":"c-123","external_ref":null,"channel":null,"status":"pending","fulfillment_status":"unfulfilled","payment_status":"unpaid","return_status":"none","currency":null,"items":[{"line":1,"item_id":"sku-1","title":null,"quantity":2,"unit_price":null,"subtotal":null,"discount":0,"total":null,"cancelled":0,"fulfilled":0,"returned":0}],"adjustments":[],"totals":null,"holds":[],"payments":[],"fulfillments":[],"returns":[],"cancellations":[],"reopening":null,"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":[],"metadata":{},"shipping_address":null,"billing_address":null,"note":null,"version":1,"allowed_actions":["cancel","confirm","hold","update"],"created_at":"2026-11-22T10:17:07.123456Z","updated_at":"2026-11-22T10:17:07.123456Z"}}}
+                     *     {"event":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a:2","type":"order.cancelled","order_id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","version":2,"actor":"anonymous","request_id":"8e03978e40d543e8bc936894a57f9324","at":"2026-11-22T10:17:07.123456Z","changes":[{"op":"replace","path":"/status","value":"cancelled"},{"op":"replace","path":"/items/0/cancelled","value":2},{"op":"add","path":"/cancellations/0","value":{"number":1,"items":[{"line":1,"quantity":2}],"reason":"customer","note":null,"created_at":"2026-11-22T10:17:07.123456Z","reopened_at":null}},{"op":"replace","path":"/version","value":2},{"op":"replace","path":"/allowed_actions/0","value":"reopen"},{"op":"remove","path":"/allowed_actions/1"},{"op":"remove","path":"/allowed_actions/1"}],"data":{"id":"019dab70-c2b3-7c51-b9f8-ab672cf3ae2a","number":"261122-1828D371","customer_id":"c-123","external_ref":null,"channel":null,"status":"cancelled","fulfillment_status":"unfulfilled","payment_status":"unpaid","return_status":"none","currency":null,"items":[{"line":1,"item_id":"sku-1","title":null,"quantity":2,"unit_price":null,"subtotal":null,"discount":0,"total":null,"cancelled":2,"fulfilled":0,"returned":0}],"adjustments":[],"totals":null,"holds":[],"payments":[],"fulfillments":[],"returns":[],"cancellations":[{"number":1,"items":[{"line":1,"quantity":2}],"reason":"customer","note":null,"created_at":"2026-11-22T10:17:07.123456Z","reopened_at":null}],"reopening":null,"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":[],"metadata":{},"shipping_address":null,"billing_address":null,"note":null,"version":2,"allowed_actions":["reopen","update"],"created_at":"2026-11-22T10:17:07.123456Z","updated_at":"2026-11-22T10:17:07.123456Z"}}}
                      */
                     "application/x-ndjson": string;
                 };
@@ -8432,8 +8616,8 @@ export interface operations {
                      *       "id": "019dab70-c2b3-7c51-b9f8-644f35d72309",
                      *       "status": "done",
                      *       "orders": 0,
-                     *       "created_at": "2026-11-22T10:20:07.123456Z",
-                     *       "finished_at": "2026-11-22T10:20:07.123456Z"
+                     *       "created_at": "2026-11-22T10:21:07.123456Z",
+                     *       "finished_at": "2026-11-22T10:21:07.123456Z"
                      *     }
                      */
                     "application/json": components["schemas"]["Erasure"];
@@ -8452,7 +8636,7 @@ export interface operations {
                      *       "id": "019dab70-c2b3-7c51-b9f8-afe439b74008",
                      *       "status": "running",
                      *       "orders": 0,
-                     *       "created_at": "2026-11-22T10:18:07.123456Z",
+                     *       "created_at": "2026-11-22T10:19:07.123456Z",
                      *       "finished_at": null
                      *     }
                      */
@@ -8492,8 +8676,8 @@ export interface operations {
                      *       "id": "019dab70-c2b3-7c51-b9f8-afe439b74008",
                      *       "status": "done",
                      *       "orders": 1,
-                     *       "created_at": "2026-11-22T10:18:07.123456Z",
-                     *       "finished_at": "2026-11-22T10:19:07.123456Z"
+                     *       "created_at": "2026-11-22T10:19:07.123456Z",
+                     *       "finished_at": "2026-11-22T10:20:07.123456Z"
                      *     }
                      */
                     "application/json": components["schemas"]["Erasure"];
