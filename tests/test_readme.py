@@ -92,6 +92,13 @@ def test_each_file_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
 
+def test_each_picture_exists_and_is_described() -> None:
+    pictures = re.findall(r"!\[([^\]]*)\]\((docs/[^)]+)\)", README)
+
+    assert pictures
+    assert all((ROOT / path).is_file() and len(description) > 20 for description, path in pictures)
+
+
 @on_sqlite
 def test_the_api_at_a_glance_lists_every_path(app: Flask) -> None:
     table = README.partition("## The API at a glance")[2].partition("### Lifecycle")[0]

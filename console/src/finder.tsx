@@ -51,7 +51,8 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
   useEffect(() => setText(filters.q ?? ""), [filters.q]);
   useEffect(() => {
     if (text === (filters.q ?? "")) return undefined;
-    const timer = setTimeout(() => go({ ...filters, q: text }), TYPING_PAUSE);
+    // The filters of then, not of now: one can be chosen before the pause ends.
+    const timer = setTimeout(() => go({ ...currentFilters(), q: text }), TYPING_PAUSE);
     return () => clearTimeout(timer);
   }, [text]);
   useEffect(
@@ -115,10 +116,10 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
       <FilterList filters={filters} counted={counted} />
       <section class="results" aria-label="Orders found" aria-busy={!data && !error}>
         <div class="result-head">
-        <p class="result-count" role="status">
-          {data ? countText(orders.length, counted, Boolean(next) && next !== NO_MORE) : error ? "" : "Searching …"}
-          {data && data.behind > BEHIND && ` · the newest ${plural(data.behind, "change")} may be missing`}
-        </p>
+          <p class="result-count" role="status">
+            {data ? countText(orders.length, counted, Boolean(next) && next !== NO_MORE) : error ? "" : "Searching …"}
+            {data && data.behind > BEHIND && ` · the newest ${plural(data.behind, "change")} may be missing`}
+          </p>
           <label>
             <span class="visually-hidden">Sort by</span>
             <select value={filters.sort ?? ""} onChange={(event) => go({ ...filters, sort: event.currentTarget.value })}>
@@ -313,6 +314,10 @@ function Select(props: { label: string; name: string; any: string; values: strin
       </select>
     </label>
   );
+}
+
+function currentFilters(): Filters {
+  return Object.fromEntries(new URLSearchParams(location.hash.split("?", 2)[1]));
 }
 
 /** Show other filters, without another entry in the browser's history for each letter. */

@@ -82,6 +82,13 @@ def create_order(service: Server, **members: Any) -> dict[str, Any]:
     return order
 
 
+def wait_for_search(service: Server, *orders: dict[str, Any]) -> None:
+    """Wait until the search has the orders as they are now."""
+    for order in orders:
+        path = f"/orders/search?q={order['number']}&status={order['status']}"
+        wait_until(lambda path=path: service.request("GET", path).json["orders"])
+
+
 def act(service: Server, order: dict[str, Any], action: str, **body: Any) -> dict[str, Any]:
     response = service.request("POST", f"/orders/{order['id']}/{action}", body)
     assert response.status in (200, 201), response.body
@@ -123,8 +130,9 @@ def test_orders_are_found_as_one_types_and_by_filters_with_counts(page: Page, se
     word = uuid.uuid4().hex[:10]
     address = THREE_LINES["shipping_address"] | {"name": f"Ada {word}"}
     orders = [create_order(service, shipping_address=address) for _ in range(3)]
-    act(service, orders[0], "confirm")
-    act(service, orders[1], "cancel", reason="customer")
+    orders[0] = act(service, orders[0], "confirm")
+    orders[1] = act(service, orders[1], "cancel", reason="customer")
+    wait_for_search(service, *orders)
     links = page.get_by_role("region", name="Orders found").get_by_role("link")
 
     page.goto(console(service))
@@ -154,7 +162,7 @@ def test_orders_are_found_as_one_types_and_by_filters_with_counts(page: Page, se
 def test_the_overview_counts_orders_by_minute_and_status_and_names_the_late_ones(page: Page, service: Server) -> None:
     order = create_order(service, ship_by="2026-01-01T00:00:00Z")
     act(service, order, "confirm")
-    wait_until(lambda: read(service, order)["late"])
+    wait_until(lambda: service.request("GET", f"/orders/search?q={order['number']}&late=true").json["orders"])
 
     page.goto(console(service, "#/overview"))
     expect(page.get_by_role("img", name="Orders a minute, at most")).to_be_visible()
@@ -271,12 +279,14 @@ def test_offline_the_page_waits_and_goes_on_when_the_network_is_back(page: Page,
 def test_the_keyboard_is_enough(page: Page, service: Server) -> None:
     order = create_order(service, customer_id="c-keyboard")
     newer = create_order(service, customer_id="c-keyboard")
+    wait_for_search(service, order, newer)
     page.goto(console(service))
     expect(page.get_by_role("link", name=newer["number"])).to_be_visible()
 
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
     page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
     page.keyboard.press("/")
     expect(page.get_by_role("searchbox")).to_be_focused()
     page.keyboard.type("c-keyboard")
