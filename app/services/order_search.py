@@ -3,8 +3,9 @@
 The first statement counts, up to CANDIDATES_MAX, how many orders each condition selects by its index. If there is a
 condition with few orders, the second statement reads all of them, drops those that do not match, and sorts the rest.
 If every condition selects many orders, it walks an index that has the sort, and drops what does not match: a page is
-full soon. Where the conditions exclude each other, the walk ends after WALK_MAX orders. Then the page has fewer orders,
-or none, and a cursor to go on from.
+full soon. Where the conditions exclude each other, the walk ends after WALK_MAX orders. Then the orders that have all
+words are searched in the index of the terms; if they are too many for that too, or the conditions are others, the page
+has fewer orders, or none, and a cursor to go on from.
 """
 
 import threading
@@ -36,7 +37,7 @@ from app.services.search_statements import (
 )
 
 CANDIDATES_MAX = 10_000  # orders that are read and sorted for one page
-INTERSECTION_MAX = 100_000  # orders with a word that are compared with those with another word
+INTERSECTION_MAX = 50_000  # orders with a word that are compared with those with another word
 WALK_MAX = 10_000  # orders that one page walks over
 FACETS_MAX = 50_000  # orders that are counted for facets
 FACET_VALUES_MAX = 100  # of one facet, those with most orders
@@ -98,6 +99,9 @@ def search_orders(
         as_of_seq, last, *counts = search.count()
         source = search.choose_source(counts)
         documents, next_after = search.page(source, limit=limit, after=after) if source else ([], None)
+        if source and source.kind == "walk" and next_after and len(documents) < limit and search.intersect():
+            source = Source("ids")
+            documents, next_after = search.page(source, limit=limit, after=after)
         values, complete = search.facets(source, facets) if source and facets else ({name: [] for name in facets}, True)
     visible = [visible_document(document, principal) for document in documents]
     return SearchPage(visible, next_after, as_of_seq, max(last - as_of_seq, 0), values, complete)
@@ -129,13 +133,11 @@ class _Search:
         count, path = min(zip(counts, self._paths, strict=True), default=(None, None))
         if count is not None and count <= CANDIDATES_MAX:
             return Source("candidates", path) if count else None
-        if self._intersect():
-            return Source("ids")
         names = list(SORTED_FILTERS)
         with_sort = (path for path in self._paths if self._sort in SORTED_FILTERS.get(path.name, ()))
         return Source("walk", min(with_sort, key=lambda path: names.index(path.name), default=None))
 
-    def _intersect(self) -> bool:
+    def intersect(self) -> bool:
         """Find the orders that have all words, tags and metadata. Returns False if these are too many to be sorted."""
         paths = tuple(path for path in self._paths if path.name.startswith("term_"))
         if len(paths) < 2:
@@ -280,4 +282,8 @@ def _given_ranges(filters: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         convert = first_order_id if name == "created_at" else rfc3339
         first, last = _BOUNDS[name]
         ranges[name] = (first if low is None else convert(low), last if high is None else convert(high))
+    if "created_at" in ranges and filters.get("created_from") is not None:
+        # No order is changed before it is created: a walk by time of change need not begin earlier.
+        first, last = ranges.get("updated_at", _BOUNDS["updated_at"])
+        ranges["updated_at"] = (max(first, rfc3339(filters["created_from"])), last)
     return ranges
