@@ -193,7 +193,7 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
 
 
 @pytest.mark.parametrize("candidates", [10_000, 0], ids=["candidates", "walk"])
-@pytest.mark.parametrize(("filters", "names"), FILTERS, ids=str)
+@pytest.mark.parametrize(("filters", "names"), FILTERS, ids=[str(filters) for filters, _ in FILTERS])
 def test_each_filter_selects_the_orders_that_match(
     client: FlaskClient, orders: dict[str, Any], monkeypatch: pytest.MonkeyPatch, filters: Any, names: set[str],
     candidates: int,
