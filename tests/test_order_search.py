@@ -356,3 +356,11 @@ def test_a_customer_sees_nothing_internal_in_what_is_found(
 
     assert found.json["orders"] == [secure_client.get(path, headers=own).json]
     assert "canary" not in found.text
+
+
+def test_several_values_of_the_filter_with_a_partial_index_can_be_combined(app: Flask, client: FlaskClient) -> None:
+    client.post("/orders", json=MINIMAL)
+    project(app)
+
+    assert search(client, return_status="partial,returned")["orders"] == []
+    assert len(search(client, return_status="partial,none")["orders"]) == 1
