@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, TextClause, create_engine, text
 
 from app import create_app
 from app.db.engine import db
+from app.services.event_feed import read_ends
 from app.services.sequencer import sequence_events
 from bench.load import CPU, run_slot, settle
 from bench.servers import OURS, Room, Server, machine_room
@@ -40,6 +41,8 @@ http {{
     server {{ listen 127.0.0.1:{port}; location / {{ return 204; }} }}
 }}
 """
+_NUMBERED = text("SELECT NOT EXISTS (SELECT FROM outbox)")
+_SEARCHABLE = text("SELECT search_head.seq = feed_head.seq FROM search_head, feed_head")
 _SUCCEEDED = text("SELECT count(*) FROM webhook_deliveries WHERE status = 'succeeded'")
 
 
@@ -69,39 +72,47 @@ def worker(url: str) -> Iterator[int]:
 
 
 def measure_feed(orders: int) -> None:
-    """Number the events of new orders, then deliver them all to one fast endpoint."""
+    """Number the events of new orders, bring the search up to date, then deliver them all to one fast endpoint."""
     with machine_room((OURS,)) as room, receiver() as (port, receiver_pid):
         server = room.servers[OURS.name]
         settings = {"DATABASE_URL": server.url, "AUTH": "off", "LOG_LEVEL": "error", "WEBHOOKS_ALLOW_PRIVATE": "1"}
-        register(port, settings)
         seed = [sys.executable, "-m", "flask", "--app", "wsgi", "seed", "--new", "--orders", str(orders)]
         subprocess.run(seed, cwd=ROOT, env=environment(**settings), check=True, stdout=subprocess.DEVNULL)
         with create_app(settings).app_context():
             started = time.perf_counter()
             while sequence_events():
                 pass
-            print(f"{orders} events numbered: {orders / (time.perf_counter() - started):,.0f}/s")
+            seconds = time.perf_counter() - started
+            numbered = read_ends().seq
             db.engine.dispose()
-        measure_deliveries(room, server, orders, receiver_pid)
+        assert numbered == orders, f"{numbered} of {orders} events have been numbered"
+        print(f"{orders} events numbered: {orders / seconds:,.0f}/s")
+        with worker(server.url) as pid:
+            wait_for(server, _SEARCHABLE)
+            register(port, settings)
+            measure_deliveries(room, server, orders, worker_pid=pid, receiver_pid=receiver_pid)
 
 
 def register(port: int, settings: dict[str, str]) -> None:
-    """Create the endpoint by a server of its own, which admits loopback addresses."""
-    web = free_port()
+    """Create an endpoint for all events, by a server of its own, which admits loopback addresses."""
+    web, body = free_port(), {"url": f"http://127.0.0.1:{port}/"}
     with running("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app", port=web, **settings):
-        assert send_request(web, "POST", "/webhooks", {"url": f"http://127.0.0.1:{port}/"}).status == 201
+        endpoint = send_request(web, "POST", "/webhooks", body).json
+    with create_app(settings).app_context():
+        with db.engine.begin() as connection:
+            connection.execute(text("UPDATE webhook_endpoints SET last_seq = 0"))
+        db.engine.dispose()
+    assert endpoint["status"] == "enabled"
 
 
-def measure_deliveries(room: Room, server: Server, orders: int, receiver_pid: int) -> None:
-    engine = create_engine(server.url.replace("postgresql:", "postgresql+psycopg:", 1))
-    with worker(server.url) as pid, engine.connect() as connection:
-        while (begun := connection.scalar(_SUCCEEDED)) < orders / 10:  # it has started, and the queue is filling
+def measure_deliveries(room: Room, server: Server, orders: int, *, worker_pid: int, receiver_pid: int) -> None:
+    with connected(server) as connection:
+        while (begun := connection.scalar(_SUCCEEDED)) < orders / 10:
             time.sleep(0.1)
-        before, receiving = CPU.read(room, pid), CPU.read(room, receiver_pid)
+        before, receiving = CPU.read(room, worker_pid), CPU.read(room, receiver_pid)
         while (count := connection.scalar(_SUCCEEDED)) < orders * 0.95:
-            time.sleep(0.2)
-        after, received = CPU.read(room, pid), CPU.read(room, receiver_pid)
-    engine.dispose()
+            time.sleep(0.5)
+        after, received = CPU.read(room, worker_pid), CPU.read(room, receiver_pid)
     delivered = count - begun
     costs = (
         ("worker", after.server - before.server),
@@ -125,7 +136,7 @@ def measure_creates(rounds: int, seconds: float, connections: int) -> None:
         for number in range(rounds):
             for with_worker in (False, True) if number % 2 else (True, False):
                 with worker(server.url) as pid:  # what the slot before has left is numbered first
-                    wait_until_numbered(server)
+                    wait_for(server, _NUMBERED)
                     if with_worker:
                         rates[True].append(measure())
                         continue
@@ -138,13 +149,20 @@ def measure_creates(rounds: int, seconds: float, connections: int) -> None:
     print(f"ratio: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def wait_until_numbered(server: Server) -> None:
+@contextmanager
+def connected(server: Server) -> Iterator[Connection]:
+    """A connection; READ COMMITTED is the default, so each query sees what is committed."""
     engine = create_engine(server.url.replace("postgresql:", "postgresql+psycopg:", 1))
     with engine.connect() as connection:
-        while connection.scalar(text("SELECT EXISTS (SELECT FROM outbox)")):
-            connection.rollback()
-            time.sleep(0.1)
+        yield connection
     engine.dispose()
+
+
+def wait_for(server: Server, query: TextClause) -> None:
+    """Wait until the query is true."""
+    with connected(server) as connection:
+        while not connection.scalar(query):
+            time.sleep(0.1)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from app.db.engine import db
-from app.db.statement import Lookup, Statement, json_rows, typed
+from app.db.statement import Lookup, Statement, json_rows, typed, without_index
 from app.db.transactions import in_transaction
 from app.db.types import UUID, Timestamp, read_timestamp, rfc3339
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
@@ -255,10 +255,10 @@ class _ClaimedRow:
 _WINDOW_SIZE = "window_size"
 
 
-def _is_claimable(delivery: Any) -> ColumnElement[bool]:
+def _is_due_for(delivery: Any, status: Any) -> ColumnElement[bool]:
     return and_(
         delivery.endpoint_id == bindparam("of_endpoint", type_=UUID),
-        delivery.status == PENDING_LITERAL,
+        status == PENDING_LITERAL,
         delivery.next_attempt_at <= bindparam("now"),
     )
 
@@ -266,7 +266,7 @@ def _is_claimable(delivery: Any) -> ColumnElement[bool]:
 def _oldest_due() -> tuple[Select[Any], ColumnElement[Any]]:
     """The ids of those of the oldest due deliveries that wait for no other, and the number of the oldest ones."""
     delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
-    window = select(delivery.id, delivery.order_id, delivery.version).where(_is_claimable(delivery))
+    window = select(delivery.id, delivery.order_id, delivery.version).where(_is_due_for(delivery, delivery.status))
     oldest = window.order_by(delivery.next_attempt_at).limit(bindparam("window", type_=Integer)).cte("oldest")
     earlier = select(other.version).where(
         other.endpoint_id == bindparam("of_endpoint", type_=UUID),
@@ -275,8 +275,9 @@ def _oldest_due() -> tuple[Select[Any], ColumnElement[Any]]:
         other.status == PENDING_LITERAL,
     )
     # A scalar subquery is one look-up by index for each candidate. NOT EXISTS could be planned as a join of all that
-    # is pending.
-    ids = select(oldest.c.id).where(earlier.limit(literal_column("1")).scalar_subquery().is_(None))
+    # is pending. The sort makes the planner use the index by order, also with outdated statistics.
+    first_earlier = earlier.order_by(other.version).limit(literal_column("1")).scalar_subquery()
+    ids = select(oldest.c.id).where(first_earlier.is_(None))
     return ids, select(func.count()).select_from(oldest).scalar_subquery()
 
 
@@ -312,8 +313,10 @@ def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *
     ids = candidates.limit(bindparam("max_count", type_=Integer)).scalar_subquery()
     # An array, not IN: the planner would make a join of that.
     is_candidate = delivery.id == func.any(func.array(ids)) if dialect == "postgresql" else delivery.id.in_(ids)
-    # What another worker has claimed since is not claimable any more.
-    due = select(delivery.endpoint_id, delivery.id).where(_is_claimable(delivery), is_candidate)
+    # What another worker has claimed since is not due any more. The candidates are found by the primary key, not by an
+    # index of all that is pending.
+    is_due = _is_due_for(delivery, without_index(delivery.status))
+    due = select(delivery.endpoint_id, delivery.id).where(is_due, is_candidate)
     locked = due.with_for_update(skip_locked=True, of=delivery).cte("due")
     claimed = (
         update(DELIVERIES)
