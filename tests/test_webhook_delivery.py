@@ -486,6 +486,22 @@ def test_delivered_events_are_sent_again_with_the_same_id(app: Flask, client: Fl
     assert {one["status"] for one in deliveries(client, webhook)} == {"succeeded"}
 
 
+def test_an_event_whose_success_is_not_stored_yet_can_be_sent_again(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        order_id = create_order(client)
+        with app.app_context():
+            queue_events()
+            [claimed] = webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
+        client.post(f"/webhooks/{webhook['id']}/replay", json={"event_id": f"{order_id}:1"})
+        with app.app_context():
+            webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, ""))])
+        deliver(app)
+
+    assert endpoint.event_ids == [f"{order_id}:1"]
+    assert [one["status"] for one in deliveries(client, webhook)] == ["succeeded"]
+
+
 def test_a_replay_reaches_events_from_before_the_creation_of_the_webhook(app: Flask, client: FlaskClient) -> None:
     orders = [create_order(client) for _ in range(3)]
     with app.app_context():

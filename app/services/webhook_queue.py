@@ -161,19 +161,20 @@ def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: 
 
 
 def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime) -> None:
-    """Insert deliveries; with `again`, queue those that exist and have finished."""
+    """Insert deliveries; with `again`, queue those that exist and have been sent."""
     queued = AGAIN | {"next_attempt_at": at}
-    finished = (DELIVERIES.c.status != PENDING) if again else false()
+    # One that is being sent is sent again: its success may not be stored yet, although the receiver has the event.
+    sent = or_(DELIVERIES.c.status != PENDING, DELIVERIES.c.lease.is_not(None)) if again else false()
     connection = db.session.connection()
     if connection.dialect.name == "postgresql":
         # All rows in one parameter: a third of the CPU time of one statement each.
         source = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed(DELIVERIES.c))
         insert = postgresql.insert(DELIVERIES).from_select([c.name for c in DELIVERIES.c], select(*source.c))
-        statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=queued, where=finished)
+        statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=queued, where=sent)
         connection.execute(statement, {"rows": orjson.dumps(rows).decode()})
         return
     of_sqlite = sqlite.insert(DELIVERIES)
-    connection.execute(of_sqlite.on_conflict_do_update(index_elements=_OF_EVENT, set_=queued, where=finished), rows)
+    connection.execute(of_sqlite.on_conflict_do_update(index_elements=_OF_EVENT, set_=queued, where=sent), rows)
 
 
 def _new_row(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetime) -> dict[str, Any]:
