@@ -414,6 +414,7 @@ def test_no_view_breaks_a_rule_of_accessibility(chromium: Browser, service: Serv
     act(service, order, "fulfillments", items=[{"line": 1, "quantity": 2}], tracking={"carrier": "DHL", "number": "1"})
     act(service, order, "returns", items=[{"line": 1, "quantity": 1}], status="expected")
     act(service, order, "cancel", reason="customer", items=[{"line": 2, "quantity": 1}])
+    wait_until(lambda: service.request("GET", f"/orders/search?q={order['number']}").json["orders"])
     viewport = {"width": width, "height": 800}
     with opened(chromium, color_scheme=theme, viewport=viewport) as page:
         page.goto(console(service))

@@ -128,6 +128,7 @@ def messages_of(page: playwright.sync_api.Page) -> list[str]:
 def execute(page: playwright.sync_api.Page, operation: str, method: str) -> playwright.sync_api.Response:
     """Click on Execute and return the response."""
     button = page.locator(f"#operations-{operation} .execute")
-    with page.expect_response(lambda response: response.request.method == method) as response:
+    # Not that of the page's icon, which the browser may load late.
+    with page.expect_response(lambda one: one.request.method == method and "/orders" in one.url) as response:
         button.click()
     return response.value
