@@ -288,7 +288,8 @@ def test_the_description_has_each_event_that_an_endpoint_can_get(client: FlaskCl
 
     assert description["webhooks"].keys() == {*EVENT_TYPES, *ENDPOINT_EVENT_TYPES, TEST}
     for item in description["webhooks"].values():
-        names = [parameter["name"] for parameter in item["post"]["parameters"]]
+        references = [parameter["$ref"].rpartition("/")[2] for parameter in item["post"]["parameters"]]
+        names = [description["components"]["parameters"][reference]["name"] for reference in references]
         assert names == ["webhook-id", "webhook-timestamp", "webhook-signature"]
         schema = item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert description["components"]["schemas"][schema]["required"] == ["data", "timestamp", "type"]

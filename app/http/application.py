@@ -57,7 +57,7 @@ class OrderId(BaseConverter):
     """
 
     part_isolating = True
-    regex = r"(?!(?:actions|batch|by-ref|export)\Z)[^/]+"
+    regex = r"(?!(?:actions|batch|by-ref|export|search)\Z)[^/]+"
 
 
 class OrderRule(Rule):
