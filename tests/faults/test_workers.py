@@ -19,7 +19,7 @@ from tests.support.servers import TIMEOUT, Server, running_supervisor, running_w
 from tests.support.tables import events_in_feed
 
 TAKEOVER = 2.0  # seconds
-END_CONNECTIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'order-service'"
+END_CONNECTIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'order-service%'"
 
 
 def test_when_a_worker_is_killed_another_goes_on(app: Flask, client: FlaskClient, database_url: str) -> None:
