@@ -141,15 +141,17 @@ def _find_id(order: str) -> str:
     """The id of the order with this id, number or external reference. Raises click.ClickException."""
     if parse_uuid(order):
         return order
-    found = []
+    orders = []
     for name in ("number", "external_ref"):
         filters = load_parameters(OrderFiltersSchema(), {name: order})
-        found += [orjson.loads(document) for document in stream_orders(filters, principal=ANONYMOUS, limit=10)]
-    if not found:
+        orders += [orjson.loads(document) for document in stream_orders(filters, principal=ANONYMOUS, limit=10)]
+    if not orders:
         raise click.ClickException(f"No order has the id, number or external reference {order!r}.")
-    if len(found) > 1:  # several principals use the same reference
-        raise click.ClickException(f"Several orders have the reference {order!r}: {', '.join(o['id'] for o in found)}.")
-    return str(found[0]["id"])
+    if len(orders) > 1:  # several principals use the same reference
+        raise click.ClickException(
+            f"Several orders have the reference {order!r}: {', '.join(order['id'] for order in orders)}."
+        )
+    return str(orders[0]["id"])
 
 
 def _show(documents: Iterable[str]) -> None:

@@ -81,8 +81,10 @@ def wrong_members(event_type: str, change: Change, *, actor: str) -> list[str]:
     wrong = differing - changeable - _ALWAYS_CHANGING
     if "items" in differing and event_type in _CHANGEABLE_OF_ITEMS:
         changing = _CHANGEABLE_OF_ITEMS[event_type]
-        kept, found = ([{n: i[n] for n in i if n not in changing} for i in one["items"]] for one in (before, after))
-        if kept != found:
+        items_before, items_after = (
+            [{n: i[n] for n in i if n not in changing} for i in one["items"]] for one in (before, after)
+        )
+        if items_before != items_after:
             wrong.add("items")
     if record_check := _RECORD_CHECKS.get(event_type):
         wrong.update(record_check(before, after))

@@ -192,9 +192,9 @@ def _check_clock(connection: Connection) -> Finding:
     if connection.dialect.name == "sqlite":
         return Finding(Level.OK, "clock", "The database has the clock of this machine.")
     before = datetime.now(UTC)
-    there: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    here = before + (datetime.now(UTC) - before) / 2
-    seconds = abs((there - here).total_seconds())
+    database_time: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    local_time = before + (datetime.now(UTC) - before) / 2
+    seconds = abs((database_time - local_time).total_seconds())
     if seconds > _CLOCK_MAX:
         return Finding(
             Level.WARNING,

@@ -247,8 +247,8 @@ def _column_values(filters: Mapping[str, Any], principal: Principal) -> dict[str
 
     The owner predicate is the filters by customer and by channel.
     """
-    given = {name: filters[name] for name in _COLUMNS if name in filters}
-    values = {name: list(value) if isinstance(value, tuple) else [value] for name, value in given.items()}
+    columns = {name: filters[name] for name in _COLUMNS if name in filters}
+    values = {name: list(value) if isinstance(value, tuple) else [value] for name, value in columns.items()}
     if principal.customer_id is not None:
         _restrict(values, "customer_id", {principal.customer_id})
     if principal.channels is not None:

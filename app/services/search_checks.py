@@ -56,7 +56,7 @@ def _next_events(condition: Callable[[Any], ColumnElement[bool]]) -> Select[Any]
 def compare_search(connection: Connection, queries: SearchQueries, parameters: Mapping[str, Any]) -> Iterator[str]:
     """The differences of the orders, between their current documents and the search."""
     snapshots = connection.execute(queries.documents, parameters)
-    expected = {row["order_id"]: row for row in (search_row(orjson.loads(found.snapshot)) for found in snapshots)}
+    expected = {row["order_id"]: row for row in (search_row(orjson.loads(row.snapshot)) for row in snapshots)}
     stored = {row.order_id: row for row in connection.execute(queries.stored, parameters)}
     as_of_seq = connection.scalar(select(SEARCH_HEAD.c.seq))
     if as_of_seq is None:
@@ -137,8 +137,8 @@ def _missing_terms(connection: Connection, rows: Iterable[Row]) -> set[str]:
 def _missing_terms_query(pairs: Any) -> Select[str]:
     # A scalar subquery is a look-up by primary key. NOT EXISTS could be planned as a scan of all terms.
     same = SEARCH_TERMS.c.term == pairs.c.term, SEARCH_TERMS.c.order_id == pairs.c.order_id
-    found = select(SEARCH_TERMS.c.term).where(*same).scalar_subquery()
-    return select(cast(pairs.c.order_id, Text)).where(found.is_(None)).distinct()
+    stored = select(SEARCH_TERMS.c.term).where(*same).scalar_subquery()
+    return select(cast(pairs.c.order_id, Text)).where(stored.is_(None)).distinct()
 
 
 def _pairs_on_sqlite() -> Any:

@@ -97,8 +97,8 @@ def _intersection(sets: Sequence[Any]) -> Any:
     members = (select(one.c.order_id).where(whole) for one, whole in zip(sets, is_complete, strict=True))
     every = union_all(*members).subquery()
     number = select(complete).scalar_subquery()
-    found = select(every.c.order_id).group_by(every.c.order_id).having(func.count() == number)
-    listed = found.limit(_parameter("limit", Integer)).subquery()
+    common = select(every.c.order_id).group_by(every.c.order_id).having(func.count() == number)
+    listed = common.limit(_parameter("limit", Integer)).subquery()
     return union_all(
         select(cast(listed.c.order_id, SQLText).label("order_id"), null().label("complete")),
         select(cast(null(), SQLText), number),
@@ -178,8 +178,8 @@ def _source_rows(shape: Shape, dialect: str) -> Any:
     # LATERAL: a look-up by primary key for each order. A join could be planned as a scan of all orders.
     of_path = ids.subquery("ids")
     row = matching.where(_COLUMNS.order_id == of_path.c.order_id, *conditions).limit(literal_column("1"))
-    found = row.lateral("found")
-    return select(found).select_from(of_path).join(found, true()).subquery("matched")
+    matched = row.lateral("row")
+    return select(matched).select_from(of_path).join(matched, true()).subquery("matched")
 
 
 def _given_ids(dialect: str) -> Select[Any]:

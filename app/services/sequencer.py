@@ -94,10 +94,12 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
         last = connection.scalar(select(func.max(batch.c.seq)))
         if last is None:  # another process has removed it
             return 0
-        queued = connection.scalar(_LAST_QUEUED)  # None without webhooks
-        sent = connection.scalar(select(BROKER_CURSOR.c.seq)) if published else None
-        projected = connection.scalar(select(SEARCH_HEAD.c.seq))
-        pruned = min(n for n in (last, first_kept and first_kept - 1, queued, sent, projected) if n is not None)
+        webhook_seq = connection.scalar(_LAST_QUEUED)  # None without webhooks
+        broker_seq = connection.scalar(select(BROKER_CURSOR.c.seq)) if published else None
+        search_seq = connection.scalar(select(SEARCH_HEAD.c.seq))
+        pruned = min(
+            n for n in (last, first_kept and first_kept - 1, webhook_seq, broker_seq, search_seq) if n is not None
+        )
         if pruned <= head.pruned_seq:
             return 0
         connection.execute(delete(FeedEntry).where(FeedEntry.seq <= pruned))

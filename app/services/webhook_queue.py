@@ -162,19 +162,19 @@ def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: 
 
 def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime) -> None:
     """Insert deliveries; with `again`, queue those that exist and have been sent."""
-    queued = AGAIN | {"next_attempt_at": at}
+    changes = AGAIN | {"next_attempt_at": at}
     # One that is being sent is sent again: its success may not be stored yet, although the receiver has the event.
-    sent = or_(DELIVERIES.c.status != PENDING, DELIVERIES.c.lease.is_not(None)) if again else false()
+    is_sent = or_(DELIVERIES.c.status != PENDING, DELIVERIES.c.lease.is_not(None)) if again else false()
     connection = db.session.connection()
     if connection.dialect.name == "postgresql":
         # All rows in one parameter: a third of the CPU time of one statement each.
         source = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed(DELIVERIES.c))
         insert = postgresql.insert(DELIVERIES).from_select([c.name for c in DELIVERIES.c], select(*source.c))
-        statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=queued, where=sent)
+        statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=changes, where=is_sent)
         connection.execute(statement, {"rows": orjson.dumps(rows).decode()})
         return
     of_sqlite = sqlite.insert(DELIVERIES)
-    connection.execute(of_sqlite.on_conflict_do_update(index_elements=_OF_EVENT, set_=queued, where=sent), rows)
+    connection.execute(of_sqlite.on_conflict_do_update(index_elements=_OF_EVENT, set_=changes, where=is_sent), rows)
 
 
 def _new_row(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetime) -> dict[str, Any]:
@@ -305,8 +305,8 @@ def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
         first.endpoint_id == of_endpoint, first.status == PENDING_LITERAL, first.order_id == orders.c.order_id
     )
     due = select(firsts.order_by(first.version).limit(one).scalar_subquery().label("id")).select_from(orders)
-    found = due.offset(literal_column("0")).subquery("found")  # OFFSET 0: the subquery is not computed twice
-    return select(found.c.id).where(found.c.id.is_not(None)), literal_column("0")
+    due_ids = due.offset(literal_column("0")).subquery("due_ids")  # OFFSET 0: the subquery is not computed twice
+    return select(due_ids.c.id).where(due_ids.c.id.is_not(None)), literal_column("0")
 
 
 def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *, dialect: str) -> Statement:
@@ -352,8 +352,8 @@ def _with_payloads(endpoint: DueEndpoint, rows: Sequence[_ClaimedRow], *, lease:
     """
     rows = sorted(rows, key=attrgetter("id"))
     of_orders = [row for row in rows if row.order_id is not None]
-    found = _EVENTS.rows([{"order_id": row.order_id, "version": row.version} for row in of_orders]) if of_orders else ()
-    events = {row.id: event for row, event in zip(of_orders, found, strict=True)}
+    keys = [{"order_id": row.order_id, "version": row.version} for row in of_orders]
+    events = {row.id: event for row, event in zip(of_orders, _EVENTS.rows(keys) if keys else (), strict=True)}
     return [
         ClaimedDelivery(
             endpoint,

@@ -41,7 +41,7 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
   const intent = useRef({ of: "", key: "" });
   const { order, etag } = latest;
   const conflict = order.version !== base.version && !sending;
-  const possible = order.allowed_actions.includes(name);
+  const possible = (order.allowed_actions as string[]).includes(name);
 
   const [change, incomplete] = useMemo(() => build(action, order, values), [action, order, values]);
   const target = change && JSON.stringify([change, etag]);

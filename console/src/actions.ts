@@ -279,7 +279,7 @@ const TRACKING: Field[] = [
 
 /** The actions of the order that the console has a form for, in the order of the forms. */
 export function possibleActions(order: Order): string[] {
-  return Object.keys(ACTIONS).filter((name) => order.allowed_actions.includes(name));
+  return Object.keys(ACTIONS).filter((name) => (order.allowed_actions as string[]).includes(name));
 }
 
 function select(name: string, label: string, options: [string, string][]): Field {
@@ -352,7 +352,7 @@ function tracking(values: Values): { tracking?: Values } {
 }
 
 function editable(order: Order): Values {
-  const address = order.shipping_address ?? {};
+  const address: Partial<Address> = order.shipping_address ?? {};
   return {
     note: order.note ?? "",
     tags: order.tags.join(", "),
