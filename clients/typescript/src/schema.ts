@@ -8477,7 +8477,7 @@ export interface operations {
                      *           "attempt_count": 1,
                      *           "attempts": [
                      *             {
-                     *               "at": "2026-11-22T10:15:07.123456Z",
+                     *               "at": "2026-11-22T10:14:07.123456Z",
                      *               "status": 200,
                      *               "milliseconds": 12,
                      *               "error": null,
@@ -8485,11 +8485,11 @@ export interface operations {
                      *             }
                      *           ],
                      *           "next_attempt_at": null,
-                     *           "created_at": "2026-11-22T10:15:07.123456Z",
-                     *           "finished_at": "2026-11-22T10:15:07.123456Z"
+                     *           "created_at": "2026-11-22T10:14:07.123456Z",
+                     *           "finished_at": "2026-11-22T10:14:07.123456Z"
                      *         }
                      *       ],
-                     *       "next_cursor": "AAAAAAAAABFq2zYPDsqd8g=="
+                     *       "next_cursor": null
                      *     }
                      */
                     "application/json": components["schemas"]["DeliveryList"];
