@@ -1,7 +1,6 @@
 """Without authentication the service is for its own machine; with it, it needs somebody to let in."""
 
 import http.client
-import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -83,7 +82,7 @@ def test_bound_elsewhere_by_a_gunicorn_option_it_rejects_and_logs_remote_clients
         with closing(http.client.HTTPConnection("127.0.0.2", port, source_address=("127.0.0.2", 0))) as stranger:
             stranger.request("GET", "/orders", headers={"Host": "localhost", "X-Forwarded-For": "127.0.0.1"})
             refused = stranger.getresponse().status
-        lines = [json.loads(line) for line in server.output().splitlines()]
+        lines = server.log_lines(awaited='"denied"')
 
     assert (own, refused) == (200, 403)
     [warning] = [line for line in lines if line["event"] == "authentication is off"]

@@ -221,7 +221,7 @@ def test_the_metrics_are_those_of_all_workers(gunicorn: Server) -> None:
         gunicorn.request("GET", "/orders?limit=1")
 
     assert count() - before == 40
-    pids = {line["pid"] for line in log_lines(gunicorn) if line["event"].startswith("Booting worker")}
+    pids = {line["pid"] for line in gunicorn.log_lines(awaited="Booting worker") if line["event"].startswith("Booting")}
     assert len(pids) == 2
 
 
@@ -230,14 +230,10 @@ def test_a_request_is_one_line_of_json_with_its_id(gunicorn: Server) -> None:
     unnamed = gunicorn.request("GET", "/nowhere")
 
     assert given.headers["X-Request-Id"] == "given-1"
-    lines = {line.get("request_id"): line for line in log_lines(gunicorn)}
+    second = unnamed.headers["X-Request-Id"]
+    lines = {line.get("request_id"): line for line in gunicorn.log_lines(awaited=second)}
     assert (lines["given-1"]["method"], lines["given-1"]["status"]) == ("POST", 201)
-    assert lines[unnamed.headers["X-Request-Id"]]["status"] == 404
-
-
-def log_lines(server: Server) -> list[dict[str, object]]:
-    """All it printed; gunicorn's own lines have the form of the application's."""
-    return [json.loads(line) for line in server.output().splitlines()]
+    assert lines[second]["status"] == 404
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
 
 
 def denied_principals(server: Server) -> set[str]:
-    lines = [json.loads(line) for line in server.output().splitlines()]
+    lines = server.log_lines(awaited='"denied"')
     return {line["principal"] for line in lines if line["event"] == "denied"}
 
 

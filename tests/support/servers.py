@@ -85,6 +85,11 @@ class Server:
     def output(self) -> str:
         return Path(self.log.name).read_text()
 
+    def log_lines(self, *, awaited: str) -> list[dict[str, Any]]:
+        """The lines of its JSON log, once `awaited` is among them: a line can follow its response."""
+        wait_until(lambda: awaited in self.output())
+        return [json.loads(line) for line in self.output().splitlines()]
+
     def children(self) -> list[int]:
         """The process ids of gunicorn's workers."""
         pid = self.process.pid
