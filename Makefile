@@ -27,8 +27,9 @@ run: $(VENV)/run.stamp  ## migrate the database and start web server and worker 
 	@if [ -t 1 ]; then export LOG_FORMAT="$${LOG_FORMAT:-console}"; fi; \
 	$(PY) -m flask --app wsgi db upgrade && exec $(PY) supervisor.py
 
-# Two processes, each with databases of its own; selected tests and those on a given server run in one.
-test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=2 --dist=worksteal)
+# Three processes, because tests also wait; each has databases of its own. Selected tests and those on a given server
+# run in one.
+test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=3 --dist=worksteal)
 test: $(VENV)/dev.stamp  ## run the tests on SQLite and PostgreSQL (ARGS="-k name" selects tests)
 	@$(PY) -m pytest $(PROCESSES) $(ARGS)
 
@@ -119,7 +120,7 @@ hostile: $(VENV)/dev.stamp  ## test that the most expensive requests delay no ot
 
 faults: export KILLS ?= 10
 faults: $(VENV)/dev.stamp  ## servers, databases and disks that fail, under load; nothing acknowledged may be lost (KILLS=10, EVENTS=10000 for long runs)
-	@$(PY) -m pytest tests/faults $(ARGS)
+	@$(PY) -m pytest tests/faults --numprocesses=2 --dist=worksteal $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## check format, style, types, import layers and security
 	@$(PY) -m ruff format --check --quiet || { echo "Run make format." >&2; exit 1; }

@@ -208,7 +208,7 @@ def test_every_other_value_in_a_column_is_found(
     app: Flask, rows: Rows, runner: FlaskCliRunner, column: Column[Any]
 ) -> None:
     tried = 0
-    for row in rows[column.table][: 1 if column.table is ORDERS else None]:
+    for row in rows[column.table][: 1 if column.table is ORDERS else 3]:
         keys = [key == row[key.name] for key in column.table.primary_key]
         for value in other_values(column, row[column.name]):
             with app.app_context(), suppress(IntegrityError):
@@ -226,11 +226,10 @@ def test_every_member_of_a_stored_snapshot_is_compared(
 ) -> None:
     row = rows[EVENTS][0 if event == "first" else -1]
     for member, value in orjson.loads(row["snapshot"]).items():
-        for other in others(value):
-            document = orjson.loads(row["snapshot"]) | {member: other}
-            with app.app_context(), db.engine.begin() as connection:
-                keys = [key == row[key.name] for key in EVENTS.primary_key]
-                changed = {"snapshot": orjson.dumps(document).decode()}
-                connection.execute(update(EVENTS).where(*keys).values(changed))
+        document = orjson.loads(row["snapshot"]) | {member: next(others(value))}
+        with app.app_context(), db.engine.begin() as connection:
+            keys = [key == row[key.name] for key in EVENTS.primary_key]
+            changed = {"snapshot": orjson.dumps(document).decode()}
+            connection.execute(update(EVENTS).where(*keys).values(changed))
 
-            assert runner.invoke(args=["verify"]).exit_code == 1, (member, other)
+        assert runner.invoke(args=["verify"]).exit_code == 1, member

@@ -14,6 +14,7 @@ from app.http import event_streams
 from app.services.api_key_service import key_id, revoke_api_key
 from tests.support.credentials import api_key, bearer, token
 from tests.support.event_streams import ACCEPT, ReceivedEvent, number_events, open_stream, parse_event_stream
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 from tests.support.servers import GUNICORN, TIMEOUT, free_port, running, running_worker, wait_until
 
@@ -189,6 +190,7 @@ def gunicorn(database_url: str, **settings: str) -> Any:
     return running(*GUNICORN, port=port, **options)
 
 
+@on_sqlite
 def test_a_worker_has_a_limited_number_of_streams(app: Flask, database_url: str) -> None:
     with gunicorn(database_url, EVENT_STREAMS="2") as server, ExitStack() as streams:
         for _ in range(2):
@@ -248,6 +250,7 @@ def test_streams_and_requests_share_a_server(app: Flask, client: FlaskClient, da
         assert all(next(events).type == "order.confirmed" for events in opened)
 
 
+@on_sqlite
 def test_a_script_of_an_allowed_origin_can_read_a_stream(app: Flask, client: FlaskClient, database_url: str) -> None:
     order = create(client)
     origin = {"Origin": "https://shop.example"}

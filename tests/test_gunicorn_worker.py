@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -509,26 +509,29 @@ def test_for_http_1_0_a_body_of_unknown_length_ends_with_the_connection() -> Non
     assert b"chunked" not in response and b"\r\nConnection: close\r\n" in response
 
 
-@pytest.mark.parametrize("begun", [b"", b"GET / HTTP", PLAIN + b"GET / HTTP"])
-def test_a_head_that_does_not_arrive_in_time_ends_the_connection(begun: bytes) -> None:
-    with connection_to(echo, timeout=1) as connection:
-        connection.sendall(begun)
-        received = everything_of(connection)
+def answers_in_time(*begun: bytes) -> list[bytes]:
+    """All that comes back, on a connection each, for requests that have only begun: the worker waits for a second."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connection_to(echo, timeout=1)) for _ in begun]
+        for connection, sent in zip(connections, begun, strict=True):
+            connection.sendall(sent)
+        return [everything_of(connection) for connection in connections]
 
-    assert received.count(b"HTTP/1.1 408 ") == bool(begun)
-    assert received.count(b"HTTP/1.1 200 ") == begun.count(b"/plain")
+
+def test_a_head_that_does_not_arrive_in_time_ends_the_connection() -> None:
+    nothing, half, after_another = answers_in_time(b"", b"GET / HTTP", PLAIN + b"GET / HTTP")
+
+    assert nothing == b""
+    assert half.startswith(b"HTTP/1.1 408 ")
+    assert [after_another.count(b"HTTP/1.1 %d " % status) for status in (200, 408)] == [1, 1]
 
 
 EXPECTING = PLAIN[:-3].replace(b"Host", b"Expect: 100-continue\r\nHost")
 
 
-@pytest.mark.parametrize("begun", [PLAIN[:-1], CHUNKED[:-4], CHUNKED[:-12], EXPECTING])
-def test_a_body_that_does_not_arrive_in_time_is_408(begun: bytes) -> None:
-    with connection_to(echo, timeout=1) as connection:
-        connection.sendall(begun)
-        received = everything_of(connection)
-
-    assert received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").startswith(b"HTTP/1.1 408 ")
+def test_a_body_that_does_not_arrive_in_time_is_408() -> None:
+    for received in answers_in_time(PLAIN[:-1], CHUNKED[:-4], CHUNKED[:-12], EXPECTING):
+        assert received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,11 @@ def attack(server: Server, app: Flask, shop: dict[str, str], database: str) -> C
     return statuses
 
 
-@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize(
+    ("database_url", "form"),
+    [("sqlite", "json"), ("postgresql", "json"), ("sqlite", "console")],
+    indirect=["database_url"],
+)
 def test_no_log_line_contains_personal_data(app: Flask, database_url: str, form: str) -> None:
     port, database = free_port(), database_url.partition(":")[0].partition("+")[0]
     shop = bearer(api_key(app, "orders:read", "orders:write", "orders:manage", "privacy:export", "privacy:erase"))

@@ -70,6 +70,16 @@ def test_the_pages_load_their_files_below_the_prefix(send: Callable[..., TestRes
     assert 'url: "openapi.json"' in send("GET", f"{PREFIX}/docs/start.js").text  # relative to the page
 
 
+def test_the_guides_and_the_collection_name_the_prefix_of_their_application(
+    send: Callable[..., TestResponse], app: Flask
+) -> None:
+    """The process keeps what it has built, for each prefix."""
+    for path in ("/docs/guides/webhooks", "/docs/collection.json"):
+        without = app.test_client().get(path).text
+        assert PREFIX in send("GET", PREFIX + path).text
+        assert PREFIX not in without
+
+
 def test_the_description_names_the_prefix_as_server(send: Callable[..., TestResponse]) -> None:
     description = send("GET", f"{PREFIX}/openapi.json").json
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,20 @@ from tests.support.servers import (
 from tests.support.webhooks import create_webhook, webhook_rules
 
 
+def running_service(app: Flask, settings: dict[str, str]) -> AbstractContextManager[Server]:
+    api_key(app, "orders:read")  # without any key, a service with authentication does not start
+    return running(*GUNICORN, port=free_port(), **settings)
+
+
 @pytest.fixture
-def service(app: Flask, database_url: str) -> Iterator[Server]:
+def settings(database_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "AUTH": "required"}
+
+
+@pytest.fixture
+def service(app: Flask, settings: dict[str, str]) -> Iterator[Server]:
     """The service with authentication, and its worker."""
-    with ExitStack() as processes:
-        port = free_port()
-        settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "AUTH": "required"}
-        api_key(app, "orders:read")
-        server = processes.enter_context(running(*GUNICORN, port=port, PORT=str(port), **settings))
-        processes.enter_context(running_worker(**settings))
+    with running_service(app, settings) as server, running_worker(**settings):
         yield server
 
 
@@ -104,7 +109,7 @@ def test_without_after_events_are_forwarded_from_now_on_and_a_program_that_is_aw
     with receiver() as away:
         port, url = away.port, away.url
     with listening(service, tmp_path / "state.json", url, key, "--event", "order.confirmed") as output:
-        wait_until(lambda: (tmp_path / "state.json").exists() or create_and_confirm(client))
+        wait_until((tmp_path / "state.json").exists)
         order_id = create_and_confirm(client)
         wait_until(lambda: "The program does not answer" in output())
         with receiver(port=port) as program:
@@ -120,19 +125,20 @@ def create_and_confirm(client: FlaskClient) -> str:
 
 
 @on_sqlite
-@pytest.mark.parametrize(("key", "words"), [("osk_wrong", "401"), ("orders:read", "The scope events:read is missing.")])
 def test_a_service_that_refuses_the_key_ends_the_command(
-    app: Flask, runner: FlaskCliRunner, service: Server, tmp_path: Path, key: str, words: str
+    app: Flask, runner: FlaskCliRunner, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    credential = api_key(app, key) if ":" in key else key
-    service_url = f"http://127.0.0.1:{service.port}"
+    with running_service(app, settings) as service:
+        for key, words in (
+            ("osk_wrong", "401"),
+            (api_key(app, "orders:read"), "The scope events:read is missing."),
+        ):
+            result = runner.invoke(
+                args=["webhooks", "listen", "--forward", "http://127.0.0.1:1/", "--service",
+                      f"http://127.0.0.1:{service.port}", "--api-key", key, "--state", str(tmp_path / "state.json")]
+            )  # fmt: skip
 
-    result = runner.invoke(
-        args=["webhooks", "listen", "--forward", "http://127.0.0.1:1/", "--service", service_url,
-              "--api-key", credential, "--state", str(tmp_path / "state.json")]
-    )  # fmt: skip
-
-    assert (result.exit_code, words in result.output) == (1, True), result.output
+            assert (result.exit_code, words in result.output) == (1, True), result.output
 
 
 @pytest.mark.parametrize("content", ["", "x", "[]", "1", '{"after": "1"}'])

@@ -105,12 +105,12 @@ class _Feed:
     api_key: str | None
     types: tuple[str, ...]
 
-    def read(self, after: str) -> dict[str, Any]:
-        """The next page, as soon as there is one. Waits for a service that does not answer.
+    def read(self, after: str, *, wait: int = _WAIT) -> dict[str, Any]:
+        """The next page: the service waits up to `wait` seconds for an event. Waits for a service that is away.
 
         Raises click.ClickException for a request that the service refuses.
         """
-        query = {"after": after, "wait": _WAIT} | ({"types": ",".join(self.types)} if self.types else {})
+        query = {"after": after, "wait": wait} | ({"types": ",".join(self.types)} if self.types else {})
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         request = Request(f"{self.service.rstrip('/')}/events?{urlencode(query)}", headers=headers)
         reported = False
@@ -174,6 +174,8 @@ def _default_state(feed: _Feed, forward: str) -> Path:
 
 
 def _forward_events(feed: _Feed, position: _Position, forward: str, payload: str, sender: WebhookSender) -> None:
+    if position.after == _LATEST:  # from here on, so that an interruption loses no event
+        position.save(feed.read(_LATEST, wait=0)["next_cursor"])
     while True:
         page = feed.read(position.after)
         for event in page["events"]:

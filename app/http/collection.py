@@ -16,15 +16,19 @@ _STREAM = "text/event-stream"  # a response that does not end
 _NUMBER = 1  # of the first fulfillment or return of an order
 
 
-@cache
 def collection() -> bytes:
     """Return the collection as JSON. A created resource is remembered, and used by the requests after it."""
-    description = orjson.loads(api_description())
+    return _build(api_description(), _ADDRESS + public_path(""))
+
+
+@cache
+def _build(description_json: bytes, address: str) -> bytes:
+    description = orjson.loads(description_json)
     folders = [
         {"name": tag["name"], "description": tag["description"], "item": list(_requests(description, tag["name"]))}
         for tag in description["tags"]
     ]
-    variables = {"baseUrl": _ADDRESS + public_path("/").rstrip("/"), "token": ""}  # for the reader to fill in  # nosec B105
+    variables = {"baseUrl": address, "token": ""}  # for the reader to fill in  # nosec B105
     return orjson.dumps(
         {
             "info": {"name": description["info"]["title"], "schema": _SCHEMA},

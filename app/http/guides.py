@@ -27,6 +27,10 @@ class Guide:
 class _Renderer(mistune.HTMLRenderer):
     """Gives headings an id, lets the keyboard scroll code, and leads links between the pages to their HTML."""
 
+    def __init__(self, url_prefix: str) -> None:
+        super().__init__(escape=True)
+        self.url_prefix = url_prefix
+
     def heading(self, text: str, level: int, **attrs: Any) -> str:
         anchor = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
         return f'<h{level} id="{anchor}">{text}</h{level}>\n'
@@ -37,24 +41,23 @@ class _Renderer(mistune.HTMLRenderer):
     def link(self, text: str, url: str, title: str | None = None) -> str:
         name, _, fragment = url.partition("#")
         if name.removesuffix(".md") in GUIDES:
-            url = guide_address(name.removesuffix(".md")) + (f"#{fragment}" if fragment else "")
-        elif url.startswith("/"):
-            url = public_path(url)
+            url = f"/docs/guides/{name.removesuffix('.md')}" + (f"#{fragment}" if fragment else "")
+        if url.startswith("/"):
+            url = self.url_prefix + url
         return super().link(text, url, title)
 
 
-def guide_address(name: str) -> str:
-    """Return the path of a guide."""
-    return public_path(f"/docs/guides/{name}")
+def read_guide(name: str) -> Guide:
+    """Return a guide, rendered on first use. Raises KeyError for an unknown name."""
+    return _render(name, public_path(""))
 
 
 @cache
-def read_guide(name: str) -> Guide:
-    """Return a guide, rendered on first use. Raises KeyError for an unknown name."""
+def _render(name: str, url_prefix: str) -> Guide:
     text = GUIDES[name].read_text(encoding="utf-8")
     title, _, content = text.removeprefix("# ").partition("\n")
     summary = " ".join(content.strip().partition("\n\n")[0].split())
-    html = mistune.create_markdown(renderer=_Renderer(escape=True), plugins=["table"])(text)
+    html = mistune.create_markdown(renderer=_Renderer(url_prefix), plugins=["table"])(text)
     return Guide(name, title, re.split(r"(?<=[.:]) ", summary)[0].rstrip(":"), str(html))
 
 
@@ -75,7 +78,7 @@ def llms_text() -> str:
             "",
             "## Guides",
             "",
-            *(f"- [{guide.title}]({guide_address(guide.name)}): {guide.summary}" for guide in guides),
+            *(f"- [{guide.title}]({public_path(f'/docs/guides/{guide.name}')}): {guide.summary}" for guide in guides),
             "",
             "## Operations",
             "",

@@ -13,12 +13,15 @@ import pytest
 from flask import Flask
 from sqlalchemy import insert, select, text, update
 
+from app import create_app
 from app.db.engine import db
 from app.models import Order, OrderEvent
 from app.models.principal import ANONYMOUS
 from app.services.new_order import CreateRequest, new_order
 from app.services.order_inserts import insert_orders
 from tests.hostile.probe import Probe, Target
+from tests.support.applications import close_connections
+from tests.support.databases import migrated, new_database
 from tests.support.marks import on_postgresql
 from tests.support.samples import LARGE, MINIMAL
 from tests.support.servers import GUNICORN, Server, free_port, running
@@ -26,13 +29,27 @@ from tests.support.servers import GUNICORN, Server, free_port, running
 READERS = 40
 
 
-@pytest.fixture
-def large_orders(app: Flask) -> int:
-    """Nearly 50 MB of orders."""
+LARGE_ORDERS = 1000
+
+
+@pytest.fixture(scope="module")
+def large(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """The application with a database of its own that has nearly 50 MB of orders, for all tests."""
+    is_sqlite = database_url.startswith("sqlite")
+    file = tmp_path_factory.mktemp("large") / "orders.db"
+    url = migrated(f"sqlite:///{file}" if is_sqlite else new_database(database_url, "large"))
+    app = create_app({"DATABASE_URL": url, "AUTH": "off", "TESTING": True})
     with app.app_context():
         for _ in range(10):
-            insert_orders([new_order(CreateRequest(LARGE, ANONYMOUS)) for _ in range(100)])
-    return 1000
+            insert_orders([new_order(CreateRequest(LARGE, ANONYMOUS)) for _ in range(LARGE_ORDERS // 10)])
+    yield app
+    close_connections(app)
+
+
+@pytest.fixture
+def large_url(large: Flask) -> str:
+    url: str = large.config["DATABASE_URL"]
+    return url
 
 
 @contextmanager
@@ -82,9 +99,9 @@ def _open_transactions(app: Flask) -> int:
 
 @pytest.mark.parametrize("form", ["ndjson", "csv"])
 def test_forty_slow_exports_use_little_memory_and_block_no_other_request(
-    app: Flask, database_url: str, large_orders: int, form: str
+    large: Flask, large_url: str, form: str
 ) -> None:
-    with one_worker(database_url, EXPORT_STREAMS=str(READERS)) as server, ExitStack() as stack:
+    with one_worker(large_url, EXPORT_STREAMS=str(READERS)) as server, ExitStack() as stack:
         server.request("GET", f"/orders/export?format={form}&limit=100")
         before = resident_bytes(server)
         readers = [
@@ -96,10 +113,10 @@ def test_forty_slow_exports_use_little_memory_and_block_no_other_request(
             for _ in range(20):
                 for reader in readers:
                     reader.recv(1024)
-                assert server.request("POST", "/orders", MINIMAL).status == 201
+                assert server.request("POST", "/orders", MINIMAL | {"customer_id": "c-2"}).status == 201
                 grown = max(grown, resident_bytes(server) - before)
                 time.sleep(0.1)
-        transactions = fewest_open_transactions(app)
+        transactions = fewest_open_transactions(large)
 
     assert set(heads) == {b"HTTP/1.1 200 OK\r"}
     assert grown < 100 * 2**20, grown
@@ -108,20 +125,18 @@ def test_forty_slow_exports_use_little_memory_and_block_no_other_request(
     assert probe.p99 < 0.5
 
 
-def test_a_slow_export_is_whole(app: Flask, database_url: str, large_orders: int) -> None:
-    with one_worker(database_url) as server, closing(slow_reader(server, "/orders/export")) as client:
+def test_a_slow_export_is_whole(large_url: str) -> None:
+    with one_worker(large_url) as server, closing(slow_reader(server, "/orders/export")) as client:
         client.recv(1)
         time.sleep(0.5)
         received = rest_of(client)
 
     assert received.endswith(b"0\r\n\r\n")
-    assert received.count(b'"customer_id":"c-1"') == large_orders
+    assert received.count(b'"customer_id":"c-1"') == LARGE_ORDERS
 
 
-def test_a_principal_reads_so_many_exports_at_once_and_no_more(
-    app: Flask, database_url: str, large_orders: int
-) -> None:
-    with one_worker(database_url, EXPORT_STREAMS="2") as server:
+def test_a_principal_reads_so_many_exports_at_once_and_no_more(large_url: str) -> None:
+    with one_worker(large_url, EXPORT_STREAMS="2") as server:
         with closing(slow_reader(server, "/orders/export")) as first:
             with closing(slow_reader(server, "/orders/export")) as second:
                 assert first.recv(12) == second.recv(12) == b"HTTP/1.1 200"
@@ -137,10 +152,8 @@ def test_a_principal_reads_so_many_exports_at_once_and_no_more(
     assert again.status == 200
 
 
-def test_an_export_that_takes_too_long_ends_without_its_last_chunk(
-    app: Flask, database_url: str, large_orders: int
-) -> None:
-    with one_worker(database_url, EXPORT_SECONDS="1") as server:
+def test_an_export_that_takes_too_long_ends_without_its_last_chunk(large_url: str) -> None:
+    with one_worker(large_url, EXPORT_SECONDS="1") as server:
         with closing(slow_reader(server, "/orders/export")) as client:
             client.recv(1)
             time.sleep(1.5)
@@ -160,17 +173,15 @@ def test_an_export_that_takes_too_long_ends_without_its_last_chunk(
     assert "Traceback" not in output
 
 
-def test_an_export_ends_without_its_last_chunk_where_the_database_fails(
-    app: Flask, database_url: str, large_orders: int
-) -> None:
-    with one_worker(database_url) as server, closing(slow_reader(server, "/orders/export")) as client:
+def test_an_export_ends_without_its_last_chunk_where_the_database_fails(large: Flask, large_url: str) -> None:
+    with one_worker(large_url) as server, closing(slow_reader(server, "/orders/export")) as client:
         client.recv(1)
-        with app.app_context(), db.engine.begin() as connection:
+        with large.app_context(), db.engine.begin() as connection:
             connection.execute(text("ALTER TABLE order_events RENAME TO order_events_away"))
         try:
             received = rest_of(client)
         finally:
-            with app.app_context(), db.engine.begin() as connection:
+            with large.app_context(), db.engine.begin() as connection:
                 connection.execute(text("ALTER TABLE order_events_away RENAME TO order_events"))
         again = server.request("GET", "/orders/export?limit=1")
         output = server.output()
@@ -183,16 +194,16 @@ def test_an_export_ends_without_its_last_chunk_where_the_database_fails(
 
 
 @on_postgresql
-def test_an_export_outlives_the_loss_of_its_connections(app: Flask, database_url: str, large_orders: int) -> None:
-    with one_worker(database_url) as server, closing(slow_reader(server, "/orders/export")) as client:
+def test_an_export_outlives_the_loss_of_its_connections(large: Flask, large_url: str) -> None:
+    with one_worker(large_url) as server, closing(slow_reader(server, "/orders/export")) as client:
         client.recv(1)
-        with app.app_context(), db.engine.begin() as connection:
+        with large.app_context(), db.engine.begin() as connection:
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             connection.execute(text(f"{others} AND backend_type = 'client backend'"))
         received = rest_of(client)
 
     assert received.endswith(b"0\r\n\r\n")
-    assert received.count(b'"customer_id":"c-1"') == large_orders
+    assert received.count(b'"customer_id":"c-1"') == LARGE_ORDERS
 
 
 @pytest.fixture
