@@ -1,6 +1,7 @@
 """The plans of searches on PostgreSQL: ranges of indexes and look-ups by key, whatever the statistics say."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -8,12 +9,23 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
+from app import create_app
 from app.db.engine import db
 from app.models.search import SORTED_FILTERS, SORTS
 from app.services.search_statements import Path, Shape, Source, count_statement, page_statement
+from tests.support.applications import close_connections
+from tests.support.databases import migrated, new_database
 from tests.support.marks import on_postgresql
 
 PATHS = [Path("term_0", 2), *(Path(name, 2) for name in SORTED_FILTERS), *(Path(name, 1) for name in SORTS)]
+
+
+@pytest.fixture(scope="module")
+def app(database_url: str) -> Iterator[Flask]:
+    """The application with tables that never had a row: PostgreSQL assumes ten pages, and none once it knows better."""
+    app = create_app({"DATABASE_URL": migrated(new_database(database_url, "plans")), "AUTH": "off", "TESTING": True})
+    yield app
+    close_connections(app)
 
 
 def scans(app: Flask, sql: str) -> set[str]:
