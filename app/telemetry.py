@@ -28,6 +28,7 @@ from app.http.application import current_globals, current_request
 from app.http.auth import loggable_customer
 from app.models.event import REQUEST_ID_MAX
 from app.models.order_id import parse_uuid
+from app.services.webhook_sender import Attempt
 
 REQUEST_ID = "X-Request-Id"
 _VALID_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_MAX}}}")  # safe in a log line and in a header
@@ -53,6 +54,12 @@ TASKS = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
 )
 FAILED_TASKS = Counter("worker_task_failures", "Calls of a worker's tasks that failed.", ["task"])
+DELIVERIES = Histogram(
+    "webhook_request_duration_seconds",
+    "Time of one request to a webhook's endpoint, by its outcome: 2xx, 4xx, …, or no response.",
+    ["outcome"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 15),
+)
 _LOGGED_IDS = ("order_id", "erasure_id", "webhook_id")
 _CAUSES_MAX = 10  # exceptions of a chain in one log entry
 _RESOURCE_EXISTS = (409, 412)  # client error statuses that imply that the path names an existing resource
@@ -143,6 +150,12 @@ def observe_task(name: str, seconds: float, failed: bool) -> None:
     TASKS.labels(name).observe(seconds)
     if failed:
         FAILED_TASKS.labels(name).inc()
+
+
+def observe_delivery(attempt: Attempt) -> None:
+    """Measure a request to a webhook's endpoint."""
+    outcome = "no response" if attempt.status is None else f"{attempt.status // 100}xx"
+    DELIVERIES.labels(outcome).observe(attempt.milliseconds / 1000)
 
 
 def _resident_bytes() -> int:

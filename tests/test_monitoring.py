@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -10,7 +11,8 @@ from flask.testing import FlaskClient
 
 from app.cli.worker import FeedCollector
 from app.config import ROOT
-from app.telemetry import observe_task, render_metrics
+from app.services.webhook_sender import Attempt
+from app.telemetry import observe_delivery, observe_task, render_metrics
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
 
@@ -34,6 +36,7 @@ def metrics_of(expression: str) -> set[str]:
 def test_each_metric_of_an_expression_exists(app: Flask, client: FlaskClient, expression: str) -> None:
     client.post("/orders", json=MINIMAL)
     observe_task("sequencing", 0.1, True)
+    observe_delivery(Attempt(datetime.now(UTC), 12, status=200))
     app.config["BROKER_URL"] = "amqp://127.0.0.1//"
     feed = {family.name for family in FeedCollector(app).collect()}
     exported = set(re.findall(r"^([a-z_]+)", render_metrics().decode(), re.MULTILINE)) | feed

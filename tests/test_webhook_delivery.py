@@ -1,5 +1,6 @@
 """Events reach the endpoints of webhooks: signed, in order, at least once, until they are accepted."""
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from app.services.webhook_service import prune_deliveries
 from app.services.webhook_signature import SecretStore, new_secret
 from tests.support.receivers import Received, receiver
 from tests.support.samples import MINIMAL
-from tests.support.servers import TIMEOUT, running_worker, wait_until
+from tests.support.servers import TIMEOUT, Server, running_worker, wait_until
 from tests.support.webhooks import create_webhook, deliver, deliverer, queue_events, webhook_rules
 
 
@@ -725,6 +726,22 @@ def test_a_worker_that_is_told_to_stop_completes_the_requests_that_are_open(
 
     [delivery] = deliveries(client, webhook)
     assert (len(endpoint.requests), delivery["status"]) == (1, "succeeded")
+
+
+def test_a_worker_counts_its_requests_by_their_outcome(app: Flask, client: FlaskClient, database_url: str) -> None:
+    def is_counted(worker: Server) -> bool:
+        metrics = worker.request("GET", "/metrics").body.decode()
+        counts = re.findall(r'^webhook_request_duration_seconds_count\{outcome="(.*)"\} [1-9]', metrics, re.MULTILINE)
+        return set(counts) == {"2xx", "5xx", "no response"}
+
+    settings = {"DATABASE_URL": database_url, "WEBHOOKS_ALLOW_PRIVATE": "1", "SECRET_KEY": "x" * 32}
+    with receiver() as good, receiver(lambda _: 500) as failing, webhook_rules(app, secrets=SecretStore("x" * 32)):
+        with receiver() as away:
+            for url in (good.url, failing.url, away.url):
+                create_webhook(client, url)
+        create_order(client)
+        with running_worker(**settings) as worker:
+            wait_until(lambda: is_counted(worker))
 
 
 def test_a_range_without_events_queues_nothing(client: FlaskClient) -> None:

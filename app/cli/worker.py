@@ -29,7 +29,7 @@ from app.services.sequencer import oldest_pending
 from app.services.webhook_delivery import webhook_tasks
 from app.services.webhook_service import count_endpoints
 from app.services.worker import Worker, order_tasks
-from app.telemetry import observe_task
+from app.telemetry import observe_delivery, observe_task
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ def worker(info: ScriptInfo) -> None:
     app = info.load_app()
     os.environ.setdefault("PGAPPNAME", WORKER_NAME)  # of its connections, which `flask doctor` looks for
     with errors_in_one_line():
-        tasks = (*order_tasks(app.config), *webhook_tasks(app.config), *broker_tasks(app.config))
+        tasks = (*order_tasks(app.config), *webhook_tasks(app.config, observe_delivery), *broker_tasks(app.config))
     running = Worker(tasks, context=app.app_context, observe=observe_task)
 
     def stop(number: int, _frame: FrameType | None) -> None:

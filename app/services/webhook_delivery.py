@@ -50,10 +50,13 @@ _IDLE_WAIT = 0.05  # seconds between two looks for new deliveries while requests
 _COLLECT_SECONDS = 0.02  # for results to share a transaction
 
 
-def webhook_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
-    """The tasks of a worker: fill the queue, deliver, and delete what has been kept for long enough."""
+def webhook_tasks(config: Mapping[str, Any], observe: Callable[[Attempt], None]) -> tuple[Task, ...]:
+    """The tasks of a worker: fill the queue, deliver, and delete what has been kept for long enough.
+
+    `observe` is called after each request to an endpoint.
+    """
     rules = webhook_rules(config)
-    deliverer = WebhookDeliverer(WebhookSender(allow_private=rules.allow_private), rules.secrets)
+    deliverer = WebhookDeliverer(WebhookSender(allow_private=rules.allow_private), rules.secrets, observe)
     return (
         Task("webhook queue", fan_out, pause=1, after="sequencing"),
         Task("webhooks", deliverer.run, pause=0.5, after="webhook queue", finish=deliverer.finish),
@@ -75,9 +78,10 @@ class _Lane:
 class WebhookDeliverer:
     """Delivers webhooks in the thread that calls it."""
 
-    def __init__(self, sender: WebhookSender, secrets: SecretStore) -> None:
+    def __init__(self, sender: WebhookSender, secrets: SecretStore, observe: Callable[[Attempt], None]) -> None:
         self._sender = sender
         self._secrets = secrets
+        self._observe = observe
         self._lanes: dict[str, _Lane] = {}
         self._results: list[tuple[ClaimedDelivery, Attempt | None]] = []  # None: not sent
         self._finished = Event()
@@ -150,6 +154,7 @@ class WebhookDeliverer:
             with lane.sending:
                 if not self._stopping and time.monotonic() - claimed_at < CLAIM_SECONDS:
                     attempt = self._send(delivery)
+                    self._observe(attempt)
                     lane.slow, lane.failing = attempt.milliseconds > _SLOW, not attempt.succeeded
         finally:
             lane.claimed -= 1

@@ -13,6 +13,7 @@ from app.services.webhook_queue import fan_out
 from app.services.webhook_sender import Resolver, WebhookSender, resolve_in_greenlet, tls_context
 from app.services.webhook_service import WebhookRules
 from app.services.webhook_signature import SecretStore
+from app.telemetry import observe_delivery
 
 SECRETS = SecretStore("a secret key of the installation, for tests")
 URL = "https://hooks.shop.com/orders"
@@ -63,7 +64,7 @@ def webhook_sender(*, allow_private: bool = True, resolve: Resolver = resolve_in
 
 def deliverer(app: Flask) -> WebhookDeliverer:
     """The part of a worker that sends webhooks."""
-    return WebhookDeliverer(webhook_sender(), app.extensions["webhook_rules"].secrets)
+    return WebhookDeliverer(webhook_sender(), app.extensions["webhook_rules"].secrets, observe_delivery)
 
 
 def deliver(app: Flask) -> None:
