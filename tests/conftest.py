@@ -14,13 +14,16 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from hypothesis import HealthCheck, settings
 
+from app.config import SETTINGS
 from tests.support.applications import Applications
 from tests.support.databases import memory_directory
 from tests.support.postgres import private_postgres
 from tests.support.tables import delete_all_rows
 
-# Few tests are about authentication; all others run without it.
-os.environ.setdefault("AUTH", "off")
+# Settings in the environment are for the service of whoever runs the tests. Few tests are about authentication.
+for name in SETTINGS.keys() - {"DATABASE_POOLER"}:  # tests/pgbouncer/pooler.py sets it
+    os.environ.pop(name, None)
+os.environ["AUTH"] = "off"
 
 # No deadline: the first example fills caches and opens connections. The tables are emptied once per test.
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
