@@ -51,7 +51,7 @@ TASKS = Histogram(
     "worker_task_duration_seconds",
     "Time of one call of a worker's task.",
     ["task"],
-    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 30),
 )
 FAILED_TASKS = Counter("worker_task_failures", "Calls of a worker's tasks that failed.", ["task"])
 DELIVERIES = Histogram(

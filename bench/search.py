@@ -71,7 +71,7 @@ def fill(count: int) -> None:
         if position % 50_000 == 0:
             print(f"{position:,} orders", flush=True)
     if db.engine.dialect.name == "postgresql":
-        with db.engine.connect() as connection:
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("SET statement_timeout = 0"))
             connection.execute(text("VACUUM ANALYZE"))
 

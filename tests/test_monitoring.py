@@ -53,3 +53,10 @@ def test_each_alert_says_what_to_do_and_is_tested() -> None:
         if "alert" in rule:
             assert rule["annotations"]["action"] and rule["labels"]["severity"] in ("page", "ticket")
             assert rule["alert"] in raised
+
+
+def test_the_picture_shows_the_panels_of_the_dashboard() -> None:
+    """`python -m bench.dashboard` draws it."""
+    picture = (ROOT / "docs/images/dashboard.svg").read_text()
+
+    assert re.findall(r'font-weight="bold">(.*?)<', picture) == [panel["title"] for panel in DASHBOARD["panels"]]

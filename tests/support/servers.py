@@ -149,9 +149,9 @@ def running(*command: str, port: int, status: int = 200, **settings: str) -> Ite
 @contextmanager
 def running_worker(*, awaited: str = "worker started", **settings: str) -> Iterator[Server]:
     """Run `flask worker` until the block ends; the block begins when it has logged `awaited`. It serves metrics."""
-    port = free_port()
+    port = int(settings.setdefault("WORKER_METRICS_PORT", str(free_port())))
     with tempfile.NamedTemporaryFile(prefix="worker-") as log:
-        environ = environment(WORKER_METRICS_PORT=str(port), **settings)
+        environ = environment(**settings)
         process = subprocess.Popen([sys.executable, *WORKER], cwd=ROOT, env=environ, stdout=log, stderr=log)
         worker = Server(process, port, log)
         try:
