@@ -3,9 +3,10 @@
 import re
 import threading
 import time
+from collections import Counter
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl
 
 from flask import Request, current_app, request
 from marshmallow import Schema
@@ -67,7 +68,7 @@ def read_query(schema: Schema) -> dict[str, Any]:
     request = current_request()
     if not request.query_string:
         return _defaults(schema).copy()
-    return load_parameters(schema, _read_query(request))
+    return load_parameters(schema, query_parameters(request))
 
 
 def read_dry_run() -> None:
@@ -121,17 +122,23 @@ def _parse(body: bytes) -> Any:
         _LARGE_BODIES.release()
 
 
-def _read_query(req: Request) -> dict[str, str]:
+def query_parameters(req: Request) -> dict[str, str]:
     """Return the query parameters. Raises InvalidRequest for a duplicate parameter, which would be ambiguous.
 
     Raises BadRequest if the query is not percent-encoded UTF-8; Werkzeug would replace what it cannot decode.
     """
-    _check_encoding(req.query_string)
-    repeated = [name for name, values in req.args.lists() if len(values) > 1]
-    if repeated:
+    try:
+        pairs = parse_qsl(req.query_string.decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise BadRequest("The query is not percent-encoded UTF-8.") from None
+    if _NOT_AN_ESCAPE.search(req.query_string):
+        raise BadRequest("A % in the query must be followed by two hexadecimal digits. Encode % itself as %25.")
+    parameters = dict(pairs)
+    if len(parameters) < len(pairs):
+        repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         errors = [{"parameter": name, "detail": "Duplicate parameter. Send it once."} for name in repeated]
         raise InvalidRequest(INVALID_PARAMETERS, errors=errors)
-    return req.args.to_dict()
+    return parameters
 
 
 def _read_body(req: Request, *, limit: int) -> bytes:
@@ -177,15 +184,6 @@ def check_media_type(req: Request, *accepted: str) -> None:
         raise unsupported.with_headers(Accept=", ".join(accepted))
 
 
-def _check_encoding(query: bytes) -> None:
-    try:
-        unquote_to_bytes(query).decode()
-    except UnicodeDecodeError:
-        raise BadRequest("The query is not percent-encoded UTF-8.") from None
-    if _NOT_AN_ESCAPE.search(query):
-        raise BadRequest("A % in the query must be followed by two hexadecimal digits. Encode % itself as %25.")
-
-
 def idempotency_key() -> str | None:
     """Return the Idempotency-Key (draft-ietf-httpapi-idempotency-key-header-07), or None if there is none.
 
@@ -215,7 +213,8 @@ def expected_versions() -> frozenset[int] | None:
     Weak tags and tags that are not of a version never match. Raises PreconditionRequired if the header is missing and
     the setting REQUIRE_IF_MATCH is on.
     """
-    if "If-Match" not in request.headers:
+    request = current_request()
+    if "HTTP_IF_MATCH" not in request.environ:
         if current_app.config["REQUIRE_IF_MATCH"]:
             raise PreconditionRequired("If-Match is missing. Send the ETag of the order in it.")
         return None
