@@ -1,4 +1,4 @@
-"""`flask events`: retention of the feed and of webhook deliveries."""
+"""`flask events`: retention of the feed and of webhook deliveries, and new numbers after a restore."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -9,7 +9,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from app.cli.common import Age, migrated_database, progress_bar
-from app.services.sequencer import prune_feed
+from app.services.sequencer import prune_feed, renumber_feed
 from app.services.webhook_service import prune_deliveries
 
 events = AppGroup("events", help="Manage the feed of events and the deliveries.")
@@ -33,6 +33,19 @@ def prune(older_than: timedelta) -> None:
                 for pruned in _batches(partial(prune_batch, older_than=older_than)):
                     bar.update(pruned)
             click.echo(f"{bar.pos} {kind} removed.")
+
+
+@events.command("renumber")
+def renumber() -> None:
+    """Give all events in the feed new numbers: after the database was restored to an earlier time, and before the
+    service is started again.
+
+    Otherwise the numbers that were given since that time are given again, to other events, and a reader that knows them
+    misses those. With the new numbers, each reader is answered 410 once, which says how to go on. Webhooks, the search
+    and the message broker go on by themselves.
+    """
+    with migrated_database():
+        click.echo(f"{renumber_feed()} was added to each number of the feed.")
 
 
 def _batches(prune_batch: Callable[[], int]) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The sequencer: moves events from the outbox to the feed, and removes old entries from the feed.
+"""The sequencer: moves events from the outbox to the feed, prunes the feed, and renumbers it after a restore.
 
 An event is in the outbox when its change is committed, so what is not in the outbox yet is numbered later. Numbers are
 given in one transaction at a time, behind the lock of the row of `feed_head`: whoever reads number n can read all
@@ -31,11 +31,14 @@ from app.db.statement import Statement
 from app.db.transactions import read_rows
 from app.models import BROKER_CURSOR, FEED, FEED_HEAD, OUTBOX, SEARCH_HEAD
 from app.models.event import SEQ, FeedEntry
-from app.models.webhook import ENABLED, WebhookEndpoint
+from app.models.webhook import ENABLED, PENDING, WebhookDelivery, WebhookEndpoint
 
 # Events in one transaction. On SQLite, whose writers wait meanwhile, it takes about 10 ms.
 SEQUENCE_MAX = {"postgresql": 5_000, "sqlite": 1_000}
 _PRUNE_MAX = 5_000  # entries in one transaction
+_RENUMBER_MAX = 5_000  # entries in one statement, within its time limit
+# More events than there can be between a backup and the restore. Clients read numbers up to 2^53 exactly.
+_RENUMBER_STEP = 1_000_000_000
 
 _ANY_PENDING = Statement(select(exists(select(OUTBOX.c.order_id))))
 # SKIP LOCKED: another sequencer is at work, and numbers what is pending.
@@ -105,6 +108,27 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
         connection.execute(delete(FeedEntry).where(FeedEntry.seq <= pruned))
         connection.execute(_SET_HEAD.values(pruned_seq=pruned))
         return int(pruned - head.pruned_seq)
+
+
+def renumber_feed() -> int:
+    """Give all entries of the feed new numbers in the same order, and return the number added to each.
+
+    After a restore to an earlier time, the numbers that were given since are free again, and a reader whose cursor has
+    one of them would miss the events that get them next. The new numbers are higher than any cursor, so each reader is
+    answered 410 and learns where to go on. Webhooks, the search and the broker go on where they were. One transaction.
+    """
+    with db.engine.begin() as connection:
+        head = connection.execute(_LOCK_HEAD.with_for_update()).one()
+        added: int = ((head.seq - head.pruned_seq) // _RENUMBER_STEP + 2) * _RENUMBER_STEP
+        for first in range(head.pruned_seq + 1, head.seq + 1, _RENUMBER_MAX):
+            batch = FEED.c.seq.between(first, min(first + _RENUMBER_MAX - 1, head.seq))
+            connection.execute(update(FEED).where(batch).values(seq=FEED.c.seq + added))
+        connection.execute(_SET_HEAD.values(seq=head.seq + added, pruned_seq=head.pruned_seq + added))
+        for position in (SEARCH_HEAD.c.seq, BROKER_CURSOR.c.seq, WebhookEndpoint.__table__.c.last_seq):
+            connection.execute(update(position.table).values({position: position + added}))
+        unsent = WebhookDelivery.status == PENDING, WebhookDelivery.seq.is_not(None)
+        connection.execute(update(WebhookDelivery).where(*unsent).values(seq=WebhookDelivery.seq + added))
+        return added
 
 
 def _move_events(connection: Connection, head: int) -> int:

@@ -19,6 +19,7 @@ COMMANDS = {
     "resume": ("privacy", "resume"),
     "erase": ("privacy", "erase", "c-1"),
     "prune": ("events", "prune", "--older-than", "30d"),
+    "renumber": ("events", "renumber"),
     "replay": ("broker", "replay", "--after", "0"),
     "create": ("api-keys", "create", "--name", "shop", "--scope", "orders:read"),
     "rebuild": ("search", "rebuild"),
