@@ -2,8 +2,8 @@
 
 The first statement counts, up to CANDIDATES_MAX, how many orders each condition selects by its index. If there is a
 condition with few orders, the second statement reads all of them, drops those that do not match, and sorts the rest.
-If every condition selects many orders, it walks an index that has the sort, and drops what does not match: a page is
-full soon. Where the conditions exclude each other, the walk ends after WALK_MAX orders. Then the orders that have all
+If every condition selects many orders, or the index of the one with few has the sort, it walks an index that has the
+sort, and drops what does not match: a page is full soon. Where the conditions exclude each other, the walk ends after WALK_MAX orders. Then the orders that have all
 words are searched in the index of the terms; if they are too many for that too, or the conditions are others, the page
 has fewer orders, or none, and a cursor to go on from.
 """
@@ -131,8 +131,10 @@ class _Search:
         if self._matches_nothing:
             return None
         count, path = min(zip(counts, self._paths, strict=True), default=(None, None))
-        if count is not None and count <= CANDIDATES_MAX:
-            return Source("candidates", path) if count else None
+        if count == 0:
+            return None
+        if path is not None and count is not None and count <= CANDIDATES_MAX:
+            return Source("walk" if self._sort in SORTED_FILTERS.get(path.name, ()) else "candidates", path)
         names = list(SORTED_FILTERS)
         with_sort = (path for path in self._paths if self._sort in SORTED_FILTERS.get(path.name, ()))
         return Source("walk", min(with_sort, key=lambda path: names.index(path.name), default=None))
