@@ -10,7 +10,7 @@ DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test alerts-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test alerts-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit sbom lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -122,12 +122,13 @@ faults: export KILLS ?= 10
 faults: $(VENV)/dev.stamp  ## servers, databases and disks that fail, under load; nothing acknowledged may be lost (KILLS=10, EVENTS=10000 for long runs)
 	@$(PY) -m pytest tests/faults --numprocesses=2 --dist=worksteal $(ARGS)
 
-lint: $(VENV)/dev.stamp  ## check format, style, types, import layers and security
+lint: $(VENV)/dev.stamp  ## check format, style, types, import layers, security and migrations
 	@$(PY) -m ruff format --check --quiet || { echo "Run make format." >&2; exit 1; }
 	@$(PY) -m ruff check --quiet
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m bandit --quiet --ini setup.cfg --recursive app
+	@LOG_LEVEL=error $(PY) -m tests.support.migration_lint
 
 format: $(VENV)/dev.stamp  ## format the code and sort the imports
 	@$(PY) -m ruff check --quiet --fix --select I
@@ -176,8 +177,11 @@ $(VENV)/api.stamp: tests/api/requirements.txt tests/api/package-lock.json $(VENV
 	@cd tests/api && npm ci --silent
 	@touch $@
 
-audit:  ## check the locked requirements for known vulnerabilities (needs uv)
-	@uvx pip-audit --disable-pip --require-hashes --requirement requirements.txt
+audit: $(VENV)/dev.stamp  ## check the locked requirements for known vulnerabilities (needs uv; ADVISORIES=all.zip for OSV's copy of them)
+	@$(PY) -m tests.support.audit $(ADVISORIES)
+
+sbom: $(VENV)/dev.stamp  ## write the software bill of materials (CycloneDX) to sbom.json
+	@$(PY) -m tests.support.sbom > sbom.json
 
 lock:  ## lock requirements*.in in requirements*.txt (ARGS=--upgrade for newer versions; needs uv)
 	@for file in requirements requirements-dev requirements-broker bench/requirements tests/api/requirements; do \
