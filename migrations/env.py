@@ -1,57 +1,78 @@
 """Alembic's environment: migrations run on the application's own engine, one process at a time."""
 
+import time
+
 from alembic import context
-from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from flask import current_app
-from sqlalchemy import Connection, text
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError
 
 from app.cli.common import errors_in_one_line
-from app.db.revision import require_known_revision
+from app.db.errors import is_lock_timeout
+from app.db.revision import require_revision
+from app.db.schema_changes import LOCK_TIMEOUT, begin_without_limits, one_process_at_a_time
 
 database = current_app.extensions["migrate"].db
 
-# Key of pg_advisory_xact_lock: arbitrary, but the same in every version of the service.
-ADVISORY_LOCK = 6_513_207_314
+LOCK_ATTEMPTS = 60
+LOCK_PAUSE = 1.0  # seconds; requests that have waited behind a lock are served meanwhile
 
 
 def run() -> None:
-    with errors_in_one_line(), database.engine.connect() as connection:
+    engine: Engine = database.engine
+    with errors_in_one_line():
+        if context.is_offline_mode():
+            print_sql(engine)
+        elif engine.dialect.name == "sqlite":
+            migrate_sqlite(engine)
+        else:
+            migrate_postgresql(engine)
+
+
+def print_sql(engine: Engine) -> None:
+    context.configure(dialect_name=engine.dialect.name, literal_binds=True, transaction_per_migration=True)
+    if engine.dialect.name == "postgresql":
+        context.execute("SET statement_timeout = 0")
+        context.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
+    context.run_migrations()
+
+
+def migrate_sqlite(engine: Engine) -> None:
+    """All migrations are one transaction: app.db.engine begins it with BEGIN IMMEDIATE, which locks the file."""
+    with engine.connect() as connection:
         context.configure(
             connection=connection,
             target_metadata=database.metadata,
-            render_as_batch=connection.dialect.name == "sqlite",
-            # On SQLite too: app.db.engine begins every transaction explicitly, and BEGIN IMMEDIATE locks the file.
+            render_as_batch=True,
             transactional_ddl=True,
         )
         with context.begin_transaction():
-            if connection.dialect.name == "postgresql":
-                wait_for_other_migrations(connection)
-            run_migrations(connection)
+            run_migrations()
 
 
-def run_migrations(connection: Connection) -> None:
+def migrate_postgresql(engine: Engine) -> None:
+    """Each migration is a transaction, except those that commit to create an index concurrently."""
+    with one_process_at_a_time(engine), engine.connect() as connection:
+        connection.detach()  # its settings are of no use to anything else
+        event.listen(connection, "begin", begin_without_limits)
+        context.configure(connection=connection, target_metadata=database.metadata, transaction_per_migration=True)
+        for attempts_left in reversed(range(LOCK_ATTEMPTS)):
+            try:
+                run_migrations()
+                return
+            except DBAPIError as error:
+                if not is_lock_timeout(error) or not attempts_left:
+                    raise
+            time.sleep(LOCK_PAUSE)
+
+
+def run_migrations() -> None:
     try:
         context.run_migrations()
     except CommandError:
-        require_known_revision(MigrationContext.configure(connection).get_current_revision())
-        raise
-
-
-def wait_for_other_migrations(connection: Connection) -> None:
-    """Take the lock that lets one `flask db upgrade` run at a time; the others then find nothing to do.
-
-    Lock and settings last until the end of the transaction, so that this works behind a pooler too.
-    """
-    # The time limits of requests do not apply to a migration, nor to waiting for another process's migration.
-    connection.connection.dbapi_connection.response_timeout = None
-    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        connection.execute(text(f"SET LOCAL {limit} = 0"))
-    lock_timeout = connection.scalar(text("SELECT current_setting('lock_timeout')"))
-    connection.execute(text("SET LOCAL lock_timeout = 0"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-    # lock_timeout applies again: a migration that waits for a table lock blocks every request that comes after it.
-    connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": lock_timeout})
+        # This may be an older version of the service, whose migrations have all been made.
+        require_revision()
 
 
 run()

@@ -66,7 +66,7 @@ def worker(info: ScriptInfo) -> None:
 
 
 def _wait_for_database() -> None:
-    """Wait until the database answers. Raises StartupError if it is not at the newest migration."""
+    """Wait until the database answers. Raises StartupError if this code does not work with its schema."""
     reported = False
     while True:
         try:

@@ -118,11 +118,18 @@ def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, timeout:
         pause = min(2 * pause, _MAX_PAUSE)
 
 
+def is_autocommit(connection: Connection) -> bool:
+    """Whether statements run outside of transactions, as CREATE INDEX CONCURRENTLY must."""
+    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+
+
 @event.listens_for(Engine, "begin")
 def _begin_transaction(connection: Connection) -> None:
     options = connection.get_execution_options()
     read_only = options.get("read_only", False)
     driver = connection.connection.dbapi_connection
+    if is_autocommit(connection):
+        return
     if not isinstance(driver, sqlite3.Connection):
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN")
     elif read_only:

@@ -3,7 +3,7 @@
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app.db.revision import database_state, expected_revision
+from app.db.revision import SchemaMismatch, database_state, require_compatible
 from app.errors import ServiceUnavailable
 from app.http.blueprint import PUBLIC, Blueprint, Content
 from app.http.content_negotiation import compress
@@ -33,15 +33,15 @@ def read_health() -> Response:
     problems=(ServiceUnavailable,),
 )
 def read_readiness() -> Response:
-    """Readiness probe: checks that the database answers, has the right migration and accepts writes.
+    """Readiness probe: checks that the database answers, has the right schema and accepts writes.
 
     A process that is not ready is to get no requests. The detail of the problem says why.
     """
-    state, expected = database_state(), expected_revision()
-    if state.revision != expected:
-        raise ServiceUnavailable(
-            f"The database is at migration {state.revision}, the code at {expected}. Run `flask db upgrade`."
-        )
+    state = database_state()
+    try:
+        require_compatible(state)
+    except SchemaMismatch as error:
+        raise ServiceUnavailable(str(error)) from None
     if state.read_only:
         raise ServiceUnavailable("Only a read-only database server is reachable.")
     return Response('{"status":"ready"}', headers=NO_STORE, mimetype=JSON)

@@ -75,7 +75,7 @@ def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding
     except SchemaMismatch as error:
         yield Finding(Level.ERROR, "migrations", str(error))
         return
-    yield Finding(Level.OK, "migrations", "The database is at the newest migration.")
+    yield Finding(Level.OK, "migrations", "This code works with the schema of the database.")
     yield _check_credentials(config)
     yield _check_worker(config)
     yield from _check_webhooks()

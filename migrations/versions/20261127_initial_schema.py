@@ -13,8 +13,8 @@ EMPTY_LIST = sa.text("'[]'")
 DIALECTS = ("postgresql", "sqlite")
 
 TABLES = (
-    "webhook_deliveries", "webhook_endpoints", "search_head", "order_search_terms", "order_search",
-    "api_keys", "erasures", "broker_cursor", "feed_head", "feed",
+    "schema_compatibility", "webhook_deliveries", "webhook_endpoints", "search_head", "order_search_terms",
+    "order_search", "api_keys", "erasures", "broker_cursor", "feed_head", "feed",
     "outbox", "change_keys", "order_events", "order_items", "orders"
 )  # fmt: skip
 
@@ -28,6 +28,7 @@ def upgrade() -> None:
     create_api_keys()
     create_webhooks()
     create_search()
+    create_compatibility()
 
 
 def downgrade() -> None:
@@ -344,6 +345,16 @@ def create_search_indexes() -> None:
         where = {} if condition is None else {f"{dialect}_where": sa.text(condition) for dialect in DIALECTS}
         for sort in sorts:
             op.create_index(f"ix_order_search_{name}_{sort}", "order_search", [*leading, *columns[sort]], **where)
+
+
+def create_compatibility() -> None:
+    compatibility = op.create_table(
+        "schema_compatibility",
+        sa.Column("id", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("oldest_code", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_schema_compatibility"),
+    )
+    op.bulk_insert(compatibility, [{"id": 1, "oldest_code": revision}])
 
 
 def create_partial_unique_index(table: str, *columns: str, not_null: str) -> None:

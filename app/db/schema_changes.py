@@ -1,0 +1,68 @@
+"""What migrations need on PostgreSQL: one process at a time, short waits for locks, indexes that block no request."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alembic import op
+from sqlalchemy import Connection, Engine, text
+
+from app.db.connection import BoundedConnection
+from app.db.engine import is_autocommit
+
+# Seconds that a migration waits for the lock of a table. Every request for the table waits behind it, and gives up
+# after lock_timeout of app.db.connection.
+LOCK_TIMEOUT = 0.5
+# A key of pg_try_advisory_xact_lock: arbitrary, but the same in every version of the service.
+_ADVISORY_LOCK = 6_513_207_314
+_POLL_INTERVAL = 0.2  # seconds
+_LIMITS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", "lock_timeout": f"{LOCK_TIMEOUT}s"}
+
+
+@contextmanager
+def one_process_at_a_time(engine: Engine) -> Iterator[None]:
+    """Wait until no other process migrates the database, and keep others waiting until the block ends.
+
+    The lock belongs to a transaction on a connection of its own, because migrations commit, and because a pooler keeps
+    nothing longer than a transaction.
+    """
+    with engine.connect() as connection:
+        begin_without_limits(connection)
+        # A statement that waits for the lock would have a snapshot, and CREATE INDEX CONCURRENTLY of the process that
+        # has the lock waits for all older snapshots.
+        while not connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK}):
+            time.sleep(_POLL_INTERVAL)
+        yield
+
+
+def begin_without_limits(connection: Connection) -> None:
+    """Lift the time limits of requests from the transaction that has begun, and shorten that of locks."""
+    if is_autocommit(connection):
+        return
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, BoundedConnection)
+    driver.response_timeout = None
+    for name, limit in _LIMITS.items():
+        connection.execute(text(f"SET LOCAL {name} = '{limit}'"))
+
+
+def create_index_concurrently(name: str, table: str, columns: list[str], *, unique: bool = False) -> None:
+    """Create an index in a migration, while requests go on reading and writing the table.
+
+    PostgreSQL builds it outside of a transaction, so the migration commits before. Let it do nothing else: if it is
+    interrupted, it starts again. SQLite's index is created as usual.
+    """
+    context = op.get_context()
+    if context.dialect.name == "sqlite":
+        op.create_index(name, table, columns, unique=unique)
+        return
+    with context.autocommit_block():
+        # It waits for older transactions, and no request waits for it.
+        limits = ("statement_timeout", "lock_timeout")
+        for limit in limits:
+            op.execute(f"SET {limit} = 0")
+        # What is left of an interrupted attempt cannot be used.
+        op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
+        op.create_index(name, table, columns, unique=unique, if_not_exists=True, postgresql_concurrently=True)
+        for limit in limits:
+            op.execute(f"RESET {limit}")
