@@ -89,12 +89,14 @@ client-types: $(VENV)/run.stamp $(CLIENT)/node_modules/.package-lock.json  ## ge
 	@$(MAKE) --no-print-directory python-types; rm $(CLIENT)/openapi.json
 
 python-types: FROM ?= $(CLIENT)/openapi.json
-python-types: TO ?= clients/python/order_service_client/documents.py
+python-types: TO ?= clients/python/order_service_client
 python-types: $(VENV)/dev.stamp
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m datamodel_code_generator --input $(FROM) --input-file-type openapi \
-	--output $(TO) --output-model-type typing.TypedDict --target-python-version 3.11 --use-standard-collections \
+	--output $(TO)/documents.py --output-model-type typing.TypedDict --target-python-version 3.11 --use-standard-collections \
 	--use-union-operator --disable-timestamp --enum-field-as-literal all --no-use-closed-typed-dict \
 	--custom-file-header "# Generated from the API description by make client-types." --formatters ruff-check ruff-format
+	@$(PY) clients/python/generate_requests.py $(FROM) $(TO)/requests.py
+	@$(PY) -m ruff format --quiet --config ruff.toml $(TO)/requests.py
 
 alerts-test:  ## test the alerts of deploy/prometheus, with promtool, which it installs with apt-get
 	@.ci/need promtool prometheus

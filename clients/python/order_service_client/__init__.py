@@ -1,32 +1,16 @@
 """A typed client of the Order Service. Requests are values; a `Client` or an `AsyncClient` sends them."""
 
-from order_service_client.client import AsyncClient, Client, RetryPolicy
-from order_service_client.problems import (
-    ConflictError,
-    IllegalActionError,
-    InvalidRequestError,
-    NoResponseError,
-    NotFoundError,
-    ProblemError,
-    VersionMismatchError,
-)
-from order_service_client.requests import Listing, Request, Stream
-from order_service_client.webhooks import WebhookVerificationError, verify_webhook
-
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "ConflictError",
-    "IllegalActionError",
-    "InvalidRequestError",
-    "Listing",
-    "NoResponseError",
-    "NotFoundError",
-    "ProblemError",
-    "Request",
-    "RetryPolicy",
-    "Stream",
-    "VersionMismatchError",
-    "WebhookVerificationError",
-    "verify_webhook",
-]
+from order_service_client.client import AsyncClient as AsyncClient
+from order_service_client.client import Client as Client
+from order_service_client.client import RetryPolicy as RetryPolicy
+from order_service_client.core import Request as Request
+from order_service_client.core import Series as Series
+from order_service_client.problems import ConflictError as ConflictError
+from order_service_client.problems import IllegalActionError as IllegalActionError
+from order_service_client.problems import InvalidRequestError as InvalidRequestError
+from order_service_client.problems import NoResponseError as NoResponseError
+from order_service_client.problems import NotFoundError as NotFoundError
+from order_service_client.problems import ProblemError as ProblemError
+from order_service_client.problems import VersionMismatchError as VersionMismatchError
+from order_service_client.webhooks import WebhookVerificationError as WebhookVerificationError
+from order_service_client.webhooks import verify_webhook as verify_webhook

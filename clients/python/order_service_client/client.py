@@ -1,23 +1,24 @@
 """Two clients that send requests: `Client`, and `AsyncClient` for asyncio and Trio."""
 
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 import httpx2
 
+from order_service_client.core import EventStream, Request, Series
 from order_service_client.problems import NoResponseError, ProblemError, problem_error
-from order_service_client.requests import Listing, Request, Stream
 
 T = TypeVar("T")
-Outcome = httpx2.Response | httpx2.TransportError
+Token = str | Callable[[], str] | None  # an API key or a customer's token, or a function that returns one
 _UNPROCESSED = {408, 429}  # the service did nothing
 _TRANSIENT = {*_UNPROCESSED, 502, 503, 504}
-_SILENCE = 45.0  # seconds without a byte of a stream: three heartbeats of the service
+_SILENCE = 45.0  # seconds without a byte of an event stream: three heartbeats of the service
 
 
 @dataclass(frozen=True)
@@ -33,101 +34,89 @@ class RetryPolicy:
     max_delay: float = 20.0
     timeout: float = 30.0
 
-    def jitter(self, attempt: int) -> float:
-        return random.uniform(0, min(self.max_delay, self.base_delay * 2 ** (attempt - 1)))  # nosec B311
 
-    def pause(self, request: Request[Any], attempt: int, outcome: Outcome) -> float | None:
-        """Return the seconds until the next attempt, or None if this was the last one."""
-        if attempt >= self.attempts:
-            return None
-        if not isinstance(outcome, httpx2.Response):
-            return self.jitter(attempt) if request.may_repeat else None
-        status, retry_after = outcome.status_code, _retry_after(outcome)
-        transient = status in _TRANSIENT or (status == 409 and retry_after is not None)
-        if not transient or not (request.may_repeat or status in _UNPROCESSED) or (retry_after or 0) > self.max_delay:
-            return None
-        return min(self.max_delay, (retry_after or 0) + self.jitter(attempt))
+class _Exchange(Generic[T]):
+    """The requests that return a series, and what their responses mean: all but sending, receiving and waiting."""
 
+    def __init__(self, series: Series[T], policy: RetryPolicy) -> None:
+        self.series, self.goes_on, self._policy, self._attempt, self._content = series, True, policy, 1, b""
 
-class ClientOptions(TypedDict, total=False):
-    """`token`: an API key or a customer's token, or a function that returns one for each attempt."""
+    def message(self) -> dict[str, Any]:
+        """Return the next request as arguments for httpx."""
+        self._content, request = b"", self.series
+        message = {"method": request.method, "url": request.path, "params": request.query, "json": request.body}
+        timeout = _SILENCE if isinstance(request, EventStream) else self._policy.timeout
+        return message | {"headers": {"Accept": request.accept, **request.headers}, "timeout": timeout}
 
-    token: str | Callable[[], str]
-    retry: RetryPolicy
+    def read(self, response: httpx2.Response, part: bytes | httpx2.ServerSentEvent) -> Iterator[T]:
+        """Read a part of a body, and return the items that it completes."""
+        if isinstance(part, httpx2.ServerSentEvent):
+            if part.retry is not None:
+                self._policy = replace(self._policy, base_delay=part.retry / 1000)
+            if part.data:
+                yield from self._items(response, part.data)
+            self.series = self.series.at(part.id) if part.id else self.series
+            return
+        self._content += part
+        if response.is_success:  # the service's JSON documents have no line breaks
+            *lines, self._content = self._content.split(b"\n")
+            for line in lines:
+                yield from self._items(response, line)
 
+    def end(self, response: httpx2.Response) -> Iterator[T]:
+        """Return the items of the last line. Raises ProblemError."""
+        if not response.is_success:
+            raise problem_error(response, self._content)
+        if self._content:
+            yield from self._items(response, self._content)
+        elif not isinstance(self.series, EventStream):  # an export, or a response without a document
+            self.goes_on = False
+            yield from self.series.items(None) if response.status_code == 204 else ()
 
-class _StreamState(Generic[T]):
-    """Where a stream is: the request that goes on after the last event, and the pause before it."""
+    def _items(self, response: httpx2.Response, line: str | bytes) -> Iterator[T]:
+        document = json.loads(line)
+        yield from self.series.items(document)
+        rest = self.series.rest(document, has_link="next" in response.links)
+        self.series, self.goes_on, self._attempt = rest or self.series, rest is not None, 1
 
-    def __init__(self, stream: Stream[T], policy: RetryPolicy) -> None:
-        self._policy, self._delay, self._attempt, self.last_id = policy, policy.base_delay, 0, ""
-        self.request = stream.request
-
-    def headers(self) -> dict[str, str]:
-        return {"Accept": "text/event-stream", **({"Last-Event-ID": self.last_id} if self.last_id else {})}
-
-    def read(self, message: httpx2.ServerSentEvent) -> Iterator[T]:
-        self._attempt = 0
-        self.last_id = message.id or self.last_id
-        self._delay = self._delay if message.retry is None else message.retry / 1000
-        if message.data:
-            event: Any = message.json()
-            yield event
-
-    def pause(self, error: Exception | None) -> float:
-        """Return the seconds until the next connection. Raises the error if another attempt would not help."""
-        if isinstance(error, ProblemError) and error.status not in _TRANSIENT and error.status < 500:
-            raise error
+    def pause(self, error: ProblemError | httpx2.TransportError | None = None) -> float:
+        """Return the seconds until the next request. Raises ProblemError or NoResponseError if there is none."""
+        attempt, policy, is_endless = self._attempt, self._policy, isinstance(self.series, EventStream)
+        if error is None and not is_endless:
+            return 0.0
         self._attempt += 1
-        return random.uniform(0, min(self._policy.max_delay, self._delay * 2 ** min(self._attempt, 16)))  # nosec B311
+        if error and (not self._may_help(error) or (attempt >= policy.attempts and not is_endless)):
+            if isinstance(error, ProblemError):
+                raise error
+            raise NoResponseError(f"No response after {attempt} attempts: {error!r}") from error
+        jitter = random.uniform(0, min(policy.max_delay, policy.base_delay * 2 ** min(attempt - 1, 16)))  # nosec B311
+        return min(policy.max_delay, (getattr(error, "retry_after", None) or 0.0) + jitter)
+
+    def _may_help(self, error: ProblemError | httpx2.TransportError) -> bool:
+        """Whether another attempt is safe, and may succeed."""
+        if not isinstance(error, ProblemError):
+            return self.series.may_repeat
+        is_transient = error.status in _TRANSIENT or (error.status == 409 and error.retry_after is not None)
+        is_safe = self.series.may_repeat or error.status in _UNPROCESSED
+        return is_transient and is_safe and (error.retry_after or 0) <= self._policy.max_delay
 
 
-class _Base:
-    """What both clients share: everything but sending and waiting."""
-
-    def __init__(self, base_url: str, **options: Unpack[ClientOptions]) -> None:
-        self._base_url, self._token = base_url.rstrip("/"), options.get("token")
-        self._policy = options.get("retry", RetryPolicy())
-
-    def _message(self, request: Request[Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
-        token = self._token() if callable(self._token) else self._token
-        sent = {**request.headers, **(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
-        query = {
-            name: value if isinstance(value, str | int) else ",".join(value) for name, value in request.query.items()
-        }
-        body = {} if request.body is None else {"json": request.body}
-        return {"method": request.method, "url": self._base_url + request.path, "params": query, "headers": sent} | body
-
-    def _final(self, request: Request[Any], attempt: int, outcome: Outcome) -> httpx2.Response:
-        """Return the response. Raises ProblemError and NoResponseError."""
-        if not isinstance(outcome, httpx2.Response):
-            raise NoResponseError(f"No response after {attempt} attempts: {outcome!r}") from outcome
-        if outcome.is_error:
-            raise problem_error(outcome, _retry_after(outcome))
-        return outcome
+def _authorize(token: Token, request: httpx2.Request) -> httpx2.Request:
+    if value := token() if callable(token) else token:
+        request.headers["Authorization"] = f"Bearer {value}"
+    return request
 
 
-def _document(response: httpx2.Response) -> Any:
-    return response.json() if response.content else None
+def _events(response: httpx2.Response) -> httpx2.EventSource | None:
+    is_stream = response.headers.get("Content-Type", "").startswith(EventStream.accept)
+    return httpx2.EventSource(response, max_event_size=None) if is_stream else None
 
 
-def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds of `Retry-After`, which is a number or a date (RFC 9110 §10.2.3)."""
-    text = response.headers.get("Retry-After", "")
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
+class Client:
+    """Sends requests. `token`: an API key or a customer's token, or a function that returns one for each attempt."""
 
-
-class Client(_Base):
-    """Sends requests, and waits for the responses."""
-
-    def __init__(self, base_url: str, **options: Unpack[ClientOptions]) -> None:
-        super().__init__(base_url, **options)
-        self._http = httpx2.Client(timeout=self._policy.timeout)
+    def __init__(self, base_url: str, *, token: Token = None, retry: RetryPolicy = RetryPolicy()) -> None:
+        self._http, self._policy = httpx2.Client(base_url=base_url, auth=partial(_authorize, token)), retry
 
     def __enter__(self) -> Self:
         return self
@@ -137,55 +126,29 @@ class Client(_Base):
 
     def send(self, request: Request[T]) -> T:
         """Send a request, again if that is safe, and return its document. Raises ProblemError, NoResponseError."""
-        document: T = _document(self._send(request))
+        [document] = self.iterate(request)
         return document
 
-    def iterate(self, listing: Listing[T]) -> Iterator[T]:
-        """Iterate over a list, page by page. Raises what `send` raises."""
-        rest: Listing[T] | None = listing
-        while rest:
-            response = self._send(rest.request)
-            page = response.json()
-            yield from page[rest.member]
-            rest = rest.next(page, has_link="next" in response.links)
-
-    def stream(self, stream: Stream[T]) -> Iterator[T]:
-        """Iterate over a stream, without end: it connects again and goes on. Raises ProblemError if it is refused."""
-        state = _StreamState(stream, self._policy)
-        while True:
-            error: Exception | None = None
+    def iterate(self, series: Series[T]) -> Iterator[T]:
+        """Iterate over a list page by page, an export or an event stream. Raises what `send` raises."""
+        exchange = _Exchange(series, self._policy)
+        while exchange.goes_on:
             try:
-                message = self._message(state.request, state.headers())
-                with self._http.stream(**message, timeout=_SILENCE) as response:
-                    if response.is_error:
-                        response.read()
-                        raise problem_error(response, _retry_after(response))
-                    for event in httpx2.EventSource(response, max_event_size=None):
-                        yield from state.read(event)
-            except (httpx2.TransportError, ProblemError) as raised:
-                error = raised
-            time.sleep(state.pause(error))
-
-    def _send(self, request: Request[Any]) -> httpx2.Response:
-        attempt = 1
-        while True:
-            try:
-                outcome: Outcome = self._http.request(**self._message(request))
-            except httpx2.TransportError as error:
-                outcome = error
-            pause = self._policy.pause(request, attempt, outcome)
-            if pause is None:
-                return self._final(request, attempt, outcome)
+                with self._http.stream(**exchange.message()) as response:
+                    for part in _events(response) or response.iter_bytes():
+                        yield from exchange.read(response, part)
+                yield from exchange.end(response)
+                pause = exchange.pause()
+            except (httpx2.TransportError, ProblemError) as error:
+                pause = exchange.pause(error)
             time.sleep(pause)
-            attempt += 1
 
 
-class AsyncClient(_Base):
+class AsyncClient:
     """The same as `Client`, with `await`, `async with` and `async for`."""
 
-    def __init__(self, base_url: str, **options: Unpack[ClientOptions]) -> None:
-        super().__init__(base_url, **options)
-        self._http = httpx2.AsyncClient(timeout=self._policy.timeout)
+    def __init__(self, base_url: str, *, token: Token = None, retry: RetryPolicy = RetryPolicy()) -> None:
+        self._http, self._policy = httpx2.AsyncClient(base_url=base_url, auth=partial(_authorize, token)), retry
 
     async def __aenter__(self) -> Self:
         return self
@@ -194,44 +157,20 @@ class AsyncClient(_Base):
         await self._http.aclose()
 
     async def send(self, request: Request[T]) -> T:
-        document: T = _document(await self._send(request))
+        [document] = [document async for document in self.iterate(request)]
         return document
 
-    async def iterate(self, listing: Listing[T]) -> AsyncIterator[T]:
-        rest: Listing[T] | None = listing
-        while rest:
-            response = await self._send(rest.request)
-            page = response.json()
-            for item in page[rest.member]:
-                yield item
-            rest = rest.next(page, has_link="next" in response.links)
-
-    async def stream(self, stream: Stream[T]) -> AsyncIterator[T]:
-        state = _StreamState(stream, self._policy)
-        while True:
-            error: Exception | None = None
+    async def iterate(self, series: Series[T]) -> AsyncIterator[T]:
+        exchange = _Exchange(series, self._policy)
+        while exchange.goes_on:
             try:
-                message = self._message(state.request, state.headers())
-                async with self._http.stream(**message, timeout=_SILENCE) as response:
-                    if response.is_error:
-                        await response.aread()
-                        raise problem_error(response, _retry_after(response))
-                    async for event in httpx2.EventSource(response, max_event_size=None):
-                        for item in state.read(event):
+                async with self._http.stream(**exchange.message()) as response:
+                    async for part in _events(response) or response.aiter_bytes():
+                        for item in exchange.read(response, part):
                             yield item
-            except (httpx2.TransportError, ProblemError) as raised:
-                error = raised
-            await anyio.sleep(state.pause(error))
-
-    async def _send(self, request: Request[Any]) -> httpx2.Response:
-        attempt = 1
-        while True:
-            try:
-                outcome: Outcome = await self._http.request(**self._message(request))
-            except httpx2.TransportError as error:
-                outcome = error
-            pause = self._policy.pause(request, attempt, outcome)
-            if pause is None:
-                return self._final(request, attempt, outcome)
+                for item in exchange.end(response):
+                    yield item
+                pause = exchange.pause()
+            except (httpx2.TransportError, ProblemError) as error:
+                pause = exchange.pause(error)
             await anyio.sleep(pause)
-            attempt += 1

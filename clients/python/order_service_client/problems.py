@@ -1,5 +1,8 @@
 """Errors that the client raises: problem documents of the service (RFC 9457), and requests without a response."""
 
+import json
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
@@ -8,17 +11,13 @@ from order_service_client.documents import Problem
 
 
 class ProblemError(Exception):
-    """The service refused the request. `problem` is the whole document; `retry_after` is in seconds.
-
-    `slug` is the last part of the problem's `type`, for example `order-not-found`.
-    """
+    """The service refused the request. `slug` is the last part of the `problem`'s type; `retry_after` is in seconds."""
 
     def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
         super().__init__(problem.get("detail") or problem["title"])
-        self.problem = problem
-        self.status = problem["status"]
-        self.slug = problem["type"].rpartition("/")[2]
-        self.retry_after = retry_after
+        self.problem, self.retry_after = problem, retry_after
+        self.status, self.slug = problem["status"], problem["type"].rpartition("/")[2]
+        self.current_version = problem.get("current_version")  # of the order, where a conflict is about one
 
 
 class InvalidRequestError(ProblemError):
@@ -31,11 +30,6 @@ class NotFoundError(ProblemError):
 
 class ConflictError(ProblemError):
     """409 or 412: the state of the order does not allow the request. Read it again and decide what to do."""
-
-    @property
-    def current_version(self) -> int | None:
-        """The order's version now, where the conflict is about an order."""
-        return self.problem.get("current_version")
 
 
 class VersionMismatchError(ConflictError):
@@ -54,12 +48,22 @@ _BY_SLUG = {"version-mismatch": VersionMismatchError, "illegal-action": IllegalA
 _BY_STATUS = {400: InvalidRequestError, 404: NotFoundError, 409: ConflictError, 412: ConflictError}
 
 
-def problem_error(response: httpx2.Response, retry_after: float | None) -> ProblemError:
-    """Return the error that a response with a status of 400 or more stands for."""
+def problem_error(response: httpx2.Response, content: bytes) -> ProblemError:
+    """Return the error that a response with a status of 300 or more and its content stand for."""
     status, reason = response.status_code, response.reason_phrase
     problem: Any = {"type": "about:blank", "title": reason or str(status), "status": status, "detail": reason}
     if response.headers.get("Content-Type", "").startswith("application/problem+json"):
-        problem = response.json()
-    error = ProblemError(problem)
-    error_class = _BY_SLUG.get(error.slug) or _BY_STATUS.get(status, ProblemError)
-    return error_class(problem, retry_after)
+        problem = json.loads(content)
+    error_class = _BY_SLUG.get(problem["type"].rpartition("/")[2]) or _BY_STATUS.get(status, ProblemError)
+    return error_class(problem, _retry_after(response))
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds of `Retry-After`, which is a number or a date (RFC 9110 §10.2.3)."""
+    text = response.headers.get("Retry-After", "")
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

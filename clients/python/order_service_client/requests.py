@@ -1,197 +1,505 @@
-"""The requests of the API, by the names of its description. A request is a value; a client sends it.
+# Generated from the API description by make client-types.
+"""The requests of the API, by the names of its description. A request is a value; a client sends it."""
 
-A request that changes something has its idempotency key from the start: however often the same request is sent, it has
-one effect. To send it again after a crash, store `idempotency_key` and make the request with it.
-
-A change of an order takes its id, or the order as it was read: then it is refused if the order has changed since.
-"""
-
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
-from urllib.parse import quote
+from typing import Any, Literal
 
 from order_service_client import documents as d
-
-T = TypeVar("T")
-OrderRef = str | d.Order
-Parameter = str | int | Sequence[str]
-
-
-class ChangeOptions(TypedDict, total=False):
-    """`dry_run`: return what the change would return, and store nothing."""
-
-    idempotency_key: str
-    dry_run: bool
-
-
-@dataclass(frozen=True)
-class Request(Generic[T]):
-    """A request whose response is a document of the type T.
-
-    `repeatable`: the body makes it safe to send the request again, without an idempotency key of its own.
-    """
-
-    method: str
-    path: str
-    body: Any = None
-    query: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    repeatable: bool = False
-
-    @property
-    def idempotency_key(self) -> str | None:
-        return self.headers.get("Idempotency-Key")
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether it is safe to send the request again (RFC 9110 §9.2.2)."""
-        return self.repeatable or self.method in {"GET", "PUT", "DELETE"} or self.idempotency_key is not None
+from order_service_client.core import (
+    EventStream,
+    Export,
+    Listing,
+    OrderRef,
+    Request,
+    change_headers,
+    path_of,
+    query_of,
+    with_keys,
+)
 
 
-@dataclass(frozen=True)
-class Listing(Generic[T]):
-    """A list that a client reads page by page. `member` has a page's items; `cursor` is the parameter of the next."""
-
-    request: Request[Any]
-    member: str
-    cursor: str = "cursor"
-
-    def next(self, page: Mapping[str, Any], *, has_link: bool) -> "Listing[T] | None":
-        """The rest of the list, after a page. The feed has a cursor on its last page, too, but no link."""
-        if page["next_cursor"] is None or not (has_link or self.request.query.get("wait")):
-            return None
-        query = {**self.request.query, self.cursor: page["next_cursor"]}
-        return replace(self, request=replace(self.request, query=query))
+def create_order(
+    body: d.OrderIn, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Create an order."""
+    return Request(
+        "POST",
+        path_of("/orders"),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(None, idempotency_key),
+    )
 
 
-@dataclass(frozen=True)
-class Stream(Generic[T]):
-    """An event stream, which a client keeps open."""
-
-    request: Request[Any]
-
-
-def new_key() -> str:
-    """Return a key that no other request has."""
-    return secrets.token_hex(16)
-
-
-def _change(method: str, path: str, body: Any, options: ChangeOptions, **headers: str) -> Request[Any]:
-    sent = {"Idempotency-Key": options.get("idempotency_key") or new_key(), **headers}
-    return Request(method, path, body, {"dry_run": "true"} if options.get("dry_run") else {}, sent)
-
-
-def _id(order: OrderRef) -> str:
-    return order if isinstance(order, str) else order["id"]
-
-
-@dataclass(frozen=True)
-class Action:
-    """A change of an order without a body. Call it with the order, and what the path has behind it."""
-
-    method: str
-    path: str
-
-    def __call__(self, order: OrderRef, *place: str | int, **options: Unpack[ChangeOptions]) -> Request[d.Order]:
-        return self._request(order, place, None, options)
-
-    def _request(
-        self, order: OrderRef, place: tuple[str | int, ...], body: Any, options: ChangeOptions
-    ) -> Request[d.Order]:
-        if_match = {} if isinstance(order, str) else {"If-Match": f'"{order["version"]}"'}
-        path = self.path.format(*(quote(str(part), safe="") for part in place))
-        return _change(self.method, f"/orders/{_id(order)}{path}", body, options, **if_match)
-
-
-class ActionWithBody(Action, Generic[T]):
-    """A change of an order by a body of the type T."""
-
-    def __call__(  # type: ignore[override]
-        self, order: OrderRef, *place: str | int, body: T, **options: Unpack[ChangeOptions]
-    ) -> Request[d.Order]:
-        return self._request(order, place, body, options)
+def list_orders(
+    *,
+    customer_id: str | None = None,
+    status: Sequence[d.OrderStatus] | None = None,
+    fulfillment_status: Sequence[d.FulfillmentStatus] | None = None,
+    channel: str | None = None,
+    payment_status: Sequence[d.PaymentStatus] | None = None,
+    return_status: Sequence[d.ReturnStatus] | None = None,
+    number: str | None = None,
+    external_ref: str | None = None,
+    item_id: str | None = None,
+    created_from: str | None = None,
+    created_to: str | None = None,
+    sort: Literal["-created_at", "created_at"] | None = None,
+    idempotency_key: str | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> Listing[d.OrderList, d.Order]:
+    """List orders by time of creation."""
+    return Listing(
+        "GET",
+        path_of("/orders"),
+        query=query_of(
+            customer_id=customer_id,
+            status=status,
+            fulfillment_status=fulfillment_status,
+            channel=channel,
+            payment_status=payment_status,
+            return_status=return_status,
+            number=number,
+            external_ref=external_ref,
+            item_id=item_id,
+            created_from=created_from,
+            created_to=created_to,
+            sort=sort,
+            idempotency_key=idempotency_key,
+            limit=limit,
+            cursor=cursor,
+        ),
+        member="orders",
+        cursor="cursor",
+    )
 
 
-update_order = ActionWithBody[d.OrderPatch]("PATCH", "")
-confirm_order = Action("POST", "/confirm")
-cancel_order = ActionWithBody[d.CancellationIn]("POST", "/cancel")
-complete_order = Action("POST", "/complete")
-reopen_order = ActionWithBody[d.ReopeningIn]("POST", "/reopen")
-place_hold = ActionWithBody[d.HoldIn]("PUT", "/holds/{}")
-release_hold = Action("DELETE", "/holds/{}")
-record_payment = ActionWithBody[d.PaymentIn]("POST", "/payments")
-fulfill_order = ActionWithBody[d.FulfillmentIn]("POST", "/fulfillments")
-update_tracking = ActionWithBody[d.FulfillmentPatch]("PATCH", "/fulfillments/{}")
-record_delivery_event = ActionWithBody[d.DeliveryEventIn]("POST", "/fulfillments/{}/events")
-return_items = ActionWithBody[d.ReturnIn]("POST", "/returns")
-receive_return = Action("POST", "/returns/{}/receive")
-reject_return = Action("POST", "/returns/{}/reject")
-
-
-def create_order(order: d.OrderIn, **options: Unpack[ChangeOptions]) -> Request[d.Order]:
-    return _change("POST", "/orders", order, options)
-
-
-def create_orders(orders: Sequence[d.BatchEntryIn]) -> Request[d.BatchResults]:
-    entries = [{"idempotency_key": new_key(), **order} for order in orders]
-    return Request("POST", "/orders/batch", {"orders": entries}, repeatable=True)
-
-
-def act_on_orders(actions: Sequence[d.BulkActionIn]) -> Request[d.ActionResults]:
-    entries = [{"idempotency_key": new_key(), **action} for action in actions]
-    return Request("POST", "/orders/actions", {"actions": entries}, repeatable=True)
+def create_orders(body: d.BatchIn, *, dry_run: bool | None = None) -> Request[d.BatchResults]:
+    """Create up to 1,000 orders."""
+    return Request(
+        "POST", path_of("/orders/batch"), body=with_keys(body), query=query_of(dry_run=dry_run), repeatable=True
+    )
 
 
 def get_order(order: OrderRef, *, version: int | None = None) -> Request[d.Order]:
-    return Request("GET", f"/orders/{_id(order)}", query={} if version is None else {"version": version})
+    """Read an order, or an earlier version of it."""
+    return Request("GET", path_of("/orders/{}", order), query=query_of(version=version))
+
+
+def update_order(
+    order: OrderRef, body: d.OrderPatch, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Update an order by a JSON merge patch."""
+    return Request(
+        "PATCH",
+        path_of("/orders/{}", order),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
 
 
 def get_order_by_reference(external_ref: str) -> Request[d.Order]:
-    return Request("GET", f"/orders/by-ref/{quote(external_ref, safe='')}")
+    """Read an order by its external reference."""
+    return Request("GET", path_of("/orders/by-ref/{}", external_ref))
 
 
-def list_orders(**query: Parameter) -> Listing[d.Order]:
-    return Listing(Request("GET", "/orders", query=query), "orders")
+def search_orders(
+    *,
+    q: str | None = None,
+    customer_id: str | None = None,
+    channel: str | None = None,
+    status: Sequence[d.OrderStatus] | None = None,
+    fulfillment_status: Sequence[d.FulfillmentStatus] | None = None,
+    payment_status: Sequence[d.PaymentStatus] | None = None,
+    return_status: Sequence[d.ReturnStatus] | None = None,
+    tag: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    held: bool | None = None,
+    late: bool | None = None,
+    currency: d.Currency | None = None,
+    created_from: str | None = None,
+    created_to: str | None = None,
+    updated_from: str | None = None,
+    updated_to: str | None = None,
+    total_from: int | None = None,
+    total_to: int | None = None,
+    sort: Literal["-created_at", "created_at", "-updated_at", "updated_at", "-total", "total"] | None = None,
+    facets: Sequence[
+        Literal[
+            "status", "fulfillment_status", "payment_status", "return_status", "channel", "currency", "held", "late"
+        ]
+    ]
+    | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> Listing[d.SearchResult, d.Order]:
+    """Search orders by words and filters."""
+    return Listing(
+        "GET",
+        path_of("/orders/search"),
+        query=query_of(
+            q=q,
+            customer_id=customer_id,
+            channel=channel,
+            status=status,
+            fulfillment_status=fulfillment_status,
+            payment_status=payment_status,
+            return_status=return_status,
+            tag=tag,
+            metadata=metadata,
+            held=held,
+            late=late,
+            currency=currency,
+            created_from=created_from,
+            created_to=created_to,
+            updated_from=updated_from,
+            updated_to=updated_to,
+            total_from=total_from,
+            total_to=total_to,
+            sort=sort,
+            facets=facets,
+            limit=limit,
+            cursor=cursor,
+        ),
+        member="orders",
+        cursor="cursor",
+    )
 
 
-def search_orders(**query: Parameter) -> Listing[d.Order]:
-    """Orders by words (`q`) and filters. `**{"metadata.gift": "yes"}` finds those with this pair."""
-    return Listing(Request("GET", "/orders/search", query=query), "orders")
+def export_orders(
+    *,
+    customer_id: str | None = None,
+    status: Sequence[d.OrderStatus] | None = None,
+    fulfillment_status: Sequence[d.FulfillmentStatus] | None = None,
+    channel: str | None = None,
+    payment_status: Sequence[d.PaymentStatus] | None = None,
+    return_status: Sequence[d.ReturnStatus] | None = None,
+    number: str | None = None,
+    external_ref: str | None = None,
+    item_id: str | None = None,
+    created_from: str | None = None,
+    created_to: str | None = None,
+    sort: Literal["-created_at", "created_at"] | None = None,
+    after: str | None = None,
+) -> Export[d.Order]:
+    """Export all matching orders as NDJSON or CSV."""
+    return Export(
+        "GET",
+        path_of("/orders/export"),
+        query=query_of(
+            customer_id=customer_id,
+            status=status,
+            fulfillment_status=fulfillment_status,
+            channel=channel,
+            payment_status=payment_status,
+            return_status=return_status,
+            number=number,
+            external_ref=external_ref,
+            item_id=item_id,
+            created_from=created_from,
+            created_to=created_to,
+            sort=sort,
+            after=after,
+        ),
+    )
 
 
-def list_order_history(order: OrderRef, **query: Parameter) -> Listing[d.Event]:
-    return Listing(Request("GET", f"/orders/{_id(order)}/history", query=query), "events")
+def list_order_history(
+    order: OrderRef, *, limit: int | None = None, cursor: str | None = None
+) -> Listing[d.EventList, d.Event]:
+    """List the events of an order, oldest first."""
+    return Listing(
+        "GET",
+        path_of("/orders/{}/history", order),
+        query=query_of(limit=limit, cursor=cursor),
+        member="events",
+        cursor="cursor",
+    )
 
 
-def list_feed_events(**query: Parameter) -> Listing[d.FeedEvent]:
-    """The events of all orders, to the end of the feed; with `wait` also those to come, without end."""
-    return Listing(Request("GET", "/events", query=query), "events", cursor="after")
+def confirm_order(
+    order: OrderRef, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Confirm a pending order."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/confirm", order),
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
 
 
-def stream_events(**query: Parameter) -> Stream[d.FeedEvent]:
-    """The events of all orders as they happen, after the event `after`, a `seq`."""
-    return Stream(Request("GET", "/events", query=query))
+def cancel_order(
+    order: OrderRef, body: d.CancellationIn, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Cancel an order, or some of its units."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/cancel", order),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
 
 
-def stream_order_events(order: OrderRef, *, after: int = 0) -> Stream[d.Event]:
-    """The events of an order as they happen, after the version `after`."""
-    return Stream(Request("GET", f"/orders/{_id(order)}/events", query={"after": after}))
+def complete_order(
+    order: OrderRef, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Complete a confirmed order, even if units are not fulfilled."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/complete", order),
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
 
 
-def list_deliveries(webhook_id: str, **query: Parameter) -> Listing[d.Delivery]:
-    return Listing(Request("GET", f"/webhooks/{webhook_id}/deliveries", query=query), "deliveries")
+def reopen_order(
+    order: OrderRef, body: d.ReopeningIn, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Reopen an order that has ended."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/reopen", order),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def place_hold(
+    order: OrderRef, handle: str, body: d.HoldIn, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Place a hold on an order, or replace the hold with the same handle."""
+    return Request(
+        "PUT",
+        path_of("/orders/{}/holds/{}", order, handle),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def release_hold(
+    order: OrderRef, handle: str, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Release a hold."""
+    return Request(
+        "DELETE",
+        path_of("/orders/{}/holds/{}", order, handle),
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def record_payment(
+    order: OrderRef, body: d.PaymentIn, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Record a payment."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/payments", order),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def fulfill_order(
+    order: OrderRef, body: d.FulfillmentIn, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Record a fulfillment."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/fulfillments", order),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def update_tracking(
+    order: OrderRef,
+    number: int,
+    body: d.FulfillmentPatch,
+    *,
+    dry_run: bool | None = None,
+    idempotency_key: str | None = None,
+) -> Request[d.Order]:
+    """Update how a fulfillment is tracked by a JSON merge patch."""
+    return Request(
+        "PATCH",
+        path_of("/orders/{}/fulfillments/{}", order, number),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def record_delivery_event(
+    order: OrderRef,
+    number: int,
+    body: d.DeliveryEventIn,
+    *,
+    dry_run: bool | None = None,
+    idempotency_key: str | None = None,
+) -> Request[d.Order]:
+    """Record what happened to a fulfillment."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/fulfillments/{}/events", order, number),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def return_items(
+    order: OrderRef, body: d.ReturnIn, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Record a return."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/returns", order),
+        body=body,
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def receive_return(
+    order: OrderRef, number: int, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Receive an expected return."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/returns/{}/receive", order, number),
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def reject_return(
+    order: OrderRef, number: int, *, dry_run: bool | None = None, idempotency_key: str | None = None
+) -> Request[d.Order]:
+    """Reject an expected return."""
+    return Request(
+        "POST",
+        path_of("/orders/{}/returns/{}/reject", order, number),
+        query=query_of(dry_run=dry_run),
+        headers=change_headers(order, idempotency_key),
+    )
+
+
+def act_on_orders(body: d.BulkActionsIn, *, dry_run: bool | None = None) -> Request[d.ActionResults]:
+    """Execute up to 1,000 actions on orders."""
+    return Request(
+        "POST", path_of("/orders/actions"), body=with_keys(body), query=query_of(dry_run=dry_run), repeatable=True
+    )
+
+
+def list_feed_events(
+    *,
+    after: str | None = None,
+    types: Sequence[d.EventType] | None = None,
+    order_id: str | None = None,
+    channel: str | None = None,
+    limit: int | None = None,
+    wait: int | None = None,
+) -> Listing[d.FeedPage, d.FeedEvent]:
+    """List or stream the events of all orders."""
+    return Listing(
+        "GET",
+        path_of("/events"),
+        query=query_of(after=after, types=types, order_id=order_id, channel=channel, limit=limit, wait=wait),
+        member="events",
+        cursor="after",
+    )
+
+
+def stream_events(
+    *,
+    after: str | None = None,
+    types: Sequence[d.EventType] | None = None,
+    order_id: str | None = None,
+    channel: str | None = None,
+) -> EventStream[d.FeedEvent]:
+    """List or stream the events of all orders."""
+    return EventStream(
+        "GET", path_of("/events"), query=query_of(after=after, types=types, order_id=order_id, channel=channel)
+    )
+
+
+def stream_order_events(order: OrderRef, *, after: int | None = None) -> EventStream[d.Event]:
+    """Stream the events of an order."""
+    return EventStream("GET", path_of("/orders/{}/events", order), query=query_of(after=after))
 
 
 def create_webhook(body: d.WebhookIn) -> Request[d.Webhook]:
-    """Sent once: a lost response may leave a webhook behind."""
-    return Request("POST", "/webhooks", body)
+    """Create a webhook."""
+    return Request("POST", path_of("/webhooks"), body=body)
+
+
+def list_webhooks() -> Request[d.WebhookList]:
+    """List all webhooks with their health."""
+    return Request("GET", path_of("/webhooks"))
+
+
+def get_webhook(webhook_id: str) -> Request[d.Webhook]:
+    """Read a webhook and its health."""
+    return Request("GET", path_of("/webhooks/{}", webhook_id))
+
+
+def update_webhook(webhook_id: str, body: d.WebhookPatch) -> Request[d.Webhook]:
+    """Update a webhook by a JSON merge patch, disable or enable it."""
+    return Request("PATCH", path_of("/webhooks/{}", webhook_id), body=body)
 
 
 def delete_webhook(webhook_id: str) -> Request[None]:
-    return Request("DELETE", f"/webhooks/{webhook_id}")
+    """Delete a webhook with its deliveries."""
+    return Request("DELETE", path_of("/webhooks/{}", webhook_id))
 
 
 def rotate_secret(webhook_id: str) -> Request[d.Webhook]:
-    return Request("POST", f"/webhooks/{webhook_id}/rotate-secret")
+    """Give a webhook a new secret."""
+    return Request("POST", path_of("/webhooks/{}/rotate-secret", webhook_id))
+
+
+def test_webhook(webhook_id: str) -> Request[d.DeliveryCount]:
+    """Send an event of the type `webhook.test`."""
+    return Request("POST", path_of("/webhooks/{}/test", webhook_id))
+
+
+def list_deliveries(
+    webhook_id: str, *, status: d.DeliveryStatus | None = None, limit: int | None = None, cursor: str | None = None
+) -> Listing[d.DeliveryList, d.Delivery]:
+    """List the deliveries of a webhook with their attempts, newest first."""
+    return Listing(
+        "GET",
+        path_of("/webhooks/{}/deliveries", webhook_id),
+        query=query_of(status=status, limit=limit, cursor=cursor),
+        member="deliveries",
+        cursor="cursor",
+    )
+
+
+def replay_deliveries(webhook_id: str, body: d.ReplayIn) -> Request[d.DeliveryCount]:
+    """Send events again, with the same `webhook-id`."""
+    return Request("POST", path_of("/webhooks/{}/replay", webhook_id), body=body)
+
+
+def export_customer(customer_id: str, *, after: str | None = None) -> Export[dict[str, Any]]:
+    """Export all that is stored about a customer as NDJSON."""
+    return Export("GET", path_of("/customers/{}/personal-data", customer_id), query=query_of(after=after))
+
+
+def erase_customer(customer_id: str) -> Request[d.Erasure]:
+    """Erase a customer's personal data."""
+    return Request("DELETE", path_of("/customers/{}/personal-data", customer_id))
+
+
+def read_erasure(erasure_id: str) -> Request[d.Erasure]:
+    """Read the progress of an erasure."""
+    return Request("GET", path_of("/erasures/{}", erasure_id))
