@@ -85,6 +85,16 @@ def test_a_batch_may_be_larger_than_an_order(service: Server) -> None:
     assert [result["status"] for result in results.json["results"]] == [201] * 100
 
 
+def test_a_batch_of_actions_may_be_larger_than_an_order(service: Server) -> None:
+    created = service.request("POST", "/orders", ORDER).json
+    action = {"order_id": created["id"], "action": "update", "patch": {"note": "n" * 2000}}
+
+    results = service.request("POST", "/orders/actions", {"actions": [action] * 100})
+
+    assert results.status == 200, results.body
+    assert [result["status"] for result in results.json["results"]] == [200] * 100
+
+
 def test_the_services_own_problems_pass_unchanged(service: Server) -> None:
     missing = service.request("GET", "/orders/00000000-0000-7000-8000-000000000000")
     slashes = service.request("GET", "/orders//")
