@@ -1,6 +1,8 @@
 """The Python client: its types are those of the API description, and it works with the service on both databases."""
 
 import asyncio
+import base64
+import hmac
 import json
 import re
 import subprocess
@@ -272,6 +274,27 @@ def test_a_request_that_may_have_had_an_effect_is_not_sent_again_without_a_key()
             client.send(requests.create_order(order()))
 
 
+def test_an_entry_whose_key_is_null_gets_one_since_a_batch_is_sent_again() -> None:
+    entries: Any = [order(idempotency_key=None), order(idempotency_key="k"), order()]
+    actions: Any = [{"order_id": NOBODY, "action": "confirm", "idempotency_key": None}]
+
+    created, acted = requests.create_orders({"orders": entries}), requests.act_on_orders({"actions": actions})
+
+    keys = [entry["idempotency_key"] for entry in (*created.body["orders"], *acted.body["actions"])]
+    assert all(keys) and len(set(keys)) == 4 and keys[1] == "k"
+
+
+@pytest.mark.parametrize("body", ['{"title": "Too busy"}', '{"status": 503, "ti', "[]", "null"])
+def test_a_problem_of_a_proxy_may_lack_members(gateway: Callable[..., HTTPServer], body: str) -> None:
+    server = gateway(Response(body, 503, content_type="application/problem+json"))
+
+    once = RetryPolicy(attempts=1)
+    with Client(server.url_for("").rstrip("/"), retry=once) as client, pytest.raises(ProblemError) as raised:
+        client.send(requests.create_order(order()))
+
+    assert (raised.value.status, raised.value.slug) == (503, "about:blank")
+
+
 def test_webhooks_of_the_service_are_verified(client: Client, httpserver: HTTPServer) -> None:
     received: list[Request] = []
     httpserver.expect_request("/hook").respond_with_handler(lambda request: received.append(request) or Response())
@@ -305,6 +328,21 @@ def test_a_webhook_with_a_forged_header_is_refused(changed: dict[str, str]) -> N
     assert verify_webhook(b"{}", valid, SECRET) == {}
     with pytest.raises(WebhookVerificationError):
         verify_webhook(b"{}", valid | changed, SECRET)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "not base64!"])
+def test_without_a_secret_no_webhook_is_verified(secret: str) -> None:
+    """A deployment whose variable is not set: anybody can sign with an empty key."""
+    timestamp = str(int(time.time()))
+    digest = hmac.digest(b"", f"e:1.{timestamp}.{{}}".encode(), "sha256")
+    forged = {
+        "webhook-id": "e:1",
+        "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+    with pytest.raises(ValueError):
+        verify_webhook(b"{}", forged, secret)
 
 
 def test_severed_connections_double_and_lose_nothing(service: Service, client: Client) -> None:

@@ -121,5 +121,6 @@ def change_headers(order: OrderRef | None, idempotency_key: str | None) -> dict[
 def with_keys(body: Any) -> Any:
     """Return the body of a batch with an idempotency key for each entry that has none."""
     return {
-        name: [{"idempotency_key": secrets.token_hex(16), **each} for each in entries] for name, entries in body.items()
+        name: [{**each, "idempotency_key": each.get("idempotency_key") or secrets.token_hex(16)} for each in entries]
+        for name, entries in body.items()
     }

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -53,7 +54,9 @@ def problem_error(response: httpx2.Response, content: bytes) -> ProblemError:
     status, reason = response.status_code, response.reason_phrase
     problem: Any = {"type": "about:blank", "title": reason or str(status), "status": status, "detail": reason}
     if response.headers.get("Content-Type", "").startswith("application/problem+json"):
-        problem = json.loads(content)
+        # A proxy's problem may be cut off, and every member is optional (RFC 9457 §3.1).
+        with suppress(ValueError, TypeError):
+            problem |= json.loads(content)
     error_class = _BY_SLUG.get(problem["type"].rpartition("/")[2]) or _BY_STATUS.get(status, ProblemError)
     return error_class(problem, _retry_after(response))
 

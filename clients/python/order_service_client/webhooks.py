@@ -20,14 +20,18 @@ def verify_webhook(
     """Return the event of a webhook. Handle each `webhook-id` once: an event can be delivered more than once.
 
     `body` is the body as it was received; `secret` is the endpoint's, `whsec_…`; one valid signature is enough. The
-    timestamp may differ from the clock by `tolerance` seconds. Raises WebhookVerificationError.
+    timestamp may differ from the clock by `tolerance` seconds. Raises WebhookVerificationError, and ValueError for a
+    secret that is empty or not in base64: anybody could sign with an empty one.
     """
+    key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    if not key:
+        raise ValueError("The secret is empty.")
     lower = {name.lower(): value for name, value in headers.items()}
     timestamp, signatures = lower.get("webhook-timestamp", ""), lower.get("webhook-signature", "")
     if not (timestamp.isascii() and timestamp.isdigit()) or abs(time.time() - int(timestamp[:12])) > tolerance:
         raise WebhookVerificationError("The timestamp is missing, too old or in the future.")
     content = f"{lower.get('webhook-id')}.{timestamp}.".encode() + body
-    digest = hmac.digest(base64.b64decode(secret.removeprefix("whsec_")), content, "sha256")
+    digest = hmac.digest(key, content, "sha256")
     expected = b"v1," + base64.b64encode(digest)
     if not any([hmac.compare_digest(expected, one.encode()) for one in signatures.split(" ")]):
         raise WebhookVerificationError("No signature is valid.")
