@@ -81,6 +81,19 @@ def test_a_stream_goes_on_after_the_last_event_that_was_received(app: Flask, cli
             assert numbers(take(events, 2)) == ["2", "3"]
 
 
+def test_a_stream_from_now_on_goes_on_there_before_its_first_event(app: Flask, client: FlaskClient) -> None:
+    create(client)
+    number_events(app)
+    with stream(client, "/events?after=latest") as events:
+        first = next(events)
+    create(client)
+    number_events(app)
+
+    assert (first.id, first.data) == ("1", None)
+    with stream(client, "/events?after=latest", Last_Event_ID=first.id) as events:
+        assert numbers(take(events, 1)) == ["2"]
+
+
 def test_a_stream_has_only_the_events_that_match(app: Flask, client: FlaskClient) -> None:
     first, second = create(client, channel="web"), create(client, channel="shop")
     with stream(client, "/events?types=order.confirmed&channel=shop") as events:

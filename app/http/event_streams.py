@@ -178,7 +178,9 @@ def _frames(source: EventSource, after: int, principal: Principal) -> Iterator[s
     with streams.subscribed(source.filters, principal) as subscription:
         subscription.reset()
         page = streams.read(source, after)
-        yield f"retry: {random.randint(*_RECONNECT)}\n\n{_render(page)}"  # nosec B311
+        # A client that began with `latest` goes on at this id if it is disconnected before the first event.
+        position = "" if page.events else f"id: {page.next_after}\n"
+        yield f"retry: {random.randint(*_RECONNECT)}\n{position}\n{_render(page)}"  # nosec B311
         try:
             yield from _following(source, page, principal, subscription)
         except ServiceError as error:
