@@ -225,6 +225,34 @@ def test_where_the_output_cannot_be_written_a_command_fails_in_one_line(
     assert ended_in_one_line(ended), ended.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("privacy", "erase", "\udcff"),
+        ("privacy", "export", "\udcff"),
+        ("api-keys", "revoke", "\udcff"),
+        ("orders", "get", "\udcff"),
+        ("orders", "find", "\udcff"),
+        ("orders", "list", "--customer-id", "\udcff"),
+    ],
+    ids=" ".join,
+)
+def test_an_argument_that_is_not_utf_8_fails_in_one_line(app: Flask, database_url: str, words: tuple[str, ...]) -> None:
+    result = invoke(database_url, *words)
+
+    assert failed_in_one_line(result), result.output
+
+
+@pytest.mark.parametrize("age", ["36500d", "999999d"])
+def test_nothing_is_older_than_1970(app: Flask, database_url: str, age: str) -> None:
+    result = invoke(database_url, "events", "prune", "--older-than", age)
+
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "0 entries of the feed removed.\n0 deliveries of webhooks removed.\n",
+    )
+
+
 def test_an_api_key_that_cannot_be_shown_is_revoked(app: Flask, database_url: str) -> None:
     with open("/dev/full", "w") as full:
         ended = run_python(*FLASK, *COMMANDS["create"], stdout=full.fileno(), DATABASE_URL=database_url)

@@ -44,6 +44,15 @@ def test_a_healthy_installation_has_no_error(client: FlaskClient, database_url: 
     assert lines(result, "access")[0].startswith("warning") and "flask api-keys create" in result.stdout
 
 
+@on_sqlite
+def test_a_system_that_does_not_tell_the_cores_of_a_process_is_checked(
+    client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)  # as on macOS
+
+    assert diagnosed(database_url).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
+from pytest_httpserver import HTTPServer
 
 from tests.support.commands import FLASK
 from tests.support.credentials import api_key
@@ -161,3 +162,18 @@ def test_a_list_shows_the_health_of_each_webhook(app: Flask, client: FlaskClient
 
     assert result.exit_code == 0
     assert result.stdout == f"{webhook['id']}  http://127.0.0.1:1/  enabled  healthy  last success never\n"
+
+
+@on_sqlite
+@pytest.mark.parametrize("body", ["<!doctype html>", "[]", "{}"])
+def test_another_program_at_the_address_of_the_service_is_named(
+    runner: FlaskCliRunner, httpserver: HTTPServer, tmp_path: Path, body: str
+) -> None:
+    httpserver.expect_request("/events").respond_with_data(body)
+    service = httpserver.url_for("").rstrip("/")
+
+    words = ["--forward", "http://127.0.0.1:9/hook", "--service", service, "--state", str(tmp_path / "state")]
+    result = runner.invoke(args=["webhooks", "listen", *words])
+
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {service} is not an order service")

@@ -53,10 +53,14 @@ class Since(click.ParamType[datetime]):
         return datetime.fromisoformat(text) if "T" in text else None
 
 
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores(orders: int) -> int:
     """The number of processes for so many orders: one per core, and one where few orders are to be read."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(count, orders // _ORDERS_PER_PROCESS))
+    return max(1, min(available_cores(), orders // _ORDERS_PER_PROCESS))
 
 
 class ProgressBar(Protocol):
@@ -108,13 +112,15 @@ def progress_bar(label: str, *, length: int | None) -> Iterator[ProgressBar]:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Report an error of the database or of a file in one line, with exit status 1."""
+    """Report an error of the database, of a file or of an argument's encoding in one line, with exit status 1."""
     try:
         yield
     except StartupError as error:
         raise click.ClickException(str(error)) from None
     except DATABASE_ERRORS as error:
         raise database_failure(error) from None
+    except UnicodeEncodeError:
+        raise click.ClickException("An argument is not in UTF-8.") from None
     except OSError as error:
         # Python would try to write the rest again when it ends, and report that too.
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:

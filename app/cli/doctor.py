@@ -1,13 +1,12 @@
 """`flask doctor`: check the installation."""
 
-import os
 import sys
 
 import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from app.cli.common import errors_in_one_line
+from app.cli.common import available_cores, errors_in_one_line
 from app.services.diagnosis import Level, diagnose
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
@@ -21,7 +20,7 @@ def doctor() -> None:
     The exit status is 1 if there is an error: something that loses or delays orders or events. Run it with the settings
     of the service, on each of its machines.
     """
-    workers = current_app.config["WEB_CONCURRENCY"] or len(os.sched_getaffinity(0))
+    workers = current_app.config["WEB_CONCURRENCY"] or available_cores()
     failed = False
     with errors_in_one_line():
         for finding in diagnose(current_app.config, web_workers=workers):

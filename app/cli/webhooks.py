@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from http.client import HTTPException
@@ -117,8 +117,8 @@ class _Feed:
         while True:
             try:
                 with urlopen(request, timeout=_WAIT + 10) as response:  # an http URL, by _url  # nosec B310
-                    page: dict[str, Any] = orjson.loads(response.read())
-                    return page
+                    content = response.read()
+                return _read_page(content, self.service)
             except HTTPError as error:
                 if error.code < 500 and error.code != 429:
                     raise click.ClickException(_problem(error)) from None
@@ -129,6 +129,15 @@ class _Feed:
                 click.echo(f"The service does not answer ({reason}); trying again.", err=True)
                 reported = True
             time.sleep(_PAUSE)
+
+
+def _read_page(content: bytes, service: str) -> dict[str, Any]:
+    """The page in a response. Raises click.ClickException for one of another program."""
+    with suppress(ValueError):
+        page: Any = orjson.loads(content)
+        if isinstance(page, dict) and "events" in page and "next_cursor" in page:
+            return page
+    raise click.ClickException(f"{service} is not an order service: GET /events returns no page of events.")
 
 
 def _problem(error: HTTPError) -> str:

@@ -53,6 +53,12 @@ def first_order_id(at: datetime) -> str:
     return _uuid(_time_bits(at))
 
 
+def time_ago(age: timedelta) -> datetime:
+    """The time that is `age` before now, not before 1970: an id has no earlier one."""
+    now = datetime.now(UTC)
+    return now - min(age, now - _EPOCH)
+
+
 def next_id(order_id: str) -> str:
     """The next larger id; the largest id is its own successor."""
     return _uuid(min(_number(order_id) + 1, 2**128 - 1))

@@ -39,7 +39,7 @@ from app.models import Order
 from app.models.lifecycle import OPEN
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_aggregate import HOLDS_MAX, OrderAggregate, merge_patch
-from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid
+from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid, time_ago
 from app.models.order_item import ITEM_CONTENT, Units
 from app.models.payment import UNPAID
 from app.models.pricing import InvalidPrices
@@ -256,8 +256,7 @@ def expire_orders(*, older_than: timedelta) -> Iterator[int]:
 
     An order that changes at the same time is left to the next run. Several processes may run this at once.
     """
-    now = datetime.now(UTC)
-    before = first_order_id(now - min(older_than, now - _EPOCH))
+    before = first_order_id(time_ago(older_than))
     last = LOWEST_ID
     while orders := find_expired(after=last, before=before):
         yield sum(_expire(order.id, order.version) for order in orders if not order.holds)

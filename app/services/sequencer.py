@@ -31,6 +31,7 @@ from app.db.statement import Statement
 from app.db.transactions import read_rows
 from app.models import BROKER_CURSOR, FEED, FEED_HEAD, OUTBOX, SEARCH_HEAD
 from app.models.event import SEQ, FeedEntry
+from app.models.order_id import time_ago
 from app.models.webhook import ENABLED, PENDING, WebhookDelivery, WebhookEndpoint
 
 # Events in one transaction. On SQLite, whose writers wait meanwhile, it takes about 10 ms.
@@ -79,7 +80,7 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
     The events themselves stay, with their snapshots; and so do entries that the search does not have yet, that are to
     be queued for a webhook, and with `published` those that are to be published to the broker.
     """
-    oldest = datetime.now(UTC) - older_than
+    oldest = time_ago(older_than)
     first = read_rows(select(FeedEntry.at).order_by(FeedEntry.seq).limit(1))
     if not first or first[0].at >= oldest:
         return 0

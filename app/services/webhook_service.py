@@ -14,7 +14,7 @@ from app.db.transactions import in_transaction, read_rows
 from app.db.types import rfc3339
 from app.errors import EventNotFound, Forbidden, InvalidRequest, TooManyWebhooks, WebhookNotFound
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
-from app.models.order_id import first_order_id, new_id, parse_uuid
+from app.models.order_id import first_order_id, new_id, parse_uuid, time_ago
 from app.models.principal import Principal
 from app.models.webhook import DELETED, ENABLED, FAILED_LITERAL, FAILING, GONE, PAUSED, PENDING, REPLAY_MAX, TEST
 from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
@@ -268,7 +268,7 @@ def prune_deliveries(*, older_than: timedelta = KEPT) -> int:
 
     Returns their number: 0 if there are none left.
     """
-    before = first_order_id(datetime.now(UTC) - older_than)
+    before = first_order_id(time_ago(older_than))
     endpoints = read_rows(select(WebhookEndpoint.id))
     return sum(in_transaction(partial(_prune, row.id, before=before)) for row in endpoints)
 
