@@ -89,3 +89,4 @@ def test_the_console_can_be_switched_off(database_url: str) -> None:
 
     assert app.test_client().get("/console").status_code == 404
     assert not any(rule.rule.startswith("/console") for rule in app.url_map.iter_rules())
+    assert "/console" not in app.test_client().get("/docs").text

@@ -38,7 +38,8 @@ _PAGE_HEADERS = (*_SECURITY_HEADERS, ("Content-Security-Policy", _PAGE_POLICY))
 
 # CORS: the response headers that a frontend may read, and the request headers and methods that it may send.
 _EXPOSED_HEADERS = (
-    "Complete-Until, ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+    "Complete-Until, Dry-Run, ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, "
+    "X-Request-Id"
 )
 _ALLOWED_HEADERS = (
     *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID", "X-Request-Id"),
