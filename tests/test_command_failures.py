@@ -243,6 +243,12 @@ def test_an_argument_that_is_not_utf_8_fails_in_one_line(app: Flask, database_ur
     assert failed_in_one_line(result), result.output
 
 
+def test_a_version_that_no_order_can_have_is_a_usage_error(app: Flask, database_url: str) -> None:
+    result = invoke(database_url, "orders", "get", "261128-7QK4MZ8D", "--version", "9" * 20)
+
+    assert (result.exit_code, "Invalid value for '--version'" in result.stderr) == (2, True), result.output
+
+
 @pytest.mark.parametrize("age", ["36500d", "999999d"])
 def test_nothing_is_older_than_1970(app: Flask, database_url: str, age: str) -> None:
     result = invoke(database_url, "events", "prune", "--older-than", age)

@@ -48,7 +48,7 @@ Document = Mapping[str, Any]
 @click.command("get")
 @with_appcontext
 @click.argument("order", metavar="ID|NUMBER|REFERENCE")
-@click.option("--version", type=click.IntRange(1), help="The order as it was in this version.")
+@click.option("--version", type=click.IntRange(1, 2**31 - 1), help="The order as it was in this version.")
 def get_command(order: str, version: int | None) -> None:
     """Show an order: the document as JSON, or on a terminal its statuses, items, records and events."""
     with _one_line_errors():
