@@ -1,11 +1,11 @@
 """Searching orders: words, filters, sorts, facets, at a bounded cost whatever is searched.
 
 The first statement counts, up to CANDIDATES_MAX, how many orders each condition selects by its index. If there is a
-condition with few orders, the second statement reads all of them, drops those that do not match, and sorts the rest.
-If every condition selects many orders, or the index of the one with few has the sort, it walks an index that has the
-sort, and drops what does not match: a page is full soon. Where the conditions exclude each other, the walk ends after WALK_MAX orders. Then the orders that have all
-words are searched in the index of the terms; if they are too many for that too, or the conditions are others, the page
-has fewer orders, or none, and a cursor to go on from.
+condition with few orders, the second statement reads all of them, drops those that do not match, and sorts the rest. If
+every condition selects many orders, or the index of the one with few has the sort, it walks an index that has the sort,
+and drops what does not match: a page is full soon. Where the conditions exclude each other, the walk ends after
+WALK_MAX orders. Then the orders that have all words are searched in the index of the terms; if they are too many for
+that too, or the conditions are others, the page has fewer orders, or none, and a cursor to go on from.
 """
 
 import threading
