@@ -43,7 +43,7 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
   const conflict = order.version !== base.version && !sending;
   const possible = (order.allowed_actions as string[]).includes(name);
 
-  const [change, incomplete] = useMemo(() => build(action, order, values), [action, order, values]);
+  const [change, incomplete] = useMemo(() => build(action, order, values, base), [action, order, values, base]);
   const target = change && JSON.stringify([change, etag]);
   const ready = preview !== null && preview.of === target && preview.order !== undefined;
 
@@ -170,9 +170,9 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
   );
 }
 
-function build(action: Action, order: Order, values: Values): [Change | null, string] {
+function build(action: Action, order: Order, values: Values, base: Order): [Change | null, string] {
   try {
-    return [action.change(order, values), ""];
+    return [action.change(order, values, base), ""];
   } catch (error) {
     if (error instanceof Incomplete) return [null, error.message];
     throw error;

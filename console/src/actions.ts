@@ -31,7 +31,8 @@ export interface Action {
   explanation: string;
   fields: (order: Order, values: Values) => Field[];
   initial?: (order: Order) => Values;
-  change: (order: Order, values: Values) => Change;
+  /** `base` is the order as it was when the form was opened. */
+  change: (order: Order, values: Values, base: Order) => Change;
   submit: (order: Order, values: Values) => string;
   danger?: boolean;
 }
@@ -255,7 +256,7 @@ export const ACTIONS: Record<string, Action> = {
       })),
     ],
     initial: editable,
-    change: (order, values) => ({ method: "PATCH", path: "", body: patch(order, values) }),
+    change: (_, values, base) => ({ method: "PATCH", path: "", body: patch(base, values) }),
     submit: () => "Save the changes",
   },
 };
@@ -363,9 +364,13 @@ function editable(order: Order): Values {
   };
 }
 
-/** A JSON merge patch of what the form changed; an emptied member is removed. */
-function patch(order: Order, values: Values): Record<string, unknown> {
-  const before = editable(order);
+/**
+ * A JSON merge patch of what the person changed; an emptied member is removed.
+ *
+ * Compared with the order as it is now, a member that somebody else has changed meanwhile would be set back.
+ */
+function patch(base: Order, values: Values): Record<string, unknown> {
+  const before = editable(base);
   const changed = (name: string) => (values[name] ?? "") !== before[name];
   const result: Record<string, unknown> = {};
   for (const name of ["note", "external_ref"]) if (changed(name)) result[name] = values[name] || null;

@@ -123,15 +123,23 @@ export async function* stream(path: string, signal: AbortSignal, opened: () => v
   const response = await attempt("GET", path, { headers: { Accept: "text/event-stream" }, signal });
   if (!response.ok || !response.body) throw problemOf(response, await readText(response, signal));
   opened();
-  let buffer = "";
-  for await (const text of response.body.pipeThrough(new TextDecoderStream()) as ReadableStream<string>) {
-    const blocks = (buffer + text).split("\n\n");
-    buffer = blocks.pop() ?? "";
-    for (const block of blocks) {
-      const values = new Map(block.split("\n").map((line) => [line.split(":", 1)[0] ?? "", line.replace(/^\w*: ?/, "")]));
-      const data = values.get("data");
-      if (data !== undefined) yield { id: values.get("id") ?? "", data };
+  // A reader, since Safari does not iterate over streams.
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    let buffer = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const blocks = (buffer + value).split("\n\n");
+      buffer = blocks.pop() ?? "";
+      for (const block of blocks) {
+        const values = new Map(block.split("\n").map((line) => [line.split(":", 1)[0] ?? "", line.replace(/^\w*: ?/, "")]));
+        const data = values.get("data");
+        if (data !== undefined) yield { id: values.get("id") ?? "", data };
+      }
     }
+  } finally {
+    await reader.cancel().catch(() => undefined);
   }
 }
 

@@ -194,6 +194,19 @@ def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: 
     expect(page.get_by_role("region", name="History")).to_contain_text("Partly cancelled")
 
 
+def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: Page, service: Server) -> None:
+    page.add_init_script(
+        "delete ReadableStream.prototype[Symbol.asyncIterator]; delete ReadableStream.prototype.values"
+    )
+    order = create_order(service)
+    open_order(page, service, order)
+
+    act(service, order, "confirm")
+
+    expect(page.get_by_role("list", name="Life of the order")).to_be_visible()
+    expect(page.get_by_text("Live · version 2")).to_be_visible()
+
+
 @pytest.mark.parametrize("is_live", [True, False], ids=["seen by the stream", "seen by the refusal"])
 def test_a_change_of_somebody_else_is_shown_side_by_side_and_the_work_goes_on(
     page: Page, service: Server, is_live: bool
@@ -223,6 +236,22 @@ def test_a_change_of_somebody_else_is_shown_side_by_side_and_the_work_goes_on(
 
     changed = read(service, order)
     assert [(item["fulfilled"], item["cancelled"]) for item in changed["items"]] == [(2, 0), (0, 1), (0, 0)]
+
+
+def test_an_edit_keeps_what_somebody_else_has_changed_meanwhile(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    choose_action(page, "Edit")
+    page.locator("[name=tags]").fill("gift")
+
+    changed = service.request("PATCH", f"/orders/{order['id']}", {"note": "Ring twice"})
+    assert changed.status == 200, changed.body
+    expect(page.get_by_role("heading", name="What this will do to version 2")).to_be_visible()
+    page.get_by_role("button", name="Save the changes in version 2").click()
+    expect(page.get_by_text("Save the changes: done.")).to_be_visible()
+
+    saved = read(service, order)
+    assert (saved["note"], saved["tags"], saved["version"]) == ("Ring twice", ["gift"], 3)
 
 
 def test_an_action_that_somebody_else_made_impossible_is_explained(page: Page, service: Server) -> None:
