@@ -18,13 +18,19 @@ const EVENTS = {
 
 // A shop's server would put the customer's id and token into the page. The fragment stays in the browser.
 const given = new URLSearchParams(location.hash.slice(1));
-const settings = { service: "http://127.0.0.1:8000", customer: "c-123", ...load("settings"), ...Object.fromEntries(given) };
+// A link to the page gives all of the settings or none: a stored token is not sent to another service.
+const settings = {
+  service: "http://127.0.0.1:8000",
+  customer: "c-123",
+  ...(location.hash ? Object.fromEntries(given) : load("settings")),
+};
 save("settings", settings);
 history.replaceState(null, "", location.pathname);
 
 const client = new OrderServiceClient({ baseUrl: settings.service, token: settings.token });
 const element = (id) => document.getElementById(id);
 const price = (amount) => (amount / 100).toLocaleString("en", { style: "currency", currency: "EUR" });
+const REFUSALS = [400, 413, 415, 422]; // the service refuses the request itself, however often it is sent
 let order; // as it was last received
 let following; // the controller of the stream
 
@@ -69,12 +75,13 @@ async function checkOut() {
     save("checkout", undefined);
     await follow(created.id);
   } catch (error) {
-    if (error instanceof NoResponseError || error.status >= 500 || error.status === 429) {
-      say("We have no answer yet. Your order will not be placed twice.", { retry: true });
-    } else if (error instanceof ProblemError) {
-      save("checkout", undefined); // refused: the next order is another one
+    if (error instanceof ProblemError && REFUSALS.includes(error.status)) {
+      save("checkout", undefined); // the next order is another one
       for (const input of element("cart").elements) input.disabled = false;
       say(error.message);
+    } else if (error instanceof ProblemError || error instanceof NoResponseError) {
+      // Also after a 401 or 409: an earlier attempt, whose response was lost, may have created the order.
+      say("We have no answer yet. Your order will not be placed twice.", { retry: true });
     } else throw error;
   }
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from app.models.principal import SCOPES
 from tests.support.applications import Applications
@@ -139,6 +139,41 @@ def test_a_customer_without_a_connection_tries_again(chromium: Browser, shop: Sh
         expect(page.locator("#events")).to_have_text("We have your order.")
 
     assert len(shop.orders("c-offline")) == 1
+
+
+def test_a_refusal_after_a_lost_response_does_not_make_another_order(chromium: Browser, shop: Shop) -> None:
+    with opened(chromium, shop, "c-expired") as page:
+        sent: list[Any] = []
+
+        def lose_the_response_then_refuse(route: Route) -> None:
+            sent.append(route.request)
+            if len(sent) == 1:
+                route.fetch()
+                route.abort("connectionreset")
+            else:  # the token has expired meanwhile
+                headers = {"Access-Control-Allow-Origin": shop.origin, "Content-Type": "application/problem+json"}
+                problem = '{"type": "/problems/unauthenticated", "title": "Unauthenticated", "status": 401}'
+                route.fulfill(status=401, headers=headers, body=problem)
+
+        page.route("**/orders", lose_the_response_then_refuse)
+        page.get_by_role("button", name="Order now").click()
+        expect(page.get_by_text("We have no answer yet. Your order will not be placed twice.")).to_be_visible()
+        page.unroute("**/orders")
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#events")).to_have_text("We have your order.")
+
+    assert len(sent) == 2
+    assert len(shop.orders("c-expired")) == 1
+
+
+def test_a_link_that_names_another_service_does_not_get_the_token(chromium: Browser, shop: Shop) -> None:
+    with opened(chromium, shop, "c-link") as page:
+        page.goto("about:blank")
+        page.goto(f"{shop.origin}/#service=http://127.0.0.1:9")
+
+        settings = page.evaluate("() => JSON.parse(sessionStorage.getItem('settings'))")
+
+    assert settings == {"service": "http://127.0.0.1:9", "customer": "c-123"}
 
 
 def test_an_order_that_staff_has_changed_is_cancelled_only_after_another_look(chromium: Browser, shop: Shop) -> None:
