@@ -1,21 +1,19 @@
-"""Backups: a file that is whole after a clean stop, and copies made while the service runs, restored by the README."""
+"""SQLite's file: whole after a clean stop, and copied while the service writes."""
 
 import json
-import re
-import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.concurrency import repeatedly
-from tests.support.databases import ORDER, flask, migrated, new_database
-from tests.support.postgres import libpq_url, postgres_installation
-from tests.support.servers import GUNICORN, ROOT, SERVERS, Server, environment, free_port, running
+from tests.support.databases import ORDER, flask, migrated
+from tests.support.runbook import blocks
+from tests.support.servers import GUNICORN, ROOT, SERVERS, environment, free_port, running
 
 
 def orders_in(file: Path) -> int:
@@ -63,52 +61,37 @@ def test_after_a_command_the_file_alone_is_the_database(tmp_path: Path) -> None:
     assert orders_in(tmp_path / "orders.db") == 20
 
 
-def traffic(server: Server) -> AbstractContextManager[Any]:
-    """Orders that come in, one after the other, while the block runs."""
-    return repeatedly(lambda: server.request("POST", "/orders", ORDER))
-
-
-def restored_orders(url: str) -> list[str]:
-    """The ids of the orders in a restored database, which is in order otherwise."""
-    assert ", 0 differences." in flask(url, "verify")
-    return [json.loads(line)["id"] for line in flask(url, "orders", "export").splitlines()]
-
-
-def test_an_sqlite_backup_made_under_traffic_can_be_restored(tmp_path: Path) -> None:
-    file, copy = tmp_path / "orders.db", tmp_path / "copy" / "orders.db"
-    copy.parent.mkdir()
-    migrated(f"sqlite:///{file}")
+def test_copies_made_while_the_service_writes_are_restored_by_the_page(tmp_path: Path) -> None:
+    """docs/operations.md, SQLite."""
+    file, copies = tmp_path / "orders.db", tmp_path / "copies"
+    copies.mkdir()
+    flask(f"sqlite:///{file}", "db", "upgrade")
     flask(f"sqlite:///{file}", "seed", "--orders", "50")
+    copy, restore = blocks("SQLite")
     with running(*GUNICORN, port=free_port(), DATABASE_URL=f"sqlite:///{file}") as server:
         earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
-        # What the command ".backup" of the sqlite3 program calls.
-        with traffic(server), closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
+        with repeatedly(lambda: server.request("POST", "/orders", ORDER), pause=0.05):
+            run_page(copy, file, copies)
+    assert orders_in(copies / "quiet.db") >= orders_in(copies / "orders.db") >= 70
 
-    orders = restored_orders(f"sqlite:///{copy}")
+    output = run_page(restore, file, copies)
 
-    assert len(orders) >= 70 and set(earlier) < set(orders)
-
-
-def readme_command(program: str, **variables: str) -> list[str]:
-    """A command of the README's, with the wheel's program and these values."""
-    [command] = re.findall(rf"`({program} [^`]*)`", (ROOT / "README.md").read_text())
-    words = shlex.split(command)
-    for name, value in variables.items():
-        words = [word.replace(name, value) for word in words]
-    return [str(postgres_installation() / "bin" / program), *words[1:]]
+    assert ", 0 differences." in output and "was added to each number of the feed." in output
+    exported = flask(f"sqlite:///{file}", "orders", "export").splitlines()
+    assert set(earlier) < {json.loads(line)["id"] for line in exported}
+    assert len(exported) == orders_in(copies / "orders.db")
 
 
-def test_a_postgresql_backup_made_under_traffic_can_be_restored(postgresql_url: str, tmp_path: Path) -> None:
-    source, target = (libpq_url(new_database(postgresql_url, name)) for name in ("backed_up", "restored"))
-    dump = str(tmp_path / "orders.dump")
-    migrated(source)
-    with running(*GUNICORN, port=free_port(), DATABASE_URL=source, WEB_CONCURRENCY="2") as server:
-        earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
-        with traffic(server):
-            subprocess.run(readme_command("pg_dump", **{"$DATABASE_URL": source, "orders.dump": dump}), check=True)
-
-    subprocess.run(readme_command("pg_restore", **{"$DATABASE_URL": target, "orders.dump": dump}), check=True)
-    orders = restored_orders(target)
-
-    assert set(earlier) <= set(orders)
+def run_page(commands: str, file: Path, copies: Path) -> str:
+    """What the page's commands print, with these paths in place of its own."""
+    for text, replacement in {
+        "instance/orders.db": str(file),
+        "/var/backups/orders": str(copies),
+        ".venv/bin/flask": f"{sys.executable} -m flask --app wsgi",
+        "sqlite3 ": "sqlite3 " if shutil.which("sqlite3") else f"{sys.executable} -m tests.support.sqlite_shell ",
+    }.items():
+        commands = commands.replace(text, replacement)
+    settings = environment(DATABASE_URL=f"sqlite:///{file}", LOG_LEVEL="error")
+    return subprocess.run(
+        ["sh", "-ec", commands], cwd=ROOT, env=settings, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout

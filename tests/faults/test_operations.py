@@ -1,0 +1,187 @@
+"""docs/operations.md: its backups are made under traffic and restored by its commands, on a real server.
+
+What belongs to a whole machine is replaced: `systemctl` by starting and stopping the same processes, the user postgres
+by the one that the server runs as, and paths by temporary ones.
+"""
+
+import grp
+import os
+import pwd
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.concurrency import repeatedly
+from tests.support.databases import ORDER, migrated
+from tests.support.postgres import SETTINGS, private_postgres, processes, socket_directory
+from tests.support.runbook import blocks
+from tests.support.servers import GUNICORN, ROOT, Response, Server, free_port, running, running_worker, wait_until
+
+MOMENT = "2026-11-28T09:30:00.123456+00"  # of the page
+
+
+class Machine:
+    """A machine with PostgreSQL and the service, on which the commands of the page are run."""
+
+    def __init__(self, postgresql: str) -> None:
+        self.directory = socket_directory(postgresql)
+        self.url = f"postgresql://order-service@/orders?host={self.directory}&port=5432"
+        self._programs = Path(f"/proc/{processes(postgresql)[0]}/exe").resolve().parent
+        owner = self.directory.stat()
+        user, group = pwd.getpwuid(owner.st_uid).pw_name, grp.getgrgid(owner.st_gid).gr_name
+        self._replaced = {
+            "-o postgres -g postgres": f"-o {user} -g {group}",
+            "/var/backups/orders": f"{self.directory}/backups",
+            "/var/lib/postgresql/15/": f"{self.directory}/",
+            f"{self.directory}/main": f"{self.directory}/data",
+        }
+        self._write_stand_ins(f"setpriv --reuid={user} --regid={group} --clear-groups" if os.geteuid() == 0 else "")
+        self._services = ExitStack()
+        self.run(
+            "runuser -u postgres -- createuser order-service\n"
+            "runuser -u postgres -- createdb --owner=order-service --encoding=UTF8 --template=template0 orders"
+        )
+        migrated(self.url)
+
+    def _write_stand_ins(self, as_owner: str) -> None:
+        """The programs of the page that need a whole machine, in a directory of the PATH."""
+        self._path = self.directory / "bin"
+        self._path.mkdir()
+        postgres = f"PATH={self._programs}:$PATH PGHOST={self.directory} PGPORT=5432 PGUSER=postgres"
+        for name, script in {
+            "runuser": f'shift 3; cd {self.directory}; {postgres} exec {as_owner} "$@"',
+            "order-service": f'cd {ROOT}; exec {sys.executable} -m flask --app wsgi "$@"',
+        }.items():
+            (self._path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (self._path / name).chmod(0o755)
+
+    def run(self, commands: str) -> str:
+        """What a shell prints for commands of the page."""
+        for text, replacement in self._replaced.items():
+            commands = commands.replace(text, replacement)
+        output = ""
+        for part in re.split(r"^(systemctl .*)$", commands, flags=re.MULTILINE):
+            if part.startswith("systemctl"):
+                _, verb, *units = part.split()
+                self._control(verb, units)
+            else:
+                output += self._shell(part)
+        return output
+
+    def _shell(self, script: str) -> str:
+        environ = {"PATH": f"{self._path}:{os.environ['PATH']}", "DATABASE_URL": self.url, "LOG_LEVEL": "error"}
+        done = subprocess.run(
+            ["sh", "-ec", script], env=environ, cwd=self.directory, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{done.stderr}\n{(self.directory / 'log').read_text()[-2000:]}"
+        return done.stdout
+
+    def _control(self, verb: str, units: list[str]) -> None:
+        """What systemctl does, with the units of the page."""
+        if units == ["postgresql"]:
+            options = f'--options="-k {self.directory} {SETTINGS}"' if verb == "start" else "--mode=fast"
+            log = f"{self.directory}/log"
+            self._shell(
+                f"runuser -u postgres -- pg_ctl {verb} -w -s -D {self.directory}/data {options} -l {log} >{log}2"
+            )
+        elif verb == "start":
+            self.start()
+        else:
+            assert verb == "stop" and "order-service.socket" in units
+            self._services.close()
+
+    def start(self) -> None:
+        """Start the web server and the worker."""
+        self.server: Server = self._services.enter_context(
+            running(*GUNICORN, port=free_port(), DATABASE_URL=self.url, WEB_CONCURRENCY="1")
+        )
+        self._services.enter_context(running_worker(DATABASE_URL=self.url))
+
+    def stop(self) -> None:
+        """Stop both."""
+        self._services.close()
+
+    def create(self, key: str) -> Response:
+        """Create an order with an idempotency key."""
+        response = self.server.request("POST", "/orders", ORDER, {"Idempotency-Key": key})
+        assert response.status == 201, response.body
+        return response
+
+    def feed(self, after: int | str = 0) -> Any:
+        """A page of the feed."""
+        return self.server.request("GET", f"/events?after={after}").json
+
+    def cursor_behind(self, order: Response, after: int | str = 0) -> str:
+        """A cursor behind the creation of the order, once the worker has numbered it."""
+
+        def is_in_feed() -> bool:
+            return any(event["order_id"] == order.json["id"] for event in self.feed(after)["events"])
+
+        wait_until(is_in_feed)
+        cursor: str = self.feed(after)["next_cursor"]
+        return cursor
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with private_postgres() as postgresql:
+        machine = Machine(postgresql)
+        try:
+            machine.start()
+            yield machine
+        finally:
+            machine.stop()
+
+
+def is_restored_between(machine: Machine, kept: Response, lost: Response, *, cursor: str, output: str) -> None:
+    """What the page says of a restore to a moment between two orders with the keys `kept` and `lost`."""
+    assert "was added to each number of the feed." in output and ", 0 differences." in output
+    again, anew = machine.create("kept"), machine.create("lost")
+    assert again.body == kept.body
+    assert again.headers["Idempotent-Replayed"] == "true" and anew.headers["Idempotent-Replayed"] is None
+    assert machine.server.request("GET", f"/orders/{lost.json['id']}").status == 404
+    assert anew.json["id"] != lost.json["id"]
+    expired = machine.feed(cursor)
+    assert expired["status"] == 410
+    machine.cursor_behind(anew, after=expired["oldest_after"])
+    wait_until(lambda: machine.server.request("GET", "/orders/search").json["behind"] == 0)
+
+
+def test_a_dump_made_under_traffic_is_restored(machine: Machine) -> None:
+    dump, restore = blocks("Dumps")
+    kept = machine.create("kept")
+    with repeatedly(lambda: machine.server.request("POST", "/orders", ORDER)) as created:
+        wait_until(lambda: len(created) > 10)
+        machine.run(dump)
+    earlier = [response.json["id"] for response in created[:10]]
+    lost = machine.create("lost")
+    cursor = machine.cursor_behind(lost)
+
+    output = machine.run(restore)
+
+    assert {machine.server.request("GET", f"/orders/{order_id}").status for order_id in earlier} == {200}
+    is_restored_between(machine, kept, lost, cursor=cursor, output=output)
+
+
+def test_the_log_is_replayed_to_a_moment_between_two_acknowledged_orders(machine: Machine) -> None:
+    archive, base_backup, restore = blocks("Any moment")
+    machine.run(archive)
+    with repeatedly(lambda: machine.create("traffic")):
+        machine.run(base_backup)
+    for i in range(5):
+        machine.create(f"after-the-backup-{i}")
+    kept = machine.create("kept")
+    lost = machine.create("lost")
+    cursor = machine.cursor_behind(lost)
+
+    assert MOMENT in restore
+    output = machine.run(restore.replace(MOMENT, lost.json["created_at"].replace("Z", "+00")))
+
+    assert [machine.create(f"after-the-backup-{i}").headers["Idempotent-Replayed"] for i in range(5)] == ["true"] * 5
+    is_restored_between(machine, kept, lost, cursor=cursor, output=output)
