@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from app.cli.common import errors_in_one_line
 from app.db.errors import is_lock_timeout
 from app.db.revision import require_revision
-from app.db.schema_changes import LOCK_TIMEOUT, begin_without_limits, one_process_at_a_time
+from app.db.schema_changes import LOCK_TIMEOUT, lift_limits, one_process_at_a_time
 
 database = current_app.extensions["migrate"].db
 
@@ -54,17 +54,23 @@ def migrate_sqlite(engine: Engine) -> None:
 def migrate_postgresql(engine: Engine) -> None:
     """Each migration is a transaction, except those that commit to create an index concurrently."""
     with one_process_at_a_time(engine), engine.connect() as connection:
-        connection.detach()  # its settings are of no use to anything else
-        event.listen(connection, "begin", begin_without_limits)
+        event.listen(connection, "begin", lift_limits)
         context.configure(connection=connection, target_metadata=database.metadata, transaction_per_migration=True)
-        for attempts_left in reversed(range(LOCK_ATTEMPTS)):
-            try:
-                run_migrations()
-                return
-            except DBAPIError as error:
-                if not is_lock_timeout(error) or not attempts_left:
-                    raise
-            time.sleep(LOCK_PAUSE)
+        try:
+            run_when_unlocked()
+        finally:
+            connection.invalidate()  # its settings are of no use to anything else
+
+
+def run_when_unlocked() -> None:
+    for attempts_left in reversed(range(LOCK_ATTEMPTS)):
+        try:
+            run_migrations()
+            return
+        except DBAPIError as error:
+            if not is_lock_timeout(error) or not attempts_left:
+                raise
+        time.sleep(LOCK_PAUSE)
 
 
 def run_migrations() -> None:

@@ -13,8 +13,8 @@ from app.db.engine import is_autocommit
 # Seconds that a migration waits for the lock of a table. Every request for the table waits behind it, and gives up
 # after lock_timeout of app.db.connection.
 LOCK_TIMEOUT = 0.5
-# A key of pg_try_advisory_xact_lock: arbitrary, but the same in every version of the service.
-_ADVISORY_LOCK = 6_513_207_314
+# The key is arbitrary, but the same in every version of the service.
+_TAKE_LOCK = "SELECT pg_try_advisory_xact_lock(6513207314)"
 _POLL_INTERVAL = 0.2  # seconds
 _LIMITS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", "lock_timeout": f"{LOCK_TIMEOUT}s"}
 
@@ -27,23 +27,28 @@ def one_process_at_a_time(engine: Engine) -> Iterator[None]:
     nothing longer than a transaction.
     """
     with engine.connect() as connection:
-        begin_without_limits(connection)
-        # A statement that waits for the lock would have a snapshot, and CREATE INDEX CONCURRENTLY of the process that
-        # has the lock waits for all older snapshots.
-        while not connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK}):
+        driver = begin_without_limits(connection)
+        # CREATE INDEX CONCURRENTLY of the process that has the lock waits for all older snapshots: of a statement that
+        # waits, and, unless prepare is False, of one that has ended, until the next one.
+        while driver.execute(_TAKE_LOCK, prepare=False).fetchone() != (True,):
             time.sleep(_POLL_INTERVAL)
         yield
 
 
-def begin_without_limits(connection: Connection) -> None:
-    """Lift the time limits of requests from the transaction that has begun, and shorten that of locks."""
-    if is_autocommit(connection):
-        return
+def begin_without_limits(connection: Connection) -> BoundedConnection:
+    """Begin a transaction without the time limits of requests, and with a shorter one for locks."""
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, BoundedConnection)
     driver.response_timeout = None
     for name, limit in _LIMITS.items():
         connection.execute(text(f"SET LOCAL {name} = '{limit}'"))
+    return driver
+
+
+def lift_limits(connection: Connection) -> None:
+    """A listener of SQLAlchemy's event "begin" that does so in each transaction."""
+    if not is_autocommit(connection):
+        begin_without_limits(connection)
 
 
 def create_index_concurrently(name: str, table: str, columns: list[str], *, unique: bool = False) -> None:
