@@ -163,6 +163,13 @@ def test_a_discount_is_shared_by_largest_remainder(
             {"#/items": f"The total of the items must be at most {LARGEST_TOTAL:,} minor units."},
         ),
         (
+            {
+                "items": [{"item_id": "sku-1", "quantity": QUANTITY_MAX, "unit_price": 9 * 10**9}],
+                "adjustments": [{"type": "fee", "amount": PRICE_MAX}] * 8,
+            },
+            {"#/adjustments": f"The order's total must be at most {LARGEST_TOTAL:,} minor units."},
+        ),
+        (
             {"adjustments": [off(1001)], "currency": None, "tags": ["gift", "gift"]},
             {
                 "#/adjustments": "The discounts must not exceed the price of the items.",

@@ -45,6 +45,8 @@ def price_lines(items: Sequence[Mapping[str, Any]], adjustments: Sequence[Mappin
         discounts = _allocate_discounts(subtotals, adjustments)
     if total > LARGEST_TOTAL:
         raise InvalidPrices({"items": [f"The total of the items must be at most {LARGEST_TOTAL:,} minor units."]})
+    if total + adjusted > LARGEST_TOTAL:
+        raise InvalidPrices({"adjustments": [f"The order's total must be at most {LARGEST_TOTAL:,} minor units."]})
     if total + adjusted < 0:
         raise InvalidPrices({"adjustments": ["The adjustments must not make the order's total negative."]})
     return Prices(subtotals, discounts, total, adjusted)

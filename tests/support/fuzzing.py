@@ -18,6 +18,7 @@ BEYOND_A_SCHEMA = {
     "This must not be before 1970-01-01T00:00:00Z.",
     "This must not be in the future.",
     "The total of the items must be at most 9,007,199,254,740,991 minor units.",
+    "The order's total must be at most 9,007,199,254,740,991 minor units.",
     "Duplicate line. Add up its quantities in one entry.",
     "This must not begin with erased-; such ids are reserved for customers whose data was erased.",
     "The order has no such line.",
