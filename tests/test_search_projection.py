@@ -16,6 +16,7 @@ from sqlalchemy import Executable, Table, delete, insert, select, update
 from app.cli.seed import sample_histories
 from app.db.engine import db
 from app.models import SEARCH, SEARCH_HEAD, SEARCH_TERMS
+from app.services import search_projection
 from app.services.order_inserts import insert_histories
 from app.services.search_projection import project_events, search_row, store_rows
 from app.services.sequencer import prune_feed, sequence_events
@@ -88,6 +89,31 @@ def test_workers_that_project_at_the_same_time_do_it_once(app: Flask, client: Fl
 
     assert_projected(app, client)
     assert search(client)["as_of_seq"] == 60
+
+
+def title_of_many_words(n: int) -> str:
+    """A title of 50 words that no other order has."""
+    return " ".join(f"{n}{word:02}" for word in range(50))
+
+
+def test_a_transaction_has_a_limited_number_of_terms(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_projection, "TERMS_MAX", 200)
+    for n in range(6):
+        item = {"item_id": "sku-1", "title": title_of_many_words(n), "quantity": 1}
+        client.post("/orders", json=MINIMAL | {"items": [item]})
+    with app.app_context():
+        sequence_events()
+
+        assert project_events()
+
+    assert search(client)["behind"] == 3
+    project(app)
+    assert_projected(app, client)
+    assert runner.invoke(args=["search", "rebuild"]).exit_code == 0
+    assert_projected(app, client)
+    assert runner.invoke(args=["verify"]).exit_code == 0
 
 
 def test_an_earlier_version_never_replaces_a_later_one(app: Flask, client: FlaskClient) -> None:

@@ -1,6 +1,7 @@
 """Whether the search is what the documents of the orders make it, as far as it has the events of the feed."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from app.models import EVENTS, FEED, FEED_HEAD, ORDERS, OUTBOX, SEARCH, SEARCH_H
 from app.services.search_projection import (
     FIRST_TERM,
     SWEEP_MAX,
+    TERMS_MAX,
     Row,
     current_documents,
     is_in_row,
@@ -129,9 +131,11 @@ def _due_versions(
 
 def _missing_terms(connection: Connection, rows: Iterable[Row]) -> set[str]:
     """The ids of the orders of which a term has no row of its own."""
-    pairs = [{"term": term, "order_id": row["order_id"]} for row in rows for term in row["terms"].split()]
-    query = _MISSING_TERMS[connection.dialect.name]
-    return set(connection.execute(query, {"pairs": orjson.dumps(pairs).decode()}).scalars())
+    pairs = ({"term": term, "order_id": row["order_id"]} for row in rows for term in row["terms"].split())
+    query, missing = _MISSING_TERMS[connection.dialect.name], set[str]()
+    while page := list(islice(pairs, TERMS_MAX)):
+        missing.update(connection.execute(query, {"pairs": orjson.dumps(page).decode()}).scalars())
+    return missing
 
 
 def _missing_terms_query(pairs: Any) -> Select[str]:

@@ -4,7 +4,7 @@ A row is made from the current document of its order. All who write it lock it f
 by an earlier one, so that any number of them may run: nobody stores again what an erasure has just removed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,9 @@ TermKey = tuple[str, str]  # a term, and the id of its order
 # Events in one transaction. On SQLite, whose writers wait meanwhile, it takes about 50 ms.
 PROJECT_MAX = {"postgresql": 500, "sqlite": 100}
 REWRITE_MAX = 100  # orders in one transaction of a rebuild, so that no statement takes long
+# Terms of the orders in one transaction. Most orders have 10 to 50; one may have 10,000, and 500 of these would take
+# gigabytes of memory and a statement longer than its time limit, again and again.
+TERMS_MAX = 20_000
 SWEEP_MAX = 5_000  # terms in one transaction
 FIRST_TERM: TermKey = ("", LOWEST_ID)  # before all others
 _UNCHANGED = ("customer_id", "channel", "status", "fulfillment_status", "payment_status", "return_status", "currency")
@@ -65,22 +68,38 @@ def project_events() -> bool:
         seq, first = pruned, seq
     else:
         first = seq
-    until = min(last, seq + PROJECT_MAX[db.engine.dialect.name])
-    rows = [search_row(document) for document in _current_documents(seq, until)]
+    rows, until = _next_rows(seq, min(last, seq + PROJECT_MAX[db.engine.dialect.name]))
     with db.engine.begin() as connection:
-        if connection.scalar(_LOCK_HEAD) != first:  # another worker is at it, or has done it
+        if connection.scalar(_LOCK_HEAD) != first:  # another worker is storing them, or has stored them
             return False
         store_rows(connection, rows)
         connection.execute(update(SEARCH_HEAD).values(seq=until))
     return True
 
 
-def _current_documents(after: int, until: int) -> Iterable[Mapping[str, Any]]:
-    """The orders with events in this range of the feed, as they are now."""
-    in_range = select(FeedEntry.order_id).where(FeedEntry.seq > after, FeedEntry.seq <= until).distinct()
-    ids = [row.order_id for row in read_rows(in_range)]
-    query = current_documents().where(Order.id.in_(ids))
-    return (orjson.loads(row.snapshot) for row in read_rows(query))
+def _next_rows(after: int, until: int) -> tuple[list[Row], int]:
+    """The rows of the orders with events in this range of the feed, as they are now, and the number that they reach:
+    `until`, or less where the orders up to it have more than TERMS_MAX terms."""
+    in_range = select(FeedEntry.seq, FeedEntry.order_id).where(FeedEntry.seq > after, FeedEntry.seq <= until)
+    entries = read_rows(in_range.order_by(FeedEntry.seq))
+    query = current_documents().where(Order.id.in_({entry.order_id for entry in entries}))
+    snapshots = {row.id: row.snapshot for row in read_rows(query)}
+    rows: list[Row] = []
+    terms = 0
+    for entry in entries:
+        snapshot = snapshots.pop(entry.order_id, None)
+        if snapshot is None:  # the order of an earlier entry
+            continue
+        row = search_row(orjson.loads(snapshot))
+        terms += _count_terms(row)
+        if rows and terms > TERMS_MAX:
+            return rows, entry.seq - 1
+        rows.append(row)
+    return rows, until
+
+
+def _count_terms(row: Row) -> int:
+    return len(row["terms"].split())
 
 
 def current_documents() -> Any:
@@ -191,9 +210,23 @@ def rewrite_rows(after: str, last: str) -> None:
     without_order = delete(SEARCH).where(SEARCH.c.order_id > after, SEARCH.c.order_id <= last, ~order)
     with db.engine.begin() as connection:
         connection.execute(without_order)
-    for first in range(0, len(rows), REWRITE_MAX):
+    for batch in _batches(rows):
         with db.engine.begin() as connection:
-            store_rows(connection, rows[first : first + REWRITE_MAX], rewrite=True)
+            store_rows(connection, batch, rewrite=True)
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows of each transaction of a rebuild."""
+    batch: list[Row] = []
+    terms = 0
+    for row in rows:
+        terms += _count_terms(row)
+        if batch and (len(batch) == REWRITE_MAX or terms > TERMS_MAX):
+            yield batch
+            batch, terms = [], _count_terms(row)
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def read_search_seq() -> int:
