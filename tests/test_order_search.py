@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import product
+from threading import BoundedSemaphore
 from typing import Any
 
 import pytest
@@ -255,6 +256,17 @@ def test_words_that_many_orders_have_are_intersected(
 
     assert [order["shipping_address"]["name"] for order in page["orders"]] == ["Berta Cohn"]
     assert page["next_cursor"] is None
+
+
+def test_a_search_that_waits_too_long_for_others_is_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_search, "AT_ONCE", BoundedSemaphore(1))
+    monkeypatch.setattr(order_search, "QUEUE_SECONDS", 0.01)
+
+    with order_search.AT_ONCE:
+        answer = client.get("/orders/search")
+
+    assert slug(answer) == (503, "service-unavailable") and answer.headers["Retry-After"] == "1"
+    assert client.get("/orders/search").status_code == 200
 
 
 def test_a_cursor_belongs_to_its_query_and_sort(client: FlaskClient, orders: dict[str, Any]) -> None:

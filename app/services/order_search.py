@@ -11,6 +11,7 @@ that too, or the conditions are others, the page has fewer orders, or none, and 
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import orjson
 
 from app.db.engine import db
 from app.db.types import read_timestamp, rfc3339
+from app.errors import ServiceUnavailable
 from app.models.fulfillment import NOT_RETURNED
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id
 from app.models.principal import Principal
@@ -41,7 +43,8 @@ INTERSECTION_MAX = 50_000  # orders with a word that are compared with those wit
 WALK_MAX = 10_000  # orders that one page walks over
 FACETS_MAX = 50_000  # orders that are counted for facets
 FACET_VALUES_MAX = 100  # of one facet, those with most orders
-_AT_ONCE = threading.BoundedSemaphore(4)  # searches of a process, so that they leave connections to all others
+AT_ONCE = threading.BoundedSemaphore(4)  # searches of a process, so that they leave connections to all others
+QUEUE_SECONDS = 4.0  # that a search waits for others; its statements may take the rest of the 10 s of a request
 
 _COLUMNS = (
     "customer_id", "channel", "status", "fulfillment_status", "payment_status", "return_status", "currency",
@@ -92,10 +95,10 @@ def search_orders(
 
     The filters are those of SearchFiltersSchema. Documents are the current ones, also where the search is behind. A
     page has fewer orders than `limit`, although more follow, where their documents would exceed PAGE_LENGTH, or after
-    WALK_MAX orders of which few matched.
+    WALK_MAX orders of which few matched. Raises ServiceUnavailable if other searches take too long.
     """
     search = _Search(filters, principal)
-    with _AT_ONCE:
+    with _turn():
         as_of_seq, last, *counts = search.count()
         source = search.choose_source(counts)
         documents, next_after = search.page(source, limit=limit, after=after) if source else ([], None)
@@ -105,6 +108,16 @@ def search_orders(
         values, complete = search.facets(source, facets) if source and facets else ({name: [] for name in facets}, True)
     visible = [visible_document(document, principal) for document in documents]
     return SearchPage(visible, next_after, as_of_seq, max(last - as_of_seq, 0), values, complete)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    if not AT_ONCE.acquire(timeout=QUEUE_SECONDS):
+        raise ServiceUnavailable("Too many searches are running. Send the request again.")
+    try:
+        yield
+    finally:
+        AT_ONCE.release()
 
 
 class _Search:
