@@ -1,10 +1,12 @@
 """Events reach the endpoints of webhooks: signed, in order, at least once, until they are accepted."""
 
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +26,7 @@ from app.services import webhook_delivery, webhook_queue
 from app.services.webhook_sender import Attempt
 from app.services.webhook_service import prune_deliveries
 from app.services.webhook_signature import SecretStore, new_secret
+from tests.support.marks import on_sqlite
 from tests.support.receivers import Received, receiver
 from tests.support.samples import MINIMAL
 from tests.support.servers import TIMEOUT, Server, running_worker, wait_until
@@ -634,6 +637,32 @@ def test_workers_side_by_side_deliver_each_event_once_and_in_order(app: Flask, c
     for request in endpoint.requests:
         versions[request.json["data"]["order_id"]].append(request.json["data"]["version"])
     assert versions == {order_id: [1, 2, 3] for order_id in orders}
+
+
+@on_sqlite
+def test_a_claim_waits_for_another_process_that_writes_and_a_look_does_not(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    def claim(due: webhook_queue.DueEndpoint) -> int:
+        with app.app_context():
+            return len(webhook_queue.claim(due, limit=10))
+
+    create_webhook(client)
+    create_order(client)
+    with (
+        app.app_context(),
+        ThreadPoolExecutor(1) as threads,
+        closing(sqlite3.connect(database_url[10:], isolation_level=None)) as other,
+    ):
+        queue_events()
+        other.execute("BEGIN IMMEDIATE")
+        [due] = webhook_queue.due_endpoints(datetime.now(UTC))
+        claimed = threads.submit(claim, due)
+        time.sleep(1)
+        assert not claimed.done(), claimed.result()
+        other.execute("ROLLBACK")
+
+        assert claimed.result(TIMEOUT) == 1
 
 
 def test_what_waits_too_long_for_a_slow_endpoint_is_given_back(

@@ -4,6 +4,7 @@ import random
 import sqlite3
 import time
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -69,7 +70,7 @@ def engine_options(url: str, *, pool_size: int, pooler: str = "") -> dict[str, A
     pool["pool_reset_on_return"] = None  # _roll_back_open_transaction replaces it
     pool["hide_parameters"] = True  # errors are logged, and parameters contain personal data
     if url.startswith("sqlite"):
-        # timeout 0: SQLite's own wait for a lock would block the whole worker; _execute_when_unlocked waits instead.
+        # timeout 0: SQLite's own wait for a lock would block the whole worker; execute_when_unlocked waits instead.
         # Writers hold a connection while they wait, so the overflow keeps connections available to readers.
         return pool | {"max_overflow": 100, "connect_args": {"isolation_level": None, "timeout": 0}}
     return pool | {"connect_args": connect_arguments(make_url(url).query, pooler=pooler)}
@@ -92,7 +93,7 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
         # synchronous=NORMAL does not sync the log at commit, so a power failure would lose acknowledged orders.
         # secure_delete, which not every build has by default, overwrites what a change or an erasure deletes.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-            _execute_when_unlocked(connection, f"PRAGMA {pragma}", timeout=SQLITE_LOCK_TIMEOUT)
+            execute_when_unlocked(connection, f"PRAGMA {pragma}", timeout=SQLITE_LOCK_TIMEOUT)
         return
     try:
         prepare_session(connection)
@@ -101,7 +102,9 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
         raise
 
 
-def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, timeout: float) -> None:
+def execute_when_unlocked(
+    connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any] | None = None, *, timeout: float
+) -> sqlite3.Cursor:
     """Execute `sql` once no other process holds SQLite's lock. Other requests of the worker run meanwhile.
 
     Raises sqlite3.OperationalError (SQLITE_BUSY) after `timeout` seconds.
@@ -109,8 +112,7 @@ def _execute_when_unlocked(connection: sqlite3.Connection, sql: str, *, timeout:
     deadline, pause = time.monotonic() + timeout, _MIN_PAUSE
     while True:
         try:
-            connection.execute(sql)
-            return
+            return connection.execute(sql, parameters or {})
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                 raise
@@ -137,4 +139,4 @@ def _begin_transaction(connection: Connection) -> None:
     else:
         # IMMEDIATE waits for other writers here. A deferred transaction that writes after it has read cannot wait, and
         # fails at once with SQLITE_BUSY.
-        _execute_when_unlocked(driver, "BEGIN IMMEDIATE", timeout=options.get("lock_timeout", SQLITE_LOCK_TIMEOUT))
+        execute_when_unlocked(driver, "BEGIN IMMEDIATE", timeout=options.get("lock_timeout", SQLITE_LOCK_TIMEOUT))

@@ -100,13 +100,11 @@ def store_key(key: IdempotencyKey, *, order_id: str, version: int) -> bool:
 
     Returns False if the order has another version by now, the key has been used, or the order has CHANGE_KEYS_MAX keys.
     """
-    dialect = db.engine.dialect.name
-    values = {"id": order_id, "version": version, "key_hash": key.key_hash, "fingerprint": key.fingerprint}
-    values["keys_max"] = CHANGE_KEYS_MAX
-    if dialect == "sqlite":
-        with db.engine.begin() as connection:  # BEGIN IMMEDIATE waits for another process's write, a statement does not
-            return connection.execute(_INSERT_KEY[dialect], values).first() is not None
-    return bool(_STORE_KEY.rows(**values))
+    statement = _STORE_KEY[db.engine.dialect.name]
+    rows = statement.rows(
+        id=order_id, version=version, key_hash=key.key_hash, fingerprint=key.fingerprint, keys_max=CHANGE_KEYS_MAX
+    )
+    return bool(rows)
 
 
 def require_room_for_key(order_id: str) -> None:
@@ -290,5 +288,4 @@ class _Groups:
 
 
 _GROUPS = PerEngine(_Groups)
-_INSERT_KEY = {"postgresql": _insert_key(postgresql), "sqlite": _insert_key(sqlite)}
-_STORE_KEY = Statement(_INSERT_KEY["postgresql"])
+_STORE_KEY = {"postgresql": Statement(_insert_key(postgresql)), "sqlite": Statement(_insert_key(sqlite))}

@@ -40,7 +40,7 @@ from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.statement import Lookup, Statement, json_rows, typed, without_index
-from app.db.transactions import in_transaction
+from app.db.transactions import in_transaction, read_rows
 from app.db.types import UUID, Timestamp, read_timestamp, rfc3339
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
 from app.models.order_id import new_id
@@ -191,8 +191,7 @@ def any_due(now: datetime) -> bool:
 
 def due_endpoints(now: datetime) -> list[DueEndpoint]:
     """The enabled endpoints with deliveries that are due, except those that are paused after failures."""
-    with db.engine.connect() as connection:
-        return [_due_endpoint(row, now) for row in connection.execute(_DUE, {"now": now})]
+    return [_due_endpoint(row, now) for row in read_rows(_DUE.params(now=now))]
 
 
 def _is_due(now: Any) -> ColumnElement[bool]:
