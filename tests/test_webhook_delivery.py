@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -679,6 +679,38 @@ def test_what_waits_too_long_for_a_slow_endpoint_is_given_back(
 
     [delivery] = deliveries(client, webhook)
     assert (endpoint.requests, delivery["status"], delivery["attempts"]) == ([], "pending", [])
+
+
+def test_a_failure_counts_once_if_the_database_fails_meanwhile(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_request: Received) -> int:
+        """Accept the first request, and let what waits for the second be given back."""
+        if len(endpoint.requests) == 1:
+            return 200
+        monkeypatch.setattr(webhook_delivery, "CLAIM_SECONDS", -1.0)
+        return 500
+
+    def fail(_unsent: Any) -> None:
+        monkeypatch.setattr(webhook_delivery, "release", webhook_queue.release)
+        raise sqlite3.OperationalError
+
+    monkeypatch.setattr(webhook_delivery, "CONCURRENCY", 1)
+    monkeypatch.setattr(webhook_delivery, "release", fail)
+    with receiver(answer) as endpoint, app.app_context():
+        webhook = create_webhook(client, endpoint.url)
+        running = deliverer(app)
+        for count in (1, 2):
+            for _ in range(count):
+                create_order(client)
+            queue_events()
+            with suppress(sqlite3.OperationalError):
+                running.run()
+        running.run()
+        running.finish()
+
+    assert len(endpoint.requests) == 2
+    assert health(client, webhook)["health"]["consecutive_failures"] == 1
 
 
 def test_a_secret_that_cannot_be_read_any_more_is_a_failure_that_says_what_to_do(

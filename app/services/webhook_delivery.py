@@ -192,12 +192,13 @@ class WebhookDeliverer:
 
     def _store_results(self) -> None:
         results = self._results.copy()
-        sent = [(delivery, attempt) for delivery, attempt in results if attempt is not None]
-        if sent:
-            _in_thread(complete, sent)
+        # Attempts last: after an error everything is repeated, and an endpoint would count its failures twice.
         unsent = [delivery for delivery, attempt in results if attempt is None]
         if unsent:
             _in_thread(release, unsent)
+        sent = [(delivery, attempt) for delivery, attempt in results if attempt is not None]
+        if sent:
+            _in_thread(complete, sent)
         del self._results[: len(results)]
         for delivery, _ in results:
             self._lanes[delivery.endpoint.id].unstored -= 1
