@@ -15,12 +15,14 @@ from sqlalchemy.dialects import sqlite
 from app import create_app
 from app.cli.seed import sample_orders
 from app.db.engine import db
+from app.db.statement import Statement
 from app.models.order_id import HIGHEST_ID, LOWEST_ID
 from app.models.principal import ANONYMOUS, Principal
 from app.services.order_inserts import insert_orders
 from app.services.order_listing import FILTERS, LEADS, Shape, list_query, list_statement, select_orders
 from app.services.order_queries import SNAPSHOTS
 from app.services.order_updates import CURRENT_ORDERS, UPDATE_ORDER, UPDATE_ORDERS
+from app.services.webhook_service import select_deliveries
 from tests.support.databases import migrated, new_database
 from tests.support.marks import on_sqlite
 from tests.support.postgres import libpq_url
@@ -90,6 +92,26 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
             assert scans[0] in first, (filters, plan)
             assert unique or "Sort" not in plan, (filters, plan)
             assert "Seq Scan" not in plan, (filters, plan)
+
+
+@pytest.mark.parametrize("status", ["pending", "failed"])
+def test_few_deliveries_of_a_status_are_not_searched_among_all(
+    connection: psycopg.Connection[Any], status: str
+) -> None:
+    connection.execute(
+        "INSERT INTO webhook_deliveries"
+        " (endpoint_id, id, type, status, attempt_count, attempts, next_attempt_at, created_at, finished_at)"
+        " SELECT (SELECT min(id::text)::uuid FROM orders), gen_random_uuid(), 'order.created', CASE n WHEN 1 THEN"
+        " 'pending' WHEN 2 THEN 'failed' ELSE 'succeeded' END, 1, '[]', now(), now(), now()"
+        " FROM generate_series(1, 20000) AS n"
+    )
+    connection.execute("ANALYZE webhook_deliveries")
+    sql = Statement(select_deliveries(LOWEST_ID, status=status).limit(100)).sql("postgresql")
+
+    plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
+
+    assert re.findall(r"using (\w+)", plan)[0].startswith("ix_webhook_deliveries_"), plan
+    connection.rollback()
 
 
 @pytest.mark.parametrize("descending", [True, False])

@@ -22,8 +22,8 @@ PAUSED, GONE, FAILING = "paused", "gone", "failing"
 PENDING, SUCCEEDED, FAILED = "pending", "succeeded", "failed"
 DELIVERY_STATUSES = (PENDING, SUCCEEDED, FAILED)
 # For conditions that partial indexes serve: a parameter would not do, since it could have any value.
-PENDING_LITERAL: ColumnElement[str] = literal_column(f"'{PENDING}'")
-FAILED_LITERAL: ColumnElement[str] = literal_column(f"'{FAILED}'")
+STATUS_LITERALS: dict[str, ColumnElement[str]] = {name: literal_column(f"'{name}'") for name in DELIVERY_STATUSES}
+PENDING_LITERAL, FAILED_LITERAL = STATUS_LITERALS[PENDING], STATUS_LITERALS[FAILED]
 
 REPLAY_MAX = 10_000  # events or deliveries that one request queues again
 
