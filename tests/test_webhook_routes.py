@@ -3,18 +3,21 @@
 import re
 from base64 import b64decode
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.config import RANDOM_KEY_PREFIX
 from app.db.engine import db
-from app.models import WebhookEndpoint
+from app.models import DELIVERIES, WebhookEndpoint
 from app.models.lifecycle import EVENT_TYPES
+from app.models.order_id import new_id
 from app.models.webhook import ENDPOINT_EVENT_TYPES, TEST
+from app.services.webhook_service import count_endpoints
 from app.services.webhook_signature import SecretStore, UnreadableSecret
 from tests.support.credentials import api_key, bearer
 from tests.support.marks import on_sqlite
@@ -121,6 +124,31 @@ def test_a_deleted_webhook_is_gone_with_its_deliveries(client: FlaskClient) -> N
     assert slug(client.get(f"/webhooks/{webhook['id']}")) == (404, "webhook-not-found")
     assert slug(client.get(f"/webhooks/{webhook['id']}/deliveries")) == (404, "webhook-not-found")
     assert client.get("/webhooks").json == {"webhooks": []}
+
+
+def test_the_deletion_of_a_webhook_concerns_no_other(app: Flask, client: FlaskClient) -> None:
+    deleted, other = create_webhook(client), create_webhook(client)
+    client.post(f"/webhooks/{other['id']}/test")
+    old = new_id(datetime.now(UTC) - timedelta(days=31))
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(DELIVERIES).values(id=old, status="succeeded"))
+
+    assert client.delete(f"/webhooks/{deleted['id']}").status_code == 204
+
+    assert [one["id"] for one in client.get(f"/webhooks/{other['id']}/deliveries").json["deliveries"]] == [old]
+
+
+def test_a_deleted_webhook_is_not_counted_as_disabled(app: Flask, client: FlaskClient) -> None:
+    """It is there until its deliveries are deleted."""
+    create_webhook(client)
+    with app.app_context():
+        with db.engine.begin() as connection:
+            connection.execute(update(WebhookEndpoint).values(status="disabled", disabled_reason="gone"))
+        disabled = count_endpoints()
+        with db.engine.begin() as connection:
+            connection.execute(update(WebhookEndpoint).values(status="deleted"))
+
+        assert (disabled["disabled"], count_endpoints()["disabled"]) == (1, 0)
 
 
 @on_sqlite

@@ -110,7 +110,7 @@ def count_endpoints() -> dict[str, int]:
         select(
             func.count().filter(WebhookEndpoint.status == ENABLED, ~failing).label("healthy"),
             func.count().filter(WebhookEndpoint.status == ENABLED, failing).label("failing"),
-            func.count().filter(WebhookEndpoint.disabled_reason.in_((GONE, FAILING))).label("disabled"),
+            func.count().filter(_EXISTS, WebhookEndpoint.disabled_reason.in_((GONE, FAILING))).label("disabled"),
         )
     )
     return dict(row._mapping)
@@ -161,13 +161,17 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
 
 
 def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
-    """Delete an endpoint; it gets nothing more. `prune_deliveries` deletes its deliveries. Raises WebhookNotFound."""
+    """Delete an endpoint; it gets nothing more. Raises WebhookNotFound.
 
-    def delete() -> None:
-        _lock(endpoint_id, principal).status = DELETED
+    This deletes a batch of its deliveries; `prune_deliveries` deletes the rest.
+    """
 
-    in_transaction(delete)
-    prune_deliveries()
+    def delete() -> str:
+        endpoint = _lock(endpoint_id, principal)
+        endpoint.status = DELETED
+        return endpoint.id
+
+    in_transaction(partial(_prune, in_transaction(delete), before=LOWEST_ID))
 
 
 def rotate_secret(endpoint_id: str, *, principal: Principal, rules: WebhookRules) -> dict[str, Any]:
