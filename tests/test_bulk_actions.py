@@ -134,9 +134,32 @@ def test_actions_that_are_not_begun_in_time_are_not_carried_out(
     assert (result["status"], client.get(path).json["version"]) == (503, 1)
 
 
+def test_actions_after_those_whose_orders_fill_the_response_are_not_executed(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_actions, "RESULTS_MAX", 1)
+    path = order_after(client)
+
+    results = send(client, action(path, "confirm"), action(path, "complete"))
+
+    assert [result["status"] for result in results] == [200, 503]
+    assert client.get(path).json["status"] == "confirmed"
+
+
 @pytest.mark.parametrize(("body", "pointer"), [({"actions": []}, "#/actions"), ({}, "#/actions")])
 def test_a_request_without_actions_is_refused(client: FlaskClient, body: Any, pointer: str) -> None:
     assert error_locations(client.post("/orders/actions", json=body)) == {pointer}
+
+
+def test_only_the_first_thousand_errors_say_what_is_wrong(client: FlaskClient) -> None:
+    path = order_after(client)
+    wrong = action(path, "update", patch={"items": [{"item_id": "sku-1", "quantity": 0}] * 100})
+
+    results = send(client, *[wrong] * 12, action(path, "confirm"))
+
+    assert [len(result["problem"]["errors"]) for result in results[:12]] == [100] * 10 + [1] * 2
+    assert results[11]["problem"]["errors"][0]["pointer"] == "#/actions/11"
+    assert results[12]["status"] == 200
 
 
 def test_more_than_a_thousand_actions_are_refused(client: FlaskClient) -> None:

@@ -31,10 +31,29 @@ from app.services import order_actions
 from app.services.new_order import fingerprint
 from app.services.order_actions import ChangeRequest
 from app.services.order_document import StoredOrder
-from app.services.order_service import Outcome
+from app.services.order_service import BATCH_FAULTS_MAX, Outcome, invalid_entry
 
 CONCURRENCY = 20  # orders that are changed at the same time: they share statements, see app/db/group_commit.py
 DEADLINE = 8.0  # seconds for all actions: below the 10 s in which every request is answered
+# Characters of the orders in one response, after which no further action begins: a thousand actions on one large order
+# would otherwise be answered with gigabytes. A thousand usual orders have 2 to 4 MiB.
+RESULTS_MAX = 32 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Budget:
+    """What the actions of one request may take together: no action begins after `deadline`, nor once the orders in the
+    response have RESULTS_MAX characters."""
+
+    deadline: float
+    size: int = 0
+
+    def require(self) -> None:
+        """Raise ServiceUnavailable if an action cannot begin any more."""
+        if time.monotonic() > self.deadline:
+            raise ServiceUnavailable("The request ran out of time before this action. Send the action again.")
+        if self.size >= RESULTS_MAX:
+            raise ServiceUnavailable("The orders before this action fill the response. Send the action again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +101,41 @@ def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_req
     run; then each is judged by the orders as they are stored, without the actions before it.
 
     Actions on different orders are executed concurrently, and those on one order in the order of the entries.
-    Actions that are not begun within DEADLINE seconds are not executed. `request` is what the changes have in
-    common. `version_required`: an action without the version that the order must have fails with
-    PreconditionRequired.
+    Actions that are not begun within DEADLINE seconds, or before the orders in the response have RESULTS_MAX
+    characters, are not executed. `request` is what the changes have in common. `version_required`: an action without
+    the version that the order must have fails with PreconditionRequired.
     """
     outcomes: dict[int, Outcome] = {}
     by_order: dict[str, dict[int, Callable[[], StoredOrder]]] = {}
+    faults = 0
     for i, entry in enumerate(entries):
         try:
-            order_id, task = _load_entry(entry, request, pointer=f"#/actions/{i}", version_required=version_required)
+            pointer, brief = f"#/actions/{i}", faults >= BATCH_FAULTS_MAX
+            order_id, task = _load_entry(entry, request, pointer, brief=brief, version_required=version_required)
             by_order.setdefault(order_id.lower(), {})[i] = task
         except ServiceError as error:
             outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
-    deadline = time.monotonic() + DEADLINE
+            faults += len(error.members.get("errors", ()))
+    budget = Budget(time.monotonic() + DEADLINE)
     with ThreadPoolExecutor(min(CONCURRENCY, max(1, len(by_order)))) as threads:
-        running = [threads.submit(copy_context().run, _execute_actions, tasks, deadline) for tasks in by_order.values()]
+        running = [threads.submit(copy_context().run, _execute_actions, tasks, budget) for tasks in by_order.values()]
         for future in running:
             outcomes |= future.result()
     return [outcomes[i] for i in range(len(outcomes))]
 
 
-def _load_entry(entry: Any, request: ChangeRequest, *, pointer: str, version_required: bool) -> Task:
+def _load_entry(entry: Any, request: ChangeRequest, pointer: str, *, brief: bool, version_required: bool) -> Task:
+    """The action of an entry. `brief`: report that the entry is invalid, and not why."""
     if not isinstance(entry, dict):
         errors = [{"pointer": pointer, "detail": "This must be an object."}]
         raise InvalidRequest("The action is not valid. Correct what `errors` lists.", errors=errors)
-    common = load_body(_COMMON, {k: v for k, v in entry.items() if k in _COMMON_MEMBERS}, pointer=pointer)
+    common_members = {name: value for name, value in entry.items() if name in _COMMON_MEMBERS}
+    own_members = {name: value for name, value in entry.items() if name not in _COMMON_MEMBERS}
+    if brief and not _has_valid_members(common_members, own_members):
+        raise invalid_entry(pointer)
+    common = load_body(_COMMON, common_members, pointer=pointer)
     action = BULK_ACTIONS[common["action"]]
-    body = load_body(action.schema, {k: v for k, v in entry.items() if k not in _COMMON_MEMBERS}, pointer=pointer)
+    body = load_body(action.schema, own_members, pointer=pointer)
     if action.scope not in request.principal.scopes:
         raise Forbidden(f"The scope {action.scope} is missing.")
     key, version = common.get("idempotency_key"), common.get("if_match")
@@ -123,6 +150,10 @@ def _load_entry(entry: Any, request: ChangeRequest, *, pointer: str, version_req
     return common["order_id"], partial(action.service, common["order_id"], **body, request=request)
 
 
+def _has_valid_members(common: dict[str, Any], own: dict[str, Any]) -> bool:
+    return _COMMON.has_valid_members(common) and BULK_ACTIONS[common["action"]].schema.has_valid_members(own)
+
+
 def _body_of_route(action: BulkAction, body: dict[str, Any]) -> Any:
     """The body that a request to the action's own route has, so that a key is known to both."""
     if "patch" in body:
@@ -130,16 +161,17 @@ def _body_of_route(action: BulkAction, body: dict[str, Any]) -> Any:
     return {name: value for name, value in body.items() if name not in action.path_members}
 
 
-def _execute_actions(tasks: dict[int, Callable[[], StoredOrder]], deadline: float) -> dict[int, Outcome]:
+def _execute_actions(tasks: dict[int, Callable[[], StoredOrder]], budget: Budget) -> dict[int, Outcome]:
     """The outcomes of the actions on one order, by their positions."""
-    return {i: _outcome(task, deadline) for i, task in tasks.items()}
+    return {i: _outcome(task, budget) for i, task in tasks.items()}
 
 
-def _outcome(task: Callable[[], StoredOrder], deadline: float) -> Outcome:
-    if time.monotonic() > deadline:
-        return ServiceUnavailable("The request ran out of time before this action. Send the action again.")
+def _outcome(task: Callable[[], StoredOrder], budget: Budget) -> Outcome:
     try:
-        return task()
+        budget.require()
+        order = task()
+        budget.size += len(order.document)
+        return order
     except ServiceError as error:
         return error.with_traceback(None)
     except Exception as error:  # the other actions are committed, and their results must be told

@@ -98,13 +98,18 @@ def _load_entry(
 ) -> CreateRequest:
     """The request of an entry. `brief`: report that the entry is invalid, and not why."""
     if brief and not _BATCH_ENTRY.has_valid_members(entry):
-        detail = f"This entry is not valid. Only the first {BATCH_FAULTS_MAX:,} errors of a batch are listed."
-        raise InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
+        raise invalid_entry(pointer)
     data = load_body(_BATCH_ENTRY, entry, pointer=pointer)
     key = data.pop("idempotency_key", None)
     return _authorized(
         CreateRequest(data, principal, idempotency_key=key, reference_as_key=True, request_id=request_id)
     )
+
+
+def invalid_entry(pointer: str) -> InvalidRequest:
+    """The error of an invalid entry after BATCH_FAULTS_MAX faults: it does not say why the entry is invalid."""
+    detail = f"This entry is not valid. Only the first {BATCH_FAULTS_MAX:,} errors of a batch are listed."
+    return InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
 
 
 def create_orders(requests: Sequence[CreateRequest], *, dry_run: bool = False) -> list[Outcome]:
