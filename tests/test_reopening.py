@@ -92,7 +92,10 @@ def test_an_erased_order_is_not_opened_again(app: Flask, client: FlaskClient, wa
     refused = send_action(client, path, "reopen")
 
     assert slug(refused) == (409, "illegal-action")
-    assert refused.json["detail"] == "The customer's personal data was erased; the order cannot be opened again."
+    assert refused.json["detail"] == "The action reopen is not allowed: the customer's personal data was erased."
+    order = client.get(path).json
+    assert "reopen" not in order["allowed_actions"] and refused.json["allowed_actions"] == order["allowed_actions"]
+    assert app.test_cli_runner().invoke(args=["verify"]).exit_code == 0
 
 
 def test_a_fulfillment_of_an_erased_order_cannot_be_cancelled(client: FlaskClient) -> None:

@@ -10,6 +10,7 @@ OPEN = ("pending", "confirmed")
 # What an action can require beside the status of the order.
 ON_HOLD, OPEN_UNITS, UNITS_TO_RETURN = "on hold", "open units", "units to return"
 EXPECTED_RETURNS, ACTIVE_FULFILLMENTS, PRICES = "expected returns", "active fulfillments", "prices"
+NOT_ERASED = "not erased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ ACTIONS = {
     "receive": Action("order.return_received", STATUSES, condition=EXPECTED_RETURNS),
     "reject": Action("order.return_rejected", STATUSES, condition=EXPECTED_RETURNS),
     "pay": Action("order.payment_recorded", STATUSES, condition=PRICES),
-    "reopen": Action("order.reopened", ("completed", "cancelled")),
+    "reopen": Action("order.reopened", ("completed", "cancelled"), condition=NOT_ERASED),
 }
 CREATED, IMPORTED, ERASED, LATE = "order.created", "order.imported", "order.erased", "order.late"
 # Events of an action with another result than the usual one.

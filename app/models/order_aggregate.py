@@ -37,6 +37,7 @@ from app.models.lifecycle import (
     ACTIVE_FULFILLMENTS,
     EXPECTED_RETURNS,
     LATE,
+    NOT_ERASED,
     ON_HOLD,
     OPEN,
     OPEN_UNITS,
@@ -65,6 +66,7 @@ _UNMET = {
     EXPECTED_RETURNS: "the order has no expected return",
     ACTIVE_FULFILLMENTS: "the order has no fulfillment, or only cancelled ones",
     PRICES: "the order has no prices",
+    NOT_ERASED: "the customer's personal data was erased",
 }
 _COLUMNS = tuple(name for name in Order.__table__.columns.keys() if name not in ("idempotency_key_hash", "fingerprint"))
 _columns = attrgetter(*_COLUMNS)
@@ -146,6 +148,7 @@ class OrderAggregate:
             EXPECTED_RETURNS: expected,
             ACTIVE_FULFILLMENTS: active_fulfillments(self.fulfillments),
             PRICES: self.totals is not None,
+            NOT_ERASED: not is_alias(self.customer_id),
         }
         met = frozenset([name for name, is_met in conditions.items() if is_met])
         self.allowed_actions = allowed_actions(self.status, met)
@@ -232,7 +235,6 @@ class OrderAggregate:
         """Reopen an order that has ended: a completed one as confirmed; a cancelled one as pending, with its cancelled
         units open again."""
         self._require_allowed("reopen")
-        self._require_not_erased()
         self.reopening = {"from_status": self.status, "reason": reason, "at": rfc3339(at)}
         if self.status == "cancelled":
             self.cancellations = [
@@ -419,6 +421,7 @@ class OrderAggregate:
             setattr(self, name, scrubbed[name])
         self.version += 1
         self.updated_at = at
+        self._derive_allowed_actions()
 
     @property
     def _may_become_late(self) -> bool:
@@ -454,16 +457,12 @@ class OrderAggregate:
         number = fulfillment["number"]
         if fulfillment["status"] == DELIVERED:
             raise self._illegal(f"Fulfillment {number} was delivered. Record a return instead.")
-        self._require_not_erased()
+        if is_alias(self.customer_id):  # an open order needs the personal data
+            raise self._illegal("The customer's personal data was erased; the order cannot be opened again.")
         units = count_units([fulfillment])
         coming_back = count_units(with_status(self.returns, EXPECTED))
         if any(returnable_units(line, expected=coming_back) < units.get(line["line"], 0) for line in self.items):
             raise self._illegal(f"Units of fulfillment {number} have been returned, or are expected back.")
-
-    def _require_not_erased(self) -> None:
-        """Raise IllegalAction if the order has been erased: an open order needs the personal data."""
-        if is_alias(self.customer_id):
-            raise self._illegal("The customer's personal data was erased; the order cannot be opened again.")
 
     def _refuse_personal_data(self, **members: Any) -> None:
         """Raise IllegalAction if the order has been erased and one of these members has a value, since no later erasure

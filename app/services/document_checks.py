@@ -27,6 +27,7 @@ from app.models.fulfillment import (
 from app.models.lifecycle import (
     ACTIVE_FULFILLMENTS,
     EXPECTED_RETURNS,
+    NOT_ERASED,
     ON_HOLD,
     OPEN,
     OPEN_UNITS,
@@ -301,8 +302,13 @@ def _has_units_and_prices(items: Sequence[Document], units: Units, prices: Price
 
 def _allowed_actions(order: Document, units: Units, *, has_prices: bool) -> list[str]:
     returnable = units.all_fulfilled > units.all_returned + sum(units.expected.values())
+    # The versions before an erasure keep what was allowed then.
+    is_reopenable = not is_alias(order["customer_id"]) or "reopen" in order["allowed_actions"]
     # In the order of _CONDITIONS.
-    are_met = bool(order["holds"]), units.open > 0, returnable, bool(units.expected), bool(units.active), has_prices
+    are_met = (
+        bool(order["holds"]), units.open > 0, returnable, bool(units.expected), bool(units.active), has_prices,
+        is_reopenable,
+    )  # fmt: skip
     return _cached_actions(order["status"], are_met)
 
 
@@ -311,7 +317,7 @@ def _cached_actions(status: str, are_met: tuple[bool, ...]) -> list[str]:
     return list(allowed_actions(status, frozenset(compress(_CONDITIONS, are_met))))
 
 
-_CONDITIONS = (ON_HOLD, OPEN_UNITS, UNITS_TO_RETURN, EXPECTED_RETURNS, ACTIVE_FULFILLMENTS, PRICES)
+_CONDITIONS = (ON_HOLD, OPEN_UNITS, UNITS_TO_RETURN, EXPECTED_RETURNS, ACTIVE_FULFILLMENTS, PRICES, NOT_ERASED)
 _WITH_UNITS = frozenset({"items", "cancellations", "fulfillments", "returns"})
 _READ_TO_DERIVE = _WITH_UNITS | {"adjustments", "payments", "status"}
 _PARTS = ("derived units", "derived prices", "derived payments", "derived totals")  # in the order of Derived
@@ -323,7 +329,7 @@ _CHECKS: tuple[tuple[set[str], Callable[[Document, Derived], Iterator[str]]], ..
     ({"status", "fulfillment_status", "return_status", "derived units"}, _check_statuses),
     ({"late", "ship_by", "status", "derived units"}, _check_late),
     ({"ship_by", "deliver_by", "holds"}, _check_dates),
-    ({"allowed_actions", "status", "holds", "derived units", "derived totals"}, _check_allowed_actions),
+    ({"allowed_actions", "customer_id", "status", "holds", "derived units", "derived totals"}, _check_allowed_actions),
     ({"items", "cancellations", "fulfillments", "returns"}, _check_records),
     ({"holds", "status"}, _check_holds),
     ({"reopening", "cancellations"}, _check_reopening),
