@@ -59,6 +59,14 @@ def test_get_finds_an_order_by_its_id_number_or_reference(
     assert json.loads(result.stdout) == order
 
 
+def test_get_finds_an_order_by_the_longest_reference(client: FlaskClient, runner: FlaskCliRunner) -> None:
+    order = create(client, external_ref="r" * 64)
+
+    result = runner.invoke(args=["orders", "get", "r" * 64])
+
+    assert result.exit_code == 0 and json.loads(result.stdout) == order
+
+
 def test_get_shows_an_earlier_version(client: FlaskClient, runner: FlaskCliRunner) -> None:
     order = create(client)
     client.post(f"/orders/{order['id']}/confirm")

@@ -139,12 +139,15 @@ def _one_line_errors() -> Iterator[None]:
 
 def _find_id(order: str) -> str:
     """The id of the order with this id, number or external reference. Raises click.ClickException."""
-    if parse_uuid(order):
-        return order
-    orders = []
-    for name in ("number", "external_ref"):
-        filters = load_parameters(OrderFiltersSchema(), {name: order})
-        orders += [orjson.loads(document) for document in stream_orders(filters, principal=ANONYMOUS, limit=10)]
+    if order_id := parse_uuid(order):
+        return order_id
+    by_reference = load_parameters(OrderFiltersSchema(), {"external_ref": order})
+    by_number = {"number": order, "sort": by_reference["sort"]}  # a reference may be longer than a number
+    orders = [
+        orjson.loads(document)
+        for filters in (by_number, by_reference)
+        for document in stream_orders(filters, principal=ANONYMOUS, limit=10)
+    ]
     if not orders:
         raise click.ClickException(f"No order has the id, number or external reference {order!r}.")
     if len(orders) > 1:  # several principals use the same reference
