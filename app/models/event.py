@@ -53,7 +53,7 @@ class ChangeKey(Base):
 
 
 class OutboxEntry(Base):
-    """An event that is not in the feed yet. The sequencer moves it there (app/services/event_feed.py)."""
+    """An event that is not in the feed yet. The sequencer moves it there (app/services/sequencer.py)."""
 
     __tablename__ = "outbox"
 
@@ -80,9 +80,6 @@ class FeedEntry(Base):
     at: Mapped[datetime] = mapped_column(Timestamp)
 
     __table_args__ = (Index("uq_feed_order_id_version", order_id, version, unique=True),)
-
-
-FEED_HEAD_ID = 1  # the id of the only row
 
 
 class FeedHead(Base):

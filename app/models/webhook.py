@@ -47,9 +47,9 @@ class WebhookEndpoint(Base):
     """A URL that events are sent to.
 
     `events` and `channels` are filters; None means all events of orders and all channels. `secret` signs the requests;
-    `previous_secret` signs them too until `previous_secret_until`. Both are stored as `app.services.webhook_secrets`
-    seals them. Events up to `last_seq` of the feed have a delivery if they match the filters. The endpoint gets no
-    request before `retry_at`.
+    `previous_secret` signs them too until `previous_secret_until`. Both are stored as `SecretStore` of
+    `app.services.webhook_signature` seals them. Events up to `last_seq` of the feed have a delivery if they match the
+    filters. The endpoint gets no request before `retry_at`.
     """
 
     __tablename__ = "webhook_endpoints"

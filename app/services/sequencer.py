@@ -42,8 +42,8 @@ _RENUMBER_MAX = 5_000  # entries in one statement, within its time limit
 _RENUMBER_STEP = 1_000_000_000
 
 _ANY_PENDING = Statement(select(exists(select(OUTBOX.c.order_id))))
-# SKIP LOCKED: another sequencer is at work, and numbers what is pending.
 _LAST_QUEUED = select(func.min(WebhookEndpoint.last_seq)).where(WebhookEndpoint.status == ENABLED)
+# SKIP LOCKED: another sequencer is at work, and numbers what is pending.
 _LOCK_HEAD = select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq).with_for_update(skip_locked=True)
 _SET_HEAD = update(FEED_HEAD)
 

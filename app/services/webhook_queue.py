@@ -114,7 +114,7 @@ def fan_out() -> bool:
 def _fan_out_to(endpoint_id: str) -> bool:
     query = select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.status == ENABLED)
     endpoint = db.session.scalar(query.with_for_update(skip_locked=True))
-    if endpoint is None:  # another worker is at it
+    if endpoint is None:  # another worker is queueing its events, or it has been disabled
         return False
     head = db.session.execute(select(FeedHead.seq, FeedHead.pruned_seq)).one()
     if endpoint.last_seq < head.pruned_seq:
