@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app import create_app
 from app.db.engine import db
 from app.models.search import SORTED_FILTERS, SORTS
-from app.services.search_statements import Path, Shape, Source, count_statement, page_statement
+from app.services.search_statements import PageShape, Path, Source, count_statement, page_statement
 from tests.support.applications import close_connections
 from tests.support.databases import migrated, new_database
 from tests.support.marks import on_postgresql
@@ -45,7 +45,7 @@ def test_candidates_are_counted_and_read_by_the_index_of_their_condition(app: Fl
     counted = scans(app, count_statement((path,)).sql("postgresql")) - {"pk_search_head", "pk_feed_head"}
     assert all(re.match("ix_order_search|pk_order_search", name) for name in counted - {"search_head", "feed_head"})
     for sort in SORTS:
-        shape = Shape(Source("candidates", path), (), sort, True)
+        shape = PageShape(Source("candidates", path), (), sort, True)
         read = scans(app, page_statement(shape, "postgresql").sql("postgresql"))
         assert {"pk_order_search", "pk_order_events", "pk_orders"} <= read, read
         assert not read & {"order_search", "order_search_terms", "orders", "order_events"}, read
@@ -62,6 +62,6 @@ def test_a_walk_reads_the_index_that_has_its_sort(app: Flask, sort: str, descend
         for ranges in (1, 3):
             path = None if name is None else Path(name, ranges)
             index = base.get(sort, f"ix_order_search_{sort}") if name is None else f"ix_order_search_{name}_{sort}"
-            shape = Shape(Source("walk", path), (), sort, descending)
+            shape = PageShape(Source("walk", path), (), sort, descending)
             read = scans(app, page_statement(shape, "postgresql").sql("postgresql"))
             assert read == {index, "pk_order_events", "pk_orders"}, (name, read)

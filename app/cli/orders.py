@@ -16,7 +16,7 @@ from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, Principal
 from app.services.order_actions import apply_due_changes, expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
-from app.services.order_import import Line, OrderImport
+from app.services.order_import import FileLine, OrderImport
 from app.services.verification import count_orders
 
 _BATCH = 500  # lines in one transaction
@@ -66,7 +66,9 @@ def import_orders(file: BinaryIO, principal: str) -> None:
     again: orders that exist already are skipped, recognized by id, external_ref, or else the text of the line.
     """
     orders_import = OrderImport(Principal(principal, frozenset()))
-    lines = (Line(number, text) for number, text in enumerate(_without_byte_order_mark(file), start=1) if text.strip())
+    lines = (
+        FileLine(number, text) for number, text in enumerate(_without_byte_order_mark(file), start=1) if text.strip()
+    )
     with migrated_database():
         with progress_bar("Import", length=_size(file)) as bar:
             while batch := list(islice(lines, _BATCH)):

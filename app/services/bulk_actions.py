@@ -93,7 +93,7 @@ _COMMON = BulkActionInSchema()
 _COMMON_MEMBERS = frozenset(_COMMON.fields)
 
 # An action that is ready to be executed, on the order with the id.
-Task = tuple[str, Callable[[], StoredOrder]]
+PreparedAction = tuple[str, Callable[[], StoredOrder]]
 
 
 def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_required: bool) -> list[Outcome]:
@@ -124,7 +124,9 @@ def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_req
     return [outcomes[i] for i in range(len(outcomes))]
 
 
-def _load_entry(entry: Any, request: ChangeRequest, pointer: str, *, brief: bool, version_required: bool) -> Task:
+def _load_entry(
+    entry: Any, request: ChangeRequest, pointer: str, *, brief: bool, version_required: bool
+) -> PreparedAction:
     """The action of an entry. `brief`: report that the entry is invalid, and not why."""
     if not isinstance(entry, dict):
         errors = [{"pointer": pointer, "detail": "This must be an object."}]

@@ -11,7 +11,7 @@ from app.models.fulfillment import EXPECTED, RECEIVED, REJECTED, SHIPPED
 from app.models.lifecycle import ACTIONS, ERASED, LATE, OPEN, PARTIALLY_CANCELLED, RETURN_EXPECTED
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
 from app.models.order_id import is_alias
-from app.services.document_checks import Document, Units, is_shippable
+from app.services.document_checks import Document, UnitCounts, is_shippable
 
 RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong
 
@@ -58,17 +58,17 @@ _CHANGEABLE_OF_ITEMS = {
 }
 
 
-class Change(NamedTuple):
+class VersionChange(NamedTuple):
     """Two versions of an order document that follow each other, the names of the members that differ, and the units."""
 
     before: Document
     after: Document
     differing: set[str]
-    units_before: Units
-    units: Units
+    units_before: UnitCounts
+    units: UnitCounts
 
 
-def wrong_members(event_type: str, change: Change, *, actor: str) -> list[str]:
+def wrong_members(event_type: str, change: VersionChange, *, actor: str) -> list[str]:
     """The names of the members that such an event of the actor cannot change as they have changed.
 
     What this event and the next one may both change is not checked here, since it is stored nowhere else. Raises
@@ -111,7 +111,7 @@ def is_allowed(event_type: str, before: Document) -> bool:
     return _ACTION_BY_EVENT.get(event_type) in before["allowed_actions"]
 
 
-def _expected_status(event_type: str, change: Change) -> str:
+def _expected_status(event_type: str, change: VersionChange) -> str:
     """The status that the action leads to; an order whose last open unit is cancelled or fulfilled ends."""
     action, status = _ACTION_BY_EVENT[event_type], str(change.before["status"])
     if action == "reopen":
@@ -124,7 +124,7 @@ def _expected_status(event_type: str, change: Change) -> str:
     return ACTIONS[action].to_status or status
 
 
-def _is_late_still(event_type: str, change: Change) -> bool:
+def _is_late_still(event_type: str, change: VersionChange) -> bool:
     """Whether the order is late as before, unless nothing of it is open any more, or the date to ship by is another."""
     is_late, after = change.after["late"], change.after
     expected = change.before["late"] and is_shippable(after, change.units)

@@ -45,7 +45,7 @@ _TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that holds the tim
 Document = Mapping[str, Any]
 
 
-class Units(NamedTuple):
+class UnitCounts(NamedTuple):
     """The units of an order by line, from the records, and the sums over all lines."""
 
     active: Sequence[Document]  # the fulfillments that were not cancelled
@@ -64,12 +64,12 @@ class Units(NamedTuple):
         return self.quantity - self.all_cancelled - self.all_fulfilled
 
 
-def order_units(order: Document) -> Units:
+def order_units(order: Document) -> UnitCounts:
     """Count the units in the records of an order document."""
     active = active_fulfillments(order["fulfillments"])
     cancelled = count_units(one for one in order["cancellations"] if one["reopened_at"] is None)
     fulfilled, returned = count_units(active), count_units(with_status(order["returns"], RECEIVED))
-    return Units(
+    return UnitCounts(
         active=active,
         cancelled=cancelled,
         fulfilled=fulfilled,
@@ -116,7 +116,7 @@ class VersionChecks:
         self._derived: Derived | None = None  # from the version before
         self._wrong: list[list[str]] = [[] for _ in _CHECKS]  # the names that each check has found
 
-    def units(self, order: Document) -> Units:
+    def units(self, order: Document) -> UnitCounts:
         """The units of the version that was checked last."""
         return order_units(order) if self._derived is None else self._derived.units
 
@@ -146,7 +146,7 @@ class VersionChecks:
 class Derived(NamedTuple):
     """What the records, the items and the adjustments of an order document add up to."""
 
-    units: Units
+    units: UnitCounts
     prices: Prices
     payments: PaymentSums
     totals: dict[str, int] | None
@@ -180,7 +180,7 @@ def _changed_parts(before: Derived, derived: Derived) -> Iterator[str]:
                 yield name
 
 
-def is_shippable(order: Document, units: Units) -> bool:
+def is_shippable(order: Document, units: UnitCounts) -> bool:
     """Whether the order has a date to ship by and open units, so that it can become late, or is."""
     return order["ship_by"] is not None and order["status"] in OPEN and units.open > 0
 
@@ -279,7 +279,7 @@ def _are_distinct(records: Sequence[Document], *members: str) -> bool:
     return len({tuple(record[name] for name in members) for record in records}) == len(records)
 
 
-def _has_units_and_prices(items: Sequence[Document], units: Units, prices: Prices) -> bool:
+def _has_units_and_prices(items: Sequence[Document], units: UnitCounts, prices: Prices) -> bool:
     """Whether each line counts the units of the records, no more than it has, and has its part of the prices."""
     for line, (item, subtotal, discount) in enumerate(
         zip(items, prices.subtotals, prices.discounts, strict=True), start=1
@@ -300,7 +300,7 @@ def _has_units_and_prices(items: Sequence[Document], units: Units, prices: Price
     return True
 
 
-def _allowed_actions(order: Document, units: Units, *, has_prices: bool) -> list[str]:
+def _allowed_actions(order: Document, units: UnitCounts, *, has_prices: bool) -> list[str]:
     returnable = units.all_fulfilled > units.all_returned + sum(units.expected.values())
     # The versions before an erasure keep what was allowed then.
     is_reopenable = not is_alias(order["customer_id"]) or "reopen" in order["allowed_actions"]

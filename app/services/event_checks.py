@@ -14,8 +14,8 @@ from app.models.lifecycle import CREATED, IMPORTED
 from app.models.order_id import hash_reference, is_alias
 from app.models.payment import sum_payments
 from app.models.pricing import InvalidPrices, order_totals, priced_lines
-from app.services.change_checks import Change, differing_members, is_allowed, wrong_members
-from app.services.document_checks import Document, Units, VersionChecks, due_at, order_prices
+from app.services.change_checks import VersionChange, differing_members, is_allowed, wrong_members
+from app.services.document_checks import Document, UnitCounts, VersionChecks, due_at, order_prices
 from app.services.feed_checks import FeedOrder
 from app.services.new_order import NEW_ORDER_STATE, content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
@@ -75,7 +75,7 @@ def compare_events(
 class _Version(NamedTuple):
     event: Row[Any]
     snapshot: Document
-    units: Units
+    units: UnitCounts
 
 
 def _verify_snapshot(order: OrderRow, event: Row[Any], snapshot: Document) -> Iterator[str]:
@@ -127,7 +127,7 @@ def _verify_change(before: _Version, version: _Version, differing: set[str], *, 
     if not is_allowed(event.type, old):
         yield f"version {event.version}, which is {event.type}, cannot follow version {old['version']}"
         return
-    change = Change(old, new, differing, before.units, version.units)
+    change = VersionChange(old, new, differing, before.units, version.units)
     for name in wrong_members(event.type, change, actor=event.actor):
         yield f"{name} in version {event.version} is not what {event.type} makes of it"
 

@@ -59,7 +59,7 @@ from app.services.order_queries import (
 )
 from app.services.order_updates import (
     CurrentOrder,
-    IdempotencyKey,
+    HashedKey,
     find_current_order,
     require_room_for_key,
     store_key,
@@ -316,7 +316,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
 
 
 def _try_change(
-    order_id: str, change: Change, *, key: IdempotencyKey | None, request: ChangeRequest, in_doubt: list[StoredOrder]
+    order_id: str, change: Change, *, key: HashedKey | None, request: ChangeRequest, in_doubt: list[StoredOrder]
 ) -> StoredOrder | None:
     """Apply a change and commit it. Returns None if another writer was first, or if the commit is in doubt."""
     current = _get_current_order(order_id, request.principal, key)
@@ -390,15 +390,15 @@ def _apply(change: Change, order: OrderAggregate) -> str | None:
         ) from None
 
 
-def _idempotency_key(action: str, request: ChangeRequest) -> IdempotencyKey | None:
+def _idempotency_key(action: str, request: ChangeRequest) -> HashedKey | None:
     """The key as it is stored. It belongs to one action of one order."""
     if request.idempotency_key is None:
         return None
     key_hash = hash_key(request.idempotency_key, principal=request.principal.id, operation=action)
-    return IdempotencyKey(key_hash, request.fingerprint)
+    return HashedKey(key_hash, request.fingerprint)
 
 
-def _get_current_order(order_id: str, principal: Principal, key: IdempotencyKey | None) -> CurrentOrder:
+def _get_current_order(order_id: str, principal: Principal, key: HashedKey | None) -> CurrentOrder:
     parsed_id = parse_uuid(order_id)
     current = find_current_order(parsed_id, owner=principal.owner, key=key) if parsed_id else None
     if current is None:
@@ -446,7 +446,7 @@ def _raise_unless_replayed(
     order: OrderAggregate,
     *,
     before: Mapping[str, Any],
-    key: IdempotencyKey | None,
+    key: HashedKey | None,
     principal: Principal,
 ) -> None:
     """Raise the database error, unless a concurrent request with the same key has stored the key first."""

@@ -30,7 +30,7 @@ _BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FileLine:
     """A line of the file, counted from 1."""
 
     number: int
@@ -47,13 +47,13 @@ class OrderImport:
     failed: int = 0
     _occurrences: Counter[str] = field(default_factory=Counter)
 
-    def store(self, lines: Sequence[Line]) -> Iterator[str]:
+    def store(self, lines: Sequence[FileLine]) -> Iterator[str]:
         """Store a batch of lines, and yield an error message for each line that fails.
 
         Raises ServiceUnavailable, RequestInFlight and database errors that concern no single line. This commits.
         """
-        requests: list[tuple[Line, CreateRequest]] = []
-        restored: list[tuple[Line, NewOrder]] = []
+        requests: list[tuple[FileLine, CreateRequest]] = []
+        restored: list[tuple[FileLine, NewOrder]] = []
         for line in lines:
             try:
                 self._load(line, requests, restored)
@@ -70,7 +70,7 @@ class OrderImport:
         yield from self._restore(restored)
 
     def _load(
-        self, line: Line, requests: list[tuple[Line, CreateRequest]], restored: list[tuple[Line, NewOrder]]
+        self, line: FileLine, requests: list[tuple[FileLine, CreateRequest]], restored: list[tuple[FileLine, NewOrder]]
     ) -> None:
         data = parse_json(line.text.strip())
         if isinstance(data, dict) and "id" in data:
@@ -81,13 +81,13 @@ class OrderImport:
         key = None if body.get("external_ref") else self._idempotency_key(line)
         requests.append((line, CreateRequest(body, self.principal, idempotency_key=key, reference_as_key=True)))
 
-    def _idempotency_key(self, line: Line) -> str:
+    def _idempotency_key(self, line: FileLine) -> str:
         """The key of a line without a reference: its text, and how often the text has occurred in the file."""
         digest = blake2b(line.text.strip(), digest_size=16).hexdigest()
         self._occurrences[digest] += 1
         return f"import:{digest}:{self._occurrences[digest]}"
 
-    def _restore(self, restored: Sequence[tuple[Line, NewOrder]]) -> Iterator[str]:
+    def _restore(self, restored: Sequence[tuple[FileLine, NewOrder]]) -> Iterator[str]:
         orders: dict[str, NewOrder] = {}
         for _, order in restored:
             orders.setdefault(order.id, order)  # the first of several lines with the same order
@@ -104,7 +104,7 @@ class OrderImport:
         self.created += created
         self.existing += not created
 
-    def _error_message(self, line: Line, error: ServiceError) -> str:
+    def _error_message(self, line: FileLine, error: ServiceError) -> str:
         self.failed += 1
         listed: list[dict[str, Any]] = error.members.get("errors", [])
         messages = "; ".join(f"{one['pointer']}: {one['detail']}" for one in listed)

@@ -29,8 +29,8 @@ from app.services.order_document import visible_document
 from app.services.order_listing import first_within_page
 from app.services.order_queries import owner_values
 from app.services.search_statements import (
+    PageShape,
     Path,
-    Shape,
     Source,
     count_statement,
     facet_statement,
@@ -201,10 +201,10 @@ class _Search:
         }
         return counted, source.kind != "walk" or sum(row[-1] for row in rows) < FACETS_MAX
 
-    def _shape(self, source: Source) -> Shape:
+    def _shape(self, source: Source) -> PageShape:
         names = (*self._values, *(f"term_{i}" for i in range(len(self._terms))))
         ranges = (name for name in self._ranges if name != "created_at")  # that one is always a condition
-        return Shape(source, (*names, *ranges), self._sort, self._descending)
+        return PageShape(source, (*names, *ranges), self._sort, self._descending)
 
     def _find_paths(self) -> Iterator[Path]:
         for i, spellings in enumerate(self._terms):

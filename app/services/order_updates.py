@@ -57,11 +57,11 @@ _mutable = attrgetter(*_MUTABLE)
 
 # A change as its statement takes it: the columns of the order, its event and its key, and the items that have changed.
 # `last_line` is the number of its last item where items were removed.
-Change = dict[str, Any]
+ChangeRow = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class IdempotencyKey:
+class HashedKey:
     """The hash of the idempotency key of a change, and the fingerprint of the body that it is sent with."""
 
     key_hash: str
@@ -87,7 +87,7 @@ class CurrentOrder:
     replayed_document: str | None
 
 
-def find_current_order(order_id: str, *, owner: Owner, key: IdempotencyKey | None) -> CurrentOrder | None:
+def find_current_order(order_id: str, *, owner: Owner, key: HashedKey | None) -> CurrentOrder | None:
     """The order, if it is the owner's, read in one statement with those of concurrent requests."""
     row = _GROUPS.get().reads.submit(
         {"id": order_id, **owner_values(owner), "key_hash": None if key is None else key.key_hash}
@@ -95,7 +95,7 @@ def find_current_order(order_id: str, *, owner: Owner, key: IdempotencyKey | Non
     return None if row is None else CurrentOrder(*row)
 
 
-def store_key(key: IdempotencyKey, *, order_id: str, version: int) -> bool:
+def store_key(key: HashedKey, *, order_id: str, version: int) -> bool:
     """Store the key of a request that changed nothing, with the version that it is answered with.
 
     Returns False if the order has another version by now, the key has been used, or the order has CHANGE_KEYS_MAX keys.
@@ -117,7 +117,7 @@ def require_room_for_key(order_id: str) -> None:
 
 
 def store_version(
-    order: OrderAggregate, event: dict[str, Any], *, key: IdempotencyKey | None, before: Mapping[str, Any]
+    order: OrderAggregate, event: dict[str, Any], *, key: HashedKey | None, before: Mapping[str, Any]
 ) -> bool:
     """Store the changed order, its key, its event and its outbox row. Returns False on a version conflict.
 
@@ -145,12 +145,12 @@ def _changed_items(order: OrderAggregate, before: Mapping[str, Any]) -> list[dic
     return line_columns([line for line, old in lines if line and line != old])
 
 
-def _store_together(changes: Sequence[Change]) -> list[bool | None]:
+def _store_together(changes: Sequence[ChangeRow]) -> list[bool | None]:
     """Whether each change is stored; None for one that has to be stored alone.
 
     Of the changes of one order only the first can be stored: the others are based on the version before it.
     """
-    by_order: dict[str, Change] = {}
+    by_order: dict[str, ChangeRow] = {}
     for change in changes:
         by_order.setdefault(change["order_id"], change)
     try:
@@ -165,7 +165,7 @@ def _store_together(changes: Sequence[Change]) -> list[bool | None]:
     ]
 
 
-def _store_versions(changes: Sequence[Change], statement: Statement) -> set[str]:
+def _store_versions(changes: Sequence[ChangeRow], statement: Statement) -> set[str]:
     """Store changes of different orders, and return the ids of those that are stored."""
     if db.engine.dialect.name == "sqlite":
         with db.engine.begin() as connection:
@@ -174,7 +174,7 @@ def _store_versions(changes: Sequence[Change], statement: Statement) -> set[str]
     return {row[0] for row in statement.rows(changes=batch.decode())}
 
 
-def _store_in_transaction(connection: Connection, change: Change) -> bool:
+def _store_in_transaction(connection: Connection, change: ChangeRow) -> bool:
     order_id = change["order_id"]
     before = and_(ORDERS.c.id == order_id, ORDERS.c.version == change["version"] - 1)
     columns = {name: change[name] for name in _MUTABLE}
@@ -282,7 +282,7 @@ class _Groups:
         self.reads = GroupCommit[dict[str, Any], tuple[Any, ...] | None](
             CURRENT_ORDERS.rows, max_batch=GROUP_READ_MAX, turn=turn
         )
-        self.changes = GroupCommit[Change, bool | None](
+        self.changes = GroupCommit[ChangeRow, bool | None](
             _store_together, max_batch=GROUP_CHANGES_MAX, repeatable=False, turn=turn
         )
 

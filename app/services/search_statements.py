@@ -64,7 +64,7 @@ class Source(NamedTuple):
     path: Path | None = None
 
 
-class Shape(NamedTuple):
+class PageShape(NamedTuple):
     """What the SQL of a page depends on."""
 
     source: Source
@@ -106,14 +106,14 @@ def _intersection(sets: Sequence[Any]) -> Any:
 
 
 @lru_cache(maxsize=512)
-def page_statement(shape: Shape, dialect: str) -> Statement:
+def page_statement(shape: PageShape, dialect: str) -> Statement:
     """Rows (id, value of the sort, whether it matches, its number in the walk, document) of the first `limit` orders
     that match, and of the last order of a walk, which has the number `walk`."""
     return Statement(page_query(shape, dialect))
 
 
 @lru_cache(maxsize=512)
-def facet_statement(shape: Shape, facets: tuple[str, ...], dialect: str) -> Statement:
+def facet_statement(shape: PageShape, facets: tuple[str, ...], dialect: str) -> Statement:
     """Rows (values of the facets, whether they match, number of orders)."""
     rows = _source_rows(shape, dialect)
     values = [rows.c[name] for name in facets]
@@ -121,7 +121,7 @@ def facet_statement(shape: Shape, facets: tuple[str, ...], dialect: str) -> Stat
     return Statement(query)
 
 
-def page_query(shape: Shape, dialect: str) -> Select[Any]:
+def page_query(shape: PageShape, dialect: str) -> Select[Any]:
     """The query of `page_statement`."""
     rows = _source_rows(shape, dialect)
     sort = _sorting(rows.c, shape)
@@ -150,17 +150,17 @@ def _document(page: Subquery) -> ColumnElement[str | None]:
     return select(OrderEvent.snapshot).where(*of_order).correlate(page).scalar_subquery()
 
 
-def _sorting(columns: Any, shape: Shape) -> list[Any]:
+def _sorting(columns: Any, shape: PageShape) -> list[Any]:
     direction = desc if shape.descending else asc
     return [direction(columns[name]) for name in SORTS[shape.sort]]
 
 
-def _page_sorting(columns: Any, shape: Shape) -> list[Any]:
+def _page_sorting(columns: Any, shape: PageShape) -> list[Any]:
     direction = desc if shape.descending else asc
     return [direction(columns.value), direction(columns.order_id)]
 
 
-def _source_rows(shape: Shape, dialect: str) -> Any:
+def _source_rows(shape: PageShape, dialect: str) -> Any:
     """The rows of the source, with the column `matches`."""
     if shape.source.kind == "walk":
         walked = _walk(shape).subquery("rows")
@@ -190,7 +190,7 @@ def _given_ids(dialect: str) -> Select[Any]:
     return select(cast(elements.c.value, UUID).label("order_id"))
 
 
-def _walk(shape: Shape) -> Any:
+def _walk(shape: PageShape) -> Any:
     """The first `walk` rows by the sort, of the path or of all orders."""
     limit = _parameter("walk", Integer)
     path = shape.source.path or Path("", 1)
@@ -204,7 +204,7 @@ def _walk(shape: Shape) -> Any:
     return select(merged).order_by(*_sorting(merged.c, shape)).limit(limit)
 
 
-def _walk_sorting(path: Path, shape: Shape) -> list[Any]:
+def _walk_sorting(path: Path, shape: PageShape) -> list[Any]:
     direction = desc if shape.descending else asc
     return [direction(one) for one in (*_leading_columns(path.name), *(_COLUMNS[name] for name in SORTS[shape.sort]))]
 
@@ -213,7 +213,7 @@ def _leading_columns(name: str) -> list[Any]:
     return [_COLUMNS[name]] if name and name not in _FLAGS else []
 
 
-def _walked_range(path: Path, i: int, shape: Shape) -> list[Any]:
+def _walked_range(path: Path, i: int, shape: PageShape) -> list[Any]:
     """The i-th range of the path, between the bounds of the sort.
 
     A row comparison: (status, updated_at, id) from (s, …) to (s, …) means status = s, and only the index on these
@@ -232,7 +232,7 @@ def _bound(bound: str, name: str) -> ColumnElement[Any]:
     return bindparam(f"sort_{bound}_id" if name == "order_id" else f"sort_{bound}", type_=_COLUMNS[name].type)
 
 
-def _within_sort(columns: Any, shape: Shape) -> list[Any]:
+def _within_sort(columns: Any, shape: PageShape) -> list[Any]:
     names = SORTS[shape.sort]
     sort = tuple_(*(columns[name] for name in names))
     low, high = (tuple_(*(_bound(bound, name) for name in names)) for bound in ("low", "high"))
@@ -269,7 +269,7 @@ def _range_bounds(sort: str, bound: str) -> list[Any]:
     return [value] if sort == "created_at" else [value, literal_column(f"'{LOWEST_ID}'", UUID)]
 
 
-def _matches(columns: Any, shape: Shape) -> ColumnElement[bool]:
+def _matches(columns: Any, shape: PageShape) -> ColumnElement[bool]:
     """Whether a row meets all conditions."""
     created = (
         columns.order_id >= _parameter("created_at_low", UUID),

@@ -118,7 +118,7 @@ _ORPHANS = _select_orphans()
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class OrderSelection:
     """The orders to compare: queries with the parameters of their condition."""
 
     queries: Queries
@@ -168,7 +168,7 @@ def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeR
     """
     with consistent_read(statement_timeout=None) as session:
         connection = session.connection()
-        selection = Selection(_IN_RANGE, {"after": orders.after, "last": orders.last})
+        selection = OrderSelection(_IN_RANGE, {"after": orders.after, "last": orders.last})
         if since is None:
             verified, differences = _compare_all(connection, selection)
         else:
@@ -178,20 +178,20 @@ def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeR
     return RangeResult(orders, verified, differences)
 
 
-def _compare_changed_orders(connection: Connection, orders: Selection, since: datetime) -> tuple[int, list[str]]:
+def _compare_changed_orders(connection: Connection, orders: OrderSelection, since: datetime) -> tuple[int, list[str]]:
     changed = orders.queries.ids.where(ORDERS.c.updated_at >= since)
     ids = connection.execute(changed, orders.parameters).scalars().all()
-    return _compare_all(connection, Selection(_BY_ID, {"ids": ids})) if ids else (0, [])
+    return _compare_all(connection, OrderSelection(_BY_ID, {"ids": ids})) if ids else (0, [])
 
 
-def _compare_all(connection: Connection, selection: Selection) -> tuple[int, list[str]]:
+def _compare_all(connection: Connection, selection: OrderSelection) -> tuple[int, list[str]]:
     """The number of orders, and their differences, those of the search included."""
     count, differences = _compare_orders(connection, selection)
     # What cannot be read is reported already, and the search cannot be computed from it.
     return count, differences or list(compare_search(connection, selection.queries.search, selection.parameters))
 
 
-def _compare_orders(connection: Connection, selection: Selection) -> tuple[int, list[str]]:
+def _compare_orders(connection: Connection, selection: OrderSelection) -> tuple[int, list[str]]:
     """The number of orders, and their differences. If a value cannot be read, the orders are read one by one."""
     try:
         orders = list(_read_orders(connection, selection))
@@ -202,14 +202,14 @@ def _compare_orders(connection: Connection, selection: Selection) -> tuple[int, 
 
 
 def _compare_one(connection: Connection, order_id: str) -> list[str]:
-    selection = Selection(_BY_ID, {"ids": [order_id]})
+    selection = OrderSelection(_BY_ID, {"ids": [order_id]})
     try:
         return list(_compare_with_events(connection, list(_read_orders(connection, selection)), selection))
     except ValueError as error:
         return [f"order {order_id}: a value in a row of it cannot be read ({type(error).__name__})"]
 
 
-def _read_orders(connection: Connection, selection: Selection) -> Iterator[OrderRow]:
+def _read_orders(connection: Connection, selection: OrderSelection) -> Iterator[OrderRow]:
     items = _read_dicts(connection, selection.queries.items, selection.parameters)
     by_order = {order_id: list(rows) for order_id, rows in groupby(items, itemgetter("order_id"))}
     for columns in _read_dicts(connection, selection.queries.orders, selection.parameters):
@@ -225,7 +225,9 @@ def _read_dicts(connection: Connection, query: Select[Any], parameters: Mapping[
     return (dict(zip(names, row, strict=True)) for row in result)  # mappings take twice the time
 
 
-def _compare_with_events(connection: Connection, orders: Sequence[OrderRow], selection: Selection) -> Iterator[str]:
+def _compare_with_events(
+    connection: Connection, orders: Sequence[OrderRow], selection: OrderSelection
+) -> Iterator[str]:
     aliases: dict[str | None, str] = dict(connection.execute(_ALIASES).all())
     kept_since = feed_kept_since(connection)
     events = selection.queries.events.execution_options(yield_per=_EVENTS_PAGE)
