@@ -767,6 +767,22 @@ def test_finished_deliveries_are_deleted_after_their_time_and_pending_ones_stay(
     assert [delivery["status"] for delivery in deliveries(client, webhook)] == ["pending"]
 
 
+def test_after_a_change_of_secret_key_a_rotated_secret_signs_what_has_waited(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        with webhook_rules(app, secrets=SecretStore("another secret key, of 32 characters")):
+            deliver(app)
+            [waiting] = deliveries(client, webhook)
+            secret = client.post(f"/webhooks/{webhook['id']}/rotate-secret").json["secret"]
+            let_pauses_end(app)
+            deliver(app)
+
+    assert waiting["status"] == "pending" and "SECRET_KEY has changed" in waiting["attempts"][0]["error"]
+    [request] = endpoint.requests
+    request.verify(secret)
+
+
 def test_a_worker_that_is_told_to_stop_completes_the_requests_that_are_open(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:

@@ -1,7 +1,6 @@
 """SQLite's file: whole after a clean stop, and copied while the service writes."""
 
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from tests.support.concurrency import repeatedly
 from tests.support.databases import ORDER, flask, migrated
-from tests.support.runbook import blocks
+from tests.support.runbook import blocks, run
 from tests.support.servers import GUNICORN, ROOT, SERVERS, environment, free_port, running
 
 
@@ -65,33 +64,18 @@ def test_copies_made_while_the_service_writes_are_restored_by_the_page(tmp_path:
     """docs/operations.md, SQLite."""
     file, copies = tmp_path / "orders.db", tmp_path / "copies"
     copies.mkdir()
-    flask(f"sqlite:///{file}", "db", "upgrade")
-    flask(f"sqlite:///{file}", "seed", "--orders", "50")
+    url, paths = f"sqlite:///{file}", {"instance/orders.db": str(file), "/var/backups/orders": str(copies)}
+    flask(migrated(url), "seed", "--orders", "50")
     copy, restore = blocks("SQLite")
-    with running(*GUNICORN, port=free_port(), DATABASE_URL=f"sqlite:///{file}") as server:
+    with running(*GUNICORN, port=free_port(), DATABASE_URL=url) as server:
         earlier = [server.request("POST", "/orders", ORDER).json["id"] for _ in range(20)]
         with repeatedly(lambda: server.request("POST", "/orders", ORDER), pause=0.05):
-            run_page(copy, file, copies)
+            run(copy, paths)
     assert orders_in(copies / "quiet.db") >= orders_in(copies / "orders.db") >= 70
 
-    output = run_page(restore, file, copies)
+    output = run(restore, paths, DATABASE_URL=url)
 
     assert ", 0 differences." in output and "was added to each number of the feed." in output
-    exported = flask(f"sqlite:///{file}", "orders", "export").splitlines()
+    exported = flask(url, "orders", "export").splitlines()
     assert set(earlier) < {json.loads(line)["id"] for line in exported}
     assert len(exported) == orders_in(copies / "orders.db")
-
-
-def run_page(commands: str, file: Path, copies: Path) -> str:
-    """What the page's commands print, with these paths in place of its own."""
-    for text, replacement in {
-        "instance/orders.db": str(file),
-        "/var/backups/orders": str(copies),
-        ".venv/bin/flask": f"{sys.executable} -m flask --app wsgi",
-        "sqlite3 ": "sqlite3 " if shutil.which("sqlite3") else f"{sys.executable} -m tests.support.sqlite_shell ",
-    }.items():
-        commands = commands.replace(text, replacement)
-    settings = environment(DATABASE_URL=f"sqlite:///{file}", LOG_LEVEL="error")
-    return subprocess.run(
-        ["sh", "-ec", commands], cwd=ROOT, env=settings, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout

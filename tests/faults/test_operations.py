@@ -5,6 +5,7 @@ by the one that the server runs as, and paths by temporary ones.
 """
 
 import grp
+import json
 import os
 import pwd
 import re
@@ -17,10 +18,12 @@ from typing import Any
 
 import pytest
 
+from app.services.api_key_service import key_id
 from tests.support.concurrency import repeatedly
+from tests.support.credentials import bearer
 from tests.support.databases import ORDER, migrated
 from tests.support.postgres import SETTINGS, private_postgres, processes, socket_directory
-from tests.support.runbook import blocks
+from tests.support.runbook import blocks, inline_commands, run
 from tests.support.servers import GUNICORN, ROOT, Response, Server, free_port, running, running_worker, wait_until
 
 MOMENT = "2026-11-28T09:30:00.123456+00"  # of the page
@@ -185,3 +188,34 @@ def test_the_log_is_replayed_to_a_moment_between_two_acknowledged_orders(machine
 
     assert [machine.create(f"after-the-backup-{i}").headers["Idempotent-Replayed"] for i in range(5)] == ["true"] * 5
     is_restored_between(machine, kept, lost, cursor=cursor, output=output)
+
+
+def test_the_commands_that_look_at_the_database_are_valid(machine: Machine) -> None:
+    commands = inline_commands("runuser")
+
+    assert commands and all(" rows)" in machine.run(command) for command in commands)
+
+
+def test_keys_are_rotated_without_a_refused_request(tmp_path: Path) -> None:
+    url = migrated(f"sqlite:///{tmp_path}/orders.db")
+    settings = {"DATABASE_URL": url, "AUTH": "required", "SECRET_KEY": "k" * 32, "WEBHOOKS_ALLOW_PRIVATE": "1"}
+    [rotate_key], [rotate_secret] = blocks("API keys"), blocks("Secrets of webhooks")
+    create = next(line for line in rotate_key.splitlines() if " create " in line)
+    old = run(f"{create} --scope webhooks:manage", {}, **settings).strip()
+    create, show, revoke = rotate_key.splitlines()
+    with running(*GUNICORN, port=free_port(), WEB_CONCURRENCY="1", **settings) as server:
+        key = {"Idempotency-Key": "order-1"}
+        order = server.request("POST", "/orders", ORDER, bearer(old) | key)
+        webhook = server.request("POST", "/webhooks", {"url": "http://127.0.0.1:9/hook"}, bearer(old)).json
+        addresses = {"http://127.0.0.1/": f"http://127.0.0.1:{server.port}/", "WEBHOOK_ID": webhook["id"]}
+        rotated = json.loads(run(rotate_secret, addresses, API_KEY=old))
+        new = run(create, {}, **settings).strip()
+        again = server.request("POST", "/orders", ORDER, bearer(new) | key)
+        listed = run(show, {}, **settings)
+        run(revoke, {"KEY_ID": key_id(old)}, **settings)
+        wait_until(lambda: server.request("GET", "/orders", None, bearer(old)).status == 401)
+
+        assert server.request("GET", "/orders", None, bearer(new)).status == 200
+    assert again.body == order.body
+    assert len(re.findall(r"  shop  .*  valid  last used ", listed)) == 2
+    assert rotated["secret"] not in (None, webhook["secret"]) and rotated["previous_secret_until"]
