@@ -10,7 +10,7 @@ DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test alerts-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit sbom lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test tracing-test alerts-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit sbom lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -112,6 +112,9 @@ broker-test: $(VENV)/dev.stamp $(VENV)/broker.stamp  ## test publishing to Rabbi
 	@.ci/need redis-server redis-server
 	@$(PY) -m pytest tests/broker --numprocesses=2 --dist=loadgroup $(ARGS)
 
+tracing-test: $(VENV)/dev.stamp $(VENV)/tracing.stamp  ## test the traces that a collector receives
+	@$(PY) -m pytest tests/tracing $(ARGS)
+
 cost-test: $(VENV)/dev.stamp  ## test the number of CPU instructions a request takes (apt-get install valgrind)
 	@$(PY) -m pytest tests/cost $(ARGS)
 
@@ -186,7 +189,7 @@ sbom: $(VENV)/dev.stamp  ## write the software bill of materials (CycloneDX) to 
 	@$(PY) -m tests.support.sbom > sbom.json
 
 lock:  ## lock requirements*.in in requirements*.txt (ARGS=--upgrade for newer versions; needs uv)
-	@for file in requirements requirements-dev requirements-broker bench/requirements tests/api/requirements; do \
+	@for file in requirements requirements-dev requirements-broker requirements-tracing bench/requirements tests/api/requirements; do \
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(ARGS) --output-file $$file.txt $$file.in || exit; done
 
@@ -218,6 +221,11 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/bin/pip
 $(VENV)/broker.stamp: requirements-broker.txt $(VENV)/bin/pip
 	@echo "Installing requirements-broker.txt into $(VENV) …"
 	@$(PIP) -r requirements-broker.txt
+	@touch $@
+
+$(VENV)/tracing.stamp: requirements-tracing.txt $(VENV)/bin/pip
+	@echo "Installing requirements-tracing.txt into $(VENV) …"
+	@$(PIP) -r requirements-tracing.txt
 	@touch $@
 
 $(VENV)/bench.stamp: bench/requirements.txt $(VENV)/bin/pip

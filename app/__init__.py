@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Flask
 
-from app import cli, telemetry
+from app import cli, telemetry, tracing
 from app.config import ROOT, load_config
 from app.db import engine
 from app.http import auth, event_streams, exports, problems, rate_limit, responses
@@ -32,6 +32,7 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     app.url_map.merge_slashes = False  # //orders is not a resource, and no reason for a redirect
     app.url_map.converters["characters"] = AnyCharacters
 
+    tracing.init_tracing()
     engine.init_app(app)
     telemetry.init_app(app)
     responses.init_app(app)

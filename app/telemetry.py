@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import orjson
 import structlog
-from flask import Flask, Response, current_app, g, has_request_context
+from flask import Flask, Request, Response, current_app, g, has_request_context
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.pool import QueuePool
@@ -24,11 +24,12 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from app.db.engine import db
 from app.db.errors import loggable_message
-from app.http.application import current_globals, current_request
+from app.http.application import WITHOUT_PREFIX, current_globals, current_request
 from app.http.auth import loggable_customer
 from app.models.event import REQUEST_ID_MAX
 from app.models.order_id import parse_uuid
 from app.services.webhook_sender import Attempt
+from app.tracing import current_trace_id, end_server_span, is_tracing, start_server_span, trace_id_of
 
 REQUEST_ID = "X-Request-Id"
 _VALID_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_MAX}}}")  # safe in a log line and in a header
@@ -77,10 +78,28 @@ def init_app(app: Flask) -> None:
 
 
 def _start_request() -> None:
-    request_id = current_request().environ.get("HTTP_X_REQUEST_ID")
-    context = current_globals()
+    request, context = current_request(), current_globals()
+    request_id = request.environ.get("HTTP_X_REQUEST_ID")
     context.request_id = request_id if request_id and _VALID_REQUEST_ID.fullmatch(request_id) else uuid4().hex
     context.started_at = time.perf_counter()
+    if is_tracing():
+        _start_span(request)
+    elif "HTTP_TRACEPARENT" in request.environ and (trace_id := trace_id_of(request.environ["HTTP_TRACEPARENT"])):
+        context.trace_id = trace_id
+
+
+def _start_span(request: Request) -> None:
+    route = request.url_rule.rule if request.url_rule else None
+    if route in WITHOUT_PREFIX:  # probes
+        return
+    method = request.method if route else "_OTHER"  # OpenTelemetry's name for methods that nobody knows
+    context = current_globals()
+    attributes = {"http.request.method": method, "url.scheme": request.scheme, "request_id": context.request_id}
+    if route:
+        attributes["http.route"] = route
+    headers = {name.lower(): value for name, value in request.headers}
+    context.span = start_server_span(f"{method} {route}" if route else method, headers, attributes)
+    context.trace_id = current_trace_id()
 
 
 def _finish_request(response: Response) -> Response:
@@ -95,6 +114,11 @@ def _finish_request(response: Response) -> Response:
     except Exception:  # the shared directory has been removed, or the disk is full
         LOST_SAMPLES.inc()
     response.headers.add(REQUEST_ID, context.request_id)
+    ids = _loggable_ids(request.view_args, status) if request.view_args and method != "OPTIONS" else {}
+    if "trace_id" in context:
+        ids["trace_id"] = context.trace_id
+    if "span" in context:
+        end_server_span(context.span, status, ids)
     try:
         (_log.error if status >= 500 else _log_request)(
             "request",
@@ -102,7 +126,7 @@ def _finish_request(response: Response) -> Response:
             route=route,
             status=status,
             ms=round(seconds * 1000, 2),
-            **(_loggable_ids(request.view_args, status) if request.view_args and method != "OPTIONS" else {}),
+            **ids,
             request_id=context.request_id,
         )
     except Exception:
@@ -187,7 +211,7 @@ def configure_logging(level: str, style: str) -> None:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _add_request_id,
+        _add_request_ids,
         _format_exception,
     ]
     if style == "console":
@@ -230,9 +254,14 @@ def _to_json(value: Any, default: Any, **_: Any) -> str:
     return orjson.dumps(value, default=default).decode()
 
 
-def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    if "request_id" not in event and has_request_context() and "request_id" in g:
-        event["request_id"] = g.request_id
+def _add_request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if has_request_context() and "request_id" in g:
+        event.setdefault("request_id", g.request_id)
+        trace_id = g.get("trace_id")
+    else:
+        trace_id = current_trace_id()
+    if trace_id:
+        event.setdefault("trace_id", trace_id)
     return event
 
 

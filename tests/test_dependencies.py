@@ -19,13 +19,14 @@ from packaging.utils import canonicalize_name
 from app.config import ROOT
 from tests.support.audit import is_affected, main
 from tests.support.licenses import declared_license, documented_licenses, is_spdx
-from tests.support.locks import BROKER, RUN_TIME, SERVICE, locked_packages
+from tests.support.locks import RUN_TIME, SERVICE, locked_packages
 from tests.support.sbom import BUNDLED, bill_of_materials
 
 # Which code each file of requirements is for.
 USERS = {
     "requirements.in": ["app", "migrations", "*.py"],
     "requirements-broker.in": ["app"],
+    "requirements-tracing.in": ["app"],
     "requirements-dev.in": ["tests", "clients/python", "Makefile"],
     "bench/requirements.in": ["bench"],
     "tests/api/requirements.in": ["tests/api", "Makefile"],
@@ -37,6 +38,8 @@ MODULES = {
     "cyclonedx-python-lib": "cyclonedx",
     "django-ninja": "ninja",
     "google-re2": "re2",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+    "opentelemetry-sdk": "opentelemetry",
     "pyjwt": "jwt",
     "pyyaml": "yaml",
 }
@@ -109,7 +112,7 @@ def test_each_requirement_has_a_reason_and_is_used(file: Path, name: str, reason
 def test_the_service_requires_each_package_that_it_imports() -> None:
     modules = set().union(*map(imported, used_files(ROOT / "requirements.in"))) - sys.stdlib_module_names
     own = {path.stem for path in ROOT.glob("*.py")} | {"app", "_typeshed"}  # the latter for type checkers only
-    required = {name for file in (SERVICE, BROKER) for name, _ in requirements(file.with_suffix(".in"))}
+    required = {name for file in RUN_TIME for name, _ in requirements(file.with_suffix(".in"))}
 
     assert modules - own <= {MODULES.get(name, name.replace("-", "_")) for name in required}
 
@@ -129,7 +132,7 @@ def test_the_licences_page_lists_the_licence_of_each_package() -> None:
 
     assert documented.keys() == packages.keys() | set(BUNDLED)
     assert all(map(is_spdx, documented.values()))
-    # A package for another system or Python is not installed, and neither are those for a broker without it.
+    # A package for another system or Python is not installed, and neither are those of an extra without it.
     installed = {name: license_ for name, license_ in declared.items() if license_ is not None}
     assert installed.items() <= documented.items()
     assert {name for name in locked_packages(SERVICE) if packages[name].is_installable} <= installed.keys()

@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from sqlalchemy import text
 from app.db.engine import db
 from app.services import order_service
 from app.telemetry import configure_logging
+from tests.support.commands import run_python
 from tests.support.samples import MINIMAL, RICHEST, slug
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
@@ -62,6 +64,40 @@ def test_any_other_request_id_is_replaced(client: FlaskClient, logged: Lines, gi
     generated = response.headers["X-Request-Id"]
     assert len(generated) == 32 and generated.isalnum()
     assert logged()[-1]["request_id"] == generated
+
+
+TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize("given", [f"00-{TRACE_ID}-{SPAN_ID}-01", f"01-{TRACE_ID}-{SPAN_ID}-00-later-versions"])
+def test_a_line_has_the_trace_id_of_the_request(client: FlaskClient, logged: Lines, given: str) -> None:
+    client.get("/orders", headers={"traceparent": given})
+
+    assert logged()[-1]["trace_id"] == TRACE_ID
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", TRACE_ID, f"ff-{TRACE_ID}-{SPAN_ID}-01", f"00-{TRACE_ID.upper()}-{SPAN_ID}-01", f"00-{'0' * 32}-{SPAN_ID}-01",
+     f"00-{TRACE_ID}-{'0' * 16}-01", f"00-{TRACE_ID}-{SPAN_ID}-0", f"00-{TRACE_ID}-{SPAN_ID}-01\n"],
+)  # fmt: skip
+def test_an_invalid_traceparent_is_ignored(app: Flask, logged: Lines, given: str) -> None:
+    app.test_client().get("/orders", environ_overrides={"HTTP_TRACEPARENT": given})
+
+    assert "trace_id" not in logged()[-1]
+
+
+def test_a_start_with_an_endpoint_for_traces_and_without_opentelemetry_ends_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "opentelemetry.py").write_text("raise ModuleNotFoundError(__name__)")
+    ended = run_python("-c", "import wsgi", PYTHONPATH=str(tmp_path), OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
+
+    assert ended.returncode == 3
+    assert ended.stderr == (
+        "order service: OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, but OpenTelemetry is "
+        "missing: run `pip install -r requirements-tracing.txt`.\n"
+    )
+    started = run_python("-c", "from app import create_app; create_app()", PYTHONPATH=str(tmp_path))
+    assert (started.returncode, started.stderr) == (0, "")
 
 
 def with_canaries(value: Any) -> Any:

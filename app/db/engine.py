@@ -5,6 +5,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -12,14 +13,16 @@ from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Connection, Dialect, Engine, MetaData, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.orm import DeclarativeBase
 
 from app.config import ROOT
 from app.db.connection import connect_arguments, explain_refusal, open_connection, prepare_session
+from app.tracing import add_span_event, is_tracing, statement_span
 
 SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a writer waits for the writer of another process
 _MIN_PAUSE, _MAX_PAUSE = 0.001, 0.05  # seconds between two attempts to get SQLite's lock
+_SPAN = "statement_span"  # key in `Connection.info`: the span of the statement that is being executed
 
 
 class Base(DeclarativeBase):
@@ -48,6 +51,9 @@ def init_app(app: Flask) -> None:
     config.update(SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"], SQLALCHEMY_ENGINE_OPTIONS=options)
     db.init_app(app)
     _close_at_exit(app)
+    if is_tracing():
+        with app.app_context():
+            _trace_statements(db.engine)
     migrate.init_app(app, db, directory=str(ROOT / "migrations"))
 
 
@@ -140,3 +146,26 @@ def _begin_transaction(connection: Connection) -> None:
         # IMMEDIATE waits for other writers here. A deferred transaction that writes after it has read cannot wait, and
         # fails at once with SQLITE_BUSY.
         execute_when_unlocked(driver, "BEGIN IMMEDIATE", timeout=options.get("lock_timeout", SQLITE_LOCK_TIMEOUT))
+
+
+def _trace_statements(engine: Engine) -> None:
+    """Start a span for each statement that SQLAlchemy executes, and note the COMMIT of a transaction."""
+    event.listen(engine, "before_cursor_execute", _start_span)
+    event.listen(engine, "after_cursor_execute", _end_span)
+    event.listen(engine, "handle_error", _end_failed_span)
+    event.listen(engine, "commit", lambda _connection: add_span_event("COMMIT"))
+
+
+def _start_span(connection: Connection, _cursor: Any, sql: str, *_: Any) -> None:
+    started = connection.info[_SPAN] = ExitStack()
+    started.enter_context(statement_span(sql, connection.dialect.name))
+
+
+def _end_span(connection: Connection, *_: Any) -> None:
+    connection.info.pop(_SPAN).close()
+
+
+def _end_failed_span(context: ExceptionContext) -> None:
+    if context.connection is not None and (started := context.connection.info.pop(_SPAN, None)):
+        error = context.original_exception
+        started.__exit__(type(error), error, error.__traceback__)

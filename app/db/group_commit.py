@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
 
 from app.db.engine import db
+from app.tracing import current_span_context, link_to, span
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +32,8 @@ class _Batch(Generic[Item, Result]):
         self.results: Sequence[Result] | None = None
         self.error: Exception | None = None
         self.finished: threading.Event | None = None  # for the callers that are not the leader, if there are any
+        self.callers: list[Any] = []  # the spans of these callers
+        self.span: Any = None  # of the execution
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -70,6 +73,7 @@ class GroupCommit(Generic[Item, Result]):
                 self._lead(batch)
             else:
                 batch.finished.wait()
+                link_to(batch.span)
             if batch.error is not None:
                 raise batch.error
             if batch.results is not None:
@@ -82,8 +86,10 @@ class GroupCommit(Generic[Item, Result]):
             batch = self._open
             if batch is None or len(batch.items) == self._max_batch:
                 batch = self._open = _Batch()
-            elif batch.finished is None:
-                batch.finished = threading.Event()
+            else:
+                batch.finished = batch.finished or threading.Event()
+                if caller := current_span_context():
+                    batch.callers.append(caller)
             batch.items.append(item)
             return batch, len(batch.items) - 1
 
@@ -93,7 +99,9 @@ class GroupCommit(Generic[Item, Result]):
             acquired = self._turn.acquire(timeout=_MAX_WAIT)
             time.sleep(0)  # lets greenlets that are ready join; while SQLite executes, none can run
             self._close(batch)
-            results = self._execute(batch.items)
+            with span("group commit", links=batch.callers):
+                batch.span = current_span_context()
+                results = self._execute(batch.items)
             if len(results) != len(batch.items):
                 raise RuntimeError(f"{len(results)} results for {len(batch.items)} items")
             batch.results = results

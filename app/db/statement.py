@@ -39,6 +39,7 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from app.db.engine import SQLITE_LOCK_TIMEOUT, db, execute_when_unlocked
 from app.db.errors import DATABASE_ERRORS, is_connection_unusable, is_lost_connection, is_transient
+from app.tracing import statement_span
 
 Result = TypeVar("Result")
 
@@ -106,8 +107,14 @@ class Statement:
 
     def execute(self, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Execute the statement once, without a retry."""
+        dialect = db.engine.dialect.name
+        compiled = self._compiled.get(dialect) or self._compile(dialect)
+        with statement_span(compiled[0], dialect):
+            return self._execute(compiled, parameters)
+
+    def _execute(self, compiled: _Compiled, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         engine = db.engine
-        sql, names, constants = self._compiled.get(engine.dialect.name) or self._compile(engine.dialect.name)
+        sql, names, constants = compiled
         values = constants | parameters
         pool, pooled = engine.pool, engine.raw_connection()
         try:

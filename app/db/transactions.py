@@ -11,6 +11,7 @@ from app.db.connection import BoundedConnection
 from app.db.engine import db
 from app.db.errors import is_lost_connection
 from app.db.statement import with_retry
+from app.tracing import span
 
 Result = TypeVar("Result")
 
@@ -26,7 +27,7 @@ def in_transaction(work: Callable[[], Result]) -> Result:
     def attempt() -> Result:
         nonlocal committing
         committing = False
-        with db.session.begin():
+        with span("transaction"), db.session.begin():
             result = work()
             db.session.flush()  # so that only the COMMIT itself remains
             committing = True

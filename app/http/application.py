@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OUTSIDE_PREFIX = "order_service.outside_prefix"  # WSGI environment key: the path is not below URL_PREFIX
 ACCEPT_PATCH = "application/merge-patch+json, application/json"  # media types of a PATCH (RFC 5789 §2.2)
 
-_WITHOUT_PREFIX = ("/healthz", "/readyz", "/metrics")  # load balancers and monitoring call the service directly
+WITHOUT_PREFIX = ("/healthz", "/readyz", "/metrics")  # load balancers and monitoring call the service directly
 # Seconds. sleep(0) runs only the greenlets that are ready: the event loop polls sockets once in a thousand such
 # switches, and with eight clients sending batches, other requests waited for seconds.
 _PAUSE = 1e-6
@@ -134,7 +134,7 @@ class URLPrefix:
         path: str = environ.get("PATH_INFO", "")
         environ["SCRIPT_NAME"] = self._prefix
         removed = environ.get("HTTP_X_FORWARDED_PREFIX", "").rpartition(",")[2].strip().rstrip("/")
-        if removed != self._prefix and path not in _WITHOUT_PREFIX:
+        if removed != self._prefix and path not in WITHOUT_PREFIX:
             below = path.removeprefix(self._prefix)
             if below == path or below[:1] not in ("", "/"):
                 environ[OUTSIDE_PREFIX] = True

@@ -9,6 +9,7 @@ from app.db.engine import Base
 from app.db.types import UUID, Document, Timestamp
 from app.models.order import HASH_LENGTH
 from app.models.principal import PRINCIPAL_MAX
+from app.tracing import TRACEPARENT_MAX
 
 REQUEST_ID_MAX = 128  # characters; clients may choose the id of a request
 
@@ -18,7 +19,8 @@ class OrderEvent(Base):
 
     `snapshot` is the order document after the change, byte for byte as responses contain it. `request_id` is the id of
     the request that caused the change, as in the logs; None for a change by a command, and after an erasure, because a
-    client may have chosen an id that is personal data.
+    client may have chosen an id that is personal data. `traceparent` is its span (W3C Trace Context §3.2), if it was
+    traced, for the spans of deliveries.
     """
 
     __tablename__ = "order_events"
@@ -28,6 +30,7 @@ class OrderEvent(Base):
     type: Mapped[str] = mapped_column(String(32))
     actor: Mapped[str] = mapped_column(String(PRINCIPAL_MAX))
     request_id: Mapped[str | None] = mapped_column(String(REQUEST_ID_MAX))
+    traceparent: Mapped[str | None] = mapped_column(String(TRACEPARENT_MAX))
     at: Mapped[datetime] = mapped_column(Timestamp)
     snapshot: Mapped[str] = mapped_column(Document)
 

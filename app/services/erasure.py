@@ -215,7 +215,7 @@ def _erased_actor(principal: str, erasure: Erasure) -> str:
 _UPDATE_EVENT = (
     update(EVENTS)
     .where(EVENTS.c.order_id == bindparam("of_order"), EVENTS.c.version == bindparam("of_version"))
-    .values(actor=bindparam("new_actor"), request_id=None, snapshot=bindparam("new_snapshot"))
+    .values(actor=bindparam("new_actor"), request_id=None, traceparent=None, snapshot=bindparam("new_snapshot"))
 )
 
 

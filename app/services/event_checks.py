@@ -21,7 +21,15 @@ from app.services.new_order import NEW_ORDER_STATE, content_columns, fingerprint
 from app.services.order_document import render_order
 
 _NOT_A_DOCUMENT = (KeyError, TypeError, AttributeError, ValueError)  # raised by reading another document
-EVENT_COLUMNS = ("version", "type", "actor", "request_id", "at", "snapshot")  # of `order_events`, compared here
+EVENT_COLUMNS = (
+    "version",
+    "type",
+    "actor",
+    "request_id",
+    "traceparent",
+    "at",
+    "snapshot",
+)  # of `order_events`, compared here
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +97,9 @@ def _verify_snapshot(order: OrderRow, event: Row[Any], snapshot: Document) -> It
     if orjson.dumps(snapshot).decode() != event.snapshot:
         yield f"the snapshot of version {event.version} is not written as it was rendered"
     if is_alias(order.columns["customer_id"]):  # all snapshots are erased before the order is
-        erased = {"customer_id": order.columns["customer_id"], "request_id": None}
-        actual = {"customer_id": snapshot["customer_id"], "request_id": event.request_id}
+        erased = {"customer_id": order.columns["customer_id"], "request_id": None, "traceparent": None}
+        actual = {"customer_id": snapshot["customer_id"]}
+        actual |= {"request_id": event.request_id, "traceparent": event.traceparent}
         for name in (name for name in erased if actual[name] != erased[name]):
             yield f"{name} is {_abbreviated(actual[name])} in version {event.version} of an erased order"
 

@@ -15,6 +15,7 @@ from app.models.order_id import hash_key, hash_reference, new_order_id, order_nu
 from app.models.pricing import order_totals, price_lines, priced_lines
 from app.models.principal import ANY_OWNER, Owner, Principal
 from app.services.order_document import render_order
+from app.tracing import current_traceparent
 
 FIRST_VERSION = 1
 CREATE = "create"  # the operation of the idempotency keys of new orders
@@ -52,7 +53,7 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """An order to store: its columns, the columns of its items, its document, and the id of its request.
+    """An order to store: its columns, the columns of its items, its document, the id of its request and its span.
 
     `owner`: whose orders its principal has access to, since it may conflict with another principal's order.
     """
@@ -61,6 +62,7 @@ class NewOrder:
     items: list[dict[str, Any]]
     document: str
     request_id: str | None = None
+    traceparent: str | None = None
     owner: Owner = ANY_OWNER
 
     @property
@@ -102,7 +104,14 @@ def new_order(
         "allowed_actions": NEW_ORDER_ACTIONS[totals is not None],
     }
     document = render_order(columns | NEW_ORDER_STATE | derived)
-    return NewOrder(columns, items, document, request_id=request.request_id, owner=request.principal.owner)
+    return NewOrder(
+        columns,
+        items,
+        document,
+        request_id=request.request_id,
+        traceparent=current_traceparent(),
+        owner=request.principal.owner,
+    )
 
 
 def fingerprint(content: Any) -> str:

@@ -65,6 +65,7 @@ from app.services.order_updates import (
     store_key,
     store_version,
 )
+from app.tracing import current_traceparent
 
 CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts; the same as PostgreSQL's lock_timeout
 # Characters of an order's document. It is stored anew with every version, and a fulfillment that is cancelled, or a
@@ -430,6 +431,7 @@ def _require_expected_version(version: int, request: ChangeRequest) -> None:
 
 
 def _event(order: OrderAggregate, changed: StoredOrder, *, event_type: str, request: ChangeRequest) -> dict[str, Any]:
+    is_erased = is_alias(order.customer_id)
     return event_row(
         order.id,
         order.version,
@@ -437,7 +439,8 @@ def _event(order: OrderAggregate, changed: StoredOrder, *, event_type: str, requ
         actor=request.principal.id,
         at=order.updated_at,
         snapshot=changed.document,
-        request_id=None if is_alias(order.customer_id) else request.request_id,  # no later erasure would find it
+        request_id=None if is_erased else request.request_id,  # no later erasure would find it
+        traceparent=None if is_erased else current_traceparent(),
     )
 
 

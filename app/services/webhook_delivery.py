@@ -33,6 +33,7 @@ from app.services.webhook_sender import REQUEST_SECONDS, Attempt, WebhookSender
 from app.services.webhook_service import prune_deliveries, webhook_rules
 from app.services.webhook_signature import SecretStore, UnreadableSecret, signed_headers
 from app.services.worker import Task
+from app.tracing import delivery_span, propagation_headers, record_response
 
 log = structlog.get_logger()
 
@@ -172,7 +173,10 @@ class WebhookDeliverer:
             delivery.event_id, delivery.body, timestamp=int(now.timestamp()), secrets=secrets
         )  # a timestamp for each attempt: receivers refuse old ones
         try:
-            return self._sender.send(delivery.endpoint.url, delivery.body, headers)
+            with delivery_span(delivery.traceparent, _span_attributes(delivery)):
+                attempt = self._sender.send(delivery.endpoint.url, delivery.body, headers | propagation_headers())
+                record_response(attempt.status)
+                return attempt
         except Exception as error:  # without an attempt, the delivery would be due again at once, and for ever
             log.error("webhook request failed", endpoint_id=delivery.endpoint.id, exc_info=error)
             return Attempt(now, 0, error="The request failed because of an error in the service. It is logged.")
@@ -202,6 +206,15 @@ class WebhookDeliverer:
         del self._results[: len(results)]
         for delivery, _ in results:
             self._lanes[delivery.endpoint.id].unstored -= 1
+
+
+def _span_attributes(delivery: ClaimedDelivery) -> dict[str, Any]:
+    return {
+        "http.request.method": "POST",
+        "http.request.resend_count": delivery.attempt_count,
+        "webhook_id": delivery.endpoint.id,
+        "event_id": delivery.event_id,
+    }
 
 
 def _in_thread(function: Callable[..., Result], *arguments: Any) -> Result:

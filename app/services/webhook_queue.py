@@ -101,6 +101,7 @@ class ClaimedDelivery:
     attempt_count: int
     attempts: list[dict[str, Any]]
     first_attempt_at: datetime | None
+    traceparent: str | None  # of the request that caused the event
 
 
 def fan_out() -> bool:
@@ -337,7 +338,7 @@ _CLAIM_OLDEST = {name: _claim_statement(*_oldest_due(), dialect=name) for name i
 _CLAIM_BY_ORDER = {name: _claim_statement(*_first_of_each_order(), dialect=name) for name in _DIALECTS}
 _EVENTS = Lookup(
     [column("order_id", UUID), column("version", Integer)],
-    lambda key: select(OrderEvent.at, OrderEvent.snapshot).where(
+    lambda key: select(OrderEvent.at, OrderEvent.snapshot, OrderEvent.traceparent).where(
         OrderEvent.order_id == key.c.order_id, OrderEvent.version == key.c.version
     ),
 )
@@ -358,23 +359,25 @@ def _with_payloads(endpoint: DueEndpoint, rows: Sequence[_ClaimedRow], *, lease:
             endpoint,
             row.id,
             event_id(row.order_id, row.version, row.id),
-            _render_payload(row, events.get(row.id), payload=endpoint.payload),
+            _render_payload(row, event, payload=endpoint.payload),
             lease,
             row.attempt_count,
             orjson.loads(row.attempts),
             None if row.first_attempt_at is None else read_timestamp(row.first_attempt_at),
+            event[2] if event else None,
         )
         for row in rows
+        for event in (events.get(row.id),)
     ]
 
 
 def _render_payload(row: _ClaimedRow, event: tuple[Any, ...] | None, *, payload: str) -> bytes:
-    """The body of a request, from a delivery and its event: the time and the snapshot; None for one of an endpoint."""
+    """The body of a request, from a delivery and its event, a row of `_EVENTS`; None for one of an endpoint."""
     if event is None:
         data = orjson.Fragment(row.data or "null")
         return orjson.dumps({"type": row.type, "timestamp": rfc3339(read_timestamp(row.created_at)), "data": data})
     assert row.order_id is not None and row.version is not None
-    at, snapshot = event
+    at, snapshot, _traceparent = event
     return render_event(
         row.type, at=read_timestamp(at), order_id=row.order_id, version=row.version, seq=row.seq, snapshot=snapshot,
         payload=payload,

@@ -139,6 +139,7 @@ def create_events() -> None:
         sa.Column("type", sa.String(32), nullable=False),
         sa.Column("actor", sa.String(128), nullable=False),
         sa.Column("request_id", sa.String(128)),
+        sa.Column("traceparent", sa.String(55)),
         sa.Column("at", TIMESTAMP, nullable=False),
         sa.Column("snapshot", sa.JSON, nullable=False),
         sa.PrimaryKeyConstraint("order_id", "version", name="pk_order_events"),

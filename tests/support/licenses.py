@@ -11,7 +11,12 @@ PAGE = ROOT / "docs" / "licenses.md"
 ROW = re.compile(r"^\| (\S+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 SPDX = get_spdx_licensing()
 # The SPDX names of what packages declare in other words.
-_DECLARED = {"MIT License": "MIT", "Apache License 2.0": "Apache-2.0", "Apache Software License": "Apache-2.0"}
+_DECLARED = {
+    "3-Clause BSD License": "BSD-3-Clause",
+    "Apache License 2.0": "Apache-2.0",
+    "Apache Software License": "Apache-2.0",
+    "MIT License": "MIT",
+}
 # The licence files of these say more than they declare.
 _IN_THE_FILE = {
     "amqp": "BSD-3-Clause",

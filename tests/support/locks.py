@@ -12,7 +12,8 @@ from app.config import ROOT
 
 SERVICE = ROOT / "requirements.txt"
 BROKER = ROOT / "requirements-broker.txt"  # an extra of the service
-RUN_TIME = (SERVICE, BROKER)
+TRACING = ROOT / "requirements-tracing.txt"  # another one
+RUN_TIME = (SERVICE, BROKER, TRACING)
 # What `uv pip compile` writes of a package: its requirement, its hashes, and after "# via" what requires it.
 _ENTRY = re.compile(r"^(\S.*?) \\\n((?:    --hash=\S+(?: \\)?\n)+)((?:    #.*\n)+)", re.MULTILINE)
 

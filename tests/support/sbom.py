@@ -1,6 +1,6 @@
 """`python -m tests.support.sbom` prints the software bill of materials of the service, in the format of CycloneDX 1.6.
 
-It lists what requirements.txt and requirements-broker.txt lock, with the hashes that pip checks, the licences of
+It lists what requirements.txt and those of the extras lock, with the hashes that pip checks, the licences of
 docs/licenses.md, and what requires what; and what the built console contains, from its lock.
 """
 
@@ -19,14 +19,14 @@ from packageurl import PackageURL
 
 from app.config import ROOT
 from tests.support.licenses import documented_licenses
-from tests.support.locks import BROKER, SERVICE, Package, locked_packages
+from tests.support.locks import RUN_TIME, SERVICE, Package, locked_packages
 
 BUNDLED = ("preact", "@fontsource-variable/inter")  # in app/static/console
 _LICENSES, _HASHES = LicenseFactory(), HashTypeFactory()
 
 
 def bill_of_materials() -> Bom:
-    """The service, its packages and those of the broker, which are optional."""
+    """The service, its packages and those of the extras, which are optional."""
     bom = Bom()
     service = Component(
         name="order-service",
@@ -38,7 +38,7 @@ def bill_of_materials() -> Bom:
     bom.metadata.component = service
     licenses = documented_licenses()
     required = locked_packages(SERVICE)
-    packages = locked_packages(SERVICE, BROKER)
+    packages = locked_packages(*RUN_TIME)
     components = {
         name: _component(package, licenses[name], is_required=name in required) for name, package in packages.items()
     }
