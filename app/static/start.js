@@ -19,7 +19,39 @@ const ui = SwaggerUIBundle({
   defaultModelsExpandDepth: 0,
   requestInterceptor: addKey,
   responseInterceptor: rememberOrder,
+  plugins: [() => ({ wrapComponents: { DeepLink: plainText } })],
 });
+
+// Swagger UI places a link into the button that opens an operation. The address follows the button without it.
+function plainText(_DeepLink, { React }) {
+  return ({ text }) => React.createElement("span", null, text);
+}
+
+// Names for screen readers, levels of headings, and scrolling by keyboard, which Swagger UI leaves out.
+const ATTRIBUTES = {
+  ".information-container": { role: "region", "aria-label": "About the API" },
+  ".scheme-container": { role: "region", "aria-label": "Server and authorization" },
+  ".opblock-tag, .models h4": { "aria-level": "2" },
+  ".opblock h4": { "aria-level": "3" },
+  ".opblock h5": { "aria-level": "4" },
+  "#servers": { "aria-label": "Server" },
+  ".examples-select-element": { "aria-label": "Example" },
+  "textarea.body-param__text": { "aria-label": "Body of the request" },
+  pre: { tabindex: "0" },
+};
+
+function addAttributes() {
+  for (const [selector, attributes] of Object.entries(ATTRIBUTES)) {
+    for (const element of document.querySelectorAll(`#swagger-ui :is(${selector})`)) {
+      for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    }
+  }
+  for (const row of document.querySelectorAll("tr[data-param-name]")) {
+    row.querySelector("select, textarea")?.setAttribute("aria-label", row.dataset.paramName);
+  }
+}
+
+new MutationObserver(addAttributes).observe(document.getElementById("swagger-ui"), { childList: true, subtree: true });
 
 // Each click is a request of its own; one key for all would answer the second with 422.
 function addKey(request) {

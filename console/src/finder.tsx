@@ -48,11 +48,19 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
   useEffect(() => {
     document.title = "Orders · Order Service";
   }, []);
-  useEffect(() => setText(filters.q ?? ""), [filters.q]);
+  // What is typed while the page follows an earlier text stays; a link or the Back button sets the text.
+  const searched = useRef(filters.q ?? "");
+  useEffect(() => {
+    if ((filters.q ?? "") !== searched.current) setText(filters.q ?? "");
+    searched.current = filters.q ?? "";
+  }, [filters.q]);
   useEffect(() => {
     if (text === (filters.q ?? "")) return undefined;
     // The filters of then, not of now: one can be chosen before the pause ends.
-    const timer = setTimeout(() => go({ ...currentFilters(), q: text }), TYPING_PAUSE);
+    const timer = setTimeout(() => {
+      searched.current = text;
+      go({ ...currentFilters(), q: text });
+    }, TYPING_PAUSE);
     return () => clearTimeout(timer);
   }, [text]);
   useEffect(
