@@ -136,7 +136,6 @@ def machine() -> Iterator[Machine]:
     with private_postgres() as postgresql:
         machine = Machine(postgresql)
         try:
-            machine.start()
             yield machine
         finally:
             machine.stop()
@@ -158,6 +157,7 @@ def is_restored_between(machine: Machine, kept: Response, lost: Response, *, cur
 
 def test_a_dump_made_under_traffic_is_restored(machine: Machine) -> None:
     dump, restore = blocks("Dumps")
+    machine.start()
     kept = machine.create("kept")
     with repeatedly(lambda: machine.server.request("POST", "/orders", ORDER)) as created:
         wait_until(lambda: len(created) > 10)
@@ -174,6 +174,7 @@ def test_a_dump_made_under_traffic_is_restored(machine: Machine) -> None:
 
 def test_the_log_is_replayed_to_a_moment_between_two_acknowledged_orders(machine: Machine) -> None:
     archive, base_backup, restore = blocks("Any moment")
+    machine.start()
     machine.run(archive)
     with repeatedly(lambda: machine.create("traffic")):
         machine.run(base_backup)
