@@ -5,13 +5,13 @@ import time
 from alembic import context
 from alembic.util import CommandError
 from flask import current_app
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from app.cli.common import errors_in_one_line
 from app.db.errors import is_lock_timeout
 from app.db.revision import require_revision
-from app.db.schema_changes import LOCK_TIMEOUT, lift_limits, one_process_at_a_time
+from app.db.schema_changes import LOCK_TIMEOUT, migration_limits, one_process_at_a_time
 
 database = current_app.extensions["migrate"].db
 
@@ -53,8 +53,7 @@ def migrate_sqlite(engine: Engine) -> None:
 
 def migrate_postgresql(engine: Engine) -> None:
     """Each migration is a transaction, except those that commit to create an index concurrently."""
-    with one_process_at_a_time(engine), engine.connect() as connection:
-        event.listen(connection, "begin", lift_limits)
+    with migration_limits(engine), one_process_at_a_time(engine), engine.connect() as connection:
         context.configure(connection=connection, target_metadata=database.metadata, transaction_per_migration=True)
         try:
             run_when_unlocked()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from alembic import op
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event
 
 from app.db.connection import BoundedConnection
 from app.db.engine import is_autocommit
@@ -27,7 +27,9 @@ def one_process_at_a_time(engine: Engine) -> Iterator[None]:
     nothing longer than a transaction.
     """
     with engine.connect() as connection:
-        driver = begin_without_limits(connection)
+        connection.begin()
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, BoundedConnection)
         # CREATE INDEX CONCURRENTLY of the process that has the lock waits for all older snapshots: of a statement that
         # waits, and, unless prepare is False, of one that has ended, until the next one.
         while driver.execute(_TAKE_LOCK, prepare=False).fetchone() != (True,):
@@ -35,20 +37,23 @@ def one_process_at_a_time(engine: Engine) -> Iterator[None]:
         yield
 
 
-def begin_without_limits(connection: Connection) -> BoundedConnection:
-    """Begin a transaction without the time limits of requests, and with a shorter one for locks."""
+@contextmanager
+def migration_limits(engine: Engine) -> Iterator[None]:
+    """Begin transactions without the time limits of requests, and with a shorter one for locks."""
+    event.listen(engine, "begin", _set_limits)
+    try:
+        yield
+    finally:
+        event.remove(engine, "begin", _set_limits)
+
+
+def _set_limits(connection: Connection) -> None:
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, BoundedConnection)
     driver.response_timeout = None
-    for name, limit in _LIMITS.items():
-        connection.execute(text(f"SET LOCAL {name} = '{limit}'"))
-    return driver
-
-
-def lift_limits(connection: Connection) -> None:
-    """A listener of SQLAlchemy's event "begin" that does so in each transaction."""
     if not is_autocommit(connection):
-        begin_without_limits(connection)
+        for name, limit in _LIMITS.items():
+            connection.exec_driver_sql(f"SET LOCAL {name} = '{limit}'")
 
 
 def create_index_concurrently(name: str, table: str, columns: list[str], *, unique: bool = False) -> None:

@@ -125,16 +125,16 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(*command: str, port: int, status: int = 200, **settings: str) -> Iterator[Server]:
+def running(*command: str, port: int, status: int = 200, directory: Path = ROOT, **settings: str) -> Iterator[Server]:
     """Run a server until the block ends; the block begins when /healthz answers with the status.
 
-    A command that begins with an option is run by Python; `{port}` in it is the port, and PORT is set to it. If the
-    block fails, the server's output is printed.
+    A command that begins with an option is run by Python; `{port}` in it is the port, and PORT is set to it. The code
+    is that of `directory`. If the block fails, the server's output is printed.
     """
     words = on_port([sys.executable, *command] if command[0].startswith("-") else command, port)
     env = environment(**{"PORT": str(port)} | settings)
     with tempfile.NamedTemporaryFile(prefix="server-") as log:
-        process = subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(words, cwd=directory, env=env, stdout=log, stderr=log)
         server = Server(process, port, log)
         try:
             _wait_until_healthz_is(status, server)
@@ -147,12 +147,12 @@ def running(*command: str, port: int, status: int = 200, **settings: str) -> Ite
 
 
 @contextmanager
-def running_worker(*, awaited: str = "worker started", **settings: str) -> Iterator[Server]:
+def running_worker(*, awaited: str = "worker started", directory: Path = ROOT, **settings: str) -> Iterator[Server]:
     """Run `flask worker` until the block ends; the block begins when it has logged `awaited`. It serves metrics."""
     port = int(settings.setdefault("WORKER_METRICS_PORT", str(free_port())))
     with tempfile.NamedTemporaryFile(prefix="worker-") as log:
         environ = environment(**settings)
-        process = subprocess.Popen([sys.executable, *WORKER], cwd=ROOT, env=environ, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *WORKER], cwd=directory, env=environ, stdout=log, stderr=log)
         worker = Server(process, port, log)
         try:
             wait_until(lambda: awaited in worker.output() or process.poll() is not None)
