@@ -2,7 +2,7 @@
 
 import { editableAmount, exponent, parseAmount } from "./money";
 import type { Address, Item, Order } from "./types";
-import { capitalize, fromLocalInput, itemName, localInput, openUnits, plural, units, words } from "./words";
+import { CANCELLATION_REASONS, capitalize, fromLocalInput, itemName, localInput, openUnits, plural, units, words } from "./words";
 
 export type Values = Record<string, string>;
 
@@ -69,7 +69,7 @@ export const ACTIONS: Record<string, Action> = {
         ["all", "Everything that is open"],
       ]),
       ...(values.scope === "all" ? [] : unitFields(order, openUnits)),
-      select("reason", "Reason", CANCELLATION_REASONS.map((reason) => [reason, capitalize(reason)])),
+      select("reason", "Reason", Object.entries(CANCELLATION_REASONS)),
       NOTE,
     ],
     initial: () => ({ scope: "some", reason: "customer" }),
@@ -261,7 +261,6 @@ export const ACTIONS: Record<string, Action> = {
   },
 };
 
-const CANCELLATION_REASONS = ["customer", "inventory", "fraud", "declined", "staff", "other"];
 const HOLD_KINDS = ["fraud", "payment", "address", "inventory", "review", "other"];
 const PAYMENT_TYPES = ["authorization", "capture", "refund", "void", "chargeback"];
 const DELIVERY_EVENTS = [

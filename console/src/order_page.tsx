@@ -12,7 +12,7 @@ import { amount, money } from "./money";
 import { type Loaded, useOrder } from "./order_state";
 import { Timeline } from "./timeline";
 import type { Order } from "./types";
-import { capitalize, dateTime, itemName, openUnits, units, words } from "./words";
+import { CANCELLATION_REASONS, capitalize, dateTime, itemName, openUnits, units, words } from "./words";
 
 export function OrderPage({ id }: { id: string }): JSX.Element {
   const { loaded, events, error, live, accept, refresh } = useOrder(id);
@@ -360,7 +360,7 @@ function Cancellations({ order }: { order: Order }): JSX.Element | null {
       <ul class="records">
         {order.cancellations.map((one) => (
           <li key={one.number}>
-            <Status code="cancelled" label={words(one.reason)} />
+            <Status code="cancelled" label={CANCELLATION_REASONS[one.reason] ?? words(one.reason)} />
             <span>
               <strong>{units(one.items, order)}</strong> {one.note}
               <span class="code">

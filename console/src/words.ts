@@ -28,6 +28,16 @@ export function eventName(type: string): string {
   return EVENTS[type] ?? capitalize(words(type.replace(/^order\./, "")));
 }
 
+/** Why units were cancelled. */
+export const CANCELLATION_REASONS: Record<string, string> = {
+  customer: "The customer changed their mind",
+  inventory: "Not in stock",
+  fraud: "Suspected fraud",
+  declined: "Payment declined",
+  staff: "Our mistake",
+  other: "Other",
+};
+
 /** partially_paid → "partially paid". */
 export function words(code: string): string {
   return code.replaceAll("_", " ");

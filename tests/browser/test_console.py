@@ -199,6 +199,7 @@ def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: 
     page.get_by_role("link", name=order["number"]).click()
     choose_action(page, "Cancel")
     page.get_by_label("One more of Plate").click()
+    page.get_by_label("Reason").select_option("Not in stock")
     preview = page.get_by_role("table", name="What this will do")
     expect(preview).to_contain_text("Line 2 · Plate1 open1 cancelled")
     expect(preview).to_contain_text("Total62.15 EUR52.25 EUR")
@@ -210,6 +211,7 @@ def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: 
     assert [item["cancelled"] for item in changed["items"]] == [0, 1, 0]
     assert (changed["status"], changed["version"]) == ("pending", 2)
     expect(page.get_by_role("row", name="Plate")).to_contain_text("10100")
+    expect(page.get_by_role("listitem").filter(has_text="Not in stock")).to_contain_text("1 × Plate")
     expect(page.get_by_role("region", name="History")).to_contain_text("Partly cancelled")
 
 
