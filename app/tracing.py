@@ -5,8 +5,10 @@ addresses and the messages of database errors, which may quote rows, and see non
 driver directly (app/db/statement.py). So the service starts its spans itself.
 """
 
+import atexit
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -27,6 +29,7 @@ TRACEPARENT_MAX = 55  # characters of a traceparent of version 00 (W3C Trace Con
 _TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _ENDPOINTS = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _DEFAULT_NAME = "order-service"  # OTEL_SERVICE_NAME
+_LAST_EXPORT = 2.0  # seconds for the last spans of a process
 _NO_SPAN: AbstractContextManager[Any] = nullcontext()
 _tracer: Any = None  # None: nothing is recorded
 
@@ -47,9 +50,20 @@ def init_tracing() -> None:
     resource = Resource.create()
     if resource.attributes[SERVICE_NAME].startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: _DEFAULT_NAME}))
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    exporter = OTLPSpanExporter()
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    atexit.register(_export_last_spans, provider, exporter)
     _tracer = provider.get_tracer("order-service")
+
+
+def _export_last_spans(provider: Any, exporter: Any) -> None:
+    """Export what is left when the process ends. The exporter would try to reach its collector for 20 s."""
+    timer = threading.Timer(_LAST_EXPORT, exporter.shutdown)
+    timer.daemon = True
+    timer.start()
+    provider.shutdown()
+    timer.cancel()
 
 
 def _is_configured() -> bool:
