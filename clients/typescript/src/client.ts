@@ -137,6 +137,17 @@ export class OrderServiceClient {
     );
   }
 
+  /**
+   * Iterates over all orders that match, one line of the export after the other. A connection that is lost ends it with
+   * an error: go on with `after`, the id of the last order.
+   */
+  exportOrders(
+    query: Omit<Query<"exportOrders">, "format" | "bom"> = {},
+    { signal }: RequestOptions = {},
+  ): AsyncGenerator<Order, void> {
+    return this.#lines<Order>((stream) => this.api.GET("/orders/export", { ...stream, params: { query } }), signal);
+  }
+
   /** Lists the events of an order, with the order as it was after each. */
   listOrderHistory(
     order: OrderRef,
@@ -346,6 +357,20 @@ export class OrderServiceClient {
 
   // Personal data
 
+  /**
+   * Iterates over all that is stored about a customer: `{ order }`, then each `{ event }` and `{ delivery }` of that
+   * order, then the next order. A connection that is lost ends it with an error: go on with `after`, the id of the last
+   * order whose events are complete.
+   */
+  exportCustomer(
+    customerId: string,
+    query: Query<"exportCustomer"> = {},
+    { signal }: RequestOptions = {},
+  ): AsyncGenerator<Record<string, unknown>, void> {
+    const params = { path: { customer_id: customerId }, query };
+    return this.#lines((stream) => this.api.GET("/customers/{customer_id}/personal-data", { ...stream, params }), signal);
+  }
+
   /** Erases the personal data of a customer; `readErasure` follows it until its status is no longer `running`. */
   eraseCustomer(customerId: string, { signal }: RequestOptions = {}): Promise<Erasure> {
     const params = { path: { customer_id: customerId } };
@@ -378,6 +403,27 @@ export class OrderServiceClient {
     }, items);
   }
 
+  /** The documents of an export, one a line (NDJSON). */
+  async *#lines<Line>(
+    get: (stream: LinesRequest) => Promise<{ response: Response }>,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<Line, void> {
+    const headers = { Accept: "application/x-ndjson" };
+    const { response } = await get({ headers, parseAs: "stream", fetch: this.#transport.open, ...(signal && { signal }) });
+    const reader = response.body!.getReader();
+    const decoder = new TextDecoder();
+    let rest = "";
+    try {
+      for (let read = await reader.read(); !read.done; read = await reader.read()) {
+        const lines = (rest + decoder.decode(read.value, { stream: true })).split("\n");
+        rest = lines.pop() ?? "";
+        for (const line of lines) yield JSON.parse(line) as Line;
+      }
+    } finally {
+      await reader.cancel().catch(() => undefined);
+    }
+  }
+
   #stream<Event>(
     get: (
       lastEventId: string | undefined,
@@ -392,6 +438,13 @@ export class OrderServiceClient {
     };
     return eventStream<Event>(connect, policy, signal);
   }
+}
+
+interface LinesRequest {
+  headers: Record<string, string>;
+  parseAs: "stream";
+  signal?: AbortSignal;
+  fetch: Transport["open"];
 }
 
 function idOf(order: OrderRef): string {
