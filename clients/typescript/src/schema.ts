@@ -741,7 +741,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Readiness probe: checks that the database answers, has the right migration and accepts writes
+         * Readiness probe: checks that the database answers, has the right schema and accepts writes
          * @description A process that is not ready is to get no requests. The detail of the problem says why.
          */
         get: operations["readReadiness"];
