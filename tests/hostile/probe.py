@@ -72,7 +72,7 @@ class Probe:
     @property
     def p99(self) -> float:
         """The 99th percentile of the waits, in seconds."""
-        return statistics.quantiles(self.waits, n=100)[98]
+        return statistics.quantiles(self.waits, n=100, method="inclusive")[98]
 
     def report(self) -> str:
         """What was measured, in one line; it also holds what must hold of every attack."""
