@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine
+from flask import Flask, current_app
 
-from app.db.engine import db
 from app.tracing import current_span_context, link_to, span
 
 Item = TypeVar("Item")
@@ -122,15 +121,15 @@ class GroupCommit(Generic[Item, Result]):
                 self._open = None
 
 
-class PerEngine(Generic[Value]):
-    """A value for each database engine, created at its first use: tests work with several databases in one process."""
+class PerApplication(Generic[Value]):
+    """A value for each application, created at its first use: tests have several, with a database each."""
 
     def __init__(self, create: Callable[[], Value]) -> None:
         self._create = create
-        self._values: WeakKeyDictionary[Engine, Value] = WeakKeyDictionary()
+        self._values: WeakKeyDictionary[Flask, Value] = WeakKeyDictionary()
 
     def get(self) -> Value:
-        """The value for the current application's engine."""
-        engine = db.engine
-        value = self._values.get(engine)
-        return self._values.setdefault(engine, self._create()) if value is None else value
+        """The value for the current application."""
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # documented by Flask
+        value = self._values.get(app)
+        return self._values.setdefault(app, self._create()) if value is None else value

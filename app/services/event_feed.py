@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Integer, Select, Text, and_, bindparam, ca
 
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, DatabaseError
-from app.db.group_commit import GroupCommit, PerEngine
+from app.db.group_commit import GroupCommit, PerApplication
 from app.db.statement import Statement, is_one_of, rows_within
 from app.db.types import UUID, read_timestamp, rfc3339
 from app.errors import CursorExpired
@@ -213,6 +213,6 @@ def _statement(*, of_order: bool, lateral: bool) -> Statement:
 _HEAD = Statement(select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
 _OF_ALL = {name: _statement(of_order=False, lateral=name == "postgresql") for name in ("postgresql", "sqlite")}
 _OF_ORDER = {name: _statement(of_order=True, lateral=name == "postgresql") for name in ("postgresql", "sqlite")}
-_READS = PerEngine(
+_READS = PerApplication(
     lambda: GroupCommit[_PageKey, FeedPage | CursorExpired | DatabaseError](_read_pages, max_batch=_GROUP_MAX)
 )

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from app.db.engine import db
-from app.db.group_commit import PerEngine
+from app.db.group_commit import PerApplication
 from app.db.statement import rows_within, with_retry
 from app.db.transactions import consistent_read
 from app.models.principal import Principal
@@ -104,7 +104,7 @@ def _page_query(shape: Shape) -> Any:
 
 
 # Exports share half of the connections, and leave the other half to other requests.
-READERS = PerEngine(lambda: Semaphore(_export_connections()))
+READERS = PerApplication(lambda: Semaphore(_export_connections()))
 
 
 def _export_connections() -> int:

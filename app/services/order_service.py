@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_lost_connection, is_unavailable
-from app.db.group_commit import GroupCommit, PerEngine
+from app.db.group_commit import GroupCommit, PerApplication
 from app.errors import (
     DuplicateExternalRef,
     IdempotencyKeyReused,
@@ -268,4 +268,4 @@ def _duplicate_external_ref(owner: Owner, *, of_key: Any, of_ref: Any) -> Duplic
 
 
 # Group commit of the orders that concurrent requests create.
-_CREATIONS = PerEngine(lambda: GroupCommit[NewOrder, Outcome | None](_store, max_batch=GROUP_COMMIT_MAX))
+_CREATIONS = PerApplication(lambda: GroupCommit[NewOrder, Outcome | None](_store, max_batch=GROUP_COMMIT_MAX))

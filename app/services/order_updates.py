@@ -36,7 +36,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, is_unavailable
-from app.db.group_commit import GroupCommit, PerEngine
+from app.db.group_commit import GroupCommit, PerApplication
 from app.db.statement import Lookup, Statement, json_rows, typed
 from app.db.transactions import read_rows
 from app.errors import TooManyIdempotencyKeys
@@ -287,5 +287,5 @@ class _Groups:
         )
 
 
-_GROUPS = PerEngine(_Groups)
+_GROUPS = PerApplication(_Groups)
 _STORE_KEY = {"postgresql": Statement(_insert_key(postgresql)), "sqlite": Statement(_insert_key(sqlite))}
