@@ -252,7 +252,8 @@ def test_storing_the_key_of_an_action_without_change_waits_for_concurrent_change
         eraser.execute("UPDATE orders SET version = 2")
         snapshot = """replace(snapshot::text, '"version":1', '"version":2')::json"""
         eraser.execute(
-            f"INSERT INTO order_events SELECT order_id, 2, type, actor, request_id, at, {snapshot} FROM order_events"
+            "INSERT INTO order_events (order_id, version, type, actor, at, snapshot) "
+            f"SELECT order_id, 2, type, actor, at, {snapshot} FROM order_events"
         )
         response = threads.submit(lambda: send_action(app.test_client(), path, "release", Idempotency_Key="k-1"))
         while not observer.execute(waiting).fetchone():
