@@ -32,7 +32,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
@@ -107,13 +107,13 @@ class Statement:
 
     def execute(self, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Execute the statement once, without a retry."""
-        dialect = db.engine.dialect.name
+        engine = db.engine
+        dialect = engine.dialect.name
         compiled = self._compiled.get(dialect) or self._compile(dialect)
         with statement_span(compiled[0], dialect):
-            return self._execute(compiled, parameters)
+            return self._execute(engine, compiled, parameters)
 
-    def _execute(self, compiled: _Compiled, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        engine = db.engine
+    def _execute(self, engine: Engine, compiled: _Compiled, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         sql, names, constants = compiled
         values = constants | parameters
         pool, pooled = engine.pool, engine.raw_connection()
