@@ -165,10 +165,24 @@ def when_ready(server: Any) -> None:
     os.environ["RATE_LIMIT_FILE"] = f"{directory}/rate-limits"
 
 
+def pre_exec(server: Any) -> None:
+    """Let a binary upgrade (USR2) start the new master as the old one was started.
+
+    gunicorn repeats the command as `python …/gunicorn/__main__.py`: run as a script, its directory is the first in the
+    path of modules, and gunicorn.http takes the place of the standard library's http.
+    """
+    program, script, *arguments = server.START_CTX["args"]
+    if os.path.basename(script) == "__main__.py":
+        server.START_CTX["args"] = [program, "-m", "gunicorn", *arguments]
+
+
 def post_worker_init(worker: Any) -> None:
     """Prepare a worker that has loaded the application."""
     # Ctrl-C reaches every process of the terminal, but only the master stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker.max_requests_in_progress = _settings["MAX_REQUESTS_IN_PROGRESS"]
+    worker.cors_origins = _settings["CORS_ORIGINS"]
+    worker.refusals = worker.wsgi.extensions.get("refused_requests")
     # Event streams would last until they are killed.
     if streams := worker.wsgi.extensions.get("event_streams"):  # not in the benchmark's applications
         streams.watcher.is_stopping = lambda: not worker.alive

@@ -39,8 +39,14 @@ FAIRNESS_PAUSE = 1e-6  # seconds; after sleep(0) the event loop would not poll s
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
 KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; others close
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # that have no list syntax; llhttp refuses a second Content-Length
-PROBLEM_PAGES = f"{os.environ.get('URL_PREFIX', '').rstrip('/')}/problems"  # whose paths are the problem types
-PROBLEM_SLUGS = {400: "bad-request", 408: "request-timeout", 413: "content-too-large", 500: "internal-error"}
+URL_PREFIX = os.environ.get("URL_PREFIX", "").rstrip("/")
+PROBLEM_PAGES = f"{URL_PREFIX}/problems"  # whose paths are the problem types
+PROBLEM_SLUGS = {
+    400: "bad-request", 408: "request-timeout", 413: "content-too-large", 500: "internal-error",
+    503: "service-unavailable",
+}  # fmt: skip
+PROBES = {prefix + path for prefix in ("", URL_PREFIX) for path in ("/healthz", "/readyz", "/metrics")}
+OVERLOAD_LOG_INTERVAL = 1.0  # seconds between two log lines about overload
 WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key (app/http/event_streams.py)
 READABLE = 1  # event of gevent's loop
 NO_BODY = ("1", "204", "304")  # the beginnings of statuses whose responses have none
@@ -67,6 +73,15 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     head_timeout = 10.0  # for a whole request head, and from accepting a connection to its first request's
     body_timeout = 10.0  # for a whole body, read or discarded, in any coding; BODY_PACE extends it
     send_timeout = 30.0  # for a client to receive another part of a response
+
+    # Requests of this worker that are in the application at the same time. Further ones are answered 503 at once: in a
+    # queue they would wait longer than their clients do. gunicorn.conf.py sets it.
+    max_requests_in_progress = 0  # 0 means no limit
+    requests_in_progress = 0
+    refused_requests = 0  # since the last log line about them
+    refusals_logged_at = 0.0  # time.monotonic()
+    cors_origins: frozenset[str] = frozenset()  # whose scripts may read the refusal
+    refusals: Any = None  # a counter of prometheus_client, if the application has one
 
     @cached_property
     def limits(self) -> "Limits":
@@ -101,6 +116,29 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if self.nr == self.max_requests:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
+
+    def is_overloaded(self, environ: dict[str, Any]) -> bool:
+        """Whether to refuse the request, because the limit of requests in progress is reached."""
+        limit = self.max_requests_in_progress
+        return 0 < limit <= self.requests_in_progress and environ["PATH_INFO"] not in PROBES
+
+    def refuse_overload(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        """A WSGI application for requests beyond the limit. Clients may keep their connections."""
+        self.refused_requests += 1
+        if self.refusals is not None:
+            self.refusals.inc()
+        now = time.monotonic()
+        if now - self.refusals_logged_at >= OVERLOAD_LOG_INTERVAL:
+            self.log.warning("Overloaded: refused %d requests.", self.refused_requests)
+            self.refused_requests, self.refusals_logged_at = 0, now
+        body = problem_body(OVERLOADED)
+        headers = [("Content-Length", str(len(body))), ("Retry-After", "1"), *PROBLEM_HEADERS]
+        if self.cors_origins:
+            headers.append(("Vary", "Origin"))
+        if (origin := environ.get("HTTP_ORIGIN")) in self.cors_origins:
+            headers += ("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", "Retry-After")
+        start_response("503 Service Unavailable", headers)
+        return [body]
 
 
 def connection_environ(base: dict[str, Any], address: Any, client_address: Any) -> dict[str, Any]:
@@ -308,6 +346,7 @@ class Connection:
         self._parser = RequestParser(worker.limits, environ)
         self._watcher: Any = None  # of the client's end, while a response waits
         self._is_stream = False  # whether the response has waited
+        self._in_progress = False  # whether a request counts as in progress
         self._received_at = -2  # the number of the worker's requests when this connection received last
 
     def serve(self) -> None:
@@ -382,7 +421,16 @@ class Connection:
         else:
             environ["wsgi.input"] = io.BufferedReader(BodyReader(self, request))
         environ[WATCH_CLOSING] = self.watch_closing
-        parts = self.worker.wsgi(environ, response.start_response)
+        worker = self.worker
+        if worker.is_overloaded(environ):
+            parts: Iterable[bytes] = worker.refuse_overload(environ, response.start_response)
+        else:
+            worker.requests_in_progress += 1
+            self._in_progress = True
+            try:
+                parts = worker.wsgi(environ, response.start_response)
+            finally:
+                self._end_progress()
         try:
             response.send(parts)
         finally:
@@ -390,12 +438,19 @@ class Connection:
             if hasattr(parts, "close"):
                 parts.close()
 
+    def _end_progress(self) -> None:
+        """No longer count the request as in progress: its response is being sent, or it waits for events."""
+        if self._in_progress:
+            self._in_progress = False
+            self.worker.requests_in_progress -= 1
+
     def watch_closing(self, callback: Callable[[], object]) -> None:
         """Call back if the client closes the connection before the response ends.
 
         A response that waits for something to send would learn it only when it sends the next time.
         """
         self._is_stream = True
+        self._end_progress()
         if not self.worker.cfg.is_ssl:  # a TLS connection may be readable without data
             self._stop_watching()
             self._watcher = gevent.get_hub().loop.io(self._client.fileno(), READABLE)
@@ -520,11 +575,15 @@ class BodyReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer with what there is; 0 at the body's end. Raises TimeoutError, and OSError if malformed."""
         if not self._part:
+            worker = self._connection.worker
+            worker.requests_in_progress -= 1  # meanwhile: slow clients must not make the service refuse others
             try:
                 self._part = self._connection.receive_body(self._request)
             except RequestError as error:
                 kind = TimeoutError if error.status == HTTPStatus.REQUEST_TIMEOUT else OSError
                 raise kind(error.detail) from error
+            finally:
+                worker.requests_in_progress += 1
         size = min(len(buffer), len(self._part))
         buffer[:size], self._part = self._part[:size], self._part[size:]
         return size
@@ -612,25 +671,38 @@ class Response:
         return head + b"\r\n\r\n"
 
 
-def problem_response(error: RequestError) -> bytes:
-    """The whole response to a request that the server refuses by itself."""
+PROBLEM_HEADERS = (
+    ("Content-Type", "application/problem+json"),
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+)
+OVERLOADED = RequestError(
+    HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are in progress. Send the request again after Retry-After."
+)
+
+
+def problem_body(error: RequestError) -> bytes:
+    """The problem document of an error."""
     status, slug = error.status, PROBLEM_SLUGS.get(error.status)
     problem = {
         "type": f"{PROBLEM_PAGES}/{slug}" if slug else "about:blank",
-        "title": status.phrase.capitalize(),
+        "title": "Temporarily unavailable" if error is OVERLOADED else status.phrase.capitalize(),
         "status": status.value,
         "detail": error.detail,
     }
-    body = json.dumps(problem).encode()
+    return json.dumps(problem).encode()
+
+
+def problem_response(error: RequestError) -> bytes:
+    """The whole response to a request that the server refuses by itself."""
+    status, body = error.status, problem_body(error)
     lines = (
         f"HTTP/1.1 {status.value} {status.phrase}",
         date_line(int(time.time())),
-        "Content-Type: application/problem+json",
         f"Content-Length: {len(body)}",
-        "Cache-Control: no-store",
-        "X-Content-Type-Options: nosniff",
-        "Referrer-Policy: no-referrer",
-        "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'",
+        *(f"{name}: {value}" for name, value in PROBLEM_HEADERS),
         "Connection: close",
     )
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

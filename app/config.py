@@ -281,6 +281,11 @@ SETTINGS: dict[str, Setting] = {
     "DATABASE_POOL_SIZE": Setting("10", _whole_number(1, 1000), "Database connections of one worker."),
     "DATABASE_POOLER": Setting("", _pooler, "`transaction` if the database is behind PgBouncer in transaction mode."),
     "WEB_CONCURRENCY": Setting("0", _whole_number(0, 512), "Workers; 0 means one per core, and at most two on SQLite."),
+    "MAX_REQUESTS_IN_PROGRESS": Setting(
+        "200",
+        _whole_number(0, 100_000),
+        "Requests that one worker processes at the same time; further ones get 503. 0 means no limit.",
+    ),
     "AUTH": Setting(
         "required", _one_of("required", "off"), "`off` accepts all requests from this machine without authentication."
     ),

@@ -1,0 +1,88 @@
+"""Above its capacity the service answers 503 at once instead of queueing."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tests.support.databases import ORDER
+from tests.support.servers import GUNICORN, Response, Server, exchange, free_port, running, wait_until
+
+LIMIT = 2
+ORIGIN = "https://shop.example"
+
+
+@pytest.fixture
+def server(database_url: str, app: object) -> Iterator[Server]:
+    """One worker that processes two requests at the same time."""
+    settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "MAX_REQUESTS_IN_PROGRESS": str(LIMIT)}
+    limits = "-c lock_timeout=60s -c statement_timeout=60s"
+    with running(*GUNICORN, port=free_port(), CORS_ORIGINS=ORIGIN, PGOPTIONS=limits, **settings) as server:
+        yield server
+
+
+@contextmanager
+def orders_locked(url: str) -> Iterator[None]:
+    """Let no create be committed until the block ends."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        # On SQLite, every transaction begins with BEGIN IMMEDIATE.
+        connection.execute(text("SELECT 1" if engine.dialect.name == "sqlite" else "LOCK TABLE orders IN SHARE MODE"))
+        yield
+        connection.rollback()
+    engine.dispose()
+
+
+@contextmanager
+def at_the_limit(server: Server, url: str) -> Iterator[list[Future[Response]]]:
+    """The worker processes as many requests as it may until the block ends."""
+    with ThreadPoolExecutor(LIMIT) as threads, orders_locked(url):
+        waiting = [threads.submit(server.request, "POST", "/orders", ORDER) for _ in range(LIMIT)]
+        wait_until(lambda: server.request("GET", "/orders").status == 503)
+        yield waiting
+
+
+def test_beyond_the_limit_a_request_is_refused_and_afterwards_all_are_served(server: Server, database_url: str) -> None:
+    with at_the_limit(server, database_url) as waiting:
+        refused = server.request("GET", "/orders", headers={"Origin": ORIGIN})
+        probe = server.request("GET", "/healthz")
+        assert not any(request.done() for request in waiting)
+    created = [request.result() for request in waiting]
+    read = [server.request("GET", response.headers["Location"]) for response in created]
+    metrics = server.request("GET", "/metrics").body.decode()
+
+    assert (refused.status, refused.headers["Retry-After"], probe.status) == (503, "1", 200)
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert (refused.json["type"], refused.json["status"]) == ("/problems/service-unavailable", 503)
+    assert [response.status for response in created] == [201] * LIMIT
+    assert [response.status for response in read] == [200] * LIMIT
+    assert "http_requests_refused_total" in metrics
+
+
+def test_a_refused_client_keeps_its_connection(server: Server, database_url: str) -> None:
+    body = json.dumps(ORDER).encode()
+    create = b"POST /orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    with at_the_limit(server, database_url):
+        received = exchange(server.port, 2 * (create % (len(body), body)) + b"HEAD /orders HTTP/1.0\r\n\r\n")
+
+    assert received.count(b"HTTP/1.1 503 Service Unavailable\r\n") == 3
+    assert received.endswith(b"\r\n\r\n")  # the response to HEAD has no body
+
+
+def test_requests_that_wait_for_events_do_not_count(server: Server) -> None:
+    waiting = []
+    with ThreadPoolExecutor(2 * LIMIT) as threads:
+        for count in range(1, 2 * LIMIT + 1):  # one after the other: until it waits, each is in progress
+            waiting.append(threads.submit(server.request, "GET", "/events?after=latest&wait=20"))
+            wait_until(
+                lambda count=count: f"event_streams {count}.0" in server.request("GET", "/metrics").body.decode()
+            )
+        listed = server.request("GET", "/orders")
+        created = server.request("POST", "/orders", ORDER)
+
+    assert (listed.status, created.status) == (200, 201)
+    assert [request.result().status for request in waiting] == [200] * 2 * LIMIT
