@@ -116,19 +116,16 @@ class Machine:
         assert response.status == 201, response.body
         return response
 
-    def feed(self, after: int | str = 0) -> Any:
+    def feed(self, query: str) -> Any:
         """A page of the feed."""
-        return self.server.request("GET", f"/events?after={after}").json
+        return self.server.request("GET", f"/events?{query}").json
 
-    def cursor_behind(self, order: Response, after: int | str = 0) -> str:
-        """A cursor behind the creation of the order, once the worker has numbered it."""
-
-        def is_in_feed() -> bool:
-            return any(event["order_id"] == order.json["id"] for event in self.feed(after)["events"])
-
-        wait_until(is_in_feed)
-        cursor: str = self.feed(after)["next_cursor"]
-        return cursor
+    def number_of(self, order: Response, *, after: int = 0) -> int:
+        """The number in the feed of the order's creation, once the worker has given it."""
+        query = f"order_id={order.json['id']}&after={after}"
+        wait_until(lambda: self.feed(query)["events"])
+        number: int = self.feed(query)["events"][0]["seq"]
+        return number
 
 
 @pytest.fixture
@@ -141,7 +138,7 @@ def machine() -> Iterator[Machine]:
             machine.stop()
 
 
-def is_restored_between(machine: Machine, kept: Response, lost: Response, *, cursor: str, output: str) -> None:
+def is_restored_between(machine: Machine, kept: Response, lost: Response, *, after: int, output: str) -> None:
     """What the page says of a restore to a moment between two orders with the keys `kept` and `lost`."""
     assert "was added to each number of the feed." in output and ", 0 differences." in output
     again, anew = machine.create("kept"), machine.create("lost")
@@ -149,9 +146,9 @@ def is_restored_between(machine: Machine, kept: Response, lost: Response, *, cur
     assert again.headers["Idempotent-Replayed"] == "true" and anew.headers["Idempotent-Replayed"] is None
     assert machine.server.request("GET", f"/orders/{lost.json['id']}").status == 404
     assert anew.json["id"] != lost.json["id"]
-    expired = machine.feed(cursor)
+    expired = machine.feed(f"after={after}")
     assert expired["status"] == 410
-    machine.cursor_behind(anew, after=expired["oldest_after"])
+    machine.number_of(anew, after=expired["oldest_after"])
     wait_until(lambda: machine.server.request("GET", "/orders/search").json["behind"] == 0)
 
 
@@ -164,12 +161,12 @@ def test_a_dump_made_under_traffic_is_restored(machine: Machine) -> None:
         machine.run(dump)
     earlier = [response.json["id"] for response in created[:10]]
     lost = machine.create("lost")
-    cursor = machine.cursor_behind(lost)
+    after = machine.number_of(lost)
 
     output = machine.run(restore)
 
     assert {machine.server.request("GET", f"/orders/{order_id}").status for order_id in earlier} == {200}
-    is_restored_between(machine, kept, lost, cursor=cursor, output=output)
+    is_restored_between(machine, kept, lost, after=after, output=output)
 
 
 def test_the_log_is_replayed_to_a_moment_between_two_acknowledged_orders(machine: Machine) -> None:
@@ -182,13 +179,13 @@ def test_the_log_is_replayed_to_a_moment_between_two_acknowledged_orders(machine
         machine.create(f"after-the-backup-{i}")
     kept = machine.create("kept")
     lost = machine.create("lost")
-    cursor = machine.cursor_behind(lost)
+    after = machine.number_of(lost)
 
     assert MOMENT in restore
     output = machine.run(restore.replace(MOMENT, lost.json["created_at"].replace("Z", "+00")))
 
     assert [machine.create(f"after-the-backup-{i}").headers["Idempotent-Replayed"] for i in range(5)] == ["true"] * 5
-    is_restored_between(machine, kept, lost, cursor=cursor, output=output)
+    is_restored_between(machine, kept, lost, after=after, output=output)
 
 
 def test_the_commands_that_look_at_the_database_are_valid(machine: Machine) -> None:
