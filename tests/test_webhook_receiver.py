@@ -7,7 +7,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.marks import on_sqlite
-from tests.support.readme_receivers import accepts_what_is_signed, receiver_in, write_receiver
+from tests.support.readme_receivers import (
+    accepts_what_is_signed,
+    receiver_in,
+    refuses_an_empty_secret,
+    write_receiver,
+)
 from tests.support.servers import free_port
 
 
@@ -17,6 +22,12 @@ def test_the_receiver_accepts_only_what_is_signed(app: Flask, client: FlaskClien
     command = (sys.executable, "-m", "flask", "--app", str(file), "run", "--port", str(port))
 
     accepts_what_is_signed(app, client, *command, port=port)
+
+
+def test_the_receiver_refuses_an_empty_secret(tmp_path: Path) -> None:
+    port, file = free_port(), write_receiver(tmp_path, "python", "py")
+
+    refuses_an_empty_secret(sys.executable, "-m", "flask", "--app", str(file), "run", "--port", str(port), port=port)
 
 
 def test_each_receiver_has_ten_lines() -> None:

@@ -1,8 +1,11 @@
 """The receivers that docs/webhooks.md shows, as running programs."""
 
+import base64
+import hmac
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +56,15 @@ def accepts_what_is_signed(app: Flask, client: FlaskClient, *command: str, port:
     [delivery] = client.get(f"/webhooks/{webhook['id']}/deliveries").json["deliveries"]
     assert [attempt["status"] for attempt in delivery["attempts"]] == [204]
     assert set(refused) == {401}
+
+
+def refuses_an_empty_secret(*command: str, port: int) -> None:
+    """Anyone can sign with an empty key."""
+    body, now = b"{}", int(time.time())
+    signature = base64.b64encode(hmac.digest(b"", f"1.{now}.".encode() + body, "sha256")).decode()
+    headers = {"webhook-id": "1", "webhook-timestamp": str(now), "webhook-signature": f"v1,{signature}"}
+    with running_receiver(*command, port=port, secret="whsec_"):
+        assert send_request(port, "POST", "/hook", body, headers).status == 401
 
 
 def forged() -> Iterator[dict[str, str]]:
