@@ -7,6 +7,7 @@ page (SIGBUS). So the space is reserved before a file is mapped, when a failure 
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from glob import escape as glob_escape
@@ -102,6 +103,13 @@ def _lock(directory: str) -> None:
 
 def _remove_abandoned(parent: str) -> None:
     for path in glob(os.path.join(glob_escape(parent), f"{_PREFIX}*", _LOCK)):
-        with suppress(OSError), open(path) as file:  # locked, or owned by another user
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(os.path.dirname(path))
+        with suppress(OSError), open(path, opener=_open_without_waiting) as file:  # locked, or owned by another user
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(os.path.dirname(path))
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file of an untrusted directory: a FIFO blocks without O_NONBLOCK."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)

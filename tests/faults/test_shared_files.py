@@ -191,3 +191,13 @@ def test_the_files_of_a_killed_server_are_removed_and_no_others(database: str) -
             assert kept.exists() and new.exists()
             assert alive.request("GET", "/metrics").status == 200
     assert not kept.exists() and not new.exists()
+
+
+def test_a_fifo_in_place_of_a_lock_does_not_block_the_start(tmp_path: Path) -> None:
+    (tmp_path / "order-service-other").mkdir()
+    os.mkfifo(tmp_path / "order-service-other" / "lock")
+    script = f"import shared_files; print(shared_files.shared_directory({str(tmp_path)!r}, size=1))"
+
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+
+    assert done.stdout.startswith(str(tmp_path)), done.stderr
