@@ -162,6 +162,7 @@ def test_orders_are_found_as_one_types_and_by_filters_with_counts(page: Page, se
 def test_no_letter_is_lost_that_is_typed_while_the_page_searches(page: Page, service: Server) -> None:
     page.goto(console(service))
     box = page.get_by_role("searchbox")
+    expect(box).to_be_visible()
     # The next letter is typed in the moment in which the page starts to search for the letters before.
     page.evaluate("""() => {
         const box = document.querySelector("[type=search]");
