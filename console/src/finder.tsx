@@ -59,7 +59,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
     // The filters of then, not of now: one can be chosen before the pause ends.
     const timer = setTimeout(() => {
       searched.current = text;
-      go({ ...currentFilters(), q: text });
+      if (isShown()) go({ ...currentFilters(), q: text });
     }, TYPING_PAUSE);
     return () => clearTimeout(timer);
   }, [text]);
@@ -101,7 +101,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
         class="search"
         onSubmit={(event) => {
           event.preventDefault();
-          if (text !== (filters.q ?? "")) go({ ...filters, q: text });
+          if (text !== (filters.q ?? "")) go({ ...currentFilters(), q: text });
           else if (orders.length === 1 && orders[0]) location.hash = orderLink(orders[0].id);
           else document.querySelector<HTMLElement>(".results a.row-link")?.focus();
         }}
@@ -130,7 +130,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
           </p>
           <label>
             <span class="visually-hidden">Sort by</span>
-            <select value={filters.sort ?? ""} onChange={(event) => go({ ...filters, sort: event.currentTarget.value })}>
+            <select value={filters.sort ?? ""} onChange={(event) => go({ ...currentFilters(), sort: event.currentTarget.value })}>
               {SORTS.map(([value, label]) => (
                 <option key={value} value={value}>
                   {label}
@@ -227,7 +227,7 @@ function FilterList({ filters, counted }: { filters: Filters; counted: Counted |
               label={name === "late" ? "Late" : "On hold"}
               checked={filters[name] === "true"}
               count={counts[name]?.true ?? 0}
-              toggle={(on) => go({ ...filters, [name]: on ? "true" : "" })}
+              toggle={(on) => go({ ...currentFilters(), [name]: on ? "true" : "" })}
             />
           ))}
         </fieldset>
@@ -244,9 +244,9 @@ function FilterList({ filters, counted }: { filters: Filters; counted: Counted |
                 checked={selected.has(value)}
                 count={counts && (counts[name]?.[value] ?? 0)}
                 toggle={(on) => {
-                  if (on) selected.add(value);
-                  else selected.delete(value);
-                  go({ ...filters, [name]: [...selected].join(",") });
+                  const current = currentFilters();
+                  const chosen = (current[name] ?? "").split(",").filter((other) => other && other !== value);
+                  go({ ...current, [name]: (on ? [...chosen, value] : chosen).join(",") });
                 }}
               />
             ))}
@@ -295,13 +295,17 @@ function Choice(props: {
 
 function Limit(props: { label: string; name: string; type: "date" | "text"; filters: Filters }): JSX.Element {
   const { label, name, type, filters } = props;
+  const stored = filters[name] ?? "";
+  const [text, setText] = useState(stored); // what is being typed outlasts a new result
+  useEffect(() => setText(stored), [stored]);
   return (
     <label class="limit">
       <span>{label}</span>
       <input
         type={type}
-        value={filters[name] ?? ""}
-        onChange={(event) => go({ ...filters, [name]: event.currentTarget.value.trim() })}
+        value={text}
+        onInput={(event) => setText(event.currentTarget.value)}
+        onChange={(event) => go({ ...currentFilters(), [name]: event.currentTarget.value.trim() })}
       />
     </label>
   );
@@ -312,7 +316,7 @@ function Select(props: { label: string; name: string; any: string; values: strin
   return (
     <label class="limit">
       <span>{label}</span>
-      <select value={filters[name] ?? ""} onChange={(event) => go({ ...filters, [name]: event.currentTarget.value })}>
+      <select value={filters[name] ?? ""} onChange={(event) => go({ ...currentFilters(), [name]: event.currentTarget.value })}>
         <option value="">{any}</option>
         {values.map((value) => (
           <option key={value} value={value}>
@@ -322,6 +326,11 @@ function Select(props: { label: string; name: string; any: string; values: strin
       </select>
     </label>
   );
+}
+
+/** Whether the address is still that of the finder: a link may have been followed since the last render. */
+function isShown(): boolean {
+  return ["", "#", "#/orders"].includes(location.hash.split("?", 1)[0] ?? "");
 }
 
 function currentFilters(): Filters {

@@ -197,6 +197,7 @@ def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: 
     order = create_order(service)
     page.goto(console(service))
     page.get_by_role("searchbox").fill(order["number"])
+    expect(page.get_by_role("status")).to_have_text("1 order")  # the list before it had the order too
     page.get_by_role("link", name=order["number"]).click()
     choose_action(page, "Cancel")
     page.get_by_label("One more of Plate").click()
