@@ -10,7 +10,7 @@ DESCRIBE := $(PY) -c 'from app import create_app; print(create_app({"AUTH": "off
 FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test tracing-test alerts-test container-test cost-test faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit sbom lock clean
+.PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test tracing-test alerts-test container-test cost-test deploys faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit sbom lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
 # Two runs of pip at the same time corrupt the environment.
@@ -122,6 +122,10 @@ hostile: export PATH := $(PATH):/usr/sbin
 hostile: export SECONDS_EACH ?= 5
 hostile: $(VENV)/dev.stamp  ## test that the most expensive requests delay no other client (apt-get install nginx-light)
 	@$(PY) -m pytest tests/hostile $(ARGS)
+
+deploys: export PATH := $(PATH):/usr/sbin
+deploys: $(VENV)/dev.stamp  ## test that deploys lose no request and no delivery (apt-get install nginx-light; RELOADS=30 UPGRADES=30 ROLLS=10 REQUESTS=25000)
+	@$(PY) -m pytest tests/deploys --numprocesses=2 --dist=worksteal $(ARGS)
 
 faults: export KILLS ?= 10
 faults: $(VENV)/dev.stamp  ## servers, databases and disks that fail, under load; nothing acknowledged may be lost (KILLS=10, EVENTS=10000 for long runs)

@@ -282,7 +282,7 @@ SETTINGS: dict[str, Setting] = {
     "DATABASE_POOLER": Setting("", _pooler, "`transaction` if the database is behind PgBouncer in transaction mode."),
     "WEB_CONCURRENCY": Setting("0", _whole_number(0, 512), "Workers; 0 means one per core, and at most two on SQLite."),
     "MAX_REQUESTS_IN_PROGRESS": Setting(
-        "200",
+        "100",
         _whole_number(0, 100_000),
         "Requests that one worker processes at the same time; further ones get 503. 0 means no limit.",
     ),

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,13 +52,15 @@ def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
 
 
 @contextmanager
-def nginx_without_service(prefix: str = "") -> Iterator[Server]:
-    """nginx alone; its directory, which is where it looks for gunicorn's socket, is that of the process id file."""
+def nginx_without_service(prefix: str = "", *, sockets: Sequence[str] = ("gunicorn.sock",)) -> Iterator[Server]:
+    """nginx alone; its directory, which is where it looks for gunicorn's sockets, is that of the process id file."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)  # as root, nginx's workers are somebody else
         site = adapt((ROOT / "deploy" / "nginx.conf").read_text(), directory, port, prefix)
+        [upstream] = re.findall(r"^    server unix:.*\n", site, re.MULTILINE)
+        site = site.replace(upstream, "".join(upstream.replace("gunicorn.sock", name) for name in sockets))
         (directory / "order-service.conf").write_text(site)
         (directory / "nginx.conf").write_text(MAIN.format(directory=directory))
         program = shutil.which("nginx")
