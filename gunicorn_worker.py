@@ -211,7 +211,7 @@ class RequestParser:
         if self._overhead > MAX_HEAD_SIZE and self.error is None:
             self.error = fields_too_large()
 
-    def _decline_upgrade(self, rest: bytes) -> None:
+    def _decline_upgrade(self, remaining: bytes) -> None:
         """Stay with HTTP/1.1 (RFC 9110 §7.8). llhttp stops before the body of such a request: a new parser reads it."""
         declined = self.requests.pop()
         self._llhttp = httptools.HttpRequestParser(self)
@@ -223,8 +223,8 @@ class RequestParser:
         self._llhttp.feed_data(head + b"\r\n")
         self._request.environ, self._request.keep_alive = declined.environ, declined.keep_alive
         self._request.expects_continue = declined.expects_continue
-        if rest:
-            self.feed(rest)
+        if remaining:
+            self.feed(remaining)
 
     def on_message_begin(self) -> None:
         self._environ = self._base_environ.copy()
@@ -628,11 +628,11 @@ class Response:
         for part in parts:
             if part:
                 self.write(part)
-        rest = b"" if self.started else self._start()
+        last = b"" if self.started else self._start()
         if self._chunked:
-            rest += b"0\r\n\r\n"
-        if rest:
-            self._connection.send(rest)
+            last += b"0\r\n\r\n"
+        if last:
+            self._connection.send(last)
         if self._has_body and not self._chunked and self._sent != self._length:
             self.keep_alive = False  # only the end of the connection ends the body
 

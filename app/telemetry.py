@@ -330,13 +330,13 @@ class LossyFile(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all data or call `on_loss`. Returns the length of the data in both cases."""
-        rest = b"\n" + bytes(data) if self._line_is_partial else bytes(data)
-        written = 0
+        content = b"\n" + bytes(data) if self._line_is_partial else bytes(data)
+        sent = 0
         try:
-            while written < len(rest):
-                written += os.write(self._descriptor, rest[written:])
+            while sent < len(content):
+                sent += os.write(self._descriptor, content[sent:])
             self._line_is_partial = False
         except OSError:
-            self._line_is_partial = self._line_is_partial or written > 0
+            self._line_is_partial = self._line_is_partial or sent > 0
             self._on_loss()
         return len(data)

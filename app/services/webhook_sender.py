@@ -71,8 +71,8 @@ def resolve_in_greenlet(host: str, port: int) -> list[str]:
     return _unique(gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
-def _unique(found: Sequence[Any]) -> list[str]:
-    return list(dict.fromkeys(address[0] for *_, address in found))
+def _unique(addresses: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(address[0] for *_, address in addresses))
 
 
 def tls_context() -> SSLContext:
