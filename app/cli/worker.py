@@ -6,7 +6,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
 
 import click
@@ -20,6 +22,7 @@ from prometheus_client.registry import Collector
 from app.cli.common import errors_in_one_line
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable, loggable_message
+from app.db.notifications import can_listen, listening
 from app.db.revision import require_revision
 from app.services.broker import broker_tasks, read_lag
 from app.services.diagnosis import WORKER_NAME
@@ -28,7 +31,7 @@ from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
 from app.services.webhook_delivery import webhook_tasks
 from app.services.webhook_service import count_endpoints
-from app.services.worker import Worker, order_tasks
+from app.services.worker import SEQUENCING, Worker, order_tasks
 from app.telemetry import observe_delivery, observe_task
 
 log = structlog.get_logger()
@@ -48,7 +51,12 @@ def worker(info: ScriptInfo) -> None:
     app = info.load_app()
     os.environ.setdefault("PGAPPNAME", WORKER_NAME)  # of its connections, which `flask doctor` looks for
     with errors_in_one_line():
-        tasks = (*order_tasks(app.config), *webhook_tasks(app.config, observe_delivery), *broker_tasks(app.config))
+        notified = can_listen(app.config)
+        tasks = (
+            *order_tasks(app.config, notified=notified),
+            *webhook_tasks(app.config, observe_delivery),
+            *broker_tasks(app.config),
+        )
     running = Worker(tasks, context=app.app_context, observe=observe_task)
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -62,7 +70,10 @@ def worker(info: ScriptInfo) -> None:
             signal.signal(number, stop)
     gc.collect()
     gc.freeze()  # what has been loaded is not searched for garbage again
-    sys.exit(0 if running.run() else 1)
+    wake = partial(running.wake, SEQUENCING)
+    with listening(wake, context=app.app_context) if notified else nullcontext():
+        finished = running.run()
+    sys.exit(0 if finished else 1)
 
 
 def _wait_for_database() -> None:

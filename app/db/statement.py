@@ -132,6 +132,8 @@ class Statement:
                     engine.dispose()
             raise
         finally:
+            if engine.pool is not pool:  # nothing would close a connection of a pool that has been replaced
+                pooled.detach()
             pooled.close()
 
     def _compile(self, dialect: str) -> _Compiled:

@@ -27,7 +27,7 @@ from app.models.webhook import WHOLE
 from app.services.broker_connection import BrokerConnection, BrokerMessage
 from app.services.event_feed import FeedEvent, FeedFilter, list_events, read_ends, require_retained
 from app.services.webhook_queue import event_data
-from app.services.worker import Task
+from app.services.worker import SEQUENCING, Task
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ def broker_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
         return ()
     connection = BrokerConnection(config["BROKER_URL"], topic=config["BROKER_TOPIC"], options=config["BROKER_OPTIONS"])
     publisher = BrokerPublisher(connection, source=config["BROKER_SOURCE"], whole=config["BROKER_PAYLOAD"] == WHOLE)
-    return (Task("broker", publisher.run, pause=0.5, after="sequencing", finish=publisher.finish),)
+    return (Task("broker", publisher.run, pause=0.5, after=SEQUENCING, finish=publisher.finish),)
 
 
 class BrokerPublisher:

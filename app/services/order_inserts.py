@@ -32,6 +32,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from app.db.engine import db
+from app.db.notifications import notify_workers
 from app.db.statement import Statement, json_rows, typed
 from app.db.transactions import read_rows
 from app.models import EVENTS, ITEMS, ORDERS, OUTBOX, Order, OrderEvent
@@ -53,7 +54,9 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     if db.engine.dialect.name == "sqlite":
         return _insert_in_transaction(ordered, [_first_event(order, CREATED) for order in ordered])
     batch = orjson.dumps([_parameter(order) for order in ordered])
-    return {row[0] for row in INSERT_ORDERS.rows(batch=batch.decode())}
+    stored = {row[0] for row in INSERT_ORDERS.rows(batch=batch.decode())}
+    notify_workers()
+    return stored
 
 
 def _parameter(order: NewOrder) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.group_commit import GroupCommit, PerApplication
+from app.db.notifications import notify_workers
 from app.db.statement import Lookup, Statement, json_rows, typed
 from app.db.transactions import read_rows
 from app.errors import TooManyIdempotencyKeys
@@ -171,7 +172,9 @@ def _store_versions(changes: Sequence[ChangeRow], statement: Statement) -> set[s
         with db.engine.begin() as connection:
             return {change["order_id"] for change in changes if _store_in_transaction(connection, change)}
     batch = orjson.dumps([{**change, "snapshot": orjson.Fragment(change["snapshot"])} for change in changes])
-    return {row[0] for row in statement.rows(changes=batch.decode())}
+    stored = {row[0] for row in statement.rows(changes=batch.decode())}
+    notify_workers()
+    return stored
 
 
 def _store_in_transaction(connection: Connection, change: ChangeRow) -> bool:

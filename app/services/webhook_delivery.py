@@ -32,7 +32,7 @@ from app.services.webhook_queue import (
 from app.services.webhook_sender import REQUEST_SECONDS, Attempt, WebhookSender
 from app.services.webhook_service import prune_deliveries, webhook_rules
 from app.services.webhook_signature import SecretStore, UnreadableSecret, signed_headers
-from app.services.worker import Task
+from app.services.worker import SEQUENCING, Task
 from app.tracing import delivery_span, propagation_headers, record_response
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ def webhook_tasks(config: Mapping[str, Any], observe: Callable[[Attempt], None])
     rules = webhook_rules(config)
     deliverer = WebhookDeliverer(WebhookSender(allow_private=rules.allow_private), rules.secrets, observe)
     return (
-        Task("webhook queue", fan_out, pause=1, after="sequencing"),
+        Task("webhook queue", fan_out, pause=1, after=SEQUENCING),
         Task("webhooks", deliverer.run, pause=0.5, after="webhook queue", finish=deliverer.finish),
         Task("webhook retention", lambda: prune_deliveries() > 0, pause=600),
     )

@@ -21,6 +21,7 @@ from app.services.sequencer import sequence_events
 
 log = structlog.get_logger()
 
+SEQUENCING = "sequencing"  # name of a task
 STOP_SECONDS = 25.0  # for tasks to finish; process managers kill after 30 s
 _RETRY_AFTER = 1.0  # seconds after an error
 # Calls that find nothing to do take a tenth of the time at most, unless they are so slow that events would be late.
@@ -33,8 +34,9 @@ class Task:
     """Work that is repeated.
 
     `run` does a limited part of it, in seconds at most, and returns whether there was any: then it is called again
-    after `again` seconds, otherwise after `pause` seconds, or as soon as the task `after` has done something. It may
-    raise. `finish` is called after the last `run`, to end what that has started in the background.
+    after `again` seconds, otherwise after `pause` seconds, or as soon as the task is woken, which it is when the task
+    `after` has done something. It may raise. `finish` is called after the last `run`, to end what that has started in
+    the background.
     """
 
     name: str
@@ -45,13 +47,16 @@ class Task:
     finish: Callable[[], None] | None = None
 
 
-def order_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
-    """The tasks of a worker that concern orders and their events."""
+def order_tasks(config: Mapping[str, Any], *, notified: bool) -> tuple[Task, ...]:
+    """The tasks of a worker that concern orders and their events.
+
+    `notified`: SEQUENCING is woken when there are events, and need not look for them often.
+    """
     tasks = (
         # A call that finds nothing is one short query. One that finds events leaves some time for more, to number them
         # together.
-        Task("sequencing", sequence_events, pause=0.1, again=0.02),
-        Task("search", project_events, pause=0.2, after="sequencing"),
+        Task(SEQUENCING, sequence_events, pause=1 if notified else 0.1, again=0.02),
+        Task("search", project_events, pause=1, after=SEQUENCING),
         # `any` ends a call after the first page of orders that were changed.
         Task("due changes", lambda: any(apply_due_changes()), pause=2),
     )
@@ -108,6 +113,10 @@ class Worker:
         for due in self._due.values():
             due.set()
 
+    def wake(self, name: str) -> None:
+        """Call the task of this name again without a pause. May be called by any thread."""
+        self._due[name].set()
+
     def _repeat(self, task: Task) -> None:
         with self._context():
             due = self._due[task.name]
@@ -115,12 +124,13 @@ class Worker:
                 due.clear()
                 if self._stopping.is_set():  # `stop` sets both, in this order
                     break
-                due.wait(self._call(task))
+                ended_by, seconds = self._call(task, due)
+                ended_by.wait(seconds)
             if task.finish is not None:
                 task.finish()
 
-    def _call(self, task: Task) -> float:
-        """Call the task once, and return the seconds to wait before the next call."""
+    def _call(self, task: Task, due: threading.Event) -> tuple[threading.Event, float]:
+        """Call the task once, and return the pause before the next call: what ends it, and its seconds at most."""
         started, failed, active = time.monotonic(), True, False
         try:
             active = task.run()
@@ -136,16 +146,16 @@ class Worker:
         seconds = time.monotonic() - started
         self._observe(task.name, seconds, failed)
         if failed:
-            return _RETRY_AFTER
+            return self._stopping, _RETRY_AFTER
         if active:
             self._wake_those_after(task)
-            return task.again
-        return max(task.pause, min(_PAUSES_PER_CALL * seconds, _SLOW_PAUSE))
+            return self._stopping, task.again
+        return due, max(task.pause, min(_PAUSES_PER_CALL * seconds, _SLOW_PAUSE))
 
     def _wake_those_after(self, task: Task) -> None:
         for other in self._tasks:
             if other.after == task.name:
-                self._due[other.name].set()
+                self.wake(other.name)
 
     def _report_database(self, *, available: bool, reason: str = "") -> None:
         """Log when the database goes away and comes back: one line for all tasks."""

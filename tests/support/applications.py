@@ -1,5 +1,6 @@
 """Applications that are created once for each database and closed at the end."""
 
+import threading
 from contextlib import ExitStack
 from typing import Self
 
@@ -45,5 +46,8 @@ class Applications:
 
 def close_connections(app: Flask) -> None:
     """Close the pool: an open connection at exit is a warning, thus an error."""
+    for thread in threading.enumerate():
+        if thread.name == "notifier":  # it uses a connection, for a moment
+            thread.join()
     with app.app_context():
         db.engine.dispose()
