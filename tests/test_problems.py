@@ -87,6 +87,11 @@ def test_a_problem_has_a_type_a_detail_an_instance_and_a_request_id(client: Flas
         assert problem["detail"].endswith(".")
 
 
+@pytest.mark.parametrize("path", ["/orders/%C3%A9%20%25%3F", "/orders/a%0Ab", "/nothing;a=b/@:~"])
+def test_the_instance_of_a_problem_is_a_uri(client: FlaskClient, path: str) -> None:
+    assert client.get(path).json["instance"] == path
+
+
 def test_the_type_of_a_problem_is_the_address_of_a_page_that_explains_it(client: FlaskClient) -> None:
     for response in some_problems(client):
         page = client.get(response.json["type"])

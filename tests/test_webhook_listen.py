@@ -177,3 +177,19 @@ def test_another_program_at_the_address_of_the_service_is_named(
 
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"Error: {service} is not an order service")
+
+
+@on_sqlite
+def test_a_redirect_is_not_followed_with_the_key(
+    runner: FlaskCliRunner, httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    elsewhere = httpserver.url_for("/elsewhere")
+    httpserver.expect_request("/events").respond_with_data(status=308, headers={"Location": elsewhere})
+    service = httpserver.url_for("").rstrip("/")
+
+    words = ["--forward", "http://127.0.0.1:9/hook", "--service", service, "--state", str(tmp_path / "state")]
+    result = runner.invoke(args=["webhooks", "listen", *words])
+
+    assert [request.path for request, _ in httpserver.log] == ["/events"]
+    expected = f"Error: The service redirects to {elsewhere}. Give its own address as --service."
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, expected)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.parse import urlencode
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import click
 import orjson
@@ -97,6 +97,16 @@ def listen(
             click.echo("Stopped.", err=True)
 
 
+class _NoRedirects(HTTPRedirectHandler):
+    """Makes a redirect an error: urllib would send the API key to any host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Return no request, which raises HTTPError."""
+
+
+_OPENER = build_opener(_NoRedirects)
+
+
 @dataclass(frozen=True)
 class _Feed:
     """The events of a running service."""
@@ -116,12 +126,13 @@ class _Feed:
         reported = False
         while True:
             try:
-                with urlopen(request, timeout=_WAIT + 10) as response:  # an http URL, by _url  # nosec B310
+                with _OPENER.open(request, timeout=_WAIT + 10) as response:
                     content = response.read()
                 return _read_page(content, self.service)
             except HTTPError as error:
-                if error.code < 500 and error.code != 429:
-                    raise click.ClickException(_problem(error)) from None
+                with error:  # it holds the connection
+                    if error.code < 500 and error.code != 429:
+                        raise click.ClickException(_problem(error)) from None
                 reason = f"status {error.code}"
             except (OSError, HTTPException) as error:
                 reason = str(getattr(error, "reason", error))
@@ -141,6 +152,8 @@ def _read_page(content: bytes, service: str) -> dict[str, Any]:
 
 
 def _problem(error: HTTPError) -> str:
+    if location := error.headers.get("Location"):
+        return f"The service redirects to {location}. Give its own address as --service."
     try:
         return f"{error.code}: {orjson.loads(error.read())['detail']}"
     except (ValueError, KeyError):

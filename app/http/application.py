@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import structlog
 from flask import Flask, Request, Response, g, request
@@ -163,6 +164,11 @@ def current_request_id() -> str:
 def public_path(path: str) -> str:
     """Return a path of the service with the URL prefix, as clients see it."""
     return current_request().root_path + path
+
+
+def requested_path() -> str:
+    """Return the path of the request as clients see it, percent-encoded (RFC 3986)."""
+    return quote(public_path(current_request().path), safe="/:@!$&'()*+,;=")
 
 
 def let_others_run() -> None:

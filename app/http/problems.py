@@ -5,13 +5,13 @@ from typing import Any
 
 import orjson
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from app import errors
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggable_message
 from app.errors import ServiceError
-from app.http.application import public_path
+from app.http.application import public_path, requested_path
 from app.http.auth import loggable_id
 from app.http.request_input import explain_weak_tags, is_dry_run
 from app.models.principal import ANY_OWNER, Principal
@@ -58,7 +58,7 @@ def problem_occurrence(error: ServiceError) -> dict[str, Any]:
     if error.status >= 500 and error.__cause__ is not None:
         _log_cause(error.__cause__)
     _log_denial(error)
-    return problem_document(error) | {"instance": public_path(request.path), "request_id": g.get("request_id")}
+    return problem_document(error) | {"instance": requested_path(), "request_id": g.get("request_id")}
 
 
 def _log_denial(error: ServiceError) -> None:
@@ -115,7 +115,7 @@ def _render_database_error(error: DatabaseError) -> Response:
 
 
 def _response(document: dict[str, Any], *, retry_after: int | None = None) -> Response:
-    document |= {"instance": public_path(request.path), "request_id": g.get("request_id")}
+    document |= {"instance": requested_path(), "request_id": g.get("request_id")}
     response = Response(orjson.dumps(document), document["status"], mimetype=MEDIA_TYPE)
     response.headers["Cache-Control"] = "no-store"
     if is_dry_run():

@@ -12,7 +12,7 @@ from flask import Flask, Response, current_app, request
 from app.config import normalize_origin
 from app.db.types import rfc3339
 from app.errors import ServiceError
-from app.http.application import current_request, in_stretches, public_path
+from app.http.application import current_request, in_stretches, public_path, requested_path
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
 from app.http.problems import problem_occurrence
 from app.http.request_input import CUSTOMER, ERASED, JSON, is_dry_run, query_parameters
@@ -143,7 +143,7 @@ def list_response(
     if next_cursor is not None and parameter is not None:
         request = current_request()
         query = urlencode(query_parameters(request) | {parameter: next_cursor})
-        all_headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'
+        all_headers["Link"] = f'<{requested_path()}?{query}>; rel="next"'
     if len(body) >= MIN_SIZE and gzip_accepted():
         body = gzip(body)
         all_headers["Content-Encoding"] = CODING
