@@ -1,5 +1,7 @@
 // Money is a whole number of minor units; no amount is ever a fraction.
 
+import type { Item } from "./types";
+
 // ISO 4217: currencies whose minor unit is not a hundredth. Intl follows CLDR, which differs for some.
 const EXPONENTS: Record<string, number> = {};
 for (const code of "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split(" ")) EXPONENTS[code] = 0;
@@ -24,6 +26,12 @@ export function amount(minor: number, currency: string | null): string {
 export function money(minor: number | null, currency: string | null): string {
   if (minor === null) return "—";
   return currency ? `${amount(minor, currency)} ${currency}` : amount(minor, currency);
+}
+
+/** What is left of a line's total, by the rule of `totals.cancelled`: the price of cancelled units is rounded down. */
+export function remainingTotal({ total, cancelled, quantity }: Item): number | null {
+  if (total === null || !cancelled) return total;
+  return total - Number((BigInt(total) * BigInt(cancelled)) / BigInt(quantity));
 }
 
 /** What a person types, with a point or a comma, in minor units; null if it is no amount of this currency. */

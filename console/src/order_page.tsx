@@ -8,10 +8,10 @@ import { ProblemBox, Status, Statuses, Time, orderLink } from "./components";
 import { addressText } from "./differences";
 import { shortcut } from "./keyboard";
 import { Life } from "./life";
-import { amount, money } from "./money";
+import { amount, money, remainingTotal } from "./money";
 import { type Loaded, useOrder } from "./order_state";
 import { Timeline } from "./timeline";
-import type { Order } from "./types";
+import type { Item, Order } from "./types";
 import { CANCELLATION_REASONS, capitalize, dateTime, itemName, openUnits, units, words } from "./words";
 
 export function OrderPage({ id }: { id: string }): JSX.Element {
@@ -170,8 +170,7 @@ function Lines({ order }: { order: Order }): JSX.Element {
               )}
               {priced && (
                 <td role="cell" class="number" data-label="Total">
-                  {item.total === null ? "—" : amount(item.total, currency)}
-                  {item.discount !== 0 && <span class="code">incl. {amount(item.discount, currency)}</span>}
+                  <LineTotal item={item} currency={currency} />
                 </td>
               )}
             </tr>
@@ -179,6 +178,27 @@ function Lines({ order }: { order: Order }): JSX.Element {
         </tbody>
       </table>
     </section>
+  );
+}
+
+function LineTotal({ item, currency }: { item: Item; currency: Order["currency"] }): JSX.Element {
+  const remaining = remainingTotal(item);
+  if (item.total === null || remaining === null) return <>—</>;
+  const discount = item.discount !== 0 && `incl. ${amount(item.discount, currency)}`;
+  return (
+    <>
+      {amount(remaining, currency)}
+      {item.cancelled > 0 ? (
+        <span class="code">
+          <span class="visually-hidden">before the cancellation: </span>
+          <s>
+            {amount(item.total, currency)} {discount}
+          </s>
+        </span>
+      ) : (
+        discount && <span class="code">{discount}</span>
+      )}
+    </>
   );
 }
 

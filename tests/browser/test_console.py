@@ -217,6 +217,25 @@ def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: 
     expect(page.get_by_role("region", name="History")).to_contain_text("Partly cancelled")
 
 
+def test_a_line_shows_what_is_left_of_its_total_after_a_cancellation(page: Page, service: Server) -> None:
+    discount = {"type": "discount", "amount": -1, "line": 3}
+    order = create_order(service, adjustments=[discount])
+    open_order(page, service, order)
+    total = page.get_by_role("row").locator("[data-label=Total]")
+    expect(total).to_have_text(["25.00", "9.90", "22.34incl. −0.01"])
+
+    changed = act(
+        service, order, "cancel", reason="customer", items=[{"line": 2, "quantity": 1}, {"line": 3, "quantity": 1}]
+    )
+
+    remaining = ["25.00", "0.00before the cancellation: 9.90", "14.90before the cancellation: 22.34 incl. −0.01"]
+    expect(total).to_have_text(remaining)
+    expect(total.locator("s")).to_have_text(["9.90", "22.34 incl. −0.01"])
+    assert changed["totals"]["total"] == 2500 + 1490
+    act(service, changed, "cancel", reason="customer")
+    expect(total.filter(has_text="0.00before")).to_have_count(3)
+
+
 def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: Page, service: Server) -> None:
     page.add_init_script(
         "delete ReadableStream.prototype[Symbol.asyncIterator]; delete ReadableStream.prototype.values"
