@@ -18,6 +18,7 @@ from app.db.types import rfc3339
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
 from app.services import new_order, order_inserts, order_updates
 from tests.support.actions import event_types, order_after, send_action
+from tests.support.applications import wait_for_notifiers
 from tests.support.marks import on_postgresql
 from tests.support.protocol_trace import messages_sent
 from tests.support.samples import MINIMAL, RICHEST, slug
@@ -91,13 +92,15 @@ def test_a_read_is_one_round_trip(app: Flask, client: FlaskClient, tmp_path: Pat
 
 def end_all_connections(app: Flask, url: str) -> None:
     """As in a failover or a restart of a proxy: all connections of the service are closed."""
+    wait_for_notifiers()
     with app.app_context(), ExitStack() as stack:
         pool = db.engine.pool
         idle = [stack.enter_context(closing(db.engine.raw_connection())) for _ in range(pool.checkedin())]
         processes = [connection.dbapi_connection.info.backend_pid for connection in idle]
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        ended = connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) pid", [processes])
-        assert processes and all(exited for (exited,) in ended)
+        alive = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = ANY(%s)"
+        ended = connection.execute(alive, [processes]).fetchall()
+        assert ended and all(exited for (exited,) in ended)
 
 
 @on_postgresql

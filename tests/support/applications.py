@@ -46,8 +46,13 @@ class Applications:
 
 def close_connections(app: Flask) -> None:
     """Close the pool: an open connection at exit is a warning, thus an error."""
-    for thread in threading.enumerate():
-        if thread.name == "notifier":  # it uses a connection, for a moment
-            thread.join()
+    wait_for_notifiers()
     with app.app_context():
         db.engine.dispose()
+
+
+def wait_for_notifiers() -> None:
+    """Wait until no thread uses a connection for a notification."""
+    for thread in threading.enumerate():
+        if thread.name == "notifier":
+            thread.join()
