@@ -8,7 +8,7 @@ import { DifferenceTable, ProblemBox, Time } from "./components";
 import { differences } from "./differences";
 import type { Loaded } from "./order_state";
 import type { Order, OrderEvent } from "./types";
-import { capitalize, eventName } from "./words";
+import { byPrincipal, capitalize, eventName } from "./words";
 
 const PREVIEW_DELAY = 250; // milliseconds without another input
 const RETRY_MAX = 15_000; // milliseconds between two attempts
@@ -207,7 +207,7 @@ function Conflict({ base, current, events }: { base: Order; current: Order; even
       <ul class="missed">
         {missed.map((event) => (
           <li key={event.version}>
-            <strong>{eventName(event.type)}</strong> by {event.actor}, <Time at={event.at} />
+            <strong>{eventName(event.type)}</strong> {byPrincipal(event.actor)} <Time at={event.at} />
           </li>
         ))}
       </ul>

@@ -12,7 +12,7 @@ import { amount, money, remainingTotal } from "./money";
 import { type Loaded, useOrder } from "./order_state";
 import { Timeline } from "./timeline";
 import type { Item, Order } from "./types";
-import { CANCELLATION_REASONS, capitalize, dateTime, itemName, openUnits, units, words } from "./words";
+import { CANCELLATION_REASONS, byPrincipal, capitalize, dateTime, itemName, openUnits, units, words } from "./words";
 
 export function OrderPage({ id }: { id: string }): JSX.Element {
   const { loaded, events, error, live, accept, refresh } = useOrder(id);
@@ -275,7 +275,7 @@ function Holds({ order, release }: { order: Order; release: () => void }): JSX.E
             <span>
               <strong>{hold.handle}</strong> {hold.reason}
               <span class="code">
-                by {hold.placed_by}, {dateTime(hold.placed_at)}
+                {byPrincipal(hold.placed_by)} {dateTime(hold.placed_at)}
                 {hold.until && `, until ${dateTime(hold.until)}`}
               </span>
             </span>

@@ -5,7 +5,7 @@ import { Time } from "./components";
 import { type Difference, NOTHING, differences } from "./differences";
 import { money } from "./money";
 import type { OrderEvent } from "./types";
-import { eventName, plural } from "./words";
+import { byPrincipal, eventName, plural } from "./words";
 
 const SHOWN = 6; // changes of one event that are visible at once
 
@@ -28,9 +28,9 @@ function Entry({ event, before }: { event: OrderEvent; before: OrderEvent | unde
   return (
     <li>
       <p class="entry-head">
-        <strong>{eventName(event.type)}</strong>
+        <strong>{eventName(event.type)}</strong>{" "}
         <span class="faint">
-          by {event.actor} · <Time at={event.at} /> · <span class="version">version {event.version}</span>
+          {byPrincipal(event.actor)} <Time at={event.at} /> · <span class="version">version {event.version}</span>
         </span>
       </p>
       {!before && (

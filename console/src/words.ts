@@ -28,6 +28,11 @@ export function eventName(type: string): string {
   return EVENTS[type] ?? capitalize(words(type.replace(/^order\./, "")));
 }
 
+/** "by service:warehouse", or nothing where authentication is off and nobody is known. */
+export function byPrincipal(id: string): string {
+  return id === "anonymous" ? "" : `by ${id}`;
+}
+
 /** Why units were cancelled. */
 export const CANCELLATION_REASONS: Record<string, string> = {
   customer: "The customer changed their mind",

@@ -236,6 +236,19 @@ def test_a_line_shows_what_is_left_of_its_total_after_a_cancellation(page: Page,
     expect(total.filter(has_text="0.00before")).to_have_count(3)
 
 
+def test_the_history_names_who_made_a_change_unless_authentication_is_off(page: Page, service: Server) -> None:
+    order = create_order(service, ship_by="2026-01-01T00:00:00Z")
+    service.request("PUT", f"/orders/{order['id']}/holds/review", {"kind": "review"})
+    open_order(page, service, order)
+    choose_action(page, "Edit")
+    act(service, order, "payments", type="capture", amount=6215, reference="pi_1")
+
+    history = page.get_by_role("region", name="History")
+    expect(history).to_contain_text("Late by system:schedule")
+    expect(page.get_by_role("alert")).to_contain_text("Payment recorded")
+    expect(page.get_by_text("anonymous").filter(visible=True)).to_have_count(0)
+
+
 def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: Page, service: Server) -> None:
     page.add_init_script(
         "delete ReadableStream.prototype[Symbol.asyncIterator]; delete ReadableStream.prototype.values"
