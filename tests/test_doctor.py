@@ -105,6 +105,15 @@ def test_a_server_that_may_lose_orders_is_an_error(app: Flask, database_url: str
 
 
 @on_postgresql
+@pytest.mark.parametrize(("pooler", "needed"), [("", 51), ("transaction", 50)])
+def test_the_connection_that_listens_is_counted(app: Flask, database_url: str, pooler: str, needed: int) -> None:
+    [line] = lines(diagnosed(database_url, WEB_CONCURRENCY="2", DATABASE_POOLER=pooler), "connections")
+
+    assert f"up to {needed} connections" in line
+    assert ("and one that listens" in line) == (not pooler)
+
+
+@on_postgresql
 def test_a_pool_that_the_server_does_not_allow_is_an_error(app: Flask, database_url: str) -> None:
     [line] = lines(diagnosed(database_url, DATABASE_POOL_SIZE="1000"), "connections")
 

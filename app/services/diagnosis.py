@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from app.config import RANDOM_KEY_PREFIX, is_loopback
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, loggable_message
+from app.db.notifications import can_listen
 from app.db.revision import SchemaMismatch, database_state, require_revision
 from app.db.types import rfc3339
 from app.models.webhook import DELETED, ENABLED, FAILING, GONE, WebhookEndpoint
@@ -110,7 +111,7 @@ def _check_postgresql(connection: Connection, config: Mapping[str, Any], web_wor
         yield Finding(Level.OK, "database", f"PostgreSQL {settings['server_version']}")
     yield from _check_durability(settings)
     yield from _check_tls(connection, config)
-    yield _check_connections(connection, settings, config["DATABASE_POOL_SIZE"], web_workers)
+    yield _check_connections(connection, settings, config, web_workers)
     invalid = connection.scalars(text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")).all()
     for name in invalid:
         yield Finding(Level.ERROR, "database", f"The index {name} is not valid. Run REINDEX INDEX CONCURRENTLY {name}.")
@@ -148,14 +149,16 @@ def _check_tls(connection: Connection, config: Mapping[str, Any]) -> Iterator[Fi
 
 
 def _check_connections(
-    connection: Connection, settings: Mapping[str, str], pool_size: int, web_workers: int
+    connection: Connection, settings: Mapping[str, str], config: Mapping[str, Any], web_workers: int
 ) -> Finding:
+    pool_size, listens = config["DATABASE_POOL_SIZE"], can_listen(config)
     allowed = int(settings["max_connections"]) - int(settings["superuser_reserved_connections"])
-    needed = (2 * web_workers + 1) * pool_size
+    needed = (2 * web_workers + 1) * pool_size + listens
     used = connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
     numbers = (
         f"This machine opens up to {needed} connections: {web_workers} web workers, twice during a reload, and flask "
-        f"worker, {pool_size} each. The server allows {allowed}, {used} are in use."
+        f"worker, {pool_size} each{', and one that listens' if listens else ''}. The server allows {allowed}, {used} "
+        "are in use."
     )
     if needed > allowed:
         return Finding(
