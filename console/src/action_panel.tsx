@@ -2,11 +2,12 @@
 
 import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { ProblemError } from "../../clients/typescript/src/problems";
+import { sleep } from "../../clients/typescript/src/transport";
 import { ACTIONS, type Action, type Change, type Field, Incomplete, type Values } from "./actions";
-import { Problem, isAborted, isTemporary, newIdempotencyKey, pause, send } from "./api";
+import { isAborted, isTemporary, newIdempotencyKey, send } from "./api";
 import { DifferenceTable, ProblemBox, Time } from "./components";
 import { differences } from "./differences";
-import type { Loaded } from "./order_state";
 import type { Order, OrderEvent } from "./types";
 import { byPrincipal, capitalize, eventName } from "./words";
 
@@ -15,10 +16,10 @@ const RETRY_MAX = 15_000; // milliseconds between two attempts
 
 interface Props {
   name: string;
-  latest: Loaded;
+  order: Order; // as it is now
   events: OrderEvent[];
   refresh: () => Promise<void>;
-  done: (loaded: Loaded, message: string) => void;
+  done: (order: Order, message: string) => void;
   close: () => void;
 }
 
@@ -28,10 +29,10 @@ interface Preview {
   error?: unknown;
 }
 
-export function ActionPanel({ name, latest, events, refresh, done, close }: Props): JSX.Element {
+export function ActionPanel({ name, order, events, refresh, done, close }: Props): JSX.Element {
   const action = ACTIONS[name] as Action;
-  const [base] = useState(latest.order); // what the person saw when the form was opened
-  const [values, setValues] = useState<Values>(() => action.initial?.(latest.order) ?? {});
+  const [base] = useState(order); // what the person saw when the form was opened
+  const [values, setValues] = useState<Values>(() => action.initial?.(order) ?? {});
   const [preview, setPreview] = useState<Preview | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
   const [sending, setSending] = useState<AbortController | null>(null);
@@ -39,12 +40,11 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
   const heading = useRef<HTMLHeadingElement>(null);
   // One key per intent: the same change of the same version keeps it over all attempts.
   const intent = useRef({ of: "", key: "" });
-  const { order, etag } = latest;
   const conflict = order.version !== base.version && !sending;
   const possible = (order.allowed_actions as string[]).includes(name);
 
   const [change, incomplete] = useMemo(() => build(action, order, values, base), [action, order, values, base]);
-  const target = change && JSON.stringify([change, etag]);
+  const target = change && JSON.stringify([change, order.version]);
   const ready = preview !== null && preview.of === target && preview.order !== undefined;
 
   useEffect(() => heading.current?.focus(), []);
@@ -56,10 +56,10 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
     if (!change || !target || !possible || sending) return undefined;
     const controller = new AbortController();
     const run = async () => {
-      await pause(PREVIEW_DELAY, controller.signal);
+      await sleep(PREVIEW_DELAY, controller.signal);
       try {
-        const answer = await request(order.id, change, etag, { query: "?dry_run=true", signal: controller.signal });
-        setPreview({ of: target, order: answer.data });
+        const then = await request(order, change, { query: "?dry_run=true", signal: controller.signal });
+        setPreview({ of: target, order: then });
       } catch (error) {
         if (controller.signal.aborted) return;
         if (isOutdated(error)) await refresh();
@@ -79,8 +79,7 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
     setSending(controller);
     setProblem(null);
     try {
-      const answer = await untilAnswered(change, controller.signal);
-      done({ order: answer.data, etag: answer.etag ?? "" }, `${action.submit(order, values)}: done.`);
+      done(await untilAnswered(change, controller.signal), `${action.submit(order, values)}: done.`);
       return;
     } catch (error) {
       if (isOutdated(error)) await refresh().catch(setProblem);
@@ -90,15 +89,15 @@ export function ActionPanel({ name, latest, events, refresh, done, close }: Prop
     setWaiting(false);
   }
 
-  async function untilAnswered(change: Change, signal: AbortSignal): ReturnType<typeof request> {
+  async function untilAnswered(change: Change, signal: AbortSignal): Promise<Order> {
     for (let attempts = 0; ; attempts += 1) {
       try {
-        return await request(order.id, change, etag, { key: intent.current.key, signal });
+        return await request(order, change, { key: intent.current.key, signal });
       } catch (error) {
         if (!isTemporary(error)) throw error;
         setWaiting(true);
-        const seconds = error instanceof Problem ? error.retryAfter : null;
-        await pause(seconds ? seconds * 1_000 : Math.min(1_000 * 2 ** attempts, RETRY_MAX), signal);
+        const seconds = error instanceof ProblemError ? error.retryAfter : null;
+        await sleep(seconds ? seconds * 1_000 : Math.min(1_000 * 2 ** attempts, RETRY_MAX), signal);
       }
     }
   }
@@ -180,14 +179,13 @@ function build(action: Action, order: Order, values: Values, base: Order): [Chan
 }
 
 function request(
-  orderId: string,
+  order: Order,
   change: Change,
-  etag: string,
   options: { key?: string; query?: string; signal: AbortSignal },
-): ReturnType<typeof send<Order>> {
-  const headers: Record<string, string> = { "If-Match": etag };
+): Promise<Order> {
+  const headers: Record<string, string> = { "If-Match": `"${order.version}"` };
   if (options.key) headers["Idempotency-Key"] = options.key;
-  return send<Order>(change.method, `/orders/${orderId}${change.path}${options.query ?? ""}`, {
+  return send<Order>(change.method, `/orders/${order.id}${change.path}${options.query ?? ""}`, {
     body: change.body,
     headers,
     signal: options.signal,
@@ -195,7 +193,7 @@ function request(
 }
 
 function isOutdated(error: unknown): boolean {
-  return error instanceof Problem && error.slug === "version-mismatch";
+  return error instanceof ProblemError && error.slug === "version-mismatch";
 }
 
 /** Both versions side by side, and who made the difference. */

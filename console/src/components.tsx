@@ -2,7 +2,8 @@
 
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { ConnectionError, Problem, problemPage } from "./api";
+import { ProblemError } from "../../clients/typescript/src/problems";
+import { ConnectionError, problemPage } from "./api";
 import type { Difference } from "./differences";
 import type { Order } from "./types";
 import { ago, dateTime, words } from "./words";
@@ -84,14 +85,14 @@ export function DifferenceTable(props: {
 
 /** A problem, and what to do about it. */
 export function ProblemBox({ error, retry }: { error: unknown; retry?: () => void }): JSX.Element {
-  const problem = error instanceof Problem ? error : null;
+  const problem = error instanceof ProblemError ? error.problem : null;
   const title = problem?.title ?? (error instanceof ConnectionError ? "No connection to the service" : "Unexpected error");
   const detail = problem?.detail ?? (error instanceof Error ? error.message : String(error));
   return (
     <div class="problem" role="alert">
       <p class="problem-title">{title}</p>
       <p>{detail}</p>
-      {problem && problem.errors.length > 0 && (
+      {problem?.errors && (
         <ul>
           {problem.errors.map((one) => (
             <li key={one.pointer ?? one.parameter}>
@@ -107,12 +108,12 @@ export function ProblemBox({ error, retry }: { error: unknown; retry?: () => voi
             Try again
           </button>
         )}
-        {problem?.slug && (
-          <a href={problemPage(problem.slug)} target="_blank" rel="noreferrer">
+        {error instanceof ProblemError && error.problem.type !== "about:blank" && (
+          <a href={problemPage(error.slug)} target="_blank" rel="noreferrer">
             About this problem
           </a>
         )}
-        {problem?.requestId && <span class="faint">Request {problem.requestId}</span>}
+        {problem?.request_id && <span class="faint">Request {problem.request_id}</span>}
       </p>
     </div>
   );
@@ -120,7 +121,7 @@ export function ProblemBox({ error, retry }: { error: unknown; retry?: () => voi
 
 function advice(error: unknown): string {
   if (error instanceof ConnectionError) return "Check the network. The page connects again by itself.";
-  if (!(error instanceof Problem)) return "Load the page again. If it stays, tell the operators of the service.";
+  if (!(error instanceof ProblemError)) return "Load the page again. If it stays, tell the operators of the service.";
   switch (error.slug) {
     case "forbidden":
       return "Your API key does not allow this. Ask the operators for one that does, and paste it under “API key”.";

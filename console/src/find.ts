@@ -60,7 +60,7 @@ async function search({ total_from = "", total_to = "", ...filters }: Filters, s
     parameters.total_from = parseAmount(total_from, filters.currency) ?? "";
     parameters.total_to = parseAmount(total_to, filters.currency) ?? "";
   }
-  return (await get<SearchPage>(`/orders/search${query(parameters)}`, signal)).data;
+  return get<SearchPage>(`/orders/search${query(parameters)}`, signal);
 }
 
 function startOfDay(day: string, later: number): string {

@@ -2,7 +2,8 @@
 
 import { type JSX, render } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { Problem, UNAUTHENTICATED, apiKey, get, setApiKey } from "./api";
+import { ProblemError } from "../../clients/typescript/src/problems";
+import { UNAUTHENTICATED, apiKey, get, setApiKey } from "./api";
 import { Dialog, ProblemBox } from "./components";
 import { Finder } from "./finder";
 import icon from "./icon.svg";
@@ -61,8 +62,8 @@ function App(): JSX.Element {
       await get("/orders?limit=1");
       setAccess("granted");
     } catch (reason) {
-      if (reason instanceof Problem && reason.status === 401) return;
-      if (reason instanceof Problem && reason.status === 403) setAccess("granted"); // the views show what is missing
+      if (reason instanceof ProblemError && reason.status === 401) return;
+      if (reason instanceof ProblemError && reason.status === 403) setAccess("granted"); // the views show what is missing
       else setError(reason);
     }
   }

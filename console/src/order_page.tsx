@@ -9,20 +9,19 @@ import { addressText } from "./differences";
 import { shortcut } from "./keyboard";
 import { Life } from "./life";
 import { amount, money, remainingTotal } from "./money";
-import { type Loaded, useOrder } from "./order_state";
+import { useOrder } from "./order_state";
 import { Timeline } from "./timeline";
 import type { Item, Order } from "./types";
 import { CANCELLATION_REASONS, byPrincipal, capitalize, dateTime, itemName, openUnits, units, words } from "./words";
 
 export function OrderPage({ id }: { id: string }): JSX.Element {
-  const { loaded, events, error, live, accept, refresh } = useOrder(id);
+  const { order, events, error, live, accept, refresh } = useOrder(id);
   const [action, setAction] = useState<string | null>(null);
   const [message, setMessage] = useState("");
 
-  useEffect(() => setAction(null), [id]);
   useEffect(() => {
-    if (loaded) document.title = `${loaded.order.number} · Order Service`;
-  }, [loaded?.order.number]);
+    if (order) document.title = `${order.number} · Order Service`;
+  }, [order?.number]);
   useEffect(
     () =>
       shortcut((key) => {
@@ -35,9 +34,8 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
     [action],
   );
 
-  if (!loaded) return error ? <ProblemBox error={error} /> : <p class="loading">Loading the order …</p>;
-  const { order } = loaded;
-  const done = (next: Loaded, text: string) => {
+  if (!order) return error ? <ProblemBox error={error} /> : <p class="loading">Loading the order …</p>;
+  const done = (next: Order, text: string) => {
     accept(next);
     setAction(null);
     setMessage(text);
@@ -103,7 +101,7 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
             <ActionPanel
               key={action}
               name={action}
-              latest={loaded}
+              order={order}
               events={events}
               refresh={refresh}
               done={done}

@@ -1,28 +1,25 @@
 // An order that stays current: the document, its events, and the stream of new ones.
 
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
-import { Problem, get, isAborted, isTemporary, pause, query, stream } from "./api";
+import { eventStream } from "../../clients/typescript/src/event-stream";
+import { RETRY_POLICY, sleep } from "../../clients/typescript/src/transport";
+import { get, isAborted, isTemporary, open, query } from "./api";
 import type { Order, OrderEvent } from "./types";
 
 const HISTORY_PAGE = 100; // the most that the service returns at once
-const RECONNECT = 2_000; // milliseconds
-
-export interface Loaded {
-  order: Order;
-  etag: string;
-}
+const RETRY_DELAY = 2_000; // milliseconds
 
 export interface OrderState {
-  loaded: Loaded | null;
+  order: Order | null;
   events: OrderEvent[]; // oldest first
   error: unknown;
   live: boolean;
-  accept: (loaded: Loaded) => void;
+  accept: (order: Order) => void;
   refresh: () => Promise<void>;
 }
 
 export function useOrder(id: string): OrderState {
-  const [loaded, setLoaded] = useState<Loaded | null>(null);
+  const [order, setOrder] = useState<Order | null>(null);
   const [events, setEvents] = useState<OrderEvent[]>([]);
   const [error, setError] = useState<unknown>(null);
   const [live, setLive] = useState(false);
@@ -31,31 +28,30 @@ export function useOrder(id: string): OrderState {
   const lastPage = useRef(""); // the cursor of the last page of the history that was read
 
   // Answers can overtake each other: an older version never replaces a newer one.
-  const accept = useCallback((next: Loaded) => {
-    if (next.order.version < version.current) return;
-    version.current = next.order.version;
-    setLoaded(next);
+  const accept = useCallback((next: Order) => {
+    if (next.version < version.current) return;
+    version.current = next.version;
+    setOrder(next);
   }, []);
 
   const refresh = useCallback(async () => {
-    const answer = await get<Order>(path);
+    accept(await get<Order>(path));
     setError(null);
-    accept({ order: answer.data, etag: answer.etag ?? "" });
   }, [path, accept]);
 
   // The last page anew, and all that follow.
   const readHistory = useCallback(async () => {
     for (;;) {
       const parameters = { limit: HISTORY_PAGE, cursor: lastPage.current };
-      const { data } = await get<HistoryPage>(`${path}/history${query(parameters)}`);
-      setEvents((known) => merged(known, data.events));
-      if (data.next_cursor === null) return data.events.at(-1)?.version ?? 0;
-      lastPage.current = data.next_cursor;
+      const page = await get<HistoryPage>(`${path}/history${query(parameters)}`);
+      setEvents((known) => merged(known, page.events));
+      if (page.next_cursor === null) return page.events.at(-1)?.version ?? 0;
+      lastPage.current = page.next_cursor;
     }
   }, [path]);
 
   // The stream may be late, or closed: what led to a newer version is read at once.
-  const newest = loaded?.order.version ?? 0;
+  const newest = order?.version ?? 0;
   useEffect(() => {
     if (newest > (events.at(-1)?.version ?? newest)) readHistory().catch(() => undefined);
   }, [newest]);
@@ -67,10 +63,6 @@ export function useOrder(id: string): OrderState {
 
   useEffect(() => {
     const controller = new AbortController();
-    version.current = 0;
-    lastPage.current = "";
-    setLoaded(null);
-    setEvents([]);
     follow(controller.signal).catch((reason: unknown) => {
       if (!isAborted(reason)) setError(reason);
     });
@@ -78,22 +70,23 @@ export function useOrder(id: string): OrderState {
 
     async function follow(signal: AbortSignal): Promise<void> {
       await whileTemporary(refresh, signal);
-      let last = await whileTemporary(readHistory, signal);
-      while (!signal.aborted) {
-        try {
-          for await (const message of stream(`${path}/events${query({ after: last })}`, signal, () => setLive(true))) {
-            const event = JSON.parse(message.data) as OrderEvent;
-            last = event.version;
-            setEvents((known) => merged(known, [event]));
-            if (event.version > version.current) await whileTemporary(refresh, signal);
-          }
-        } catch (reason) {
-          if (signal.aborted) throw reason;
-          if (reason instanceof Problem && !isTemporary(reason)) throw reason;
-        }
+      const last = await whileTemporary(readHistory, signal);
+      const connect = async (lastEventId: string | undefined, signal: AbortSignal) => {
         setLive(false);
-        await pause(RECONNECT + Math.random() * RECONNECT, signal);
-        await whileTemporary(refresh, signal);
+        try {
+          const headers = { Accept: "text/event-stream" };
+          const response = await open("GET", `${path}/events${query({ after: lastEventId ?? last })}`, { headers, signal });
+          setLive(true);
+          setError(null);
+          return response;
+        } catch (reason) {
+          setError(reason);
+          throw reason;
+        }
+      };
+      for await (const event of eventStream<OrderEvent>(connect, RETRY_POLICY, signal)) {
+        setEvents((known) => merged(known, [event]));
+        accept(event.data);
       }
     }
 
@@ -107,13 +100,13 @@ export function useOrder(id: string): OrderState {
         } catch (reason) {
           if (signal.aborted || !isTemporary(reason)) throw reason;
           setError(reason);
-          await pause(RECONNECT, signal);
+          await sleep(RETRY_DELAY, signal);
         }
       }
     }
   }, [path, refresh, readHistory]);
 
-  return { loaded, events, error, live, accept, refresh };
+  return { order, events, error, live, accept, refresh };
 }
 
 interface HistoryPage {

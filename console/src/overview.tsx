@@ -92,9 +92,7 @@ function useRate(): ReturnType<typeof usePolled<Rate>> {
         break;
       }
       const from = new Date(Math.max(first, since.current) * MINUTE).toISOString();
-      const page: Found = (
-        await get<Found>(`/orders${query({ created_from: from, limit: PAGE, cursor })}`, signal)
-      ).data;
+      const page: Found = await get<Found>(`/orders${query({ created_from: from, limit: PAGE, cursor })}`, signal);
       for (const order of page.orders) known.current.set(order.id, Math.floor(Date.parse(order.created_at) / MINUTE));
       cursor = page.next_cursor;
     }

@@ -1,7 +1,7 @@
 // Something that is read again and again while the page is visible.
 
 import { useCallback, useEffect, useState } from "preact/hooks";
-import { isAborted, pause } from "./api";
+import { sleep } from "../../clients/typescript/src/transport";
 
 export interface Polled<T> {
   data: T | null;
@@ -22,10 +22,10 @@ export function usePolled<T>(key: string, interval: number, load: (signal: Abort
           if (controller.signal.aborted) return;
           setState({ key, data, error: null });
         } catch (error) {
-          if (isAborted(error)) return;
+          if (controller.signal.aborted) return;
           setState((known) => ({ key, data: known.key === key ? known.data : null, error }));
         }
-        do await pause(interval, controller.signal);
+        do await sleep(interval, controller.signal);
         while (document.hidden);
       }
     };

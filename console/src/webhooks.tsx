@@ -24,7 +24,7 @@ const DISABLED: Record<string, string> = {
 
 export function Webhooks({ id }: { id: string }): JSX.Element {
   const { data, error, reload } = usePolled("webhooks", INTERVAL, async (signal) => {
-    return (await get<{ webhooks: Webhook[] }>("/webhooks", signal)).data.webhooks;
+    return (await get<{ webhooks: Webhook[] }>("/webhooks", signal)).webhooks;
   });
   useEffect(() => {
     document.title = "Webhooks · Order Service";
@@ -70,7 +70,7 @@ function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void 
   const path = `/webhooks/${id}`;
   const { data, error, reload } = usePolled(`${id} ${status}`, INTERVAL, async (signal) => {
     const parameters = query({ status, limit: PAGE });
-    return (await get<{ deliveries: Delivery[] }>(`${path}/deliveries${parameters}`, signal)).data.deliveries;
+    return (await get<{ deliveries: Delivery[] }>(`${path}/deliveries${parameters}`, signal)).deliveries;
   });
 
   async function call(method: string, address: string, body: unknown, done: (count: number) => string): Promise<void> {
@@ -78,7 +78,7 @@ function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void 
     setMessage("");
     try {
       const answer = await send<{ deliveries?: number }>(method, address, body === undefined ? {} : { body });
-      setMessage(done(answer.data.deliveries ?? 0));
+      setMessage(done(answer.deliveries ?? 0));
       reload();
       changed();
     } catch (reason) {

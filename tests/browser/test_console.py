@@ -1,5 +1,6 @@
 """The console in a real browser: what support staff do with it."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from tests.support.applications import Applications
 from tests.support.credentials import api_key
 from tests.support.receivers import receiver
 from tests.support.servers import GUNICORN, Server, free_port, running, running_supervisor, wait_until
+from tests.support.severing_proxy import severing_proxy
 
 THREE_LINES: dict[str, Any] = {
     "customer_id": "c-77",
@@ -260,6 +262,45 @@ def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: 
 
     expect(page.get_by_role("list", name="Life of the order")).to_be_visible()
     expect(page.get_by_text("Live · version 2")).to_be_visible()
+
+
+def test_a_connection_that_has_become_silent_is_opened_again(page: Page, service: Server) -> None:
+    order = create_order(service)
+    page.clock.install()
+    with severing_proxy(service.port, cuts=0) as proxy:
+        page.goto(f"http://127.0.0.1:{proxy.port}/console#/orders/{order['id']}")
+        expect(page.get_by_text("Live · version 1")).to_be_visible()
+        proxy.silence()
+        act(service, order, "confirm")
+        page.clock.fast_forward(44_000)  # milliseconds
+        expect(page.get_by_text("Live · version 1")).to_be_visible()
+
+        def is_current_after_another_limit() -> bool:
+            page.clock.fast_forward(45_000)
+            page.wait_for_timeout(500)
+            return page.get_by_text("Live · version 2").is_visible()
+
+        wait_until(is_current_after_another_limit)  # a new request can meet another silent connection
+
+
+def test_an_open_order_is_current_as_soon_as_the_network_is_back(page: Page, service: Server) -> None:
+    order = create_order(service)
+    page.clock.install()
+    with severing_proxy(service.port, cuts=0) as proxy:
+        page.goto(f"http://127.0.0.1:{proxy.port}/console#/orders/{order['id']}")
+        expect(page.get_by_text("Live · version 1")).to_be_visible()
+        proxy.silence()
+        page.context.set_offline(True)
+        page.clock.fast_forward(45_000)  # milliseconds
+        expect(page.get_by_text("Connecting · version 1")).to_be_visible(timeout=10_000)
+        expect(page.get_by_role("alert")).to_contain_text("No connection to the service")
+        page.clock.pause_at(time.time() + 3600)  # no pause between two attempts ends by itself
+        act(service, order, "confirm")
+
+        page.context.set_offline(False)
+
+        expect(page.get_by_text("Live · version 2")).to_be_visible()
+        expect(page.get_by_role("alert")).to_have_count(0)
 
 
 @pytest.mark.parametrize("is_live", [True, False], ids=["seen by the stream", "seen by the refusal"])

@@ -29,7 +29,12 @@ class SeveringProxy:
         self.remaining = cuts
         self.severed = 0
         self.port = 0
+        self._silenced = 0
         self._random = random.Random(seed)
+
+    def silence(self) -> None:
+        """Forward nothing more on the connections that are open, and keep them open: neither end notices."""
+        self._silenced += 1
 
     async def serve(self, started: "Queue[Callable[[], object]]") -> None:
         """Listen on `port`, until the function that `started` gets is called from another thread."""
@@ -74,7 +79,10 @@ class SeveringProxy:
         limits: dict[str, int],
         writers: list[asyncio.StreamWriter],
     ) -> None:
+        silenced = self._silenced
         while data := await source.read(65_536):
+            if self._silenced > silenced:
+                continue
             if self.answering and self.remaining > 0 and direction == "request" and data.startswith(self.answering):
                 limits["response"] = 0
             if direction in limits:

@@ -130,18 +130,19 @@ export class Limit {
   private readonly abort = (): void => this.controller.abort(this.parent?.reason);
 }
 
-/** Resolves after so many milliseconds; rejects with the signal's reason if it aborts before. */
+/** Resolves after so many milliseconds, or when the browser is online again; rejects if the signal aborts before. */
 export function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    const stop = () => {
+    const end = () => {
       clearTimeout(timer);
-      reject(signal?.reason);
+      signal?.removeEventListener("abort", end);
+      globalThis.removeEventListener?.("online", end);
+      if (signal?.aborted) reject(signal.reason);
+      else resolve();
     };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", stop);
-      resolve();
-    }, milliseconds);
-    if (signal?.aborted) stop();
-    else signal?.addEventListener("abort", stop, { once: true });
+    const timer = setTimeout(end, milliseconds);
+    signal?.addEventListener("abort", end);
+    globalThis.addEventListener?.("online", end); // Node.js has no such event
+    if (signal?.aborted) end();
   });
 }
