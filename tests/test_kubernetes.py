@@ -1,8 +1,11 @@
-"""The manifests of deploy/kubernetes: valid, and about the service as it is."""
+"""The manifests of deploy/kubernetes, as kubectl renders them: valid, and about the service as it is."""
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -16,11 +19,17 @@ from tests.support.marks import on_sqlite
 Manifest = dict[str, Any]
 
 DIRECTORY = ROOT / "deploy" / "kubernetes"
+
+
+def rendered(directory: Path) -> list[Manifest]:
+    """What `kubectl apply -k` would send to a cluster."""
+    kubectl = Path(sys.executable).parent / "kubectl"
+    return list(yaml.safe_load_all(subprocess.check_output([kubectl, "kustomize", directory])))
+
+
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 KUSTOMIZATION: Manifest = yaml.safe_load((DIRECTORY / "kustomization.yaml").read_text())
-MANIFESTS: list[Manifest] = [
-    manifest for name in KUSTOMIZATION["resources"] for manifest in yaml.safe_load_all((DIRECTORY / name).read_text())
-]
+MANIFESTS = rendered(DIRECTORY)
 WORKLOADS = [manifest for manifest in MANIFESTS if manifest["kind"] in ("Deployment", "Job")]
 CUSTOM = {"ServiceMonitor"}  # a resource of the Prometheus operator
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -70,6 +79,42 @@ def test_the_kustomization_has_every_file() -> None:
     assert len({name_of(manifest) for manifest in MANIFESTS}) == len(MANIFESTS)
 
 
+def test_all_that_runs_the_service_in_production_is_there() -> None:
+    assert {name_of(manifest) for manifest in MANIFESTS if manifest["kind"] != "ConfigMap"} == {
+        "Namespace/order-service",
+        "Deployment/order-service",
+        "Deployment/order-service-worker",
+        "Job/order-service-migrate",
+        "Service/order-service",
+        "Service/order-service-worker",
+        "Ingress/order-service",
+        "HorizontalPodAutoscaler/order-service",
+        "PodDisruptionBudget/order-service",
+        "PodDisruptionBudget/order-service-worker",
+        "NetworkPolicy/order-service",
+        "ServiceMonitor/order-service",
+    }
+    assert {one["metadata"].get("namespace") for one in MANIFESTS if one["kind"] != "Namespace"} == {"order-service"}
+
+
+def test_the_overlay_of_the_page_sets_image_settings_and_host(tmp_path: Path) -> None:
+    [overlay] = re.findall(r"```yaml\n(.*?)```", (DIRECTORY / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "kustomization.yaml").write_text(overlay)
+    (tmp_path / "order-service").symlink_to(ROOT)
+
+    manifests = rendered(tmp_path)
+
+    workloads = [one for one in manifests if one["kind"] in ("Deployment", "Job")]
+    [ingress] = [one for one in manifests if one["kind"] == "Ingress"]
+    assert {container(one)["image"] for one in workloads} == {"registry.example.com/order-service:1"}
+    assert ingress["spec"]["rules"][0]["host"] == "orders.shop.example"
+    assert config_map(manifests)["data"] == config_map(MANIFESTS)["data"] | {
+        "JWT_JWKS_URL": "https://id.example.com/jwks.json",
+        "JWT_ISSUER": "https://id.example.com",
+        "JWT_AUDIENCE": "orders",
+    }
+
+
 @pytest.mark.parametrize("workload", WORKLOADS, ids=name_of)
 def test_a_container_has_no_rights_and_a_read_only_root(workload: Manifest) -> None:
     security, only = pod(workload)["securityContext"], container(workload)
@@ -94,26 +139,30 @@ def test_a_container_runs_what_compose_runs(component: str) -> None:
 
     [of_image] = re.findall(r"^CMD (.*)$", DOCKERFILE, re.MULTILINE)
     assert arguments == COMPOSE["services"][component].get("command", json.loads(of_image))
-    assert container(workload(component))["image"] == KUSTOMIZATION["images"][0]["name"]
+    [image] = KUSTOMIZATION["images"]
+    assert container(workload(component))["image"] == f"{image['name']}:{image['newTag']}"
+
+
+def config_map(manifests: list[Manifest]) -> Manifest:
+    [found] = [one for one in manifests if one["kind"] == "ConfigMap"]
+    return found
 
 
 def settings() -> Iterator[tuple[str, str]]:
     """The settings of all containers, and their values."""
-    [generated] = KUSTOMIZATION["configMapGenerator"]
-    for literal in generated["literals"]:
-        name, _, value = literal.partition("=")
-        yield name, value
+    yield from config_map(MANIFESTS)["data"].items()
     for one in WORKLOADS:
         for variable in container(one).get("env", ()):
             yield variable["name"], variable["value"]
 
 
 def test_each_setting_exists_and_has_a_valid_value() -> None:
+    generated = config_map(MANIFESTS)["metadata"]["name"]  # with a hash of its settings: a change starts new pods
     for name, value in settings():
         SETTINGS[name].parse(value)
     for one in WORKLOADS:
         sources = container(one)["envFrom"]
-        assert sources == [{"configMapRef": {"name": "order-service"}}, {"secretRef": {"name": "order-service"}}]
+        assert sources == [{"configMapRef": {"name": generated}}, {"secretRef": {"name": "order-service"}}]
     assert SETTINGS.keys() >= SECRETS
 
 
