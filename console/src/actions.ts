@@ -50,14 +50,14 @@ export const ACTIONS: Record<string, Action> = {
   fulfill: {
     label: "Fulfill",
     explanation: "Records units that are sent. The last open unit completes the order.",
-    fields: (order) => [...unitFields(order, openUnits), ...TRACKING],
+    fields: (order, values) => [...unitFields(order, values, openUnits), ...TRACKING],
     initial: (order) => allUnits(order, openUnits),
     change: (order, values) => ({
       method: "POST",
       path: "/fulfillments",
       body: { items: chosenUnits(order, values, openUnits), ...tracking(values) },
     }),
-    submit: (order, values) => `Fulfill ${countUnits(order, values, openUnits)}`,
+    submit: (order, values) => `Fulfill ${countUnits(order, values)}`,
   },
   cancel: {
     label: "Cancel",
@@ -68,7 +68,7 @@ export const ACTIONS: Record<string, Action> = {
         ["some", "Some units"],
         ["all", "Everything that is open"],
       ]),
-      ...(values.scope === "all" ? [] : unitFields(order, openUnits)),
+      ...(values.scope === "all" ? [] : unitFields(order, values, openUnits)),
       select("reason", "Reason", Object.entries(CANCELLATION_REASONS)),
       NOTE,
     ],
@@ -83,7 +83,7 @@ export const ACTIONS: Record<string, Action> = {
       },
     }),
     submit: (order, values) =>
-      values.scope === "all" ? "Cancel everything that is open" : `Cancel ${countUnits(order, values, openUnits)}`,
+      values.scope === "all" ? "Cancel everything that is open" : `Cancel ${countUnits(order, values)}`,
   },
   hold: {
     label: "Hold",
@@ -186,8 +186,8 @@ export const ACTIONS: Record<string, Action> = {
   return: {
     label: "Return",
     explanation: "Records units that came back, or that are expected back.",
-    fields: (order) => [
-      ...unitFields(order, (item) => returnableUnits(item, order)),
+    fields: (order, values) => [
+      ...unitFields(order, values, (item) => returnableUnits(item, order)),
       select("status", "They", [
         ["received", "Came back"],
         ["expected", "Are expected"],
@@ -204,7 +204,7 @@ export const ACTIONS: Record<string, Action> = {
         ...optional(values, "reason"),
       },
     }),
-    submit: (order, values) => `Return ${countUnits(order, values, (item) => returnableUnits(item, order))}`,
+    submit: (order, values) => `Return ${countUnits(order, values)}`,
   },
   receive: {
     label: "Receive return",
@@ -296,33 +296,38 @@ function returnableUnits(item: Item, order: Order): number {
   return item.fulfilled - item.returned - expected;
 }
 
-function unitFields(order: Order, available: Available): Field[] {
+/** A line of which units were chosen stays, also if somebody else has left none of them. */
+function unitFields(order: Order, values: Values, available: Available): Field[] {
   return order.items
-    .filter((item) => available(item) > 0)
+    .filter((item) => available(item) > 0 || `line.${item.line}` in values)
     .map((item) => ({
       name: `line.${item.line}`, label: itemName(item), kind: "units", max: available(item), group: "Units",
     }));
 }
 
+function chosenQuantity(item: Item, values: Values): number {
+  return Number(values[`line.${item.line}`] ?? 0);
+}
+
 function allUnits(order: Order, available: Available): Values {
-  return Object.fromEntries(order.items.map((item) => [`line.${item.line}`, String(Math.max(0, available(item)))]));
+  const lines = order.items.filter((item) => available(item) > 0);
+  return Object.fromEntries(lines.map((item) => [`line.${item.line}`, String(available(item))]));
 }
 
 function chosenUnits(order: Order, values: Values, available: Available): { line: number; quantity: number }[] {
-  const chosen = order.items.flatMap((item) => {
-    const quantity = Number(values[`line.${item.line}`] ?? 0);
-    return quantity > 0 && available(item) > 0 ? [{ line: item.line, quantity }] : [];
-  });
+  const chosen = order.items.filter((item) => chosenQuantity(item, values) > 0);
+  for (const item of chosen) {
+    if (chosenQuantity(item, values) <= available(item)) continue;
+    const left = available(item) ? `only ${plural(available(item), "unit")} left` : "no unit left";
+    throw new Incomplete(`${itemName(item)}: ${left}. Lower the number.`);
+  }
   if (!chosen.length) throw new Incomplete("Choose at least one unit.");
-  return chosen;
+  return chosen.map((item) => ({ line: item.line, quantity: chosenQuantity(item, values) }));
 }
 
-function countUnits(order: Order, values: Values, available: Available): string {
-  try {
-    return plural(chosenUnits(order, values, available).reduce((sum, one) => sum + one.quantity, 0), "unit");
-  } catch {
-    return "units";
-  }
+function countUnits(order: Order, values: Values): string {
+  const count = order.items.reduce((sum, item) => sum + chosenQuantity(item, values), 0);
+  return count ? plural(count, "unit") : "units";
 }
 
 function expectedReturns(order: Order): Field[] {

@@ -92,7 +92,9 @@ export function addressText(address: Address | null): string {
 }
 
 function total(order: Order, name: keyof NonNullable<Order["totals"]>): string {
-  return order.totals ? money(order.totals[name], order.currency) : "";
+  if (!order.totals) return "";
+  const value = order.totals[name];
+  return name === "due" && value < 0 ? `${money(-value, order.currency)} to pay back` : money(value, order.currency);
 }
 
 function holdText(hold: Hold): string {

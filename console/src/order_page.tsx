@@ -189,9 +189,7 @@ function LineTotal({ item, currency }: { item: Item; currency: Order["currency"]
       {item.cancelled > 0 ? (
         <span class="code">
           <span class="visually-hidden">before the cancellation: </span>
-          <s>
-            {amount(item.total, currency)} {discount}
-          </s>
+          <s>{amount(item.total, currency)}</s> {discount}
         </span>
       ) : (
         discount && <span class="code">{discount}</span>

@@ -232,7 +232,7 @@ def test_a_line_shows_what_is_left_of_its_total_after_a_cancellation(page: Page,
 
     remaining = ["25.00", "0.00before the cancellation: 9.90", "14.90before the cancellation: 22.34 incl. −0.01"]
     expect(total).to_have_text(remaining)
-    expect(total.locator("s")).to_have_text(["9.90", "22.34 incl. −0.01"])
+    expect(total.locator("s")).to_have_text(["9.90", "22.34"])
     assert changed["totals"]["total"] == 2500 + 1490
     act(service, changed, "cancel", reason="customer")
     expect(total.filter(has_text="0.00before")).to_have_count(3)
@@ -332,6 +332,27 @@ def test_a_change_of_somebody_else_is_shown_side_by_side_and_the_work_goes_on(
 
     changed = read(service, order)
     assert [(item["fulfilled"], item["cancelled"]) for item in changed["items"]] == [(2, 0), (0, 1), (0, 0)]
+
+
+def test_units_that_somebody_else_left_none_of_are_named(page: Page, service: Server) -> None:
+    order = create_order(service)
+    act(service, order, "payments", type="capture", amount=6215, reference="pi_1")
+    act(service, order, "confirm")
+    open_order(page, service, order)
+    choose_action(page, "Cancel")
+    for item in ("Mug", "Mug", "Plate"):
+        page.get_by_label(f"One more of {item}").click()
+    expect(page.get_by_role("table", name="What this will do")).to_contain_text("Due0.00 EUR34.90 EUR to pay back")
+
+    act(service, order, "fulfillments", items=[{"line": 1, "quantity": 1}, {"line": 2, "quantity": 1}])
+    expect(page.get_by_text("Mug: only 1 unit left. Lower the number.")).to_be_visible()
+    page.get_by_label("One less of Mug").click()
+    expect(page.get_by_text("Plate: no unit left. Lower the number.")).to_be_visible()
+    page.get_by_label("One less of Plate").click()
+    page.get_by_role("button", name="Cancel 1 unit in version 4").click()
+
+    expect(page.get_by_text("Cancel 1 unit: done.")).to_be_visible()
+    assert [item["cancelled"] for item in read(service, order)["items"]] == [1, 0, 0]
 
 
 def test_an_edit_keeps_what_somebody_else_has_changed_meanwhile(page: Page, service: Server) -> None:
