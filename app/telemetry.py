@@ -47,6 +47,7 @@ MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers."
 CPU = Gauge("worker_cpu_seconds", "CPU time used by the running workers.", multiprocess_mode="livesum")
 STREAMS = Gauge("event_streams", "Open event streams, and requests that wait for events.", multiprocess_mode="livesum")
 REFUSED = Counter("http_requests_refused", "Requests beyond MAX_REQUESTS_IN_PROGRESS, answered 503.")
+STARTS = Counter("web_worker_starts", "Workers of the web server that were started, also those that have ended since.")
 LOST_LINES = Counter("log_lines_lost", "Log lines that could not be written.")
 LOST_SAMPLES = Counter("metric_samples_lost", "Requests whose duration could not be recorded.")
 TASKS = Histogram(
@@ -74,6 +75,7 @@ _log_request: Callable[..., Any] = _log.info
 def init_app(app: Flask) -> None:
     """Configure the logs, and log and measure every request."""
     configure_logging(app.config["LOG_LEVEL"], app.config["LOG_FORMAT"])
+    STARTS.inc()
     app.extensions["refused_requests"] = REFUSED  # for the server, which refuses them
     app.before_request(_start_request)
     app.after_request(_finish_request)

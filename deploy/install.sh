@@ -29,6 +29,7 @@ mkdir -p /etc/order-service
 # Settings of the service, as in its README. After a change: systemctl reload order-service, and restart
 # order-service-worker.
 DATABASE_URL=postgresql://order-service@/orders?host=/var/run/postgresql
+WORKER_METRICS_PORT=9464
 SECRET_KEY=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
 END
 )

@@ -21,8 +21,9 @@ DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
 EXPRESSIONS = [rule["expr"] for rule in RULES] + [
     target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]
 ]
-# Of the query language, and Prometheus' own metric.
-WORDS = {"sum", "max", "by", "rate", "increase", "histogram_quantile", "absent", "up"}
+# Of the query language, and metrics of Prometheus and its node exporter.
+WORDS = {"sum", "max", "by", "rate", "increase", "min_over_time", "histogram_quantile", "absent"}
+WORDS |= {"up", "node_systemd_service_restart_total"}
 
 
 def metrics_of(expression: str) -> set[str]:

@@ -15,7 +15,7 @@ import pytest
 from shared_files import METRICS_BYTES, RATE_LIMITS_BYTES
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, bearer, public_pem, token
 from tests.support.databases import migrated
-from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, TIMEOUT, Server, environment, free_port, running, wait_until
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
@@ -173,6 +173,13 @@ def test_the_unused_share_of_a_dead_worker_is_returned(database: str) -> None:
         assert before == 1024 * 1024
         assert Path(path).stat().st_size < 64 * 1024
         assert "http_request_duration_seconds_count" in metrics
+
+
+def test_a_killed_worker_is_started_again_and_each_start_is_counted(database: str) -> None:
+    with serving(database, *GUNICORN) as server:
+        os.kill(server.children()[0], signal.SIGKILL)
+
+        wait_until(lambda: b"\nweb_worker_starts_total 3.0\n" in server.request("GET", "/metrics").body)
 
 
 def test_the_files_of_a_killed_server_are_removed_and_no_others(database: str) -> None:
