@@ -37,6 +37,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   const [problem, setProblem] = useState<unknown>(null);
   const [sending, setSending] = useState<AbortController | null>(null);
   const [waiting, setWaiting] = useState(false);
+  const [unanswered, setUnanswered] = useState(false); // whether a request was given up whose outcome is unknown
   const heading = useRef<HTMLHeadingElement>(null);
   // One key per intent: the same change of the same version keeps it over all attempts.
   const intent = useRef({ of: "", key: "" });
@@ -48,6 +49,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   const ready = preview !== null && preview.of === target && preview.order !== undefined;
 
   useEffect(() => heading.current?.focus(), []);
+  useEffect(() => () => sending?.abort(), [sending]); // a form that is closed sends nothing more
   useEffect(() => {
     if (conflict) heading.current?.scrollIntoView({ block: "nearest" });
   }, [conflict]);
@@ -83,7 +85,8 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
       return;
     } catch (error) {
       if (isOutdated(error)) await refresh().catch(setProblem);
-      else if (!isAborted(error)) setProblem(error);
+      else if (isAborted(error)) setUnanswered(true);
+      else setProblem(error);
     }
     setSending(null);
     setWaiting(false);
@@ -116,7 +119,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
         </button>
       </header>
       <p class="explanation">{action.explanation}</p>
-      {conflict && <Conflict base={base} current={order} events={events} />}
+      {conflict && <Conflict base={base} current={order} events={events} mayBeOwn={unanswered} />}
       {possible ? (
         <form
           onSubmit={(event) => {
@@ -197,11 +200,14 @@ function isOutdated(error: unknown): boolean {
 }
 
 /** Both versions side by side, and who made the difference. */
-function Conflict({ base, current, events }: { base: Order; current: Order; events: OrderEvent[] }): JSX.Element {
+function Conflict(props: { base: Order; current: Order; events: OrderEvent[]; mayBeOwn: boolean }): JSX.Element {
+  const { base, current, events, mayBeOwn } = props;
   const missed = events.filter((event) => event.version > base.version && event.version <= current.version);
   return (
     <div class="conflict" role="alert">
-      <h3>Somebody else changed this order meanwhile</h3>
+      <h3>
+        {mayBeOwn ? "This order has changed, perhaps by your own request" : "Somebody else changed this order meanwhile"}
+      </h3>
       <ul class="missed">
         {missed.map((event) => (
           <li key={event.version}>
@@ -215,7 +221,11 @@ function Conflict({ base, current, events }: { base: Order; current: Order; even
         after={`Now: version ${current.version}`}
         rows={differences(base, current)}
       />
-      <p>Your change has not been made yet. Below you see what it does to the order as it is now.</p>
+      <p>
+        {mayBeOwn
+          ? "Your request had no answer. See above whether it was done; below you see what it would do once more."
+          : "Your change has not been made yet. Below you see what it does to the order as it is now."}
+      </p>
     </div>
   );
 }

@@ -19,13 +19,21 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
   const [action, setAction] = useState<string | null>(null);
   const [message, setMessage] = useState("");
 
+  const close = () => {
+    setAction(null);
+    const button = document.querySelector<HTMLElement>(`[data-action="${action}"]`);
+    (button ?? document.getElementById("order-number"))?.focus();
+  };
   useEffect(() => {
-    if (order) document.title = `${order.number} · Order Service`;
+    if (!order) return;
+    document.title = `${order.number} · Order Service`;
+    // The link that led here, which had the focus, is gone.
+    if (document.activeElement === document.body) document.getElementById("order-number")?.focus();
   }, [order?.number]);
   useEffect(
     () =>
       shortcut((key) => {
-        if (key === "Escape" && action) setAction(null);
+        if (key === "Escape" && action) close();
         else if (key === "Escape") location.hash = "#/orders";
         else if (key === "a") document.querySelector<HTMLElement>(".actions button")?.focus();
         else return false;
@@ -40,10 +48,6 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
     setAction(null);
     setMessage(text);
     document.getElementById("order-number")?.focus();
-  };
-  const close = () => {
-    setAction(null);
-    document.querySelector<HTMLElement>(`[data-action="${action}"]`)?.focus();
   };
   return (
     <article class="order">

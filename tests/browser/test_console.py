@@ -422,6 +422,67 @@ def test_offline_the_page_waits_and_goes_on_when_the_network_is_back(page: Page,
     assert read(service, order)["version"] == 2
 
 
+def test_a_form_that_is_discarded_sends_nothing_more(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    choose_action(page, "Confirm")
+    expect(page.get_by_role("table", name="What this will do")).to_be_visible()
+    page.route("**/confirm", lambda route: route.abort())
+    page.get_by_role("button", name="Confirm the order").click()
+    expect(page.get_by_text("No answer yet.")).to_be_visible()
+
+    page.get_by_role("button", name="Discard").click()
+    sent: list[Any] = []
+    page.unroute("**/confirm")
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    choose_action(page, "Hold")
+    expect(page.get_by_role("table", name="What this will do")).to_be_visible()
+    page.wait_for_timeout(3_000)  # the next attempts would have been made after 1 and 2 seconds
+
+    assert [url.partition("?")[0].rpartition("/")[2] for url in sent] == []
+    assert read(service, order)["version"] == 1
+
+
+def test_a_request_without_an_answer_is_not_taken_for_that_of_somebody_else(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    choose_action(page, "Cancel")
+    page.get_by_label("One more of Mug").click()
+    expect(page.get_by_role("table", name="What this will do")).to_contain_text("Line 1 · Mug")
+
+    def lose_the_answer(route: Route) -> None:
+        route.fetch()
+        route.abort("connectionreset")
+
+    page.route("**/cancel", lose_the_answer)
+    page.get_by_role("button", name="Cancel 1 unit").click()
+    expect(page.get_by_text("No answer yet.")).to_be_visible()
+    page.get_by_role("button", name="Stop trying").click()
+
+    conflict = page.get_by_role("alert").filter(has_text="This order has changed, perhaps by your own request")
+    expect(conflict).to_contain_text("Line 1 · Mug2 open1 open, 1 cancelled")
+    expect(page.get_by_text("Somebody else")).to_have_count(0)
+    assert read(service, order)["items"][0]["cancelled"] == 1
+
+
+def test_the_focus_stays_where_the_work_is(page: Page, service: Server) -> None:
+    order = create_order(service)
+    wait_for_search(service, order)
+    page.goto(console(service, f"#/orders?q={order['number']}"))
+    page.get_by_role("link", name=order["number"]).press("Enter")
+    expect(page.get_by_role("heading", name=order["number"])).to_be_focused()
+
+    choose_action(page, "Edit")
+    page.locator("[name=note]").focus()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Edit")).to_be_focused()
+
+    choose_action(page, "Confirm")
+    act(service, order, "cancel", reason="customer")
+    page.get_by_role("button", name="Back to the order").click()
+    expect(page.get_by_role("heading", name=order["number"])).to_be_focused()
+
+
 def test_the_keyboard_is_enough(page: Page, service: Server) -> None:
     order = create_order(service, customer_id="c-keyboard")
     newer = create_order(service, customer_id="c-keyboard")
