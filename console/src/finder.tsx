@@ -33,16 +33,16 @@ const NO_MORE = "none"; // in place of the cursor of the next page
 
 interface Further {
   key: string; // the filters whose further pages these are
-  orders: Order[];
+  orders: Order[]; // all that were shown: a new order pushes none of them out of the list
   next: string;
+  error: unknown;
 }
 
 export function Finder({ filters }: { filters: Filters }): JSX.Element {
   const key = JSON.stringify(filters);
   const { data, error, reload } = usePolled(key, REFRESH, (signal) => findOrders(filters, "", signal));
   const counted = usePolled(`count ${key}`, RECOUNT, (signal) => countOrders(filters, signal)).data;
-  const [further, setFurther] = useState<Further>({ key, orders: [], next: "" });
-  const [moreError, setMoreError] = useState<unknown>(null);
+  const [further, setFurther] = useState<Further | null>(null);
   const [text, setText] = useState(filters.q ?? "");
   const input = useRef<HTMLInputElement>(null);
   useEffect(() => {
@@ -82,15 +82,19 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
     [text],
   );
 
-  const pages = further.key === key ? further : { key, orders: [], next: "" };
+  const pages = further?.key === key ? further : { key, orders: [], next: "", error: null };
   const next = pages.next || data?.next_cursor;
   const first = new Set(data?.orders.map((order) => order.id));
   const orders = [...(data?.orders ?? []), ...pages.orders.filter((order) => !first.has(order.id))];
 
   async function more(): Promise<void> {
     if (!next) return;
-    const page = await findOrders(filters, next);
-    setFurther({ key, orders: [...pages.orders, ...page.orders], next: page.next_cursor ?? NO_MORE });
+    try {
+      const page = await findOrders(filters, next);
+      setFurther({ key, orders: [...orders, ...page.orders], next: page.next_cursor ?? NO_MORE, error: null });
+    } catch (reason) {
+      setFurther({ ...pages, error: reason });
+    }
   }
 
   return (
@@ -139,7 +143,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
             </select>
           </label>
         </div>
-        {(error ?? moreError) !== null && <ProblemBox error={error ?? moreError} retry={reload} />}
+        {error !== null && <ProblemBox error={error} retry={reload} />}
         {data && !orders.length && (
           <p class="empty">
             No order matches. Search for a part of the number, the customer’s id or name, or the reference
@@ -152,8 +156,9 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
           </p>
         )}
         {orders.length > 0 && <Table orders={orders} />}
+        {pages.error !== null && <ProblemBox error={pages.error} />}
         {next && next !== NO_MORE && (
-          <button type="button" class="more" onClick={() => void more().catch(setMoreError)}>
+          <button type="button" class="more" onClick={() => void more()}>
             Show more
           </button>
         )}

@@ -181,6 +181,29 @@ def test_no_letter_is_lost_that_is_typed_while_the_page_searches(page: Page, ser
     expect(box).to_have_value("adaxx")
 
 
+def test_no_order_leaves_a_long_list_when_another_arrives(page: Page, service: Server) -> None:
+    word = uuid.uuid4().hex[:10]
+    template = THREE_LINES | {"customer_id": word}
+    orders = service.request("POST", "/orders/batch", {"orders": [template] * 51}).json["results"]
+    wait_for_search(service, *(result["order"] for result in orders))
+    links = page.get_by_role("region", name="Orders found").get_by_role("link")
+    page.clock.install()
+    page.goto(console(service, f"#/orders?q={word}"))
+    expect(links).to_have_count(50)
+
+    page.route("**/search?*cursor=*", lambda route: route.fulfill(status=500))
+    page.get_by_role("button", name="Show more").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.unroute("**/search?*cursor=*")
+    page.get_by_role("button", name="Show more").click()
+    expect(links).to_have_count(51)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+    wait_for_search(service, create_order(service, customer_id=word))
+    page.clock.fast_forward(10_000)  # milliseconds
+    expect(links).to_have_count(52)
+
+
 def test_the_overview_counts_orders_by_minute_and_status_and_names_the_late_ones(page: Page, service: Server) -> None:
     order = create_order(service, ship_by="2026-01-01T00:00:00Z")
     act(service, order, "confirm")
