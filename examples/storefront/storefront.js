@@ -43,7 +43,7 @@ function save(name, value) {
   else sessionStorage.setItem(name, JSON.stringify(value));
 }
 
-function say(message, { retry = false } = {}) {
+function showMessage(message, { retry = false } = {}) {
   element("message").textContent = message;
   element("retry").hidden = !retry;
 }
@@ -68,7 +68,7 @@ async function checkOut() {
   };
   save("checkout", checkout);
   for (const input of element("cart").elements) input.disabled = true;
-  say("We are sending your order …");
+  showMessage("We are sending your order …");
   try {
     const created = await client.createOrder(checkout.order, { idempotencyKey: checkout.idempotencyKey });
     save("order", created.id);
@@ -78,10 +78,10 @@ async function checkOut() {
     if (error instanceof ProblemError && REFUSALS.includes(error.status)) {
       save("checkout", undefined); // the next order is another one
       for (const input of element("cart").elements) input.disabled = false;
-      say(error.message);
+      showMessage(error.message);
     } else if (error instanceof ProblemError || error instanceof NoResponseError) {
       // Also after a 401 or 409: an earlier attempt, whose response was lost, may have created the order.
-      say("We have no answer yet. Your order will not be placed twice.", { retry: true });
+      showMessage("We have no answer yet. Your order will not be placed twice.", { retry: true });
     } else throw error;
   }
 }
@@ -93,7 +93,7 @@ async function follow(id) {
   element("cart").hidden = true;
   element("order").hidden = false;
   element("events").replaceChildren();
-  say("");
+  showMessage("");
   try {
     for await (const event of client.streamOrderEvents(id, {}, { signal: following.signal })) {
       const entry = document.createElement("li");
@@ -102,7 +102,7 @@ async function follow(id) {
       showOrder(event.data);
     }
   } catch (error) {
-    say(error.message);
+    showMessage(error.message);
   }
 }
 
@@ -115,16 +115,27 @@ function showOrder(current) {
 
 /** Cancels the order as it is shown: if it has changed since, the customer decides again. */
 async function cancel() {
+  element("cancel").disabled = true; // a second click would find that the first one has changed the order
   try {
     showOrder(await client.cancelOrder(order, { reason: "customer" }));
-    say("");
+    showMessage("");
   } catch (error) {
-    if (error instanceof VersionMismatchError) {
-      showOrder(await client.getOrder(order.id));
-      say("Your order has just changed. Do you still want to cancel it?");
-    } else if (error instanceof NoResponseError) {
-      say("We have no answer. The list shows whether the order is cancelled.");
-    } else say(error.message);
+    if (error instanceof VersionMismatchError) await showChange();
+    else if (error instanceof NoResponseError) {
+      showMessage("We have no answer. The list shows whether the order is cancelled.");
+    } else showMessage(error.message);
+  }
+  element("cancel").disabled = false;
+}
+
+async function showChange() {
+  try {
+    showOrder(await client.getOrder(order.id));
+    const isPossible = order.allowed_actions.includes("cancel");
+    const advice = isPossible ? "Do you still want to cancel it?" : "It can no longer be cancelled.";
+    showMessage(`Your order has just changed. ${advice}`);
+  } catch (error) {
+    showMessage(error.message);
   }
 }
 
@@ -136,9 +147,10 @@ function startAgain() {
 
 element("products").append(
   ...PRODUCTS.map((product) => {
-    const entry = document.createElement("li");
-    entry.innerHTML = `<label>${product.title}, ${price(product.unit_price)} <input type="number" min="0" max="99" value="0"></label>`;
-    entry.querySelector("input").id = product.item_id;
+    const [entry, label, input] = ["li", "label", "input"].map((name) => document.createElement(name));
+    Object.assign(input, { id: product.item_id, type: "number", min: 0, max: 99, value: 0 });
+    label.append(`${product.title}, ${price(product.unit_price)} `, input);
+    entry.append(label);
     return entry;
   }),
 );

@@ -191,6 +191,40 @@ def test_an_order_that_staff_has_changed_is_cancelled_only_after_another_look(ch
         expect(page.locator("#status")).to_have_text("cancelled, unfulfilled")
 
 
+def test_an_order_that_staff_has_completed_meanwhile_is_not_offered_for_cancellation(
+    chromium: Browser, shop: Shop
+) -> None:
+    with opened(chromium, shop, "c-late") as page:
+        page.get_by_role("button", name="Order now").click()
+        expect(page.locator("#events")).to_have_text("We have your order.")
+        [order] = shop.orders("c-late")
+
+        def complete_first(route: Route) -> None:
+            for action in ("confirm", "complete"):
+                shop.call("POST", f"/orders/{order['id']}/{action}")
+            route.continue_()
+
+        page.route("**/cancel*", complete_first)
+        page.get_by_role("button", name="Cancel the order").click()
+
+        expect(page.get_by_role("status")).to_have_text("Your order has just changed. It can no longer be cancelled.")
+        expect(page.get_by_role("button", name="Cancel the order")).to_be_hidden()
+
+
+def test_a_double_click_cancels_an_order_once(chromium: Browser, shop: Shop) -> None:
+    with opened(chromium, shop, "c-cancel-twice") as page:
+        page.get_by_role("button", name="Order now").click()
+        expect(page.locator("#events")).to_have_text("We have your order.")
+        statuses: list[int] = []
+        page.on("response", lambda response: "/cancel" in response.url and statuses.append(response.status))
+
+        page.evaluate("() => [1, 2].forEach(() => document.getElementById('cancel').click())")
+        expect(page.locator("#events li").last).to_have_text("Your order is cancelled.")
+        expect(page.locator("#cancel")).to_be_enabled()
+
+        assert statuses == [200]
+
+
 def test_the_storefront_is_accessible(chromium: Browser, shop: Shop) -> None:
     with opened(chromium, shop, "c-axe") as page:
         assert Axe().run(page).response["violations"] == []
