@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from flask import Flask, current_app
 
@@ -126,10 +125,10 @@ class PerApplication(Generic[Value]):
 
     def __init__(self, create: Callable[[], Value]) -> None:
         self._create = create
-        self._values: WeakKeyDictionary[Flask, Value] = WeakKeyDictionary()
 
     def get(self) -> Value:
         """The value for the current application."""
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # documented by Flask
-        value = self._values.get(app)
-        return self._values.setdefault(app, self._create()) if value is None else value
+        extensions: dict[Any, Any] = app.extensions
+        value: Value | None = extensions.get(self)
+        return extensions.setdefault(self, self._create()) if value is None else value

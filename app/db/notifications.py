@@ -21,7 +21,7 @@ from app.db.errors import DATABASE_ERRORS
 from app.db.group_commit import PerApplication
 from app.db.statement import Statement
 
-_PAUSE = 0.1  # seconds between two notifications of a process
+NOTIFY_PAUSE = 0.1  # seconds between two notifications of a process
 _LISTEN_SECONDS = 0.5  # between two checks whether to stop
 _RETRY_AFTER = 1.0  # seconds, while the database does not answer
 _CHANNEL = "order_events"
@@ -57,7 +57,7 @@ class _Notifier:
                 self._pending = False
                 with suppress(*DATABASE_ERRORS):  # the workers look by themselves
                     _NOTIFY.rows()
-                self._next = time.monotonic() + _PAUSE
+                self._next = time.monotonic() + NOTIFY_PAUSE
                 with self._lock:
                     self._running = self._pending
 
@@ -66,9 +66,8 @@ _NOTIFIERS = PerApplication(_Notifier)
 
 
 def notify_workers() -> None:
-    """Wake the workers that listen, since events have been stored."""
-    if db.engine.dialect.name == "postgresql":
-        _NOTIFIERS.get().notify()
+    """Wake the workers that listen, since events have been stored. For PostgreSQL only."""
+    _NOTIFIERS.get().notify()
 
 
 def can_listen(config: Mapping[str, Any]) -> bool:

@@ -80,27 +80,23 @@ class DocumentResponse(Response):
         return body, self.status, [*self.headers, *self._complete_headers]
 
 
-def order_response(order: StoredOrder, status: int = 200, *, location: str | None = None) -> Response:
-    """Return an order with its entity tag, or 304 if the request's If-None-Match names it (RFC 9110 §13.1.2)."""
-    etag = entity_tag(order)
+def order_response(order: StoredOrder, status: int = 200, *, created: bool = False) -> Response:
+    """Return an order with its entity tag, or 304 if the request's If-None-Match names it (RFC 9110 §13.1.2).
+
+    One that was `created` has a `Location`, except in a dry run that is no replay.
+    """
+    etag, dry_run, request = entity_tag(order), is_dry_run(), current_request()
     headers = {"ETag": f'"{etag}"', "Cache-Control": _CACHE_PRIVATELY}
-    if location is not None:
-        headers["Location"] = location
+    if created and (order.replayed or not dry_run):
+        headers["Location"] = f"{request.root_path}/orders/{order.id}"
     if order.replayed:
         headers["Idempotent-Replayed"] = "true"
-    if is_dry_run():
+    if dry_run:
         headers["Dry-Run"] = "true"
-    request = current_request()
     if "HTTP_IF_NONE_MATCH" in request.environ and request.method in ("GET", "HEAD"):
         if request.if_none_match.contains_weak(etag):
             return Response(status=304, headers=headers | {"Vary": "Authorization"}, mimetype=JSON)
     return DocumentResponse(order.document.encode(), status, headers, vary="Authorization")
-
-
-def created_response(order: StoredOrder) -> Response:
-    """Return 201 with the new order, also for a replay. A dry run has no `Location`, except for a replay."""
-    is_stored = order.replayed or not is_dry_run()
-    return order_response(order, 201, location=public_path(f"/orders/{order.id}") if is_stored else None)
 
 
 def entity_tag(order: StoredOrder) -> str:

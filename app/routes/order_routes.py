@@ -21,7 +21,7 @@ from app.http.cursors import (
 )
 from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_response
 from app.http.request_input import idempotency_key, is_dry_run
-from app.http.responses import batch_response, created_response, list_response, order_response
+from app.http.responses import batch_response, list_response, order_response
 from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema, SearchResultSchema
 from app.schemas.order import (
     BatchInSchema,
@@ -83,7 +83,7 @@ def create_order(body: dict[str, Any]) -> Response:
         request_id=current_request_id(),
         dry_run=is_dry_run(),
     )
-    return created_response(order_service.create_order(request))
+    return order_response(order_service.create_order(request), 201, created=True)
 
 
 @blueprint.operation(

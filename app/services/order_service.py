@@ -155,6 +155,8 @@ def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
     except DATABASE_ERRORS as error:
         return _find_stored(orders, error) if is_lost_connection(error) else _store_one_by_one(orders, error)
     conflicting = [order for order in orders if order.id not in stored]
+    if not conflicting:
+        return [_created(order) for order in orders]
     outcomes = dict(zip((order.id for order in conflicting), _resolve_conflicts(conflicting), strict=True))
     return [outcomes[order.id] if order.id in outcomes else _created(order) for order in orders]
 
@@ -173,8 +175,6 @@ def _preview(orders: Sequence[NewOrder]) -> list[Outcome | None]:
 
 def _resolve_conflicts(orders: Sequence[NewOrder]) -> list[Outcome | None]:
     """A database error here fails these orders only: the others of the statement are committed by now."""
-    if not orders:
-        return []
     try:
         conflicts = find_conflicts(orders)
     except DATABASE_ERRORS as error:

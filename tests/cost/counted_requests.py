@@ -17,6 +17,7 @@ from typing import Any
 from flask import Flask
 
 from app import create_app
+from app.db import notifications
 from tests.support.worker import worker_of
 
 COUNTED = 50  # requests of each kind
@@ -108,6 +109,8 @@ def control(*words: str) -> None:
 
 
 def main() -> None:
+    # Below valgrind, a request takes so long that each would send the notification that a process sends every 0.1 s.
+    notifications.NOTIFY_PAUSE = 3600
     for kind, request in kinds():
         gc.collect()
         gc.freeze()
