@@ -72,7 +72,7 @@ api-test: $(VENV)/api.stamp  ## check the API description, and the clients and t
 client-test: PROCESSES := $(if $(ARGS),,--numprocesses=2 --dist=loadfile)
 client-test: export CUTS ?= 2000
 client-test: $(VENV)/dev.stamp $(CLIENT)/node_modules/.package-lock.json  ## test the clients against the service (apt-get install nodejs npm; CUTS=2000 connections severed)
-	@cd $(CLIENT) && rm -rf build dist && npm run --silent build && npm run --silent build-tests
+	@cd $(CLIENT) && rm -rf build dist && npm run --silent build && npm run --silent check-tests
 	@$(PY) -m pytest tests/clients $(PROCESSES) $(ARGS)
 
 storefront: storefront-files  ## serve the storefront example on http://127.0.0.1:3000 (apt-get install nodejs npm)

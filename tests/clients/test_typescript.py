@@ -26,9 +26,9 @@ def run(*command: str, **environment: str) -> str:
 
 
 def run_tests(*names: str, service: Service, **environment: str) -> None:
-    files = [f"build/{name}.test.js" for name in names]
+    files = [f"test/{name}.test.ts" for name in names]
     environment |= {"SERVICE_URL": service.url, "API_KEY": service.key, "CUSTOMER_TOKEN": service.customer_token}
-    run("node", "--test", *files, **environment)
+    run("npm", "test", "--", *files, **environment)
 
 
 @on_sqlite
@@ -51,6 +51,7 @@ def test_the_client_works_with_the_service(service: Service) -> None:
 def test_the_first_program_of_the_readme_has_correct_types_and_works(service: Service) -> None:
     program = re.findall(r"```ts\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL)[0]
     options = f'baseUrl: "{service.url}", token: "{service.key}"'
+    (PACKAGE / "build").mkdir(exist_ok=True)
     (PACKAGE / "build" / "readme.ts").write_text(program.replace('baseUrl: "http://127.0.0.1:8000"', options))
 
     run("npm", "exec", "--", "tsc", "--strict", "--module", "nodenext", "--skipLibCheck", "build/readme.ts")

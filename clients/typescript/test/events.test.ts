@@ -1,6 +1,6 @@
-import assert from "node:assert/strict";
 import { type FeedEvent, NotFoundError, type OrderEvent, ProblemError } from "@order-service/client";
-import { connect, CUSTOMER_TOKEN, newCustomer, order, test } from "./service.js";
+import { expect, test } from "vitest";
+import { connect, CUSTOMER_TOKEN, newCustomer, order, rejection } from "./service.js";
 
 const client = connect();
 
@@ -26,9 +26,9 @@ test("the events of an order are streamed as they happen", async () => {
     if (event.data.status === "cancelled") break;
   }
 
-  assert.deepEqual(types, ["order.created", "order.confirmed", "order.cancelled"]);
+  expect(types).toStrictEqual(["order.created", "order.confirmed", "order.cancelled"]);
   const rest = await first<OrderEvent>(1, client.streamOrderEvents(created, { after: 2 }));
-  assert.deepEqual(rest.map((event) => event.version), [3]);
+  expect(rest.map((event) => event.version)).toStrictEqual([3]);
 });
 
 test("the events of all orders are streamed, and go on after the last one that was received", async () => {
@@ -41,9 +41,9 @@ test("the events of all orders are streamed, and go on after the last one that w
   const types = { types: ["order.completed"] as FeedEvent["type"][], after: String(created!.seq) };
   const [completed] = await first<FeedEvent>(1, client.streamEvents(types));
 
-  assert.notEqual(other.id, id);
-  assert.deepEqual(rest.map((event) => event.type), ["order.confirmed", "order.completed"]);
-  assert.deepEqual(completed, rest[1]);
+  expect(other.id).not.toBe(id);
+  expect(rest.map((event) => event.type)).toStrictEqual(["order.confirmed", "order.completed"]);
+  expect(completed).toStrictEqual(rest[1]);
 });
 
 test("the feed is listed to its end, and goes on from the cursor of its last page", async () => {
@@ -60,22 +60,19 @@ test("the feed is listed to its end, and goes on from the cursor of its last pag
     after = page.next_cursor;
   }
 
-  assert.deepEqual(types, ["order.confirmed", "order.completed"]);
+  expect(types).toStrictEqual(["order.confirmed", "order.completed"]);
   const feed = client.listFeedEvents({ order_id: id, after, wait: 20 });
   const [next] = await Promise.all([first<FeedEvent>(1, feed), client.reopenOrder(id, { reason: "A unit is missing." })]);
-  assert.deepEqual(next.map((event) => event.type), ["order.reopened"]);
+  expect(next.map((event) => event.type)).toStrictEqual(["order.reopened"]);
 });
 
 test("a stream that is refused is an error", async () => {
-  await assert.rejects(first(1, client.streamOrderEvents("00000000-0000-7000-8000-000000000000")), NotFoundError);
-  await assert.rejects(
-    first(1, connect({ token: CUSTOMER_TOKEN }).streamEvents()),
-    (error) => error instanceof ProblemError && error.slug === "forbidden",
-  );
-  await assert.rejects(
-    first(1, client.streamEvents({ after: "999999999" })),
-    (error) => error instanceof ProblemError && error.slug === "cursor-expired",
-  );
+  const unknown = first(1, client.streamOrderEvents("00000000-0000-7000-8000-000000000000"));
+  await expect(unknown).rejects.toThrow(NotFoundError);
+  const forbidden = first(1, connect({ token: CUSTOMER_TOKEN }).streamEvents());
+  expect(await rejection(forbidden, ProblemError)).toMatchObject({ slug: "forbidden" });
+  const expired = first(1, client.streamEvents({ after: "999999999" }));
+  expect(await rejection(expired, ProblemError)).toMatchObject({ slug: "cursor-expired" });
 });
 
 test("the signal ends a stream that waits", async () => {
@@ -88,5 +85,5 @@ test("the signal ends a stream that waits", async () => {
     setTimeout(() => controller.abort(), 100);
   }
 
-  assert.equal(received.length, 1);
+  expect(received.length).toBe(1);
 });

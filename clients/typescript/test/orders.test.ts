@@ -1,4 +1,3 @@
-import assert from "node:assert/strict";
 import {
   ConflictError,
   IllegalActionError,
@@ -10,7 +9,8 @@ import {
   ProblemError,
   VersionMismatchError,
 } from "@order-service/client";
-import { API_KEY, connect, CUSTOMER_TOKEN, newCustomer, order, SERVICE_URL, test } from "./service.js";
+import { expect, test } from "vitest";
+import { API_KEY, connect, CUSTOMER_TOKEN, newCustomer, order, rejection, SERVICE_URL } from "./service.js";
 
 const client = connect();
 
@@ -19,9 +19,9 @@ test("an order is created, changed and read", async () => {
   const confirmed = await client.confirmOrder(created);
   const cancelled = await client.cancelOrder(confirmed, { reason: "customer", items: [{ line: 1, quantity: 1 }] });
 
-  assert.deepEqual([created.status, confirmed.status, cancelled.items[0]?.cancelled], ["pending", "confirmed", 1]);
-  assert.deepEqual(await client.getOrder(created.id), cancelled);
-  assert.deepEqual(await client.getOrder(created.id, { version: 1 }), created);
+  expect([created.status, confirmed.status, cancelled.items[0]?.cancelled]).toStrictEqual(["pending", "confirmed", 1]);
+  expect(await client.getOrder(created.id)).toStrictEqual(cancelled);
+  expect(await client.getOrder(created.id, { version: 1 })).toStrictEqual(created);
 });
 
 test("every operation has a method with the name of the description", async () => {
@@ -31,64 +31,60 @@ test("every operation has a method with the name of the description", async () =
 
   const missing = operations.map((one) => one.operationId!).filter((name) => !(name in OrderServiceClient.prototype));
 
-  assert.deepEqual(missing, []);
+  expect(missing).toStrictEqual([]);
 });
 
 test("the same key returns the same order, and each call without a key makes another one", async () => {
   const [customer, idempotencyKey] = [newCustomer(), newIdempotencyKey()];
   const first = await client.createOrder(order(customer), { idempotencyKey });
 
-  assert.deepEqual(await client.createOrder(order(customer), { idempotencyKey }), first);
-  assert.notEqual((await client.createOrder(order(customer))).id, first.id);
-  await assert.rejects(
-    client.createOrder({ ...order(customer), note: "other" }, { idempotencyKey }),
-    (error) => error instanceof ProblemError && error.status === 422 && error.slug === "idempotency-key-reused",
-  );
+  expect(await client.createOrder(order(customer), { idempotencyKey })).toStrictEqual(first);
+  expect((await client.createOrder(order(customer))).id).not.toBe(first.id);
+  const reused = client.createOrder({ ...order(customer), note: "other" }, { idempotencyKey });
+  expect(await rejection(reused, ProblemError)).toMatchObject({ status: 422, slug: "idempotency-key-reused" });
 });
 
 test("a change of an order that somebody else has changed is refused with its present version", async () => {
   const read = await client.createOrder(order(newCustomer()));
   await client.updateOrder(read, { note: "Somebody else was first." });
 
-  await assert.rejects(client.confirmOrder(read), (error) => {
-    assert.ok(error instanceof VersionMismatchError && error instanceof ConflictError);
-    return error.currentVersion === 2 && error.status === 412;
-  });
-  assert.equal((await client.confirmOrder(read.id)).version, 3);
+  const error = await rejection(client.confirmOrder(read), VersionMismatchError);
+
+  expect(error).toBeInstanceOf(ConflictError);
+  expect(error).toMatchObject({ status: 412, currentVersion: 2 });
+  expect((await client.confirmOrder(read.id)).version).toBe(3);
 });
 
 test("an action that the status does not allow is refused with those that it allows", async () => {
   const created = await client.createOrder(order(newCustomer()));
   const cancelled = await client.cancelOrder(created, { reason: "customer" });
 
-  await assert.rejects(client.confirmOrder(cancelled), (error) => {
-    assert.ok(error instanceof IllegalActionError);
-    assert.deepEqual([error.orderStatus, error.currentVersion], ["cancelled", 2]);
-    return error.allowedActions.includes("reopen");
-  });
+  const error = await rejection(client.confirmOrder(cancelled), IllegalActionError);
+
+  expect(error).toMatchObject({ orderStatus: "cancelled", currentVersion: 2 });
+  expect(error.allowedActions).toContain("reopen");
 });
 
 test("an invalid order is refused with everything that is wrong", async () => {
   const invalid = { customer_id: "", items: [{ item_id: "sku-1", quantity: 0 }] };
 
-  await assert.rejects(client.createOrder(invalid), (error) => {
-    assert.ok(error instanceof InvalidRequestError && error.requestId);
-    assert.deepEqual(error.errors.map((one) => one.pointer).sort(), ["#/customer_id", "#/items/0/quantity"]);
-    return true;
-  });
+  const error = await rejection(client.createOrder(invalid), InvalidRequestError);
+
+  expect(error.requestId).toBeTruthy();
+  expect(error.errors.map((one) => one.pointer).sort()).toStrictEqual(["#/customer_id", "#/items/0/quantity"]);
 });
 
 test("what does not exist is not found", async () => {
-  await assert.rejects(client.getOrder("00000000-0000-7000-8000-000000000000"), NotFoundError);
-  await assert.rejects(client.getWebhook("00000000-0000-7000-8000-000000000000"), NotFoundError);
+  await expect(client.getOrder("00000000-0000-7000-8000-000000000000")).rejects.toThrow(NotFoundError);
+  await expect(client.getWebhook("00000000-0000-7000-8000-000000000000")).rejects.toThrow(NotFoundError);
 });
 
 test("an order that has not changed is not sent again", async () => {
   const created = await client.createOrder(order(newCustomer()));
 
-  assert.equal(await client.getOrder(created), created);
+  expect(await client.getOrder(created)).toBe(created);
   await client.confirmOrder(created);
-  assert.equal((await client.getOrder(created)).version, 2);
+  expect((await client.getOrder(created)).version).toBe(2);
 });
 
 test("a customer's view of an order is revalidated, too", async () => {
@@ -98,28 +94,26 @@ test("a customer's view of an order is revalidated, too", async () => {
 
   const seen = await customer.getOrder(held.id);
 
-  assert.equal(await customer.getOrder(seen), seen);
-  assert.equal((await customer.cancelOrder(seen, { reason: "customer" })).status, "cancelled");
+  expect(await customer.getOrder(seen)).toBe(seen);
+  expect((await customer.cancelOrder(seen, { reason: "customer" })).status).toBe("cancelled");
 });
 
 test("a dry run returns the order as it would be", async () => {
   const customer = newCustomer();
   const created = await client.createOrder(order(customer));
 
-  assert.equal((await client.confirmOrder(created, { dryRun: true })).status, "confirmed");
-  assert.equal((await client.createOrder(order(customer), { dryRun: true })).customer_id, customer);
-  assert.deepEqual(await list(customer), [created]);
+  expect((await client.confirmOrder(created, { dryRun: true })).status).toBe("confirmed");
+  expect((await client.createOrder(order(customer), { dryRun: true })).customer_id).toBe(customer);
+  expect(await list(customer)).toStrictEqual([created]);
 });
 
 test("an order is found by a reference with any characters", async () => {
   const reference = `shop/1?x=ä #${newIdempotencyKey()}`;
   const created = await client.createOrder({ ...order(newCustomer()), external_ref: reference });
 
-  assert.deepEqual(await client.getOrderByReference(reference), created);
-  await assert.rejects(
-    client.createOrder({ ...order(newCustomer()), external_ref: reference }),
-    (error) => error instanceof ConflictError && error.orderId === created.id,
-  );
+  expect(await client.getOrderByReference(reference)).toStrictEqual(created);
+  const duplicate = client.createOrder({ ...order(newCustomer()), external_ref: reference });
+  expect(await rejection(duplicate, ConflictError)).toMatchObject({ orderId: created.id });
 });
 
 test("the life of an order", async () => {
@@ -142,9 +136,9 @@ test("the life of an order", async () => {
 
   const history = [];
   for await (const event of client.listOrderHistory(id, { limit: 4 })) history.push(event);
-  assert.deepEqual([current.status, current.return_status, current.payment_status], ["confirmed", "partial", "paid"]);
-  assert.deepEqual(history.map((event) => event.version), Array.from({ length: 15 }, (_, index) => index + 1));
-  assert.deepEqual(history.at(-1)?.data, current);
+  expect(current).toMatchObject({ status: "confirmed", return_status: "partial", payment_status: "paid" });
+  expect(history.map((event) => event.version)).toStrictEqual(Array.from({ length: 15 }, (_, index) => index + 1));
+  expect(history.at(-1)?.data).toStrictEqual(current);
 });
 
 test("batches are accepted entry by entry", async () => {
@@ -157,10 +151,10 @@ test("batches are accepted entry by entry", async () => {
   const [created] = await list(customer);
   const actions = await client.actOnOrders([{ order_id: created!.id, action: "confirm" }]);
 
-  assert.deepEqual(first.results.map((result) => result.status), [201, 201, 400]);
-  assert.deepEqual(second.results.map((result) => result.status), [201]);
-  assert.deepEqual(actions.results.map((result) => result.status), [200]);
-  assert.equal((await list(customer)).length, 2);
+  expect(first.results.map((result) => result.status)).toStrictEqual([201, 201, 400]);
+  expect(second.results.map((result) => result.status)).toStrictEqual([201]);
+  expect(actions.results.map((result) => result.status)).toStrictEqual([200]);
+  expect((await list(customer)).length).toBe(2);
 });
 
 test("a list is iterated over its pages", async () => {
@@ -172,8 +166,8 @@ test("a list is iterated over its pages", async () => {
   for await (const page of client.listOrders({ customer_id: customer, limit: 3 }).pages()) sizes.push(page.orders.length);
   const open = await list(customer, { status: ["pending", "confirmed"] });
 
-  assert.deepEqual([sizes, open.length], [[3, 3, 1], 6]);
-  assert.equal(new Set((await list(customer)).map((one) => one.id)).size, 7);
+  expect([sizes, open.length]).toStrictEqual([[3, 3, 1], 6]);
+  expect(new Set((await list(customer)).map((one) => one.id)).size).toBe(7);
 });
 
 test("orders are searched", async () => {
@@ -184,11 +178,11 @@ test("orders are searched", async () => {
   while (!found.length) {
     for await (const page of client.searchOrders({ q: customer, metadata: { gift: "yes, please" }, facets: ["status"] }).pages()) {
       found = page.orders;
-      assert.deepEqual(page.facets?.status, found.length ? [{ value: "pending", count: 1 }] : []);
+      expect(page.facets?.status).toStrictEqual(found.length ? [{ value: "pending", count: 1 }] : []);
     }
   }
 
-  assert.deepEqual(found.map((one) => one.id), [id]);
+  expect(found.map((one) => one.id)).toStrictEqual([id]);
 });
 
 test("an erasure is followed to its end", async () => {
@@ -199,8 +193,8 @@ test("an erasure is followed to its end", async () => {
   let erasure = await client.eraseCustomer(customer);
   while (erasure.status === "running") erasure = await client.readErasure(erasure.id);
 
-  assert.equal(erasure.orders, 1);
-  assert.equal((await client.getOrder(created.id)).note, null);
+  expect(erasure.orders).toBe(1);
+  expect((await client.getOrder(created.id)).note).toBe(null);
 });
 
 test("any operation can be called by its path", async () => {
@@ -209,7 +203,7 @@ test("any operation can be called by its path", async () => {
 
   const { data } = await client.api.GET("/orders/export", { params: { query }, parseAs: "text" });
 
-  assert.deepEqual(JSON.parse(data!), created);
+  expect(JSON.parse(data!)).toStrictEqual(created);
 });
 
 test("exports are read line by line", async () => {
@@ -220,14 +214,14 @@ test("exports are read line by line", async () => {
   for await (const one of client.exportOrders({ customer_id: created.customer_id })) orders.push(one);
   for await (const line of client.exportCustomer(created.customer_id)) kinds.push(...Object.keys(line));
 
-  assert.deepEqual(orders, [created]);
-  assert.deepEqual(kinds, ["order", "event"]);
+  expect(orders).toStrictEqual([created]);
+  expect(kinds).toStrictEqual(["order", "event"]);
 });
 
 test("wrong credentials are refused", async () => {
   const refused = connect({ token: `${API_KEY}x` }).createOrder(order(newCustomer()));
 
-  await assert.rejects(refused, (error) => error instanceof ProblemError && error.slug === "unauthenticated");
+  expect(await rejection(refused, ProblemError)).toMatchObject({ slug: "unauthenticated" });
 });
 
 async function list(customer: string, query: { status?: Order["status"][] } = {}): Promise<Order[]> {

@@ -2,17 +2,12 @@
 
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { test as nodeTest, type TestContext } from "node:test";
 import { type ClientOptions, newIdempotencyKey, type NewOrder, OrderServiceClient } from "@order-service/client";
+import { expect, onTestFinished } from "vitest";
 
 export const SERVICE_URL = process.env.SERVICE_URL!;
 export const API_KEY = process.env.API_KEY!;
 export const CUSTOMER_TOKEN = process.env.CUSTOMER_TOKEN!;
-
-/** A test that fails, rather than waits, after a minute. */
-export function test(name: string, run: (context: TestContext) => Promise<void>): void {
-  void nodeTest(name, { timeout: 60_000 }, run);
-}
 
 export function connect(options: Partial<ClientOptions> = {}): OrderServiceClient {
   return new OrderServiceClient({ baseUrl: SERVICE_URL, token: API_KEY, ...options });
@@ -27,6 +22,19 @@ export function order(customer: string): NewOrder {
   return { customer_id: customer, currency: "EUR", items: [{ item_id: "sku-1", quantity: 3, unit_price: 1250 }] };
 }
 
+/** Returns the error of a promise, which must be one of this class. */
+export async function rejection<Rejection extends Error>(
+  promise: Promise<unknown>,
+  type: new (...parameters: never[]) => Rejection,
+): Promise<Rejection> {
+  const error: unknown = await promise.then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  expect(error).toBeInstanceOf(type);
+  return error as Rejection;
+}
+
 /** What a gateway does with a request: nothing special, its own answer, or no answer once the service has answered. */
 export type Fault = "forward" | "drop" | { status: number; headers?: Record<string, string> };
 
@@ -36,14 +44,14 @@ export interface Gateway {
 }
 
 /** A gateway that applies one fault to each request, in order, and forwards all further ones; until the test ends. */
-export async function gateway(context: TestContext, ...faults: Fault[]): Promise<Gateway> {
+export async function gateway(...faults: Fault[]): Promise<Gateway> {
   const requests: Gateway["requests"] = [];
   const server = createServer((request, response) => {
     requests.push({ method: request.method!, path: request.url!, headers: request.headers });
     void answer(request, response, faults.shift() ?? "forward");
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  context.after(() => {
+  onTestFinished(() => {
     server.closeAllConnections();
     server.close();
   });

@@ -1,6 +1,5 @@
-import assert from "node:assert/strict";
-import { test } from "node:test";
 import type { FeedEvent, Order } from "@order-service/client";
+import { expect, test } from "vitest";
 import { connect, newCustomer, order } from "./service.js";
 
 const INTENTS = Number(process.env.INTENTS);
@@ -27,7 +26,7 @@ async function follow(after: string, customer: string): Promise<FeedEvent[]> {
   return events;
 }
 
-test("severed connections double nothing and lose nothing", async () => {
+test("severed connections double nothing and lose nothing", { timeout: 600_000 }, async () => {
   const customer = newCustomer();
   const acknowledged: Order[] = [];
   const intents = Array.from({ length: INTENTS }, (_, intent) => intent);
@@ -46,11 +45,11 @@ test("severed connections double nothing and lose nothing", async () => {
   for await (const one of direct.listOrders({ customer_id: customer, limit: 100 })) stored.push(one);
 
   const byId = (orders: Order[]) => Object.fromEntries(orders.map((one) => [one.id, one]));
-  assert.equal(stored.length, INTENTS);
-  assert.equal(new Set(stored.map((one) => one.metadata.intent)).size, INTENTS);
-  assert.deepEqual(byId(acknowledged), byId(stored)); // each is at version 3: no change happened twice
-  assert.deepEqual(listed, stored);
-  assert.deepEqual(new Set(stored.map((one) => one.version)), new Set([3]));
-  assert.equal(new Set(events.map((event) => event.id)).size, 3 * INTENTS);
-  assert.deepEqual(events.map((event) => event.seq), events.map((event) => event.seq).sort((a, b) => a - b));
+  expect(stored.length).toBe(INTENTS);
+  expect(new Set(stored.map((one) => one.metadata.intent)).size).toBe(INTENTS);
+  expect(byId(acknowledged)).toStrictEqual(byId(stored)); // each is at version 3: no change happened twice
+  expect(listed).toStrictEqual(stored);
+  expect(new Set(stored.map((one) => one.version))).toStrictEqual(new Set([3]));
+  expect(new Set(events.map((event) => event.id)).size).toBe(3 * INTENTS);
+  expect(events.map((event) => event.seq)).toStrictEqual(events.map((event) => event.seq).sort((a, b) => a - b));
 });

@@ -1,10 +1,9 @@
-import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
 import { createServer, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
-import type { TestContext } from "node:test";
 import { verifyWebhook, WebhookVerificationError } from "@order-service/client";
-import { connect, newCustomer, order, test } from "./service.js";
+import { expect, onTestFinished, test } from "vitest";
+import { connect, newCustomer, order } from "./service.js";
 
 const client = connect();
 const SECRET = `whsec_${Buffer.from("a secret of thirty-two characters").toString("base64")}`;
@@ -16,7 +15,7 @@ interface Received {
 }
 
 /** A receiver of webhooks, and a function that returns its next request. */
-async function receiver(context: TestContext): Promise<{ url: string; next: () => Promise<Received> }> {
+async function receiver(): Promise<{ url: string; next: () => Promise<Received> }> {
   const received: Received[] = [];
   let wake: () => void = () => undefined;
   const server = createServer(async (request, response) => {
@@ -27,7 +26,7 @@ async function receiver(context: TestContext): Promise<{ url: string; next: () =
     wake();
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  context.after(() => {
+  onTestFinished(() => {
     server.closeAllConnections();
     server.close();
   });
@@ -46,16 +45,16 @@ function sign(body: string, { secret = SECRET, id = "e:1", time = Date.now() / 1
   return { "webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": signatures };
 }
 
-test("what the service sends is verified, also while the secret is rotated", async (context) => {
-  const { url, next } = await receiver(context);
+test("what the service sends is verified, also while the secret is rotated", async () => {
+  const { url, next } = await receiver();
   const webhook = await client.createWebhook({ url, events: ["order.created"], payload: "order" });
-  context.after(() => client.deleteWebhook(webhook.id));
+  onTestFinished(() => client.deleteWebhook(webhook.id));
   const created = await client.createOrder(order(newCustomer()));
 
   const { headers, body } = await next();
   const event = await verifyWebhook(body, headers, webhook.secret!);
-  assert.equal(event.type, "order.created");
-  assert.equal(headers["webhook-id"], `${created.id}:1`);
+  expect(event.type).toBe("order.created");
+  expect(headers["webhook-id"]).toBe(`${created.id}:1`);
 
   const rotated = await client.rotateSecret(webhook.id);
   await client.replayDeliveries(webhook.id, { event_id: `${created.id}:1` });
@@ -64,11 +63,11 @@ test("what the service sends is verified, also while the secret is rotated", asy
   await verifyWebhook(new TextEncoder().encode(again.body), new Headers(again.headers as HeadersInit), rotated.secret!);
 
   await client.testWebhook(webhook.id);
-  assert.equal((await verifyWebhook((await next()).body, again.headers, "").catch(() => null)), null);
+  expect((await verifyWebhook((await next()).body, again.headers, "").catch(() => null))).toBe(null);
   const deliveries = [];
   for await (const delivery of client.listDeliveries(webhook.id, { limit: 1 })) deliveries.push(delivery.type);
-  assert.ok(deliveries.includes("order.created"));
-  assert.equal((await client.updateWebhook(webhook.id, { description: "shop" })).description, "shop");
+  expect(deliveries).toContain("order.created");
+  expect((await client.updateWebhook(webhook.id, { description: "shop" })).description).toBe("shop");
 });
 
 test("one valid signature among several is enough", async () => {
@@ -96,7 +95,7 @@ const FORGED: Record<string, Record<string, string | undefined>> = {
 
 for (const [what, headers] of Object.entries(FORGED)) {
   test(`a webhook with ${what} is refused`, async () => {
-    await assert.rejects(verifyWebhook(BODY, headers, SECRET), WebhookVerificationError);
+    await expect(verifyWebhook(BODY, headers, SECRET)).rejects.toThrow(WebhookVerificationError);
   });
 }
 
