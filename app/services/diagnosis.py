@@ -231,7 +231,7 @@ def _check_worker(config: Mapping[str, Any]) -> Finding:
     named = db.engine.dialect.name == "postgresql" and not config["DATABASE_POOLER"] and "PGAPPNAME" not in os.environ
     if named and not _worker_connections():
         return Finding(Level.ERROR, "worker", "No `flask worker` is connected to the database. Start one.")
-    return Finding(Level.OK, "worker", f"No event waits. The feed has {read_ends().seq:,} events.")
+    return Finding(Level.OK, "worker", f"No event waits. The feed ends at {read_ends().seq:,}.")
 
 
 def _worker_connections() -> int:
