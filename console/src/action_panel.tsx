@@ -12,6 +12,7 @@ import type { Order, OrderEvent } from "./types";
 import { byPrincipal, capitalize, eventName } from "./words";
 
 const PREVIEW_DELAY = 250; // milliseconds without another input
+const PREVIEW_RETRY = 2_000; // milliseconds
 const RETRY_MAX = 15_000; // milliseconds between two attempts
 
 interface Props {
@@ -25,7 +26,8 @@ interface Props {
 
 interface Preview {
   of: string; // the change and the version that it previews
-  order?: Order;
+  before: Order;
+  after?: Order;
   error?: unknown;
 }
 
@@ -46,7 +48,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
 
   const [change, incomplete] = useMemo(() => build(action, order, values, base), [action, order, values, base]);
   const target = change && JSON.stringify([change, order.version]);
-  const ready = preview !== null && preview.of === target && preview.order !== undefined;
+  const ready = preview !== null && preview.of === target && preview.after !== undefined;
 
   useEffect(() => heading.current?.focus(), []);
   useEffect(() => () => sending?.abort(), [sending]); // a form that is closed sends nothing more
@@ -57,19 +59,24 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   useEffect(() => {
     if (!change || !target || !possible || sending) return undefined;
     const controller = new AbortController();
+    const { signal } = controller;
+    const shown = { of: target, before: order };
     const run = async () => {
-      await sleep(PREVIEW_DELAY, controller.signal);
-      try {
-        const then = await request(order, change, { query: "?dry_run=true", signal: controller.signal });
-        setPreview({ of: target, order: then });
-      } catch (error) {
-        if (controller.signal.aborted) return;
-        if (isOutdated(error)) await refresh();
-        else setPreview({ of: target, error });
+      for (let delay = PREVIEW_DELAY; ; delay = PREVIEW_RETRY) {
+        await sleep(delay, signal);
+        try {
+          setPreview({ ...shown, after: await request(order, change, { query: "?dry_run=true", signal }) });
+          return;
+        } catch (error) {
+          if (signal.aborted) return;
+          if (isOutdated(error)) return refresh();
+          setPreview({ ...shown, error });
+          if (!isTemporary(error)) return;
+        }
       }
     };
     run().catch((error: unknown) => {
-      if (!isAborted(error)) setPreview({ of: target, error });
+      if (!signal.aborted) setPreview({ ...shown, error });
     });
     return () => controller.abort();
   }, [target, possible, sending !== null]);
@@ -238,18 +245,18 @@ function PreviewBox(props: {
   conflict: boolean;
 }): JSX.Element {
   const { order, preview, target } = props;
-  const rows = preview?.order ? differences(order, preview.order) : [];
+  const rows = preview?.after ? differences(preview.before, preview.after) : [];
   const current = preview !== null && preview.of === target;
   let content: JSX.Element;
   if (target === null) content = <p class="faint">{props.incomplete}</p>;
   else if (current && preview.error !== undefined) content = <ProblemBox error={preview.error} />;
-  else if (!preview?.order) content = <p class="faint">Checking …</p>;
+  else if (!preview?.after) content = <p class="faint">Checking …</p>;
   else if (!rows.length) content = <p>Nothing changes.</p>;
   else
     content = (
       <>
         <DifferenceTable rows={rows} caption="What this will do" before="Now" after="Then" />
-        <NextActions before={order} after={preview.order} />
+        <NextActions before={preview.before} after={preview.after} />
       </>
     );
   return (

@@ -1,7 +1,7 @@
 // Small parts that all views share.
 
 import type { ComponentChildren, JSX } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ProblemError } from "../../clients/typescript/src/problems";
 import { ConnectionError, problemPage } from "./api";
 import type { Difference } from "./differences";
@@ -41,10 +41,18 @@ export function Statuses({ order }: { order: Order }): JSX.Element {
   );
 }
 
+const AGE_INTERVAL = 30_000; // milliseconds
+
 export function Time({ at }: { at: string }): JSX.Element {
+  const [age, setAge] = useState(() => ago(at));
+  useEffect(() => {
+    setAge(ago(at));
+    const timer = setInterval(() => setAge(ago(at)), AGE_INTERVAL);
+    return () => clearInterval(timer);
+  }, [at]);
   return (
     <time dateTime={at} title={dateTime(at)}>
-      {ago(at)}
+      {age}
     </time>
   );
 }
@@ -91,7 +99,7 @@ export function ProblemBox({ error, retry }: { error: unknown; retry?: () => voi
   return (
     <div class="problem" role="alert">
       <p class="problem-title">{title}</p>
-      <p>{detail}</p>
+      {detail !== title && <p>{detail}</p>}
       {problem?.errors && (
         <ul>
           {problem.errors.map((one) => (

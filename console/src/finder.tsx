@@ -38,6 +38,13 @@ interface Further {
   error: unknown;
 }
 
+let shownFilters: Filters = {};
+
+/** The orders that were last found. */
+export function finderLink(): string {
+  return `#/orders${query(shownFilters)}`;
+}
+
 export function Finder({ filters }: { filters: Filters }): JSX.Element {
   const key = JSON.stringify(filters);
   const { data, error, reload } = usePolled(key, REFRESH, (signal) => findOrders(filters, "", signal));
@@ -48,6 +55,9 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
   useEffect(() => {
     document.title = "Orders · Order Service";
   }, []);
+  useEffect(() => {
+    shownFilters = filters;
+  }, [filters]);
   // What is typed while the page follows an earlier text stays; a link or the Back button sets the text.
   const searched = useRef(filters.q ?? "");
   useEffect(() => {

@@ -6,6 +6,7 @@ import { ActionPanel } from "./action_panel";
 import { ACTIONS, possibleActions } from "./actions";
 import { ProblemBox, Status, Statuses, Time, orderLink } from "./components";
 import { addressText } from "./differences";
+import { finderLink } from "./finder";
 import { shortcut } from "./keyboard";
 import { Life } from "./life";
 import { amount, money, remainingTotal } from "./money";
@@ -34,7 +35,7 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
     () =>
       shortcut((key) => {
         if (key === "Escape" && action) close();
-        else if (key === "Escape") location.hash = "#/orders";
+        else if (key === "Escape") location.hash = finderLink();
         else if (key === "a") document.querySelector<HTMLElement>(".actions button")?.focus();
         else return false;
         return true;
@@ -54,7 +55,7 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
       <header class="order-head">
         <div>
           <p class="crumb">
-            <a href="#/orders">Orders</a>
+            <a href={finderLink()}>Orders</a>
           </p>
           <h1 id="order-number" tabIndex={-1}>
             {order.number}

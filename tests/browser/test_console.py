@@ -193,7 +193,7 @@ def test_no_order_leaves_a_long_list_when_another_arrives(page: Page, service: S
 
     page.route("**/search?*cursor=*", lambda route: route.fulfill(status=500))
     page.get_by_role("button", name="Show more").click()
-    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_text("Internal Server ErrorTry again in a moment; nothing is done twice.")
     page.unroute("**/search?*cursor=*")
     page.get_by_role("button", name="Show more").click()
     expect(links).to_have_count(51)
@@ -504,6 +504,60 @@ def test_the_focus_stays_where_the_work_is(page: Page, service: Server) -> None:
     act(service, order, "cancel", reason="customer")
     page.get_by_role("button", name="Back to the order").click()
     expect(page.get_by_role("heading", name=order["number"])).to_be_focused()
+
+
+def test_a_preview_that_is_late_is_not_compared_with_a_newer_version(page: Page, service: Server) -> None:
+    order = create_order(service)
+    act(service, order, "confirm")
+    open_order(page, service, order)
+    choose_action(page, "Cancel")
+    page.get_by_label("One more of Plate").click()
+    preview = page.get_by_role("table", name="What this will do")
+    expect(preview).to_contain_text("Line 2 · Plate1 open1 cancelled")
+    page.route("**/cancel?*", lambda route: None)  # no other preview arrives
+
+    act(service, order, "fulfillments", items=[{"line": 1, "quantity": 2}])
+    expect(page.get_by_text("Somebody else changed this order meanwhile")).to_be_visible()
+
+    expect(preview).not_to_contain_text("Mug")
+
+
+def test_a_preview_arrives_when_the_network_is_back(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    page.context.set_offline(True)
+    choose_action(page, "Confirm")
+    expect(page.get_by_role("alert")).to_contain_text("No connection to the service")
+
+    page.context.set_offline(False)
+
+    expect(page.get_by_role("table", name="What this will do")).to_contain_text("Orderpendingconfirmed")
+
+
+def test_the_way_back_from_an_order_leads_to_the_orders_that_were_found(page: Page, service: Server) -> None:
+    order = create_order(service)
+    wait_for_search(service, order)
+    page.goto(console(service))
+    page.get_by_role("searchbox").fill(order["number"])
+    expect(page.get_by_role("status")).to_have_text("1 order")
+
+    for leave in (lambda: page.keyboard.press("Escape"), lambda: page.locator(".crumb a").click()):
+        page.get_by_role("link", name=order["number"]).click()
+        expect(page.get_by_text("Live · version 1")).to_be_visible()
+        leave()
+        expect(page.get_by_role("searchbox")).to_have_value(order["number"])
+
+
+def test_the_age_of_a_change_grows_while_one_looks_at_it(page: Page, service: Server) -> None:
+    order = create_order(service)
+    page.clock.install()
+    open_order(page, service, order)
+    expect(page.get_by_text("version 1, changed just now")).to_be_visible()
+
+    page.clock.set_system_time(time.time() + 270)
+    page.clock.fast_forward(30_000)  # milliseconds
+
+    expect(page.get_by_text("version 1, changed 5 minutes ago")).to_be_visible()
 
 
 def test_the_keyboard_is_enough(page: Page, service: Server) -> None:
