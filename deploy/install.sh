@@ -11,6 +11,8 @@ apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
   curl make nginx-light postgresql python3-venv >/dev/null
 make --silent .venv/run.stamp
+# The service may not write here, and would compile itself at each start of a worker.
+.venv/bin/python -m compileall -q ./*.py app migrations
 
 id order-service >/dev/null 2>&1 || useradd --system --no-create-home --home-dir / --shell /usr/sbin/nologin order-service
 
