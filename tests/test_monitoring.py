@@ -56,6 +56,23 @@ def test_each_alert_says_what_to_do_and_is_tested() -> None:
             assert rule["alert"] in raised
 
 
+def test_prometheus_reads_the_ports_of_an_installed_machine() -> None:
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in jobs}
+
+    assert targets == {
+        "order-service": [f"127.0.0.1:{port_in('deploy/nginx.conf', 'listen ')}"],
+        "order-service-worker": [f"127.0.0.1:{port_in('deploy/install.sh', 'WORKER_METRICS_PORT=')}"],
+        "machine": [f"127.0.0.1:{port_in('deploy/prometheus/exporter.default', '127.0.0.1:')}"],
+    }
+
+
+def port_in(file: str, before: str) -> str:
+    found = re.search(rf"{re.escape(before)}(\d+)", (ROOT / file).read_text())
+    assert found
+    return found[1]
+
+
 def test_the_picture_shows_the_panels_of_the_dashboard() -> None:
     """`python -m bench.dashboard` draws it."""
     picture = (ROOT / "docs/images/dashboard.svg").read_text()
