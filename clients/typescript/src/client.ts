@@ -2,7 +2,7 @@
 
 import createClient, { type Client } from "openapi-fetch";
 import { webCrypto } from "#crypto";
-import { eventStream } from "./event-stream.js";
+import { eventStream, FinalError } from "./event-stream.js";
 import { Paged } from "./paged.js";
 import type { paths } from "./schema.js";
 import { RETRY_POLICY, type RetryPolicy, type Token, Transport } from "./transport.js";
@@ -405,7 +405,7 @@ export class OrderServiceClient {
 
   /** The documents of an export, one a line (NDJSON). */
   async *#lines<Line>(
-    get: (stream: LinesRequest) => Promise<{ response: Response }>,
+    get: (stream: StreamRequest) => Promise<{ response: Response }>,
     signal: AbortSignal | undefined,
   ): AsyncGenerator<Line, void> {
     const headers = { Accept: "application/x-ndjson" };
@@ -427,20 +427,24 @@ export class OrderServiceClient {
   #stream<Event>(
     get: (
       lastEventId: string | undefined,
-      stream: { headers: Record<string, string>; parseAs: "stream"; signal: AbortSignal; fetch: Transport["open"] },
+      stream: StreamRequest & { signal: AbortSignal },
     ) => Promise<{ response: Response }>,
     signal: AbortSignal | undefined,
   ): AsyncGenerator<Event, void> {
-    const { open, policy } = this.#transport;
+    const transport = this.#transport;
+    const open = async (request: Request) => {
+      const headers = await transport.headers(request).catch((cause: unknown) => Promise.reject(new FinalError(cause)));
+      return transport.receive(request, headers);
+    };
     const connect = async (lastEventId: string | undefined, signal: AbortSignal) => {
       const headers = { Accept: "text/event-stream", ...(lastEventId ? { "Last-Event-ID": lastEventId } : {}) };
       return (await get(lastEventId, { headers, parseAs: "stream", signal, fetch: open })).response;
     };
-    return eventStream<Event>(connect, policy, signal);
+    return eventStream<Event>(connect, transport.policy, signal);
   }
 }
 
-interface LinesRequest {
+interface StreamRequest {
   headers: Record<string, string>;
   parseAs: "stream";
   signal?: AbortSignal;

@@ -11,7 +11,14 @@ interface Message {
   retry: number | undefined;
 }
 
-/** Opens the stream after an event. */
+/** Ends a stream, whose iterator then throws the cause. */
+export class FinalError extends Error {
+  constructor(override readonly cause: unknown) {
+    super("The stream cannot be opened.");
+  }
+}
+
+/** Opens the stream after an event. Throws FinalError if it cannot be opened later either. */
 export type Connect = (lastEventId: string | undefined, signal: AbortSignal) => Promise<Response>;
 
 /**
@@ -36,6 +43,7 @@ export async function* eventStream<Event>(
         if (message.data !== undefined) yield JSON.parse(message.data) as Event;
       }
     } catch (error) {
+      if (error instanceof FinalError) throw error.cause;
       if (isFinal(error)) throw error;
     } finally {
       limit.end();

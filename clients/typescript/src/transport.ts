@@ -16,12 +16,16 @@ export interface RetryPolicy {
 
 export const RETRY_POLICY: RetryPolicy = { attempts: 6, baseDelay: 200, maxDelay: 20_000, timeout: 30_000 };
 
-/** An API key or a customer's token, or a function that returns a fresh one; it is called for each attempt. */
+/**
+ * An API key or a customer's token, or a function that returns a fresh one. It is called for each attempt; if it
+ * throws, the request ends with its error.
+ */
 export type Token = string | (() => string | Promise<string>);
 
 const SAFE_TO_REPEAT = new Set(["GET", "HEAD", "PUT", "DELETE"]); // RFC 9110 §9.2.2
 const UNPROCESSED = new Set([408, 429]); // the service did nothing
 const TRANSIENT = new Set([...UNPROCESSED, 502, 503, 504]);
+const DELETED = "webhook-not-found"; // nothing else is deleted by a DELETE without a key
 
 export class Transport {
   constructor(
@@ -38,23 +42,38 @@ export class Transport {
   readonly sendRepeatable = (request: Request): Promise<Response> => this.retry(request, true);
 
   /** Opens a response that is read as it arrives. Throws ProblemError. */
-  readonly open = async (request: Request): Promise<Response> => {
-    const response = await this.fetcher(new Request(request, { headers: await this.headers(request) }));
+  readonly open = async (request: Request): Promise<Response> => this.receive(request, await this.headers(request));
+
+  /** Opens a response with these headers. Throws ProblemError. */
+  async receive(request: Request, headers: Headers): Promise<Response> {
+    const response = await this.fetcher(new Request(request, { headers }));
     if (!response.ok) throw await readProblem(response);
     return response;
-  };
+  }
+
+  /** The headers of a request, with a token. Throws what the token function throws. */
+  async headers(request: Request): Promise<Headers> {
+    const headers = new Headers(request.headers);
+    const token = typeof this.token === "function" ? await this.token() : this.token;
+    if (token !== undefined) headers.set("Authorization", `Bearer ${token}`);
+    return headers;
+  }
 
   private async retry(request: Request, repeatable: boolean): Promise<Response> {
     const body = await request.arrayBuffer(); // read once, sent at each attempt
+    let mayBeDone = false; // an attempt without a response may have had its effect
     for (let attempt = 1; ; attempt++) {
-      const outcome = await this.attempt(request, body);
+      const outcome = await this.attempt(request, await this.headers(request), body);
       request.signal.throwIfAborted();
+      mayBeDone ||= !(outcome instanceof Response);
       const pause = attempt < this.policy.attempts ? this.pause(outcome, attempt, repeatable) : undefined;
       if (pause !== undefined) {
         await sleep(pause, request.signal);
       } else if (outcome instanceof Response) {
-        if (!outcome.ok && outcome.status !== 304) throw await readProblem(outcome);
-        return outcome;
+        if (outcome.ok || outcome.status === 304) return outcome;
+        const problem = await readProblem(outcome);
+        if (!(mayBeDone && request.method === "DELETE" && problem.slug === DELETED)) throw problem;
+        return new Response(null, { status: 204 });
       } else {
         throw new NoResponseError(attempt, request.headers.get("Idempotency-Key") ?? undefined, outcome.cause);
       }
@@ -62,11 +81,14 @@ export class Transport {
   }
 
   /** One attempt, whose response is read to its end: a connection can be lost in the middle of the body, too. */
-  private async attempt(request: Request, body: ArrayBuffer): Promise<Response | { cause: unknown }> {
+  private async attempt(
+    request: Request,
+    headers: Headers,
+    body: ArrayBuffer,
+  ): Promise<Response | { cause: unknown }> {
     const limit = new Limit(request.signal, this.policy.timeout);
     try {
-      const { method } = request;
-      const init = { method, headers: await this.headers(request), signal: limit.signal };
+      const init = { method: request.method, headers, signal: limit.signal };
       const response = await this.fetcher(request.url, body.byteLength ? { ...init, body } : init);
       const content = await response.arrayBuffer();
       return new Response(content.byteLength ? content : null, response);
@@ -87,13 +109,6 @@ export class Transport {
     if (!isTransient || !(repeatable || UNPROCESSED.has(outcome.status))) return undefined;
     const wait = (retryAfter ?? 0) * 1000;
     return wait > maxDelay ? undefined : Math.min(maxDelay, wait + jitter);
-  }
-
-  private async headers(request: Request): Promise<Headers> {
-    const headers = new Headers(request.headers);
-    const token = typeof this.token === "function" ? await this.token() : this.token;
-    if (token !== undefined) headers.set("Authorization", `Bearer ${token}`);
-    return headers;
   }
 }
 

@@ -1,4 +1,4 @@
-import { newIdempotencyKey, NoResponseError, ProblemError } from "@order-service/client";
+import { newIdempotencyKey, NoResponseError, NotFoundError, ProblemError } from "@order-service/client";
 import { expect, test } from "vitest";
 import { connect, gateway, newCustomer, order, rejection } from "./service.js";
 
@@ -114,6 +114,54 @@ test("a request without a key is sent again if it had none", async () => {
   expect(requests.length).toBe(2);
   await client.deleteWebhook(webhook.id);
 });
+
+test("a webhook is deleted even if the response is lost and it is not found again", async () => {
+  const { url, requests } = await gateway("forward", "drop", { status: 503 });
+  const client = connect({ baseUrl: url, retry });
+  const webhook = await client.createWebhook({ url: "http://127.0.0.1:9/" });
+
+  await client.deleteWebhook(webhook.id);
+
+  expect(requests.map((request) => request.method)).toStrictEqual(["POST", "DELETE", "DELETE", "DELETE"]);
+  await expect(client.deleteWebhook(webhook.id)).rejects.toThrow(NotFoundError);
+});
+
+for (const status of [429, 503]) {
+  test(`a webhook that is not found after status ${status} was not deleted by this request`, async () => {
+    const { url, requests } = await gateway({ status });
+    const deleted = connect({ baseUrl: url, retry }).deleteWebhook("00000000-0000-7000-8000-000000000000");
+
+    await expect(deleted).rejects.toThrow(NotFoundError);
+    expect(requests.length).toBe(2);
+  });
+}
+
+test("a hold whose order is not found is not released, even if a response is lost", async () => {
+  const { url } = await gateway("drop");
+  const released = connect({ baseUrl: url, retry }).releaseHold("00000000-0000-7000-8000-000000000000", "fraud");
+
+  await expect(released).rejects.toThrow(NotFoundError);
+});
+
+const FAILING: Record<string, () => Promise<string>> = {
+  throws: () => {
+    throw new TypeError("Signed out.");
+  },
+  rejects: () => Promise.reject(new TypeError("Signed out.")),
+};
+
+for (const [how, token] of Object.entries(FAILING)) {
+  test(`a token function that ${how} ends the request at once`, async () => {
+    const { url, requests } = await gateway();
+    const client = connect({ baseUrl: url, token, retry: { attempts: 2 } });
+    const stream = client.streamOrderEvents("00000000-0000-7000-8000-000000000000");
+
+    await expect(client.createOrder(order(newCustomer()))).rejects.toThrow(new TypeError("Signed out."));
+    await expect(client.exportOrders().next()).rejects.toThrow(new TypeError("Signed out."));
+    await expect(stream.next()).rejects.toThrow(new TypeError("Signed out."));
+    expect(requests.length).toBe(0);
+  });
+}
 
 test("an attempt that takes too long is repeated", async () => {
   let attempts = 0;
