@@ -6,7 +6,7 @@ import { ProblemError } from "../../clients/typescript/src/problems";
 import { ConnectionError, problemPage } from "./api";
 import type { Difference } from "./differences";
 import type { Order } from "./types";
-import { ago, dateTime, words } from "./words";
+import { ago, dateTime, statusName, words } from "./words";
 
 const TONES: Record<string, string> = {
   pending: "wait", confirmed: "go", completed: "done", cancelled: "stop",
@@ -29,11 +29,11 @@ export function Statuses({ order }: { order: Order }): JSX.Element {
     <>
       <Status code={order.status} />
       {order.status !== "cancelled" && (
-        <Status code={order.fulfillment_status} {...(order.fulfillment_status === "partial" && { label: "partly fulfilled" })} />
+        <Status code={order.fulfillment_status} label={statusName(order.fulfillment_status, "fulfilled")} />
       )}
       {order.totals && <Status code={order.payment_status} />}
       {order.return_status !== "none" && (
-        <Status code={order.return_status} label={order.return_status === "partial" ? "partly returned" : "returned"} />
+        <Status code={order.return_status} label={statusName(order.return_status, "returned")} />
       )}
       {order.late && <Status code="late" />}
       {order.holds.length > 0 && <Status code="held" label="on hold" />}

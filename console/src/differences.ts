@@ -2,7 +2,7 @@
 
 import { money } from "./money";
 import type { Address, Fulfillment, Hold, Item, Order, Payment, Return } from "./types";
-import { capitalize, dateTime, itemName, openUnits, units, words } from "./words";
+import { capitalize, dateTime, itemName, openUnits, statusName, units, words } from "./words";
 
 export interface Difference {
   label: string;
@@ -28,9 +28,9 @@ export function differences(before: Order, after: Order): Difference[] {
     };
 
   compare("Order", words(before.status), words(after.status));
-  compare("Fulfillment", words(before.fulfillment_status), words(after.fulfillment_status));
+  compare("Fulfillment", statusName(before.fulfillment_status, "fulfilled"), statusName(after.fulfillment_status, "fulfilled"));
   compare("Payment", words(before.payment_status), words(after.payment_status));
-  compare("Returns", words(before.return_status), words(after.return_status));
+  compare("Returns", statusName(before.return_status, "returned"), statusName(after.return_status, "returned"));
   compare("Timing", before.late ? "late" : "in time", after.late ? "late" : "in time");
 
   each<Item>((item) => `Line ${item.line} · ${itemName(item)}`, (item) => item.line, lineState)(before.items, after.items);

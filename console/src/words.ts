@@ -48,6 +48,11 @@ export function words(code: string): string {
   return code.replaceAll("_", " ");
 }
 
+/** A fulfillment or return status in words: "partial" alone does not say of what. */
+export function statusName(status: string, complete: "fulfilled" | "returned"): string {
+  return status === "partial" ? `partly ${complete}` : words(status);
+}
+
 export function capitalize(text: string): string {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
