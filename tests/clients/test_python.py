@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -19,6 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from httpx2 import ConnectError
 from order_service_client import (
     AsyncClient,
     Client,
@@ -29,6 +31,7 @@ from order_service_client import (
     NotFoundError,
     ProblemError,
     RetryPolicy,
+    Series,
     VersionMismatchError,
     WebhookVerificationError,
     requests,
@@ -70,6 +73,15 @@ def test_the_committed_types_and_requests_are_those_of_the_api_description(servi
 
     for name in ("documents.py", "requests.py"):
         assert (tmp_path / name).read_text() == (PACKAGE / name).read_text(), "Run make client-types."
+
+
+def test_the_package_depends_on_what_it_imports() -> None:
+    modules = (path.read_text() for path in PACKAGE.glob("*.py"))
+    imported = {name for module in modules for name in re.findall(r"^(?:from|import) (\w+)", module, re.MULTILINE)}
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+
+    dependencies = {re.split("[<>=]", each)[0] for each in project["dependencies"]}
+    assert dependencies == imported - sys.stdlib_module_names - {PACKAGE.name}
 
 
 def test_an_order_is_created_changed_and_read(client: Client) -> None:
@@ -272,6 +284,70 @@ def test_a_request_that_may_have_had_an_effect_is_not_sent_again_without_a_key()
             client.send(requests.create_webhook({"url": "http://127.0.0.1:9/"}))
         with pytest.raises(NoResponseError, match="after 6 attempts"):
             client.send(requests.create_order(order()))
+
+
+def test_a_webhook_is_deleted_even_if_the_response_is_lost_and_it_is_not_found_again(
+    service: Service, client: Client
+) -> None:
+    webhook = client.send(requests.create_webhook({"url": "http://127.0.0.1:9/"}))
+
+    with (
+        severing_proxy(service.server.port, cuts=1, answering=b"DELETE") as proxy,
+        Client(url_of(proxy.port), token=service.key, retry=QUICK) as severed,
+    ):
+        assert severed.send(requests.delete_webhook(webhook["id"])) is None
+        assert proxy.severed == 1
+        with pytest.raises(NotFoundError):
+            severed.send(requests.delete_webhook(webhook["id"]))
+
+
+def test_a_hold_whose_order_is_not_found_is_not_released_even_if_a_response_is_lost(service: Service) -> None:
+    with (
+        severing_proxy(service.server.port, cuts=1, answering=b"DELETE") as proxy,
+        Client(url_of(proxy.port), token=service.key, retry=QUICK) as severed,
+        pytest.raises(NotFoundError),
+    ):
+        severed.send(requests.release_hold(NOBODY, "fraud"))
+
+    assert proxy.severed == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_webhook_that_is_not_found_after_a_response_was_not_deleted_by_this_request(
+    httpserver: HTTPServer, status: int
+) -> None:
+    problem = {"type": "/problems/webhook-not-found", "title": "Webhook not found", "status": 404}
+    httpserver.expect_ordered_request("/webhooks/1").respond_with_data(status=status)
+    not_found = Response(json.dumps(problem), 404, content_type="application/problem+json")
+    httpserver.expect_ordered_request("/webhooks/1").respond_with_response(not_found)
+
+    with Client(httpserver.url_for("").rstrip("/"), retry=QUICK) as client, pytest.raises(NotFoundError):
+        client.send(requests.delete_webhook("1"))
+
+    assert len(httpserver.log) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError("Signed out."), ConnectError("The identity provider is down.")])
+@pytest.mark.parametrize("request_", [requests.create_order(order()), requests.stream_order_events(NOBODY)])
+def test_an_error_of_the_token_function_ends_the_request_at_once(request_: Series[Any], error: Exception) -> None:
+    def token() -> str:
+        calls.append(1)
+        assert len(calls) <= 2, "The token function is called again."
+        raise error
+
+    async def act() -> None:
+        async with AsyncClient("http://127.0.0.1:9", token=token, retry=QUICK) as client:
+            async for _ in client.iterate(request_):
+                pass
+
+    calls: list[int] = []
+    with Client("http://127.0.0.1:9", token=token, retry=QUICK) as client, pytest.raises(type(error)) as raised:
+        next(client.iterate(request_))
+    with pytest.raises(type(error)):
+        asyncio.run(asyncio.wait_for(act(), TIMEOUT))
+
+    assert raised.value is error
+    assert len(calls) == 2
 
 
 def test_an_entry_whose_key_is_null_gets_one_since_a_batch_is_sent_again() -> None:

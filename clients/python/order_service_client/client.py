@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
@@ -18,6 +17,7 @@ T = TypeVar("T")
 Token = str | Callable[[], str] | None  # an API key or a customer's token, or a function that returns one
 _UNPROCESSED = {408, 429}  # the service did nothing
 _TRANSIENT = {*_UNPROCESSED, 502, 503, 504}
+_DELETED = "webhook-not-found"  # nothing else is deleted by a DELETE without a key
 _SILENCE = 45.0  # seconds without a byte of an event stream: three heartbeats of the service
 
 
@@ -38,15 +38,19 @@ class RetryPolicy:
 class _Exchange(Generic[T]):
     """The requests that return a series, and what their responses mean: all but sending, receiving and waiting."""
 
-    def __init__(self, series: Series[T], policy: RetryPolicy) -> None:
-        self.series, self.goes_on, self._policy, self._attempt, self._content = series, True, policy, 1, b""
+    def __init__(self, series: Series[T], policy: RetryPolicy, token: Token) -> None:
+        self.series, self.goes_on, self._policy, self._token = series, True, policy, token
+        self._attempt, self._content = 1, b""
+        self._may_be_done = False  # an attempt without a response may have had its effect
 
     def message(self) -> dict[str, Any]:
-        """Return the next request as arguments for httpx."""
+        """Return the next request as arguments for httpx. Raises what the token function raises."""
         self._content, request = b"", self.series
+        token = self._token() if callable(self._token) else self._token
+        authorization = {"Authorization": f"Bearer {token}"} if token else {}
         message = {"method": request.method, "url": request.path, "params": request.query, "json": request.body}
         timeout = _SILENCE if isinstance(request, EventStream) else self._policy.timeout
-        return message | {"headers": {"Accept": request.accept, **request.headers}, "timeout": timeout}
+        return message | {"headers": {"Accept": request.accept, **authorization, **request.headers}, "timeout": timeout}
 
     def read(self, response: httpx2.Response, part: bytes | httpx2.ServerSentEvent) -> Iterator[T]:
         """Read a part of a body, and return the items that it completes."""
@@ -66,12 +70,17 @@ class _Exchange(Generic[T]):
     def end(self, response: httpx2.Response) -> Iterator[T]:
         """Return the items of the last line. Raises ProblemError."""
         if not response.is_success:
-            raise problem_error(response, self._content)
-        if self._content:
+            self._raise_unless_deleted(problem_error(response, self._content))
+        if response.is_success and self._content:
             yield from self._items(response, self._content)
         elif not isinstance(self.series, EventStream):  # an export, or a response without a document
             self.goes_on = False
-            yield from self.series.items(None) if response.status_code == 204 else ()
+            yield from self.series.items(None) if self.series.method == "DELETE" else ()
+
+    def _raise_unless_deleted(self, error: ProblemError) -> None:
+        """An attempt without a response may have deleted what is not found now."""
+        if not (self._may_be_done and self.series.method == "DELETE" and error.slug == _DELETED):
+            raise error
 
     def _items(self, response: httpx2.Response, line: str | bytes) -> Iterator[T]:
         document = json.loads(line)
@@ -85,6 +94,7 @@ class _Exchange(Generic[T]):
         if error is None and not is_endless:
             return 0.0
         self._attempt += 1
+        self._may_be_done = self._may_be_done or not isinstance(error, ProblemError)
         if error and (not self._may_help(error) or (attempt >= policy.attempts and not is_endless)):
             if isinstance(error, ProblemError):
                 raise error
@@ -101,12 +111,6 @@ class _Exchange(Generic[T]):
         return is_transient and is_safe and (error.retry_after or 0) <= self._policy.max_delay
 
 
-def _authorize(token: Token, request: httpx2.Request) -> httpx2.Request:
-    if value := token() if callable(token) else token:
-        request.headers["Authorization"] = f"Bearer {value}"
-    return request
-
-
 def _events(response: httpx2.Response) -> httpx2.EventSource | None:
     is_stream = response.headers.get("Content-Type", "").startswith(EventStream.accept)
     return httpx2.EventSource(response, max_event_size=None) if is_stream else None
@@ -116,7 +120,7 @@ class Client:
     """Sends requests. `token`: an API key or a customer's token, or a function that returns one for each attempt."""
 
     def __init__(self, base_url: str, *, token: Token = None, retry: RetryPolicy = RetryPolicy()) -> None:
-        self._http, self._policy = httpx2.Client(base_url=base_url, auth=partial(_authorize, token)), retry
+        self._http, self._policy, self._token = httpx2.Client(base_url=base_url), retry, token
 
     def __enter__(self) -> Self:
         return self
@@ -131,10 +135,11 @@ class Client:
 
     def iterate(self, series: Series[T]) -> Iterator[T]:
         """Iterate over a list page by page, an export or an event stream. Raises what `send` raises."""
-        exchange = _Exchange(series, self._policy)
+        exchange = _Exchange(series, self._policy, self._token)
         while exchange.goes_on:
+            message = exchange.message()
             try:
-                with self._http.stream(**exchange.message()) as response:
+                with self._http.stream(**message) as response:
                     for part in _events(response) or response.iter_bytes():
                         yield from exchange.read(response, part)
                 yield from exchange.end(response)
@@ -148,7 +153,7 @@ class AsyncClient:
     """The same as `Client`, with `await`, `async with` and `async for`."""
 
     def __init__(self, base_url: str, *, token: Token = None, retry: RetryPolicy = RetryPolicy()) -> None:
-        self._http, self._policy = httpx2.AsyncClient(base_url=base_url, auth=partial(_authorize, token)), retry
+        self._http, self._policy, self._token = httpx2.AsyncClient(base_url=base_url), retry, token
 
     async def __aenter__(self) -> Self:
         return self
@@ -161,10 +166,11 @@ class AsyncClient:
         return document
 
     async def iterate(self, series: Series[T]) -> AsyncIterator[T]:
-        exchange = _Exchange(series, self._policy)
+        exchange = _Exchange(series, self._policy, self._token)
         while exchange.goes_on:
+            message = exchange.message()
             try:
-                async with self._http.stream(**exchange.message()) as response:
+                async with self._http.stream(**message) as response:
                     async for part in _events(response) or response.aiter_bytes():
                         for item in exchange.read(response, part):
                             yield item
