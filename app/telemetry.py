@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.pool import QueuePool
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from app.db import group_commit
 from app.db.engine import db
 from app.db.errors import loggable_message
 from app.http.application import WITHOUT_PREFIX, current_globals, current_request
@@ -50,6 +51,12 @@ REFUSED = Counter("http_requests_refused", "Requests beyond MAX_REQUESTS_IN_PROG
 STARTS = Counter("web_worker_starts", "Workers of the web server that were started, also those that have ended since.")
 LOST_LINES = Counter("log_lines_lost", "Log lines that could not be written.")
 LOST_SAMPLES = Counter("metric_samples_lost", "Requests whose duration could not be recorded.")
+GROUP_COMMITS = Counter(
+    "group_commits",
+    "Statements that store creates, or changes, of concurrent requests, by their number: 1, up to 2, up to 4, …",
+    ["operation", "size"],
+)
+GROUP_COMMIT_ITEMS = Counter("group_commit_items", "The creates, or changes, in these statements.", ["operation"])
 TASKS = Histogram(
     "worker_task_duration_seconds",
     "Time of one call of a worker's task.",
@@ -159,7 +166,7 @@ def _loggable_ids(view_args: dict[str, Any], status: int) -> dict[str, str]:
 
 
 def _sample_process() -> None:
-    """Record the worker's CPU time, memory and connections, at most once in _SAMPLE_INTERVAL."""
+    """Record the worker's CPU time, memory, connections and batches, at most once in _SAMPLE_INTERVAL."""
     global _last_sample
     now = time.monotonic()
     if now - _last_sample < _SAMPLE_INTERVAL:
@@ -168,6 +175,10 @@ def _sample_process() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     CPU.set(usage.ru_utime + usage.ru_stime)
     MEMORY.set(_resident_bytes())
+    for operation, size in list(group_commit.BATCHES):
+        count = group_commit.BATCHES.pop((operation, size))
+        GROUP_COMMITS.labels(operation, 1 << (size - 1).bit_length()).inc(count)
+        GROUP_COMMIT_ITEMS.labels(operation).inc(size * count)
     STREAMS.set(current_app.extensions["event_streams"].slots.occupied_count)
     if isinstance(db.engine.pool, QueuePool):
         POOL.set(db.engine.pool.checkedout())

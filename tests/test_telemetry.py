@@ -12,7 +12,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
+from app import telemetry
 from app.db.engine import db
+from app.db.group_commit import BATCHES
 from app.services import order_service
 from app.telemetry import configure_logging
 from tests.support.commands import run_python
@@ -219,6 +221,40 @@ def test_requests_are_counted_by_route_and_status(client: FlaskClient) -> None:
     client.get(f"/orders/{ABSENT}")
 
     assert {line: sample(client, line) - before[line] for line in series} == series
+
+
+def test_the_creates_and_changes_of_a_statement_are_counted(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
+    sample(client, "")
+    series = {
+        'group_commits_total{operation="create",size="1"}': 2,
+        'group_commit_items_total{operation="create"}': 2,
+        'group_commits_total{operation="change",size="1"}': 1,
+        'group_commit_items_total{operation="change"}': 1,
+    }
+    before = {line: sample(client, line) for line in series}
+
+    client.post("/orders", json=MINIMAL)
+    created = client.post("/orders", json=MINIMAL)
+    client.post(f"{created.headers['Location']}/confirm")
+
+    assert {line: sample(client, line) - before[line] for line in series} == series
+
+
+@pytest.mark.parametrize(("size", "label"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (100, 128)])
+def test_the_size_of_a_statement_is_counted_by_powers_of_two(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, size: int, label: int
+) -> None:
+    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
+    line = f'group_commits_total{{operation="create",size="{label}"}}'
+    before = sample(client, line)
+
+    BATCHES["create", size] += 3
+    client.get("/healthz")
+
+    assert sample(client, line) - before == 3
 
 
 def test_the_process_and_the_pool_are_measured(client: FlaskClient) -> None:

@@ -268,4 +268,6 @@ def _duplicate_external_ref(owner: Owner, *, of_key: Any, of_ref: Any) -> Duplic
 
 
 # Group commit of the orders that concurrent requests create.
-_CREATIONS = PerApplication(lambda: GroupCommit[NewOrder, Outcome | None](_store, max_batch=GROUP_COMMIT_MAX))
+_CREATIONS = PerApplication(
+    lambda: GroupCommit[NewOrder, Outcome | None](_store, max_batch=GROUP_COMMIT_MAX, operation="create")
+)

@@ -286,7 +286,7 @@ class _Groups:
             CURRENT_ORDERS.rows, max_batch=GROUP_READ_MAX, turn=turn
         )
         self.changes = GroupCommit[ChangeRow, bool | None](
-            _store_together, max_batch=GROUP_CHANGES_MAX, repeatable=False, turn=turn
+            _store_together, max_batch=GROUP_CHANGES_MAX, repeatable=False, turn=turn, operation="change"
         )
 
 

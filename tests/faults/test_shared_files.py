@@ -130,6 +130,10 @@ for i in range(400):
     route = f"/orders/<order_id>/fulfillments/<number>/events/and-more-of-it-{i:03}"
     telemetry.duration_series("OPTIONS", route, 503).observe(1)
 telemetry.LOST_LINES.inc()
+for operation in ("create", "change"):
+    telemetry.GROUP_COMMIT_ITEMS.labels(operation).inc()
+    for power in range(8):
+        telemetry.GROUP_COMMITS.labels(operation, 1 << power).inc()
 for file in sorted(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])):
     print(file.partition("_")[0], os.stat(os.environ["PROMETHEUS_MULTIPROC_DIR"] + "/" + file).st_size)
 """
