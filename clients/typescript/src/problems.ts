@@ -72,7 +72,9 @@ export class NoResponseError extends Error {
     readonly idempotencyKey: string | undefined,
     override readonly cause: unknown,
   ) {
-    super(`No response after ${attempts} attempts: ${cause instanceof Error ? cause.message : String(cause)}`);
+    // Node.js says "fetch failed", and the reason in the cause of that.
+    const reason = cause instanceof Error && cause.cause instanceof Error ? cause.cause : cause;
+    super(`No response after ${attempts} attempts: ${reason instanceof Error ? reason.message : String(reason)}`);
   }
 }
 

@@ -90,6 +90,7 @@ test("without a response, the error has the key to find out what happened", asyn
   const error = await rejection(client.createOrder(order(customer)), NoResponseError);
 
   expect(error.attempts).toBe(2);
+  expect(error.message).not.toContain("fetch failed"); // but the reason
   const found = await connect().createOrder(order(customer), { idempotencyKey: error.idempotencyKey! });
   const orders = [];
   for await (const one of connect().listOrders({ customer_id: customer })) orders.push(one);
