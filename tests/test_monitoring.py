@@ -22,7 +22,7 @@ EXPRESSIONS = [rule["expr"] for rule in RULES] + [
     target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]
 ]
 # Of the query language, and metrics of Prometheus and its node exporter.
-WORDS = {"sum", "max", "by", "rate", "increase", "min_over_time", "histogram_quantile", "absent"}
+WORDS = {"sum", "max", "by", "rate", "increase", "sum_over_time", "bool", "histogram_quantile", "absent"}
 WORDS |= {"up", "node_systemd_service_restart_total"}
 
 

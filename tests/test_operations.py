@@ -21,7 +21,7 @@ from tests.support.samples import MINIMAL
 RUN = {"Dumps", "Any moment", "SQLite", "API keys", "Secrets of webhooks"}  # the sections whose blocks tests run
 # What needs a whole machine, or a registry.
 WHOLE_MACHINE = {"systemctl", "systemd-analyze", "journalctl", "timedatectl", "apt-get", "promtool"}
-WHOLE_MACHINE |= {"cp", "df", "git", "make", "npm", "curl"}
+WHOLE_MACHINE |= {"cp", "sleep", "df", "git", "make", "npm", "curl"}
 UNTIL_STOPPED = {"order-service orders tail"}  # tests/test_order_lookup_commands.py
 WORKS = {
     "post-keyed": "create with a key",
