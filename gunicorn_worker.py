@@ -19,13 +19,14 @@ import termios
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import gevent
 import httptools
+from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.http.wsgi import base_environ
 from gunicorn.workers.ggevent import GeventWorker
@@ -66,8 +67,30 @@ class ConnectionLost(OSError):
     """The client has closed the connection, or no longer receives the response."""
 
 
+class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
+    """Accepts the connections of a worker. gunicorn creates it as `server_class`."""
+
+    def __init__(
+        self, listener: Any, *, handler_class: "Worker", spawn: Any, ssl_context: Any = None, **_: Any
+    ) -> None:
+        self._worker = handler_class
+        options = {"ssl_context": ssl_context} if ssl_context else {}
+        super().__init__(listener, handle=partial(handler_class.handle, listener), spawn=spawn, **options)
+
+    @property
+    def max_accept(self) -> int:
+        """Connections to accept in one pass of the event loop.
+
+        One if the worker is idle, so that several workers share connections evenly. A pass takes longer the more
+        requests are in progress: at one a pass, connections would wait for seconds in an overloaded worker's backlog.
+        """
+        return 1 + self._worker.requests_in_progress // 2
+
+
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """The worker class in `gunicorn.conf.py`."""
+
+    server_class = Listener
 
     # Seconds. Between requests a connection may be idle for `keepalive`.
     head_timeout = 10.0  # for a whole request head, and from accepting a connection to its first request's
@@ -82,6 +105,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     refusals_logged_at = 0.0  # time.monotonic()
     cors_origins: frozenset[str] = frozenset()  # whose scripts may read the refusal
     refusals: Any = None  # a counter of prometheus_client, if the application has one
+
+    @property
+    def wsgi_handler(self) -> "Worker":
+        """What gunicorn gives its `server_class` as the handler of connections."""
+        return self
 
     @cached_property
     def limits(self) -> "Limits":
