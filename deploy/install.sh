@@ -55,7 +55,8 @@ systemctl reload-or-restart order-service   # loads new code without losing a re
 systemctl restart order-service-worker
 
 [ -e /etc/nginx/conf.d/order-service.conf ] || {
-  install -m 644 deploy/nginx.conf /etc/nginx/conf.d/order-service.conf
+  # The service has a worker for each core.
+  sed "s/max_conns=[0-9]*/max_conns=$((100 * $(nproc)))/" deploy/nginx.conf >/etc/nginx/conf.d/order-service.conf
   rm -f /etc/nginx/sites-enabled/default
 }
 nginx -t -q

@@ -1,17 +1,13 @@
 """Above its capacity the service answers 503 at once instead of queueing."""
 
 import json
-import sqlite3
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
-import psycopg
 import pytest
 
-from tests.support.databases import ORDER
-from tests.support.postgres import libpq_url
+from tests.support.databases import ORDER, create_order, orders_locked
 from tests.support.servers import GUNICORN, Response, Server, exchange, free_port, running, wait_until
 
 LIMIT = 2
@@ -25,26 +21,6 @@ def server(database_url: str, app: object) -> Iterator[Server]:
     limits = "-c lock_timeout=60s -c statement_timeout=60s"
     with running(*GUNICORN, port=free_port(), CORS_ORIGINS=ORIGIN, PGOPTIONS=limits, **settings) as server:
         yield server
-
-
-@contextmanager
-def orders_locked(url: str) -> Iterator[None]:
-    """Let no create be committed until the block ends."""
-    if url.startswith("sqlite"):
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            yield
-    else:
-        with psycopg.connect(libpq_url(url)) as connection:
-            connection.execute("LOCK TABLE orders IN SHARE MODE")
-            yield
-
-
-def create_order(server: Server) -> Response:
-    """The response to a create, sent again while the worker is at its limit."""
-    while (response := server.request("POST", "/orders", ORDER)).status == 503:
-        time.sleep(0.05)
-    return response
 
 
 @contextmanager

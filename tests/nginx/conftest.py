@@ -39,10 +39,11 @@ def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
         path = r"^    location (= |~ \^|)/(?!\.problem)"
         configuration = re.sub(path, rf"    location \1{prefix}/", configuration, flags=re.MULTILINE)
         configuration = re.sub(r'(\$order_url_prefix \{\s+default  )""', rf'\1"{prefix}"', configuration)
+    # sndbuf: as to a distant client, the kernel does not take a whole response at once.
     for theirs, ours in {
         "/run/order-service": str(directory),
         "/var/log/nginx": str(directory),
-        "listen 80 default_server": f"listen 127.0.0.1:{port} default_server",
+        "listen 80 default_server": f"listen 127.0.0.1:{port} default_server sndbuf=64k",
         "listen [::]:80 default_server": f"listen [::1]:{port} default_server",
         '# "https://shop.example" ': '"https://shop.example" ',
     }.items():
@@ -52,15 +53,18 @@ def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
 
 
 @contextmanager
-def nginx_without_service(prefix: str = "", *, sockets: Sequence[str] = ("gunicorn.sock",)) -> Iterator[Server]:
+def nginx_without_service(
+    prefix: str = "", *, sockets: Sequence[str] = ("gunicorn.sock",), max_conns: int = 200
+) -> Iterator[Server]:
     """nginx alone; its directory, which is where it looks for gunicorn's sockets, is that of the process id file."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)  # as root, nginx's workers are somebody else
         site = adapt((ROOT / "deploy" / "nginx.conf").read_text(), directory, port, prefix)
-        [upstream] = re.findall(r"^    server unix:.*\n", site, re.MULTILINE)
-        site = site.replace(upstream, "".join(upstream.replace("gunicorn.sock", name) for name in sockets))
+        for upstream in re.findall(r"^    server unix:.*\n", site, re.MULTILINE):
+            site = site.replace(upstream, "".join(upstream.replace("gunicorn.sock", name) for name in sockets))
+        site = site.replace("max_conns=200", f"max_conns={max_conns}")
         (directory / "order-service.conf").write_text(site)
         (directory / "nginx.conf").write_text(MAIN.format(directory=directory))
         program = shutil.which("nginx")

@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from app import create_app
 from app.db.engine import db
 from tests.support.credentials import bearer
 from tests.support.postgres import libpq_url, socket_directory
-from tests.support.servers import GUNICORN, ROOT, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, Response, Server, environment, free_port, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 ONE_WORKER = {"WEB_CONCURRENCY": "1", "AUTH": "required"}
@@ -54,6 +57,26 @@ def migrated(url: str) -> str:
         flask_migrate.upgrade(directory=MIGRATIONS)
         db.engine.dispose()
     return url
+
+
+@contextmanager
+def orders_locked(url: str) -> Iterator[None]:
+    """Let no create be committed until the block ends."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+    else:
+        with psycopg.connect(libpq_url(url)) as connection:
+            connection.execute("LOCK TABLE orders IN SHARE MODE")
+            yield
+
+
+def create_order(server: Server) -> Response:
+    """The response to a create, sent again while the worker is at its limit."""
+    while (response := server.request("POST", "/orders", ORDER)).status == 503:
+        time.sleep(0.05)
+    return response
 
 
 def new_key(url: str) -> dict[str, str]:

@@ -1,0 +1,78 @@
+"""nginx refuses requests above the capacity of the service at once, and slow clients take none of it from others."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+from flask import Flask
+
+from tests.nginx.conftest import nginx_without_service
+from tests.support.databases import ORDER, create_order, orders_locked
+from tests.support.servers import GUNICORN, TIMEOUT, Server, running, wait_until
+
+MAX_CONNS = 2
+LARGE = {
+    "customer_id": "c-1",
+    "items": [{"item_id": f"sku-{n}", "title": "\N{PACKAGE}" * 200, "quantity": 1} for n in range(25)],
+}
+
+
+@pytest.fixture
+def service(database_url: str, app: Flask) -> Iterator[Server]:
+    """A service that gets two requests at a time."""
+    with nginx_without_service(max_conns=MAX_CONNS) as nginx:
+        settings = {"BIND": f"unix:{nginx.process.args[4]}/gunicorn.sock", "DATABASE_URL": database_url}
+        limits = "-c lock_timeout=60s -c statement_timeout=60s"
+        with running(*GUNICORN, port=nginx.port, WEB_CONCURRENCY="1", PGOPTIONS=limits, **settings):
+            yield nginx
+
+
+def test_above_the_capacity_requests_are_refused_but_probes_streams_and_exports_are_not(
+    service: Server, database_url: str
+) -> None:
+    with ThreadPoolExecutor(MAX_CONNS + 1) as threads, orders_locked(database_url):
+        creates = [threads.submit(create_order, service) for _ in range(MAX_CONNS)]
+        wait_until(lambda: service.request("GET", "/orders").status == 503)
+        batch = threads.submit(service.request, "POST", "/orders/batch", {"orders": [ORDER]})
+        refused = service.request("POST", "/orders", ORDER)
+        others = [
+            service.request("GET", path).status
+            for path in ("/healthz", "/readyz", "/metrics", "/events?wait=1", "/orders/export")
+        ]
+        unknown = [
+            service.request("GET", path).status for path in ("/orders/x/events", "/customers/%2F%3F/personal-data")
+        ]
+        assert not any(create.done() for create in creates)
+    after = service.request("GET", "/orders").status
+
+    assert (refused.status, refused.json["status"], refused.headers["Retry-After"]) == (503, 503, "1")
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.json["type"] == "/problems/service-unavailable"
+    assert (others, unknown) == ([200] * 5, [404, 200])
+    assert [create.result().status for create in creates] == [201] * MAX_CONNS
+    assert (batch.result().status, after) == (200, 200)
+
+
+def test_clients_that_send_or_receive_slowly_take_no_capacity(service: Server) -> None:
+    path = service.request("POST", "/orders", LARGE).headers["Location"]
+    service.request("POST", "/orders/batch", {"orders": [LARGE] * 99})
+    page = service.request("GET", "/orders?limit=100").body
+    with ExitStack() as stack:
+        for request in (
+            b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{",
+            b"GET /orders?limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ):
+            for _ in range(2 * MAX_CONNS):
+                client = stack.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.settimeout(TIMEOUT)
+                client.connect(("127.0.0.1", service.port))
+                client.sendall(request)
+                if request.startswith(b"GET"):
+                    assert client.recv(1) == b"H"  # one after the other
+        # nginx would wait for 10 s until a client receives more.
+        wait_until(lambda: service.request("GET", path).status == 200, seconds=5)
+
+    assert len(page) > 2_000_000
