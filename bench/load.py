@@ -117,6 +117,11 @@ def _wrk(
     return result
 
 
+def cpu_seconds(pid: int) -> float:
+    """Seconds of CPU that a process and all below it have used."""
+    return _tree(pid, _processes())
+
+
 def _processes() -> dict[int, tuple[int, float]]:
     """Each process's parent, and the seconds of CPU that it and the children it has seen end have used."""
     found = {}
