@@ -379,6 +379,8 @@ def _check_combinations(config: Mapping[str, Any]) -> None:
             f"AUTH is off and HOST is {config['HOST']!r}: set AUTH=required, or AUTH_ALLOW_OPEN=1 to give everybody "
             "who can reach that address full access."
         )
+    if config["JWT_JWKS_URL"] and config["JWT_PUBLIC_KEY"]:
+        raise StartupError("JWT_JWKS_URL and JWT_PUBLIC_KEY are both set: set the one that verifies the tokens.")
     tokens = config["JWT_JWKS_URL"] or config["JWT_PUBLIC_KEY"]
     for name in ("JWT_ISSUER", "JWT_AUDIENCE"):
         if tokens and not config[name]:

@@ -133,6 +133,12 @@ def test_a_database_url_with_unencoded_characters_is_reported_without_the_passwo
     assert not any(part in message for part in ("S3cr", "hunter", "tpart")) and "\n" not in message
 
 
+def test_two_sources_of_the_public_key_are_refused() -> None:
+    pem = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
+    with pytest.raises(StartupError, match="^JWT_JWKS_URL and JWT_PUBLIC_KEY are both set: "):
+        load_config({"JWT_JWKS_URL": "https://id.example.com/jwks.json", "JWT_PUBLIC_KEY": pem})
+
+
 BAD_BROKER_URLS = [
     "secret", "rabbit://u:secret@mq/", "amqp:u:secret@mq", "amqp://u:se/cret@mq/", "amqp://u:s@ecret@mq/",
     "amqp://u:secret@mq:port/", "amqp://u:secr et@mq/", "redis://:secret#@mq/0", "memory://secret", "amqp://mq/@secret",
