@@ -100,7 +100,7 @@ python-types: $(VENV)/dev.stamp
 
 alerts-test:  ## test the alerts of deploy/prometheus, with promtool, which it installs with apt-get
 	@.ci/need promtool prometheus
-	@promtool check config --syntax-only deploy/prometheus/prometheus.yml
+	@promtool check config --syntax-only deploy/prometheus/prometheus.yml deploy/prometheus/compose.yml
 	@cd deploy/prometheus && promtool check rules rules.yml && promtool test rules rules_test.yml
 
 container-test: export PATH := $(PATH):/usr/sbin

@@ -1,0 +1,78 @@
+"""compose.yaml: it is valid by the Compose specification, and what it names exists."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from app.config import SETTINGS
+from tests.support.servers import ROOT
+
+TEXT = (ROOT / "compose.yaml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def interpolated(text: str) -> str:
+    """The file as Compose reads it: `${NAME:-default}` is the default, `${NAME:?message}` some value."""
+    return re.sub(r"\$\{\w+:([-?])([^}]*)\}", lambda match: match[2] if match[1] == "-" else "secret", text)
+
+
+def mounts() -> list[tuple[str, str]]:
+    return [(name, mount.split(":")[0]) for name, one in SERVICES.items() for mount in one.get("volumes", ())]
+
+
+def test_the_file_is_valid() -> None:
+    compose = PyCompose.from_json(json.dumps(yaml.safe_load(interpolated(TEXT))))
+
+    compose.validate()
+    assert set(compose.service_names()) == set(SERVICES)
+
+
+@pytest.mark.parametrize("member", [{"imagee": "x"}, {"ports": ["x:y"]}, {"networks": ["nowhere"]}])
+def test_a_file_with_a_mistake_is_not_valid(member: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        PyCompose.from_json(json.dumps({"services": {"web": {"image": "order-service", **member}}})).validate()
+
+
+def test_the_profiles_are_the_broker_and_monitoring() -> None:
+    profiles = {name: one["profiles"] for name, one in SERVICES.items() if "profiles" in one}
+
+    assert profiles == {"broker": ["broker"], "prometheus": ["monitoring"], "grafana": ["monitoring"]}
+
+
+def test_what_is_mounted_exists() -> None:
+    sources = [source for _, source in mounts()]
+
+    assert all(
+        (ROOT / source).exists() if source.startswith("./") else source in COMPOSE["volumes"] for source in sources
+    )
+
+
+def test_each_setting_of_the_service_exists() -> None:
+    own = [one for one in SERVICES.values() if one["image"] == "order-service"]
+
+    assert all(set(one["environment"]) <= set(SETTINGS) for one in own)
+
+
+def test_prometheus_reads_the_ports_of_the_services() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/compose.yml").read_text())
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
+    port = SERVICES["worker"]["environment"]["WORKER_METRICS_PORT"]
+
+    assert targets == {"order-service": ["127.0.0.1:80"], "order-service-worker": [f"worker:{port}"]}
+    assert SERVICES["prometheus"]["network_mode"] == "service:nginx"
+
+
+def test_grafana_finds_the_dashboard_and_prometheus() -> None:
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    [provider] = yaml.safe_load((provisioning / "dashboards/order-service.yml").read_text())["providers"]
+    inside = {mount.split(":")[0]: Path(mount.split(":")[1]) for mount in SERVICES["grafana"]["volumes"]}
+
+    assert source["url"] == "http://nginx:9090"
+    assert inside["./deploy/grafana/dashboard.json"].parent == Path(provider["options"]["path"])
