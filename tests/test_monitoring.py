@@ -9,6 +9,7 @@ import yaml
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app import telemetry
 from app.cli.worker import FeedCollector
 from app.config import ROOT
 from app.services.webhook_sender import Attempt
@@ -34,7 +35,10 @@ def metrics_of(expression: str) -> set[str]:
 
 @on_sqlite
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_each_metric_of_an_expression_exists(app: Flask, client: FlaskClient, expression: str) -> None:
+def test_each_metric_of_an_expression_exists(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, expression: str
+) -> None:
+    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
     client.post("/orders", json=MINIMAL)
     observe_task("sequencing", 0.1, True)
     observe_delivery(Attempt(datetime.now(UTC), 12, status=200))
