@@ -1,7 +1,7 @@
 // Find an order: a search as you type, filters with counts, and the keyboard alone if you like.
 
 import type { JSX } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { query } from "./api";
 import { ProblemBox, Statuses, Time, orderLink } from "./components";
 import { type Counted, type Filters, countOrders, findOrders } from "./find";
@@ -73,7 +73,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
     }, TYPING_PAUSE);
     return () => clearTimeout(timer);
   }, [text]);
-  useEffect(
+  useLayoutEffect(
     () =>
       shortcut((key) => {
         const rows = [...document.querySelectorAll<HTMLElement>(".results a.row-link")];

@@ -1,7 +1,7 @@
 // One order: what it is, what happened to it, and what can be done with it.
 
 import type { ComponentChildren, JSX } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { ActionPanel } from "./action_panel";
 import { ACTIONS, possibleActions } from "./actions";
 import { ProblemBox, Status, Statuses, Time, orderLink } from "./components";
@@ -31,7 +31,8 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
     // The link that led here, which had the focus, is gone.
     if (document.activeElement === document.body) document.getElementById("order-number")?.focus();
   }, [order?.number]);
-  useEffect(
+  // At once: an Escape right after the form is gone must not find the handler that closes it.
+  useLayoutEffect(
     () =>
       shortcut((key) => {
         if (key === "Escape" && action) close();
