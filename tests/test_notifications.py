@@ -10,6 +10,7 @@ from sqlalchemy import text
 from app.db.engine import db
 from app.db.notifications import can_listen, listening
 from app.services.worker import order_tasks
+from tests.support.applications import wait_for_notifiers
 from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL
 from tests.support.servers import TIMEOUT, wait_until
@@ -38,7 +39,23 @@ def test_a_create_and_a_change_notify_a_worker(app: Flask, client: FlaskClient) 
 
 
 @on_postgresql
-def test_who_listens_is_woken_again_after_a_lost_connection(app: Flask, client: FlaskClient) -> None:
+def test_an_order_is_acknowledged_where_no_thread_can_be_started(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for_notifiers()
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    assert [client.post("/orders", json=MINIMAL).status_code for _ in range(2)] == [201, 201]
+
+
+@on_postgresql
+def test_who_listens_is_woken_again_after_a_lost_connection(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
     woken = threading.Event()
     with listening(woken.set, context=app.app_context):
         assert woken.wait(TIMEOUT)
@@ -49,6 +66,7 @@ def test_who_listens_is_woken_again_after_a_lost_connection(app: Flask, client: 
         client.post("/orders", json=MINIMAL)
         assert woken.wait(TIMEOUT)
     wait_until(lambda: rows(app, f"SELECT pid {LISTENING}") == [])
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,8 @@ def _roll_back_open_transaction(connection: Any, record: Any, _state: Any) -> No
     else:
         status = connection.pgconn.transaction_status
         if status == TransactionStatus.UNKNOWN:  # the connection is broken, and the server has rolled back
-            record.invalidate()
+            if record is not None:  # one that was detached from the pool is closed anyway
+                record.invalidate()
             return
         in_transaction = status != TransactionStatus.IDLE
     if in_transaction:

@@ -1,6 +1,6 @@
 """PostgreSQL's NOTIFY and LISTEN: processes that store events wake the workers, which would otherwise poll often.
 
-A notification only ends a wait early. It gets lost if its process is killed, so workers also look by themselves.
+A notification only ends a wait early. It can be lost, with its process or its connection, so workers also poll.
 """
 
 import threading
@@ -30,7 +30,7 @@ _NOTIFY = Statement(select(func.set_config("synchronous_commit", "off", true()),
 
 
 class _Notifier:
-    """Notifies the listeners in the background, as often as every 0.1 s.
+    """Notifies the listeners in the background, at most once in NOTIFY_PAUSE.
 
     Not in the transaction of the change: PostgreSQL commits transactions that notify one at a time, each with its flush
     to disk.
@@ -48,25 +48,32 @@ class _Notifier:
             if self._running:
                 return
             self._running = True
-        threading.Thread(target=self._run, args=[current_app.app_context()], name="notifier", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=[current_app.app_context()], name="notifier", daemon=True).start()
+        except RuntimeError:  # no more threads. The events are stored, and the workers poll
+            self._running = False
 
     def _run(self, context: AppContext) -> None:
-        with context:
-            while self._running:
-                time.sleep(max(self._next - time.monotonic(), 0))
-                self._pending = False
-                with suppress(*DATABASE_ERRORS):  # the workers look by themselves
-                    _NOTIFY.rows()
-                self._next = time.monotonic() + NOTIFY_PAUSE
-                with self._lock:
-                    self._running = self._pending
+        try:
+            with context:
+                while self._running:
+                    time.sleep(max(self._next - time.monotonic(), 0))
+                    self._pending = False  # before NOTIFY: an event that is stored from here on asks for another one
+                    with suppress(*DATABASE_ERRORS):  # the workers poll
+                        _NOTIFY.rows()
+                    self._next = time.monotonic() + NOTIFY_PAUSE
+                    with self._lock:
+                        self._running = self._pending
+        except BaseException:
+            self._running = False  # the next event starts another thread
+            raise
 
 
 _NOTIFIERS = PerApplication(_Notifier)
 
 
 def notify_workers() -> None:
-    """Wake the workers that listen, since events have been stored. For PostgreSQL only."""
+    """Wake the workers that listen, since events have been stored. For PostgreSQL only. Raises nothing."""
     _NOTIFIERS.get().notify()
 
 
@@ -107,7 +114,7 @@ def _listen(wake: Callable[[], None], stopping: threading.Event) -> None:
     with closing(pooled):
         connection = pooled.dbapi_connection
         assert isinstance(connection, psycopg.Connection)
-        connection.execute(f"LISTEN {_CHANNEL}")
+        connection.execute(f"LISTEN {_CHANNEL}")  # in autocommit mode, at once
         wake()  # for what was stored before
         while not stopping.is_set():
             for _ in connection.notifies(timeout=_LISTEN_SECONDS, stop_after=1):

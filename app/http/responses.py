@@ -83,7 +83,7 @@ class DocumentResponse(Response):
 def order_response(order: StoredOrder, status: int = 200, *, created: bool = False) -> Response:
     """Return an order with its entity tag, or 304 if the request's If-None-Match names it (RFC 9110 §13.1.2).
 
-    One that was `created` has a `Location`, except in a dry run that is no replay.
+    One that was `created` has a `Location`. A dry run has none, unless it replays a stored order.
     """
     etag, dry_run, request = entity_tag(order), is_dry_run(), current_request()
     headers = {"ETag": f'"{etag}"', "Cache-Control": _CACHE_PRIVATELY}
@@ -130,10 +130,10 @@ def list_response(
 ) -> Response:
     """Return a page of documents, and its next cursor in the body and in a Link header (RFC 8288).
 
-    `parameter` is the query parameter that takes the cursor; None if the next page has nothing yet, and no Link.
+    `parameter` is the query parameter that takes the cursor. None leaves out the Link: the next page has nothing yet.
     `members` are further members of the body.
     """
-    more = "" if members is None else f",{orjson.dumps(members).decode()[1:-1]}"
+    more = f",{orjson.dumps(members).decode()[1:-1]}" if members else ""  # without the braces
     body = f'{{"{member}":[{",".join(documents)}],"next_cursor":{orjson.dumps(next_cursor).decode()}{more}}}'.encode()
     all_headers = {"Cache-Control": _CACHE_PRIVATELY, **(headers or {})}
     if next_cursor is not None and parameter is not None:

@@ -125,7 +125,7 @@ class Worker:
                 if self._stopping.is_set():  # `stop` sets both, in this order
                     break
                 ended_by, seconds = self._call(task, due)
-                ended_by.wait(seconds)
+                ended_by.wait(seconds)  # being woken ends no pause after an error, or between two calls with work
             if task.finish is not None:
                 task.finish()
 
