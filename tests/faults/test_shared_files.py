@@ -181,6 +181,8 @@ def test_the_unused_share_of_a_dead_worker_is_returned(database: str) -> None:
 
 def test_a_killed_worker_is_started_again_and_each_start_is_counted(database: str) -> None:
     with serving(database, *GUNICORN) as server:
+        wait_until(lambda: b"\nweb_worker_starts_total 2.0\n" in server.request("GET", "/metrics").body)
+
         os.kill(server.children()[0], signal.SIGKILL)
 
         wait_until(lambda: b"\nweb_worker_starts_total 3.0\n" in server.request("GET", "/metrics").body)
