@@ -129,7 +129,7 @@ deploys: $(VENV)/dev.stamp  ## test that deploys lose no request and no delivery
 
 faults: export KILLS ?= 10
 faults: $(VENV)/dev.stamp  ## servers, databases and disks that fail, under load; nothing acknowledged may be lost (KILLS=10, EVENTS=10000 for long runs)
-	@$(PY) -m pytest tests/faults --numprocesses=2 --dist=loadfile $(ARGS)
+	@$(PY) -m pytest tests/faults --numprocesses=2 --dist=worksteal $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## check format, style, types, import layers, security and migrations
 	@$(PY) -m ruff format --check --quiet || { echo "Run make format." >&2; exit 1; }

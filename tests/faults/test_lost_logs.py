@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import FLASK, run_python
 from tests.support.databases import migrated
 from tests.support.servers import GUNICORN, ROOT, SERVERS, TIMEOUT, Server, environment, free_port, running
 
@@ -24,7 +25,11 @@ def redirected(redirection: str, *command: str) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return migrated(f"sqlite:///{tmp_path_factory.mktemp('lost')}/orders.db")
+    """A database with orders and an API key."""
+    url = migrated(f"sqlite:///{tmp_path_factory.mktemp('lost')}/orders.db")
+    for words in (["seed", "--orders", "3"], ["api-keys", "create", "--name", "shop", "--scope", "orders:read"]):
+        run_python(*FLASK, *words, DATABASE_URL=url)
+    return url
 
 
 def statuses(server: Server) -> list[int]:
@@ -90,7 +95,7 @@ def test_after_a_full_disk_the_log_continues_with_whole_lines(database: str, tmp
 
 
 COMMANDS = {
-    "api-keys create": (("--name", "shop", "--scope", "orders:read"), 0, r"osk_\S+\n"),
+    "api-keys create": (("--name", "shop-2", "--scope", "orders:read"), 0, r"osk_\S+\n"),
     "api-keys list": ((), 0, r"(.*shop.*\n)+"),
     "orders export": ((), 0, r"({.*}\n)+"),
     "verify": ((), 0, r".*\n"),
