@@ -287,13 +287,20 @@ def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: 
     expect(page.get_by_text("Live · version 2")).to_be_visible()
 
 
-def test_a_connection_that_has_become_silent_is_opened_again(page: Page, service: Server) -> None:
+@contextmanager
+def silent_connection(page: Page, service: Server) -> Iterator[dict[str, Any]]:
+    """Open a new order whose stream then becomes silent, without an end. The page's clock can be set."""
     order = create_order(service)
     page.clock.install()
     with severing_proxy(service.port, cuts=0) as proxy:
         page.goto(f"http://127.0.0.1:{proxy.port}/console#/orders/{order['id']}")
         expect(page.get_by_text("Live · version 1")).to_be_visible()
         proxy.silence()
+        yield order
+
+
+def test_a_connection_that_has_become_silent_is_opened_again(page: Page, service: Server) -> None:
+    with silent_connection(page, service) as order:
         act(service, order, "confirm")
         page.clock.fast_forward(44_000)  # milliseconds
         expect(page.get_by_text("Live · version 1")).to_be_visible()
@@ -307,12 +314,7 @@ def test_a_connection_that_has_become_silent_is_opened_again(page: Page, service
 
 
 def test_an_open_order_is_current_as_soon_as_the_network_is_back(page: Page, service: Server) -> None:
-    order = create_order(service)
-    page.clock.install()
-    with severing_proxy(service.port, cuts=0) as proxy:
-        page.goto(f"http://127.0.0.1:{proxy.port}/console#/orders/{order['id']}")
-        expect(page.get_by_text("Live · version 1")).to_be_visible()
-        proxy.silence()
+    with silent_connection(page, service) as order:
         page.context.set_offline(True)
         page.clock.fast_forward(45_000)  # milliseconds
         expect(page.get_by_text("Connecting · version 1")).to_be_visible(timeout=10_000)
