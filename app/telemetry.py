@@ -45,7 +45,8 @@ REQUESTS = Histogram(
 )
 POOL = Gauge("database_connections_in_use", "Connections checked out of the pool.", multiprocess_mode="livesum")
 MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers.", multiprocess_mode="livesum")
-CPU = Gauge("worker_cpu_seconds", "CPU time used by the running workers.", multiprocess_mode="livesum")
+# A counter keeps the time of workers that have ended: the rate of a sum that falls at an end would be too high.
+CPU = Counter("worker_cpu_seconds", "CPU time of the web workers, also of those that have ended.")
 STREAMS = Gauge("event_streams", "Open event streams, and requests that wait for events.", multiprocess_mode="livesum")
 REFUSED = Counter("http_requests_refused", "Requests beyond MAX_REQUESTS_IN_PROGRESS, answered 503.")
 STARTS = Counter("web_worker_starts", "Workers of the web server that were started, also those that have ended since.")
@@ -74,7 +75,7 @@ _LOGGED_IDS = ("order_id", "erasure_id", "webhook_id")
 _CAUSES_MAX = 10  # exceptions of a chain in one log entry
 _RESOURCE_EXISTS = (409, 412)  # client error statuses that imply that the path names an existing resource
 _SAMPLE_INTERVAL = 1.0  # seconds between two samples of the worker's CPU time, memory and connections
-_last_sample = 0.0
+_last_sample = _counted_cpu_seconds = 0.0
 _log: FilteringBoundLogger = structlog.get_logger()  # bound once, by configure_logging
 _log_request: Callable[..., Any] = _log.info
 
@@ -167,13 +168,15 @@ def _loggable_ids(view_args: dict[str, Any], status: int) -> dict[str, str]:
 
 def _sample_process() -> None:
     """Record the worker's CPU time, memory, connections and batches, at most once in _SAMPLE_INTERVAL."""
-    global _last_sample
+    global _last_sample, _counted_cpu_seconds
     now = time.monotonic()
     if now - _last_sample < _SAMPLE_INTERVAL:
         return
     _last_sample = now
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    CPU.set(usage.ru_utime + usage.ru_stime)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    CPU.inc(cpu_seconds - _counted_cpu_seconds)
+    _counted_cpu_seconds = cpu_seconds
     MEMORY.set(_resident_bytes())
     for operation, size in list(group_commit.BATCHES):
         count = group_commit.BATCHES.pop((operation, size))

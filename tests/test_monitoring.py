@@ -23,7 +23,7 @@ EXPRESSIONS = [rule["expr"] for rule in RULES] + [
     target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]
 ]
 # Of the query language, and metrics of Prometheus and its node exporter.
-WORDS = {"sum", "max", "by", "rate", "increase", "sum_over_time", "bool", "histogram_quantile", "absent"}
+WORDS = {"sum", "max", "by", "rate", "increase", "sum_over_time", "bool", "deriv", "histogram_quantile", "absent"}
 WORDS |= {"up", "node_systemd_service_restart_total"}
 
 
@@ -48,6 +48,14 @@ def test_each_metric_of_an_expression_exists(
     recorded = {rule["record"] for rule in RULES if "record" in rule}
 
     assert metrics_of(expression) - exported - recorded == set()
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_only_counters_have_a_rate(expression: str) -> None:
+    """A gauge that falls, such as a sum over processes of which one ends, would count as one that began at 0 again."""
+    names = re.findall(r"\b(?:rate|increase)\((\w+)", expression)
+
+    assert all(name.endswith(("_total", "_count", "_bucket")) for name in names)
 
 
 def test_each_alert_says_what_to_do_and_is_tested() -> None:

@@ -261,6 +261,6 @@ def test_the_process_and_the_pool_are_measured(client: FlaskClient) -> None:
     client.get("/orders")
 
     assert sample(client, "worker_resident_memory_bytes") > 10_000_000
-    assert sample(client, "worker_cpu_seconds") > 0
+    assert sample(client, "worker_cpu_seconds_total") > 0
     assert client.get("/metrics").headers["Content-Type"].startswith("text/plain")
     assert "database_connections_in_use" in client.get("/metrics").text
