@@ -3,10 +3,12 @@
 import io
 import json
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,7 +28,7 @@ from app.services import token_service
 from tests.support.credentials import app_with_auth, bearer, private_pem, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import slug
-from tests.support.servers import free_port
+from tests.support.servers import ROOT, free_port
 
 pytestmark = on_sqlite
 
@@ -54,7 +56,7 @@ class Issuer:
     def __init__(self) -> None:
         self.keys = [jwk(algorithm) for algorithm in KEYS]
         self.answer: bytes | None = None
-        self.status, self.seconds, self.requests, self.url = 200, 0.0, 0, ""
+        self.status, self.seconds, self.seconds_a_byte, self.requests, self.url = 200, 0.0, 0.0, 0, ""
         self.user_agents: set[str | None] = set()
 
     def body(self) -> bytes:
@@ -72,7 +74,13 @@ def serving(issuer: Issuer, tls: ssl.SSLContext | None = None) -> Iterator[None]
             if issuer.status == 302:
                 self.send_header("Location", issuer.url)
             self.end_headers()
-            self.wfile.write(issuer.body())
+            if not issuer.seconds_a_byte:
+                self.wfile.write(issuer.body())
+                return
+            with suppress(OSError):  # the client has gone
+                for byte in issuer.body():
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(issuer.seconds_a_byte)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -260,6 +268,22 @@ def test_the_log_names_the_reason_of_a_failed_connection(
     assert "refused" in refused[0]["reason"]
     assert "certificate verify failed" in tls[0]["reason"]
     assert slow[0]["reason"] == "no answer within 0.2 seconds"
+
+
+def test_a_key_set_that_arrives_byte_by_byte_ends_the_fetch_in_a_web_worker(app: Flask, issuer: Issuer) -> None:
+    """Each byte comes within the time limit of urllib, but not all of them together."""
+    issuer.answer, issuer.seconds_a_byte = b" " * 100, 0.05
+    script = f"""
+from gevent import monkey; monkey.patch_all()
+from app.services import token_service
+from app.telemetry import configure_logging
+configure_logging("info", "json")
+token_service._JWKS_TIMEOUT = 0.3
+token_service.KeySet({issuer.url!r})._fetch()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stderr)["reason"] == "no answer within 0.3 seconds"
 
 
 def self_signed(directory: Path) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import gevent
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
+from app.services import webhook_service
 from app.services.webhook_sender import WebhookSender, resolve_host
 from tests.support.marks import on_sqlite
 from tests.support.samples import slug
@@ -173,6 +175,21 @@ def test_no_text_is_parsed_to_a_host_that_is_no_name_and_no_public_address(text:
         return
     assert parsed.scheme == "https" and text.isascii() and "@" not in text.split("/")[2].split("?")[0]
     assert parsed.host.replace("-", "").replace(".", "").replace(":", "").isalnum()
+
+
+def test_a_request_does_not_wait_for_a_name_whose_server_is_silent(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(_host: str, _port: int) -> Sequence[str]:
+        gevent.sleep(5)
+        return [PUBLIC_ADDRESS]
+
+    monkeypatch.setattr(webhook_service, "RESOLVE_SECONDS", 0.1)
+    with webhook_rules(app, allow_private=False, resolve=wait):
+        refused = client.post("/webhooks", json={"url": "https://hooks.shop.com/"})
+
+    assert refused.status_code == 400
+    assert refused.json["errors"] == [{"pointer": "#/url", "detail": "The host name cannot be resolved."}]
 
 
 def test_a_name_that_becomes_private_after_its_webhook_was_created_is_refused(app: Flask, client: FlaskClient) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.error import HTTPError, URLError
 
+import gevent
 import jwt
 import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -87,7 +88,9 @@ class KeySet:
         headers = {"User-Agent": _USER_AGENT, "Accept": "application/jwk-set+json, application/json"}
         client = jwt.PyJWKClient(self.url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT, headers=headers)
         try:
-            key_set = client.get_jwk_set()
+            # urllib's limit is for each step. In gunicorn's workers, this one is for all, name resolution included.
+            with gevent.Timeout(_JWKS_TIMEOUT, TimeoutError):
+                key_set = client.get_jwk_set()
             self._keys = {key.key_id: key.key for key in key_set.keys if key.public_key_use in (None, "sig")}
         except Exception as error:  # any failure keeps the cached keys
             log.warning("token signing keys unavailable", error=type(error).__name__, reason=_fetch_failure(error))

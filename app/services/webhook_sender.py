@@ -62,16 +62,10 @@ class Attempt:
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """The addresses of a host. In a process that gevent has patched, other greenlets run meanwhile. Raises OSError."""
-    return _unique(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-
-
-def resolve_in_greenlet(host: str, port: int) -> list[str]:
-    """The addresses of a host. Other greenlets run meanwhile. Raises OSError."""
-    return _unique(gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-
-
-def _unique(addresses: Sequence[Any]) -> list[str]:
+    """The addresses of a host. Other greenlets run meanwhile, and `gevent.Timeout` bounds it, whether or not the
+    process is patched. Raises OSError.
+    """
+    addresses = gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(address[0] for *_, address in addresses))
 
 
@@ -197,7 +191,7 @@ class WebhookSender:
     """Sends requests, and keeps connections open for the next ones. It belongs to one thread."""
 
     def __init__(
-        self, *, allow_private: bool, resolve: Resolver = resolve_in_greenlet, context: SSLContext | None = None
+        self, *, allow_private: bool, resolve: Resolver = resolve_host, context: SSLContext | None = None
     ) -> None:
         self._allow_private = allow_private
         self._resolve = resolve

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NoReturn
 
+import gevent
 from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import aliased
 
@@ -36,6 +37,7 @@ from app.services.webhook_signature import SecretStore, new_secret
 ENDPOINTS_MAX = 200  # the worker looks at all of them for each event
 ROTATION = timedelta(hours=24)  # that the previous secret signs too
 KEPT = timedelta(days=30)  # of finished deliveries
+RESOLVE_SECONDS = 5.0  # in which a name must be resolved; the system's resolver tries its servers for 30 s and more
 _EXISTS = WebhookEndpoint.status != DELETED
 _PRUNE_MAX = 1_000  # deliveries of one endpoint in one transaction
 
@@ -351,7 +353,9 @@ def _check_url(text: str, rules: WebhookRules) -> None:
     """Check a URL as every delivery does. Raises InvalidRequest."""
     try:
         url = parse_webhook_url(text, allow_private=rules.allow_private)
-        check_addresses(rules.resolve(url.host, url.port), allow_private=rules.allow_private)
+        with gevent.Timeout(RESOLVE_SECONDS, TimeoutError):  # an OSError
+            addresses = rules.resolve(url.host, url.port)
+        check_addresses(addresses, allow_private=rules.allow_private)
     except RefusedURL as error:
         detail = str(error)
     except OSError:

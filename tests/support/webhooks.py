@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from app.services.sequencer import sequence_events
 from app.services.webhook_delivery import WebhookDeliverer
 from app.services.webhook_queue import fan_out
-from app.services.webhook_sender import Resolver, WebhookSender, resolve_in_greenlet, tls_context
+from app.services.webhook_sender import Resolver, WebhookSender, resolve_host, tls_context
 from app.services.webhook_service import WebhookRules
 from app.services.webhook_signature import SecretStore
 from app.telemetry import observe_delivery
@@ -58,7 +58,7 @@ def queue_events() -> None:
         pass
 
 
-def webhook_sender(*, allow_private: bool = True, resolve: Resolver = resolve_in_greenlet) -> WebhookSender:
+def webhook_sender(*, allow_private: bool = True, resolve: Resolver = resolve_host) -> WebhookSender:
     return WebhookSender(allow_private=allow_private, resolve=resolve, context=TLS_CONTEXT)
 
 
