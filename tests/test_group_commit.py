@@ -149,7 +149,7 @@ def test_a_stuck_batch_does_not_block_later_ones() -> None:
 # One process for both: gevent replaces blocking calls for the whole process.
 UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
-import gevent, json, random
+import gevent, json, random, socket
 from app.db.group_commit import GroupCommit
 
 sleep = monkey.get_original("time", "sleep")
@@ -182,7 +182,36 @@ def blocking():
     gevent.joinall(greenlets, timeout=20)
     return [greenlet.value for greenlet in greenlets], len(sizes)
 
-print(json.dumps({"shared": shared(), "blocking": blocking()}))
+def arriving():
+    sizes, pairs = [], [socket.socketpair() for _ in range(30)]
+    def execute(items):
+        sizes.append(len(items))
+        return items
+    def receive(connection):
+        length = ord(connection.recv(1))
+        for _ in range(length):  # others run between the steps of a request
+            gevent.sleep(0)
+        return group.submit(length)
+
+    group = GroupCommit(execute, max_batch=40)
+    greenlets = [gevent.spawn(receive, connection) for connection, _ in pairs]
+    gevent.sleep(0.01)  # all wait for their requests
+    for length, (_, client) in enumerate(pairs):
+        client.send(bytes([length]))
+    gevent.joinall(greenlets, timeout=20)
+    return sizes
+
+def overloaded():
+    def work():
+        while True:
+            gevent.sleep(0)
+
+    busy = gevent.spawn(work)  # the event loop is never idle
+    result = GroupCommit(lambda items: items, max_batch=40).submit(7)
+    busy.kill()
+    return result
+
+print(json.dumps({one.__name__: one() for one in (shared, blocking, arriving, overloaded)}))
 """
 
 
@@ -208,3 +237,11 @@ def test_greenlets_that_are_ready_share_an_execution_that_blocks_the_process(und
 
     assert results == list(range(120))
     assert executions <= 6
+
+
+def test_requests_that_have_arrived_share_an_execution(under_gevent: dict[str, Any]) -> None:
+    assert under_gevent["arriving"] == [30]
+
+
+def test_a_worker_that_is_never_idle_executes_nevertheless(under_gevent: dict[str, Any]) -> None:
+    assert under_gevent["overloaded"] == 7

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+import gevent
 from flask import Flask, current_app
+from gevent import monkey
 
 from app.tracing import current_span_context, link_to, span
 
@@ -17,6 +19,7 @@ Value = TypeVar("Value")
 # Seconds that a leader waits for the batch before its own. A batch that is stuck, for example behind a row lock, delays
 # the next one no longer than this.
 _MAX_WAIT = 0.1
+_MAX_JOINING = 0.003  # seconds that a leader lets other callers join; an overloaded worker is never idle
 
 # Batches by operation and size, for the metrics. A histogram here would cost a create 1.4 % more instructions.
 BATCHES: Counter[tuple[str, int]] = Counter()
@@ -103,7 +106,7 @@ class GroupCommit(Generic[Item, Result]):
         acquired = False
         try:
             acquired = self._turn.acquire(timeout=_MAX_WAIT)
-            time.sleep(0)  # lets greenlets that are ready join; while SQLite executes, none can run
+            _let_others_join()
             self._close(batch)
             if self._operation:
                 BATCHES[self._operation, len(batch.items)] += 1
@@ -128,6 +131,18 @@ class GroupCommit(Generic[Item, Result]):
         with self._joining:
             if self._open is batch:
                 self._open = None
+
+
+def _let_others_join() -> None:
+    """Wait until no greenlet has anything to do, for at most _MAX_JOINING: others may be about to submit an item.
+
+    With 16 connections, this makes 1.2 times as many creates a second. While SQLite executes, no greenlet can run.
+    """
+    if not monkey.is_module_patched("time"):
+        time.sleep(0)
+        return
+    with gevent.Timeout(_MAX_JOINING, False):
+        gevent.idle()
 
 
 class PerApplication(Generic[Value]):
