@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from app.models.principal import ANONYMOUS
 from app.services import order_inserts
-from app.services.new_order import CreateRequest, new_order
+from app.services.order_service import CreateRequest, new_order
 from bench.load import CPU, Slot, TooShort, settle
 from bench.servers import OURS, Contestant, Room, Server, database, prepare
 

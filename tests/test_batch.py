@@ -22,8 +22,8 @@ from app.models.order_item import ID_MAX
 from app.models.principal import ANONYMOUS
 from app.schemas.order import BATCH_MAX, ITEMS_MAX, BatchInSchema
 from app.services import order_inserts, order_service
-from app.services.new_order import CreateRequest
 from app.services.order_inserts import insert_orders
+from app.services.order_service import CreateRequest
 from tests.support.marks import on_postgresql
 from tests.support.protocol_trace import messages_sent
 from tests.support.samples import MINIMAL, RICHEST, error_locations, slug

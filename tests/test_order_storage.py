@@ -16,7 +16,7 @@ from app.db.engine import db
 from app.db.statement import Statement
 from app.db.types import rfc3339
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
-from app.services import new_order, order_inserts, order_updates
+from app.services import order_inserts, order_service, order_updates
 from tests.support.actions import event_types, order_after, send_action
 from tests.support.applications import wait_for_notifiers
 from tests.support.marks import on_postgresql
@@ -258,7 +258,7 @@ def test_stored_entries_of_a_batch_are_201_even_if_the_others_fail(
 def test_a_duplicate_order_number_is_replaced(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     first = client.post("/orders", json=MINIMAL).json["number"]
     numbers = iter([first, first, "261122-00000001"])
-    monkeypatch.setattr(new_order, "order_number", lambda *_: next(numbers))
+    monkeypatch.setattr(order_service, "order_number", lambda *_: next(numbers))
 
     response = client.post("/orders", json=MINIMAL)
 

@@ -19,8 +19,8 @@ from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import consistent_read
 from app.models import Order
 from app.models.principal import Principal
-from app.services.new_order import CreateRequest, NewOrder, new_order
-from app.services.order_inserts import OrderHistory, insert_histories, insert_orders
+from app.services.order_inserts import NewOrder, OrderHistory, insert_histories, insert_orders
+from app.services.order_service import CreateRequest, new_order
 
 PRINCIPAL = Principal("seed", frozenset())  # distinguishes sample orders from all others
 UNTIL = "2026-11-01"  # fixed, so that the command creates the same orders on any day

@@ -24,11 +24,11 @@ from app.errors import (
 )
 from app.http.application import ACCEPT_PATCH, current_request, current_request_id, let_others_run
 from app.models.order import IDEMPOTENCY_KEY_MAX
+from app.models.order_id import fingerprint
 from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
 from app.schemas.order import DryRunQuerySchema
 from app.schemas.strict_json import INVALID_PARAMETERS, load_body, load_parameters, parse_json
-from app.services.new_order import fingerprint
 from app.services.order_actions import ChangeRequest
 
 JSON = "application/json"

@@ -1,10 +1,13 @@
-"""Ids, order numbers and hashes of keys. The application generates all ids; there are no database sequences."""
+"""Ids, order numbers, and hashes of keys and bodies. The application makes all ids: there are no database sequences."""
 
 import re
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from typing import Any
+
+import orjson
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # without I, L, O and U, which are easily misread
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
@@ -41,6 +44,11 @@ def hash_key(key: str, *, principal: str, operation: str) -> str:
 def hash_reference(external_ref: str | None, *, principal: str) -> str | None:
     """The hash of an external reference of the principal. In a batch it replaces the key of an order without one."""
     return None if external_ref is None else hash_key(external_ref, principal=principal, operation="external_ref")
+
+
+def fingerprint(content: Any) -> str:
+    """A hash of a validated body in canonical form, with sorted members: the JSON's spelling does not matter."""
+    return blake2b(orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def new_id(at: datetime) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.errors import Forbidden, InternalError, InvalidRequest, PreconditionRequired, ServiceError, ServiceUnavailable
 from app.models.fulfillment import RECEIVED, REJECTED
+from app.models.order_id import fingerprint
 from app.schemas.fields import StrictSchema
 from app.schemas.order_actions import (
     BulkActionInSchema,
@@ -28,7 +29,6 @@ from app.schemas.order_actions import (
 )
 from app.schemas.strict_json import load_body
 from app.services import order_actions
-from app.services.new_order import fingerprint
 from app.services.order_actions import ChangeRequest
 from app.services.order_document import StoredOrder
 from app.services.order_service import BATCH_FAULTS_MAX, Outcome, invalid_entry

@@ -11,14 +11,15 @@ from sqlalchemy import Row
 from app.db.types import read_timestamp, rfc3339
 from app.models.erasure import scrub
 from app.models.lifecycle import CREATED, IMPORTED
-from app.models.order_id import hash_reference, is_alias
+from app.models.order_id import fingerprint, hash_reference, is_alias
 from app.models.payment import sum_payments
 from app.models.pricing import InvalidPrices, order_totals, priced_lines
 from app.services.change_checks import VersionChange, differing_members, is_allowed, wrong_members
 from app.services.document_checks import Document, UnitCounts, VersionChecks, due_at, order_prices
 from app.services.feed_checks import FeedOrder
-from app.services.new_order import NEW_ORDER_STATE, content_columns, fingerprint, item_columns
 from app.services.order_document import render_order
+from app.services.order_inserts import NEW_ORDER_STATE
+from app.services.order_service import content_columns, item_columns
 
 _NOT_A_DOCUMENT = (KeyError, TypeError, AttributeError, ValueError)  # raised by reading another document
 EVENT_COLUMNS = (

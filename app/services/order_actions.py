@@ -46,7 +46,6 @@ from app.models.pricing import InvalidPrices
 from app.models.principal import ANY_OWNER, Principal
 from app.schemas.order import UpdatedOrderSchema
 from app.schemas.strict_json import body_errors, load_body
-from app.services.new_order import adjustment_columns, content_columns, item_columns
 from app.services.order_document import StoredOrder, parse_order, render_order, visible_order
 from app.services.order_inserts import event_row
 from app.services.order_queries import (
@@ -57,6 +56,7 @@ from app.services.order_queries import (
     owner_parameters,
     owner_values,
 )
+from app.services.order_service import adjustment_columns, content_columns, item_columns
 from app.services.order_updates import (
     CurrentOrder,
     HashedKey,

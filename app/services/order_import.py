@@ -12,7 +12,7 @@ import orjson
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
 from app.errors import InternalError, InvalidRequest, RequestInFlight, ServiceError, ServiceUnavailable
-from app.models.order_id import hash_reference
+from app.models.order_id import fingerprint, hash_reference
 from app.models.order_item import line_columns
 from app.models.pricing import InvalidPrices
 from app.models.principal import Principal
@@ -20,10 +20,9 @@ from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema
 from app.schemas.strict_json import body_errors, load_body, parse_json
 from app.services.document_checks import inconsistent_members
-from app.services.new_order import CreateRequest, NewOrder, content_columns, fingerprint, item_columns
 from app.services.order_document import parse_order, render_order
-from app.services.order_inserts import find_stored_ids, restore_orders
-from app.services.order_service import create_orders
+from app.services.order_inserts import NewOrder, find_stored_ids, restore_orders
+from app.services.order_service import CreateRequest, content_columns, create_orders, item_columns
 
 _RECORDS = ("holds", "payments", "fulfillments", "returns", "cancellations", "reopening")
 _BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()

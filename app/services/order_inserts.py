@@ -37,7 +37,40 @@ from app.db.statement import Statement, json_rows, typed
 from app.db.transactions import read_rows
 from app.models import EVENTS, ITEMS, ORDERS, OUTBOX, Order, OrderEvent
 from app.models.lifecycle import CREATED, IMPORTED
-from app.services.new_order import NEW_ORDER_STATE, NewOrder
+from app.models.principal import ANY_OWNER, Owner
+
+# The columns of a new order that always have the same values, which the database fills in.
+NEW_ORDER_STATE: dict[str, Any] = {
+    "fulfillment_status": "unfulfilled",
+    "payment_status": "unpaid",
+    "return_status": "none",
+    "holds": [],
+    "payments": [],
+    "fulfillments": [],
+    "returns": [],
+    "cancellations": [],
+    "reopening": None,
+    "late": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """An order to store: its columns, the columns of its items, its document, the id of its request and its span.
+
+    `owner`: whose orders its principal has access to, since it may conflict with another principal's order.
+    """
+
+    columns: dict[str, Any]
+    items: list[dict[str, Any]]
+    document: str
+    request_id: str | None = None
+    traceparent: str | None = None
+    owner: Owner = ANY_OWNER
+
+    @property
+    def id(self) -> str:
+        return str(self.columns["id"])
 
 
 def insert_orders(orders: Sequence[NewOrder]) -> set[str]:

@@ -34,9 +34,8 @@ from app.models.lifecycle import STATUSES
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, hash_key, next_id, normalize_order_number
 from app.models.payment import UNPAID
 from app.models.principal import Principal
-from app.services.new_order import CREATE
 from app.services.order_document import visible_document
-from app.services.order_service import VISIBLE_AFTER
+from app.services.order_service import CREATE, VISIBLE_AFTER
 
 Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 

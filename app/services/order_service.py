@@ -1,9 +1,10 @@
-"""Creating orders."""
+"""Creating orders: building their rows and documents, storing them, and answering retries."""
 
+import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_lost_connection, is_unavailable
@@ -17,13 +18,26 @@ from app.errors import (
     ServiceError,
     ServiceUnavailable,
 )
+from app.models.lifecycle import NEW_ORDER_ACTIONS
+from app.models.order import CONTENT, IMMUTABLE_CONTENT
+from app.models.order_id import fingerprint, hash_key, hash_reference, new_order_id, order_number
+from app.models.pricing import order_totals, price_lines, priced_lines
 from app.models.principal import Owner, Principal
 from app.schemas.order import BatchEntryInSchema
 from app.schemas.strict_json import load_body
-from app.services.new_order import FIRST_VERSION, CreateRequest, NewOrder, new_order
-from app.services.order_document import StoredOrder, visible_order
-from app.services.order_inserts import Conflicts, find_conflicts, find_stored_ids, insert_orders
+from app.services.order_document import StoredOrder, render_order, visible_order
+from app.services.order_inserts import (
+    NEW_ORDER_STATE,
+    Conflicts,
+    NewOrder,
+    find_conflicts,
+    find_stored_ids,
+    insert_orders,
+)
+from app.tracing import current_traceparent
 
+FIRST_VERSION = 1
+CREATE = "create"  # the operation of the idempotency keys of new orders
 GROUP_COMMIT_MAX = 100  # orders of concurrent requests in one statement; more would delay each request without a gain
 STATEMENT_ITEMS_MAX = 10_000  # items in one statement: half a second, of the three that the database allows
 ONE_BY_ONE_DEADLINE = 5.0  # seconds for storing the orders of a failed statement one by one; each may wait for a lock
@@ -34,6 +48,23 @@ VISIBLE_AFTER = timedelta(seconds=60)
 BATCH_FAULTS_MAX = 1_000  # faults that one response reports; entries after them are only reported as invalid
 _BATCH_ENTRY = BatchEntryInSchema()
 _NUMBER_ATTEMPTS = 4  # a number has 40 random bits; one pair of orders of a day in 10^12 has the same
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """A validated `POST /orders` body, its principal, its idempotency key and its request id.
+
+    The schema adds the `prices` to the body (`app.models.pricing`); if they are missing, they are computed.
+
+    `reference_as_key`: without a key, the external_ref is the key. The same order again is a replay, not a conflict.
+    """
+
+    data: Mapping[str, Any]
+    principal: Principal
+    idempotency_key: str | None = None
+    reference_as_key: bool = False
+    request_id: str | None = None
+    dry_run: bool = False
 
 
 # In a batch an error is returned, not raised: it concerns one order of many.
@@ -143,6 +174,81 @@ def _split(orders: Iterable[NewOrder]) -> Iterator[list[NewOrder]]:
         statement.append(order)
     if statement:
         yield statement
+
+
+def new_order(
+    request: CreateRequest, *, at: datetime | None = None, randbits: Callable[[int], int] = secrets.randbits
+) -> NewOrder:
+    """Build the pending order of a request, created now or at the aware time `at`. It is not stored yet."""
+    now = at or datetime.now(UTC)
+    principal = request.principal.id
+    ref_hash = hash_reference(request.data.get("external_ref"), principal=principal)
+    key_hash = ref_hash if request.reference_as_key else None
+    if request.idempotency_key is not None:
+        key_hash = hash_key(request.idempotency_key, principal=principal, operation=CREATE)
+    order_id = new_order_id(now, key_hash=key_hash, randbits=randbits)
+    content, items = content_columns(request.data), item_columns(request.data)
+    prices = request.data.get("prices") or price_lines(items, content["adjustments"])
+    totals = order_totals(prices, (), is_cancelled=False)
+    columns = content | {
+        "id": order_id,
+        "number": order_number(order_id, now),
+        "principal": principal,
+        "external_ref_hash": ref_hash,
+        "idempotency_key_hash": key_hash,
+        "fingerprint": fingerprint([content, items]),
+        "status": "pending",
+        "total": totals and totals["total"],
+        "due_at": content["ship_by"],
+        "version": FIRST_VERSION,
+        "created_at": now,
+        "updated_at": now,
+    }
+    derived = {
+        "items": priced_lines(items, prices),
+        "totals": totals,
+        "allowed_actions": NEW_ORDER_ACTIONS[totals is not None],
+    }
+    document = render_order(columns | NEW_ORDER_STATE | derived)
+    return NewOrder(
+        columns,
+        items,
+        document,
+        request_id=request.request_id,
+        traceparent=current_traceparent(),
+        owner=request.principal.owner,
+    )
+
+
+def content_columns(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of an order that the caller sets, from a validated body."""
+    columns = {name: data.get(name) for name in (*IMMUTABLE_CONTENT, *CONTENT)}
+    columns["metadata"] = columns["metadata"] or {}
+    columns["tags"], columns["related_orders"] = columns["tags"] or [], columns["related_orders"] or []
+    columns["adjustments"] = adjustment_columns(columns["adjustments"] or ())
+    return columns
+
+
+def adjustment_columns(adjustments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The adjustments of a validated body with all their members."""
+    return [{name: adjustment.get(name) for name in ("type", "label", "amount", "line")} for adjustment in adjustments]
+
+
+def item_columns(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The columns of the items of a validated body, with all units open."""
+    return [
+        {
+            "line": line,
+            "item_id": item["item_id"],
+            "title": item.get("title"),
+            "quantity": item["quantity"],
+            "unit_price": item.get("unit_price"),
+            "cancelled": 0,
+            "fulfilled": 0,
+            "returned": 0,
+        }
+        for line, item in enumerate(data["items"], start=1)
+    ]
 
 
 def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
