@@ -14,7 +14,7 @@ from app.errors import ServiceError
 from app.http.application import public_path, requested_path
 from app.http.auth import loggable_id
 from app.http.request_input import explain_weak_tags, is_dry_run
-from app.models.principal import ANY_OWNER, Principal
+from app.models.principal import Principal
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ def _log_denial(error: ServiceError) -> None:
     principal: Principal | None = g.get("principal")
     if isinstance(error, _DENIALS):
         log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
-    elif isinstance(error, _NOT_FOUND) and principal is not None and principal.owner is not ANY_OWNER:
+    elif isinstance(error, _NOT_FOUND) and principal and (principal.customer_id or principal.channels):
         # It may be another owner's or not exist at all. Many of these hint at someone guessing ids.
         what = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
         whose = "the key's channels" if principal.customer_id is None else "this customer"

@@ -21,40 +21,18 @@ CUSTOMER_SCOPES = frozenset({"orders:read", "orders:write", "privacy:export", "p
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose orders: those of a customer, and those of some channels. None stands for any, also for no channel."""
-
-    customer_id: str | None = None
-    channels: frozenset[str] | None = None
-
-    def has_channel(self, channel: str | None) -> bool:
-        """Whether an order of the channel, None for an order without one, can be the owner's."""
-        return self.channels is None or channel in self.channels
-
-
-ANY_OWNER = Owner()
-
-
-@dataclass(frozen=True, slots=True)
 class Principal:
     """The authenticated caller: a service or a customer.
 
     Idempotency keys and external references belong to the principal's `id`. `customer_id` is set for a customer, who
     has access to their own orders only. `channels` is set for an API key that is bound to channels: it has access to
-    their orders only.
+    their orders only. To the principal, all other orders do not exist.
     """
 
     id: str
     scopes: frozenset[str]
     customer_id: str | None = None
     channels: frozenset[str] | None = None
-
-    @property
-    def owner(self) -> Owner:
-        """Whose orders the principal has access to. For all other principals, these orders do not exist."""
-        if self.customer_id is None and self.channels is None:
-            return ANY_OWNER
-        return Owner(self.customer_id, self.channels)
 
     def require_own_customer(self, customer_id: str) -> None:
         """Raise Forbidden if the principal is a customer other than `customer_id`."""

@@ -43,7 +43,7 @@ from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, p
 from app.models.order_item import ITEM_CONTENT, Units
 from app.models.payment import UNPAID
 from app.models.pricing import InvalidPrices
-from app.models.principal import ANY_OWNER, Principal
+from app.models.principal import Principal
 from app.schemas.order import UpdatedOrderSchema
 from app.schemas.strict_json import body_errors, load_body
 from app.services.order_document import StoredOrder, parse_order, render_order, visible_order
@@ -305,7 +305,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
     in_doubt: list[StoredOrder] = []  # versions of which it is unknown whether they were committed
     deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
     while time.monotonic() < deadline:
-        stored = next(filter(_is_stored, in_doubt), None)
+        stored = next((order for order in in_doubt if _is_stored(order, request.principal)), None)
         order = stored or _try_change(order_id, change, key=key, request=request, in_doubt=in_doubt)
         if order is not None:
             return visible_order(order, request.principal)
@@ -401,7 +401,7 @@ def _idempotency_key(action: str, request: ChangeRequest) -> HashedKey | None:
 
 def _get_current_order(order_id: str, principal: Principal, key: HashedKey | None) -> CurrentOrder:
     parsed_id = parse_uuid(order_id)
-    current = find_current_order(parsed_id, owner=principal.owner, key=key) if parsed_id else None
+    current = find_current_order(parsed_id, principal=principal, key=key) if parsed_id else None
     if current is None:
         raise order_not_found(order_id)
     return current
@@ -464,7 +464,7 @@ def _raise_unless_replayed(
 
 def _duplicate_external_ref(order: OrderAggregate, principal: Principal) -> DuplicateExternalRef:
     """The error names the order that has the reference only if the principal has access to it."""
-    query = _select_same_reference(order).where(owned_by(*owner_parameters())).params(**owner_values(principal.owner))
+    query = _select_same_reference(order).where(owned_by(*owner_parameters())).params(**owner_values(principal))
     existing = {"order_id": row.id for row in read_rows(query)}
     return DuplicateExternalRef("Another order already has this external_ref.", **existing)
 
@@ -474,8 +474,8 @@ def _select_same_reference(order: OrderAggregate) -> Select[str]:
     return select(Order.id).where(*same)
 
 
-def _is_stored(order: StoredOrder) -> bool:
-    return find_snapshot(OrderKey(order.id, ANY_OWNER, order.version)) == (order.version, order.document)
+def _is_stored(order: StoredOrder, principal: Principal) -> bool:
+    return find_snapshot(OrderKey(order.id, principal, order.version)) == (order.version, order.document)
 
 
 def _apply_patch(order: OrderAggregate, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> str | None:

@@ -71,7 +71,7 @@ def list_history(order_id: str, *, principal: Principal, after: int, limit: int)
         raise order_not_found(order_id)
     events = find_events(parsed_id, principal=principal, after=after, limit=limit, page_bytes=HISTORY_PAGE_BYTES)
     # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
-    if not events and not (after and find_snapshot(OrderKey(parsed_id, principal.owner, None))):
+    if not events and not (after and find_snapshot(OrderKey(parsed_id, principal, None))):
         raise order_not_found(order_id)
     size = events[-1].bytes_so_far if events else 0
     return HistoryPage(render_events(parsed_id, events, principal=principal), next_after(events), size)
@@ -83,7 +83,7 @@ def find_events(order_id: str, *, principal: Principal, after: int, limit: int, 
     The last one is the first whose document exceeds `page_bytes` together with those before it.
     """
     parameters = {"id": order_id, "after": after, "limit": limit, "page_bytes": page_bytes}
-    return [EventRow(*row) for row in _HISTORY.rows(**parameters, **owner_values(principal.owner))]
+    return [EventRow(*row) for row in _HISTORY.rows(**parameters, **owner_values(principal))]
 
 
 def next_after(events: Sequence[EventRow]) -> int | None:

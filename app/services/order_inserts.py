@@ -37,7 +37,6 @@ from app.db.statement import Statement, json_rows, typed
 from app.db.transactions import read_rows
 from app.models import EVENTS, ITEMS, ORDERS, OUTBOX, Order, OrderEvent
 from app.models.lifecycle import CREATED, IMPORTED
-from app.models.principal import ANY_OWNER, Owner
 
 # The columns of a new order that always have the same values, which the database fills in.
 NEW_ORDER_STATE: dict[str, Any] = {
@@ -58,7 +57,7 @@ NEW_ORDER_STATE: dict[str, Any] = {
 class NewOrder:
     """An order to store: its columns, the columns of its items, its document, the id of its request and its span.
 
-    `owner`: whose orders its principal has access to, since it may conflict with another principal's order.
+    `channels` are those that its principal is bound to, if it is: it may conflict with an order of another channel.
     """
 
     columns: dict[str, Any]
@@ -66,7 +65,7 @@ class NewOrder:
     document: str
     request_id: str | None = None
     traceparent: str | None = None
-    owner: Owner = ANY_OWNER
+    channels: frozenset[str] | None = None
 
     @property
     def id(self) -> str:

@@ -29,7 +29,7 @@ from app.db.types import UUID
 from app.errors import OrderNotFound
 from app.models import Order, OrderEvent
 from app.models.order_id import hash_reference, parse_uuid
-from app.models.principal import Owner, Principal
+from app.models.principal import Principal
 from app.services.order_document import StoredOrder, visible_order
 
 GROUP_READ_MAX = 100  # orders in one statement
@@ -40,10 +40,10 @@ Snapshot = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class OrderKey:
-    """The order `id`, if it is the owner's, at `version`. None stands for the current version."""
+    """The order `id`, if the principal has access to it, at `version`. None stands for the current version."""
 
     id: str
-    owner: Owner
+    principal: Principal
     version: int | None
 
 
@@ -55,7 +55,7 @@ def find_snapshot(key: OrderKey) -> Snapshot | None:
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
     """The current order, or the order at `version` (1 or more). Raises OrderNotFound, also for another owner's."""
     parsed_id = parse_uuid(order_id)
-    snapshot = find_snapshot(OrderKey(parsed_id, principal.owner, version)) if parsed_id else None
+    snapshot = find_snapshot(OrderKey(parsed_id, principal, version)) if parsed_id else None
     if parsed_id is None or snapshot is None:
         raise order_not_found(order_id, version=version)
     return visible_order(StoredOrder(parsed_id, *snapshot), principal)
@@ -69,7 +69,7 @@ def get_order_by_reference(external_ref: str, *, principal: Principal) -> Stored
     """
     ref_hash = hash_reference(external_ref, principal=principal.id)
     keys = {"external_ref": external_ref, "external_ref_hash": ref_hash}
-    rows = _BY_REFERENCE.rows(**keys, **owner_values(principal.owner))
+    rows = _BY_REFERENCE.rows(**keys, **owner_values(principal))
     if not rows:
         raise OrderNotFound("You have no order with this external_ref.")
     return visible_order(StoredOrder(*rows[0]), principal)
@@ -97,14 +97,14 @@ def owner_parameters() -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     return cast(bindparam("customer_id"), Text), cast(bindparam("channels"), Text)
 
 
-def owner_values(owner: Owner) -> dict[str, str | None]:
+def owner_values(principal: Principal) -> dict[str, str | None]:
     """The values of `owner_parameters`."""
-    channels = None if owner.channels is None else orjson.dumps(sorted(owner.channels)).decode()
-    return {"customer_id": owner.customer_id, "channels": channels}
+    channels = None if principal.channels is None else orjson.dumps(sorted(principal.channels)).decode()
+    return {"customer_id": principal.customer_id, "channels": channels}
 
 
 def _find_snapshots(keys: Sequence[OrderKey]) -> Sequence[Snapshot | None]:
-    return SNAPSHOTS.rows([{"id": key.id, "version": key.version, **owner_values(key.owner)} for key in keys])
+    return SNAPSHOTS.rows([{"id": key.id, "version": key.version, **owner_values(key.principal)} for key in keys])
 
 
 def _select_snapshot(key: Subquery) -> Select[int, str]:

@@ -131,7 +131,7 @@ class _Search:
         self._ranges = _given_ranges(filters)
         self._matches_nothing = not all(self._values.values()) or not all(self._terms)
         self._paths = list(self._find_paths())
-        self._parameters = self._condition_parameters() | owner_values(principal.owner)
+        self._parameters = self._condition_parameters() | owner_values(principal)
 
     def count(self) -> Sequence[int]:
         """The numbers of search and feed, and of the orders that each path selects."""

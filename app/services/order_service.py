@@ -22,7 +22,7 @@ from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import fingerprint, hash_key, hash_reference, new_order_id, order_number
 from app.models.pricing import order_totals, price_lines, priced_lines
-from app.models.principal import Owner, Principal
+from app.models.principal import Principal
 from app.schemas.order import BatchEntryInSchema
 from app.schemas.strict_json import load_body
 from app.services.order_document import StoredOrder, render_order, visible_order
@@ -95,7 +95,8 @@ def _authorized(request: CreateRequest) -> CreateRequest:
     Raises Forbidden for an order of another customer or channel.
     """
     data, principal = request.data, request.principal
-    principal.require_own_customer(data["customer_id"])
+    if principal.customer_id is not None:
+        principal.require_own_customer(data["customer_id"])
     if principal.channels is None:
         return request
     return replace(request, data={**data, "channel": principal.channel_of_new_order(data.get("channel"))})
@@ -216,7 +217,7 @@ def new_order(
         document,
         request_id=request.request_id,
         traceparent=current_traceparent(),
-        owner=request.principal.owner,
+        channels=request.principal.channels,
     )
 
 
@@ -349,7 +350,7 @@ def _resolve_conflict(order: NewOrder, conflicts: Conflicts) -> Outcome | None:
     reference_as_key = key_hash is not None and key_hash == ref_hash
     of_key, of_ref = conflicts.by_key.get(key_hash), conflicts.by_ref.get(ref_hash)
     for stored in (of_key, of_ref if reference_as_key else None):
-        if stored is None or not order.owner.has_channel(stored.channel):
+        if stored is None or not _may_see(order, stored):
             continue
         if stored.fingerprint in (None, columns["fingerprint"]):
             return StoredOrder(stored.id, stored.version, stored.snapshot, replayed=True)
@@ -357,13 +358,18 @@ def _resolve_conflict(order: NewOrder, conflicts: Conflicts) -> Outcome | None:
         return IdempotencyKeyReused(
             "The Idempotency-Key was already used with a different body. Use a new key for a new order."
         )
-    return _duplicate_external_ref(order.owner, of_key=of_key, of_ref=of_ref) if of_key or of_ref else None
+    return _duplicate_external_ref(order, of_key=of_key, of_ref=of_ref) if of_key or of_ref else None
 
 
-def _duplicate_external_ref(owner: Owner, *, of_key: Any, of_ref: Any) -> DuplicateExternalRef:
+def _may_see(order: NewOrder, stored: Any) -> bool:
+    """Whether the principal of the new order has access to the stored one."""
+    return order.channels is None or stored.channel in order.channels
+
+
+def _duplicate_external_ref(order: NewOrder, *, of_key: Any, of_ref: Any) -> DuplicateExternalRef:
     """The error names the order that has the reference only if the principal has access to it."""
     existing = of_ref or of_key
-    if not owner.has_channel(existing.channel):
+    if not _may_see(order, existing):
         return DuplicateExternalRef("Another order already has this external_ref.")
     detail = f"Order {existing.id} already has this external_ref."
     if of_ref is None:

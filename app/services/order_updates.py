@@ -46,7 +46,7 @@ from app.models.event import CHANGE_KEYS_MAX
 from app.models.order import IMMUTABLE_CONTENT
 from app.models.order_aggregate import OrderAggregate
 from app.models.order_item import line_columns
-from app.models.principal import Owner
+from app.models.principal import Principal
 from app.services.order_inserts import insert_events, insert_events_from
 from app.services.order_queries import GROUP_READ_MAX, OWNED_ORDER, owned_by, owner_values
 
@@ -88,10 +88,10 @@ class CurrentOrder:
     replayed_document: str | None
 
 
-def find_current_order(order_id: str, *, owner: Owner, key: HashedKey | None) -> CurrentOrder | None:
-    """The order, if it is the owner's, read in one statement with those of concurrent requests."""
+def find_current_order(order_id: str, *, principal: Principal, key: HashedKey | None) -> CurrentOrder | None:
+    """The order, if the principal has access to it, read in one statement with those of concurrent requests."""
     row = _GROUPS.get().reads.submit(
-        {"id": order_id, **owner_values(owner), "key_hash": None if key is None else key.key_hash}
+        {"id": order_id, **owner_values(principal), "key_hash": None if key is None else key.key_hash}
     )
     return None if row is None else CurrentOrder(*row)
 
