@@ -25,8 +25,9 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from app.db import group_commit
 from app.db.engine import db
 from app.db.errors import loggable_message
-from app.http.application import WITHOUT_PREFIX, current_globals, current_request
+from app.http.application import WITHOUT_PREFIX
 from app.http.auth import loggable_customer
+from app.http.requests import current_globals, current_request
 from app.models.event import REQUEST_ID_MAX
 from app.models.order_id import parse_uuid
 from app.services.webhook_sender import Attempt

@@ -1,31 +1,133 @@
-"""The Flask application class: routing by path, URL prefix, and pauses for other requests of the worker."""
+"""The Flask classes: the application, and the blueprint whose decorator declares a route.
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+A declaration states a route's scope, input, responses and problems. `app.http.auth` enforces the scope,
+`app.http.openapi` describes the operation, and the view receives validated input.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
+import flask
 import structlog
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response
 from flask.sessions import NullSession, SessionInterface
+from marshmallow import Schema
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter, MapAdapter, Rule
+
+from app.errors import ServiceError
+from app.http.requests import ACCEPT_PATCH, JSON, check_path, read_body, read_dry_run, read_query
+from app.schemas.fields import ParametersSchema
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+PUBLIC = "public"  # scope of a route without authentication
 OUTSIDE_PREFIX = "order_service.outside_prefix"  # WSGI environment key: the path is not below URL_PREFIX
-ACCEPT_PATCH = "application/merge-patch+json, application/json"  # media types of a PATCH (RFC 5789 §2.2)
-
 WITHOUT_PREFIX = ("/healthz", "/readyz", "/metrics")  # load balancers and monitoring call the service directly
-# Seconds. sleep(0) runs only the greenlets that are ready: the event loop polls sockets once in a thousand such
-# switches, and with eight clients sending batches, other requests waited for seconds.
-_PAUSE = 1e-6
-_MAX_RUN = 0.002  # seconds of work between two pauses
+_NO_PARAMETERS = ParametersSchema()
 
-Item = TypeVar("Item")
+View = TypeVar("View", bound=Callable[..., Response])
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Media types and JSON schema of a response body that has no marshmallow schema."""
+
+    media_types: tuple[str, ...]
+    schema: Mapping[str, Any]
+
+
+Body = Schema | Content | tuple[Schema | Content, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """The declaration of one route.
+
+    `responses` maps each success status to its body: a schema for JSON, `Content` for others, a tuple of both if the
+    client chooses, None for no body.
+    `problems` omits those common to all routes of the same kind (401, 413, …). `dry_run`: the route takes the query
+    parameter of that name, which `change_request` and `is_dry_run` evaluate.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    description: str
+    scope: str
+    responses: Mapping[int, Body]
+    path_schema: Schema | None = None
+    query: Schema | None = None
+    body: Schema | None = None
+    body_media_type: str = JSON
+    body_required: bool = True
+    dry_run: bool = False
+    problems: tuple[type[ServiceError], ...] = ()
+    request_headers: tuple[str, ...] = ()
+    response_headers: tuple[str, ...] = ()
+
+    @property
+    def refuses_query(self) -> bool:
+        """Whether any query parameter is an error: `dry_run` would be ignored where something is changed."""
+        return self.method != "GET" and self.query is None and not self.dry_run
+
+
+class Blueprint(flask.Blueprint):
+    """A Flask blueprint whose routes are declared with `operation`."""
+
+    def __init__(self, name: str, import_name: str, *, description: str) -> None:
+        super().__init__(name, import_name)
+        self.description = description
+        self.operations: dict[str, Operation] = {}  # by the name of the view
+
+    def operation(self, method: str, path: str, *, scope: str, **declaration: Any) -> Callable[[View], View]:
+        """Register a view. `scope` is one of `app.models.principal.SCOPES` or PUBLIC; see `Operation` for the others.
+
+        The view is called with the path variables, and with `query` and `body` if they are declared. Its docstring is
+        the operation's summary.
+        """
+
+        def register(view: View) -> View:
+            summary, _, description = cleandoc(view.__doc__ or "").partition("\n\n")
+            declared = Operation(
+                method, path, view.__name__, summary.removesuffix("."), description, scope, **declaration
+            )
+            self.operations[view.__name__] = declared
+            self.add_url_rule(path, view.__name__, _with_input(view, declared), methods=[method])
+            return view
+
+        return register
+
+
+def _with_input(view: View, operation: Operation) -> Callable[..., Response]:
+    """Wrap the view in validation: Flask calls it with the path variables only."""
+    path_schema, query, body = operation.path_schema, operation.query, operation.body
+    refuses_query = operation.refuses_query
+    if path_schema is None and query is None and body is None and not operation.dry_run and not refuses_query:
+        return view
+
+    @wraps(view)
+    def call(**arguments: Any) -> Response:
+        if path_schema is not None:
+            check_path(path_schema)
+        if query is not None:
+            arguments["query"] = read_query(query)
+        if operation.dry_run:
+            read_dry_run()
+        if refuses_query:
+            read_query(_NO_PARAMETERS)
+        if body is not None:
+            arguments["body"] = read_body(body)
+        return view(**arguments)
+
+    return call
 
 
 class NoSessions(SessionInterface):
@@ -142,45 +244,3 @@ class URLPrefix:
             else:
                 environ["PATH_INFO"] = below
         return self._application(environ, start_response)
-
-
-def current_request() -> Request:
-    """Return the request object itself. Access through Flask's proxy throughout would cost 12/14 %."""
-    current: Request = request._get_current_object()  # type: ignore[attr-defined]  # documented by Flask
-    return current
-
-
-def current_globals() -> Any:
-    """Return the object behind `g`, for the same reason."""
-    return g._get_current_object()  # documented by Flask
-
-
-def current_request_id() -> str:
-    """Return the id of the request, as in the logs and in X-Request-Id."""
-    request_id: str = current_globals().request_id
-    return request_id
-
-
-def public_path(path: str) -> str:
-    """Return a path of the service with the URL prefix, as clients see it."""
-    return current_request().root_path + path
-
-
-def requested_path() -> str:
-    """Return the path of the request as clients see it, percent-encoded (RFC 3986)."""
-    return quote(public_path(current_request().path), safe="/:@!$&'()*+,;=")
-
-
-def let_others_run() -> None:
-    """Yield to the worker's other requests, including those that are just arriving."""
-    time.sleep(_PAUSE)
-
-
-def in_stretches(items: Iterable[Item]) -> Iterator[Item]:
-    """Iterate over the items, and yield to the worker's other requests after every 2 ms of work."""
-    pause_at = 0.0
-    for item in items:
-        if time.monotonic() >= pause_at:
-            let_others_run()
-            pause_at = time.monotonic() + _MAX_RUN
-        yield item

@@ -16,8 +16,8 @@ from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable
 from app.db.revision import SchemaMismatch, require_revision
 from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit
-from app.http.application import current_globals, current_request
-from app.http.blueprint import PUBLIC, Blueprint
+from app.http.application import PUBLIC, Blueprint
+from app.http.requests import current_globals, current_request
 from app.models.principal import ANONYMOUS, SCOPES, Principal, customer_principal_id
 from app.services.api_key_service import PREFIX, any_api_key, find_principal, is_well_formed
 from app.services.token_service import InvalidToken, KeySet, TokenChecker, read_public_key

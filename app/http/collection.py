@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from app.http.application import public_path
 from app.http.openapi import api_description
+from app.http.requests import public_path
 
 _SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 _ADDRESS = "http://127.0.0.1:8000"  # of `make run`

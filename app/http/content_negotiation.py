@@ -14,7 +14,7 @@ from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header, parse_list_header, parse_options_header
 
 from app.errors import NotAcceptable
-from app.http.application import current_request, let_others_run
+from app.http.requests import current_request, let_others_run
 
 
 def preferred_media_type(request: Request, offered: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from flask import Flask, Response, current_app, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS
 from app.errors import ServiceError, ServiceUnavailable, TooManyRequests, Unauthenticated
-from app.http.application import current_request, let_others_run
+from app.http.requests import current_request, let_others_run
 from app.models.principal import Principal
 from app.services.event_feed import FeedFilter
 from app.services.feed_watcher import FeedWatcher, Subscription

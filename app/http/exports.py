@@ -12,8 +12,8 @@ from flask import Flask, Response, current_app, request, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS, loggable_message
 from app.errors import InvalidRequest, TooManyRequests
-from app.http.application import let_others_run
 from app.http.content_negotiation import compress, preferred_media_type
+from app.http.requests import let_others_run
 from app.models.principal import Principal
 from app.schemas.strict_json import INVALID_PARAMETERS
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson

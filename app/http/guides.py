@@ -8,8 +8,8 @@ from typing import Any
 import mistune
 
 from app.config import ROOT
-from app.http.application import public_path
 from app.http.openapi import INTRODUCTION, described_operations
+from app.http.requests import public_path
 
 GUIDES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 

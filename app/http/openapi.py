@@ -30,8 +30,7 @@ from app.errors import (
     UnsupportedMediaType,
     problem_types,
 )
-from app.http.application import public_path
-from app.http.blueprint import PUBLIC, Blueprint, Body, Content, Operation
+from app.http.application import PUBLIC, Blueprint, Body, Content, Operation
 from app.http.openapi_components import (
     BEARER,
     ENUMERATIONS,
@@ -46,7 +45,7 @@ from app.http.openapi_components import (
 )
 from app.http.openapi_examples import payload_example, problem_example, request_example, response_example
 from app.http.problems import MEDIA_TYPE
-from app.http.request_input import JSON
+from app.http.requests import JSON, public_path
 from app.schemas.documents import (
     BatchOrderSchema,
     BatchProblemSchema,

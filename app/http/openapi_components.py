@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from app.errors import Forbidden, ServiceError, TooManyRequests, Unauthenticated, UnsupportedMediaType
-from app.http.request_input import JSON, KEY_PATTERN
+from app.http.requests import JSON, KEY_PATTERN
 from app.models.fulfillment import (
     DELIVERY_EVENTS,
     FULFILLMENT_STATUSES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.http.application import public_path
+from app.http.requests import public_path
 
 EXAMPLES = Path(str(files("app") / "http" / "examples.json"))
 

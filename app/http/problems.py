@@ -11,9 +11,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from app import errors
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggable_message
 from app.errors import ServiceError
-from app.http.application import public_path, requested_path
 from app.http.auth import loggable_id
-from app.http.request_input import explain_weak_tags, is_dry_run
+from app.http.requests import explain_weak_tags, is_dry_run, public_path, requested_path
 from app.models.principal import Principal
 
 log = structlog.get_logger()

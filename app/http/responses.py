@@ -12,10 +12,19 @@ from flask import Flask, Response, current_app, request
 from app.config import normalize_origin
 from app.db.types import rfc3339
 from app.errors import ServiceError
-from app.http.application import current_request, in_stretches, public_path, requested_path
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
 from app.http.problems import problem_occurrence
-from app.http.request_input import CUSTOMER, ERASED, JSON, is_dry_run, query_parameters
+from app.http.requests import (
+    CUSTOMER,
+    ERASED,
+    JSON,
+    current_request,
+    is_dry_run,
+    public_path,
+    query_parameters,
+    requested_path,
+    with_pauses,
+)
 from app.models.erasure import RUNNING
 from app.services.erasure import ErasureState
 from app.services.order_document import StoredOrder, is_erased
@@ -107,7 +116,7 @@ def entity_tag(order: StoredOrder) -> str:
 
 def batch_response(outcomes: Sequence[Outcome], *, success: int) -> Response:
     """Return 200 with each entry's status, `success` or its problem's, and its order or its problem."""
-    body = orjson.dumps({"results": [_batch_result(outcome, success) for outcome in in_stretches(outcomes)]})
+    body = orjson.dumps({"results": [_batch_result(outcome, success) for outcome in with_pauses(outcomes)]})
     headers = {"Dry-Run": "true"} if is_dry_run() else None
     return compress(Response(body, headers=headers, mimetype=JSON))
 

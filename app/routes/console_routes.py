@@ -12,7 +12,7 @@ import orjson
 from flask import Response, render_template
 
 from app.errors import NotFound
-from app.http.blueprint import PUBLIC, Blueprint, Content
+from app.http.application import PUBLIC, Blueprint, Content
 from app.http.responses import page_response
 from app.routes.docs_routes import CONDITIONAL, HTML, PAGE
 

@@ -5,8 +5,8 @@ from typing import Any
 from flask import Response
 
 from app import errors
+from app.http.application import Blueprint, Content
 from app.http.auth import current_principal
-from app.http.blueprint import Blueprint, Content
 from app.http.exports import NDJSON, export_response
 from app.http.responses import erasure_response
 from app.schemas.documents import ErasureSchema

@@ -11,13 +11,12 @@ import orjson
 from flask import Response, render_template
 
 from app.errors import NotFound, ServiceError, problem_types
-from app.http.application import public_path
-from app.http.blueprint import PUBLIC, Blueprint, Content
+from app.http.application import PUBLIC, Blueprint, Content
 from app.http.collection import collection
 from app.http.guides import GUIDES, llms_text, read_guide
 from app.http.openapi import api_description
 from app.http.openapi_examples import problem_example, problem_request
-from app.http.request_input import JSON
+from app.http.requests import JSON, public_path
 from app.http.responses import page_response
 
 HTML = "text/html"

@@ -6,8 +6,8 @@ import orjson
 from flask import Response, request
 
 from app import errors
+from app.http.application import Blueprint, Content
 from app.http.auth import current_principal
-from app.http.blueprint import Blueprint, Content
 from app.http.content_negotiation import preferred_media_type
 from app.http.cursors import make_feed_cursor, read_feed_cursor
 from app.http.event_streams import (
@@ -20,7 +20,7 @@ from app.http.event_streams import (
     stream_response,
     wait_for_page,
 )
-from app.http.request_input import JSON
+from app.http.requests import JSON
 from app.http.responses import list_response
 from app.models.order_id import parse_uuid
 from app.models.principal import Principal

@@ -5,9 +5,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.db.revision import SchemaMismatch, database_state, require_compatible
 from app.errors import ServiceUnavailable
-from app.http.blueprint import PUBLIC, Blueprint, Content
+from app.http.application import PUBLIC, Blueprint, Content
 from app.http.content_negotiation import compress
-from app.http.request_input import JSON
+from app.http.requests import JSON
 from app.telemetry import render_metrics
 
 NO_STORE = {"Cache-Control": "no-store"}

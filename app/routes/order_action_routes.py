@@ -6,10 +6,9 @@ from flask import Response, current_app
 
 from app import errors
 from app.http import rate_limit
-from app.http.application import current_request_id, in_stretches
+from app.http.application import Blueprint
 from app.http.auth import current_principal
-from app.http.blueprint import Blueprint
-from app.http.request_input import MERGE_PATCH, change_request, is_dry_run
+from app.http.requests import MERGE_PATCH, change_request, current_request_id, is_dry_run, with_pauses
 from app.http.responses import batch_response, order_response
 from app.models.fulfillment import RECEIVED, REJECTED
 from app.schemas.documents import ActionResultsSchema, OrderSchema
@@ -332,7 +331,7 @@ def act_on_orders(body: dict[str, Any]) -> Response:
     principal, entries = current_principal(), body["actions"]
     rate_limit.count(principal, cost=len(entries), counted=1)
     outcomes = bulk_actions.act_on_orders(
-        in_stretches(entries),
+        with_pauses(entries),
         request=ChangeRequest(principal, request_id=current_request_id(), dry_run=is_dry_run()),
         version_required=current_app.config["REQUIRE_IF_MATCH"],
     )

@@ -8,9 +8,8 @@ from flask import Response
 
 from app import errors
 from app.http import rate_limit
-from app.http.application import current_request_id, in_stretches
+from app.http.application import Blueprint, Content
 from app.http.auth import current_principal
-from app.http.blueprint import Blueprint, Content
 from app.http.cursors import (
     make_cursor,
     make_search_cursor,
@@ -20,7 +19,7 @@ from app.http.cursors import (
     read_version_cursor,
 )
 from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_response
-from app.http.request_input import idempotency_key, is_dry_run
+from app.http.requests import current_request_id, idempotency_key, is_dry_run, with_pauses
 from app.http.responses import batch_response, list_response, order_response
 from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema, SearchResultSchema
 from app.schemas.order import (
@@ -102,7 +101,7 @@ def create_orders(body: dict[str, Any]) -> Response:
     principal, entries = current_principal(), body["orders"]
     rate_limit.count(principal, cost=len(entries), counted=1)
     outcomes = order_service.create_batch(
-        in_stretches(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
+        with_pauses(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
     )
     return batch_response(outcomes, success=201)
 
@@ -237,5 +236,5 @@ def list_order_history(query: dict[str, Any], order_id: str) -> Response:
     page = list_history(order_id, principal=current_principal(), after=after, limit=query["limit"])
     next_cursor = make_version_cursor(page.next_after, order_id=order_id) if page.next_after else None
     with _LARGE_HISTORIES if page.size > _LARGE_HISTORY else nullcontext():
-        events = list(in_stretches(page.events))
+        events = list(with_pauses(page.events))
     return list_response("events", events, next_cursor)

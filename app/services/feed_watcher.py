@@ -21,7 +21,7 @@ _POLL = 0.05  # seconds; a poll is one query for a single row
 _RETRY_AFTER = 1.0  # seconds, while the database does not answer
 _MATCH_MAX = 1_000  # new events that are compared with the filters; for more, everybody is woken
 _WAKE_AT_ONCE = 20  # requests, before the other requests of the process have their turn
-_PAUSE = 1e-6  # seconds (app/http/application.py)
+_PAUSE = 1e-6  # seconds (app/http/requests.py)
 
 
 class Subscription:

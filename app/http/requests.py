@@ -1,14 +1,15 @@
-"""Validated input of a request: body, query, path, Idempotency-Key and If-Match."""
+"""The request: its id and path, and its validated input: body, query, Idempotency-Key and If-Match."""
 
 import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
-from urllib.parse import parse_qsl
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote
 
-from flask import Request, current_app, request
+from flask import Request, current_app, g, request
 from marshmallow import Schema
 from werkzeug.exceptions import ClientDisconnected
 
@@ -22,7 +23,6 @@ from app.errors import (
     UnsupportedMediaType,
     VersionMismatch,
 )
-from app.http.application import ACCEPT_PATCH, current_request, current_request_id, let_others_run
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import fingerprint
 from app.models.principal import Principal
@@ -31,10 +31,17 @@ from app.schemas.order import DryRunQuerySchema
 from app.schemas.strict_json import INVALID_PARAMETERS, load_body, load_parameters, parse_json
 from app.services.order_actions import ChangeRequest
 
+Item = TypeVar("Item")
+
 JSON = "application/json"
 _DRY_RUN_QUERY = DryRunQuerySchema()
 _DRY_RUN = "order_service.dry_run"  # in the WSGI environment of a dry run
 MERGE_PATCH = "application/merge-patch+json"
+ACCEPT_PATCH = f"{MERGE_PATCH}, {JSON}"  # media types of a PATCH (RFC 5789 §2.2)
+# Seconds. sleep(0) runs only the greenlets that are ready: the event loop polls sockets once in a thousand such
+# switches, and with eight clients sending batches, other requests waited for seconds.
+_PAUSE = 1e-6
+_MAX_RUN = 0.002  # seconds of work between two pauses
 
 _LARGE_BODY = 256 * 1024  # bytes; it takes some 20 ms to parse
 _LARGE_BODIES = threading.Lock()
@@ -52,6 +59,48 @@ _ESCAPE = re.compile(r"\\(.)")
 
 # The tag of an order: equal character by character (RFC 9110 §8.8.3.2), so "01" is not "1".
 _VERSION = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED})?(?:{CUSTOMER})?")
+
+
+def current_request() -> Request:
+    """Return the request object itself. Access through Flask's proxy throughout would cost 12/14 %."""
+    current: Request = request._get_current_object()  # type: ignore[attr-defined]  # documented by Flask
+    return current
+
+
+def current_globals() -> Any:
+    """Return the object behind `g`, for the same reason."""
+    return g._get_current_object()  # documented by Flask
+
+
+def current_request_id() -> str:
+    """Return the id of the request, as in the logs and in X-Request-Id."""
+    request_id: str = current_globals().request_id
+    return request_id
+
+
+def public_path(path: str) -> str:
+    """Return a path of the service with the URL prefix, as clients see it."""
+    return current_request().root_path + path
+
+
+def requested_path() -> str:
+    """Return the path of the request as clients see it, percent-encoded (RFC 3986)."""
+    return quote(public_path(current_request().path), safe="/:@!$&'()*+,;=")
+
+
+def let_others_run() -> None:
+    """Yield to the worker's other requests, including those that are just arriving."""
+    time.sleep(_PAUSE)
+
+
+def with_pauses(items: Iterable[Item]) -> Iterator[Item]:
+    """Iterate over the items, and yield to the worker's other requests after every 2 ms of work."""
+    pause_at = 0.0
+    for item in items:
+        if time.monotonic() >= pause_at:
+            let_others_run()
+            pause_at = time.monotonic() + _MAX_RUN
+        yield item
 
 
 def read_body(schema: Schema) -> Any:
