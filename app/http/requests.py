@@ -46,8 +46,8 @@ _MAX_RUN = 0.002  # seconds of work between two pauses
 _LARGE_BODY = 256 * 1024  # bytes; it takes some 20 ms to parse
 _LARGE_BODIES = threading.Lock()
 _LARGE_BODY_PAUSE = 0.02  # seconds between two of them: enough to answer a small request
-# Endings of the entity tag of a version: an erasure has rewritten it; something is left out of a customer's view.
-ERASED, CUSTOMER = "-erased", "-customer"
+# Suffixes of the entity tag of a version: an erasure has rewritten it; something is left out of a customer's view.
+ERASED_SUFFIX, CUSTOMER_SUFFIX = "-erased", "-customer"
 _NOT_AN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 _SYMBOL = r'(?:[ !#-\[\]-~]|\\["\\])'  # of a string (RFC 8941 §3.3.3)
@@ -58,7 +58,7 @@ KEY_PATTERN = f'^({_BARE_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}|"{_SYMBOL}{{1,{IDEMP
 _ESCAPE = re.compile(r"\\(.)")
 
 # The tag of an order: equal character by character (RFC 9110 §8.8.3.2), so "01" is not "1".
-_VERSION = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED})?(?:{CUSTOMER})?")
+_VERSION = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED_SUFFIX})?(?:{CUSTOMER_SUFFIX})?")
 
 
 def current_request() -> Request:

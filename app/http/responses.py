@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import orjson
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, request
 
-from app.config import normalize_origin
 from app.db.types import rfc3339
 from app.errors import ServiceError
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
 from app.http.problems import problem_occurrence
 from app.http.requests import (
-    CUSTOMER,
-    ERASED,
+    CUSTOMER_SUFFIX,
+    ERASED_SUFFIX,
     JSON,
     current_request,
     is_dry_run,
@@ -45,24 +44,9 @@ _PAGE_POLICY = (
 )
 _PAGE_HEADERS = (*_SECURITY_HEADERS, ("Content-Security-Policy", _PAGE_POLICY))
 
-# CORS: the response headers that a frontend may read, and the request headers and methods that it may send.
-_EXPOSED_HEADERS = (
-    "Complete-Until, Dry-Run, ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, "
-    "X-Request-Id"
-)
-_ALLOWED_HEADERS = (
-    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID", "X-Request-Id"),
-    *("traceparent", "tracestate", "baggage", "sentry-trace"),  # W3C Trace Context, Baggage; Sentry's older name
-)
-_ALLOWED_METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
-_PREFLIGHT_SECONDS = "7200"  # the longest that Chromium caches a preflight response
-
 
 def init_app(app: Flask) -> None:
-    """Answer preflight requests (CORS), and add the security headers to every response."""
-    if app.config["CORS_ORIGINS"]:
-        app.before_request(_answer_preflight)
-        app.after_request(_allow_origin)
+    """Add the security headers to every response."""
     app.after_request(_add_security_headers)
 
 
@@ -110,8 +94,8 @@ def order_response(order: StoredOrder, status: int = 200, *, created: bool = Fal
 
 def entity_tag(order: StoredOrder) -> str:
     """Return the order's strong entity tag, without quotes: the version, and what sets its document apart."""
-    erased, partial = ERASED if is_erased(order.document) else "", CUSTOMER if order.partial else ""
-    return f"{order.version}{erased}{partial}"
+    erased = ERASED_SUFFIX if is_erased(order.document) else ""
+    return f"{order.version}{erased}{CUSTOMER_SUFFIX if order.partial else ''}"
 
 
 def batch_response(outcomes: Sequence[Outcome], *, success: int) -> Response:
@@ -193,44 +177,8 @@ def erasure_response(erasure: ErasureState, *, started: bool = False) -> Respons
         "created_at": rfc3339(erasure.created_at),
         "finished_at": rfc3339(erasure.finished_at) if erasure.finished_at else None,
     }
-    headers = {"Cache-Control": "no-store"}
-    if started:
-        headers["Location"] = public_path(f"/erasures/{erasure.id}")
     status = 202 if started and erasure.status == RUNNING else 200
-    return DocumentResponse(orjson.dumps(document), status, headers)
-
-
-def _answer_preflight() -> Response | None:
-    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers or not _origin_allowed():
-        return None
-    return Response(
-        status=204,
-        headers={
-            "Access-Control-Allow-Methods": _ALLOWED_METHODS,
-            "Access-Control-Allow-Headers": ", ".join((*_ALLOWED_HEADERS, *current_app.config["CORS_HEADERS"])),
-            "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
-        },
-    )
-
-
-def _allow_origin(response: Response) -> Response:
-    """Allow the origin itself, never *, and no credentials: scripts send tokens, and there are no cookies."""
-    response.vary.add("Origin")
-    if _origin_allowed():
-        response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-        response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
-    return response
-
-
-def _origin_allowed() -> bool:
-    """Return whether the request's origin is in CORS_ORIGINS. Browsers send it normalized, other clients may not."""
-    origin, allowed = request.headers.get("Origin", ""), current_app.config["CORS_ORIGINS"]
-    if origin in allowed:
-        return True
-    try:
-        return normalize_origin(origin) in allowed
-    except ValueError:
-        return False
+    return json_response(document, status, location=f"/erasures/{erasure.id}" if started else None)
 
 
 def _add_security_headers(response: Response) -> Response:

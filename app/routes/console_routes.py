@@ -22,7 +22,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_FOR_GOOD = "public, max-age=31536000, immutable"  # a file's name contains a hash of its content
+_CACHE_FOREVER = "public, max-age=31536000, immutable"  # a file's name contains a hash of its content
 
 blueprint = Blueprint("console", __name__, description="The console for support staff.")
 
@@ -54,7 +54,7 @@ def read_console_file(name: str) -> Response:
     content = _files().get(name)
     if content is None:
         raise NotFound("The console has no file with this name.")
-    return page_response(content, guess_type(name)[0] or "application/octet-stream", cache_control=_FOR_GOOD)
+    return page_response(content, guess_type(name)[0] or "application/octet-stream", cache_control=_CACHE_FOREVER)
 
 
 @cache
