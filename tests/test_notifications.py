@@ -84,4 +84,4 @@ def test_a_worker_polls_often_only_where_it_cannot_be_notified(url: str, pooler:
     sequencing = order_tasks(config, notified=notified)[0]
 
     assert notified is expected
-    assert sequencing.pause == (1 if expected else 0.1)
+    assert sequencing.idle_pause == (1 if expected else 0.1)

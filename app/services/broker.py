@@ -80,7 +80,7 @@ def broker_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
         return ()
     connection = BrokerConnection(config["BROKER_URL"], topic=config["BROKER_TOPIC"], options=config["BROKER_OPTIONS"])
     publisher = BrokerPublisher(connection, source=config["BROKER_SOURCE"], whole=config["BROKER_PAYLOAD"] == WHOLE)
-    return (Task("broker", publisher.run, pause=0.5, after=SEQUENCING, finish=publisher.finish),)
+    return (Task("broker", publisher.run, idle_pause=0.5, woken_by=SEQUENCING, finish=publisher.finish),)
 
 
 class BrokerPublisher:

@@ -59,9 +59,9 @@ def webhook_tasks(config: Mapping[str, Any], observe: Callable[[Attempt], None])
     rules = webhook_rules(config)
     deliverer = WebhookDeliverer(WebhookSender(allow_private=rules.allow_private), rules.secrets, observe)
     return (
-        Task("webhook queue", fan_out, pause=1, after=SEQUENCING),
-        Task("webhooks", deliverer.run, pause=0.5, after="webhook queue", finish=deliverer.finish),
-        Task("webhook retention", lambda: prune_deliveries() > 0, pause=600),
+        Task("webhook queue", fan_out, idle_pause=1, woken_by=SEQUENCING),
+        Task("webhooks", deliverer.run, idle_pause=0.5, woken_by="webhook queue", finish=deliverer.finish),
+        Task("webhook retention", lambda: prune_deliveries() > 0, idle_pause=600),
     )
 
 

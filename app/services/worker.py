@@ -34,16 +34,16 @@ class Task:
     """Work that is repeated.
 
     `run` does a limited part of it, in seconds at most, and returns whether there was any: then it is called again
-    after `again` seconds, otherwise after `pause` seconds, or as soon as the task is woken, which it is when the task
-    `after` has done something. It may raise. `finish` is called after the last `run`, to end what that has started in
-    the background.
+    after `busy_pause` seconds, otherwise after `idle_pause` seconds, or as soon as the task is woken, which it is when
+    the task `woken_by` has done something. It may raise. `finish` is called after the last `run`, to end what that has
+    started in the background.
     """
 
     name: str
     run: Callable[[], bool]
-    pause: float
-    again: float = 0.0
-    after: str | None = None
+    idle_pause: float
+    busy_pause: float = 0.0
+    woken_by: str | None = None
     finish: Callable[[], None] | None = None
 
 
@@ -55,15 +55,15 @@ def order_tasks(config: Mapping[str, Any], *, notified: bool) -> tuple[Task, ...
     tasks = (
         # A call that finds nothing is one short query. One that finds events leaves some time for more, to number them
         # together.
-        Task(SEQUENCING, sequence_events, pause=1 if notified else 0.1, again=0.02),
-        Task("search", project_events, pause=1, after=SEQUENCING),
+        Task(SEQUENCING, sequence_events, idle_pause=1 if notified else 0.1, busy_pause=0.02),
+        Task("search", project_events, idle_pause=1, woken_by=SEQUENCING),
         # `any` ends a call after the first page of orders that were changed.
-        Task("due changes", lambda: any(apply_due_changes()), pause=2),
+        Task("due changes", lambda: any(apply_due_changes()), idle_pause=2),
     )
     age = config["EXPIRE_PENDING_AFTER"]
     if age is None:
         return tasks
-    return *tasks, Task("expiry", lambda: any(expire_orders(older_than=age)), pause=60)
+    return *tasks, Task("expiry", lambda: any(expire_orders(older_than=age)), idle_pause=60)
 
 
 class Worker:
@@ -148,13 +148,13 @@ class Worker:
         if failed:
             return self._stopping, _RETRY_AFTER
         if active:
-            self._wake_those_after(task)
-            return self._stopping, task.again
-        return due, max(task.pause, min(_PAUSES_PER_CALL * seconds, _SLOW_PAUSE))
+            self._wake_others(task)
+            return self._stopping, task.busy_pause
+        return due, max(task.idle_pause, min(_PAUSES_PER_CALL * seconds, _SLOW_PAUSE))
 
-    def _wake_those_after(self, task: Task) -> None:
+    def _wake_others(self, task: Task) -> None:
         for other in self._tasks:
-            if other.after == task.name:
+            if other.woken_by == task.name:
                 self.wake(other.name)
 
     def _report_database(self, *, available: bool, reason: str = "") -> None:
