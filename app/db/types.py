@@ -44,7 +44,7 @@ class Timestamp(TypeDecorator[datetime]):
         return None if value is None else read_timestamp(value)
 
 
-class Document(UserDefinedType[str]):
+class JSONText(UserDefinedType[str]):
     """A JSON document that is stored and read as text, byte for byte.
 
     PostgreSQL's `json` preserves the text, which `jsonb` does not, and can be queried.

@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Boolean, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.engine import Base
-from app.db.types import UUID, Document, Timestamp
+from app.db.types import UUID, JSONText, Timestamp
 from app.models.order import HASH_LENGTH
 from app.models.principal import PRINCIPAL_MAX
 from app.tracing import TRACEPARENT_MAX
@@ -32,7 +32,7 @@ class OrderEvent(Base):
     request_id: Mapped[str | None] = mapped_column(String(REQUEST_ID_MAX))
     traceparent: Mapped[str | None] = mapped_column(String(TRACEPARENT_MAX))
     at: Mapped[datetime] = mapped_column(Timestamp)
-    snapshot: Mapped[str] = mapped_column(Document)
+    snapshot: Mapped[str] = mapped_column(JSONText)
 
 
 CHANGE_KEYS_MAX = 20_000  # of one order: each of its 10,000 versions, and as many requests that changed nothing
