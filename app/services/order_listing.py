@@ -1,7 +1,7 @@
 """Listing orders: filters, keyset paging, and the queries. Lists return stored documents without parsing them."""
 
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -35,6 +35,7 @@ from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, hash_key,
 from app.models.payment import UNPAID
 from app.models.principal import Principal
 from app.services.order_document import visible_document
+from app.services.order_queries import restrict_to_owner
 from app.services.order_service import CREATE, VISIBLE_AFTER
 
 Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
@@ -132,26 +133,15 @@ def _range_parameters(leading: Sequence[str], values: Mapping[str, list[str]]) -
 
 
 def _filter_values(filters: Mapping[str, Any], principal: Principal) -> dict[str, list[str]] | None:
-    """The values of each filter; None if no order can match.
-
-    The owner predicate is the filters by customer and by channel, whose indexes serve the list.
-    """
+    """The values of each filter; None if no order can match."""
     values = {name: [value] if isinstance(value, str) else value for name, value in filters.items() if name in FILTERS}
     if "number" in values:
         values["number"] = [normalize_order_number(values["number"][0])]
     if "idempotency_key" in values:
         [key] = values["idempotency_key"]
         values["idempotency_key"] = [hash_key(key, principal=principal.id, operation=CREATE)]
-    if principal.customer_id is not None:
-        _restrict(values, "customer_id", {principal.customer_id})
-    if principal.channels is not None:
-        _restrict(values, "channel", principal.channels)
+    restrict_to_owner(values, principal)
     return values if all(values.values()) else None
-
-
-def _restrict(values: dict[str, list[str]], name: str, allowed: Set[str]) -> None:
-    """Limit a filter to the values that are allowed."""
-    values[name] = [value for value in values.get(name, sorted(allowed)) if value in allowed]
 
 
 def is_descending(filters: Mapping[str, Any]) -> bool:

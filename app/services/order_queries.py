@@ -3,7 +3,7 @@
 Concurrent requests share one statement, as in a group commit: one round trip and one plan for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,22 @@ def owner_values(principal: Principal) -> dict[str, str | None]:
     """The values of `owner_parameters`."""
     channels = None if principal.channels is None else orjson.dumps(sorted(principal.channels)).decode()
     return {"customer_id": principal.customer_id, "channels": channels}
+
+
+def restrict_to_owner(values: dict[str, list[Any]], principal: Principal) -> None:
+    """The owner predicate of lists and searches: limit the filters by customer and by channel, which indexes serve.
+
+    `values` are those of each filter. A filter without a value is left where no order can match.
+    """
+    if principal.customer_id is not None:
+        _restrict(values, "customer_id", {principal.customer_id})
+    if principal.channels is not None:
+        _restrict(values, "channel", principal.channels)
+
+
+def _restrict(values: dict[str, list[Any]], name: str, allowed: Set[str]) -> None:
+    """Limit a filter to the values that are allowed."""
+    values[name] = [value for value in values.get(name, sorted(allowed)) if value in allowed]
 
 
 def _find_snapshots(keys: Sequence[OrderKey]) -> Sequence[Snapshot | None]:

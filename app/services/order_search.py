@@ -10,7 +10,7 @@ that too, or the conditions are others, the page has fewer orders, or none, and 
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ from app.models.search import NO_TOTAL, SORTED_FILTERS, SORTS
 from app.models.search_terms import metadata_term, query_words, tag_term
 from app.services.order_document import visible_document
 from app.services.order_listing import first_within_page
-from app.services.order_queries import owner_values
+from app.services.order_queries import owner_values, restrict_to_owner
 from app.services.search_statements import (
     PageShape,
     Path,
@@ -258,22 +258,11 @@ def _comparable(position: tuple[Any, str]) -> tuple[Any, ...]:
 
 
 def _column_values(filters: Mapping[str, Any], principal: Principal) -> dict[str, list[Any]]:
-    """The values of each filter by column; an empty list if no order can match.
-
-    The owner predicate is the filters by customer and by channel.
-    """
+    """The values of each filter by column; an empty list if no order can match."""
     columns = {name: filters[name] for name in _COLUMNS if name in filters}
     values = {name: list(value) if isinstance(value, tuple) else [value] for name, value in columns.items()}
-    if principal.customer_id is not None:
-        _restrict(values, "customer_id", {principal.customer_id})
-    if principal.channels is not None:
-        _restrict(values, "channel", principal.channels)
+    restrict_to_owner(values, principal)
     return values
-
-
-def _restrict(values: dict[str, list[Any]], name: str, allowed: Set[str]) -> None:
-    """Limit a filter to the values that are allowed."""
-    values[name] = [value for value in values.get(name, sorted(allowed)) if value in allowed]
 
 
 def _required_terms(filters: Mapping[str, Any]) -> list[list[str]]:
