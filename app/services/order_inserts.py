@@ -93,9 +93,13 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
 
 def _parameter(order: NewOrder) -> dict[str, Any]:
     """The order as a row of the statement's JSON parameter."""
-    snapshot = orjson.Fragment(order.document)
-    request = {"request_id": order.request_id, "traceparent": order.traceparent}
-    return order.columns | request | {"items": order.items, "snapshot": snapshot}
+    return {
+        **order.columns,
+        "request_id": order.request_id,
+        "traceparent": order.traceparent,
+        "items": order.items,
+        "snapshot": orjson.Fragment(order.document),
+    }
 
 
 def _lock_order(order: NewOrder) -> str:
