@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from app.db.engine import db
 from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, retry_pause
-from app.services import webhook_delivery, webhook_queue
+from app.services import webhook_delivery, webhook_queue, webhook_service
 from app.services.webhook_sender import Attempt
 from app.services.webhook_service import prune_deliveries
 from app.services.webhook_signature import SecretStore, new_secret
@@ -760,11 +760,27 @@ def test_finished_deliveries_are_deleted_after_their_time_and_pending_ones_stay(
         create_order(client)
         deliver(app)
         with app.app_context():
-            kept = prune_deliveries()
-            deleted = prune_deliveries(older_than=timedelta(0))
+            kept = list(prune_deliveries())
+            deleted = list(prune_deliveries(older_than=timedelta(0)))
 
-    assert (kept, deleted) == (0, 1)
+    assert (kept, deleted) == ([0], [1])
     assert [delivery["status"] for delivery in deliveries(client, webhook)] == ["pending"]
+
+
+def test_a_batch_of_the_retention_reads_over_a_limited_number_of_pending_deliveries(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_service, "_PRUNE_MAX", 2)
+    webhook = create_webhook(client, "http://127.0.0.1:9/")
+    for _ in range(5):
+        create_order(client)
+    with app.app_context():
+        queue_events()
+        newest = deliveries(client, webhook)[-1]["id"]
+        db.session.execute(update(DELIVERIES).where(DELIVERIES.c.id == newest).values(status="succeeded"))
+        db.session.commit()
+
+        assert list(prune_deliveries(older_than=timedelta(0))) == [0, 0, 1]
 
 
 def test_after_a_change_of_secret_key_a_rotated_secret_signs_what_has_waited(app: Flask, client: FlaskClient) -> None:

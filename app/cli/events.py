@@ -1,6 +1,5 @@
 """`flask events`: retention of the feed and of webhook deliveries, and new numbers after a restore."""
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 
@@ -23,14 +22,14 @@ def prune(older_than: timedelta) -> None:
 
     Readers whose cursor is older are answered 410. The command can be interrupted and run again.
     """
-    prune_entries = partial(prune_feed, published=bool(current_app.config["BROKER_URL"]))
+    prune_entries = partial(prune_feed, published=bool(current_app.config["BROKER_URL"]), older_than=older_than)
     with migrated_database():
-        for label, kind, prune_batch in (
-            ("Entries", "entries of the feed", prune_entries),
-            ("Deliveries", "deliveries of webhooks", prune_deliveries),
+        for label, kind, batches in (
+            ("Entries", "entries of the feed", iter(prune_entries, 0)),
+            ("Deliveries", "deliveries of webhooks", prune_deliveries(older_than=older_than)),
         ):
             with progress_bar(label, length=None) as bar:
-                for pruned in _batches(partial(prune_batch, older_than=older_than)):
+                for pruned in batches:
                     bar.update(pruned)
             click.echo(f"{bar.pos} {kind} removed.")
 
@@ -46,8 +45,3 @@ def renumber() -> None:
     """
     with migrated_database():
         click.echo(f"{renumber_feed()} was added to each number of the feed.")
-
-
-def _batches(prune_batch: Callable[[], int]) -> Iterator[int]:
-    while pruned := prune_batch():
-        yield pruned

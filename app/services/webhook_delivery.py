@@ -6,7 +6,7 @@ endpoint takes nothing from the others.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -61,8 +61,22 @@ def webhook_tasks(config: Mapping[str, Any], observe: Callable[[Attempt], None])
     return (
         Task("webhook queue", fan_out, idle_pause=1, woken_by=SEQUENCING),
         Task("webhooks", deliverer.run, idle_pause=0.5, woken_by="webhook queue", finish=deliverer.finish),
-        Task("webhook retention", lambda: prune_deliveries() > 0, idle_pause=600),
+        Task("webhook retention", _Retention().run, idle_pause=3600),
     )
+
+
+class _Retention:
+    """Deletes what has been kept for long enough, a batch with each call."""
+
+    def __init__(self) -> None:
+        self._batches: Iterator[int] | None = None
+
+    def run(self) -> bool:
+        """Delete a batch, and return whether there may be more."""
+        self._batches = self._batches or prune_deliveries()
+        if next(self._batches, None) is None:
+            self._batches = None
+        return self._batches is not None
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """Webhook endpoints and their deliveries: create, change and delete endpoints, look at deliveries, send them again."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -39,7 +39,7 @@ ROTATION = timedelta(hours=24)  # that the previous secret signs too
 KEPT = timedelta(days=30)  # of finished deliveries
 RESOLVE_SECONDS = 5.0  # in which a name must be resolved; the system's resolver tries its servers for 30 s and more
 _EXISTS = WebhookEndpoint.status != DELETED
-_PRUNE_MAX = 1_000  # deliveries of one endpoint in one transaction
+_PRUNE_MAX = 1_000  # deliveries of one endpoint that one transaction reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
         endpoint.status = DELETED
         return endpoint.id
 
-    in_transaction(partial(_prune, in_transaction(delete), before=LOWEST_ID))
+    in_transaction(partial(_prune, in_transaction(delete), after=LOWEST_ID, before=LOWEST_ID))
 
 
 def rotate_secret(endpoint_id: str, *, principal: Principal, rules: WebhookRules) -> dict[str, Any]:
@@ -286,28 +286,36 @@ def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) ->
     return in_transaction(replay)
 
 
-def prune_deliveries(*, older_than: timedelta = KEPT) -> int:
-    """Delete a batch of the finished deliveries that were queued longer ago, and all of deleted endpoints.
+def prune_deliveries(*, older_than: timedelta = KEPT) -> Iterator[int]:
+    """Delete the finished deliveries that were queued longer ago, and all of deleted endpoints, batch by batch.
 
-    Returns their number: 0 if there are none left.
+    Yields the number of deleted ones after each batch: 0 if all that it has read are pending.
     """
     before = first_order_id(time_ago(older_than))
-    endpoints = read_rows(select(WebhookEndpoint.id))
-    return sum(in_transaction(partial(_prune, row.id, before=before)) for row in endpoints)
+    for [endpoint_id] in read_rows(select(WebhookEndpoint.id)):
+        after: str | None = LOWEST_ID
+        while after is not None:
+            count, after = in_transaction(partial(_prune, endpoint_id, after=after, before=before))
+            yield count
 
 
-def _prune(endpoint_id: str, *, before: str) -> int:
+def _prune(endpoint_id: str, *, after: str, before: str) -> tuple[int, str | None]:
+    """Delete a batch. Returns its number, and the last id that it has read if there are more."""
     deleted = db.session.scalar(select(WebhookEndpoint.status).where(WebhookEndpoint.id == endpoint_id)) == DELETED
-    of_endpoint = DELIVERIES.c.endpoint_id == endpoint_id
-    batch = select(DELIVERIES.c.id).where(of_endpoint).order_by(DELIVERIES.c.id).limit(_PRUNE_MAX)
+    rest = [DELIVERIES.c.endpoint_id == endpoint_id, DELIVERIES.c.id > after]
     if not deleted:
-        batch = batch.where(DELIVERIES.c.id < before, DELIVERIES.c.status != PENDING)
-    ids = db.session.scalars(batch).all()
-    if ids:
-        db.session.execute(delete(DELIVERIES).where(of_endpoint, DELIVERIES.c.id.in_(ids)))
-    if deleted and len(ids) < _PRUNE_MAX:
+        rest.append(DELIVERIES.c.id < before)
+    # The end of the batch first: an endpoint that was away for days has millions of pending deliveries to read over.
+    last = db.session.scalar(
+        select(DELIVERIES.c.id).where(*rest).order_by(DELIVERIES.c.id).offset(_PRUNE_MAX - 1).limit(1)
+    )
+    batch = rest if last is None else [*rest, DELIVERIES.c.id <= last]
+    if not deleted:
+        batch.append(DELIVERIES.c.status != PENDING)
+    count = db.session.connection().execute(delete(DELIVERIES).where(*batch)).rowcount
+    if deleted and last is None:
         db.session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id))
-    return len(ids)
+    return count, last
 
 
 def _lock(endpoint_id: str, principal: Principal) -> WebhookEndpoint:
