@@ -22,7 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.pool import QueuePool
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from app.db import group_commit
+from app.db import batching
 from app.db.engine import db
 from app.db.errors import loggable_message
 from app.http.application import WITHOUT_PREFIX
@@ -179,8 +179,8 @@ def _sample_process() -> None:
     CPU.inc(cpu_seconds - _counted_cpu_seconds)
     _counted_cpu_seconds = cpu_seconds
     MEMORY.set(_resident_bytes())
-    for operation, size in list(group_commit.BATCHES):
-        count = group_commit.BATCHES.pop((operation, size))
+    for operation, size in list(batching.BATCHES):
+        count = batching.BATCHES.pop((operation, size))
         GROUP_COMMITS.labels(operation, 1 << (size - 1).bit_length()).inc(count)
         GROUP_COMMIT_ITEMS.labels(operation).inc(size * count)
     STREAMS.set(current_app.extensions["event_streams"].slots.occupied_count)

@@ -16,7 +16,7 @@ from sqlalchemy import event, update
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.db import group_commit
+from app.db import batching
 from app.db.engine import db
 from app.db.statement import Statement
 from app.models import OrderEvent
@@ -32,7 +32,7 @@ MANY = 8  # changes; the pool has a connection for each
 @pytest.fixture(autouse=True)
 def join(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the leader of a batch wait for those that arrive a moment later."""
-    monkeypatch.setattr(group_commit, "time", SimpleNamespace(sleep=lambda _: time.sleep(0.1)))
+    monkeypatch.setattr(batching, "time", SimpleNamespace(sleep=lambda _: time.sleep(0.1)))
 
 
 @pytest.fixture

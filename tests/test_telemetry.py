@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from app import telemetry
+from app.db.batching import BATCHES
 from app.db.engine import db
-from app.db.group_commit import BATCHES
 from app.services import order_service
 from app.telemetry import configure_logging
 from tests.support.commands import run_python

@@ -1,7 +1,7 @@
 """How the service talks to the database; knows no orders.
 
 `engine` and `connection` open connections, `statement` runs compiled statements and contains the one retry,
-`transactions` runs several statements as one, `group_commit` lets concurrent requests share a statement, `errors`
+`transactions` runs several statements as one, `batching` lets concurrent requests share a statement, `errors`
 classifies database errors, `types` are column types, `revision` checks the schema, `sqlite_rewrite` removes deleted
 data.
 """

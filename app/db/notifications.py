@@ -15,10 +15,10 @@ from flask.ctx import AppContext
 from sqlalchemy import func, select, true
 from sqlalchemy.engine import make_url
 
+from app.db.batching import PerApplication
 from app.db.connection import TRANSACTION_POOLER
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS
-from app.db.group_commit import PerApplication
 from app.db.statement import Statement
 
 NOTIFY_PAUSE = 0.1  # seconds between two notifications of a process

@@ -33,7 +33,7 @@ from app.services.order_actions import ChangeRequest
 from app.services.order_document import StoredOrder
 from app.services.order_service import BATCH_FAULTS_MAX, Outcome, invalid_entry
 
-CONCURRENCY = 20  # orders that are changed at the same time: they share statements, see app/db/group_commit.py
+CONCURRENCY = 20  # orders that are changed at the same time: they share statements, see app/db/batching.py
 DEADLINE = 8.0  # seconds for all actions: below the 10 s in which every request is answered
 # Characters of the orders in one response, after which no further action begins: a thousand actions on one large order
 # would otherwise be answered with gigabytes. A thousand usual orders have 2 to 4 MiB.

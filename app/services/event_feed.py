@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Integer, Select, Text, and_, bindparam, cast, literal_column, or_, select, true
 
+from app.db.batching import Batcher, PerApplication
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, DatabaseError
-from app.db.group_commit import GroupCommit, PerApplication
 from app.db.statement import Statement, is_one_of, rows_within
 from app.db.types import UUID, read_timestamp, rfc3339
 from app.errors import CursorExpired
@@ -214,5 +214,5 @@ _HEAD = Statement(select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
 _OF_ALL = {name: _statement(of_order=False, lateral=name == "postgresql") for name in ("postgresql", "sqlite")}
 _OF_ORDER = {name: _statement(of_order=True, lateral=name == "postgresql") for name in ("postgresql", "sqlite")}
 _READS = PerApplication(
-    lambda: GroupCommit[_PageKey, FeedPage | CursorExpired | DatabaseError](_read_pages, max_batch=_GROUP_MAX)
+    lambda: Batcher[_PageKey, FeedPage | CursorExpired | DatabaseError](_read_pages, max_batch=_GROUP_MAX)
 )

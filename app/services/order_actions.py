@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Row, Select, literal, select, tuple_
 
+from app.db.batching import BatchAbandoned
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection
-from app.db.group_commit import BatchAbandoned
 from app.db.transactions import read_rows
 from app.db.types import rfc3339
 from app.errors import (

@@ -14,8 +14,8 @@ from sqlalchemy import Row
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
+from app.db.batching import PerApplication
 from app.db.engine import db
-from app.db.group_commit import PerApplication
 from app.db.statement import rows_within, with_retry
 from app.db.transactions import consistent_read
 from app.models.principal import Principal

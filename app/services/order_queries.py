@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
 )
 
-from app.db.group_commit import GroupCommit, PerApplication
+from app.db.batching import Batcher, PerApplication
 from app.db.statement import Lookup, Statement, is_one_of
 from app.db.types import UUID
 from app.errors import OrderNotFound
@@ -142,4 +142,4 @@ def _reference_statement() -> Statement:
 OWNED_ORDER = (column("id", UUID), column("customer_id", Text), column("channels", Text))  # key of a lookup
 SNAPSHOTS = Lookup([*OWNED_ORDER, column("version", Integer)], _select_snapshot)
 _BY_REFERENCE = _reference_statement()
-_READS = PerApplication(lambda: GroupCommit[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))
+_READS = PerApplication(lambda: Batcher[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from app.db.batching import Batcher, PerApplication
 from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_lost_connection, is_unavailable
-from app.db.group_commit import GroupCommit, PerApplication
 from app.errors import (
     DuplicateExternalRef,
     IdempotencyKeyReused,
@@ -381,5 +381,5 @@ def _duplicate_external_ref(order: NewOrder, *, of_key: Any, of_ref: Any) -> Dup
 
 # Group commit of the orders that concurrent requests create.
 _CREATIONS = PerApplication(
-    lambda: GroupCommit[NewOrder, Outcome | None](_store, max_batch=GROUP_COMMIT_MAX, operation="create")
+    lambda: Batcher[NewOrder, Outcome | None](_store, max_batch=GROUP_COMMIT_MAX, operation="create")
 )

@@ -34,9 +34,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from app.db.batching import Batcher, PerApplication
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, is_unavailable
-from app.db.group_commit import GroupCommit, PerApplication
 from app.db.notifications import notify_workers
 from app.db.statement import Lookup, Statement, json_rows, typed
 from app.db.transactions import read_rows
@@ -90,7 +90,7 @@ class CurrentOrder:
 
 def find_current_order(order_id: str, *, principal: Principal, key: HashedKey | None) -> CurrentOrder | None:
     """The order, if the principal has access to it, read in one statement with those of concurrent requests."""
-    row = _GROUPS.get().reads.submit(
+    row = _BATCHERS.get().reads.submit(
         {"id": order_id, **owner_values(principal), "key_hash": None if key is None else key.key_hash}
     )
     return None if row is None else CurrentOrder(*row)
@@ -134,7 +134,7 @@ def store_version(
     change["last_line"] = len(order.items) if len(order.items) < len(before["items"]) else None
     # An external_ref may have to wait for another order with the same one, and could deadlock beside other changes.
     if order.external_ref == before["external_ref"]:
-        stored = _GROUPS.get().changes.submit(change)
+        stored = _BATCHERS.get().changes.submit(change)
         if stored is not None:
             return stored
     return bool(_store_versions([change], UPDATE_ORDER))
@@ -276,19 +276,19 @@ CURRENT_ORDERS = Lookup([*OWNED_ORDER, column("key_hash", Text)], _select_curren
 UPDATE_ORDERS, UPDATE_ORDER = _update_statement(skip_locked=True), _update_statement(skip_locked=False)
 
 
-class _Groups:
-    """The groups of reads and of changes. They take turns: a change that is read while another batch is stored could
+class _Batchers:
+    """The batchers of reads and of changes. They take turns: a change that is read while another batch is stored could
     not join that batch anyway, and waits to be read with more others. At 16 connections this saves 19 % of the CPU."""
 
     def __init__(self) -> None:
         turn = threading.Lock()
-        self.reads = GroupCommit[dict[str, Any], tuple[Any, ...] | None](
+        self.reads = Batcher[dict[str, Any], tuple[Any, ...] | None](
             CURRENT_ORDERS.rows, max_batch=GROUP_READ_MAX, turn=turn
         )
-        self.changes = GroupCommit[ChangeRow, bool | None](
+        self.changes = Batcher[ChangeRow, bool | None](
             _store_together, max_batch=GROUP_CHANGES_MAX, repeatable=False, turn=turn, operation="change"
         )
 
 
-_GROUPS = PerApplication(_Groups)
+_BATCHERS = PerApplication(_Batchers)
 _STORE_KEY = {"postgresql": Statement(_insert_key(postgresql)), "sqlite": Statement(_insert_key(sqlite))}

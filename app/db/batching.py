@@ -1,4 +1,7 @@
-"""Group commit: concurrent calls share one execution of work that is cheaper in batches."""
+"""Batches of concurrent calls: one statement, and one commit, for creates, changes or reads of many requests.
+
+For writes this is a group commit.
+"""
 
 import threading
 from collections import Counter
@@ -40,7 +43,7 @@ class _Batch(Generic[Item, Result]):
         self.span: Any = None  # of the execution
 
 
-class GroupCommit(Generic[Item, Result]):
+class Batcher(Generic[Item, Result]):
     """Collects the items of concurrent callers into batches, and executes each batch with one call of `execute`.
 
     The first caller of a batch is its leader: it waits for the batch before, lets other callers join, and executes. No
@@ -50,7 +53,7 @@ class GroupCommit(Generic[Item, Result]):
     order. What it raises is raised for every caller of the batch. If a leader is killed, the items of its batch are
     executed again if `execute` is `repeatable`; otherwise BatchAbandoned is raised for the other callers.
 
-    Groups with the same lock as `turn` execute one at a time: where the callers of one become callers of the other,
+    Batchers with the same lock as `turn` execute one at a time: where the callers of one become callers of the other,
     both then have fewer and larger batches.
 
     Batches of a named operation are counted in BATCHES.

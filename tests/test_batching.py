@@ -1,4 +1,4 @@
-"""Group commit: concurrent calls share executions, and every caller gets its own result."""
+"""Batches of concurrent calls: they share executions, and every caller gets its own result."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.db.group_commit import BatchAbandoned, GroupCommit
+from app.db.batching import BatchAbandoned, Batcher
 from tests.support.servers import ROOT, TIMEOUT
 
 
@@ -39,17 +39,17 @@ def concurrently(count: int, call: Callable[[int], object]) -> list[object]:
 
 def test_a_lone_caller_is_not_delayed() -> None:
     calls: list[Sequence[int]] = []
-    group = GroupCommit[int, int](lambda items: calls.append(items) or doubled(items), max_batch=10)
+    batcher = Batcher[int, int](lambda items: calls.append(items) or doubled(items), max_batch=10)
 
-    assert group.submit(21) == 42
+    assert batcher.submit(21) == 42
     assert calls == [[21]]
 
 
 def test_concurrent_callers_share_executions_and_get_their_own_results() -> None:
     sizes: list[int] = []
-    group = GroupCommit[int, int](lambda items: sizes.append(len(items)) or doubled(items), max_batch=1000)
+    batcher = Batcher[int, int](lambda items: sizes.append(len(items)) or doubled(items), max_batch=1000)
 
-    results = concurrently(200, group.submit)
+    results = concurrently(200, batcher.submit)
 
     assert results == [2 * item for item in range(200)]
     assert len(sizes) < 100
@@ -57,9 +57,9 @@ def test_concurrent_callers_share_executions_and_get_their_own_results() -> None
 
 def test_no_batch_exceeds_its_maximum() -> None:
     sizes: list[int] = []
-    group = GroupCommit[int, int](lambda items: sizes.append(len(items)) or doubled(items), max_batch=3)
+    batcher = Batcher[int, int](lambda items: sizes.append(len(items)) or doubled(items), max_batch=3)
 
-    assert concurrently(50, group.submit) == [2 * item for item in range(50)]
+    assert concurrently(50, batcher.submit) == [2 * item for item in range(50)]
     assert max(sizes) <= 3
 
 
@@ -70,19 +70,19 @@ def test_an_error_is_raised_for_the_callers_of_its_batch_only() -> None:
             raise ValueError("poison")
         return list(items)
 
-    group = GroupCommit[int, int](execute, max_batch=1)
+    batcher = Batcher[int, int](execute, max_batch=1)
 
-    results = concurrently(30, group.submit)
+    results = concurrently(30, batcher.submit)
 
     assert [item for item, result in enumerate(results) if isinstance(result, ValueError)] == [13]
-    assert group.submit(1) == 1
+    assert batcher.submit(1) == 1
 
 
 def test_too_few_results_are_an_error() -> None:
-    group = GroupCommit[int, int](lambda items: [], max_batch=10)
+    batcher = Batcher[int, int](lambda items: [], max_batch=10)
 
     with pytest.raises(RuntimeError, match="0 results for 1 items"):
-        group.submit(1)
+        batcher.submit(1)
 
 
 def test_the_other_callers_of_a_killed_leader_get_their_results() -> None:
@@ -95,13 +95,13 @@ def test_the_other_callers_of_a_killed_leader_get_their_results() -> None:
             raise Killed
         return doubled(items)
 
-    group = GroupCommit[int, int](execute, max_batch=1000)
+    batcher = Batcher[int, int](execute, max_batch=1000)
 
-    results = concurrently(20, group.submit)
+    results = concurrently(20, batcher.submit)
 
     assert [type(result) for result in results].count(Killed) == 1
     assert all(result == 2 * item for item, result in enumerate(results) if not isinstance(result, Killed))
-    assert group.submit(5) == 10
+    assert batcher.submit(5) == 10
 
 
 def test_the_other_callers_of_a_killed_leader_are_told_where_a_batch_must_not_be_executed_again() -> None:
@@ -114,9 +114,9 @@ def test_the_other_callers_of_a_killed_leader_are_told_where_a_batch_must_not_be
             raise Killed
         return doubled(items)
 
-    group = GroupCommit[int, int](execute, max_batch=1000, repeatable=False)
+    batcher = Batcher[int, int](execute, max_batch=1000, repeatable=False)
 
-    results = concurrently(20, group.submit)
+    results = concurrently(20, batcher.submit)
 
     assert sorted(executed) == list(range(20))
     for item, result in enumerate(results):
@@ -132,25 +132,25 @@ def test_a_stuck_batch_does_not_block_later_ones() -> None:
             release.wait(10)
         return doubled(items)
 
-    group = GroupCommit[int, int](execute, max_batch=1)
-    stuck = threading.Thread(target=group.submit, args=(0,))
+    batcher = Batcher[int, int](execute, max_batch=1)
+    stuck = threading.Thread(target=batcher.submit, args=(0,))
     stuck.start()
     time.sleep(0.15)  # longer than a leader waits for the batch before its own
 
     try:
-        assert concurrently(10, lambda item: group.submit(item + 1)) == [2 * (item + 1) for item in range(10)]
+        assert concurrently(10, lambda item: batcher.submit(item + 1)) == [2 * (item + 1) for item in range(10)]
         assert stuck.is_alive()
     finally:
         release.set()
         stuck.join()
-    assert group.submit(3) == 6
+    assert batcher.submit(3) == 6
 
 
 # One process for both: gevent replaces blocking calls for the whole process.
 UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import gevent, json, random, socket
-from app.db.group_commit import GroupCommit
+from app.db.batching import Batcher
 
 sleep = monkey.get_original("time", "sleep")
 
@@ -161,14 +161,14 @@ def shared():
         gevent.sleep(random.random() / 100)
         return [2 * item for item in items]
 
-    group = GroupCommit(execute, max_batch=40)
-    greenlets = [gevent.spawn(group.submit, item) for item in range(500)]
+    batcher = Batcher(execute, max_batch=40)
+    greenlets = [gevent.spawn(batcher.submit, item) for item in range(500)]
     gevent.sleep(0.005)
     for victim in greenlets[::50]:  # leaders and others
         victim.kill()
     gevent.joinall(greenlets, timeout=20)
     survivors = [greenlet.value for i, greenlet in enumerate(greenlets) if i % 50]
-    return survivors, len(sizes), group.submit(7)
+    return survivors, len(sizes), batcher.submit(7)
 
 def blocking():
     sizes = []
@@ -177,8 +177,8 @@ def blocking():
         sleep(0.001)  # blocks the process, as SQLite does
         return items
 
-    group = GroupCommit(execute, max_batch=40)
-    greenlets = [gevent.spawn(group.submit, item) for item in range(120)]
+    batcher = Batcher(execute, max_batch=40)
+    greenlets = [gevent.spawn(batcher.submit, item) for item in range(120)]
     gevent.joinall(greenlets, timeout=20)
     return [greenlet.value for greenlet in greenlets], len(sizes)
 
@@ -191,9 +191,9 @@ def arriving():
         length = ord(connection.recv(1))
         for _ in range(length):  # others run between the steps of a request
             gevent.sleep(0)
-        return group.submit(length)
+        return batcher.submit(length)
 
-    group = GroupCommit(execute, max_batch=40)
+    batcher = Batcher(execute, max_batch=40)
     greenlets = [gevent.spawn(receive, connection) for connection, _ in pairs]
     gevent.sleep(0.01)  # all wait for their requests
     for length, (_, client) in enumerate(pairs):
@@ -207,7 +207,7 @@ def overloaded():
             gevent.sleep(0)
 
     busy = gevent.spawn(work)  # the event loop is never idle
-    result = GroupCommit(lambda items: items, max_batch=40).submit(7)
+    result = Batcher(lambda items: items, max_batch=40).submit(7)
     busy.kill()
     return result
 
