@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -16,7 +15,7 @@ from sqlalchemy import event, update
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.db import batching
+from app.db.batching import Batcher
 from app.db.engine import db
 from app.db.statement import Statement
 from app.models import OrderEvent
@@ -32,7 +31,7 @@ MANY = 8  # changes; the pool has a connection for each
 @pytest.fixture(autouse=True)
 def join(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the leader of a batch wait for those that arrive a moment later."""
-    monkeypatch.setattr(batching, "time", SimpleNamespace(sleep=lambda _: time.sleep(0.1)))
+    monkeypatch.setattr(Batcher, "let_others_join", lambda _: time.sleep(0.1))
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ class Batcher(Generic[Item, Result]):
         acquired = False
         try:
             acquired = self._turn.acquire(timeout=_MAX_WAIT)
-            self._let_others_join()
+            self.let_others_join()
             self._close(batch)
             if self._operation:
                 BATCHES[self._operation, len(batch.items)] += 1
@@ -129,7 +129,7 @@ class Batcher(Generic[Item, Result]):
             if batch.finished is not None:
                 batch.finished.set()
 
-    def _let_others_join(self) -> None:
+    def let_others_join(self) -> None:
         """Wait until no greenlet has anything to do, for at most _MAX_JOINING: others may be about to submit an item.
 
         With 16 connections, this makes 1.2 times as many creates a second. While SQLite executes, no greenlet can run.
