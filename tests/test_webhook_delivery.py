@@ -749,6 +749,34 @@ def test_an_unexpected_error_of_a_request_is_a_failed_attempt_and_is_logged(
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["webhook request failed"]
 
 
+def test_the_bodies_of_open_requests_have_limited_memory(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_request: Received) -> int:
+        assert answered.wait(TIMEOUT)
+        return 200
+
+    answered = threading.Event()
+    monkeypatch.setattr(webhook_delivery, "OPEN_BYTES_MAX", 1)
+    monkeypatch.setattr(webhook_delivery, "_CALL_SECONDS", 0.2)
+    with receiver(answer) as first, receiver(answer) as second, app.app_context():
+        for endpoint in (first, second):
+            create_webhook(client, endpoint.url, payload="order")
+        for _ in range(3):
+            create_order(client)
+        queue_events()
+        running = deliverer(app)
+        running.run()
+        open_requests = sorted(len(endpoint.requests) for endpoint in (first, second))
+        answered.set()
+        while running.run():
+            pass
+        running.finish()
+
+    assert open_requests == [0, 1]
+    assert (len(first.requests), len(second.requests)) == (3, 3)
+
+
 def test_finished_deliveries_are_deleted_after_their_time_and_pending_ones_stay(
     app: Flask, client: FlaskClient
 ) -> None:

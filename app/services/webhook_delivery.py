@@ -5,6 +5,7 @@ endpoint has at most CONCURRENCY requests open in a worker, and one while it doe
 endpoint takes nothing from the others.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -45,6 +46,8 @@ CONCURRENCY = 10  # open requests of one endpoint in a worker
 CLAIMED_MAX = 150
 CLAIM_SECONDS = 5.0
 OPEN_MAX = 5_000  # claimed deliveries in a worker
+# Bytes of their bodies, of which some have a MiB. A claim is as large as fits, by the largest body of the claim before.
+OPEN_BYTES_MAX = 64 * 1024**2
 _SLOW = 300  # milliseconds of a request: what is claimed then waits for 4.5 s
 _CALL_SECONDS = 1.0
 _IDLE_WAIT = 0.05  # seconds between two looks for new deliveries while requests are open
@@ -85,6 +88,7 @@ class _Lane:
 
     sending: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(CONCURRENCY))
     claimed: int = 0
+    largest: int = 1  # bytes of a body of the last claim
     unstored: int = 0  # results
     slow: bool = True  # until a request was fast
     failing: bool = False  # the last request failed
@@ -98,6 +102,7 @@ class WebhookDeliverer:
         self._secrets = secrets
         self._observe = observe
         self._lanes: dict[str, _Lane] = {}
+        self._open_bytes = 0  # of the bodies of what is claimed
         self._results: list[tuple[ClaimedDelivery, Attempt | None]] = []  # None: not sent
         self._finished = Event()
         self._stopping = False
@@ -132,15 +137,20 @@ class WebhookDeliverer:
         if not _in_thread(any_due, datetime.now(UTC)):
             return 0
         total = 0
-        for endpoint in _in_thread(due_endpoints, datetime.now(UTC)):
-            limit = min(self._capacity(endpoint), OPEN_MAX - self._claimed())
+        endpoints = _in_thread(due_endpoints, datetime.now(UTC))
+        random.shuffle(endpoints)  # where the first ones take all that fits, it is the others' turn another time
+        for endpoint in endpoints:
+            limit = min(self._capacity(endpoint), OPEN_MAX - self._claimed(), self._fitting(endpoint))
             if limit <= 0:
                 continue
             claimed_at, deliveries = time.monotonic(), _in_thread(claim, endpoint, limit)
             for delivery in deliveries:
                 lane = self._lanes.setdefault(endpoint.id, _Lane())
                 lane.claimed += 1
+                self._open_bytes += len(delivery.body)
                 gevent.spawn(self._deliver, delivery, lane, claimed_at)
+            if deliveries:
+                lane.largest = max(len(delivery.body) for delivery in deliveries)
             total += len(deliveries)
         return total
 
@@ -162,6 +172,12 @@ class WebhookDeliverer:
             return CONCURRENCY - lane.claimed
         return CLAIMED_MAX - lane.claimed if lane.claimed < CLAIMED_MAX / 2 else 0  # few large claims
 
+    def _fitting(self, endpoint: DueEndpoint) -> int:
+        """How many more bodies fit into OPEN_BYTES_MAX."""
+        lane = self._lanes.get(endpoint.id) or _Lane()
+        fitting = (OPEN_BYTES_MAX - self._open_bytes) // lane.largest
+        return fitting if self._open_bytes else max(fitting, 1)
+
     def _deliver(self, delivery: ClaimedDelivery, lane: _Lane, claimed_at: float) -> None:
         """Send a delivery as soon as the endpoint has a request free."""
         attempt = None
@@ -173,6 +189,7 @@ class WebhookDeliverer:
                     lane.slow, lane.failing = attempt.milliseconds > _SLOW, not attempt.succeeded
         finally:
             lane.claimed -= 1
+            self._open_bytes -= len(delivery.body)
             lane.unstored += 1
             self._results.append((delivery, attempt))
             self._finished.set()
