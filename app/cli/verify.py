@@ -11,7 +11,7 @@ from flask.cli import with_appcontext
 
 from app.cli.common import Since, cores, migrated_database, progress_bar
 from app.cli.processes import run_in_processes
-from app.services.feed_checks import verify_feed_numbers
+from app.services.event_checks import verify_feed_numbers
 from app.services.search_checks import verify_search_head, verify_search_terms
 from app.services.verification import count_orders, order_ranges, verify_erasures, verify_range
 

@@ -2,6 +2,6 @@
 
 Creating: order_service, order_inserts. Changing: order_actions, order_updates.
 Reading: order_queries (one order), order_listing (lists), order_export (all). The order document: order_document.
-Operations: order_import, erasure, verification (with event_, change_, document_ and feed_checks).
+Operations: order_import, erasure, verification (with event_, change_ and document_checks).
 Credentials: api_key_service, token_service.
 """

@@ -50,8 +50,7 @@ from app.models import (
 )
 from app.models.erasure import DONE
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id
-from app.services.event_checks import EVENT_COLUMNS, OrderRow, compare_events
-from app.services.feed_checks import feed_kept_since
+from app.services.event_checks import EVENT_COLUMNS, OrderRow, compare_events, feed_kept_since
 from app.services.search_checks import SearchQueries, compare_search
 
 RANGE_SIZE = 500  # orders in memory at once
