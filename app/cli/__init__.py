@@ -5,9 +5,8 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
-from app.cli.broker import broker
 from app.cli.doctor import doctor
-from app.cli.events import events
+from app.cli.events import broker, events
 from app.cli.order_lookup import find_command, get_command, list_command, tail_command
 from app.cli.orders import orders
 from app.cli.privacy import privacy

@@ -1,4 +1,4 @@
-"""`flask events`: retention of the feed and of webhook deliveries, and new numbers after a restore."""
+"""`flask events` and `flask broker`: retention of the feed, new numbers after a restore, and what the broker gets."""
 
 from datetime import timedelta
 from functools import partial
@@ -8,10 +8,13 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from app.cli.common import Age, migrated_database, progress_bar
+from app.errors import CursorExpired
+from app.services.broker import replay
 from app.services.sequencer import prune_feed, renumber_feed
 from app.services.webhook_service import prune_deliveries
 
 events = AppGroup("events", help="Manage the feed of events and the deliveries.")
+broker = AppGroup("broker", help="Manage the publishing of events to the message broker.")
 
 
 @events.command("prune")
@@ -45,3 +48,18 @@ def renumber() -> None:
     """
     with migrated_database():
         click.echo(f"{renumber_feed()} was added to each number of the feed.")
+
+
+@broker.command("replay")
+@click.option("--after", type=click.IntRange(min=0), required=True, help="Number of the last event to leave out.")
+def replay_events(after: int) -> None:
+    """Publish the events after a number again, for a broker that has lost them; or leave out those up to it.
+
+    The workers go on from there at once.
+    """
+    with migrated_database():
+        try:
+            replay(after=after)
+        except CursorExpired as error:
+            raise click.ClickException(error.detail) from None
+    click.echo(f"Publishing goes on with event {after + 1}.")
