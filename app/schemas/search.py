@@ -9,8 +9,7 @@ from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
 from app.models.lifecycle import STATUSES
 from app.models.order_item import ID_MAX
 from app.models.payment import PAYMENT_STATUSES
-from app.models.search import SORTS
-from app.models.search_terms import query_words
+from app.models.search import SORTS, query_words
 from app.schemas.fields import (
     BoundedInteger,
     Choice,

@@ -23,8 +23,7 @@ from app.errors import ServiceUnavailable
 from app.models.fulfillment import NOT_RETURNED
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, next_id
 from app.models.principal import Principal
-from app.models.search import NO_TOTAL, SORTED_FILTERS, SORTS
-from app.models.search_terms import metadata_term, query_words, tag_term
+from app.models.search import NO_TOTAL, SORTED_FILTERS, SORTS, metadata_term, query_words, tag_term
 from app.services.order_document import visible_document
 from app.services.order_listing import first_within_page
 from app.services.order_queries import owner_values, restrict_to_owner

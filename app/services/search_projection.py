@@ -33,8 +33,7 @@ from app.db.transactions import read_rows
 from app.db.types import read_timestamp
 from app.models import FEED_HEAD, SEARCH, SEARCH_HEAD, SEARCH_TERMS, FeedEntry, Order, OrderEvent
 from app.models.order_id import LOWEST_ID
-from app.models.search import NO_TOTAL, SEARCH_HEAD_ID
-from app.models.search_terms import order_terms
+from app.models.search import NO_TOTAL, SEARCH_HEAD_ID, order_terms
 
 log = structlog.get_logger()
 
