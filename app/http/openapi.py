@@ -40,10 +40,13 @@ from app.http.openapi_components import (
     SECURITY_SCHEME,
     camel_case,
     header_parameters,
+    payload_example,
+    problem_example,
     reference,
+    request_example,
+    response_example,
     webhooks,
 )
-from app.http.openapi_examples import payload_example, problem_example, request_example, response_example
 from app.http.problems import MEDIA_TYPE
 from app.http.requests import JSON, public_path
 from app.schemas.documents import (

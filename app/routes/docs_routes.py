@@ -15,7 +15,7 @@ from app.http.application import PUBLIC, Blueprint, Content
 from app.http.collection import collection
 from app.http.guides import GUIDES, llms_text, read_guide
 from app.http.openapi import api_description
-from app.http.openapi_examples import problem_example, problem_request
+from app.http.openapi_components import problem_example, problem_request
 from app.http.requests import JSON, public_path
 from app.http.responses import page_response
 

@@ -22,8 +22,7 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.db.engine import db
-from app.http.openapi_components import camel_case
-from app.http.openapi_examples import EXAMPLES
+from app.http.openapi_components import EXAMPLES, camel_case
 from app.models import order_aggregate
 from app.models.event import CHANGE_KEYS_MAX
 from app.models.order import Order
