@@ -1,4 +1,4 @@
-"""What browsers are told: which origins may call, and what the answers must not be used for."""
+"""Response headers for browsers: which origins may call, and what responses must not be used for."""
 
 from collections.abc import Iterator
 from typing import Any

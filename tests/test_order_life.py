@@ -1,4 +1,4 @@
-"""docs/order-life.md: each command prints what is said, on a real server, and a dry run predicts each step."""
+"""docs/order-life.md: each command prints what the page shows, on a real server, and a dry run predicts each step."""
 
 import json
 import os

@@ -86,7 +86,7 @@ def stored(app: Flask) -> int:
         return connection.execute(text("SELECT count(*) FROM orders")).scalar_one()
 
 
-def told(response: Any) -> tuple[int, int, int]:
+def quota(response: Any) -> tuple[int, int, int]:
     """The status, what is left, and the seconds until there is more."""
     left, seconds = re.fullmatch(r'"customers";r=(\d+);t=(\d+)', response.headers["RateLimit"]).groups()
     return response.status_code, int(left), int(seconds)
@@ -95,19 +95,19 @@ def told(response: Any) -> tuple[int, int, int]:
 def test_a_batch_counts_as_its_orders(limited: Flask, limited_client: FlaskClient, clock: Clock) -> None:
     fits, too_large = batch(limited_client, 3), batch(limited_client, 3)
 
-    assert (told(fits), told(too_large)) == ((200, 2, 12), (429, 1, 12))
+    assert (quota(fits), quota(too_large)) == ((200, 2, 12), (429, 1, 12))
     assert slug(too_large) == (429, "too-many-requests")
     assert "counts as 3 requests; 1 more of 5" in too_large.json["detail"]
     assert stored(limited) == 3
     clock.now += int(too_large.headers["Retry-After"])
-    assert told(batch(limited_client, 3)) == (200, 0, 12)
+    assert quota(batch(limited_client, 3)) == (200, 0, 12)
     assert stored(limited) == 6
 
 
 def test_a_refused_batch_counts_as_one_request(limited_client: FlaskClient) -> None:
     batch(limited_client, 3)
 
-    statuses = [told(batch(limited_client, 4))[:2] for _ in range(4)]
+    statuses = [quota(batch(limited_client, 4))[:2] for _ in range(4)]
 
     assert statuses == [(429, 1), (429, 0), (429, 0), (429, 0)]
     assert requests(limited_client, token(), 1)[0].status_code == 429
@@ -124,9 +124,9 @@ def test_a_batch_of_more_than_the_whole_share_is_paid_off(
     clock.now += int(refused.headers["Retry-After"])
     [after] = requests(limited_client, token(), 1)
 
-    assert (told(early), early.headers["Retry-After"]) == ((429, 3, 12), "24")
-    assert told(taken) == (200, 0, 48)  # three orders are owed, and the next request is due after them
-    assert (told(refused), refused.headers["Retry-After"]) == ((429, 0, 48), "48")
+    assert (quota(early), early.headers["Retry-After"]) == ((429, 3, 12), "24")
+    assert quota(taken) == (200, 0, 48)  # three orders are owed, and the next request is due after them
+    assert (quota(refused), refused.headers["Retry-After"]) == ((429, 0, 48), "48")
     assert after.status_code == 200
     assert stored(limited) == 8
 

@@ -210,9 +210,9 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
 
 @pytest.fixture(scope="module")
 def named(app: Flask, rows_of_an_order: Rows) -> dict[str, list[str]]:
-    """What is said of an order for each corruption, and of one that is sound, all in one database."""
+    """The differences that are reported for each corruption, and for a sound order, all in one database."""
     delete_all_rows(app)
-    said: dict[str, list[str]] = {}
+    differences: dict[str, list[str]] = {}
     order_ids: dict[str, str] = {}
     for position, corruption in enumerate([*CORRUPTIONS, "none"]):
         rows = twin(rows_of_an_order, position)
@@ -226,8 +226,8 @@ def named(app: Flask, rows_of_an_order: Rows) -> dict[str, list[str]]:
     assert (result.exit_code, last) == (1, f"{len(order_ids)} orders verified, {len(lines)} differences.")
     for line in lines:
         order_id, _, difference = line.removeprefix("order ").partition(": ")
-        said.setdefault(order_ids[order_id], []).append(difference)
-    return said
+        differences.setdefault(order_ids[order_id], []).append(difference)
+    return differences
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)

@@ -438,7 +438,7 @@ def test_a_success_ends_a_series_of_failures(app: Flask, client: FlaskClient) ->
 def test_operators_are_told_of_a_failing_and_of_a_disabled_webhook(app: Flask, client: FlaskClient) -> None:
     with receiver(lambda _: 500) as endpoint, receiver() as operators, capture_logs() as lines:
         webhook = create_webhook(client, endpoint.url + "?token=secret", channels=["web"])
-        told = create_webhook(client, operators.url, events=["endpoint.failing", "endpoint.disabled"])
+        alarm = create_webhook(client, operators.url, events=["endpoint.failing", "endpoint.disabled"])
         create_webhook(client, operators.url, events=["endpoint.failing"], channels=["app"])
         create_order(client, channel="web")
         for status in (500, 500, 410):
@@ -448,7 +448,7 @@ def test_operators_are_told_of_a_failing_and_of_a_disabled_webhook(app: Flask, c
         deliver(app)
 
     failing, disabled = operators.requests
-    assert failing.verify(told["secret"])["type"] == "endpoint.failing"
+    assert failing.verify(alarm["secret"])["type"] == "endpoint.failing"
     assert failing.json["data"]["endpoint_id"] == webhook["id"]
     assert (failing.json["data"]["response_status"], failing.json["data"]["consecutive_failures"]) == (500, 1)
     assert (disabled.json["type"], disabled.json["data"]["disabled_reason"]) == ("endpoint.disabled", "gone")

@@ -176,7 +176,7 @@ def _outcome(task: Callable[[], StoredOrder], budget: Budget) -> Outcome:
         return order
     except ServiceError as error:
         return error.with_traceback(None)
-    except Exception as error:  # the other actions are committed, and their results must be told
+    except Exception as error:  # the other actions are committed, and their results must be returned
         outcome: ServiceError = (
             ServiceUnavailable("The database is temporarily unavailable. Send the action again.")
             if isinstance(error, DATABASE_ERRORS) and is_unavailable(error)

@@ -215,14 +215,14 @@ async def replay(session: AsyncSession, body: OrderIn, key: str | None) -> str:
     found = key and (await session.execute(query.where(Order.idempotency_key == key, OrderEvent.version == 1))).first()
     if not found:
         raise HTTPException(409, "Another order has this external_ref.")
-    if found.fingerprint != orders.fingerprint(said(body)):
+    if found.fingerprint != orders.fingerprint(content(body)):
         raise HTTPException(422, "The key was used with another body.")
     return found.snapshot
 
 
 def add(session: AsyncSession, body: OrderIn, key: str | None) -> str:
     """Add an order, its event and its outbox entry; return its document."""
-    data = said(body)
+    data = content(body)
     at, order_id = orders.now(), orders.new_id()
     items_total, adjustments_total = orders.sums(data["items"], data["adjustments"])
     columns = {name: value for name, value in data.items() if name not in ("items", "metadata")}
@@ -254,7 +254,7 @@ def add_event(session: AsyncSession, order: Order, event: str) -> str:
     return document
 
 
-def said(body: OrderIn) -> dict[str, Any]:
+def content(body: OrderIn) -> dict[str, Any]:
     return body.model_dump(exclude={"idempotency_key"})
 
 

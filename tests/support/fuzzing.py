@@ -1,4 +1,4 @@
-"""What the API description cannot say, told to schemathesis (`make fuzz`; see schemathesis.toml)."""
+"""What the API description cannot express, added for schemathesis (`make fuzz`; see schemathesis.toml)."""
 
 import re
 from typing import Any

@@ -534,7 +534,7 @@ def positive_discounts(body: Document) -> list[str]:
 
 
 def content_of(body: Document) -> Document:
-    """What a body says, the absent members filled in; of a document, what its caller said."""
+    """The content of a body, the absent members filled in; of a document, what its caller sent."""
     return {
         "customer_id": body["customer_id"],
         "external_ref": body.get("external_ref"),
