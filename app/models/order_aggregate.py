@@ -429,14 +429,18 @@ class OrderAggregate:
 
     def _count_units(self) -> None:
         """Count the cancelled, fulfilled and returned units of the lines from the records."""
-        for name, records in (
-            ("cancelled", [record for record in self.cancellations if record["reopened_at"] is None]),
-            ("fulfilled", active_fulfillments(self.fulfillments)),
-            ("returned", with_status(self.returns, RECEIVED)),
-        ):
-            units = count_units(records)
-            if any([line[name] != units.get(line["line"], 0) for line in self.items]):
-                self.items = [line | {name: units.get(line["line"], 0)} for line in self.items]
+        cancelled = count_units([record for record in self.cancellations if record["reopened_at"] is None])
+        fulfilled = count_units(active_fulfillments(self.fulfillments))
+        returned = count_units(with_status(self.returns, RECEIVED))
+        self.items = [
+            line
+            | {
+                "cancelled": cancelled.get(line["line"], 0),
+                "fulfilled": fulfilled.get(line["line"], 0),
+                "returned": returned.get(line["line"], 0),
+            }
+            for line in self.items
+        ]
 
     def _end_without_open_units(self) -> None:
         self._count_units()
