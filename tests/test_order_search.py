@@ -259,10 +259,10 @@ def test_words_that_many_orders_have_are_intersected(
 
 
 def test_a_search_that_waits_too_long_for_others_is_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order_search, "AT_ONCE", BoundedSemaphore(1))
+    monkeypatch.setattr(order_search, "SLOTS", BoundedSemaphore(1))
     monkeypatch.setattr(order_search, "QUEUE_SECONDS", 0.01)
 
-    with order_search.AT_ONCE:
+    with order_search.SLOTS:
         answer = client.get("/orders/search")
 
     assert slug(answer) == (503, "service-unavailable") and answer.headers["Retry-After"] == "1"

@@ -42,7 +42,7 @@ INTERSECTION_MAX = 50_000  # orders with a word that are compared with those wit
 WALK_MAX = 10_000  # orders that one page walks over
 FACETS_MAX = 50_000  # orders that are counted for facets
 FACET_VALUES_MAX = 100  # of one facet, those with most orders
-AT_ONCE = threading.BoundedSemaphore(4)  # searches of a process, so that they leave connections to all others
+SLOTS = threading.BoundedSemaphore(4)  # searches of a process, so that they leave connections to all others
 QUEUE_SECONDS = 4.0  # that a search waits for others; its statements may take the rest of the 10 s of a request
 
 _COLUMNS = (
@@ -97,7 +97,7 @@ def search_orders(
     WALK_MAX orders of which few matched. Raises ServiceUnavailable if other searches take too long.
     """
     search = _Search(filters, principal)
-    with _turn():
+    with _slot():
         as_of_seq, last, *counts = search.count()
         source = search.choose_source(counts)
         documents, next_after = search.page(source, limit=limit, after=after) if source else ([], None)
@@ -110,13 +110,13 @@ def search_orders(
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
-    if not AT_ONCE.acquire(timeout=QUEUE_SECONDS):
+def _slot() -> Iterator[None]:
+    if not SLOTS.acquire(timeout=QUEUE_SECONDS):
         raise ServiceUnavailable("Too many searches are running. Send the request again.")
     try:
         yield
     finally:
-        AT_ONCE.release()
+        SLOTS.release()
 
 
 class _Search:

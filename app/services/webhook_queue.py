@@ -68,7 +68,7 @@ ATTEMPTS_KEPT = 50  # of a delivery, the latest ones
 
 _OF_EVENT = ("order_id", "version", "endpoint_id")
 # The values of a delivery that is queued, with `next_attempt_at`.
-AGAIN: dict[str, Any] = {
+QUEUED: dict[str, Any] = {
     "status": PENDING,
     "attempt_count": 0,
     "lease": None,
@@ -163,7 +163,7 @@ def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: 
 
 def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime) -> None:
     """Insert deliveries; with `again`, queue those that exist and have been sent."""
-    changes = AGAIN | {"next_attempt_at": at}
+    changes = QUEUED | {"next_attempt_at": at}
     # One that is being sent is sent again: its success may not be stored yet, although the receiver has the event.
     is_sent = or_(DELIVERIES.c.status != PENDING, DELIVERIES.c.lease.is_not(None)) if again else false()
     connection = db.session.connection()
@@ -180,7 +180,7 @@ def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime
 
 def _new_row(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetime) -> dict[str, Any]:
     members = dict.fromkeys(("order_id", "version", "seq", "data")) | dict(event)
-    return members | AGAIN | {
+    return members | QUEUED | {
         "endpoint_id": endpoint_id, "id": id, "attempts": [], "next_attempt_at": at, "created_at": at,
     }  # fmt: skip
 

@@ -30,7 +30,7 @@ from app.models.webhook import (
     TEST,
 )
 from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
-from app.services.webhook_queue import AGAIN, delivery_document, queue_events, queue_rows
+from app.services.webhook_queue import QUEUED, delivery_document, queue_events, queue_rows
 from app.services.webhook_sender import Resolver, resolve_host
 from app.services.webhook_signature import SecretStore, new_secret
 
@@ -280,7 +280,7 @@ def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) ->
         oldest = failed.order_by(delivery.finished_at).limit(REPLAY_MAX).cte("oldest")
         of_delivery = DELIVERIES.c.endpoint_id == oldest.c.endpoint_id, DELIVERIES.c.id == oldest.c.id
         again = update(DELIVERIES).where(*of_delivery)
-        again = again.values(**AGAIN, next_attempt_at=datetime.now(UTC)).returning(DELIVERIES.c.id)
+        again = again.values(**QUEUED, next_attempt_at=datetime.now(UTC)).returning(DELIVERIES.c.id)
         return len(db.session.scalars(again).all())
 
     return in_transaction(replay)
