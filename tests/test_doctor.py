@@ -1,22 +1,27 @@
 """`flask doctor`: what it finds, and what it says to do about it."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import update
+from sqlalchemy import text, update
+from sqlalchemy.exc import IntegrityError
 
 from app import create_app
 from app.db.engine import db
 from app.models import OutboxEntry
 from app.models.webhook import FAILING, WebhookEndpoint
+from app.services import diagnosis
+from app.services.sequencer import sequence_events
 from tests.support.marks import on_postgresql, on_sqlite
 from tests.support.samples import MINIMAL
-from tests.support.servers import running_worker
+from tests.support.servers import free_port, running_worker
 
 
 def diagnosed(database_url: str, **settings: Any) -> Result:
@@ -99,9 +104,8 @@ def test_a_worker_is_found_by_its_connection(app: Flask, database_url: str) -> N
 def test_a_server_that_may_lose_orders_is_an_error(app: Flask, database_url: str) -> None:
     found = lines(diagnosed(database_url), "durability")  # the server of the tests writes no transaction to the disk
 
-    assert any(
-        line.startswith("error") and "fsync is off" in line and "ALTER SYSTEM SET fsync = on" in line for line in found
-    )
+    [fsync] = (line for line in found if "fsync is off" in line)
+    assert fsync.startswith("error") and "ALTER SYSTEM SET fsync = on, and SELECT pg_reload_conf()" in fsync
 
 
 @on_postgresql
@@ -118,6 +122,54 @@ def test_a_pool_that_the_server_does_not_allow_is_an_error(app: Flask, database_
     [line] = lines(diagnosed(database_url, DATABASE_POOL_SIZE="1000"), "connections")
 
     assert line.startswith("error") and "Lower DATABASE_POOL_SIZE" in line
+
+
+@on_postgresql
+def test_a_clock_that_is_off_is_a_warning(app: Flask, database_url: str) -> None:
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=5)):
+        [line] = lines(diagnosed(database_url), "clock")
+
+    assert line.startswith("warning") and re.search(r"differ by (299|300)\.", line) and "by NTP" in line
+
+
+@on_postgresql
+def test_an_index_that_was_not_completed_is_an_error(app: Flask, client: FlaskClient, database_url: str) -> None:
+    for _ in range(2):
+        client.post("/orders", json=MINIMAL)
+    with app.app_context(), db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        with pytest.raises(IntegrityError):
+            connection.execute(text("CREATE UNIQUE INDEX CONCURRENTLY uq_status ON orders (status)"))
+        try:
+            found = lines(diagnosed(database_url), "database")
+        finally:
+            connection.execute(text("DROP INDEX uq_status"))
+
+    assert any(line.startswith("error") and "Run REINDEX INDEX CONCURRENTLY uq_status." in line for line in found)
+
+
+def test_search_and_broker_that_are_behind_the_feed_are_reported(
+    app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post("/orders", json=MINIMAL)
+    with app.app_context():
+        sequence_events()
+    monkeypatch.setattr(diagnosis, "_SEARCH_EVENTS_MAX", 0)
+    monkeypatch.setattr(diagnosis, "_BROKER_SECONDS_MAX", 0)
+
+    result = diagnosed(database_url, BROKER_URL="amqp://127.0.0.1//")
+
+    [search], [broker] = lines(result, "search"), lines(result, "broker")
+    assert search.startswith("warning") and "1 events behind" in search and "`flask worker`" in search
+    assert broker.startswith("error") and "1 events and 0 s behind" in broker and "`flask worker`" in broker
+
+
+@on_sqlite
+def test_a_key_set_that_cannot_be_fetched_is_an_error(app: Flask, database_url: str) -> None:
+    issuer = {"JWT_JWKS_URL": f"http://127.0.0.1:{free_port()}/keys", "JWT_ISSUER": "i", "JWT_AUDIENCE": "a"}
+
+    [line] = lines(diagnosed(database_url, **issuer), "access")
+
+    assert line.startswith("error") and "Connection refused" in line and "JWT_JWKS_URL" in line
 
 
 def test_webhooks_that_get_nothing_are_reported(app: Flask, database_url: str) -> None:

@@ -15,10 +15,10 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 @click.command()
 @with_appcontext
 def doctor() -> None:
-    """Check settings, database, migrations, clock, worker and webhooks. Each line says what to do.
+    """Check settings, database, migrations, clock, access, worker, search, broker and webhooks.
 
-    The exit status is 1 if there is an error: something that loses or delays orders or events. Run it with the settings
-    of the service, on each of its machines.
+    Each line says what to do. The exit status is 1 if there is an error: something that loses or delays orders or
+    events. Run it with the settings of the service, on each of its machines.
     """
     workers = current_app.config["WEB_CONCURRENCY"] or available_cores()
     failed = False

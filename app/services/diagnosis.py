@@ -19,12 +19,17 @@ from app.db.revision import SchemaMismatch, database_state, require_revision
 from app.db.types import rfc3339
 from app.models.webhook import DELETED, ENABLED, FAILING, GONE, WebhookEndpoint
 from app.services.api_key_service import any_api_key
+from app.services.broker import read_lag
 from app.services.event_feed import read_ends
+from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
+from app.services.token_service import KeySetUnavailable, fetch_keys
 
 WORKER_NAME = "order-service-worker"  # by which PostgreSQL knows the connections of `flask worker`
 
 _CLOCK_MAX = 1.0  # seconds
+_BROKER_SECONDS_MAX = 60.0  # as in the alert OrderBrokerBehind
+_SEARCH_EVENTS_MAX = 1_000  # as in the alert OrderSearchBehind
 _EVENT_AGE_MAX = 5.0  # seconds; a worker takes an event within 0.1 s
 _FREE_BYTES_MIN = 1024**3
 _OLDEST_POSTGRESQL = 14  # older ones get no more corrections
@@ -79,6 +84,9 @@ def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding
     yield Finding(Level.OK, "migrations", "This code works with the schema of the database.")
     yield _check_credentials(config)
     yield _check_worker(config)
+    yield _check_search()
+    if config["BROKER_URL"]:
+        yield _check_broker()
     yield from _check_webhooks()
 
 
@@ -110,6 +118,7 @@ def _check_postgresql(connection: Connection, config: Mapping[str, Any], web_wor
     else:
         yield Finding(Level.OK, "database", f"PostgreSQL {settings['server_version']}")
     yield from _check_durability(settings)
+    yield from _check_archive(connection)
     yield from _check_tls(connection, config)
     yield _check_connections(connection, settings, config, web_workers)
     invalid = connection.scalars(text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")).all()
@@ -124,17 +133,32 @@ def _check_durability(settings: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             Level.ERROR,
             "durability",
-            f"{name} is off: a crash loses orders that were acknowledged. Run ALTER SYSTEM SET {name} = on.",
+            f"{name} is off: a crash loses orders that were acknowledged. Run ALTER SYSTEM SET {name} = on, and SELECT "
+            "pg_reload_conf().",
         )
     if settings["wal_level"] == "minimal" or settings["archive_mode"] == "off":
         yield Finding(
             Level.WARNING,
             "durability",
             "archive_mode is off: a restore can reach the last backup only, not a moment after it. Set archive_mode "
-            "and archive_command.",
+            "and archive_command, and restart the server.",
         )
     if not lost:
         yield Finding(Level.OK, "durability", "What was acknowledged survives a crash of the database.")
+
+
+def _check_archive(connection: Connection) -> Iterator[Finding]:
+    failed = text(
+        "SELECT last_failed_wal FROM pg_stat_archiver"
+        " WHERE last_failed_time > coalesce(last_archived_time, '-infinity')"
+    )
+    for wal_file in connection.scalars(failed):
+        yield Finding(
+            Level.ERROR,
+            "durability",
+            f"archive_command fails for {wal_file}: the write-ahead log fills the disk of the database, and a restore "
+            "cannot reach what came since. The server's log says why.",
+        )
 
 
 def _check_tls(connection: Connection, config: Mapping[str, Any]) -> Iterator[Finding]:
@@ -152,7 +176,8 @@ def _check_connections(
     connection: Connection, settings: Mapping[str, str], config: Mapping[str, Any], web_workers: int
 ) -> Finding:
     pool_size, listens = config["DATABASE_POOL_SIZE"], can_listen(config)
-    allowed = int(settings["max_connections"]) - int(settings["superuser_reserved_connections"])
+    reserved = int(settings["superuser_reserved_connections"]) + int(settings.get("reserved_connections", 0))
+    allowed = int(settings["max_connections"]) - reserved
     needed = (2 * web_workers + 1) * pool_size + listens
     used = connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
     numbers = (
@@ -209,6 +234,16 @@ def _check_clock(connection: Connection) -> Finding:
 
 
 def _check_credentials(config: Mapping[str, Any]) -> Finding:
+    if config["AUTH"] != "off" and config["JWT_JWKS_URL"]:
+        try:
+            fetch_keys(config["JWT_JWKS_URL"])
+        except KeySetUnavailable as error:
+            return Finding(
+                Level.ERROR,
+                "access",
+                f"Tokens cannot be verified: no key set from JWT_JWKS_URL ({error}). Correct it, or let this machine "
+                "reach the issuer.",
+            )
     tokens = config["JWT_JWKS_URL"] or config["JWT_PUBLIC_KEY"]
     if config["AUTH"] == "off" or tokens or any_api_key():
         return Finding(Level.OK, "access", "Callers can be authenticated.")
@@ -239,6 +274,24 @@ def _worker_connections() -> int:
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND datname = current_database()"
     )
     return int(db.session.execute(query, {"name": WORKER_NAME}).scalar_one())
+
+
+def _check_search() -> Finding:
+    events = max(read_ends().seq - read_search_seq(), 0)
+    lag = f"The search is {events:,} events behind the feed."
+    if events > _SEARCH_EVENTS_MAX:
+        return Finding(
+            Level.WARNING, "search", f"{lag} The log of `flask worker` says what fails; if nothing does, wait."
+        )
+    return Finding(Level.OK, "search", lag)
+
+
+def _check_broker() -> Finding:
+    behind = read_lag()
+    lag = f"The message broker is {behind.events:,} events and {behind.seconds:,.0f} s behind the feed."
+    if behind.seconds > _BROKER_SECONDS_MAX:
+        return Finding(Level.ERROR, "broker", f"{lag} Mend it; the log of `flask worker` says what it answers.")
+    return Finding(Level.OK, "broker", lag)
 
 
 def _check_webhooks() -> Iterator[Finding]:

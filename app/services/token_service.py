@@ -51,6 +51,10 @@ class InvalidToken(Exception):
     """The token is not valid. The message is the reason, for the log."""
 
 
+class KeySetUnavailable(Exception):
+    """The key set could not be fetched. The message is the reason."""
+
+
 @dataclass
 class KeySet:
     """The issuer's keys, fetched from its JWKS URL when the cache expires or a token has an unknown key id."""
@@ -85,17 +89,25 @@ class KeySet:
         return age > _JWKS_LIFETIME or (self._get(key_id) is None and age > pause)
 
     def _fetch(self) -> None:
-        headers = {"User-Agent": _USER_AGENT, "Accept": "application/jwk-set+json, application/json"}
-        client = jwt.PyJWKClient(self.url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT, headers=headers)
         try:
-            # urllib's limit is for each step. In gunicorn's workers, this one is for all, name resolution included.
-            with gevent.Timeout(_JWKS_TIMEOUT, TimeoutError):
-                key_set = client.get_jwk_set()
-            self._keys = {key.key_id: key.key for key in key_set.keys if key.public_key_use in (None, "sig")}
-        except Exception as error:  # any failure keeps the cached keys
-            log.warning("token signing keys unavailable", error=type(error).__name__, reason=_fetch_failure(error))
+            self._keys = fetch_keys(self.url)
+        except KeySetUnavailable as error:  # the cached keys are kept
+            log.warning("token signing keys unavailable", error=type(error.__cause__).__name__, reason=str(error))
         finally:
             self._fetched = time.monotonic()
+
+
+def fetch_keys(url: str) -> dict[str | None, Any]:
+    """The keys of a key set by their ids. Raises KeySetUnavailable."""
+    headers = {"User-Agent": _USER_AGENT, "Accept": "application/jwk-set+json, application/json"}
+    client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT, headers=headers)
+    try:
+        # urllib's limit is for each step. In gunicorn's workers, this one is for all, name resolution included.
+        with gevent.Timeout(_JWKS_TIMEOUT, TimeoutError):
+            key_set = client.get_jwk_set()
+        return {key.key_id: key.key for key in key_set.keys if key.public_key_use in (None, "sig")}
+    except Exception as error:
+        raise KeySetUnavailable(_fetch_failure(error)) from error
 
 
 def _fetch_failure(error: Exception) -> str:

@@ -27,6 +27,10 @@ from tests.support.runbook import blocks, inline_commands, run
 from tests.support.servers import GUNICORN, ROOT, Response, Server, free_port, running, running_worker, wait_until
 
 MOMENT = "2026-11-28T09:30:00.123456+00"  # of the page
+FAILING_ARCHIVE = """
+runuser -u postgres -- psql -qc "ALTER SYSTEM SET archive_command = 'false'" -c 'SELECT pg_reload_conf()'
+runuser -u postgres -- psql -qc 'SELECT pg_switch_wal()'
+"""
 
 
 class Machine:
@@ -169,7 +173,7 @@ def test_a_dump_made_under_traffic_is_restored(machine: Machine) -> None:
     is_restored_between(machine, kept, lost, after=after, output=output)
 
 
-def test_the_log_is_replayed_to_a_moment_between_two_acknowledged_orders(machine: Machine) -> None:
+def test_the_log_is_replayed_to_a_moment_between_two_orders_and_a_failing_archive_is_reported(machine: Machine) -> None:
     archive, base_backup, restore = blocks("Any moment")
     machine.start()
     machine.run(archive)
@@ -186,6 +190,11 @@ def test_the_log_is_replayed_to_a_moment_between_two_acknowledged_orders(machine
 
     assert [machine.create(f"after-the-backup-{i}").headers["Idempotent-Replayed"] for i in range(5)] == ["true"] * 5
     is_restored_between(machine, kept, lost, after=after, output=output)
+
+    machine.run(FAILING_ARCHIVE)
+    wait_until(
+        lambda: "error    durability   archive_command fails for " in machine.run("order-service doctor || true")
+    )
 
 
 def test_the_commands_that_look_at_the_database_are_valid(machine: Machine) -> None:
