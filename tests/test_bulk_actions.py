@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from app.models.lifecycle import ACTIONS
 from app.schemas.order_actions import EmptySchema
-from app.services import bulk_actions
+from app.services import batches
 from tests.support.actions import BODIES, READY, event_types, order_after, send_action
 from tests.support.credentials import api_key, bearer
 from tests.support.samples import MINIMAL, error_locations, slug
@@ -36,7 +36,7 @@ def action(path: str, name: str, **members: Any) -> dict[str, Any]:
 
 
 def test_every_action_can_be_sent() -> None:
-    assert bulk_actions.BULK_ACTIONS.keys() == ACTIONS.keys()
+    assert batches.BULK_ACTIONS.keys() == ACTIONS.keys()
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -126,7 +126,7 @@ def test_a_dry_run_stores_nothing(client: FlaskClient) -> None:
 def test_actions_that_are_not_begun_in_time_are_not_carried_out(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_actions, "DEADLINE", -1.0)
+    monkeypatch.setattr(batches, "DEADLINE", -1.0)
     path = order_after(client)
 
     [result] = send(client, action(path, "confirm"))
@@ -137,7 +137,7 @@ def test_actions_that_are_not_begun_in_time_are_not_carried_out(
 def test_actions_after_those_whose_orders_fill_the_response_are_not_executed(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_actions, "RESULTS_MAX", 1)
+    monkeypatch.setattr(batches, "RESULTS_MAX", 1)
     path = order_after(client)
 
     results = send(client, action(path, "confirm"), action(path, "complete"))
@@ -170,8 +170,8 @@ def test_more_than_a_thousand_actions_are_refused(client: FlaskClient) -> None:
 
 def test_a_failure_of_one_action_is_its_own(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = order_after(client), order_after(client)
-    broken = bulk_actions.BulkAction(EmptySchema(), "orders:manage", Mock(side_effect=RuntimeError("a bug")))
-    monkeypatch.setitem(bulk_actions.BULK_ACTIONS, "complete", broken)
+    broken = batches.BulkAction(EmptySchema(), "orders:manage", Mock(side_effect=RuntimeError("a bug")))
+    monkeypatch.setitem(batches.BULK_ACTIONS, "complete", broken)
 
     results = send(client, action(first, "confirm"), action(second, "complete"), action(second, "confirm"))
 

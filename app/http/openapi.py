@@ -62,7 +62,7 @@ from app.schemas.order import BatchEntryInSchema, DryRunQuerySchema
 from app.schemas.order_actions import BulkActionInSchema
 from app.schemas.search import METADATA_MAX, MetadataFilter
 from app.schemas.webhook import EndpointPayloadSchema, PayloadSchema, WebhookSchema
-from app.services.bulk_actions import BULK_ACTIONS
+from app.services.batches import BULK_ACTIONS
 
 INTRODUCTION = """\
 Creates and manages customer orders. An acknowledged order is never lost, and one Idempotency-Key never creates two

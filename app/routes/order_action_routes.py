@@ -26,7 +26,7 @@ from app.schemas.order_actions import (
     ReopeningInSchema,
     ReturnInSchema,
 )
-from app.services import bulk_actions, order_actions
+from app.services import batches, order_actions
 from app.services.order_actions import ChangeRequest
 
 blueprint = Blueprint("changes", __name__, description="Change orders. Every change adds a version and an event.")
@@ -330,7 +330,7 @@ def act_on_orders(body: dict[str, Any]) -> Response:
     """
     principal, entries = current_principal(), body["actions"]
     rate_limit.count(principal, cost=len(entries), counted=1)
-    outcomes = bulk_actions.act_on_orders(
+    outcomes = batches.act_on_orders(
         with_pauses(entries),
         request=ChangeRequest(principal, request_id=current_request_id(), dry_run=is_dry_run()),
         version_required=current_app.config["REQUIRE_IF_MATCH"],

@@ -32,7 +32,7 @@ from app.schemas.order import (
     VersionQuerySchema,
 )
 from app.schemas.search import SearchQuerySchema
-from app.services import order_listing, order_queries, order_search, order_service
+from app.services import batches, order_listing, order_queries, order_search, order_service
 from app.services.order_export import stream_orders
 from app.services.order_history import list_history
 from app.services.order_service import CreateRequest
@@ -100,7 +100,7 @@ def create_orders(body: dict[str, Any]) -> Response:
     """
     principal, entries = current_principal(), body["orders"]
     rate_limit.count(principal, cost=len(entries), counted=1)
-    outcomes = order_service.create_batch(
+    outcomes = batches.create_batch(
         with_pauses(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
     )
     return batch_response(outcomes, success=201)

@@ -13,7 +13,6 @@ from app.errors import (
     DuplicateExternalRef,
     IdempotencyKeyReused,
     InternalError,
-    InvalidRequest,
     RequestInFlight,
     ServiceError,
     ServiceUnavailable,
@@ -23,8 +22,6 @@ from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import fingerprint, hash_key, hash_reference, new_order_id, order_number
 from app.models.pricing import order_totals, price_lines, priced_lines
 from app.models.principal import Principal
-from app.schemas.order import BatchEntryInSchema
-from app.schemas.strict_json import load_body
 from app.services.order_document import StoredOrder, render_order, visible_order
 from app.services.order_inserts import (
     NEW_ORDER_STATE,
@@ -45,8 +42,6 @@ ONE_BY_ONE_DEADLINE = 5.0  # seconds for storing the orders of a failed statemen
 # storing its orders one by one after 5 s more, and the first order of a batch's statement waits for the one before.
 # The rest is for clocks that differ between machines.
 VISIBLE_AFTER = timedelta(seconds=60)
-BATCH_FAULTS_MAX = 1_000  # faults that one response reports; entries after them are only reported as invalid
-_BATCH_ENTRY = BatchEntryInSchema()
 _NUMBER_ATTEMPTS = 4  # a number has 40 random bits; one pair of orders of a day in 10^12 has the same
 
 
@@ -78,7 +73,7 @@ def create_order(request: CreateRequest) -> StoredOrder:
     key, DuplicateExternalRef, RequestInFlight where another request holds the key for longer than the lock timeout, and
     Forbidden for an order of another customer or channel.
     """
-    request = _authorized(request)
+    request = authorize(request)
     for _ in range(_NUMBER_ATTEMPTS):
         order = new_order(request)
         outcome = _preview([order])[0] if request.dry_run else _CREATIONS.get().submit(order)
@@ -89,7 +84,7 @@ def create_order(request: CreateRequest) -> StoredOrder:
     raise _no_free_number()
 
 
-def _authorized(request: CreateRequest) -> CreateRequest:
+def authorize(request: CreateRequest) -> CreateRequest:
     """The request, with the channel of its principal if it names none and there is only one.
 
     Raises Forbidden for an order of another customer or channel.
@@ -100,48 +95,6 @@ def _authorized(request: CreateRequest) -> CreateRequest:
     if principal.channels is None:
         return request
     return replace(request, data={**data, "channel": principal.channel_of_new_order(data.get("channel"))})
-
-
-def create_batch(
-    entries: Iterable[Any], *, principal: Principal, request_id: str | None = None, dry_run: bool = False
-) -> list[Outcome]:
-    """Validate and create the entries of a batch, each independently; their outcomes in the same order."""
-    outcomes: dict[int, Outcome] = {}
-    requests: dict[int, CreateRequest] = {}
-    faults = 0
-    for i, entry in enumerate(entries):
-        try:
-            brief = faults >= BATCH_FAULTS_MAX
-            requests[i] = _load_entry(entry, principal, pointer=f"#/orders/{i}", brief=brief, request_id=request_id)
-        except ServiceError as error:
-            outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
-            faults += len(error.members.get("errors", ()))
-    outcomes |= zip(requests, create_orders(list(requests.values()), dry_run=dry_run), strict=True)
-    return [_visible(outcomes[i], principal) for i in range(len(outcomes))]
-
-
-def _visible(outcome: Outcome, principal: Principal) -> Outcome:
-    """The outcome as the principal may see it: after an erasure, a replay is answered with the order as it is now."""
-    return visible_order(outcome, principal) if isinstance(outcome, StoredOrder) and outcome.replayed else outcome
-
-
-def _load_entry(
-    entry: Any, principal: Principal, *, pointer: str, brief: bool, request_id: str | None
-) -> CreateRequest:
-    """The request of an entry. `brief`: report that the entry is invalid, and not why."""
-    if brief and not _BATCH_ENTRY.has_valid_members(entry):
-        raise invalid_entry(pointer)
-    data = load_body(_BATCH_ENTRY, entry, pointer=pointer)
-    key = data.pop("idempotency_key", None)
-    return _authorized(
-        CreateRequest(data, principal, idempotency_key=key, reference_as_key=True, request_id=request_id)
-    )
-
-
-def invalid_entry(pointer: str) -> InvalidRequest:
-    """The error of an invalid entry after BATCH_FAULTS_MAX faults: it does not say why the entry is invalid."""
-    detail = f"This entry is not valid. Only the first {BATCH_FAULTS_MAX:,} errors of a batch are listed."
-    return InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
 
 
 def create_orders(requests: Sequence[CreateRequest], *, dry_run: bool = False) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""Many actions on orders in one request, each judged and committed by itself."""
+"""Many orders in one request: to create, or to act on. Each entry succeeds or fails by itself."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -6,13 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.errors import Forbidden, InternalError, InvalidRequest, PreconditionRequired, ServiceError, ServiceUnavailable
 from app.models.fulfillment import RECEIVED, REJECTED
 from app.models.order_id import fingerprint
+from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
+from app.schemas.order import BatchEntryInSchema
 from app.schemas.order_actions import (
     BulkActionInSchema,
     BulkHoldSchema,
@@ -30,9 +32,12 @@ from app.schemas.order_actions import (
 from app.schemas.strict_json import load_body
 from app.services import order_actions
 from app.services.order_actions import ChangeRequest
-from app.services.order_document import StoredOrder
-from app.services.order_service import BATCH_FAULTS_MAX, Outcome, invalid_entry
+from app.services.order_document import StoredOrder, visible_order
+from app.services.order_service import CreateRequest, Outcome, authorize, create_orders
 
+Loaded = TypeVar("Loaded")
+
+FAULTS_MAX = 1_000  # faults that one response reports; entries after them are only reported as invalid
 CONCURRENCY = 20  # orders that are changed at the same time: they share statements, see app/db/batching.py
 DEADLINE = 8.0  # seconds for all actions: below the 10 s in which every request is answered
 # Characters of the orders in one response, after which no further action begins: a thousand actions on one large order
@@ -89,11 +94,60 @@ BULK_ACTIONS = {
     ),
     "pay": BulkAction(PaymentInSchema(), "payments:write", order_actions.record_payment),
 }
+_NEW_ORDER = BatchEntryInSchema()
 _COMMON = BulkActionInSchema()
 _COMMON_MEMBERS = frozenset(_COMMON.fields)
 
 # An action that is ready to be executed, on the order with the id.
 PreparedAction = tuple[str, Callable[[], StoredOrder]]
+
+
+def create_batch(
+    entries: Iterable[Any], *, principal: Principal, request_id: str | None = None, dry_run: bool = False
+) -> list[Outcome]:
+    """Validate and create the orders, each independently; their outcomes in the same order."""
+    load = partial(_load_order, principal=principal, request_id=request_id)
+    requests, outcomes = _load_entries(entries, "orders", load)
+    outcomes |= zip(requests, create_orders(list(requests.values()), dry_run=dry_run), strict=True)
+    return [_visible(outcomes[i], principal) for i in range(len(outcomes))]
+
+
+def _visible(outcome: Outcome, principal: Principal) -> Outcome:
+    """The outcome as the principal may see it: after an erasure, a replay is answered with the order as it is now."""
+    return visible_order(outcome, principal) if isinstance(outcome, StoredOrder) and outcome.replayed else outcome
+
+
+def _load_order(
+    entry: Any, pointer: str, *, brief: bool, principal: Principal, request_id: str | None
+) -> CreateRequest:
+    if brief and not _NEW_ORDER.has_valid_members(entry):
+        raise _invalid_entry(pointer)
+    data = load_body(_NEW_ORDER, entry, pointer=pointer)
+    key = data.pop("idempotency_key", None)
+    return authorize(CreateRequest(data, principal, idempotency_key=key, reference_as_key=True, request_id=request_id))
+
+
+def _load_entries(
+    entries: Iterable[Any], member: str, load: Callable[..., Loaded]
+) -> tuple[dict[int, Loaded], dict[int, Outcome]]:
+    """What `load` makes of the entries of the body's `member`, and the errors of those that it refuses, by position.
+
+    `load` is called with an entry, the JSON pointer to it, and `brief`: to report that it is invalid, and not why.
+    """
+    loaded, errors, faults = dict[int, Loaded](), dict[int, Outcome](), 0
+    for i, entry in enumerate(entries):
+        try:
+            loaded[i] = load(entry, f"#/{member}/{i}", brief=faults >= FAULTS_MAX)
+        except ServiceError as error:
+            errors[i] = error.with_traceback(None)  # its frames refer to the errors and the entry: a cycle
+            faults += len(error.members.get("errors", ()))
+    return loaded, errors
+
+
+def _invalid_entry(pointer: str) -> InvalidRequest:
+    """The error of an invalid entry after FAULTS_MAX faults: it does not say why the entry is invalid."""
+    detail = f"This entry is not valid. Only the first {FAULTS_MAX:,} errors of a batch are listed."
+    return InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
 
 
 def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_required: bool) -> list[Outcome]:
@@ -105,17 +159,11 @@ def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_req
     characters, are not executed. `request` is what the changes have in common. `version_required`: an action without
     the version that the order must have fails with PreconditionRequired.
     """
-    outcomes: dict[int, Outcome] = {}
+    load = partial(_load_action, request=request, version_required=version_required)
+    actions, outcomes = _load_entries(entries, "actions", load)
     by_order: dict[str, dict[int, Callable[[], StoredOrder]]] = {}
-    faults = 0
-    for i, entry in enumerate(entries):
-        try:
-            pointer, brief = f"#/actions/{i}", faults >= BATCH_FAULTS_MAX
-            order_id, task = _load_entry(entry, request, pointer, brief=brief, version_required=version_required)
-            by_order.setdefault(order_id.lower(), {})[i] = task
-        except ServiceError as error:
-            outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
-            faults += len(error.members.get("errors", ()))
+    for i, (order_id, action) in actions.items():
+        by_order.setdefault(order_id.lower(), {})[i] = action
     budget = Budget(time.monotonic() + DEADLINE)
     with ThreadPoolExecutor(min(CONCURRENCY, max(1, len(by_order)))) as threads:
         running = [threads.submit(copy_context().run, _execute_actions, tasks, budget) for tasks in by_order.values()]
@@ -124,17 +172,16 @@ def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_req
     return [outcomes[i] for i in range(len(outcomes))]
 
 
-def _load_entry(
-    entry: Any, request: ChangeRequest, pointer: str, *, brief: bool, version_required: bool
+def _load_action(
+    entry: Any, pointer: str, *, brief: bool, request: ChangeRequest, version_required: bool
 ) -> PreparedAction:
-    """The action of an entry. `brief`: report that the entry is invalid, and not why."""
     if not isinstance(entry, dict):
         errors = [{"pointer": pointer, "detail": "This must be an object."}]
         raise InvalidRequest("The action is not valid. Correct what `errors` lists.", errors=errors)
     common_members = {name: value for name, value in entry.items() if name in _COMMON_MEMBERS}
     own_members = {name: value for name, value in entry.items() if name not in _COMMON_MEMBERS}
     if brief and not _has_valid_members(common_members, own_members):
-        raise invalid_entry(pointer)
+        raise _invalid_entry(pointer)
     common = load_body(_COMMON, common_members, pointer=pointer)
     action = BULK_ACTIONS[common["action"]]
     body = load_body(action.schema, own_members, pointer=pointer)
