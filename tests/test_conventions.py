@@ -1,6 +1,7 @@
 """Conventions of the code that no linter checks."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,3 +81,11 @@ def test_tests_use_public_names_of_the_application(path: Path) -> None:
     own = {name.rpartition(".")[2] for name in modules}
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_private(node.attr)]
     assert not [ast.unparse(node) for node in attributes if ast.unparse(node.value) in own]
+
+
+def test_the_console_has_words_for_every_principal_of_the_service() -> None:
+    ids = {name for path in SOURCES for name in re.findall(r'\bPrincipal\("([^"]+)"', path.read_text())}
+    words = (ROOT / "console" / "src" / "words.ts").read_text()
+
+    assert {"anonymous", "system:schedule"} <= ids
+    assert [name for name in sorted(ids) if not re.search(rf'^  "?{name}"?: "', words, re.MULTILINE)] == []

@@ -4,19 +4,20 @@ import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ProblemError } from "../../clients/typescript/src/problems";
 import { sleep } from "../../clients/typescript/src/transport";
-import { ACTIONS, type Action, type Change, type Field, Incomplete, type Values } from "./actions";
+import { ACTIONS, type Action, type ActionName, type Change, type Field, Incomplete, type Values } from "./actions";
 import { isAborted, isTemporary, newIdempotencyKey, send } from "./api";
-import { DifferenceTable, ProblemBox, Time } from "./components";
+import { DifferenceTable, Made, ProblemBox } from "./components";
 import { differences } from "./differences";
+import { type FieldErrors, type FormErrors, formErrors } from "./form_errors";
 import type { Order, OrderEvent } from "./types";
-import { byPrincipal, capitalize, eventName } from "./words";
+import { EVENTS, ORDER_STATUSES, capitalize, named } from "./words";
 
 const PREVIEW_DELAY = 250; // milliseconds without another input
 const PREVIEW_RETRY = 2_000; // milliseconds
 const RETRY_MAX = 15_000; // milliseconds between two attempts
 
 interface Props {
-  name: string;
+  name: ActionName;
   order: Order; // as it is now
   events: OrderEvent[];
   refresh: () => Promise<void>;
@@ -27,31 +28,48 @@ interface Props {
 interface Preview {
   of: string; // the change and the version that it previews
   before: Order;
+  values: Values; // of the form then
   after?: Order;
   error?: unknown;
 }
 
 export function ActionPanel({ name, order, events, refresh, done, close }: Props): JSX.Element {
-  const action = ACTIONS[name] as Action;
+  const action: Action = ACTIONS[name];
   const [base] = useState(order); // what the person saw when the form was opened
   const [values, setValues] = useState<Values>(() => action.initial?.(order) ?? {});
   const [preview, setPreview] = useState<Preview | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
+  const [missing, setMissing] = useState<FieldErrors>({}); // what the browser found when the form was to be sent
+  const [attempts, setAttempts] = useState(0); // to send a form that is not right
   const [sending, setSending] = useState<AbortController | null>(null);
   const [waiting, setWaiting] = useState(false);
   const [unanswered, setUnanswered] = useState(false); // whether a request was given up whose outcome is unknown
   const heading = useRef<HTMLHeadingElement>(null);
+  const form = useRef<HTMLFormElement>(null);
   // One key per intent: the same change of the same version keeps it over all attempts.
   const intent = useRef({ of: "", key: "" });
   const conflict = order.version !== base.version && !sending;
-  const possible = (order.allowed_actions as string[]).includes(name);
+  const possible = order.allowed_actions.includes(name);
 
   const [change, incomplete] = useMemo(() => build(action, order, values, base), [action, order, values, base]);
   const target = change && JSON.stringify([change, order.version]);
   const ready = preview !== null && preview.of === target && preview.after !== undefined;
+  const fields = action.fields(order, values);
+  const refusal = formErrors(preview?.error ?? problem, fields, change?.body);
+  const errors: FieldErrors = { ...missing, ...unchanged(refusal.fields, preview?.values ?? values, values) };
+  // What is not entered yet is no error before the form is to be sent.
+  const isMarked = incomplete?.field !== undefined && (attempts > 0 || Boolean(values[incomplete.field]));
+  if (incomplete?.field && isMarked) errors[incomplete.field] = incomplete.message;
+
+  const label = fields.find((field) => field.name === incomplete?.field)?.label;
+  // Where a field is to be corrected, the button leads to it.
+  const leadsToField = incomplete?.field !== undefined || Object.keys(errors).length > 0;
 
   useEffect(() => heading.current?.focus(), []);
   useEffect(() => () => sending?.abort(), [sending]); // a form that is closed sends nothing more
+  useEffect(() => {
+    if (attempts) form.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+  }, [attempts]);
   useEffect(() => {
     if (conflict) heading.current?.scrollIntoView({ block: "nearest" });
   }, [conflict]);
@@ -60,7 +78,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
     if (!change || !target || !possible || sending) return undefined;
     const controller = new AbortController();
     const { signal } = controller;
-    const shown = { of: target, before: order };
+    const shown = { of: target, before: order, values };
     const run = async () => {
       for (let delay = PREVIEW_DELAY; ; delay = PREVIEW_RETRY) {
         await sleep(delay, signal);
@@ -97,6 +115,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
     }
     setSending(null);
     setWaiting(false);
+    setAttempts((count) => count + 1);
   }
 
   async function untilAnswered(change: Change, signal: AbortSignal): Promise<Order> {
@@ -113,7 +132,16 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   }
 
   const previewBox = (
-    <PreviewBox order={order} preview={preview} target={target} incomplete={incomplete} conflict={conflict} />
+    <PreviewBox
+      order={order}
+      preview={preview}
+      target={target}
+      incomplete={
+        isMarked ? <p>{`${label}: ${incomplete?.message}`}</p> : <p class="faint">{incomplete?.message}</p>
+      }
+      refusal={refusal}
+      conflict={conflict}
+    />
   );
   return (
     <section class={`panel ${conflict ? "in-conflict" : ""}`} aria-labelledby="panel-title">
@@ -129,19 +157,31 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
       {conflict && <Conflict base={base} current={order} events={events} mayBeOwn={unanswered} />}
       {possible ? (
         <form
+          ref={form}
+          onInvalidCapture={(event) => {
+            event.preventDefault();
+            const { name, validity, validationMessage } = event.target as HTMLInputElement;
+            setMissing((known) => ({ ...known, [name]: validity.valueMissing ? "Fill in this field." : validationMessage }));
+            setAttempts((count) => count + 1);
+          }}
           onSubmit={(event) => {
             event.preventDefault();
             if (ready && !sending) void submit();
+            else if (!sending) setAttempts((count) => count + 1);
           }}
         >
           {conflict && previewBox}
           <Fields
-            fields={action.fields(order, values)}
+            fields={fields}
             values={values}
-            set={(name, value) => setValues((known) => ({ ...known, [name]: value }))}
+            errors={errors}
+            set={(name, value) => {
+              setValues((known) => ({ ...known, [name]: value }));
+              setMissing(({ [name]: _, ...others }) => others);
+            }}
           />
           {!conflict && previewBox}
-          {problem !== null && <ProblemBox error={problem} />}
+          {problem !== null && preview?.error === undefined && <ProblemBox error={problem} formErrors={refusal} />}
           {waiting && sending && (
             <div class="waiting" role="status">
               <p>
@@ -154,7 +194,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
             </div>
           )}
           <p class="buttons">
-            <button type="submit" class={action.danger ? "primary danger" : "primary"} aria-disabled={!ready || !!sending}>
+            <button type="submit" class={action.danger ? "primary danger" : "primary"} aria-disabled={(!ready && !leadsToField) || !!sending}>
               {sending ? "Sending …" : action.submit(order, values)}
               {conflict && !sending && ` in version ${order.version}`}
             </button>
@@ -166,7 +206,8 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
       ) : (
         <>
           <p class="problem" role="alert">
-            “{action.label}” is no longer possible: the order is {order.status}. Nothing was changed by you.
+            “{action.label}” is no longer possible: the order is{" "}
+            {named(ORDER_STATUSES, order.status)}. Nothing was changed by you.
           </p>
           <p class="buttons">
             <button type="button" onClick={close}>
@@ -179,11 +220,16 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   );
 }
 
-function build(action: Action, order: Order, values: Values, base: Order): [Change | null, string] {
+/** The errors of the fields that have the same value as then. */
+function unchanged(errors: FieldErrors, then: Values, now: Values): FieldErrors {
+  return Object.fromEntries(Object.entries(errors).filter(([name]) => then[name] === now[name]));
+}
+
+function build(action: Action, order: Order, values: Values, base: Order): [Change | null, Incomplete | null] {
   try {
-    return [action.change(order, values, base), ""];
+    return [action.change(order, values, base), null];
   } catch (error) {
-    if (error instanceof Incomplete) return [null, error.message];
+    if (error instanceof Incomplete) return [null, error];
     throw error;
   }
 }
@@ -218,7 +264,7 @@ function Conflict(props: { base: Order; current: Order; events: OrderEvent[]; ma
       <ul class="missed">
         {missed.map((event) => (
           <li key={event.version}>
-            <strong>{eventName(event.type)}</strong> {byPrincipal(event.actor)} <Time at={event.at} />
+            <strong>{capitalize(named(EVENTS, event.type))}</strong> <Made by={event.actor} at={event.at} />
           </li>
         ))}
       </ul>
@@ -241,15 +287,16 @@ function PreviewBox(props: {
   order: Order;
   preview: Preview | null;
   target: string | null;
-  incomplete: string;
+  incomplete: JSX.Element;
+  refusal: FormErrors;
   conflict: boolean;
 }): JSX.Element {
   const { order, preview, target } = props;
   const rows = preview?.after ? differences(preview.before, preview.after) : [];
   const current = preview !== null && preview.of === target;
   let content: JSX.Element;
-  if (target === null) content = <p class="faint">{props.incomplete}</p>;
-  else if (current && preview.error !== undefined) content = <ProblemBox error={preview.error} />;
+  if (target === null) content = props.incomplete;
+  else if (current && preview.error !== undefined) content = <ProblemBox error={preview.error} formErrors={props.refusal} />;
   else if (!preview?.after) content = <p class="faint">Checking …</p>;
   else if (!rows.length) content = <p>Nothing changes.</p>;
   else
@@ -268,7 +315,7 @@ function PreviewBox(props: {
 }
 
 function NextActions({ before, after }: { before: Order; after: Order }): JSX.Element | null {
-  const label = (name: string) => ACTIONS[name]?.label ?? capitalize(name);
+  const label = (name: ActionName) => ACTIONS[name]?.label ?? capitalize(name);
   const gone = before.allowed_actions.filter((name) => !after.allowed_actions.includes(name)).map(label);
   const added = after.allowed_actions.filter((name) => !before.allowed_actions.includes(name)).map(label);
   if (!gone.length && !added.length) return null;
@@ -283,10 +330,11 @@ function NextActions({ before, after }: { before: Order; after: Order }): JSX.El
 interface FieldsProps {
   fields: Field[];
   values: Values;
+  errors: FieldErrors;
   set: (name: string, value: string) => void;
 }
 
-function Fields({ fields, values, set }: FieldsProps): JSX.Element {
+function Fields({ fields, values, errors, set }: FieldsProps): JSX.Element {
   const groups: [string, Field[]][] = [];
   for (const field of fields) {
     const last = groups.at(-1);
@@ -297,7 +345,13 @@ function Fields({ fields, values, set }: FieldsProps): JSX.Element {
     <>
       {groups.map(([title, members]) => {
         const inputs = members.map((field) => (
-          <Input key={field.name} field={field} value={values[field.name] ?? ""} set={(value) => set(field.name, value)} />
+          <Input
+            key={field.name}
+            field={field}
+            value={values[field.name] ?? ""}
+            error={errors[field.name]}
+            set={(value) => set(field.name, value)}
+          />
         ));
         return title ? (
           <fieldset key={title}>
@@ -312,14 +366,27 @@ function Fields({ fields, values, set }: FieldsProps): JSX.Element {
   );
 }
 
-function Input({ field, value, set }: { field: Field; value: string; set: (value: string) => void }): JSX.Element {
+interface InputProps {
+  field: Field;
+  value: string;
+  error: string | undefined;
+  set: (value: string) => void;
+}
+
+function Input({ field, value, error, set }: InputProps): JSX.Element {
   const id = `field-${field.name}`;
   const hint = field.hint ? `${id}-hint` : undefined;
-  const common = { id, name: field.name, value, "aria-describedby": hint, required: field.required ?? false } as const;
+  const described = {
+    id,
+    name: field.name,
+    "aria-describedby": [error && `${id}-error`, hint].filter(Boolean).join(" ") || undefined,
+    "aria-invalid": error !== undefined,
+  } as const;
+  const common = { ...described, value, required: field.required ?? false } as const;
   const changed = (event: Event) => set((event.currentTarget as HTMLInputElement).value);
-  if (field.kind === "units") return <Units field={field} id={id} value={Number(value) || 0} set={set} />;
   let input: JSX.Element;
-  if (field.kind === "select")
+  if (field.kind === "units") input = <Units field={field} attributes={described} value={Number(value) || 0} set={set} />;
+  else if (field.kind === "select")
     input = (
       <select {...common} onChange={changed}>
         {field.options?.map(([code, label]) => (
@@ -331,14 +398,19 @@ function Input({ field, value, set }: { field: Field; value: string; set: (value
     );
   else if (field.kind === "multiline")
     input = <textarea {...common} rows={2} maxLength={field.max ?? 2_000} onInput={changed} />;
-  else if (field.kind === "time") input = <input {...common} type="datetime-local" onInput={changed} />;
+  else if (field.kind === "time") input = <input {...common} type="datetime-local" max="9999-12-31T23:59" onInput={changed} />;
   else if (field.kind === "amount")
     input = <input {...common} type="text" inputMode="decimal" autocomplete="off" onInput={changed} />;
   else input = <input {...common} type="text" maxLength={field.max ?? 200} autocomplete="off" onInput={changed} />;
   return (
-    <div class="field">
+    <div class={field.kind === "units" ? "units" : "field"}>
       <label for={id}>{field.label}</label>
       {input}
+      {error && (
+        <p id={`${id}-error`} class="field-error">
+          {error}
+        </p>
+      )}
       {hint && (
         <p id={hint} class="hint">
           {field.hint}
@@ -348,30 +420,25 @@ function Input({ field, value, set }: { field: Field; value: string; set: (value
   );
 }
 
-function Units(props: { field: Field; id: string; value: number; set: (value: string) => void }): JSX.Element {
-  const { field, id, value, set } = props;
+interface UnitsProps {
+  field: Field;
+  attributes: JSX.HTMLAttributes<HTMLInputElement>;
+  value: number;
+  set: (value: string) => void;
+}
+
+function Units({ field, attributes, value, set }: UnitsProps): JSX.Element {
   const max = field.max ?? 0;
   return (
-    <div class="units">
-      <label for={id}>{field.label}</label>
-      <span class="stepper">
-        <button type="button" aria-label={`One less of ${field.label}`} disabled={value <= 0} onClick={() => set(`${value - 1}`)}>
-          −
-        </button>
-        <input
-          id={id}
-          name={field.name}
-          type="number"
-          min={0}
-          max={max}
-          value={value}
-          onInput={(event) => set(event.currentTarget.value)}
-        />
-        <button type="button" aria-label={`One more of ${field.label}`} disabled={value >= max} onClick={() => set(`${value + 1}`)}>
-          +
-        </button>
-        <span class="faint">of {max}</span>
-      </span>
-    </div>
+    <span class="stepper">
+      <button type="button" aria-label={`One less of ${field.label}`} disabled={value <= 0} onClick={() => set(`${value - 1}`)}>
+        −
+      </button>
+      <input {...attributes} type="number" min={0} max={max} value={value} onInput={(event) => set(event.currentTarget.value)} />
+      <button type="button" aria-label={`One more of ${field.label}`} disabled={value >= max} onClick={() => set(`${value + 1}`)}>
+        +
+      </button>
+      <span class="faint">of {max}</span>
+    </span>
   );
 }

@@ -1,13 +1,29 @@
 // The actions on an order as forms: their fields, and the request that they send.
 
-import { editableAmount, exponent, parseAmount } from "./money";
-import type { Address, Item, Order } from "./types";
-import { CANCELLATION_REASONS, capitalize, fromLocalInput, itemName, localInput, openUnits, plural, units, words } from "./words";
+import { editableAmount, exponent, money, parseAmount } from "./money";
+import type { Address, Item, Order, Schemas } from "./types";
+import {
+  CANCELLATION_REASONS,
+  DELIVERY_EVENTS,
+  HOLD_KINDS,
+  PAYMENT_MEANINGS,
+  PAYMENT_TYPES,
+  choices,
+  fromLocalInput,
+  itemName,
+  localInput,
+  named,
+  openUnits,
+  plural,
+  units,
+} from "./words";
 
+export type ActionName = Schemas["Action"];
 export type Values = Record<string, string>;
 
 export interface Field {
   name: string;
+  pointer?: string; // to the member of the body that it stands for, unless it has the name of the field
   label: string;
   kind: "text" | "multiline" | "select" | "time" | "units" | "amount";
   options?: [value: string, label: string][];
@@ -23,8 +39,15 @@ export interface Change {
   body?: unknown;
 }
 
-/** Why a form cannot be sent yet. */
-export class Incomplete extends Error {}
+/** Why a form cannot be sent yet, and the field that this is about. */
+export class Incomplete extends Error {
+  constructor(
+    message: string,
+    readonly field?: string,
+  ) {
+    super(message);
+  }
+}
 
 export interface Action {
   label: string;
@@ -39,7 +62,7 @@ export interface Action {
 
 const NOTE: Field = { name: "note", label: "Note", kind: "multiline", max: 2_000, hint: "Optional." };
 
-export const ACTIONS: Record<string, Action> = {
+export const ACTIONS: Record<Schemas["Action"], Action> = {
   confirm: {
     label: "Confirm",
     explanation: "The order is accepted and can be fulfilled.",
@@ -69,7 +92,7 @@ export const ACTIONS: Record<string, Action> = {
         ["all", "Everything that is open"],
       ]),
       ...(values.scope === "all" ? [] : unitFields(order, values, openUnits)),
-      select("reason", "Reason", Object.entries(CANCELLATION_REASONS)),
+      select("reason", "Reason", choices(CANCELLATION_REASONS).filter(([reason]) => reason !== "expired")),
       NOTE,
     ],
     initial: () => ({ scope: "some", reason: "customer" }),
@@ -89,19 +112,20 @@ export const ACTIONS: Record<string, Action> = {
     label: "Hold",
     explanation: "Until it is released, the order cannot be confirmed, fulfilled or completed.",
     fields: () => [
-      select("kind", "Kind", HOLD_KINDS.map((kind) => [kind, capitalize(kind)])),
+      select("kind", "Kind", choices(HOLD_KINDS)),
       { name: "handle", label: "Name of the hold", kind: "text", required: true, max: 64,
-        hint: "Lower-case letters, digits, _ and -. The same name replaces a hold." },
+        hint: "Short, such as address-check. A hold of the same name is replaced." },
       { name: "reason", label: "Reason", kind: "text", max: 200, hint: "Optional. Customers do not see it." },
       { name: "until", label: "Until", kind: "time", hint: "Optional: when the hold ends by itself." },
     ],
     initial: () => ({ kind: "review", handle: "support" }),
     change: (_, values) => {
-      if (!/^[a-z0-9_-]{1,64}$/.test(values.handle ?? ""))
-        throw new Incomplete("Enter a name of lower-case letters, digits, _ and -.");
+      const handle = (values.handle ?? "").trim().toLowerCase().replace(/\s+/g, "-");
+      if (!/^[a-z0-9_-]{1,64}$/.test(handle))
+        throw new Incomplete("Enter a name of the letters a to z, digits, _ and -.", "handle");
       return {
         method: "PUT",
-        path: `/holds/${values.handle}`,
+        path: `/holds/${handle}`,
         body: { kind: values.kind, ...optional(values, "reason"), ...optionalTime(values, "until") },
       };
     },
@@ -111,7 +135,7 @@ export const ACTIONS: Record<string, Action> = {
     label: "Release",
     explanation: "Removes a hold. When none is left, the order can go on.",
     fields: (order) => [
-      select("handle", "Hold", order.holds.map((hold) => [hold.handle, `${hold.handle} (${words(hold.kind)})`])),
+      select("handle", "Hold", order.holds.map((hold) => [hold.handle, `${hold.handle} (${named(HOLD_KINDS, hold.kind)})`])),
     ],
     initial: (order) => ({ handle: order.holds[0]?.handle ?? "" }),
     change: (_, values) => ({ method: "DELETE", path: `/holds/${values.handle}` }),
@@ -121,29 +145,32 @@ export const ACTIONS: Record<string, Action> = {
     label: "Payment",
     explanation: "Records money that was moved elsewhere. The service itself moves none.",
     fields: (order) => [
-      select("type", "Type", PAYMENT_TYPES.map((type) => [type, capitalize(type)])),
+      select("type", "Type", choices(PAYMENT_TYPES).map(([type, label]): [string, string] => [
+        type, `${label}: ${PAYMENT_MEANINGS[type as PaymentType]}`,
+      ])),
       { name: "amount", label: `Amount in ${order.currency}`, kind: "amount", required: true,
         hint: exponent(order.currency) ? `Up to ${exponent(order.currency)} decimals.` : "No decimals." },
       { name: "reference", label: "Reference", kind: "text", required: true, max: 128,
-        hint: "Of the payment provider. Type and reference identify the payment." },
+        hint: "The number that the payment provider gave it, such as pi_3Nd81b." },
       { name: "method", label: "Method", kind: "text", max: 64, hint: "Optional, such as card." },
       NOTE,
     ],
     initial: (order) => ({
-      type: (order.totals?.due ?? 0) < 0 ? "refund" : "capture",
+      type: order.totals && order.totals.due <= 0 && order.totals.paid > 0 ? "refund" : "capture",
       amount: order.totals && order.totals.due ? editableAmount(Math.abs(order.totals.due), order.currency) : "",
     }),
     change: (order, values) => {
       const amount = parseAmount(values.amount ?? "", order.currency);
-      if (amount === null || amount < 1) throw new Incomplete(`Enter an amount in ${order.currency}.`);
-      if (!values.reference) throw new Incomplete("Enter the reference of the payment.");
+      if (amount === null || amount < 1) throw new Incomplete(`Enter an amount in ${order.currency}.`, "amount");
+      if (amount > AMOUNT_MAX) throw new Incomplete(`Enter at most ${money(AMOUNT_MAX, order.currency)}.`, "amount");
+      if (!values.reference) throw new Incomplete("Enter the reference of the payment.", "reference");
       return {
         method: "POST",
         path: "/payments",
         body: { type: values.type, amount, reference: values.reference, ...optional(values, "method", "note") },
       };
     },
-    submit: (order, values) => `Record ${words(values.type ?? "")} of ${values.amount || "…"} ${order.currency}`,
+    submit: (order, values) => `Record ${named(PAYMENT_TYPES, values.type as PaymentType)} of ${values.amount || "…"} ${order.currency}`,
   },
   track: {
     label: "Delivery",
@@ -151,7 +178,7 @@ export const ACTIONS: Record<string, Action> = {
     fields: (order, values) => [
       select("number", "Fulfillment", order.fulfillments
         .filter((one) => one.status !== "cancelled")
-        .map((one) => [String(one.number), `${one.number}: ${units(one.items, order)} (${words(one.status)})`])),
+        .map((one) => [String(one.number), `${one.number}: ${units(one.items, order)} (${named(DELIVERY_EVENTS, one.status)})`])),
       select("mode", "What", [
         ["event", "What happened"],
         ["tracking", "How it is tracked"],
@@ -159,7 +186,7 @@ export const ACTIONS: Record<string, Action> = {
       ...(values.mode === "tracking"
         ? TRACKING
         : [
-            select("type", "Event", DELIVERY_EVENTS.map((type) => [type, capitalize(words(type))])),
+            select("type", "Event", choices(DELIVERY_EVENTS).filter(([type]) => type !== "shipped")),
             { name: "occurred_at", label: "When", kind: "time", hint: "Now, if left empty." } as Field,
             { name: "description", label: "Description", kind: "text", max: 500, hint: "Optional." } as Field,
           ]),
@@ -181,16 +208,16 @@ export const ACTIONS: Record<string, Action> = {
             path: `/fulfillments/${values.number}/events`,
             body: { type: values.type, ...optional(values, "description"), ...optionalTime(values, "occurred_at") },
           },
-    submit: (_, values) => (values.mode === "tracking" ? "Set the tracking" : `Record “${words(values.type ?? "")}”`),
+    submit: (_, values) => (values.mode === "tracking" ? "Set the tracking" : `Record “${named(DELIVERY_EVENTS, values.type as DeliveryEvent)}”`),
   },
   return: {
     label: "Return",
     explanation: "Records units that came back, or that are expected back.",
     fields: (order, values) => [
       ...unitFields(order, values, (item) => returnableUnits(item, order)),
-      select("status", "They", [
+      select("status", "These units", [
         ["received", "Came back"],
-        ["expected", "Are expected"],
+        ["expected", "Are expected back"],
       ]),
       { name: "reason", label: "Reason", kind: "multiline", max: 2_000, hint: "Optional." },
     ],
@@ -237,7 +264,7 @@ export const ACTIONS: Record<string, Action> = {
       { name: "reason", label: "Reason", kind: "multiline", required: true, max: 2_000, hint: "Customers do not see it." },
     ],
     change: (_, values) => {
-      if (!values.reason) throw new Incomplete("Enter a reason.");
+      if (!values.reason) throw new Incomplete("Enter a reason.", "reason");
       return { method: "POST", path: "/reopen", body: { reason: values.reason } };
     },
     submit: () => "Reopen the order",
@@ -252,7 +279,8 @@ export const ACTIONS: Record<string, Action> = {
       { name: "ship_by", label: "Ship by", kind: "time" },
       { name: "deliver_by", label: "Deliver by", kind: "time" },
       ...ADDRESS.map(([name, label, max]): Field => ({
-        name: `address.${name}`, label, kind: "text", max, group: "Shipping address",
+        ...(name === "country" ? { hint: "Two letters, such as DE." } : {}),
+        name: `address.${name}`, pointer: `#/shipping_address/${name}`, label, kind: "text", max, group: "Shipping address",
       })),
     ],
     initial: editable,
@@ -261,25 +289,24 @@ export const ACTIONS: Record<string, Action> = {
   },
 };
 
-const HOLD_KINDS = ["fraud", "payment", "address", "inventory", "review", "other"];
-const PAYMENT_TYPES = ["authorization", "capture", "refund", "void", "chargeback"];
-const DELIVERY_EVENTS = [
-  "in_transit", "out_for_delivery", "ready_for_pickup", "delivered", "failed_attempt", "returned_to_sender", "cancelled",
-];
+type PaymentType = Schemas["PaymentType"];
+type DeliveryEvent = Schemas["DeliveryEventType"];
+
+const AMOUNT_MAX = 10 ** 12; // minor units: the most that the service accepts for one payment
 const ADDRESS: [keyof Address, string, number][] = [
   ["name", "Name", 200], ["company", "Company", 200], ["line1", "Street", 200], ["line2", "Street, second line", 200],
   ["postal_code", "Postal code", 20], ["city", "City", 100], ["region", "Region", 100],
-  ["country", "Country, such as DE", 2], ["phone", "Phone", 40], ["email", "E-mail", 254],
+  ["country", "Country", 2], ["phone", "Phone", 40], ["email", "E-mail", 254],
 ];
 const TRACKING: Field[] = [
-  { name: "carrier", label: "Carrier", kind: "text", max: 100, group: "Tracking, optional" },
-  { name: "tracking_number", label: "Tracking number", kind: "text", max: 100, group: "Tracking, optional" },
-  { name: "url", label: "Tracking page", kind: "text", max: 2_000, group: "Tracking, optional" },
+  { name: "carrier", pointer: "#/tracking/carrier", label: "Carrier", kind: "text", max: 100, group: "Tracking, optional" },
+  { name: "tracking_number", pointer: "#/tracking/number", label: "Tracking number", kind: "text", max: 100, group: "Tracking, optional" },
+  { name: "url", pointer: "#/tracking/url", label: "Tracking page", kind: "text", max: 2_000, group: "Tracking, optional" },
 ];
 
 /** The actions of the order that the console has a form for, in the order of the forms. */
-export function possibleActions(order: Order): string[] {
-  return Object.keys(ACTIONS).filter((name) => (order.allowed_actions as string[]).includes(name));
+export function possibleActions(order: Order): ActionName[] {
+  return (Object.keys(ACTIONS) as ActionName[]).filter((name) => order.allowed_actions.includes(name));
 }
 
 function select(name: string, label: string, options: [string, string][]): Field {
@@ -318,10 +345,13 @@ function chosenUnits(order: Order, values: Values, available: Available): { line
   const chosen = order.items.filter((item) => chosenQuantity(item, values) > 0);
   for (const item of chosen) {
     if (chosenQuantity(item, values) <= available(item)) continue;
-    const left = available(item) ? `only ${plural(available(item), "unit")} left` : "no unit left";
-    throw new Incomplete(`${itemName(item)}: ${left}. Lower the number.`);
+    const left = available(item) ? `Only ${plural(available(item), "unit")} left` : "No unit left";
+    throw new Incomplete(`${left}. Lower the number.`, `line.${item.line}`);
   }
-  if (!chosen.length) throw new Incomplete("Choose at least one unit.");
+  if (!chosen.length) {
+    const first = order.items.find((item) => available(item) > 0);
+    throw new Incomplete("Choose at least one unit.", first && `line.${first.line}`);
+  }
   return chosen.map((item) => ({ line: item.line, quantity: chosenQuantity(item, values) }));
 }
 
@@ -382,7 +412,9 @@ function patch(base: Order, values: Values): Record<string, unknown> {
   if (changed("tags")) result.tags = (values.tags ?? "").split(",").map((tag) => tag.trim()).filter(Boolean);
   const address = ADDRESS.filter(([name]) => changed(`address.${name}`));
   if (address.length) {
-    result.shipping_address = Object.fromEntries(address.map(([name]) => [name, values[`address.${name}`] || null]));
+    const entered = (name: string) => values[`address.${name}`] || null;
+    const members = address.map(([name]) => [name, name === "country" ? entered(name)?.toUpperCase() ?? null : entered(name)]);
+    result.shipping_address = ADDRESS.some(([name]) => entered(name)) ? Object.fromEntries(members) : null;
   }
   if (!Object.keys(result).length) throw new Incomplete("Change something first.");
   return result;

@@ -3,10 +3,11 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ProblemError } from "../../clients/typescript/src/problems";
-import { ConnectionError, problemPage } from "./api";
+import { ConnectionError, get, problemPage } from "./api";
 import type { Difference } from "./differences";
+import { type FormErrors, formErrors } from "./form_errors";
 import type { Order } from "./types";
-import { ago, dateTime, statusName, words } from "./words";
+import { FULFILLMENT_STATUSES, ORDER_STATUSES, PAYMENT_STATUSES, PROBLEMS, RETURN_STATUSES, ago, byActor, dateTime, named } from "./words";
 
 const TONES: Record<string, string> = {
   pending: "wait", confirmed: "go", completed: "done", cancelled: "stop",
@@ -19,23 +20,23 @@ const TONES: Record<string, string> = {
   enabled: "done", disabled: "stop", failing: "alarm", succeeded: "done", failed: "alarm",
 };
 
-export function Status({ code, label }: { code: string; label?: string }): JSX.Element {
-  return <span class={`status ${TONES[code] ?? "idle"}`}>{label ?? words(code)}</span>;
+export function Status({ code, label }: { code: string; label: string }): JSX.Element {
+  return <span class={`status ${TONES[code] ?? "idle"}`}>{label}</span>;
 }
 
 /** All statuses of an order, those that say something. */
 export function Statuses({ order }: { order: Order }): JSX.Element {
   return (
     <>
-      <Status code={order.status} />
+      <Status code={order.status} label={named(ORDER_STATUSES, order.status)} />
       {order.status !== "cancelled" && (
-        <Status code={order.fulfillment_status} label={statusName(order.fulfillment_status, "fulfilled")} />
+        <Status code={order.fulfillment_status} label={named(FULFILLMENT_STATUSES, order.fulfillment_status)} />
       )}
-      {order.totals && <Status code={order.payment_status} />}
+      {order.totals && <Status code={order.payment_status} label={named(PAYMENT_STATUSES, order.payment_status)} />}
       {order.return_status !== "none" && (
-        <Status code={order.return_status} label={statusName(order.return_status, "returned")} />
+        <Status code={order.return_status} label={named(RETURN_STATUSES, order.return_status)} />
       )}
-      {order.late && <Status code="late" />}
+      {order.late && <Status code="late" label="late" />}
       {order.holds.length > 0 && <Status code="held" label="on hold" />}
     </>
   );
@@ -57,8 +58,32 @@ export function Time({ at }: { at: string }): JSX.Element {
   );
 }
 
+/** "by warehouse · 5 minutes ago": who made a change, if that is known, and when. */
+export function Made({ by, at }: { by: string; at: string }): JSX.Element {
+  const actor = byActor(by);
+  return (
+    <>
+      {actor && `${actor} · `}
+      <Time at={at} />
+    </>
+  );
+}
+
 export function orderLink(id: string): string {
   return `#/orders/${id}`;
+}
+
+/** A link to another order. Until its number is known, the link says only that. */
+export function OrderNumber({ id }: { id: string }): JSX.Element {
+  const [number, setNumber] = useState("another order");
+  useEffect(() => {
+    const controller = new AbortController();
+    get<Order>(`/orders/${id}`, controller.signal)
+      .then((order) => setNumber(order.number))
+      .catch(() => undefined); // not there, or not visible with this key
+    return () => controller.abort();
+  }, [id]);
+  return <a href={orderLink(id)}>{number}</a>;
 }
 
 /** What is different, as a table: what, before, after. */
@@ -91,64 +116,63 @@ export function DifferenceTable(props: {
   );
 }
 
+interface ProblemProps {
+  error: unknown;
+  formErrors?: FormErrors; // the errors of a form: those at its fields are not repeated
+  retry?: () => void;
+}
+
 /** A problem, and what to do about it. */
-export function ProblemBox({ error, retry }: { error: unknown; retry?: () => void }): JSX.Element {
+export function ProblemBox({ error, formErrors: sorted = formErrors(error, []), retry }: ProblemProps): JSX.Element {
   const problem = error instanceof ProblemError ? error.problem : null;
-  const title = problem?.title ?? (error instanceof ConnectionError ? "No connection to the service" : "Unexpected error");
-  const detail = problem?.detail ?? (error instanceof Error ? error.message : String(error));
+  const [title, detail, advice] = explain(error);
   return (
     <div class="problem" role="alert">
       <p class="problem-title">{title}</p>
-      {detail !== title && <p>{detail}</p>}
-      {problem?.errors && (
+      {detail && detail !== title && !Object.values(sorted.fields).includes(detail) && <p>{detail}</p>}
+      {sorted.others.length > 0 && (
         <ul>
-          {problem.errors.map((one) => (
-            <li key={one.pointer ?? one.parameter}>
-              {(one.pointer ?? one.parameter) && <code>{one.pointer ?? one.parameter}</code>} {one.detail}
-            </li>
+          {sorted.others.map((one) => (
+            <li key={one}>{one}</li>
           ))}
         </ul>
       )}
-      <p class="advice">{advice(error)}</p>
-      <p class="problem-links">
-        {retry && (
-          <button type="button" class="small" onClick={retry}>
-            Try again
-          </button>
-        )}
-        {error instanceof ProblemError && error.problem.type !== "about:blank" && (
-          <a href={problemPage(error.slug)} target="_blank" rel="noreferrer">
-            About this problem
-          </a>
-        )}
-        {problem?.request_id && <span class="faint">Request {problem.request_id}</span>}
-      </p>
+      <p class="advice">{sorted.labels.length > 0 ? `Correct what is marked: ${sorted.labels.join(", ")}.` : advice}</p>
+      {!(sorted.labels.length > 0 && sorted.others.length === 0) && (
+        <p class="problem-links">
+          {retry && (
+            <button type="button" class="small" onClick={retry}>
+              Try again
+            </button>
+          )}
+          {error instanceof ProblemError && error.problem.type !== "about:blank" && (
+            <a href={problemPage(error.slug)} target="_blank" rel="noreferrer">
+              About this problem
+            </a>
+          )}
+          {problem?.request_id && <span class="faint">Request {problem.request_id}</span>}
+        </p>
+      )}
     </div>
   );
 }
 
-function advice(error: unknown): string {
-  if (error instanceof ConnectionError) return "Check the network. The page connects again by itself.";
-  if (!(error instanceof ProblemError)) return "Load the page again. If it stays, tell the operators of the service.";
-  switch (error.slug) {
-    case "forbidden":
-      return "Your API key does not allow this. Ask the operators for one that does, and paste it under “API key”.";
-    case "order-not-found":
-      return "Check the number, and whether your API key is bound to another channel.";
-    case "illegal-action":
-      return "Look at the order as it is now: the buttons show what is possible.";
-    case "quantity-exceeded":
-      return "Enter no more units than the lines have left.";
-    case "amount-exceeded":
-      return "Look at the payments of the order, and enter a smaller amount.";
-    case "version-mismatch":
-      return "Somebody else changed the order. Compare the versions, then go on with the current one.";
-    case "too-many-requests":
-      return error.retryAfter ? `Wait ${error.retryAfter} s, then try again.` : "Wait a moment, then try again.";
-    default:
-      if (error.status >= 500) return "Try again in a moment; nothing is done twice.";
-      return error.status === 400 ? "Correct what is named above." : "Nothing was changed.";
+/** What happened, the details, and what to do. */
+function explain(error: unknown): [title: string, detail: string, advice: string] {
+  if (error instanceof ConnectionError)
+    return ["No connection to the service", error.message, "Check the network. The page connects again by itself."];
+  if (!(error instanceof ProblemError)) {
+    const detail = error instanceof Error ? error.message : String(error);
+    return ["Unexpected error", detail, "Load the page again. If it stays, tell the operators of the service."];
   }
+  const text = PROBLEMS[error.slug];
+  const { title, detail } = error.problem;
+  return [text?.title ?? title, text?.detail ?? detail ?? "", text?.advice ?? generalAdvice(error)];
+}
+
+function generalAdvice({ status, retryAfter }: ProblemError): string {
+  if (status === 429) return retryAfter ? `Wait ${retryAfter} s, then try again.` : "Wait a moment, then try again.";
+  return status >= 500 ? "Try again in a moment; nothing is done twice." : "Nothing was changed.";
 }
 
 /** A dialog that is opened as modal, and closes on Escape. */

@@ -2,7 +2,23 @@
 
 import { money } from "./money";
 import type { Address, Fulfillment, Hold, Item, Order, Payment, Return } from "./types";
-import { capitalize, dateTime, itemName, openUnits, statusName, units, words } from "./words";
+import {
+  DELIVERY_EVENTS,
+  FULFILLMENT_STATUSES,
+  HOLD_KINDS,
+  ORDER_STATUSES,
+  PAYMENT_STATUSES,
+  PAYMENT_TYPES,
+  RELATIONS,
+  RETURN_RECORD_STATUSES,
+  RETURN_STATUSES,
+  capitalize,
+  dateTime,
+  itemName,
+  named,
+  openUnits,
+  units,
+} from "./words";
 
 export interface Difference {
   label: string;
@@ -27,11 +43,13 @@ export function differences(before: Order, after: Order): Difference[] {
       }
     };
 
-  compare("Order", words(before.status), words(after.status));
-  compare("Fulfillment", statusName(before.fulfillment_status, "fulfilled"), statusName(after.fulfillment_status, "fulfilled"));
-  compare("Payment", words(before.payment_status), words(after.payment_status));
-  compare("Returns", statusName(before.return_status, "returned"), statusName(after.return_status, "returned"));
-  compare("Timing", before.late ? "late" : "in time", after.late ? "late" : "in time");
+  const status = <Code extends string>(label: string, names: Record<Code, string>, old: Code, now: Code) =>
+    compare(label, named(names, old), named(names, now));
+  status("Order", ORDER_STATUSES, before.status, after.status);
+  status("Fulfillment", FULFILLMENT_STATUSES, before.fulfillment_status, after.fulfillment_status);
+  status("Payment", PAYMENT_STATUSES, before.payment_status, after.payment_status);
+  status("Returns", RETURN_STATUSES, before.return_status, after.return_status);
+  compare("Late", before.late ? "yes" : "no", after.late ? "yes" : "no");
 
   each<Item>((item) => `Line ${item.line} · ${itemName(item)}`, (item) => item.line, lineState)(before.items, after.items);
   each<Item>(
@@ -55,7 +73,7 @@ export function differences(before: Order, after: Order): Difference[] {
     before.fulfillments,
     after.fulfillments,
   );
-  each<Return>((one) => `Return ${one.number}`, (one) => one.number, (one, order) => `${units(one.items, order)}, ${one.status}`)(
+  each<Return>((one) => `Return ${one.number}`, (one) => one.number, (one, order) => `${units(one.items, order)}, ${named(RETURN_RECORD_STATUSES, one.status)}`)(
     before.returns,
     after.returns,
   );
@@ -85,10 +103,14 @@ export function lineState(item: Item): string {
 }
 
 export function addressText(address: Address | null): string {
-  if (!address) return "";
+  return addressLines(address).join(", ");
+}
+
+export function addressLines(address: Address | null): string[] {
+  if (!address) return [];
   const { name, company, line1, line2, postal_code, city, region, country, phone, email } = address;
   const town = [postal_code, city].filter(Boolean).join(" ");
-  return [name, company, line1, line2, town, region, country, phone, email].filter(Boolean).join(", ");
+  return [name, company, line1, line2, town, region, country, phone, email].flatMap((line) => (line ? [line] : []));
 }
 
 function total(order: Order, name: keyof NonNullable<Order["totals"]>): string {
@@ -98,16 +120,16 @@ function total(order: Order, name: keyof NonNullable<Order["totals"]>): string {
 }
 
 function holdText(hold: Hold): string {
-  return [words(hold.kind), hold.reason, hold.until && `until ${dateTime(hold.until)}`].filter(Boolean).join(", ");
+  return [named(HOLD_KINDS, hold.kind), hold.reason, hold.until && `until ${dateTime(hold.until)}`].filter(Boolean).join(", ");
 }
 
 function paymentText(payment: Payment, order: Order): string {
-  return `${words(payment.type)} of ${money(payment.amount, order.currency)}`;
+  return `${named(PAYMENT_TYPES, payment.type)} of ${money(payment.amount, order.currency)}`;
 }
 
 function fulfillmentText(one: Fulfillment, order: Order): string {
   const tracking = [one.tracking?.carrier, one.tracking?.number].filter(Boolean).join(" ");
-  return [units(one.items, order), words(one.status), tracking].filter(Boolean).join(", ");
+  return [units(one.items, order), named(DELIVERY_EVENTS, one.status), tracking].filter(Boolean).join(", ");
 }
 
 function date(time: string | null): string {
@@ -119,5 +141,5 @@ function pairs(metadata: Record<string, string>): string {
 }
 
 function related(order: Order): string {
-  return order.related_orders.map((one) => `${one.relation} of ${one.order_id}`).join(", ");
+  return order.related_orders.map((one) => `${named(RELATIONS, one.relation)}: ${one.order_id}`).join(", ");
 }

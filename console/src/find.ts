@@ -66,7 +66,7 @@ async function search({ total_from = "", total_to = "", ...filters }: Filters, s
 function startOfDay(day: string, later: number): string {
   const date = new Date(`${day}T00:00`);
   date.setDate(date.getDate() + later);
-  return date.toISOString();
+  return Number.isNaN(date.getTime()) ? day : date.toISOString(); // the service refuses what is no day
 }
 
 function countsOf(page: SearchPage): Counts {

@@ -5,22 +5,23 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { query } from "./api";
 import { ProblemBox, Statuses, Time, orderLink } from "./components";
 import { type Counted, type Filters, countOrders, findOrders } from "./find";
+import { type FieldErrors, formErrors } from "./form_errors";
 import { shortcut } from "./keyboard";
-import { money } from "./money";
+import { money, parseAmount } from "./money";
 import { usePolled } from "./polled";
 import type { Order } from "./types";
-import { capitalize, plural, words } from "./words";
+import { FULFILLMENT_STATUSES, ORDER_STATUSES, PAYMENT_STATUSES, RETURN_STATUSES, choices, plural } from "./words";
 
 const TYPING_PAUSE = 150; // milliseconds
 const REFRESH = 10_000; // milliseconds
 const BEHIND = 10; // events that the search may be behind without a word about it
 const RECOUNT = 30_000; // milliseconds
 
-const GROUPS: [name: string, title: string, values: string[]][] = [
-  ["status", "Order", ["pending", "confirmed", "completed", "cancelled"]],
-  ["fulfillment_status", "Fulfillment", ["unfulfilled", "partial", "fulfilled", "delivered"]],
-  ["payment_status", "Payment", ["unpaid", "authorized", "partially_paid", "paid", "partially_refunded", "refunded"]],
-  ["return_status", "Returns", ["partial", "returned"]],
+const GROUPS: [name: string, title: string, statuses: [value: string, label: string][]][] = [
+  ["status", "Order", choices(ORDER_STATUSES)],
+  ["fulfillment_status", "Fulfillment", choices(FULFILLMENT_STATUSES)],
+  ["payment_status", "Payment", choices(PAYMENT_STATUSES)],
+  ["return_status", "Returns", choices(RETURN_STATUSES).filter(([value]) => value !== "none")],
 ];
 
 const SORTS: [value: string, label: string][] = [
@@ -28,6 +29,15 @@ const SORTS: [value: string, label: string][] = [
   ["created_at", "Oldest first"],
   ["-updated_at", "Changed last"],
   ["-total", "Largest total"],
+];
+// The filters with a field that can show what is wrong.
+const FIELDS = [
+  { name: "q", label: "Search" },
+  { name: "created_from", label: "Placed from" },
+  { name: "created_to", label: "Placed to" },
+  { name: "tag", label: "Tag" },
+  { name: "total_from", label: "Total from" },
+  { name: "total_to", label: "Total to" },
 ];
 const NO_MORE = "none"; // in place of the cursor of the next page
 
@@ -92,6 +102,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
     [text],
   );
 
+  const errors = formErrors(error, FIELDS);
   const pages = further?.key === key ? further : { key, orders: [], next: "", error: null };
   const next = pages.next || data?.next_cursor;
   const first = new Set(data?.orders.map((order) => order.id));
@@ -131,11 +142,13 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
           autocomplete="off"
           spellcheck={false}
           value={text}
+          {...invalid("q", errors.fields.q)}
           onInput={(event) => setText(event.currentTarget.value)}
         />
         <kbd aria-hidden="true">/</kbd>
+        <FilterError name="q" error={errors.fields.q} />
       </form>
-      <FilterList filters={filters} counted={counted} />
+      <FilterList filters={filters} counted={counted} errors={errors.fields} />
       <section class="results" aria-label="Orders found" aria-busy={!data && !error}>
         <div class="result-head">
           <p class="result-count" role="status">
@@ -153,7 +166,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
             </select>
           </label>
         </div>
-        {error !== null && <ProblemBox error={error} retry={reload} />}
+        {error !== null && <ProblemBox error={error} formErrors={errors} retry={reload} />}
         {data && !orders.length && (
           <p class="empty">
             No order matches. Search for a part of the number, the customer’s id or name, or the reference
@@ -223,10 +236,18 @@ function Table({ orders }: { orders: Order[] }): JSX.Element {
   );
 }
 
-function FilterList({ filters, counted }: { filters: Filters; counted: Counted | null }): JSX.Element {
+interface FilterProps {
+  filters: Filters;
+  counted: Counted | null;
+  errors: FieldErrors;
+}
+
+function FilterList({ filters, counted, errors }: FilterProps): JSX.Element {
   const counts = counted?.counts;
   const values = (name: string) =>
     [...new Set([...Object.keys(counts?.[name] ?? {}), filters[name] ?? ""])].filter((one) => one && one !== "null").sort();
+  const amountError = (name: string) =>
+    filters[name] && parseAmount(filters[name], filters.currency ?? null) === null ? `Enter an amount in ${filters.currency}.` : undefined;
   const chosen = Object.keys(filters).filter((name) => name !== "q" && name !== "sort").length;
   return (
     <details class="filters" open={innerWidth >= 900}>
@@ -247,15 +268,15 @@ function FilterList({ filters, counted }: { filters: Filters; counted: Counted |
           ))}
         </fieldset>
       )}
-      {GROUPS.map(([name, title, codes]) => {
+      {GROUPS.map(([name, title, statuses]) => {
         const selected = new Set((filters[name] ?? "").split(",").filter(Boolean));
         return (
           <fieldset key={name}>
             <legend>{title}</legend>
-            {codes.map((value) => (
+            {statuses.map(([value, label]) => (
               <Choice
                 key={value}
-                label={capitalize(words(value))}
+                label={label}
                 checked={selected.has(value)}
                 count={counts && (counts[name]?.[value] ?? 0)}
                 toggle={(on) => {
@@ -270,21 +291,21 @@ function FilterList({ filters, counted }: { filters: Filters; counted: Counted |
       })}
       <fieldset>
         <legend>Placed</legend>
-        <Limit label="From" name="created_from" type="date" filters={filters} />
-        <Limit label="To" name="created_to" type="date" filters={filters} />
+        <Limit label="From" name="created_from" type="date" filters={filters} error={errors.created_from} />
+        <Limit label="To" name="created_to" type="date" filters={filters} error={errors.created_to} />
       </fieldset>
       <fieldset>
         <legend>Channel and tag</legend>
         <Select label="Channel" name="channel" any="Any channel" values={values("channel")} filters={filters} />
-        <Limit label="Tag" name="tag" type="text" filters={filters} />
+        <Limit label="Tag" name="tag" type="text" filters={filters} error={errors.tag} />
       </fieldset>
       <fieldset>
         <legend>Total</legend>
         <Select label="Currency" name="currency" any="Any currency" values={values("currency")} filters={filters} />
         {filters.currency && (
           <>
-            <Limit label="From" name="total_from" type="text" filters={filters} />
-            <Limit label="To" name="total_to" type="text" filters={filters} />
+            <Limit label="From" name="total_from" type="text" filters={filters} error={errors.total_from ?? amountError("total_from")} />
+            <Limit label="To" name="total_to" type="text" filters={filters} error={errors.total_to ?? amountError("total_to")} />
           </>
         )}
       </fieldset>
@@ -308,8 +329,28 @@ function Choice(props: {
   );
 }
 
-function Limit(props: { label: string; name: string; type: "date" | "text"; filters: Filters }): JSX.Element {
-  const { label, name, type, filters } = props;
+/** The attributes of a field, and the error that describes it. */
+function invalid(name: string, error: string | undefined): JSX.HTMLAttributes<HTMLInputElement> {
+  return error === undefined ? {} : { "aria-invalid": true, "aria-describedby": `${name}-error` };
+}
+
+function FilterError({ name, error }: { name: string; error: string | undefined }): JSX.Element | null {
+  return error === undefined ? null : (
+    <span class="field-error" id={`${name}-error`}>
+      {error}
+    </span>
+  );
+}
+
+interface LimitProps {
+  label: string;
+  name: string;
+  type: "date" | "text";
+  filters: Filters;
+  error: string | undefined;
+}
+
+function Limit({ label, name, type, filters, error }: LimitProps): JSX.Element {
   const stored = filters[name] ?? "";
   const [text, setText] = useState(stored); // what is being typed outlasts a new result
   useEffect(() => setText(stored), [stored]);
@@ -318,10 +359,13 @@ function Limit(props: { label: string; name: string; type: "date" | "text"; filt
       <span>{label}</span>
       <input
         type={type}
+        max={type === "date" ? "9999-12-31" : undefined}
         value={text}
+        {...invalid(name, error)}
         onInput={(event) => setText(event.currentTarget.value)}
         onChange={(event) => go({ ...currentFilters(), [name]: event.currentTarget.value.trim() })}
       />
+      <FilterError name={name} error={error} />
     </label>
   );
 }

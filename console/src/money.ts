@@ -37,7 +37,7 @@ export function remainingTotal({ total, cancelled, quantity }: Item): number | n
 /** What a person types, with a point or a comma, in minor units; null if it is no amount of this currency. */
 export function parseAmount(text: string, currency: string | null): number | null {
   const places = exponent(currency);
-  const match = /^(\d{1,13})(?:[.,](\d+))?$/.exec(text.trim());
+  const match = /^(\d{1,13})(?:[.,](\d*))?$/.exec(text.trim());
   const fraction = match?.[2] ?? "";
   if (!match || fraction.length > places) return null;
   return Number(`${match[1]}${fraction.padEnd(places, "0")}`);

@@ -3,23 +3,44 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { ActionPanel } from "./action_panel";
-import { ACTIONS, possibleActions } from "./actions";
-import { ProblemBox, Status, Statuses, Time, orderLink } from "./components";
-import { addressText } from "./differences";
+import { ACTIONS, type ActionName, possibleActions } from "./actions";
+import { OrderNumber, ProblemBox, Status, Statuses, Time } from "./components";
+import { addressLines } from "./differences";
 import { finderLink } from "./finder";
 import { shortcut } from "./keyboard";
 import { Life } from "./life";
 import { amount, money, remainingTotal } from "./money";
 import { useOrder } from "./order_state";
 import { Timeline } from "./timeline";
-import type { Item, Order } from "./types";
-import { CANCELLATION_REASONS, byPrincipal, capitalize, dateTime, itemName, openUnits, units, words } from "./words";
+import type { Address, Item, Order } from "./types";
+import {
+  ADJUSTMENT_TYPES,
+  CANCELLATION_REASONS,
+  DELIVERY_EVENTS,
+  HOLD_KINDS,
+  ORDER_STATUSES,
+  PAYMENT_MEANINGS,
+  PAYMENT_TYPES,
+  RELATIONS,
+  RETURN_RECORD_STATUSES,
+  byActor,
+  capitalize,
+  dateTime,
+  itemName,
+  named,
+  openUnits,
+  units,
+} from "./words";
 
 export function OrderPage({ id }: { id: string }): JSX.Element {
   const { order, events, error, live, accept, refresh } = useOrder(id);
-  const [action, setAction] = useState<string | null>(null);
+  const [action, setAction] = useState<ActionName | null>(null);
   const [message, setMessage] = useState("");
 
+  const choose = (name: ActionName) => {
+    setAction(name);
+    setMessage("");
+  };
   const close = () => {
     setAction(null);
     const button = document.querySelector<HTMLElement>(`[data-action="${action}"]`);
@@ -61,6 +82,7 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
           <h1 id="order-number" tabIndex={-1}>
             {order.number}
           </h1>
+          {order.shipping_address?.name && <p>{order.shipping_address.name}</p>}
           <p class="statuses">
             <Statuses order={order} />
           </p>
@@ -77,7 +99,7 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
               data-action={name}
               class={ACTIONS[name]?.danger ? "danger" : ""}
               aria-pressed={action === name}
-              onClick={() => setAction(name)}
+              onClick={() => choose(name)}
             >
               {ACTIONS[name]?.label}
             </button>
@@ -96,7 +118,7 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
             <Totals order={order} />
             <Facts order={order} />
           </div>
-          <Holds order={order} release={() => setAction("release")} />
+          <Holds order={order} release={() => choose("release")} />
           <Payments order={order} />
           <Fulfillments order={order} />
           <Returns order={order} />
@@ -220,7 +242,7 @@ function Totals({ order }: { order: Order }): JSX.Element | null {
         {order.adjustments.map((one, index) => (
           <div key={index}>
             <dt>
-              {capitalize(one.type)} {one.label && <span class="faint">{one.label}</span>}
+              {capitalize(named(ADJUSTMENT_TYPES, one.type))} {one.label && <span class="faint">{one.label}</span>}
             </dt>
             <dd>{amount(one.amount, currency)}</dd>
           </div>
@@ -243,6 +265,7 @@ function Facts({ order }: { order: Order }): JSX.Element {
         <dd>{value}</dd>
       </div>
     ) : null;
+  const address = (one: Address | null) => one && addressLines(one).map((line, index) => <div key={index}>{line}</div>);
   return (
     <Section title="Details">
       <dl class="facts">
@@ -252,15 +275,15 @@ function Facts({ order }: { order: Order }): JSX.Element {
         {fact("Placed", dateTime(order.created_at))}
         {fact("Ship by", order.ship_by && dateTime(order.ship_by))}
         {fact("Deliver by", order.deliver_by && dateTime(order.deliver_by))}
-        {fact("Ship to", addressText(order.shipping_address))}
-        {fact("Bill to", addressText(order.billing_address))}
+        {fact("Ship to", address(order.shipping_address))}
+        {fact("Bill to", address(order.billing_address))}
         {fact("Note", order.note)}
         {fact("Tags", order.tags.length > 0 && order.tags.map((tag) => <span class="tag" key={tag}>{tag}</span>))}
         {Object.entries(order.metadata).map(([name, value]) => fact(name, value))}
         {order.related_orders.map((one) =>
-          fact(capitalize(one.relation), <a href={orderLink(one.order_id)}>{one.order_id}</a>),
+          fact(capitalize(named(RELATIONS, one.relation)), <OrderNumber id={one.order_id} />),
         )}
-        {order.reopening && fact("Reopened", `from ${order.reopening.from_status}: ${order.reopening.reason ?? ""}`)}
+        {order.reopening && fact("Reopened", [`It was ${named(ORDER_STATUSES, order.reopening.from_status)}`, order.reopening.reason].filter(Boolean).join(": "))}
       </dl>
     </Section>
   );
@@ -273,11 +296,11 @@ function Holds({ order, release }: { order: Order; release: () => void }): JSX.E
       <ul class="records">
         {order.holds.map((hold) => (
           <li key={hold.handle}>
-            <Status code="held" label={words(hold.kind)} />
+            <Status code="held" label={named(HOLD_KINDS, hold.kind)} />
             <span>
               <strong>{hold.handle}</strong> {hold.reason}
               <span class="code">
-                {byPrincipal(hold.placed_by)} {dateTime(hold.placed_at)}
+                {byActor(hold.placed_by)} {dateTime(hold.placed_at)}
                 {hold.until && `, until ${dateTime(hold.until)}`}
               </span>
             </span>
@@ -302,9 +325,10 @@ function Payments({ order }: { order: Order }): JSX.Element | null {
           <li key={`${payment.type} ${payment.reference}`}>
             <span class="record-amount">{money(payment.amount, order.currency)}</span>
             <span>
-              <strong>{capitalize(payment.type)}</strong> {payment.method} {payment.note}
+              <strong>{capitalize(named(PAYMENT_TYPES, payment.type))}</strong>{" "}
+              <span class="faint">{named(PAYMENT_MEANINGS, payment.type)}</span> {payment.note}
               <span class="code">
-                {payment.reference} · {dateTime(payment.occurred_at)}
+                {[payment.reference, payment.method, dateTime(payment.occurred_at)].filter(Boolean).join(" · ")}
               </span>
             </span>
           </li>
@@ -321,7 +345,7 @@ function Fulfillments({ order }: { order: Order }): JSX.Element | null {
       <ul class="records">
         {order.fulfillments.map((one) => (
           <li key={one.number}>
-            <Status code={one.status} />
+            <Status code={one.status} label={named(DELIVERY_EVENTS, one.status)} />
             <div>
               <strong>{units(one.items, order)}</strong>
               {one.tracking && (
@@ -343,7 +367,7 @@ function Fulfillments({ order }: { order: Order }): JSX.Element | null {
                 </li>
                 {one.events.map((event, index) => (
                   <li key={index}>
-                    {capitalize(words(event.type))} {event.description}{" "}
+                    {capitalize(named(DELIVERY_EVENTS, event.type))} {event.description}{" "}
                     <span class="faint">{dateTime(event.occurred_at)}</span>
                   </li>
                 ))}
@@ -363,7 +387,7 @@ function Returns({ order }: { order: Order }): JSX.Element | null {
       <ul class="records">
         {order.returns.map((one) => (
           <li key={one.number}>
-            <Status code={one.status} />
+            <Status code={one.status} label={named(RETURN_RECORD_STATUSES, one.status)} />
             <span>
               <strong>{units(one.items, order)}</strong> {one.reason}
               <span class="code">{dateTime(one.created_at)}</span>
@@ -382,9 +406,9 @@ function Cancellations({ order }: { order: Order }): JSX.Element | null {
       <ul class="records">
         {order.cancellations.map((one) => (
           <li key={one.number}>
-            <Status code="cancelled" label={CANCELLATION_REASONS[one.reason] ?? words(one.reason)} />
+            <Status code="cancelled" label="cancelled" />
             <span>
-              <strong>{units(one.items, order)}</strong> {one.note}
+              <strong>{units(one.items, order)}</strong> {capitalize(named(CANCELLATION_REASONS, one.reason))}. {one.note}
               <span class="code">
                 {dateTime(one.created_at)}
                 {one.reopened_at && `, opened again ${dateTime(one.reopened_at)}`}

@@ -7,14 +7,13 @@ import { ProblemBox, Status, Time, orderLink } from "./components";
 import { type Found, countOrders, findOrders } from "./find";
 import { usePolled } from "./polled";
 import type { Order } from "./types";
-import { capitalize, itemName, openUnits, plural, timeOfDay, words } from "./words";
+import { ORDER_STATUSES, choices, itemName, named, openUnits, plural, timeOfDay } from "./words";
 
 const MINUTE = 60_000; // milliseconds
 const MINUTES = 60;
 const INTERVAL = 10_000; // milliseconds
 const PAGE = 100;
 const PAGES = 10; // of recent orders that are read at most
-const STATUSES = ["pending", "confirmed", "completed", "cancelled"];
 
 interface Rate {
   counts: number[]; // orders of each minute, oldest first
@@ -44,7 +43,7 @@ export function Overview(): JSX.Element {
           <figcaption>
             <h2>Orders by status</h2>
           </figcaption>
-          {counted.data ? <Bars name="status" counts={counts.status ?? {}} values={STATUSES} /> : <Waiting error={counted.error} />}
+          {counted.data ? <StatusBars counts={counts.status ?? {}} /> : <Waiting error={counted.error} />}
         </figure>
         <figure class="card">
           <figcaption>
@@ -179,17 +178,17 @@ function niceTop(largest: number): number {
   return Math.max(2, top * size);
 }
 
-function Bars(props: { name: string; counts: Record<string, number>; values: string[] }): JSX.Element {
-  const largest = Math.max(1, ...Object.values(props.counts));
+function StatusBars({ counts }: { counts: Record<string, number> }): JSX.Element {
+  const largest = Math.max(1, ...Object.values(counts));
   return (
     <ul class="bars">
-      {props.values.map((value) => {
-        const count = props.counts[value] ?? 0;
+      {choices(ORDER_STATUSES).map(([status, label]) => {
+        const count = counts[status] ?? 0;
         return (
-          <li key={value}>
-            <a href={`#/orders${query({ [props.name]: value })}`}>{capitalize(words(value))}</a>
+          <li key={status}>
+            <a href={`#/orders${query({ status })}`}>{label}</a>
             <svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">
-              <rect class={value} width={(100 * count) / largest} height="10" />
+              <rect class={status} width={(100 * count) / largest} height="10" />
             </svg>
             <span class="number">{count.toLocaleString("en")}</span>
           </li>
@@ -207,8 +206,8 @@ function LateOrders({ found }: { found: Found }): JSX.Element {
         <li key={order.id}>
           <a href={orderLink(order.id)}>{order.number}</a>
           <span>
-            <Status code={order.status} /> {openText(order)}
-            <span class="code">to be sent {order.ship_by && <Time at={order.ship_by} />}</span>
+            <Status code={order.status} label={named(ORDER_STATUSES, order.status)} /> {openText(order)}
+            <span class="code">was to be sent {order.ship_by && <Time at={order.ship_by} />}</span>
           </span>
         </li>
       ))}

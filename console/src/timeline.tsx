@@ -1,11 +1,11 @@
 // What happened to an order, newest first, with what each event changed.
 
 import type { JSX } from "preact";
-import { Time } from "./components";
+import { Made } from "./components";
 import { type Difference, NOTHING, differences } from "./differences";
 import { money } from "./money";
 import type { OrderEvent } from "./types";
-import { byPrincipal, eventName, plural } from "./words";
+import { EVENTS, capitalize, named, plural } from "./words";
 
 const SHOWN = 6; // changes of one event that are visible at once
 
@@ -28,9 +28,9 @@ function Entry({ event, before }: { event: OrderEvent; before: OrderEvent | unde
   return (
     <li>
       <p class="entry-head">
-        <strong>{eventName(event.type)}</strong>{" "}
+        <strong>{capitalize(named(EVENTS, event.type))}</strong>{" "}
         <span class="faint">
-          {byPrincipal(event.actor)} <Time at={event.at} /> · <span class="version">version {event.version}</span>
+          <Made by={event.actor} at={event.at} /> · <span class="version">version {event.version}</span>
         </span>
       </p>
       {!before && (
@@ -48,7 +48,7 @@ function Entry({ event, before }: { event: OrderEvent; before: OrderEvent | unde
       )}
       {event.changes && (
         <details>
-          <summary>JSON Patch</summary>
+          <summary>For developers: JSON Patch</summary>
           <pre tabIndex={0} aria-label={`JSON Patch of version ${event.version}`}>
             {event.changes.map((one) => JSON.stringify(one)).join("\n")}
           </pre>

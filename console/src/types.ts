@@ -1,7 +1,7 @@
 // What the service answers: the types of the TypeScript client, which are generated from /openapi.json.
 import type { components } from "../../clients/typescript/src/schema";
 
-type Schemas = components["schemas"];
+export type Schemas = components["schemas"];
 
 export type Address = Schemas["Address"];
 export type Cancellation = Schemas["Cancellation"];

@@ -6,21 +6,16 @@ import { get, query, send } from "./api";
 import { ProblemBox, Status, Time, orderLink } from "./components";
 import { usePolled } from "./polled";
 import type { Delivery, Webhook } from "./types";
-import { dateTime, eventName, plural, words } from "./words";
+import { DISABLED_REASONS, EVENTS, WEBHOOK_DELIVERY_STATUSES, capitalize, choices, dateTime, named, plural } from "./words";
 
 const INTERVAL = 5_000; // milliseconds
 const PAGE = 50;
 const SINCE: [hours: number, label: string][] = [
-  [1, "the last hour"],
-  [24, "the last day"],
-  [24 * 7, "the last week"],
-  [24 * 30, "the last 30 days"],
+  [1, "in the last hour"],
+  [24, "in the last day"],
+  [24 * 7, "in the last week"],
+  [24 * 30, "in the last 30 days"],
 ];
-const DISABLED: Record<string, string> = {
-  paused: "It was switched off.",
-  gone: "It answered 410: it is gone for good.",
-  failing: "It failed for 72 hours.",
-};
 
 export function Webhooks({ id }: { id: string }): JSX.Element {
   const { data, error, reload } = usePolled("webhooks", INTERVAL, async (signal) => {
@@ -49,16 +44,16 @@ export function Webhooks({ id }: { id: string }): JSX.Element {
           <Endpoint key={selected.id} webhook={selected} changed={reload} />
         </div>
       ) : (
-        <p class="empty">There are no webhooks. They are created by the API: POST /webhooks.</p>
+        <p class="empty">There are no webhooks. The operators of the service create them with the API.</p>
       )}
     </>
   );
 }
 
 function Health({ webhook }: { webhook: Webhook }): JSX.Element {
-  if (webhook.status === "disabled") return <Status code="disabled" />;
+  if (webhook.status === "disabled") return <Status code="disabled" label="switched off" />;
   const failures = webhook.health.consecutive_failures;
-  return failures ? <Status code="failing" label={plural(failures, "failure")} /> : <Status code="enabled" label="healthy" />;
+  return failures ? <Status code="failing" label={`${plural(failures, "failure")} in a row`} /> : <Status code="enabled" label="healthy" />;
 }
 
 function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void }): JSX.Element {
@@ -94,13 +89,13 @@ function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void 
         <h2 class="endpoint-url">{webhook.url}</h2>
         <dl class="facts">
           <Fact label="State">
-            <Health webhook={webhook} /> {webhook.disabled_reason && DISABLED[webhook.disabled_reason]}
+            <Health webhook={webhook} /> {webhook.disabled_reason && named(DISABLED_REASONS, webhook.disabled_reason)}
           </Fact>
           <Fact label="Last success">{health.last_success_at ? <Time at={health.last_success_at} /> : "none yet"}</Fact>
           <Fact label="Last failure">{health.last_failure_at ? <Time at={health.last_failure_at} /> : "none"}</Fact>
           {health.failing_since && <Fact label="Failing since">{dateTime(health.failing_since)}</Fact>}
           {health.retry_at && <Fact label="Next attempt"><Time at={health.retry_at} /></Fact>}
-          <Fact label="Events">{webhook.events?.join(", ") ?? "all events of orders"}</Fact>
+          <Fact label="Events">{webhook.events?.map((type) => capitalize(named(EVENTS, type as Delivery["type"]))).join(", ") ?? "all events of orders"}</Fact>
           {webhook.channels && <Fact label="Channels">{webhook.channels.join(", ")}</Fact>}
           <Fact label="Content">{webhook.payload === "order" ? "the whole order" : "ids and statuses"}</Fact>
         </dl>
@@ -127,9 +122,9 @@ function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void 
                 void call("POST", `${path}/replay`, { failed_since: since }, queued);
               }}
             >
-              Send what failed again
+              Send again what failed
             </button>
-            <select aria-label="Failed in" value={hours} onChange={(event) => setHours(Number(event.currentTarget.value))}>
+            <select aria-label="Failed when" value={hours} onChange={(event) => setHours(Number(event.currentTarget.value))}>
               {SINCE.map(([value, label]) => (
                 <option key={value} value={value}>
                   {label}
@@ -148,9 +143,11 @@ function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void 
           <h2>Deliveries</h2>
           <select aria-label="Status" value={status} onChange={(event) => setStatus(event.currentTarget.value)}>
             <option value="">All</option>
-            <option value="pending">Pending</option>
-            <option value="succeeded">Succeeded</option>
-            <option value="failed">Failed</option>
+            {choices(WEBHOOK_DELIVERY_STATUSES).map(([value, label]) => (
+              <option key={value} value={value}>
+                {label}
+              </option>
+            ))}
           </select>
         </div>
         {error !== null && <ProblemBox error={error} />}
@@ -182,27 +179,39 @@ function Fact({ label, children }: { label: string; children: ComponentChildren 
 function Strip({ deliveries }: { deliveries: Delivery[] }): JSX.Element {
   const shown = deliveries.toReversed();
   const failed = shown.filter((one) => one.status === "failed").length;
-  const slowest = Math.max(50, ...shown.map((one) => one.attempts.at(-1)?.milliseconds ?? 0));
+  const slowest = Math.max(...shown.map((one) => one.attempts.at(-1)?.milliseconds ?? 0));
+  const scale = 26 / Math.max(50, slowest);
   return (
-    <svg class="strip" viewBox={`0 0 ${PAGE * 8} 32`} role="img"
-      aria-label={`The last ${plural(shown.length, "delivery", "deliveries")}: ${failed} failed, the slowest answer took ${slowest} ms at most`}>
-      {shown.map((one, index) => {
-        const height = 5 + (26 * (one.attempts.at(-1)?.milliseconds ?? 0)) / slowest;
-        return <rect key={one.id} class={one.status} x={index * 8 + 1} y={31 - height} width={5} height={height} rx={1} />;
-      })}
-    </svg>
+    <figure class="strip">
+      <figcaption class="faint">
+        The last {plural(shown.length, "delivery", "deliveries")}: {failed || "none"} failed, the slowest answer took{" "}
+        {slowest.toLocaleString("en")} ms
+      </figcaption>
+      <svg viewBox={`0 0 ${PAGE * 8} 32`} aria-hidden="true">
+        {shown.map((one, index) => {
+          const height = 5 + scale * (one.attempts.at(-1)?.milliseconds ?? 0);
+          return <rect key={one.id} class={one.status} x={index * 8 + 1} y={31 - height} width={5} height={height} rx={1} />;
+        })}
+      </svg>
+    </figure>
   );
+}
+
+/** What an endpoint did with a request: it accepts an event by a status from 200 to 299. */
+function answerText(status: number): string {
+  return `${status >= 200 && status < 300 ? "accepted" : "refused"} (${status})`;
 }
 
 function DeliveryRow({ delivery, again }: { delivery: Delivery; again: () => void }): JSX.Element {
   const { attempts, order_id } = delivery;
+  const lastStatus = attempts.at(-1)?.status;
   return (
     <li>
-      <Status code={delivery.status} />
+      <Status code={delivery.status} label={named(WEBHOOK_DELIVERY_STATUSES, delivery.status)} />
       <div>
         <p class="delivery-head">
           <span>
-            <strong>{eventName(delivery.type)}</strong>{" "}
+            <strong>{capitalize(named(EVENTS, delivery.type))}</strong>{" "}
             {order_id && (
               <a href={orderLink(order_id)}>
                 order …{order_id.slice(-8)}, version {delivery.version}
@@ -227,14 +236,14 @@ function DeliveryRow({ delivery, again }: { delivery: Delivery; again: () => voi
           <details>
             <summary>
               {plural(delivery.attempt_count, "attempt")}
-              {attempts.at(-1)?.status ? `, the last answered ${attempts.at(-1)?.status}` : ""}
+              {lastStatus && `${attempts.length > 1 ? ", the last one" : ":"} ${answerText(lastStatus)}`}
             </summary>
             <ol class="delivery">
               {attempts.map((attempt) => (
                 <li key={attempt.at}>
-                  {attempt.status ?? words(attempt.error ?? "no answer")}{" "}
+                  {attempt.status === null ? (attempt.error ?? "No answer") : capitalize(answerText(attempt.status))}{" "}
                   <span class="faint">
-                    in {attempt.milliseconds} ms, {dateTime(attempt.at)}
+                    after {attempt.milliseconds} ms, {dateTime(attempt.at)}
                   </span>
                   {attempt.response && (
                     <pre tabIndex={0} aria-label="Answer">

@@ -1,56 +1,240 @@
 // Names and times for people.
 
-import type { Item, LineQuantity, Order } from "./types";
+import type { Item, LineQuantity, Order, Schemas } from "./types";
 
-const EVENTS: Record<string, string> = {
-  "order.created": "Created",
-  "order.imported": "Imported",
-  "order.updated": "Updated",
-  "order.confirmed": "Confirmed",
-  "order.cancelled": "Cancelled",
-  "order.partially_cancelled": "Partly cancelled",
-  "order.held": "Put on hold",
-  "order.released": "Released from a hold",
-  "order.fulfilled": "Fulfilled",
-  "order.fulfillment_updated": "Delivery updated",
-  "order.completed": "Completed",
-  "order.returned": "Returned",
-  "order.return_expected": "Return expected",
-  "order.return_received": "Return received",
-  "order.return_rejected": "Return rejected",
-  "order.payment_recorded": "Payment recorded",
-  "order.reopened": "Reopened",
-  "order.late": "Late",
-  "order.erased": "Personal data erased",
+// Codes of the API. The type of each table comes from the API description: a code without words does not compile.
+
+export const ORDER_STATUSES: Record<Schemas["OrderStatus"], string> = {
+  pending: "pending",
+  confirmed: "confirmed",
+  completed: "completed",
+  cancelled: "cancelled",
 };
 
-export function eventName(type: string): string {
-  return EVENTS[type] ?? capitalize(words(type.replace(/^order\./, "")));
-}
-
-/** "by service:warehouse", or nothing where authentication is off and nobody is known. */
-export function byPrincipal(id: string): string {
-  return id === "anonymous" ? "" : `by ${id}`;
-}
-
-/** Why units were cancelled. */
-export const CANCELLATION_REASONS: Record<string, string> = {
-  customer: "The customer changed their mind",
-  inventory: "Not in stock",
-  fraud: "Suspected fraud",
-  declined: "Payment declined",
-  staff: "Our mistake",
-  other: "Other",
+export const FULFILLMENT_STATUSES: Record<Schemas["FulfillmentStatus"], string> = {
+  unfulfilled: "unfulfilled",
+  partial: "partly fulfilled",
+  fulfilled: "fulfilled",
+  delivered: "delivered",
 };
 
-/** partially_paid → "partially paid". */
-export function words(code: string): string {
+export const PAYMENT_STATUSES: Record<Schemas["PaymentStatus"], string> = {
+  unpaid: "unpaid",
+  authorized: "authorized",
+  partially_paid: "partly paid",
+  paid: "paid",
+  partially_refunded: "partly refunded",
+  refunded: "refunded",
+};
+
+export const RETURN_STATUSES: Record<Schemas["ReturnStatus"], string> = {
+  none: "none",
+  partial: "partly returned",
+  returned: "returned",
+};
+
+/** Statuses of one return. */
+export const RETURN_RECORD_STATUSES: Record<Schemas["ReturnRecordStatus"], string> = {
+  expected: "expected",
+  received: "received",
+  rejected: "rejected",
+};
+
+/** What happened to a fulfillment: its events, and its status. */
+export const DELIVERY_EVENTS: Record<Schemas["DeliveryEventType"], string> = {
+  shipped: "shipped",
+  in_transit: "in transit",
+  out_for_delivery: "out for delivery",
+  ready_for_pickup: "ready for pickup",
+  delivered: "delivered",
+  failed_attempt: "delivery attempt failed",
+  returned_to_sender: "returned to sender",
+  cancelled: "cancelled",
+};
+
+export const PAYMENT_TYPES: Record<Schemas["PaymentType"], string> = {
+  authorization: "authorization",
+  capture: "capture",
+  refund: "refund",
+  void: "void",
+  chargeback: "chargeback",
+};
+
+/** What the types of payments mean, where one is chosen. */
+export const PAYMENT_MEANINGS: Record<Schemas["PaymentType"], string> = {
+  authorization: "money is reserved",
+  capture: "money has come in",
+  refund: "money was paid back",
+  void: "a reservation has ended",
+  chargeback: "the bank took money back",
+};
+
+export const HOLD_KINDS: Record<Schemas["HoldKind"], string> = {
+  fraud: "suspected fraud",
+  payment: "payment in question",
+  address: "address in question",
+  inventory: "not in stock",
+  review: "to be reviewed",
+  other: "other",
+};
+
+export const CANCELLATION_REASONS: Record<Schemas["CancellationReason"], string> = {
+  customer: "the customer changed their mind",
+  inventory: "not in stock",
+  fraud: "suspected fraud",
+  declined: "payment declined",
+  staff: "our mistake",
+  expired: "not confirmed in time",
+  other: "other",
+};
+
+export const ADJUSTMENT_TYPES: Record<Schemas["AdjustmentType"], string> = {
+  discount: "discount",
+  tax: "tax",
+  shipping: "shipping",
+  fee: "fee",
+  other: "other",
+};
+
+/** What another order is to this one. */
+export const RELATIONS: Record<Schemas["Relation"], string> = {
+  replacement: "replacement",
+  exchange: "exchange",
+  split: "split",
+  reorder: "reorder",
+  subscription: "subscription",
+  other: "related",
+};
+
+export const EVENTS: Record<Schemas["DeliveredEventType"], string> = {
+  "order.created": "created",
+  "order.imported": "imported",
+  "order.updated": "edited",
+  "order.confirmed": "confirmed",
+  "order.cancelled": "cancelled",
+  "order.partially_cancelled": "partly cancelled",
+  "order.held": "put on hold",
+  "order.released": "released from a hold",
+  "order.fulfilled": "fulfilled",
+  "order.fulfillment_updated": "delivery updated",
+  "order.completed": "completed",
+  "order.returned": "returned",
+  "order.return_expected": "return expected",
+  "order.return_received": "return received",
+  "order.return_rejected": "return rejected",
+  "order.payment_recorded": "payment recorded",
+  "order.reopened": "reopened",
+  "order.late": "became late",
+  "order.erased": "personal data erased",
+  "endpoint.failing": "another webhook is failing",
+  "endpoint.disabled": "another webhook was switched off",
+  "webhook.test": "test",
+};
+
+/** Statuses of the delivery of an event to a webhook. */
+export const WEBHOOK_DELIVERY_STATUSES: Record<Schemas["DeliveryStatus"], string> = {
+  pending: "pending",
+  succeeded: "succeeded",
+  failed: "failed",
+};
+
+/** Why a webhook is switched off. */
+export const DISABLED_REASONS: Record<NonNullable<Schemas["Webhook"]["disabled_reason"]>, string> = {
+  paused: "It was switched off.",
+  gone: "It answered 410: it is gone for good.",
+  failing: "It failed for 72 hours.",
+};
+
+// Who made a change, by the id of the principal. The other ids have a kind, a colon and a name.
+const ACTORS: Record<string, string> = {
+  anonymous: "", // authentication is off: nobody is known
+  seed: "by the sample data",
+  "system:schedule": "automatically, at the planned time",
+  "system:expiry": "automatically, after too long a wait",
+  "system:privacy": "by the operators",
+  "system:webhooks": "by the operators",
+  staff: "by the staff", // to a customer
+  service: "by the shop", // to a customer
+};
+
+/** "by warehouse", "automatically, at the planned time", or nothing where nobody is known. */
+export function byActor(id: string): string {
+  const known = ACTORS[id];
+  if (known !== undefined) return known;
+  if (id.startsWith("customer:")) return "by the customer";
+  return `by ${id.replace(/^(service|token):/, "")}`;
+}
+
+// Members in the errors of the service, where their names alone say too little.
+const MEMBERS: Record<string, string> = {
+  external_ref: "reference",
+  items: "line",
+  q: "search",
+};
+
+/** ["billing_address", "country"] → "Billing address, country: "; ["items", "0", "quantity"] → "Line 1, quantity: ". */
+export function memberName(parts: string[]): string {
+  const names = parts.map((part) => (/^\d+$/.test(part) ? ` ${Number(part) + 1}` : `, ${MEMBERS[part] ?? words(part)}`));
+  const name = capitalize(names.join("").slice(2));
+  return name && `${name}: `;
+}
+
+/** The parts of a JSON pointer in URI fragment representation (RFC 6901 §6). */
+export function pointerParts(pointer: string): string[] {
+  const parts = decodeURIComponent(pointer).split("/").slice(1);
+  return parts.map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+}
+
+interface ProblemText {
+  title?: string; // in place of the service's
+  detail?: string; // in place of the service's, which can be about members, or amounts in minor units
+  member?: string; // that the problem is about
+  advice: string;
+}
+
+/** Problems as support staff understands them. */
+export const PROBLEMS: Record<string, ProblemText> = {
+  "invalid-request": { title: "Not accepted", detail: "", advice: "Nothing was changed." },
+  forbidden: {
+    advice: "Your API key does not allow this. Ask the operators for one that does, and paste it under “API key”.",
+  },
+  "order-not-found": { advice: "Check the number, and whether your API key is bound to another channel." },
+  "webhook-not-found": { advice: "Somebody else may have deleted it." },
+  "illegal-action": { advice: "Look at the order as it is now: the buttons show what is possible." },
+  "quantity-exceeded": { detail: "", advice: "Enter no more units than the lines have left." },
+  "amount-exceeded": {
+    detail: "No more can be paid back than has come in, and no more voided than is authorized.",
+    member: "amount",
+    advice: "Look at the payments of the order, and enter a smaller amount.",
+  },
+  "duplicate-payment": {
+    detail: "A payment of this type with this reference is recorded, with another amount.",
+    member: "reference",
+    advice: "Look at the payments of the order. Another payment has a reference of its own.",
+  },
+  "duplicate-external-ref": {
+    title: "The reference is taken",
+    detail: "Another order has this reference.",
+    member: "external_ref",
+    advice: "Search for the reference to find that order.",
+  },
+  "version-mismatch": {
+    advice: "Somebody else changed the order. Compare the versions, then go on with the current one.",
+  },
+};
+
+/** The words for a code. A page that was opened before a deployment can meet codes that it does not know. */
+export function named<Code extends string>(names: Record<Code, string>, code: Code): string {
+  return names[code] ?? words(code);
+}
+
+/** The codes with their words, for a choice. */
+export function choices(names: Record<string, string>): [code: string, label: string][] {
+  return Object.entries(names).map(([code, label]) => [code, capitalize(label)]);
+}
+
+function words(code: string): string {
   return code.replaceAll("_", " ");
-}
-
-/** A fulfillment or return status in words: "partial" alone does not say of what. */
-export function statusName(status: string, complete: "fulfilled" | "returned"): string {
-  return status === "partial" ? `partly ${complete}` : words(status);
 }
 
 export function capitalize(text: string): string {
@@ -111,5 +295,7 @@ export function localInput(time: string | null): string {
 
 /** The value of an input of the type datetime-local → RFC 3339. */
 export function fromLocalInput(value: string): string | null {
-  return value ? new Date(value).toISOString() : null;
+  if (!value) return null;
+  const date = new Date(value);
+  return Number.isNaN(date.getTime()) ? value : date.toISOString(); // the service refuses what is no time
 }
