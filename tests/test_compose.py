@@ -1,7 +1,6 @@
 """compose.yaml: it is valid by the Compose specification, and what it names exists."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,8 @@ import yaml
 from compose_spec import PyCompose
 
 from app.config import SETTINGS
+from tests.support.compose import COMPOSE, SERVICES
 from tests.support.servers import ROOT
-
-TEXT = (ROOT / "compose.yaml").read_text()
-COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-
-
-def interpolated(text: str) -> str:
-    """The file as Compose reads it: `${NAME:-default}` is the default, `${NAME:?message}` some value."""
-    return re.sub(r"\$\{\w+:([-?])([^}]*)\}", lambda match: match[2] if match[1] == "-" else "secret", text)
 
 
 def mounts() -> list[tuple[str, str]]:
@@ -27,7 +18,7 @@ def mounts() -> list[tuple[str, str]]:
 
 
 def test_the_file_is_valid() -> None:
-    compose = PyCompose.from_json(json.dumps(yaml.safe_load(interpolated(TEXT))))
+    compose = PyCompose.from_json(json.dumps(COMPOSE))
 
     compose.validate()
     assert set(compose.service_names()) == set(SERVICES)
