@@ -35,8 +35,9 @@ test: $(VENV)/dev.stamp  ## run the tests on SQLite and PostgreSQL (ARGS="-k nam
 
 # Debian installs nginx in a directory that only root has in PATH.
 nginx-test: export PATH := $(PATH):/usr/sbin
+nginx-test: PROCESSES := $(if $(ARGS),,--numprocesses=2 --dist=loadfile)
 nginx-test: $(VENV)/dev.stamp  ## test the service behind nginx (apt-get install nginx-light)
-	@$(PY) -m pytest tests/nginx $(ARGS)
+	@$(PY) -m pytest tests/nginx $(PROCESSES) $(ARGS)
 
 # Tests of changes and races, except those that count statements or measure lock time-outs, which a pooler changes.
 pgbouncer-test: THROUGH_POOLER := idempotency idempotent_actions order_races order_lifecycle order_patch \
