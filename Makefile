@@ -97,7 +97,8 @@ python-types: $(VENV)/dev.stamp
 	--use-union-operator --disable-timestamp --enum-field-as-literal all --no-use-closed-typed-dict \
 	--custom-file-header "# Generated from the API description by make client-types." --formatters ruff-check ruff-format
 	@$(PY) clients/python/generate_requests.py $(FROM) $(TO)/requests.py
-	@$(PY) -m ruff format --quiet --config ruff.toml $(TO)/requests.py
+	@$(PY) clients/python/generate_client.py clients/python/order_service_client/async_client.py $(TO)/client.py
+	@$(PY) -m ruff format --quiet --config ruff.toml $(TO)/requests.py $(TO)/client.py
 
 alerts-test:  ## test the alerts of deploy/prometheus, with promtool, which it installs with apt-get
 	@.ci/need promtool prometheus

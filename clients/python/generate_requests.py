@@ -15,14 +15,15 @@ Document = dict[str, Any]
 HEADER = '''# Generated from the API description by make client-types.
 """The requests of the API, by the names of its description. A request is a value; a client sends it."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from order_service_client import documents as d
-from order_service_client.core import (
-    EventStream, Export, Listing, OrderRef, Request, change_headers, path_of, query_of, with_keys,
-)
+from order_service_client.core import EventStream, Export, Listing, OrderRef, Request, query_of, segment
 '''
+IDEMPOTENT = {"GET", "PUT", "DELETE"}  # RFC 9110 §9.2.2
+NEW_KEY = "secrets.token_hex(16)"
 NDJSON, EVENT_STREAM = "application/x-ndjson", "text/event-stream"
 TYPES = {"integer": "int", "boolean": "bool", "object": "Mapping[str, str]"}
 # The description does not tell what a line or an event is.
@@ -71,10 +72,9 @@ class Operation:
     def _function(self, name: str, kind: str, arguments: list[str]) -> str:
         left_out = set() if kind.startswith(("Request", "Listing")) else NOT_OF_STREAMS
         places = {each: self._place(each) for each in re.findall(r"{(\w+)}", self._path)}
-        query = {each["name"]: each for each in self._parameters if each["in"] == "query"}
-        keywords = {each: self._type(query[each]["schema"]) for each in query if each not in left_out}
+        query = {each["name"]: each["schema"] for each in self._parameters if each["in"] == "query"}
+        keywords = {each: self._type(schema) for each, schema in query.items() if each not in left_out}
         is_keyed, is_batch = self._has("Idempotency-Key"), self._body in ("d.BatchIn", "d.BulkActionsIn")
-        order = "order" if "order_id" in places else "None"
 
         parameters = [f"{place}: {type_}" for place, type_ in places.values()]
         parameters += [f"body: {self._body}"] if self._body else []
@@ -82,17 +82,32 @@ class Operation:
         parameters += ["*"] if optional else []
         parameters += [f"{keyword}: {type_} | None = None" for keyword, type_ in optional.items()]
 
-        parts = "".join(f", {place}" for place, _ in places.values())
-        values = [f'"{self._method}"', f'path_of("{re.sub("{.*?}", "{}", self._path)}"{parts})']
-        values += ["body=" + ("with_keys(body)" if is_batch else "body")] if self._body else []
-        values += [f"query=query_of({', '.join(f'{each}={each}' for each in keywords)})"] if keywords else []
-        values += [f"headers=change_headers({order}, idempotency_key)"] if is_keyed else []
-        values += ["repeatable=True"] if is_batch else []
+        path = re.sub(r"{(\w+)}", lambda match: f"{{segment({places[match[1]][0]})}}", self._path)
+        values = [f'"{self._method}"', f'{"f" if places else ""}"{path}"']
+        values += ["body=" + (self._keyed_batch() if is_batch else "body")] if self._body else []
+        values += [f"query=query_of({', '.join(self._value(*each) for each in keywords.items())})"] if keywords else []
+        values += ["order=order"] if is_keyed and "order_id" in places else []
+        values += [f"idempotency_key=idempotency_key or {NEW_KEY}"] if is_keyed else []
+        values += ["repeatable=True"] if is_keyed or is_batch or self._method in IDEMPOTENT else []
         return (
             f"\n\ndef {name}({', '.join(parameters)}) -> {kind}:\n"
             f'    """{self._operation["summary"]}."""\n'
             f"    return {kind.partition('[')[0]}({', '.join(values + arguments)})\n"
         )
+
+    def _keyed_batch(self) -> str:
+        """Return a batch with an idempotency key for each entry that has none."""
+        [member] = self._document["components"]["schemas"][self._body.removeprefix("d.")]["properties"]
+        entry = f'{{**each, "idempotency_key": each.get("idempotency_key") or {NEW_KEY}}}'
+        return f'{{"{member}": [{entry} for each in body["{member}"]]}}'
+
+    def _value(self, keyword: str, type_: str) -> str:
+        """Return an argument of query_of. Several values are separated by commas."""
+        if type_.startswith("Sequence"):
+            return f'{keyword}={keyword} and ",".join({keyword})'
+        if type_.startswith("Mapping"):
+            return f'**{{f"{keyword}.{{key}}": value for key, value in ({keyword} or {{}}).items()}}'
+        return f"{keyword}={keyword}"
 
     def _has(self, name: str) -> bool:
         return any(each["name"] == name for each in self._parameters)

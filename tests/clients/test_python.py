@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hmac
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from httpx2 import ConnectError
+from httpx2 import ConnectError, LocalProtocolError, UnsupportedProtocol
 from order_service_client import (
     AsyncClient,
     Client,
@@ -64,14 +65,14 @@ def order(customer: str | None = None, **members: Any) -> Any:
 
 
 @on_sqlite
-def test_the_committed_types_and_requests_are_those_of_the_api_description(service: Service, tmp_path: Path) -> None:
+def test_the_committed_modules_are_those_that_are_generated(service: Service, tmp_path: Path) -> None:
     description = tmp_path / "openapi.json"
     description.write_bytes(service.server.request("GET", "/openapi.json").body)
 
     command = ["make", "--no-print-directory", "--silent", "python-types", f"FROM={description}", f"TO={tmp_path}"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=TIMEOUT)
 
-    for name in ("documents.py", "requests.py"):
+    for name in ("documents.py", "requests.py", "client.py"):
         assert (tmp_path / name).read_text() == (PACKAGE / name).read_text(), "Run make client-types."
 
 
@@ -126,6 +127,16 @@ def test_problems_are_typed(client: Client) -> None:
     assert (mismatch.value.current_version, illegal.value.current_version) == (2, 3)
     assert illegal.value.problem["order_status"] == "cancelled"
     assert [error.get("pointer") for error in invalid.value.problem["errors"]] == ["#/items"]
+
+
+def test_the_message_of_an_invalid_request_says_what_is_invalid_even_in_another_process(client: Client) -> None:
+    with pytest.raises(InvalidRequestError) as raised:
+        client.send(requests.create_order(order(items=[])))
+
+    error: InvalidRequestError = pickle.loads(pickle.dumps(raised.value))
+    assert str(error) == str(raised.value)
+    assert "#/items" in str(error)
+    assert (error.status, error.slug, error.problem) == (400, "invalid-request", raised.value.problem)
 
 
 def test_lists_batches_and_references(client: Client) -> None:
@@ -207,9 +218,12 @@ def test_events_are_listed_and_streamed(client: Client, service: Service) -> Non
 
 
 def test_the_asynchronous_client_does_the_same(service: Service) -> None:
+    async def key() -> str:
+        return service.key
+
     async def act() -> None:
         customer = f"c-{uuid4()}"
-        async with AsyncClient(service.url, token=lambda: service.key) as client:
+        async with AsyncClient(service.url, token=key) as client:
             creates = [client.send(requests.create_order(order(customer))) for _ in range(5)]
             created = {one["id"]: one for one in await asyncio.gather(*creates)}
             listing = requests.list_orders(customer_id=customer, limit=2)
@@ -286,6 +300,17 @@ def test_a_request_that_may_have_had_an_effect_is_not_sent_again_without_a_key()
             client.send(requests.create_order(order()))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "token", "error"), [("", None, UnsupportedProtocol), ("http://", "osk_1\n", LocalProtocolError)]
+)
+@pytest.mark.parametrize("request_", [requests.create_order(order()), requests.stream_order_events(NOBODY)])
+def test_a_request_whose_url_or_token_is_not_valid_is_not_sent_again(
+    service: Service, request_: Series[Any], scheme: str, token: str | None, error: type[Exception]
+) -> None:
+    with Client(f"{scheme}127.0.0.1:{service.server.port}", token=token) as client, pytest.raises(error):
+        next(client.iterate(request_))
+
+
 def test_a_webhook_is_deleted_even_if_the_response_is_lost_and_it_is_not_found_again(
     service: Service, client: Client
 ) -> None:
@@ -335,8 +360,11 @@ def test_an_error_of_the_token_function_ends_the_request_at_once(request_: Serie
         assert len(calls) <= 2, "The token function is called again."
         raise error
 
+    async def asynchronous_token() -> str:
+        return token()
+
     async def act() -> None:
-        async with AsyncClient("http://127.0.0.1:9", token=token, retry=QUICK) as client:
+        async with AsyncClient("http://127.0.0.1:9", token=asynchronous_token, retry=QUICK) as client:
             async for _ in client.iterate(request_):
                 pass
 

@@ -4,24 +4,23 @@ A change of an order has its idempotency key from the start: however often the s
 It takes the id of an order, or the order as it was read: then it is refused if the order has changed since.
 """
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 from urllib.parse import quote
 
-from order_service_client import documents as d
+from order_service_client.documents import Order
 
 T = TypeVar("T")
 Page = TypeVar("Page")
-OrderRef = str | d.Order
+OrderRef = str | Order
 
 
 @dataclass(frozen=True)
 class Series(Generic[T]):
     """A request for items of the type T, in one or several responses.
 
-    `repeatable`: the body makes it safe to send the request again, without an idempotency key of its own.
+    `order`: what a change is based on; `repeatable`: it is safe to send the request again (RFC 9110 §9.2.2).
     """
 
     accept: ClassVar[str] = "application/json"
@@ -29,34 +28,33 @@ class Series(Generic[T]):
     path: str
     body: Any = None
     query: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    order: OrderRef | None = None
+    idempotency_key: str | None = None
     repeatable: bool = False
 
     @property
-    def idempotency_key(self) -> str | None:
-        return self.headers.get("Idempotency-Key")
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether it is safe to send the request again (RFC 9110 §9.2.2)."""
-        return self.repeatable or self.method in {"GET", "PUT", "DELETE"} or self.idempotency_key is not None
-
-    def items(self, document: Any) -> Sequence[T]:
-        return [document]
-
-    def rest(self, document: Any, *, has_link: bool) -> Self | None:
-        """Return the request for what comes after a document, or None if nothing does."""
-        return self
+    def headers(self) -> dict[str, str]:
+        key = {"Idempotency-Key": self.idempotency_key} if self.idempotency_key else {}
+        if_match = {"If-Match": f'"{self.order["version"]}"'} if isinstance(self.order, dict) else {}
+        return {"Accept": self.accept, **key, **if_match}
 
     def at(self, position: object, parameter: str = "after") -> Self:
         return replace(self, query={**self.query, parameter: position})
 
+    def items(self, document: Any) -> Sequence[T]:
+        return [document]
+
+    def rest(self, document: Any) -> Self:
+        """Return the request for what comes after a document of a response that has been cut off."""
+        return self
+
+    def following(self, document: Any, *, has_link: bool) -> Self | None:
+        """Return the request that follows a complete response with this document, or None."""
+        return None
+
 
 class Request(Series[T]):
     """A request for one document."""
-
-    def rest(self, document: Any, *, has_link: bool) -> Self | None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,12 @@ class Listing(Series[T], Generic[Page, T]):
 
     @property
     def page(self) -> Request[Page]:
-        return Request(self.method, self.path, query=self.query)
+        return Request(self.method, self.path, query=self.query, repeatable=True)
 
     def items(self, document: Any) -> Sequence[T]:
-        items: Sequence[T] = document[self.member]
-        return items
+        return cast(Sequence[T], document[self.member])
 
-    def rest(self, document: Any, *, has_link: bool) -> Self | None:
+    def following(self, document: Any, *, has_link: bool) -> Self | None:
         """The feed has a cursor on its last page, too, but no link."""
         return self.at(document["next_cursor"], self.cursor) if has_link or self.query.get("wait") else None
 
@@ -92,7 +89,7 @@ class Export(Series[T]):
     accept = "application/x-ndjson"
     order_id: str | None = None  # whose lines are being received, where an order has several
 
-    def rest(self, document: Any, *, has_link: bool) -> Self | None:
+    def rest(self, document: Any) -> Self:
         if "id" in document:
             return self.at(document["id"])
         if "order" not in document:
@@ -100,27 +97,11 @@ class Export(Series[T]):
         return replace(self.at(self.order_id) if self.order_id else self, order_id=document["order"]["id"])
 
 
-def path_of(template: str, *parts: str | int | d.Order) -> str:
-    """Return a path with its variable parts, percent-encoded; an order is its id."""
-    texts = (part["id"] if isinstance(part, dict) else str(part) for part in parts)
-    return template.format(*(quote(text, safe="") for text in texts))
+def query_of(**parameters: Any) -> dict[str, Any]:
+    """Return the parameters that have a value."""
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
-def query_of(metadata: Mapping[str, str] | None = None, **parameters: Any) -> dict[str, Any]:
-    """Return the parameters that have a value; several values are separated by commas."""
-    pairs = {f"metadata.{key}": text for key, text in (metadata or {}).items()}
-    given = {name: each for name, each in parameters.items() if each is not None}
-    return pairs | {name: each if isinstance(each, str | int) else ",".join(each) for name, each in given.items()}
-
-
-def change_headers(order: OrderRef | None, idempotency_key: str | None) -> dict[str, str]:
-    if_match = {"If-Match": f'"{order["version"]}"'} if isinstance(order, dict) else {}
-    return {"Idempotency-Key": idempotency_key or secrets.token_hex(16), **if_match}
-
-
-def with_keys(body: Any) -> Any:
-    """Return the body of a batch with an idempotency key for each entry that has none."""
-    return {
-        name: [{**each, "idempotency_key": each.get("idempotency_key") or secrets.token_hex(16)} for each in entries]
-        for name, entries in body.items()
-    }
+def segment(part: str | int | Order) -> str:
+    """Return a part of a path, percent-encoded; an order is its id."""
+    return quote(part["id"] if isinstance(part, dict) else str(part), safe="")

@@ -15,14 +15,20 @@ class ProblemError(Exception):
     """The service refused the request. `slug` is the last part of the `problem`'s type; `retry_after` is in seconds."""
 
     def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
-        super().__init__(problem.get("detail") or problem["title"])
+        super().__init__(problem, retry_after)
         self.problem, self.retry_after = problem, retry_after
         self.status, self.slug = problem["status"], problem["type"].rpartition("/")[2]
         self.current_version = problem.get("current_version")  # of the order, where a conflict is about one
 
+    def __str__(self) -> str:
+        return self.problem.get("detail") or self.problem["title"]
+
 
 class InvalidRequestError(ProblemError):
     """400: the problem's `errors` list everything that is invalid."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} {self.problem.get('errors', '')}"
 
 
 class NotFoundError(ProblemError):
@@ -64,9 +70,6 @@ def problem_error(response: httpx2.Response, content: bytes) -> ProblemError:
 def _retry_after(response: httpx2.Response) -> float | None:
     """Seconds of `Retry-After`, which is a number or a date (RFC 9110 §10.2.3)."""
     text = response.headers.get("Retry-After", "")
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
+    with suppress(ValueError):
+        return float(text) if text.isdigit() else max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    return None

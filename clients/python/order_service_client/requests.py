@@ -1,21 +1,12 @@
 # Generated from the API description by make client-types.
 """The requests of the API, by the names of its description. A request is a value; a client sends it."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from order_service_client import documents as d
-from order_service_client.core import (
-    EventStream,
-    Export,
-    Listing,
-    OrderRef,
-    Request,
-    change_headers,
-    path_of,
-    query_of,
-    with_keys,
-)
+from order_service_client.core import EventStream, Export, Listing, OrderRef, Request, query_of, segment
 
 
 def create_order(
@@ -24,10 +15,11 @@ def create_order(
     """Create an order."""
     return Request(
         "POST",
-        path_of("/orders"),
+        "/orders",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(None, idempotency_key),
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -52,14 +44,14 @@ def list_orders(
     """List orders by time of creation."""
     return Listing(
         "GET",
-        path_of("/orders"),
+        "/orders",
         query=query_of(
             customer_id=customer_id,
-            status=status,
-            fulfillment_status=fulfillment_status,
+            status=status and ",".join(status),
+            fulfillment_status=fulfillment_status and ",".join(fulfillment_status),
             channel=channel,
-            payment_status=payment_status,
-            return_status=return_status,
+            payment_status=payment_status and ",".join(payment_status),
+            return_status=return_status and ",".join(return_status),
             number=number,
             external_ref=external_ref,
             item_id=item_id,
@@ -70,6 +62,7 @@ def list_orders(
             limit=limit,
             cursor=cursor,
         ),
+        repeatable=True,
         member="orders",
         cursor="cursor",
     )
@@ -78,13 +71,22 @@ def list_orders(
 def create_orders(body: d.BatchIn, *, dry_run: bool | None = None) -> Request[d.BatchResults]:
     """Create up to 1,000 orders."""
     return Request(
-        "POST", path_of("/orders/batch"), body=with_keys(body), query=query_of(dry_run=dry_run), repeatable=True
+        "POST",
+        "/orders/batch",
+        body={
+            "orders": [
+                {**each, "idempotency_key": each.get("idempotency_key") or secrets.token_hex(16)}
+                for each in body["orders"]
+            ]
+        },
+        query=query_of(dry_run=dry_run),
+        repeatable=True,
     )
 
 
 def get_order(order: OrderRef, *, version: int | None = None) -> Request[d.Order]:
     """Read an order, or an earlier version of it."""
-    return Request("GET", path_of("/orders/{}", order), query=query_of(version=version))
+    return Request("GET", f"/orders/{segment(order)}", query=query_of(version=version), repeatable=True)
 
 
 def update_order(
@@ -93,16 +95,18 @@ def update_order(
     """Update an order by a JSON merge patch."""
     return Request(
         "PATCH",
-        path_of("/orders/{}", order),
+        f"/orders/{segment(order)}",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
 def get_order_by_reference(external_ref: str) -> Request[d.Order]:
     """Read an order by its external reference."""
-    return Request("GET", path_of("/orders/by-ref/{}", external_ref))
+    return Request("GET", f"/orders/by-ref/{segment(external_ref)}", repeatable=True)
 
 
 def search_orders(
@@ -138,17 +142,17 @@ def search_orders(
     """Search orders by words and filters."""
     return Listing(
         "GET",
-        path_of("/orders/search"),
+        "/orders/search",
         query=query_of(
             q=q,
             customer_id=customer_id,
             channel=channel,
-            status=status,
-            fulfillment_status=fulfillment_status,
-            payment_status=payment_status,
-            return_status=return_status,
+            status=status and ",".join(status),
+            fulfillment_status=fulfillment_status and ",".join(fulfillment_status),
+            payment_status=payment_status and ",".join(payment_status),
+            return_status=return_status and ",".join(return_status),
             tag=tag,
-            metadata=metadata,
+            **{f"metadata.{key}": value for key, value in (metadata or {}).items()},
             held=held,
             late=late,
             currency=currency,
@@ -159,10 +163,11 @@ def search_orders(
             total_from=total_from,
             total_to=total_to,
             sort=sort,
-            facets=facets,
+            facets=facets and ",".join(facets),
             limit=limit,
             cursor=cursor,
         ),
+        repeatable=True,
         member="orders",
         cursor="cursor",
     )
@@ -187,14 +192,14 @@ def export_orders(
     """Export all matching orders as NDJSON or CSV."""
     return Export(
         "GET",
-        path_of("/orders/export"),
+        "/orders/export",
         query=query_of(
             customer_id=customer_id,
-            status=status,
-            fulfillment_status=fulfillment_status,
+            status=status and ",".join(status),
+            fulfillment_status=fulfillment_status and ",".join(fulfillment_status),
             channel=channel,
-            payment_status=payment_status,
-            return_status=return_status,
+            payment_status=payment_status and ",".join(payment_status),
+            return_status=return_status and ",".join(return_status),
             number=number,
             external_ref=external_ref,
             item_id=item_id,
@@ -203,6 +208,7 @@ def export_orders(
             sort=sort,
             after=after,
         ),
+        repeatable=True,
     )
 
 
@@ -212,8 +218,9 @@ def list_order_history(
     """List the events of an order, oldest first."""
     return Listing(
         "GET",
-        path_of("/orders/{}/history", order),
+        f"/orders/{segment(order)}/history",
         query=query_of(limit=limit, cursor=cursor),
+        repeatable=True,
         member="events",
         cursor="cursor",
     )
@@ -225,9 +232,11 @@ def confirm_order(
     """Confirm a pending order."""
     return Request(
         "POST",
-        path_of("/orders/{}/confirm", order),
+        f"/orders/{segment(order)}/confirm",
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -237,10 +246,12 @@ def cancel_order(
     """Cancel an order, or some of its units."""
     return Request(
         "POST",
-        path_of("/orders/{}/cancel", order),
+        f"/orders/{segment(order)}/cancel",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -250,9 +261,11 @@ def complete_order(
     """Complete a confirmed order, even if units are not fulfilled."""
     return Request(
         "POST",
-        path_of("/orders/{}/complete", order),
+        f"/orders/{segment(order)}/complete",
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -262,10 +275,12 @@ def reopen_order(
     """Reopen an order that has ended."""
     return Request(
         "POST",
-        path_of("/orders/{}/reopen", order),
+        f"/orders/{segment(order)}/reopen",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -275,10 +290,12 @@ def place_hold(
     """Place a hold on an order, or replace the hold with the same handle."""
     return Request(
         "PUT",
-        path_of("/orders/{}/holds/{}", order, handle),
+        f"/orders/{segment(order)}/holds/{segment(handle)}",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -288,9 +305,11 @@ def release_hold(
     """Release a hold."""
     return Request(
         "DELETE",
-        path_of("/orders/{}/holds/{}", order, handle),
+        f"/orders/{segment(order)}/holds/{segment(handle)}",
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -300,10 +319,12 @@ def record_payment(
     """Record a payment."""
     return Request(
         "POST",
-        path_of("/orders/{}/payments", order),
+        f"/orders/{segment(order)}/payments",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -313,10 +334,12 @@ def fulfill_order(
     """Record a fulfillment."""
     return Request(
         "POST",
-        path_of("/orders/{}/fulfillments", order),
+        f"/orders/{segment(order)}/fulfillments",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -331,10 +354,12 @@ def update_tracking(
     """Update how a fulfillment is tracked by a JSON merge patch."""
     return Request(
         "PATCH",
-        path_of("/orders/{}/fulfillments/{}", order, number),
+        f"/orders/{segment(order)}/fulfillments/{segment(number)}",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -349,10 +374,12 @@ def record_delivery_event(
     """Record what happened to a fulfillment."""
     return Request(
         "POST",
-        path_of("/orders/{}/fulfillments/{}/events", order, number),
+        f"/orders/{segment(order)}/fulfillments/{segment(number)}/events",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -362,10 +389,12 @@ def return_items(
     """Record a return."""
     return Request(
         "POST",
-        path_of("/orders/{}/returns", order),
+        f"/orders/{segment(order)}/returns",
         body=body,
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -375,9 +404,11 @@ def receive_return(
     """Receive an expected return."""
     return Request(
         "POST",
-        path_of("/orders/{}/returns/{}/receive", order, number),
+        f"/orders/{segment(order)}/returns/{segment(number)}/receive",
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
@@ -387,16 +418,27 @@ def reject_return(
     """Reject an expected return."""
     return Request(
         "POST",
-        path_of("/orders/{}/returns/{}/reject", order, number),
+        f"/orders/{segment(order)}/returns/{segment(number)}/reject",
         query=query_of(dry_run=dry_run),
-        headers=change_headers(order, idempotency_key),
+        order=order,
+        idempotency_key=idempotency_key or secrets.token_hex(16),
+        repeatable=True,
     )
 
 
 def act_on_orders(body: d.BulkActionsIn, *, dry_run: bool | None = None) -> Request[d.ActionResults]:
     """Execute up to 1,000 actions on orders."""
     return Request(
-        "POST", path_of("/orders/actions"), body=with_keys(body), query=query_of(dry_run=dry_run), repeatable=True
+        "POST",
+        "/orders/actions",
+        body={
+            "actions": [
+                {**each, "idempotency_key": each.get("idempotency_key") or secrets.token_hex(16)}
+                for each in body["actions"]
+            ]
+        },
+        query=query_of(dry_run=dry_run),
+        repeatable=True,
     )
 
 
@@ -412,8 +454,11 @@ def list_feed_events(
     """List or stream the events of all orders."""
     return Listing(
         "GET",
-        path_of("/events"),
-        query=query_of(after=after, types=types, order_id=order_id, channel=channel, limit=limit, wait=wait),
+        "/events",
+        query=query_of(
+            after=after, types=types and ",".join(types), order_id=order_id, channel=channel, limit=limit, wait=wait
+        ),
+        repeatable=True,
         member="events",
         cursor="after",
     )
@@ -428,48 +473,51 @@ def stream_events(
 ) -> EventStream[d.FeedEvent]:
     """List or stream the events of all orders."""
     return EventStream(
-        "GET", path_of("/events"), query=query_of(after=after, types=types, order_id=order_id, channel=channel)
+        "GET",
+        "/events",
+        query=query_of(after=after, types=types and ",".join(types), order_id=order_id, channel=channel),
+        repeatable=True,
     )
 
 
 def stream_order_events(order: OrderRef, *, after: int | None = None) -> EventStream[d.Event]:
     """Stream the events of an order."""
-    return EventStream("GET", path_of("/orders/{}/events", order), query=query_of(after=after))
+    return EventStream("GET", f"/orders/{segment(order)}/events", query=query_of(after=after), repeatable=True)
 
 
 def create_webhook(body: d.WebhookIn) -> Request[d.Webhook]:
     """Create a webhook."""
-    return Request("POST", path_of("/webhooks"), body=body)
+    return Request("POST", "/webhooks", body=body)
 
 
 def list_webhooks() -> Request[d.WebhookList]:
     """List all webhooks with their health."""
-    return Request("GET", path_of("/webhooks"))
+    return Request("GET", "/webhooks", repeatable=True)
 
 
 def get_webhook(webhook_id: str) -> Request[d.Webhook]:
     """Read a webhook and its health."""
-    return Request("GET", path_of("/webhooks/{}", webhook_id))
+    return Request("GET", f"/webhooks/{segment(webhook_id)}", repeatable=True)
 
 
 def update_webhook(webhook_id: str, body: d.WebhookPatch) -> Request[d.Webhook]:
     """Update a webhook by a JSON merge patch, disable or enable it."""
-    return Request("PATCH", path_of("/webhooks/{}", webhook_id), body=body)
+    return Request("PATCH", f"/webhooks/{segment(webhook_id)}", body=body)
 
 
 def delete_webhook(webhook_id: str) -> Request[None]:
     """Delete a webhook with its deliveries."""
-    return Request("DELETE", path_of("/webhooks/{}", webhook_id))
+    return Request("DELETE", f"/webhooks/{segment(webhook_id)}", repeatable=True)
 
 
 def rotate_secret(webhook_id: str) -> Request[d.Webhook]:
     """Give a webhook a new secret."""
-    return Request("POST", path_of("/webhooks/{}/rotate-secret", webhook_id))
+    return Request("POST", f"/webhooks/{segment(webhook_id)}/rotate-secret")
 
 
 def test_webhook(webhook_id: str) -> Request[d.DeliveryCount]:
     """Send an event of the type `webhook.test`."""
-    return Request("POST", path_of("/webhooks/{}/test", webhook_id))
+    return Request("POST", f"/webhooks/{segment(webhook_id)}/test")
 
 
 def list_deliveries(
@@ -478,8 +526,9 @@ def list_deliveries(
     """List the deliveries of a webhook with their attempts, newest first."""
     return Listing(
         "GET",
-        path_of("/webhooks/{}/deliveries", webhook_id),
+        f"/webhooks/{segment(webhook_id)}/deliveries",
         query=query_of(status=status, limit=limit, cursor=cursor),
+        repeatable=True,
         member="deliveries",
         cursor="cursor",
     )
@@ -487,19 +536,21 @@ def list_deliveries(
 
 def replay_deliveries(webhook_id: str, body: d.ReplayIn) -> Request[d.DeliveryCount]:
     """Send events again, with the same `webhook-id`."""
-    return Request("POST", path_of("/webhooks/{}/replay", webhook_id), body=body)
+    return Request("POST", f"/webhooks/{segment(webhook_id)}/replay", body=body)
 
 
 def export_customer(customer_id: str, *, after: str | None = None) -> Export[dict[str, Any]]:
     """Export all that is stored about a customer as NDJSON."""
-    return Export("GET", path_of("/customers/{}/personal-data", customer_id), query=query_of(after=after))
+    return Export(
+        "GET", f"/customers/{segment(customer_id)}/personal-data", query=query_of(after=after), repeatable=True
+    )
 
 
 def erase_customer(customer_id: str) -> Request[d.Erasure]:
     """Erase a customer's personal data."""
-    return Request("DELETE", path_of("/customers/{}/personal-data", customer_id))
+    return Request("DELETE", f"/customers/{segment(customer_id)}/personal-data", repeatable=True)
 
 
 def read_erasure(erasure_id: str) -> Request[d.Erasure]:
     """Read the progress of an erasure."""
-    return Request("GET", path_of("/erasures/{}", erasure_id))
+    return Request("GET", f"/erasures/{segment(erasure_id)}", repeatable=True)

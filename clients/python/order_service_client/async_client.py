@@ -1,0 +1,87 @@
+"""The asynchronous client. The synchronous client is generated from it by make client-types."""
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
+from typing import Self, TypeVar, cast
+
+import anyio
+import httpx2
+
+from order_service_client.core import EventStream, Request, Series
+from order_service_client.problems import ProblemError, problem_error
+from order_service_client.retries import NO_RESPONSE, RetryPolicy
+
+T = TypeVar("T")
+Token = str | Callable[[], Awaitable[str]] | None
+_DELETED = "webhook-not-found"  # nothing else is deleted by a DELETE without a key
+_SILENCE = 45.0  # seconds without a byte of an event stream: three heartbeats of the service
+
+
+class AsyncClient:
+    """Sends requests. `token`: an API key or a customer's token, or a function that returns one for each attempt."""
+
+    def __init__(self, base_url: str, *, token: Token = None, retry: RetryPolicy = RetryPolicy()) -> None:
+        self._http, self._token, self._retry = httpx2.AsyncClient(base_url=base_url), token, retry
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def send(self, request: Request[T]) -> T:
+        """Send a request, again if that is safe, and return its document. Raises ProblemError, NoResponseError."""
+        documents = [document async for document in self.iterate(request)]
+        return documents[0] if documents else cast(T, None)  # a deletion has no document
+
+    async def iterate(self, series: Series[T]) -> AsyncGenerator[T, None]:
+        """Iterate over a list page by page, an export or an event stream. Raises what `send` raises."""
+        policy, attempt, document = self._retry, 1, None
+        may_be_done = False  # an attempt without a response may have had its effect
+        while True:
+            token = await self._token() if callable(self._token) else self._token
+            headers = {**series.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
+            timeout = _SILENCE if isinstance(series, EventStream) else policy.timeout
+            try:
+                async with self._http.stream(
+                    series.method, series.path, params=series.query, json=series.body, headers=headers, timeout=timeout
+                ) as response:
+                    if not response.is_success:
+                        raise problem_error(response, await response.aread())
+                    async for event in _events(response):
+                        if event.retry is not None:
+                            policy = replace(policy, base_delay=event.retry / 1000)
+                        if event.data:
+                            document, attempt = json.loads(event.data), 1
+                            for item in series.items(document):
+                                yield item
+                            series = series.rest(document)
+                        series = series.at(event.id) if event.id else series
+                following = series.following(document, has_link="next" in response.links)
+                if following is None:
+                    return
+                series = following
+            except (*NO_RESPONSE, ProblemError) as error:
+                if may_be_done and series.method == "DELETE" and getattr(error, "slug", None) == _DELETED:
+                    return
+                may_be_done = may_be_done or not isinstance(error, ProblemError)
+                await anyio.sleep(policy.pause(series, attempt, error))
+                attempt += 1
+
+
+async def _events(response: httpx2.Response) -> AsyncGenerator[httpx2.ServerSentEvent, None]:
+    """Return the events of an event stream; each line of another response as an event."""
+    if response.headers.get("Content-Type", "").startswith(EventStream.accept):
+        async for event in httpx2.EventSource(response, max_event_size=None):
+            yield event
+        raise httpx2.RemoteProtocolError("The event stream ended.")
+    line = b""
+    async for chunk in response.aiter_bytes():
+        *lines, line = (line + chunk).split(b"\n")  # the service's JSON documents have no line breaks
+        for each in lines:
+            yield httpx2.ServerSentEvent(data=each.decode())
+    yield httpx2.ServerSentEvent(data=line.decode())
