@@ -34,10 +34,12 @@ from app.services.order_actions import ChangeRequest
 Item = TypeVar("Item")
 
 JSON = "application/json"
-_DRY_RUN_QUERY = DryRunQuerySchema()
-_DRY_RUN = "order_service.dry_run"  # in the WSGI environment of a dry run
 MERGE_PATCH = "application/merge-patch+json"
 ACCEPT_PATCH = f"{MERGE_PATCH}, {JSON}"  # media types of a PATCH (RFC 5789 §2.2)
+
+_DRY_RUN_QUERY = DryRunQuerySchema()
+_DRY_RUN = "order_service.dry_run"  # in the WSGI environment of a dry run
+
 # Seconds. sleep(0) runs only the greenlets that are ready: the event loop polls sockets once in a thousand such
 # switches, and with eight clients sending batches, other requests waited for seconds.
 _PAUSE = 1e-6
@@ -46,8 +48,7 @@ _MAX_RUN = 0.002  # seconds of work between two pauses
 _LARGE_BODY = 256 * 1024  # bytes; it takes some 20 ms to parse
 _LARGE_BODIES = threading.Lock()
 _LARGE_BODY_PAUSE = 0.02  # seconds between two of them: enough to answer a small request
-# Suffixes of the entity tag of a version: an erasure has rewritten it; something is left out of a customer's view.
-ERASED_SUFFIX, CUSTOMER_SUFFIX = "-erased", "-customer"
+
 _NOT_AN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 _SYMBOL = r'(?:[ !#-\[\]-~]|\\["\\])'  # of a string (RFC 8941 §3.3.3)
@@ -57,6 +58,8 @@ _BARE = re.compile(f"{_BARE_SYMBOL}+")
 KEY_PATTERN = f'^({_BARE_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}|"{_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}")$'
 _ESCAPE = re.compile(r"\\(.)")
 
+# Suffixes of the entity tag of a version: an erasure has rewritten it; something is left out of a customer's view.
+ERASED_SUFFIX, CUSTOMER_SUFFIX = "-erased", "-customer"
 # The tag of an order: equal character by character (RFC 9110 §8.8.3.2), so "01" is not "1".
 _VERSION = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED_SUFFIX})?(?:{CUSTOMER_SUFFIX})?")
 
