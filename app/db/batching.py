@@ -1,7 +1,4 @@
-"""Batches of concurrent calls: one statement, and one commit, for creates, changes or reads of many requests.
-
-For writes this is a group commit.
-"""
+"""Batching: concurrent calls share one statement and, where they write, one commit (group commit)."""
 
 import threading
 from collections import Counter
