@@ -266,6 +266,18 @@ def test_a_request_is_sent_again_no_earlier_than_the_response_says(
     assert len({request.headers["Idempotency-Key"] for request, _ in server.log}) == 1
 
 
+def test_a_request_that_waits_for_events_is_not_given_up_while_it_waits(httpserver: HTTPServer) -> None:
+    def wait(request: Request) -> Response:
+        time.sleep(3 * hasty.timeout)
+        return Response('{"events": [{"seq": 1}], "next_cursor": "1"}', mimetype="application/json")
+
+    hasty = RetryPolicy(attempts=1, timeout=0.2)
+    httpserver.expect_request("/events", query_string="wait=20").respond_with_handler(wait)
+
+    with Client(httpserver.url_for("").rstrip("/"), retry=hasty) as client:
+        assert next(client.iterate(requests.list_feed_events(wait=20)))["seq"] == 1
+
+
 def test_a_response_that_asks_for_a_longer_pause_is_final(gateway: Callable[..., HTTPServer]) -> None:
     server = gateway(Response(status=503, headers={"Retry-After": "3600"}))
 
@@ -488,11 +500,15 @@ def test_severed_connections_double_and_lose_nothing(service: Service, client: C
 
 
 @on_sqlite
-def test_the_program_of_the_readme_works(service: Service) -> None:
-    [program] = re.findall(r"```python\n(.*?)```", (PACKAGE.parent / "README.md").read_text(), re.DOTALL)
-    program = program.replace('Client("http://127.0.0.1:8000")', f'Client("{service.url}", token="{service.key}")')
+def test_the_programs_of_the_readme_work(service: Service) -> None:
+    programs = re.findall(r"```python\n(.*?)```", (PACKAGE.parent / "README.md").read_text(), re.DOTALL)
+    base, client = 'Client("http://127.0.0.1:8000")', f'Client("{service.url}", token="{service.key}")'
+    commands = [[sys.executable, "-c", program.replace(base, client)] for program in programs]
 
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=TIMEOUT)
+    synchronous, asynchronous = (
+        subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=TIMEOUT).stdout
+        for command in commands
+    )
 
-    assert re.match(r"\d{6}-\w{8} pending\n(.+\n)*.+ confirmed\n(.+\n)*order.created pending\n$", done.stdout), done
+    assert re.match(r"\d{6}-\w{8} pending\n(.+\n)*.+ confirmed\n(.+\n)*order.created pending\n$", synchronous)
+    assert asynchronous == "order.created pending\n"

@@ -3,16 +3,15 @@
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
-from typing import Self, TypeVar, cast
+from typing import Self, cast
 
 import anyio
 import httpx2
 
-from order_service_client.core import EventStream, Request, Series
+from order_service_client.core import EventStream, Request, Series, T
 from order_service_client.problems import ProblemError, problem_error
 from order_service_client.retries import NO_RESPONSE, RetryPolicy
 
-T = TypeVar("T")
 Token = str | Callable[[], Awaitable[str]] | None
 _DELETED = "webhook-not-found"  # nothing else is deleted by a DELETE without a key
 _SILENCE = 45.0  # seconds without a byte of an event stream: three heartbeats of the service
@@ -45,7 +44,7 @@ class AsyncClient:
         while True:
             token = await self._token() if callable(self._token) else self._token
             headers = {**series.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
-            timeout = _SILENCE if isinstance(series, EventStream) else policy.timeout
+            timeout = _SILENCE if isinstance(series, EventStream) else policy.timeout + series.query.get("wait", 0)
             try:
                 async with self._http.stream(
                     series.method, series.path, params=series.query, json=series.body, headers=headers, timeout=timeout
