@@ -37,7 +37,7 @@ from app.services.webhook_signature import SecretStore, new_secret
 ENDPOINTS_MAX = 200  # the worker looks at all of them for each event
 ROTATION = timedelta(hours=24)  # that the previous secret signs too
 KEPT = timedelta(days=30)  # of finished deliveries
-RESOLVE_SECONDS = 5.0  # in which a name must be resolved; the system's resolver tries its servers for 30 s and more
+RESOLVE_SECONDS = 5.0  # for the resolution of a name: the system's resolver takes 10 s for each server that is silent
 _EXISTS = WebhookEndpoint.status != DELETED
 _PRUNE_MAX = 1_000  # deliveries of one endpoint that one transaction reads
 
