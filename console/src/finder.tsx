@@ -10,7 +10,7 @@ import { shortcut } from "./keyboard";
 import { money, parseAmount } from "./money";
 import { usePolled } from "./polled";
 import type { Order } from "./types";
-import { FULFILLMENT_STATUSES, ORDER_STATUSES, PAYMENT_STATUSES, RETURN_STATUSES, choices, plural } from "./words";
+import { FULFILLMENT_STATUSES, ORDER_STATUSES, PAYMENT_STATUSES, RETURN_STATUSES, capitalize, choices, plural } from "./words";
 
 const TYPING_PAUSE = 150; // milliseconds
 const REFRESH = 10_000; // milliseconds
@@ -191,8 +191,12 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
 }
 
 function countText(shown: number, counted: Counted | null, more: boolean): string {
-  if (counted) return counted.complete ? plural(counted.total, "order") : `More than ${plural(counted.total, "order")}`;
+  if (counted) return capitalize(foundText(counted));
   return more ? `The first ${shown} orders` : plural(shown, "order");
+}
+
+function foundText({ total, complete }: Counted): string {
+  return complete ? plural(total, "order") : `more than ${plural(total, "order")}`;
 }
 
 function Table({ orders }: { orders: Order[] }): JSX.Element {
@@ -234,6 +238,12 @@ function Table({ orders }: { orders: Order[] }): JSX.Element {
       </tbody>
     </table>
   );
+}
+
+/** Leave the filters, which stand above the orders on a narrow screen. */
+function fold(filters: HTMLDetailsElement | null): void {
+  filters?.removeAttribute("open");
+  filters?.querySelector("summary")?.focus();
 }
 
 interface FilterProps {
@@ -310,6 +320,9 @@ function FilterList({ filters, counted, errors }: FilterProps): JSX.Element {
         )}
       </fieldset>
       {chosen > 0 && <a href={`#/orders${query({ q: filters.q })}`}>Remove all filters</a>}
+      <button type="button" class="show-results" onClick={(event) => fold(event.currentTarget.closest("details"))}>
+        {counted ? `Show ${foundText(counted)}` : "Show the orders"}
+      </button>
     </details>
   );
 }

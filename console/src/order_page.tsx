@@ -65,7 +65,16 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
     [action],
   );
 
-  if (!order) return error ? <ProblemBox error={error} /> : <p class="loading">Loading the order …</p>;
+  if (!order && !error) return <p class="loading">Loading the order …</p>;
+  if (!order)
+    return (
+      <>
+        <p class="crumb">
+          <a href={finderLink()}>Orders</a>
+        </p>
+        <ProblemBox error={error} />
+      </>
+    );
   const done = (next: Order, text: string) => {
     accept(next);
     setAction(null);
@@ -113,12 +122,12 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
       <div class="order-body">
         <div class="order-main">
           <Life order={order} events={events} />
+          <Holds order={order} release={() => choose("release")} />
           <Lines order={order} />
           <div class="pair">
             <Totals order={order} />
             <Facts order={order} />
           </div>
-          <Holds order={order} release={() => choose("release")} />
           <Payments order={order} />
           <Fulfillments order={order} />
           <Returns order={order} />
@@ -210,7 +219,7 @@ function Lines({ order }: { order: Order }): JSX.Element {
 function LineTotal({ item, currency }: { item: Item; currency: Order["currency"] }): JSX.Element {
   const remaining = remainingTotal(item);
   if (item.total === null || remaining === null) return <>—</>;
-  const discount = item.discount !== 0 && `incl. ${amount(item.discount, currency)}`;
+  const discount = item.discount !== 0 && `incl. discount ${amount(item.discount, currency)}`;
   return (
     <>
       {amount(remaining, currency)}
@@ -293,6 +302,7 @@ function Holds({ order, release }: { order: Order; release: () => void }): JSX.E
   if (!order.holds.length) return null;
   return (
     <Section title="Holds">
+      <p class="faint">Until they are released, the order cannot be confirmed, fulfilled or completed.</p>
       <ul class="records">
         {order.holds.map((hold) => (
           <li key={hold.handle}>

@@ -71,8 +71,8 @@ export const PAYMENT_MEANINGS: Record<Schemas["PaymentType"], string> = {
 
 export const HOLD_KINDS: Record<Schemas["HoldKind"], string> = {
   fraud: "suspected fraud",
-  payment: "payment in question",
-  address: "address in question",
+  payment: "payment to check",
+  address: "address to check",
   inventory: "not in stock",
   review: "to be reviewed",
   other: "other",
@@ -198,7 +198,7 @@ export const PROBLEMS: Record<string, ProblemText> = {
   forbidden: {
     advice: "Your API key does not allow this. Ask the operators for one that does, and paste it under “API key”.",
   },
-  "order-not-found": { advice: "Check the number, and whether your API key is bound to another channel." },
+  "order-not-found": { detail: "", advice: "Check the link, and whether your API key is bound to another channel." },
   "webhook-not-found": { advice: "Somebody else may have deleted it." },
   "illegal-action": { advice: "Look at the order as it is now: the buttons show what is possible." },
   "quantity-exceeded": { detail: "", advice: "Enter no more units than the lines have left." },
