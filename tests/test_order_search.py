@@ -194,17 +194,15 @@ FILTERS: list[tuple[dict[str, Any], set[str]]] = [
 
 
 @pytest.mark.parametrize("candidates", [10_000, 0], ids=["candidates", "walk"])
-@pytest.mark.parametrize(("filters", "names"), FILTERS, ids=[str(filters) for filters, _ in FILTERS])
 def test_each_filter_selects_the_orders_that_match(
-    client: FlaskClient, orders: dict[str, Any], monkeypatch: pytest.MonkeyPatch, filters: Any, names: set[str],
-    candidates: int,
-) -> None:  # fmt: skip
+    client: FlaskClient, orders: dict[str, Any], monkeypatch: pytest.MonkeyPatch, candidates: int
+) -> None:
     monkeypatch.setattr(order_search, "CANDIDATES_MAX", candidates)
     ids = {order["id"]: name for name, order in orders.items()}
 
-    for sort in ("-created_at", "updated_at", "-total"):
+    for (filters, names), sort in product(FILTERS, ("-created_at", "updated_at", "-total")):
         found = searched(client, **filters, sort=sort)
-        assert (len(found), {ids[order_id] for order_id in found}) == (len(names), names)
+        assert (len(found), {ids[order_id] for order_id in found}) == (len(names), names), (filters, sort)
 
 
 def test_times_select_orders_from_the_first_up_to_the_second(client: FlaskClient, orders: dict[str, Any]) -> None:
@@ -223,11 +221,13 @@ def sort_key(order: dict[str, Any], sort: str) -> tuple[Any, str]:
     return value[sort.removeprefix("-")], order["id"]
 
 
+SORTS = ("created_at", "-created_at", "updated_at", "-updated_at", "total", "-total")
+
+
 @pytest.mark.parametrize(("candidates", "walk"), [(10_000, 10_000), (0, 10_000), (0, 1)])
-@pytest.mark.parametrize("sort", ["created_at", "-created_at", "updated_at", "-updated_at", "total", "-total"])
 @pytest.mark.parametrize("filters", [{}, {"q": "sku", "status": "pending,completed"}, {"tag": "gift"}])
 def test_pages_are_sorted_and_contain_each_order_once(
-    client: FlaskClient, orders: dict[str, Any], monkeypatch: pytest.MonkeyPatch, candidates: int, walk: int, sort: str,
+    client: FlaskClient, orders: dict[str, Any], monkeypatch: pytest.MonkeyPatch, candidates: int, walk: int,
     filters: dict[str, str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(order_search, "CANDIDATES_MAX", candidates)
@@ -236,10 +236,11 @@ def test_pages_are_sorted_and_contain_each_order_once(
         order for order in orders.values()
         if order["status"] in filters.get("status", order["status"]) and filters.get("tag") in (None, *order["tags"])
     ]  # fmt: skip
-    matching.sort(key=lambda order: sort_key(order, sort), reverse=sort.startswith("-"))
 
-    for limit in (1, 2, 3, 100):
-        assert searched(client, **filters, sort=sort, limit=limit) == [order["id"] for order in matching]
+    for sort, limit in product(SORTS, (1, 2, 3, 100)):
+        by_sort = sorted(matching, key=lambda order: sort_key(order, sort), reverse=sort.startswith("-"))
+        found = searched(client, **filters, sort=sort, limit=limit)
+        assert found == [order["id"] for order in by_sort], (sort, limit)
 
 
 def test_words_that_many_orders_have_are_intersected(
