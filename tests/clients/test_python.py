@@ -287,6 +287,19 @@ def test_a_response_that_asks_for_a_longer_pause_is_final(gateway: Callable[...,
     assert (raised.value.status, raised.value.retry_after) == (503, 3600)
 
 
+def test_the_pauses_of_a_stream_do_not_grow_as_long_as_it_can_be_opened(httpserver: HTTPServer) -> None:
+    for _ in range(16):
+        httpserver.expect_ordered_request("/events").respond_with_data(":\nid: 7\n\n", mimetype="text/event-stream")
+    event = 'id: 8\ndata: {"seq": 8}\n\n'
+    httpserver.expect_ordered_request("/events", query_string="after=7").respond_with_data(
+        event, mimetype="text/event-stream"
+    )
+
+    growing = RetryPolicy(base_delay=0.01, max_delay=3600)  # 2¹⁵ · 0.01 s are more than five minutes
+    with Client(httpserver.url_for("").rstrip("/"), retry=growing) as client:
+        assert next(client.iterate(requests.stream_events()))["seq"] == 8
+
+
 def test_an_export_goes_on_after_the_last_complete_order(httpserver: HTTPServer) -> None:
     lines = [{"order": {"id": "1"}}, {"event": {"version": 1}}, {"order": {"id": "2"}}, {"event": {"version": 1}}]
 
@@ -472,18 +485,22 @@ def test_severed_connections_double_and_lose_nothing(service: Service, client: C
         lines: Any = [{"line": 1, "quantity": 1}]
         return severed.send(requests.cancel_order(confirmed, {"reason": "customer", "items": lines}))
 
-    def follow(severed: Client) -> None:
-        for event in severed.iterate(requests.stream_events(after=latest)):
-            if event["data"]["customer_id"] == customer:
-                events.append(event)
-                if len(events) == 3 * intents:
-                    return
+    async def follow(port: int) -> None:
+        async with (
+            AsyncClient(url_of(port), token=service.key, retry=PATIENT) as severed,
+            aclosing(severed.iterate(requests.stream_events(after=latest))) as stream,
+        ):
+            async for event in stream:
+                if event["data"]["customer_id"] == customer:
+                    events.append(event)
+                    if len(events) == 3 * intents:
+                        return
 
     with (
         severing_proxy(service.server.port, cuts=CUTS) as proxy,
         Client(url_of(proxy.port), token=service.key, retry=PATIENT) as severed,
     ):
-        follower = threading.Thread(target=follow, args=(severed,))
+        follower = threading.Thread(target=asyncio.run, args=(follow(proxy.port),))
         follower.start()
         with ThreadPoolExecutor(clients) as pool:
             acknowledged = list(pool.map(lambda intent: act(severed, intent), range(intents)))

@@ -53,10 +53,11 @@ class Client:
                     if not response.is_success:
                         raise problem_error(response, response.read())
                     for event in _events(response):
+                        attempt = 1
                         if event.retry is not None:
                             policy = replace(policy, base_delay=event.retry / 1000)
                         if event.data:
-                            document, attempt = json.loads(event.data), 1
+                            document = json.loads(event.data)
                             for item in series.items(document):
                                 yield item
                             series = series.rest(document)

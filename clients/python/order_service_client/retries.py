@@ -37,6 +37,8 @@ class RetryPolicy:
         is_safe = request.repeatable or status in _UNPROCESSED
         is_last = attempt >= self.attempts and not isinstance(request, EventStream)
         if is_last or not (is_transient and is_safe) or (retry_after or 0.0) > self.max_delay:
-            raise problem or NoResponseError(f"No response after {attempt} attempts: {error!r}") from error
+            if problem:
+                raise problem
+            raise NoResponseError(f"No response after {attempt} attempts: {error!r}") from error
         jitter = random.uniform(0, min(self.max_delay, self.base_delay * 2 ** min(attempt - 1, 16)))  # nosec B311
         return min(self.max_delay, (retry_after or 0.0) + jitter)
