@@ -16,9 +16,11 @@ class ProblemError(Exception):
 
     def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
         super().__init__(problem, retry_after)
-        self.problem, self.retry_after = problem, retry_after
-        self.status, self.slug = problem["status"], problem["type"].rpartition("/")[2]
-        self.current_version = problem.get("current_version")  # of the order, where a conflict is about one
+        self.problem: Problem = problem
+        self.retry_after: float | None = retry_after
+        self.status: int = problem["status"]
+        self.slug: str = problem["type"].rpartition("/")[2]
+        self.current_version: int | None = problem.get("current_version")  # of the order, where a conflict is about one
 
     def __str__(self) -> str:
         return self.problem.get("detail") or self.problem["title"]
