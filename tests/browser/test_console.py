@@ -769,10 +769,11 @@ def test_no_view_breaks_a_rule_of_accessibility(chromium: Browser, service: Serv
             expect(page.get_by_role("link", name=order["number"])).to_be_in_viewport()
         open_order(page, service, order)
         check(page)
-        for action in page.get_by_role("group", name="Actions").get_by_role("button").all():
+        audited = (width, theme) in FORMS
+        for action in page.get_by_role("group", name="Actions").get_by_role("button").all()[0 if audited else -1 :]:
             action.click()
             expect(page.locator(".preview .faint, .preview table, .preview .problem").first).to_be_visible()
-            if (width, theme) in FORMS:
+            if audited:
                 check(page, ".panel")
         act(service, order, "payments", type="refund", amount=100, reference="re_1")
         expect(page.get_by_text("Somebody else changed this order meanwhile")).to_be_visible()
