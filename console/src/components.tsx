@@ -3,7 +3,7 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ProblemError } from "../../clients/typescript/src/problems";
-import { ConnectionError, get, problemPage } from "./api";
+import { ConnectionError, get, isTemporary, problemPage } from "./api";
 import type { Difference } from "./differences";
 import { type FormErrors, formErrors } from "./form_errors";
 import type { Order } from "./types";
@@ -73,15 +73,15 @@ export function orderLink(id: string): string {
   return `#/orders/${id}`;
 }
 
-/** A link to another order. Until its number is known, the link says only that. */
+const numbers = new Map<string, Promise<string>>(); // of orders, by id
+
+/** A link to another order: its number as soon as it is known. */
 export function OrderNumber({ id }: { id: string }): JSX.Element {
-  const [number, setNumber] = useState("another order");
+  const [number, setNumber] = useState(`order …${id.slice(-8)}`);
   useEffect(() => {
-    const controller = new AbortController();
-    get<Order>(`/orders/${id}`, controller.signal)
-      .then((order) => setNumber(order.number))
-      .catch(() => undefined); // not there, or not visible with this key
-    return () => controller.abort();
+    const reading = numbers.get(id) ?? get<Order>(`/orders/${id}`).then((order) => order.number);
+    numbers.set(id, reading);
+    reading.then(setNumber, () => undefined); // not there, or not visible with this key
   }, [id]);
   return <a href={orderLink(id)}>{number}</a>;
 }
@@ -140,7 +140,7 @@ export function ProblemBox({ error, formErrors: sorted = formErrors(error, []), 
       <p class="advice">{sorted.labels.length > 0 ? `Correct what is marked: ${sorted.labels.join(", ")}.` : advice}</p>
       {!(sorted.labels.length > 0 && sorted.others.length === 0) && (
         <p class="problem-links">
-          {retry && (
+          {retry && (isTemporary(error) || !problem) && (
             <button type="button" class="small" onClick={retry}>
               Try again
             </button>

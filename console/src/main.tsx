@@ -1,7 +1,7 @@
 // The console: the views, the key, the theme, and the help.
 
 import { type JSX, render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ProblemError } from "../../clients/typescript/src/problems";
 import { UNAUTHENTICATED, apiKey, get, setApiKey } from "./api";
 import { Dialog, ProblemBox } from "./components";
@@ -132,6 +132,8 @@ function View({ route }: { route: Route }): JSX.Element {
 
 function KeyForm({ refused, check }: { refused: boolean; check: () => Promise<void> }): JSX.Element {
   const [key, setKey] = useState("");
+  const input = useRef<HTMLInputElement>(null);
+  useEffect(() => input.current?.focus(), []);
   return (
     <form
       class="key-form card"
@@ -152,6 +154,7 @@ function KeyForm({ refused, check }: { refused: boolean; check: () => Promise<vo
         <label for="key">Key</label>
         <input
           id="key"
+          ref={input}
           type="password"
           autocomplete="off"
           spellcheck={false}

@@ -3,7 +3,7 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { get, query, send } from "./api";
-import { ProblemBox, Status, Time, orderLink } from "./components";
+import { OrderNumber, ProblemBox, Status, Time } from "./components";
 import { usePolled } from "./polled";
 import type { Delivery, Webhook } from "./types";
 import { DISABLED_REASONS, EVENTS, WEBHOOK_DELIVERY_STATUSES, capitalize, choices, dateTime, named, plural } from "./words";
@@ -213,9 +213,9 @@ function DeliveryRow({ delivery, again }: { delivery: Delivery; again: () => voi
           <span>
             <strong>{capitalize(named(EVENTS, delivery.type))}</strong>{" "}
             {order_id && (
-              <a href={orderLink(order_id)}>
-                order …{order_id.slice(-8)}, version {delivery.version}
-              </a>
+              <>
+                <OrderNumber id={order_id} /> version {delivery.version}
+              </>
             )}{" "}
             <span class="faint">
               <Time at={delivery.created_at} />

@@ -196,7 +196,7 @@ interface ProblemText {
 export const PROBLEMS: Record<string, ProblemText> = {
   "invalid-request": { title: "Not accepted", detail: "", advice: "Nothing was changed." },
   forbidden: {
-    advice: "Your API key does not allow this. Ask the operators for one that does, and paste it under “API key”.",
+    advice: "Your API key does not allow this. Ask the operators for one that does; “Forget key” lets you enter it.",
   },
   "order-not-found": { detail: "", advice: "Check the link, and whether your API key is bound to another channel." },
   "webhook-not-found": { advice: "Somebody else may have deleted it." },

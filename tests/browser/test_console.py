@@ -699,6 +699,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab_also_under_a_prefix(
     settings = {"DATABASE_URL": console_url, "WEB_CONCURRENCY": "1", "URL_PREFIX": "/shop/api"}
     with running(*GUNICORN, port=port, AUTH="required", **settings) as server:
         page.goto(f"http://127.0.0.1:{port}/shop/api/console")
+        expect(page.get_by_label("Key")).to_be_focused()
         page.get_by_label("Key").fill("osk_wrong")
         page.get_by_role("button", name="Continue").click()
         expect(page.get_by_role("alert")).to_contain_text("The key was not accepted.")
@@ -726,12 +727,12 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab_also_under_a_prefix(
 def test_deliveries_of_a_webhook_are_shown_and_sent_again(page: Page, service: Server) -> None:
     with receiver() as hook:
         webhook = service.request("POST", "/webhooks", {"url": hook.url, "description": "Warehouse"}).json
-        create_order(service)
+        order = create_order(service)
         wait_until(lambda: len(hook.requests) == 1)
 
         page.goto(console(service, f"#/webhooks/{webhook['id']}"))
         delivery = page.get_by_role("listitem").filter(has_text="succeeded")
-        expect(delivery).to_contain_text("Created")
+        expect(delivery).to_contain_text(f"Created {order['number']} version 1")
         check(page)
         delivery.get_by_text("1 attempt").click()
         expect(delivery).to_contain_text("Accepted (200)")
