@@ -26,6 +26,7 @@ from app.services import webhook_delivery, webhook_queue, webhook_service
 from app.services.webhook_sender import Attempt
 from app.services.webhook_service import prune_deliveries
 from app.services.webhook_signature import SecretStore, new_secret
+from app.telemetry import observe_delivery
 from tests.support.marks import on_sqlite
 from tests.support.receivers import Received, receiver
 from tests.support.samples import MINIMAL
@@ -809,6 +810,15 @@ def test_a_batch_of_the_retention_reads_over_a_limited_number_of_pending_deliver
         db.session.commit()
 
         assert list(prune_deliveries(older_than=timedelta(0))) == [0, 0, 1]
+
+
+def test_the_task_of_the_retention_goes_through_all_webhooks_and_begins_again(app: Flask, client: FlaskClient) -> None:
+    create_webhook(client)
+    create_webhook(client)
+    *_, retention = webhook_delivery.webhook_tasks(app.config, observe_delivery)
+
+    with app.app_context():
+        assert [retention.run() for _ in range(5)] == [True, True, False, True, True]
 
 
 def test_after_a_change_of_secret_key_a_rotated_secret_signs_what_has_waited(app: Flask, client: FlaskClient) -> None:
