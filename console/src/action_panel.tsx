@@ -10,7 +10,7 @@ import { DifferenceTable, Made, ProblemBox } from "./components";
 import { differences } from "./differences";
 import { type FieldErrors, type FormErrors, formErrors } from "./form_errors";
 import type { Order, OrderEvent } from "./types";
-import { EVENTS, ORDER_STATUSES, capitalize, named } from "./words";
+import { EVENTS, ORDER_STATUSES, capitalize, isAutomatic, named } from "./words";
 
 const PREVIEW_DELAY = 250; // milliseconds without another input
 const PREVIEW_RETRY = 2_000; // milliseconds
@@ -256,11 +256,10 @@ function isOutdated(error: unknown): boolean {
 function Conflict(props: { base: Order; current: Order; events: OrderEvent[]; mayBeOwn: boolean }): JSX.Element {
   const { base, current, events, mayBeOwn } = props;
   const missed = events.filter((event) => event.version > base.version && event.version <= current.version);
+  const who = missed.length > 0 && missed.every((event) => isAutomatic(event.actor)) ? "The service itself" : "Somebody else";
   return (
     <div class="conflict" role="alert">
-      <h3>
-        {mayBeOwn ? "This order has changed, perhaps by your own request" : "Somebody else changed this order meanwhile"}
-      </h3>
+      <h3>{mayBeOwn ? "This order has changed, perhaps by your own request" : `${who} changed this order meanwhile`}</h3>
       <ul class="missed">
         {missed.map((event) => (
           <li key={event.version}>

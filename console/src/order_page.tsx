@@ -88,10 +88,12 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
           <p class="crumb">
             <a href={finderLink()}>Orders</a>
           </p>
-          <h1 id="order-number" tabIndex={-1}>
-            {order.number}
-          </h1>
-          {order.shipping_address?.name && <p>{order.shipping_address.name}</p>}
+          <div class="order-title">
+            <h1 id="order-number" tabIndex={-1}>
+              {order.number}
+            </h1>
+            <p>{order.shipping_address?.name}</p>
+          </div>
           <p class="statuses">
             <Statuses order={order} />
           </p>

@@ -165,6 +165,11 @@ export function byActor(id: string): string {
   return `by ${id.replace(/^(service|token):/, "")}`;
 }
 
+/** Whether the service itself made a change. */
+export function isAutomatic(id: string): boolean {
+  return byActor(id).startsWith("automatically");
+}
+
 // Members in the errors of the service, where their names alone say too little.
 const MEMBERS: Record<string, string> = {
   external_ref: "reference",

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from flask import Flask
 from playwright.sync_api import Browser, Page, Route, expect
 
+from app.services.order_actions import expire_orders
 from tests.support.applications import Applications
 from tests.support.credentials import api_key
 from tests.support.receivers import receiver
@@ -268,7 +270,9 @@ def test_a_line_shows_what_is_left_of_its_total_after_a_cancellation(page: Page,
     expect(total.filter(has_text="0.00before")).to_have_count(3)
 
 
-def test_the_history_names_who_made_a_change_unless_authentication_is_off(page: Page, service: Server) -> None:
+def test_the_history_names_who_made_a_change_unless_authentication_is_off(
+    page: Page, service: Server, console_app: Flask
+) -> None:
     order = create_order(service, ship_by="2026-01-01T00:00:00Z")
     service.request("PUT", f"/orders/{order['id']}/holds/review", {"kind": "review"})
     open_order(page, service, order)
@@ -279,6 +283,13 @@ def test_the_history_names_who_made_a_change_unless_authentication_is_off(page: 
     expect(history).to_contain_text("Became late automatically, at the planned time ·")
     expect(page.get_by_role("alert")).to_contain_text("Payment recorded")
     expect(page.get_by_text("anonymous").filter(visible=True)).to_have_count(0)
+
+    open_order(page, service, create_order(service))
+    choose_action(page, "Edit")
+    with console_app.app_context():
+        assert sum(expire_orders(older_than=timedelta(0))) > 0
+    expect(page.get_by_role("alert")).to_contain_text("The service itself changed this order meanwhile")
+    expect(page.get_by_role("alert")).to_contain_text("Cancelled automatically, after too long a wait ·")
 
 
 def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: Page, service: Server) -> None:
