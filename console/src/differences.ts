@@ -13,6 +13,7 @@ import {
   RETURN_RECORD_STATUSES,
   RETURN_STATUSES,
   capitalize,
+  customerName,
   dateTime,
   itemName,
   named,
@@ -80,7 +81,7 @@ export function differences(before: Order, after: Order): Difference[] {
 
   compare("Ship by", date(before.ship_by), date(after.ship_by));
   compare("Deliver by", date(before.deliver_by), date(after.deliver_by));
-  compare("Customer", before.customer_id, after.customer_id);
+  compare("Customer", customerName(before.customer_id), customerName(after.customer_id));
   compare("Reference", before.external_ref ?? "", after.external_ref ?? "");
   compare("Note", before.note ?? "", after.note ?? "");
   compare("Tags", before.tags.join(", "), after.tags.join(", "));

@@ -10,7 +10,7 @@ import { shortcut } from "./keyboard";
 import { money, parseAmount } from "./money";
 import { usePolled } from "./polled";
 import type { Order } from "./types";
-import { FULFILLMENT_STATUSES, ORDER_STATUSES, PAYMENT_STATUSES, RETURN_STATUSES, capitalize, choices, plural } from "./words";
+import { FULFILLMENT_STATUSES, ORDER_STATUSES, PAYMENT_STATUSES, RETURN_STATUSES, capitalize, choices, customerName, plural } from "./words";
 
 const TYPING_PAUSE = 150; // milliseconds
 const REFRESH = 10_000; // milliseconds
@@ -221,8 +221,8 @@ function Table({ orders }: { orders: Order[] }): JSX.Element {
               {order.external_ref && <span class="code">{order.external_ref}</span>}
             </th>
             <td role="cell">
-              {order.shipping_address?.name ?? order.customer_id}
-              {order.shipping_address?.name && <span class="code">{order.customer_id}</span>}
+              {order.shipping_address?.name ?? customerName(order.customer_id)}
+              {order.shipping_address?.name && <span class="code">{customerName(order.customer_id)}</span>}
             </td>
             <td role="cell" class="statuses">
               <Statuses order={order} />

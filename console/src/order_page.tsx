@@ -25,6 +25,7 @@ import {
   RETURN_RECORD_STATUSES,
   byActor,
   capitalize,
+  customerName,
   dateTime,
   itemName,
   named,
@@ -280,7 +281,7 @@ function Facts({ order }: { order: Order }): JSX.Element {
   return (
     <Section title="Details">
       <dl class="facts">
-        {fact("Customer", <a href={`#/orders?q=${encodeURIComponent(order.customer_id)}`}>{order.customer_id}</a>)}
+        {fact("Customer", <a href={`#/orders?q=${encodeURIComponent(order.customer_id)}`}>{customerName(order.customer_id)}</a>)}
         {fact("Reference", order.external_ref)}
         {fact("Channel", order.channel)}
         {fact("Placed", dateTime(order.created_at))}

@@ -250,6 +250,11 @@ export function plural(count: number, one: string, many = `${one}s`): string {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }
 
+/** The id of a customer; that of one whose personal data was erased is random, and says nothing. */
+export function customerName(id: string): string {
+  return id.startsWith("erased-") ? "erased customer" : id;
+}
+
 export function itemName(item: Item): string {
   return item.title ?? item.item_id;
 }

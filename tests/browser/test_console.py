@@ -415,7 +415,7 @@ def test_an_edit_keeps_what_somebody_else_has_changed_meanwhile(page: Page, serv
 
 
 def test_an_action_that_somebody_else_made_impossible_is_explained(page: Page, service: Server) -> None:
-    order = create_order(service)
+    order = create_order(service, customer_id="c-erased")
     open_order(page, service, order)
     choose_action(page, "Confirm")
 
@@ -424,6 +424,11 @@ def test_an_action_that_somebody_else_made_impossible_is_explained(page: Page, s
     expect(page.get_by_text("“Confirm” is no longer possible: the order is cancelled.")).to_be_visible()
     page.get_by_role("button", name="Back to the order").click()
     expect(page.get_by_role("button", name="Reopen")).to_be_visible()
+
+    service.request("DELETE", "/customers/c-erased/personal-data")
+
+    expect(page.get_by_role("link", name="erased customer")).to_be_visible()
+    expect(page.get_by_role("region", name="History")).to_contain_text("Personal data erased")
 
 
 def test_a_change_is_sent_again_after_a_lost_connection_and_made_once(page: Page, service: Server) -> None:
