@@ -812,6 +812,29 @@ def test_a_batch_of_the_retention_reads_over_a_limited_number_of_pending_deliver
         assert list(prune_deliveries(older_than=timedelta(0))) == [0, 0, 1]
 
 
+def test_the_lag_is_that_of_the_oldest_delivery_that_could_be_sent(app: Flask, client: FlaskClient) -> None:
+    webhook = create_webhook(client)
+    order = create_order(client)
+    client.post(f"/orders/{order}/confirm")
+    now = datetime.now(UTC)
+    with app.app_context():
+        queue_events()
+        first, second = (delivery["id"] for delivery in deliveries(client, webhook))
+
+        def lag(times: dict[str, datetime], *, retry_at: datetime | None = None) -> timedelta | None:
+            for delivery_id, at in times.items():
+                db.session.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(next_attempt_at=at))
+            db.session.execute(update(WebhookEndpoint).values(retry_at=retry_at))
+            db.session.commit()
+            since = webhook_queue.oldest_due(now)
+            return since and now - since
+
+        hour = timedelta(hours=1)
+        assert lag({first: now - hour, second: now - 2 * hour}) == hour  # the second waits for the first
+        assert lag({}, retry_at=now + hour) is None
+        assert lag({first: now + hour}) is None
+
+
 def test_the_task_of_the_retention_goes_through_all_webhooks_and_begins_again(app: Flask, client: FlaskClient) -> None:
     create_webhook(client)
     create_webhook(client)

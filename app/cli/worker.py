@@ -30,6 +30,7 @@ from app.services.event_feed import read_ends
 from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
 from app.services.webhook_delivery import webhook_tasks
+from app.services.webhook_queue import oldest_due
 from app.services.webhook_service import count_endpoints
 from app.services.worker import SEQUENCING, Worker, order_tasks
 from app.telemetry import observe_delivery, observe_task
@@ -105,30 +106,39 @@ class FeedCollector(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the last numbers of feed and search, the age of the oldest event that has none, the number of webhooks,
-        and the broker's lag."""
+        """Yield the last numbers of feed and search, the age of the oldest event that has none, the number of webhooks
+        and their lag, and the broker's lag."""
         broker = None
         try:
             with self._app.app_context():
                 seq, pending_since, search_seq = read_ends().seq, oldest_pending(), read_search_seq()
-                webhooks = count_endpoints()
+                webhooks, due_since = count_endpoints(), oldest_due(datetime.now(UTC))
                 if self._app.config["BROKER_URL"]:
                     broker = read_lag()
         except DATABASE_ERRORS:
             return
-        seconds = (datetime.now(UTC) - pending_since).total_seconds() if pending_since else 0
         yield GaugeMetricFamily("event_feed_seq", "The last number in the feed.", seq)
         yield GaugeMetricFamily("search_as_of_seq", "The number up to which the search has the feed.", search_seq)
-        yield GaugeMetricFamily("outbox_oldest_event_seconds", "Age of the oldest event without a number.", seconds)
+        yield GaugeMetricFamily(
+            "outbox_oldest_event_seconds", "Age of the oldest event without a number.", _age(pending_since)
+        )
         by_health = GaugeMetricFamily(
             "webhooks", "Enabled webhooks, and those disabled by failures.", labels=["health"]
         )
         for health, count in webhooks.items():
             by_health.add_metric([health], count)
         yield by_health
+        yield GaugeMetricFamily(
+            "webhook_lag_seconds", "How long the oldest delivery has been due that could be sent.", _age(due_since)
+        )
         if broker is not None:
             yield GaugeMetricFamily("broker_lag_events", "Events that are not published to the broker.", broker.events)
             yield GaugeMetricFamily("broker_lag_seconds", "Age of the oldest of them in the feed.", broker.seconds)
+
+
+def _age(since: datetime | None) -> float:
+    """The seconds since then; 0 if there is nothing."""
+    return (datetime.now(UTC) - since).total_seconds() if since else 0.0
 
 
 def _serve_metrics(app: Flask) -> None:

@@ -64,6 +64,7 @@ LEASE = timedelta(seconds=30)  # longer than the longest request and the wait fo
 FAN_OUT_MAX = 1_000  # events in one transaction
 # The oldest due deliveries that a claim looks at for each that it may take. One that waits for another costs a look-up.
 WINDOW = 2
+_LAG_WINDOW = 100  # the oldest due deliveries of an endpoint among which `oldest_due` looks
 ATTEMPTS_KEPT = 50  # of a delivery, the latest ones
 
 _OF_EVENT = ("order_id", "version", "endpoint_id")
@@ -195,6 +196,16 @@ def due_endpoints(now: datetime) -> list[DueEndpoint]:
     return [_due_endpoint(row, now) for row in read_rows(_DUE.params(now=now))]
 
 
+def oldest_due(now: datetime) -> datetime | None:
+    """Since when the oldest delivery has been due that waits neither for an earlier one nor for the end of a pause."""
+    moments = [
+        read_timestamp(moment)
+        for endpoint in due_endpoints(now)
+        for [moment] in _OLDEST_DUE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=_LAG_WINDOW)
+    ]
+    return min(moments, default=None)
+
+
 def _is_due(now: Any) -> ColumnElement[bool]:
     endpoint, delivery = WebhookEndpoint, WebhookDelivery
     due = select(delivery.id).where(
@@ -264,10 +275,11 @@ def _is_due_for(delivery: Any, status: Any) -> ColumnElement[bool]:
     )
 
 
-def _oldest_due() -> tuple[Select[Any], ColumnElement[Any]]:
-    """The ids of those of the oldest due deliveries that wait for no other, and the number of the oldest ones."""
+def _oldest_due(name: str) -> tuple[Select[Any], ColumnElement[Any]]:
+    """A column of those of the oldest due deliveries that wait for no other, and the number of the oldest ones."""
     delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
-    window = select(delivery.id, delivery.order_id, delivery.version).where(_is_due_for(delivery, delivery.status))
+    window = select(delivery.order_id, delivery.version, getattr(delivery, name).label(name))
+    window = window.where(_is_due_for(delivery, delivery.status))
     oldest = window.order_by(delivery.next_attempt_at).limit(bindparam("window", type_=Integer)).cte("oldest")
     earlier = select(other.version).where(
         other.endpoint_id == bindparam("of_endpoint", type_=UUID),
@@ -278,8 +290,8 @@ def _oldest_due() -> tuple[Select[Any], ColumnElement[Any]]:
     # A scalar subquery is one look-up by index for each candidate. NOT EXISTS could be planned as a join of all that
     # is pending. The sort makes the planner use the index by order, also with outdated statistics.
     first_earlier = earlier.order_by(other.version).limit(literal_column("1")).scalar_subquery()
-    ids = select(oldest.c.id).where(first_earlier.is_(None))
-    return ids, select(func.count()).select_from(oldest).scalar_subquery()
+    values = select(oldest.c[name]).where(first_earlier.is_(None))
+    return values, select(func.count()).select_from(oldest).scalar_subquery()
 
 
 def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
@@ -334,7 +346,8 @@ def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *
 
 
 _DIALECTS = ("postgresql", "sqlite")
-_CLAIM_OLDEST = {name: _claim_statement(*_oldest_due(), dialect=name) for name in _DIALECTS}
+_CLAIM_OLDEST = {name: _claim_statement(*_oldest_due("id"), dialect=name) for name in _DIALECTS}
+_OLDEST_DUE = Statement(_oldest_due("next_attempt_at")[0].limit(literal_column("1")))
 _CLAIM_BY_ORDER = {name: _claim_statement(*_first_of_each_order(), dialect=name) for name in _DIALECTS}
 _EVENTS = Lookup(
     [column("order_id", UUID), column("version", Integer)],
