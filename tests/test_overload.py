@@ -6,16 +6,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from flask import Flask
 
 from tests.support.databases import ORDER, create_order, orders_locked
+from tests.support.event_streams import number_events
 from tests.support.servers import GUNICORN, Response, Server, exchange, free_port, running, wait_until
 
 LIMIT = 2
 ORIGIN = "https://shop.example"
 
 
-@pytest.fixture
-def server(database_url: str, app: object) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(database_url: str, app: Flask) -> Iterator[Server]:
     """One worker that processes two requests at the same time."""
     settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "MAX_REQUESTS_IN_PROGRESS": str(LIMIT)}
     limits = "-c lock_timeout=60s -c statement_timeout=60s"
@@ -60,16 +62,17 @@ def test_a_refused_client_keeps_its_connection(server: Server, database_url: str
     assert received.endswith(b"\r\n\r\n")  # the response to HEAD has no body
 
 
-def test_requests_that_wait_for_events_do_not_count(server: Server) -> None:
+def test_requests_that_wait_for_events_do_not_count(server: Server, app: Flask) -> None:
     waiting = []
     with ThreadPoolExecutor(LIMIT) as threads:
         for count in range(1, LIMIT + 1):  # one after the other: until it waits, each is in progress
-            waiting.append(threads.submit(server.request, "GET", "/events?after=latest&wait=6"))
+            waiting.append(threads.submit(server.request, "GET", "/events?after=latest&wait=20"))
             wait_until(
                 lambda count=count: f"event_streams {count}.0" in server.request("GET", "/metrics").body.decode()
             )
         listed = server.request("GET", "/orders")
         created = server.request("POST", "/orders", ORDER)
+        number_events(app)  # ends the waiting
 
     assert (listed.status, created.status) == (200, 201)
     assert [request.result().status for request in waiting] == [200] * LIMIT
