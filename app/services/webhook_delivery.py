@@ -76,9 +76,9 @@ class _Retention:
 
     def run(self) -> bool:
         """Delete a batch, and return whether there may be more."""
-        self._batches = self._batches or prune_deliveries()
-        if next(self._batches, None) is None:
-            self._batches = None
+        batches, self._batches = self._batches or prune_deliveries(), None  # after an error, the next call begins anew
+        if next(batches, None) is not None:
+            self._batches = batches
         return self._batches is not None
 
 
