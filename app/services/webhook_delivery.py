@@ -191,7 +191,7 @@ class WebhookDeliverer:
             lane.claimed -= 1
             self._open_bytes -= len(delivery.body)
             lane.unstored += 1
-            self._results.append((replace(delivery, body=b""), attempt))  # without what it takes most memory for
+            self._results.append((replace(delivery, body=b""), attempt))  # the body has been sent
             self._finished.set()
 
     def _send(self, delivery: ClaimedDelivery) -> Attempt:
