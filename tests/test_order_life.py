@@ -42,10 +42,10 @@ def path(database_url: str, tmp_path: Path) -> str:
     return os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
-@pytest.fixture
-def server(database_url: str, tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if database_url.startswith("sqlite"):
-        url = f"sqlite:///{tmp_path}/life.db"
+        url = f"sqlite:///{tmp_path_factory.mktemp('life')}/orders.db"
     else:
         url = new_database(database_url, "life")
     with gunicorn(migrated(url), AUTH="off") as server:
