@@ -238,29 +238,25 @@ def test_a_customer_has_a_limited_number_of_streams(app: Flask, secure_app: Flas
         pass
 
 
-def test_a_server_that_stops_ends_its_streams(app: Flask, client: FlaskClient, database_url: str) -> None:
-    create(client)
-    number_events(app)
-    with gunicorn(database_url) as server, ExitStack() as streams:
-        opened = [streams.enter_context(open_stream(server.port, "/events")) for _ in range(20)]
-        assert all(next(events).id == "1" for events in opened)
-
-        server.process.send_signal(signal.SIGTERM)
-
-        assert [list(events) for events in opened] == [[]] * 20
-        assert server.process.wait(TIMEOUT) == 0
-
-
-def test_streams_and_requests_share_a_server(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_streams_and_requests_share_a_server_whose_stop_ends_the_streams(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
     orders = [create(client) for _ in range(100)]
     with gunicorn(database_url) as server, running_worker(DATABASE_URL=database_url), ExitStack() as streams:
         opened = [streams.enter_context(open_stream(server.port, f"/orders/{order}/events")) for order in orders]
         assert all(next(events).type == "order.created" for events in opened)
+        feed = streams.enter_context(open_stream(server.port, "/events?after=latest"))
 
         for order in orders:
             assert server.request("POST", f"/orders/{order}/confirm").status == 200
 
         assert all(next(events).type == "order.confirmed" for events in opened)
+        assert {next(feed).type for _ in orders} == {"order.confirmed"}
+
+        server.process.send_signal(signal.SIGTERM)
+
+        assert [list(events) for events in (feed, *opened)] == [[]] * 101
+        assert server.process.wait(TIMEOUT) == 0
 
 
 @on_sqlite
