@@ -19,9 +19,9 @@ from app.services import personal_data
 from app.services.webhook_service import WebhookRules, create_endpoint
 from tests.support.actions import order_after, send_action
 from tests.support.credentials import api_key, bearer, token
+from tests.support.databases import gunicorn
 from tests.support.personal_data import CUSTOMER, add_versions, canary, live, personal_order, traces
 from tests.support.samples import MINIMAL, error_locations, slug
-from tests.support.servers import GUNICORN, free_port, running
 from tests.support.webhooks import PUBLIC_ADDRESS, SECRETS, URL, queue_events, resolve_to
 
 
@@ -197,9 +197,8 @@ def personal_texts(value: Any, member: str = "") -> Iterator[str]:
 def test_nothing_of_an_export_is_left_in_a_table_a_file_or_a_log_after_the_erasure(
     app: Flask, database_url: str
 ) -> None:
-    port = free_port()
     shop = bearer(api_key(app, *SCOPES, name="shop"))
-    with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=database_url, AUTH="required") as server:
+    with gunicorn(database_url) as server:
 
         def send(path: str, body: Any = None, method: str = "POST") -> Any:
             media_type = "application/merge-patch+json" if method == "PATCH" else "application/json"

@@ -38,15 +38,20 @@ def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def gunicorn(sqlite_database: str) -> Iterator[Server]:
     """Two workers on SQLite, for the tests that need no database of their own."""
-    with running(*GUNICORN, port=free_port(), DATABASE_URL=sqlite_database, WEB_CONCURRENCY="2") as server:
+    settings = {"DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "2", "CORS_ORIGINS": ORIGIN}
+    with running(*GUNICORN, port=free_port(), **settings) as server:
         yield server
+        assert_stops(server)
 
 
-@pytest.fixture(scope="module", params=SERVERS.values(), ids=SERVERS)
-def each_server(request: pytest.FixtureRequest, sqlite_database: str) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=SERVERS)
+def each_server(request: pytest.FixtureRequest, sqlite_database: str, gunicorn: Server) -> Iterator[Server]:
     """Each of the three servers in turn, on SQLite, for the tests that need no settings of their own."""
-    settings = {"DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1", "CORS_ORIGINS": ORIGIN}
-    with running(*request.param, port=free_port(), **settings) as server:
+    if request.param == "gunicorn":
+        yield gunicorn
+        return
+    settings = {"DATABASE_URL": sqlite_database, "CORS_ORIGINS": ORIGIN}
+    with running(*SERVERS[request.param], port=free_port(), **settings) as server:
         yield server
         assert_stops(server)
 

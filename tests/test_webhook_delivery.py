@@ -884,6 +884,7 @@ def test_a_worker_that_is_told_to_stop_completes_the_requests_that_are_open(
     assert (len(endpoint.requests), delivery["status"]) == (1, "succeeded")
 
 
+@on_sqlite
 def test_a_worker_counts_its_requests_by_their_outcome(app: Flask, client: FlaskClient, database_url: str) -> None:
     def is_counted(worker: Server) -> bool:
         metrics = worker.request("GET", "/metrics").body.decode()
