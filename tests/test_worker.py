@@ -19,21 +19,7 @@ from tests.support.servers import SUPERVISOR, TIMEOUT, WORKER, running_superviso
 from tests.support.tables import events_in_feed
 
 
-def test_a_worker_moves_events_to_the_feed_and_stops_on_sigterm(
-    app: Flask, client: FlaskClient, database_url: str
-) -> None:
-    with running_worker(DATABASE_URL=database_url) as worker:
-        order = client.post("/orders", json=MINIMAL).headers["Location"]
-        client.post(f"{order}/confirm")
-        wait_until(lambda: events_in_feed(app) == 2)
-
-        worker.process.send_signal(signal.SIGTERM)
-
-        assert worker.process.wait(TIMEOUT) == 0
-        assert "worker stopped" in worker.output()
-
-
-def test_a_worker_ends_holds_marks_late_orders_and_cancels_old_ones(
+def test_a_worker_numbers_events_ends_holds_marks_late_orders_cancels_old_ones_and_stops_on_sigterm(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
     soon = rfc3339(datetime.now(UTC) + timedelta(seconds=1))
@@ -47,9 +33,16 @@ def test_a_worker_ends_holds_marks_late_orders_and_cancels_old_ones(
         return [order["id"] for order in client.get("/orders?status=pending&limit=100").json["orders"]]
 
     assert len(pending()) > 2
-    with running_worker(DATABASE_URL=database_url, EXPIRE_PENDING_AFTER="30d"):
+    with running_worker(DATABASE_URL=database_url, EXPIRE_PENDING_AFTER="30d") as worker:
         wait_until(lambda: client.get(held).json["holds"] == [] and client.get(late).json["late"])
         wait_until(lambda: len(pending()) == 2)
+        client.post(f"{late}/confirm")
+        wait_until(lambda: client.get("/events?types=order.confirmed").json["events"])
+
+        worker.process.send_signal(signal.SIGTERM)
+
+        assert worker.process.wait(TIMEOUT) == 0
+        assert "worker stopped" in worker.output()
 
 
 @on_sqlite
