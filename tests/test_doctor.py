@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import time_machine
 from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import update
 
 from app import create_app
 from app.db.engine import db
@@ -20,6 +20,7 @@ from app.models.webhook import FAILING, WebhookEndpoint
 from app.services import diagnosis
 from app.services.sequencer import sequence_events
 from tests.support.marks import on_postgresql, on_sqlite
+from tests.support.postgres import libpq_url
 from tests.support.samples import MINIMAL
 from tests.support.servers import free_port, running_worker
 
@@ -136,13 +137,13 @@ def test_a_clock_that_is_off_is_a_warning(app: Flask, database_url: str) -> None
 def test_an_index_that_was_not_completed_is_an_error(app: Flask, client: FlaskClient, database_url: str) -> None:
     for _ in range(2):
         client.post("/orders", json=MINIMAL)
-    with app.app_context(), db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        with pytest.raises(IntegrityError):
-            connection.execute(text("CREATE UNIQUE INDEX CONCURRENTLY uq_status ON orders (status)"))
+    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            connection.execute("CREATE UNIQUE INDEX CONCURRENTLY uq_status ON orders (status)")
         try:
             found = lines(diagnosed(database_url), "database")
         finally:
-            connection.execute(text("DROP INDEX uq_status"))
+            connection.execute("DROP INDEX uq_status")
 
     assert any(line.startswith("error") and "Run REINDEX INDEX CONCURRENTLY uq_status." in line for line in found)
 
