@@ -317,6 +317,20 @@ def test_an_export_goes_on_after_the_last_complete_order(httpserver: HTTPServer)
     assert received == [*lines[:3], *lines[2:]]
 
 
+def test_an_export_that_is_cut_off_twice_in_an_order_loses_none_of_its_lines(httpserver: HTTPServer) -> None:
+    lines = [{"order": {"id": "1"}}, {"event": {"version": 1}}, {"event": {"version": 2}}]
+    body = "".join(json.dumps(line) + "\n" for line in lines)
+    for sent in (body[:-3], body[:-3], body):
+        httpserver.expect_ordered_request("/customers/c-1/personal-data", query_string="").respond_with_response(
+            Response(iter([sent]), headers={"Content-Length": str(len(body))}, mimetype="application/x-ndjson")
+        )
+
+    with Client(httpserver.url_for("").rstrip("/"), retry=QUICK) as client:
+        received = list(client.iterate(requests.export_customer("c-1")))
+
+    assert received == [*lines[:2], *lines[:2], *lines]
+
+
 def test_a_request_that_may_have_had_an_effect_is_not_sent_again_without_a_key() -> None:
     with Client("http://127.0.0.1:9", retry=QUICK) as client:
         with pytest.raises(NoResponseError, match="after 1 attempts"):

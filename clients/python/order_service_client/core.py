@@ -94,7 +94,8 @@ class Export(Series[T]):
             return self.at(document["id"])
         if "order" not in document:
             return self
-        return replace(self.at(self.order_id) if self.order_id else self, order_id=document["order"]["id"])
+        order_id = document["order"]["id"]  # the one before it is complete, unless this one comes again
+        return replace(self.at(self.order_id) if self.order_id not in (None, order_id) else self, order_id=order_id)
 
 
 def query_of(**parameters: Any) -> dict[str, Any]:
