@@ -129,7 +129,7 @@ class FeedCollector(Collector):
             by_health.add_metric([health], count)
         yield by_health
         yield GaugeMetricFamily(
-            "webhook_lag_seconds", "How long the oldest delivery has been due that could be sent.", _age(due_since)
+            "webhook_lag_seconds", "How long the oldest delivery that could be sent has been due.", _age(due_since)
         )
         if broker is not None:
             yield GaugeMetricFamily("broker_lag_events", "Events that are not published to the broker.", broker.events)

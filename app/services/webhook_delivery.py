@@ -46,7 +46,8 @@ CONCURRENCY = 10  # open requests of one endpoint in a worker
 CLAIMED_MAX = 150
 CLAIM_SECONDS = 5.0
 OPEN_MAX = 5_000  # claimed deliveries in a worker
-# Bytes of their bodies, of which some have a MiB. A claim is as large as fits, by the largest body of the claim before.
+# Bytes of their bodies, some of which have a MiB. How large the next ones are is known only once they are claimed: a
+# claim assumes that they are as large as the largest one of the endpoint's last claim.
 OPEN_BYTES_MAX = 64 * 1024**2
 _SLOW = 300  # milliseconds of a request: what is claimed then waits for 4.5 s
 _CALL_SECONDS = 1.0
@@ -138,7 +139,7 @@ class WebhookDeliverer:
             return 0
         total = 0
         endpoints = _in_thread(due_endpoints, datetime.now(UTC))
-        random.shuffle(endpoints)  # where the first ones take all that fits, it is the others' turn another time
+        random.shuffle(endpoints)  # the first ones may take all that fits: it must not be the same ones each time
         for endpoint in endpoints:
             limit = min(self._capacity(endpoint), OPEN_MAX - self._claimed(), self._fitting(endpoint))
             if limit <= 0:
@@ -173,7 +174,7 @@ class WebhookDeliverer:
         return CLAIMED_MAX - lane.claimed if lane.claimed < CLAIMED_MAX / 2 else 0  # few large claims
 
     def _fitting(self, endpoint: DueEndpoint) -> int:
-        """How many more bodies fit into OPEN_BYTES_MAX."""
+        """How many more bodies fit into OPEN_BYTES_MAX; at least one if none is open."""
         lane = self._lanes.get(endpoint.id) or _Lane()
         fitting = (OPEN_BYTES_MAX - self._open_bytes) // lane.largest
         return fitting if self._open_bytes else max(fitting, 1)
