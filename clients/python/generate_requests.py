@@ -102,9 +102,7 @@ class Operation:
         return f'{{"{member}": [{entry} for each in body["{member}"]]}}'
 
     def _value(self, keyword: str, type_: str) -> str:
-        """Return an argument of query_of. Several values are separated by commas."""
-        if type_.startswith("Sequence"):
-            return f'{keyword}={keyword} and ",".join({keyword})'
+        """Return an argument of query_of."""
         if type_.startswith("Mapping"):
             return f'**{{f"{keyword}.{{key}}": value for key, value in ({keyword} or {{}}).items()}}'
         return f"{keyword}={keyword}"

@@ -110,6 +110,12 @@ def test_the_same_request_has_one_effect(client: Client) -> None:
     assert (raised.value.status, raised.value.slug) == (422, "idempotency-key-reused")
 
 
+@pytest.mark.parametrize("listing", [requests.list_orders(status=[]), requests.search_orders(status=[])])
+def test_a_filter_without_values_is_refused_instead_of_left_out(client: Client, listing: Series[Any]) -> None:
+    with pytest.raises(InvalidRequestError):
+        list(client.iterate(listing))
+
+
 def test_problems_are_typed(client: Client) -> None:
     created = client.send(requests.create_order(order()))
     client.send(requests.update_order(created, {"note": "Somebody else was first."}))

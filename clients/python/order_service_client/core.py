@@ -99,8 +99,12 @@ class Export(Series[T]):
 
 
 def query_of(**parameters: Any) -> dict[str, Any]:
-    """Return the parameters that have a value."""
-    return {name: value for name, value in parameters.items() if value is not None}
+    """Return the parameters that are not None; several values are separated by commas.
+
+    A filter without any values is sent too, and refused by the service: left out, it would match everything.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return {name: value if isinstance(value, str | int) else ",".join(value) for name, value in given.items()}
 
 
 def segment(part: str | int | Order) -> str:

@@ -47,11 +47,11 @@ def list_orders(
         "/orders",
         query=query_of(
             customer_id=customer_id,
-            status=status and ",".join(status),
-            fulfillment_status=fulfillment_status and ",".join(fulfillment_status),
+            status=status,
+            fulfillment_status=fulfillment_status,
             channel=channel,
-            payment_status=payment_status and ",".join(payment_status),
-            return_status=return_status and ",".join(return_status),
+            payment_status=payment_status,
+            return_status=return_status,
             number=number,
             external_ref=external_ref,
             item_id=item_id,
@@ -147,10 +147,10 @@ def search_orders(
             q=q,
             customer_id=customer_id,
             channel=channel,
-            status=status and ",".join(status),
-            fulfillment_status=fulfillment_status and ",".join(fulfillment_status),
-            payment_status=payment_status and ",".join(payment_status),
-            return_status=return_status and ",".join(return_status),
+            status=status,
+            fulfillment_status=fulfillment_status,
+            payment_status=payment_status,
+            return_status=return_status,
             tag=tag,
             **{f"metadata.{key}": value for key, value in (metadata or {}).items()},
             held=held,
@@ -163,7 +163,7 @@ def search_orders(
             total_from=total_from,
             total_to=total_to,
             sort=sort,
-            facets=facets and ",".join(facets),
+            facets=facets,
             limit=limit,
             cursor=cursor,
         ),
@@ -195,11 +195,11 @@ def export_orders(
         "/orders/export",
         query=query_of(
             customer_id=customer_id,
-            status=status and ",".join(status),
-            fulfillment_status=fulfillment_status and ",".join(fulfillment_status),
+            status=status,
+            fulfillment_status=fulfillment_status,
             channel=channel,
-            payment_status=payment_status and ",".join(payment_status),
-            return_status=return_status and ",".join(return_status),
+            payment_status=payment_status,
+            return_status=return_status,
             number=number,
             external_ref=external_ref,
             item_id=item_id,
@@ -455,9 +455,7 @@ def list_feed_events(
     return Listing(
         "GET",
         "/events",
-        query=query_of(
-            after=after, types=types and ",".join(types), order_id=order_id, channel=channel, limit=limit, wait=wait
-        ),
+        query=query_of(after=after, types=types, order_id=order_id, channel=channel, limit=limit, wait=wait),
         repeatable=True,
         member="events",
         cursor="after",
@@ -473,10 +471,7 @@ def stream_events(
 ) -> EventStream[d.FeedEvent]:
     """List or stream the events of all orders."""
     return EventStream(
-        "GET",
-        "/events",
-        query=query_of(after=after, types=types and ",".join(types), order_id=order_id, channel=channel),
-        repeatable=True,
+        "GET", "/events", query=query_of(after=after, types=types, order_id=order_id, channel=channel), repeatable=True
     )
 
 
