@@ -347,7 +347,7 @@ def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *
 
 _DIALECTS = ("postgresql", "sqlite")
 _CLAIM_OLDEST = {name: _claim_statement(*_oldest_due("id"), dialect=name) for name in _DIALECTS}
-_OLDEST_DUE = Statement(_oldest_due("next_attempt_at")[0].limit(literal_column("1")))
+_OLDEST_DUE = Statement(_oldest_due("next_attempt_at")[0].order_by("next_attempt_at").limit(literal_column("1")))
 _CLAIM_BY_ORDER = {name: _claim_statement(*_first_of_each_order(), dialect=name) for name in _DIALECTS}
 _EVENTS = Lookup(
     [column("order_id", UUID), column("version", Integer)],
