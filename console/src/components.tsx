@@ -81,7 +81,7 @@ export function OrderNumber({ id }: { id: string }): JSX.Element {
   useEffect(() => {
     const reading = numbers.get(id) ?? get<Order>(`/orders/${id}`).then((order) => order.number);
     numbers.set(id, reading);
-    reading.then(setNumber, () => undefined); // not there, or not visible with this key
+    reading.then(setNumber, () => numbers.delete(id)); // the next link to the order asks again
   }, [id]);
   return <a href={orderLink(id)}>{number}</a>;
 }
