@@ -302,14 +302,14 @@ def prune_deliveries(*, older_than: timedelta = KEPT) -> Iterator[int]:
 def _prune(endpoint_id: str, *, after: str, before: str) -> tuple[int, str | None]:
     """Delete a batch. Returns its number, and the last id that it has read if there are more."""
     deleted = db.session.scalar(select(WebhookEndpoint.status).where(WebhookEndpoint.id == endpoint_id)) == DELETED
-    rest = [DELIVERIES.c.endpoint_id == endpoint_id, DELIVERIES.c.id > after]
+    remaining = [DELIVERIES.c.endpoint_id == endpoint_id, DELIVERIES.c.id > after]
     if not deleted:
-        rest.append(DELIVERIES.c.id < before)
+        remaining.append(DELIVERIES.c.id < before)
     # The end of the batch first: an endpoint that was away for days has millions of pending deliveries to read over.
     last = db.session.scalar(
-        select(DELIVERIES.c.id).where(*rest).order_by(DELIVERIES.c.id).offset(_PRUNE_MAX - 1).limit(1)
+        select(DELIVERIES.c.id).where(*remaining).order_by(DELIVERIES.c.id).offset(_PRUNE_MAX - 1).limit(1)
     )
-    batch = rest if last is None else [*rest, DELIVERIES.c.id <= last]
+    batch = remaining if last is None else [*remaining, DELIVERIES.c.id <= last]
     if not deleted:
         batch.append(DELIVERIES.c.status != PENDING)
     count = db.session.connection().execute(delete(DELIVERIES).where(*batch)).rowcount
