@@ -325,3 +325,15 @@ def test_of_entries_with_one_key_the_first_is_created(client: FlaskClient) -> No
 
     assert [result["status"] for result in results] == [201] + [422] * 7
     assert results[0]["order"]["note"] == "0"
+
+
+def test_of_entries_with_one_reference_the_first_is_created(client: FlaskClient) -> None:
+    keys = [f"k-{i}" for i in range(7)]
+    entries = [MINIMAL | {"note": key, "external_ref": "r-1", "idempotency_key": key} for key in keys]
+
+    preview = client.post("/orders/batch?dry_run=true", json={"orders": entries}).json["results"]
+    results = client.post("/orders/batch", json={"orders": entries}).json["results"]
+
+    assert [result["status"] for result in results] == [201] + [409] * 6
+    assert [result["status"] for result in preview] == [result["status"] for result in results]
+    assert results[0]["order"]["note"] == "k-0"

@@ -6,6 +6,7 @@ PostgreSQL does it in one statement and one round trip. SQLite, which cannot ins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,9 +81,7 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     Raises the driver's error for the whole list: nothing is stored then, except that this is unknown after a lost
     connection.
     """
-    # All processes lock in the same order: two batches that share keys or references would otherwise deadlock. Of the
-    # orders with one key, the first stays the first and is stored.
-    ordered = sorted(orders, key=_lock_order)
+    ordered = _in_lock_order(orders)
     if db.engine.dialect.name == "sqlite":
         return _insert_in_transaction(ordered, [_first_event(order, CREATED) for order in ordered])
     batch = orjson.dumps([_parameter(order) for order in ordered])
@@ -102,9 +101,20 @@ def _parameter(order: NewOrder) -> dict[str, Any]:
     }
 
 
-def _lock_order(order: NewOrder) -> str:
-    columns = order.columns
-    return columns["idempotency_key_hash"] or columns["external_ref_hash"] or ""
+def _in_lock_order(orders: Sequence[NewOrder]) -> list[NewOrder]:
+    """The orders in the order in which all processes lock: two batches that share keys would otherwise deadlock.
+
+    Of the orders with one key or one reference, the first stays the first and is stored.
+    """
+    places: dict[str, str] = {}  # the place of the last order with each key and reference
+    placed: list[tuple[str, NewOrder]] = []
+    for order in orders:
+        columns = order.columns
+        hashes = [one for one in (columns["idempotency_key_hash"], columns["external_ref_hash"]) if one is not None]
+        place = max((places[one] for one in hashes if one in places), default=hashes[0] if hashes else "")
+        places.update(dict.fromkeys(hashes, place))
+        placed.append((place, order))
+    return [order for _, order in sorted(placed, key=itemgetter(0))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +196,7 @@ def restore_orders(orders: Sequence[NewOrder]) -> set[str]:
 
 def insert_histories(histories: Sequence[OrderHistory]) -> set[str]:
     """Store orders with all of their events. Otherwise as `insert_orders`."""
-    orders = sorted((history.order for history in histories), key=_lock_order)
+    orders = _in_lock_order([history.order for history in histories])
     return _insert_in_transaction(orders, [event for history in histories for event in history.events])
 
 
