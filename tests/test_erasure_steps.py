@@ -95,6 +95,25 @@ def test_an_order_can_be_changed_while_it_is_being_erased(app: Flask, client: Fl
 
 
 @pytest.mark.usefixtures("small_steps")
+def test_an_erasure_waits_for_an_order_that_is_reopened_meanwhile(app: Flask, client: FlaskClient) -> None:
+    [path] = cancelled_orders(client, 1)
+    add_versions(app, path.rpartition("/")[2], 5, note_length=20)
+    location = client.delete(ERASE).headers["Location"]
+    send_action(client, path, "reopen")
+    client.post("/orders", json=personal_order())  # a later order does not keep it running
+
+    states = [client.get(location).json for _ in range(3)]
+    verified = verify(app)
+    send_action(client, path, "cancel")
+
+    assert [state["status"] for state in states] == ["running"] * 3
+    assert verified == verify(app) == ""
+    assert follow(client, location)["orders"] == 1
+    assert client.get(path).json["customer_id"] != CUSTOMER
+    assert verify(app) == ""
+
+
+@pytest.mark.usefixtures("small_steps")
 def test_the_next_request_completes_a_failed_erasure(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ def resume() -> None:
     """Complete all erasures that are running.
 
     The command can be interrupted and run again, also in several processes at once. Exit status 1 if an erasure could
-    not be completed, because other processes kept reading or writing the SQLite file.
+    not be completed: other processes kept reading or writing the SQLite file, or an order was reopened meanwhile.
     """
     with migrated_database():
         _report([_complete(erasure_id) for erasure_id in running_erasures()])
@@ -63,7 +63,7 @@ def erase(customer_id: str) -> None:
 
 
 def _complete(erasure_id: str) -> ErasureState:
-    """Continue until the erasure is done, or only the SQLite file cannot be rewritten."""
+    """Continue until the erasure is done, or waits for a reopened order or for the SQLite file."""
     return continue_erasure(erasure_id, seconds=math.inf, rewrite_always=True)
 
 

@@ -25,7 +25,7 @@ from app.errors import ErasureNotFound, OpenOrders
 from app.models import EVENTS, ORDERS, ChangeKey, Erasure, Order, OrderEvent
 from app.models.erasure import DONE, PERSONAL_COLUMNS, RUNNING, scrub
 from app.models.lifecycle import ERASED, OPEN
-from app.models.order_id import is_alias, new_alias, new_id, parse_uuid
+from app.models.order_id import first_order_id, is_alias, new_alias, new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import event_row, insert_events
@@ -62,7 +62,8 @@ def erase_customer(customer_id: str, *, principal: Principal, seconds: float) ->
 
     A random alias replaces the customer id, the same in all orders. Idempotency keys stay as hashes, so that a retry
     creates no second order; the fingerprints of bodies are removed. An alias has nothing to erase. Orders that are
-    placed while the erasure runs, and are open, are not erased. Raises OpenOrders if there are any at the start.
+    placed while the erasure runs, and are open, are not erased. It waits for an order that is reopened meanwhile to end
+    again. Raises OpenOrders if there are any at the start.
     """
     return continue_erasure(_find_or_add(customer_id, principal), seconds=seconds)
 
@@ -158,7 +159,7 @@ def _steps(erasure_id: str) -> Iterator[None]:
 def _erase_page(erasure_id: str, limit: int) -> int | None:
     """Erase up to `limit` snapshots of one order, and after the last one the order; the length of the largest snapshot.
 
-    0 if another process has locked the row, None if no order is left.
+    0 if another process has locked the row, None if no order is left, or only open ones.
     """
     row = select(Erasure).where(Erasure.id == erasure_id, Erasure.status == RUNNING)
     erasure = db.session.scalar(row.with_for_update(skip_locked=True))
@@ -169,7 +170,9 @@ def _erase_page(erasure_id: str, limit: int) -> int | None:
     ended = select(Order.id, Order.version).where(Order.customer_id == erasure.customer_id, Order.status.not_in(OPEN))
     order = db.session.execute(ended.order_by(Order.id).limit(1).with_for_update()).first()
     if order is None:
-        erasure.customer_id = erasure.order_id = None
+        reopened = Order.customer_id == erasure.customer_id, Order.id < first_order_id(erasure.created_at)
+        if not db.session.scalar(select(Order.id).where(*reopened).limit(1)):
+            erasure.customer_id = erasure.order_id = None
         return None
     with db.session.no_autoflush:  # one UPDATE of the erasure is enough
         if erasure.order_id != order.id:
