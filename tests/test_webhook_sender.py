@@ -147,13 +147,20 @@ def test_the_first_kilobyte_of_a_response_is_kept_without_control_characters(sen
     assert attempt.response.startswith("��[2J") and attempt.response.endswith("xxx")
 
 
-def test_at_most_64_kib_of_a_response_are_read(sender: WebhookSender) -> None:
+@pytest.mark.parametrize(
+    ("start", "rest"),
+    [
+        (b"", b"10000\r\n" + b"x" * 0x10000 + b"\r\n"), (b"1;a=", b"x" * 0x10000), (b"0\r\na: ", b"x" * 0x10000),
+    ],
+    ids=["chunks", "chunk extension", "trailer"],
+)  # fmt: skip
+def test_at_most_64_kib_of_a_response_are_read(sender: WebhookSender, start: bytes, rest: bytes) -> None:
     sent = []
 
     def flood(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while True:
-            sent.append(connection.send(b"10000\r\n" + b"x" * 0x10000 + b"\r\n"))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + start)
+        while sum(sent) < 32 * 1024 * 1024:
+            sent.append(connection.send(rest))
 
     with raw_server(flood) as port:
         attempt = send(sender, f"http://127.0.0.1:{port}/")

@@ -25,7 +25,7 @@ from app.models.webhook_url import RefusedURL, WebhookURL, check_addresses, pars
 
 REQUEST_SECONDS = 10.0  # for the whole request: name resolution, connection, TLS, response
 _CONNECT_SECONDS = 3.0  # for one of several addresses
-RESPONSE_MAX = 64 * 1024  # bytes of the body that are read
+RESPONSE_MAX = 64 * 1024  # bytes after the head that are read: body, sizes of chunks, trailers
 RESPONSE_KEPT = 1024  # bytes of it that are stored
 _HEAD_MAX = 64 * 1024  # bytes
 _RECEIVE_SIZE = 16 * 1024  # bytes
@@ -87,7 +87,7 @@ class _Response:
 
     def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
-        self.head_size = 0
+        self.head_size = self.body_size = 0  # bytes received; the body's with its coding
         self.body = b""
         self.retry_after: str | None = None
         self.in_body = self.is_complete = self._keeps_alive = False
@@ -99,7 +99,9 @@ class _Response:
 
     def feed(self, data: bytes) -> None:
         """Parse the next part. Raises InvalidResponse."""
-        if not self.in_body:
+        if self.in_body:
+            self.body_size += len(data)
+        else:
             self.head_size += len(data)
         if self.head_size > _HEAD_MAX:
             raise InvalidResponse("The head is too large.")
@@ -153,7 +155,7 @@ class CheckedConnection:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._socket.sendall(f"{self._head}{lines}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body)
         response = _Response()
-        while not response.is_complete and len(response.body) < RESPONSE_MAX:
+        while not response.is_complete and response.body_size < RESPONSE_MAX:
             data = self._socket.recv(_RECEIVE_SIZE)
             if not data and not response.head_size:
                 raise ConnectionResetError("The connection was closed without a response.")
