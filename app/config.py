@@ -28,6 +28,7 @@ _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _AGE_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _SECRET_MIN = 32  # characters
 RANDOM_KEY_PREFIX = "random-"  # prefix of a SECRET_KEY that is random at each start: nothing stored may depend on it
+_RANDOM_KEY = re.compile(rf"{RANDOM_KEY_PREFIX}[0-9a-f]{{{2 * _SECRET_MIN}}}")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -221,6 +222,8 @@ def _secret(text: str) -> str:
     """The secret, or a random one for this process if none is set."""
     if text and len(text) < _SECRET_MIN:
         raise ValueError(f"at least {_SECRET_MIN} characters, such as the output of `openssl rand -hex 32`")
+    if text.startswith(RANDOM_KEY_PREFIX) and not _RANDOM_KEY.fullmatch(text):  # gunicorn passes its own to the workers
+        raise ValueError(f"a key that does not begin with {RANDOM_KEY_PREFIX}, which marks one that is not set")
     return text or RANDOM_KEY_PREFIX + secrets.token_hex(_SECRET_MIN)
 
 

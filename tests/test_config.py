@@ -82,6 +82,11 @@ BAD = [
     ("LOG_LEVEL", "loud", "LOG_LEVEL is 'loud'; it must be debug or info or warning or error."),
     ("LOG_FORMAT", "xml", "LOG_FORMAT is 'xml'; it must be json or console."),
     ("DATABASE_POOL_SIZE", "-1", "DATABASE_POOL_SIZE is '-1'; it must be an integer from 1 to 1000."),
+    (
+        "SECRET_KEY",
+        "random-key-of-the-shop-in-32-characters",
+        "SECRET_KEY is …; it must be a key that does not begin with random-, which marks one that is not set.",
+    ),
 ]
 
 

@@ -160,7 +160,8 @@ def test_for_development_loopback_and_private_addresses_are_accepted(url: str) -
 @pytest.mark.parametrize(
     "url",
     ["http://169.254.169.254/latest/", "http://[fe80::1]/", "http://0.0.0.0/", "http://[::]/", "http://224.0.0.1/",
-     "http://100.64.0.1/", "http://2130706433/", "http://user@localhost/", "ftp://localhost/", "http://localhost:0/"],
+     "http://100.64.0.1/", "http://[fd00:ec2::254]/", "http://[fd20:ce::254]/", "http://[fd00:c1::a9fe:a9fe]/",
+     "http://2130706433/", "http://user@localhost/", "ftp://localhost/", "http://localhost:0/"],
 )  # fmt: skip
 def test_for_development_all_other_rules_stay(url: str) -> None:
     with pytest.raises(RefusedURL):

@@ -44,6 +44,8 @@ _REFUSED_NETWORKS = [
 # that contain an IPv4 address: mapped, compatible, NAT64.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _PRIVATE_NETWORKS = [ip_network(network) for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
+# Among them, the metadata services of AWS, Google Cloud and Oracle Cloud.
+_METADATA_NETWORKS = [ip_network(network) for network in ("fd00:ec2::/32", "fd20:ce::/32", "fd00:c1::/32")]
 
 
 class RefusedURL(ValueError):
@@ -140,6 +142,8 @@ def _is_allowed(text: str, *, allow_private: bool) -> bool:
     try:
         address = ip_address(text)
     except ValueError:
+        return False
+    if any(address in network for network in _METADATA_NETWORKS):
         return False
     if allow_private and (address.is_loopback or any(address in network for network in _PRIVATE_NETWORKS)):
         return True
