@@ -1,9 +1,11 @@
 """Searching orders over HTTP: what is found by which words, filters and sorts; facets, pages, and who sees what."""
 
+from base64 import urlsafe_b64decode
 from collections import Counter
 from itertools import product
 from threading import BoundedSemaphore
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
@@ -354,6 +356,29 @@ def test_a_customer_and_a_channel_find_their_own_orders_only(
             found = secure_client.get("/orders/search", query_string=query | {"facets": "status"}, headers=headers).json
             own = 1 if credential == "channels" and "customer_id" in query else 0
             assert (len(found["orders"]), len(found["facets"]["status"])) == (own, own)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_no_cursor_of_a_bound_key_names_an_order_of_another_channel(
+    secure_app: Flask, secure_client: FlaskClient, app: Flask, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    monkeypatch.setattr(order_search, "CANDIDATES_MAX", 0)
+    monkeypatch.setattr(order_search, "WALK_MAX", 1)
+    master = bearer(api_key(secure_app, "orders:read", "orders:write"))
+    orders = [
+        secure_client.post("/orders", json=MINIMAL | {"channel": channel}, headers=master).json
+        for channel in ("app", "web", "app", "web", "app")
+    ]
+    project(app)
+
+    bound, cursor, named = bearer(api_key(secure_app, "orders:read", channels=["web"])), {}, set()
+    while cursor is not None:
+        query = {"status": "pending", "sort": sort, "limit": "1"} | cursor
+        page = secure_client.get("/orders/search", query_string=query, headers=bound).json
+        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
+        named |= {str(UUID(bytes=urlsafe_b64decode(text)[:16])) for text in (cursor or {}).values()}
+
+    assert named == {order["id"] for order in orders if order["channel"] == "web"}
 
 
 def test_a_customer_sees_nothing_internal_in_what_is_found(

@@ -129,6 +129,7 @@ class _Search:
         self._terms = _required_terms(filters)
         self._ranges = _given_ranges(filters)
         self._matches_nothing = not all(self._values.values()) or not all(self._terms)
+        self._is_bound = principal.channels is not None
         self._paths = list(self._find_paths())
         self._parameters = self._condition_parameters() | owner_values(principal)
 
@@ -147,9 +148,12 @@ class _Search:
             return None
         if path is not None and count is not None and count <= CANDIDATES_MAX:
             return Source("walk" if self._sort in SORTED_FILTERS.get(path.name, ()) else "candidates", path)
-        names = list(SORTED_FILTERS)
         with_sort = (path for path in self._paths if self._sort in SORTED_FILTERS.get(path.name, ()))
-        return Source("walk", min(with_sort, key=lambda path: names.index(path.name), default=None))
+        return Source("walk", min(with_sort, key=self._walk_preference, default=None))
+
+    def _walk_preference(self, path: Path) -> tuple[bool, int]:
+        """A key bound to channels walks over their orders: a cursor tells the id and total of the last order walked."""
+        return self._is_bound and path.name != "channel", list(SORTED_FILTERS).index(path.name)
 
     def intersect(self) -> bool:
         """Find the orders that have all words, tags and metadata. Returns False if these are too many to be sorted."""
