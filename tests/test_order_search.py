@@ -393,6 +393,7 @@ def test_a_customer_sees_nothing_internal_in_what_is_found(
     found = secure_client.get("/orders/search?held=true", headers=own)
 
     assert found.json["orders"] == [secure_client.get(path, headers=own).json]
+    assert (found.json["as_of_seq"], found.json["behind"]) == (None, 0)  # how many changes the shop has is internal
     assert "canary" not in found.text
 
 

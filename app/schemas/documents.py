@@ -275,7 +275,11 @@ class SearchResultSchema(ResponseSchema):
 
     orders = fields.List(fields.Nested(OrderSchema), required=True)
     next_cursor = fields.String(required=True, allow_none=True, metadata=NEXT_CURSOR)
-    as_of_seq = _integer("The search has all events of the feed up to this `seq`.", metadata={"example": 17})
+    as_of_seq = _integer(
+        "The search has all events of the feed up to this `seq`; null for a customer.",
+        allow_none=True,
+        metadata={"example": 17},
+    )
     behind = _integer("How many events of the feed the search does not have yet.", metadata={"example": 0})
     facets = fields.Dict(
         keys=fields.String(),

@@ -70,13 +70,14 @@ class SearchPosition:
 class SearchPage:
     """Order documents, and the position to go on from if there may be more.
 
-    The search has all events up to `as_of_seq` of the feed, and `behind` events of the feed come after it. `facets` are
-    the values with their numbers of orders by name; `facets_complete` is whether all matching orders are counted.
+    The search has all events up to `as_of_seq` of the feed, and `behind` events of the feed come after it. A customer
+    is not told `as_of_seq`: it discloses how many changes the shop has. `facets` are the values with their numbers of
+    orders by name; `facets_complete` is whether all matching orders are counted.
     """
 
     documents: list[str]
     next_after: SearchPosition | None
-    as_of_seq: int
+    as_of_seq: int | None
     behind: int
     facets: dict[str, list[dict[str, Any]]]
     facets_complete: bool
@@ -106,7 +107,8 @@ def search_orders(
             documents, next_after = search.page(source, limit=limit, after=after)
         values, complete = search.facets(source, facets) if source and facets else ({name: [] for name in facets}, True)
     visible = [visible_document(document, principal) for document in documents]
-    return SearchPage(visible, next_after, as_of_seq, max(last - as_of_seq, 0), values, complete)
+    seq = None if principal.customer_id is not None else as_of_seq
+    return SearchPage(visible, next_after, seq, max(last - as_of_seq, 0), values, complete)
 
 
 @contextmanager

@@ -868,7 +868,7 @@ class OrderList(TypedDict):
 class SearchResult(TypedDict):
     orders: list[Order]
     next_cursor: str | None
-    as_of_seq: int
+    as_of_seq: int | None
     behind: int
     facets: NotRequired[dict[str, list[FacetValue]]]
     facets_complete: NotRequired[bool]

@@ -2529,10 +2529,10 @@ export interface components {
             next_cursor: string | null;
             /**
              * Format: int32
-             * @description The search has all events of the feed up to this `seq`.
+             * @description The search has all events of the feed up to this `seq`; null for a customer.
              * @example 17
              */
-            as_of_seq: number;
+            as_of_seq: number | null;
             /**
              * Format: int32
              * @description How many events of the feed the search does not have yet.
