@@ -12,7 +12,7 @@ SCOPES = {
     "orders:manage": "Confirm, hold, fulfill, complete and reopen orders, and record deliveries and returns.",
     "payments:write": "Record payments.",
     "events:read": "Read the feed of all events.",
-    "webhooks:manage": "Manage webhooks.",
+    "webhooks:manage": "Manage webhooks, and so receive the events of all orders.",
     "privacy:export": "Export all that is stored about a customer.",
     "privacy:erase": "Erase a customer's personal data.",
 }

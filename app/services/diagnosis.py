@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
@@ -297,11 +298,12 @@ def _check_broker() -> Finding:
 def _check_webhooks() -> Iterator[Finding]:
     endpoints = db.session.scalars(select(WebhookEndpoint).where(WebhookEndpoint.status != DELETED)).all()
     for endpoint in endpoints:
+        host = urlsplit(endpoint.url).netloc  # the rest of a URL may be a secret, and reports are passed on
         advice = f"Mend it; `GET /webhooks/{endpoint.id}/deliveries` shows its responses."
         if endpoint.disabled_reason in (GONE, FAILING):
             advice = f"{advice} Then enable it and send again what has failed."
-            yield Finding(Level.ERROR, "webhooks", f"{endpoint.url} gets no events: it was disabled. {advice}")
+            yield Finding(Level.ERROR, "webhooks", f"{host} gets no events: it was disabled. {advice}")
         elif endpoint.failing_since is not None:
             since = rfc3339(endpoint.failing_since)
-            yield Finding(Level.WARNING, "webhooks", f"{endpoint.url} has failed since {since}. {advice}")
+            yield Finding(Level.WARNING, "webhooks", f"{host} has failed since {since}. {advice}")
     yield Finding(Level.OK, "webhooks", f"{sum(endpoint.status == ENABLED for endpoint in endpoints)} are enabled.")
