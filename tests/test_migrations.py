@@ -16,6 +16,7 @@ from app import create_app
 from app.db.engine import db
 from app.db.revision import database_state, expected_revision
 from tests.support.databases import MIGRATIONS, new_database
+from tests.support.marks import on_sqlite
 
 
 @pytest.fixture
@@ -77,6 +78,15 @@ def test_alembic_finds_nothing_to_migrate(app: Flask) -> None:
         differences = compare_metadata(MigrationContext.configure(connection, opts=options), db.metadata)
 
     assert differences == []
+
+
+@on_sqlite
+def test_a_new_sqlite_file_belongs_to_its_owner_alone(empty_app: Flask, tmp_path: Path) -> None:
+    with empty_app.app_context():
+        flask_migrate.upgrade(directory=MIGRATIONS)
+
+    files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("empty.db*")}
+    assert files == {"empty.db": 0o600, "empty.db-wal": 0o600, "empty.db-shm": 0o600}
 
 
 def test_every_migration_can_be_downgraded_and_upgraded_again(empty_app: Flask) -> None:

@@ -1,11 +1,12 @@
 """The database engine: Flask-SQLAlchemy, Flask-Migrate, the connection pool, SQLite's pragmas, and BEGIN."""
 
+import os
 import random
 import sqlite3
 import time
 import weakref
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg
@@ -86,11 +87,22 @@ def engine_options(url: str, *, pool_size: int, pooler: str = "") -> dict[str, A
 def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
     """Open PostgreSQL connections with `open_connection`; None lets SQLAlchemy open SQLite's."""
     if dialect.name != "postgresql":
+        _create_file(arguments[0])
         return None
     try:
         return open_connection(*arguments, **named)
     except psycopg.OperationalError as error:
         raise explain_refusal(error, pooled=named["prepare_threshold"] is None) from None
+
+
+def _create_file(path: str) -> None:
+    """Create SQLite's file, if it does not exist, for its owner only: it contains personal data and secrets.
+
+    SQLite gives the files beside it the same permissions.
+    """
+    if os.path.isabs(path):  # neither a URI nor in memory
+        with suppress(OSError):  # the file exists, or SQLite reports the error
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 @event.listens_for(Engine, "connect")
