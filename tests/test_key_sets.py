@@ -362,6 +362,16 @@ def test_a_key_for_another_use_is_ignored(client: FlaskClient, issuer: Issuer, e
     assert status(client, named("EdDSA")) == 401
 
 
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_private_key_in_the_key_set_is_ignored(client: FlaskClient, issuer: Issuer, algorithm: str) -> None:
+    key, kind = KEYS[algorithm]
+    published = json.loads(kind.to_jwk(key)) | {"kid": algorithm}
+    issuer.keys = [published, *(jwk(other) for other in KEYS if other != algorithm)]
+
+    assert status(client, named(algorithm)) == 401
+    assert all(status(client, named(other)) == 200 for other in KEYS if other != algorithm)
+
+
 def test_a_short_rsa_key_of_the_issuers_signs_nothing(client: FlaskClient, issuer: Issuer) -> None:
     short = rsa.generate_private_key(65537, 1024)
     issuer.keys = [json.loads(RSAAlgorithm.to_jwk(short.public_key())) | {"kid": "short"}]

@@ -45,6 +45,7 @@ _JWKS_PAUSE = 30.0  # seconds between two fetches for unknown key ids
 _JWKS_FIRST_PAUSE = 2.0  # the same before the first key set, so that requests do not queue for the timeout
 _JWKS_TIMEOUT = 3  # seconds
 _RSA_MIN = 2048  # bits (NIST SP 800-131A)
+_PUBLIC_KEYS = (RSAPublicKey, EllipticCurvePublicKey, Ed25519PublicKey)
 
 
 class InvalidToken(Exception):
@@ -98,14 +99,18 @@ class KeySet:
 
 
 def fetch_keys(url: str) -> dict[str | None, Any]:
-    """The keys of a key set by their ids. Raises KeySetUnavailable."""
+    """The public keys of a key set by their ids. Raises KeySetUnavailable.
+
+    With a private key or a shared secret that is published, anybody could sign.
+    """
     headers = {"User-Agent": _USER_AGENT, "Accept": "application/jwk-set+json, application/json"}
     client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT, headers=headers)
     try:
         # urllib's limit is for each step. In gunicorn's workers, this one is for all, name resolution included.
         with gevent.Timeout(_JWKS_TIMEOUT, TimeoutError):
             key_set = client.get_jwk_set()
-        return {key.key_id: key.key for key in key_set.keys if key.public_key_use in (None, "sig")}
+        signing = (key for key in key_set.keys if key.public_key_use in (None, "sig"))
+        return {key.key_id: key.key for key in signing if isinstance(key.key, _PUBLIC_KEYS)}
     except Exception as error:
         raise KeySetUnavailable(_fetch_failure(error)) from error
 
