@@ -34,7 +34,7 @@ from gunicorn.workers.ggevent import GeventWorker
 READ_SIZE = 16_384  # bytes; pipelined requests within them are parsed at once
 MAX_HEAD_SIZE = 65_536  # bytes of a head; nginx passes 32 KiB and adds its own fields
 MAX_BODY_SIZE = 16 * 1024 * 1024  # bytes; beyond the application's own limits, which answer better (8 MiB for a batch)
-BODY_PACE = 65_536  # bytes a second: each such part of a body extends its deadline by a second
+BODY_PACE = 65_536  # bytes a second: each such part of a body extends its deadline by a second, in both directions
 LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a response before the connection closes
 FAIRNESS_PAUSE = 1e-6  # seconds; after sleep(0) the event loop would not poll sockets (app/http/requests.py)
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
@@ -95,7 +95,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     # Seconds. Between requests a connection may be idle for `keepalive`.
     head_timeout = 10.0  # for a whole request head, and from accepting a connection to its first request's
     body_timeout = 10.0  # for a whole body, read or discarded, in any coding; BODY_PACE extends it
-    send_timeout = 30.0  # for a client to receive another part of a response
+    send_timeout = 30.0  # for a client to receive another part of a response; BODY_PACE extends it for all of them
 
     # Requests of this worker that are in the application at the same time. Further ones are answered 503 at once: in a
     # queue they would wait longer than their clients do. gunicorn.conf.py sets it.
@@ -557,17 +557,27 @@ class Connection:
         return data
 
     def send(self, data: bytes) -> None:
-        """Send all bytes. The time limit is for each part that the client takes: `sendall` has one for them together.
+        """Send all bytes. A client that takes none for a while, or takes them too slowly, does not get the rest.
 
         Raises ConnectionLost.
         """
         try:
             self._client.settimeout(self.worker.send_timeout)
             sent = self._client.send(data)
-            while sent < len(data):
-                sent += self._client.send(memoryview(data)[sent:])
+            if sent < len(data):
+                self._send_rest(memoryview(data)[sent:])
         except OSError as error:
             raise ConnectionLost(str(error)) from error
+
+    def _send_rest(self, data: memoryview) -> None:
+        """Send what the client has not taken at once. It is in memory until then: up to 32 MiB for each connection."""
+        deadline = time.monotonic() + self.worker.send_timeout + len(data) / BODY_PACE
+        while data:
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                raise TimeoutError("The client receives the response too slowly.")
+            self._client.settimeout(min(self.worker.send_timeout, seconds))
+            data = data[self._client.send(data) :]
 
     def _reset(self) -> None:
         """Make closing reset a TCP connection: a client that reads until the end must not take a part for the whole."""

@@ -176,9 +176,7 @@ def test_a_key_set_that_cannot_be_fetched_is_an_error(app: Flask, database_url: 
 def test_webhooks_that_get_nothing_are_reported(app: Flask, database_url: str) -> None:
     now = datetime.now(UTC)
     with app.app_context():
-        db.session.add_all(
-            endpoint(f"https://{name}.example/secret?token=secret", now) for name in ("a", "b", "c")
-        )
+        db.session.add_all(endpoint(f"https://{name}.example/secret?token=secret", now) for name in ("a", "b", "c"))
         db.session.flush()
         _, failing, disabled = db.session.query(WebhookEndpoint).order_by(WebhookEndpoint.url)
         failing.failing_since = now

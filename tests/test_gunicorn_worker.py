@@ -351,6 +351,21 @@ def test_a_slow_client_receives_the_whole_of_a_large_response() -> None:
             received += connection.recv(100_000)
 
 
+def test_a_client_that_receives_a_large_response_too_slowly_does_not_get_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gunicorn_worker, "BODY_PACE", 10_000_000)
+    large = failing(Closing(b"x" * 5_000_000), ("Content-Length", "5000000"))
+    received = 0
+    with connection_to(large, timeout=1) as connection:
+        connection.sendall(PLAIN)
+        while part := connection.recv(10_000):
+            received += len(part)
+            time.sleep(0.01)  # no wait is as long as the time for one part
+
+    assert 0 < received < 5_000_000
+
+
 def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_left() -> None:
     with connection_to(echo, timeout=1) as connection:
         connection.sendall(UNREAD.replace(b": 3", b": 1000000"))

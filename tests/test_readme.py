@@ -41,6 +41,8 @@ LIMITS = [
     ("export", f"{SETTINGS['EXPORT_SECONDS'].default} s (`EXPORT_SECONDS`)"),
     ("requests a minute and machine", f"{SETTINGS['RATE_LIMIT_CUSTOMERS'].default} of a customer"),
     ("idle connection", f"{gunicorn_worker.Worker.send_timeout:.0f} s without reading"),
+    ("response that is ready", f"{gunicorn_worker.Worker.send_timeout:.0f} s to read it, and another second for each"),
+    ("response that is ready", f"each {gunicorn_worker.BODY_PACE // KIB} KiB"),
 ]
 
 
