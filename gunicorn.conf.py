@@ -19,6 +19,7 @@ import time
 import traceback
 from contextlib import closing, suppress
 from typing import Any
+from urllib.parse import unquote
 
 from gunicorn import glogging
 
@@ -209,7 +210,7 @@ def child_exit(server: Any, worker: Any) -> None:
 def _close_sqlite() -> None:
     """Open and close the database once more: the last connection to close removes SQLite's write-ahead log, but where
     two workers close theirs at the same moment, neither is the last."""
-    path = _settings["DATABASE_URL"].removeprefix("sqlite:///").partition("?")[0]
+    path = unquote(_settings["DATABASE_URL"].removeprefix("sqlite:///").removeprefix("file:").partition("?")[0])
     if _settings["DATABASE_URL"].startswith("sqlite") and os.path.exists(path + "-wal"):
         with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=1)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

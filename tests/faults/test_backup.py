@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -21,18 +22,20 @@ def orders_in(file: Path) -> int:
         return count
 
 
-def test_a_log_that_the_workers_left_is_removed_when_gunicorn_stops(tmp_path: Path) -> None:
-    file = tmp_path / "orders.db"
+@pytest.mark.parametrize("url", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+@pytest.mark.parametrize("name", ["orders.db", "Aufträge 100%.db"])
+def test_a_log_that_the_workers_left_is_removed_when_gunicorn_stops(tmp_path: Path, name: str, url: str) -> None:
+    file = tmp_path / name
     leave_log = f"import os, sqlite3; c = sqlite3.connect({str(file)!r}); c.execute('PRAGMA journal_mode=WAL'); "
     leave_log += "c.execute('CREATE TABLE t (a)'); c.commit(); os._exit(0)"
     subprocess.run([sys.executable, "-c", leave_log], check=True)
-    assert (tmp_path / "orders.db-wal").exists()
+    assert (tmp_path / f"{name}-wal").exists()
 
     stop = "import runpy; runpy.run_path('gunicorn.conf.py')['on_exit'](None)"
-    settings = environment(DATABASE_URL=f"sqlite:///{file}")
+    settings = environment(DATABASE_URL=url.format(quote(str(file))))
     subprocess.run([sys.executable, "-c", stop], cwd=ROOT, env=settings, check=True)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["orders.db"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("command", SERVERS.values(), ids=SERVERS)
