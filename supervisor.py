@@ -55,7 +55,8 @@ class Supervisor:
         if self._address is None or not _answers(self._address):
             return
         host, port = self._address
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}{os.environ.get('URL_PREFIX', '')}"
+        prefix = os.environ.get("URL_PREFIX", "").rstrip("/")
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}{prefix}"
         print(f"Serving on {url}. The documentation is at {url}/docs", flush=True)
         self._address = None
 

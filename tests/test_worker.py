@@ -76,11 +76,11 @@ def test_a_worker_on_an_unmigrated_database_names_the_migration_command(tmp_path
 
 @on_sqlite
 def test_the_supervisor_runs_web_server_and_worker(app: Flask, database_url: str) -> None:
-    with running_supervisor(DATABASE_URL=database_url) as server:
-        assert server.request("POST", "/orders", MINIMAL).status == 201
+    with running_supervisor(DATABASE_URL=database_url, URL_PREFIX="/shop/") as server:
+        assert server.request("POST", "/shop/orders", MINIMAL).status == 201
 
         wait_until(lambda: events_in_feed(app) == 1)
-        url = f"http://127.0.0.1:{server.port}"
+        url = f"http://127.0.0.1:{server.port}/shop"
         wait_until(lambda: f"Serving on {url}. The documentation is at {url}/docs\n" in server.output())
 
 
