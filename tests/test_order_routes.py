@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.test import TestResponse
 
 from app.schemas.order import PRICE_MAX, QUANTITY_MAX
 from tests.support.samples import ADDRESS, MINIMAL, RICHEST, priced, slug
@@ -174,6 +175,23 @@ def test_an_unchanged_order_is_not_sent_again(client: FlaskClient, if_none_match
     assert (response.data == b"") == (status == 304)
     assert response.headers["ETag"] == created.headers["ETag"] == '"1"'
     assert response.headers["Cache-Control"] == "private, no-cache"
+
+
+@pytest.mark.parametrize("path", ["order", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_if_match_does_not_name_is_not_read(client: FlaskClient, path: str, method: str) -> None:
+    address = client.post("/orders", json=MINIMAL).headers["Location"] if path == "order" else path
+    tag = client.get(address).headers["ETag"]
+
+    def read(**conditions: str) -> TestResponse:
+        headers = {name.replace("_", "-"): value for name, value in conditions.items()}
+        return client.open(address, method=method, headers=headers)
+
+    assert [read(If_Match=value).status_code for value in (tag, "*", f'"0", {tag}')] == [200] * 3
+    assert read(If_Match=tag, If_None_Match=tag).status_code == 304
+    for value in ('"0"', f"W/{tag}", ""):
+        refused = read(If_Match=value, If_None_Match=tag)
+        assert (refused.status_code, refused.content_type) == (412, "application/problem+json"), value
 
 
 def test_head_answers_the_headers_of_get(client: FlaskClient) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response
+from werkzeug.exceptions import PreconditionFailed
 
 from app.db.types import rfc3339
 from app.errors import ServiceError
@@ -86,10 +87,20 @@ def order_response(order: StoredOrder, status: int = 200, *, created: bool = Fal
         headers["Idempotent-Replayed"] = "true"
     if dry_run:
         headers["Dry-Run"] = "true"
-    if "HTTP_IF_NONE_MATCH" in request.environ and request.method in ("GET", "HEAD"):
-        if request.if_none_match.contains_weak(etag):
-            return Response(status=304, headers=headers | {"Vary": "Authorization"}, mimetype=JSON)
+    if request.method in ("GET", "HEAD") and _is_unchanged(etag):
+        return Response(status=304, headers=headers | {"Vary": "Authorization"}, mimetype=JSON)
     return DocumentResponse(order.document.encode(), status, headers, vary="Authorization")
+
+
+def _is_unchanged(etag: str) -> bool:
+    """Return whether the request's If-None-Match names the entity tag of what it reads.
+
+    Raises PreconditionFailed if the request has an If-Match that does not (RFC 9110 §13.2.2).
+    """
+    request = current_request()
+    if "HTTP_IF_MATCH" in request.environ and etag not in request.if_match:
+        raise PreconditionFailed
+    return "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag)
 
 
 def entity_tag(order: StoredOrder) -> str:
@@ -153,14 +164,16 @@ def page_response(body: bytes, media_type: str, *, cache_control: str = "no-cach
     Each content coding has its own tag (RFC 9110 §8.8.3.3).
     """
     tag, headers = _page_tag(body), {"Cache-Control": cache_control, "Vary": "Accept-Encoding"}
-    if len(body) >= MIN_SIZE and gzip_accepted():
-        body, tag = gzip_of_page(body), f"{tag}-{CODING}"
+    is_compressed = len(body) >= MIN_SIZE and gzip_accepted()
+    if is_compressed:
+        tag = f"{tag}-{CODING}"
+    headers["ETag"] = f'"{tag}"'
+    if _is_unchanged(tag):
+        return Response(status=304, headers=headers, mimetype=media_type)
+    if is_compressed:
+        body = gzip_of_page(body)
         headers["Content-Encoding"] = CODING
-    response = Response(body, headers=headers, mimetype=media_type)
-    response.set_etag(tag)
-    response.make_conditional(request)
-    del response.headers["Date"]  # the server sends it
-    return response
+    return Response(body, headers=headers, mimetype=media_type)
 
 
 @lru_cache(maxsize=128)  # more than there are pages and files
