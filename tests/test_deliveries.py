@@ -167,6 +167,17 @@ def test_tracking_is_updated_by_a_merge_patch(client: FlaskClient) -> None:
     assert event_types(client, path)[3:] == ["order.fulfillment_updated"] * 4  # the empty patch changes nothing
 
 
+def test_a_tracking_without_members_is_none(client: FlaskClient) -> None:
+    path = order_after(client, "confirm")
+
+    sent = send_action(client, path, "fulfill", UNIT | {"tracking": {}})
+    emptied = [track(client, path, tracking) for tracking in [{"number": "1"}, {"number": None}, {}]]
+
+    assert sent.json["fulfillments"][0]["tracking"] is None
+    assert [one.json["fulfillments"][0]["tracking"] for one in emptied] == [{"number": "1"}, None, None]
+    assert [one.json["version"] for one in emptied] == [4, 5, 5]
+
+
 @pytest.mark.parametrize(
     ("body", "place"),
     [({}, "#/tracking"), ({"tracking": {"url": "ftp://x"}}, "#/tracking/url"), ({"items": []}, "#/items")],

@@ -192,6 +192,7 @@ def test_an_erased_order_takes_no_personal_data(
         ("return", UNIT),
         ("pay", {"type": "capture", "amount": 1, "reference": "p-1", "method": "card"}),
         ("track", {"type": "delivered"}),
+        ("tracking", {"tracking": {}}),
         ("update", {"related_orders": [], "ship_by": "2030-01-01T00:00:00Z"}),
         ("update", {"external_ref": "book-7", "note": None, "metadata": {}}),
         ("update", {"shipping_address": {"country": "FR"}}),

@@ -316,22 +316,26 @@ class OrderAggregate:
         return self._record("pay", at)
 
     def fulfill(self, *, items: Units, tracking: dict[str, str] | None, at: datetime) -> str:
-        """Record a fulfillment of open units. The last open unit completes the order.
+        """Record a fulfillment of open units. The last open unit completes the order. A tracking without members is
+        none.
 
         Also raises QuantityExceeded, and InvalidRequest for unknown lines.
         """
         self._require_allowed("fulfill")
         self._refuse_personal_data(tracking=tracking)
         require_available(items, self.items, available=open_units)
-        record = {"number": len(self.fulfillments) + 1, "items": items, "status": SHIPPED, "tracking": tracking}
+        record = {"number": len(self.fulfillments) + 1, "items": items, "status": SHIPPED, "tracking": tracking or None}
         self.fulfillments = [*self.fulfillments, record | {"events": [], "created_at": rfc3339(at)}]
         self._end_without_open_units()
         return self._record("fulfill", at)
 
     def update_tracking(self, number: int, *, patch: dict[str, str | None] | None, at: datetime) -> str | None:
-        """Update how a fulfillment is tracked by a JSON merge patch. Raises FulfillmentNotFound."""
+        """Update how a fulfillment is tracked by a JSON merge patch; a tracking without members is none.
+
+        Raises FulfillmentNotFound.
+        """
         fulfillment = self._get_fulfillment(number)
-        tracking = merge_patch(fulfillment["tracking"], patch)
+        tracking = merge_patch(fulfillment["tracking"], patch) or None
         if fulfillment["tracking"] == tracking:
             return None
         self._require_allowed("track")

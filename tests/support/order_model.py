@@ -366,7 +366,7 @@ def sums_of(payments: list[Document]) -> tuple[int, int, int]:
 def fulfill(order: Document, body: Document, at: datetime) -> str:
     require("fulfill", order)
     require_units(body["items"], {item["line"]: open_units(item) for item in order["items"]})
-    sent = {"number": len(order["fulfillments"]) + 1, "items": body["items"], "tracking": body.get("tracking")}
+    sent = {"number": len(order["fulfillments"]) + 1, "items": body["items"], "tracking": body.get("tracking") or None}
     order["fulfillments"].append(sent | {"status": "shipped", "events": [], "created_at": text_of(at)})
     end_without_open_units(order)
     return "fulfilled"
@@ -381,7 +381,7 @@ def fulfillment_of(order: Document, number: int) -> Document:
 
 def track(order: Document, number: int, body: Document, at: datetime) -> str | None:
     fulfillment = fulfillment_of(order, number)
-    tracking = merged(fulfillment["tracking"], body["tracking"])
+    tracking = merged(fulfillment["tracking"], body["tracking"]) or None
     if tracking == fulfillment["tracking"]:
         return None
     require("track", order)

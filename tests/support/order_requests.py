@@ -165,7 +165,7 @@ class Chance(Random):
         return self.members(items=self.units(), tracking=self.one(ABSENT, None, self.tracking()))
 
     def tracking_patch(self) -> Document:
-        return {"tracking": self.one(None, self.tracking(), {"carrier": "UPS", "number": None}, {"number": None})}
+        return {"tracking": self.one(None, self.tracking(), {"carrier": "UPS", "number": None}, {"number": None}, {})}
 
     def delivery_event(self) -> Document:
         types = "in_transit", "delivered", "delivered", "failed_attempt", "returned_to_sender", "cancelled", "lost"
