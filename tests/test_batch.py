@@ -337,3 +337,11 @@ def test_of_entries_with_one_reference_the_first_is_created(client: FlaskClient)
     assert [result["status"] for result in results] == [201] + [409] * 6
     assert [result["status"] for result in preview] == [result["status"] for result in results]
     assert results[0]["order"]["note"] == "k-0"
+
+
+def test_a_key_in_the_header_is_refused(client: FlaskClient) -> None:
+    response = client.post("/orders/batch", json={"orders": [MINIMAL]}, headers={"Idempotency-Key": "k-1"})
+
+    assert slug(response) == (400, "bad-request")
+    assert "Send `idempotency_key` in each entry." in response.json["detail"]
+    assert client.get("/orders").json["orders"] == []

@@ -176,3 +176,18 @@ def test_a_failure_of_one_action_is_its_own(client: FlaskClient, monkeypatch: py
     results = send(client, action(first, "confirm"), action(second, "complete"), action(second, "confirm"))
 
     assert [result["status"] for result in results] == [200, 500, 200]
+
+
+@pytest.mark.parametrize(
+    ("header", "member"), [({"Idempotency-Key": "k-1"}, "idempotency_key"), ({"If-Match": '"1"'}, "if_match")]
+)
+def test_headers_that_belong_in_each_action_are_refused(
+    client: FlaskClient, header: dict[str, str], member: str
+) -> None:
+    path = order_after(client)
+
+    response = client.post("/orders/actions", json={"actions": [action(path, "confirm")]}, headers=header)
+
+    assert slug(response) == (400, "bad-request")
+    assert f"Send `{member}` in each entry." in response.json["detail"]
+    assert client.get(path).json["version"] == 1

@@ -259,6 +259,13 @@ def idempotency_key() -> str | None:
     return key
 
 
+def refuse_header(name: str, *, member: str) -> None:
+    """Raise BadRequest if a request with several entries has a header that belongs in a member of each: it would be
+    ignored, and a retry would repeat every entry."""
+    if name in current_request().headers:
+        raise BadRequest(f"This request takes no {name} header. Send `{member}` in each entry.")
+
+
 def expected_versions() -> frozenset[int] | None:
     """Return the versions in If-Match, or None for any version (RFC 9110 §13.1.1).
 

@@ -8,7 +8,7 @@ from app import errors
 from app.http import rate_limit
 from app.http.application import Blueprint
 from app.http.auth import current_principal
-from app.http.requests import MERGE_PATCH, change_request, current_request_id, is_dry_run, with_pauses
+from app.http.requests import MERGE_PATCH, change_request, current_request_id, is_dry_run, refuse_header, with_pauses
 from app.http.responses import batch_response, order_response
 from app.models.fulfillment import RECEIVED, REJECTED
 from app.schemas.documents import ActionResultsSchema, OrderSchema
@@ -326,8 +326,11 @@ def act_on_orders(body: dict[str, Any]) -> Response:
     """Execute up to 1,000 actions on orders.
 
     Each action succeeds or fails on its own; the results are in the order of the actions. Actions on the same order are
-    executed one after the other. Each requires the scope that its own route requires.
+    executed one after the other. Each requires the scope that its own route requires. The headers `Idempotency-Key` and
+    `If-Match` are refused: each action has its own `idempotency_key` and `if_match`.
     """
+    refuse_header("Idempotency-Key", member="idempotency_key")
+    refuse_header("If-Match", member="if_match")
     principal, entries = current_principal(), body["actions"]
     rate_limit.count(principal, cost=len(entries), counted=1)
     outcomes = batches.act_on_orders(

@@ -40,7 +40,8 @@ export interface paths {
         put?: never;
         /**
          * Create up to 1,000 orders
-         * @description Each entry succeeds or fails on its own; the results are in the order of the entries.
+         * @description Each entry succeeds or fails on its own; the results are in the order of the entries. An `Idempotency-Key` header is
+         *     refused: each entry has its own `idempotency_key`.
          */
         post: operations["createOrders"];
         delete?: never;
@@ -461,7 +462,8 @@ export interface paths {
         /**
          * Execute up to 1,000 actions on orders
          * @description Each action succeeds or fails on its own; the results are in the order of the actions. Actions on the same order are
-         *     executed one after the other. Each requires the scope that its own route requires.
+         *     executed one after the other. Each requires the scope that its own route requires. The headers `Idempotency-Key` and
+         *     `If-Match` are refused: each action has its own `idempotency_key` and `if_match`.
          */
         post: operations["actOnOrders"];
         delete?: never;
