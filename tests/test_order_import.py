@@ -158,6 +158,17 @@ def test_a_reference_belongs_to_its_principal(client: FlaskClient, imported: Cal
     assert [result.stdout for result in results] == [summary(2, 0, 0), summary(2, 0, 0), summary(0, 2, 0)]
 
 
+@pytest.mark.parametrize("principal", ["", "p" * 129])
+def test_a_principal_that_no_caller_can_have_is_refused(
+    client: FlaskClient, imported: Callable[..., Result], principal: str
+) -> None:
+    result = imported(order(), principal=principal)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--principal: it must have 1 to 128 characters." in result.stderr
+    assert client.get("/orders").json["orders"] == []
+
+
 def test_bad_lines_are_named_with_their_number_and_reason_and_no_other_is_lost(
     client: FlaskClient, imported: Callable[..., Result]
 ) -> None:

@@ -13,7 +13,7 @@ from flask.cli import AppGroup
 from app.cli.common import Age, migrated_database, progress_bar
 from app.errors import ServiceError
 from app.models.lifecycle import STATUSES
-from app.models.principal import ANONYMOUS, Principal
+from app.models.principal import ANONYMOUS, PRINCIPAL_MAX, Principal
 from app.services.order_actions import apply_due_changes, expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.order_import import FileLine, OrderImport
@@ -65,6 +65,8 @@ def import_orders(file: BinaryIO, principal: str) -> None:
     Invalid lines are reported on standard error and skipped, with exit status 1. An import can be interrupted and run
     again: orders that exist already are skipped, recognized by id, external_ref, or else the text of the line.
     """
+    if not 1 <= len(principal) <= PRINCIPAL_MAX:
+        raise click.BadParameter(f"it must have 1 to {PRINCIPAL_MAX} characters.", param_hint="--principal")
     orders_import = OrderImport(Principal(principal, frozenset()))
     lines = (
         FileLine(number, text) for number, text in enumerate(_without_byte_order_mark(file), start=1) if text.strip()
