@@ -139,7 +139,7 @@ def _broker_url(text: str) -> str:
 
 def _broker_topic(text: str) -> str:
     if not re.fullmatch(r"(?!amq\.)[A-Za-z0-9_.-]{1,80}", text):
-        raise ValueError("1 to 80 letters, digits and _.-, and must not begin with amq.")
+        raise ValueError("1 to 80 letters, digits and _.-, without `amq.` at the beginning")
     return text
 
 
@@ -195,7 +195,7 @@ def _flag(text: str) -> bool:
 
 def _web_url(text: str) -> str:
     if text and not re.fullmatch(r"https://[^\s/@]+/\S*|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/\S*", text):
-        raise ValueError("an https:// URL without a user name and a password")
+        raise ValueError("an https:// URL with a path, without a user name and a password")
     return text
 
 
@@ -256,7 +256,7 @@ def _pem(text: str) -> str:
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in choices:
-            raise ValueError(" or ".join(choices))
+            raise ValueError(f"{', '.join(choices[:-1])} or {choices[-1]}")
         return text.lower()
 
     return parse
@@ -363,7 +363,7 @@ def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
         try:
             config[name] = setting.parse(text)
         except ValueError as error:
-            secret = any(part in name for part in ("URL", "KEY", "OPTIONS"))  # a URL may contain a password
+            secret = name.endswith(("URL", "KEY", "OPTIONS"))  # a URL may contain a password
             value = "…" if secret else repr(text)
             raise StartupError(f"{name} is {value}; it must be {error}.") from None
     if os.environ.get("SCRIPT_NAME"):  # gunicorn reads it from the environment, other servers do not

@@ -79,7 +79,8 @@ BAD = [
     ("PORT", "0", "PORT is '0'; it must be an integer from 1 to 65535."),
     ("PORT", "65536", "PORT is '65536'; it must be an integer from 1 to 65535."),
     ("PORT", "８０００", "PORT is '８０００'; it must be an integer from 1 to 65535."),
-    ("LOG_LEVEL", "loud", "LOG_LEVEL is 'loud'; it must be debug or info or warning or error."),
+    ("LOG_LEVEL", "loud", "LOG_LEVEL is 'loud'; it must be debug, info, warning or error."),
+    ("URL_PREFIX", "shop", "URL_PREFIX is 'shop'; it must be a path such as /shop/api."),
     ("LOG_FORMAT", "xml", "LOG_FORMAT is 'xml'; it must be json or console."),
     ("DATABASE_POOL_SIZE", "-1", "DATABASE_POOL_SIZE is '-1'; it must be an integer from 1 to 1000."),
     (
