@@ -22,11 +22,9 @@ MEMBERS = """
     updated_at
 """.split()
 # What the contestants accept of an order.
-RICHEST = {
-    name: value
-    for name, value in samples.RICHEST.items()
-    if name not in ("channel", "ship_by", "deliver_by", "related_orders", "tags")
-} | {"items": [{name: item[name] for name in item if name != "title"} for item in samples.RICHEST["items"]]}
+RICHEST = {name: value for name, value in samples.RICHEST.items() if name in MEMBERS} | {
+    "items": [{name: item[name] for name in item if name != "title"} for item in samples.RICHEST["items"]]
+}
 
 
 def _changed(body: dict[str, Any], *path: Any, to: Any) -> dict[str, Any]:

@@ -19,12 +19,13 @@ NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
 EMPTY_LIST = text("'[]'")
 # The members of an order that its caller sets, beside its items: those that never change, and those that PATCH changes,
-# some of them only while the order is pending. Every other list of them is derived from here.
+# some of them only while the order is pending, and some of which are times. Every other list is derived from here.
 IMMUTABLE_CONTENT = ("customer_id", "channel")
 CONTENT = (
     "external_ref", "currency", "adjustments", "ship_by", "deliver_by", "related_orders", "tags", "shipping_address",
     "billing_address", "note", "metadata",
 )  # fmt: skip
+CONTENT_TIMES = ("ship_by", "deliver_by")
 CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
 
 

@@ -35,6 +35,7 @@ from app.models.lifecycle import (
     UNITS_TO_RETURN,
     allowed_actions,
 )
+from app.models.order import CONTENT_TIMES
 from app.models.order_aggregate import VERSIONS_MAX
 from app.models.order_id import first_order_id, is_alias
 from app.models.payment import PaymentSums, exceeded_limit, payment_status, sum_payments
@@ -234,7 +235,7 @@ def _check_late(order: Document, derived: Derived) -> Iterator[str]:
 
 def _check_dates(order: Document, _: Derived) -> Iterator[str]:
     yield from ()
-    for date in [order["ship_by"], order["deliver_by"], *(hold["until"] for hold in order["holds"])]:
+    for date in [*(order[name] for name in CONTENT_TIMES), *(hold["until"] for hold in order["holds"])]:
         if date is not None:
             read_timestamp(date)  # raises TypeError or ValueError for what is no time
 
@@ -328,7 +329,7 @@ _CHECKS: tuple[tuple[set[str], Callable[[Document, Derived], Iterator[str]]], ..
     ({"totals", "payment_status", "payments", "derived totals"}, _check_money),
     ({"status", "fulfillment_status", "return_status", "derived units"}, _check_statuses),
     ({"late", "ship_by", "status", "derived units"}, _check_late),
-    ({"ship_by", "deliver_by", "holds"}, _check_dates),
+    ({*CONTENT_TIMES, "holds"}, _check_dates),
     ({"allowed_actions", "customer_id", "status", "holds", "derived units", "derived totals"}, _check_allowed_actions),
     ({"items", "cancellations", "fulfillments", "returns"}, _check_records),
     ({"holds", "status"}, _check_holds),

@@ -18,6 +18,7 @@ from app.db.types import read_timestamp, rfc3339
 from app.models import FEED, FEED_HEAD
 from app.models.erasure import scrub
 from app.models.lifecycle import CREATED, IMPORTED
+from app.models.order import CONTENT_TIMES
 from app.models.order_id import fingerprint, hash_reference, is_alias
 from app.models.payment import sum_payments
 from app.models.pricing import InvalidPrices, order_totals, priced_lines
@@ -130,7 +131,7 @@ def _verify_first(order: Document, event: Row[Any], snapshot: Document, *, alias
         yield "idempotency_key_hash is not the one that the id was made for"
     if first_fingerprint is None and is_alias(order["customer_id"]):
         return  # an erasure removes it; it may also have renamed the principal, and leaves the hash of the reference
-    dates = {name: snapshot[name] and read_timestamp(snapshot[name]) for name in ("ship_by", "deliver_by")}
+    dates = {name: snapshot[name] and read_timestamp(snapshot[name]) for name in CONTENT_TIMES}
     if first_fingerprint != fingerprint([content_columns({**snapshot, **dates}), item_columns(snapshot)]):
         yield "fingerprint is not that of the first version"
     if order["external_ref_hash"] != hash_reference(order["external_ref"], principal=principal):

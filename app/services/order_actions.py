@@ -37,7 +37,7 @@ from app.errors import (
 )
 from app.models import Order
 from app.models.lifecycle import OPEN
-from app.models.order import CONTENT, IMMUTABLE_CONTENT
+from app.models.order import CONTENT, CONTENT_TIMES, IMMUTABLE_CONTENT
 from app.models.order_aggregate import HOLDS_MAX, OrderAggregate, merge_patch
 from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid, time_ago
 from app.models.order_item import ITEM_CONTENT, Units
@@ -480,7 +480,7 @@ def _is_stored(order: StoredOrder, principal: Principal) -> bool:
 
 def _apply_patch(order: OrderAggregate, *, patch: Mapping[str, Any], principal: Principal, at: datetime) -> str | None:
     columns = order.columns()
-    dates = {name: columns[name] and rfc3339(columns[name]) for name in ("ship_by", "deliver_by")}
+    dates = {name: columns[name] and rfc3339(columns[name]) for name in CONTENT_TIMES}
     lines = [{name: item[name] for name in ITEM_CONTENT} for item in order.items]
     content = {name: columns[name] for name in (*IMMUTABLE_CONTENT, *CONTENT)} | dates | {"items": lines}
     given = {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in patch.items()}

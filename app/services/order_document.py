@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from app.db.types import read_timestamp, rfc3339
+from app.models.order import CONTENT_TIMES
 from app.models.order_aggregate import DOCUMENT_MEMBERS, OrderAggregate
 from app.models.order_id import ALIAS_PREFIX
 from app.models.principal import Principal
@@ -18,7 +19,7 @@ from app.models.principal import Principal
 Values = Mapping[str, Any]
 
 _members = itemgetter(*DOCUMENT_MEMBERS)
-_TIMES = ("created_at", "updated_at", "ship_by", "deliver_by")
+_TIMES = ("created_at", "updated_at", *CONTENT_TIMES)
 _HEAD_LENGTH = 100  # characters of a document that contain its id, number and customer_id
 
 
