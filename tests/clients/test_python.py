@@ -339,7 +339,7 @@ def test_an_export_that_is_cut_off_twice_in_an_order_loses_none_of_its_lines(htt
 
 def test_a_request_that_may_have_had_an_effect_is_not_sent_again_without_a_key() -> None:
     with Client("http://127.0.0.1:9", retry=QUICK) as client:
-        with pytest.raises(NoResponseError, match="after 1 attempts"):
+        with pytest.raises(NoResponseError, match="after 1 attempt:"):
             client.send(requests.create_webhook({"url": "http://127.0.0.1:9/"}))
         with pytest.raises(NoResponseError, match="after 6 attempts"):
             client.send(requests.create_order(order()))

@@ -39,6 +39,7 @@ class RetryPolicy:
         if is_last or not (is_transient and is_safe) or (retry_after or 0.0) > self.max_delay:
             if problem:
                 raise problem
-            raise NoResponseError(f"No response after {attempt} attempts: {error!r}") from error
+            attempts = "1 attempt" if attempt == 1 else f"{attempt} attempts"
+            raise NoResponseError(f"No response after {attempts}: {error!r}") from error
         jitter = random.uniform(0, min(self.max_delay, self.base_delay * 2 ** min(attempt - 1, 16)))  # nosec B311
         return min(self.max_delay, (retry_after or 0.0) + jitter)

@@ -74,7 +74,8 @@ export class NoResponseError extends Error {
   ) {
     // Node.js says "fetch failed", and the reason in the cause of that.
     const reason = cause instanceof Error && cause.cause instanceof Error ? cause.cause : cause;
-    super(`No response after ${attempts} attempts: ${reason instanceof Error ? reason.message : String(reason)}`);
+    const made = attempts === 1 ? "1 attempt" : `${attempts} attempts`;
+    super(`No response after ${made}: ${reason instanceof Error ? reason.message : String(reason)}`);
   }
 }
 
