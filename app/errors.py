@@ -401,3 +401,8 @@ def problem_types() -> Iterator[type[ServiceError]]:
             pending.append(kind)
             if "slug" in vars(kind):
                 yield kind
+
+
+def pluralize(number: int, noun: str, plural: str = "") -> str:
+    """The number with the noun: 1 event, 2,000 events. `plural` is the noun with an s by default."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -59,6 +59,14 @@ def test_every_command_is_tested(app: Flask) -> None:
     assert [words for words in own if not any(args[: len(words)] == words for args in tested)] == []
 
 
+@on_sqlite
+def test_the_help_of_a_group_has_the_whole_summary_of_each_command(app: Flask) -> None:
+    groups = [name for name, command in app.cli.commands.items() if isinstance(command, click.Group)]
+    for words in ([], *([name] for name in groups if name != flask_migrate.cli.db.name)):
+        help_text = app.test_cli_runner().invoke(args=[*words, "--help"]).stdout
+        assert "..." not in help_text.partition("Commands:")[2], words
+
+
 def invoke(database_url: str, *command: str) -> Result:
     """Run a command in this process, on another database than the tests' own."""
     app = create_app({"DATABASE_URL": database_url, "AUTH": "required"})

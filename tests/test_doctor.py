@@ -160,8 +160,8 @@ def test_search_and_broker_that_are_behind_the_feed_are_reported(
     result = diagnosed(database_url, BROKER_URL="amqp://127.0.0.1//")
 
     [search], [broker] = lines(result, "search"), lines(result, "broker")
-    assert search.startswith("warning") and "1 events behind" in search and "`flask worker`" in search
-    assert broker.startswith("error") and "1 events and 0 s behind" in broker and "`flask worker`" in broker
+    assert search.startswith("warning") and "is 1 event behind" in search and "`flask worker`" in search
+    assert broker.startswith("error") and "1 event and 0 s behind" in broker and "`flask worker`" in broker
 
 
 @on_sqlite
@@ -186,7 +186,7 @@ def test_webhooks_that_get_nothing_are_reported(app: Flask, database_url: str) -
     first, second, last = sorted(lines(diagnosed(database_url), "webhooks"))
 
     assert first.startswith("error") and " c.example gets no events" in first
-    assert second.startswith("ok") and "2 are enabled" in second
+    assert second.startswith("ok") and "Enabled: 2." in second
     assert last.startswith("warning") and " b.example has failed since" in last
     assert "secret" not in first + second + last
 

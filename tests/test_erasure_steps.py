@@ -141,7 +141,7 @@ def test_the_command_completes_an_erasure_begun_by_requests(app: Flask, client: 
     result = app.test_cli_runner().invoke(args=["privacy", "resume"])
     again = app.test_cli_runner().invoke(args=["privacy", "resume"])
 
-    assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 erasures, 0 not done."), result.output
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 erasure, 0 not done."), result.output
     assert (again.exit_code, again.output) == (0, "0 erasures, 0 not done.\n")
     assert client.get(location).json["status"] == "done"
     assert traces(app) == []
@@ -294,7 +294,7 @@ def test_an_erasure_is_complete_only_after_the_write_ahead_log_is_empty(app: Fla
         by_command = app.test_cli_runner().invoke(args=["privacy", "resume"])
 
     assert (started.status_code, started.json["status"], started.json["orders"]) == (202, "running", 2)
-    assert (by_command.exit_code, by_command.output.splitlines()[-1]) == (1, "1 erasures, 1 not done.")
+    assert (by_command.exit_code, by_command.output.splitlines()[-1]) == (1, "1 erasure, 1 not done.")
     assert client.get(started.headers["Location"]).json["status"] == "done"
     assert traces(app) == []
 

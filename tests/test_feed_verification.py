@@ -10,6 +10,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from sqlalchemy import Executable, delete, insert, select, update
 
 from app.db.engine import db
+from app.errors import pluralize
 from app.models import FeedEntry, OutboxEntry
 from app.models.event import FeedHead
 from app.services.sequencer import prune_feed
@@ -39,7 +40,8 @@ def order_id(app: Flask, client: FlaskClient) -> str:
 def differences(runner: FlaskCliRunner) -> list[str]:
     result = runner.invoke(args=["verify"])
     *lines, last = result.stdout.splitlines()
-    assert (result.exit_code, last) == (1 if lines else 0, f"1 orders verified, {len(lines)} differences."), result
+    verdict = f"1 order verified, {pluralize(len(lines), 'difference')}."
+    assert (result.exit_code, last) == (1 if lines else 0, verdict), result
     return lines
 
 

@@ -324,7 +324,7 @@ def test_the_command_writes_what_the_api_streams(
 def test_the_command_exports_orders_of_one_status(runner: FlaskCliRunner, orders: list[bytes]) -> None:
     result = runner.invoke(args=["orders", "export", "--status", "cancelled"])
 
-    assert (result.stdout_bytes, result.stderr) == (orders[0] + b"\n", "1 orders exported.\n")
+    assert (result.stdout_bytes, result.stderr) == (orders[0] + b"\n", "1 order exported.\n")
 
 
 def test_the_command_begins_csv_with_a_byte_order_mark_on_request(

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.db.engine import db
+from app.errors import pluralize
 from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER
 from tests.support.servers import ROOT
@@ -43,7 +44,7 @@ def order(**members: Any) -> dict[str, Any]:
 
 
 def summary(created: int, there: int, bad: int) -> str:
-    return f"{created} orders imported, {there} there already, {bad} bad lines.\n"
+    return f"{pluralize(created, 'order')} imported, {there} there already, {pluralize(bad, 'bad line')}.\n"
 
 
 SENT: dict[str, Any] = {"items": [{"line": 1, "quantity": 1}]}

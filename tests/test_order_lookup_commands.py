@@ -102,7 +102,7 @@ def test_find_prints_the_orders_that_have_the_words(app: Flask, client: FlaskCli
     result = runner.invoke(args=["orders", "find", "love", "ADA"])
 
     assert [json.loads(line) for line in result.stdout.splitlines()] == [ada]
-    assert result.stderr == "The search is 1 events behind: is `flask worker` running?\n"
+    assert result.stderr == "The search is 1 event behind: is `flask worker` running?\n"
 
 
 def test_invalid_filters_are_one_line_that_names_all_of_them(runner: FlaskCliRunner) -> None:

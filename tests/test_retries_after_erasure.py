@@ -136,4 +136,4 @@ def test_verify_finds_no_difference(app: Flask, client: FlaskClient, send: Send)
 
     verified = app.test_cli_runner().invoke(args=["verify"])
 
-    assert verified.stdout == "1 orders verified, 0 differences.\n"
+    assert verified.stdout == "1 order verified, 0 differences.\n"

@@ -231,7 +231,7 @@ def test_each_corruption_of_the_search_is_named_and_rebuilt(
         lines = lines[:1] + lines[-4:]
     assert lines == [line.format(id=order_id) for line in expected]
     if name != "a row of a later version":
-        assert rebuilt.exit_code == 0 and rebuilt.stdout.startswith("1 orders are in the search, as of number 2 of")
+        assert rebuilt.exit_code == 0 and rebuilt.stdout.startswith("1 order in the search, as of number 2 of")
         assert_projected(app, client)
         assert runner.invoke(args=["verify"]).exit_code == 0
 

@@ -328,7 +328,7 @@ def test_only_orders_changed_since_a_time_are_verified(client: FlaskClient, runn
     def verified_since(moment: str) -> str:
         return runner.invoke(args=["verify", "--since", moment]).stdout
 
-    assert verified_since(second["created_at"]) == "1 orders verified, 0 differences.\n"
+    assert verified_since(second["created_at"]) == "1 order verified, 0 differences.\n"
     client.patch(f"/orders/{first['id']}", json={"note": "changed"})
     assert verified_since(second["created_at"]) == "2 orders verified, 0 differences.\n"
     assert verified_since("30d") == "2 orders verified, 0 differences.\n"
@@ -343,7 +343,7 @@ def test_a_time_before_all_orders_selects_them_all(
 
     result = runner.invoke(args=["verify", "--since", since])
 
-    assert result.stdout.endswith("1 orders verified, 3 differences.\n")
+    assert result.stdout.endswith("1 order verified, 3 differences.\n")
 
 
 def test_rows_without_an_order_are_searched_among_ids_made_since(

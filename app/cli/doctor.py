@@ -12,7 +12,7 @@ from app.services.diagnosis import Level, diagnose
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 
 
-@click.command()
+@click.command(short_help="Check the installation; each line says what to do.")
 @with_appcontext
 def doctor() -> None:
     """Check settings, database, migrations, clock, access, worker, search, broker and webhooks.

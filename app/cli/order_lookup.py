@@ -11,7 +11,7 @@ import orjson
 from flask.cli import with_appcontext
 
 from app.cli.common import migrated_database
-from app.errors import InvalidRequest, ServiceError
+from app.errors import InvalidRequest, ServiceError, pluralize
 from app.models.lifecycle import EVENT_TYPES
 from app.models.order_id import parse_uuid
 from app.models.principal import ANONYMOUS
@@ -45,7 +45,7 @@ _RECORDS = ("holds", "payments", "fulfillments", "returns", "cancellations")
 Document = Mapping[str, Any]
 
 
-@click.command("get")
+@click.command("get", short_help="Show one order by its id, number or reference.")
 @with_appcontext
 @click.argument("order", metavar="ID|NUMBER|REFERENCE")
 @click.option("--version", type=click.IntRange(1, 2**31 - 1), help="The order as it was in this version.")
@@ -63,7 +63,7 @@ def get_command(order: str, version: int | None) -> None:
             click.echo(line)
 
 
-@click.command("list")
+@click.command("list", short_help="List the newest orders that match.")
 @with_appcontext
 @click.option("--customer-id", help="Only orders of this customer.")
 @click.option("--channel", help="Only orders of this channel.")
@@ -84,7 +84,7 @@ def list_command(limit: int, **filters: str | None) -> None:
         _show(stream_orders(given, principal=ANONYMOUS, limit=limit))
 
 
-@click.command("find")
+@click.command("find", short_help="Find orders by words.")
 @with_appcontext
 @click.argument("text", nargs=-1, required=True)
 @click.option("--limit", type=click.IntRange(1, PAGE_MAX), default=20, show_default=True, help="Number of orders.")
@@ -98,7 +98,7 @@ def find_command(text: tuple[str, ...], limit: int) -> None:
         page = search_orders(filters, principal=ANONYMOUS, limit=limit)
         _show(page.documents)
         if page.behind:
-            click.echo(f"The search is {page.behind} events behind: is `flask worker` running?", err=True)
+            click.echo(f"The search is {pluralize(page.behind, 'event')} behind: is `flask worker` running?", err=True)
 
 
 @click.command("tail")

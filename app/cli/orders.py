@@ -11,7 +11,7 @@ import click
 from flask.cli import AppGroup
 
 from app.cli.common import Age, migrated_database, progress_bar
-from app.errors import ServiceError
+from app.errors import ServiceError, pluralize
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, PRINCIPAL_MAX, Principal
 from app.services.order_actions import apply_due_changes, expire_orders
@@ -24,7 +24,7 @@ _BATCH = 500  # lines in one transaction
 orders = AppGroup("orders", help="Look at orders and events; export, import and expire orders.")
 
 
-@orders.command("export")
+@orders.command("export", short_help="Export all orders as NDJSON or CSV.")
 @click.option("--format", "style", type=click.Choice(("ndjson", "csv")), default="ndjson", show_default=True)
 @click.option("--bom", is_flag=True, help="Start CSV with a byte order mark, so that Excel reads it as UTF-8.")
 @click.option(
@@ -53,10 +53,10 @@ def export_orders(style: str, bom: bool, statuses: tuple[str, ...], output: Text
             for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
                 output.write(text)
         output.flush()  # reports a full disk here, not when the file is closed
-        click.echo(f"{bar.pos} orders exported.", err=True)
+        click.echo(f"{pluralize(bar.pos, 'order')} exported.", err=True)
 
 
-@orders.command("import")
+@orders.command("import", short_help="Import orders from an NDJSON file.")
 @click.argument("file", type=click.File("rb"))
 @click.option("--principal", default=ANONYMOUS.id, show_default=True, help="Principal that creates the orders.")
 def import_orders(file: BinaryIO, principal: str) -> None:
@@ -81,13 +81,13 @@ def import_orders(file: BinaryIO, principal: str) -> None:
                     raise click.ClickException(f"{error.detail} Run the same command again to continue.") from None
                 bar.update(sum(len(line.text) for line in batch))
         click.echo(
-            f"{orders_import.created} orders imported, {orders_import.existing} there already, "
-            f"{orders_import.failed} bad lines."
+            f"{pluralize(orders_import.created, 'order')} imported, {orders_import.existing:,} there already, "
+            f"{pluralize(orders_import.failed, 'bad line')}."
         )
     sys.exit(1 if orders_import.failed else 0)
 
 
-@orders.command("expire")
+@orders.command("expire", short_help="Apply what is due: ends of holds, late orders, old orders.")
 @click.option("--older-than", type=Age(), help="Also cancel pending orders that are older: 30d, 12h, 45m.")
 def expire(older_than: timedelta | None) -> None:
     """Release the holds that have ended, and mark orders as late whose ship_by has passed.
@@ -97,8 +97,8 @@ def expire(older_than: timedelta | None) -> None:
     """
     with migrated_database():
         if older_than is not None:
-            click.echo(f"{_total(expire_orders(older_than=older_than))} orders expired.")
-        click.echo(f"{_total(apply_due_changes())} due changes applied.")
+            click.echo(f"{pluralize(_total(expire_orders(older_than=older_than)), 'order')} expired.")
+        click.echo(f"{pluralize(_total(apply_due_changes()), 'due change')} applied.")
 
 
 def _total(counts: Iterable[int]) -> int:

@@ -8,7 +8,7 @@ import click
 from flask.cli import AppGroup
 
 from app.cli.common import migrated_database
-from app.errors import ServiceError
+from app.errors import ServiceError, pluralize
 from app.models.erasure import DONE
 from app.models.principal import Principal
 from app.services.erasure import ErasureState, continue_erasure, erase_customer, running_erasures
@@ -20,7 +20,7 @@ OPERATOR = Principal("system:privacy", frozenset())
 privacy = AppGroup("privacy", help="Export and erase personal data of customers.")
 
 
-@privacy.command("export")
+@privacy.command("export", short_help="Export all that is stored about a customer.")
 @click.argument("customer_id")
 @click.option(
     "--output",
@@ -36,7 +36,7 @@ def export(customer_id: str, output: TextIO) -> None:
             output.write(line)
             lines += 1
         output.flush()  # reports a full disk here, not when the file is closed
-        click.echo(f"{lines} lines exported.", err=True)
+        click.echo(f"{pluralize(lines, 'line')} exported.", err=True)
 
 
 @privacy.command("resume")
@@ -69,6 +69,6 @@ def _complete(erasure_id: str) -> ErasureState:
 
 def _report(states: list[ErasureState]) -> None:
     for state in states:
-        click.echo(f"Erasure {state.id}: {state.orders} orders erased, {state.status}.")
-    click.echo(f"{len(states)} erasures, {sum(state.status != DONE for state in states)} not done.")
+        click.echo(f"Erasure {state.id}: {pluralize(state.orders, 'order')} erased, {state.status}.")
+    click.echo(f"{pluralize(len(states), 'erasure')}, {sum(state.status != DONE for state in states)} not done.")
     sys.exit(any(state.status != DONE for state in states))

@@ -5,6 +5,7 @@ from flask.cli import AppGroup
 
 from app.cli.common import cores, migrated_database, progress_bar
 from app.cli.processes import run_in_processes
+from app.errors import pluralize
 from app.services.event_feed import read_ends
 from app.services.search_projection import FIRST_TERM, finish_rebuild, rewrite_rows, sweep_terms
 from app.services.verification import OrderRange, count_orders, order_ranges
@@ -12,7 +13,7 @@ from app.services.verification import OrderRange, count_orders, order_ranges
 search = AppGroup("search", help="Manage the search of orders.")
 
 
-@search.command("rebuild")
+@search.command("rebuild", short_help="Make the search anew from the orders.")
 @click.option("--jobs", type=click.IntRange(1, 512), help="Number of processes; by default one per core.")
 def rebuild(jobs: int | None) -> None:
     """Make the search anew from the orders, and remove what does not belong to it.
@@ -31,7 +32,10 @@ def rebuild(jobs: int | None) -> None:
             while (swept := sweep_terms(after)) is not None:
                 after, removed = swept.last, removed + swept.removed
                 bar.update(swept.size)
-        click.echo(f"{orders} orders are in the search, as of number {seq} of the feed. {removed} terms removed.")
+        click.echo(
+            f"{pluralize(orders, 'order')} in the search, as of number {seq} of the feed. "
+            f"{pluralize(removed, 'term')} removed."
+        )
 
 
 def _rewrite(orders: OrderRange) -> OrderRange:

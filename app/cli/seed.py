@@ -17,6 +17,7 @@ from app.cli.sample_lives import live
 from app.cli.sample_shop import Shop
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import consistent_read
+from app.errors import pluralize
 from app.models import Order
 from app.models.principal import Principal
 from app.services.order_inserts import NewOrder, OrderHistory, insert_histories, insert_orders
@@ -38,7 +39,7 @@ _FEW_ORDERS = 100  # somebody tries the service; with more, the database may be 
 Sample = NewOrder | OrderHistory  # a pending order, or one with all that has happened to it
 
 
-@click.command()
+@click.command(short_help="Create sample orders in all statuses.")
 @click.option("--orders", type=click.IntRange(1, 10**8), default=1000, show_default=True, help="Number of orders.")
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Another seed creates other orders."
@@ -70,7 +71,7 @@ def seed(orders: int, seed: int, until: datetime, new: bool, force: bool) -> Non
         added = _store(sample(orders, seed=seed, until=until.replace(tzinfo=UTC)), orders)
         seconds = time.perf_counter() - started
         existing = f" ({orders - added:,} existed)" if added < orders else ""
-        click.echo(f"{added:,} orders in {seconds:.1f} s, {added / seconds:,.0f} a second{existing}")
+        click.echo(f"{pluralize(added, 'order')} in {seconds:.1f} s, {added / seconds:,.0f} a second{existing}")
 
 
 def sample_orders(count: int, *, seed: int, until: datetime) -> Iterator[NewOrder]:

@@ -11,12 +11,13 @@ from flask.cli import with_appcontext
 
 from app.cli.common import Since, cores, migrated_database, progress_bar
 from app.cli.processes import run_in_processes
+from app.errors import pluralize
 from app.services.event_checks import verify_feed_numbers
 from app.services.search_checks import verify_search_head, verify_search_terms
 from app.services.verification import count_orders, order_ranges, verify_erasures, verify_range
 
 
-@click.command()
+@click.command(short_help="Compare the tables, the feed and the search with the events.")
 @click.option("--jobs", type=click.IntRange(1, 512), help="Number of processes; by default one per core.")
 @click.option("--since", type=Since(), help="Verify only orders created or changed since: 30d, 12h, 45m, or a time.")
 @with_appcontext
@@ -40,7 +41,7 @@ def verify(jobs: int | None, since: datetime | None) -> None:
                 bar.update(min(result.orders.size, orders - bar.pos))
         for lines in chain(verify_erasures(), [verify_feed_numbers(), verify_search_head()], verify_search_terms()):
             differences += _report(lines)
-        click.echo(f"{verified} orders verified, {differences} differences.")
+        click.echo(f"{pluralize(verified, 'order')} verified, {pluralize(differences, 'difference')}.")
     sys.exit(1 if differences else 0)
 
 

@@ -57,7 +57,7 @@ def list_webhooks() -> None:
             click.echo("  ".join(filter(None, (webhook["id"], webhook["url"], webhook["status"], state, since, last))))
 
 
-@webhooks.command("listen")
+@webhooks.command("listen", short_help="Forward events of a running service to a local program.")
 @click.option("--forward", required=True, callback=_url, help="URL of the program, such as http://127.0.0.1:3000/hook.")
 @click.option(
     "--service", default="http://127.0.0.1:8000", show_default=True, callback=_url, help="URL of the service."

@@ -40,7 +40,7 @@ log = structlog.get_logger()
 _RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the start
 
 
-@click.command("worker")
+@click.command("worker", short_help="Run what the service does by itself, until it is stopped.")
 @with_appcontext
 @pass_script_info
 def worker(info: ScriptInfo) -> None:

@@ -13,7 +13,7 @@ import structlog
 from flask import Flask, Response, current_app, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS
-from app.errors import ServiceError, ServiceUnavailable, TooManyRequests, Unauthenticated
+from app.errors import ServiceError, ServiceUnavailable, TooManyRequests, Unauthenticated, pluralize
 from app.http.requests import current_request, let_others_run
 from app.models.principal import Principal
 from app.services.event_feed import FeedFilter
@@ -80,7 +80,7 @@ class StreamSlots:
         """Occupy a slot. Raises TooManyRequests or ServiceUnavailable if none is free."""
         with self._lock:
             if principal.customer_id is not None and self._running[principal.id] >= self._of_customer:
-                detail = f"{self._of_customer} event streams of this customer are already open. Close one of them."
+                detail = f"This customer has {pluralize(self._of_customer, 'event stream')} open. Close one of them."
                 raise TooManyRequests(detail).with_headers(Retry_After=str(_BUSY_SECONDS))
             if self._running.total() >= self._limit:
                 detail = "Too many event streams are open. Send the request again later."

@@ -11,7 +11,7 @@ import structlog
 from flask import Flask, Response, current_app, request, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS, loggable_message
-from app.errors import InvalidRequest, TooManyRequests
+from app.errors import InvalidRequest, TooManyRequests, pluralize
 from app.http.content_negotiation import compress, preferred_media_type
 from app.http.requests import let_others_run
 from app.models.principal import Principal
@@ -45,7 +45,7 @@ class ExportSlots:
         """Occupy a slot of the principal. Raises TooManyRequests if none is free."""
         with self._lock:
             if self._running[principal.id] >= self._limit:
-                detail = f"{self._limit} exports of this principal are already running. Wait until one has finished."
+                detail = f"This principal has {pluralize(self._limit, 'export')} running. Wait until one has finished."
                 raise TooManyRequests(detail).with_headers(Retry_After=str(_RETRY_AFTER))
             self._running[principal.id] += 1
         try:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import structlog
 from flask import Flask, Response, current_app, g
 
-from app.errors import TooManyRequests
+from app.errors import TooManyRequests, pluralize
 from app.models.principal import Principal
 from shared_files import reserve
 
@@ -55,9 +55,9 @@ def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
         "RateLimit": f'"{policy}";r={quota.remaining};t={math.ceil(quota.reset)}',
     }
     if quota.retry_after:
-        detail = f"More than {limit} requests per minute."
+        detail = f"More than {pluralize(limit, 'request')} per minute."
         if cost > 1:
-            detail = f"The batch counts as {cost} requests; {quota.remaining} more of {limit} per minute are left."
+            detail = f"The batch counts as {cost} requests; {quota.remaining} of {limit} per minute left."
         raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(quota.retry_after)))
 
 

@@ -18,6 +18,7 @@ from app.db.errors import DATABASE_ERRORS, loggable_message
 from app.db.notifications import can_listen
 from app.db.revision import SchemaMismatch, database_state, require_revision
 from app.db.types import rfc3339
+from app.errors import pluralize
 from app.models.webhook import DELETED, ENABLED, FAILING, GONE, WebhookEndpoint
 from app.services.api_key_service import any_api_key
 from app.services.broker import read_lag
@@ -182,9 +183,9 @@ def _check_connections(
     needed = (2 * web_workers + 1) * pool_size + listens
     used = connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
     numbers = (
-        f"This machine opens up to {needed} connections: {web_workers} web workers, twice during a reload, and flask "
-        f"worker, {pool_size} each{', and one that listens' if listens else ''}. The server allows {allowed}, {used} "
-        "are in use."
+        f"This machine opens up to {needed} connections: {pluralize(web_workers, 'web worker')}, twice during a "
+        f"reload, and flask worker, {pool_size} each{', and one that listens' if listens else ''}. The server allows "
+        f"{allowed}; in use: {used}."
     )
     if needed > allowed:
         return Finding(
@@ -279,7 +280,7 @@ def _worker_connections() -> int:
 
 def _check_search() -> Finding:
     events = max(read_ends().seq - read_search_seq(), 0)
-    lag = f"The search is {events:,} events behind the feed."
+    lag = f"The search is {pluralize(events, 'event')} behind the feed."
     if events > _SEARCH_EVENTS_MAX:
         return Finding(
             Level.WARNING, "search", f"{lag} The log of `flask worker` says what fails; if nothing does, wait."
@@ -289,7 +290,7 @@ def _check_search() -> Finding:
 
 def _check_broker() -> Finding:
     behind = read_lag()
-    lag = f"The message broker is {behind.events:,} events and {behind.seconds:,.0f} s behind the feed."
+    lag = f"The message broker is {pluralize(behind.events, 'event')} and {behind.seconds:,.0f} s behind the feed."
     if behind.seconds > _BROKER_SECONDS_MAX:
         return Finding(Level.ERROR, "broker", f"{lag} Mend it; the log of `flask worker` says what it answers.")
     return Finding(Level.OK, "broker", lag)
@@ -306,4 +307,4 @@ def _check_webhooks() -> Iterator[Finding]:
         elif endpoint.failing_since is not None:
             since = rfc3339(endpoint.failing_since)
             yield Finding(Level.WARNING, "webhooks", f"{host} has failed since {since}. {advice}")
-    yield Finding(Level.OK, "webhooks", f"{sum(endpoint.status == ENABLED for endpoint in endpoints)} are enabled.")
+    yield Finding(Level.OK, "webhooks", f"Enabled: {sum(endpoint.status == ENABLED for endpoint in endpoints)}.")
