@@ -42,6 +42,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   const [missing, setMissing] = useState<FieldErrors>({}); // what the browser found when the form was to be sent
   const [attempts, setAttempts] = useState(0); // to send a form that is not right
   const [sending, setSending] = useState<AbortController | null>(null);
+  const [queued, setQueued] = useState<string | null>(null); // the change and version to send when they are checked
   const [waiting, setWaiting] = useState(false);
   const [unanswered, setUnanswered] = useState(false); // whether a request was given up whose outcome is unknown
   const heading = useRef<HTMLHeadingElement>(null);
@@ -54,6 +55,8 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   const [change, incomplete] = useMemo(() => build(action, order, values, base), [action, order, values, base]);
   const target = change && JSON.stringify([change, order.version]);
   const ready = preview !== null && preview.of === target && preview.after !== undefined;
+  const checking = target !== null && !ready && (preview?.of !== target || isTemporary(preview?.error));
+  const isQueued = checking && queued === target;
   const fields = action.fields(order, values);
   const refusal = formErrors(preview?.error ?? problem, fields, change?.body);
   const errors: FieldErrors = { ...missing, ...unchanged(refusal.fields, preview?.values ?? values, values) };
@@ -98,6 +101,14 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
     });
     return () => controller.abort();
   }, [target, possible, sending !== null]);
+
+  // Not sent after another input, or for another version.
+  useEffect(() => {
+    if (queued === null || isQueued) return;
+    setQueued(null);
+    if (ready && queued === target) void submit();
+    else if (queued === target) setAttempts((count) => count + 1);
+  }, [queued, isQueued]);
 
   async function submit(): Promise<void> {
     if (!change || !target) return;
@@ -166,8 +177,10 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
           }}
           onSubmit={(event) => {
             event.preventDefault();
-            if (ready && !sending) void submit();
-            else if (!sending) setAttempts((count) => count + 1);
+            if (sending || isQueued) return;
+            if (ready) void submit();
+            else if (checking) setQueued(target);
+            else setAttempts((count) => count + 1);
           }}
         >
           {conflict && previewBox}
@@ -194,9 +207,13 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
             </div>
           )}
           <p class="buttons">
-            <button type="submit" class={action.danger ? "primary danger" : "primary"} aria-disabled={(!ready && !leadsToField) || !!sending}>
-              {sending ? "Sending …" : action.submit(order, values)}
-              {conflict && !sending && ` in version ${order.version}`}
+            <button
+              type="submit"
+              class={action.danger ? "primary danger" : "primary"}
+              aria-disabled={sending !== null || isQueued || !(ready || checking || leadsToField)}
+            >
+              {sending ? "Sending …" : isQueued ? "Checking …" : action.submit(order, values)}
+              {conflict && !sending && !isQueued && ` in version ${order.version}`}
             </button>
             <button type="button" onClick={close}>
               Discard

@@ -271,17 +271,15 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   update: {
     label: "Edit",
-    explanation: "Changes the note, tags, dates, reference and shipping address.",
+    explanation: "Changes the note, tags, dates, reference and addresses.",
     fields: () => [
       { name: "note", label: "Note", kind: "multiline", max: 2_000 },
       { name: "tags", label: "Tags", kind: "text", hint: "Separated by commas." },
       { name: "external_ref", label: "Reference", kind: "text", max: 128 },
       { name: "ship_by", label: "Ship by", kind: "time" },
       { name: "deliver_by", label: "Deliver by", kind: "time" },
-      ...ADDRESS.map(([name, label, max]): Field => ({
-        ...(name === "country" ? { hint: "Two letters, such as DE." } : {}),
-        name: `address.${name}`, pointer: `#/shipping_address/${name}`, label, kind: "text", max, group: "Shipping address",
-      })),
+      ...addressFields("shipping_address", "Shipping address"),
+      ...addressFields("billing_address", "Billing address"),
     ],
     initial: editable,
     change: (_, values, base) => ({ method: "PATCH", path: "", body: patch(base, values) }),
@@ -298,6 +296,7 @@ const ADDRESS: [keyof Address, string, number][] = [
   ["postal_code", "Postal code", 20], ["city", "City", 100], ["region", "Region", 100],
   ["country", "Country", 2], ["phone", "Phone", 40], ["email", "E-mail", 254],
 ];
+const ADDRESSES = ["shipping_address", "billing_address"] as const;
 const TRACKING: Field[] = [
   { name: "carrier", pointer: "#/tracking/carrier", label: "Carrier", kind: "text", max: 100, group: "Tracking, optional" },
   { name: "tracking_number", pointer: "#/tracking/number", label: "Tracking number", kind: "text", max: 100, group: "Tracking, optional" },
@@ -386,15 +385,23 @@ function tracking(values: Values): { tracking?: Values } {
   return Object.keys(members).length ? { tracking: members } : {};
 }
 
+function addressFields(member: (typeof ADDRESSES)[number], group: string): Field[] {
+  return ADDRESS.map(([name, label, max]): Field => ({
+    ...(name === "country" ? { hint: "Two letters, such as DE." } : {}),
+    name: `${member}.${name}`, pointer: `#/${member}/${name}`, label, kind: "text", max, group,
+  }));
+}
+
 function editable(order: Order): Values {
-  const address: Partial<Address> = order.shipping_address ?? {};
   return {
     note: order.note ?? "",
     tags: order.tags.join(", "),
     external_ref: order.external_ref ?? "",
     ship_by: localInput(order.ship_by),
     deliver_by: localInput(order.deliver_by),
-    ...Object.fromEntries(ADDRESS.map(([name]) => [`address.${name}`, address[name] ?? ""])),
+    ...Object.fromEntries(
+      ADDRESSES.flatMap((member) => ADDRESS.map(([name]) => [`${member}.${name}`, order[member]?.[name] ?? ""])),
+    ),
   };
 }
 
@@ -410,11 +417,12 @@ function patch(base: Order, values: Values): Record<string, unknown> {
   for (const name of ["note", "external_ref"]) if (changed(name)) result[name] = values[name] || null;
   for (const name of ["ship_by", "deliver_by"]) if (changed(name)) result[name] = fromLocalInput(values[name] ?? "");
   if (changed("tags")) result.tags = (values.tags ?? "").split(",").map((tag) => tag.trim()).filter(Boolean);
-  const address = ADDRESS.filter(([name]) => changed(`address.${name}`));
-  if (address.length) {
-    const entered = (name: string) => values[`address.${name}`] || null;
+  for (const member of ADDRESSES) {
+    const address = ADDRESS.filter(([name]) => changed(`${member}.${name}`));
+    if (!address.length) continue;
+    const entered = (name: string) => values[`${member}.${name}`] || null;
     const members = address.map(([name]) => [name, name === "country" ? entered(name)?.toUpperCase() ?? null : entered(name)]);
-    result.shipping_address = ADDRESS.some(([name]) => entered(name)) ? Object.fromEntries(members) : null;
+    result[member] = ADDRESS.some(([name]) => entered(name)) ? Object.fromEntries(members) : null;
   }
   if (!Object.keys(result).length) throw new Incomplete("Change something first.");
   return result;

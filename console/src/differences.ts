@@ -1,7 +1,7 @@
 // What is different between two versions of an order, in words.
 
 import { money } from "./money";
-import type { Address, Fulfillment, Hold, Item, Order, Payment, Return } from "./types";
+import type { Address, DeliveryEvent, Fulfillment, Hold, Item, Order, Payment, Return } from "./types";
 import {
   DELIVERY_EVENTS,
   FULFILLMENT_STATUSES,
@@ -74,6 +74,10 @@ export function differences(before: Order, after: Order): Difference[] {
     before.fulfillments,
     after.fulfillments,
   );
+  each<NumberedEvent>((event) => `Fulfillment ${event.number}`, (event) => event.number, eventText)(
+    deliveryEvents(before),
+    deliveryEvents(after),
+  );
   each<Return>((one) => `Return ${one.number}`, (one) => one.number, (one, order) => `${units(one.items, order)}, ${named(RETURN_RECORD_STATUSES, one.status)}`)(
     before.returns,
     after.returns,
@@ -129,8 +133,21 @@ function paymentText(payment: Payment, order: Order): string {
 }
 
 function fulfillmentText(one: Fulfillment, order: Order): string {
-  const tracking = [one.tracking?.carrier, one.tracking?.number].filter(Boolean).join(" ");
+  const tracking = [one.tracking?.carrier, one.tracking?.number, one.tracking?.url].filter(Boolean).join(" ");
   return [units(one.items, order), named(DELIVERY_EVENTS, one.status), tracking].filter(Boolean).join(", ");
+}
+
+/** A delivery event; `number` is "1, event 2". */
+type NumberedEvent = DeliveryEvent & { number: string };
+
+function deliveryEvents(order: Order): NumberedEvent[] {
+  return order.fulfillments.flatMap((one) =>
+    one.events.map((event, index) => ({ ...event, number: `${one.number}, event ${index + 1}` })),
+  );
+}
+
+function eventText({ type, occurred_at, description }: DeliveryEvent): string {
+  return [named(DELIVERY_EVENTS, type), dateTime(occurred_at), description].filter(Boolean).join(", ");
 }
 
 function date(time: string | null): string {

@@ -192,7 +192,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
 
 function countText(shown: number, counted: Counted | null, more: boolean): string {
   if (counted) return capitalize(foundText(counted));
-  return more ? `The first ${shown} orders` : plural(shown, "order");
+  return more ? `The first ${plural(shown, "order")}` : plural(shown, "order");
 }
 
 function foundText({ total, complete }: Counted): string {

@@ -6,6 +6,7 @@ export type Schemas = components["schemas"];
 export type Address = Schemas["Address"];
 export type Cancellation = Schemas["Cancellation"];
 export type Delivery = Schemas["Delivery"];
+export type DeliveryEvent = Schemas["DeliveryEvent"];
 export type Fulfillment = Schemas["Fulfillment"];
 export type Hold = Schemas["Hold"];
 export type Item = Schemas["Item"];

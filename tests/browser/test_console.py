@@ -403,6 +403,9 @@ def test_an_edit_keeps_what_somebody_else_has_changed_meanwhile(page: Page, serv
     open_order(page, service, order)
     choose_action(page, "Edit")
     page.locator("[name=tags]").fill("gift")
+    billing_address = page.get_by_role("group", name="Billing address")
+    billing_address.get_by_label("City").fill("Paris")
+    billing_address.get_by_label("Country").fill("fr")
 
     changed = service.request("PATCH", f"/orders/{order['id']}", {"note": "Ring twice"})
     assert changed.status == 200, changed.body
@@ -412,6 +415,8 @@ def test_an_edit_keeps_what_somebody_else_has_changed_meanwhile(page: Page, serv
 
     saved = read(service, order)
     assert (saved["note"], saved["tags"], saved["version"]) == ("Ring twice", ["gift"], 3)
+    billing = saved["billing_address"]
+    assert (saved["shipping_address"]["city"], billing["city"], billing["country"]) == ("London", "Paris", "FR")
 
 
 def test_an_action_that_somebody_else_made_impossible_is_explained(page: Page, service: Server) -> None:
@@ -559,6 +564,69 @@ def test_a_preview_arrives_when_the_network_is_back(page: Page, service: Server)
     page.context.set_offline(False)
 
     expect(page.get_by_role("table", name="What this will do")).to_contain_text("Orderpendingconfirmed")
+
+
+def test_a_preview_shows_a_delivery_event_of_the_same_status_and_the_page_of_a_tracking(
+    page: Page, service: Server
+) -> None:
+    order = create_order(service)
+    act(service, order, "confirm")
+    act(service, order, "fulfillments", items=[{"line": 1, "quantity": 2}])
+    act(service, order, "fulfillments/1/events", type="in_transit")
+    open_order(page, service, order)
+    preview = page.get_by_role("table", name="What this will do")
+
+    choose_action(page, "Delivery")
+    page.get_by_label("Event").select_option("in_transit")
+    page.get_by_label("Description").fill("Leipzig")
+    expect(preview).to_contain_text("Fulfillment 1, event 2—in transit, ")
+    expect(preview).to_contain_text(", Leipzig")
+    page.get_by_label("What", exact=True).select_option("tracking")
+    page.get_by_label("Tracking page").fill("https://carrier.example/1")
+
+    expect(preview).to_contain_text("https://carrier.example/1")
+
+
+def test_a_form_that_is_sent_before_its_preview_is_sent_when_the_preview_has_arrived(
+    page: Page, service: Server
+) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    page.route("**/confirm?dry_run=true", lambda route: route.abort())  # the preview is tried again
+    choose_action(page, "Confirm")
+    page.get_by_role("button", name="Confirm the order").click()
+    expect(page.get_by_role("button", name="Checking …")).to_have_attribute("aria-disabled", "true")
+    page.get_by_role("button", name="Checking …").press("Enter")
+    assert read(service, order)["version"] == 1
+
+    page.unroute("**/confirm?dry_run=true")
+
+    expect(page.get_by_text("Confirm the order: done.")).to_be_visible()
+    assert read(service, order)["version"] == 2
+
+
+def test_a_form_that_is_sent_before_its_preview_is_not_sent_if_something_else_has_changed(
+    page: Page, service: Server
+) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    page.route("**/holds/**", lambda route: None)  # no preview arrives
+    choose_action(page, "Hold")
+    button = page.get_by_role("button", name="Put on hold")
+    button.click()
+    expect(page.get_by_role("button", name="Checking …")).to_be_visible()
+    page.get_by_label("Reason").fill("Address is incomplete")
+    expect(button).to_be_visible()
+    button.click()
+    act(service, order, "confirm")
+
+    expect(page.get_by_role("button", name="Put on hold in version 2")).to_be_visible()
+    page.unroute("**/holds/**")
+    page.get_by_label("Until").fill("2020-01-01T10:00")
+    page.get_by_role("button", name="Put on hold in version 2").click()
+    expect(page.get_by_label("Until")).to_be_focused()
+    expect(page.get_by_label("Until")).to_have_accessible_description(re.compile("^This must be in the future."))
+    assert read(service, order)["version"] == 2
 
 
 def test_the_way_back_from_an_order_leads_to_the_orders_that_were_found(page: Page, service: Server) -> None:
