@@ -112,7 +112,7 @@ class OrderNotFound(ServiceError):
     """The order, or the requested version of it, does not exist, or belongs to another customer or to a channel that
     your API key is not bound to; the response does not reveal which.
 
-    Check the order id, the version and the credentials.
+    Check the order id, the version and the credentials. `GET /orders?number=` finds an order by its number.
     """
 
     status, slug, title = 404, "order-not-found", "Order not found"
