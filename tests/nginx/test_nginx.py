@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from flask import Flask
@@ -29,6 +30,7 @@ from app.services.order_service import CreateRequest, new_order
 from tests.nginx.conftest import nginx_without_service
 from tests.support.event_streams import number_events, open_stream
 from tests.support.samples import LARGE
+from tests.support.search import project
 from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, running
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
@@ -71,6 +73,23 @@ def test_lists_arrive_compressed_and_orders_with_their_strong_tag(service: Serve
         assert coded.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in coded.headers["Vary"]
     assert len(json.loads(gzip.decompress(listed.body))["orders"]) == 5
     assert gzip.decompress(exported.body).count(b"\n") >= 5
+
+
+def test_a_long_query_has_a_link_to_the_next_page(service: Server, app: Flask) -> None:
+    metadata = {f"k{number}": "日" * 100 for number in range(8)}
+    for _ in range(2):
+        service.request("POST", "/orders", ORDER | {"metadata": metadata})
+    project(app)
+    query = urlencode({f"metadata.{key}": value for key, value in metadata.items()})
+
+    first = service.request("GET", f"/orders/search?limit=1&{query}")
+    second = service.request("GET", first.headers["Link"].partition(">")[0].removeprefix("<"))
+
+    assert [len(page.json["orders"]) for page in (first, second)] == [1, 1]
+
+
+def test_a_client_of_http_1_0_needs_no_host(service: Server) -> None:
+    assert exchange(service.port, b"GET /readyz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_chunked_body_arrives_whole(service: Server) -> None:
