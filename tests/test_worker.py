@@ -3,15 +3,19 @@
 import re
 import signal
 import socket
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from structlog.testing import capture_logs
 
 from app.cli.seed import sample_orders
 from app.db.types import rfc3339
 from app.services.order_inserts import insert_orders
+from app.services.worker import Task, Worker
 from tests.support.commands import run_python
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
@@ -55,6 +59,49 @@ def test_a_worker_serves_its_metrics_and_stops_on_ctrl_c(app: Flask, database_ur
 
     assert "\nevent_feed_seq 0.0\n" in metrics and "\noutbox_oldest_event_seconds 0.0\n" in metrics
     assert re.search(r'^worker_task_duration_seconds_count\{task="sequencing"\} [1-9]', metrics, re.MULTILINE)
+
+
+def test_a_database_that_some_tasks_cannot_use_is_reported_once_until_all_can() -> None:
+    """As with another process that holds the lock of SQLite's file, or a read-only server: reads succeed."""
+    calls: list[str] = []
+
+    def read() -> bool:
+        calls.append("read")
+        return False
+
+    def write() -> bool:
+        calls.append("write")
+        if calls.count("write") == 3:
+            running.stop()
+            return True
+        raise PoolTimeout
+
+    tasks = Task("reads", read, idle_pause=0.1), Task("writes", write, idle_pause=0.1)
+    running = Worker(tasks, context=nullcontext, observe=lambda *_: None)
+    with capture_logs() as logs:
+        running.run()
+
+    assert calls[calls.index("write") :].count("read") > 3
+    assert [(line["event"], line.get("task")) for line in logs if "database" in line["event"]] == [
+        ("database unavailable", "writes"),
+        ("database available again", None),
+    ]
+
+
+def test_an_error_at_the_end_of_a_task_is_logged() -> None:
+    def finish() -> None:
+        raise PoolTimeout
+
+    def work() -> bool:
+        running.stop()
+        return False
+
+    task = Task("broker", work, idle_pause=1, finish=finish)
+    running = Worker((task,), context=nullcontext, observe=lambda *_: None)
+    with capture_logs() as logs:
+        assert running.run()
+
+    assert {line["event"] for line in logs} == {"worker started", "database unavailable", "worker stopped"}
 
 
 @on_sqlite

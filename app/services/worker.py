@@ -86,7 +86,7 @@ class Worker:
         self._stopping = threading.Event()
         self._due = {task.name: threading.Event() for task in tasks}
         self._database_lock = threading.Lock()
-        self._database_available = True
+        self._without_database: set[str] = set()  # tasks whose last call failed because the database was unavailable
 
     def run(self) -> bool:
         """Run the tasks until `stop` is called. Returns whether they all finished within STOP_SECONDS after that."""
@@ -127,22 +127,13 @@ class Worker:
                 ended_by, seconds = self._call(task, due)
                 ended_by.wait(seconds)  # being woken ends no pause after an error, or between two calls with work
             if task.finish is not None:
-                task.finish()
+                self._attempt(task, task.finish)
 
     def _call(self, task: Task, due: threading.Event) -> tuple[threading.Event, float]:
         """Call the task once, and return the pause before the next call: what ends it, and its seconds at most."""
-        started, failed, active = time.monotonic(), True, False
-        try:
-            active = task.run()
-            failed = False
-            self._report_database(available=True)
-        except DATABASE_ERRORS as error:
-            if is_unavailable(error):
-                self._report_database(available=False, reason=loggable_message(error))
-            else:
-                log.error("task failed", task=task.name, exc_info=error)
-        except Exception as error:
-            log.error("task failed", task=task.name, exc_info=error)
+        started = time.monotonic()
+        active = self._attempt(task, task.run)
+        failed = active is None
         seconds = time.monotonic() - started
         self._observe(task.name, seconds, failed)
         if failed:
@@ -152,18 +143,38 @@ class Worker:
             return self._stopping, task.busy_pause
         return due, max(task.idle_pause, min(_PAUSES_PER_CALL * seconds, _SLOW_PAUSE))
 
+    def _attempt(self, task: Task, function: Callable[[], bool | None]) -> bool | None:
+        """Call a function of the task, and log an error. Returns its result; None after an error."""
+        try:
+            result = function()
+        except DATABASE_ERRORS as error:
+            if is_unavailable(error):
+                self._report_database(task, available=False, reason=loggable_message(error))
+            else:
+                log.error("task failed", task=task.name, exc_info=error)
+        except Exception as error:
+            log.error("task failed", task=task.name, exc_info=error)
+        else:
+            self._report_database(task, available=True)
+            return result
+        return None
+
     def _wake_others(self, task: Task) -> None:
         for other in self._tasks:
             if other.woken_by == task.name:
                 self.wake(other.name)
 
-    def _report_database(self, *, available: bool, reason: str = "") -> None:
-        """Log when the database goes away and comes back: one line for all tasks."""
-        if available == self._database_available:
+    def _report_database(self, task: Task, *, available: bool, reason: str = "") -> None:
+        """Log when the database goes away and is back for all tasks: one line each, however many are concerned."""
+        if available == (task.name not in self._without_database):
             return
         with self._database_lock:
-            changed, self._database_available = available != self._database_available, available
-        if changed and available:
-            log.info("database available again")
-        elif changed:
-            log.warning("database unavailable", reason=reason)
+            before = bool(self._without_database)
+            if available:
+                self._without_database.discard(task.name)
+            else:
+                self._without_database.add(task.name)
+            if before and not self._without_database:
+                log.info("database available again")
+            elif self._without_database and not before:
+                log.warning("database unavailable", task=task.name, reason=reason)
