@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.db.engine import db
 from app.errors import pluralize
+from app.services.sequencer import oldest_pending
 from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER
 from tests.support.servers import ROOT
@@ -116,6 +118,19 @@ def test_a_restored_order_lives_on(
     assert client.get(f"{path}?version=1").status_code == 404
     assert returned.status_code == 201
     assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_the_event_of_an_old_order_has_waited_for_its_number_since_the_import(
+    app: Flask, runner: FlaskCliRunner, imported: Callable[..., Result], documents: bytes
+) -> None:
+    delete_all_rows(app)
+    started = datetime.now(UTC)
+
+    imported(documents)
+
+    with app.app_context():
+        pending_since = oldest_pending()
+        assert pending_since is not None and pending_since >= started
 
 
 def test_documents_are_known_by_their_id(

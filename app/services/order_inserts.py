@@ -5,7 +5,7 @@ PostgreSQL does it in one statement and one round trip. SQLite, which cannot ins
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
@@ -191,7 +191,8 @@ def find_stored_ids(orders: Sequence[NewOrder]) -> set[str]:
 def restore_orders(orders: Sequence[NewOrder]) -> set[str]:
     """Store imported orders: their history begins at their version. Otherwise as `insert_orders`."""
     ordered = sorted(orders, key=lambda order: order.id)
-    return _insert_in_transaction(ordered, [_first_event(order, IMPORTED) for order in ordered])
+    events = [_first_event(order, IMPORTED) for order in ordered]
+    return _insert_in_transaction(ordered, events, imported_at=datetime.now(UTC))
 
 
 def insert_histories(histories: Sequence[OrderHistory]) -> set[str]:
@@ -224,11 +225,17 @@ def event_row(
     }
 
 
-def insert_events(connection: Connection, events: Sequence[Mapping[str, Any]]) -> None:
-    """Insert events and their outbox rows, in the transaction of the change."""
+def insert_events(
+    connection: Connection, events: Sequence[Mapping[str, Any]], *, imported_at: datetime | None = None
+) -> None:
+    """Insert events and their outbox rows, in the transaction of the change.
+
+    With `imported_at`, they wait for a number since then, however long ago they happened.
+    """
     if events:
         connection.execute(insert(EVENTS), events)
-        connection.execute(insert(OUTBOX), [{name: event[name] for name in OUTBOX.c.keys()} for event in events])
+        rows = [{name: event[name] for name in OUTBOX.c.keys()} for event in events]
+        connection.execute(insert(OUTBOX), [row | {"at": imported_at or row["at"]} for row in rows])
 
 
 def insert_events_from(rows: FromClause, values: Mapping[str, ColumnElement[Any]]) -> tuple[Insert, Insert]:
@@ -243,7 +250,9 @@ def insert_events_from(rows: FromClause, values: Mapping[str, ColumnElement[Any]
     return events, outbox
 
 
-def _insert_in_transaction(orders: Sequence[NewOrder], events: Sequence[Mapping[str, Any]]) -> set[str]:
+def _insert_in_transaction(
+    orders: Sequence[NewOrder], events: Sequence[Mapping[str, Any]], *, imported_at: datetime | None = None
+) -> set[str]:
     dialect = {"sqlite": sqlite, "postgresql": postgresql}[db.engine.dialect.name]
     insert_order = dialect.insert(ORDERS).on_conflict_do_nothing().returning(ORDERS.c.id)
     with db.engine.begin() as connection:
@@ -251,7 +260,7 @@ def _insert_in_transaction(orders: Sequence[NewOrder], events: Sequence[Mapping[
         new = [order for order in orders if order.id in stored]
         if new:
             connection.execute(insert(ITEMS), [{"order_id": order.id} | item for order in new for item in order.items])
-        insert_events(connection, [event for event in events if event["order_id"] in stored])
+        insert_events(connection, [event for event in events if event["order_id"] in stored], imported_at=imported_at)
     return stored
 
 
