@@ -18,6 +18,7 @@ from app.services import webhook_sender
 from app.services.webhook_sender import Attempt, WebhookSender, tls_context
 from tests.support.certificates import make_certificate
 from tests.support.receivers import Received, receiver
+from tests.support.servers import TIMEOUT
 from tests.support.webhooks import resolve_to
 
 NAME = "hooks.shop.com"
@@ -167,6 +168,24 @@ def test_at_most_64_kib_of_a_response_are_read(sender: WebhookSender, start: byt
 
     assert attempt.succeeded
     assert sum(sent) < 16 * 1024 * 1024  # what fits into the buffers of both sockets
+
+
+def test_what_a_kept_connection_receives_without_a_request_is_no_response(sender: WebhookSender) -> None:
+    answers = iter([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"] * 2)
+    timed_out = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(next(answers))
+        time.sleep(0.05)
+        connection.sendall(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        timed_out.set()
+
+    with raw_server(serve) as port:
+        first = send(sender, f"http://127.0.0.1:{port}/")
+        assert timed_out.wait(TIMEOUT)
+        second = send(sender, f"http://127.0.0.1:{port}/")
+
+    assert (first.status, second.status) == (200, 200)
 
 
 @contextmanager

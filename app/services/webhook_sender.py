@@ -6,6 +6,7 @@ No redirect is followed, and no proxy is read from the environment.
 """
 
 import re
+import select
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -168,9 +169,15 @@ class CheckedConnection:
         return response
 
     def is_reusable(self) -> bool:
-        """Whether the connection is young enough for another request."""
+        """Whether the connection is young enough for another request, and nothing has come since the last one.
+
+        Some servers answer 408 to nobody before they close an idle connection. It would count for the next request.
+        """
         now = time.monotonic()
-        return now - self._opened_at < _CONNECTION_SECONDS and now - self._used_at < _IDLE_SECONDS
+        is_young = now - self._opened_at < _CONNECTION_SECONDS and now - self._used_at < _IDLE_SECONDS
+        received = select.poll()
+        received.register(self._socket.fileno(), select.POLLIN)
+        return is_young and not received.poll(0)
 
     def close(self) -> None:
         """Close the connection."""
