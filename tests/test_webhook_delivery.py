@@ -15,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 from standardwebhooks import WebhookVerificationError
 from structlog.testing import capture_logs
 
@@ -23,6 +23,7 @@ from app.db.engine import db
 from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, retry_pause
 from app.services import webhook_delivery, webhook_queue, webhook_service
+from app.services.sequencer import renumber_feed
 from app.services.webhook_sender import Attempt
 from app.services.webhook_service import prune_deliveries
 from app.services.webhook_signature import SecretStore, new_secret
@@ -351,6 +352,25 @@ def test_410_disables_a_webhook_and_what_is_pending_is_sent_when_it_is_enabled(a
     assert sorted(endpoint.event_ids) == sorted([f"{first}:1", f"{first}:1", f"{second}:1"])
 
 
+def test_what_waits_for_its_next_attempt_is_sent_at_once_when_the_webhook_is_enabled_or_gets_another_url(
+    app: Flask, client: FlaskClient
+) -> None:
+    def change(**members: str) -> None:
+        client.patch(f"/webhooks/{webhook['id']}", json=members)
+        deliver(app)
+
+    with receiver(lambda _: 500) as endpoint, receiver() as other:
+        webhook = create_webhook(client, endpoint.url)
+        order_id = create_order(client)
+        deliver(app)
+        change(description="the same")
+        change(status="disabled")
+        change(status="enabled")
+        change(url=other.url)
+
+    assert (len(endpoint.requests), other.event_ids) == (2, [f"{order_id}:1"])
+
+
 def set_back(app: Flask, time: timedelta) -> None:
     """Let the failures have begun so much earlier."""
     with app.app_context(), db.engine.begin() as connection:
@@ -519,6 +539,48 @@ def test_a_replay_reaches_events_from_before_the_creation_of_the_webhook(app: Fl
     assert set(endpoint.event_ids) == {f"{order_id}:1" for order_id in orders[:2]}
 
 
+@pytest.mark.parametrize("replayed", [{"event_id": "{order_id}:2"}, {"from_seq": 2, "to_seq": 2}])
+def test_a_replay_sends_no_event_before_an_earlier_one_that_is_not_queued(
+    app: Flask, client: FlaskClient, replayed: dict[str, Any]
+) -> None:
+    with receiver() as endpoint, app.app_context():
+        webhook = create_webhook(client, endpoint.url)
+        client.patch(f"/webhooks/{webhook['id']}", json={"status": "disabled"})
+        order_id = create_order(client)
+        client.post(f"/orders/{order_id}/confirm")
+        body = replayed | {name: id.format(order_id=order_id) for name, id in replayed.items() if name == "event_id"}
+        responses = [client.post(f"/webhooks/{webhook['id']}/replay", json=body)]
+        queue_events()
+        responses.append(client.post(f"/webhooks/{webhook['id']}/replay", json=body))
+        client.patch(f"/webhooks/{webhook['id']}", json={"status": "enabled"})
+        running = deliverer(app)
+        running.run()
+        sent_first = endpoint.event_ids
+        running.finish()
+        deliver(app)
+
+    refused = "event_id" in replayed
+    assert [response.status_code for response in responses] == ([404, 404] if refused else [202, 202])
+    assert (sent_first, endpoint.event_ids) == ([], [f"{order_id}:1", f"{order_id}:2"])
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_what_is_sent_again_has_the_present_number_of_its_event(app: Flask, client: FlaskClient, status: int) -> None:
+    with receiver(lambda _: status) as endpoint, app.app_context():
+        webhook = create_webhook(client, endpoint.url)
+        order_id = create_order(client)
+        deliver(app)
+        if status != 200:
+            db.session.execute(update(DELIVERIES).values(status="failed", finished_at=datetime.now(UTC)))
+            db.session.commit()
+        added = renumber_feed()
+        one = {"event_id": f"{order_id}:1"} if status == 200 else {"failed_since": "2026-01-01T00:00:00Z"}
+        client.post(f"/webhooks/{webhook['id']}/replay", json=one)
+        deliver(app)
+
+    assert [request.json["data"]["seq"] for request in endpoint.requests] == [1, 1 + added]
+
+
 def test_a_disabled_webhook_gets_what_it_missed_when_it_is_enabled(app: Flask, client: FlaskClient) -> None:
     with receiver() as endpoint:
         webhook = create_webhook(client, endpoint.url)
@@ -680,6 +742,32 @@ def test_what_waits_too_long_for_a_slow_endpoint_is_given_back(
 
     [delivery] = deliveries(client, webhook)
     assert (endpoint.requests, delivery["status"], delivery["attempts"]) == ([], "pending", [])
+
+
+def test_no_more_is_claimed_than_an_endpoint_takes_in_a_second(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_request: Received) -> int:
+        answered.wait(0.25 if len(endpoint.requests) == 1 else TIMEOUT)
+        return 200
+
+    answered = threading.Event()
+    monkeypatch.setattr(webhook_delivery, "_CALL_SECONDS", 0.4)
+    with receiver(answer) as endpoint, app.app_context():
+        create_webhook(client, endpoint.url)
+        running = deliverer(app)
+        for count in (1, 50):
+            for _ in range(count):
+                create_order(client)
+            queue_events()
+            running.run()
+        claimed = select(func.count()).select_from(DELIVERIES).where(DELIVERIES.c.lease.is_not(None))
+        claimed_count = db.session.scalars(claimed).one()
+        db.session.rollback()
+        answered.set()
+        running.finish()
+
+    assert webhook_delivery.CONCURRENCY <= claimed_count <= 4 * webhook_delivery.CONCURRENCY
 
 
 def test_a_failure_counts_once_if_the_database_fails_meanwhile(

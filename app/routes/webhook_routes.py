@@ -184,7 +184,8 @@ def replay_deliveries(body: dict[str, Any], webhook_id: str) -> Response:
     """Send events again, with the same `webhook-id`.
 
     One event, a range of the feed that matches the webhook's filters, or all deliveries that failed since a time.
-    Pending deliveries stay as they are.
+    Pending deliveries stay as they are. What a webhook has not been sent yet, since it is disabled, comes in its order
+    and cannot be sent before.
     """
     principal = current_principal()
     if "event_id" in body:

@@ -41,15 +41,15 @@ log = structlog.get_logger()
 Result = TypeVar("Result")
 
 CONCURRENCY = 10  # open requests of one endpoint in a worker
-# Deliveries claimed for a fast endpoint: more than can be sent at once, so that it need not wait for the database. What
-# has waited for CLAIM_SECONDS, because the endpoint has become slow, is given back.
+# Deliveries claimed for a fast endpoint: more than can be sent at once, so that it need not wait for the database, but
+# no more than it takes in CLAIM_SECONDS. What has waited that long, because the endpoint has become slower, is given
+# back: within that time it may also be sent after an erasure, or after the endpoint is deleted or disabled.
 CLAIMED_MAX = 150
-CLAIM_SECONDS = 5.0
+CLAIM_SECONDS = 1.0
 OPEN_MAX = 5_000  # claimed deliveries in a worker
 # Bytes of their bodies, some of which have a MiB. How large the next ones are is known only once they are claimed: a
 # claim assumes that they are as large as the largest one of the endpoint's last claim.
 OPEN_BYTES_MAX = 64 * 1024**2
-_SLOW = 300  # milliseconds of a request: what is claimed then waits for 4.5 s
 _CALL_SECONDS = 1.0
 _IDLE_WAIT = 0.05  # seconds between two looks for new deliveries while requests are open
 _COLLECT_SECONDS = 0.02  # for results to share a transaction
@@ -91,7 +91,7 @@ class _Lane:
     claimed: int = 0
     largest: int = 1  # bytes of a body of the last claim
     unstored: int = 0  # results
-    slow: bool = True  # until a request was fast
+    milliseconds: int = round(1000 * CLAIM_SECONDS)  # of the last request; at first, a slow one is expected
     failing: bool = False  # the last request failed
 
 
@@ -169,9 +169,10 @@ class WebhookDeliverer:
         if lane.failing or endpoint.consecutive_failures:
             # It may get a pause once what is open has been stored.
             return 0 if lane.claimed or lane.unstored else CONCURRENCY
-        if lane.slow:
+        claimed_max = min(CLAIMED_MAX, int(CONCURRENCY * 1000 * CLAIM_SECONDS / max(lane.milliseconds, 1)))
+        if claimed_max <= CONCURRENCY:
             return CONCURRENCY - lane.claimed
-        return CLAIMED_MAX - lane.claimed if lane.claimed < CLAIMED_MAX / 2 else 0  # few large claims
+        return claimed_max - lane.claimed if lane.claimed < claimed_max / 2 else 0  # few large claims
 
     def _fitting(self, endpoint: DueEndpoint) -> int:
         """How many more bodies fit into OPEN_BYTES_MAX; at least one if none is open."""
@@ -187,7 +188,7 @@ class WebhookDeliverer:
                 if not self._stopping and time.monotonic() - claimed_at < CLAIM_SECONDS:
                     attempt = self._send(delivery)
                     self._observe(attempt)
-                    lane.slow, lane.failing = attempt.milliseconds > _SLOW, not attempt.succeeded
+                    lane.milliseconds, lane.failing = attempt.milliseconds, not attempt.succeeded
         finally:
             lane.claimed -= 1
             self._open_bytes -= len(delivery.body)

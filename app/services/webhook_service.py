@@ -7,14 +7,14 @@ from functools import partial
 from typing import Any, NoReturn
 
 import gevent
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, update
 from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.transactions import in_transaction, read_rows
 from app.db.types import rfc3339
 from app.errors import EventNotFound, Forbidden, InvalidRequest, TooManyWebhooks, WebhookNotFound
-from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
+from app.models import DELIVERIES, OUTBOX, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
 from app.models.order_id import LOWEST_ID, first_order_id, new_id, parse_uuid, time_ago
 from app.models.principal import Principal
 from app.models.webhook import (
@@ -25,6 +25,7 @@ from app.models.webhook import (
     GONE,
     PAUSED,
     PENDING,
+    PENDING_LITERAL,
     REPLAY_MAX,
     STATUS_LITERALS,
     TEST,
@@ -134,8 +135,8 @@ def update_endpoint(
 ) -> dict[str, Any]:
     """Change the members in `patch`; None removes an optional one. Raises what `create_endpoint` does.
 
-    An endpoint that is enabled again, or gets another URL, starts without failures. It gets what was pending, and the
-    events since it was disabled.
+    An endpoint that is enabled again, or gets another URL, starts without failures. It gets what was pending, without
+    the pauses after failed attempts, and the events since it was disabled.
     """
     if "url" in patch:
         _check_url(patch["url"], rules)
@@ -151,19 +152,30 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
         if not _includes(channels, endpoint.channels):
             _refuse_fewer_channels()
         endpoint.channels = channels
-    if "url" in patch:
-        endpoint.forget_failures()
+    was_enabled = endpoint.status == ENABLED
     if "status" in patch and patch["status"] != endpoint.status:
         if patch["status"] == ENABLED:
             endpoint.enable()
         else:
             endpoint.disable(PAUSED)
+    if "url" in patch or (endpoint.status == ENABLED and not was_enabled):
+        endpoint.forget_failures()
+        _end_pauses(endpoint)
     endpoint.updated_at = datetime.now(UTC)
     return endpoint_document(endpoint)
 
 
+def _end_pauses(endpoint: WebhookEndpoint) -> None:
+    """Let the deliveries be due that wait for their next attempt, which may be hours away."""
+    now, delivery = datetime.now(UTC), aliased(WebhookDelivery)
+    waiting = delivery.status == PENDING_LITERAL, delivery.lease.is_(None), delivery.next_attempt_at > now
+    _change_deliveries(
+        _deliveries(delivery, endpoint, *waiting).order_by(delivery.next_attempt_at), {"next_attempt_at": now}
+    )
+
+
 def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
-    """Delete an endpoint; it gets nothing more. Raises WebhookNotFound.
+    """Delete an endpoint; it gets nothing more, except what is being sent, within a second. Raises WebhookNotFound.
 
     This deletes a batch of its deliveries; `prune_deliveries` deletes the rest.
     """
@@ -228,7 +240,11 @@ def select_deliveries(endpoint_id: str, *, status: str | None) -> Select[Any]:
 
 
 def replay_event(endpoint_id: str, event_id: str, *, principal: Principal) -> int:
-    """Queue one event, of any type, again. Raises WebhookNotFound, and EventNotFound, also for another channel."""
+    """Queue one event, of any type, again.
+
+    Raises WebhookNotFound, and EventNotFound, also for an event of another channel, or for one that the worker has not
+    reached for this endpoint: it would be sent before the earlier events of its order.
+    """
 
     def replay() -> int:
         endpoint = _lock(endpoint_id, principal)
@@ -240,27 +256,39 @@ def replay_event(endpoint_id: str, event_id: str, *, principal: Principal) -> in
 def _find_event(endpoint: WebhookEndpoint, event_id: str) -> dict[str, Any]:
     order_id, _, version = event_id.partition(":")
     of_entry = (FeedEntry.order_id == OrderEvent.order_id) & (FeedEntry.version == OrderEvent.version)
+    pending = select(OUTBOX.c.order_id).where(
+        OUTBOX.c.order_id == OrderEvent.order_id, OUTBOX.c.version == OrderEvent.version
+    )
     query = (
-        select(OrderEvent.order_id, OrderEvent.version, OrderEvent.type, FeedEntry.seq, Order.channel)
+        select(
+            OrderEvent.order_id, OrderEvent.version, OrderEvent.type, FeedEntry.seq, Order.channel,
+            pending.exists().label("is_pending"),
+        )
         .join(Order, Order.id == OrderEvent.order_id)
         .outerjoin(FeedEntry, of_entry)
         .where(OrderEvent.order_id == parse_uuid(order_id), OrderEvent.version == int(version))
-    )
+    )  # fmt: skip
     row = db.session.execute(query).first()
     if row is None or (endpoint.channels is not None and row.channel not in endpoint.channels):
         raise EventNotFound(f"Event {event_id} was not found.")
+    if row.is_pending or (row.seq or 0) > endpoint.last_seq:  # without a number: it has been pruned
+        raise EventNotFound(
+            f"Event {event_id} has not been queued for this webhook yet. An enabled webhook gets it in its order."
+        )
     return {"order_id": row.order_id, "version": row.version, "type": row.type, "seq": row.seq}
 
 
 def replay_range(endpoint_id: str, *, first: int, last: int, principal: Principal) -> int:
     """Queue the events of the feed from `first` to `last` that match the endpoint's filters, and return their number.
 
-    Those that were delivered or have failed are sent again. Raises WebhookNotFound.
+    Those that were delivered or have failed are sent again. Those that the worker has not reached for this endpoint are
+    left to it: they would be sent before the earlier events of their orders. Raises WebhookNotFound.
     """
 
     def replay() -> int:
         endpoint = _lock(endpoint_id, principal)
-        return queue_events(endpoint, after=first - 1, until=last, types=endpoint.events, again=True)
+        until = min(last, endpoint.last_seq)
+        return queue_events(endpoint, after=first - 1, until=until, types=endpoint.events, again=True)
 
     return in_transaction(replay)
 
@@ -274,16 +302,33 @@ def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) ->
     def replay() -> int:
         endpoint = _lock(endpoint_id, principal)
         delivery = aliased(WebhookDelivery)
-        failed = select(delivery.endpoint_id, delivery.id).where(
-            delivery.endpoint_id == endpoint.id, delivery.status == FAILED_LITERAL, delivery.finished_at >= since
-        )
-        oldest = failed.order_by(delivery.finished_at).limit(REPLAY_MAX).cte("oldest")
-        of_delivery = DELIVERIES.c.endpoint_id == oldest.c.endpoint_id, DELIVERIES.c.id == oldest.c.id
-        again = update(DELIVERIES).where(*of_delivery)
-        again = again.values(**QUEUED, next_attempt_at=datetime.now(UTC)).returning(DELIVERIES.c.id)
-        return len(db.session.scalars(again).all())
+        failed = delivery.status == FAILED_LITERAL, delivery.finished_at >= since
+        oldest = _deliveries(delivery, endpoint, *failed).order_by(delivery.finished_at)
+        return _change_deliveries(oldest, QUEUED | {"next_attempt_at": datetime.now(UTC), "seq": _PRESENT_SEQ})
 
     return in_transaction(replay)
+
+
+# The number of a delivery's event, also after the feed was renumbered; the earlier one if its entry was removed.
+_PRESENT_SEQ = func.coalesce(
+    select(FeedEntry.seq)
+    .where(FeedEntry.order_id == DELIVERIES.c.order_id, FeedEntry.version == DELIVERIES.c.version)
+    .correlate(DELIVERIES)
+    .scalar_subquery(),
+    DELIVERIES.c.seq,
+)
+
+
+def _deliveries(delivery: Any, endpoint: WebhookEndpoint, *conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(delivery.endpoint_id, delivery.id).where(delivery.endpoint_id == endpoint.id, *conditions)
+
+
+def _change_deliveries(deliveries: Select[Any], values: Mapping[str, Any]) -> int:
+    """Change up to REPLAY_MAX deliveries, the first ones, and return their number."""
+    first = deliveries.limit(REPLAY_MAX).cte("first")
+    of_delivery = DELIVERIES.c.endpoint_id == first.c.endpoint_id, DELIVERIES.c.id == first.c.id
+    changed = update(DELIVERIES).where(*of_delivery).values(dict(values)).returning(DELIVERIES.c.id)
+    return len(db.session.scalars(changed).all())
 
 
 def prune_deliveries(*, older_than: timedelta = KEPT) -> Iterator[int]:

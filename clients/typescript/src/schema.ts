@@ -657,7 +657,8 @@ export interface paths {
         /**
          * Send events again, with the same `webhook-id`
          * @description One event, a range of the feed that matches the webhook's filters, or all deliveries that failed since a time.
-         *     Pending deliveries stay as they are.
+         *     Pending deliveries stay as they are. What a webhook has not been sent yet, since it is disabled, comes in its order
+         *     and cannot be sent before.
          */
         post: operations["replayDeliveries"];
         delete?: never;
