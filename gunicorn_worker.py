@@ -436,7 +436,8 @@ class Connection:
         # After a response that promised keep-alive another request comes, and is answered: a proxy would not repeat a
         # POST whose connection is closed. A stream may have ended because the worker stops; its GET is repeated.
         if response.keep_alive and (self.worker.alive or not self._is_stream):
-            return request.complete or self._discard_body(request)
+            if request.complete or self._discard_body(request):
+                return True
         if not request.complete or self._parser.requests or self._parser.error:
             self._linger()
         return False

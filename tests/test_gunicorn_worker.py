@@ -192,6 +192,13 @@ def test_the_unread_rest_of_a_large_body_is_skipped() -> None:
     assert (unread, after) == (b"POST /unread ", b"POST /plain abc")
 
 
+def test_a_client_that_sends_more_than_the_server_skips_gets_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gunicorn_worker, "MAX_BODY_SIZE", 100_000)
+    large = b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
+
+    assert bodies(answer_to(large)) == [b"POST /unread "]
+
+
 def test_a_body_that_ends_early_closes_the_connection() -> None:
     assert bodies(answer_to(PLAIN[:-1])) == [b"POST /plain ab"]
 
