@@ -79,12 +79,15 @@ control_socket_disable = True
 _memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 worker_tmp_dir = _memory
 
-# Each connection is an open file, and many systems allow 1,024 unless a process asks for more.
+# Each connection is an open file, and many systems allow 1,024 unless a process asks for more. Where they allow too few,
+# the worker's own files come first: it could connect to the database no more because too many clients are connected.
 _files, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-_needed = worker_connections + _settings["DATABASE_POOL_SIZE"] + 200
+_own_files = 3 * _settings["DATABASE_POOL_SIZE"] + 100  # SQLite opens three files a connection
+_needed = worker_connections + _own_files
 if _files != resource.RLIM_INFINITY and _files < _needed:
-    _allowed = _needed if _most_files == resource.RLIM_INFINITY else min(_needed, _most_files)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_allowed, _most_files))
+    _files = _needed if _most_files == resource.RLIM_INFINITY else min(_needed, _most_files)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_files, _most_files))
+    worker_connections = max(_files - _own_files, _files // 2)
 
 # One key for all workers, which survives a reload, so that a person has one hash in the logs.
 os.environ["SECRET_KEY"] = _settings["SECRET_KEY"]

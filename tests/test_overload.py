@@ -1,16 +1,19 @@
 """Above its capacity the service answers 503 at once instead of queueing."""
 
 import json
+import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from flask import Flask
 
 from tests.support.databases import ORDER, create_order, orders_locked
 from tests.support.event_streams import number_events
-from tests.support.servers import GUNICORN, Response, Server, exchange, free_port, running, wait_until
+from tests.support.marks import on_postgresql
+from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, free_port, running, wait_until
 
 LIMIT = 2
 ORIGIN = "https://shop.example"
@@ -60,6 +63,22 @@ def test_a_refused_client_keeps_its_connection(server: Server, database_url: str
 
     assert received.count(b"HTTP/1.1 503 Service Unavailable\r\n") == 3
     assert received.endswith(b"\r\n\r\n")  # the response to HEAD has no body
+
+
+@on_postgresql  # SQLite's files are open from the start
+def test_however_many_clients_connect_files_are_left_for_the_database(database_url: str, app: Flask) -> None:
+    few_files = ("bash", "-c", 'ulimit -Sn 300; ulimit -Hn 300; exec "$0" "$@"', sys.executable, *GUNICORN)
+    settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1"}
+    with running(*few_files, port=free_port(), **settings) as server, ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        clients = [stack.enter_context(socket.create_connection(address, TIMEOUT)) for _ in range(400)]
+        for client in clients:
+            client.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        responses = [client.recv(1000) for client in clients[:100]]
+        lines = server.output().splitlines()
+
+    assert {response.partition(b"\r\n")[0] for response in responses} == {b"HTTP/1.1 200 OK"}
+    assert all(line.startswith("{") for line in lines), lines  # and no traceback about a connection
 
 
 def test_requests_that_wait_for_events_do_not_count(server: Server, app: Flask) -> None:
