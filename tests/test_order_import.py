@@ -291,9 +291,10 @@ def test_a_document_without_one_of_its_members_is_a_bad_line(
     incomplete = [
         *({name: document[name] for name in document if name != missing} for missing in document if missing != "id"),
         *(
-            document | {"items": [{name: line[name] for name in line if name != missing}]}
-            for line in document["items"][:1]
-            for missing in line
+            document | {records: [{name: record[name] for name in record if name != missing}]}
+            for records in ("items", "adjustments")
+            for record in document[records][:1]
+            for missing in record
         ),
     ]
 

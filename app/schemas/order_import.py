@@ -15,7 +15,16 @@ from app.models.order import NUMBER_LENGTH
 from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
 from app.models.principal import PRINCIPAL_MAX
 from app.schemas.fields import BoundedInteger, BoundedList, Choice, RFC3339DateTime, StrictSchema, Text
-from app.schemas.order import ITEMS_MAX, NOTE_MAX, PRICE_MAX, QUANTITY_MAX, ItemInSchema, UpdatedOrderSchema
+from app.schemas.order import (
+    ADJUSTMENTS_MAX,
+    ITEMS_MAX,
+    NOTE_MAX,
+    PRICE_MAX,
+    QUANTITY_MAX,
+    AdjustmentInSchema,
+    ItemInSchema,
+    UpdatedOrderSchema,
+)
 from app.schemas.order_actions import (
     CANCELLATION_REASONS,
     HANDLE_MAX,
@@ -57,6 +66,10 @@ class ExportedItemSchema(_CompleteSchema, ItemInSchema):
     cancelled = BoundedInteger(0, QUANTITY_MAX, required=True)
     fulfilled = BoundedInteger(0, QUANTITY_MAX, required=True)
     returned = BoundedInteger(0, QUANTITY_MAX, required=True)
+
+
+class ExportedAdjustmentSchema(_CompleteSchema, AdjustmentInSchema):
+    """An adjustment of the order."""
 
 
 class ExportedHoldSchema(StrictSchema):
@@ -134,6 +147,7 @@ class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
     """A complete order document. The import recomputes the derived members; they must equal those of the document."""
 
     items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
+    adjustments = BoundedList(fields.Nested(ExportedAdjustmentSchema), max_length=ADJUSTMENTS_MAX, required=True)
     id = fields.UUID(required=True)
     number = Text(NUMBER_LENGTH, min_length=NUMBER_LENGTH, required=True)
     status = Choice(STATUSES, required=True)
