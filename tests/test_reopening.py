@@ -62,6 +62,23 @@ def test_a_second_cancellation_is_reopened_at_its_own_time(client: FlaskClient) 
     assert order["cancellations"][1]["reopened_at"] == order["updated_at"] > first[0]["reopened_at"]
 
 
+def test_what_was_refunded_before_a_cancelled_order_is_reopened_is_due_again(app: Flask, client: FlaskClient) -> None:
+    path = order_after(client)
+    payment = {"type": "capture", "amount": 2000, "reference": "p-1"}
+    send_action(client, path, "pay", payment)
+    send_action(client, path, "cancel")
+    send_action(client, path, "pay", payment | {"type": "refund", "amount": 1500})
+
+    reopened = send_action(client, path, "reopen").json
+    paid = send_action(client, path, "pay", payment | {"amount": 1500, "reference": "p-2"}).json
+    refunded = send_action(client, path, "pay", payment | {"type": "refund", "amount": 100, "reference": "p-2"}).json
+    cancelled = send_action(client, path, "cancel").json
+
+    assert [one["totals"]["due"] for one in (reopened, paid, refunded, cancelled)] == [1500, 0, 0, -1900]
+    assert reopened["totals"].items() >= {"paid": 2000, "refunded": 1500}.items()
+    assert app.test_cli_runner().invoke(args=["verify"]).exit_code == 0
+
+
 def test_items_of_a_reopened_order_can_be_replaced_by_fewer(app: Flask, client: FlaskClient) -> None:
     path = order_after(client, "cancel", "reopen", items=[{"item_id": "sku-1", "quantity": 2}] * 3)
 

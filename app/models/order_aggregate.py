@@ -169,15 +169,10 @@ class OrderAggregate:
         Raises InvalidPrices for a negative total, and for payments of an order without prices.
         """
         self._count_units()
-        prices, payments = price_lines(self.items, self.adjustments), sum_payments(self.payments)
+        prices = price_lines(self.items, self.adjustments)
+        payments = sum_payments(self.payments, self.cancellations)
         self.items = priced_lines(self.items, prices)
-        self.totals = order_totals(
-            prices,
-            self.items,
-            is_cancelled=self.status == "cancelled",
-            paid=payments.captured,
-            refunded=payments.refunded,
-        )
+        self.totals = order_totals(prices, self.items, is_cancelled=self.status == "cancelled", payments=payments)
         if self.total is None and self.payments:
             raise InvalidPrices({"adjustments": ["The order has payments, so that its prices cannot be removed."]})
         total = self.total or 0

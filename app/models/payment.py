@@ -12,19 +12,27 @@ PAYMENTS_MAX = 1_000  # of one order
 
 class PaymentSums(NamedTuple):
     """What the entries of an order add up to, in minor units: `authorized` less what was voided, `captured`, and
-    `refunded` with chargebacks."""
+    `refunded` with chargebacks. `repaid` is the part of `refunded` that was given back before the order was reopened
+    after its cancellation."""
 
     authorized: int
     captured: int
     refunded: int
+    repaid: int
 
 
-def sum_payments(payments: Iterable[Mapping[str, Any]]) -> PaymentSums:
-    """Add up the entries of an order."""
-    sums = dict.fromkeys(PAYMENT_TYPES, 0)
+NO_PAYMENTS = PaymentSums(0, 0, 0, 0)
+
+
+def sum_payments(payments: Iterable[Mapping[str, Any]], cancellations: Iterable[Mapping[str, Any]] = ()) -> PaymentSums:
+    """Add up the entries of an order. Its `cancellations` tell when it was reopened."""
+    reopened_at = max((one["reopened_at"] for one in cancellations if one["reopened_at"]), default="")
+    sums, repaid = dict.fromkeys(PAYMENT_TYPES, 0), 0
     for payment in payments:
         sums[payment["type"]] += payment["amount"]
-    return PaymentSums(sums[AUTHORIZATION] - sums[VOID], sums[CAPTURE], sums[REFUND] + sums[CHARGEBACK])
+        if payment["type"] in (REFUND, CHARGEBACK) and payment["created_at"] <= reopened_at:
+            repaid += payment["amount"]
+    return PaymentSums(sums[AUTHORIZATION] - sums[VOID], sums[CAPTURE], sums[REFUND] + sums[CHARGEBACK], repaid)
 
 
 def payment_status(sums: PaymentSums, *, total: int) -> str:

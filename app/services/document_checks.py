@@ -156,7 +156,7 @@ class Derived(NamedTuple):
 def _derive(order: Document, differing: Set[str], before: Derived | None) -> Derived:
     """Compute the parts that depend on members that differ. Raises InvalidPrices."""
     if before is None:
-        units, sums = order_units(order), sum_payments(order["payments"])
+        units, sums = order_units(order), sum_payments(order["payments"], order["cancellations"])
         prices = order_prices(order["items"], order["adjustments"])
     elif _READ_TO_DERIVE.isdisjoint(differing):
         return before
@@ -166,10 +166,9 @@ def _derive(order: Document, differing: Set[str], before: Derived | None) -> Der
             units = order_units(order)
         if "items" in differing or "adjustments" in differing:
             prices = order_prices(order["items"], order["adjustments"])
-        if "payments" in differing:
-            sums = sum_payments(order["payments"])
-    is_cancelled = order["status"] == "cancelled"
-    totals = order_totals(prices, order["items"], is_cancelled=is_cancelled, paid=sums.captured, refunded=sums.refunded)
+        if "payments" in differing or "cancellations" in differing:
+            sums = sum_payments(order["payments"], order["cancellations"])
+    totals = order_totals(prices, order["items"], is_cancelled=order["status"] == "cancelled", payments=sums)
     return Derived(units, prices, sums, totals)
 
 

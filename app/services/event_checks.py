@@ -183,10 +183,9 @@ def _compare_rendered(tables: Document, snapshot: Document) -> Iterator[str]:
 
 def _render_tables(order: OrderRow, allowed_actions: Sequence[str]) -> str:
     columns, items = order.columns, order.items
-    prices, sums = order_prices(items, columns["adjustments"]), sum_payments(columns["payments"])
-    totals = order_totals(
-        prices, items, is_cancelled=columns["status"] == "cancelled", paid=sums.captured, refunded=sums.refunded
-    )
+    prices = order_prices(items, columns["adjustments"])
+    payments = sum_payments(columns["payments"], columns["cancellations"])
+    totals = order_totals(prices, items, is_cancelled=columns["status"] == "cancelled", payments=payments)
     derived = {"items": priced_lines(items, prices), "totals": totals, "allowed_actions": allowed_actions}
     return render_order({**columns, **derived})
 

@@ -678,8 +678,11 @@ def totals(order: Document) -> dict[str, int] | None:
         )
     total = items + adjustments - cancelled
     _, paid, refunded = sums_of(order["payments"])
-    overpaid = max(0, paid - total)
-    due = total - paid if paid < total else -max(0, overpaid - refunded)
+    reopened = max((one["reopened_at"] or "" for one in order.get("cancellations", ())), default="")
+    _, _, repaid = sums_of([one for one in order["payments"] if one["created_at"] <= reopened])
+    due = total - (paid - repaid)
+    if due < 0:
+        due = min(0, due + refunded - repaid)
     return {
         "items": items,
         "adjustments": adjustments,
