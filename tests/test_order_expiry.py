@@ -11,9 +11,9 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from app.cli.orders import Age
 from app.cli.seed import sample_orders
 from app.models import Order
-from app.services import order_actions
-from app.services.order_actions import expire_orders
+from app.services import order_actions, order_schedule
 from app.services.order_inserts import insert_orders
+from app.services.order_schedule import expire_orders
 from tests.support.samples import priced
 
 
@@ -92,7 +92,7 @@ def test_an_order_with_a_payment_is_left_alone(client: FlaskClient, runner: Flas
 def test_orders_are_expired_in_batches(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_actions, "_EXPIRY_PAGE", 3)
+    monkeypatch.setattr(order_schedule, "_PAGE", 3)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [3, 3, 1]
@@ -101,14 +101,14 @@ def test_orders_are_expired_in_batches(
 def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = order_actions.find_expired
+    find = order_schedule.find_expired
 
     def find_and_be_late(*, after: str, before: str) -> Any:
         found = find(after=after, before=before)
         client.post(f"{old[2]}/confirm")
         return found
 
-    monkeypatch.setattr(order_actions, "find_expired", find_and_be_late)
+    monkeypatch.setattr(order_schedule, "find_expired", find_and_be_late)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [6]
@@ -123,7 +123,7 @@ def test_an_order_that_others_are_at_work_on_is_left_to_the_next_run(
     def store_others(order: Order, event: dict[str, Any], **written: Any) -> bool:
         return f"/orders/{order.id}" != old[2] and store(order, event, **written)
 
-    monkeypatch.setattr(order_actions, "_EXPIRY_PAGE", 2)
+    monkeypatch.setattr(order_schedule, "_PAGE", 2)
     with app.app_context():
         with monkeypatch.context() as busy:
             busy.setattr(order_actions, "store_version", store_others)

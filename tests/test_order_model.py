@@ -24,7 +24,7 @@ from werkzeug.test import TestResponse
 
 from app.db.engine import db
 from app.services.event_checks import verify_feed_numbers
-from app.services.order_actions import apply_due_changes, expire_orders
+from app.services.order_schedule import apply_due_changes, expire_orders
 from app.services.verification import order_ranges, verify_range
 from tests.support.direct_client import DirectClient
 from tests.support.order_model import (

@@ -24,8 +24,8 @@ from app.models.lifecycle import ERASED, EVENT_TYPES, IMPORTED, STATUSES
 from app.models.order_id import first_order_id, order_number
 from app.schemas.order import ItemInSchema, OrderInSchema
 from app.schemas.order_actions import HOLD_KINDS
-from app.services.order_actions import SCHEDULE
 from app.services.order_inserts import NewOrder, OrderHistory, insert_histories
+from app.services.order_schedule import SCHEDULE
 from tests.support.samples import MINIMAL
 
 SEED_MODULE = sys.modules["app.cli.seed"]  # as an attribute of app.cli it is the command

@@ -15,10 +15,10 @@ import click
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS
 from app.db.revision import require_migrated
+from app.models.order_id import EPOCH
 
 PROGRESS_INTERVAL = 30.0  # seconds
 _ORDERS_PER_PROCESS = 10_000  # with fewer, starting another process takes longer than it saves
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # no order is older: the ids begin with the time since then
 
 
 class Age(click.ParamType[timedelta]):
@@ -44,7 +44,7 @@ class Since(click.ParamType[datetime]):
         """The aware time, not before 1970. Fails with a usage error."""
         try:
             moment = self._time(str(value)) or datetime.now(UTC) - Age().convert(value, param, ctx)
-            return max(moment, _EPOCH)
+            return max(moment, EPOCH)
         except (ValueError, TypeError, OverflowError):  # TypeError: the offset from UTC is missing
             self.fail(f"{value!r} is not a time with its offset from UTC, such as 2026-11-28T02:00:00Z.", param, ctx)
 

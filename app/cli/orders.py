@@ -14,9 +14,9 @@ from app.cli.common import Age, migrated_database, progress_bar
 from app.errors import ServiceError, pluralize
 from app.models.lifecycle import STATUSES
 from app.models.principal import ANONYMOUS, PRINCIPAL_MAX, Principal
-from app.services.order_actions import apply_due_changes, expire_orders
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.order_import import FileLine, OrderImport
+from app.services.order_schedule import apply_due_changes, expire_orders
 from app.services.verification import count_orders
 
 _BATCH = 500  # lines in one transaction

@@ -15,9 +15,9 @@ from app.models.order_aggregate import OrderAggregate
 from app.models.order_id import hash_reference
 from app.models.order_item import Units, line_columns, open_units
 from app.models.payment import AUTHORIZATION, CAPTURE, REFUND, VOID, sum_payments
-from app.services.order_actions import SCHEDULE
 from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import NewOrder, OrderHistory, event_row
+from app.services.order_schedule import SCHEDULE
 
 # A change, called with the order and `at`, after the mean number of hours since the one before.
 Step = tuple[float, Callable[..., str | None]]

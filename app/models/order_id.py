@@ -11,7 +11,7 @@ import orjson
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # without I, L, O and U, which are easily misread
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that an id can hold
 _MICROSECOND = timedelta(microseconds=1)
 _RANDOM_BITS = 46
 LOWEST_ID, HIGHEST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
@@ -64,7 +64,7 @@ def first_order_id(at: datetime) -> str:
 def time_ago(age: timedelta) -> datetime:
     """The time that is `age` before now, not before 1970: an id has no earlier one."""
     now = datetime.now(UTC)
-    return now - min(age, now - _EPOCH)
+    return now - min(age, now - EPOCH)
 
 
 def next_id(order_id: str) -> str:
@@ -103,7 +103,7 @@ def parse_uuid(text: str) -> str | None:
 
 
 def _time_bits(at: datetime) -> int:
-    milliseconds, microseconds = divmod((at - _EPOCH) // _MICROSECOND, 1000)
+    milliseconds, microseconds = divmod((at - EPOCH) // _MICROSECOND, 1000)
     return milliseconds << 80 | 7 << 76 | (microseconds * 4096 // 1000) << 64 | 2 << 62
 
 

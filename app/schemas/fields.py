@@ -7,6 +7,8 @@ from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing, validate, validates_schema
 
+from app.models.order_id import EPOCH
+
 # C0 and C1 controls, DEL and surrogates: PostgreSQL refuses some of them, terminals execute others.
 _FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FORBIDDEN_IN_MULTILINE_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -376,14 +378,14 @@ class RFC3339DateTime(fields.DateTime):
             return self._not_before_1970(datetime.min.replace(tzinfo=UTC)) if in_year_one else _LATEST
 
     def _not_before_1970(self, timestamp: datetime) -> datetime:
-        if timestamp >= _EPOCH:
+        if timestamp >= EPOCH:
             return timestamp
         if not self._clamp:
             raise ValidationError("This must not be before 1970-01-01T00:00:00Z.")
-        return _EPOCH
+        return EPOCH
 
 
-_EPOCH, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
 _NOT_A_TIMESTAMP = "This must be an RFC 3339 timestamp with its UTC offset, such as 2026-11-22T09:41:07Z."
 _DATE, _TIME, _OFFSET = r"(\d{4}-\d\d-\d\d)", r"(\d\d:\d\d:\d\d(?:\.\d+)?)", r"([Zz]|[+-]\d\d:\d\d)"
 _RFC3339 = re.compile(f"{_DATE}[Tt]{_TIME}{_OFFSET}", re.ASCII)

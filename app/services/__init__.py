@@ -1,6 +1,7 @@
 """Use cases of the service, free of HTTP: one module a topic, with the domain's verbs.
 
-Creating: order_service, order_inserts. Changing: order_actions, order_updates. Many at once: batches, order_import.
+Creating: order_service, order_inserts. Changing: order_actions, order_updates, order_schedule.
+Many at once: batches, order_import.
 Reading: order_queries, order_history (one order), order_listing, order_search (lists), order_export (all).
 Events: sequencer, event_feed, feed_watcher, broker, webhook_queue, webhook_delivery; worker runs them.
 Personal data: erasure, personal_data. Checks: verification and the modules *_checks, diagnosis.

@@ -1,4 +1,4 @@
-"""Changes of an order: confirm, cancel, complete, hold, release, fulfill, return, update, and expire.
+"""Changes of an order: confirm, cancel, complete, hold, release, fulfill, return, pay, update, …
 
 Each change reads the order, lets the model check and apply it, and stores the new version with its event in one
 transaction. If another writer stores a version in between, the change starts again from that version.
@@ -8,14 +8,14 @@ agree.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, Select, literal, select, tuple_
+from sqlalchemy import Select, select
 
 from app.db.batching import BatchAbandoned
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection
@@ -31,17 +31,15 @@ from app.errors import (
     InvalidRequest,
     OrderTooLarge,
     QuantityExceeded,
-    ServiceError,
     ServiceUnavailable,
     VersionMismatch,
 )
 from app.models import Order
 from app.models.lifecycle import OPEN
 from app.models.order import CONTENT, CONTENT_TIMES, IMMUTABLE_CONTENT
-from app.models.order_aggregate import HOLDS_MAX, OrderAggregate, merge_patch
-from app.models.order_id import LOWEST_ID, first_order_id, hash_key, is_alias, parse_uuid, time_ago
+from app.models.order_aggregate import OrderAggregate, merge_patch
+from app.models.order_id import hash_key, is_alias, parse_uuid
 from app.models.order_item import ITEM_CONTENT, Units
-from app.models.payment import UNPAID
 from app.models.pricing import InvalidPrices
 from app.models.principal import Principal
 from app.schemas.order import UpdatedOrderSchema
@@ -71,10 +69,6 @@ CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts
 # Characters of an order's document. It is stored anew with every version, and a fulfillment that is cancelled, or a
 # cancellation before the order is reopened, stays in it.
 DOCUMENT_MAX = 2**20
-EXPIRY = Principal("system:expiry", frozenset())
-SCHEDULE = Principal("system:schedule", frozenset())
-_EXPIRY_PAGE = 100  # orders
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that an order id can hold
 _CUSTOMER_CONTENT = {"note", "shipping_address", "billing_address"}
 
 # Applies a change to an order, called with the order and `at`, and returns the event type, or None if nothing changes.
@@ -250,50 +244,9 @@ def update_order(order_id: str, *, patch: Mapping[str, Any], request: ChangeRequ
     return _change_order(order_id, "update", change, request=request)
 
 
-def expire_orders(*, older_than: timedelta) -> Iterator[int]:
-    """Cancel pending orders without a hold that were created longer ago, and yield the number of each page.
-
-    An order with an authorization or other payment, and one that was reopened, is left alone.
-
-    An order that changes at the same time is left to the next run. Several processes may run this at once.
-    """
-    before = first_order_id(time_ago(older_than))
-    last = LOWEST_ID
-    while orders := find_expired(after=last, before=before):
-        yield sum(_expire(order.id, order.version) for order in orders if not order.holds)
-        last = orders[-1].id
-
-
-def apply_due_changes() -> Iterator[int]:
-    """Release the holds that have ended and mark the orders that have become late; yields their number page by page.
-
-    Several processes may run this at once: an order that changes at the same time is left to the next run.
-    """
-    now = datetime.now(UTC)
-    after: tuple[datetime, str] = (_EPOCH, LOWEST_ID)
-    while orders := find_due(after=after, before=now):
-        yield sum(_apply_due_changes(order.id) for order in orders)
-        after = orders[-1].due_at, orders[-1].id
-
-
-def find_due(*, after: tuple[datetime, str], before: datetime) -> Sequence[Row[Any]]:
-    """The orders that are due before a time, from the one after `after`, which is a time and an id."""
-    due_at, order_id = literal(after[0], Order.due_at.type), literal(after[1], Order.id.type)
-    query = select(Order.id, Order.due_at).where(tuple_(Order.due_at, Order.id) > tuple_(due_at, order_id))
-    query = query.where(Order.due_at <= before)
-    return read_rows(query.order_by(Order.due_at, Order.id).limit(_EXPIRY_PAGE))
-
-
-def _apply_due_changes(order_id: str) -> int:
-    """Make all changes of an order that are due, each as a version of its own, and return their number."""
-    request = ChangeRequest(SCHEDULE)
-    for count in range(HOLDS_MAX + 2):
-        try:
-            if _change_order(order_id, "due", OrderAggregate.apply_due_change, request=request).unchanged:
-                return count
-        except ServiceError:  # it is left to the next run, and must not keep other orders from theirs
-            return count
-    return count
+def apply_due_change(order_id: str, *, request: ChangeRequest) -> StoredOrder:
+    """Release one hold that has ended, or mark the order as late if its `ship_by` has passed."""
+    return _change_order(order_id, "due", OrderAggregate.apply_due_change, request=request)
 
 
 def _change_order(order_id: str, action: str, change: Change, *, request: ChangeRequest) -> StoredOrder:
@@ -506,22 +459,6 @@ def _require_customer_content(changed: Iterable[str]) -> None:
         raise Forbidden(f"A customer cannot change {', '.join(others)} of an order that a service created.")
 
 
-def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
-    query = select(Order.id, Order.version, Order.holds).where(Order.status == "pending")
-    query = query.where(Order.payment_status == UNPAID)  # a cancellation gives no money back
-    query = query.where(Order.reopening.is_(None))  # it was reopened to be dealt with, however old it is
-    query = query.where(Order.id > after, Order.id < before)
-    return read_rows(query.order_by(Order.id).limit(_EXPIRY_PAGE))
-
-
-def _expire(order_id: str, version: int) -> bool:
-    request = ChangeRequest(EXPIRY, expected_versions=frozenset({version}))
-    try:
-        cancel_order(order_id, reason="expired", request=request)
-    except (VersionMismatch, ServiceUnavailable):
-        return False
-    return True
-
-
 _UPDATED_ORDER = UpdatedOrderSchema()
-_CONFLICTS = (AmountExceeded, DuplicatePayment, IllegalAction, QuantityExceeded)  # with the order as it is
+# Errors that depend on the state of the order: they get its `current_version`.
+_CONFLICTS = (AmountExceeded, DuplicatePayment, IllegalAction, QuantityExceeded)

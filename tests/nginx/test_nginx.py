@@ -24,8 +24,8 @@ from flask import Flask
 from app.db.engine import db
 from app.models.order import Order
 from app.models.principal import ANONYMOUS
-from app.services.order_actions import expire_orders
 from app.services.order_inserts import insert_orders
+from app.services.order_schedule import expire_orders
 from app.services.order_service import CreateRequest, new_order
 from tests.nginx.conftest import nginx_without_service
 from tests.support.event_streams import number_events, open_stream
