@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from app.db.engine import db
 from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, retry_pause
-from app.services import webhook_delivery, webhook_queue, webhook_service
+from app.services import webhook_claims, webhook_delivery, webhook_service
 from app.services.sequencer import renumber_feed
 from app.services.webhook_sender import Attempt
 from app.services.webhook_service import prune_deliveries
@@ -305,7 +305,7 @@ def test_an_order_with_many_pending_events_delays_no_other_order(app: Flask, cli
     with app.app_context():
         queue_events()
         for _ in range(3):  # each claim looks at four deliveries, until those wait for an earlier one
-            claimed += webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=2)
+            claimed += webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=2)
 
     assert sorted(delivery.event_id for delivery in claimed) == sorted(f"{order_id}:1" for order_id in orders)
 
@@ -517,10 +517,10 @@ def test_an_event_whose_success_is_not_stored_yet_can_be_sent_again(app: Flask, 
         order_id = create_order(client)
         with app.app_context():
             queue_events()
-            [claimed] = webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
+            [claimed] = webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=10)
         client.post(f"/webhooks/{webhook['id']}/replay", json={"event_id": f"{order_id}:1"})
         with app.app_context():
-            webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, ""))])
+            webhook_claims.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, ""))])
         deliver(app)
 
     assert endpoint.event_ids == [f"{order_id}:1"]
@@ -620,11 +620,11 @@ def test_an_answer_to_a_request_from_before_an_erasure_is_not_stored(app: Flask,
     client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
     with app.app_context():
         queue_events()
-        [claimed] = webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
+        [claimed] = webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=10)
     client.delete("/customers/c-canary/personal-data")
 
     with app.app_context():
-        webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
+        webhook_claims.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
 
     first, *_ = deliveries(client, webhook)
     assert (first["status"], first["attempts"]) == ("pending", [])
@@ -636,18 +636,18 @@ def test_an_erasure_waits_for_a_claim_that_has_read_the_event(
     webhook = create_webhook(client, "http://127.0.0.1:1/", payload="order")
     order_id = create_order(client, customer_id="c-canary")
     client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
-    render, read, commit = webhook_queue.render_event, threading.Event(), threading.Event()
+    render, read, commit = webhook_claims.render_event, threading.Event(), threading.Event()
 
     def render_slowly(*arguments: Any, **members: Any) -> bytes:
         read.set()
         commit.wait(TIMEOUT)
         return render(*arguments, **members)
 
-    def claim() -> list[webhook_queue.ClaimedDelivery]:
+    def claim() -> list[webhook_claims.ClaimedDelivery]:
         with app.app_context():
-            return webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
+            return webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=10)
 
-    monkeypatch.setattr(webhook_queue, "render_event", render_slowly)
+    monkeypatch.setattr(webhook_claims, "render_event", render_slowly)
     with app.app_context():
         queue_events()
     with ThreadPoolExecutor() as executor:
@@ -659,7 +659,7 @@ def test_an_erasure_waits_for_a_claim_that_has_read_the_event(
         [claimed] = claiming.result()
         assert erasing.result().status_code in (200, 202)
     with app.app_context():
-        webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
+        webhook_claims.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
 
     assert b"c-canary" in claimed.body
     assert "canary" not in str(deliveries(client, webhook))
@@ -673,13 +673,13 @@ def test_a_delivery_whose_worker_dies_is_due_again_and_late_results_are_ignored(
         order_id = create_order(client)
         with app.app_context():
             queue_events()
-            [due] = webhook_queue.due_endpoints(datetime.now(UTC))
-            [lost] = webhook_queue.claim(due, limit=10)
-            assert webhook_queue.claim(due, limit=10) == []
+            [due] = webhook_claims.due_endpoints(datetime.now(UTC))
+            [lost] = webhook_claims.claim(due, limit=10)
+            assert webhook_claims.claim(due, limit=10) == []
         let_pauses_end(app)
         deliver(app)
         with app.app_context():
-            webhook_queue.complete([(lost, Attempt(datetime.now(UTC), 1, 500, ""))])
+            webhook_claims.complete([(lost, Attempt(datetime.now(UTC), 1, 500, ""))])
 
     [delivery] = deliveries(client, webhook)
     assert (endpoint.event_ids, delivery["status"]) == ([f"{order_id}:1"], "succeeded")
@@ -706,9 +706,9 @@ def test_workers_side_by_side_deliver_each_event_once_and_in_order(app: Flask, c
 def test_a_claim_waits_for_another_process_that_writes_and_a_look_does_not(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
-    def claim(due: webhook_queue.DueEndpoint) -> int:
+    def claim(due: webhook_claims.DueEndpoint) -> int:
         with app.app_context():
-            return len(webhook_queue.claim(due, limit=10))
+            return len(webhook_claims.claim(due, limit=10))
 
     create_webhook(client)
     create_order(client)
@@ -719,7 +719,7 @@ def test_a_claim_waits_for_another_process_that_writes_and_a_look_does_not(
     ):
         queue_events()
         other.execute("BEGIN IMMEDIATE")
-        [due] = webhook_queue.due_endpoints(datetime.now(UTC))
+        [due] = webhook_claims.due_endpoints(datetime.now(UTC))
         claimed = threads.submit(claim, due)
         time.sleep(1)
         assert not claimed.done(), claimed.result()
@@ -781,7 +781,7 @@ def test_a_failure_counts_once_if_the_database_fails_meanwhile(
         return 500
 
     def fail(_unsent: Any) -> None:
-        monkeypatch.setattr(webhook_delivery, "release", webhook_queue.release)
+        monkeypatch.setattr(webhook_delivery, "release", webhook_claims.release)
         raise sqlite3.OperationalError
 
     monkeypatch.setattr(webhook_delivery, "CONCURRENCY", 1)
@@ -914,7 +914,7 @@ def test_the_lag_is_that_of_the_oldest_delivery_that_could_be_sent(app: Flask, c
                 db.session.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(next_attempt_at=at))
             db.session.execute(update(WebhookEndpoint).values(retry_at=retry_at))
             db.session.commit()
-            since = webhook_queue.oldest_due(now)
+            since = webhook_claims.oldest_due(now)
             return since and now - since
 
         hour = timedelta(hours=1)

@@ -29,8 +29,8 @@ from app.services.diagnosis import WORKER_NAME
 from app.services.event_feed import read_ends
 from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
+from app.services.webhook_claims import oldest_due
 from app.services.webhook_delivery import webhook_tasks
-from app.services.webhook_queue import oldest_due
 from app.services.webhook_service import count_endpoints
 from app.services.worker import SEQUENCING, Worker, order_tasks
 from app.telemetry import observe_delivery, observe_task

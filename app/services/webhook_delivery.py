@@ -20,16 +20,16 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from app.models.webhook import UNREACHABLE_AFTER
-from app.services.webhook_queue import (
+from app.services.webhook_claims import (
     ClaimedDelivery,
     DueEndpoint,
     any_due,
     claim,
     complete,
     due_endpoints,
-    fan_out,
     release,
 )
+from app.services.webhook_queue import fan_out
 from app.services.webhook_sender import REQUEST_SECONDS, Attempt, WebhookSender
 from app.services.webhook_service import prune_deliveries, webhook_rules
 from app.services.webhook_signature import SecretStore, UnreadableSecret, signed_headers

@@ -1,72 +1,29 @@
-"""The deliveries of webhooks as a queue in the database: fill it from the feed, claim what is due, complete it.
+"""The deliveries of webhooks as a queue in the database: from the feed into the queue, and what is shown of it.
 
-A delivery is due if no earlier event of its order is pending for the same endpoint, so that each endpoint gets the
-events of an order in order. A claim is a lease: a delivery whose worker dies is due again after LEASE, and what that
-worker reports later is ignored. Any number of workers may run.
+`app.services.webhook_claims` takes the deliveries out again, to be sent.
 """
 
-import secrets
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from operator import attrgetter, itemgetter
 from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import (
-    JSON,
-    ColumnElement,
-    Integer,
-    Select,
-    Text,
-    and_,
-    bindparam,
-    case,
-    cast,
-    column,
-    false,
-    func,
-    literal_column,
-    or_,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import JSON, Text, bindparam, cast, false, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import aliased
 
 from app.db.engine import db
-from app.db.statement import Lookup, Statement, json_rows, typed, without_index
-from app.db.transactions import in_transaction, read_rows
-from app.db.types import UUID, Timestamp, read_timestamp, rfc3339
-from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
+from app.db.statement import Statement, json_rows, typed
+from app.db.transactions import in_transaction
+from app.db.types import rfc3339
+from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookEndpoint
 from app.models.order_id import new_id
-from app.models.webhook import (
-    ENABLED,
-    FAILED,
-    GIVE_UP_AFTER,
-    PENDING,
-    PENDING_LITERAL,
-    SUCCEEDED,
-    SUCCESS_RECORDED_EVERY,
-    WHOLE,
-    event_id,
-    retry_pause,
-)
-from app.services.webhook_sender import Attempt
+from app.models.webhook import ENABLED, PENDING, WHOLE, event_id
 
 log = structlog.get_logger()
 
-LEASE = timedelta(seconds=30)  # longer than the longest request and the wait for it
 FAN_OUT_MAX = 1_000  # events in one transaction
-# The oldest due deliveries that a claim looks at for each that it may take. One that waits for another costs a look-up.
-WINDOW = 2
-_LAG_WINDOW = 100  # the oldest due deliveries of an endpoint among which `oldest_due` looks
-ATTEMPTS_KEPT = 50  # of a delivery, the latest ones
-
 _OF_EVENT = ("order_id", "version", "endpoint_id")
 # The values of a delivery that is queued, with `next_attempt_at`.
 QUEUED: dict[str, Any] = {
@@ -76,33 +33,11 @@ QUEUED: dict[str, Any] = {
     "first_attempt_at": None,
     "finished_at": None,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class DueEndpoint:
-    """An endpoint with deliveries that are due, as it is now."""
-
-    id: str
-    url: str
-    payload: str
-    secrets: tuple[str, ...]  # sealed
-    consecutive_failures: int
-    last_success_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedDelivery:
-    """A delivery that this worker may send until its lease ends."""
-
-    endpoint: DueEndpoint
-    id: str
-    event_id: str
-    body: bytes
-    lease: str
-    attempt_count: int
-    attempts: list[dict[str, Any]]
-    first_attempt_at: datetime | None
-    traceparent: str | None  # of the request that caused the event
+_BEHIND = Statement(
+    select(WebhookEndpoint.id).where(
+        WebhookEndpoint.status == ENABLED, WebhookEndpoint.last_seq < select(FeedHead.seq).scalar_subquery()
+    )
+)
 
 
 def fan_out() -> bool:
@@ -192,217 +127,6 @@ def _new_row(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetim
     }  # fmt: skip
 
 
-def any_due(now: datetime) -> bool:
-    """Whether `due_endpoints` would find any: one short statement, for a worker that has nothing to do."""
-    return bool(_ANY_DUE.rows(now=rfc3339(now)))
-
-
-def due_endpoints(now: datetime) -> list[DueEndpoint]:
-    """The enabled endpoints with deliveries that are due, except those that are paused after failures."""
-    return [_due_endpoint(row, now) for row in read_rows(_DUE.params(now=now))]
-
-
-def oldest_due(now: datetime) -> datetime | None:
-    """Since when the oldest delivery has been due that waits neither for an earlier one nor for the end of a pause."""
-    moments = [
-        read_timestamp(moment)
-        for endpoint in due_endpoints(now)
-        for [moment] in _OLDEST_DUE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=_LAG_WINDOW)
-    ]
-    return min(moments, default=None)
-
-
-def _is_due(now: Any) -> ColumnElement[bool]:
-    endpoint, delivery = WebhookEndpoint, WebhookDelivery
-    due = select(delivery.id).where(
-        delivery.endpoint_id == endpoint.id, delivery.status == PENDING_LITERAL, delivery.next_attempt_at <= now
-    )
-    return and_(endpoint.status == ENABLED, or_(endpoint.retry_at.is_(None), endpoint.retry_at <= now), due.exists())
-
-
-_BEHIND = Statement(
-    select(WebhookEndpoint.id).where(
-        WebhookEndpoint.status == ENABLED, WebhookEndpoint.last_seq < select(FeedHead.seq).scalar_subquery()
-    )
-)
-_DUE = select(WebhookEndpoint.__table__).where(_is_due(bindparam("now")))
-_ANY_DUE = Statement(select(WebhookEndpoint.id).where(_is_due(bindparam("now"))).limit(literal_column("1")))
-
-
-def _due_endpoint(row: Any, now: datetime) -> DueEndpoint:
-    sealed = [row.secret]
-    if row.previous_secret is not None and row.previous_secret_until > now:
-        sealed.append(row.previous_secret)
-    return DueEndpoint(row.id, row.url, row.payload, tuple(sealed), row.consecutive_failures, row.last_success_at)
-
-
-def claim(endpoint: DueEndpoint, limit: int) -> list[ClaimedDelivery]:
-    """Claim up to `limit` deliveries that are due, the oldest first, at most one of each order."""
-    now = datetime.now(UTC)
-    values = {
-        "of_endpoint": endpoint.id,
-        "now": rfc3339(now),
-        "new_lease": secrets.token_hex(16),
-        "leased_until": rfc3339(now + LEASE),
-    }
-    dialect = db.engine.dialect.name
-    window = WINDOW * limit
-    rows = _CLAIM_OLDEST[dialect].rows(**values, max_count=limit, window=window)
-    if len(rows) < limit and (not rows or rows[0][-1] == window):
-        # The window is full of deliveries that wait for earlier ones of their orders.
-        rows += _CLAIM_BY_ORDER[dialect].rows(**values, max_count=limit - len(rows))
-    return _with_payloads(endpoint, [_ClaimedRow(*row[:-1]) for row in rows], lease=values["new_lease"])
-
-
-@dataclass(frozen=True, slots=True)
-class _ClaimedRow:
-    """A claimed delivery as the driver returns it; JSON and times are texts on SQLite."""
-
-    id: str
-    type: str
-    order_id: str | None
-    version: int | None
-    seq: int | None
-    data: str | None
-    created_at: datetime | str
-    attempt_count: int
-    attempts: str
-    first_attempt_at: datetime | str | None
-
-
-_WINDOW_SIZE = "window_size"
-
-
-def _is_due_for(delivery: Any, status: Any) -> ColumnElement[bool]:
-    return and_(
-        delivery.endpoint_id == bindparam("of_endpoint", type_=UUID),
-        status == PENDING_LITERAL,
-        delivery.next_attempt_at <= bindparam("now"),
-    )
-
-
-def _oldest_due(name: str) -> tuple[Select[Any], ColumnElement[Any]]:
-    """A column of those of the oldest due deliveries that wait for no other, and the number of the oldest ones."""
-    delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
-    window = select(delivery.order_id, delivery.version, getattr(delivery, name).label(name))
-    window = window.where(_is_due_for(delivery, delivery.status))
-    oldest = window.order_by(delivery.next_attempt_at).limit(bindparam("window", type_=Integer)).cte("oldest")
-    earlier = select(other.version).where(
-        other.endpoint_id == bindparam("of_endpoint", type_=UUID),
-        other.order_id == oldest.c.order_id,
-        other.version < oldest.c.version,
-        other.status == PENDING_LITERAL,
-    )
-    # A scalar subquery is one look-up by index for each candidate. NOT EXISTS could be planned as a join of all that
-    # is pending. The sort makes the planner use the index by order, also with outdated statistics.
-    first_earlier = earlier.order_by(other.version).limit(literal_column("1")).scalar_subquery()
-    values = select(oldest.c[name]).where(first_earlier.is_(None))
-    return values, select(func.count()).select_from(oldest).scalar_subquery()
-
-
-def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
-    """The ids of the first pending deliveries of the orders, where they are due. However many an order has, only its
-    first one is read: the recursion goes from order to order in the index.
-    """
-    delivery, first, other = (aliased(WebhookDelivery) for _ in range(3))
-    of_endpoint = bindparam("of_endpoint", type_=UUID)
-    one: ColumnElement[int] = literal_column("1")
-    start = select(delivery.order_id).where(
-        delivery.endpoint_id == of_endpoint, delivery.status == PENDING_LITERAL, delivery.order_id.is_not(None)
-    )
-    orders = select(start.order_by(delivery.order_id).limit(one).scalar_subquery().label("order_id")).cte(
-        "orders", recursive=True
-    )
-    following = select(other.order_id).where(
-        other.endpoint_id == of_endpoint, other.status == PENDING_LITERAL, other.order_id > orders.c.order_id
-    )
-    step = select(following.order_by(other.order_id).limit(one).scalar_subquery())
-    orders = orders.union_all(step.where(orders.c.order_id.is_not(None)))
-    id_if_due = case((first.next_attempt_at <= bindparam("now"), first.id))
-    firsts = select(id_if_due).where(
-        first.endpoint_id == of_endpoint, first.status == PENDING_LITERAL, first.order_id == orders.c.order_id
-    )
-    due = select(firsts.order_by(first.version).limit(one).scalar_subquery().label("id")).select_from(orders)
-    due_ids = due.offset(literal_column("0")).subquery("due_ids")  # OFFSET 0: the subquery is not computed twice
-    return select(due_ids.c.id).where(due_ids.c.id.is_not(None)), literal_column("0")
-
-
-def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *, dialect: str) -> Statement:
-    delivery, columns = aliased(WebhookDelivery), DELIVERIES.c
-    ids = candidates.limit(bindparam("max_count", type_=Integer)).scalar_subquery()
-    # An array, not IN: the planner would make a join of that.
-    is_candidate = delivery.id == func.any(func.array(ids)) if dialect == "postgresql" else delivery.id.in_(ids)
-    # What another worker has claimed since is not due any more. The candidates are found by the primary key, not by an
-    # index of all that is pending.
-    is_due = _is_due_for(delivery, without_index(delivery.status))
-    due = select(delivery.endpoint_id, delivery.id).where(is_due, is_candidate)
-    locked = due.with_for_update(skip_locked=True, of=delivery).cte("due")
-    claimed = (
-        update(DELIVERIES)
-        # With a constant endpoint, the plan for a small table would be a join with all of its deliveries.
-        .where(columns.endpoint_id == locked.c.endpoint_id, columns.id == locked.c.id)
-        .values(lease=bindparam("new_lease"), next_attempt_at=bindparam("leased_until"))
-        .returning(
-            cast(columns.id, Text), columns.type, cast(columns.order_id, Text), columns.version, columns.seq,
-            cast(columns.data, Text), columns.created_at, columns.attempt_count, cast(columns.attempts, Text),
-            columns.first_attempt_at, window_size.label(_WINDOW_SIZE),
-        )
-    )  # fmt: skip
-    return Statement(claimed)
-
-
-_DIALECTS = ("postgresql", "sqlite")
-_CLAIM_OLDEST = {name: _claim_statement(*_oldest_due("id"), dialect=name) for name in _DIALECTS}
-_OLDEST_DUE = Statement(_oldest_due("next_attempt_at")[0].order_by("next_attempt_at").limit(literal_column("1")))
-_CLAIM_BY_ORDER = {name: _claim_statement(*_first_of_each_order(), dialect=name) for name in _DIALECTS}
-_EVENTS = Lookup(
-    [column("order_id", UUID), column("version", Integer)],
-    lambda key: select(OrderEvent.at, OrderEvent.snapshot, OrderEvent.traceparent).where(
-        OrderEvent.order_id == key.c.order_id, OrderEvent.version == key.c.version
-    ),
-)
-
-
-def _with_payloads(endpoint: DueEndpoint, rows: Sequence[_ClaimedRow], *, lease: str) -> list[ClaimedDelivery]:
-    """The claimed deliveries, oldest first, with what their events are at present.
-
-    The events are read after the claim: an erasure that comes between has them sent without the personal data, and one
-    that comes later finds the lease.
-    """
-    rows = sorted(rows, key=attrgetter("id"))
-    of_orders = [row for row in rows if row.order_id is not None]
-    keys = [{"order_id": row.order_id, "version": row.version} for row in of_orders]
-    events = {row.id: event for row, event in zip(of_orders, _EVENTS.rows(keys) if keys else (), strict=True)}
-    return [
-        ClaimedDelivery(
-            endpoint,
-            row.id,
-            event_id(row.order_id, row.version, row.id),
-            _render_payload(row, event, payload=endpoint.payload),
-            lease,
-            row.attempt_count,
-            orjson.loads(row.attempts),
-            None if row.first_attempt_at is None else read_timestamp(row.first_attempt_at),
-            event[2] if event else None,
-        )
-        for row in rows
-        for event in (events.get(row.id),)
-    ]
-
-
-def _render_payload(row: _ClaimedRow, event: tuple[Any, ...] | None, *, payload: str) -> bytes:
-    """The body of a request, from a delivery and its event, a row of `_EVENTS`; None for one of an endpoint."""
-    if event is None:
-        data = orjson.Fragment(row.data or "null")
-        return orjson.dumps({"type": row.type, "timestamp": rfc3339(read_timestamp(row.created_at)), "data": data})
-    assert row.order_id is not None and row.version is not None
-    at, snapshot, _traceparent = event
-    return render_event(
-        row.type, at=read_timestamp(at), order_id=row.order_id, version=row.version, seq=row.seq, snapshot=snapshot,
-        payload=payload,
-    )  # fmt: skip
-
-
 def render_event(
     event_type: str, *, at: datetime, order_id: str, version: int, seq: int | None, snapshot: str, payload: str
 ) -> bytes:
@@ -437,25 +161,11 @@ def delivery_document(row: Any) -> dict[str, Any]:
     }
 
 
-def complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
-    """Store what came of one attempt or more, and the health of their endpoints.
-
-    A result whose lease has been taken over is ignored.
-    """
-    in_transaction(lambda: _complete(results))
-
-
-def release(deliveries: Sequence[ClaimedDelivery]) -> None:
-    """Give back one delivery or more that were not sent."""
-    rows = [_key_of(delivery) | {"due_at": datetime.now(UTC)} for delivery in deliveries]
-    in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
-
-
 def erase_responses(order_id: str, *, after: int, until: int) -> None:
-    """Remove what endpoints answered to the events of an order with `after` < version <= `until`.
+    """Remove the responses of endpoints to the events of an order with `after` < version <= `until`.
 
-    An answer may quote the order. Requests that are open lose their lease, so that their answers are not stored either;
-    their events are sent again, without the personal data. Called in a transaction.
+    A response may quote the order. Open requests lose their lease, so their responses are not stored either; their
+    events are sent again, without the personal data. Called in a transaction.
     """
     columns = DELIVERIES.c
     query = select(columns.endpoint_id, columns.id, columns.lease, columns.attempts)
@@ -475,139 +185,8 @@ def erase_responses(order_id: str, *, after: int, until: int) -> None:
         db.session.connection().execute(_ERASURE, erased)
 
 
-def _complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
-    # In the order in which an erasure locks the rows, so that the two do not deadlock.
-    completions = sorted((_completion(*result) for result in results), key=itemgetter("of_endpoint", "of_id"))
-    connection = db.session.connection()
-    if connection.dialect.name == "postgresql":
-        connection.execute(_USE_INDEXES)
-        connection.execute(_JOINT_COMPLETION, {"completions": orjson.dumps(completions).decode()})
-    else:
-        connection.execute(_COMPLETION, completions)
-    by_endpoint: dict[str, list[tuple[DueEndpoint, Attempt]]] = defaultdict(list)
-    for delivery, attempt in results:
-        by_endpoint[delivery.endpoint.id].append((delivery.endpoint, attempt))
-    for endpoint_id in sorted(by_endpoint):  # in one order, so that two workers do not deadlock
-        _record_health(*by_endpoint[endpoint_id][-1], [attempt for _, attempt in by_endpoint[endpoint_id]])
-
-
-def _completion(delivery: ClaimedDelivery, attempt: Attempt) -> dict[str, Any]:
-    """The values of a delivery after an attempt: it has succeeded, has failed for good, or is tried again later."""
-    first_attempt_at = delivery.first_attempt_at or attempt.at
-    count = delivery.attempt_count + 1
-    left = first_attempt_at + GIVE_UP_AFTER - attempt.at
-    values: dict[str, Any] = {"new_status": PENDING, "due_at": None, "new_finished_at": None}
-    if attempt.succeeded or left <= timedelta(0):
-        values |= {"new_status": SUCCEEDED if attempt.succeeded else FAILED, "new_finished_at": attempt.at}
-    else:  # the last attempt is made at the end of the time
-        values["due_at"] = attempt.at + min(left, retry_pause(count, retry_after=attempt.retry_after))
-    return _key_of(delivery) | values | {
-        "new_attempts": [*delivery.attempts, _attempt_document(attempt)][-ATTEMPTS_KEPT:],
-        "new_count": count,
-        "new_first_attempt_at": first_attempt_at,
-    }  # fmt: skip
-
-
-def _key_of(delivery: ClaimedDelivery) -> dict[str, Any]:
-    return {"of_endpoint": delivery.endpoint.id, "of_id": delivery.id, "of_lease": delivery.lease}
-
-
-def _attempt_document(attempt: Attempt) -> dict[str, Any]:
-    return {
-        "at": rfc3339(attempt.at),
-        "status": attempt.status,
-        "milliseconds": attempt.milliseconds,
-        "error": attempt.error,
-        "response": attempt.response,
-    }
-
-
-_OF_DELIVERY = DELIVERIES.c.endpoint_id == bindparam("of_endpoint"), DELIVERIES.c.id == bindparam("of_id")
-_LEASED = (*_OF_DELIVERY, DELIVERIES.c.lease == bindparam("of_lease"))
-_ERASURE = update(DELIVERIES).where(*_OF_DELIVERY).values(attempts=bindparam("new_attempts"), lease=None)
-_RELEASE = update(DELIVERIES).where(*_LEASED).values(lease=None, next_attempt_at=bindparam("due_at"))
-_COMPLETION = (
+_ERASURE = (
     update(DELIVERIES)
-    .where(*_LEASED)
-    .values(
-        lease=None,
-        status=bindparam("new_status"),
-        attempts=bindparam("new_attempts"),
-        attempt_count=bindparam("new_count"),
-        next_attempt_at=bindparam("due_at"),
-        first_attempt_at=bindparam("new_first_attempt_at"),
-        finished_at=bindparam("new_finished_at"),
-    )
+    .where(DELIVERIES.c.endpoint_id == bindparam("of_endpoint"), DELIVERIES.c.id == bindparam("of_id"))
+    .values(attempts=bindparam("new_attempts"), lease=None)
 )
-_COMPLETED = json_rows(
-    cast(bindparam("completions", type_=Text), JSON),
-    "completed",
-    column("of_endpoint", UUID),
-    column("of_id", UUID),
-    column("of_lease", Text),
-    column("new_status", Text),
-    column("new_attempts", JSON),
-    column("new_count", Integer),
-    column("due_at", Timestamp),
-    column("new_first_attempt_at", Timestamp),
-    column("new_finished_at", Timestamp),
-).c
-# All completions in one statement: half of the database's CPU time of one each.
-_JOINT_COMPLETION = (
-    update(DELIVERIES)
-    .where(
-        DELIVERIES.c.endpoint_id == _COMPLETED.of_endpoint,
-        DELIVERIES.c.id == _COMPLETED.of_id,
-        DELIVERIES.c.lease == _COMPLETED.of_lease,
-    )
-    .values(
-        lease=None,
-        status=_COMPLETED.new_status,
-        attempts=_COMPLETED.new_attempts,
-        attempt_count=_COMPLETED.new_count,
-        next_attempt_at=_COMPLETED.due_at,
-        first_attempt_at=_COMPLETED.new_first_attempt_at,
-        finished_at=_COMPLETED.new_finished_at,
-    )
-)
-# A plan for a small table would read all of it, and is kept when it has grown.
-_USE_INDEXES = text(
-    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
-    " set_config('enable_mergejoin', 'off', true)"
-)
-
-
-def _record_health(known: DueEndpoint, last: Attempt, attempts: Sequence[Attempt]) -> None:
-    """Record the health of an endpoint, and queue the events that tell operators about it."""
-    if all(attempt.succeeded for attempt in attempts) and not known.consecutive_failures:
-        if known.last_success_at is not None and last.at - known.last_success_at < SUCCESS_RECORDED_EVERY:
-            return
-    endpoint = db.session.scalar(select(WebhookEndpoint).where(WebhookEndpoint.id == known.id).with_for_update())
-    if endpoint is None:  # it has been deleted
-        return
-    for attempt in attempts:
-        if attempt.succeeded:
-            endpoint.record_success(attempt.at)
-            continue
-        report = endpoint.record_failure(attempt.at, status=attempt.status, retry_after=attempt.retry_after)
-        if report is not None:
-            _report(endpoint, report, attempt)
-
-
-def _report(endpoint: WebhookEndpoint, event_type: str, attempt: Attempt) -> None:
-    """Log that an endpoint fails or is disabled, and queue the event for the other endpoints that subscribe to it."""
-    data = {
-        "endpoint_id": endpoint.id,
-        "status": endpoint.status,
-        "disabled_reason": endpoint.disabled_reason,
-        "consecutive_failures": endpoint.consecutive_failures,
-        "failing_since": endpoint.failing_since and rfc3339(endpoint.failing_since),
-        "response_status": attempt.status,
-        "error": attempt.error,
-    }
-    log.warning(event_type, **data)
-    event = {"type": event_type, "data": data}
-    others = select(WebhookEndpoint).where(WebhookEndpoint.status == ENABLED, WebhookEndpoint.id != endpoint.id)
-    for other in db.session.scalars(others):
-        if event_type in (other.events or ()) and other.covers_channels(endpoint.channels):
-            queue_rows(other.id, [event], again=False)
