@@ -79,8 +79,8 @@ control_socket_disable = True
 _memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 worker_tmp_dir = _memory
 
-# Each connection is an open file, and many systems allow 1,024 unless a process asks for more. Where they allow too few,
-# the worker's own files come first: it could connect to the database no more because too many clients are connected.
+# Each connection is an open file, and many systems allow 1,024 unless a process asks for more. Where they allow too
+# few, the worker's own files come first: many clients must not keep it from connecting to the database.
 _files, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
 _own_files = 3 * _settings["DATABASE_POOL_SIZE"] + 100  # SQLite opens three files a connection
 _needed = worker_connections + _own_files
