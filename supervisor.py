@@ -73,13 +73,17 @@ def _read_address() -> tuple[str, int] | None:
     return (host, int(port)) if host and port.isdecimal() and not os.environ.get("BIND") else None
 
 
-def _is_in_use(address: tuple[str, int]) -> bool:
-    """Whether another process listens there. gunicorn would try for five seconds, and log each attempt."""
+def _obstacle(address: tuple[str, int]) -> str | None:
+    """Why nothing can listen there, in one line. gunicorn would try for five seconds, and log each attempt."""
+    host, port = address
     try:
-        socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET).close()
+        socket.create_server(address, family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        return error.errno == errno.EADDRINUSE
-    return False
+        if error.errno == errno.EADDRINUSE:
+            return f"Port {port} on {host} is in use. Choose another one, for example: PORT={port + 1} make run"
+        reason = str(error.strerror or error).partition(" (")[0]  # without the address
+        return f"HOST is {host} and PORT is {port}: {reason}. Set HOST to an address of this machine, or another PORT."
+    return None
 
 
 def _answers(address: tuple[str, int]) -> bool:
@@ -113,8 +117,6 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 
 if __name__ == "__main__":
     served = _read_address()
-    if served and _is_in_use(served):
-        sys.exit(
-            f"Port {served[1]} on {served[0]} is in use. Choose another one, for example: PORT={served[1] + 1} make run"
-        )
+    if served and (obstacle := _obstacle(served)):
+        sys.exit(obstacle)
     sys.exit(Supervisor(served).run())

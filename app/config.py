@@ -168,6 +168,15 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _host(text: str) -> str:
+    try:
+        ip_address(text)
+    except ValueError:
+        if not re.fullmatch(r"(?=.*[a-z])[a-z0-9._-]{1,253}", text, re.ASCII | re.IGNORECASE):
+            raise ValueError("an address of this machine, such as 127.0.0.1, or its name") from None
+    return text
+
+
 def _unix_socket(text: str) -> str:
     if text and not text.startswith("unix:/"):
         raise ValueError("unix: and the absolute path of a socket")
@@ -272,7 +281,7 @@ class Setting:
 
 
 SETTINGS: dict[str, Setting] = {
-    "HOST": Setting("127.0.0.1", str, "Address that gunicorn listens on."),
+    "HOST": Setting("127.0.0.1", _host, "Address that gunicorn listens on."),
     "PORT": Setting("8000", _whole_number(1, 65535), "Port that gunicorn listens on."),
     "BIND": Setting("", _unix_socket, "Unix socket for nginx, `unix:/path`, in place of `HOST` and `PORT`."),
     "URL_PREFIX": Setting("", _url_prefix, "Path prefix of all URLs, such as `/shop/api`."),

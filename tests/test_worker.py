@@ -144,6 +144,17 @@ def test_a_port_in_use_is_one_line_that_names_another_one(app: Flask, database_u
 
 
 @on_sqlite
+def test_an_address_of_another_machine_is_one_line_that_says_so(app: Flask, database_url: str) -> None:
+    ended = run_python(*SUPERVISOR, HOST="203.0.113.9", PORT="8000", AUTH="required", DATABASE_URL=database_url)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "HOST is 203.0.113.9 and PORT is 8000: Cannot assign requested address. "
+        "Set HOST to an address of this machine, or another PORT.\n"
+    )
+
+
+@on_sqlite
 def test_when_the_web_server_cannot_start_the_supervisor_ends_with_its_status(app: Flask, database_url: str) -> None:
     ended = run_python(*SUPERVISOR, AUTH="nonsense", DATABASE_URL=database_url)
 
