@@ -571,7 +571,7 @@ class Connection:
             raise ConnectionLost(str(error)) from error
 
     def _send_rest(self, data: memoryview) -> None:
-        """Send what the client has not taken at once. It is in memory until then: up to 32 MiB for each connection."""
+        """Send what the client has not taken at once. It is in memory until then: several MiB for a batch."""
         deadline = time.monotonic() + self.worker.send_timeout + len(data) / BODY_PACE
         while data:
             seconds = deadline - time.monotonic()

@@ -41,8 +41,9 @@ FAULTS_MAX = 1_000  # faults that one response reports; entries after them are o
 CONCURRENCY = 20  # orders that are changed at the same time: they share statements, see app/db/batching.py
 DEADLINE = 8.0  # seconds for all actions: below the 10 s in which every request is answered
 # Characters of the orders in one response, after which no further action begins: a thousand actions on one large order
-# would otherwise be answered with gigabytes. A thousand usual orders have 2 to 4 MiB.
-RESULTS_MAX = 32 * 1024 * 1024
+# would otherwise be answered with gigabytes. A thousand usual orders have 2 to 4 MiB. The response is in memory until a
+# slow client has read it.
+RESULTS_MAX = 8 * 1024 * 1024
 
 
 @dataclass(slots=True)
