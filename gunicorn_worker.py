@@ -35,6 +35,7 @@ READ_SIZE = 16_384  # bytes; pipelined requests within them are parsed at once
 MAX_HEAD_SIZE = 65_536  # bytes of a head; nginx passes 32 KiB and adds its own fields
 MAX_BODY_SIZE = 16 * 1024 * 1024  # bytes; beyond the application's own limits, which answer better (8 MiB for a batch)
 BODY_PACE = 65_536  # bytes a second: each such part of a body extends its deadline by a second, in both directions
+LARGE_PART = 65_536  # bytes; together with the head, a copy of it would be in memory until a slow client has read it
 LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a response before the connection closes
 FAIRNESS_PAUSE = 1e-6  # seconds; after sleep(0) the event loop would not poll sockets (app/http/requests.py)
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
@@ -676,7 +677,7 @@ class Response:
             self.keep_alive = False  # only the end of the connection ends the body
 
     def write(self, part: bytes) -> None:
-        """Send a part of the body, the first with the head."""
+        """Send a part of the body, a small one at the beginning together with the head."""
         head = b"" if self.started else self._start()
         if not self._has_body:
             part = b""
@@ -685,6 +686,9 @@ class Response:
         elif self._length is not None:
             part = part[: self._length - self._sent]
         self._sent += len(part)
+        if head and len(part) > LARGE_PART:
+            self._connection.send(head)
+            head = b""
         if head or part:
             self._connection.send(head + part)
 
