@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from tests.support.certificates import make_certificate
 from tests.support.servers import GUNICORN, ROOT, Server, free_port, running
 
 # What a distribution's nginx.conf would bring. Here all of it lies in one directory, so that any user may run it.
@@ -20,6 +21,7 @@ pid {directory}/pid;
 error_log stderr;
 events {{ worker_connections 1024; }}
 http {{
+    access_log            {directory}/access.log;
     client_body_temp_path {directory}/body;
     proxy_temp_path       {directory}/proxy;
     fastcgi_temp_path     {directory}/fastcgi;
@@ -52,16 +54,41 @@ def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
     return configuration
 
 
+def over_tls(configuration: str, directory: Path, port: int) -> str:
+    """The deployed file as its last section says: it listens on `port` with TLS, and another server redirects to it."""
+    certificate, key = make_certificate(directory, "localhost")
+    served, section = configuration.split("# --- TLS")
+    directives, redirecting = re.sub("^# ?", "", section.partition("\n")[2], flags=re.MULTILINE).split("server {")
+    served = re.sub(r"^    listen .*\n", "", served, flags=re.MULTILINE)
+    served = served.replace("    server_name _;\n", f"    server_name _;\n{directives}")
+    for theirs, ours in {
+        "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
+        "listen [::]:443 ssl": f"listen [::1]:{port} ssl",
+        "/etc/ssl/order-service/fullchain.pem": str(certificate),
+        "/etc/ssl/order-service/privkey.pem": str(key),
+    }.items():
+        assert theirs in served
+        served = served.replace(theirs, ours)
+    return f"{served}\nserver {{{redirecting}"
+
+
 @contextmanager
 def nginx_without_service(
-    prefix: str = "", *, sockets: Sequence[str] = ("gunicorn.sock",), max_conns: int = 200
+    prefix: str = "",
+    *,
+    sockets: Sequence[str] = ("gunicorn.sock",),
+    max_conns: int = 200,
+    tls_port: int | None = None,
 ) -> Iterator[Server]:
     """nginx alone; its directory, which is where it looks for gunicorn's sockets, is that of the process id file."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)  # as root, nginx's workers are somebody else
-        site = adapt((ROOT / "deploy" / "nginx.conf").read_text(), directory, port, prefix)
+        site = (ROOT / "deploy" / "nginx.conf").read_text()
+        if tls_port:
+            site = over_tls(site, directory, tls_port)
+        site = adapt(site, directory, port, prefix)
         for upstream in re.findall(r"^    server unix:.*\n", site, re.MULTILINE):
             site = site.replace(upstream, "".join(upstream.replace("gunicorn.sock", name) for name in sockets))
         site = site.replace("max_conns=200", f"max_conns={max_conns}")
@@ -71,7 +98,7 @@ def nginx_without_service(
         assert program, "nginx is not installed: apt-get install nginx-light"
         command = (program, "-e", "stderr", "-p", name, "-c", f"{name}/nginx.conf")
         # It is up when it says that the service is not; with a prefix, that there is nothing without it.
-        with running(*command, port=port, status=404 if prefix else 502) as server:
+        with running(*command, port=port, status=308 if tls_port else 404 if prefix else 502) as server:
             yield server
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -31,7 +32,7 @@ from tests.nginx.conftest import nginx_without_service
 from tests.support.event_streams import number_events, open_stream
 from tests.support.samples import LARGE
 from tests.support.search import project
-from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, running
+from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, free_port, running, send_request
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 
@@ -399,6 +400,25 @@ def test_the_services_own_answers_allow_the_origin_once(service: Server) -> None
         headers = cors(service.request("GET", path, headers={"Origin": SHOP}))
         assert headers["Access-Control-Allow-Origin"] == [SHOP]
         assert len(headers["Access-Control-Expose-Headers"]) == 1
+
+
+def test_it_serves_tls_and_redirects_to_it_as_the_file_says() -> None:
+    with nginx_without_service(tls_port=(port := free_port())) as nginx:
+        directory = Path(nginx.process.args[4])  # type: ignore[index, arg-type]
+        trusted = ssl.create_default_context(cafile=directory / "localhost.crt")
+        trusted.set_alpn_protocols(["h2"])
+        with socket.create_connection(("localhost", port), TIMEOUT) as connection:
+            with trusted.wrap_socket(connection, server_hostname="localhost") as encrypted:
+                protocol = encrypted.selected_alpn_protocol()
+        without_tls = send_request(port, "GET", "/orders")
+        redirected = nginx.request("GET", "/orders?limit=1", headers={"Host": "shop.example"})
+        log = (directory / "access.log").read_text()
+
+    assert protocol == "h2"
+    assert (without_tls.status, without_tls.json["type"]) == (400, "/problems/bad-request")
+    assert (redirected.status, redirected.headers["Location"]) == (308, "https://shop.example/orders?limit=1")
+    assert redirected.headers["Server"] == "nginx"  # and no version
+    assert log == ""  # it would have addresses and queries
 
 
 def test_no_log_names_a_client(app: Flask) -> None:
