@@ -62,9 +62,8 @@ def release_metrics(directory: str, pid: int) -> None:
                 os.remove(path)  # prometheus_client.multiprocess.mark_process_dead
                 continue
             with open(path, "r+b") as file:
-                file.truncate(
-                    max(int.from_bytes(file.read(4), "little"), 8)
-                )  # the file starts with the number of bytes in use
+                used = int.from_bytes(file.read(4), "little")  # the file starts with the number of bytes in use
+                file.truncate(max(used, 8))
         except OSError:
             continue  # it does not exist
 

@@ -168,6 +168,7 @@ def _streams() -> EventStreams:
 
 
 def _continued(first: str, frames: Iterator[str]) -> Iterator[str]:
+    """Closing this generator closes the frames, which `itertools.chain` would not."""
     yield first
     yield from frames
 

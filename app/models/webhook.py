@@ -1,6 +1,7 @@
 """Webhooks: the endpoints that events are sent to, and one delivery for each event and endpoint."""
 
 import random
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -77,10 +78,6 @@ class WebhookEndpoint(Base):
     last_failure_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
     __table_args__ = (CheckConstraint("status IN ('enabled', 'disabled', 'deleted')", name="status"),)
-
-    def covers_channels(self, channels: list[str] | None) -> bool:
-        """Whether the endpoint gets the events of all these channels; None stands for every channel."""
-        return self.channels is None or (channels is not None and set(channels) <= set(self.channels))
 
     def enable(self) -> None:
         """Enable the endpoint and forget its failures."""
@@ -190,6 +187,11 @@ class WebhookDelivery(Base):
         ),
         CheckConstraint("status IN ('pending', 'succeeded', 'failed')", name="status"),
     )
+
+
+def includes_channels(channels: Collection[str] | None, others: Collection[str] | None) -> bool:
+    """Whether all of the others are among the channels; None stands for every channel."""
+    return channels is None or (others is not None and set(channels).issuperset(others))
 
 
 def event_id(order_id: str | None, version: int | None, delivery_id: str) -> str:

@@ -22,7 +22,7 @@ from app.http.event_streams import (
 )
 from app.http.requests import JSON
 from app.http.responses import list_response
-from app.models.order_id import parse_uuid
+from app.models.order_id import LOWEST_ID, parse_uuid
 from app.models.principal import Principal
 from app.schemas.documents import FeedPageSchema
 from app.schemas.event import LATEST, EventQuerySchema, OrderEventQuerySchema
@@ -98,8 +98,9 @@ def _feed(query: dict[str, Any], principal: Principal, *, limit: int) -> EventSo
     if channel is not None:
         channels = frozenset({channel}) & (frozenset({channel}) if channels is None else channels)
     order_id = query.get("order_id")
+    # No order has LOWEST_ID: text that is not a UUID matches nothing.
     types = frozenset(query["types"]) if "types" in query else None
-    filters = FeedFilter(types, channels, order_id and (parse_uuid(order_id) or _NO_ORDER))
+    filters = FeedFilter(types, channels, order_id and (parse_uuid(order_id) or LOWEST_ID))
 
     def read(after: int) -> StreamPage:
         page = list_events(filters, after=after, limit=limit)
@@ -107,9 +108,6 @@ def _feed(query: dict[str, Any], principal: Principal, *, limit: int) -> EventSo
         return StreamPage(events, page.next_after, page.more)
 
     return EventSource(filters, read, of_feed=True)
-
-
-_NO_ORDER = "00000000-0000-0000-0000-000000000000"
 
 
 def _position(after: str | None, query: dict[str, Any]) -> int:

@@ -162,7 +162,7 @@ def list_orders(query: dict[str, Any]) -> Response:
     limit, cursor = query.pop("limit"), query.pop("cursor", None)
     after = read_cursor(cursor, query=query) if cursor else None
     page = order_listing.list_orders(query, principal=current_principal(), limit=limit, after=after)
-    next_cursor = page.next_after and make_cursor(page.next_after, query=query)
+    next_cursor = make_cursor(page.next_after, query=query) if page.next_after else None
     return list_response("orders", page.documents, next_cursor, headers={COMPLETE_UNTIL: page.complete_until})
 
 

@@ -13,9 +13,8 @@ from app.models.order_id import EPOCH
 _FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FORBIDDEN_IN_MULTILINE_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
-_LATIN_CAPITALS = "".join(
-    map(chr, range(0xC0, 0xE0))
-)  # À to ß; their second bytes in UTF-8 are all those from 80 to 9F
+# À to ß; their second bytes in UTF-8 are all those from 80 to 9F.
+_LATIN_CAPITALS = "".join(map(chr, range(0xC0, 0xE0)))
 
 
 def any_character_except(excluded: str) -> str:

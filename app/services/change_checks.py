@@ -11,7 +11,7 @@ from app.models.fulfillment import EXPECTED, RECEIVED, REJECTED, SHIPPED
 from app.models.lifecycle import ACTIONS, ERASED, LATE, OPEN, PARTIALLY_CANCELLED, RETURN_EXPECTED
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
 from app.models.order_id import is_alias
-from app.services.document_checks import Document, UnitCounts, is_shippable
+from app.services.document_checks import Document, UnitCounts, may_be_late
 
 RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong
 
@@ -90,7 +90,7 @@ def wrong_members(event_type: str, change: VersionChange, *, actor: str) -> list
         wrong.update(record_check(before, after))
     if event_type == "order.held" and not _is_held_by(actor, after):
         wrong.add("holds")
-    if event_type != LATE and not _is_late_still(event_type, change):
+    if event_type != LATE and not _keeps_lateness(event_type, change):
         wrong.add("late")
     if event_type in _ACTION_BY_EVENT and after["status"] != _expected_status(event_type, change):
         wrong.add("status")
@@ -124,10 +124,10 @@ def _expected_status(event_type: str, change: VersionChange) -> str:
     return ACTIONS[action].to_status or status
 
 
-def _is_late_still(event_type: str, change: VersionChange) -> bool:
-    """Whether the order is late as before, unless nothing of it is open any more, or the date to ship by is another."""
+def _keeps_lateness(event_type: str, change: VersionChange) -> bool:
+    """Whether the order is as late as before. Without open units it is not late; a new `ship_by` may end it."""
     is_late, after = change.after["late"], change.after
-    expected = change.before["late"] and is_shippable(after, change.units)
+    expected = change.before["late"] and may_be_late(after, change.units)
     return is_late is expected or (event_type == "order.updated" and is_late is False)
 
 
@@ -186,7 +186,7 @@ def _check_cancellation(before: Document, after: Document) -> Iterator[str]:
 def _check_hold(before: Document, after: Document) -> Iterator[str]:
     """One hold was added at the end, or replaced another one with the same handle."""
     past, new = {hold["handle"]: hold for hold in before["holds"]}, {hold["handle"]: hold for hold in after["holds"]}
-    [*changed] = (hold for handle, hold in new.items() if past.get(handle) != hold)
+    changed = [hold for handle, hold in new.items() if past.get(handle) != hold]
     handles = list(past | new)
     if len(changed) != 1 or list(new) != handles or changed[0]["placed_at"] != after["updated_at"]:
         yield "holds"

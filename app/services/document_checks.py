@@ -180,15 +180,15 @@ def _changed_parts(before: Derived, derived: Derived) -> Iterator[str]:
                 yield name
 
 
-def is_shippable(order: Document, units: UnitCounts) -> bool:
-    """Whether the order has a date to ship by and open units, so that it can become late, or is."""
+def may_be_late(order: Document, units: UnitCounts) -> bool:
+    """Whether the order has a `ship_by` and open units: only then it can be late."""
     return order["ship_by"] is not None and order["status"] in OPEN and units.open > 0
 
 
 def due_at(order: Document, *, version: int) -> datetime | None:
     """The next time at which the service changes the order by itself: a hold ends, or it becomes late."""
     dates = [read_timestamp(hold["until"]) for hold in order["holds"] if hold["until"]]
-    if not order["late"] and version < VERSIONS_MAX and is_shippable(order, order_units(order)):
+    if not order["late"] and version < VERSIONS_MAX and may_be_late(order, order_units(order)):
         dates.append(read_timestamp(order["ship_by"]))
     return min(dates, default=None)
 
@@ -228,7 +228,7 @@ def _check_statuses(order: Document, derived: Derived) -> Iterator[str]:
 
 
 def _check_late(order: Document, derived: Derived) -> Iterator[str]:
-    if order["late"] and not is_shippable(order, derived.units):
+    if order["late"] and not may_be_late(order, derived.units):
         yield "late"
 
 

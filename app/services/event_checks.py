@@ -29,15 +29,8 @@ from app.services.order_inserts import NEW_ORDER_STATE
 from app.services.order_service import content_columns, item_columns
 
 _NOT_A_DOCUMENT = (KeyError, TypeError, AttributeError, ValueError)  # raised by reading another document
-EVENT_COLUMNS = (
-    "version",
-    "type",
-    "actor",
-    "request_id",
-    "traceparent",
-    "at",
-    "snapshot",
-)  # of `order_events`, compared here
+# The columns of `order_events` that are compared here.
+EVENT_COLUMNS = ("version", "type", "actor", "request_id", "traceparent", "at", "snapshot")
 
 _CLOCK_SKEW = timedelta(minutes=1)  # between the machine that dates an event and the one that dates its feed entry
 _GAPS_MAX = 100  # gaps, and entries, that are reported

@@ -123,7 +123,7 @@ def as_csv(documents: Iterable[str]) -> Iterator[str]:
 
     A cell that a spreadsheet would read as a formula is prefixed with an apostrophe, for any list separator.
     """
-    to_text = csv.writer(_ReturnsText()).writerow
+    to_text = csv.writer(_Echo()).writerow
     totals_header = [_TOTAL_NAMES.get(name, name) for name in TOTAL_COLUMNS]
     yield to_text([*ORDER_COLUMNS, *totals_header, *(_ITEM_NAMES.get(name, name) for name in ITEM_COLUMNS)])
     for document in documents:
@@ -134,11 +134,11 @@ def as_csv(documents: Iterable[str]) -> Iterator[str]:
             yield to_text([*start, *(_without_formula(item[name]) for name in ITEM_COLUMNS)])
 
 
-class _ReturnsText:
-    """A file for `csv.writer`, whose `writerow` returns what `write` returns."""
+class _Echo:
+    """The file of `csv.writer`: `writerow` returns what `write` returns, the row as text."""
 
     def write(self, text: str) -> str:
-        """The text."""
+        """Return the text instead of writing it."""
         return text
 
 

@@ -56,9 +56,9 @@ NEW_ORDER_STATE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """An order to store: its columns, the columns of its items, its document, the id of its request and its span.
+    """An order to store: its columns, those of its items, its document, and the id and the span of its request.
 
-    `channels` are those that its principal is bound to, if it is: it may conflict with an order of another channel.
+    `channels` are those that the principal is bound to, or None: an error must not name an order of another channel.
     """
 
     columns: dict[str, Any]
@@ -73,12 +73,19 @@ class NewOrder:
         return str(self.columns["id"])
 
 
-def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
-    """Store the orders that conflict with no stored one, and return the ids of those that are stored.
+@dataclass(frozen=True, slots=True)
+class OrderHistory:
+    """An order as it is after its last event, and all of its events in their order."""
 
-    An order conflicts by its key, its principal's external_ref, its id or its number; `find_conflicts` finds
-    the stored one.
-    Raises the driver's error for the whole list: nothing is stored then, except that this is unknown after a lost
+    order: NewOrder
+    events: Sequence[Mapping[str, Any]]
+
+
+def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
+    """Store the orders that conflict with no stored one, and return the ids of those that are stored. This commits.
+
+    An order conflicts by its key, its principal's external_ref, its id or its number; `find_conflicts` finds the stored
+    one. Raises the driver's error for the whole list: nothing is stored then, except that this is unknown after a lost
     connection.
     """
     ordered = _in_lock_order(orders)
@@ -115,14 +122,6 @@ def _in_lock_order(orders: Sequence[NewOrder]) -> list[NewOrder]:
         places.update(dict.fromkeys(hashes, place))
         placed.append((place, order))
     return [order for _, order in sorted(placed, key=itemgetter(0))]
-
-
-@dataclass(frozen=True, slots=True)
-class OrderHistory:
-    """An order as it is after its last event, and all of its events in their order."""
-
-    order: NewOrder
-    events: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +238,7 @@ def insert_events(
 
 
 def insert_events_from(rows: FromClause, values: Mapping[str, ColumnElement[Any]]) -> tuple[Insert, Insert]:
-    """The same for PostgreSQL's single statements: INSERT … SELECT of events and of outbox rows, one a row of `rows`.
+    """INSERT … SELECT of an event and its outbox row for each row of `rows`: parts of PostgreSQL's one statement.
 
     `values` are the expressions of the event's columns.
     """
@@ -281,13 +280,14 @@ def _first_event(order: NewOrder, event_type: str) -> dict[str, Any]:
 def _insert_statement() -> Statement:
     # The batch is one JSON parameter: 8 µs an order in the driver, where arrays cost 46 to 80 µs.
     batch = cast(bindparam("batch", type_=Text), JSON)
-    given = [column for column in ORDERS.c if column.name not in NEW_ORDER_STATE]
+    # Those that the database does not fill in.
+    order_columns = [column for column in ORDERS.c if column.name not in NEW_ORDER_STATE]
     of_event = typed(EVENTS.c[name] for name in ("request_id", "traceparent", "snapshot"))
-    columns = (*typed(given), *of_event, column("items", JSON))
+    columns = (*typed(order_columns), *of_event, column("items", JSON))
     new = select(json_rows(batch, "batch", *columns)).cte("new_orders")
     inserted = (
         postgresql.insert(ORDERS)
-        .from_select(given, select(*(new.c[column.name] for column in given)))
+        .from_select(order_columns, select(*(new.c[column.name] for column in order_columns)))
         .on_conflict_do_nothing()
         .returning(ORDERS.c.id)
         .cte("inserted_orders")

@@ -48,7 +48,15 @@ REWRITE_MAX = 100  # orders in one transaction of a rebuild, so that no statemen
 TERMS_MAX = 20_000
 SWEEP_MAX = 5_000  # terms in one transaction
 FIRST_TERM: TermKey = ("", LOWEST_ID)  # before all others
-_UNCHANGED = ("customer_id", "channel", "status", "fulfillment_status", "payment_status", "return_status", "currency")
+_COPIED_MEMBERS = (
+    "customer_id",
+    "channel",
+    "status",
+    "fulfillment_status",
+    "payment_status",
+    "return_status",
+    "currency",
+)
 
 _HEADS = Statement(select(SEARCH_HEAD.c.seq, FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
 _LOCK_HEAD = select(SEARCH_HEAD.c.seq).with_for_update(skip_locked=True)
@@ -109,7 +117,7 @@ def current_documents() -> Any:
 
 def search_row(document: Mapping[str, Any]) -> Row:
     """The row of an order, given as its document."""
-    row = {name: document[name] for name in _UNCHANGED}
+    row = {name: document[name] for name in _COPIED_MEMBERS}
     totals, terms = document["totals"], sorted(order_terms(document))
     return row | {
         "order_id": document["id"],
@@ -134,7 +142,8 @@ def store_rows(connection: Connection, rows: Sequence[Row], *, rewrite: bool = F
         later = [
             (remaining[row.order_id], row.terms)
             for row in stored
-            if row.version < remaining[row.order_id]["version"] + rewrite
+            if row.version < remaining[row.order_id]["version"]
+            or (rewrite and row.version == remaining[row.order_id]["version"])
         ]
         _update_rows(connection, later, rewrite=rewrite)
         for row in stored:

@@ -37,7 +37,6 @@ from app.models.order_id import LOWEST_ID
 from app.models.search import INDEXED, SORTED_FILTERS, SORTS
 from app.services.order_queries import owned_by, owner_parameters
 
-_COLUMNS = SEARCH.c
 _ONE_OF = ("channel", "status", "fulfillment_status", "payment_status", "return_status")
 _EQUAL = ("customer_id", "currency", "held", "late")
 _FLAGS = ("held", "late")  # their indexes contain the orders for which they are true, and not the value
@@ -172,12 +171,12 @@ def _source_rows(shape: PageShape, dialect: str) -> Any:
         selected = union_all(*_ranges(shape.source.path)).subquery("selected")
         ids = select(selected.c.order_id).distinct()
     matching = select(SEARCH, true().label("matches"))
-    conditions = _matches(_COLUMNS, shape), *_within_sort(_COLUMNS, shape)
+    conditions = _matches(SEARCH.c, shape), *_within_sort(SEARCH.c, shape)
     if dialect == "sqlite":
-        return matching.where(_COLUMNS.order_id.in_(ids), *conditions).subquery("matched")
+        return matching.where(SEARCH.c.order_id.in_(ids), *conditions).subquery("matched")
     # LATERAL: a look-up by primary key for each order. A join could be planned as a scan of all orders.
     of_path = ids.subquery("ids")
-    row = matching.where(_COLUMNS.order_id == of_path.c.order_id, *conditions).limit(literal_column("1"))
+    row = matching.where(SEARCH.c.order_id == of_path.c.order_id, *conditions).limit(literal_column("1"))
     matched = row.lateral("row")
     return select(matched).select_from(of_path).join(matched, true()).subquery("matched")
 
@@ -206,11 +205,11 @@ def _walk(shape: PageShape) -> Any:
 
 def _walk_sorting(path: Path, shape: PageShape) -> list[Any]:
     direction = desc if shape.descending else asc
-    return [direction(one) for one in (*_leading_columns(path.name), *(_COLUMNS[name] for name in SORTS[shape.sort]))]
+    return [direction(one) for one in (*_leading_columns(path.name), *(SEARCH.c[name] for name in SORTS[shape.sort]))]
 
 
 def _leading_columns(name: str) -> list[Any]:
-    return [_COLUMNS[name]] if name and name not in _FLAGS else []
+    return [SEARCH.c[name]] if name and name not in _FLAGS else []
 
 
 def _walked_range(path: Path, i: int, shape: PageShape) -> list[Any]:
@@ -220,7 +219,7 @@ def _walked_range(path: Path, i: int, shape: PageShape) -> list[Any]:
     columns has this order, so that the planner does not use another one.
     """
     leading = _leading_columns(path.name)
-    columns = [*leading, *(_COLUMNS[name] for name in SORTS[shape.sort])]
+    columns = [*leading, *(SEARCH.c[name] for name in SORTS[shape.sort])]
     low, high = (
         [_parameter(f"{path.name}_{i}") for _ in leading] + [_bound(bound, name) for name in SORTS[shape.sort]]
         for bound in ("low", "high")
@@ -229,7 +228,7 @@ def _walked_range(path: Path, i: int, shape: PageShape) -> list[Any]:
 
 
 def _bound(bound: str, name: str) -> ColumnElement[Any]:
-    return bindparam(f"sort_{bound}_id" if name == "order_id" else f"sort_{bound}", type_=_COLUMNS[name].type)
+    return bindparam(f"sort_{bound}_id" if name == "order_id" else f"sort_{bound}", type_=SEARCH.c[name].type)
 
 
 def _within_sort(columns: Any, shape: PageShape) -> list[Any]:
@@ -256,16 +255,16 @@ def _range(name: str, i: int) -> Select[Any]:
         return select(order_id).where(term >= low, term < high).order_by(term, order_id).limit(limit)
     leading = [] if name in SORTS else _leading_columns(name)
     sort = name if name in SORTS else SORTED_FILTERS[name][0]
-    columns = [*leading, *(_COLUMNS[one] for one in SORTS[sort])]
+    columns = [*leading, *(SEARCH.c[one] for one in SORTS[sort])]
     low, high = (
         tuple_(*(_parameter(f"{name}_{i}") for _ in leading), *_range_bounds(sort, bound)) for bound in ("low", "high")
     )
-    query = select(_COLUMNS.order_id).where(tuple_(*columns) >= low, tuple_(*columns) < high)
+    query = select(SEARCH.c.order_id).where(tuple_(*columns) >= low, tuple_(*columns) < high)
     return query.where(*_index_conditions(name)).order_by(*columns).limit(limit)
 
 
 def _range_bounds(sort: str, bound: str) -> list[Any]:
-    value = bindparam(f"{sort}_{bound}", type_=_COLUMNS[SORTS[sort][0]].type)
+    value = bindparam(f"{sort}_{bound}", type_=SEARCH.c[SORTS[sort][0]].type)
     return [value] if sort == "created_at" else [value, literal_column(f"'{LOWEST_ID}'", UUID)]
 
 
@@ -284,9 +283,9 @@ def _condition(columns: Any, name: str) -> ColumnElement[bool]:
     if name in _ONE_OF:
         return is_one_of(columns[name], _parameter(f"{name}_values"))
     if name in _EQUAL:
-        condition: ColumnElement[bool] = columns[name] == bindparam(f"{name}_value", type_=_COLUMNS[name].type)
+        condition: ColumnElement[bool] = columns[name] == bindparam(f"{name}_value", type_=SEARCH.c[name].type)
         return condition
-    low, high = (bindparam(f"{name}_{bound}", type_=_COLUMNS[name].type) for bound in ("low", "high"))
+    low, high = (bindparam(f"{name}_{bound}", type_=SEARCH.c[name].type) for bound in ("low", "high"))
     return and_(columns[name] >= low, columns[name] < high)
 
 

@@ -45,7 +45,6 @@ _ANY_PENDING = Statement(select(exists(select(OUTBOX.c.order_id))))
 _LAST_QUEUED = select(func.min(WebhookEndpoint.last_seq)).where(WebhookEndpoint.status == ENABLED)
 # SKIP LOCKED: another sequencer is at work, and numbers what is pending.
 _LOCK_HEAD = select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq).with_for_update(skip_locked=True)
-_SET_HEAD = update(FEED_HEAD)
 
 
 def sequence_events() -> bool:
@@ -63,7 +62,7 @@ def sequence_events() -> bool:
             return False
         count = _move_events(connection, head.seq)
         if count:
-            connection.execute(_SET_HEAD.values(seq=head.seq + count))
+            connection.execute(update(FEED_HEAD).values(seq=head.seq + count))
         return count > 0
 
 
@@ -107,7 +106,7 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
         if pruned <= head.pruned_seq:
             return 0
         connection.execute(delete(FeedEntry).where(FeedEntry.seq <= pruned))
-        connection.execute(_SET_HEAD.values(pruned_seq=pruned))
+        connection.execute(update(FEED_HEAD).values(pruned_seq=pruned))
         return int(pruned - head.pruned_seq)
 
 
@@ -124,7 +123,7 @@ def renumber_feed() -> int:
         for first in range(head.pruned_seq + 1, head.seq + 1, _RENUMBER_MAX):
             batch = FEED.c.seq.between(first, min(first + _RENUMBER_MAX - 1, head.seq))
             connection.execute(update(FEED).where(batch).values(seq=FEED.c.seq + added))
-        connection.execute(_SET_HEAD.values(seq=head.seq + added, pruned_seq=head.pruned_seq + added))
+        connection.execute(update(FEED_HEAD).values(seq=head.seq + added, pruned_seq=head.pruned_seq + added))
         for position in (SEARCH_HEAD.c.seq, BROKER_CURSOR.c.seq, WebhookEndpoint.__table__.c.last_seq):
             connection.execute(update(position.table).values({position: position + added}))
         unsent = WebhookDelivery.status == PENDING, WebhookDelivery.seq.is_not(None)

@@ -23,11 +23,7 @@ from app.models.principal import CUSTOMER_SCOPES, SCOPES, Principal, customer_pr
 
 log = structlog.get_logger()
 
-ALGORITHMS = (
-    "RS256",
-    "ES256",
-    "EdDSA",
-)  # asymmetric only: the service verifies tokens, and must not be able to sign them
+ALGORITHMS = ("RS256", "ES256", "EdDSA")  # asymmetric: the service verifies tokens, and must not be able to sign them
 # Media types in lower case (RFC 7515 §4.1.9, RFC 9068 §2.1); "application/" may be left out.
 _TYPES = ("jwt", "application/jwt", "at+jwt", "application/at+jwt")
 _USER_AGENT = "order-service"

@@ -50,6 +50,7 @@ from app.models.webhook import (
     SUCCEEDED,
     SUCCESS_RECORDED_EVERY,
     event_id,
+    includes_channels,
     retry_pause,
 )
 from app.services.webhook_queue import queue_rows, render_event
@@ -447,5 +448,5 @@ def _report(endpoint: WebhookEndpoint, event_type: str, attempt: Attempt) -> Non
     event = {"type": event_type, "data": data}
     others = select(WebhookEndpoint).where(WebhookEndpoint.status == ENABLED, WebhookEndpoint.id != endpoint.id)
     for other in db.session.scalars(others):
-        if event_type in (other.events or ()) and other.covers_channels(endpoint.channels):
+        if event_type in (other.events or ()) and includes_channels(other.channels, endpoint.channels):
             queue_rows(other.id, [event], again=False)

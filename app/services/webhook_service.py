@@ -1,10 +1,10 @@
 """Webhook endpoints and their deliveries: create, change and delete endpoints, look at deliveries, send them again."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import gevent
 from sqlalchemy import ColumnElement, Select, delete, func, select, update
@@ -29,6 +29,7 @@ from app.models.webhook import (
     REPLAY_MAX,
     STATUS_LITERALS,
     TEST,
+    includes_channels,
 )
 from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
 from app.services.webhook_queue import QUEUED, delivery_document, queue_events, queue_rows
@@ -149,8 +150,12 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
             setattr(endpoint, name, patch[name])
     if "channels" in patch:
         channels = _permitted_channels(patch["channels"], principal)
-        if not _includes(channels, endpoint.channels):
-            _refuse_fewer_channels()
+        if not includes_channels(channels, endpoint.channels):
+            # A key that is bound to the remaining channels would see the deliveries of the removed ones.
+            detail = (
+                "Channels can be added, not removed: there may be deliveries of their events. Create another webhook."
+            )
+            raise InvalidRequest("The channels are refused.", errors=[{"pointer": "#/channels", "detail": detail}])
         endpoint.channels = channels
     was_enabled = endpoint.status == ENABLED
     if "status" in patch and patch["status"] != endpoint.status:
@@ -180,12 +185,13 @@ def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
     This deletes a batch of its deliveries; `prune_deliveries` deletes the rest.
     """
 
-    def delete() -> str:
+    def mark_deleted() -> str:
         endpoint = _lock(endpoint_id, principal)
         endpoint.status = DELETED
         return endpoint.id
 
-    in_transaction(partial(_prune, in_transaction(delete), after=LOWEST_ID, before=LOWEST_ID))
+    deleted_id = in_transaction(mark_deleted)
+    in_transaction(partial(_prune, deleted_id, after=LOWEST_ID, before=LOWEST_ID))
 
 
 def rotate_secret(endpoint_id: str, *, principal: Principal, rules: WebhookRules) -> dict[str, Any]:
@@ -378,18 +384,7 @@ def _not_found(endpoint_id: str) -> WebhookNotFound:
 
 def _may_manage(principal: Principal, channels: list[str] | None) -> bool:
     """Whether the principal may see and change an endpoint with these channels."""
-    return _includes(principal.channels, channels)
-
-
-def _includes(channels: Collection[str] | None, others: Collection[str] | None) -> bool:
-    """Whether all of the others are among the channels; None stands for every channel."""
-    return channels is None or (others is not None and set(channels).issuperset(others))
-
-
-def _refuse_fewer_channels() -> NoReturn:
-    """A key that is bound to the channels that are left would get the deliveries of the others."""
-    detail = "Channels can be added, not removed: there may be deliveries of their events. Create another webhook."
-    raise InvalidRequest("The channels are refused.", errors=[{"pointer": "#/channels", "detail": detail}])
+    return includes_channels(principal.channels, channels)
 
 
 def _permitted_channels(channels: list[str] | None, principal: Principal) -> list[str] | None:
