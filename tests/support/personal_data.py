@@ -61,6 +61,7 @@ def live(post: Callable[..., Any], *, end: str) -> str:
     tracking = {"carrier": canary(), "number": canary(), "url": f"https://{canary()}.example/{canary()}"}
     for _ in range(2):
         post(f"{path}/fulfillments", {"items": [{"line": 1, "quantity": 1}], "tracking": tracking})
+    post(f"{path}/fulfillments/1", {"tracking": {"carrier": canary()}}, "PATCH")
     post(f"{path}/fulfillments/1/events", {"type": "delivered", "description": canary(200)})
     post(f"{path}/returns", {"items": [{"line": 1, "quantity": 1}], "reason": canary(1500)})
     post(path, {"note": canary(10), "billing_address": None}, "PATCH")
