@@ -132,7 +132,7 @@ def test_a_service_that_refuses_the_key_ends_the_command(
     with running_service(app, settings) as service:
         for key, words in (
             ("osk_wrong", "401"),
-            (api_key(app, "orders:read"), "The scope events:read is missing."),
+            (api_key(app, "orders:read"), "The scope events:read is missing. Give a key with events:read as --api-key."),
         ):
             result = runner.invoke(
                 args=["webhooks", "listen", "--forward", "http://127.0.0.1:1/", "--service",

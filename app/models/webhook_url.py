@@ -79,8 +79,9 @@ def parse_webhook_url(text: str, *, allow_private: bool) -> WebhookURL:
     """
     match = _URL.fullmatch(text)
     if match is None or _NOT_AN_ESCAPE.search(text):
+        schemes = "http:// or https://" if allow_private else "https://"
         raise RefusedURL(
-            "This must be an https:// URL in ASCII with a host name, without user name, password and fragment; "
+            f"This must be an {schemes} URL in ASCII with a host name, without user name, password and fragment; "
             "international domain names in their xn-- form."
         )
     scheme = match["scheme"]
