@@ -421,14 +421,14 @@ class Connection:
         try:
             self._call_application(request, response)
         except (ConnectionLost, *GREENLET_EXITS):
+            self._reset_if_partial(response)
             raise
         except BaseException as error:
             aborted = response.started and isinstance(error, ConnectionAbortedError)  # on purpose, by the application
             if request.error is None and not aborted:
                 self.worker.log.exception("Error handling a %s request", request.environ["REQUEST_METHOD"])
             if response.started:  # too late for another status
-                if not response.is_framed:
-                    self._reset()
+                self._reset_if_partial(response)
                 return False
             internal = RequestError(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed unexpectedly. The error is logged."
@@ -581,10 +581,11 @@ class Connection:
             self._client.settimeout(min(self.worker.send_timeout, seconds))
             data = data[self._client.send(data) :]
 
-    def _reset(self) -> None:
-        """Make closing reset a TCP connection: a client that reads until the end must not take a part for the whole."""
-        with suppress(OSError):
-            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    def _reset_if_partial(self, response: "Response") -> None:
+        """Make closing reset a TCP connection if its end would be taken for that of the body (RFC 9112 §8)."""
+        if response.started and not response.is_framed:
+            with suppress(OSError):
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _refuse(self, error: RequestError) -> None:
         """Answer with a problem document, and let the client read it."""

@@ -304,9 +304,22 @@ def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole(headers: lis
     assert pieces.closed
 
 
-def test_a_response_that_fails_resets_the_connection_of_an_http_1_0_client() -> None:
+def ending_with(error: BaseException) -> Application:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"a"
+        raise error
+
+    return application
+
+
+TOO_MUCH = failing(Closing(*[b"x" * 1_000_000] * 50))  # for a client that does not read
+
+
+@pytest.mark.parametrize("application", [ending_with(RuntimeError()), ending_with(GreenletExit()), TOO_MUCH])
+def test_a_partial_response_resets_the_connection_of_an_http_1_0_client(application: Application) -> None:
     """Its body ends with the connection: closed as usual, a part would look like the whole."""
-    with socket.create_server(("127.0.0.1", 0)) as listener, worker_of(failing(Closing(b"a", None))) as worker:
+    with socket.create_server(("127.0.0.1", 0)) as listener, worker_of(application, timeout=1) as worker:
         with socket.create_connection(listener.getsockname(), TIMEOUT) as client:
             accepted, address = listener.accept()
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
