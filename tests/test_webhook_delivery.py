@@ -310,6 +310,25 @@ def test_an_order_with_many_pending_events_delays_no_other_order(app: Flask, cli
     assert sorted(delivery.event_id for delivery in claimed) == sorted(f"{order_id}:1" for order_id in orders)
 
 
+def test_what_waits_for_the_next_attempt_of_an_earlier_event_is_due_with_it(app: Flask, client: FlaskClient) -> None:
+    waiting_count = webhook_claims.WINDOW * webhook_delivery.CONCURRENCY + 5
+    with receiver() as endpoint, app.app_context():
+        webhook = create_webhook(client, endpoint.url)
+        for _ in range(waiting_count):
+            client.post(f"/orders/{create_order(client)}/confirm")
+        queue_events()
+        first = update(DELIVERIES).where(DELIVERIES.c.version == 1)
+        db.session.execute(first.values(next_attempt_at=datetime.now(UTC) + timedelta(hours=1)))
+        db.session.commit()
+        new = create_order(client)
+        deliver(app)
+        is_any_due = webhook_claims.any_due(datetime.now(UTC))
+
+    pending = deliveries(client, webhook, status="pending")
+    assert (endpoint.event_ids, is_any_due) == ([f"{new}:1"], False)
+    assert len(pending) == 2 * waiting_count and len({one["next_attempt_at"] for one in pending}) == 1
+
+
 def test_a_slow_endpoint_delays_no_other(app: Flask, client: FlaskClient) -> None:
     released = threading.Event()
 

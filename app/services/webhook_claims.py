@@ -61,6 +61,9 @@ log = structlog.get_logger()
 LEASE = timedelta(seconds=30)  # longer than the longest request and the wait for it
 # The oldest due deliveries that a claim looks at for each that it may take. One that waits for another costs a lookup.
 WINDOW = 2
+# Of those that wait for another, the oldest that are looked at to wait until its next attempt.
+POSTPONED_MAX = 1_000
+ORDERS_MAX = 2_000  # orders among which a claim looks for a delivery if the oldest ones all wait; about 0.04 s
 _LAG_WINDOW = 100  # the oldest due deliveries of an endpoint among which `oldest_due` looks
 ATTEMPTS_KEPT = 50  # of a delivery, the latest ones
 
@@ -145,6 +148,7 @@ def claim(endpoint: DueEndpoint, limit: int) -> list[ClaimedDelivery]:
     rows = _CLAIM_OLDEST[dialect].rows(**values, max_count=limit, window=window)
     if len(rows) < limit and (not rows or rows[0][-1] == window):
         # The window is full of deliveries that wait for earlier ones of their orders.
+        _POSTPONE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=POSTPONED_MAX)
         rows += _CLAIM_BY_ORDER[dialect].rows(**values, max_count=limit - len(rows))
     return _with_payloads(endpoint, [_ClaimedRow(*row[:-1]) for row in rows], lease=values["new_lease"])
 
@@ -193,8 +197,8 @@ def _select_window(name: str) -> tuple[Select[Any], ColumnElement[Any]]:
 
 
 def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
-    """The ids of the first pending deliveries of the orders, where they are due. However many an order has, only its
-    first one is read: the recursion goes from order to order in the index.
+    """The ids of the first pending deliveries of the first ORDERS_MAX orders, where they are due. However many an order
+    has, only its first one is read: the recursion goes from order to order in the index.
     """
     delivery, first, other = (aliased(WebhookDelivery) for _ in range(3))
     of_endpoint = bindparam("of_endpoint", type_=UUID)
@@ -202,14 +206,14 @@ def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
     start = select(delivery.order_id).where(
         delivery.endpoint_id == of_endpoint, delivery.status == PENDING_LITERAL, delivery.order_id.is_not(None)
     )
-    orders = select(start.order_by(delivery.order_id).limit(one).scalar_subquery().label("order_id")).cte(
-        "orders", recursive=True
-    )
+    first_order = start.order_by(delivery.order_id).limit(one).scalar_subquery()
+    orders = select(first_order.label("order_id"), one.label("number")).cte("orders", recursive=True)
     following = select(other.order_id).where(
         other.endpoint_id == of_endpoint, other.status == PENDING_LITERAL, other.order_id > orders.c.order_id
     )
-    step = select(following.order_by(other.order_id).limit(one).scalar_subquery())
-    orders = orders.union_all(step.where(orders.c.order_id.is_not(None)))
+    step = select(following.order_by(other.order_id).limit(one).scalar_subquery(), orders.c.number + one)
+    is_within = orders.c.number < bindparam("max_orders", ORDERS_MAX, Integer)
+    orders = orders.union_all(step.where(orders.c.order_id.is_not(None), is_within))
     id_if_due = case((first.next_attempt_at <= bindparam("now"), first.id))
     firsts = select(id_if_due).where(
         first.endpoint_id == of_endpoint, first.status == PENDING_LITERAL, first.order_id == orders.c.order_id
@@ -217,6 +221,35 @@ def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
     due = select(firsts.order_by(first.version).limit(one).scalar_subquery().label("id")).select_from(orders)
     due_ids = due.offset(literal_column("0")).subquery("due_ids")  # OFFSET 0: the subquery is not computed twice
     return select(due_ids.c.id).where(due_ids.c.id.is_not(None)), literal_column("0")
+
+
+def _postponement() -> Statement:
+    """Let the oldest due deliveries that wait for the next attempt of another one be due no sooner than it. They would
+    fill the window of each claim, and hide those that can be sent.
+    """
+    delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
+    earlier = select(other.next_attempt_at).where(
+        other.endpoint_id == bindparam("of_endpoint", type_=UUID),
+        other.order_id == delivery.order_id,
+        other.version < delivery.version,
+        other.status == PENDING_LITERAL,
+        other.lease.is_(None),
+        other.next_attempt_at > bindparam("now"),
+    )
+    next_attempt_at = earlier.order_by(other.version).limit(literal_column("1")).scalar_subquery()
+    oldest = (
+        select(delivery.endpoint_id, delivery.id, next_attempt_at.label("next_attempt_at"))
+        .where(_is_due_for(delivery, delivery.status))
+        .order_by(delivery.next_attempt_at)
+        .limit(bindparam("window", type_=Integer))
+        .with_for_update(skip_locked=True, of=delivery)
+        .cte("oldest")
+    )
+    columns = DELIVERIES.c
+    postponed = update(DELIVERIES).where(
+        columns.endpoint_id == oldest.c.endpoint_id, columns.id == oldest.c.id, oldest.c.next_attempt_at.is_not(None)
+    )
+    return Statement(postponed.values(next_attempt_at=oldest.c.next_attempt_at).returning(literal_column("1")))
 
 
 def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *, dialect: str) -> Statement:
@@ -246,6 +279,7 @@ def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *
 _CLAIM_OLDEST = {name: _claim_statement(*_select_window("id"), dialect=name) for name in ("postgresql", "sqlite")}
 _CLAIM_BY_ORDER = {name: _claim_statement(*_first_of_each_order(), dialect=name) for name in ("postgresql", "sqlite")}
 _OLDEST_DUE = Statement(_select_window("next_attempt_at")[0].order_by("next_attempt_at").limit(literal_column("1")))
+_POSTPONE = _postponement()
 _EVENTS = Lookup(
     [column("order_id", UUID), column("version", Integer)],
     lambda key: select(OrderEvent.at, OrderEvent.snapshot, OrderEvent.traceparent).where(
