@@ -1,7 +1,9 @@
 """`flask events renumber`: after a restore, no reader takes another event for one that it knows."""
 
 from typing import Any
+from uuid import uuid4
 
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from sqlalchemy import update
@@ -9,6 +11,7 @@ from sqlalchemy import update
 from app.db.engine import db
 from app.models import BROKER_CURSOR
 from app.models.webhook import WebhookEndpoint
+from app.services import sequencer
 from tests.support.samples import MINIMAL, slug
 from tests.support.search import project, search
 from tests.support.webhooks import create_webhook, queue_events, webhook_rules
@@ -27,7 +30,8 @@ def create(app: Flask, client: FlaskClient, count: int) -> None:
 
 
 def deliveries(client: FlaskClient, webhook_id: str) -> list[int]:
-    return sorted(delivery["seq"] for delivery in client.get(f"/webhooks/{webhook_id}/deliveries").json["deliveries"])
+    found = client.get(f"/webhooks/{webhook_id}/deliveries").json["deliveries"]
+    return sorted(delivery["seq"] for delivery in found if delivery["order_id"])
 
 
 def stored(app: Flask, query: Any) -> Any:
@@ -75,6 +79,27 @@ def test_webhooks_the_search_and_the_broker_go_on_where_they_were(
     assert (found["as_of_seq"], found["behind"], len(found["orders"])) == (ADDED + 3, 0, 3)
     assert stored(app, db.select(BROKER_CURSOR.c.seq)) == ADDED + 1
     assert stored(app, db.select(WebhookEndpoint.last_seq)) == ADDED + 3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 6])
+def test_all_pending_deliveries_have_the_new_numbers_whatever_the_batches_are(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(sequencer, "_RENUMBER_MAX", batch)
+    with webhook_rules(app):
+        ids = [create_webhook(client)["id"] for _ in range(2)]
+    create(app, client, 2)
+    path = client.post("/orders", json=MINIMAL).headers["Location"]
+    for _ in range(3):
+        client.patch(path, json={"note": str(uuid4())})
+    client.post(f"/webhooks/{ids[0]}/test")  # without a number
+
+    with app.app_context():
+        queue_events()
+        sequencer.renumber_feed()
+
+    events = [ADDED + n for n in range(1, 7)]
+    assert [deliveries(client, id) for id in ids] == [events, events]
 
 
 def test_a_second_restore_gives_higher_numbers_again(app: Flask, client: FlaskClient, runner: FlaskCliRunner) -> None:

@@ -13,12 +13,15 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Executable,
+    Integer,
     Select,
+    Tuple,
     bindparam,
     delete,
     exists,
     func,
     insert,
+    literal,
     literal_column,
     select,
     text,
@@ -29,10 +32,11 @@ from sqlalchemy import (
 from app.db.engine import db
 from app.db.statement import Statement
 from app.db.transactions import read_rows
+from app.db.types import UUID
 from app.models import BROKER_CURSOR, FEED, FEED_HEAD, OUTBOX, SEARCH_HEAD
 from app.models.event import SEQ, FeedEntry
-from app.models.order_id import time_ago
-from app.models.webhook import ENABLED, PENDING, WebhookDelivery, WebhookEndpoint
+from app.models.order_id import LOWEST_ID, time_ago
+from app.models.webhook import ENABLED, PENDING_LITERAL, WebhookDelivery, WebhookEndpoint
 
 # Events in one transaction. On SQLite, whose writers wait meanwhile, it takes about 10 ms.
 SEQUENCE_MAX = {"postgresql": 5_000, "sqlite": 1_000}
@@ -126,9 +130,26 @@ def renumber_feed() -> int:
         connection.execute(update(FEED_HEAD).values(seq=head.seq + added, pruned_seq=head.pruned_seq + added))
         for position in (SEARCH_HEAD.c.seq, BROKER_CURSOR.c.seq, WebhookEndpoint.__table__.c.last_seq):
             connection.execute(update(position.table).values({position: position + added}))
-        unsent = WebhookDelivery.status == PENDING, WebhookDelivery.seq.is_not(None)
-        connection.execute(update(WebhookDelivery).where(*unsent).values(seq=WebhookDelivery.seq + added))
+        for endpoint_id in connection.scalars(select(WebhookEndpoint.id)).all():
+            _renumber_deliveries(connection, endpoint_id, added)
         return added
+
+
+def _renumber_deliveries(connection: Connection, endpoint_id: str, added: int) -> None:
+    """Give the pending deliveries of an endpoint the new numbers. One that was away for days has millions."""
+    columns = WebhookDelivery.order_id, WebhookDelivery.version
+    of_endpoint = WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.status == PENDING_LITERAL
+    first: Any = (LOWEST_ID, 0)
+    while first is not None:
+        remaining = [*of_endpoint, tuple_(*columns) >= _key(first)]
+        following = select(*columns).where(*remaining).order_by(*columns).offset(_RENUMBER_MAX).limit(1)
+        first = connection.execute(following).first()
+        batch = remaining if first is None else [*remaining, tuple_(*columns) < _key(first)]
+        connection.execute(update(WebhookDelivery).where(*batch).values(seq=WebhookDelivery.seq + added))
+
+
+def _key(key: tuple[str, int]) -> Tuple:
+    return tuple_(literal(key[0], UUID), literal(key[1], Integer))
 
 
 def _move_events(connection: Connection, head: int) -> int:
