@@ -13,7 +13,14 @@ from flask.testing import FlaskClient
 from app.http import event_streams
 from app.services.api_key_service import key_id, revoke_api_key
 from tests.support.credentials import api_key, bearer, token
-from tests.support.event_streams import ACCEPT, ReceivedEvent, number_events, open_stream, parse_event_stream
+from tests.support.event_streams import (
+    ACCEPT,
+    ReceivedEvent,
+    number_events,
+    open_stream,
+    parse_event_stream,
+    without_comments,
+)
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 from tests.support.servers import GUNICORN, TIMEOUT, free_port, running, running_worker, wait_until
@@ -42,7 +49,7 @@ def numbers(events: list[ReceivedEvent]) -> list[str | None]:
 
 def take(events: Iterator[ReceivedEvent], count: int) -> list[ReceivedEvent]:
     """The next events, without comments."""
-    return list(islice((event for event in events if event.data), count))
+    return list(islice(without_comments(events), count))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,16 @@ def parse_event_stream(lines: Iterator[str]) -> Iterator[ReceivedEvent]:
             fields = {}
 
 
+def without_comments(events: Iterator[ReceivedEvent]) -> Iterator[ReceivedEvent]:
+    """Fails if no event comes within TIMEOUT seconds: a stream with heartbeats would be read forever."""
+    deadline = time.monotonic() + TIMEOUT
+    for event in events:
+        if event.data is not None:
+            yield event
+            deadline = time.monotonic() + TIMEOUT
+        assert time.monotonic() < deadline, f"no event within {TIMEOUT} seconds, only heartbeats"
+
+
 @contextmanager
 def open_stream(port: int, path: str, headers: Mapping[str, str] | None = None) -> Iterator[Iterator[ReceivedEvent]]:
     """The events of a stream of a running server, without comments; they end when the server ends the stream."""
@@ -52,4 +63,4 @@ def open_stream(port: int, path: str, headers: Mapping[str, str] | None = None) 
         response = connection.getresponse()
         assert response.status == 200, response.read()
         lines = (line.decode().rstrip("\n") for line in iter(response.readline, b""))
-        yield (event for event in parse_event_stream(lines) if event.data is not None)
+        yield without_comments(parse_event_stream(lines))
