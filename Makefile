@@ -13,6 +13,8 @@ FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0
 .PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test tracing-test alerts-test container-test cost-test deploys faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit sbom lock clean
 # Tests start many processes; without bytecode, each of them compiles the application again.
 unexport PYTHONDONTWRITEBYTECODE
+# The length of these runs is for the caller to choose: no test of theirs has a time limit.
+client-test container-test deploys faults fuzz-model: export PYTEST_TIMEOUT ?= 0
 # Two runs of pip at the same time corrupt the environment.
 .NOTPARALLEL:
 

