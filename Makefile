@@ -172,7 +172,7 @@ fuzz-database:
 	--header "Authorization: Bearer $$key" --max-examples $(EXAMPLES) --exclude-operation-id streamOrderEvents
 
 fuzz-model: export MODEL_EXAMPLES ?= 2000
-fuzz-model: export LOG_LEVEL := error
+fuzz-model: export TEST_LOG_LEVEL := error
 fuzz-model: $(VENV)/dev.stamp  ## compare random sequences of actions with a model, on both databases (MODEL_EXAMPLES=2000 sequences)
 	@$(PY) -m pytest tests/test_order_model.py --numprocesses=2 --capture=no --durations=2 --durations-min=1 $(ARGS)
 

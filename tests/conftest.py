@@ -24,6 +24,8 @@ from tests.support.tables import delete_all_rows
 for name in SETTINGS.keys() - {"DATABASE_POOLER"}:  # tests/pgbouncer/pooler.py sets it
     os.environ.pop(name, None)
 os.environ["AUTH"] = "off"
+if "TEST_LOG_LEVEL" in os.environ:  # a long run would print millions of lines (make fuzz-model)
+    os.environ["LOG_LEVEL"] = os.environ["TEST_LOG_LEVEL"]
 
 # No deadline: the first example fills caches and opens connections. The tables are emptied once per test.
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
