@@ -363,7 +363,7 @@ class IdempotencyKeyReused(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """You have sent more requests than your rate limit allows, or run too many exports or event streams at once.
+    """You have sent more requests than your rate limit allows, or too many at once: requests, exports or event streams.
 
     Wait for `Retry-After` seconds; the `RateLimit` header has the remaining requests. Each order of a batch counts as
     one request. A batch larger than the limit is accepted only if the limit is unused, and blocks later requests until

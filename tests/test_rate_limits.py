@@ -5,20 +5,23 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
+from werkzeug.test import TestResponse
 
 from app.db.engine import db
 from app.http import rate_limit
-from app.http.rate_limit import RateLimiter
+from app.http.rate_limit import CUSTOMER_SHARE, RateLimiter
+from app.services import order_search
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, app_with_auth, bearer, public_pem, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
-from tests.support.servers import GUNICORN, free_port, running
+from tests.support.servers import GUNICORN, free_port, running, wait_until
 
 pytestmark = on_sqlite
 
@@ -169,6 +172,26 @@ def test_without_a_limit_nothing_is_counted(secure_client: FlaskClient) -> None:
 
     assert {response.status_code for response in responses} == {200}
     assert not any("RateLimit" in response.headers for response in responses)
+
+
+def test_the_requests_in_progress_of_one_customer_leave_room_for_others(
+    app: Flask, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches = BoundedSemaphore(1)
+    monkeypatch.setattr(order_search, "SLOTS", searches)
+    one, other = bearer(token(customer="c-1")), bearer(token(customer="c-2"))
+    with app_with_auth(database_url, MAX_REQUESTS_IN_PROGRESS="8") as limited, ThreadPoolExecutor() as threads:
+
+        def get(path: str, headers: dict[str, str]) -> TestResponse:
+            return limited.test_client().get(path, headers=headers)
+
+        with searches:  # the first requests wait for it
+            slow = [threads.submit(get, "/orders/search", one) for _ in range(8 // CUSTOMER_SHARE)]
+            wait_until(lambda: get("/orders", one).status_code == 429)
+            assert get("/orders", other).status_code == 200
+        assert [each.result().status_code for each in slow] == [200, 200]
+        for _ in range(8):  # each leaves, whatever becomes of it
+            assert [get(path, one).status_code for path in ("/orders", "/orders/x", "/events")] == [200, 404, 403]
 
 
 def test_a_principal_beyond_the_capacity_of_the_table_is_not_limited(database_url: str, clock: Clock) -> None:

@@ -42,7 +42,7 @@ def init_app(app: Flask) -> None:
 
 
 class Authorization:
-    """Lets requests through to views by readiness, credentials, rate limit and scope, in this order.
+    """Lets requests through to views by readiness, credentials, rate limits and scope, in this order.
 
     `database_checked` is False from a start without a database until the first request that reaches it.
     """
@@ -69,6 +69,8 @@ class Authorization:
         current_globals().principal = principal = self.authenticator.authenticate()
         if self._is_rate_limited:  # before the scope: requests without it count, too
             rate_limit.count(principal)
+        if principal.customer_id is not None:
+            rate_limit.enter(principal)
         if scope not in principal.scopes:
             challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{scope}"'
             raise Forbidden(f"The scope {scope} is missing.").with_headers(WWW_Authenticate=challenge)

@@ -18,6 +18,7 @@ import structlog
 from flask import Flask, Response, current_app, g
 
 from app.errors import TooManyRequests, pluralize
+from app.http.requests import current_globals
 from app.models.principal import Principal
 from shared_files import reserve
 
@@ -27,10 +28,14 @@ _SLOT = struct.Struct("<Qd")  # a principal's hash, and its theoretical arrival 
 _SLOTS = 65_536  # 1 MiB: far more principals than call within a minute
 _PROBES = 16  # slots searched for a principal; if all are taken, the principal idle for the longest time is evicted
 _WINDOW = 60.0  # seconds: the quota may be used within them at once or spread
+CUSTOMER_SHARE = 4  # a customer's requests may be one in so many of MAX_REQUESTS_IN_PROGRESS
 
 
 def init_app(app: Flask) -> None:
-    """Count the requests of customers and services, if either has a limit."""
+    """Count the requests of customers and services, if either has a limit, and those in progress of each customer."""
+    if app.config["AUTH"] == "required" and (in_progress := app.config["MAX_REQUESTS_IN_PROGRESS"]):
+        app.extensions["request_slots"] = RequestSlots(max(1, in_progress // CUSTOMER_SHARE))
+        app.after_request(_leave)
     if app.config["AUTH"] == "required" and (app.config["RATE_LIMIT_CUSTOMERS"] or app.config["RATE_LIMIT_SERVICES"]):
         app.extensions["rate_limiter"] = RateLimiter(os.environ.get("RATE_LIMIT_FILE"))
         app.after_request(_add_headers)
@@ -59,6 +64,49 @@ def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
         if cost > 1:
             detail = f"The batch counts as {cost} requests; {quota.remaining} of {limit} per minute left."
         raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(quota.retry_after)))
+
+
+class RequestSlots:
+    """Limits the requests of each customer that are in progress in this process.
+
+    The slow requests of one customer would otherwise reach MAX_REQUESTS_IN_PROGRESS, and everybody else be refused.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_progress: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, principal: str) -> None:
+        """Begin a request. Raises TooManyRequests."""
+        with self._lock:
+            in_progress = self._in_progress.get(principal, 0)
+            if in_progress >= self._limit:
+                detail = f"{pluralize(in_progress, 'request')} of this customer in progress. Wait for a response."
+                raise TooManyRequests(detail)
+            self._in_progress[principal] = in_progress + 1
+
+    def leave(self, principal: str) -> None:
+        """End a request: its response, which may be a stream, begins."""
+        with self._lock:
+            self._in_progress[principal] -= 1
+            if not self._in_progress[principal]:
+                del self._in_progress[principal]
+
+
+def enter(customer: Principal) -> None:
+    """Begin a customer's request. Raises TooManyRequests if the customer has too many in progress."""
+    slots: RequestSlots | None = current_app.extensions.get("request_slots")
+    if slots is not None:
+        slots.enter(customer.id)
+        current_globals().request_slot = customer.id
+
+
+def _leave(response: Response) -> Response:
+    principal = current_globals().pop("request_slot", None)
+    if principal is not None:
+        current_app.extensions["request_slots"].leave(principal)
+    return response
 
 
 def _add_headers(response: Response) -> Response:
