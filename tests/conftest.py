@@ -33,6 +33,9 @@ if "TEST_LOG_LEVEL" in os.environ:  # a long run would print millions of lines (
 # The response to an erasure is 200 also where the machine is busy. Tests of 202 set a limit of their own.
 customer_routes.REQUEST_SECONDS = TIMEOUT
 
+# Seconds of one test with its fixtures. The longest takes 15 on a machine that does nothing else.
+os.environ.setdefault("PYTEST_TIMEOUT", "300")
+
 # No deadline: the first example fills caches and opens connections. The tables are emptied once per test.
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("default", max_examples=25, derandomize="CI" in os.environ, **COMMON)
