@@ -381,7 +381,7 @@ class ActionResultsSchema(ResponseSchema):
 class PatchOperationSchema(ResponseSchema):
     """One operation of a JSON Patch (RFC 6902 §4)."""
 
-    op = fields.String(required=True, validate=validate.OneOf(("add", "remove", "replace")))
+    op = _choice(("add", "remove", "replace"))
     path = fields.String(required=True, metadata={"description": "A JSON pointer (RFC 6901).", "example": "/status"})
     value = fields.Raw(metadata={"description": "The value of `add` and `replace`.", "example": "confirmed"})
 
@@ -389,29 +389,20 @@ class PatchOperationSchema(ResponseSchema):
 class EventSchema(ResponseSchema):
     """A change of an order."""
 
-    id = fields.String(required=True, metadata={"example": f"{ORDER_ID}:1"})
-    type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
+    id = _text(example=f"{ORDER_ID}:1")
+    type = _choice(EVENT_TYPES)
     order_id = fields.UUID(required=True)
-    version = fields.Integer(
-        required=True, metadata={"description": "The version of the order that the change created.", "example": 1}
+    version = _integer("The version of the order that the change created.", metadata={"example": 1})
+    actor = _text(
+        "The principal who made the change. Customers see others as `staff` or `service`.", example="anonymous"
     )
-    actor = fields.String(
-        required=True,
-        metadata={
-            "description": "The principal who made the change. Customers see others as `staff` or `service`.",
-            "example": "anonymous",
-        },
-    )
-    request_id = fields.String(
-        required=True,
+    request_id = _text(
+        "The `X-Request-Id` of the request that made the change; null for a command, and after an erasure. Customers "
+        "see those of their own requests only.",
+        example="8e03978e40d543e8bc936894a57f9324",
         allow_none=True,
-        metadata={
-            "description": "The `X-Request-Id` of the request that made the change; null for a command, and after an "
-            "erasure. Customers see those of their own requests only.",
-            "example": "8e03978e40d543e8bc936894a57f9324",
-        },
     )
-    at = fields.String(required=True, metadata=TIMESTAMP)
+    at = _time()
     changes = fields.List(
         fields.Nested(PatchOperationSchema),
         required=True,
@@ -431,33 +422,20 @@ class EventListSchema(ResponseSchema):
 class FeedEventSchema(ResponseSchema):
     """An event in the feed of all orders."""
 
-    id = fields.String(required=True, metadata={"example": f"{ORDER_ID}:1"})
-    seq = fields.Integer(
-        required=True,
-        metadata={
-            "description": "The number of the event in the feed. Numbers have no gaps.",
-            "format": "int64",
-            "example": 17,
-        },
+    id = _text(example=f"{ORDER_ID}:1")
+    seq = _integer(
+        "The number of the event in the feed. Numbers have no gaps.", metadata={"format": "int64", "example": 17}
     )
-    type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
+    type = _choice(EVENT_TYPES)
     order_id = fields.UUID(required=True)
-    version = fields.Integer(
-        required=True, metadata={"description": "The version of the order that the change created.", "example": 1}
-    )
-    actor = fields.String(
-        required=True, metadata={"description": "The principal who made the change.", "example": "anonymous"}
-    )
-    request_id = fields.String(
-        required=True,
+    version = _integer("The version of the order that the change created.", metadata={"example": 1})
+    actor = _text("The principal who made the change.", example="anonymous")
+    request_id = _text(
+        "The `X-Request-Id` of the request that made the change; null for a command, and after an erasure.",
+        example="8e03978e40d543e8bc936894a57f9324",
         allow_none=True,
-        metadata={
-            "description": "The `X-Request-Id` of the request that made the change; null for a command, and after an "
-            "erasure.",
-            "example": "8e03978e40d543e8bc936894a57f9324",
-        },
     )
-    at = fields.String(required=True, metadata=TIMESTAMP)
+    at = _time()
     data = fields.Nested(OrderSchema, required=True, metadata={"description": "The order after the change."})
 
 
@@ -465,12 +443,8 @@ class FeedPageSchema(ResponseSchema):
     """A page of the feed."""
 
     events = fields.List(fields.Nested(FeedEventSchema), required=True)
-    next_cursor = fields.String(
-        required=True,
-        metadata={
-            "description": "The `after` of the next request, also where the page is empty.",
-            "example": "AAAAAAAAABFq2zYPDsqd8g==",
-        },
+    next_cursor = _text(
+        "The `after` of the next request, also where the page is empty.", example="AAAAAAAAABFq2zYPDsqd8g=="
     )
 
 
@@ -483,6 +457,6 @@ class ErasureSchema(ResponseSchema):
         validate=validate.OneOf((RUNNING, DONE)),
         metadata={"description": "`done` once all orders of the customer are erased.", "example": DONE},
     )
-    orders = fields.Integer(required=True, metadata={"description": "Orders erased so far.", "example": 3})
-    created_at = fields.String(required=True, metadata=TIMESTAMP)
-    finished_at = fields.String(required=True, allow_none=True, metadata=TIMESTAMP)
+    orders = _integer("Orders erased so far.", metadata={"example": 3})
+    created_at = _time()
+    finished_at = _time(allow_none=True)
