@@ -26,6 +26,7 @@ class StartupError(Exception):
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _AGE_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+_AGE = "a duration in days, hours or minutes, such as 30d, 12h or 45m"
 _SECRET_MIN = 32  # characters
 RANDOM_KEY_PREFIX = "random-"  # prefix of a SECRET_KEY that is random at each start: nothing stored may depend on it
 _RANDOM_KEY = re.compile(rf"{RANDOM_KEY_PREFIX}[0-9a-f]{{{2 * _SECRET_MIN}}}")
@@ -236,11 +237,18 @@ def _secret(text: str) -> str:
     return text or RANDOM_KEY_PREFIX + secrets.token_hex(_SECRET_MIN)
 
 
-def _age(text: str) -> timedelta | None:
-    match = re.fullmatch(r"([1-9]\d{0,5})([dhm])", text, re.ASCII)
-    if text and match is None:
-        raise ValueError("a duration such as 30d, 12h or 45m")
-    return timedelta(**{_AGE_UNITS[match[2]]: int(match[1])}) if match else None
+def parse_age(text: str) -> timedelta:
+    """A duration in days, hours or minutes. Raises ValueError with what is expected."""
+    match = re.fullmatch(r"(\d{1,6})([dhm])", text, re.ASCII)
+    if match is None:
+        raise ValueError(_AGE)
+    return timedelta(**{_AGE_UNITS[match[2]]: int(match[1])})
+
+
+def _optional_age(text: str) -> timedelta | None:
+    if text.startswith("0"):
+        raise ValueError(_AGE)
+    return parse_age(text) if text else None
 
 
 def _list(text: str) -> Iterator[str]:
@@ -327,7 +335,9 @@ SETTINGS: dict[str, Setting] = {
     ),
     "EVENT_STREAMS_CUSTOMERS": Setting("10", _whole_number(1, 100_000), "The same of one customer."),
     "EXPIRE_PENDING_AFTER": Setting(
-        "", _age, "Age at which `flask worker` cancels unconfirmed, unpaid orders: `30d`, `12h`, `45m`; never if empty."
+        "",
+        _optional_age,
+        "Age at which `flask worker` cancels unconfirmed, unpaid orders: `30d`, `12h`, `45m`; never if empty.",
     ),
     "WORKER_METRICS_PORT": Setting(
         "0", _whole_number(0, 65535), "Port on `HOST` where `flask worker` serves `/metrics`; 0 means none."

@@ -19,7 +19,7 @@ from app.db.statement import Statement
 from app.models.order_id import HIGHEST_ID, LOWEST_ID
 from app.models.principal import ANONYMOUS, Principal
 from app.services.order_inserts import insert_orders
-from app.services.order_listing import FILTERS, LEADS, Shape, list_query, list_statement, select_orders
+from app.services.order_listing import FILTER_INDEXES, FILTERS, Shape, list_query, list_statement, select_orders
 from app.services.order_queries import SNAPSHOTS
 from app.services.order_updates import CURRENT_ORDERS, UPDATE_ORDER, UPDATE_ORDERS
 from app.services.webhook_service import select_deliveries
@@ -88,7 +88,7 @@ def test_every_list_walks_the_index_of_its_first_filter(connection: psycopg.Conn
 
             scans = re.findall(r"using (\w+)", plan)
             unique = [name for name in ("number", "external_ref", "idempotency_key") if name in filters]
-            first = [INDEXES[name] for name in unique or [name for name in LEADS if name in filters][:1]]
+            first = [INDEXES[name] for name in unique or [name for name in FILTER_INDEXES if name in filters][:1]]
             assert scans[0] in first, (filters, plan)
             assert unique or "Sort" not in plan, (filters, plan)
             assert "Seq Scan" not in plan, (filters, plan)
@@ -124,7 +124,7 @@ def test_several_values_are_as_many_ranges_of_the_index(
 ) -> None:
     plan = plan_of(connection, shape_of(filters, ranges=8, descending=descending))
 
-    first = next(name for name in LEADS if name in filters)
+    first = next(name for name in FILTER_INDEXES if name in filters)
     scans = re.findall(r"using (\w+)", plan)
     assert scans[:8] == [INDEXES[first]] * 8, plan
     assert set(scans[8:]) == {"pk_orders", "pk_order_events"} and "Seq Scan" not in plan, plan

@@ -293,7 +293,7 @@ def test_an_export_waits_for_others_and_not_without_end(
 ) -> None:
     monkeypatch.setattr(order_export, "_QUEUE_SECONDS", 0.05)
     with app.app_context():
-        readers = order_export.READERS.get()
+        readers = order_export.EXPORT_CONNECTIONS.get()
     places = 0
     while readers.acquire(blocking=False):
         places += 1

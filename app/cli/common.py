@@ -1,7 +1,6 @@
 """Shared by the commands: durations, progress, and errors in one line."""
 
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 import click
 
-from app.config import StartupError
+from app.config import StartupError, parse_age
 from app.db.errors import DATABASE_ERRORS
 from app.db.revision import require_migrated
 from app.models.order_id import EPOCH
@@ -25,14 +24,13 @@ class Age(click.ParamType[timedelta]):
     """A parameter in days, hours or minutes: 30d, 12h, 45m."""
 
     name = "age"
-    _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         """The duration. Fails with a usage error."""
-        match = re.fullmatch(r"(\d{1,6})([dhm])", str(value), re.ASCII)
-        if match is None:
-            self.fail(f"{value!r} is not a duration in days, hours or minutes, such as 30d, 12h or 45m.", param, ctx)
-        return timedelta(**{self._UNITS[match[2]]: int(match[1])})
+        try:
+            return parse_age(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}.", param, ctx)
 
 
 class Since(click.ParamType[datetime]):

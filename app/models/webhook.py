@@ -15,7 +15,7 @@ from app.models.principal import PRINCIPAL_MAX
 
 URL_MAX = 2_048  # characters
 DESCRIPTION_MAX = 200
-PAYLOADS = THIN, WHOLE = ("thin", "order")
+PAYLOADS = THIN, WITH_ORDER = ("thin", "order")
 # A deleted endpoint stays, invisible, until a worker has deleted its deliveries.
 ENABLED, DISABLED, DELETED = "enabled", "disabled", "deleted"
 # Why an endpoint is disabled: by a request, because it answered 410, because it failed for days.

@@ -23,7 +23,7 @@ from app.db.transactions import in_transaction, read_rows
 from app.db.types import rfc3339
 from app.errors import CursorExpired
 from app.models import BROKER_CURSOR, FEED, FEED_HEAD
-from app.models.webhook import WHOLE
+from app.models.webhook import WITH_ORDER
 from app.services.broker_connection import BrokerConnection, BrokerMessage
 from app.services.event_feed import FeedEvent, FeedFilter, list_events, read_ends, require_retained
 from app.services.webhook_queue import event_data
@@ -79,16 +79,18 @@ def broker_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
     if not config["BROKER_URL"]:
         return ()
     connection = BrokerConnection(config["BROKER_URL"], topic=config["BROKER_TOPIC"], options=config["BROKER_OPTIONS"])
-    publisher = BrokerPublisher(connection, source=config["BROKER_SOURCE"], whole=config["BROKER_PAYLOAD"] == WHOLE)
+    publisher = BrokerPublisher(
+        connection, source=config["BROKER_SOURCE"], with_order=config["BROKER_PAYLOAD"] == WITH_ORDER
+    )
     return (Task("broker", publisher.run, idle_pause=0.5, woken_by=SEQUENCING, finish=publisher.finish),)
 
 
 class BrokerPublisher:
     """Publishes what is new in the feed, unless another worker does."""
 
-    def __init__(self, connection: BrokerConnection, *, source: str, whole: bool) -> None:
+    def __init__(self, connection: BrokerConnection, *, source: str, with_order: bool) -> None:
         self._connection = connection
-        self._source, self._whole = source, whole
+        self._source, self._with_order = source, with_order
         self._lease = secrets.token_hex(16)
         self._failures = 0
         self._retry_at = 0.0
@@ -124,7 +126,7 @@ class BrokerPublisher:
             return self._move_to_retained(after)
         if not page.events:
             return None
-        messages = [render_message(event, source=self._source, whole=self._whole) for event in page.events]
+        messages = [render_message(event, source=self._source, with_order=self._with_order) for event in page.events]
         try:
             count = self._connection.publish(messages, seconds=_PUBLISH_SECONDS)
         except Exception as error:  # of kombu, of the broker's library, of the network
@@ -153,12 +155,12 @@ class BrokerPublisher:
         self._failures = 0
 
 
-def render_message(event: FeedEvent, *, source: str, whole: bool) -> BrokerMessage:
+def render_message(event: FeedEvent, *, source: str, with_order: bool) -> BrokerMessage:
     """The event as a CloudEvent. Its data is that of webhooks: `thin`, or with the whole order."""
     document = orjson.loads(event.document)
     order, order_id = document["data"], document["order_id"]
     data = event_data(order, order_id=order_id, version=document["version"], seq=event.seq)
-    if whole:
+    if with_order:
         data["order"] = order
     cloud_event = {
         "specversion": "1.0",

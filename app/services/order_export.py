@@ -87,13 +87,13 @@ def read_page(selection: Selection, **bounds: Any) -> Sequence[Row[*tuple[Any, .
 @contextmanager
 def export_connection() -> Iterator[None]:
     """Wait for one of the connections that exports share, and hold it. Raises PoolTimeout if none becomes free."""
-    readers = READERS.get()
-    if not readers.acquire(timeout=_QUEUE_SECONDS):
+    connections = EXPORT_CONNECTIONS.get()
+    if not connections.acquire(timeout=_QUEUE_SECONDS):
         raise PoolTimeout("No database connection for exports became free in time.")
     try:
         yield
     finally:
-        readers.release()
+        connections.release()
 
 
 @lru_cache(maxsize=512)  # all combinations of filters that clients use fit
@@ -104,7 +104,7 @@ def _page_query(shape: Shape) -> Any:
 
 
 # Exports share half of the connections, and leave the other half to other requests.
-READERS = PerApplication(lambda: Semaphore(_export_connections()))
+EXPORT_CONNECTIONS = PerApplication(lambda: Semaphore(_export_connections()))
 
 
 def _export_connections() -> int:

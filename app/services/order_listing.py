@@ -120,7 +120,7 @@ def select_orders(filters: Mapping[str, Any], *, principal: Principal) -> Select
     leading = _leading_filters(given - not_indexed)
     parameters, ranges = _range_parameters(leading, values) if leading else ({}, 1)
     for name in given.difference(leading):
-        parameters[name] = orjson.dumps(values[name]).decode() if name in _SEVERAL else values[name][0]
+        parameters[name] = orjson.dumps(values[name]).decode() if name in _MULTIPLE_VALUES else values[name][0]
     return Selection(Shape(given, leading, ranges, is_descending(filters)), parameters)
 
 
@@ -177,7 +177,7 @@ def _is_any_of(column: Any, name: str) -> ColumnElement[bool]:
 
 
 # The conditions of the filters. Number, reference and key select at most one order for each principal. The index that
-# serves a list is the leading filter's (LEADS), so the conditions of all other filters are written without one.
+# serves a list is that of the leading filter (FILTER_INDEXES): the conditions of all others are written without one.
 FILTERS: dict[str, ColumnElement[bool]] = {
     "number": Order.number == _parameter("number"),
     "external_ref": Order.external_ref == _parameter("external_ref"),
@@ -192,12 +192,12 @@ FILTERS: dict[str, ColumnElement[bool]] = {
 }
 _SELECTIVE = {"number", "external_ref", "idempotency_key"}
 # Filters of which one of several values may match.
-_SEVERAL = {"channel", "status", "fulfillment_status", "payment_status", "return_status"}
+_MULTIPLE_VALUES = {"channel", "status", "fulfillment_status", "payment_status", "return_status"}
 
 # The filters whose index has the sort. The first of those given leads: its index is scanned from the cursor, and
 # the other conditions are checked for each order. Several values are several ranges of the index, each with the sort,
 # and so are all statuses of a channel: a rare channel is found as fast as a rare status of a common channel.
-LEADS: dict[str, tuple[Any, ...]] = {
+FILTER_INDEXES: dict[str, tuple[Any, ...]] = {
     "customer_id": (Order.customer_id, Order.id),
     "item_id": (OrderItem.item_id, OrderItem.order_id),
     "channel": (Order.channel, Order.status, Order.id),
@@ -210,7 +210,7 @@ LEADS: dict[str, tuple[Any, ...]] = {
 _NOT_INDEXED = {"payment_status": UNPAID, "return_status": NOT_RETURNED}
 # The conditions of the partial indexes, as these state them: without them no plan uses the index.
 _INDEXED = {"channel": Order.channel.is_not(None)} | {
-    name: LEADS[name][0] != literal_column(f"'{value}'") for name, value in _NOT_INDEXED.items()
+    name: FILTER_INDEXES[name][0] != literal_column(f"'{value}'") for name, value in _NOT_INDEXED.items()
 }
 
 
@@ -220,8 +220,8 @@ def _leading_filters(indexed: frozenset[str]) -> tuple[str, ...]:
 
     `indexed` are the filters by values that the indexes contain.
     """
-    lead = next((name for name in LEADS if name in indexed), None) if _SELECTIVE.isdisjoint(indexed) else None
-    return () if lead is None else tuple(column.key for column in LEADS[lead][:-1])
+    lead = next((name for name in FILTER_INDEXES if name in indexed), None) if _SELECTIVE.isdisjoint(indexed) else None
+    return () if lead is None else tuple(column.key for column in FILTER_INDEXES[lead][:-1])
 
 
 # A scalar subquery: every plan reads the documents row by row, after the limit.
@@ -260,7 +260,7 @@ def list_query(shape: Shape) -> Select[str, str]:
 
 def _in_range(query: Query, leading: Sequence[str], i: int, *, descending: bool) -> Query:
     """The query, limited to a range of the index of the leading filters, and sorted."""
-    sort: tuple[Any, ...] = LEADS[leading[0]] if leading else (Order.id,)
+    sort: tuple[Any, ...] = FILTER_INDEXES[leading[0]] if leading else (Order.id,)
     # Row comparison: (status, id) from (s, low) to (s, high) means status = s, and only the index on both columns has
     # this order. With "=", a generic plan scans a million orders for a rare status, which takes 900 ms.
     low, high = (

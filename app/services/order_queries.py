@@ -139,7 +139,7 @@ def _reference_statement() -> Statement:
     return Statement(query.where(*own, owned_by(*owner_parameters())))
 
 
-OWNED_ORDER = (column("id", UUID), column("customer_id", Text), column("channels", Text))  # key of a lookup
-SNAPSHOTS = Lookup([*OWNED_ORDER, column("version", Integer)], _select_snapshot)
+ORDER_KEY_COLUMNS = (column("id", UUID), column("customer_id", Text), column("channels", Text))  # of an `OrderKey`
+SNAPSHOTS = Lookup([*ORDER_KEY_COLUMNS, column("version", Integer)], _select_snapshot)
 _BY_REFERENCE = _reference_statement()
 _READS = PerApplication(lambda: Batcher[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))

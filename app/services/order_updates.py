@@ -48,7 +48,7 @@ from app.models.order_aggregate import OrderAggregate
 from app.models.order_item import line_columns
 from app.models.principal import Principal
 from app.services.order_inserts import insert_events, insert_events_from
-from app.services.order_queries import GROUP_READ_MAX, OWNED_ORDER, owned_by, owner_values
+from app.services.order_queries import GROUP_READ_MAX, ORDER_KEY_COLUMNS, owned_by, owner_values
 
 GROUP_CHANGES_MAX = 100  # changes of concurrent requests in one statement; more would delay each request without a gain
 _IMMUTABLE = {"id", "number", "principal", *IMMUTABLE_CONTENT, "idempotency_key_hash", "fingerprint", "created_at"}
@@ -272,7 +272,7 @@ def _update_statement(*, skip_locked: bool) -> Statement:
     )
 
 
-CURRENT_ORDERS = Lookup([*OWNED_ORDER, column("key_hash", Text)], _select_current_order)
+CURRENT_ORDERS = Lookup([*ORDER_KEY_COLUMNS, column("key_hash", Text)], _select_current_order)
 UPDATE_ORDERS, UPDATE_ORDER = _update_statement(skip_locked=True), _update_statement(skip_locked=False)
 
 

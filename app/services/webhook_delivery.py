@@ -84,7 +84,7 @@ class _Retention:
 
 
 @dataclass(slots=True)
-class _Lane:
+class _EndpointState:
     """What a worker has claimed for one endpoint."""
 
     sending: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(CONCURRENCY))
@@ -102,7 +102,7 @@ class WebhookDeliverer:
         self._sender = sender
         self._secrets = secrets
         self._observe = observe
-        self._lanes: dict[str, _Lane] = {}
+        self._endpoints: dict[str, _EndpointState] = {}
         self._open_bytes = 0  # of the bodies of what is claimed
         self._results: list[tuple[ClaimedDelivery, Attempt | None]] = []  # None: not sent
         self._finished = Event()
@@ -146,53 +146,53 @@ class WebhookDeliverer:
                 continue
             claimed_at, deliveries = time.monotonic(), _in_thread(claim, endpoint, limit)
             for delivery in deliveries:
-                lane = self._lanes.setdefault(endpoint.id, _Lane())
-                lane.claimed += 1
+                state = self._endpoints.setdefault(endpoint.id, _EndpointState())
+                state.claimed += 1
                 self._open_bytes += len(delivery.body)
-                gevent.spawn(self._deliver, delivery, lane, claimed_at)
+                gevent.spawn(self._deliver, delivery, state, claimed_at)
             if deliveries:
-                lane.largest = max(len(delivery.body) for delivery in deliveries)
+                state.largest = max(len(delivery.body) for delivery in deliveries)
             total += len(deliveries)
         return total
 
     def _claimed(self) -> int:
-        return sum(lane.claimed for lane in self._lanes.values())
+        return sum(state.claimed for state in self._endpoints.values())
 
     def _is_busy(self) -> bool:
         return bool(self._claimed() or self._results)
 
     def _capacity(self, endpoint: DueEndpoint) -> int:
         """How many more deliveries may be claimed for the endpoint."""
-        lane = self._lanes.get(endpoint.id) or _Lane()
+        state = self._endpoints.get(endpoint.id) or _EndpointState()
         if endpoint.consecutive_failures >= UNREACHABLE_AFTER:
-            return 1 - lane.claimed
-        if lane.failing or endpoint.consecutive_failures:
+            return 1 - state.claimed
+        if state.failing or endpoint.consecutive_failures:
             # It may get a pause once what is open has been stored.
-            return 0 if lane.claimed or lane.unstored else CONCURRENCY
-        claimed_max = min(CLAIMED_MAX, int(CONCURRENCY * 1000 * CLAIM_SECONDS / max(lane.milliseconds, 1)))
+            return 0 if state.claimed or state.unstored else CONCURRENCY
+        claimed_max = min(CLAIMED_MAX, int(CONCURRENCY * 1000 * CLAIM_SECONDS / max(state.milliseconds, 1)))
         if claimed_max <= CONCURRENCY:
-            return CONCURRENCY - lane.claimed
-        return claimed_max - lane.claimed if lane.claimed < claimed_max / 2 else 0  # few large claims
+            return CONCURRENCY - state.claimed
+        return claimed_max - state.claimed if state.claimed < claimed_max / 2 else 0  # few large claims
 
     def _fitting(self, endpoint: DueEndpoint) -> int:
         """How many more bodies fit into OPEN_BYTES_MAX; at least one if none is open."""
-        lane = self._lanes.get(endpoint.id) or _Lane()
-        fitting = (OPEN_BYTES_MAX - self._open_bytes) // lane.largest
+        state = self._endpoints.get(endpoint.id) or _EndpointState()
+        fitting = (OPEN_BYTES_MAX - self._open_bytes) // state.largest
         return fitting if self._open_bytes else max(fitting, 1)
 
-    def _deliver(self, delivery: ClaimedDelivery, lane: _Lane, claimed_at: float) -> None:
+    def _deliver(self, delivery: ClaimedDelivery, state: _EndpointState, claimed_at: float) -> None:
         """Send a delivery as soon as the endpoint has a request free."""
         attempt = None
         try:
-            with lane.sending:
+            with state.sending:
                 if not self._stopping and time.monotonic() - claimed_at < CLAIM_SECONDS:
                     attempt = self._send(delivery)
                     self._observe(attempt)
-                    lane.milliseconds, lane.failing = attempt.milliseconds, not attempt.succeeded
+                    state.milliseconds, state.failing = attempt.milliseconds, not attempt.succeeded
         finally:
-            lane.claimed -= 1
+            state.claimed -= 1
             self._open_bytes -= len(delivery.body)
-            lane.unstored += 1
+            state.unstored += 1
             self._results.append((replace(delivery, body=b""), attempt))  # the body has been sent
             self._finished.set()
 
@@ -238,7 +238,7 @@ class WebhookDeliverer:
             _in_thread(complete, sent)
         del self._results[: len(results)]
         for delivery, _ in results:
-            self._lanes[delivery.endpoint.id].unstored -= 1
+            self._endpoints[delivery.endpoint.id].unstored -= 1
 
 
 def _span_attributes(delivery: ClaimedDelivery) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from app.db.transactions import in_transaction
 from app.db.types import rfc3339
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookEndpoint
 from app.models.order_id import new_id
-from app.models.webhook import ENABLED, PENDING, WHOLE, event_id
+from app.models.webhook import ENABLED, PENDING, WITH_ORDER, event_id
 
 log = structlog.get_logger()
 
@@ -132,7 +132,7 @@ def render_event(
 ) -> bytes:
     """The body that tells an endpoint of an order's event; `payload` is thin or order."""
     data = event_data(orjson.loads(snapshot), order_id=order_id, version=version, seq=seq)
-    if payload == WHOLE:
+    if payload == WITH_ORDER:
         data["order"] = orjson.Fragment(snapshot)
     return orjson.dumps({"type": event_type, "timestamp": rfc3339(at), "data": data})
 
