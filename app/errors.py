@@ -298,7 +298,7 @@ class CursorExpired(ServiceError):
     feed ends before it, because the database has been restored from a backup. The events in between cannot be read one
     by one.
 
-    List the orders to know their present state (`GET /orders`, or the history of those that you know), and go on with
+    List the orders to know their current state (`GET /orders`, or the history of those that you know), and go on with
     `after` as the detail says; `oldest_after` is the lowest number that is possible.
     """
 

@@ -103,8 +103,8 @@ def end_server_span(started: tuple[Any, object], status: int, attributes: Mappin
 def span(
     name: str, attributes: Mapping[str, Any] | None = None, *, links: Sequence[Any] = ()
 ) -> AbstractContextManager[Any]:
-    """A span for the duration of the block, as a child of the current span. Without one nothing is recorded, so that
-    the polls of a worker make no traces."""
+    """A span for the duration of the block, as a child of the current span. Without one nothing is recorded: the
+    polls of a worker make no traces."""
     if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
         return _NO_SPAN
     return _span(name, trace.SpanKind.INTERNAL, None, attributes, links)

@@ -45,8 +45,10 @@ def order(**members: Any) -> dict[str, Any]:
     return MINIMAL | members
 
 
-def summary(created: int, there: int, bad: int) -> str:
-    return f"{pluralize(created, 'order')} imported, {there} there already, {pluralize(bad, 'bad line')}.\n"
+def summary(created: int, existing: int, invalid: int) -> str:
+    return (
+        f"{pluralize(created, 'order')} imported, {existing} existed already, {pluralize(invalid, 'invalid line')}.\n"
+    )
 
 
 SENT: dict[str, Any] = {"items": [{"line": 1, "quantity": 1}]}

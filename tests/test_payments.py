@@ -103,7 +103,7 @@ def test_the_same_payment_with_another_amount_is_409(client: FlaskClient) -> Non
     refused = pay(client, path, "capture", 1251)
 
     assert slug(refused) == (409, "duplicate-payment")
-    assert refused.json["detail"] == "This capture is recorded with the amount 1,250 already."
+    assert refused.json["detail"] == "This capture is already recorded with the amount 1,250."
 
 
 def test_a_replay_has_the_status_of_the_first_response(client: FlaskClient) -> None:

@@ -105,12 +105,12 @@ def test_an_import_finds_every_order(app: Flask, client: FlaskClient, tmp_path: 
         assert result.exit_code == 0, result.output
         return result.stdout.splitlines()[-1]
 
-    assert run() == "3 orders imported, 0 there already, 0 bad lines."
+    assert run() == "3 orders imported, 0 existed already, 0 invalid lines."
     for order in client.get("/orders").json["orders"]:
         client.post(f"/orders/{order['id']}/cancel", json={"reason": "customer"})
     assert client.delete("/customers/c-erika/personal-data").status_code < 300
 
-    assert run() == "0 orders imported, 3 there already, 0 bad lines."
+    assert run() == "0 orders imported, 3 existed already, 0 invalid lines."
 
 
 @pytest.mark.parametrize("changes", [True, False])

@@ -79,7 +79,7 @@ def test_a_return_is_settled_once(client: FlaskClient, first: str, other: str) -
     status = {"receive": "received", "reject": "rejected"}[first]
     assert (again.status_code, again.data) == (200, settled.data)
     assert slug(changed) == (409, "illegal-action")
-    assert changed.json["detail"] == f"Return 1 is {status} already."
+    assert changed.json["detail"] == f"Return 1 is already {status}."
 
 
 def test_an_expected_return_is_settled_in_whatever_status_the_order_is(client: FlaskClient) -> None:

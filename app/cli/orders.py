@@ -81,8 +81,8 @@ def import_orders(file: BinaryIO, principal: str) -> None:
                     raise click.ClickException(f"{error.detail} Run the same command again to continue.") from None
                 bar.update(sum(len(line.text) for line in batch))
         click.echo(
-            f"{pluralize(orders_import.created, 'order')} imported, {orders_import.existing:,} there already, "
-            f"{pluralize(orders_import.failed, 'bad line')}."
+            f"{pluralize(orders_import.created, 'order')} imported, {orders_import.existing:,} existed already, "
+            f"{pluralize(orders_import.failed, 'invalid line')}."
         )
     sys.exit(1 if orders_import.failed else 0)
 

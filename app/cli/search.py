@@ -16,7 +16,7 @@ search = AppGroup("search", help="Manage the search of orders.")
 @search.command("rebuild", short_help="Make the search anew from the orders.")
 @click.option("--jobs", type=click.IntRange(1, 512), help="Number of processes; by default one per core.")
 def rebuild(jobs: int | None) -> None:
-    """Make the search anew from the orders, and remove what does not belong to it.
+    """Rebuild the search from the orders, and remove what does not belong to it.
 
     The service and the workers can keep running: until an order is rewritten, it is found as before. The command can be
     interrupted and run again.

@@ -26,7 +26,7 @@ def verify(jobs: int | None, since: datetime | None) -> None:
 
     The service can keep running: each batch is read from one snapshot of the database.
 
-    With --since, orders whose updated_at is older are not verified, so that damage to them is not found: run it daily,
+    With --since, orders whose updated_at is older are not verified, and damage to them is not found: run it daily,
     and without --since from time to time. No index has the time of a change, so the rows of all orders are still read,
     but not their events, which takes about a twentieth of the time.
     """

@@ -62,7 +62,7 @@ def is_missing_file(error: BaseException) -> bool:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether the connection broke or timed out, so that it is unknown whether the statement was executed."""
+    """Whether the connection broke or timed out: it is unknown whether the statement was executed."""
     error = _driver_error(error)
     if not isinstance(error, psycopg.Error):
         return False

@@ -21,7 +21,7 @@ from app.services.order_search import SearchPosition
 _BINDING_BYTES = 8
 _VERSION_MAX = 2**31 - 1  # the largest integer of the column
 _SEQ_MAX = 2**63 - 1
-_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)  # a cursor is longer
+_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)  # a number of the feed, as text; cursors are longer
 _INVALID = "The cursor is damaged, or belongs to another list. Start again without a cursor."
 
 

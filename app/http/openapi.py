@@ -189,7 +189,7 @@ def _add_bulk_actions(spec: APISpec) -> None:
 
 
 def _add_batch_results(spec: APISpec) -> None:
-    """Add the unions of what the entries of a batch come to. The `status` of a result tells which it is."""
+    """Add the results of the entries of a batch, unions of success and problem; `status` tells them apart."""
     spec.components.schema("BatchProblem", schema=BatchProblemSchema)
     failures = sorted({problem.status for problem in problem_types()})
     spec.components.schemas["BatchProblem"]["properties"]["status"]["enum"] = failures

@@ -7,7 +7,7 @@ from functools import cache
 STATUSES = ("pending", "confirmed", "completed", "cancelled")
 OPEN = ("pending", "confirmed")
 
-# What an action can require beside the status of the order.
+# What an action can require besides the status of the order.
 ON_HOLD, OPEN_UNITS, UNITS_TO_RETURN = "on hold", "open units", "units to return"
 EXPECTED_RETURNS, ACTIVE_FULFILLMENTS, PRICES = "expected returns", "active fulfillments", "prices"
 NOT_ERASED = "not erased"

@@ -18,8 +18,8 @@ IDEMPOTENCY_KEY_MAX = 255  # characters, as in Stripe's API
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
 EMPTY_LIST = text("'[]'")
-# The members of an order that its caller sets, beside its items: those that never change, and those that PATCH changes,
-# some of them only while the order is pending, and some of which are times. Every other list is derived from here.
+# The members of an order that its caller sets, besides its items: those that never change, and those that PATCH
+# changes. Some of the latter can change only while the order is pending, and some are times.
 IMMUTABLE_CONTENT = ("customer_id", "channel")
 CONTENT = (
     "external_ref", "currency", "adjustments", "ship_by", "deliver_by", "related_orders", "tags", "shipping_address",

@@ -53,7 +53,7 @@ from app.models.order_item import Line, Units, open_units, require_available, re
 from app.models.payment import PAYMENTS_MAX, exceeded_limit, payment_status, sum_payments
 from app.models.pricing import InvalidPrices, order_totals, price_lines, priced_lines
 
-VERSIONS_MAX = 10_000  # of one order, so that erasing it and reading it stay bounded
+VERSIONS_MAX = 10_000  # of one order: bounds the time that its erasure and its history take
 HOLDS_MAX = 20
 CLOCK_SKEW = timedelta(days=1)  # how far in the future a reported time may be: clocks and time zones of others differ
 # Allowed beyond VERSIONS_MAX, so that every order can be ended; each is possible only a few times more.
@@ -81,7 +81,7 @@ class OrderAggregate:
 
     Each method that changes the order makes one new version and returns the type of its event, or None if nothing
     changes. If the order does not allow the change, it raises IllegalAction or, at VERSIONS_MAX, TooManyVersions;
-    InvalidPrices if the total would be negative, or missing beside payments. The order is to be discarded then.
+    InvalidPrices if the total would be negative, or if an order with payments would have none. Discard the order then.
 
     A change replaces lists and the objects in them, and never modifies one in place: the caller may still hold the
     document that the order was parsed from.
@@ -129,7 +129,7 @@ class OrderAggregate:
 
     @property
     def due_at(self) -> datetime | None:
-        """The next time at which the service changes the order by itself: a hold ends, or it becomes late."""
+        """When the worker changes the order next: a hold ends, or the order becomes late."""
         dates = [read_timestamp(hold["until"]) for hold in self.holds if hold["until"]]
         if self.ship_by is not None and self._may_become_late and not self.late and self.version < VERSIONS_MAX:
             dates.append(self.ship_by)
@@ -164,7 +164,7 @@ class OrderAggregate:
         return dict(zip(_COLUMNS, _columns(self), strict=True))
 
     def derive(self) -> None:
-        """Derive from items, records and dates what follows from them.
+        """Derive units, prices, totals, statuses, `late` and `allowed_actions` from items, records and dates.
 
         Raises InvalidPrices for a negative total, and for payments of an order without prices.
         """
@@ -174,10 +174,12 @@ class OrderAggregate:
         self.items = priced_lines(self.items, prices)
         self.totals = order_totals(prices, self.items, is_cancelled=self.status == "cancelled", payments=payments)
         if self.total is None and self.payments:
-            raise InvalidPrices({"adjustments": ["The order has payments, so that its prices cannot be removed."]})
+            raise InvalidPrices({"adjustments": ["The order has payments, so its prices cannot be removed."]})
         total = self.total or 0
         if total < 0:
-            raise InvalidPrices({"adjustments": [f"They make the order's total {total:,}; it must not be negative."]})
+            raise InvalidPrices(
+                {"adjustments": [f"The adjustments must not make the order's total negative: it would be {total:,}."]}
+            )
         fulfilled, returned = (sum([line[name] for line in self.items]) for name in ("fulfilled", "returned"))
         self.fulfillment_status = fulfillment_status(
             fulfilled=fulfilled, is_open=self.has_open_units, active=active_fulfillments(self.fulfillments)
@@ -298,7 +300,7 @@ class OrderAggregate:
             if (payment["type"], payment["reference"]) == (type, reference):
                 if payment["amount"] == amount:
                     return None
-                raise DuplicatePayment(f"This {type} is recorded with the amount {payment['amount']:,} already.")
+                raise DuplicatePayment(f"This {type} is already recorded with the amount {payment['amount']:,}.")
         self._require_allowed("pay")
         self._refuse_personal_data(note=note)
         if len(self.payments) >= PAYMENTS_MAX:
@@ -378,14 +380,14 @@ class OrderAggregate:
         return self._record("return", at, event=RETURN_EXPECTED if status == EXPECTED else None)
 
     def settle_return(self, number: int, *, status: str, at: datetime) -> str | None:
-        """Receive or reject an expected return. Raises ReturnNotFound. The same again changes nothing."""
+        """Receive or reject an expected return. Raises ReturnNotFound. Repeating it changes nothing."""
         if not 1 <= number <= len(self.returns):
             raise ReturnNotFound(f"Return {number} was not found.")
         record = self.returns[number - 1]
         if record["status"] == status:
             return None
         if record["status"] != EXPECTED:
-            raise self._illegal(f"Return {number} is {record['status']} already.")
+            raise self._illegal(f"Return {number} is already {record['status']}.")
         self._require_allowed("receive" if status == RECEIVED else "reject")
         self.returns = [{**one, "status": status} if one is record else one for one in self.returns]
         return self._record("receive" if status == RECEIVED else "reject", at)
@@ -463,8 +465,8 @@ class OrderAggregate:
         if is_alias(self.customer_id):  # an open order needs the personal data
             raise self._illegal("The customer's personal data was erased; the order cannot be opened again.")
         units = count_units([fulfillment])
-        coming_back = count_units(with_status(self.returns, EXPECTED))
-        if any(returnable_units(line, expected=coming_back) < units.get(line["line"], 0) for line in self.items):
+        expected = count_units(with_status(self.returns, EXPECTED))
+        if any(returnable_units(line, expected=expected) < units.get(line["line"], 0) for line in self.items):
             raise self._illegal(f"Units of fulfillment {number} have been returned, or are expected back.")
 
     def _refuse_personal_data(self, **members: Any) -> None:

@@ -27,7 +27,7 @@ TERM_MAX = 64  # characters; longer words are cut off, in orders and in queries
 NO_TOTAL = -1  # the total of an order without prices, which sorts before all others
 SEARCH_HEAD_ID = 1  # the id of the only row
 
-_PARTS_MAX = 8  # of a text without spaces; after them, no further term begins
+_PARTS_MAX = 8  # parts of a text without spaces at which a term begins
 _PART = re.compile(r"[^\W_]+")
 # Letters that Unicode does not decompose into a letter and an accent.
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"})
@@ -213,5 +213,5 @@ def _phone_terms(text: str, *, suffixes: bool = True) -> set[str]:
 
 
 def _hash(*values: str) -> str:
-    """A term that is a hash: values may be long, have spaces, and be told apart by case."""
+    """A term that is a hash: values may be long, contain spaces, and differ in case only."""
     return "#" + blake2b("\0".join(values).encode(), digest_size=_HASH_BYTES).hexdigest()

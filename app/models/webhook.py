@@ -18,11 +18,11 @@ DESCRIPTION_MAX = 200
 PAYLOADS = THIN, WITH_ORDER = ("thin", "order")
 # A deleted endpoint stays, invisible, until a worker has deleted its deliveries.
 ENABLED, DISABLED, DELETED = "enabled", "disabled", "deleted"
-# Why an endpoint is disabled: by a request, because it answered 410, because it failed for days.
+# Why an endpoint is disabled: a request disabled it, it answered 410, or it failed for days.
 PAUSED, GONE, FAILING = "paused", "gone", "failing"
 PENDING, SUCCEEDED, FAILED = "pending", "succeeded", "failed"
 DELIVERY_STATUSES = (PENDING, SUCCEEDED, FAILED)
-# For conditions that partial indexes serve: a parameter would not do, since it could have any value.
+# Literals, because partial indexes serve no condition with a parameter, which could have any value.
 STATUS_LITERALS: dict[str, ColumnElement[str]] = {name: literal_column(f"'{name}'") for name in DELIVERY_STATUSES}
 PENDING_LITERAL, FAILED_LITERAL = STATUS_LITERALS[PENDING], STATUS_LITERALS[FAILED]
 
@@ -34,13 +34,13 @@ ENDPOINT_EVENT_TYPES = (ENDPOINT_FAILING, ENDPOINT_DISABLED)
 
 _IS_PENDING, _IS_FAILED = text("status = 'pending'"), text("status = 'failed'")
 
-RETRY_FIRST, RETRY_MAX = timedelta(seconds=5), timedelta(hours=12)  # limits of the pause before the next attempt
-GIVE_UP_AFTER = timedelta(hours=72)  # of attempts; then a delivery has failed
-DISABLE_AFTER_FAILURES = 15  # in a row, and GIVE_UP_AFTER
+RETRY_FIRST, RETRY_MAX = timedelta(seconds=5), timedelta(hours=12)  # upper limit of the first pause, and of any
+GIVE_UP_AFTER = timedelta(hours=72)  # from the first attempt until the delivery fails for good
+DISABLE_AFTER_FAILURES = 15  # failures in a row that disable an endpoint, if they last for GIVE_UP_AFTER
 # An endpoint that fails this often in a row gets one request at a time, with pauses, until one succeeds.
 UNREACHABLE_AFTER = 5
-REPORT_EVERY = timedelta(hours=1)  # an endpoint that fails now and then is reported at most that often
-SUCCESS_RECORDED_EVERY = timedelta(minutes=1)  # so that a delivery rarely changes the endpoint's row
+REPORT_EVERY = timedelta(hours=1)  # at least this long between two reports about one endpoint
+SUCCESS_RECORDED_EVERY = timedelta(minutes=1)  # most deliveries then leave the endpoint's row unchanged
 _OVERLOADED = (429, 503)  # statuses whose Retry-After is about the endpoint and not about one event
 
 
@@ -89,7 +89,7 @@ class WebhookEndpoint(Base):
         self.status, self.disabled_reason = DISABLED, reason
 
     def forget_failures(self) -> None:
-        """Start anew, as with an endpoint that has never failed."""
+        """Reset the health of the endpoint to that of a new one."""
         self.consecutive_failures, self.failing_since, self.retry_at = 0, None, None
 
     def record_success(self, at: datetime) -> None:
@@ -98,7 +98,7 @@ class WebhookEndpoint(Base):
         self.last_success_at = at
 
     def record_failure(self, at: datetime, *, status: int | None, retry_after: float | None) -> str | None:
-        """Record a failed attempt, and return the type of the event that tells operators about it, if there is one.
+        """Record a failed attempt, and return the type of the event that reports it to operators, or None.
 
         The first failure of a series is reported. The endpoint is disabled if it answered 410, or if it has failed at
         least DISABLE_AFTER_FAILURES times in a row and for GIVE_UP_AFTER.

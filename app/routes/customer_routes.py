@@ -20,9 +20,8 @@ PERSONAL_DATA = {
     "type": "string",
     "description": 'A JSON object per line: `{"order": …}` for each order, oldest first, as it is now; after it '
     '`{"event": …}` for each entry of its history and, except for a customer, `{"delivery": …}` for each delivery to a '
-    'webhook; at the end `{"erasure": …}` if one is running. A response that is '
-    "aborted ends without the last chunk of its body (RFC 9112 §8). Resume it with `after`, the id of the last order "
-    "whose events were received completely.",
+    'webhook; at the end `{"erasure": …}` if one is running. A response that is aborted ends without the last chunk of '
+    "its body (RFC 9112 §8). Resume it with `after`, the id of the last order whose events were received completely.",
 }
 
 blueprint = Blueprint("customers", __name__, description="Export and erase the personal data of customers.")
@@ -39,8 +38,8 @@ blueprint = Blueprint("customers", __name__, description="Export and erase the p
 def export_customer(query: dict[str, Any], customer_id: str) -> Response:
     """Export all that is stored about a customer as NDJSON.
 
-    Every order of the customer, every version of it, and who changed it. A customer gets the own data as far as they
-    may see it: without the reasons of holds, for example. An unknown customer is an empty response.
+    Every order of the customer, every version of it, and who changed it. Customers get their own data as far as
+    they may see it: without the reasons of holds, for example. An unknown customer is an empty response.
     """
     principal, after = current_principal(), query.get("after")
     principal.require_own_customer(customer_id)

@@ -1,4 +1,4 @@
-"""The service explains itself: `/openapi.json`, `/docs`, guides, and a page for every problem type."""
+"""Documentation: `/openapi.json`, `/docs`, guides, and a page for every problem type."""
 
 from functools import lru_cache
 from importlib.resources import files

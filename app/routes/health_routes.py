@@ -1,4 +1,4 @@
-"""Is the process alive, can it serve, how does it do: for the load balancer and the monitoring."""
+"""Liveness, readiness and metrics, for load balancers and monitoring."""
 
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST

@@ -139,7 +139,7 @@ def rotate_secret(webhook_id: str) -> Response:
 def test_webhook(webhook_id: str) -> Response:
     """Send an event of the type `webhook.test`.
 
-    The list of deliveries shows what came of it.
+    The list of deliveries shows the response.
     """
     webhook_service.send_test(webhook_id, principal=current_principal())
     return json_response({"deliveries": 1}, 202)

@@ -48,7 +48,7 @@ _ENDPOINT_URL = {
 }
 _EVENTS = {
     "description": "Only events of these types. Default: all events of orders. `endpoint.failing` and "
-    "`endpoint.disabled` tell of other webhooks, and are sent only where they are named.",
+    "`endpoint.disabled` report other webhooks, and are sent only where they are named.",
     "example": ["order.created", "order.cancelled"],
 }
 _CHANNELS = {"description": "Only events of orders of these channels. Default: all orders.", "example": ["web"]}
@@ -264,7 +264,7 @@ class EndpointPayloadDataSchema(ResponseSchema):
 
 
 class EndpointPayloadSchema(ResponseSchema):
-    """What an endpoint gets: a test, or the news that another endpoint fails."""
+    """What an endpoint gets: a test, or a report that another endpoint fails."""
 
     type = fields.String(required=True, validate=validate.OneOf((TEST, *ENDPOINT_EVENT_TYPES)))
     timestamp = fields.String(required=True, metadata=TIMESTAMP)

@@ -1,4 +1,4 @@
-"""Many orders in one request: to create, or to act on. Each entry succeeds or fails by itself."""
+"""Many orders in one request: to create, or to act on. Each entry succeeds or fails independently."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -152,8 +152,8 @@ def _invalid_entry(pointer: str) -> InvalidRequest:
 
 
 def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_required: bool) -> list[Outcome]:
-    """Execute the actions, and return their outcomes in the same order. Each commits by itself, unless it is a dry
-    run; then each is judged by the orders as they are stored, without the actions before it.
+    """Execute the actions, and return their outcomes in the same order. Each commits by itself.
+    In a dry run each is applied to the order as it is stored, without the actions before it.
 
     Actions on different orders are executed concurrently, and those on one order in the order of the entries.
     Actions that are not begun within DEADLINE seconds, or before the orders in the response have RESULTS_MAX

@@ -34,7 +34,7 @@ _BROKER_SECONDS_MAX = 60.0  # as in the alert OrderBrokerBehind
 _SEARCH_EVENTS_MAX = 1_000  # as in the alert OrderSearchBehind
 _EVENT_AGE_MAX = 5.0  # seconds; a worker takes an event within 0.1 s
 _FREE_BYTES_MIN = 1024**3
-_OLDEST_POSTGRESQL = 14  # older ones get no more corrections
+_OLDEST_POSTGRESQL = 14  # older ones are no longer supported
 
 
 class Level(StrEnum):
@@ -116,7 +116,7 @@ def _check_postgresql(connection: Connection, config: Mapping[str, Any], web_wor
     settings = {name: setting for name, setting in rows}
     major = int(settings["server_version_num"]) // 10_000
     if major < _OLDEST_POSTGRESQL:
-        yield Finding(Level.WARNING, "database", f"PostgreSQL {major} gets no more corrections. Upgrade it.")
+        yield Finding(Level.WARNING, "database", f"PostgreSQL {major} is no longer supported. Upgrade it.")
     else:
         yield Finding(Level.OK, "database", f"PostgreSQL {settings['server_version']}")
     yield from _check_durability(settings)
@@ -292,7 +292,7 @@ def _check_broker() -> Finding:
     behind = read_lag()
     lag = f"The message broker is {pluralize(behind.events, 'event')} and {behind.seconds:,.0f} s behind the feed."
     if behind.seconds > _BROKER_SECONDS_MAX:
-        return Finding(Level.ERROR, "broker", f"{lag} Mend it; the log of `flask worker` says what it answers.")
+        return Finding(Level.ERROR, "broker", f"{lag} The log of `flask worker` says why.")
     return Finding(Level.OK, "broker", lag)
 
 
@@ -300,9 +300,9 @@ def _check_webhooks() -> Iterator[Finding]:
     endpoints = db.session.scalars(select(WebhookEndpoint).where(WebhookEndpoint.status != DELETED)).all()
     for endpoint in endpoints:
         host = urlsplit(endpoint.url).netloc  # the rest of a URL may be a secret, and reports are passed on
-        advice = f"Mend it; `GET /webhooks/{endpoint.id}/deliveries` shows its responses."
+        advice = f"`GET /webhooks/{endpoint.id}/deliveries` shows its responses."
         if endpoint.disabled_reason in (GONE, FAILING):
-            advice = f"{advice} Then enable it and send again what has failed."
+            advice = f"{advice} Repair it, enable it, and send again what has failed."
             yield Finding(Level.ERROR, "webhooks", f"{host} gets no events: it was disabled. {advice}")
         elif endpoint.failing_since is not None:
             since = rfc3339(endpoint.failing_since)

@@ -186,7 +186,7 @@ def may_be_late(order: Document, units: UnitCounts) -> bool:
 
 
 def due_at(order: Document, *, version: int) -> datetime | None:
-    """The next time at which the service changes the order by itself: a hold ends, or it becomes late."""
+    """When the worker changes the order next: a hold ends, or the order becomes late."""
     dates = [read_timestamp(hold["until"]) for hold in order["holds"] if hold["until"]]
     if not order["late"] and version < VERSIONS_MAX and may_be_late(order, order_units(order)):
         dates.append(read_timestamp(order["ship_by"]))

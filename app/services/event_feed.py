@@ -143,13 +143,13 @@ def require_retained(after: int, head: FeedEnds) -> None:
     if after < head.pruned_seq:
         raise CursorExpired(
             f"The events up to number {head.pruned_seq} have been removed from the feed. List the orders to know their "
-            f"present state, then go on with after={head.pruned_seq}.",
+            f"current state, then go on with after={head.pruned_seq}.",
             oldest_after=head.pruned_seq,
         )
     if after > head.seq:
         raise CursorExpired(
             f"The feed ends at number {head.seq}, so the database is an older one, probably restored from a backup. "
-            f"List the orders to know their present state, then go on with after={head.seq}.",
+            f"List the orders to know their current state, then go on with after={head.seq}.",
             oldest_after=head.pruned_seq,
         )
 

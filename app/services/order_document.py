@@ -45,7 +45,7 @@ def render_order(order: Values) -> str:
 
 
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> OrderAggregate:
-    """The order that a parsed document was rendered from, with the two columns that a change uses beside it."""
+    """The order that a parsed document was rendered from, and the two columns that it does not hold."""
     members = dict(document)
     for name in _TIMES:
         if members[name] is not None:

@@ -165,7 +165,8 @@ def find_conflicts(orders: Sequence[NewOrder]) -> Conflicts:
     # row of a table, which takes seconds for a thousand orders.
     conflicting_ids = conflicting.cte("conflicting").prefix_with("MATERIALIZED")
     event = aliased(OrderEvent)
-    first = select(func.min(event.version)).where(event.order_id == Order.id).scalar_subquery()  # an import's is not 1
+    # The first version of an imported order may be greater than 1.
+    first = select(func.min(event.version)).where(event.order_id == Order.id).scalar_subquery()
     replayed = case((Order.fingerprint.is_(None), Order.version), else_=first)
     query = (
         select(Order.id, Order.channel, Order.idempotency_key_hash, Order.external_ref_hash, Order.fingerprint)

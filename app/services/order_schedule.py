@@ -71,7 +71,7 @@ def expire_orders(*, older_than: timedelta) -> Iterator[int]:
 def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
     """A page of the pending orders between two ids that are unpaid and were never reopened."""
     query = select(Order.id, Order.version, Order.holds).where(Order.status == "pending")
-    query = query.where(Order.payment_status == UNPAID)  # a cancellation gives no money back
+    query = query.where(Order.payment_status == UNPAID)  # a cancellation refunds nothing
     query = query.where(Order.reopening.is_(None))  # somebody reopened it to work on it, whatever its age
     query = query.where(Order.id > after, Order.id < before)
     return read_rows(query.order_by(Order.id).limit(_PAGE))

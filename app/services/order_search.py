@@ -1,11 +1,15 @@
 """Searching orders: words, filters, sorts, facets, at a bounded cost whatever is searched.
 
-The first statement counts, up to CANDIDATES_MAX, how many orders each condition selects by its index. If there is a
-condition with few orders, the second statement reads all of them, drops those that do not match, and sorts the rest. If
-every condition selects many orders, or the index of the one with few has the sort, it walks an index that has the sort,
-and drops what does not match: a page is full soon. Where the conditions exclude each other, the walk ends after
-WALK_MAX orders. Then the orders that have all words are searched in the index of the terms; if they are too many for
-that too, or the conditions are others, the page has fewer orders, or none, and a cursor to go on from.
+The first statement counts, up to CANDIDATES_MAX, how many orders each condition selects by its index. The page then
+comes from one of three sources:
+
+- `candidates`: if a condition selects few orders, all of them are read, filtered and sorted.
+- `walk`: if all select many, or the index of the one with few has the sort, an index with the sort is read from the
+  cursor on, and filtered. As every condition is common, a page is full soon. Where the conditions exclude each other,
+  the walk ends after WALK_MAX orders.
+- `ids`: if a walk has found too few, the orders that have all words are looked up in the index of the terms.
+
+If these are too many as well, or if there are no words, the page has fewer orders, or none, and a cursor to go on from.
 """
 
 import threading
@@ -49,7 +53,7 @@ _COLUMNS = (
     "customer_id", "channel", "status", "fulfillment_status", "payment_status", "return_status", "currency",
     "held", "late",
 )  # fmt: skip
-_LAST_CHARACTER = "\U0010ffff"  # in no term
+_LAST_CHARACTER = "\U0010ffff"  # after every character of a term
 # The bounds of the sorts: from the first value up to the second, which is excluded.
 _BOUNDS: dict[str, tuple[Any, Any]] = {
     "created_at": (LOWEST_ID, HIGHEST_ID),

@@ -132,7 +132,7 @@ def store_version(
     change["items"] = _changed_items(order, before)
     change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "changed": True}
     change["last_line"] = len(order.items) if len(order.items) < len(before["items"]) else None
-    # An external_ref may have to wait for another order with the same one, and could deadlock beside other changes.
+    # An order with a new external_ref may wait for another one with the same: in a batch, that could deadlock.
     if order.external_ref == before["external_ref"]:
         stored = _BATCHERS.get().changes.submit(change)
         if stored is not None:
@@ -244,8 +244,8 @@ def _update_statement(*, skip_locked: bool) -> Statement:
         column("last_line", Integer),
     ]
     change = select(json_rows(cast(bindparam("changes", type_=Text), JSON), "change", *columns)).cte("change")
-    # LATERAL: a lookup by primary key for each change, for the reason that `Lookup` has. The version is compared when
-    # the row is locked, so that it is the newest.
+    # LATERAL: a lookup by primary key for each change, for the reason that `Lookup` has. The version is compared once
+    # the row is locked: it is the newest.
     order = select(ORDERS.c.version).where(ORDERS.c.id == change.c.order_id).limit(literal_column("1"))
     locked = order.with_for_update(key_share=True, skip_locked=skip_locked).lateral("locked")
     stored = select(change).select_from(change.join(locked, change.c.version == locked.c.version + 1)).cte("stored")

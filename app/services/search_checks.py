@@ -139,7 +139,7 @@ def _missing_terms(connection: Connection, rows: Iterable[Row]) -> set[str]:
 
 
 def _missing_terms_query(pairs: Any) -> Select[str]:
-    # A scalar subquery is a look-up by primary key. NOT EXISTS could be planned as a scan of all terms.
+    # A scalar subquery is a lookup by primary key. NOT EXISTS could be planned as a scan of all terms.
     same = SEARCH_TERMS.c.term == pairs.c.term, SEARCH_TERMS.c.order_id == pairs.c.order_id
     stored = select(SEARCH_TERMS.c.term).where(*same).scalar_subquery()
     return select(cast(pairs.c.order_id, Text)).where(stored.is_(None)).distinct()

@@ -210,7 +210,7 @@ _INSERT_TERMS = _insert_terms_statement()
 
 
 def rewrite_rows(after: str, last: str) -> None:
-    """Make the rows of all orders with `after` < id <= `last` anew, with all of their terms."""
+    """Rebuild the rows and all terms of the orders with `after` < id <= `last`."""
     documents = read_rows(current_documents().where(Order.id > after, Order.id <= last))
     rows = [search_row(orjson.loads(row.snapshot)) for row in documents]
     # The range is repeated inside NOT EXISTS, or the planner reads half of that table.
@@ -271,7 +271,7 @@ def next_terms(after: TermKey) -> Select[Any]:
     key = SEARCH_TERMS.c.term, SEARCH_TERMS.c.order_id
     first, last = (literal(value, column.type) for value, column in zip(after, key, strict=True))
     page = select(*key).where(tuple_(*key) > tuple_(first, last)).order_by(*key).limit(SWEEP_MAX).subquery("page")
-    # A scalar subquery is a look-up by primary key. A join could be planned as a scan of all orders.
+    # A scalar subquery is a lookup by primary key. A join could be planned as a scan of all orders.
     of_row = select(SEARCH.c.terms).where(SEARCH.c.order_id == page.c.order_id).scalar_subquery()
     listed = select(page.c.term, cast(page.c.order_id, Text).label("order_id"), of_row.label("terms"))
     return listed.order_by(page.c.term, page.c.order_id)

@@ -174,7 +174,7 @@ def _source_rows(shape: PageShape, dialect: str) -> Any:
     conditions = _matches(SEARCH.c, shape), *_within_sort(SEARCH.c, shape)
     if dialect == "sqlite":
         return matching.where(SEARCH.c.order_id.in_(ids), *conditions).subquery("matched")
-    # LATERAL: a look-up by primary key for each order. A join could be planned as a scan of all orders.
+    # LATERAL: a lookup by primary key for each order. A join could be planned as a scan of all orders.
     of_path = ids.subquery("ids")
     row = matching.where(SEARCH.c.order_id == of_path.c.order_id, *conditions).limit(literal_column("1"))
     matched = row.lateral("row")

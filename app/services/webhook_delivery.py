@@ -1,4 +1,4 @@
-"""The delivery loop of a worker: claims what is due, sends it, and records what came of it.
+"""The delivery loop of a worker: claims what is due, sends it, and stores the results.
 
 Requests are greenlets of one thread (`app.services.webhook_sender`); the loop talks to the database meanwhile. An
 endpoint has at most CONCURRENCY requests open in a worker, and one while it does not answer, so that a slow or dead
@@ -77,7 +77,7 @@ class _Retention:
 
     def run(self) -> bool:
         """Delete a batch, and return whether there may be more."""
-        batches, self._batches = self._batches or prune_deliveries(), None  # after an error, the next call begins anew
+        batches, self._batches = self._batches or prune_deliveries(), None  # after an error, the next call starts over
         if next(batches, None) is not None:
             self._batches = batches
         return self._batches is not None
@@ -85,7 +85,7 @@ class _Retention:
 
 @dataclass(slots=True)
 class _EndpointState:
-    """What a worker has claimed for one endpoint."""
+    """What a worker has claimed for one endpoint, and how the endpoint answers."""
 
     sending: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(CONCURRENCY))
     claimed: int = 0

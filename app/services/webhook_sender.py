@@ -43,10 +43,9 @@ Resolver = Callable[[str, int], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of one request.
+    """The result of one request: `status` and `response`, the beginning of the body; or `error`, why there is none.
 
-    Either `status` and `response`, the beginning of the body, or `error`, why there was no response. `retry_after` is
-    in seconds.
+    `retry_after` is in seconds.
     """
 
     at: datetime
@@ -108,7 +107,7 @@ class _Response:
             raise InvalidResponse("The head is too large.")
         try:
             self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:  # nobody asked for another protocol
+        except (HttpParserError, HttpParserUpgrade) as error:  # an upgrade that was not requested
             raise InvalidResponse(str(error)) from None
 
     def allows_reuse(self) -> bool:

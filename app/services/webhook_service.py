@@ -401,7 +401,7 @@ def _check_url(text: str, rules: WebhookRules) -> None:
     """Check a URL as every delivery does. Raises InvalidRequest."""
     try:
         url = parse_webhook_url(text, allow_private=rules.allow_private)
-        with gevent.Timeout(RESOLVE_SECONDS, TimeoutError):  # an OSError
+        with gevent.Timeout(RESOLVE_SECONDS, TimeoutError):  # TimeoutError is an OSError
             addresses = rules.resolve(url.host, url.port)
         check_addresses(addresses, allow_private=rules.allow_private)
     except RefusedURL as error:

@@ -1,7 +1,7 @@
-"""The worker: what the service does by itself, in one process beside the web server.
+"""The worker: what the service does in the background, in a process beside the web server.
 
 Each task runs in a thread of its own, so that a slow one delays no other. Any number of workers may run: every task
-takes what no other process has taken, by locks of the database. So nothing is elected, and when a worker is killed, the
+takes what no other process has taken, by locks of the database. No leader is elected: when a worker is killed, the
 others go on with the next call.
 """
 

@@ -610,7 +610,7 @@ export interface paths {
         put?: never;
         /**
          * Send an event of the type `webhook.test`
-         * @description The list of deliveries shows what came of it.
+         * @description The list of deliveries shows the response.
          */
         post: operations["testWebhook"];
         delete?: never;
@@ -676,8 +676,8 @@ export interface paths {
         };
         /**
          * Export all that is stored about a customer as NDJSON
-         * @description Every order of the customer, every version of it, and who changed it. A customer gets the own data as far as they
-         *     may see it: without the reasons of holds, for example. An unknown customer is an empty response.
+         * @description Every order of the customer, every version of it, and who changed it. Customers get their own data as far as
+         *     they may see it: without the reasons of holds, for example. An unknown customer is an empty response.
          */
         get: operations["exportCustomer"];
         put?: never;
@@ -2089,7 +2089,7 @@ export interface components {
              */
             endpoint_id: string;
         };
-        /** @description What an endpoint gets: a test, or the news that another endpoint fails. */
+        /** @description What an endpoint gets: a test, or a report that another endpoint fails. */
         EndpointPayload: {
             type: components["schemas"]["EndpointEventType"];
             /**
@@ -2749,7 +2749,7 @@ export interface components {
             url: string;
             description?: string | null;
             /**
-             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` tell of other webhooks, and are sent only where they are named.
+             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only where they are named.
              * @example [
              *       "order.created",
              *       "order.cancelled"
@@ -2795,7 +2795,7 @@ export interface components {
             url: string;
             description: string | null;
             /**
-             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` tell of other webhooks, and are sent only where they are named.
+             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only where they are named.
              * @example [
              *       "order.created",
              *       "order.cancelled"
@@ -2847,7 +2847,7 @@ export interface components {
             url?: string;
             description?: string | null;
             /**
-             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` tell of other webhooks, and are sent only where they are named.
+             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only where they are named.
              * @example [
              *       "order.created",
              *       "order.cancelled"
