@@ -28,7 +28,7 @@ _SLOT = struct.Struct("<Qd")  # a principal's hash, and its theoretical arrival 
 _SLOTS = 65_536  # 1 MiB: far more principals than call within a minute
 _PROBES = 16  # slots searched for a principal; if all are taken, the principal idle for the longest time is evicted
 _WINDOW = 60.0  # seconds: the quota may be used within them at once or spread
-CUSTOMER_SHARE = 4  # a customer's requests may be one in so many of MAX_REQUESTS_IN_PROGRESS
+CUSTOMER_SHARE = 4  # a customer may have a quarter of MAX_REQUESTS_IN_PROGRESS
 
 
 def init_app(app: Flask) -> None:
@@ -82,7 +82,7 @@ class RequestSlots:
         with self._lock:
             in_progress = self._in_progress.get(principal, 0)
             if in_progress >= self._limit:
-                detail = f"{pluralize(in_progress, 'request')} of this customer in progress. Wait for a response."
+                detail = f"This customer has {pluralize(in_progress, 'request')} in progress. Wait for a response."
                 raise TooManyRequests(detail)
             self._in_progress[principal] = in_progress + 1
 

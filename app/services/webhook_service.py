@@ -171,7 +171,7 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
 
 
 def _end_pauses(endpoint: WebhookEndpoint) -> None:
-    """Let the deliveries be due that wait for their next attempt, which may be hours away."""
+    """Make the pending deliveries due now: their next attempts may be hours away."""
     now, delivery = datetime.now(UTC), aliased(WebhookDelivery)
     waiting = delivery.status == PENDING_LITERAL, delivery.lease.is_(None), delivery.next_attempt_at > now
     _change_deliveries(

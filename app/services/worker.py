@@ -165,7 +165,7 @@ class Worker:
                 self.wake(other.name)
 
     def _report_database(self, task: Task, *, available: bool, reason: str = "") -> None:
-        """Log when the database goes away and is back for all tasks: one line each, however many are concerned."""
+        """Log that the database is unavailable, and that it is available to all tasks again: once for all of them."""
         if available == (task.name not in self._without_database):
             return
         with self._database_lock:
