@@ -113,6 +113,8 @@ def _in_lock_order(orders: Sequence[NewOrder]) -> list[NewOrder]:
 
     Of the orders with one key or one reference, the first stays the first and is stored.
     """
+    if len(orders) == 1:
+        return list(orders)
     places: dict[str, str] = {}  # the place of the last order with each key and reference
     placed: list[tuple[str, NewOrder]] = []
     for order in orders:
@@ -234,8 +236,8 @@ def insert_events(
     """
     if events:
         connection.execute(insert(EVENTS), events)
-        rows = [{name: event[name] for name in OUTBOX.c.keys()} for event in events]
-        connection.execute(insert(OUTBOX), [row | {"at": imported_at or row["at"]} for row in rows])
+        since = {} if imported_at is None else {"at": imported_at}
+        connection.execute(insert(OUTBOX), [{name: event[name] for name in OUTBOX.c.keys()} | since for event in events])
 
 
 def insert_events_from(rows: FromClause, values: Mapping[str, ColumnElement[Any]]) -> tuple[Insert, Insert]:
