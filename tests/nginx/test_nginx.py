@@ -99,6 +99,15 @@ def test_a_chunked_body_arrives_whole(service: Server) -> None:
     assert created.status == 201
 
 
+def test_no_body_of_an_order_is_written_to_the_disk() -> None:
+    with nginx_without_service() as nginx:
+        shutil.rmtree(Path(nginx.process.args[4]) / "body")  # type: ignore[index, arg-type]
+        bodies = b" " * 65_536, iter([b" " * 512] * 128)
+        statuses = [nginx.request("POST", "/orders", body).status for body in bodies]
+
+    assert statuses == [502, 502]  # 500 if it had to be written
+
+
 def test_a_batch_may_be_larger_than_an_order(service: Server) -> None:
     results = service.request("POST", "/orders/batch", {"orders": [ORDER | {"note": "n" * 2000}] * 100})
 
