@@ -87,6 +87,15 @@ def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
     sender.close()
 
 
+def test_of_thousands_of_addresses_a_few_are_tried() -> None:
+    addresses = [f"127.0.{i // 250}.{i % 250 + 1}" for i in range(2000)]
+    with socket.create_server(("127.0.7.250", 0)) as last:  # the last of them; nobody listens at the others
+        sender = WebhookSender(allow_private=True, resolve=resolve_to(*addresses))
+        attempt = send(sender, f"http://{NAME}:{last.getsockname()[1]}/")
+
+    assert attempt.error == "The connection was refused."
+
+
 @contextmanager
 def tls_receiver(directory: Path, name: str) -> Iterator[Any]:
     """A receiver with a certificate for the name, a context that trusts it, and the names that clients sent (SNI)."""

@@ -26,6 +26,7 @@ from app.models.webhook_url import RefusedURL, WebhookURL, check_addresses, pars
 
 REQUEST_SECONDS = 10.0  # for the whole request: name resolution, connection, TLS, response
 _CONNECT_SECONDS = 3.0  # for one of several addresses
+_ADDRESSES_MAX = 8  # that are tried: an answer of the DNS can have thousands, of machines of others
 RESPONSE_MAX = 64 * 1024  # bytes after the head that are read: body, sizes of chunks, trailers
 RESPONSE_KEPT = 1024  # bytes of it that are stored
 _HEAD_MAX = 64 * 1024  # bytes
@@ -248,7 +249,7 @@ class WebhookSender:
         url = parse_webhook_url(text, allow_private=self._allow_private)
         addresses = self._resolve(url.host, url.port)
         check_addresses(addresses, allow_private=self._allow_private)
-        return CheckedConnection(url, addresses, self._context if url.scheme == "https" else None)
+        return CheckedConnection(url, addresses[:_ADDRESSES_MAX], self._context if url.scheme == "https" else None)
 
     def _exchange(self, connection: CheckedConnection, url: str, body: bytes, headers: Mapping[str, str]) -> _Response:
         reusable = False
