@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -24,6 +25,7 @@ from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, retry_pause
 from app.services import webhook_claims, webhook_delivery, webhook_service
 from app.services.sequencer import renumber_feed
+from app.services.webhook_queue import queue_rows
 from app.services.webhook_sender import Attempt
 from app.services.webhook_service import prune_deliveries
 from app.services.webhook_signature import SecretStore, new_secret
@@ -940,6 +942,25 @@ def test_the_lag_is_that_of_the_oldest_delivery_that_could_be_sent(app: Flask, c
         assert lag({first: now - hour, second: now - 2 * hour}) == hour  # the second waits for the first
         assert lag({}, retry_at=now + hour) is None
         assert lag({first: now + hour}) is None
+
+
+def test_the_lag_is_known_behind_as_many_waiting_deliveries_as_a_claim_looks_at(
+    app: Flask, client: FlaskClient
+) -> None:
+    webhook, now = create_webhook(client), datetime.now(UTC)
+    orders = [str(uuid4()) for _ in range(webhook_claims.WINDOW * webhook_delivery.CLAIMED_MAX)]
+    with app.app_context():
+        events = [{"type": "order.paid", "order_id": id, "version": n} for n in (1, 2) for id in orders]
+        queue_rows(webhook["id"], events, again=False)
+        queue_rows(webhook["id"], [{"type": "order.paid", "order_id": str(uuid4()), "version": 1}], again=False)
+        for hours, version in ((-1, 1), (2, 2)):
+            changed = update(DELIVERIES).where(DELIVERIES.c.version == version, DELIVERIES.c.order_id.in_(orders))
+            db.session.execute(changed.values(next_attempt_at=now - timedelta(hours=hours)))
+        db.session.commit()
+
+        since = webhook_claims.oldest_due(now + timedelta(minutes=1))
+
+    assert since is not None and since >= now
 
 
 def test_the_task_of_the_retention_goes_through_all_webhooks_and_begins_again(app: Flask, client: FlaskClient) -> None:

@@ -64,7 +64,9 @@ WINDOW = 2
 # Of those that wait for another, the oldest that are looked at to wait until its next attempt.
 POSTPONED_MAX = 1_000
 ORDERS_MAX = 2_000  # orders among which a claim looks for a delivery if the oldest ones all wait; about 0.04 s
-_LAG_WINDOW = 100  # the oldest due deliveries of an endpoint among which `oldest_due` looks
+# The oldest due deliveries of an endpoint among which `oldest_due` looks: more than a claim, which postpones those that
+# wait if there are only such.
+_LAG_WINDOW = 500
 ATTEMPTS_KEPT = 50  # of a delivery, the latest ones
 
 
