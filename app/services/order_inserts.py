@@ -237,7 +237,8 @@ def insert_events(
     if events:
         connection.execute(insert(EVENTS), events)
         since = {} if imported_at is None else {"at": imported_at}
-        connection.execute(insert(OUTBOX), [{name: event[name] for name in OUTBOX.c.keys()} | since for event in events])
+        rows = [{name: event[name] for name in OUTBOX.c.keys()} | since for event in events]
+        connection.execute(insert(OUTBOX), rows)
 
 
 def insert_events_from(rows: FromClause, values: Mapping[str, ColumnElement[Any]]) -> tuple[Insert, Insert]:
