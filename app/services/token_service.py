@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.types import Options
 
 from app.errors import ServiceUnavailable
+from app.models.order_id import is_alias
 from app.models.order_item import ID_MAX
 from app.models.principal import CUSTOMER_SCOPES, SCOPES, Principal, customer_principal_id
 
@@ -188,6 +189,8 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     scopes = (_scopes(claims.get("scope")) | _scopes(claims.get("scp"))) & SCOPES.keys()
     if "orders:manage" in scopes:
         return Principal(f"token:{subject}", scopes)
+    if is_alias(subject):  # of a customer whose data was erased
+        raise InvalidToken("sub is not a valid customer id")
     return Principal(customer_principal_id(subject), scopes & CUSTOMER_SCOPES, customer_id=subject)
 
 

@@ -103,6 +103,7 @@ FORGED: dict[str, str] = {
             "c\x85",
             "c\ud800",
             "c\u2028",
+            "erased-0123456789abcdef",
             "c\u200b1",
             "c\u202e1",
             "c\ue000",
