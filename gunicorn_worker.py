@@ -451,6 +451,7 @@ class Connection:
         else:
             environ["wsgi.input"] = io.BufferedReader(BodyReader(self, request))
         environ[WATCH_CLOSING] = self.watch_closing
+        self._is_stream = False
         worker = self.worker
         if worker.is_overloaded(environ):
             parts: Iterable[bytes] = worker.refuse_overload(environ, response.start_response)

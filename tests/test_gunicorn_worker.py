@@ -442,6 +442,26 @@ def test_the_last_request_of_a_worker_that_is_to_stop_closes_the_connection() ->
     assert not worker.alive
 
 
+def test_a_connection_that_has_waited_for_events_is_not_closed_after_it_promised_to_stay_open() -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        if environ["PATH_INFO"] == "/wait":
+            environ[gunicorn_worker.WATCH_CLOSING](lambda: None)
+        start_response("200 OK", [("Content-Length", "2")])
+        yield b"a"
+        if environ["PATH_INFO"] == "/stop":
+            worker.alive = False
+        yield b"b"
+
+    ours, theirs = socket.socketpair()
+    with worker_of(application) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
+        ours.sendall(b"".join(PLAIN.replace(b"/plain", path) for path in (b"/wait", b"/stop", b"/last")))
+        worker.handle(listener, theirs, "")
+        responses = everything_of(ours)
+
+    assert bodies(responses) == [b"ab"] * 3
+    assert responses.count(b"\r\nConnection: close\r\n") == 1
+
+
 POST_HEAD = b"POST /post HTTP/1.1\r\nHost: a\r\n"
 CHUNKED_HEAD = POST_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
