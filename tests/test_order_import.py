@@ -262,6 +262,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
         ),
         "#/fulfillments: This contradicts other members of the document.",
     ),
+    "a version that no order has": (changed(version=20_001), "#/version: This must be from 1 to 20,000."),
     "an unknown member": (changed(colour="red"), "#/colour: Unknown member. Allowed: "),
     "a missing member": (lambda order: {name: order[name] for name in order if name != "holds"}, "#/holds: This is"),
     "another's reference": (

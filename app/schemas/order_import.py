@@ -12,6 +12,7 @@ from app.models.fulfillment import (
 )
 from app.models.lifecycle import STATUSES
 from app.models.order import NUMBER_LENGTH
+from app.models.order_aggregate import VERSIONS_MAX
 from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
 from app.models.principal import PRINCIPAL_MAX
 from app.schemas.fields import BoundedInteger, BoundedList, Choice, RFC3339DateTime, StrictSchema, Text
@@ -161,7 +162,7 @@ class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
     cancellations = fields.List(fields.Nested(ExportedCancellationSchema), required=True)
     reopening = fields.Nested(ExportedReopeningSchema, required=True, allow_none=True)
     late = fields.Boolean(required=True)
-    version = BoundedInteger(1, 2**31 - 1, required=True)
+    version = BoundedInteger(1, 2 * VERSIONS_MAX, required=True)  # what ends an order is possible beyond VERSIONS_MAX
     created_at = RFC3339DateTime(required=True)
     updated_at = RFC3339DateTime(required=True)
     totals = fields.Raw(allow_none=True)

@@ -73,7 +73,7 @@ def visible_order(order: StoredOrder, principal: Principal) -> StoredOrder:
 def visible_document(document: str, principal: Principal) -> str:
     """The order document as the principal may see it.
 
-    A customer does not see why an order is held or was reopened, who placed a hold, and the references and notes of
+    A customer does not see the reasons of holds and reopenings, who placed a hold, and the references and notes of
     payments.
     """
     if principal.customer_id is None or all(text in document for text in _NOTHING_INTERNAL):
