@@ -1,36 +1,22 @@
 """`flask verify` uses several processes: they share the orders, and they end with the command."""
 
 import json
-import os
 import re
 from collections.abc import Callable
 
 import click
 import pytest
-import structlog
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
-from sqlalchemy import text, update
+from sqlalchemy import update
 
 from app.cli.processes import run_in_processes
 from app.db.engine import db
 from app.models import Order
 from app.services import verification
+from tests.support.child_work import end_with, log_a_line, read_a_missing_table
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
-
-
-def end_with(status: int) -> None:
-    os._exit(status)
-
-
-def read_a_missing_table(_task: int) -> None:
-    with db.engine.connect() as connection:
-        connection.execute(text("SELECT * FROM missing"))
-
-
-def log_a_line(_task: int) -> None:
-    structlog.get_logger().warning("a line of the log")
 
 
 def test_processes_share_the_orders(

@@ -267,6 +267,7 @@ def test_nothing_is_older_than_1970(app: Flask, database_url: str, age: str) -> 
     )
 
 
+@on_sqlite
 def test_an_api_key_that_cannot_be_shown_is_revoked(app: Flask, database_url: str) -> None:
     with open("/dev/full", "w") as full:
         ended = run_python(*FLASK, *COMMANDS["create"], stdout=full.fileno(), DATABASE_URL=database_url)

@@ -23,7 +23,7 @@ from tests.support.event_streams import (
 )
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
-from tests.support.servers import GUNICORN, TIMEOUT, free_port, running, running_worker, wait_until
+from tests.support.servers import GUNICORN, TIMEOUT, free_port, running, wait_until
 
 NOBODYS = "01a21f31-96b2-70a7-9fd0-000000000000"
 
@@ -249,14 +249,15 @@ def test_streams_and_requests_share_a_server_whose_stop_ends_the_streams(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
     orders = [create(client) for _ in range(100)]
-    number_events(app)  # so that the feed has only the changes after `latest`
-    with gunicorn(database_url) as server, running_worker(DATABASE_URL=database_url), ExitStack() as streams:
+    number_events(app)
+    with gunicorn(database_url) as server, ExitStack() as streams:
         opened = [streams.enter_context(open_stream(server.port, f"/orders/{order}/events")) for order in orders]
         assert all(next(events).type == "order.created" for events in opened)
         feed = streams.enter_context(open_stream(server.port, "/events?after=latest"))
 
         for order in orders:
             assert server.request("POST", f"/orders/{order}/confirm").status == 200
+        number_events(app)
 
         assert all(next(events).type == "order.confirmed" for events in opened)
         assert {next(feed).type for _ in orders} == {"order.confirmed"}

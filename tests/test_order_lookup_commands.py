@@ -14,6 +14,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 
 from tests.support.commands import FLASK
 from tests.support.event_streams import number_events
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
 from tests.support.search import project
 from tests.support.servers import ROOT, TIMEOUT, environment
@@ -112,6 +113,7 @@ def test_invalid_filters_are_one_line_that_names_all_of_them(runner: FlaskCliRun
     assert "--status: " in result.stderr and "--created-from: " in result.stderr
 
 
+@on_sqlite
 def test_a_terminal_shows_tables(app: Flask, client: FlaskClient, database_url: str) -> None:
     order = create(client, external_ref="web\u202e7")
 

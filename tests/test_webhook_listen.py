@@ -1,11 +1,11 @@
-"""`flask webhooks listen` and `list`, beside a real service with its worker."""
+"""`flask webhooks listen` and `list`, beside a real service."""
 
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pytest_httpserver import HTTPServer
 
 from tests.support.commands import FLASK
 from tests.support.credentials import api_key
+from tests.support.event_streams import number_events
 from tests.support.marks import on_sqlite
 from tests.support.receivers import receiver
 from tests.support.samples import MINIMAL
@@ -27,26 +28,17 @@ from tests.support.servers import (
     environment,
     free_port,
     running,
-    running_worker,
     wait_until,
 )
 from tests.support.webhooks import create_webhook, webhook_rules
 
 
-def running_service(app: Flask, settings: dict[str, str]) -> AbstractContextManager[Server]:
+@pytest.fixture
+def service(app: Flask, database_url: str) -> Iterator[Server]:
+    """The service with authentication. The tests number the events, as its worker does."""
     api_key(app, "orders:read")  # without any key, a service with authentication does not start
-    return running(*GUNICORN, port=free_port(), **settings)
-
-
-@pytest.fixture
-def settings(database_url: str) -> dict[str, str]:
-    return {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "AUTH": "required"}
-
-
-@pytest.fixture
-def service(app: Flask, settings: dict[str, str]) -> Iterator[Server]:
-    """The service with authentication, and its worker."""
-    with running_service(app, settings) as server, running_worker(**settings):
+    settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "AUTH": "required"}
+    with running(*GUNICORN, port=free_port(), **settings) as server:
         yield server
 
 
@@ -69,7 +61,10 @@ def listening(service: Server, state: Path, forward: str, key: str, *options: st
 
 
 def create_orders(client: FlaskClient, count: int) -> list[str]:
-    return [client.post("/orders", json=MINIMAL).json["id"] for _ in range(count)]
+    """Create orders whose events are in the feed."""
+    ids = [client.post("/orders", json=MINIMAL).json["id"] for _ in range(count)]
+    number_events(client.application)
+    return ids
 
 
 def secret_in(output: str) -> str:
@@ -122,24 +117,24 @@ def test_without_after_events_are_forwarded_from_now_on_and_a_program_that_is_aw
 def create_and_confirm(client: FlaskClient) -> str:
     [order_id] = create_orders(client, 1)
     client.post(f"/orders/{order_id}/confirm")
+    number_events(client.application)
     return order_id
 
 
 @on_sqlite
 def test_a_service_that_refuses_the_key_ends_the_command(
-    app: Flask, runner: FlaskCliRunner, settings: dict[str, str], tmp_path: Path
+    app: Flask, runner: FlaskCliRunner, service: Server, tmp_path: Path
 ) -> None:
-    with running_service(app, settings) as service:
-        for key, words in (
-            ("osk_wrong", "Give a key with events:read as --api-key."),
-            (api_key(app, "orders:read"), "The scope events:read is missing."),
-        ):
-            result = runner.invoke(
-                args=["webhooks", "listen", "--forward", "http://127.0.0.1:1/", "--service",
-                      f"http://127.0.0.1:{service.port}", "--api-key", key, "--state", str(tmp_path / "state.json")]
-            )  # fmt: skip
+    for key, words in (
+        ("osk_wrong", "Give a key with events:read as --api-key."),
+        (api_key(app, "orders:read"), "The scope events:read is missing."),
+    ):
+        result = runner.invoke(
+            args=["webhooks", "listen", "--forward", "http://127.0.0.1:1/", "--service",
+                  f"http://127.0.0.1:{service.port}", "--api-key", key, "--state", str(tmp_path / "state.json")]
+        )  # fmt: skip
 
-            assert (result.exit_code, words in result.output) == (1, True), result.output
+        assert (result.exit_code, words in result.output) == (1, True), result.output
 
 
 @pytest.mark.parametrize("content", ["", "x", "[]", "1", '{"after": "1"}'])
