@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from app.db.engine import db
 from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
-from app.models.webhook import RETRY_FIRST, RETRY_MAX, retry_pause
+from app.models.webhook import RETRY_FIRST, RETRY_MAX, UNREACHABLE_AFTER, retry_pause
 from app.services import webhook_claims, webhook_delivery, webhook_service
 from app.services.sequencer import renumber_feed
 from app.services.webhook_queue import queue_rows
@@ -390,6 +390,29 @@ def test_what_waits_for_its_next_attempt_is_sent_at_once_when_the_webhook_is_ena
         change(url=other.url)
 
     assert (len(endpoint.requests), other.event_ids) == (2, [f"{order_id}:1"])
+
+
+@pytest.mark.parametrize("by", ["enabled", "test"])
+def test_a_repaired_webhook_gets_a_request_at_once(app: Flask, client: FlaskClient, by: str) -> None:
+    with receiver(lambda _: 500) as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        for _ in range(UNREACHABLE_AFTER):
+            create_order(client)
+        deliver(app)
+        paused = health(client, webhook)
+        create_order(client)
+        deliver(app)
+        failures = len(endpoint.requests)
+        endpoint.answer = lambda _: 200
+        if by == "enabled":
+            client.patch(f"/webhooks/{webhook['id']}", json={"status": "enabled"})
+        else:
+            client.post(f"/webhooks/{webhook['id']}/test")
+        deliver(app)
+
+    assert paused["health"]["retry_at"] is not None and failures == UNREACHABLE_AFTER
+    assert len(endpoint.requests) > failures
+    assert health(client, webhook)["health"]["consecutive_failures"] == 0
 
 
 def set_back(app: Flask, time: timedelta) -> None:

@@ -91,7 +91,8 @@ def get_webhook(webhook_id: str) -> Response:
 def update_webhook(body: dict[str, Any], webhook_id: str) -> Response:
     """Update a webhook by a JSON merge patch, disable or enable it.
 
-    A webhook that is enabled again gets the events since it was disabled.
+    A webhook that is enabled again gets the events since it was disabled. The status `enabled`, also of one that is
+    enabled but fails, and a new `url` end the pauses after failures.
     """
     webhook = webhook_service.update_endpoint(webhook_id, body, principal=current_principal(), rules=_rules())
     return json_response(webhook)

@@ -136,8 +136,8 @@ def update_endpoint(
 ) -> dict[str, Any]:
     """Change the members in `patch`; None removes an optional one. Raises what `create_endpoint` does.
 
-    An endpoint that is enabled again, or gets another URL, starts without failures. It gets what was pending, without
-    the pauses after failed attempts, and the events since it was disabled.
+    An endpoint that gets another URL or the status enabled, also again, starts without failures. It gets what was
+    pending, without the pauses after failed attempts, and the events since it was disabled.
     """
     if "url" in patch:
         _check_url(patch["url"], rules)
@@ -157,13 +157,11 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
             )
             raise InvalidRequest("The channels are refused.", errors=[{"pointer": "#/channels", "detail": detail}])
         endpoint.channels = channels
-    was_enabled = endpoint.status == ENABLED
-    if "status" in patch and patch["status"] != endpoint.status:
-        if patch["status"] == ENABLED:
-            endpoint.enable()
-        else:
-            endpoint.disable(PAUSED)
-    if "url" in patch or (endpoint.status == ENABLED and not was_enabled):
+    if patch.get("status") == ENABLED:
+        endpoint.enable()
+    elif "status" in patch and endpoint.status == ENABLED:
+        endpoint.disable(PAUSED)
+    if "url" in patch or patch.get("status") == ENABLED:
         endpoint.forget_failures()
         _end_pauses(endpoint)
     endpoint.updated_at = datetime.now(UTC)
@@ -213,10 +211,11 @@ def rotate_secret(endpoint_id: str, *, principal: Principal, rules: WebhookRules
 
 
 def send_test(endpoint_id: str, *, principal: Principal) -> None:
-    """Queue an event of the type webhook.test for an endpoint. Raises WebhookNotFound."""
+    """Queue an event of the type webhook.test for an endpoint, and end its pause. Raises WebhookNotFound."""
 
     def queue() -> None:
         endpoint = _lock(endpoint_id, principal)
+        endpoint.retry_at = None
         queue_rows(endpoint.id, [{"type": TEST, "data": {"endpoint_id": endpoint.id}}], again=False)
 
     in_transaction(queue)

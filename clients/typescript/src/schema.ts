@@ -568,7 +568,8 @@ export interface paths {
         head?: never;
         /**
          * Update a webhook by a JSON merge patch, disable or enable it
-         * @description A webhook that is enabled again gets the events since it was disabled.
+         * @description A webhook that is enabled again gets the events since it was disabled. The status `enabled`, also of one that is
+         *     enabled but fails, and a new `url` end the pauses after failures.
          */
         patch: operations["updateWebhook"];
         trace?: never;
