@@ -17,7 +17,6 @@ from app.db.revision import require_migrated
 from app.models.order_id import EPOCH
 
 PROGRESS_INTERVAL = 30.0  # seconds
-_ORDERS_PER_PROCESS = 10_000  # with fewer, starting another process takes longer than it saves
 
 
 class Age(click.ParamType[timedelta]):
@@ -49,16 +48,6 @@ class Since(click.ParamType[datetime]):
     @staticmethod
     def _time(text: str) -> datetime | None:
         return datetime.fromisoformat(text) if "T" in text else None
-
-
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cores(orders: int) -> int:
-    """The number of processes for so many orders: one per core, and one where few orders are to be read."""
-    return max(1, min(available_cores(), orders // _ORDERS_PER_PROCESS))
 
 
 class ProgressBar(Protocol):

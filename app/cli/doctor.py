@@ -6,7 +6,8 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from app.cli.common import available_cores, errors_in_one_line
+from app.cli.common import errors_in_one_line
+from app.cli.processes import available_cores
 from app.services.diagnosis import Level, diagnose
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}

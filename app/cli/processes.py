@@ -1,6 +1,7 @@
 """Child processes of a command, so that it uses all cores."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +20,18 @@ from app.telemetry import configure_logging
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_ORDERS_PER_PROCESS = 10_000  # with fewer, starting another process takes longer than it saves
 _SETTINGS = ("DATABASE_URL", "DATABASE_POOL_SIZE", "DATABASE_POOLER", "LOG_LEVEL", "LOG_FORMAT")
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def process_count(orders: int) -> int:
+    """The number of processes that read so many orders: one per core, but one if the orders are few."""
+    return max(1, min(available_cores(), orders // _ORDERS_PER_PROCESS))
 
 
 def run_in_processes(work: Callable[[Task], Result], tasks: Iterable[Task], *, processes: int) -> Iterator[Result]:

@@ -9,8 +9,8 @@ from itertools import chain
 import click
 from flask.cli import with_appcontext
 
-from app.cli.common import Since, cores, migrated_database, progress_bar
-from app.cli.processes import run_in_processes
+from app.cli.common import Since, migrated_database, progress_bar
+from app.cli.processes import process_count, run_in_processes
 from app.errors import pluralize
 from app.services.event_checks import verify_feed_numbers
 from app.services.search_checks import verify_search_head, verify_search_terms
@@ -35,7 +35,7 @@ def verify(jobs: int | None, since: datetime | None) -> None:
         orders = count_orders()
         work = partial(verify_range, since=since)
         with progress_bar("Orders", length=orders) as bar:
-            for result in run_in_processes(work, order_ranges(), processes=jobs or cores(orders)):
+            for result in run_in_processes(work, order_ranges(), processes=jobs or process_count(orders)):
                 differences += _report(result.differences)
                 verified += result.verified
                 bar.update(min(result.orders.size, orders - bar.pos))

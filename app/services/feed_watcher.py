@@ -99,7 +99,7 @@ class FeedWatcher:
     def _watch(self) -> None:
         failed = False
         with self._context():
-            while not self._is_idle():
+            while not self._stop_if_idle():
                 try:
                     self._poll()
                     failed = False
@@ -111,8 +111,8 @@ class FeedWatcher:
                     self._wake(self._all())
                 time.sleep(_RETRY_AFTER if failed else _POLL)
 
-    def _is_idle(self) -> bool:
-        """Whether nobody waits. Then the thread ends, and the next subscription starts another one."""
+    def _stop_if_idle(self) -> bool:
+        """Whether nobody waits: then the thread ends, and the next subscription starts another one."""
         with self._lock:
             if not self._subscriptions:
                 self._running = False
