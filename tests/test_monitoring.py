@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 from flask import Flask
-from flask.testing import FlaskClient
 
 from app import telemetry
 from app.cli.worker import FeedCollector
@@ -16,6 +15,7 @@ from app.services.webhook_sender import Attempt
 from app.telemetry import observe_delivery, observe_task, render_metrics
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
+from tests.support.tables import delete_all_rows
 
 RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"][0]["rules"]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
@@ -33,18 +33,23 @@ def metrics_of(expression: str) -> set[str]:
     return set(re.findall(r"[a-z_:][a-z0-9_:]*", bare)) - WORDS
 
 
+@pytest.fixture(scope="module")
+def exported(app: Flask) -> set[str]:
+    """The names of all metrics, of the web server and of the worker, after each has something to report."""
+    delete_all_rows(app)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
+        monkeypatch.setitem(app.config, "BROKER_URL", "amqp://127.0.0.1//")
+        app.test_client().post("/orders", json=MINIMAL)
+        observe_task("sequencing", 0.1, True)
+        observe_delivery(Attempt(datetime.now(UTC), 12, status=200))
+        feed = {family.name for family in FeedCollector(app).collect()}
+        return set(re.findall(r"^([a-z_]+)", render_metrics().decode(), re.MULTILINE)) | feed
+
+
 @on_sqlite
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_each_metric_of_an_expression_exists(
-    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, expression: str
-) -> None:
-    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
-    client.post("/orders", json=MINIMAL)
-    observe_task("sequencing", 0.1, True)
-    observe_delivery(Attempt(datetime.now(UTC), 12, status=200))
-    app.config["BROKER_URL"] = "amqp://127.0.0.1//"
-    feed = {family.name for family in FeedCollector(app).collect()}
-    exported = set(re.findall(r"^([a-z_]+)", render_metrics().decode(), re.MULTILINE)) | feed
+def test_each_metric_of_an_expression_exists(exported: set[str], expression: str) -> None:
     recorded = {rule["record"] for rule in RULES if "record" in rule}
 
     assert metrics_of(expression) - exported - recorded == set()
