@@ -294,7 +294,8 @@ def _content(operation_id: str, status: int, body: Body) -> dict[str, Any]:
     return {"content": content} if content else {}
 
 
-def _problems(operation: Operation) -> set[type[ServiceError]]:
+def _problems(operation: Operation) -> list[type[ServiceError]]:
+    """The problems of an operation in one order: a set of types has another one in each process."""
     problems: set[type[ServiceError]] = {*_COMMON_PROBLEMS, *operation.problems}
     if operation.scope != PUBLIC:
         problems |= {*_AUTHENTICATION_PROBLEMS}
@@ -308,13 +309,13 @@ def _problems(operation: Operation) -> set[type[ServiceError]]:
         problems |= {*_INPUT_PROBLEMS}
     if operation.body:
         problems |= {*_INPUT_PROBLEMS, *_BODY_PROBLEMS}
-    return problems
+    return sorted(problems, key=lambda problem: (problem.status, problem.slug))
 
 
 def _problem_responses(spec: APISpec, operation: Operation) -> dict[str, Any]:
     """One response for each status, a component that is named after its problem types."""
     by_status: dict[int, list[type[ServiceError]]] = {}
-    for problem in sorted(_problems(operation), key=lambda problem: (problem.status, problem.slug)):
+    for problem in _problems(operation):
         by_status.setdefault(problem.status, []).append(problem)
     responses = {}
     for status, problems in by_status.items():
