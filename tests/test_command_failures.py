@@ -154,6 +154,7 @@ def test_a_command_without_a_database_fails_with_one_line(url: str, name: str) -
 
     assert failed_in_one_line(result), result.output
     assert "hunter2" not in result.output
+    assert ("does its directory exist" in result.stderr) is url.startswith("sqlite")
 
 
 @pytest.fixture(scope="module")

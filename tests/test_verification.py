@@ -335,6 +335,13 @@ def test_only_orders_changed_since_a_time_are_verified(client: FlaskClient, runn
     assert verified_since("2040-01-01T00:00:00Z") == "0 orders verified, 0 differences.\n"
 
 
+def test_what_is_neither_a_duration_nor_a_time_is_refused_with_both(runner: FlaskCliRunner) -> None:
+    result = runner.invoke(args=["verify", "--since", "yesterday"])
+
+    assert result.exit_code == 2
+    assert "'yesterday' is not a duration such as 30d or 12h, or a time with its offset from UTC" in result.stderr
+
+
 @pytest.mark.parametrize("since", ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z"])
 def test_a_time_before_all_orders_selects_them_all(
     runner: FlaskCliRunner, app: Flask, order_id: str, since: str

@@ -118,7 +118,7 @@ def test_a_worker_on_an_unmigrated_database_names_the_migration_command(tmp_path
     ended = run_python(*WORKER, DATABASE_URL=f"sqlite:///{tmp_path}/orders.db")
 
     assert ended.returncode == 1
-    assert ended.stderr.startswith("Error: The database is at migration None") and "flask db upgrade" in ended.stderr
+    assert ended.stderr == "Error: The database has no tables of the service: run `flask db upgrade`.\n"
 
 
 @on_sqlite

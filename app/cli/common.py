@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import click
 
 from app.config import StartupError, parse_age
-from app.db.errors import DATABASE_ERRORS
+from app.db.errors import DATABASE_ERRORS, MISSING_FILE, is_missing_file
 from app.db.revision import require_migrated
 from app.models.order_id import EPOCH
 
@@ -40,14 +40,12 @@ class Since(click.ParamType[datetime]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """The aware time, not before 1970. Fails with a usage error."""
         try:
-            moment = self._time(str(value)) or datetime.now(UTC) - Age().convert(value, param, ctx)
+            text = str(value)
+            moment = datetime.fromisoformat(text) if "T" in text else datetime.now(UTC) - parse_age(text)
             return max(moment, EPOCH)
         except (ValueError, TypeError, OverflowError):  # TypeError: the offset from UTC is missing
-            self.fail(f"{value!r} is not a time with its offset from UTC, such as 2026-11-28T02:00:00Z.", param, ctx)
-
-    @staticmethod
-    def _time(text: str) -> datetime | None:
-        return datetime.fromisoformat(text) if "T" in text else None
+            expected = "a duration such as 30d or 12h, or a time with its offset from UTC: 2026-11-28T02:00:00Z"
+            self.fail(f"{value!r} is not {expected}.", param, ctx)
 
 
 class ProgressBar(Protocol):
@@ -117,6 +115,8 @@ def errors_in_one_line() -> Iterator[None]:
 
 def database_failure(error: BaseException) -> click.ClickException:
     """The report of a database error, in one line."""
+    if is_missing_file(error):
+        return click.ClickException(MISSING_FILE)
     reason = _first_line(error)
     return click.ClickException(f"Database error. Run the same command again to continue. {reason}")
 

@@ -28,6 +28,7 @@ _OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of 
 
 DatabaseError = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout | StaleDataError | UnsuitableDatabase
 DATABASE_ERRORS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout, StaleDataError, UnsuitableDatabase)
+MISSING_FILE = "The file of DATABASE_URL cannot be opened: does its directory exist, and may this user write to it?"
 
 
 def is_lock_timeout(error: BaseException) -> bool:

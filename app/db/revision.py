@@ -14,7 +14,7 @@ from sqlalchemy import Column, Connection, Integer, String, Table, inspect, sele
 
 from app.config import StartupError
 from app.db.engine import Base, db, migrate
-from app.db.errors import DATABASE_ERRORS
+from app.db.errors import DATABASE_ERRORS, MISSING_FILE, is_missing_file
 from app.db.statement import with_retry
 
 # True on a standby, and on a server or for a role whose settings forbid writes.
@@ -75,6 +75,8 @@ def require_compatible(state: DatabaseState) -> None:
             f"The database is at migration {stored}, which this version of the service does not have: deploy the "
             "version that made it or, in development, set up an empty database with `flask db upgrade`."
         )
+    if stored is None:
+        raise SchemaMismatch("The database has no tables of the service: run `flask db upgrade`.")
     raise SchemaMismatch(f"The database is at migration {stored}, the code at {expected}: run `flask db upgrade`.")
 
 
@@ -85,6 +87,8 @@ def require_migrated() -> None:
     except StartupError:
         raise
     except DATABASE_ERRORS as error:
+        if is_missing_file(error):
+            raise StartupError(MISSING_FILE) from None
         raise StartupError(f"The database does not answer: {str(error).partition(chr(10))[0]}") from None
 
 
