@@ -93,6 +93,13 @@ def test_a_client_of_http_1_0_needs_no_host(service: Server) -> None:
     assert exchange(service.port, b"GET /readyz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("path", ["/orders/export", "/customers/c-1/personal-data"])
+def test_http_1_0_gets_no_export_since_a_part_would_look_whole(service: Server, path: str) -> None:
+    refused = exchange(service.port, f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+
+    assert refused.startswith(b"HTTP/1.1 505 ") and b"\r\nContent-Type: application/problem+json\r\n" in refused
+
+
 def test_a_chunked_body_arrives_whole(service: Server) -> None:
     created = service.request("POST", "/orders", in_chunks(60_000))
 
