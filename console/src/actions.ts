@@ -143,7 +143,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   pay: {
     label: "Payment",
-    explanation: "Records money that was moved elsewhere. The service itself moves none.",
+    explanation: "Records money that was moved elsewhere. The service itself moves none. A record cannot be removed.",
     fields: (order) => [
       select("type", "Type", choices(PAYMENT_TYPES).map(([type, label]): [string, string] => [
         type, `${label}: ${PAYMENT_MEANINGS[type as PaymentType]}`,
