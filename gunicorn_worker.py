@@ -106,6 +106,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     refusals_logged_at = 0.0  # time.monotonic()
     cors_origins: frozenset[str] = frozenset()  # whose scripts may read the refusal
     refusals: Any = None  # a counter of prometheus_client, if the application has one
+    sample_process: Any = None  # a function that records the application's metrics of this process, if it has any
+
+    def notify(self) -> None:
+        """The heartbeat of each second."""
+        super().notify()
+        if self.sample_process is not None:
+            self.sample_process()
 
     @property
     def wsgi_handler(self) -> "Worker":

@@ -9,8 +9,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TextIO
 from uuid import uuid4
 
@@ -86,6 +87,7 @@ def init_app(app: Flask) -> None:
     configure_logging(app.config["LOG_LEVEL"], app.config["LOG_FORMAT"])
     STARTS.inc()
     app.extensions["refused_requests"] = REFUSED  # for the server, which refuses them
+    app.extensions["sample_process"] = partial(_sample_idle_process, app)  # for the server, which calls it regularly
     app.before_request(_start_request)
     app.after_request(_finish_request)
 
@@ -165,6 +167,12 @@ def _loggable_ids(view_args: dict[str, Any], status: int) -> dict[str, str]:
     if "customer_id" in view_args:
         ids["customer"] = loggable_customer(view_args["customer_id"])
     return ids
+
+
+def _sample_idle_process(app: Flask) -> None:
+    """Call `_sample_process` without a request: a worker may have none, after its streams have ended."""
+    with suppress(Exception), app.app_context():  # the next request counts what is lost
+        _sample_process()
 
 
 def _sample_process() -> None:

@@ -1,6 +1,7 @@
 """What the operators see: logs without personal data, request ids, metrics."""
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,15 +11,18 @@ import orjson
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from app import telemetry
 from app.db.batching import BATCHES
 from app.db.engine import db
+from app.models.principal import ANONYMOUS
 from app.services import order_service
 from app.telemetry import configure_logging
 from tests.support.commands import run_python
 from tests.support.samples import MINIMAL, RICHEST, slug
+from tests.support.worker import worker_of
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
 CANARY = "canary"
@@ -256,6 +260,21 @@ def test_the_size_of_a_statement_is_counted_by_powers_of_two(
     client.get("/healthz")
 
     assert sample(client, line) - before == 3
+
+
+def test_a_worker_without_requests_is_measured_with_its_heartbeat(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
+    slots = app.extensions["event_streams"].slots
+    values: list[float | None] = []
+    with worker_of(app.wsgi_app) as worker:
+        worker.ppid, worker.sample_process = os.getppid(), app.extensions["sample_process"]
+        with slots.occupied(ANONYMOUS):
+            worker.notify()
+            values.append(REGISTRY.get_sample_value("event_streams"))
+        worker.notify()
+        values.append(REGISTRY.get_sample_value("event_streams"))
+
+    assert values == [1, 0]
 
 
 def test_the_process_and_the_pool_are_measured(client: FlaskClient) -> None:
