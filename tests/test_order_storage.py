@@ -167,18 +167,29 @@ def test_an_order_whose_response_was_lost_is_stored_once(
 
 @on_postgresql
 @KEYS
-@pytest.mark.parametrize("path", ["/orders", "/orders/batch"])
 def test_an_order_whose_answer_is_lost_every_time_is_created(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], path: str
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
     """A client without a key that is told to retry would create a second order."""
     lose_the_answer(order_inserts.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None, times=3)
-    body = MINIMAL if path == "/orders" else {"orders": [MINIMAL, MINIMAL]}
 
-    response = client.post(path, json=body, headers=headers)
+    response = client.post("/orders", json=MINIMAL, headers=headers)
 
-    created = [response.json] if path == "/orders" else [result["order"] for result in response.json["results"]]
     assert response.status_code in (200, 201)
+    assert client.get("/orders").json["orders"] == [response.json]
+
+
+@on_postgresql
+@pytest.mark.parametrize("keys", [[{}, {}], [{"idempotency_key": "k-1"}, {"idempotency_key": "k-2"}]], ids=str)
+def test_a_batch_whose_answer_is_lost_every_time_is_created(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, keys: list[dict[str, str]]
+) -> None:
+    lose_the_answer(order_inserts.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None, times=3)
+
+    response = client.post("/orders/batch", json={"orders": [MINIMAL | key for key in keys]})
+
+    assert response.status_code == 200
+    created = [result["order"] for result in response.json["results"]]
     assert client.get("/orders?sort=created_at").json["orders"] == created
 
 
