@@ -85,7 +85,11 @@ def serving(issuer: Issuer, tls: ssl.SSLContext | None = None) -> Iterator[None]
         def log_message(self, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that has gone is no line of the log."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         issuer.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}/keys"
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
