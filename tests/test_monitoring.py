@@ -1,6 +1,7 @@
 """The alerts and the dashboard in deploy/ use the metrics that web server and worker have."""
 
 import json
+import math
 import re
 from datetime import UTC, datetime
 
@@ -38,7 +39,7 @@ def exported(app: Flask) -> set[str]:
     """The names of all metrics, of the web server and of the worker, after each has something to report."""
     delete_all_rows(app)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
+        monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", -math.inf)  # each request takes a sample
         monkeypatch.setitem(app.config, "BROKER_URL", "amqp://127.0.0.1//")
         app.test_client().post("/orders", json=MINIMAL)
         observe_task("sequencing", 0.1, True)

@@ -1,6 +1,7 @@
 """What the operators see: logs without personal data, request ids, metrics."""
 
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -228,10 +229,14 @@ def test_requests_are_counted_by_route_and_status(client: FlaskClient) -> None:
     assert {line: sample(client, line) - before[line] for line in series} == series
 
 
-def test_the_creates_and_changes_of_a_statement_are_counted(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
+@pytest.fixture
+def sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request takes a sample, also after a test that left the time of the last one in the future."""
+    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", -math.inf)
+
+
+@pytest.mark.usefixtures("sampling")
+def test_the_creates_and_changes_of_a_statement_are_counted(client: FlaskClient) -> None:
     sample(client, "")
     series = {
         'group_commits_total{operation="create",size="1"}': 2,
@@ -249,10 +254,8 @@ def test_the_creates_and_changes_of_a_statement_are_counted(
 
 
 @pytest.mark.parametrize(("size", "label"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (100, 128)])
-def test_the_size_of_a_statement_is_counted_by_powers_of_two(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, size: int, label: int
-) -> None:
-    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
+@pytest.mark.usefixtures("sampling")
+def test_the_size_of_a_statement_is_counted_by_powers_of_two(client: FlaskClient, size: int, label: int) -> None:
     line = f'group_commits_total{{operation="create",size="{label}"}}'
     before = sample(client, line)
 
@@ -263,7 +266,7 @@ def test_the_size_of_a_statement_is_counted_by_powers_of_two(
 
 
 def test_a_worker_without_requests_is_measured_with_its_heartbeat(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", 0)
+    monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", -math.inf)
     slots = app.extensions["event_streams"].slots
     values: list[float | None] = []
     with worker_of(app.wsgi_app) as worker:
