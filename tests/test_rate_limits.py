@@ -5,7 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import BoundedSemaphore
+from threading import Event, Semaphore
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from app.services import order_search
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, app_with_auth, bearer, public_pem, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
-from tests.support.servers import GUNICORN, free_port, running, wait_until
+from tests.support.servers import GUNICORN, TIMEOUT, free_port, running
 
 pytestmark = on_sqlite
 
@@ -177,18 +178,23 @@ def test_without_a_limit_nothing_is_counted(secure_client: FlaskClient) -> None:
 def test_the_requests_in_progress_of_one_customer_leave_room_for_others(
     app: Flask, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searches = BoundedSemaphore(1)
-    monkeypatch.setattr(order_search, "SLOTS", searches)
+    begun, may_end = Semaphore(0), Event()
+
+    def acquire(timeout: float) -> bool:
+        begun.release()
+        return may_end.wait(TIMEOUT)
+
+    monkeypatch.setattr(order_search, "SLOTS", SimpleNamespace(acquire=acquire, release=lambda: None))
     one, other = bearer(token(customer="c-1")), bearer(token(customer="c-2"))
     with app_with_auth(database_url, MAX_REQUESTS_IN_PROGRESS="8") as limited, ThreadPoolExecutor() as threads:
 
         def get(path: str, headers: dict[str, str]) -> TestResponse:
             return limited.test_client().get(path, headers=headers)
 
-        with searches:  # the first requests wait for it
-            slow = [threads.submit(get, "/orders/search", one) for _ in range(8 // CUSTOMER_SHARE)]
-            wait_until(lambda: get("/orders", one).status_code == 429)
-            assert get("/orders", other).status_code == 200
+        slow = [threads.submit(get, "/orders/search", one) for _ in range(8 // CUSTOMER_SHARE)]
+        assert all(begun.acquire(timeout=TIMEOUT) for _ in slow)
+        assert [get("/orders", headers).status_code for headers in (one, other)] == [429, 200]
+        may_end.set()
         assert [each.result().status_code for each in slow] == [200, 200]
         for _ in range(8):  # each leaves, whatever becomes of it
             assert [get(path, one).status_code for path in ("/orders", "/orders/x", "/events")] == [200, 404, 403]
