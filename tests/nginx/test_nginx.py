@@ -98,6 +98,14 @@ def test_http_1_0_gets_no_export_since_a_part_would_look_whole(service: Server, 
     refused = exchange(service.port, f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
 
     assert refused.startswith(b"HTTP/1.1 505 ") and b"\r\nContent-Type: application/problem+json\r\n" in refused
+    assert b"needs HTTP/1.1" in refused
+
+
+@pytest.mark.parametrize("method", ["DELETE", "HEAD", "OPTIONS"])
+def test_http_1_0_may_do_anything_else_with_personal_data(service: Server, method: str) -> None:
+    head = f"{method} /customers/c-1/personal-data HTTP/1.0\r\nHost: localhost\r\n\r\n"
+
+    assert exchange(service.port, head.encode()).startswith(b"HTTP/1.1 2")
 
 
 def test_a_chunked_body_arrives_whole(service: Server) -> None:
