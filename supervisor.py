@@ -82,8 +82,13 @@ def _obstacle(address: tuple[str, int]) -> str | None:
         if error.errno == errno.EADDRINUSE:
             return f"Port {port} on {host} is in use. Choose another one, for example: PORT={port + 1} make run"
         reason = str(error.strerror or error).partition(" (")[0]  # without the address
-        return f"HOST is {host} and PORT is {port}: {reason}. Set HOST to an address of this machine, or another PORT."
-    return None
+    except OverflowError:
+        reason = "Ports end at 65535"
+    except TypeError:
+        reason = "Not a name"
+    else:
+        return None
+    return f"HOST is {host} and PORT is {port}: {reason}. Set HOST to an address of this machine, or another PORT."
 
 
 def _answers(address: tuple[str, int]) -> bool:

@@ -144,13 +144,22 @@ def test_a_port_in_use_is_one_line_that_names_another_one(app: Flask, database_u
 
 
 @on_sqlite
-def test_an_address_of_another_machine_is_one_line_that_says_so(app: Flask, database_url: str) -> None:
-    ended = run_python(*SUPERVISOR, HOST="203.0.113.9", PORT="8000", AUTH="required", DATABASE_URL=database_url)
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("203.0.113.9", "8000", "Cannot assign requested address"),
+        ("127.0.0.1", "80000", "Ports end at 65535"),
+        ("ü..x", "8000", "Not a name"),
+    ],
+)
+def test_an_address_that_nothing_can_listen_on_is_one_line_that_says_so(
+    app: Flask, database_url: str, host: str, port: str, reason: str
+) -> None:
+    ended = run_python(*SUPERVISOR, HOST=host, PORT=port, AUTH="required", DATABASE_URL=database_url)
 
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
-        "HOST is 203.0.113.9 and PORT is 8000: Cannot assign requested address. "
-        "Set HOST to an address of this machine, or another PORT.\n"
+        f"HOST is {host} and PORT is {port}: {reason}. Set HOST to an address of this machine, or another PORT.\n"
     )
 
 
