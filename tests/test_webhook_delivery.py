@@ -331,6 +331,26 @@ def test_what_waits_for_the_next_attempt_of_an_earlier_event_is_due_with_it(app:
     assert len(pending) == 2 * waiting_count and len({one["next_attempt_at"] for one in pending}) == 1
 
 
+def test_what_waits_for_an_event_that_is_being_sent_stays_due(app: Flask, client: FlaskClient) -> None:
+    webhook = create_webhook(client)
+    order_id = create_order(client)
+    client.patch(f"/orders/{order_id}", json={"note": "2"})
+    client.patch(f"/orders/{order_id}", json={"note": "3"})
+    with app.app_context():
+        queue_events()
+        second = update(DELIVERIES).where(DELIVERIES.c.version == 2)
+        db.session.execute(second.values(next_attempt_at=datetime.now(UTC) + timedelta(hours=1)))
+        db.session.commit()
+        claims = [
+            webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=webhook_delivery.CONCURRENCY)
+            for _ in range(2)
+        ]
+
+    _, second_due, third_due = (one["next_attempt_at"] for one in deliveries(client, webhook))
+    assert [len(claimed) for claimed in claims] == [1, 0]
+    assert third_due < second_due
+
+
 def test_a_slow_endpoint_delays_no_other(app: Flask, client: FlaskClient) -> None:
     released = threading.Event()
 

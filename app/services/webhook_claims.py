@@ -230,14 +230,14 @@ def _postponement() -> Statement:
     fill the window of each claim, and hide those that can be sent.
     """
     delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
-    earlier = select(other.next_attempt_at).where(
+    is_waiting = and_(other.lease.is_(None), other.next_attempt_at > bindparam("now"))
+    earlier = select(case((is_waiting, other.next_attempt_at))).where(
         other.endpoint_id == bindparam("of_endpoint", type_=UUID),
         other.order_id == delivery.order_id,
         other.version < delivery.version,
         other.status == PENDING_LITERAL,
-        other.lease.is_(None),
-        other.next_attempt_at > bindparam("now"),
     )
+    # The first one decides: while it is sent, a search among the others would read all of the order for each.
     next_attempt_at = earlier.order_by(other.version).limit(literal_column("1")).scalar_subquery()
     oldest = (
         select(delivery.endpoint_id, delivery.id, next_attempt_at.label("next_attempt_at"))
