@@ -81,12 +81,15 @@ def test_alembic_finds_nothing_to_migrate(app: Flask) -> None:
 
 
 @on_sqlite
-def test_a_new_sqlite_file_belongs_to_its_owner_alone(empty_app: Flask, tmp_path: Path) -> None:
-    with empty_app.app_context():
+@pytest.mark.parametrize("url", ["sqlite:///{}/new%20one.db", "sqlite:///file:{}/new%20one.db?uri=true"])
+def test_a_new_sqlite_file_belongs_to_its_owner_alone(database_url: str, tmp_path: Path, url: str) -> None:
+    app = create_app({"DATABASE_URL": url.format(tmp_path), "TESTING": True})
+    with app.app_context():
         flask_migrate.upgrade(directory=MIGRATIONS)
+        files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        db.engine.dispose()
 
-    files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("empty.db*")}
-    assert files == {"empty.db": 0o600, "empty.db-wal": 0o600, "empty.db-shm": 0o600}
+    assert files == {f"new one.db{end}": 0o600 for end in ("", "-wal", "-shm")}
 
 
 def test_every_migration_can_be_downgraded_and_upgraded_again(empty_app: Flask) -> None:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 from flask import Flask
@@ -100,7 +101,10 @@ def _create_file(path: str) -> None:
 
     SQLite gives the files beside it the same permissions.
     """
-    if os.path.isabs(path):  # neither a URI nor in memory
+    if path.startswith("file:"):
+        uri = urlsplit(path)
+        path = "" if "mode=" in uri.query else unquote(uri.path)  # the mode says whether SQLite may create it
+    if os.path.isabs(path):  # not in memory
         with suppress(OSError):  # the file exists, or SQLite reports the error
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
