@@ -412,6 +412,22 @@ def test_what_waits_for_its_next_attempt_is_sent_at_once_when_the_webhook_is_ena
     assert (len(endpoint.requests), other.event_ids) == (2, [f"{order_id}:1"])
 
 
+def test_all_that_waits_is_due_when_the_webhook_is_enabled_in_however_many_batches(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_service, "REPLAY_MAX", 2)
+    with receiver() as endpoint, app.app_context():
+        webhook = create_webhook(client, endpoint.url)
+        orders = [create_order(client) for _ in range(5)]
+        queue_events()
+        db.session.execute(update(DELIVERIES).values(next_attempt_at=datetime.now(UTC) + timedelta(hours=1)))
+        db.session.commit()
+        client.patch(f"/webhooks/{webhook['id']}", json={"status": "enabled"})
+        deliver(app)
+
+    assert sorted(endpoint.event_ids) == sorted(f"{order_id}:1" for order_id in orders)
+
+
 @pytest.mark.parametrize("by", ["enabled", "test"])
 def test_a_repaired_webhook_gets_a_request_at_once(app: Flask, client: FlaskClient, by: str) -> None:
     with receiver(lambda _: 500) as endpoint:

@@ -1,5 +1,6 @@
 """Webhook endpoints and their deliveries: create, change and delete endpoints, look at deliveries, send them again."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,7 @@ from app.services.webhook_signature import SecretStore, new_secret
 ENDPOINTS_MAX = 200  # the worker looks at all of them for each event
 ROTATION = timedelta(hours=24)  # that the previous secret signs too
 KEPT = timedelta(days=30)  # of finished deliveries
+END_PAUSES_SECONDS = 3.0  # of a request, for deliveries of an endpoint that was repaired
 RESOLVE_SECONDS = 5.0  # for the resolution of a name: the system's resolver takes 10 s for each server that is silent
 _EXISTS = WebhookEndpoint.status != DELETED
 _PRUNE_MAX = 1_000  # deliveries of one endpoint that one transaction reads
@@ -141,7 +143,10 @@ def update_endpoint(
     """
     if "url" in patch:
         _check_url(patch["url"], rules)
-    return in_transaction(lambda: _update(_lock(endpoint_id, principal), patch, principal))
+    document = in_transaction(lambda: _update(_lock(endpoint_id, principal), patch, principal))
+    if "url" in patch or patch.get("status") == ENABLED:
+        _end_pauses(document["id"])
+    return document
 
 
 def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
@@ -161,20 +166,23 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
         endpoint.enable()
     elif "status" in patch and endpoint.status == ENABLED:
         endpoint.disable(PAUSED)
-    if "url" in patch or patch.get("status") == ENABLED:
+    if "url" in patch:
         endpoint.forget_failures()
-        _end_pauses(endpoint)
     endpoint.updated_at = datetime.now(UTC)
     return endpoint_document(endpoint)
 
 
-def _end_pauses(endpoint: WebhookEndpoint) -> None:
-    """Make the pending deliveries due now: their next attempts may be hours away."""
-    now, delivery = datetime.now(UTC), aliased(WebhookDelivery)
+def _end_pauses(endpoint_id: str) -> None:
+    """Make the pending deliveries due now: their next attempts may be hours away.
+
+    Each batch commits by itself. After END_PAUSES_SECONDS the rest keeps its pauses.
+    """
+    now, deadline, delivery = datetime.now(UTC), time.monotonic() + END_PAUSES_SECONDS, aliased(WebhookDelivery)
     waiting = delivery.status == PENDING_LITERAL, delivery.lease.is_(None), delivery.next_attempt_at > now
-    _change_deliveries(
-        _deliveries(delivery, endpoint, *waiting).order_by(delivery.next_attempt_at), {"next_attempt_at": now}
-    )
+    oldest = _deliveries(delivery, endpoint_id, *waiting).order_by(delivery.next_attempt_at)
+    while in_transaction(partial(_change_deliveries, oldest, {"next_attempt_at": now})) == REPLAY_MAX:
+        if time.monotonic() >= deadline:
+            break
 
 
 def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
@@ -308,7 +316,7 @@ def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) ->
         endpoint = _lock(endpoint_id, principal)
         delivery = aliased(WebhookDelivery)
         failed = delivery.status == FAILED_LITERAL, delivery.finished_at >= since
-        oldest = _deliveries(delivery, endpoint, *failed).order_by(delivery.finished_at)
+        oldest = _deliveries(delivery, endpoint.id, *failed).order_by(delivery.finished_at)
         return _change_deliveries(oldest, QUEUED | {"next_attempt_at": datetime.now(UTC), "seq": _PRESENT_SEQ})
 
     return in_transaction(replay)
@@ -324,8 +332,8 @@ _PRESENT_SEQ = func.coalesce(
 )
 
 
-def _deliveries(delivery: Any, endpoint: WebhookEndpoint, *conditions: ColumnElement[bool]) -> Select[Any]:
-    return select(delivery.endpoint_id, delivery.id).where(delivery.endpoint_id == endpoint.id, *conditions)
+def _deliveries(delivery: Any, endpoint_id: str, *conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(delivery.endpoint_id, delivery.id).where(delivery.endpoint_id == endpoint_id, *conditions)
 
 
 def _change_deliveries(deliveries: Select[Any], values: Mapping[str, Any]) -> int:
