@@ -56,7 +56,10 @@ class ChangeKey(Base):
 
 
 class OutboxEntry(Base):
-    """An event that is not in the feed yet. The sequencer moves it there (app/services/sequencer.py)."""
+    """An event that is not in the feed yet. The sequencer moves it there (app/services/sequencer.py).
+
+    `at` is when the event happened; for an imported order, when it was imported.
+    """
 
     __tablename__ = "outbox"
 

@@ -71,7 +71,7 @@ def sequence_events() -> bool:
 
 
 def oldest_pending() -> datetime | None:
-    """When the oldest event happened that has no number yet. None if there is none."""
+    """Since when the oldest event without a number has waited for one. None if there is none."""
     [row] = read_rows(select(func.min(OUTBOX.c.at).label("at")))
     at: datetime | None = row.at
     return at
