@@ -88,6 +88,9 @@ if _files != resource.RLIM_INFINITY and _files < _needed:
     _files = _needed if _most_files == resource.RLIM_INFINITY else min(_needed, _most_files)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_files, _most_files))
     worker_connections = max(_files - _own_files, _files // 2)
+    # Event streams last: with all connections, they would keep all other clients waiting.
+    _streams = min(_settings["EVENT_STREAMS"], max(worker_connections - 1000, worker_connections // 2))
+    os.environ["EVENT_STREAMS"] = str(_streams)
 
 # One key for all workers, which survives a reload, so that a person has one hash in the logs.
 os.environ["SECRET_KEY"] = _settings["SECRET_KEY"]

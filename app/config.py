@@ -331,7 +331,9 @@ SETTINGS: dict[str, Setting] = {
     "EXPORT_STREAMS": Setting("4", _whole_number(1, 1000), "Concurrent exports of one principal and worker."),
     "EXPORT_SECONDS": Setting("900", _whole_number(1, 86400), "Seconds after which an export is aborted."),
     "EVENT_STREAMS": Setting(
-        "4000", _whole_number(1, 100_000), "Concurrent event streams and waiting readers of one worker."
+        "4000",
+        _whole_number(1, 100_000),
+        "Concurrent event streams and waiting readers of one worker; fewer where it may open few files.",
     ),
     "EVENT_STREAMS_CUSTOMERS": Setting("10", _whole_number(1, 100_000), "The same of one customer."),
     "EXPIRE_PENDING_AFTER": Setting(

@@ -12,11 +12,12 @@ from flask import Flask
 
 from tests.support.databases import ORDER, create_order, orders_locked
 from tests.support.event_streams import number_events
-from tests.support.marks import on_postgresql
+from tests.support.marks import on_postgresql, on_sqlite
 from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, free_port, running, wait_until
 
 LIMIT = 2
 ORIGIN = "https://shop.example"
+FEW_FILES = ("bash", "-c", 'ulimit -Sn 300; ulimit -Hn 300; exec "$0" "$@"', sys.executable, *GUNICORN)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +75,8 @@ def answers(clients: list[socket.socket], path: str) -> list[bytes]:
 
 @on_postgresql  # SQLite's files are open from the start
 def test_however_many_clients_connect_files_are_left_for_the_database(database_url: str, app: Flask) -> None:
-    few_files = ("bash", "-c", 'ulimit -Sn 300; ulimit -Hn 300; exec "$0" "$@"', sys.executable, *GUNICORN)
     settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1"}
-    with running(*few_files, port=free_port(), **settings) as server, ExitStack() as stack:
+    with running(*FEW_FILES, port=free_port(), **settings) as server, ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         clients = [stack.enter_context(socket.create_connection(address, TIMEOUT)) for _ in range(400)]
         healths = answers(clients[:160], "/healthz")
@@ -85,6 +85,20 @@ def test_however_many_clients_connect_files_are_left_for_the_database(database_u
 
     assert set(healths + readings) == {b"HTTP/1.1 200 OK"}
     assert all(line.startswith("{") for line in lines), lines  # and no traceback about a connection
+
+
+@on_sqlite
+def test_however_many_event_streams_are_open_others_are_answered(database_url: str, app: Flask) -> None:
+    settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "EVENT_STREAMS": "1000"}
+    with running(*FEW_FILES, port=free_port(), **settings) as server, ExitStack() as stack:
+        statuses = set()
+        for _ in range(100):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), TIMEOUT))
+            client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+            statuses.add(client.recv(1000).split()[1])
+        ready = server.request("GET", "/readyz")
+
+    assert (statuses, ready.status) == ({b"200", b"503"}, 200)
 
 
 def test_requests_that_wait_for_events_do_not_count(server: Server, app: Flask) -> None:
