@@ -194,6 +194,15 @@ def test_what_if_match_does_not_name_is_not_read(client: FlaskClient, path: str,
         assert (refused.status_code, refused.content_type) == (412, "application/problem+json"), value
 
 
+def test_an_order_that_if_match_does_not_name_is_a_version_mismatch(client: FlaskClient) -> None:
+    address = client.post("/orders", json=MINIMAL).headers["Location"]
+
+    refused = client.get(address, headers={"If-Match": '"2"'})
+
+    assert slug(refused) == (412, "version-mismatch")
+    assert refused.json["current_version"] == 1
+
+
 def test_head_answers_the_headers_of_get(client: FlaskClient) -> None:
     address = client.post("/orders", json=MINIMAL).headers["Location"]
 

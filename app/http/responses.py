@@ -11,7 +11,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import PreconditionFailed
 
 from app.db.types import rfc3339
-from app.errors import ServiceError
+from app.errors import ServiceError, VersionMismatch
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
 from app.http.problems import problem_occurrence
 from app.http.requests import (
@@ -75,9 +75,10 @@ class DocumentResponse(Response):
 
 
 def order_response(order: StoredOrder, status: int = 200, *, created: bool = False) -> Response:
-    """Return an order with its entity tag, or 304 if the request's If-None-Match names it (RFC 9110 §13.1.2).
+    """Return an order with its entity tag, or 304 if the If-None-Match of a read names it (RFC 9110 §13.1.2).
 
-    One that was `created` has a `Location`. A dry run has none, unless it replays a stored order.
+    One that was `created` has a `Location`. A dry run has none, unless it replays a stored order. Raises
+    VersionMismatch if the request reads the order and its If-Match does not name the entity tag.
     """
     etag, dry_run, request = entity_tag(order), is_dry_run(), current_request()
     headers = {"ETag": f'"{etag}"', "Cache-Control": _CACHE_PRIVATELY}
@@ -87,19 +88,26 @@ def order_response(order: StoredOrder, status: int = 200, *, created: bool = Fal
         headers["Idempotent-Replayed"] = "true"
     if dry_run:
         headers["Dry-Run"] = "true"
-    if request.method in ("GET", "HEAD") and _is_unchanged(etag):
-        return Response(status=304, headers=headers | {"Vary": "Authorization"}, mimetype=JSON)
+    if request.method in ("GET", "HEAD"):
+        if not _is_expected(etag):
+            raise VersionMismatch(f'The entity tag of the order is "{etag}".', current_version=order.version)
+        if _is_unchanged(etag):
+            return Response(status=304, headers=headers | {"Vary": "Authorization"}, mimetype=JSON)
     return DocumentResponse(order.document.encode(), status, headers, vary="Authorization")
 
 
-def _is_unchanged(etag: str) -> bool:
-    """Return whether the request's If-None-Match names the entity tag of what it reads.
+def _is_expected(etag: str) -> bool:
+    """Return whether the request has no If-Match, or one that names the entity tag of what it reads (RFC 9110 §13.1.1).
 
-    Raises PreconditionFailed if the request has an If-Match that does not (RFC 9110 §13.2.2).
+    It is evaluated before If-None-Match (RFC 9110 §13.2.2).
     """
     request = current_request()
-    if "HTTP_IF_MATCH" in request.environ and etag not in request.if_match:
-        raise PreconditionFailed
+    return "HTTP_IF_MATCH" not in request.environ or etag in request.if_match
+
+
+def _is_unchanged(etag: str) -> bool:
+    """Return whether the request's If-None-Match names the entity tag of what it reads."""
+    request = current_request()
     return "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag)
 
 
@@ -161,13 +169,15 @@ def json_response(document: dict[str, Any], status: int = 200, *, location: str 
 def page_response(body: bytes, media_type: str, *, cache_control: str = "no-cache") -> Response:
     """Return a public page or file, or 304 if the request's If-None-Match names its entity tag.
 
-    Each content coding has its own tag (RFC 9110 §8.8.3.3).
+    Each content coding has its own tag (RFC 9110 §8.8.3.3). Raises PreconditionFailed if If-Match does not name it.
     """
     tag, headers = _page_tag(body), {"Cache-Control": cache_control, "Vary": "Accept-Encoding"}
     is_compressed = len(body) >= MIN_SIZE and gzip_accepted()
     if is_compressed:
         tag = f"{tag}-{CODING}"
     headers["ETag"] = f'"{tag}"'
+    if not _is_expected(tag):
+        raise PreconditionFailed
     if _is_unchanged(tag):
         return Response(status=304, headers=headers, mimetype=media_type)
     if is_compressed:

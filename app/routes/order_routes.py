@@ -114,8 +114,8 @@ def create_orders(body: dict[str, Any]) -> Response:
     scope="orders:read",
     query=VersionQuerySchema(),
     responses={200: OrderSchema(), 304: None},
-    problems=(errors.OrderNotFound,),
-    request_headers=("If-None-Match",),
+    problems=(errors.OrderNotFound, errors.VersionMismatch),
+    request_headers=("If-Match", "If-None-Match"),
     response_headers=("ETag",),
 )
 def get_order(query: dict[str, Any], order_id: str) -> Response:
@@ -133,8 +133,8 @@ def get_order(query: dict[str, Any], order_id: str) -> Response:
     scope="orders:read",
     path_schema=ReferencePathSchema(),
     responses={200: OrderSchema(), 304: None},
-    problems=(errors.OrderNotFound,),
-    request_headers=("If-None-Match",),
+    problems=(errors.OrderNotFound, errors.VersionMismatch),
+    request_headers=("If-Match", "If-None-Match"),
     response_headers=("ETag",),
 )
 def get_order_by_reference(external_ref: str) -> Response:

@@ -3241,6 +3241,16 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description The order has changed */
+        VersionMismatch: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description Bad request, or The cursor is not valid for this list, or The request is not valid */
         BadRequestOrInvalidCursorOrInvalidRequest: {
             headers: {
@@ -3263,16 +3273,6 @@ export interface components {
         };
         /** @description The external reference is already in use, or The order does not allow this action, or The order is too large, or The order has too many idempotency keys, or The order has too many versions */
         DuplicateExternalRefOrIllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions: {
-            headers: {
-                "X-Request-Id": components["headers"]["X-Request-Id"];
-                [name: string]: unknown;
-            };
-            content: {
-                "application/problem+json": components["schemas"]["Problem"];
-            };
-        };
-        /** @description The order has changed */
-        VersionMismatch: {
             headers: {
                 "X-Request-Id": components["headers"]["X-Request-Id"];
                 [name: string]: unknown;
@@ -4125,6 +4125,8 @@ export interface operations {
                 version?: number;
             };
             header?: {
+                /** @description The `ETag` of the order as you read it, such as `"1"`. If the order has changed since, the response is 412. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description The `ETag` of your copy. If it is still current, the response is 304, without a body. */
                 "If-None-Match"?: components["parameters"]["IfNoneMatch"];
             };
@@ -4260,6 +4262,7 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["OrderNotFound"];
+            412: components["responses"]["VersionMismatch"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["ServiceUnavailable"];
@@ -4428,6 +4431,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description The `ETag` of the order as you read it, such as `"1"`. If the order has changed since, the response is 412. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description The `ETag` of your copy. If it is still current, the response is 304, without a body. */
                 "If-None-Match"?: components["parameters"]["IfNoneMatch"];
             };
@@ -4563,6 +4568,7 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["OrderNotFound"];
+            412: components["responses"]["VersionMismatch"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["ServiceUnavailable"];
