@@ -327,7 +327,8 @@ def act_on_orders(body: dict[str, Any]) -> Response:
 
     Each action succeeds or fails on its own; the results are in the order of the actions. Actions on the same order are
     executed one after the other. Each requires the scope that its own route requires. The headers `Idempotency-Key` and
-    `If-Match` are refused: each action has its own `idempotency_key` and `if_match`.
+    `If-Match` are refused: each action has its own `idempotency_key` and `if_match`. Actions that would begin after 8
+    seconds, or after 8 MiB of orders in the response, are not executed and have the status 503: send them again.
     """
     refuse_header("Idempotency-Key", member="idempotency_key")
     refuse_header("If-Match", member="if_match")

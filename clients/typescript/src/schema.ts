@@ -463,7 +463,8 @@ export interface paths {
          * Execute up to 1,000 actions on orders
          * @description Each action succeeds or fails on its own; the results are in the order of the actions. Actions on the same order are
          *     executed one after the other. Each requires the scope that its own route requires. The headers `Idempotency-Key` and
-         *     `If-Match` are refused: each action has its own `idempotency_key` and `if_match`.
+         *     `If-Match` are refused: each action has its own `idempotency_key` and `if_match`. Actions that would begin after 8
+         *     seconds, or after 8 MiB of orders in the response, are not executed and have the status 503: send them again.
          */
         post: operations["actOnOrders"];
         delete?: never;
