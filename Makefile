@@ -29,9 +29,9 @@ run: $(VENV)/run.stamp  ## migrate the database and start web server and worker 
 	@if [ -t 1 ]; then export LOG_FORMAT="$${LOG_FORMAT:-console}"; fi; \
 	$(PY) -m flask --app wsgi db upgrade && exec $(PY) supervisor.py
 
-# Four processes on two cores, because tests also wait; each has databases of its own. Selected tests and those on a
-# given server run in one.
-test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=4 --dist=worksteal)
+# Three processes, because tests also wait; each has databases of its own. Selected tests and those on a given server
+# run in one.
+test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=3 --dist=worksteal)
 test: $(VENV)/dev.stamp  ## run the tests on SQLite and PostgreSQL (ARGS="-k name" selects tests)
 	@$(PY) -m pytest $(PROCESSES) $(ARGS)
 
