@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -108,9 +109,11 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that is free now, and that the system gives to no outgoing connection before the server has bound it."""
+    while True:
+        port = 11_000 + secrets.randbelow(20_000)  # below the ephemeral ports; browsers refuse 10080
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def on_port(command: Sequence[str], port: int) -> list[str]:
