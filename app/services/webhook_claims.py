@@ -298,8 +298,8 @@ def _with_payloads(endpoint: DueEndpoint, rows: Sequence[_ClaimedRow], *, lease:
     """
     rows = sorted(rows, key=attrgetter("id"))
     keys = [(row.order_id, row.version) for row in rows if row.order_id is not None]
-    found = _EVENTS.rows([{"order_id": order_id, "version": version} for order_id, version in keys]) if keys else []
-    events: dict[Any, Any] = dict(zip(keys, found, strict=True))
+    stored = _EVENTS.rows([{"order_id": order_id, "version": version} for order_id, version in keys]) if keys else []
+    events: dict[Any, Any] = dict(zip(keys, stored, strict=True))
     return [_claimed_delivery(endpoint, row, events.get((row.order_id, row.version)), lease=lease) for row in rows]
 
 
