@@ -68,6 +68,6 @@ def test_the_worst_bodies_stall_nobody(target: Target, name: str) -> None:
     print(f"{name}: {probe.report()}, answers of {max(sizes):,} bytes")
     assert statuses <= {200, 400, 413}
     assert max(sizes) < 1_000_000
-    # However slow the machine is: the attacks wait for each other, and the probe only for the body that is being parsed.
+    # On a slow machine as well: attacks wait for each other, the probe only for the body that is being parsed.
     assert probe.wait < max(0.5, statistics.median(durations))
     assert probe.growth < 200
