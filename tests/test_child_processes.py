@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from sqlalchemy import update
 
-from app.cli.processes import run_in_processes
+from app.cli.common import run_in_processes
 from app.db.engine import db
 from app.models import Order
 from app.services import verification

@@ -5,22 +5,16 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from app.cli.api_keys import api_keys, token
-from app.cli.doctor import doctor
-from app.cli.events import broker, events
-from app.cli.order_lookup import find_command, get_command, list_command, tail_command
+from app.cli.maintenance import broker, doctor, events, search, verify
 from app.cli.orders import orders
 from app.cli.privacy import privacy
-from app.cli.search import search
 from app.cli.seed import seed
-from app.cli.verify import verify
 from app.cli.webhooks import webhooks
 from app.cli.worker import worker
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to the application."""
-    for lookup in (find_command, get_command, list_command, tail_command):
-        orders.add_command(lookup)
     for command in (doctor, seed, orders, privacy, verify, api_keys, token, events, search, webhooks, broker, worker):
         app.cli.add_command(command)
 

@@ -13,8 +13,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import func, select
 
 from app.cli.common import migrated_database, progress_bar
-from app.cli.sample_lives import live
-from app.cli.sample_shop import Shop
+from app.cli.sample_orders import Shop, live
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import consistent_read
 from app.errors import pluralize
