@@ -62,13 +62,13 @@ timeout = 30
 # until nginx has closed its idle connections, which takes 5 s.
 graceful_timeout = 30
 
-# The size of nginx's buffers, so that the service accepts what nginx accepts. A whole head has 64 KiB; that limit and
-# the time limits are in gunicorn_worker.py.
+# The size of nginx's buffers, so that the service accepts what nginx accepts. A whole head may have 64 KiB; that limit
+# and the time limits are in gunicorn_worker.py.
 limit_request_line = 8190
 limit_request_field_size = 8190
 limit_request_fields = 100
 
-# X-Forwarded-Proto is believed only from a proxy on this machine. Unix sockets are always trusted.
+# X-Forwarded-Proto is trusted only from a proxy on this machine. Unix sockets are always trusted.
 forwarded_allow_ips = "127.0.0.1,::1"
 
 # Each worker loads the application itself: gevent patches first, and a reload loads new code.
@@ -76,23 +76,23 @@ preload_app = False
 # gunicorn's second control interface is not needed.
 control_socket_disable = True
 # The heartbeat changes a file every second, which can block as long as a busy disk does. Memory does not.
-_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-worker_tmp_dir = _memory
+_memory_directory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+worker_tmp_dir = _memory_directory
 
 # Each connection is an open file, and many systems allow 1,024 unless a process asks for more. Where they allow too
 # few, the worker's own files come first: many clients must not keep it from connecting to the database.
-_files, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-_own_files = 3 * _settings["DATABASE_POOL_SIZE"] + 100  # SQLite opens three files a connection
-_needed = worker_connections + _own_files
-if _files != resource.RLIM_INFINITY and _files < _needed:
-    _files = _needed if _most_files == resource.RLIM_INFINITY else min(_needed, _most_files)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_files, _most_files))
-    worker_connections = max(_files - _own_files, _files // 2)
+_soft_limit, _hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+_reserved_files = 3 * _settings["DATABASE_POOL_SIZE"] + 100  # SQLite opens three files a connection
+_needed_files = worker_connections + _reserved_files
+if _soft_limit != resource.RLIM_INFINITY and _soft_limit < _needed_files:
+    _soft_limit = _needed_files if _hard_limit == resource.RLIM_INFINITY else min(_needed_files, _hard_limit)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_soft_limit, _hard_limit))
+    worker_connections = max(_soft_limit - _reserved_files, _soft_limit // 2)
     # Event streams last: with all connections, they would keep all other clients waiting.
-    _streams = min(_settings["EVENT_STREAMS"], max(worker_connections - 1000, worker_connections // 2))
-    os.environ["EVENT_STREAMS"] = str(_streams)
+    _event_streams = min(_settings["EVENT_STREAMS"], max(worker_connections - 1000, worker_connections // 2))
+    os.environ["EVENT_STREAMS"] = str(_event_streams)
 
-# One key for all workers, which survives a reload, so that a person has one hash in the logs.
+# One key for all workers, which survives a reload, so that a person always has the same hash in the logs.
 os.environ["SECRET_KEY"] = _settings["SECRET_KEY"]
 
 # The application logs each request with its id; gunicorn's access log would be a second line.
@@ -161,12 +161,15 @@ def when_ready(server: Any) -> None:
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     os.environ.pop("RATE_LIMIT_FILE", None)
     size = RATE_LIMITS_BYTES + 2 * server.cfg.workers * METRICS_BYTES
-    directory = shared_directory(_memory, None, size=size)
+    directory = shared_directory(_memory_directory, None, size=size)
     if directory is None:
-        server.log.warning("No directory has %d bytes for metrics and rate limits: each worker counts alone.", size)
+        server.log.warning(
+            "No directory has %d bytes free for metrics and rate limits: each worker counts alone.", size
+        )
         return
-    if _memory and not directory.startswith(_memory):
-        server.log.warning("%s has no %d bytes for metrics and rate limits: they are in %s.", _memory, size, directory)
+    if _memory_directory and not directory.startswith(_memory_directory):
+        message = "%s has less than %d bytes free: metrics and rate limits are in %s."
+        server.log.warning(message, _memory_directory, size, directory)
     reserve(f"{directory}/rate-limits", RATE_LIMITS_BYTES)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     os.environ["RATE_LIMIT_FILE"] = f"{directory}/rate-limits"
@@ -175,8 +178,8 @@ def when_ready(server: Any) -> None:
 def pre_exec(server: Any) -> None:
     """Let a binary upgrade (USR2) start the new master as the old one was started.
 
-    gunicorn repeats the command as `python …/gunicorn/__main__.py`: run as a script, its directory is the first in the
-    path of modules, and gunicorn.http takes the place of the standard library's http.
+    gunicorn repeats the command as `python …/gunicorn/__main__.py`. The directory of a script comes first in sys.path,
+    so gunicorn.http would shadow the standard library's http.
     """
     program, script, *arguments = server.START_CTX["args"]
     if os.path.basename(script) == "__main__.py":

@@ -1,9 +1,9 @@
 """gunicorn's gevent worker with llhttp (httptools), the HTTP parser of Node.js, in place of gunicorn's own.
 
-A connection is served in this order: `Connection` receives bytes, `RequestParser` makes requests of them, the
-application answers through `Response`, and the rest of the body is discarded. llhttp decides what is HTTP
-(RFC 9112), without any of its leniencies; this module decides what the server allows: sizes, time limits, keep-alive,
-what a proxy may say. What cannot be served is answered with a problem document (RFC 9457), and the connection closes.
+A connection is served in this order: `Connection` receives bytes, `RequestParser` parses them into requests, the
+application answers through `Response`, and the rest of the body is discarded. llhttp decides what is HTTP (RFC 9112),
+without any of its leniencies; this module decides what the server allows: sizes, time limits, keep-alive, headers of a
+proxy. What cannot be served is answered with a problem document (RFC 9457), and the connection closes.
 
 Of gunicorn's settings it uses `keepalive`, `limit_request_*`, `max_requests`, `forwarded_allow_ips` (exact addresses)
 and those of the process; not its hooks around a request, access log, SCRIPT_NAME, HTTP/2 or the PROXY protocol.
@@ -33,14 +33,14 @@ from gunicorn.workers.ggevent import GeventWorker
 
 READ_SIZE = 16_384  # bytes; pipelined requests within them are parsed at once
 MAX_HEAD_SIZE = 65_536  # bytes of a head; nginx passes 32 KiB and adds its own fields
-MAX_BODY_SIZE = 16 * 1024 * 1024  # bytes; beyond the application's own limits, which answer better (8 MiB for a batch)
-BODY_PACE = 65_536  # bytes a second: each such part of a body extends its deadline by a second, in both directions
-LARGE_PART = 65_536  # bytes; together with the head, a copy of it would be in memory until a slow client has read it
+MAX_BODY_SIZE = 16 * 1024 * 1024  # bytes; above the application's own limits (8 MiB for a batch), whose errors say more
+MIN_BODY_RATE = 65_536  # bytes a second: each such part of a body, received or sent, extends its deadline by a second
+LARGE_PART = 65_536  # bytes; a larger part is not joined to the head: the copy would stay in memory for a slow client
 LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a response before the connection closes
 FAIRNESS_PAUSE = 1e-6  # seconds; after sleep(0) the event loop would not poll sockets (app/http/requests.py)
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
-KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; others close
-SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # that have no list syntax; llhttp refuses a second Content-Length
+KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; any other closes it
+SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # fields without a list syntax; llhttp refuses a second Content-Length
 URL_PREFIX = os.environ.get("URL_PREFIX", "").rstrip("/")
 PROBLEM_PAGES = f"{URL_PREFIX}/problems"  # whose paths are the problem types
 PROBLEM_SLUGS = {
@@ -95,8 +95,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     # Seconds. Between requests a connection may be idle for `keepalive`.
     head_timeout = 10.0  # for a whole request head, and from accepting a connection to its first request's
-    body_timeout = 10.0  # for a whole body, read or discarded, in any coding; BODY_PACE extends it
-    send_timeout = 30.0  # for a client to receive another part of a response; BODY_PACE extends it for all of them
+    body_timeout = 10.0  # for a whole body, read or discarded, in any coding; MIN_BODY_RATE extends it
+    send_timeout = 30.0  # for a client to receive another part of a response; MIN_BODY_RATE extends it for all of them
 
     # Requests of this worker that are in the application at the same time. Further ones are answered 503 at once: in a
     # queue they would wait longer than their clients do. gunicorn.conf.py sets it.
@@ -109,14 +109,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     sample_process: Any = None  # a function that records the application's metrics of this process, if it has any
 
     def notify(self) -> None:
-        """The heartbeat of each second."""
+        """Called every second: update the heartbeat that gunicorn's master checks, and sample the process."""
         super().notify()
         if self.sample_process is not None:
             self.sample_process()
 
     @property
     def wsgi_handler(self) -> "Worker":
-        """What gunicorn gives its `server_class` as the handler of connections."""
+        """The handler of connections that gunicorn passes to `server_class`."""
         return self
 
     @cached_property
@@ -245,7 +245,7 @@ class RequestParser:
         except httptools.HttpParserError as error:
             self.error = RequestError(HTTPStatus.BAD_REQUEST, f"{error}.")
         if self._overhead > MAX_HEAD_SIZE and self.error is None:
-            self.error = fields_too_large()
+            self.error = fields_too_large(self._limits)
 
     def _decline_upgrade(self, remaining: bytes) -> None:
         """Stay with HTTP/1.1 (RFC 9110 §7.8). llhttp stops before the body of such a request: a new parser reads it."""
@@ -278,7 +278,7 @@ class RequestParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
         if len(name) + len(value) > self._max_field_size:
-            raise fields_too_large()
+            raise fields_too_large(self._limits)
         key = environ_key(name)
         if key is None:
             return
@@ -288,14 +288,14 @@ class RequestParser:
         elif key in SINGLE_FIELDS:
             raise RequestError(HTTPStatus.BAD_REQUEST, f"Duplicate {name.decode('latin-1').title()} header.")
         elif self._fields > self._limits.fields:
-            raise fields_too_large()
+            raise fields_too_large(self._limits)
         else:
             environ[key] += f",{text}"  # RFC 9110 §5.3
 
     def on_headers_complete(self) -> None:
         request, environ = self._request, self._environ
         if self._fields > self._limits.fields:
-            raise fields_too_large()
+            raise fields_too_large(self._limits)
         version = self._llhttp.get_http_version()
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
         environ["REQUEST_METHOD"] = self._llhttp.get_method().decode()
@@ -335,7 +335,7 @@ def check_head(environ: dict[str, Any], version: str) -> None:
         raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "This server is not a proxy.")
     if "HTTP_TRANSFER_ENCODING" in environ:
         if version == "1.0":  # RFC 9112 §6.1: an intermediary may disagree about its end
-            raise RequestError(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding.")
+            raise RequestError(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding. Send a Content-Length.")
         if environ["HTTP_TRANSFER_ENCODING"].lower() != "chunked":
             raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "The only supported Transfer-Encoding is chunked.")
     if "HTTP_EXPECT" in environ and environ["HTTP_EXPECT"].lower() != "100-continue":
@@ -361,16 +361,19 @@ def set_target(environ: dict[str, Any], target: str) -> None:
 
 @lru_cache(maxsize=512)  # the names that clients use; other names only evict them
 def environ_key(name: bytes) -> str | None:
-    """The WSGI name of a header field; None for a name with an underscore, which there would equal a dash."""
+    """The WSGI name of a header field; None for a name with an underscore: WSGI names do not tell it from a hyphen."""
     key = name.decode("latin-1").upper().replace("-", "_")
     if b"_" in name:
         return None
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
-def fields_too_large() -> RequestError:
-    detail = "There are too many header fields, or one is too large."
-    return RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+def fields_too_large(limits: Limits) -> RequestError:
+    return RequestError(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        f"The header fields exceed a limit: {limits.fields} fields, {limits.field_size:,} bytes for each, "
+        f"{MAX_HEAD_SIZE:,} bytes together.",
+    )
 
 
 class Connection:
@@ -380,10 +383,10 @@ class Connection:
         self.worker = worker
         self._client = client
         self._parser = RequestParser(worker.limits, environ)
-        self._watcher: Any = None  # of the client's end, while a response waits
-        self._is_stream = False  # whether the response has waited
+        self._watcher: Any = None  # detects that the client closes the connection while a response waits
+        self._is_stream = False  # whether the response is an event stream, or has waited for an event
         self._in_progress = False  # whether a request counts as in progress
-        self._received_at = -2  # the number of the worker's requests when this connection received last
+        self._requests_at_receive = -2  # the worker's count of requests when this connection last received data
 
     def serve(self) -> None:
         """Answer requests until the connection is to be closed. Raises ConnectionLost."""
@@ -397,7 +400,7 @@ class Connection:
             self._refuse(error)
 
     def _next_request(self, *, idle_timeout: float) -> Request | None:
-        """The next request whose head is complete, or None where no more will come."""
+        """The next request whose head is complete, or None if no further one will come."""
         parser = self._parser
         deadline = None
         while not parser.requests:
@@ -441,8 +444,9 @@ class Connection:
                 HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed unexpectedly. The error is logged."
             )
             raise (request.error or internal) from error
-        # After a response that promised keep-alive another request comes, and is answered: a proxy would not repeat a
-        # POST whose connection is closed. A stream may have ended because the worker stops; its GET is repeated.
+        # The request that follows a response with keep-alive is answered even if the worker is stopping: a proxy would
+        # not repeat a POST whose connection is closed. A stream may have ended because the worker stops; its GET is
+        # repeated.
         if response.keep_alive and (self.worker.alive or not self._is_stream):
             if request.complete or self._discard_body(request):
                 return True
@@ -468,7 +472,7 @@ class Connection:
             try:
                 parts = worker.wsgi(environ, response.start_response)
             finally:
-                self._end_progress()
+                self._leave_progress()
         try:
             response.send(parts)
         finally:
@@ -476,7 +480,7 @@ class Connection:
             if hasattr(parts, "close"):
                 parts.close()
 
-    def _end_progress(self) -> None:
+    def _leave_progress(self) -> None:
         """No longer count the request as in progress: its response is being sent, or it waits for events."""
         if self._in_progress:
             self._in_progress = False
@@ -485,19 +489,19 @@ class Connection:
     def watch_closing(self, callback: Callable[[], object]) -> None:
         """Call back if the client closes the connection before the response ends.
 
-        A response that waits for something to send would learn it only when it sends the next time.
+        Otherwise, a response that waits for something to send would notice it only when it sends next.
         """
         self._is_stream = True
-        self._end_progress()
+        self._leave_progress()
         if not self.worker.cfg.is_ssl:  # a TLS connection may be readable without data
             self._stop_watching()
             self._watcher = gevent.get_hub().loop.io(self._client.fileno(), READABLE)
             self._watcher.start(self._check_closing, callback)
 
     def _check_closing(self, callback: Callable[[], object]) -> None:
-        """Called by the event loop when the connection is readable: without data it has been closed."""
+        """Called by the event loop when the connection is readable: if there is no data, the client has closed it."""
         size = fcntl.ioctl(self._client.fileno(), termios.FIONREAD, bytes(4))
-        self._stop_watching()  # also if the client sends another request already
+        self._stop_watching()  # even if the client has already sent another request
         if not any(size):
             gevent.spawn(callback)
 
@@ -508,7 +512,7 @@ class Connection:
             self._watcher = None
 
     def receive_body(self, request: Request) -> bytes:
-        """The next part of a body; empty at its end, or where a client ends it before its Content-Length.
+        """The next part of a body; empty at its end, or if the client ends it before its Content-Length.
 
         Raises RequestError where it is malformed or late.
         """
@@ -522,7 +526,7 @@ class Connection:
         return request.body.pop(0) if request.body else b""
 
     def _receive_more(self, request: Request) -> bool:
-        """Receive more of a body. Returns False where the client has closed. Raises RequestError."""
+        """Receive more of a body. Returns False if the client has closed the connection. Raises RequestError."""
         now = time.monotonic()
         if request.body_started is None:
             request.body_started = now
@@ -531,7 +535,7 @@ class Connection:
         if request.expects_continue and not request.body_size:
             request.expects_continue = False
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        deadline = request.body_started + self.worker.body_timeout + request.body_size / BODY_PACE
+        deadline = request.body_started + self.worker.body_timeout + request.body_size / MIN_BODY_RATE
         try:
             data = self._receive(deadline - now)
         except TimeoutError:
@@ -554,20 +558,20 @@ class Connection:
         return request.complete
 
     def _receive(self, seconds: float) -> bytes:
-        """Bytes from the client, empty when it has closed. Raises TimeoutError after so many seconds."""
+        """Bytes from the client; empty if it has closed the connection. Raises TimeoutError after `seconds`."""
         if seconds <= 0:
             raise TimeoutError
         self._client.settimeout(seconds)
         data: bytes = self._client.recv(READ_SIZE)
-        # Other connections first: a client whose data is always there would occupy the worker. If the worker has served
-        # another request since this connection received before, the others have had their turn.
-        if data and self.worker.nr - self._received_at <= 1:
+        # Other connections first: a client that always has more to send would occupy the worker. If the worker has
+        # served another request since this connection last received data, the others have had their turn.
+        if data and self.worker.nr - self._requests_at_receive <= 1:
             gevent.sleep(0)
-        self._received_at = self.worker.nr
+        self._requests_at_receive = self.worker.nr
         return data
 
     def send(self, data: bytes) -> None:
-        """Send all bytes. A client that takes none for a while, or takes them too slowly, does not get the rest.
+        """Send all bytes. A client that receives nothing for `send_timeout`, or is too slow, does not get the rest.
 
         Raises ConnectionLost.
         """
@@ -580,8 +584,8 @@ class Connection:
             raise ConnectionLost(str(error)) from error
 
     def _send_rest(self, data: memoryview) -> None:
-        """Send what the client has not taken at once. It is in memory until then: several MiB for a batch."""
-        deadline = time.monotonic() + self.worker.send_timeout + len(data) / BODY_PACE
+        """Send what did not fit into the socket's buffer. It is in memory until then: several MiB for a batch."""
+        deadline = time.monotonic() + self.worker.send_timeout + len(data) / MIN_BODY_RATE
         while data:
             seconds = deadline - time.monotonic()
             if seconds <= 0:
@@ -590,7 +594,8 @@ class Connection:
             data = data[self._client.send(data) :]
 
     def _reset_if_partial(self, response: "Response") -> None:
-        """Make closing reset a TCP connection if its end would be taken for that of the body (RFC 9112 §8)."""
+        """Make close() reset the TCP connection if a client would take its end for the end of the body (RFC 9112
+        §8)."""
         if response.started and not response.is_framed:
             with suppress(OSError):
                 self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -622,15 +627,16 @@ class BodyReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with what there is; 0 at the body's end. Raises TimeoutError, and OSError if malformed."""
+        """Fill the buffer with what has arrived; returns 0 at the body's end. Raises TimeoutError, and OSError if the
+        body is malformed."""
         if not self._part:
             worker = self._connection.worker
             worker.requests_in_progress -= 1  # meanwhile: slow clients must not make the service refuse others
             try:
                 self._part = self._connection.receive_body(self._request)
             except RequestError as error:
-                kind = TimeoutError if error.status == HTTPStatus.REQUEST_TIMEOUT else OSError
-                raise kind(error.detail) from error
+                error_class = TimeoutError if error.status == HTTPStatus.REQUEST_TIMEOUT else OSError
+                raise error_class(error.detail) from error
             finally:
                 worker.requests_in_progress += 1
         size = min(len(buffer), len(self._part))
@@ -655,7 +661,7 @@ class Response:
         self._chunked = False
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Take the head (PEP 3333) without the fields that are the server's."""
+        """Store the status and the header fields (PEP 3333), except the hop-by-hop fields, which the server sets."""
         if self.started:
             raise exc_info[1] if exc_info else AssertionError("The response has started.")
         self._status, lines, self._length = status, [], None

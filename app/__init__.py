@@ -23,7 +23,7 @@ from app.routes import (
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
-    """The application, from the environment's settings and, before them, those given.
+    """Create the application. The settings in `test_config` override those of the environment.
 
     Raises StartupError with one line that says what to do.
     """

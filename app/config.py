@@ -50,7 +50,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^:\[\]]*)(?::(?P<port
 _PORTS = re.compile(r"\d*(,\d*)*", re.ASCII)
 _UNENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})|\s|%00")
 _ENCODING = (
-    "postgresql://user:password@host:port/name?parameters, percent-encoded where a part holds other characters than "
+    "postgresql://user:password@host:port/name?parameters, percent-encoded where a part contains characters other than "
     "letters, digits and -._~: @ is %40, : %3A, / %2F, ? %3F, # %23, % %25, + %2B, a space %20"
 )
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
@@ -133,14 +133,14 @@ def _broker_url(text: str) -> str:
     if text and not _BROKER_URL.fullmatch(text):
         raise ValueError(
             "amqp://user:password@host:port/vhost, or such a URL with amqps, redis, rediss, sqs or kafka, "
-            "percent-encoded where the user name or the password holds : @ / ? or #"
+            "percent-encoded where the user name or the password contains : @ / ? or #"
         )
     return text
 
 
 def _broker_topic(text: str) -> str:
     if not re.fullmatch(r"(?!amq\.)[A-Za-z0-9_.-]{1,80}", text):
-        raise ValueError("1 to 80 letters, digits and _.-, without `amq.` at the beginning")
+        raise ValueError("1 to 80 letters, digits and the characters _.-, not beginning with `amq.`")
     return text
 
 
@@ -222,7 +222,7 @@ def normalize_origin(text: str) -> str:
         name = f"[{IPv6Address(host)}]" if ":" in host else host
     except ValueError:
         raise ValueError(
-            "a comma-separated list of origins such as https://shop.example, without path or wildcard; international "
+            "a comma-separated list of origins such as https://shop.example, without paths or wildcards; international "
             "domain names in their xn-- form"
         ) from None
     return f"{url.scheme}://{name}" + ("" if port in (None, _DEFAULT_PORTS[url.scheme]) else f":{port}")
@@ -311,9 +311,13 @@ SETTINGS: dict[str, Setting] = {
     ),
     "AUTH_ALLOW_OPEN": Setting("0", _flag, "1: with `AUTH=off`, accept requests from other machines too."),
     "JWT_JWKS_URL": Setting("", _web_url, "URL of the key set (JWKS) that verifies bearer tokens."),
-    "JWT_PUBLIC_KEY": Setting("", _pem, "Or the public key (PEM) that verifies them: RSA, P-256 or Ed25519."),
-    "JWT_ISSUER": Setting("", str, "Issuer (`iss`) of the tokens; required with either of the two."),
-    "JWT_AUDIENCE": Setting("", str, "Audience (`aud`) of the tokens; required with either of the two."),
+    "JWT_PUBLIC_KEY": Setting(
+        "", _pem, "Alternatively, the public key (PEM) that verifies them: RSA, P-256 or Ed25519."
+    ),
+    "JWT_ISSUER": Setting("", str, "Issuer (`iss`) of the tokens; required with `JWT_JWKS_URL` or `JWT_PUBLIC_KEY`."),
+    "JWT_AUDIENCE": Setting(
+        "", str, "Audience (`aud`) of the tokens; required with `JWT_JWKS_URL` or `JWT_PUBLIC_KEY`."
+    ),
     "JWT_SIGNING_KEY": Setting("", _pem, "For development: the private key (PEM) of `flask token`."),
     "SECRET_KEY": Setting(
         "",
@@ -323,7 +327,9 @@ SETTINGS: dict[str, Setting] = {
     ),
     "CONSOLE": Setting("on", _one_of("on", "off"), "`off`: do not serve the console."),
     "CORS_ORIGINS": Setting("", _origins, "Origins of browser frontends, separated by commas."),
-    "CORS_HEADERS": Setting("", _header_names, "Further request headers that these may send, separated by commas."),
+    "CORS_HEADERS": Setting(
+        "", _header_names, "Further request headers that these origins may send, separated by commas."
+    ),
     "RATE_LIMIT_CUSTOMERS": Setting(
         "600", _whole_number(0, 10**6), "Requests a minute of one customer; 0 means no limit."
     ),
@@ -335,7 +341,9 @@ SETTINGS: dict[str, Setting] = {
         _whole_number(1, 100_000),
         "Concurrent event streams and waiting readers of one worker; fewer where it may open few files.",
     ),
-    "EVENT_STREAMS_CUSTOMERS": Setting("10", _whole_number(1, 100_000), "The same of one customer."),
+    "EVENT_STREAMS_CUSTOMERS": Setting(
+        "10", _whole_number(1, 100_000), "Concurrent event streams and waiting readers of one customer and worker."
+    ),
     "EXPIRE_PENDING_AFTER": Setting(
         "",
         _optional_age,
@@ -408,4 +416,6 @@ def _check_combinations(config: Mapping[str, Any]) -> None:
     tokens = config["JWT_JWKS_URL"] or config["JWT_PUBLIC_KEY"]
     for name in ("JWT_ISSUER", "JWT_AUDIENCE"):
         if tokens and not config[name]:
-            raise StartupError(f"{name} is not set: tokens that were issued for other services would be accepted.")
+            raise StartupError(
+                f"{name} is not set. Set it: otherwise, tokens issued for other services would be accepted."
+            )

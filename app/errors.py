@@ -1,4 +1,4 @@
-"""The problems a client can be shown, in the domain's terms. This module knows no Flask.
+"""The errors that clients receive as problem documents. This module does not depend on Flask.
 
 Every subclass of `ServiceError` that has a slug is a problem type (RFC 9457). Its docstring is the text of its page,
 `/problems/{slug}`: what is wrong and, in a second paragraph, what to do.
@@ -43,17 +43,17 @@ class BadRequest(ServiceError):
 
 class MalformedJSON(ServiceError):
     """The body is not valid JSON. It must be UTF-8 without a byte order mark, nested at most 32 levels deep, without
-    duplicate members, NaN and Infinity.
+    duplicate members, NaN or Infinity.
 
-    The detail names the error and its place. Nothing was stored.
+    The detail names the error and its place. Correct it and send the request again. Nothing was stored.
     """
 
     status, slug, title = 400, "malformed-json", "The body is not valid JSON"
 
 
 class InvalidRequest(ServiceError):
-    """The body or the parameters break rules of the API. `errors` lists all of them: the JSON pointer into the body, or
-    the name of the parameter, and what is allowed there.
+    """The body or the parameters are not valid. `errors` lists every error: a JSON pointer into the body, or the name
+    of the parameter, and what is allowed there.
 
     Correct them and send the request again. Nothing was stored.
     """
@@ -74,7 +74,7 @@ class InvalidCursor(ServiceError):
 class InvalidIdempotencyKey(ServiceError):
     """The Idempotency-Key header is malformed.
 
-    Send one key of 1 to 255 printable ASCII characters: bare, without spaces, commas and quotes, or as a quoted string.
+    Send one key of 1 to 255 printable ASCII characters: bare, without spaces, commas or quotes, or as a quoted string.
     A UUID is a good key.
     """
 
@@ -139,7 +139,7 @@ class WebhookNotFound(ServiceError):
 class EventNotFound(ServiceError):
     """No event has this id, or the webhook does not send events of its channel.
 
-    The id of an event is that of the order, a colon and the version: the `webhook-id` of a delivery.
+    The id of an event is the order's id, a colon and the version: the `webhook-id` of a delivery.
     """
 
     status, slug, title = 404, "event-not-found", "Event not found"
@@ -148,7 +148,7 @@ class EventNotFound(ServiceError):
 class FulfillmentNotFound(ServiceError):
     """The order has no fulfillment with this number.
 
-    Read the order; its `fulfillments` have their numbers.
+    Read the order: its `fulfillments` state their numbers.
     """
 
     status, slug, title = 404, "fulfillment-not-found", "Fulfillment not found"
@@ -157,7 +157,7 @@ class FulfillmentNotFound(ServiceError):
 class ReturnNotFound(ServiceError):
     """The order has no return with this number.
 
-    Read the order; its `returns` have their numbers.
+    Read the order: its `returns` state their numbers.
     """
 
     status, slug, title = 404, "return-not-found", "Return not found"
@@ -196,17 +196,17 @@ class TooManyVersions(ServiceError):
     """The order has 10,000 versions, the maximum. It can still be cancelled, completed or released from a hold, and its
     personal data can be erased; every other change is refused.
 
-    Store values that change often outside of the order.
+    Store frequently changing values outside the order.
     """
 
     status, slug, title = 409, "too-many-versions", "The order has too many versions"
 
 
 class OrderTooLarge(ServiceError):
-    """With this change, the order would have more than 1,048,576 characters as JSON, the maximum. It can still be
-    cancelled, completed or released from a hold, and its personal data can be erased.
+    """With this change, the order's JSON document would have more than 1,048,576 characters, the maximum. It can still
+    be cancelled, completed or released from a hold, and its personal data can be erased.
 
-    Keep long texts outside of the order.
+    Store long texts outside the order.
     """
 
     status, slug, title = 409, "order-too-large", "The order is too large"
@@ -216,7 +216,7 @@ class TooManyIdempotencyKeys(ServiceError):
     """20,000 idempotency keys have been used for changes of this order, the maximum, and this request would change
     nothing.
 
-    Read the order; to send the request anyway, send it without an `Idempotency-Key`. Find out why a client sends the
+    Read the order. To repeat the request anyway, send it without an `Idempotency-Key`. Find out why a client sends the
     same change again and again under new keys.
     """
 
@@ -235,7 +235,8 @@ class QuantityExceeded(ServiceError):
 
 
 class AmountExceeded(ServiceError):
-    """Refunds and chargebacks together must not exceed what was captured, nor voids what was authorized.
+    """Refunds and chargebacks together must not exceed what was captured, and voids must not exceed what was
+    authorized.
 
     Read the order: `payments` has every entry, `totals` their sums. Record the missing capture first, or a smaller
     amount.
@@ -255,8 +256,8 @@ class DuplicatePayment(ServiceError):
 
 
 class DuplicateExternalRef(ServiceError):
-    """You already have an order with this `external_ref`; `order_id` is its id, unless it is of a channel that your API
-    key has no access to.
+    """You already have an order with this `external_ref`; `order_id` is its id, unless it belongs to a channel that
+    your API key has no access to.
 
     Read that order, or use another reference. To retry safely, send an Idempotency-Key: a retry then returns the order
     instead of this problem.
@@ -294,12 +295,12 @@ class TooManyWebhooks(ServiceError):
 
 
 class CursorExpired(ServiceError):
-    """Events after this cursor are no longer in the feed, because they are older than the feed reaches back; or the
-    feed ends before it, because the database has been restored from a backup. The events in between cannot be read one
-    by one.
+    """Events after this cursor are no longer in the feed, because the feed does not reach back that far; or the feed
+    ends before the cursor, because the database has been restored from a backup. The events in between cannot be read
+    one by one.
 
-    List the orders to know their current state (`GET /orders`, or the history of those that you know), and go on with
-    `after` as the detail says; `oldest_after` is the lowest number that is possible.
+    List the orders to know their current state (`GET /orders`, or the history of those that you know), and continue
+    with `after` as the detail says; `oldest_after` is the lowest `after` with which the feed can be read.
     """
 
     status, slug, title = 410, "cursor-expired", "The feed does not reach back to the cursor"
@@ -363,11 +364,12 @@ class IdempotencyKeyReused(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """You have sent more requests than your rate limit allows, or too many at once: requests, exports or event streams.
+    """You have sent more requests than your rate limit allows, or have too many requests, exports or event streams open
+    at the same time.
 
-    Wait for `Retry-After` seconds; the `RateLimit` header has the remaining requests. Each order of a batch counts as
-    one request. A batch larger than the limit is accepted only if the limit is unused, and blocks later requests until
-    it is paid off.
+    Wait for `Retry-After` seconds; the `RateLimit` header states how many requests remain. Each order of a batch counts
+    as one request. A batch larger than the limit is accepted only if the limit is unused; later requests are then
+    refused until the excess has been made up.
     """
 
     status, slug, title = 429, "too-many-requests", "Too many requests"
@@ -397,10 +399,10 @@ def problem_types() -> Iterator[type[ServiceError]]:
     """Yield every problem type: each subclass that has a slug of its own."""
     pending = [ServiceError]
     while pending:
-        for kind in pending.pop().__subclasses__():
-            pending.append(kind)
-            if "slug" in vars(kind):
-                yield kind
+        for subclass in pending.pop().__subclasses__():
+            pending.append(subclass)
+            if "slug" in vars(subclass):
+                yield subclass
 
 
 def pluralize(number: int, noun: str, plural: str = "") -> str:

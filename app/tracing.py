@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, an extra (requirements-tracing.txt): without it nothing is imported or recorded.
+"""OpenTelemetry traces, which are optional: without requirements-tracing.txt nothing is imported or recorded.
 
 Spans contain no personal data. The published instrumentations of WSGI, Flask and SQLAlchemy record paths, queries,
 addresses and the messages of database errors, which may quote rows, and see none of the statements that go to the
@@ -28,8 +28,8 @@ except ModuleNotFoundError:
 TRACEPARENT_MAX = 55  # characters of a traceparent of version 00 (W3C Trace Context §3.2)
 _TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _ENDPOINTS = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-_DEFAULT_NAME = "order-service"  # OTEL_SERVICE_NAME
-_LAST_EXPORT = 2.0  # seconds for the last spans of a process
+_DEFAULT_SERVICE_NAME = "order-service"  # OTEL_SERVICE_NAME
+_FINAL_EXPORT_TIMEOUT = 2.0  # seconds for the last spans of a process
 _NO_SPAN: AbstractContextManager[Any] = nullcontext()
 _tracer: Any = None  # None: nothing is recorded
 
@@ -49,7 +49,7 @@ def init_tracing() -> None:
         )
     resource = Resource.create()
     if resource.attributes[SERVICE_NAME].startswith("unknown_service"):
-        resource = resource.merge(Resource({SERVICE_NAME: _DEFAULT_NAME}))
+        resource = resource.merge(Resource({SERVICE_NAME: _DEFAULT_SERVICE_NAME}))
     exporter = OTLPSpanExporter()
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -59,7 +59,7 @@ def init_tracing() -> None:
 
 def _export_last_spans(provider: Any, exporter: Any) -> None:
     """Export what is left when the process ends. The exporter would try to reach its collector for 20 s."""
-    timer = threading.Timer(_LAST_EXPORT, exporter.shutdown)
+    timer = threading.Timer(_FINAL_EXPORT_TIMEOUT, exporter.shutdown)
     timer.daemon = True
     timer.start()
     provider.shutdown()
@@ -90,9 +90,9 @@ def start_server_span(name: str, headers: Mapping[str, str], attributes: Mapping
     return span, context.attach(trace.set_span_in_context(span))
 
 
-def end_server_span(started: tuple[Any, object], status: int, attributes: Mapping[str, Any]) -> None:
-    """End the span of a request with the status of its response."""
-    span, token = started
+def end_server_span(span_and_token: tuple[Any, object], status: int, attributes: Mapping[str, Any]) -> None:
+    """End the span that `start_server_span` returned, with the status of the response."""
+    span, token = span_and_token
     span.set_attributes({"http.response.status_code": status, **attributes})
     if status >= 500:
         _record_error(span, str(status))
@@ -103,15 +103,15 @@ def end_server_span(started: tuple[Any, object], status: int, attributes: Mappin
 def span(
     name: str, attributes: Mapping[str, Any] | None = None, *, links: Sequence[Any] = ()
 ) -> AbstractContextManager[Any]:
-    """A span for the duration of the block, as a child of the current span. Without one nothing is recorded: the
-    polls of a worker make no traces."""
+    """A span for the duration of the block, as a child of the current span. Without a current span nothing is recorded,
+    so that a worker's polls create no traces."""
     if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
         return _NO_SPAN
     return _span(name, trace.SpanKind.INTERNAL, None, attributes, links)
 
 
 def statement_span(sql: str, system: str) -> AbstractContextManager[Any]:
-    """A span for one SQL statement, as `span`. Statements contain no values: they have parameters."""
+    """A span for one SQL statement, like `span`. Statements contain no values: they have parameters."""
     if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
         return _NO_SPAN
     attributes = {"db.system.name": system, "db.query.text": sql}
@@ -127,7 +127,7 @@ def delivery_span(traceparent: str | None, attributes: Mapping[str, Any]) -> Abs
 
 
 def record_response(status: int | None) -> None:
-    """Record the response to a request in its span, the current one; None is no response."""
+    """Record the status of a response in the current span, that of its request; None means no response."""
     if _tracer is None:
         return
     current = trace.get_current_span()
@@ -146,14 +146,14 @@ def _span(
         context=parent,
         kind=kind,
         attributes=attributes,
-        links=[trace.Link(linked) for linked in links],
+        links=[trace.Link(span_context) for span_context in links],
         record_exception=False,  # messages may quote data
         set_status_on_exception=False,
-    ) as started:
+    ) as new_span:
         try:
-            yield started
+            yield new_span
         except Exception as error:
-            _record_error(started, type(error).__qualname__)
+            _record_error(new_span, type(error).__qualname__)
             raise
 
 
@@ -163,31 +163,31 @@ def _record_error(span: Any, error_type: str) -> None:
 
 
 def add_span_event(name: str) -> None:
-    """Note in the current span that something happens now."""
+    """Add an event to the current span, at the present time."""
     trace.get_current_span().add_event(name)
 
 
 def current_span_context() -> Any:
-    """The identity of the current span, for a link to it; None without one."""
+    """The context of the current span, for links to it; None if there is no current span."""
     if _tracer is None:
         return None
     current = trace.get_current_span().get_span_context()
     return current if current.is_valid else None
 
 
-def link_to(linked: Any) -> None:
-    """Link the current span to another one, given by `current_span_context`."""
-    if linked is not None:
-        trace.get_current_span().add_link(linked)
+def link_to(span_context: Any) -> None:
+    """Link the current span to another one, given by `current_span_context`; None is ignored."""
+    if span_context is not None:
+        trace.get_current_span().add_link(span_context)
 
 
 def current_traceparent() -> str | None:
-    """The current span as a `traceparent`, to be stored with an event; None without one."""
+    """The current span as a `traceparent`, to be stored with an event; None if there is no current span."""
     return propagation_headers().get("traceparent")
 
 
 def propagation_headers() -> dict[str, str]:
-    """The headers that make the receiver of a request continue the trace; empty without one."""
+    """The headers with which the receiver of a request continues the trace; empty if there is no current span."""
     headers: dict[str, str] = {}
     if _tracer is not None:
         TraceContextTextMapPropagator().inject(headers)
@@ -195,7 +195,7 @@ def propagation_headers() -> dict[str, str]:
 
 
 def current_trace_id() -> str | None:
-    """The trace id of the current span, 32 hexadecimal digits; None without one."""
+    """The trace id of the current span, 32 hexadecimal digits; None if there is no current span."""
     current = current_span_context()
     return None if current is None else trace.format_trace_id(current.trace_id)
 

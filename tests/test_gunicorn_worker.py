@@ -374,7 +374,7 @@ def test_a_slow_client_receives_the_whole_of_a_large_response() -> None:
 def test_a_client_that_receives_a_large_response_too_slowly_does_not_get_all_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gunicorn_worker, "BODY_PACE", 10_000_000)
+    monkeypatch.setattr(gunicorn_worker, "MIN_BODY_RATE", 10_000_000)
     large = failing(Closing(b"x" * 5_000_000), ("Content-Length", "5000000"))
     received = 0
     with connection_to(large, timeout=1) as connection:
