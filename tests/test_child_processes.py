@@ -1,6 +1,7 @@
 """`flask verify` uses several processes: they share the orders, and they end with the command."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from app.cli.common import run_in_processes
 from app.db.engine import db
 from app.models import Order
 from app.services import verification
-from tests.support.child_work import end_with, log_a_line, read_a_missing_table
+from tests.support.child_work import end_with, log_a_line, process_id, read_a_missing_table
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
 
@@ -50,7 +51,19 @@ def test_work_that_fails_is_an_error(app: Flask, work: Callable[[int], None], me
 @on_sqlite
 def test_child_processes_log_to_standard_error(app: Flask, capfd: pytest.CaptureFixture[str]) -> None:
     with app.app_context():
-        list(run_in_processes(log_a_line, [1], processes=2))
+        list(run_in_processes(log_a_line, [1, 2], processes=2))
 
     captured = capfd.readouterr()
-    assert (captured.out, json.loads(captured.err)["event"]) == ("", "a line of the log")
+    events = [json.loads(line)["event"] for line in captured.err.splitlines()]
+    assert (captured.out, events) == ("", ["a line of the log"] * 2)
+
+
+@on_sqlite
+@pytest.mark.parametrize(("tasks", "children"), [(0, 0), (1, 0), (2, 2)])
+def test_there_are_no_more_processes_than_tasks(app: Flask, tasks: int, children: int) -> None:
+    with app.app_context():
+        ids = set(run_in_processes(process_id, range(tasks), processes=3))
+        alone = set(run_in_processes(process_id, range(tasks), processes=1))
+
+    assert len(ids - {os.getpid()}) <= children and (os.getpid() in ids) == (tasks == 1)
+    assert alone == ({os.getpid()} if tasks else set())

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import chain, count, islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
@@ -158,17 +158,19 @@ def process_count(orders: int) -> int:
 def run_in_processes(work: Callable[[Task], Result], tasks: Iterable[Task], *, processes: int) -> Iterator[Result]:
     """Yield `work(task)` for each task, in the order in which they finish.
 
-    `work`, tasks and results must be picklable. A single process is this one. Otherwise each has an application context
-    with the database of the current application. When the iterator is closed, or an exception such as Ctrl-C ends it,
-    the processes are stopped at once.
+    `work`, tasks and results must be picklable. There are no more processes than tasks, and a single one is this
+    process. Otherwise each has an application context with the database of the current application. When the iterator
+    is closed, or an exception such as Ctrl-C ends it, the processes are stopped at once.
 
     Raises ClickException if the database fails, or if a process ends before its task does.
     """
-    if processes == 1:
-        yield from map(work, tasks)
+    remaining = iter(tasks)
+    first = list(islice(remaining, processes))
+    remaining = chain(first, remaining)
+    if len(first) <= 1:
+        yield from map(work, remaining)
         return
-    with _started(work, processes) as children:
-        remaining = iter(tasks)
+    with _started(work, len(first)) as children:
         idle, busy = list(children), set[Connection]()
         while True:
             for connection, task in zip(idle, remaining):

@@ -19,3 +19,7 @@ def read_a_missing_table(_task: int) -> None:
 
 def log_a_line(_task: int) -> None:
     structlog.get_logger().warning("a line of the log")
+
+
+def process_id(_task: int) -> int:
+    return os.getpid()
