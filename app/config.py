@@ -25,8 +25,9 @@ class StartupError(Exception):
 
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_AGE_MAX = timedelta(days=36_500)  # more is a mistake
 _AGE_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-_AGE = "a duration in days, hours or minutes, such as 30d, 12h or 45m"
+_AGE = "a duration in days, hours or minutes from 1m to 36500d, such as 30d"
 _SECRET_MIN = 32  # characters
 RANDOM_KEY_PREFIX = "random-"  # prefix of a SECRET_KEY that is random at each start: nothing stored may depend on it
 _RANDOM_KEY = re.compile(rf"{RANDOM_KEY_PREFIX}[0-9a-f]{{{2 * _SECRET_MIN}}}")
@@ -239,15 +240,14 @@ def _secret(text: str) -> str:
 
 def parse_age(text: str) -> timedelta:
     """A duration in days, hours or minutes. Raises ValueError with what is expected."""
-    match = re.fullmatch(r"(\d{1,6})([dhm])", text, re.ASCII)
-    if match is None:
+    match = re.fullmatch(r"(\d{1,8})([dhm])", text, re.ASCII)
+    age = timedelta(**{_AGE_UNITS[match[2]]: int(match[1])}) if match else timedelta()
+    if not timedelta() < age <= _AGE_MAX:
         raise ValueError(_AGE)
-    return timedelta(**{_AGE_UNITS[match[2]]: int(match[1])})
+    return age
 
 
 def _optional_age(text: str) -> timedelta | None:
-    if text.startswith("0"):
-        raise ValueError(_AGE)
     return parse_age(text) if text else None
 
 

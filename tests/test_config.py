@@ -76,12 +76,12 @@ BAD = [
     (
         "EXPIRE_PENDING_AFTER",
         "30",
-        "EXPIRE_PENDING_AFTER is '30'; it must be a duration in days, hours or minutes, such as 30d, 12h or 45m.",
+        "EXPIRE_PENDING_AFTER is '30'; it must be a duration in days, hours or minutes from 1m to 36500d, such as 30d.",
     ),
     (
         "EXPIRE_PENDING_AFTER",
         "0d",
-        "EXPIRE_PENDING_AFTER is '0d'; it must be a duration in days, hours or minutes, such as 30d, 12h or 45m.",
+        "EXPIRE_PENDING_AFTER is '0d'; it must be a duration in days, hours or minutes from 1m to 36500d, such as 30d.",
     ),
     ("HOST", "a b", "HOST is 'a b'; it must be an address of this machine, such as 127.0.0.1, or its name."),
     ("PORT", "http", "PORT is 'http'; it must be an integer from 1 to 65535."),

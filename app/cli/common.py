@@ -51,13 +51,15 @@ class Since(click.ParamType[datetime]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """The aware time, not before 1970. Fails with a usage error."""
+        text, now = str(value), datetime.now(UTC)
         try:
-            text = str(value)
-            moment = datetime.fromisoformat(text) if "T" in text else datetime.now(UTC) - parse_age(text)
-            return max(moment, EPOCH)
-        except (ValueError, TypeError, OverflowError):  # TypeError: the offset from UTC is missing
-            expected = "a duration such as 30d or 12h, or a time with its offset from UTC: 2026-11-28T02:00:00Z"
+            moment = max(datetime.fromisoformat(text) if "T" in text else now - parse_age(text), EPOCH)
+        except (ValueError, TypeError):  # TypeError: the offset from UTC is missing
+            expected = "a duration from 1m to 36500d, or a time with its offset from UTC: 2026-11-28T02:00:00Z"
             self.fail(f"{value!r} is not {expected}.", param, ctx)
+        if moment > now:
+            self.fail(f"{value!r} is in the future.", param, ctx)
+        return moment
 
 
 class ProgressBar(Protocol):
