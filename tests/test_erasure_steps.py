@@ -114,6 +114,27 @@ def test_an_erasure_waits_for_an_order_that_is_reopened_meanwhile(app: Flask, cl
 
 
 @pytest.mark.usefixtures("small_steps")
+def test_the_worker_continues_each_erasure_and_leaves_those_that_wait(app: Flask, client: FlaskClient) -> None:
+    _, other, waiting = cancelled_orders(client, 3)
+    client.delete(ERASE)
+    send_action(client, waiting, "reopen")
+
+    def calls() -> list[bool]:
+        with app.app_context():
+            return [any(erasure.continue_erasures(seconds=5)) for _ in range(2)]
+
+    before = calls()
+    other_order, waiting_order = client.get(other).json, client.get(waiting).json
+    send_action(client, waiting, "cancel")
+
+    assert before == calls() == [True, False]
+    assert (other_order["customer_id"] != CUSTOMER, waiting_order["customer_id"] == CUSTOMER) == (True, True)
+    assert client.get(waiting).json["customer_id"] == other_order["customer_id"]
+    assert traces(app) == []
+    assert verify(app) == ""
+
+
+@pytest.mark.usefixtures("small_steps")
 def test_the_next_request_completes_a_failed_erasure(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

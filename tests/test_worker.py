@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import select
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.testing import capture_logs
 
 from app.cli.seed import sample_orders
+from app.db.transactions import read_rows
 from app.db.types import rfc3339
+from app.models import Erasure
+from app.routes import customer_routes
 from app.services.order_inserts import insert_orders
 from app.services.worker import Task, Worker
 from tests.support.commands import run_python
@@ -24,13 +28,24 @@ from tests.support.servers import SUPERVISOR, TIMEOUT, WORKER, running_superviso
 from tests.support.tables import events_in_feed
 
 
-def test_a_worker_numbers_events_ends_holds_marks_late_orders_cancels_old_ones_and_stops_on_sigterm(
-    app: Flask, client: FlaskClient, database_url: str
+def erased_orders(app: Flask) -> list[tuple[int, str]]:
+    """The number of orders and the status of each erasure."""
+    with app.app_context():
+        return [(row.orders, row.status) for row in read_rows(select(Erasure.orders, Erasure.status))]
+
+
+def test_a_worker_does_what_is_due_and_stops_on_sigterm(
+    app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soon = rfc3339(datetime.now(UTC) + timedelta(seconds=1))
     held = client.post("/orders", json=MINIMAL).headers["Location"]
     client.put(f"{held}/holds/review", json={"kind": "review", "until": soon})
     late = client.post("/orders", json=MINIMAL | {"ship_by": soon}).headers["Location"]
+    erased = [client.post("/orders", json=MINIMAL | {"customer_id": "c-gone"}).headers["Location"] for _ in range(2)]
+    for path in erased:
+        client.post(f"{path}/cancel", json={"reason": "customer"})
+    monkeypatch.setattr(customer_routes, "REQUEST_SECONDS", 0)
+    assert client.delete("/customers/c-gone/personal-data").status_code == 202
     with app.app_context():
         insert_orders(list(sample_orders(20, seed=1, until=datetime.now(UTC) - timedelta(days=365))))
 
@@ -41,6 +56,7 @@ def test_a_worker_numbers_events_ends_holds_marks_late_orders_cancels_old_ones_a
     with running_worker(DATABASE_URL=database_url, EXPIRE_PENDING_AFTER="30d") as worker:
         wait_until(lambda: client.get(held).json["holds"] == [] and client.get(late).json["late"])
         wait_until(lambda: len(pending()) == 2)
+        wait_until(lambda: erased_orders(app) == [(2, "done")])
         client.post(f"{late}/confirm")
         wait_until(lambda: client.get("/events?types=order.confirmed").json["events"])
 

@@ -45,7 +45,7 @@ _RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the 
 @pass_script_info
 def worker(info: ScriptInfo) -> None:
     """Do the work in the background: move events to the feed, keep the search up to date, deliver webhooks,
-    publish to the broker, end holds, mark late orders.
+    publish to the broker, end holds, mark late orders, continue erasures.
 
     Any number of workers may run. TERM and Ctrl-C let it finish what it is doing, with exit status 0.
     """

@@ -80,6 +80,17 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
     return state if state.status == DONE else continue_erasure(parsed_id, seconds=seconds)
 
 
+def continue_erasures(*, seconds: float) -> Iterator[bool]:
+    """Continue the erasures that are not done, oldest first, each for up to that many seconds.
+
+    Yields for each whether it got on: one may wait for a reopened order, or for the SQLite file.
+    """
+    for erasure_id in running_erasures():
+        before = _position(erasure_id)
+        continue_erasure(erasure_id, seconds=seconds)
+        yield _position(erasure_id) != before
+
+
 def running_erasures() -> list[str]:
     """The ids of the erasures that are not done, oldest first."""
     query = select(Erasure.id).where(Erasure.status == RUNNING).order_by(Erasure.id)
@@ -286,6 +297,12 @@ def _seconds_until_rewrite() -> float:
         return 0
     due: datetime = row.at + timedelta(seconds=size / REWRITE_PACE)
     return (due - datetime.now(UTC)).total_seconds()
+
+
+def _position(erasure_id: str) -> tuple[Any, ...]:
+    columns = Erasure.status, Erasure.orders, Erasure.order_id, Erasure.erased_version, Erasure.customer_id
+    [row] = read_rows(select(*columns).where(Erasure.id == erasure_id))
+    return tuple(row)
 
 
 def _get_state(erasure_id: str) -> ErasureState:

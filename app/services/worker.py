@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable, loggable_message
+from app.services.erasure import continue_erasures
 from app.services.order_schedule import apply_due_changes, expire_orders
 from app.services.search_projection import project_events
 from app.services.sequencer import sequence_events
@@ -27,6 +28,7 @@ _RETRY_AFTER = 1.0  # seconds after an error
 # Calls that find nothing to do take a tenth of the time at most, unless they are so slow that events would be late.
 _PAUSES_PER_CALL = 9
 _SLOW_PAUSE = 0.5  # seconds
+_ERASURE_SECONDS = 2.0  # in which one erasure is continued
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ def order_tasks(config: Mapping[str, Any], *, notified: bool) -> tuple[Task, ...
         Task("search", project_events, idle_pause=1, woken_by=SEQUENCING),
         # `any` ends a call after the first page of orders that were changed.
         Task("due changes", lambda: any(apply_due_changes()), idle_pause=2),
+        # `any` ends a call after the first erasure that got on, so that a call is short.
+        Task("erasures", lambda: any(continue_erasures(seconds=_ERASURE_SECONDS)), idle_pause=10),
     )
     age = config["EXPIRE_PENDING_AFTER"]
     if age is None:
