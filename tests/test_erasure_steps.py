@@ -14,7 +14,7 @@ from sqlalchemy import text, update
 from app.db.engine import db
 from app.models import EVENTS
 from app.routes import customer_routes
-from app.services import erasure
+from app.services import personal_data
 from tests.support.actions import event_types, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.marks import on_sqlite
@@ -28,8 +28,8 @@ ERASE = f"/customers/{CUSTOMER}/personal-data"
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request takes one step, of three snapshots at most."""
     monkeypatch.setattr(customer_routes, "REQUEST_SECONDS", 0)
-    monkeypatch.setattr(erasure, "_PAGE_FIRST", 3)
-    monkeypatch.setattr(erasure, "_PAGE_MAX", 3)
+    monkeypatch.setattr(personal_data, "_PAGE_FIRST", 3)
+    monkeypatch.setattr(personal_data, "_PAGE_MAX", 3)
 
 
 def cancelled_orders(client: FlaskClient, count: int, **members: Any) -> list[str]:
@@ -145,7 +145,7 @@ def test_the_next_request_completes_a_failed_erasure(
         raise OSError("the machine is on fire")
 
     with monkeypatch.context() as patch:
-        patch.setattr(erasure, "render_order", fail)
+        patch.setattr(personal_data, "render_order", fail)
         patch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
         assert client.get(location).status_code == 500
 
@@ -247,7 +247,7 @@ def test_verify_reports_personal_data_that_an_erasure_left(app: Flask, client: F
 def test_the_fingerprints_of_many_keys_are_removed_in_pages(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erasure, "_KEYS_PAGE", 3)
+    monkeypatch.setattr(personal_data, "_KEYS_PAGE", 3)
     [path] = cancelled_orders(client, 1)
     for number in range(8):
         send_action(client, path, "update", {}, Idempotency_Key=f"k-{number}")
@@ -273,7 +273,7 @@ def test_the_fingerprints_of_many_keys_are_removed_in_pages(
 def test_repeated_erasures_do_not_rewrite_the_file_each_time(
     secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erasure, "REWRITE_PACE", 1000)  # minutes for the smallest file
+    monkeypatch.setattr(personal_data, "REWRITE_PACE", 1000)  # minutes for the smallest file
     own = bearer(token(customer=CUSTOMER, scope="orders:write privacy:erase"))
     responses = []
     for _ in range(3):
@@ -325,7 +325,7 @@ def test_a_large_file_is_rewritten_by_the_command_alone(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled_orders(client, 1)
-    monkeypatch.setattr(erasure, "REWRITE_MAX", 4096)
+    monkeypatch.setattr(personal_data, "REWRITE_MAX", 4096)
 
     started = client.delete(ERASE)
 

@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from app.db.engine import db
 from app.models import EVENTS
-from app.services.order_history import json_patch
+from app.services.order_queries import json_patch
 from tests.support.actions import order_after, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.samples import MINIMAL, RICHEST

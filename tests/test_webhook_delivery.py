@@ -26,9 +26,8 @@ from app.models.webhook import RETRY_FIRST, RETRY_MAX, UNREACHABLE_AFTER, retry_
 from app.services import webhook_claims, webhook_delivery, webhook_service
 from app.services.sequencer import renumber_feed
 from app.services.webhook_queue import queue_rows
-from app.services.webhook_sender import Attempt
+from app.services.webhook_sender import Attempt, SecretStore, new_secret
 from app.services.webhook_service import prune_deliveries
-from app.services.webhook_signature import SecretStore, new_secret
 from app.telemetry import observe_delivery
 from tests.support.marks import on_sqlite
 from tests.support.receivers import Received, receiver

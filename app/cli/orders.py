@@ -23,9 +23,8 @@ from app.schemas.search import SearchQuerySchema
 from app.schemas.strict_json import load_parameters
 from app.services.event_feed import FeedFilter, list_events, read_ends
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
-from app.services.order_history import list_history
 from app.services.order_import import FileLine, OrderImport
-from app.services.order_queries import get_order
+from app.services.order_queries import get_order, list_history
 from app.services.order_schedule import apply_due_changes, expire_orders
 from app.services.order_search import search_orders
 from app.services.verification import count_orders

@@ -11,9 +11,14 @@ from app.cli.common import migrated_database
 from app.errors import ServiceError, pluralize
 from app.models.erasure import DONE
 from app.models.principal import Principal
-from app.services.erasure import ErasureState, continue_erasure, erase_customer, running_erasures
 from app.services.order_export import as_ndjson
-from app.services.personal_data import stream_personal_data
+from app.services.personal_data import (
+    ErasureState,
+    continue_erasure,
+    erase_customer,
+    running_erasures,
+    stream_personal_data,
+)
 
 OPERATOR = Principal("system:privacy", frozenset())
 

@@ -25,9 +25,8 @@ from app.models.principal import Principal
 from app.models.webhook import PAYLOADS, THIN
 from app.models.webhook_url import RefusedURL, parse_webhook_url
 from app.services.webhook_queue import render_event
-from app.services.webhook_sender import Attempt, WebhookSender
+from app.services.webhook_sender import Attempt, WebhookSender, new_secret, signed_headers
 from app.services.webhook_service import list_endpoints
-from app.services.webhook_signature import new_secret, signed_headers
 
 OPERATOR = Principal("system:webhooks", frozenset())
 _WAIT = 20  # seconds that the service keeps a request open until there is an event

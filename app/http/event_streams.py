@@ -16,8 +16,7 @@ from app.db.errors import DATABASE_ERRORS
 from app.errors import ServiceError, ServiceUnavailable, TooManyRequests, Unauthenticated, pluralize
 from app.http.requests import current_request, let_others_run
 from app.models.principal import Principal
-from app.services.event_feed import FeedFilter
-from app.services.feed_watcher import FeedWatcher, Subscription
+from app.services.event_feed import FeedFilter, FeedWatcher, Subscription
 
 EVENT_STREAM = "text/event-stream"
 WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key of our server (gunicorn_worker.py)

@@ -26,9 +26,9 @@ from app.http.requests import (
     with_pauses,
 )
 from app.models.erasure import RUNNING
-from app.services.erasure import ErasureState
 from app.services.order_document import StoredOrder, is_erased
 from app.services.order_service import Outcome
+from app.services.personal_data import ErasureState
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

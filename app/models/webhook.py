@@ -49,7 +49,7 @@ class WebhookEndpoint(Base):
 
     `events` and `channels` are filters; None means all events of orders and all channels. `secret` signs the requests;
     `previous_secret` signs them too until `previous_secret_until`. Both are stored as `SecretStore` of
-    `app.services.webhook_signature` seals them. Events up to `last_seq` of the feed have a delivery if they match the
+    `app.services.webhook_sender` seals them. Events up to `last_seq` of the feed have a delivery if they match the
     filters. The endpoint gets no request before `retry_at`.
     """
 

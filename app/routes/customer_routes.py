@@ -11,8 +11,7 @@ from app.http.exports import NDJSON, export_response
 from app.http.responses import erasure_response
 from app.schemas.documents import ErasureSchema
 from app.schemas.order import CustomerPathSchema, PersonalDataQuerySchema
-from app.services import erasure
-from app.services.personal_data import stream_personal_data
+from app.services import personal_data
 
 REQUEST_SECONDS = 2.0  # that a request works on an erasure: far below any proxy's time limit
 
@@ -44,7 +43,7 @@ def export_customer(query: dict[str, Any], customer_id: str) -> Response:
     principal, after = current_principal(), query.get("after")
     principal.require_own_customer(customer_id)
     principal.require_all_channels()
-    lines = stream_personal_data(customer_id, principal=principal, after=after and after.lower())
+    lines = personal_data.stream_personal_data(customer_id, principal=principal, after=after and after.lower())
     return export_response(lines, NDJSON, principal=principal, byte_order_mark=False, negotiated=False)
 
 
@@ -66,7 +65,7 @@ def erase_customer(customer_id: str) -> Response:
     principal = current_principal()
     principal.require_own_customer(customer_id)
     principal.require_all_channels()
-    state = erasure.erase_customer(customer_id, principal=principal, seconds=REQUEST_SECONDS)
+    state = personal_data.erase_customer(customer_id, principal=principal, seconds=REQUEST_SECONDS)
     return erasure_response(state, started=True)
 
 
@@ -84,5 +83,5 @@ def read_erasure(erasure_id: str) -> Response:
     """
     principal = current_principal()
     principal.require_all_channels()
-    state = erasure.get_erasure(erasure_id, principal=principal, seconds=REQUEST_SECONDS)
+    state = personal_data.get_erasure(erasure_id, principal=principal, seconds=REQUEST_SECONDS)
     return erasure_response(state)

@@ -27,7 +27,7 @@ from app.models.principal import Principal
 from app.schemas.documents import FeedPageSchema
 from app.schemas.event import LATEST, EventQuerySchema, OrderEventQuerySchema
 from app.services.event_feed import FeedFilter, list_events, read_ends
-from app.services.order_history import list_history
+from app.services.order_queries import list_history
 
 STREAM = Content(
     (EVENT_STREAM,),

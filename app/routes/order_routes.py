@@ -34,7 +34,7 @@ from app.schemas.order import (
 from app.schemas.search import SearchQuerySchema
 from app.services import batches, order_listing, order_queries, order_search, order_service
 from app.services.order_export import stream_orders
-from app.services.order_history import list_history
+from app.services.order_queries import list_history
 from app.services.order_service import CreateRequest
 
 COMPLETE_UNTIL = "Complete-Until"

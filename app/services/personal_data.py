@@ -1,22 +1,319 @@
-"""Exporting all that is stored about a customer (GDPR, Articles 15 and 20)."""
+"""Erasure of a customer's personal data (GDPR, Article 17), and its export (Articles 15 and 20).
 
+An erasure keeps what was sold. It is a row of `erasures`, processed in steps. Each step is a short transaction: it
+erases one page of snapshots of one order, oldest first, and records its position in the row. The step that reaches the
+order's current version also erases the order's own rows and records the event `order.erased`. Until then the order
+keeps its customer id, so that after a crash or a time limit the next request finds it and continues. The row's lock
+keeps two processes from running steps of one erasure at the same time.
+"""
+
+import math
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
-from sqlalchemy import Integer, literal, select, tuple_
+from sqlalchemy import Integer, bindparam, func, literal, select, tuple_, update
 
-from app.db.transactions import read_rows
+from app.db.engine import db
+from app.db.errors import DATABASE_ERRORS, is_duplicate
+from app.db.sqlite_rewrite import file_size, rewrite_file
+from app.db.transactions import in_transaction, read_rows
 from app.db.types import UUID, rfc3339
-from app.models import DELIVERIES, Erasure
-from app.models.order_id import LOWEST_ID
+from app.errors import ErasureNotFound, OpenOrders
+from app.models import DELIVERIES, EVENTS, ORDERS, ChangeKey, Erasure, Order, OrderEvent
+from app.models.erasure import DONE, PERSONAL_COLUMNS, RUNNING, scrub
+from app.models.lifecycle import ERASED, OPEN
+from app.models.order_id import LOWEST_ID, first_order_id, is_alias, new_alias, new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
-from app.services.order_document import visible_actor
+from app.services.order_document import parse_order, render_order, visible_actor
 from app.services.order_export import PAGE_BYTES, export_connection, stream_orders
-from app.services.order_history import find_events, next_after, render_events
-from app.services.webhook_queue import delivery_document
+from app.services.order_inserts import event_row, insert_events
+from app.services.order_queries import find_events, next_after, render_events
+from app.services.search_projection import search_row, store_rows
+from app.services.webhook_queue import delivery_document, erase_responses
 
+REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request rewrites, which takes about a second
+# Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures are requested.
+REWRITE_PACE = 2 * 1024 * 1024
+
+# Snapshots of one step: the fewer, the larger they are, so that a step is short and takes little memory. Versions of an
+# order are of similar size, so the largest of a page determines the length of the next.
+_PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 1, 100, 250_000
+_KEYS_PAGE = 1000  # fingerprints that one step removes
+# Seconds between two steps. Other requests of this process run in them: SQLite blocks the process throughout a step,
+# and gevent looks for new events only where it waits, which a sleep of 0 does not.
+_PAUSE = 0.01
+_LOCKED_PAUSE = 0.05  # seconds before a row is tried again that another process has locked
 _EVENTS_PAGE = 100  # events
 _DELIVERIES_PAGE = 20  # deliveries; each has the beginnings of several responses
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureState:
+    """The progress of an erasure. `orders` is the number of erased orders."""
+
+    id: str
+    status: str
+    orders: int
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def erase_customer(customer_id: str, *, principal: Principal, seconds: float) -> ErasureState:
+    """Start the erasure of a customer's personal data, or continue a running one, for about that many seconds.
+
+    A random alias replaces the customer id, the same in all orders. Idempotency keys stay as hashes, so that a retry
+    creates no second order; the fingerprints of bodies are removed. An alias has nothing to erase. Orders that are
+    placed while the erasure runs, and are open, are not erased. It waits for an order that is reopened meanwhile to end
+    again. Raises OpenOrders if there are any at the start.
+    """
+    return continue_erasure(_find_or_add(customer_id, principal), seconds=seconds)
+
+
+def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> ErasureState:
+    """The progress of an erasure, which is continued for up to that many seconds. Raises ErasureNotFound.
+
+    Customers see only the erasures of their own data, and of these the finished ones only if they requested them.
+    """
+    parsed_id = parse_uuid(erasure_id)
+    if parsed_id is None or not _is_visible(parsed_id, principal):
+        raise ErasureNotFound(f"Erasure {erasure_id[:64]} was not found.")
+    state = _get_state(parsed_id)
+    return state if state.status == DONE else continue_erasure(parsed_id, seconds=seconds)
+
+
+def continue_erasures(*, seconds: float) -> Iterator[bool]:
+    """Continue the erasures that are not done, oldest first, each for up to that many seconds.
+
+    Yields for each whether it got on: one may wait for a reopened order, or for the SQLite file.
+    """
+    for erasure_id in running_erasures():
+        before = _position(erasure_id)
+        continue_erasure(erasure_id, seconds=seconds)
+        yield _position(erasure_id) != before
+
+
+def running_erasures() -> list[str]:
+    """The ids of the erasures that are not done, oldest first."""
+    query = select(Erasure.id).where(Erasure.status == RUNNING).order_by(Erasure.id)
+    return [row.id for row in read_rows(query)]
+
+
+def continue_erasure(erasure_id: str, *, seconds: float, rewrite_always: bool = False) -> ErasureState:
+    """Continue an erasure until it is done or that many seconds have passed, and return its progress.
+
+    On SQLite an erasure is done when the data is out of the file and the write-ahead log too. Unless `rewrite_always`
+    is set, the file is not rewritten if it has more than REWRITE_MAX bytes, nor sooner after the last time than
+    REWRITE_PACE allows; the erasure then stays running.
+    """
+    deadline = time.monotonic() + seconds
+    for _ in _steps(erasure_id):
+        if time.monotonic() >= deadline:
+            return _get_state(erasure_id)
+    while (pause := _finish(rewrite_always)) > 0 and time.monotonic() + pause < deadline:
+        time.sleep(pause)
+    return _get_state(erasure_id)
+
+
+def _is_visible(erasure_id: str, principal: Principal) -> bool:
+    query = select(Erasure.customer_id, Erasure.actor, Erasure.alias).where(Erasure.id == erasure_id)
+    erasure = next(iter(read_rows(query)), None)
+    if erasure is None or principal.customer_id is None:
+        return erasure is not None
+    if erasure.customer_id is not None:
+        return bool(erasure.customer_id == principal.customer_id)
+    return bool(erasure.actor == customer_principal_id(erasure.alias))
+
+
+def _find_or_add(customer_id: str, principal: Principal) -> str:
+    for _ in range(2):
+        try:
+            return in_transaction(lambda: _running_or_new(customer_id, principal))
+        except DATABASE_ERRORS as error:
+            if not is_duplicate(error):  # a concurrent request has added it
+                raise
+    return in_transaction(lambda: _running_or_new(customer_id, principal))
+
+
+def _running_or_new(customer_id: str, principal: Principal) -> str:
+    of_customer = Order.customer_id == customer_id
+    open_order = db.session.scalar(select(Order.id).where(of_customer, Order.status.in_(OPEN)).limit(1))
+    if open_order:
+        raise OpenOrders("The customer has open orders. Complete or cancel them first.", order_id=open_order)
+    running = db.session.scalar(select(Erasure.id).where(Erasure.customer_id == customer_id))
+    if running:
+        return running
+    nothing = is_alias(customer_id) or not db.session.scalar(select(Order.id).where(of_customer).limit(1))
+    now, alias = datetime.now(UTC), new_alias()
+    by_the_customer = principal.id == customer_principal_id(customer_id)
+    erasure = Erasure(
+        id=new_id(now),
+        customer_id=None if nothing else customer_id,
+        alias=alias,
+        actor=customer_principal_id(alias) if by_the_customer else principal.id,
+        status=RUNNING,
+        orders=0,
+        erased_version=0,
+        created_at=now,
+    )
+    db.session.add(erasure)
+    return erasure.id
+
+
+def _steps(erasure_id: str) -> Iterator[None]:
+    """Run one step after the other until no order is left."""
+    page = _PAGE_FIRST
+    while (largest := in_transaction(lambda: _erase_page(erasure_id, page))) is not None:
+        page = max(1, min(_PAGE_MAX, _PAGE_CHARACTERS // max(largest, 1)))
+        time.sleep(_PAUSE if largest else _LOCKED_PAUSE)
+        yield
+
+
+def _erase_page(erasure_id: str, limit: int) -> int | None:
+    """Erase up to `limit` snapshots of one order, and after the last one the order; the length of the largest snapshot.
+
+    0 if another process has locked the row, None if no order is left, or only open ones.
+    """
+    row = select(Erasure).where(Erasure.id == erasure_id, Erasure.status == RUNNING)
+    erasure = db.session.scalar(row.with_for_update(skip_locked=True))
+    if erasure is None:
+        return 0 if db.session.scalar(row.with_only_columns(Erasure.id)) else None
+    if erasure.customer_id is None:
+        return None
+    ended = select(Order.id, Order.version).where(Order.customer_id == erasure.customer_id, Order.status.not_in(OPEN))
+    order = db.session.execute(ended.order_by(Order.id).limit(1).with_for_update()).first()
+    if order is None:
+        reopened = Order.customer_id == erasure.customer_id, Order.id < first_order_id(erasure.created_at)
+        if not db.session.scalar(select(Order.id).where(*reopened).limit(1)):
+            erasure.customer_id = erasure.order_id = None
+        return None
+    with db.session.no_autoflush:  # one UPDATE of the erasure is enough
+        if erasure.order_id != order.id:
+            erasure.order_id, erasure.erased_version = order.id, 0
+        lengths = _erase_snapshots(erasure, limit)
+        all_erased = len(lengths) < limit or erasure.erased_version >= order.version
+        if all_erased and not _erase_fingerprints(order.id):
+            _erase_order(erasure)
+    return max(lengths, default=1)
+
+
+def _erase_snapshots(erasure: Erasure, limit: int) -> list[int]:
+    """Erase the next snapshots of the current order, and return their lengths. No other function updates events."""
+    order_id = erasure.order_id
+    assert order_id is not None
+    remaining = OrderEvent.order_id == order_id, OrderEvent.version > erasure.erased_version
+    query = select(OrderEvent.version, OrderEvent.actor, OrderEvent.snapshot).where(*remaining)
+    events = db.session.execute(query.order_by(OrderEvent.version).limit(limit)).all()
+    if not events:
+        return []
+    db.session.connection().execute(_UPDATE_EVENT, [_erased_event(event, erasure) for event in events])
+    erase_responses(order_id, after=erasure.erased_version, until=events[-1].version)
+    erasure.erased_version = events[-1].version
+    return [len(event.snapshot) for event in events]
+
+
+def _erased_event(event: Any, erasure: Erasure) -> dict[str, Any]:
+    return {
+        "of_order": erasure.order_id,
+        "of_version": event.version,
+        "new_actor": _erased_actor(event.actor, erasure),
+        "new_snapshot": orjson.dumps(scrub(orjson.loads(event.snapshot), alias=erasure.alias)).decode(),
+    }
+
+
+def _erased_actor(principal: str, erasure: Erasure) -> str:
+    """The id of a principal without the customer's id."""
+    assert erasure.customer_id is not None
+    is_customer = principal == customer_principal_id(erasure.customer_id)
+    return customer_principal_id(erasure.alias) if is_customer else principal
+
+
+_UPDATE_EVENT = (
+    update(EVENTS)
+    .where(EVENTS.c.order_id == bindparam("of_order"), EVENTS.c.version == bindparam("of_version"))
+    .values(actor=bindparam("new_actor"), request_id=None, traceparent=None, snapshot=bindparam("new_snapshot"))
+)
+
+
+def _erase_fingerprints(order_id: str) -> bool:
+    """Remove a page of the order's fingerprints, and return whether more may be left."""
+    remaining = ChangeKey.order_id == order_id, ChangeKey.fingerprint.is_not(None)
+    page = select(ChangeKey.key_hash).where(*remaining).limit(_KEYS_PAGE)
+    removal = update(ChangeKey).where(ChangeKey.order_id == order_id, ChangeKey.key_hash.in_(page))
+    removal = removal.values(fingerprint=None).execution_options(synchronize_session=False)
+    return len(db.session.scalars(removal.returning(ChangeKey.version)).all()) == _KEYS_PAGE
+
+
+def _erase_order(erasure: Erasure) -> None:
+    """Erase the current order, whose snapshots and fingerprints are all erased, and record the event."""
+    current = OrderEvent.order_id == Order.id, OrderEvent.version == Order.version
+    query = select(Order.principal, Order.external_ref_hash, OrderEvent.snapshot).where(*current)
+    row = db.session.execute(query.where(Order.id == erasure.order_id)).one()
+    principal = _erased_actor(row.principal, erasure)
+    order = parse_order(orjson.loads(row.snapshot), principal=principal, external_ref_hash=row.external_ref_hash)
+    now = datetime.now(UTC)
+    order.erase(alias=erasure.alias, at=now)
+    columns = {name: getattr(order, name) for name in (*PERSONAL_COLUMNS, "principal", "version", "updated_at")}
+    db.session.execute(update(ORDERS).where(ORDERS.c.id == order.id).values(columns | {"fingerprint": None}))
+    snapshot = render_order(vars(order))
+    event = event_row(order.id, order.version, event_type=ERASED, actor=erasure.actor, at=now, snapshot=snapshot)
+    insert_events(db.session.connection(), [event])
+    store_rows(db.session.connection(), [search_row(orjson.loads(snapshot))])
+    erasure.orders += 1
+    erasure.order_id, erasure.erased_version = None, 0
+
+
+def _finish(rewrite_always: bool) -> float:
+    """Mark the erasures without a remaining order as done.
+
+    Returns the seconds after which to try again: 0 if they are done, infinity if a request cannot finish them.
+    """
+    without_orders = Erasure.status == RUNNING, Erasure.customer_id.is_(None)
+    rows = read_rows(select(Erasure.id, Erasure.orders).where(*without_orders))
+    if not rows:
+        return 0
+    if db.engine.dialect.name == "sqlite" and any(row.orders for row in rows):
+        pause = 0 if rewrite_always else _seconds_until_rewrite()
+        if pause > 0:
+            return pause
+        if not rewrite_file():
+            return math.inf
+    finished = (
+        update(Erasure)
+        .where(Erasure.id.in_([row.id for row in rows]), *without_orders)
+        .values(status=DONE, finished_at=datetime.now(UTC))
+        .execution_options(synchronize_session=False)
+    )
+    in_transaction(lambda: db.session.execute(finished))
+    return 0
+
+
+def _seconds_until_rewrite() -> float:
+    """How long a request must not rewrite the SQLite file: for its size by REWRITE_PACE since the last erasure that
+    rewrote it; infinity above REWRITE_MAX."""
+    size = file_size()
+    if size > REWRITE_MAX:
+        return math.inf
+    [row] = read_rows(select(func.max(Erasure.finished_at).label("at")).where(Erasure.orders > 0))
+    if row.at is None:
+        return 0
+    due: datetime = row.at + timedelta(seconds=size / REWRITE_PACE)
+    return (due - datetime.now(UTC)).total_seconds()
+
+
+def _position(erasure_id: str) -> tuple[Any, ...]:
+    columns = Erasure.status, Erasure.orders, Erasure.order_id, Erasure.erased_version, Erasure.customer_id
+    [row] = read_rows(select(*columns).where(Erasure.id == erasure_id))
+    return tuple(row)
+
+
+def _get_state(erasure_id: str) -> ErasureState:
+    columns = Erasure.id, Erasure.status, Erasure.orders, Erasure.created_at, Erasure.finished_at
+    [row] = read_rows(select(*columns).where(Erasure.id == erasure_id))
+    return ErasureState(row.id, row.status, row.orders, row.created_at, row.finished_at)
 
 
 def stream_personal_data(customer_id: str, *, principal: Principal, after: str | None = None) -> Iterator[str]:

@@ -30,9 +30,15 @@ from app.services.webhook_claims import (
     release,
 )
 from app.services.webhook_queue import fan_out
-from app.services.webhook_sender import REQUEST_SECONDS, Attempt, WebhookSender
+from app.services.webhook_sender import (
+    REQUEST_SECONDS,
+    Attempt,
+    SecretStore,
+    UnreadableSecret,
+    WebhookSender,
+    signed_headers,
+)
 from app.services.webhook_service import prune_deliveries, webhook_rules
-from app.services.webhook_signature import SecretStore, UnreadableSecret, signed_headers
 from app.services.worker import SEQUENCING, Task
 from app.tracing import delivery_span, propagation_headers, record_response
 

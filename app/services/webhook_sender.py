@@ -1,27 +1,35 @@
-"""Sending one request to an endpoint: to an address that has been checked, within fixed limits.
+"""Signing one request and sending it to an endpoint: to an address that has been checked, within fixed limits.
 
 Requests run in greenlets with gevent's own sockets, whether or not the process is patched: thousands can wait for slow
 endpoints, and `gevent.Timeout` bounds all of a request together, the name resolution included. A thread can do neither.
 No redirect is followed, and no proxy is read from the environment.
+
+Secrets and signatures: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
+import hmac
 import re
+import secrets
 import select
 import socket
 import time
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from hashlib import blake2b
 from ssl import CERT_REQUIRED, PROTOCOL_TLS_CLIENT, SSLError, TLSVersion
 from typing import Any
 
 import gevent
 import gevent.socket
+from cryptography.fernet import Fernet, InvalidToken
 from gevent.ssl import SSLContext
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from app.config import RANDOM_KEY_PREFIX
 from app.models.webhook_url import RefusedURL, WebhookURL, check_addresses, parse_webhook_url
 
 REQUEST_SECONDS = 10.0  # for the whole request: name resolution, connection, TLS, response
@@ -37,6 +45,9 @@ _IDLE_SECONDS = 15.0  # many servers close idle connections after 60 s or more, 
 _CONNECTION_SECONDS = 60.0  # that a connection is used; then the name is resolved again
 _SECONDS = re.compile("[0-9]{1,9}")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
+_SECRET_PREFIX = "whsec_"
+_SECRET_BYTES = 32  # the specification: 24 to 64
+_PLAIN, _ENCRYPTED = "plain:", "fernet:"
 
 # The addresses of a host. Raises OSError.
 Resolver = Callable[[str, int], Sequence[str]]
@@ -310,3 +321,59 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"The connection failed: {error.strerror or type(error).__name__}."
     return "The response is not valid HTTP."
+
+
+class UnreadableSecret(Exception):
+    """The secret was encrypted with another SECRET_KEY. Only a new one helps."""
+
+
+def new_secret() -> str:
+    """A random secret, `whsec_` and base64."""
+    return _SECRET_PREFIX + b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+
+
+def signed_headers(message_id: str, body: bytes, *, timestamp: int, secrets: Sequence[str]) -> dict[str, str]:
+    """The headers of a request, with one signature for each secret. `timestamp` is in seconds since 1970."""
+    content = f"{message_id}.{timestamp}.".encode() + body
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(_signature(content, secret) for secret in secrets),
+    }
+
+
+def _signature(content: bytes, secret: str) -> str:
+    key = b64decode(secret.removeprefix(_SECRET_PREFIX))
+    return "v1," + b64encode(hmac.digest(key, content, "sha256")).decode()
+
+
+class SecretStore:
+    """Seals secrets for the database and opens them again.
+
+    With a SECRET_KEY they are encrypted and authenticated with a key derived from it: a copy of the database alone
+    reveals none. Who has the settings of the service too, or runs code in it, reads them all. Without a SECRET_KEY they
+    are stored as they are, and whoever reads the database can sign.
+    """
+
+    def __init__(self, secret_key: str) -> None:
+        self._fernet: Fernet | None = None
+        if not secret_key.startswith(RANDOM_KEY_PREFIX):
+            key = blake2b(secret_key.encode(), digest_size=32, person=b"webhook secrets").digest()
+            self._fernet = Fernet(urlsafe_b64encode(key))
+
+    def seal(self, secret: str) -> str:
+        """The text to store."""
+        if self._fernet is None:
+            return _PLAIN + secret
+        return _ENCRYPTED + self._fernet.encrypt(secret.encode()).decode()
+
+    def open(self, sealed: str) -> str:
+        """The secret in a stored text. Raises UnreadableSecret."""
+        if sealed.startswith(_PLAIN):
+            return sealed.removeprefix(_PLAIN)
+        if self._fernet is None:
+            raise UnreadableSecret
+        try:
+            return self._fernet.decrypt(sealed.removeprefix(_ENCRYPTED)).decode()
+        except InvalidToken:
+            raise UnreadableSecret from None

@@ -34,8 +34,7 @@ from app.models.webhook import (
 )
 from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
 from app.services.webhook_queue import QUEUED, delivery_document, queue_events, queue_rows
-from app.services.webhook_sender import Resolver, resolve_host
-from app.services.webhook_signature import SecretStore, new_secret
+from app.services.webhook_sender import Resolver, SecretStore, new_secret, resolve_host
 
 ENDPOINTS_MAX = 200  # the worker looks at all of them for each event
 ROTATION = timedelta(hours=24)  # that the previous secret signs too

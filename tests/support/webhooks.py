@@ -10,9 +10,8 @@ from flask.testing import FlaskClient
 from app.services.sequencer import sequence_events
 from app.services.webhook_delivery import WebhookDeliverer
 from app.services.webhook_queue import fan_out
-from app.services.webhook_sender import Resolver, WebhookSender, resolve_host, tls_context
+from app.services.webhook_sender import Resolver, SecretStore, WebhookSender, resolve_host, tls_context
 from app.services.webhook_service import WebhookRules
-from app.services.webhook_signature import SecretStore
 from app.telemetry import observe_delivery
 
 SECRETS = SecretStore("a secret key of the installation, for tests")
