@@ -121,7 +121,7 @@ def test_the_worker_continues_each_erasure_and_leaves_those_that_wait(app: Flask
 
     def calls() -> list[bool]:
         with app.app_context():
-            return [any(erasure.continue_erasures(seconds=5)) for _ in range(2)]
+            return [any(personal_data.continue_erasures(seconds=5)) for _ in range(2)]
 
     before = calls()
     other_order, waiting_order = client.get(other).json, client.get(waiting).json
