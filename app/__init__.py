@@ -8,7 +8,7 @@ from flask import Flask
 from app import cli, telemetry, tracing
 from app.config import ROOT, load_config
 from app.db import engine
-from app.http import auth, cors, event_streams, exports, problems, rate_limit, responses
+from app.http import auth, event_streams, exports, problems, rate_limit, responses
 from app.http.application import AnyCharacters, OrderService, serve_under_prefix
 from app.routes import (
     console_routes,
@@ -35,7 +35,6 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     tracing.init_tracing()
     engine.init_app(app)
     telemetry.init_app(app)
-    cors.init_app(app)
     responses.init_app(app)
     problems.init_app(app)
     for routes in (

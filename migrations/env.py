@@ -10,8 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.cli.common import errors_in_one_line
 from app.db.errors import is_lock_timeout
-from app.db.revision import require_revision
-from app.db.schema_changes import LOCK_TIMEOUT, migration_limits, one_process_at_a_time
+from app.db.migrations import LOCK_TIMEOUT, migration_limits, one_process_at_a_time, require_revision
 
 database = current_app.extensions["migrate"].db
 

@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.errors import problem_types
-from app.http.guides import GUIDES
+from app.routes.docs_routes import GUIDES
 from tests.support.description import api_description
 from tests.support.samples import slug
 

@@ -14,7 +14,7 @@ from sqlalchemy import inspect
 
 from app import create_app
 from app.db.engine import db
-from app.db.revision import database_state, expected_revision
+from app.db.migrations import database_state, expected_revision
 from tests.support.databases import MIGRATIONS, new_database
 from tests.support.marks import on_sqlite
 

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.db.engine import db
-from app.db.revision import DatabaseState
+from app.db.migrations import DatabaseState
 from app.errors import ServiceError, problem_types
 from app.services import order_service
 from tests.support.samples import MINIMAL, slug

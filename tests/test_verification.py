@@ -414,7 +414,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
 def test_a_database_without_the_newest_schema_is_reported_in_one_line(
     runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.db.revision.expected_revision", lambda: "9999")
+    monkeypatch.setattr("app.db.migrations.expected_revision", lambda: "9999")
 
     result = runner.invoke(args=["verify"])
 

@@ -9,9 +9,8 @@ from flask.cli import AppGroup, with_appcontext
 
 from app.cli.common import Age, errors_in_one_line, migrated_database
 from app.db.types import rfc3339
-from app.models.api_key import CHANNELS_MAX, NAME_MAX, ApiKey
 from app.models.order_item import ID_MAX
-from app.models.principal import SCOPES
+from app.models.principal import CHANNELS_MAX, KEY_NAME_MAX, SCOPES, ApiKey
 from app.services.api_key_service import create_api_key, key_id, list_api_keys, revoke_api_key
 
 api_keys = AppGroup("api-keys", help="Create, list and revoke the API keys of services.")
@@ -27,7 +26,7 @@ scope_option = click.option(
 
 
 def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
-    limit = NAME_MAX if option.name == "name" else ID_MAX
+    limit = KEY_NAME_MAX if option.name == "name" else ID_MAX
     if not 1 <= len(value) <= limit or not value.isprintable():
         raise click.BadParameter(f"must have 1 to {limit} printable characters.")
     return value

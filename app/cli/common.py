@@ -19,7 +19,7 @@ from flask import Flask, current_app
 from app.config import StartupError, parse_age
 from app.db import engine
 from app.db.errors import DATABASE_ERRORS, MISSING_FILE, is_missing_file
-from app.db.revision import require_migrated
+from app.db.migrations import require_migrated
 from app.models.order_id import EPOCH
 from app.telemetry import configure_logging
 

@@ -22,8 +22,8 @@ from prometheus_client.registry import Collector
 from app.cli.common import errors_in_one_line
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable, loggable_message
+from app.db.migrations import require_revision
 from app.db.notifications import can_listen, listening
-from app.db.revision import require_revision
 from app.services.broker import broker_tasks, read_lag
 from app.services.diagnosis import WORKER_NAME
 from app.services.event_feed import read_ends

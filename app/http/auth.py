@@ -13,7 +13,7 @@ from flask import Flask, current_app
 
 from app.config import StartupError, is_loopback
 from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable
-from app.db.revision import SchemaMismatch, require_revision
+from app.db.migrations import SchemaMismatch, require_revision
 from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit
 from app.http.application import PUBLIC, Blueprint

@@ -1,4 +1,7 @@
-"""Responses: stored documents as they are, pages, and the headers for caches and browsers."""
+"""Responses: stored documents as they are, pages, and the headers for caches and browsers.
+
+CORS (WHATWG Fetch §3.3): the setting CORS_ORIGINS says which browser frontends may call the service.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -7,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import orjson
-from flask import Flask, Response
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import PreconditionFailed
 
+from app.config import normalize_origin
 from app.db.types import rfc3339
 from app.errors import ServiceError, VersionMismatch
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
@@ -44,10 +48,24 @@ _PAGE_POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _PAGE_HEADERS = (*_SECURITY_HEADERS, ("Content-Security-Policy", _PAGE_POLICY))
+# The response headers that a frontend may read, and the request headers and methods that it may send.
+_EXPOSED_HEADERS = (
+    "Complete-Until, Dry-Run, ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, "
+    "X-Request-Id"
+)
+_ALLOWED_HEADERS = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID", "X-Request-Id"),
+    *("traceparent", "tracestate", "baggage", "sentry-trace"),  # W3C Trace Context, Baggage; Sentry's older name
+)
+_ALLOWED_METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
+_PREFLIGHT_SECONDS = "7200"  # the longest that Chromium caches a preflight response
 
 
 def init_app(app: Flask) -> None:
-    """Add the security headers to every response."""
+    """Add the security headers to every response. Answer preflight requests for the origins of CORS_ORIGINS."""
+    if app.config["CORS_ORIGINS"]:
+        app.before_request(_answer_preflight)
+        app.after_request(_allow_origin)
     app.after_request(_add_security_headers)
 
 
@@ -212,3 +230,36 @@ def _add_security_headers(response: Response) -> Response:
         policy = response.headers.get("Content-Security-Policy")  # a page's own
         response.headers.extend(_SECURITY_HEADERS if policy else _PAGE_HEADERS if is_page else _DATA_HEADERS)
     return response
+
+
+def _answer_preflight() -> Response | None:
+    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers or not _origin_allowed():
+        return None
+    return Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": _ALLOWED_METHODS,
+            "Access-Control-Allow-Headers": ", ".join((*_ALLOWED_HEADERS, *current_app.config["CORS_HEADERS"])),
+            "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+        },
+    )
+
+
+def _allow_origin(response: Response) -> Response:
+    """Allow the origin itself, never *, and no credentials: scripts send tokens, and there are no cookies."""
+    response.vary.add("Origin")
+    if _origin_allowed():
+        response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+    return response
+
+
+def _origin_allowed() -> bool:
+    """Return whether the request's origin is in CORS_ORIGINS. Browsers send it normalized, other clients may not."""
+    origin, allowed = request.headers.get("Origin", ""), current_app.config["CORS_ORIGINS"]
+    if origin in allowed:
+        return True
+    try:
+        return normalize_origin(origin) in allowed
+    except ValueError:
+        return False

@@ -1,20 +1,23 @@
 """Documentation: `/openapi.json`, `/docs`, guides, and a page for every problem type."""
 
-from functools import lru_cache
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.resources import files
 from inspect import cleandoc
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
+import mistune
 import orjson
 from flask import Response, render_template
 
+from app.config import ROOT
 from app.errors import NotFound, ServiceError, problem_types
 from app.http.application import PUBLIC, Blueprint, Content
 from app.http.collection import collection
-from app.http.guides import GUIDES, llms_text, read_guide
-from app.http.openapi import api_description
+from app.http.openapi import INTRODUCTION, api_description, described_operations
 from app.http.openapi_components import problem_example, problem_request
 from app.http.requests import JSON, public_path
 from app.http.responses import page_response
@@ -22,6 +25,7 @@ from app.http.responses import page_response
 HTML = "text/html"
 FOLDERS = (files("flask_swagger_ui") / "dist", files("app") / "static")  # the wheel carries Swagger UI: no CDN
 ASSETS = {path.name: path for folder in FOLDERS for path in Path(str(folder)).iterdir() if path.is_file()}
+GUIDES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 PAGE = {"type": "string"}
 CONDITIONAL: dict[str, Any] = {"request_headers": ("If-None-Match",), "response_headers": ("ETag",)}
 
@@ -71,7 +75,7 @@ def list_guides() -> Response:
 
     A guide explains one topic, with examples in curl, JavaScript and Python.
     """
-    return page_response(render_template("guides.html", guides=map(read_guide, GUIDES)).encode(), HTML)
+    return page_response(render_template("guides.html", guides=map(_read_guide, GUIDES)).encode(), HTML)
 
 
 @blueprint.operation(
@@ -89,7 +93,7 @@ def read_guide_page(guide: str) -> Response:
     """
     if guide not in GUIDES:
         raise NotFound("No guide has this name. /docs/guides lists all of them.")
-    return page_response(render_template("guide.html", guide=read_guide(guide)).encode(), HTML)
+    return page_response(render_template("guide.html", guide=_read_guide(guide)).encode(), HTML)
 
 
 @blueprint.operation(
@@ -115,7 +119,7 @@ def read_llms_text() -> Response:
 
     It is in the format of llmstxt.org.
     """
-    return page_response(llms_text().encode(), "text/plain")
+    return page_response(_llms_text().encode(), "text/plain")
 
 
 @blueprint.operation(
@@ -186,3 +190,77 @@ def _problem_page(problem: type[ServiceError]) -> bytes:
         request_text=problem_request(problem.slug),
         response_text=orjson.dumps(problem_example(problem.slug), option=orjson.OPT_INDENT_2).decode(),
     ).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """A page of `docs/`: its title, its first sentence, and all of it as HTML."""
+
+    name: str
+    title: str
+    summary: str
+    html: str
+
+
+class _Renderer(mistune.HTMLRenderer):
+    """Gives headings an id, lets the keyboard scroll code, and leads links between the pages to their HTML."""
+
+    def __init__(self, url_prefix: str) -> None:
+        super().__init__(escape=True)
+        self.url_prefix = url_prefix
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        anchor = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+        return f'<h{level} id="{anchor}">{text}</h{level}>\n'
+
+    def block_code(self, code: str, info: str | None = None) -> str:
+        return super().block_code(code, info).replace("<pre>", '<pre tabindex="0">', 1)
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        name, _, fragment = url.partition("#")
+        if name.removesuffix(".md") in GUIDES:
+            url = f"/docs/guides/{name.removesuffix('.md')}" + (f"#{fragment}" if fragment else "")
+        if url.startswith("/"):
+            url = self.url_prefix + url
+        return super().link(text, url, title)
+
+
+def _read_guide(name: str) -> Guide:
+    """Return a guide, rendered on first use. Raises KeyError for an unknown name."""
+    return _render_guide(name, public_path(""))
+
+
+@cache
+def _render_guide(name: str, url_prefix: str) -> Guide:
+    text = GUIDES[name].read_text(encoding="utf-8")
+    title, _, content = text.removeprefix("# ").partition("\n")
+    summary = " ".join(content.strip().partition("\n\n")[0].split())
+    html = mistune.create_markdown(renderer=_Renderer(url_prefix), plugins=["table"])(text)
+    return Guide(name, title, re.split(r"(?<=[.:]) ", summary)[0].rstrip(":"), str(html))
+
+
+def _llms_text() -> str:
+    """Return the overview in the format of llmstxt.org."""
+    guides = [_read_guide(name) for name in GUIDES]
+    return "\n".join(
+        [
+            "# Order Service",
+            "",
+            *(f"> {line}" for line in INTRODUCTION.partition("\n\n")[0].splitlines()),
+            "",
+            "## Documentation",
+            "",
+            f"- [API description]({public_path('/openapi.json')}): OpenAPI 3.1, with recorded examples",
+            f"- [Collection]({public_path('/docs/collection.json')}): the requests for Postman, Bruno and newman",
+            f"- [Problem types]({public_path('/problems')}): what each error means, and what to do",
+            "",
+            "## Guides",
+            "",
+            *(f"- [{guide.title}]({public_path(f'/docs/guides/{guide.name}')}): {guide.summary}" for guide in guides),
+            "",
+            "## Operations",
+            "",
+            *(f"- `{method} {path}`: {summary}" for method, path, summary in described_operations()),
+            "",
+        ]
+    )

@@ -3,7 +3,7 @@
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app.db.revision import SchemaMismatch, database_state, require_compatible
+from app.db.migrations import SchemaMismatch, database_state, require_compatible
 from app.errors import ServiceUnavailable
 from app.http.application import PUBLIC, Blueprint, Content
 from app.http.content_negotiation import compress

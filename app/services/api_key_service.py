@@ -16,8 +16,7 @@ from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, is_lock_timeout
 from app.db.transactions import read_rows
 from app.models import ApiKey
-from app.models.api_key import KEY_ID_LENGTH
-from app.models.principal import Principal
+from app.models.principal import KEY_ID_LENGTH, Principal
 
 log = structlog.get_logger()
 

@@ -15,8 +15,8 @@ from sqlalchemy.engine import make_url
 from app.config import RANDOM_KEY_PREFIX, is_loopback
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, loggable_message
+from app.db.migrations import SchemaMismatch, database_state, require_revision
 from app.db.notifications import can_listen
-from app.db.revision import SchemaMismatch, database_state, require_revision
 from app.db.types import rfc3339
 from app.errors import pluralize
 from app.models.webhook import DELETED, ENABLED, FAILING, GONE, WebhookEndpoint

@@ -37,7 +37,7 @@ MIGRATIONS = {
 MIGRATION = """
 import sqlalchemy as sa
 from alembic import op
-from app.db.schema_changes import create_index_concurrently
+from app.db.migrations import create_index_concurrently
 
 revision = {revision!r}
 down_revision = {before!r}
