@@ -15,11 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import Integer, bindparam, func, literal, select, tuple_, update
+from sqlalchemy import Integer, bindparam, func, literal, select, text, tuple_, update
 
-from app.db.engine import db
+from app.db.engine import db, rewrite_sqlite_file
 from app.db.errors import DATABASE_ERRORS, is_duplicate
-from app.db.sqlite_rewrite import file_size, rewrite_file
 from app.db.transactions import in_transaction, read_rows
 from app.db.types import UUID, rfc3339
 from app.errors import ErasureNotFound, OpenOrders
@@ -49,6 +48,8 @@ _PAUSE = 0.01
 _LOCKED_PAUSE = 0.05  # seconds before a row is tried again that another process has locked
 _EVENTS_PAGE = 100  # events
 _DELIVERIES_PAGE = 20  # deliveries; each has the beginnings of several responses
+# The size of the SQLite database in bytes, without its write-ahead log.
+_FILE_SIZE = text("SELECT page_count * page_size AS size FROM pragma_page_count, pragma_page_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,7 @@ def _finish(rewrite_always: bool) -> float:
         pause = 0 if rewrite_always else _seconds_until_rewrite()
         if pause > 0:
             return pause
-        if not rewrite_file():
+        if not rewrite_sqlite_file():
             return math.inf
     finished = (
         update(Erasure)
@@ -294,7 +295,8 @@ def _finish(rewrite_always: bool) -> float:
 def _seconds_until_rewrite() -> float:
     """How long a request must not rewrite the SQLite file: for its size by REWRITE_PACE since the last erasure that
     rewrote it; infinity above REWRITE_MAX."""
-    size = file_size()
+    [row] = read_rows(_FILE_SIZE)
+    size: int = row.size
     if size > REWRITE_MAX:
         return math.inf
     [row] = read_rows(select(func.max(Erasure.finished_at).label("at")).where(Erasure.orders > 0))
