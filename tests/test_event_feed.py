@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.models.lifecycle import EVENT_TYPES
-from app.schemas.event import EVENTS_MAX
+from app.schemas.parameters import EVENTS_MAX
 from app.services import event_feed
 from app.services.sequencer import prune_feed
 from tests.support.credentials import api_key, bearer

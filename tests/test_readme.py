@@ -16,7 +16,8 @@ from app.models.order_aggregate import HOLDS_MAX, VERSIONS_MAX
 from app.models.payment import PAYMENTS_MAX
 from app.models.principal import SCOPES
 from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
-from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, PAGE_MAX, RELATED_ORDERS_MAX, TAGS_MAX, BatchInSchema
+from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, RELATED_ORDERS_MAX, TAGS_MAX, BatchInSchema
+from app.schemas.parameters import PAGE_MAX
 from app.schemas.strict_json import MAX_DEPTH
 from app.services.batches import RESULTS_MAX
 from app.services.order_actions import DOCUMENT_MAX

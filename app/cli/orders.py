@@ -18,8 +18,7 @@ from app.errors import InvalidRequest, ServiceError, pluralize
 from app.models.lifecycle import EVENT_TYPES, STATUSES
 from app.models.order_id import parse_uuid
 from app.models.principal import ANONYMOUS, PRINCIPAL_MAX, Principal
-from app.schemas.order import PAGE_MAX, OrderFiltersSchema
-from app.schemas.search import SearchQuerySchema
+from app.schemas.parameters import PAGE_MAX, OrderFiltersSchema, SearchQuerySchema
 from app.schemas.strict_json import load_parameters
 from app.services.event_feed import FeedFilter, list_events, read_ends
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders

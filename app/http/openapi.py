@@ -58,9 +58,9 @@ from app.schemas.documents import (
     ProblemSchema,
 )
 from app.schemas.fields import TEXT_PATTERN, Choices, Metadata, MetadataPatch
-from app.schemas.order import BatchEntryInSchema, DryRunQuerySchema
+from app.schemas.order import BatchEntryInSchema
 from app.schemas.order_actions import BulkActionInSchema
-from app.schemas.search import METADATA_MAX, MetadataFilter
+from app.schemas.parameters import METADATA_MAX, DryRunQuerySchema, MetadataFilter
 from app.schemas.webhook import EndpointPayloadSchema, PayloadSchema, WebhookSchema
 from app.services.batches import BULK_ACTIONS
 

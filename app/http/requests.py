@@ -27,7 +27,7 @@ from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import fingerprint
 from app.models.principal import Principal
 from app.schemas.fields import StrictSchema
-from app.schemas.order import DryRunQuerySchema
+from app.schemas.parameters import DryRunQuerySchema
 from app.schemas.strict_json import INVALID_PARAMETERS, load_body, load_parameters, parse_json
 from app.services.order_actions import ChangeRequest
 

@@ -10,7 +10,7 @@ from app.http.auth import current_principal
 from app.http.exports import NDJSON, export_response
 from app.http.responses import erasure_response
 from app.schemas.documents import ErasureSchema
-from app.schemas.order import CustomerPathSchema, PersonalDataQuerySchema
+from app.schemas.parameters import CustomerPathSchema, PersonalDataQuerySchema
 from app.services import personal_data
 
 REQUEST_SECONDS = 2.0  # that a request works on an erasure: far below any proxy's time limit

@@ -25,7 +25,7 @@ from app.http.responses import list_response
 from app.models.order_id import LOWEST_ID, parse_uuid
 from app.models.principal import Principal
 from app.schemas.documents import FeedPageSchema
-from app.schemas.event import LATEST, EventQuerySchema, OrderEventQuerySchema
+from app.schemas.parameters import LATEST, EventQuerySchema, OrderEventQuerySchema
 from app.services.event_feed import FeedFilter, list_events, read_ends
 from app.services.order_queries import list_history
 

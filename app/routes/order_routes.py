@@ -22,16 +22,15 @@ from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_respo
 from app.http.requests import current_request_id, idempotency_key, is_dry_run, refuse_header, with_pauses
 from app.http.responses import batch_response, list_response, order_response
 from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema, SearchResultSchema
-from app.schemas.order import (
-    BatchInSchema,
+from app.schemas.order import BatchInSchema, OrderInSchema
+from app.schemas.parameters import (
     ExportQuerySchema,
     HistoryQuerySchema,
-    OrderInSchema,
     OrderQuerySchema,
     ReferencePathSchema,
+    SearchQuerySchema,
     VersionQuerySchema,
 )
-from app.schemas.search import SearchQuerySchema
 from app.services import batches, order_listing, order_queries, order_search, order_service
 from app.services.order_export import stream_orders
 from app.services.order_queries import list_history

@@ -1,27 +1,22 @@
-"""Request schemas of orders: the order to create, the batch, and the queries of lists, exports and history."""
+"""Orders in requests: an order to create, a batch, a merge patch."""
 
 import re
 from typing import Any
 
 from marshmallow import ValidationError, fields, missing, validate
 
-from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
-from app.models.lifecycle import STATUSES
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import is_alias, parse_uuid
 from app.models.order_item import ID_MAX, TITLE_MAX
-from app.models.payment import PAYMENT_STATUSES
 from app.models.pricing import DISCOUNT, InvalidPrices, price_lines
 from app.schemas.fields import (
     BoundedInteger,
     BoundedList,
     Choice,
-    Choices,
     FastField,
     Metadata,
     MetadataPatch,
     NestedObject,
-    ParametersSchema,
     RFC3339DateTime,
     StrictSchema,
     Text,
@@ -33,8 +28,6 @@ ADJUSTMENTS_MAX = 100
 QUANTITY_MAX = 1_000_000
 PRICE_MAX = 10**12  # minor units: ten billion euros
 NOTE_MAX = 2_000
-PAGE_DEFAULT, PAGE_MAX = 20, 100
-EXPORT_MAX = 10**9  # orders
 ADJUSTMENT_TYPES = (DISCOUNT, "tax", "shipping", "fee", "other")
 TAGS_MAX, TAG_MAX = 50, 64  # of one order, characters
 RELATED_ORDERS_MAX = 50
@@ -52,13 +45,6 @@ CURRENCIES = tuple(
     """.split()
 )
 CURRENCY_ERROR = "This must be an active ISO 4217 currency code, such as EUR."
-
-_CREATED_FROM = (
-    "Only orders created at or after this time. To poll for new orders, pass the `Complete-Until` header of the "
-    "previous response and skip the orders that you already have. Do not pass the newest `created_at` that you have "
-    "seen: an order can be stored after another one with a later `created_at`, such as the orders of a large batch."
-)
-_PAGE_LIMIT = "Maximum number of entries on the page. A page has fewer entries if more would exceed 1 MiB."
 
 
 class ItemInSchema(StrictSchema):
@@ -287,143 +273,3 @@ class OrderPatchSchema(StrictSchema):
     items = BoundedList(NestedObject(ItemInSchema), min_length=1, max_length=ITEMS_MAX)
     adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX, allow_none=True)
     currency = Choice(CURRENCIES, error=CURRENCY_ERROR, allow_none=True)
-
-
-class DryRunQuerySchema(ParametersSchema):
-    """The query of a request that creates or changes orders."""
-
-    dry_run = Choice(
-        ("true", "false"),
-        load_default="false",
-        metadata={
-            "description": "`true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. "
-            "Ids, numbers and times differ from those of the real request."
-        },
-    )
-
-
-class CustomerPathSchema(ParametersSchema):
-    """The customer in a path."""
-
-    customer_id = Text(ID_MAX, required=True, metadata={"description": "Your id of the customer.", "example": "c-123"})
-
-
-class ReferencePathSchema(ParametersSchema):
-    """The external reference in a path."""
-
-    external_ref = Text(
-        ID_MAX,
-        required=True,
-        metadata={
-            "description": "Your own reference of the order, percent-encoded: `/` is `%2F`.",
-            "example": "shop-1",
-        },
-    )
-
-
-class OrderFiltersSchema(ParametersSchema):
-    """Filters and sort order of lists and exports."""
-
-    customer_id = Text(ID_MAX, metadata={"description": "Only orders of this customer."})
-    status = Choices(STATUSES, metadata={"description": "Only orders with one of these statuses."})
-    fulfillment_status = Choices(
-        FULFILLMENT_STATUSES, metadata={"description": "Only orders with one of these fulfillment statuses."}
-    )
-    channel = Text(ID_MAX, metadata={"description": "Only orders of this channel."})
-    payment_status = Choices(
-        PAYMENT_STATUSES, metadata={"description": "Only orders with one of these payment statuses."}
-    )
-    return_status = Choices(RETURN_STATUSES, metadata={"description": "Only orders with one of these return statuses."})
-    number = Text(
-        32,
-        metadata={
-            "description": "Only the order with this number. Lower case is accepted, and so are O for 0, I and L for 1."
-        },
-    )
-    external_ref = Text(ID_MAX, metadata={"description": "Only orders with this external reference."})
-    item_id = Text(ID_MAX, metadata={"description": "Only orders that contain this item."})
-    created_from = RFC3339DateTime(clamp=True, metadata={"description": _CREATED_FROM})
-    created_to = RFC3339DateTime(clamp=True, metadata={"description": "Only orders created before this time."})
-    sort = Choice(
-        ("-created_at", "created_at"),
-        load_default="-created_at",
-        metadata={"description": "`-created_at`: newest first; `created_at`: oldest first."},
-    )
-
-
-class OrderQuerySchema(OrderFiltersSchema):
-    """The query of a list of orders."""
-
-    idempotency_key = IdempotencyKey(
-        metadata={
-            "description": "Only the order that you created with this idempotency key, written without the quotes of "
-            "the header. An empty list means that no order has been created with it."
-        }
-    )
-    limit = BoundedInteger(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": _PAGE_LIMIT})
-    cursor = Text(
-        200,
-        metadata={
-            "description": "`next_cursor` of the previous page. The filters and the sort order must be the same as for "
-            "that page."
-        },
-    )
-
-
-class ExportQuerySchema(OrderFiltersSchema):
-    """The query of an export of orders."""
-
-    format = Choice(
-        ("ndjson", "csv"),
-        metadata={
-            "description": "The media type of the export, for clients that cannot set `Accept`; it wins over it."
-        },
-    )
-    bom = Choice(
-        ("0", "1"),
-        load_default="0",
-        metadata={"description": "`1`: start the CSV with a byte order mark, so that Excel reads it as UTF-8."},
-    )
-    after = OrderUUID(
-        metadata={
-            "format": "uuid",
-            "description": "Resume an interrupted export after the order with this id: the last one that was received "
-            "completely. The filters and the sort order must be the same.",
-        },
-    )
-    limit = BoundedInteger(
-        1,
-        EXPORT_MAX,
-        strict=False,
-        metadata={"description": "Maximum number of orders. Default: all orders that match the filters."},
-    )
-
-
-class PersonalDataQuerySchema(ParametersSchema):
-    """The query of an export of personal data."""
-
-    after = OrderUUID(
-        metadata={
-            "format": "uuid",
-            "description": "Resume an interrupted export after the order with this id: the last one whose events were "
-            "received completely.",
-        },
-    )
-
-
-class VersionQuerySchema(ParametersSchema):
-    """The query of a single order."""
-
-    version = BoundedInteger(
-        1,
-        2**31 - 1,
-        strict=False,
-        metadata={"description": "Return the order as it was at this version. Default: the current version."},
-    )
-
-
-class HistoryQuerySchema(ParametersSchema):
-    """The query of an order's history."""
-
-    limit = BoundedInteger(1, PAGE_MAX, strict=False, load_default=PAGE_DEFAULT, metadata={"description": _PAGE_LIMIT})
-    cursor = Text(200, metadata={"description": "`next_cursor` of the previous page."})

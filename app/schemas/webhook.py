@@ -36,7 +36,7 @@ from app.schemas.fields import (
     StrictSchema,
     Text,
 )
-from app.schemas.order import PAGE_DEFAULT, PAGE_MAX
+from app.schemas.parameters import PAGE_DEFAULT, PAGE_MAX
 
 SUBSCRIBABLE = (*EVENT_TYPES, *ENDPOINT_EVENT_TYPES)
 SEQ_MAX = 2**53 - 1
