@@ -50,7 +50,7 @@ from app.models.lifecycle import (
 from app.models.order import CONTENT_WHILE_PENDING, Order
 from app.models.order_id import hash_reference, is_alias
 from app.models.order_item import Line, Units, open_units, require_available, returnable_units
-from app.models.payment import PAYMENTS_MAX, exceeded_limit, payment_status, sum_payments
+from app.models.payment import PAYMENTS_MAX, exceeded_limit, payment_status, sum_payments, waived_amount
 from app.models.pricing import InvalidPrices, order_totals, price_lines, priced_lines
 
 VERSIONS_MAX = 10_000  # of one order: bounds the time that its erasure and its history take
@@ -305,7 +305,9 @@ class OrderAggregate:
         self._refuse_personal_data(note=note)
         if len(self.payments) >= PAYMENTS_MAX:
             raise self._illegal(f"The order has {PAYMENTS_MAX:,} payments, the maximum.")
-        terms = {"type": type, "amount": amount, "reference": reference, "method": method}
+        sums = sum_payments(self.payments, self.cancellations)
+        waived = waived_amount(type, amount, sums, total=self.total or 0)
+        terms = {"type": type, "amount": amount, "waived": waived, "reference": reference, "method": method}
         occurred = {"occurred_at": _reported_time(occurred_at, at), "note": note, "created_at": rfc3339(at)}
         self.payments = [*self.payments, terms | occurred]
         if exceeded := exceeded_limit(sum_payments(self.payments)):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from app.models.payment import NO_PAYMENTS, PaymentSums
+from app.models.payment import NO_PAYMENTS, PaymentSums, amount_due
 
 LARGEST_TOTAL = 2**53 - 1  # the largest integer that is exact in every JSON implementation (RFC 8259 §6)
 DISCOUNT = "discount"  # the type of adjustment that lowers the prices of lines
@@ -80,25 +80,21 @@ def order_totals(
     """The totals of the document; None if the order has no prices. `items` may be left out if no unit is cancelled.
 
     `cancelled` is minus the price of the cancelled units: their part of the line's price after its discount, rounded
-    down to a whole minor unit. An order cancelled as a whole owes nothing, whatever its adjustments. `due` is what is
-    still to be paid; it is negative where the customer has paid too much and is to be refunded. A refund of what was
-    not paid too much, for a return say, does not make the order due again, except the part that was `repaid` before
-    the cancelled order was reopened.
+    down to a whole minor unit. An order cancelled as a whole owes nothing, whatever its adjustments.
     """
     if prices.items is None or prices.adjustments is None:
         return None
     ordered = prices.items + prices.adjustments
     cancelled = ordered if is_cancelled else _cancelled_price(prices, items)
-    total, paid = ordered - cancelled, payments.captured
-    kept = paid - payments.repaid
+    total = ordered - cancelled
     return {
         "items": prices.items,
         "adjustments": prices.adjustments,
         "cancelled": -cancelled,
         "total": total,
-        "paid": paid,
+        "paid": payments.captured,
         "refunded": payments.refunded,
-        "due": total - kept if kept <= total else min(0, total - paid + payments.refunded),
+        "due": amount_due(payments, total=total),
     }
 
 

@@ -116,6 +116,7 @@ class PaymentSchema(ResponseSchema):
 
     type = _choice(PAYMENT_TYPES)
     amount = _amount("In minor units.", metadata={"example": 2250})
+    waived = _amount("The part of a refund or chargeback that is not due again.", metadata={"example": 0})
     reference = fields.String(metadata={"description": "Customers do not see it.", "example": "pi_3Nd81b"})
     method = _text(example="card", allow_none=True)
     occurred_at = _time()

@@ -89,6 +89,7 @@ class ExportedPaymentSchema(StrictSchema):
 
     type = Choice(PAYMENT_TYPES, required=True)
     amount = BoundedInteger(1, PRICE_MAX, required=True)
+    waived = BoundedInteger(0, PRICE_MAX, required=True)
     reference = Text(128, required=True)
     method = Text(64, required=True, allow_none=True)
     occurred_at = RFC3339DateTime(required=True)

@@ -11,6 +11,7 @@ from app.models.fulfillment import EXPECTED, RECEIVED, REJECTED, SHIPPED
 from app.models.lifecycle import ACTIONS, ERASED, LATE, OPEN, PARTIALLY_CANCELLED, RETURN_EXPECTED
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
 from app.models.order_id import is_alias
+from app.models.payment import sum_payments, waived_amount
 from app.services.document_checks import Document, UnitCounts, may_be_late
 
 RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong
@@ -194,6 +195,15 @@ def _check_hold(before: Document, after: Document) -> Iterator[str]:
         yield "holds"
 
 
+def _check_payment(before: Document, after: Document) -> Iterator[str]:
+    """One payment was added, of which as much is waived as follows from the version before."""
+    yield from _added_record("payments")(before, after)
+    sums, total = sum_payments(before["payments"], before["cancellations"]), before["totals"]["total"]
+    for new in after["payments"][-1:]:
+        if new["waived"] != waived_amount(new["type"], new["amount"], sums, total=total):
+            yield "payments"
+
+
 def _check_release(before: Document, after: Document) -> Iterator[str]:
     """One hold was removed."""
     remaining = [hold for hold in before["holds"] if hold in after["holds"]]
@@ -230,7 +240,7 @@ _RECORD_CHECKS: dict[str, RecordCheck] = {
     RETURN_EXPECTED: _added_record("returns", status=EXPECTED),
     "order.return_received": _changed_record("returns", "status", status=RECEIVED),
     "order.return_rejected": _changed_record("returns", "status", status=REJECTED),
-    "order.payment_recorded": _added_record("payments"),
+    "order.payment_recorded": _check_payment,
     "order.reopened": _check_reopening,
     LATE: _check_lateness,
 }

@@ -38,7 +38,7 @@ from app.models.lifecycle import (
 from app.models.order import CONTENT_TIMES
 from app.models.order_aggregate import VERSIONS_MAX
 from app.models.order_id import first_order_id, is_alias
-from app.models.payment import PaymentSums, exceeded_limit, payment_status, sum_payments
+from app.models.payment import REFUNDS, PaymentSums, exceeded_limit, payment_status, sum_payments
 from app.models.pricing import InvalidPrices, Prices, order_totals, price_lines
 
 _TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that holds the time of creation
@@ -209,7 +209,11 @@ def _check_money(order: Document, derived: Derived) -> Iterator[str]:
         yield "totals"
     if order["payment_status"] != payment_status(sums, total=total):
         yield "payment_status"
-    if exceeded_limit(sums) is not None or not _are_distinct(order["payments"], "type", "reference"):
+    if (
+        exceeded_limit(sums) is not None
+        or not _are_distinct(order["payments"], "type", "reference")
+        or any(not 0 <= one["waived"] <= (one["amount"] if one["type"] in REFUNDS else 0) for one in order["payments"])
+    ):
         yield "payments"
 
 

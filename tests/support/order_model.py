@@ -347,7 +347,11 @@ def pay(order: Document, body: Document, at: datetime) -> str | None:
     entry = {name: body[name] for name in ("type", "amount", "reference")}
     entry |= {"method": body.get("method"), "note": body.get("note"), "created_at": text_of(at)}
     entry["occurred_at"] = reported(body.get("occurred_at"), at)
-    order["payments"].append(entry)
+    before = totals(order) or {}
+    order["payments"].append(entry | {"waived": 0})
+    # A refund of what is paid, and not too much, is not due again.
+    if before["due"] <= 0 and body["type"] in ("refund", "chargeback"):
+        order["payments"][-1]["waived"] = max(0, (totals(order) or {})["due"])
     authorized, captured, refunded = sums_of(order["payments"])
     if refunded > captured or authorized < 0:
         raise Refusal(409, "amount-exceeded")
@@ -678,11 +682,9 @@ def totals(order: Document) -> dict[str, int] | None:
         )
     total = items + adjustments - cancelled
     _, paid, refunded = sums_of(order["payments"])
-    reopened = max((one["reopened_at"] or "" for one in order.get("cancellations", ())), default="")
-    _, _, repaid = sums_of([one for one in order["payments"] if one["created_at"] <= reopened])
-    due = total - (paid - repaid)
-    if due < 0:
-        due = min(0, due + refunded - repaid)
+    waived = sum(one["waived"] for one in since_reopening(order))
+    missing, excess = total - waived - paid + refunded, paid - refunded - total
+    due = missing if missing > 0 else -excess if excess > 0 else 0
     return {
         "items": items,
         "adjustments": adjustments,
@@ -692,6 +694,12 @@ def totals(order: Document) -> dict[str, int] | None:
         "refunded": refunded,
         "due": due,
     }
+
+
+def since_reopening(order: Document) -> list[Document]:
+    """The payments since the cancelled order was reopened."""
+    reopened = max((one["reopened_at"] or "" for one in order.get("cancellations", ())), default="")
+    return [one for one in order["payments"] if one["created_at"] > reopened]
 
 
 def statuses(order: Document) -> dict[str, str]:
@@ -704,11 +712,12 @@ def statuses(order: Document) -> dict[str, str]:
     else:
         fulfillment = "delivered" if {one["status"] for one in sent} == {"delivered"} else "fulfilled"
     authorized, captured, refunded = sums_of(order["payments"])
-    total = order["totals"]["total"] if order["totals"] else 0
-    if refunded:
-        payment = "partially_refunded" if refunded < captured else "refunded"
-    elif captured:
-        payment = "partially_paid" if captured < total else "paid"
+    is_due = order["totals"] is not None and order["totals"]["due"] > 0
+    if captured > refunded:
+        returned_money = sums_of(since_reopening(order))[2] > 0
+        payment = "partially_paid" if is_due else "partially_refunded" if returned_money else "paid"
+    elif captured and not is_due:
+        payment = "refunded"
     else:
         payment = "authorized" if authorized else "unpaid"
     if returned:

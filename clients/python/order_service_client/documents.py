@@ -618,6 +618,7 @@ class Hold(TypedDict):
 class Payment(TypedDict):
     type: PaymentType
     amount: int
+    waived: int
     reference: NotRequired[str]
     method: str | None
     occurred_at: str

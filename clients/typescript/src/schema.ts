@@ -1793,6 +1793,12 @@ export interface components {
              */
             amount: number;
             /**
+             * Format: int64
+             * @description The part of a refund or chargeback that is not due again.
+             * @example 0
+             */
+            waived: number;
+            /**
              * @description Customers do not see it.
              * @example pi_3Nd81b
              */
@@ -3663,6 +3669,7 @@ export interface operations {
                      *             {
                      *               "type": "capture",
                      *               "amount": 3370,
+                     *               "waived": 0,
                      *               "reference": "pi_3Nd81b",
                      *               "method": "card",
                      *               "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -4709,6 +4716,7 @@ export interface operations {
                      *             {
                      *               "type": "capture",
                      *               "amount": 3370,
+                     *               "waived": 0,
                      *               "reference": "pi_3Nd81b",
                      *               "method": "card",
                      *               "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -4884,7 +4892,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    /** @example {"id":"019dab70-c2b3-7c51-b9f8-fa14b27e5f09","number":"261122-CF88D048","customer_id":"c-123","external_ref":"shop-1","channel":null,"status":"completed","fulfillment_status":"delivered","payment_status":"paid","return_status":"partial","currency":"EUR","items":[{"line":1,"item_id":"sku-1","title":"Mug","quantity":2,"unit_price":1250,"subtotal":2500,"discount":-250,"total":2250,"cancelled":0,"fulfilled":2,"returned":1},{"line":2,"item_id":"sku-2","title":"Tea","quantity":1,"unit_price":700,"subtotal":700,"discount":-70,"total":630,"cancelled":1,"fulfilled":0,"returned":0}],"adjustments":[{"type":"discount","label":"WELCOME10","amount":-320,"line":null},{"type":"shipping","label":"Standard","amount":490,"line":null}],"totals":{"items":3200,"adjustments":170,"cancelled":-630,"total":2740,"paid":3370,"refunded":0,"due":-630},"holds":[],"payments":[{"type":"capture","amount":3370,"reference":"pi_3Nd81b","method":"card","occurred_at":"2026-11-22T09:50:07.123456Z","note":null,"created_at":"2026-11-22T09:50:07.123456Z"}],"fulfillments":[{"number":1,"items":[{"line":1,"quantity":2}],"status":"delivered","tracking":{"carrier":"DHL","number":"00340434161094042557","url":"https://example.com/track/00340434161094042557"},"events":[{"type":"delivered","occurred_at":"2026-11-22T09:54:07.123456Z","description":"Left with a neighbour."}],"created_at":"2026-11-22T09:52:07.123456Z"}],"returns":[{"number":1,"items":[{"line":1,"quantity":1}],"status":"received","reason":"broken","created_at":"2026-11-22T09:58:07.123456Z"},{"number":2,"items":[{"line":1,"quantity":1}],"status":"rejected","reason":"broken","created_at":"2026-11-22T10:00:07.123456Z"}],"cancellations":[{"number":1,"items":[{"line":2,"quantity":1}],"reason":"customer","note":null,"created_at":"2026-11-22T09:55:07.123456Z","reopened_at":null}],"reopening":{"from_status":"completed","reason":"The customer wants the tea after all.","at":"2026-11-22T09:56:07.123456Z"},"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":["gift"],"metadata":{"cart":"7f3a"},"shipping_address":{"name":"Ada Lovelace","line1":"12 St James's Square","city":"London","postal_code":"SW1Y 4JH","country":"GB"},"billing_address":null,"note":"Ring twice.","version":16,"allowed_actions":["pay","reopen","return","track","update"],"created_at":"2026-11-22T09:42:07.123456Z","updated_at":"2026-11-22T10:01:07.123456Z"} */
+                    /** @example {"id":"019dab70-c2b3-7c51-b9f8-fa14b27e5f09","number":"261122-CF88D048","customer_id":"c-123","external_ref":"shop-1","channel":null,"status":"completed","fulfillment_status":"delivered","payment_status":"paid","return_status":"partial","currency":"EUR","items":[{"line":1,"item_id":"sku-1","title":"Mug","quantity":2,"unit_price":1250,"subtotal":2500,"discount":-250,"total":2250,"cancelled":0,"fulfilled":2,"returned":1},{"line":2,"item_id":"sku-2","title":"Tea","quantity":1,"unit_price":700,"subtotal":700,"discount":-70,"total":630,"cancelled":1,"fulfilled":0,"returned":0}],"adjustments":[{"type":"discount","label":"WELCOME10","amount":-320,"line":null},{"type":"shipping","label":"Standard","amount":490,"line":null}],"totals":{"items":3200,"adjustments":170,"cancelled":-630,"total":2740,"paid":3370,"refunded":0,"due":-630},"holds":[],"payments":[{"type":"capture","amount":3370,"waived":0,"reference":"pi_3Nd81b","method":"card","occurred_at":"2026-11-22T09:50:07.123456Z","note":null,"created_at":"2026-11-22T09:50:07.123456Z"}],"fulfillments":[{"number":1,"items":[{"line":1,"quantity":2}],"status":"delivered","tracking":{"carrier":"DHL","number":"00340434161094042557","url":"https://example.com/track/00340434161094042557"},"events":[{"type":"delivered","occurred_at":"2026-11-22T09:54:07.123456Z","description":"Left with a neighbour."}],"created_at":"2026-11-22T09:52:07.123456Z"}],"returns":[{"number":1,"items":[{"line":1,"quantity":1}],"status":"received","reason":"broken","created_at":"2026-11-22T09:58:07.123456Z"},{"number":2,"items":[{"line":1,"quantity":1}],"status":"rejected","reason":"broken","created_at":"2026-11-22T10:00:07.123456Z"}],"cancellations":[{"number":1,"items":[{"line":2,"quantity":1}],"reason":"customer","note":null,"created_at":"2026-11-22T09:55:07.123456Z","reopened_at":null}],"reopening":{"from_status":"completed","reason":"The customer wants the tea after all.","at":"2026-11-22T09:56:07.123456Z"},"ship_by":null,"deliver_by":null,"late":false,"related_orders":[],"tags":["gift"],"metadata":{"cart":"7f3a"},"shipping_address":{"name":"Ada Lovelace","line1":"12 St James's Square","city":"London","postal_code":"SW1Y 4JH","country":"GB"},"billing_address":null,"note":"Ring twice.","version":16,"allowed_actions":["pay","reopen","return","track","update"],"created_at":"2026-11-22T09:42:07.123456Z","updated_at":"2026-11-22T10:01:07.123456Z"} */
                     "application/x-ndjson": string;
                     /**
                      * @example id,number,customer_id,external_ref,channel,status,fulfillment_status,payment_status,return_status,currency,version,created_at,updated_at,note,items_total,adjustments_total,cancelled_total,total,paid,refunded,due,line,item_id,title,quantity,unit_price,discount,line_total,cancelled,fulfilled,returned
@@ -5324,6 +5332,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -5525,6 +5534,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -5735,6 +5745,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -6267,6 +6278,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -6391,6 +6403,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -6569,6 +6582,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -6761,6 +6775,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -6953,6 +6968,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -7155,6 +7171,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -7388,6 +7405,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
@@ -7608,6 +7626,7 @@ export interface operations {
                      *         {
                      *           "type": "capture",
                      *           "amount": 3370,
+                     *           "waived": 0,
                      *           "reference": "pi_3Nd81b",
                      *           "method": "card",
                      *           "occurred_at": "2026-11-22T09:50:07.123456Z",
