@@ -1,6 +1,8 @@
-"""ARCHITECTURE.md describes the code as it is."""
+"""ARCHITECTURE.md describes the code as it is, and no module is a fragment of another one."""
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,22 @@ ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 PACKAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "app").rglob("__init__.py"))
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "app").rglob("*.py") if path.name != "__init__.py")
 ROW = re.compile(r"^\| (`.*?) \| .+ \|$", re.MULTILINE)
+FRAGMENT_MAX = 60  # lines
 IN_THE_MAP = [name for names in ROW.findall(ARCHITECTURE) for name in names.split(", ")]
+
+
+def _imports(path: Path) -> set[str]:
+    """The modules that a file imports, and, since `from` also imports modules, the members."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+IMPORTS = {path: _imports(path) for path in [*MODULES, *PACKAGES]}
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w./]+(?:\.py|\.conf|/))`", ARCHITECTURE))))
@@ -37,3 +54,11 @@ def test_each_function_and_package_that_is_named_exists(name: str) -> None:
 
 def test_the_architecture_fits_on_a_page() -> None:
     assert len(ARCHITECTURE.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_short_module_is_imported_by_more_than_one_other(path: Path) -> None:
+    lines = len((ROOT / path).read_text().splitlines())
+    name = ".".join(path.with_suffix("").parts)
+
+    assert lines >= FRAGMENT_MAX or sum(name in imports for imports in IMPORTS.values()) != 1
