@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.cli.common import errors_in_one_line
 from app.db.errors import is_lock_timeout
-from app.db.migrations import LOCK_TIMEOUT, migration_limits, one_process_at_a_time, require_revision
+from app.db.migrations import LOCK_TIMEOUT, migration_limits, migration_lock, require_revision
 
 database = current_app.extensions["migrate"].db
 
@@ -52,7 +52,7 @@ def migrate_sqlite(engine: Engine) -> None:
 
 def migrate_postgresql(engine: Engine) -> None:
     """Each migration is a transaction, except those that commit to create an index concurrently."""
-    with migration_limits(engine), one_process_at_a_time(engine), engine.connect() as connection:
+    with migration_limits(engine), migration_lock(engine), engine.connect() as connection:
         context.configure(connection=connection, target_metadata=database.metadata, transaction_per_migration=True)
         try:
             run_when_unlocked()

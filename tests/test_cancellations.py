@@ -119,7 +119,7 @@ def test_units_that_were_sent_or_cancelled_already_cannot_be_cancelled(client: F
 
     assert slug(refused) == slug(both) == (409, "quantity-exceeded")
     assert [fault["pointer"] for fault in both.json["errors"]] == ["#/items/0", "#/items/1"]
-    assert refused.json["errors"][0]["detail"] == "Units left of line 1: 1."
+    assert refused.json["errors"][0]["detail"] == "Line 1 has 1 unit left."
 
 
 def test_items_are_not_replaced_while_units_of_them_are_cancelled(client: FlaskClient) -> None:

@@ -368,7 +368,7 @@ def test_every_action_has_a_request_here() -> None:
     assert ROUTES.keys() == READY.keys() == ACTIONS.keys() and BODIES.keys() <= ACTIONS.keys()
 
 
-NOTHING_TO_RETURN = "The action return is not allowed: the order has no fulfilled units that are left to return."
+NOTHING_TO_RETURN = "The action return is not allowed: the order has no fulfilled units left to return."
 NO_OPEN_UNITS = "The action fulfill is not allowed: all units of the order are cancelled or fulfilled."
 
 

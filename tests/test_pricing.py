@@ -174,7 +174,7 @@ def test_a_discount_is_shared_by_largest_remainder(
             {
                 "#/adjustments": "The discounts must not exceed the price of the items.",
                 "#/currency": "This is required if there are prices or adjustments.",
-                "#/tags": "Each tag must be listed once.",
+                "#/tags": "Duplicate tag. List each tag once.",
             },
         ),
     ],

@@ -63,7 +63,7 @@ def test_expected_units_cannot_be_returned_once_more(client: FlaskClient) -> Non
     none_left = send_action(client, path, "return")
 
     assert slug(refused) == (409, "quantity-exceeded")
-    assert refused.json["errors"][0]["detail"] == "Units left of line 1: 1."
+    assert refused.json["errors"][0]["detail"] == "Line 1 has 1 unit left."
     assert slug(none_left) == (409, "illegal-action")
     assert "return" not in client.get(path).json["allowed_actions"]
 

@@ -31,7 +31,7 @@ MANY = 8  # changes; the pool has a connection for each
 @pytest.fixture(autouse=True)
 def join(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the leader of a batch wait for those that arrive a moment later."""
-    monkeypatch.setattr(Batcher, "let_others_join", lambda _: time.sleep(0.1))
+    monkeypatch.setattr(Batcher, "wait_for_callers", lambda _: time.sleep(0.1))
 
 
 @pytest.fixture

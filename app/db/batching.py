@@ -15,10 +15,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 
-# Seconds that a leader waits for the batch before its own. A batch that is stuck, for example behind a row lock, delays
-# the next one no longer than this.
-_MAX_WAIT = 0.1
-_MAX_JOINING = 0.003  # seconds that a leader lets other callers join; an overloaded worker is never idle
+# Seconds that a leader waits for the previous batch. A batch that is stuck, for example behind a row lock, delays the
+# next one no longer than this.
+_PREVIOUS_BATCH_TIMEOUT = 0.1
+_JOIN_TIMEOUT = 0.003  # seconds that a leader waits for other callers to join; an overloaded worker is never idle
 
 # Batches by operation and size, for the metrics. A histogram here would cost a create 1.4 % more instructions.
 BATCHES: Counter[tuple[str, int]] = Counter()
@@ -35,23 +35,23 @@ class _Batch(Generic[Item, Result]):
         self.items: list[Item] = []
         self.results: Sequence[Result] | None = None
         self.error: Exception | None = None
-        self.finished: threading.Event | None = None  # for the callers that are not the leader, if there are any
-        self.callers: list[Any] = []  # the spans of these callers
+        self.finished: threading.Event | None = None  # for the callers that are not the leader; None without any
+        self.caller_spans: list[Any] = []  # of these callers
         self.span: Any = None  # of the execution
 
 
 class Batcher(Generic[Item, Result]):
     """Collects the items of concurrent callers into batches, and executes each batch with one call of `execute`.
 
-    The first caller of a batch is its leader: it waits for the batch before, lets other callers join, and executes. No
-    thread is started, and a lone caller is not delayed. Threads and greenlets may call.
+    The first caller of a batch is its leader: it waits for the previous batch, gives other callers time to join, and
+    executes. No thread is started, and a lone caller is not delayed. Threads and greenlets may call.
 
     `execute` receives at most `max_batch` items in the order of their calls, and returns their results in the same
     order. What it raises is raised for every caller of the batch. If a leader is killed, the items of its batch are
     executed again if `execute` is `repeatable`; otherwise BatchAbandoned is raised for the other callers.
 
-    Batchers with the same lock as `turn` execute one at a time: where the callers of one become callers of the other,
-    both then have fewer and larger batches.
+    Batchers with the same `execution_lock` execute one at a time. If the callers of one batcher then call the other,
+    the batches of both are fewer and larger.
 
     Batches of a named operation are counted in BATCHES.
     """
@@ -62,17 +62,17 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         repeatable: bool = True,
-        turn: "threading.Lock | None" = None,  # a function at run time, which has no |
+        execution_lock: "threading.Lock | None" = None,  # a function at run time, which has no |
         operation: str = "",
     ) -> None:
         self._execute = execute
         self._max_batch = max_batch
         self._repeatable = repeatable
-        self._turn = turn or threading.Lock()  # held by the leader that executes
+        self._execution_lock = execution_lock or threading.Lock()  # held by the leader that executes
         self._operation = operation
         self._has_greenlets = monkey.is_module_patched("time")
-        self._joining = threading.Lock()  # guards _open and the items of that batch
-        self._open: _Batch[Item, Result] | None = None
+        self._join_lock = threading.Lock()  # guards _open_batch and the items of that batch
+        self._open_batch: _Batch[Item, Result] | None = None
 
     def submit(self, item: Item) -> Result:
         """The result for the item. Raises what `execute` raised for its batch, and BatchAbandoned."""
@@ -91,26 +91,26 @@ class Batcher(Generic[Item, Result]):
                 raise BatchAbandoned
 
     def _join(self, item: Item) -> tuple[_Batch[Item, Result], int]:
-        with self._joining:
-            batch = self._open
+        with self._join_lock:
+            batch = self._open_batch
             if batch is None or len(batch.items) == self._max_batch:
-                batch = self._open = _Batch()
+                batch = self._open_batch = _Batch()
             else:
                 batch.finished = batch.finished or threading.Event()
                 if caller := current_span_context():
-                    batch.callers.append(caller)
+                    batch.caller_spans.append(caller)
             batch.items.append(item)
             return batch, len(batch.items) - 1
 
     def _lead(self, batch: _Batch[Item, Result]) -> None:
         acquired = False
         try:
-            acquired = self._turn.acquire(timeout=_MAX_WAIT)
-            self.let_others_join()
+            acquired = self._execution_lock.acquire(timeout=_PREVIOUS_BATCH_TIMEOUT)
+            self.wait_for_callers()
             self._close(batch)
             if self._operation:
                 BATCHES[self._operation, len(batch.items)] += 1
-            with span("group commit", links=batch.callers):
+            with span("group commit", links=batch.caller_spans):
                 batch.span = current_span_context()
                 results = self._execute(batch.items)
             if len(results) != len(batch.items):
@@ -119,27 +119,27 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:
             batch.error = error
         finally:
-            if self._open is batch:  # this greenlet was killed before it closed the batch
+            if self._open_batch is batch:  # this greenlet was killed before it closed the batch
                 self._close(batch)
             if acquired:
-                self._turn.release()
+                self._execution_lock.release()
             if batch.finished is not None:
                 batch.finished.set()
 
-    def let_others_join(self) -> None:
-        """Wait until no greenlet has anything to do, for at most _MAX_JOINING: others may be about to submit an item.
+    def wait_for_callers(self) -> None:
+        """Wait until no greenlet has anything to do, for at most _JOIN_TIMEOUT: others may be about to submit an item.
 
         With 16 connections, this makes 1.2 times as many creates a second. While SQLite executes, no greenlet can run.
         """
         if self._has_greenlets:
-            with gevent.Timeout(_MAX_JOINING, False):
+            with gevent.Timeout(_JOIN_TIMEOUT, False):
                 gevent.idle()
 
     def _close(self, batch: _Batch[Item, Result]) -> None:
-        """Let no further item join."""
-        with self._joining:
-            if self._open is batch:
-                self._open = None
+        """Accept no further items."""
+        with self._join_lock:
+            if self._open_batch is batch:
+                self._open_batch = None
 
 
 class PerApplication(Generic[Value]):

@@ -1,4 +1,4 @@
-"""Connections: opening PostgreSQL's, their time limits and session settings, and what the pool does with used ones."""
+"""Connections: opening those to PostgreSQL, their time limits and session settings, and their return to the pool."""
 
 import os
 import sqlite3
@@ -86,15 +86,15 @@ class GeventConnection(BoundedConnection):
             raise ConnectionTimeout(f"The database has not responded for {self.response_timeout} seconds.") from None
 
 
-def open_connection(*arguments: Any, **named: Any) -> BoundedConnection:
+def open_connection(*arguments: Any, **keywords: Any) -> BoundedConnection:
     """Connect to the server; in a gevent worker, other requests run meanwhile.
 
     Raises psycopg.OperationalError; in a gevent worker, ConnectionTimeout after 5 seconds.
     """
     if not monkey.is_module_patched("socket"):
-        return BoundedConnection.connect(*arguments, **named)
+        return BoundedConnection.connect(*arguments, **keywords)
     with gevent.Timeout(_CONNECT_TIMEOUT, ConnectionTimeout(f"No connection within {_CONNECT_TIMEOUT} seconds.")):
-        return GeventConnection.connect(*arguments, **named)
+        return GeventConnection.connect(*arguments, **keywords)
 
 
 def connect_arguments(query: Mapping[str, Any], *, pooler: str) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def connect_arguments(query: Mapping[str, Any], *, pooler: str) -> dict[str, Any
     if pooler == TRANSACTION_POOLER:
         return arguments | {"prepare_threshold": None}
     # If a setting occurs twice, the last one applies.
-    given = os.environ.get("PGOPTIONS", ""), query.get("options", "")
-    options = [_as_options(LIMITS | _PLANS), *given, _as_options(_FORMATS | _ISOLATION)]
+    operator_options = os.environ.get("PGOPTIONS", ""), query.get("options", "")
+    options = [_as_options(LIMITS | _PLANS), *operator_options, _as_options(_FORMATS | _ISOLATION)]
     return arguments | {"prepare_threshold": 0, "options": " ".join(filter(None, options))}
 
 
@@ -153,7 +153,7 @@ def prepare_session(connection: BoundedConnection) -> None:
 
 
 def _check_role(connection: BoundedConnection, settings: Mapping[str, str]) -> None:
-    """Check the settings that a pooler does not keep for each client, and that only the role can have therefore."""
+    """Check the settings that a pooler does not keep for each client, so that they must be set for the role."""
     for name, value in _ISOLATION.items():
         if settings[name] != value:
             advice = _alter_role(connection, {name: value})

@@ -88,15 +88,15 @@ def engine_options(url: str, *, pool_size: int, pooler: str = "") -> dict[str, A
 
 
 @event.listens_for(Engine, "do_connect")
-def _connect(dialect: Dialect, _record: Any, arguments: Any, named: Any) -> Any:
+def _connect(dialect: Dialect, _record: Any, arguments: Any, keywords: Any) -> Any:
     """Open PostgreSQL connections with `open_connection`; None lets SQLAlchemy open SQLite's."""
     if dialect.name != "postgresql":
         _create_file(arguments[0])
         return None
     try:
-        return open_connection(*arguments, **named)
+        return open_connection(*arguments, **keywords)
     except psycopg.OperationalError as error:
-        raise explain_refusal(error, pooled=named["prepare_threshold"] is None) from None
+        raise explain_refusal(error, pooled=keywords["prepare_threshold"] is None) from None
 
 
 def _create_file(path: str) -> None:
@@ -146,7 +146,7 @@ def execute_when_unlocked(
 
 
 def is_autocommit(connection: Connection) -> bool:
-    """Whether statements run outside of transactions, as CREATE INDEX CONCURRENTLY must."""
+    """Whether statements run outside transactions, as CREATE INDEX CONCURRENTLY must."""
     return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
 
@@ -176,8 +176,8 @@ def _trace_statements(engine: Engine) -> None:
 
 
 def _start_span(connection: Connection, _cursor: Any, sql: str, *_: Any) -> None:
-    started = connection.info[_SPAN] = ExitStack()
-    started.enter_context(statement_span(sql, connection.dialect.name))
+    stack = connection.info[_SPAN] = ExitStack()
+    stack.enter_context(statement_span(sql, connection.dialect.name))
 
 
 def _end_span(connection: Connection, *_: Any) -> None:
@@ -185,9 +185,9 @@ def _end_span(connection: Connection, *_: Any) -> None:
 
 
 def _end_failed_span(context: ExceptionContext) -> None:
-    if context.connection is not None and (started := context.connection.info.pop(_SPAN, None)):
+    if context.connection is not None and (stack := context.connection.info.pop(_SPAN, None)):
         error = context.original_exception
-        started.__exit__(type(error), error, error.__traceback__)
+        stack.__exit__(type(error), error, error.__traceback__)
 
 
 def rewrite_sqlite_file() -> bool:

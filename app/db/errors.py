@@ -83,7 +83,7 @@ def is_connection_unusable(error: BaseException) -> bool:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether the failure is temporary: the database is unreachable, locked, too slow, full, or not the right one."""
+    """Whether the failure is temporary: the database is unreachable, locked, too slow, full, or unsuitable."""
     if isinstance(error, (PoolTimeout, UnsuitableDatabase)) or is_lock_timeout(error) or is_transient(error):
         return True
     if _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_missing_file(error):

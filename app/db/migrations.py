@@ -1,8 +1,8 @@
 """Whether this code works with the database's schema, whether the database accepts writes, and what migrations need.
 
 During an upgrade, the older version of the service goes on running after the newer one has migrated the database. So
-each migration keeps the code before it working. One that does not (it removes what older code uses) stores in
-`schema_compatibility` which code does.
+each migration keeps the previous code working. A migration that cannot, since it removes what older code uses, stores
+in `schema_compatibility` the oldest code that still works.
 
 On PostgreSQL, migrations run in one process at a time, wait for locks only shortly, and create indexes that block no
 request.
@@ -29,7 +29,7 @@ from app.db.statement import with_retry
 # after lock_timeout of app.db.connection.
 LOCK_TIMEOUT = 0.5
 # The key is arbitrary, but the same in every version of the service.
-_TAKE_LOCK = "SELECT pg_try_advisory_xact_lock(6513207314)"
+_TRY_LOCK = "SELECT pg_try_advisory_xact_lock(6513207314)"
 _POLL_INTERVAL = 0.2  # seconds
 _LIMITS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", "lock_timeout": f"{LOCK_TIMEOUT}s"}
 
@@ -89,7 +89,7 @@ def require_compatible(state: DatabaseState) -> None:
     if stored is not None and stored not in _known_revisions():
         raise SchemaMismatch(
             f"The database is at migration {stored}, which this version of the service does not have: deploy the "
-            "version that made it or, in development, set up an empty database with `flask db upgrade`."
+            "version that contains it or, in development, set up an empty database with `flask db upgrade`."
         )
     if stored is None:
         raise SchemaMismatch("The database has no tables of the service: run `flask db upgrade`.")
@@ -134,7 +134,7 @@ def _read_oldest_code(connection: Connection) -> str | None:
 
 
 @contextmanager
-def one_process_at_a_time(engine: Engine) -> Iterator[None]:
+def migration_lock(engine: Engine) -> Iterator[None]:
     """Wait until no other process migrates the database, and keep others waiting until the block ends.
 
     The lock belongs to a transaction on a connection of its own, because migrations commit, and because a pooler keeps
@@ -144,9 +144,10 @@ def one_process_at_a_time(engine: Engine) -> Iterator[None]:
         connection.begin()
         driver = connection.connection.dbapi_connection
         assert isinstance(driver, BoundedConnection)
-        # CREATE INDEX CONCURRENTLY of the process that has the lock waits for all older snapshots: of a statement that
-        # waits, and, unless prepare is False, of one that has ended, until the next one.
-        while driver.execute(_TAKE_LOCK, prepare=False).fetchone() != (True,):
+        # The process that has the lock may run CREATE INDEX CONCURRENTLY, which waits for all older snapshots. A
+        # statement that waits for the lock would hold one, so this polls; and a prepared statement (prepare=True) would
+        # hold one until the next statement.
+        while driver.execute(_TRY_LOCK, prepare=False).fetchone() != (True,):
             time.sleep(_POLL_INTERVAL)
         yield
 
@@ -173,8 +174,8 @@ def _set_limits(connection: Connection) -> None:
 def create_index_concurrently(name: str, table: str, columns: list[str], *, unique: bool = False) -> None:
     """Create an index in a migration, while requests go on reading and writing the table.
 
-    PostgreSQL builds it outside of a transaction, so the migration commits before. Let it do nothing else: if it is
-    interrupted, it starts again. SQLite's index is created as usual.
+    PostgreSQL builds it outside a transaction, so the migration commits first. Such a migration must do nothing else:
+    if it is interrupted, it starts again. SQLite's index is created as usual.
     """
     context = op.get_context()
     if context.dialect.name == "sqlite":
@@ -185,7 +186,7 @@ def create_index_concurrently(name: str, table: str, columns: list[str], *, uniq
         limits = ("statement_timeout", "lock_timeout")
         for limit in limits:
             op.execute(f"SET {limit} = 0")
-        # What is left of an interrupted attempt cannot be used.
+        # An interrupted attempt leaves an index that cannot be used.
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
         op.create_index(name, table, columns, unique=unique, if_not_exists=True, postgresql_concurrently=True)
         for limit in limits:

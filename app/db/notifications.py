@@ -40,7 +40,7 @@ class _Notifier:
         self._lock = threading.Lock()
         self._pending = False
         self._running = False
-        self._next = 0.0  # time of the monotonic clock
+        self._next = 0.0  # the earliest time of the next notification, as time.monotonic()
 
     def notify(self) -> None:
         with self._lock:
@@ -50,7 +50,7 @@ class _Notifier:
             self._running = True
         try:
             threading.Thread(target=self._run, args=[current_app.app_context()], name="notifier", daemon=True).start()
-        except RuntimeError:  # no more threads. The events are stored, and the workers poll
+        except RuntimeError:  # no further thread can start. The events are stored, and the workers poll
             self._running = False
 
     def _run(self, context: AppContext) -> None:
@@ -58,7 +58,7 @@ class _Notifier:
             with context:
                 while self._running:
                     time.sleep(max(self._next - time.monotonic(), 0))
-                    self._pending = False  # before NOTIFY: an event that is stored from here on asks for another one
+                    self._pending = False  # before NOTIFY: an event that is stored from here on requests another one
                     with suppress(*DATABASE_ERRORS):  # the workers poll
                         _NOTIFY.rows()
                     self._next = time.monotonic() + NOTIFY_PAUSE
@@ -95,7 +95,7 @@ def listening(wake: Callable[[], None], *, context: Callable[[], AbstractContext
     def run() -> None:
         with context():
             while not stopping.is_set():
-                with suppress(*DATABASE_ERRORS):  # the tasks, which find out too, log it
+                with suppress(*DATABASE_ERRORS):  # the worker's tasks get the same error, and log it
                     _listen(wake, stopping)
                 stopping.wait(_RETRY_AFTER)
 

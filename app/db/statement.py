@@ -1,4 +1,4 @@
-"""Compiled statements for the frequent requests, the one retry, and functions that help to build statements.
+"""Compiled statements for frequent requests, retries, and functions that help to build statements.
 
 A statement is built with SQLAlchemy Core, compiled once and executed on the driver's cursor. The cursor takes 131 µs a
 request; Core's execution would add 320 µs, and an ORM session 1,100 µs.
@@ -45,8 +45,8 @@ Result = TypeVar("Result")
 
 _RETRIES = 2
 _BACKOFF = 0.05  # seconds before the first retry, at most; the jitter separates the transactions of one deadlock
-# An attempt that took longer is not repeated. PostgreSQL detects a deadlock after 1 s. An unresponsive server is given
-# up after 2 s or more, and a second wait for it would exceed the 10 s in which every request is answered.
+# An attempt that took longer is not repeated. PostgreSQL detects a deadlock after 1 s. Waiting for an unresponsive
+# server ends after 2 s or more, and a second wait would exceed the 10 s in which every request is answered.
 _RETRY_WITHIN = 1.8  # seconds
 
 _DIALECTS: dict[str, Dialect] = {
@@ -264,6 +264,6 @@ def without_index(column: Any) -> ColumnElement[str]:
     return expression
 
 
-def typed(columns: Iterable[Column[Any]]) -> list[Any]:
+def typed_columns(columns: Iterable[Column[Any]]) -> list[Any]:
     """The names and types of a table's columns, for `json_rows`."""
     return [column(c.name, c.type) for c in columns]

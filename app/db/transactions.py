@@ -20,7 +20,7 @@ def in_transaction(work: Callable[[], Result]) -> Result:
     """Run `work` in one transaction of `db.session`, and commit it.
 
     A transaction that the database aborts is repeated. A COMMIT whose connection is lost is not: it is unknown whether
-    it was executed, and the caller must find out.
+    it was executed, and the caller must check.
     """
     committing = False
 
@@ -55,7 +55,7 @@ def consistent_read(*, statement_timeout: int | None) -> Iterator[Session]:
     """A read-only session that sees one snapshot of the database. It takes no lock that a writer waits for.
 
     `statement_timeout` is the limit of one statement in seconds, in place of the one that requests have. None, no
-    limit, is for commands only: they wait for an unresponsive server without end.
+    limit, is for commands only: they wait for an unresponsive server indefinitely.
     """
     with Session(db.engine.execution_options(read_only=True)) as session:
         connection = session.connection().connection.dbapi_connection
@@ -63,9 +63,9 @@ def consistent_read(*, statement_timeout: int | None) -> Iterator[Session]:
             yield session
             return
         session.execute(text(f"SET LOCAL statement_timeout = {1000 * (statement_timeout or 0)}"))
-        usual = connection.response_timeout
+        default_timeout = connection.response_timeout
         connection.response_timeout = None if statement_timeout is None else statement_timeout + 1
         try:
             yield session
         finally:
-            connection.response_timeout = usual
+            connection.response_timeout = default_timeout

@@ -39,22 +39,22 @@ ENUMERATIONS: dict[tuple[str, ...], tuple[str, str]] = {
     STATUSES: ("OrderStatus", "The status of an order."),
     FULFILLMENT_STATUSES: ("FulfillmentStatus", "How much of an order is fulfilled."),
     PAYMENT_STATUSES: ("PaymentStatus", "How much of an order is paid."),
-    RETURN_STATUSES: ("ReturnStatus", "How much of an order has come back."),
+    RETURN_STATUSES: ("ReturnStatus", "How much of an order has been returned."),
     tuple(sorted(ACTIONS)): ("Action", "A change of an order."),
     CURRENCIES: ("Currency", "An active ISO 4217 currency code. Amounts are in its minor units."),
     EVENT_TYPES: ("EventType", "What happened to an order."),
-    SUBSCRIBABLE: ("WebhookEventType", "An event that a webhook can be sent."),
-    (*SUBSCRIBABLE, TEST): ("DeliveredEventType", "An event that a webhook is sent."),
+    SUBSCRIBABLE: ("WebhookEventType", "A type of event that a webhook can subscribe to."),
+    (*SUBSCRIBABLE, TEST): ("DeliveredEventType", "A type of event that webhooks receive."),
     (TEST, *ENDPOINT_EVENT_TYPES): ("EndpointEventType", "An event of a webhook, not of an order."),
-    ADJUSTMENT_TYPES: ("AdjustmentType", "What an adjustment is."),
-    RELATIONS: ("Relation", "What another order is to this one."),
+    ADJUSTMENT_TYPES: ("AdjustmentType", "The type of an adjustment."),
+    RELATIONS: ("Relation", "How another order relates to this one."),
     HOLD_KINDS: ("HoldKind", "Why an order is on hold."),
     CANCELLATION_REASONS: ("CancellationReason", "Why units are cancelled."),
-    PAYMENT_TYPES: ("PaymentType", "What a payment is."),
-    DELIVERY_EVENTS: ("DeliveryEventType", "What happened to a fulfillment; its latest event is its status."),
+    PAYMENT_TYPES: ("PaymentType", "The type of a payment."),
+    DELIVERY_EVENTS: ("DeliveryEventType", "What happened to a fulfillment; the latest event determines its status."),
     RETURN_RECORD_STATUSES: ("ReturnRecordStatus", "The status of a return."),
     DELIVERY_STATUSES: ("DeliveryStatus", "The status of the delivery of an event to a webhook."),
-    PAYLOADS: ("WebhookPayload", "How much of an order a webhook is sent."),
+    PAYLOADS: ("WebhookPayload", "How much of an order a webhook receives."),
 }
 
 _UUID = {"type": "string", "format": "uuid"}
@@ -102,7 +102,7 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     },
     "Last-Event-ID": {
         "description": "The `id` of the last event that was received, as browsers send it when they connect again. It "
-        "has precedence over `after`.",
+        "takes precedence over `after`.",
         "schema": _TEXT,
     },
 }
@@ -165,11 +165,13 @@ PROBLEM_HEADERS: dict[type[ServiceError], tuple[str, ...]] = {
 
 _WEBHOOK_HEADERS: dict[str, dict[str, Any]] = {
     "webhook-id": {
-        "description": "The id of the event, the same at each attempt: store it, and ignore an id that you have.",
+        "description": "The id of the event, the same at each attempt: store it, and ignore an event whose id you have "
+        "already stored.",
         "schema": _TEXT | {"maxLength": 64},
     },
     "webhook-timestamp": {
-        "description": "When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes.",
+        "description": "When this attempt was made, in seconds since 1970. Refuse a request that is older than five "
+        "minutes.",
         "schema": _TEXT | {"maxLength": 20, "pattern": "^[0-9]+$"},
     },
     "webhook-signature": {

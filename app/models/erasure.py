@@ -14,7 +14,7 @@ from app.models.principal import PRINCIPAL_MAX
 
 RUNNING, DONE = "running", "done"
 
-# The members of an order that hold personal data, or have it in one of their parts; `scrub` removes it.
+# The members of an order that are personal data, or contain some; `scrub` removes it.
 PERSONAL_COLUMNS = (
     "customer_id", "note", "metadata", "tags", "shipping_address", "billing_address", "adjustments", "holds",
     "payments", "cancellations", "fulfillments", "returns", "reopening",

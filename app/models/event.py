@@ -39,11 +39,11 @@ CHANGE_KEYS_MAX = 20_000  # of one order: each of its 10,000 versions, and as ma
 
 
 class ChangeKey(Base):
-    """An idempotency key of a change, kept for good. The key of a create is a column of the order.
+    """An idempotency key of a change; it is never deleted. The key of a create is a column of the order.
 
     `version` is the version in the response: the new one, or the current one if the request changed nothing. `key_hash`
-    is a hash of (principal, action, key). `changed` is whether the request changed the order. An
-    erasure deletes the fingerprint of the body and keeps the rest.
+    is a hash of (principal, action, key). `changed` states whether the request changed the order. An erasure deletes
+    the fingerprint of the body and keeps the rest.
     """
 
     __tablename__ = "change_keys"
@@ -73,7 +73,7 @@ SEQ = BigInteger().with_variant(Integer, "sqlite")
 
 
 class FeedEntry(Base):
-    """An event's place in the feed. Everything else about the event is in `order_events`.
+    """The position of an event in the feed. Everything else about the event is in `order_events`.
 
     `at` is when the sequencer numbered the event; the event itself happened before.
     """
@@ -91,8 +91,8 @@ class FeedEntry(Base):
 class FeedHead(Base):
     """The one row whose lock makes sequencers take turns.
 
-    `seq` is the last number given, `pruned_seq` the last whose entry has been removed: the feed holds exactly the
-    numbers between, without gaps.
+    `seq` is the last number assigned, `pruned_seq` the last whose entry has been removed: the feed has an entry for
+    each number after `pruned_seq` up to `seq`.
     """
 
     __tablename__ = "feed_head"

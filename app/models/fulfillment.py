@@ -41,16 +41,16 @@ def count_units(records: Iterable[Record]) -> dict[int, int]:
 
 def active_fulfillments(fulfillments: Iterable[Record]) -> list[Record]:
     """The fulfillments that were not cancelled."""
-    return [one for one in fulfillments if one["status"] != FULFILLMENT_CANCELLED]
+    return [fulfillment for fulfillment in fulfillments if fulfillment["status"] != FULFILLMENT_CANCELLED]
 
 
 def with_status(returns: Iterable[Record], status: str) -> list[Record]:
     """The returns with the status."""
-    return [one for one in returns if one["status"] == status]
+    return [record for record in returns if record["status"] == status]
 
 
 def fulfillment_status(*, fulfilled: int, is_open: bool, active: Sequence[Record]) -> str:
-    """The fulfillment status of an order with so many fulfilled units; `is_open`: other units are not cancelled.
+    """The fulfillment status of an order with `fulfilled` units fulfilled; `is_open` states whether open units remain.
 
     `active` are the fulfillments that were not cancelled.
     """
@@ -58,11 +58,11 @@ def fulfillment_status(*, fulfilled: int, is_open: bool, active: Sequence[Record
         return "unfulfilled"
     if is_open:
         return "partial"
-    return "delivered" if all(one["status"] == DELIVERED for one in active) else "fulfilled"
+    return "delivered" if all(fulfillment["status"] == DELIVERED for fulfillment in active) else "fulfilled"
 
 
 def return_status(*, fulfilled: int, returned: int) -> str:
-    """The return status of an order with so many units fulfilled and returned."""
+    """The return status of an order; `fulfilled` and `returned` are numbers of units."""
     if not returned:
         return NOT_RETURNED
     return "returned" if returned == fulfilled else "partial"

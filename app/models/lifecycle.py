@@ -43,7 +43,7 @@ ACTIONS = {
     "reopen": Action("order.reopened", ("completed", "cancelled"), condition=NOT_ERASED),
 }
 CREATED, IMPORTED, ERASED, LATE = "order.created", "order.imported", "order.erased", "order.late"
-# Events of an action with another result than the usual one.
+# Events of actions whose result differs from the usual one.
 PARTIALLY_CANCELLED, RETURN_EXPECTED = "order.partially_cancelled", "order.return_expected"
 EVENT_TYPES = (
     CREATED, IMPORTED, *(action.event for action in ACTIONS.values()), PARTIALLY_CANCELLED, RETURN_EXPECTED, LATE,
@@ -79,11 +79,11 @@ def lifecycle_diagram() -> str:
 def _edges() -> Iterator[str]:
     yield "[*] --> pending: create"
     for name, action in ACTIONS.items():
-        for start in action.from_statuses:
+        for from_status in action.from_statuses:
             if action.to_status:
-                yield f"{start} --> {action.to_status}: {name}"
-    for start in OPEN:
-        yield f"{start} --> cancelled: cancel (the last open unit, none fulfilled)"
+                yield f"{from_status} --> {action.to_status}: {name}"
+    for from_status in OPEN:
+        yield f"{from_status} --> cancelled: cancel (the last open unit, none fulfilled)"
     yield "confirmed --> completed: fulfill, cancel (the last open unit)"
     yield "completed --> confirmed: reopen, or cancel the fulfillment that completed it"
     yield "cancelled --> pending: reopen"

@@ -107,7 +107,7 @@ class Order(Base):
         ),
         Index("ix_orders_status_id", status, id),
         Index("ix_orders_fulfillment_status_id", fulfillment_status, id),
-        # Partial: a new order without a date, a hold, a payment or a return costs none of these.
+        # Partial indexes: a new order without dates, holds, payments and returns has no entry in them.
         Index(
             "ix_orders_payment_status_id",
             payment_status,

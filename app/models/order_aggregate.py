@@ -62,7 +62,7 @@ _FINAL_ACTIONS = {"cancel", "complete", "release"}
 _UNMET = {
     ON_HOLD: "the order is not on hold",
     OPEN_UNITS: "all units of the order are cancelled or fulfilled",
-    UNITS_TO_RETURN: "the order has no fulfilled units that are left to return",
+    UNITS_TO_RETURN: "the order has no fulfilled units left to return",
     EXPECTED_RETURNS: "the order has no expected return",
     ACTIVE_FULFILLMENTS: "the order has no fulfillment, or only cancelled ones",
     PRICES: "the order has no prices",
@@ -77,13 +77,14 @@ class OrderAggregate:
     """An order with its items and records, independent of the database.
 
     The attributes are the members of the order document, with times as aware datetimes in UTC, and the columns that the
-    document leaves out. It is no SQLAlchemy model: with instances of those, a change takes 45 % more instructions.
+    document leaves out. It is not a SQLAlchemy model: with instances of those, a change takes 45 % more instructions.
 
     Each method that changes the order makes one new version and returns the type of its event, or None if nothing
     changes. If the order does not allow the change, it raises IllegalAction or, at VERSIONS_MAX, TooManyVersions;
-    InvalidPrices if the total would be negative, or if an order with payments would have none. Discard the order then.
+    InvalidPrices if the total would be negative, or if an order with payments would have no prices. After an error,
+    discard the order.
 
-    A change replaces lists and the objects in them, and never modifies one in place: the caller may still hold the
+    A change replaces lists and the objects in them, and never modifies them in place: the caller may still use the
     document that the order was parsed from.
     """
 
@@ -203,14 +204,18 @@ class OrderAggregate:
         adjustments: list[dict[str, Any]] | None = None,
         at: datetime,
     ) -> str:
-        """Cancel open units, all of them by default. `adjustments` replace the order's.
+        """Cancel open units, all of them by default. `adjustments` replace those of the order.
 
         An order without open units ends: as completed if units have been fulfilled, else as cancelled. That releases
         its holds. Also raises QuantityExceeded, and InvalidRequest for unknown lines.
         """
         self._require_allowed("cancel")
-        self._refuse_personal_data(note=note, label=[one["label"] for one in adjustments or () if one["label"]])
-        units = items or [{"line": line["line"], "quantity": left} for line in self.items if (left := open_units(line))]
+        self._refuse_personal_data(
+            note=note, label=[adjustment["label"] for adjustment in adjustments or () if adjustment["label"]]
+        )
+        units = items or [
+            {"line": line["line"], "quantity": count} for line in self.items if (count := open_units(line))
+        ]
         require_available(units, self.items, available=open_units)
         if self.version >= VERSIONS_MAX and items:
             raise self._too_many_versions()
@@ -247,9 +252,9 @@ class OrderAggregate:
 
         Also raises InvalidRequest if `until` has passed.
         """
-        terms = {"kind": kind, "reason": reason, "until": until and rfc3339(until)}
+        content = {"kind": kind, "reason": reason, "until": until and rfc3339(until)}
         current = next((hold for hold in self.holds if hold["handle"] == handle), None)
-        if current is not None and terms.items() <= current.items():
+        if current is not None and content.items() <= current.items():
             return None
         self._require_allowed("hold")
         self._refuse_personal_data(reason=reason)
@@ -257,8 +262,10 @@ class OrderAggregate:
             raise _invalid("until", "This must be in the future.")
         if current is None and len(self.holds) == HOLDS_MAX:
             raise self._illegal(f"The order has {HOLDS_MAX} holds, the maximum. Release one of them first.")
-        hold = {"handle": handle, **terms, "placed_by": placed_by, "placed_at": rfc3339(at)}
-        self.holds = [hold if one is current else one for one in self.holds] + ([hold] if current is None else [])
+        new_hold = {"handle": handle, **content, "placed_by": placed_by, "placed_at": rfc3339(at)}
+        self.holds = [new_hold if hold is current else hold for hold in self.holds]
+        if current is None:
+            self.holds = [*self.holds, new_hold]
         return self._record("hold", at)
 
     def release_hold(self, handle: str, *, at: datetime) -> str | None:
@@ -307,16 +314,24 @@ class OrderAggregate:
             raise self._illegal(f"The order has {PAYMENTS_MAX:,} payments, the maximum.")
         sums = sum_payments(self.payments, self.cancellations)
         waived = waived_amount(type, amount, sums, total=self.total or 0)
-        terms = {"type": type, "amount": amount, "waived": waived, "reference": reference, "method": method}
-        occurred = {"occurred_at": _reported_time(occurred_at, at), "note": note, "created_at": rfc3339(at)}
-        self.payments = [*self.payments, terms | occurred]
+        record = {
+            "type": type,
+            "amount": amount,
+            "waived": waived,
+            "reference": reference,
+            "method": method,
+            "occurred_at": _reported_time(occurred_at, at),
+            "note": note,
+            "created_at": rfc3339(at),
+        }
+        self.payments = [*self.payments, record]
         if exceeded := exceeded_limit(sum_payments(self.payments)):
             raise AmountExceeded(exceeded)
         return self._record("pay", at)
 
     def fulfill(self, *, items: Units, tracking: dict[str, str] | None, at: datetime) -> str:
         """Record a fulfillment of open units. The last open unit completes the order. A tracking without members is
-        none.
+        stored as None.
 
         Also raises QuantityExceeded, and InvalidRequest for unknown lines.
         """
@@ -329,7 +344,7 @@ class OrderAggregate:
         return self._record("fulfill", at)
 
     def update_tracking(self, number: int, *, patch: dict[str, str | None] | None, at: datetime) -> str | None:
-        """Update how a fulfillment is tracked by a JSON merge patch; a tracking without members is none.
+        """Apply a JSON merge patch to the tracking of a fulfillment; a tracking without members is stored as None.
 
         Raises FulfillmentNotFound.
         """
@@ -345,7 +360,7 @@ class OrderAggregate:
     def record_delivery_event(
         self, number: int, *, type: str, occurred_at: datetime | None, description: str | None, at: datetime
     ) -> str:
-        """Record what happened to a fulfillment, now or at `occurred_at`. `cancelled` opens its units again, and an
+        """Record a delivery event of a fulfillment, now or at `occurred_at`. `cancelled` opens its units again, and an
         order that its last fulfillment had completed is confirmed again.
 
         Raises FulfillmentNotFound, and InvalidRequest for a time in the future.
@@ -391,7 +406,7 @@ class OrderAggregate:
         if record["status"] != EXPECTED:
             raise self._illegal(f"Return {number} is already {record['status']}.")
         self._require_allowed("receive" if status == RECEIVED else "reject")
-        self.returns = [{**one, "status": status} if one is record else one for one in self.returns]
+        self.returns = [{**entry, "status": status} if entry is record else entry for entry in self.returns]
         return self._record("receive" if status == RECEIVED else "reject", at)
 
     def update(self, content: dict[str, Any], *, at: datetime) -> str:
@@ -458,7 +473,7 @@ class OrderAggregate:
 
     def _replace_fulfillment(self, fulfillment: dict[str, Any]) -> None:
         number = fulfillment["number"]
-        self.fulfillments = [fulfillment if one["number"] == number else one for one in self.fulfillments]
+        self.fulfillments = [fulfillment if entry["number"] == number else entry for entry in self.fulfillments]
 
     def _require_cancellable(self, fulfillment: Mapping[str, Any]) -> None:
         number = fulfillment["number"]
@@ -499,8 +514,8 @@ class OrderAggregate:
         return _UNMET[action.condition]
 
     def _record(self, action: str | None, at: datetime, *, event: str | None = None) -> str:
-        """Make the next version: the status that the action leads to, and all that is derived. Returns the event type,
-        the action's unless another is given."""
+        """Make the next version: set the status that the action leads to, and derive the rest. Returns the event type,
+        by default that of the action."""
         if action is not None:
             self.status = ACTIONS[action].to_status or self.status
             event = event or ACTIONS[action].event

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.engine import Base
 from app.db.types import UUID
-from app.errors import InvalidRequest, QuantityExceeded
+from app.errors import InvalidRequest, QuantityExceeded, pluralize
 
 ITEM_CONTENT = ("item_id", "title", "quantity", "unit_price")  # the members of an item that its caller sets
 ZERO = text("0")
@@ -64,18 +64,18 @@ def returnable_units(line: Mapping[str, Any], *, expected: Mapping[int, int]) ->
 
 
 def require_available(units: Units, lines: Iterable[Line], *, available: Callable[[Line], int]) -> None:
-    """Raise InvalidRequest for lines that the order does not have, and QuantityExceeded where a line has fewer units
-    `available`. Both list every fault."""
+    """Raise InvalidRequest for lines that the order does not have, and QuantityExceeded for lines with fewer units
+    `available`. Both list every error."""
     by_line = {line["line"]: line for line in lines}
     unknown = [i for i, entry in enumerate(units) if entry["line"] not in by_line]
     if unknown:
-        faults = [_fault(i, "The order has no such line.") for i in unknown]
-        raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=faults)
-    left = [available(by_line[entry["line"]]) for entry in units]
+        errors = [_error(i, "The order has no such line.") for i in unknown]
+        raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=errors)
+    remaining = [available(by_line[entry["line"]]) for entry in units]
     exceeded = [
-        _fault(i, f"Units left of line {entry['line']}: {left[i]:,}.")
+        _error(i, f"Line {entry['line']} has {pluralize(remaining[i], 'unit')} left.")
         for i, entry in enumerate(units)
-        if entry["quantity"] > left[i]
+        if entry["quantity"] > remaining[i]
     ]
     if exceeded:
         raise QuantityExceeded(
@@ -83,5 +83,5 @@ def require_available(units: Units, lines: Iterable[Line], *, available: Callabl
         )
 
 
-def _fault(index: int, detail: str) -> dict[str, str]:
+def _error(index: int, detail: str) -> dict[str, str]:
     return {"pointer": f"#/items/{index}", "detail": detail}

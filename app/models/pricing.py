@@ -33,9 +33,9 @@ class Prices(NamedTuple):
 def price_lines(items: Sequence[Mapping[str, Any]], adjustments: Sequence[Mapping[str, Any]]) -> Prices:
     """Add up prices, and allocate the discounts to the lines so that their sum is exact.
 
-    A discount with a `line` lowers that line. The others together are shared in proportion to what is left of the
-    subtotals; the largest remainders get the minor units that rounding leaves over. Raises InvalidPrices for discounts
-    that exceed the price of what they lower, unknown lines, and totals that are negative or exceed LARGEST_TOTAL.
+    A discount with a `line` lowers that line. The others together are shared in proportion to the remaining subtotals;
+    the minor units that rounding leaves over go to the largest remainders. Raises InvalidPrices for discounts that
+    exceed the price of what they lower, unknown lines, and totals that are negative or exceed LARGEST_TOTAL.
     """
     subtotals = [None if item.get("unit_price") is None else item["unit_price"] * item["quantity"] for item in items]
     prices = [subtotal for subtotal in subtotals if subtotal is not None]
@@ -108,29 +108,31 @@ def _cancelled_price(prices: Prices, items: Iterable[Mapping[str, Any]]) -> int:
 
 def _allocate_discounts(subtotals: Sequence[int | None], adjustments: Sequence[Mapping[str, Any]]) -> list[int]:
     """The discount of each line, 0 or negative."""
-    left, shared, errors = [subtotal or 0 for subtotal in subtotals], 0, dict[int, dict[str, list[str]]]()
+    remaining, shared, errors = [subtotal or 0 for subtotal in subtotals], 0, dict[int, dict[str, list[str]]]()
     for i, adjustment in enumerate(adjustments):
         line, amount = adjustment.get("line"), adjustment["amount"]
-        if line is not None and line > len(left):
+        if line is not None and line > len(remaining):
             errors[i] = {"line": ["The order has no such line."]}
         elif adjustment["type"] != DISCOUNT:
             continue
         elif line is None:
             shared -= amount
-        elif left[line - 1] + amount < 0:
+        elif remaining[line - 1] + amount < 0:
             errors[i] = {"amount": [f"The discounts of line {line} must not exceed its price."]}
         else:
-            left[line - 1] += amount
+            remaining[line - 1] += amount
     if errors:
         raise InvalidPrices({"adjustments": errors})
-    if shared > sum(left):
+    if shared > sum(remaining):
         raise InvalidPrices({"adjustments": ["The discounts must not exceed the price of the items."]})
-    shares = _largest_remainder(shared, left)
-    return [price - share - (subtotal or 0) for subtotal, price, share in zip(subtotals, left, shares, strict=True)]
+    shares = _largest_remainder(shared, remaining)
+    return [
+        price - share - (subtotal or 0) for subtotal, price, share in zip(subtotals, remaining, shares, strict=True)
+    ]
 
 
 def _largest_remainder(amount: int, weights: Sequence[int]) -> list[int]:
-    """`amount` in whole parts that are proportional to the weights; of equal remainders the first line's wins."""
+    """`amount` in integer parts that are proportional to the weights; of equal remainders, the first comes first."""
     total = sum(weights)
     if not amount:
         return [0] * len(weights)

@@ -26,7 +26,7 @@ SCOPES = {
 CUSTOMER_SCOPES = frozenset({"orders:read", "orders:write", "privacy:export", "privacy:erase"})
 KEY_NAME_MAX = 64
 KEY_ID_LENGTH = 16
-CHANNELS_MAX = 20  # of one key; a list of its orders merges four ranges of an index for each
+CHANNELS_MAX = 20  # of one key; a list of its orders merges four ranges of an index for each channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class ApiKey(Base):
     """An API key, stored as its id and a hash of its secret.
 
     Keys with the same name belong to the same principal, so that a key can be rotated. A key that is bound to channels
-    has access to their orders only; `channels` is None for access to all orders, also to those without a channel.
+    has access to their orders only; `channels` is None for access to all orders, including those without a channel.
     """
 
     __tablename__ = "api_keys"

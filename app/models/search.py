@@ -1,11 +1,11 @@
 """The search: a projection of the orders that the worker keeps, and the terms by which orders are found.
 
-It is no part of a create or a change, so it has an index for each filter with each sort.
+Creates and changes do not write it, so it can have an index for each filter with each sort.
 
-A term of a text, in lower case and without accents, is a part of it up to the next space, without punctuation, from its
-beginning or from any punctuation on: `ada@example.com` has the terms `adaexamplecom`, `examplecom` and `com`. So a word
-of a query, from which the punctuation is removed too, is always the beginning of a term, whichever part of a number or
-an address a person types.
+A text is split at spaces, in lower case and without accents. The terms of each part are the part without its
+punctuation, and what remains of it after each punctuation mark: `ada@example.com` has the terms `adaexamplecom`,
+`examplecom` and `com`. So a word of a query, from which the punctuation is removed too, is always the beginning of a
+term, whichever part of a number or an address a person types.
 """
 
 import re
@@ -96,8 +96,8 @@ SORTS: dict[str, tuple[str, ...]] = {
     "updated_at": ("updated_at", "order_id"),
     "total": ("total", "order_id"),
 }
-# The filters that have an index, and the sorts that are in it. If several are given, and a walk is to use one of them,
-# it is the first: new and old orders differ most in their status.
+# The filters that have an index, and the sorts that are in it. Of several filters in a query, a walk uses the index of
+# the first one here: new and old orders differ most in their status.
 SORTED_FILTERS: dict[str, tuple[str, ...]] = {
     "customer_id": ("created_at",),
     "held": tuple(SORTS),
@@ -109,7 +109,7 @@ SORTED_FILTERS: dict[str, tuple[str, ...]] = {
     "channel": tuple(SORTS),
     "currency": ("total",),
 }
-# The conditions of partial indexes: the values that most orders have are left out.
+# The conditions of partial indexes, which leave out the values that most orders have.
 INDEXED: dict[str, Any] = {
     "held": literal_column("held"),
     "late": literal_column("late"),
@@ -155,7 +155,7 @@ def query_words(text: str) -> list[list[str]]:
 
 
 def tag_term(tag: str) -> str:
-    """The term of a tag. No word of a query can be the same, since it has no `#`."""
+    """The term of a tag. No word of a query can equal it, since words contain no `#`."""
     return _hash("tag", tag)
 
 
@@ -201,7 +201,7 @@ def _without_accents(text: str) -> str:
 def _phone_terms(text: str, *, suffixes: bool = True) -> set[str]:
     """A phone number as digits, with and without its country code, and without the zeros that precede it.
 
-    With `suffixes`, also from each of its parts on.
+    With `suffixes`, also the digits from the beginning of each part to the end.
     """
     parts = _PART.findall(_without_accents(text.replace("(0)", "")))
     digits = "".join(parts)

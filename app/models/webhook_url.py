@@ -18,10 +18,10 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAME_MAX = 253  # characters of a host name (RFC 1035 §2.3.4)
 _NOT_AN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_FIRST_UNPRIVILEGED_PORT = 1024  # below it are mail, SSH, databases' and other services' own protocols
+_FIRST_UNPRIVILEGED_PORT = 1024  # ports below it are those of mail, SSH, DNS and other protocols
 
-# Names that never lead to the public internet: RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, ICANN's .internal,
-# and those that clouds give to their metadata services.
+# Names that never resolve to a host on the public internet: RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, ICANN's
+# .internal, and those that clouds give to their metadata services.
 _PRIVATE_DOMAINS = (
     "localhost", "localdomain", "local", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa",
     "in-addr.arpa", "ip6.arpa", "onion", "alt", "test", "invalid", "example",
@@ -54,7 +54,7 @@ class RefusedURL(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class WebhookURL:
-    """A URL that keeps the rules. `host` is a name in lower case or an address, without brackets.
+    """A URL that `parse_webhook_url` accepts. `host` is a name in lower case or an address, without brackets.
 
     `target` is the path with the query. `netloc` is the host as the Host header names it (RFC 9110 §7.2).
     """
@@ -120,7 +120,7 @@ def _literal_address(host: str) -> str | None:
 def _check_name(name: str, *, allow_private: bool) -> None:
     labels = name.split(".")
     if len(name) > _NAME_MAX or not all(_LABEL.fullmatch(label) for label in labels):
-        raise RefusedURL("The host is not a domain name.")
+        raise RefusedURL("The host is not a domain name: labels of letters, digits and hyphens, separated by dots.")
     if allow_private:
         return
     if len(labels) == 1 or name.endswith(tuple(f".{domain}" for domain in _PRIVATE_DOMAINS)):

@@ -60,7 +60,7 @@ class ItemSchema(ResponseSchema):
     unit_price = _amount("Price of a unit in minor units.", allow_none=True, metadata={"example": 1250})
     subtotal = _amount("`unit_price` times `quantity`.", allow_none=True, metadata={"example": 2500})
     discount = _amount(
-        "The part of the discounts that belongs to this line, 0 or negative.", metadata={"example": -250}
+        "The part of the discounts that is allocated to this line, 0 or negative.", metadata={"example": -250}
     )
     total = _amount("`subtotal` plus `discount`.", allow_none=True, metadata={"example": 2250})
     cancelled = _integer("Units cancelled so far.")
@@ -75,7 +75,7 @@ class AdjustmentSchema(ResponseSchema):
     label = _text(example="WELCOME10", allow_none=True)
     amount = _amount(metadata={"example": -250})
     line = _integer(
-        "The line that a discount belongs to; null for all lines.", allow_none=True, metadata={"example": None}
+        "The line that a discount applies to; null for all lines.", allow_none=True, metadata={"example": None}
     )
 
 
@@ -86,10 +86,10 @@ class TotalsSchema(ResponseSchema):
     adjustments = _amount(metadata={"example": -250})
     cancelled = _amount("Minus the price of the cancelled units, after discounts.")
     total = _amount("`items` plus `adjustments` plus `cancelled`.", metadata={"example": 2250})
-    paid = _amount("What was captured.")
-    refunded = _amount("What was refunded or charged back.")
+    paid = _amount("The amount captured.")
+    refunded = _amount("The amount refunded or charged back.")
     due = _amount(
-        "What is still to be paid; negative if too much was paid and not refunded yet.", metadata={"example": 2250}
+        "The amount still to be paid; negative if an overpayment has not been refunded yet.", metadata={"example": 2250}
     )
 
 
@@ -106,7 +106,7 @@ class HoldSchema(ResponseSchema):
     handle = _text(example="fraud-check")
     kind = _choice(HOLD_KINDS)
     reason = fields.String(allow_none=True, metadata={"description": "Customers do not see it.", "example": "velocity"})
-    until = _time("When the hold is released, if it is not released before.", allow_none=True)
+    until = _time("When the hold is released, unless it is released earlier.", allow_none=True)
     placed_by = _text("The principal. Customers see `staff` or `service`.", example="service:fraud")
     placed_at = _time()
 
@@ -152,7 +152,7 @@ class FulfillmentSchema(ResponseSchema):
 
 
 class ReturnSchema(ResponseSchema):
-    """Units that came back together, or are expected to."""
+    """Units that were returned together, or are expected to be."""
 
     number = _integer("Number of the return, from 1.", metadata={"example": 1})
     items = _objects(LineQuantitySchema, "The units by line.")
@@ -169,7 +169,7 @@ class CancellationSchema(ResponseSchema):
     reason = _choice(CANCELLATION_REASONS)
     note = _text(allow_none=True)
     created_at = _time()
-    reopened_at = _time("When the units were opened again, if they were.", allow_none=True)
+    reopened_at = _time("When reopening the order opened the units again; null if it did not.", allow_none=True)
 
 
 class ReopeningSchema(ResponseSchema):
@@ -196,7 +196,7 @@ class AddressSchema(ResponseSchema):
 
 
 class RelatedOrderSchema(ResponseSchema):
-    """Another order, and what it is to this one."""
+    """Another order, and how it relates to this one."""
 
     order_id = fields.UUID(required=True, metadata={"example": ORDER_ID})
     relation = _choice(RELATIONS)
@@ -236,8 +236,8 @@ class OrderSchema(ResponseSchema):
     returns = _objects(ReturnSchema, "Returns, oldest first.")
     cancellations = _objects(CancellationSchema, "Cancellations, oldest first.")
     reopening = fields.Nested(ReopeningSchema, required=True, allow_none=True)
-    ship_by = _time("When the last unit is to be sent.", allow_none=True)
-    deliver_by = _time("When the last unit is to arrive.", allow_none=True)
+    ship_by = _time("The time by which the last unit is to be shipped.", allow_none=True)
+    deliver_by = _time("The time by which the last unit is to be delivered.", allow_none=True)
     late = fields.Boolean(
         required=True, metadata={"description": "Whether units are open after `ship_by`.", "example": False}
     )
@@ -251,7 +251,7 @@ class OrderSchema(ResponseSchema):
     allowed_actions = fields.List(
         fields.String(validate=validate.OneOf(sorted(ACTIONS))),
         required=True,
-        metadata={"description": "What can be done with the order now.", "example": ["cancel", "confirm"]},
+        metadata={"description": "The actions that the order allows now.", "example": ["cancel", "confirm"]},
     )
     created_at = _time()
     updated_at = _time()
@@ -272,20 +272,20 @@ class FacetValueSchema(ResponseSchema):
 
 
 class SearchResultSchema(ResponseSchema):
-    """A page of the orders that were found. The orders are as they are now, also where the search is behind."""
+    """A page of the orders that match. They are in their current state, even if the search is behind the feed."""
 
     orders = fields.List(fields.Nested(OrderSchema), required=True)
     next_cursor = fields.String(required=True, allow_none=True, metadata=NEXT_CURSOR)
     as_of_seq = _integer(
-        "The search has all events of the feed up to this `seq`; null for a customer.",
+        "The search reflects all events of the feed up to this `seq`; null for a customer.",
         allow_none=True,
         metadata={"example": 17},
     )
-    behind = _integer("How many events of the feed the search does not have yet.", metadata={"example": 0})
+    behind = _integer("The number of events of the feed that the search does not reflect yet.", metadata={"example": 0})
     facets = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.Nested(FacetValueSchema)),
-        metadata={"description": "For each facet, the values that most orders have, at most 100. Only if requested."},
+        metadata={"description": "For each facet, its most frequent values, at most 100. Only if requested."},
     )
     facets_complete = fields.Boolean(
         metadata={
@@ -296,10 +296,13 @@ class SearchResultSchema(ResponseSchema):
 
 
 class RequestErrorSchema(ResponseSchema):
-    """One error of a request. It names the place in the body, or the parameter, or neither for the query as a whole."""
+    """One error of a request. It names the location in the body, or the parameter; neither for the query as a whole."""
 
     pointer = fields.String(
-        metadata={"description": "The place in the body, a JSON pointer (RFC 6901).", "example": "#/items/0/quantity"}
+        metadata={
+            "description": "The location in the body, a JSON pointer (RFC 6901).",
+            "example": "#/items/0/quantity",
+        }
     )
     parameter = fields.String(metadata={"description": "The query or path parameter.", "example": "limit"})
     detail = fields.String(required=True, metadata={"description": "What is wrong, and what is allowed."})
@@ -334,9 +337,9 @@ class ProblemSchema(ResponseSchema):
     )
     allowed_actions = fields.List(
         fields.String(validate=validate.OneOf(sorted(ACTIONS))),
-        metadata={"description": "What can be done with the order instead."},
+        metadata={"description": "The actions that the order allows instead."},
     )
-    current_version = fields.Integer(metadata={"description": "The order's version, where `If-Match` has another."})
+    current_version = fields.Integer(metadata={"description": "The order's current version."})
     oldest_after = fields.Integer(
         metadata={"description": "The lowest `after` with which the feed can be read.", "format": "int64"}
     )
@@ -356,7 +359,9 @@ class ChangedOrderSchema(ResponseSchema):
     """The result of an action that succeeded."""
 
     status = fields.Integer(required=True, validate=validate.Equal(200))
-    replayed = fields.Boolean(metadata={"description": "`true` if the action had already been done with the same key."})
+    replayed = fields.Boolean(
+        metadata={"description": "`true` if the action had already been executed with the same key."}
+    )
     order = fields.Nested(OrderSchema, required=True)
 
 
@@ -408,7 +413,7 @@ class EventSchema(ResponseSchema):
         fields.Nested(PatchOperationSchema),
         required=True,
         allow_none=True,
-        metadata={"description": "The JSON Patch (RFC 6902) from the version before; null for the first version."},
+        metadata={"description": "The JSON Patch (RFC 6902) from the previous version; null for the first version."},
     )
     data = fields.Nested(OrderSchema, required=True, metadata={"description": "The order after the change."})
 
@@ -445,7 +450,7 @@ class FeedPageSchema(ResponseSchema):
 
     events = fields.List(fields.Nested(FeedEventSchema), required=True)
     next_cursor = _text(
-        "The `after` of the next request, also where the page is empty.", example="AAAAAAAAABFq2zYPDsqd8g=="
+        "The `after` of the next request, even if the page is empty.", example="AAAAAAAAABFq2zYPDsqd8g=="
     )
 
 

@@ -30,7 +30,7 @@ def any_character_except(excluded: str) -> str:
 TEXT_PATTERN = "^" + any_character_except(r"\x00-\x1f") + "*$"
 MULTILINE_PATTERN = "^" + any_character_except(r"\x00-\x08\x0b\x0c\x0e-\x1f") + "*$"
 
-ERRORS_MAX = 100  # errors reported for one request; the rest would only cost time
+ERRORS_MAX = 100  # errors reported for one request; more would only take time
 _UNKNOWN_MAX = 20  # unknown members reported one by one
 
 
@@ -39,7 +39,7 @@ class StrictSchema(Schema):
 
     MAX_BODY_SIZE = 64 * 1024  # bytes; more than the largest order in ASCII
     member = "member"  # what error messages call a member
-    unknown_member = ""  # the error of a member that is not declared, if the usual one does not fit
+    unknown_member = ""  # the error for a member that is not declared, in place of the default
 
     class Meta:
         unknown = RAISE
@@ -111,7 +111,9 @@ class StrictSchema(Schema):
         """Replace the field's error messages by ones that say what is expected."""
         for field in (field_obj, getattr(field_obj, "inner", None)):
             if field is not None:
-                expected = next((text for kind, text in _EXPECTED.items() if isinstance(field, kind)), "a value")
+                expected = next(
+                    (text for field_class, text in _EXPECTED.items() if isinstance(field, field_class)), "a value"
+                )
                 wrong_type = dict.fromkeys(("invalid", "type", "null"), f"This must be {expected}.")
                 field.error_messages = {**field.error_messages, **wrong_type, "required": "This is required."}
 
@@ -175,7 +177,7 @@ class Text(FastField, fields.String):
         return value if self.is_valid(value) else missing
 
     def is_valid(self, value: Any) -> bool:
-        """Whether the value is a string that keeps every rule of the field."""
+        """Whether the value is a string that the field accepts."""
         return (
             type(value) is str
             and self._min_length <= len(value) <= self._max_length

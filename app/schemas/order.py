@@ -85,7 +85,7 @@ class OrderUUID(FastField, fields.String):
 
 
 class RelatedOrderInSchema(StrictSchema):
-    """Another order, and what it is to this one."""
+    """Another order, and how it relates to this one."""
 
     order_id = OrderUUID(required=True, metadata={"format": "uuid"})
     relation = Choice(RELATIONS, required=True)
@@ -111,7 +111,7 @@ class AddressInSchema(StrictSchema):
 
 
 class CustomerId(Text):
-    """The caller's id of a customer: usable as a part of a path, and not an alias of an erased customer."""
+    """The caller's id for a customer: usable as part of a path, and not the alias of an erased customer."""
 
     _NO_SLASH, _NO_DOT = any_character_except(r"/\x00-\x1f"), any_character_except(r"./\x00-\x1f")
     _SEGMENT = rf"({_NO_DOT}|\.{_NO_DOT}|\.\.{_NO_SLASH}){_NO_SLASH}*"
@@ -120,7 +120,7 @@ class CustomerId(Text):
     _DOT_SEGMENT = re.compile(r"(^|/)\.\.?(/|\Z)")  # proxies and clients remove dot segments (RFC 3986 §5.2.4)
 
     default_error_messages = {
-        "segment": "This must not have a part between slashes that is . or ..; a URL cannot contain it.",
+        "segment": "This must not contain . or .. between slashes, because a URL cannot contain them.",
         "alias": "This must not begin with erased-; such ids are reserved for customers whose data was erased.",
     }
 
@@ -145,7 +145,7 @@ class OrderInSchema(StrictSchema):
     customer_id: fields.Field[Any] = CustomerId()
     items = BoundedList(NestedObject(ItemInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
     external_ref = Text(
-        ID_MAX, allow_none=True, metadata={"description": "Your own reference of the order, unique among your orders."}
+        ID_MAX, allow_none=True, metadata={"description": "Your own reference for the order, unique among your orders."}
     )
     channel = Text(
         ID_MAX,
@@ -168,9 +168,14 @@ class OrderInSchema(StrictSchema):
     adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX)
     ship_by = RFC3339DateTime(
         allow_none=True,
-        metadata={"description": "When the last unit is to be sent; an order with open units is `late` from then on."},
+        metadata={
+            "description": "The time by which the last unit is to be shipped; after it, an order with open units is "
+            "`late`."
+        },
     )
-    deliver_by = RFC3339DateTime(allow_none=True, metadata={"description": "When the last unit is to arrive."})
+    deliver_by = RFC3339DateTime(
+        allow_none=True, metadata={"description": "The time by which the last unit is to be delivered."}
+    )
     related_orders = BoundedList(NestedObject(RelatedOrderInSchema), max_length=RELATED_ORDERS_MAX)
     tags = BoundedList(Text(TAG_MAX), max_length=TAGS_MAX)
     shipping_address = NestedObject(AddressInSchema, allow_none=True)
@@ -181,8 +186,8 @@ class OrderInSchema(StrictSchema):
     def check_partial(self, members: dict[str, Any], original: dict[str, Any]) -> None:
         """Require a currency if there are prices or adjustments."""
         items = members.get("items", [])
-        priced = members.get("adjustments") or any(item.get("unit_price") is not None for item in items)
-        if priced and original.get("currency") is None:
+        has_prices = members.get("adjustments") or any(item.get("unit_price") is not None for item in items)
+        if has_prices and original.get("currency") is None:
             raise ValidationError({"currency": ["This is required if there are prices or adjustments."]})
 
     def check(self, members: dict[str, Any]) -> None:
@@ -194,7 +199,7 @@ class OrderInSchema(StrictSchema):
             errors |= error.messages
         tags = members.get("tags", ())
         if len(set(tags)) < len(tags):
-            errors["tags"] = ["Each tag must be listed once."]
+            errors["tags"] = ["Duplicate tag. List each tag once."]
         if errors:
             raise ValidationError(errors)
 
@@ -238,7 +243,7 @@ class UpdatedOrderSchema(OrderInSchema):
 
 
 class AddressPatchSchema(StrictSchema):
-    """Changes of an address. Null removes a member."""
+    """Changes to an address. Null removes a member."""
 
     name = Text(200, allow_none=True)
     company = Text(200, allow_none=True)
@@ -253,10 +258,11 @@ class AddressPatchSchema(StrictSchema):
 
 
 class OrderPatchSchema(StrictSchema):
-    """A JSON merge patch (RFC 7396): absent members stay as they are, null removes a member, arrays are replaced whole.
+    """A JSON merge patch (RFC 7396): absent members are unchanged, null removes a member, arrays are replaced as a
+    whole.
 
     `items`, `adjustments` and `currency` can be changed only while the order is pending. Once a payment is recorded,
-    the currency stays, and the prices cannot all be removed.
+    the currency can no longer be changed, and the prices cannot all be removed.
     """
 
     unknown_member = "A patch cannot change this."

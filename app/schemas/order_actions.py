@@ -51,7 +51,7 @@ class DistinctLinesSchema(StrictSchema):
     """A base for bodies whose `items` have each line at most once."""
 
     def check_partial(self, members: dict[str, Any], original: dict[str, Any]) -> None:
-        """Refuse duplicate lines: their quantities could exceed together what each may have alone."""
+        """Refuse duplicate lines: together, their quantities could exceed a limit that each of them meets."""
         lines = [item.get("line") for item in members.get("items", [])]
         duplicates = {
             i: {"line": ["Duplicate line. Add up its quantities in one entry."]}
@@ -63,9 +63,9 @@ class DistinctLinesSchema(StrictSchema):
 
 
 class CancellationInSchema(DistinctLinesSchema):
-    """Why the order is cancelled, and which of its open units: all of them without `items`.
+    """Why the order is cancelled, and which of its open units; without `items`, all of them.
 
-    `adjustments` replace those of the order, for example by a lower shipping fee.
+    `adjustments` replace those of the order, for example to lower the shipping fee.
     """
 
     reason = Choice(CANCELLATION_REASONS, required=True)
@@ -75,12 +75,12 @@ class CancellationInSchema(DistinctLinesSchema):
 
 
 class Handle(fields.String):
-    """The caller's name of a hold."""
+    """The caller's name for a hold."""
 
     def __init__(self) -> None:
         length = validate.Length(1, HANDLE_MAX, error=f"This must have 1 to {HANDLE_MAX} characters.")
-        characters = validate.Regexp(rf"{HANDLE_PATTERN[:-1]}\Z", error="This must have only a-z, 0-9, _ and -.")
-        description = "Your name of the hold: lower-case letters, digits, `_` and `-`."
+        characters = validate.Regexp(rf"{HANDLE_PATTERN[:-1]}\Z", error="This must contain only a-z, 0-9, _ and -.")
+        description = "Your name for the hold: lower-case letters, digits, `_` and `-`."
         metadata = {"description": description, "pattern": HANDLE_PATTERN, "example": "fraud-check"}
         super().__init__(required=True, validate=[length, characters], metadata=metadata)
 
@@ -101,7 +101,8 @@ class HoldInSchema(StrictSchema):
 
 
 class PaymentInSchema(StrictSchema):
-    """Money that was moved elsewhere. `amount` is in minor units; `reference` identifies the entry within its type."""
+    """A movement of money outside the service. `amount` is in minor units; `reference` identifies the payment within
+    its type."""
 
     type = Choice(PAYMENT_TYPES, required=True)
     amount = BoundedInteger(1, PRICE_MAX, required=True, metadata={"example": 2250})
@@ -127,7 +128,7 @@ class FulfillmentInSchema(DistinctLinesSchema):
 
 
 class TrackingPatchSchema(StrictSchema):
-    """Changes of how a shipment is tracked. Null removes a member."""
+    """Changes to the tracking of a shipment. Null removes a member."""
 
     carrier = Text(100, allow_none=True)
     number = Text(100, allow_none=True)
@@ -141,7 +142,7 @@ class FulfillmentPatchSchema(StrictSchema):
 
 
 class DeliveryEventInSchema(StrictSchema):
-    """What happened to a fulfillment. Its latest event, by `occurred_at`, is its status.
+    """What happened to a fulfillment. The latest event, by `occurred_at`, determines its status.
 
     `cancelled` opens its units again; a fulfillment that was delivered cannot be cancelled.
     """
@@ -152,7 +153,7 @@ class DeliveryEventInSchema(StrictSchema):
 
 
 class ReturnInSchema(DistinctLinesSchema):
-    """The units that came back together, or are expected to."""
+    """The units that were returned together, or are expected to be."""
 
     items = BoundedList(NestedObject(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
     status = Choice((RECEIVED, EXPECTED), load_default=RECEIVED)

@@ -163,7 +163,8 @@ class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
     cancellations = fields.List(fields.Nested(ExportedCancellationSchema), required=True)
     reopening = fields.Nested(ExportedReopeningSchema, required=True, allow_none=True)
     late = fields.Boolean(required=True)
-    version = BoundedInteger(1, 2 * VERSIONS_MAX, required=True)  # what ends an order is possible beyond VERSIONS_MAX
+    # Actions that end an order are allowed beyond VERSIONS_MAX.
+    version = BoundedInteger(1, 2 * VERSIONS_MAX, required=True)
     created_at = RFC3339DateTime(required=True)
     updated_at = RFC3339DateTime(required=True)
     totals = fields.Raw(allow_none=True)

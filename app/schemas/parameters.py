@@ -50,8 +50,8 @@ class DryRunQuerySchema(ParametersSchema):
         ("true", "false"),
         load_default="false",
         metadata={
-            "description": "`true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. "
-            "Ids, numbers and times differ from those of the real request."
+            "description": "`true`: store nothing, and return the response that the request would get, with the header "
+            "`Dry-Run: true`. Ids, numbers and times differ from those of the real request."
         },
     )
 
@@ -59,7 +59,7 @@ class DryRunQuerySchema(ParametersSchema):
 class CustomerPathSchema(ParametersSchema):
     """The customer in a path."""
 
-    customer_id = Text(ID_MAX, required=True, metadata={"description": "Your id of the customer.", "example": "c-123"})
+    customer_id = Text(ID_MAX, required=True, metadata={"description": "Your id for the customer.", "example": "c-123"})
 
 
 class ReferencePathSchema(ParametersSchema):
@@ -69,7 +69,7 @@ class ReferencePathSchema(ParametersSchema):
         ID_MAX,
         required=True,
         metadata={
-            "description": "Your own reference of the order, percent-encoded: `/` is `%2F`.",
+            "description": "Your own reference for the order, percent-encoded: `/` is `%2F`.",
             "example": "shop-1",
         },
     )
@@ -134,7 +134,8 @@ class ExportQuerySchema(OrderFiltersSchema):
     format = Choice(
         ("ndjson", "csv"),
         metadata={
-            "description": "The media type of the export, for clients that cannot set `Accept`; it wins over it."
+            "description": "The format of the export, for clients that cannot set `Accept`. It takes precedence over "
+            "that header."
         },
     )
     bom = Choice(
@@ -238,7 +239,7 @@ class SearchQuerySchema(ParametersSchema):
         metadata={"description": "`metadata.<key>=<value>`: only orders with this pair in their metadata."}
     )
     held = Flag(metadata={"description": "`true`: only orders with a hold; `false`: only orders without one."})
-    late = Flag(metadata={"description": "`true`: only orders that are late; `false`: only others."})
+    late = Flag(metadata={"description": "`true`: only orders that are late; `false`: only orders that are not."})
     currency = Choice(CURRENCIES, error=CURRENCY_ERROR, metadata={"description": "Only orders in this currency."})
     created_from = _time("created at or after")
     created_to = _time("created before")
@@ -262,7 +263,7 @@ class SearchQuerySchema(ParametersSchema):
         FACETS,
         metadata={
             "description": "How many of the orders that match `q` and all filters have each value of these members. "
-            "The cursor does not matter: ask for them with the first page."
+            "They do not depend on the cursor: request them with the first page only."
         },
     )
     limit = BoundedInteger(
@@ -315,7 +316,7 @@ class EventQuerySchema(ParametersSchema):
         200,
         metadata={
             "description": "`next_cursor` of the previous page, with the same filters; or the `seq` of an event; or "
-            f"`{LATEST}`, to read only what comes from now on. Without it the feed is read from its beginning."
+            f"`{LATEST}`, to read only events that follow. Without it the feed is read from its beginning."
         },
     )
     types = Choices(EVENT_TYPES, metadata={"description": "Only events of one of these types."})
@@ -336,7 +337,10 @@ class EventQuerySchema(ParametersSchema):
         WAIT_MAX,
         strict=False,
         load_default=0,
-        metadata={"description": "Seconds to wait for an event if there is none yet. The response comes with it."},
+        metadata={
+            "description": "Seconds to wait for an event if there is none yet. The response is sent as soon as there "
+            "is one."
+        },
     )
 
 

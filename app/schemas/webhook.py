@@ -1,4 +1,4 @@
-"""Webhooks: schemas of the requests, of what the service answers, and of what it sends to endpoints."""
+"""Webhooks: schemas of requests, of responses, and of the payloads that endpoints receive."""
 
 import re
 from typing import Any
@@ -42,13 +42,13 @@ SUBSCRIBABLE = (*EVENT_TYPES, *ENDPOINT_EVENT_TYPES)
 SEQ_MAX = 2**53 - 1
 _EVENT_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[1-9][0-9]{0,8}"
 _ENDPOINT_URL = {
-    "description": "An https URL with a public host name or address, on port 443 or from 1024; no user name, no "
-    "fragment. Redirects are not followed.",
+    "description": "An https URL with a public host name or address, on port 443 or 1024 to 65535, without user name "
+    "and fragment. Redirects are not followed.",
     "example": "https://hooks.example.com/orders",
 }
 _EVENTS = {
     "description": "Only events of these types. Default: all events of orders. `endpoint.failing` and "
-    "`endpoint.disabled` report other webhooks, and are sent only where they are named.",
+    "`endpoint.disabled` report other webhooks, and are sent only if they are named here.",
     "example": ["order.created", "order.cancelled"],
 }
 _CHANNELS = {"description": "Only events of orders of these channels. Default: all orders.", "example": ["web"]}
@@ -85,12 +85,12 @@ class WebhookPatchSchema(StrictSchema):
     payload = Choice(PAYLOADS, metadata=_PAYLOAD)
     status = Choice(
         (ENABLED, DISABLED),
-        metadata={"description": "A webhook that is enabled again gets the events since it was disabled."},
+        metadata={"description": "A webhook that is enabled again receives the events since it was disabled."},
     )
 
 
 class ReplayInSchema(StrictSchema):
-    """What to send again: one event, the events from one number of the feed to another, or what failed since a time."""
+    """What to send again: one event, a range of the feed, or the deliveries that have failed since a time."""
 
     event_id = Text(
         64,
@@ -102,7 +102,9 @@ class ReplayInSchema(StrictSchema):
     )
     from_seq = BoundedInteger(1, SEQ_MAX, metadata={"description": "The first event's number in the feed."})
     to_seq = BoundedInteger(
-        1, SEQ_MAX, metadata={"description": f"The last event's number, at most {REPLAY_MAX:,} events later."}
+        1,
+        SEQ_MAX,
+        metadata={"description": f"The last event's number in the feed; the range has at most {REPLAY_MAX:,} events."},
     )
     failed_since = RFC3339DateTime(
         clamp=True, metadata={"description": f"Up to {REPLAY_MAX:,} deliveries that have failed for good since then."}
@@ -113,9 +115,9 @@ class ReplayInSchema(StrictSchema):
         if members.keys() not in ({"event_id"}, {"from_seq", "to_seq"}, {"failed_since"}):
             raise ValidationError("Send event_id, or from_seq and to_seq, or failed_since.")
         if "event_id" in members and not re.fullmatch(_EVENT_ID, members["event_id"]):
-            raise ValidationError({"event_id": ["This must be the id of an order, a colon and a version."]})
+            raise ValidationError({"event_id": ["This must be an order's id, a colon and a version."]})
         if "from_seq" in members and not 0 <= members["to_seq"] - members["from_seq"] < REPLAY_MAX:
-            raise ValidationError({"to_seq": [f"This must be from_seq, or up to {REPLAY_MAX - 1:,} more."]})
+            raise ValidationError({"to_seq": [f"This must be from_seq to from_seq + {REPLAY_MAX - 1:,}."]})
 
 
 class DeliveryQuerySchema(ParametersSchema):
@@ -127,7 +129,7 @@ class DeliveryQuerySchema(ParametersSchema):
 
 
 class HealthSchema(ResponseSchema):
-    """How the endpoint has answered lately."""
+    """How the endpoint has responded recently."""
 
     consecutive_failures = fields.Integer(required=True, metadata={"example": 0})
     failing_since = fields.String(
@@ -157,7 +159,8 @@ class WebhookSchema(ResponseSchema):
         allow_none=True,
         validate=validate.OneOf((PAUSED, GONE, FAILING, None)),
         metadata={
-            "description": "`paused` by a request; `gone`: the endpoint answered 410; `failing`: it failed for 72 h."
+            "description": "`paused`: a request disabled it; `gone`: the endpoint answered 410; `failing`: it failed "
+            "for 72 hours."
         },
     )
     health = fields.Nested(HealthSchema, required=True)
@@ -167,7 +170,7 @@ class WebhookSchema(ResponseSchema):
         metadata={"description": "Until then, requests are signed with the previous secret too."},
     )
     secret = fields.String(
-        metadata={"description": "Only in the response that creates it: the secret to verify signatures with."}
+        metadata={"description": "The secret that verifies the signatures, only in the response that creates it."}
     )
     created_at = fields.String(required=True, metadata=TIMESTAMP)
     updated_at = fields.String(required=True, metadata=TIMESTAMP)
@@ -250,7 +253,7 @@ class PayloadDataSchema(ResponseSchema):
 
 
 class PayloadSchema(ResponseSchema):
-    """What an endpoint gets: an event of an order."""
+    """The body of a request to an endpoint: an event of an order."""
 
     type = fields.String(required=True, validate=validate.OneOf(EVENT_TYPES))
     timestamp = fields.String(required=True, metadata=TIMESTAMP)
@@ -264,7 +267,7 @@ class EndpointPayloadDataSchema(ResponseSchema):
 
 
 class EndpointPayloadSchema(ResponseSchema):
-    """What an endpoint gets: a test, or a report that another endpoint fails."""
+    """The body of a request to an endpoint: a test, or a report that another endpoint fails."""
 
     type = fields.String(required=True, validate=validate.OneOf((TEST, *ENDPOINT_EVENT_TYPES)))
     timestamp = fields.String(required=True, metadata=TIMESTAMP)

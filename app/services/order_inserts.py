@@ -34,7 +34,7 @@ from sqlalchemy.orm import aliased
 
 from app.db.engine import db
 from app.db.notifications import notify_workers
-from app.db.statement import Statement, json_rows, typed
+from app.db.statement import Statement, json_rows, typed_columns
 from app.db.transactions import read_rows
 from app.models import EVENTS, ITEMS, ORDERS, OUTBOX, Order, OrderEvent
 from app.models.lifecycle import CREATED, IMPORTED
@@ -286,8 +286,8 @@ def _insert_statement() -> Statement:
     batch = cast(bindparam("batch", type_=Text), JSON)
     # Those that the database does not fill in.
     order_columns = [column for column in ORDERS.c if column.name not in NEW_ORDER_STATE]
-    of_event = typed(EVENTS.c[name] for name in ("request_id", "traceparent", "snapshot"))
-    columns = (*typed(order_columns), *of_event, column("items", JSON))
+    of_event = typed_columns(EVENTS.c[name] for name in ("request_id", "traceparent", "snapshot"))
+    columns = (*typed_columns(order_columns), *of_event, column("items", JSON))
     new = select(json_rows(batch, "batch", *columns)).cte("new_orders")
     inserted = (
         postgresql.insert(ORDERS)
@@ -297,7 +297,7 @@ def _insert_statement() -> Statement:
         .cte("inserted_orders")
     )
     stored = new.join(inserted, new.c.id == inserted.c.id)
-    item = json_rows(new.c["items"], "item", *typed(c for c in ITEMS.c if c.name != "order_id"))
+    item = json_rows(new.c["items"], "item", *typed_columns(c for c in ITEMS.c if c.name != "order_id"))
     items = insert(ITEMS).from_select(
         ["order_id", *item.c.keys()], select(new.c.id, *item.c).select_from(stored.join(item, true()))
     )

@@ -38,7 +38,7 @@ from app.db.batching import Batcher, PerApplication
 from app.db.engine import db
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.notifications import notify_workers
-from app.db.statement import Lookup, Statement, json_rows, typed
+from app.db.statement import Lookup, Statement, json_rows, typed_columns
 from app.db.transactions import read_rows
 from app.errors import TooManyIdempotencyKeys
 from app.models import CHANGE_KEYS, EVENTS, ITEMS, ORDERS, ChangeKey, Order, OrderEvent
@@ -237,9 +237,9 @@ def _update_statement(*, skip_locked: bool) -> Statement:
     Without it, the statement waits for them, and must have only one change: two with several could deadlock.
     """
     columns = [
-        *typed(EVENTS.c),
-        *typed(CHANGE_KEYS.c[name] for name in ("key_hash", "changed", "fingerprint")),
-        *typed(ORDERS.c[name] for name in _MUTABLE if name not in EVENTS.c),
+        *typed_columns(EVENTS.c),
+        *typed_columns(CHANGE_KEYS.c[name] for name in ("key_hash", "changed", "fingerprint")),
+        *typed_columns(ORDERS.c[name] for name in _MUTABLE if name not in EVENTS.c),
         column("items", JSON),
         column("last_line", Integer),
     ]
@@ -255,7 +255,7 @@ def _update_statement(*, skip_locked: bool) -> Statement:
         .values({ORDERS.c[name]: stored.c[name] for name in _MUTABLE})
     )
 
-    item = json_rows(stored.c["items"], "item", *typed(c for c in ITEMS.c if c.name != "order_id"))
+    item = json_rows(stored.c["items"], "item", *typed_columns(c for c in ITEMS.c if c.name != "order_id"))
     items = select(stored.c.order_id, *item.c).select_from(stored.join(item, true()))
     events, outbox = insert_events_from(stored, dict(stored.c))
     key = select(*(stored.c[name] for name in CHANGE_KEYS.c.keys())).where(stored.c.key_hash.is_not(None))
@@ -281,12 +281,16 @@ class _Batchers:
     not join that batch anyway, and waits to be read with more others. At 16 connections this saves 19 % of the CPU."""
 
     def __init__(self) -> None:
-        turn = threading.Lock()
+        execution_lock = threading.Lock()
         self.reads = Batcher[dict[str, Any], tuple[Any, ...] | None](
-            CURRENT_ORDERS.rows, max_batch=GROUP_READ_MAX, turn=turn
+            CURRENT_ORDERS.rows, max_batch=GROUP_READ_MAX, execution_lock=execution_lock
         )
         self.changes = Batcher[ChangeRow, bool | None](
-            _store_together, max_batch=GROUP_CHANGES_MAX, repeatable=False, turn=turn, operation="change"
+            _store_together,
+            max_batch=GROUP_CHANGES_MAX,
+            repeatable=False,
+            execution_lock=execution_lock,
+            operation="change",
         )
 
 

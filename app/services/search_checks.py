@@ -17,7 +17,7 @@ from sqlalchemy import (
     select,
 )
 
-from app.db.statement import json_rows, typed
+from app.db.statement import json_rows, typed_columns
 from app.db.transactions import consistent_read
 from app.models import EVENTS, FEED, FEED_HEAD, ORDERS, OUTBOX, SEARCH, SEARCH_HEAD, SEARCH_TERMS
 from app.services.search_projection import (
@@ -154,7 +154,7 @@ def _pairs_on_sqlite() -> Any:
 
 _MISSING_TERMS = {
     "postgresql": _missing_terms_query(
-        json_rows(cast(bindparam("pairs", type_=Text), JSON), "pairs", *typed(SEARCH_TERMS.c))
+        json_rows(cast(bindparam("pairs", type_=Text), JSON), "pairs", *typed_columns(SEARCH_TERMS.c))
     ),
     "sqlite": _missing_terms_query(_pairs_on_sqlite()),
 }

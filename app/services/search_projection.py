@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine import db
-from app.db.statement import Statement, json_rows, typed
+from app.db.statement import Statement, json_rows, typed_columns
 from app.db.transactions import read_rows
 from app.db.types import read_timestamp
 from app.models import FEED_HEAD, SEARCH, SEARCH_HEAD, SEARCH_TERMS, FeedEntry, Order, OrderEvent
@@ -201,7 +201,7 @@ def _insert_terms(connection: Connection, terms: Iterable[tuple[str, str]]) -> N
 
 
 def _insert_terms_statement() -> Any:
-    rows = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed(SEARCH_TERMS.c))
+    rows = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed_columns(SEARCH_TERMS.c))
     source = select(rows.c.term, rows.c.order_id)
     return postgresql.insert(SEARCH_TERMS).from_select(["term", "order_id"], source).on_conflict_do_nothing()
 

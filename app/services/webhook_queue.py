@@ -14,7 +14,7 @@ from sqlalchemy import JSON, Text, bindparam, cast, false, func, or_, select, up
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine import db
-from app.db.statement import Statement, json_rows, typed
+from app.db.statement import Statement, json_rows, typed_columns
 from app.db.transactions import in_transaction
 from app.db.types import rfc3339
 from app.models import DELIVERIES, FeedEntry, FeedHead, Order, OrderEvent, WebhookEndpoint
@@ -104,7 +104,7 @@ def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime
     connection = db.session.connection()
     if connection.dialect.name == "postgresql":
         # All rows in one parameter: a third of the CPU time of one statement each.
-        source = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed(DELIVERIES.c))
+        source = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed_columns(DELIVERIES.c))
         insert = postgresql.insert(DELIVERIES).from_select([c.name for c in DELIVERIES.c], select(*source.c))
         changes = _changes(insert.excluded, at)
         statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=changes, where=is_sent)

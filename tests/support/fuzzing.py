@@ -13,7 +13,7 @@ BEYOND_A_SCHEMA = {
     "The discounts must not exceed the price of the items.",
     "A discount must be 0 or negative.",
     "The order has no currency. Update it with a currency first.",
-    "Each tag must be listed once.",
+    "Duplicate tag. List each tag once.",
     "This must be in the future.",
     "This must not be before 1970-01-01T00:00:00Z.",
     "This must not be in the future.",
@@ -25,7 +25,7 @@ BEYOND_A_SCHEMA = {
     "A number has more than 40 digits.",
     "The URL is refused.",
     "Send event_id, or from_seq and to_seq, or failed_since.",
-    "This must be from_seq, or up to 9,999 more.",
+    "This must be from_seq to from_seq + 9,999.",
     "This must have at most 10 words.",
     "Only a CSV export can have a byte order mark. Use format=csv.",
 }

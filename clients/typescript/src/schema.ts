@@ -1487,10 +1487,10 @@ export interface webhooks {
 }
 export interface components {
     schemas: {
-        /** @description One error of a request. It names the place in the body, or the parameter, or neither for the query as a whole. */
+        /** @description One error of a request. It names the location in the body, or the parameter; neither for the query as a whole. */
         RequestError: {
             /**
-             * @description The place in the body, a JSON pointer (RFC 6901).
+             * @description The location in the body, a JSON pointer (RFC 6901).
              * @example #/items/0/quantity
              */
             pointer?: string;
@@ -1528,11 +1528,11 @@ export interface components {
             order_id?: string;
             /** @description The status that does not allow the action. */
             order_status?: components["schemas"]["OrderStatus"];
-            /** @description What can be done with the order instead. */
+            /** @description The actions that the order allows instead. */
             allowed_actions?: components["schemas"]["Action"][];
             /**
              * Format: int32
-             * @description The order's version, where `If-Match` has another.
+             * @description The order's current version.
              */
             current_version?: number;
             /**
@@ -1576,7 +1576,7 @@ export interface components {
             /** Format: int32 */
             line?: number | null;
         };
-        /** @description Another order, and what it is to this one. */
+        /** @description Another order, and how it relates to this one. */
         RelatedOrderIn: {
             /** Format: uuid */
             order_id: string;
@@ -1601,7 +1601,7 @@ export interface components {
             /** @example c-123 */
             customer_id: string;
             items: components["schemas"]["ItemIn"][];
-            /** @description Your own reference of the order, unique among your orders. */
+            /** @description Your own reference for the order, unique among your orders. */
             external_ref?: string | null;
             /**
              * @description Where the order was placed. It cannot be changed later. Default: the channel of an API key that is bound to one channel.
@@ -1616,12 +1616,12 @@ export interface components {
             adjustments?: components["schemas"]["AdjustmentIn"][];
             /**
              * Format: date-time
-             * @description When the last unit is to be sent; an order with open units is `late` from then on.
+             * @description The time by which the last unit is to be shipped; after it, an order with open units is `late`.
              */
             ship_by?: string | null;
             /**
              * Format: date-time
-             * @description When the last unit is to arrive.
+             * @description The time by which the last unit is to be delivered.
              */
             deliver_by?: string | null;
             related_orders?: components["schemas"]["RelatedOrderIn"][];
@@ -1667,7 +1667,7 @@ export interface components {
             subtotal: number | null;
             /**
              * Format: int64
-             * @description The part of the discounts that belongs to this line, 0 or negative.
+             * @description The part of the discounts that is allocated to this line, 0 or negative.
              * @example -250
              */
             discount: number;
@@ -1708,7 +1708,7 @@ export interface components {
             amount: number;
             /**
              * Format: int32
-             * @description The line that a discount belongs to; null for all lines.
+             * @description The line that a discount applies to; null for all lines.
              * @example null
              */
             line: number | null;
@@ -1739,19 +1739,19 @@ export interface components {
             total: number;
             /**
              * Format: int64
-             * @description What was captured.
+             * @description The amount captured.
              * @example 0
              */
             paid: number;
             /**
              * Format: int64
-             * @description What was refunded or charged back.
+             * @description The amount refunded or charged back.
              * @example 0
              */
             refunded: number;
             /**
              * Format: int64
-             * @description What is still to be paid; negative if too much was paid and not refunded yet.
+             * @description The amount still to be paid; negative if an overpayment has not been refunded yet.
              * @example 2250
              */
             due: number;
@@ -1768,7 +1768,7 @@ export interface components {
             reason?: string | null;
             /**
              * Format: date-time
-             * @description When the hold is released, if it is not released before.
+             * @description When the hold is released, unless it is released earlier.
              * @example 2026-11-22T09:41:07.123456Z
              */
             until: string | null;
@@ -1874,7 +1874,7 @@ export interface components {
              */
             created_at: string;
         };
-        /** @description Units that came back together, or are expected to. */
+        /** @description Units that were returned together, or are expected to be. */
         Return: {
             /**
              * Format: int32
@@ -1913,7 +1913,7 @@ export interface components {
             created_at: string;
             /**
              * Format: date-time
-             * @description When the units were opened again, if they were.
+             * @description When reopening the order opened the units again; null if it did not.
              * @example 2026-11-22T09:41:07.123456Z
              */
             reopened_at: string | null;
@@ -1932,7 +1932,7 @@ export interface components {
              */
             at: string;
         };
-        /** @description Another order, and what it is to this one. */
+        /** @description Another order, and how it relates to this one. */
         RelatedOrder: {
             /**
              * Format: uuid
@@ -2003,13 +2003,13 @@ export interface components {
             reopening: components["schemas"]["Reopening"] | null;
             /**
              * Format: date-time
-             * @description When the last unit is to be sent.
+             * @description The time by which the last unit is to be shipped.
              * @example 2026-11-22T09:41:07.123456Z
              */
             ship_by: string | null;
             /**
              * Format: date-time
-             * @description When the last unit is to arrive.
+             * @description The time by which the last unit is to be delivered.
              * @example 2026-11-22T09:41:07.123456Z
              */
             deliver_by: string | null;
@@ -2037,7 +2037,7 @@ export interface components {
              */
             version: number;
             /**
-             * @description What can be done with the order now.
+             * @description The actions that the order allows now.
              * @example [
              *       "cancel",
              *       "confirm"
@@ -2079,7 +2079,7 @@ export interface components {
             /** @description With the payload `order` only. */
             order?: components["schemas"]["Order"];
         };
-        /** @description What an endpoint gets: an event of an order. */
+        /** @description The body of a request to an endpoint: an event of an order. */
         Payload: {
             type: components["schemas"]["EventType"];
             /**
@@ -2097,7 +2097,7 @@ export interface components {
              */
             endpoint_id: string;
         };
-        /** @description What an endpoint gets: a test, or a report that another endpoint fails. */
+        /** @description The body of a request to an endpoint: a test, or a report that another endpoint fails. */
         EndpointPayload: {
             type: components["schemas"]["EndpointEventType"];
             /**
@@ -2107,7 +2107,7 @@ export interface components {
             timestamp: string;
             data: components["schemas"]["EndpointPayloadData"];
         };
-        /** @description Changes of an address. Null removes a member. */
+        /** @description Changes to an address. Null removes a member. */
         AddressPatch: {
             name?: string | null;
             company?: string | null;
@@ -2121,10 +2121,11 @@ export interface components {
             email?: string | null;
         };
         /**
-         * @description A JSON merge patch (RFC 7396): absent members stay as they are, null removes a member, arrays are replaced whole.
+         * @description A JSON merge patch (RFC 7396): absent members are unchanged, null removes a member, arrays are replaced as a
+         *     whole.
          *
          *     `items`, `adjustments` and `currency` can be changed only while the order is pending. Once a payment is recorded,
-         *     the currency stays, and the prices cannot all be removed.
+         *     the currency can no longer be changed, and the prices cannot all be removed.
          */
         OrderPatch: {
             external_ref?: string | null;
@@ -2251,7 +2252,7 @@ export interface components {
             /** Format: date-time */
             until?: string | null;
             /**
-             * @description Your name of the hold: lower-case letters, digits, `_` and `-`.
+             * @description Your name for the hold: lower-case letters, digits, `_` and `-`.
              * @example fraud-check
              */
             handle: string;
@@ -2272,7 +2273,7 @@ export interface components {
         /** @description The action `release` on an order. */
         ReleaseAction: {
             /**
-             * @description Your name of the hold: lower-case letters, digits, `_` and `-`.
+             * @description Your name for the hold: lower-case letters, digits, `_` and `-`.
              * @example fraud-check
              */
             handle: string;
@@ -2465,7 +2466,7 @@ export interface components {
              * @enum {integer}
              */
             status: 200;
-            /** @description `true` if the action had already been done with the same key. */
+            /** @description `true` if the action had already been executed with the same key. */
             replayed?: boolean;
             order: components["schemas"]["Order"];
         };
@@ -2476,7 +2477,7 @@ export interface components {
             /** @example c-123 */
             customer_id: string;
             items: components["schemas"]["ItemIn"][];
-            /** @description Your own reference of the order, unique among your orders. */
+            /** @description Your own reference for the order, unique among your orders. */
             external_ref?: string | null;
             /**
              * @description Where the order was placed. It cannot be changed later. Default: the channel of an API key that is bound to one channel.
@@ -2491,12 +2492,12 @@ export interface components {
             adjustments?: components["schemas"]["AdjustmentIn"][];
             /**
              * Format: date-time
-             * @description When the last unit is to be sent; an order with open units is `late` from then on.
+             * @description The time by which the last unit is to be shipped; after it, an order with open units is `late`.
              */
             ship_by?: string | null;
             /**
              * Format: date-time
-             * @description When the last unit is to arrive.
+             * @description The time by which the last unit is to be delivered.
              */
             deliver_by?: string | null;
             related_orders?: components["schemas"]["RelatedOrderIn"][];
@@ -2533,24 +2534,24 @@ export interface components {
              */
             count: number;
         };
-        /** @description A page of the orders that were found. The orders are as they are now, also where the search is behind. */
+        /** @description A page of the orders that match. They are in their current state, even if the search is behind the feed. */
         SearchResult: {
             orders: components["schemas"]["Order"][];
             /** @description The `cursor` parameter of the next page; null on the last page. */
             next_cursor: string | null;
             /**
              * Format: int32
-             * @description The search has all events of the feed up to this `seq`; null for a customer.
+             * @description The search reflects all events of the feed up to this `seq`; null for a customer.
              * @example 17
              */
             as_of_seq: number | null;
             /**
              * Format: int32
-             * @description How many events of the feed the search does not have yet.
+             * @description The number of events of the feed that the search does not reflect yet.
              * @example 0
              */
             behind: number;
-            /** @description For each facet, the values that most orders have, at most 100. Only if requested. */
+            /** @description For each facet, its most frequent values, at most 100. Only if requested. */
             facets?: {
                 [key: string]: components["schemas"]["FacetValue"][];
             };
@@ -2600,7 +2601,7 @@ export interface components {
              * @example 2026-11-22T09:41:07.123456Z
              */
             at: string;
-            /** @description The JSON Patch (RFC 6902) from the version before; null for the first version. */
+            /** @description The JSON Patch (RFC 6902) from the previous version; null for the first version. */
             changes: components["schemas"]["PatchOperation"][] | null;
             /** @description The order after the change. */
             data: components["schemas"]["Order"];
@@ -2614,9 +2615,9 @@ export interface components {
         /** @description An empty object; the body may be left out. */
         Empty: Record<string, never>;
         /**
-         * @description Why the order is cancelled, and which of its open units: all of them without `items`.
+         * @description Why the order is cancelled, and which of its open units; without `items`, all of them.
          *
-         *     `adjustments` replace those of the order, for example by a lower shipping fee.
+         *     `adjustments` replace those of the order, for example to lower the shipping fee.
          */
         CancellationIn: {
             reason: components["schemas"]["CancellationReason"];
@@ -2636,7 +2637,10 @@ export interface components {
             /** Format: date-time */
             until?: string | null;
         };
-        /** @description Money that was moved elsewhere. `amount` is in minor units; `reference` identifies the entry within its type. */
+        /**
+         * @description A movement of money outside the service. `amount` is in minor units; `reference` identifies the payment within
+         *     its type.
+         */
         PaymentIn: {
             type: components["schemas"]["PaymentType"];
             /**
@@ -2660,7 +2664,7 @@ export interface components {
             items: components["schemas"]["LineQuantityIn"][];
             tracking?: components["schemas"]["TrackingIn"] | null;
         };
-        /** @description Changes of how a shipment is tracked. Null removes a member. */
+        /** @description Changes to the tracking of a shipment. Null removes a member. */
         TrackingPatch: {
             carrier?: string | null;
             number?: string | null;
@@ -2671,7 +2675,7 @@ export interface components {
             tracking: components["schemas"]["TrackingPatch"] | null;
         };
         /**
-         * @description What happened to a fulfillment. Its latest event, by `occurred_at`, is its status.
+         * @description What happened to a fulfillment. The latest event, by `occurred_at`, determines its status.
          *
          *     `cancelled` opens its units again; a fulfillment that was delivered cannot be cancelled.
          */
@@ -2684,7 +2688,7 @@ export interface components {
             occurred_at?: string | null;
             description?: string | null;
         };
-        /** @description The units that came back together, or are expected to. */
+        /** @description The units that were returned together, or are expected to be. */
         ReturnIn: {
             items: components["schemas"]["LineQuantityIn"][];
             /**
@@ -2743,7 +2747,7 @@ export interface components {
         FeedPage: {
             events: components["schemas"]["FeedEvent"][];
             /**
-             * @description The `after` of the next request, also where the page is empty.
+             * @description The `after` of the next request, even if the page is empty.
              * @example AAAAAAAAABFq2zYPDsqd8g==
              */
             next_cursor: string;
@@ -2751,13 +2755,13 @@ export interface components {
         /** @description A webhook to create. Only `url` is required. */
         WebhookIn: {
             /**
-             * @description An https URL with a public host name or address, on port 443 or from 1024; no user name, no fragment. Redirects are not followed.
+             * @description An https URL with a public host name or address, on port 443 or 1024 to 65535, without user name and fragment. Redirects are not followed.
              * @example https://hooks.example.com/orders
              */
             url: string;
             description?: string | null;
             /**
-             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only where they are named.
+             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only if they are named here.
              * @example [
              *       "order.created",
              *       "order.cancelled"
@@ -2777,7 +2781,7 @@ export interface components {
              */
             payload?: components["schemas"]["WebhookPayload"];
         };
-        /** @description How the endpoint has answered lately. */
+        /** @description How the endpoint has responded recently. */
         Health: {
             /**
              * Format: int32
@@ -2803,7 +2807,7 @@ export interface components {
             url: string;
             description: string | null;
             /**
-             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only where they are named.
+             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only if they are named here.
              * @example [
              *       "order.created",
              *       "order.cancelled"
@@ -2822,14 +2826,14 @@ export interface components {
             /** @enum {string} */
             status: "enabled" | "disabled";
             /**
-             * @description `paused` by a request; `gone`: the endpoint answered 410; `failing`: it failed for 72 h.
+             * @description `paused`: a request disabled it; `gone`: the endpoint answered 410; `failing`: it failed for 72 hours.
              * @enum {string|null}
              */
             disabled_reason: "paused" | "gone" | "failing" | null;
             health: components["schemas"]["Health"];
             /** @description Until then, requests are signed with the previous secret too. */
             previous_secret_until: string | null;
-            /** @description Only in the response that creates it: the secret to verify signatures with. */
+            /** @description The secret that verifies the signatures, only in the response that creates it. */
             secret?: string;
             /**
              * Format: date-time
@@ -2849,13 +2853,13 @@ export interface components {
         /** @description A JSON merge patch (RFC 7396) of a webhook. Null removes an optional member. */
         WebhookPatch: {
             /**
-             * @description An https URL with a public host name or address, on port 443 or from 1024; no user name, no fragment. Redirects are not followed.
+             * @description An https URL with a public host name or address, on port 443 or 1024 to 65535, without user name and fragment. Redirects are not followed.
              * @example https://hooks.example.com/orders
              */
             url?: string;
             description?: string | null;
             /**
-             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only where they are named.
+             * @description Only events of these types. Default: all events of orders. `endpoint.failing` and `endpoint.disabled` report other webhooks, and are sent only if they are named here.
              * @example [
              *       "order.created",
              *       "order.cancelled"
@@ -2872,7 +2876,7 @@ export interface components {
             /** @description `thin`: the order's id, version and statuses. `order`: the whole order too, with personal data. */
             payload?: components["schemas"]["WebhookPayload"];
             /**
-             * @description A webhook that is enabled again gets the events since it was disabled.
+             * @description A webhook that is enabled again receives the events since it was disabled.
              * @enum {string}
              */
             status?: "enabled" | "disabled";
@@ -2948,7 +2952,7 @@ export interface components {
             /** @description The `cursor` parameter of the next page; null on the last page. */
             next_cursor: string | null;
         };
-        /** @description What to send again: one event, the events from one number of the feed to another, or what failed since a time. */
+        /** @description What to send again: one event, a range of the feed, or the deliveries that have failed since a time. */
         ReplayIn: {
             /**
              * @description The id of one event, of any type.
@@ -2962,7 +2966,7 @@ export interface components {
             from_seq?: number;
             /**
              * Format: int64
-             * @description The last event's number, at most 10,000 events later.
+             * @description The last event's number in the feed; the range has at most 10,000 events.
              */
             to_seq?: number;
             /**
@@ -3017,7 +3021,7 @@ export interface components {
          */
         PaymentStatus: "unpaid" | "authorized" | "partially_paid" | "paid" | "partially_refunded" | "refunded";
         /**
-         * @description How much of an order has come back.
+         * @description How much of an order has been returned.
          * @enum {string}
          */
         ReturnStatus: "none" | "partial" | "returned";
@@ -3037,12 +3041,12 @@ export interface components {
          */
         EventType: "order.created" | "order.imported" | "order.updated" | "order.confirmed" | "order.cancelled" | "order.held" | "order.released" | "order.fulfilled" | "order.fulfillment_updated" | "order.completed" | "order.returned" | "order.return_received" | "order.return_rejected" | "order.payment_recorded" | "order.reopened" | "order.partially_cancelled" | "order.return_expected" | "order.late" | "order.erased";
         /**
-         * @description An event that a webhook can be sent.
+         * @description A type of event that a webhook can subscribe to.
          * @enum {string}
          */
         WebhookEventType: "order.created" | "order.imported" | "order.updated" | "order.confirmed" | "order.cancelled" | "order.held" | "order.released" | "order.fulfilled" | "order.fulfillment_updated" | "order.completed" | "order.returned" | "order.return_received" | "order.return_rejected" | "order.payment_recorded" | "order.reopened" | "order.partially_cancelled" | "order.return_expected" | "order.late" | "order.erased" | "endpoint.failing" | "endpoint.disabled";
         /**
-         * @description An event that a webhook is sent.
+         * @description A type of event that webhooks receive.
          * @enum {string}
          */
         DeliveredEventType: "order.created" | "order.imported" | "order.updated" | "order.confirmed" | "order.cancelled" | "order.held" | "order.released" | "order.fulfilled" | "order.fulfillment_updated" | "order.completed" | "order.returned" | "order.return_received" | "order.return_rejected" | "order.payment_recorded" | "order.reopened" | "order.partially_cancelled" | "order.return_expected" | "order.late" | "order.erased" | "endpoint.failing" | "endpoint.disabled" | "webhook.test";
@@ -3052,12 +3056,12 @@ export interface components {
          */
         EndpointEventType: "webhook.test" | "endpoint.failing" | "endpoint.disabled";
         /**
-         * @description What an adjustment is.
+         * @description The type of an adjustment.
          * @enum {string}
          */
         AdjustmentType: "discount" | "tax" | "shipping" | "fee" | "other";
         /**
-         * @description What another order is to this one.
+         * @description How another order relates to this one.
          * @enum {string}
          */
         Relation: "replacement" | "exchange" | "split" | "reorder" | "subscription" | "other";
@@ -3072,12 +3076,12 @@ export interface components {
          */
         CancellationReason: "customer" | "inventory" | "fraud" | "declined" | "staff" | "expired" | "other";
         /**
-         * @description What a payment is.
+         * @description The type of a payment.
          * @enum {string}
          */
         PaymentType: "authorization" | "void" | "capture" | "refund" | "chargeback";
         /**
-         * @description What happened to a fulfillment; its latest event is its status.
+         * @description What happened to a fulfillment; the latest event determines its status.
          * @enum {string}
          */
         DeliveryEventType: "shipped" | "in_transit" | "out_for_delivery" | "ready_for_pickup" | "delivered" | "failed_attempt" | "returned_to_sender" | "cancelled";
@@ -3092,7 +3096,7 @@ export interface components {
          */
         DeliveryStatus: "pending" | "succeeded" | "failed";
         /**
-         * @description How much of an order a webhook is sent.
+         * @description How much of an order a webhook receives.
          * @enum {string}
          */
         WebhookPayload: "thin" | "order";
@@ -3446,15 +3450,15 @@ export interface components {
         IfMatch: string;
         /** @description The `ETag` of your copy. If it is still current, the response is 304, without a body. */
         IfNoneMatch: string;
-        /** @description The `id` of the last event that was received, as browsers send it when they connect again. It has precedence over `after`. */
+        /** @description The `id` of the last event that was received, as browsers send it when they connect again. It takes precedence over `after`. */
         LastEventID: string;
-        /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+        /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
         WebhookId: string;
-        /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+        /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
         WebhookTimestamp: string;
         /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
         WebhookSignature: string;
-        /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+        /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
         DryRunQuery: "true" | "false";
         /** @description Only orders of this customer. */
         CustomerIdQuery: string;
@@ -3486,13 +3490,13 @@ export interface components {
         OrderIdPath: string;
         /** @description `next_cursor` of the previous page. */
         CursorQuery: string;
-        /** @description Your name of the hold: lower-case letters, digits, `_` and `-`. */
+        /** @description Your name for the hold: lower-case letters, digits, `_` and `-`. */
         HandlePath: string;
         /** @description The number of the fulfillment or return in its order, from 1. */
         NumberPath: number;
         /** @description The id of the webhook. */
         WebhookIdPath: string;
-        /** @description Your id of the customer. */
+        /** @description Your id for the customer. */
         CustomerIdPath: string;
         /**
          * @description The name of the file.
@@ -3796,7 +3800,7 @@ export interface operations {
     createOrder: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -3987,7 +3991,7 @@ export interface operations {
     createOrders: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: never;
@@ -4279,7 +4283,7 @@ export interface operations {
     updateOrder: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -4445,7 +4449,7 @@ export interface operations {
                 "If-None-Match"?: components["parameters"]["IfNoneMatch"];
             };
             path: {
-                /** @description Your own reference of the order, percent-encoded: `/` is `%2F`. */
+                /** @description Your own reference for the order, percent-encoded: `/` is `%2F`. */
                 external_ref: string;
             };
             cookie?: never;
@@ -4607,7 +4611,7 @@ export interface operations {
                 };
                 /** @description `true`: only orders with a hold; `false`: only orders without one. */
                 held?: boolean;
-                /** @description `true`: only orders that are late; `false`: only others. */
+                /** @description `true`: only orders that are late; `false`: only orders that are not. */
                 late?: boolean;
                 /** @description Only orders in this currency. */
                 currency?: components["schemas"]["Currency"];
@@ -4625,7 +4629,7 @@ export interface operations {
                 total_to?: number;
                 /** @description `-` sorts the newest or largest first. Totals of different currencies are compared as numbers, and orders without prices count as less than 0. */
                 sort?: "-created_at" | "created_at" | "-updated_at" | "updated_at" | "-total" | "total";
-                /** @description How many of the orders that match `q` and all filters have each value of these members. The cursor does not matter: ask for them with the first page. */
+                /** @description How many of the orders that match `q` and all filters have each value of these members. They do not depend on the cursor: request them with the first page only. */
                 facets?: ("status" | "fulfillment_status" | "payment_status" | "return_status" | "channel" | "currency" | "held" | "late")[];
                 /** @description Maximum number of orders on the page. A page has fewer orders, or none, although `next_cursor` is set, if more would exceed 1 MiB, or if few of 10,000 orders match: where each condition matches many orders, but hardly any order matches all of them. */
                 limit?: number;
@@ -4869,7 +4873,7 @@ export interface operations {
                 created_to?: components["parameters"]["CreatedToQuery"];
                 /** @description `-created_at`: newest first; `created_at`: oldest first. */
                 sort?: components["parameters"]["SortQuery"];
-                /** @description The media type of the export, for clients that cannot set `Accept`; it wins over it. */
+                /** @description The format of the export, for clients that cannot set `Accept`. It takes precedence over that header. */
                 format?: "ndjson" | "csv";
                 /** @description `1`: start the CSV with a byte order mark, so that Excel reads it as UTF-8. */
                 bom?: "0" | "1";
@@ -5068,7 +5072,7 @@ export interface operations {
     confirmOrder: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -5222,7 +5226,7 @@ export interface operations {
     cancelOrder: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -5435,7 +5439,7 @@ export interface operations {
     completeOrder: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -5641,7 +5645,7 @@ export interface operations {
     reopenOrder: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -5853,7 +5857,7 @@ export interface operations {
     placeHold: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -5865,7 +5869,7 @@ export interface operations {
             path: {
                 /** @description The id of the order. */
                 order_id: components["parameters"]["OrderIdPath"];
-                /** @description Your name of the hold: lower-case letters, digits, `_` and `-`. */
+                /** @description Your name for the hold: lower-case letters, digits, `_` and `-`. */
                 handle: components["parameters"]["HandlePath"];
             };
             cookie?: never;
@@ -6023,7 +6027,7 @@ export interface operations {
     releaseHold: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -6035,7 +6039,7 @@ export interface operations {
             path: {
                 /** @description The id of the order. */
                 order_id: components["parameters"]["OrderIdPath"];
-                /** @description Your name of the hold: lower-case letters, digits, `_` and `-`. */
+                /** @description Your name for the hold: lower-case letters, digits, `_` and `-`. */
                 handle: components["parameters"]["HandlePath"];
             };
             cookie?: never;
@@ -6171,7 +6175,7 @@ export interface operations {
     recordPayment: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -6469,7 +6473,7 @@ export interface operations {
     fulfillOrder: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -6667,7 +6671,7 @@ export interface operations {
     updateTracking: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -6861,7 +6865,7 @@ export interface operations {
     recordDeliveryEvent: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -7060,7 +7064,7 @@ export interface operations {
     returnItems: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -7304,7 +7308,7 @@ export interface operations {
     receiveReturn: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -7525,7 +7529,7 @@ export interface operations {
     rejectReturn: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: {
@@ -7758,7 +7762,7 @@ export interface operations {
     actOnOrders: {
         parameters: {
             query?: {
-                /** @description `true`: store nothing, and answer with `Dry-Run: true` what the request would be answered. Ids, numbers and times differ from those of the real request. */
+                /** @description `true`: store nothing, and return the response that the request would get, with the header `Dry-Run: true`. Ids, numbers and times differ from those of the real request. */
                 dry_run?: components["parameters"]["DryRunQuery"];
             };
             header?: never;
@@ -7943,7 +7947,7 @@ export interface operations {
     listFeedEvents: {
         parameters: {
             query?: {
-                /** @description `next_cursor` of the previous page, with the same filters; or the `seq` of an event; or `latest`, to read only what comes from now on. Without it the feed is read from its beginning. */
+                /** @description `next_cursor` of the previous page, with the same filters; or the `seq` of an event; or `latest`, to read only events that follow. Without it the feed is read from its beginning. */
                 after?: string;
                 /** @description Only events of one of these types. */
                 types?: components["schemas"]["EventType"][];
@@ -7953,11 +7957,11 @@ export interface operations {
                 channel?: string;
                 /** @description Maximum number of events on the page. A page has fewer events if more would exceed 1 MiB, or if few of the next 5,000 events match the filters. */
                 limit?: number;
-                /** @description Seconds to wait for an event if there is none yet. The response comes with it. */
+                /** @description Seconds to wait for an event if there is none yet. The response is sent as soon as there is one. */
                 wait?: number;
             };
             header?: {
-                /** @description The `id` of the last event that was received, as browsers send it when they connect again. It has precedence over `after`. */
+                /** @description The `id` of the last event that was received, as browsers send it when they connect again. It takes precedence over `after`. */
                 "Last-Event-ID"?: components["parameters"]["LastEventID"];
             };
             path?: never;
@@ -8064,7 +8068,7 @@ export interface operations {
                 after?: number;
             };
             header?: {
-                /** @description The `id` of the last event that was received, as browsers send it when they connect again. It has precedence over `after`. */
+                /** @description The `id` of the last event that was received, as browsers send it when they connect again. It takes precedence over `after`. */
                 "Last-Event-ID"?: components["parameters"]["LastEventID"];
             };
             path: {
@@ -8591,7 +8595,7 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description Your id of the customer. */
+                /** @description Your id for the customer. */
                 customer_id: components["parameters"]["CustomerIdPath"];
             };
             cookie?: never;
@@ -8626,7 +8630,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Your id of the customer. */
+                /** @description Your id for the customer. */
                 customer_id: components["parameters"]["CustomerIdPath"];
             };
             cookie?: never;
@@ -9255,9 +9259,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9305,9 +9309,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9355,9 +9359,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9405,9 +9409,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9455,9 +9459,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9505,9 +9509,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9555,9 +9559,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9605,9 +9609,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9655,9 +9659,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9705,9 +9709,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9755,9 +9759,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9805,9 +9809,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9855,9 +9859,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9905,9 +9909,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -9955,9 +9959,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -10005,9 +10009,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -10055,9 +10059,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -10105,9 +10109,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -10155,9 +10159,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -10205,9 +10209,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -10255,9 +10259,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
@@ -10305,9 +10309,9 @@ export interface operations {
         parameters: {
             query?: never;
             header: {
-                /** @description The id of the event, the same at each attempt: store it, and ignore an id that you have. */
+                /** @description The id of the event, the same at each attempt: store it, and ignore an event whose id you have already stored. */
                 "webhook-id": components["parameters"]["WebhookId"];
-                /** @description When this attempt was made, in seconds since 1970. Refuse one that is older than five minutes. */
+                /** @description When this attempt was made, in seconds since 1970. Refuse a request that is older than five minutes. */
                 "webhook-timestamp": components["parameters"]["WebhookTimestamp"];
                 /** @description One or more signatures, separated by spaces: `v1,` and the HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` in base64, with the secret's bytes (Standard Webhooks). */
                 "webhook-signature": components["parameters"]["WebhookSignature"];
