@@ -186,6 +186,13 @@ def pre_exec(server: Any) -> None:
         server.START_CTX["args"] = [program, "-m", "gunicorn", *arguments]
 
 
+def post_fork(server: Any, worker: Any) -> None:
+    """Let a worker that is starting be stopped. Until it installs its own handlers it has the master's, which put the
+    signal in a queue that only the master reads: stopping the server would wait for the graceful time-out."""
+    for stop in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(stop, signal.SIG_DFL)
+
+
 def post_worker_init(worker: Any) -> None:
     """Prepare a worker that has loaded the application."""
     # Ctrl-C reaches every process of the terminal, but only the master stops its workers.

@@ -4,6 +4,8 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.support.credentials import AUDIENCE, ISSUER, SECRET_KEY, SIGNING_KEY, bearer, hashed, public_pem, token
 from tests.support.databases import ORDER, migrated
-from tests.support.servers import GUNICORN, TIMEOUT, Server, free_port, running, wait_until
+from tests.support.servers import GUNICORN, TIMEOUT, Server, environment, free_port, running, wait_until
 
 PERSON = "erika@mail.example"
 
@@ -44,6 +46,25 @@ def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
 
     assert received.startswith(b"HTTP/1.1 201 ")
     assert b"\r\nConnection: close\r\n" in received
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_stopped_while_its_workers_start_kills_none(
+    sqlite_database: str, stop: signal.Signals, tmp_path: Path
+) -> None:
+    port = free_port()
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        environ = environment(PORT=str(port), DATABASE_URL=sqlite_database, WEB_CONCURRENCY="2")
+        process = subprocess.Popen([sys.executable, *GUNICORN], env=environ, stdout=stream, stderr=stream)
+    wait_until(lambda: log.read_text().count("Booting worker") == 2)
+
+    process.send_signal(stop)
+    process.wait(2 * TIMEOUT)
+
+    # The master kills the workers that are left after the graceful time-out, and those log no end.
+    ended = log.read_text()
+    assert ended.count("Worker exiting") + ended.count("was sent SIGTERM") + ended.count("was sent SIGQUIT") == 2
 
 
 def denied_principals(server: Server) -> set[str]:
