@@ -4,7 +4,8 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from threading import Event, Semaphore
 from types import SimpleNamespace
 from typing import Any
@@ -12,17 +13,18 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from gevent import GreenletExit
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from app.db.engine import db
 from app.http import rate_limit
 from app.http.rate_limit import CUSTOMER_SHARE, RateLimiter
-from app.services import order_search
+from app.services import order_listing, order_search
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, app_with_auth, bearer, public_pem, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
-from tests.support.servers import GUNICORN, TIMEOUT, free_port, running
+from tests.support.servers import GUNICORN, TIMEOUT, free_port, running, wait_until
 
 pytestmark = on_sqlite
 
@@ -175,9 +177,11 @@ def test_without_a_limit_nothing_is_counted(secure_client: FlaskClient) -> None:
     assert not any("RateLimit" in response.headers for response in responses)
 
 
-def test_the_requests_in_progress_of_one_customer_leave_room_for_others(
-    app: Flask, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def searches_in_progress(
+    app: Flask, headers: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[Future[TestResponse]]]:
+    """So many searches of the principal are in progress until the block ends."""
     begun, may_end = Semaphore(0), Event()
 
     def acquire(timeout: float) -> bool:
@@ -185,19 +189,65 @@ def test_the_requests_in_progress_of_one_customer_leave_room_for_others(
         return may_end.wait(TIMEOUT)
 
     monkeypatch.setattr(order_search, "SLOTS", SimpleNamespace(acquire=acquire, release=lambda: None))
-    one, other = bearer(token(customer="c-1")), bearer(token(customer="c-2"))
-    with app_with_auth(database_url, MAX_REQUESTS_IN_PROGRESS="8") as limited, ThreadPoolExecutor() as threads:
-
-        def get(path: str, headers: dict[str, str]) -> TestResponse:
-            return limited.test_client().get(path, headers=headers)
-
-        slow = [threads.submit(get, "/orders/search", one) for _ in range(8 // CUSTOMER_SHARE)]
+    with ThreadPoolExecutor() as threads:
+        slow = [threads.submit(app.test_client().get, "/orders/search", headers=headers) for _ in range(count)]
         assert all(begun.acquire(timeout=TIMEOUT) for _ in slow)
-        assert [get("/orders", headers).status_code for headers in (one, other)] == [429, 200]
-        may_end.set()
-        assert [each.result().status_code for each in slow] == [200, 200]
+        try:
+            yield slow
+        finally:
+            may_end.set()
+
+
+@pytest.mark.parametrize(("kind", "share"), [("customer", 8 // CUSTOMER_SHARE), ("service", 8 - 8 // CUSTOMER_SHARE)])
+def test_the_requests_in_progress_of_one_principal_leave_room_for_others(
+    app: Flask, database_url: str, monkeypatch: pytest.MonkeyPatch, kind: str, share: int
+) -> None:
+    one = bearer(token(customer="c-1") if kind == "customer" else api_key(app, "orders:read"))
+    with app_with_auth(database_url, MAX_REQUESTS_IN_PROGRESS="8") as limited:
+        client, other = limited.test_client(), bearer(token(customer="c-2"))
+
+        with searches_in_progress(limited, one, share, monkeypatch) as slow:
+            refused = client.get("/orders", headers=one)
+            assert (slug(refused), refused.headers["Retry-After"]) == ((429, "too-many-requests"), "1")
+            assert client.get("/orders", headers=other).status_code == 200
+        assert {each.result().status_code for each in slow} == {200}
         for _ in range(8):  # each leaves, whatever becomes of it
-            assert [get(path, one).status_code for path in ("/orders", "/orders/x", "/events")] == [200, 404, 403]
+            assert [client.get(path, headers=one).status_code for path in ("/orders", "/orders/x")] == [200, 404]
+            assert client.get("/events", headers=one).status_code == 403
+
+
+@pytest.mark.parametrize("failure", [GreenletExit, SystemExit, RuntimeError])
+@pytest.mark.parametrize("place", ["view", "after_request"])
+def test_a_request_that_ends_without_a_response_leaves_its_slot(
+    app: Flask, database_url: str, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException], place: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    headers = bearer(token(customer="c-1"))
+    with app_with_auth(database_url, MAX_REQUESTS_IN_PROGRESS="4") as limited, monkeypatch.context() as failing:
+        if place == "view":
+            failing.setattr(order_listing, "list_orders", fail)
+        else:
+            failing.setitem(limited.after_request_funcs, None, [fail])
+        for _ in range(2):
+            with suppress(failure):
+                limited.test_client().get("/orders", headers=headers)
+        failing.undo()
+
+        assert limited.test_client().get("/orders", headers=headers).status_code == 200
+
+
+def test_readers_that_wait_for_events_are_not_in_progress(app: Flask, database_url: str) -> None:
+    headers = bearer(api_key(app, "events:read"))
+    with app_with_auth(database_url, MAX_REQUESTS_IN_PROGRESS="1") as limited, ThreadPoolExecutor() as threads:
+        streams = limited.extensions["event_streams"]
+        waiting = threads.submit(limited.test_client().get, "/events?wait=20", headers=headers)
+        wait_until(lambda: streams.slots.occupied_count == 1)
+
+        assert limited.test_client().get("/events", headers=headers).status_code == 200
+        streams.watcher.is_stopping = lambda: True
+        assert waiting.result().status_code == 200
 
 
 def test_a_principal_beyond_the_capacity_of_the_table_is_not_limited(database_url: str, clock: Clock) -> None:

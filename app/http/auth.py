@@ -69,8 +69,7 @@ class Authorization:
         current_globals().principal = principal = self.authenticator.authenticate()
         if self._is_rate_limited:  # before the scope: requests without it count, too
             rate_limit.count(principal)
-        if principal.customer_id is not None:
-            rate_limit.enter(principal)
+        rate_limit.enter(principal)
         if scope not in principal.scopes:
             challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{scope}"'
             raise Forbidden(f"The scope {scope} is missing.").with_headers(WWW_Authenticate=challenge)

@@ -1,9 +1,9 @@
 """Requests that wait for events, and event streams (Server-Sent Events, WHATWG HTML §9.2)."""
 
 import random
+import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ import structlog
 from flask import Flask, Response, current_app, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS
-from app.errors import ServiceError, ServiceUnavailable, TooManyRequests, Unauthenticated, pluralize
+from app.errors import ServiceError, Unauthenticated
+from app.http.rate_limit import Slots, leave
 from app.http.requests import current_request, let_others_run
 from app.models.principal import Principal
 from app.services.event_feed import FeedFilter, FeedWatcher, Subscription
@@ -60,51 +61,23 @@ class EventSource:
     of_feed: bool
 
 
-class StreamSlots:
-    """Limits the streams and waiting readers of this process, and those of each customer."""
-
-    def __init__(self, limit: int, *, of_customer: int) -> None:
-        self._limit = limit
-        self._of_customer = of_customer
-        self._running: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @property
-    def occupied_count(self) -> int:
-        """The number of occupied slots."""
-        return self._running.total()
-
-    @contextmanager
-    def occupied(self, principal: Principal) -> Iterator[None]:
-        """Occupy a slot. Raises TooManyRequests or ServiceUnavailable if none is free."""
-        with self._lock:
-            if principal.customer_id is not None and self._running[principal.id] >= self._of_customer:
-                detail = f"This customer has {pluralize(self._of_customer, 'event stream')} open. Close one of them."
-                raise TooManyRequests(detail).with_headers(Retry_After=str(_BUSY_SECONDS))
-            if self._running.total() >= self._limit:
-                detail = "Too many event streams are open. Send the request again later."
-                raise ServiceUnavailable(detail).with_headers(Retry_After=str(_BUSY_SECONDS))
-            self._running[principal.id] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= Counter([principal.id])  # removes counts of 0
-
-
 class EventStreams:
     """The streams of this process. A server sets `watcher.is_stopping`, so that they end when it stops."""
 
     def __init__(self, app: Flask) -> None:
         config = app.config
         self.watcher = FeedWatcher(app.app_context)
-        self.slots = StreamSlots(config["EVENT_STREAMS"], of_customer=config["EVENT_STREAMS_CUSTOMERS"])
+        limit, of_customer = config["EVENT_STREAMS"], config["EVENT_STREAMS_CUSTOMERS"]
+        self.slots = Slots(
+            "event stream", customers=of_customer, services=sys.maxsize, altogether=limit, retry_after=_BUSY_SECONDS
+        )
         self._reading = threading.Semaphore(_READERS)
 
     @contextmanager
     def subscribed(self, filters: FeedFilter, principal: Principal) -> Iterator[Subscription]:
         """Occupy a slot and watch the feed. Raises TooManyRequests or ServiceUnavailable."""
         with self.slots.occupied(principal), self.watcher.subscribed(filters) as subscription:
+            leave()
             if watch_closing := current_request().environ.get(WATCH_CLOSING):
                 watch_closing(subscription.close)
             yield subscription

@@ -1,18 +1,17 @@
 """Export responses: all orders that match, streamed page by page."""
 
-import threading
+import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 
 import structlog
 from flask import Flask, Response, current_app, request, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS, loggable_message
-from app.errors import InvalidRequest, TooManyRequests, pluralize
+from app.errors import InvalidRequest
 from app.http.content_negotiation import compress, preferred_media_type
+from app.http.rate_limit import Slots
 from app.http.requests import let_others_run
 from app.models.principal import Principal
 from app.schemas.strict_json import INVALID_PARAMETERS
@@ -32,32 +31,12 @@ class ExportAborted(ConnectionAbortedError):
     client knows that the export is incomplete (RFC 9112 §8)."""
 
 
-class ExportSlots:
-    """Limits the concurrent exports of each principal in this process."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._running: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def occupied(self, principal: Principal) -> Iterator[None]:
-        """Occupy a slot of the principal. Raises TooManyRequests if none is free."""
-        with self._lock:
-            if self._running[principal.id] >= self._limit:
-                detail = f"This principal has {pluralize(self._limit, 'export')} running. Wait until one has finished."
-                raise TooManyRequests(detail).with_headers(Retry_After=str(_RETRY_AFTER))
-            self._running[principal.id] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= Counter([principal.id])  # removes counts of 0
-
-
 def init_app(app: Flask) -> None:
-    """Limit the concurrent exports."""
-    app.extensions["export_slots"] = ExportSlots(app.config["EXPORT_STREAMS"])
+    """Limit the concurrent exports of each principal in this process."""
+    limit = app.config["EXPORT_STREAMS"]
+    app.extensions["export_slots"] = Slots(
+        "export", customers=limit, services=limit, altogether=sys.maxsize, retry_after=_RETRY_AFTER
+    )
 
 
 def export_media_type(format_name: str | None, *, byte_order_mark: bool) -> str:

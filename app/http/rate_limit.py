@@ -8,16 +8,19 @@ import math
 import mmap
 import os
 import struct
+import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import NamedTuple
 
 import structlog
 from flask import Flask, Response, current_app, g
 
-from app.errors import TooManyRequests, pluralize
+from app.errors import ServiceUnavailable, TooManyRequests, pluralize
 from app.http.requests import current_globals
 from app.models.principal import Principal
 from shared_files import reserve
@@ -28,14 +31,20 @@ _SLOT = struct.Struct("<Qd")  # a principal's hash, and its theoretical arrival 
 _SLOTS = 65_536  # 1 MiB: far more principals than call within a minute
 _PROBES = 16  # slots searched for a principal; if all are taken, the principal idle for the longest time is evicted
 _WINDOW = 60.0  # seconds: the quota may be used within them at once or spread
-CUSTOMER_SHARE = 4  # a customer may have a quarter of MAX_REQUESTS_IN_PROGRESS
+CUSTOMER_SHARE = 4  # a customer may have a quarter of MAX_REQUESTS_IN_PROGRESS, a service all but a quarter
 
 
 def init_app(app: Flask) -> None:
-    """Count the requests of customers and services, if either has a limit, and those in progress of each customer."""
-    if app.config["AUTH"] == "required" and (in_progress := app.config["MAX_REQUESTS_IN_PROGRESS"]):
-        app.extensions["request_slots"] = RequestSlots(max(1, in_progress // CUSTOMER_SHARE))
-        app.after_request(_leave)
+    """Count the requests of customers and services, if either has a limit, and those in progress of each principal.
+
+    The slow requests of one principal would otherwise reach MAX_REQUESTS_IN_PROGRESS, and everybody else be refused.
+    """
+    if app.config["AUTH"] == "required" and (limit := app.config["MAX_REQUESTS_IN_PROGRESS"]):
+        share = max(1, limit // CUSTOMER_SHARE)
+        app.extensions["request_slots"] = Slots(
+            "request", customers=share, services=max(1, limit - share), altogether=sys.maxsize, retry_after=1
+        )
+        app.teardown_request(lambda _: leave())
     if app.config["AUTH"] == "required" and (app.config["RATE_LIMIT_CUSTOMERS"] or app.config["RATE_LIMIT_SERVICES"]):
         app.extensions["rate_limiter"] = RateLimiter(os.environ.get("RATE_LIMIT_FILE"))
         app.after_request(_add_headers)
@@ -66,47 +75,64 @@ def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
         raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(quota.retry_after)))
 
 
-class RequestSlots:
-    """Limits the requests of each customer that are in progress in this process.
+class Slots:
+    """Limits what is in progress in this process: of each customer, of each service, and altogether."""
 
-    The slow requests of one customer would otherwise reach MAX_REQUESTS_IN_PROGRESS, and everybody else be refused.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._in_progress: dict[str, int] = {}
+    def __init__(self, noun: str, *, customers: int, services: int, altogether: int, retry_after: int) -> None:
+        self.occupied_count = 0
+        self._noun = noun
+        self._customers, self._services, self._altogether = customers, services, altogether
+        self._retry_after = str(retry_after)  # seconds
+        self._by_principal: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def enter(self, principal: str) -> None:
-        """Begin a request. Raises TooManyRequests."""
+    def enter(self, principal: Principal) -> None:
+        """Occupy a slot, to be left later. Raises TooManyRequests, or ServiceUnavailable if no slot is free at all."""
+        limit = self._services if principal.customer_id is None else self._customers
         with self._lock:
-            in_progress = self._in_progress.get(principal, 0)
-            if in_progress >= self._limit:
-                detail = f"This customer has {pluralize(in_progress, 'request')} in progress. Wait for a response."
-                raise TooManyRequests(detail)
-            self._in_progress[principal] = in_progress + 1
+            occupied = self._by_principal.get(principal.id, 0)
+            if occupied >= limit:
+                whose = "service" if principal.customer_id is None else "customer"
+                detail = f"This {whose} has {pluralize(limit, self._noun)} in progress. Wait until one of them ends."
+                raise TooManyRequests(detail).with_headers(Retry_After=self._retry_after)
+            if self.occupied_count >= self._altogether:
+                detail = f"Too many {self._noun}s are in progress. Send the request again later."
+                raise ServiceUnavailable(detail).with_headers(Retry_After=self._retry_after)
+            self._by_principal[principal.id] = occupied + 1
+            self.occupied_count += 1
 
-    def leave(self, principal: str) -> None:
-        """End a request: its response, which may be a stream, begins."""
+    def leave(self, principal: Principal) -> None:
+        """Free a slot of the principal."""
         with self._lock:
-            self._in_progress[principal] -= 1
-            if not self._in_progress[principal]:
-                del self._in_progress[principal]
+            self.occupied_count -= 1
+            if self._by_principal[principal.id] == 1:
+                del self._by_principal[principal.id]
+            else:
+                self._by_principal[principal.id] -= 1
+
+    @contextmanager
+    def occupied(self, principal: Principal) -> Iterator[None]:
+        """Occupy a slot for the block. Raises what `enter` raises."""
+        self.enter(principal)
+        try:
+            yield
+        finally:
+            self.leave(principal)
 
 
-def enter(customer: Principal) -> None:
-    """Begin a customer's request. Raises TooManyRequests if the customer has too many in progress."""
-    slots: RequestSlots | None = current_app.extensions.get("request_slots")
+def enter(principal: Principal) -> None:
+    """Begin a request. Raises TooManyRequests if the principal has too many in progress."""
+    slots: Slots | None = current_app.extensions.get("request_slots")
     if slots is not None:
-        slots.enter(customer.id)
-        current_globals().request_slot = customer.id
+        slots.enter(principal)
+        current_globals().occupies_slot = True
 
 
-def _leave(response: Response) -> Response:
-    principal = current_globals().pop("request_slot", None)
-    if principal is not None:
-        current_app.extensions["request_slots"].leave(principal)
-    return response
+def leave() -> None:
+    """End a request: its response begins, which may be a stream, or it waits for events. Ending it twice is once."""
+    context = current_globals()
+    if context.pop("occupies_slot", False):
+        current_app.extensions["request_slots"].leave(context.principal)
 
 
 def _add_headers(response: Response) -> Response:
