@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -330,6 +332,21 @@ def test_without_any_key_set_a_token_is_503(
     assert {response.headers["Retry-After"] for response in first} == {"1"}
     assert requests == 1
     assert later == 200
+
+
+def test_tokens_with_unknown_keys_do_not_all_wait_for_a_slow_issuer(
+    client: FlaskClient, issuer: Issuer, clock: Clock
+) -> None:
+    assert status(client, named("EdDSA")) == 200
+    issuer.seconds, clock.ahead = 2.0, 31
+
+    with ThreadPoolExecutor(50) as threads:
+        unknown = [named("EdDSA", f"kid-{i}") for i in range(50)]
+        statuses = Counter(threads.map(lambda each: status(client.application.test_client(), each), unknown))
+
+    assert statuses.keys() == {401, 503}
+    assert statuses[401] >= 10
+    assert issuer.requests == 2
 
 
 def test_a_slow_issuer_does_not_delay_tokens_of_known_keys(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.error import HTTPError, URLError
 
@@ -41,6 +42,9 @@ _JWKS_LIFETIME = 300.0  # seconds that a key set is cached
 _JWKS_PAUSE = 30.0  # seconds between two fetches for unknown key ids
 _JWKS_FIRST_PAUSE = 2.0  # the same before the first key set, so that requests do not queue for the timeout
 _JWKS_TIMEOUT = 3  # seconds
+# Requests that wait for a fetch: anybody can send tokens with unknown key ids, and each occupies a part of the
+# requests that a worker processes at the same time.
+_JWKS_WAITING = 10
 _RSA_MIN = 2048  # bits (NIST SP 800-131A)
 _PUBLIC_KEYS = (RSAPublicKey, EllipticCurvePublicKey, Ed25519PublicKey)
 
@@ -61,19 +65,34 @@ class KeySet:
     _keys: dict[str | None, Any] = field(default_factory=dict)
     _fetched: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _waiting: threading.Semaphore = field(default_factory=partial(threading.Semaphore, _JWKS_WAITING))
 
     def find(self, key_id: str | None) -> Any:
-        """The key with this id, or None. Raises ServiceUnavailable if no key set could ever be fetched."""
-        # One fetch for all waiting requests. A request whose key is cached does not wait.
-        if self._lock.acquire(blocking=self._get(key_id) is None):
+        """The key with this id, or None.
+
+        Raises ServiceUnavailable if no key set could ever be fetched, or _JWKS_WAITING requests wait for one.
+        """
+        if self._get(key_id) is None:
+            if not self._waiting.acquire(blocking=False):
+                raise ServiceUnavailable("Token signing keys are being fetched. Send the request again.")
+            try:
+                self._refresh(key_id, wait=True)
+            finally:
+                self._waiting.release()
+        else:
+            self._refresh(key_id, wait=False)
+        if not self._keys:
+            raise ServiceUnavailable("Token signing keys are temporarily unavailable. Send the request again.")
+        return self._get(key_id)
+
+    def _refresh(self, key_id: str | None, *, wait: bool) -> None:
+        """Fetch the key set if it is time: once for all requests that wait for it."""
+        if self._lock.acquire(blocking=wait):
             try:
                 if self._is_due(key_id):
                     self._fetch()
             finally:
                 self._lock.release()
-        if not self._keys:
-            raise ServiceUnavailable("Token signing keys are temporarily unavailable. Send the request again.")
-        return self._get(key_id)
 
     def _get(self, key_id: str | None) -> Any:
         """The key with this id. Without an id, the only key of the set, if it has one key."""
