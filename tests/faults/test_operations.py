@@ -174,7 +174,7 @@ def test_a_dump_made_under_traffic_is_restored(machine: Machine) -> None:
 
 
 def test_the_log_is_replayed_to_a_moment_between_two_orders_and_a_failing_archive_is_reported(machine: Machine) -> None:
-    archive, base_backup, restore = blocks("Any moment")
+    archive, base_backup, restore = blocks("Point-in-time recovery")
     machine.start()
     machine.run(archive)
     with repeatedly(lambda: machine.create("traffic")):
