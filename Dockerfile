@@ -1,22 +1,22 @@
-# The service in a container: docker build --tag order-service .
+# The image of the service: docker build --tag order-service .
 #
 # BASE is any image with Python 3.11 or newer and its venv module.
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 WORKDIR /opt/order-service
-# requirements-broker.txt also publishes events to a message broker.
+# requirements-broker.txt adds the packages that publish events to a message broker.
 ARG REQUIREMENTS=requirements.txt
 COPY requirements*.txt ./
 RUN python3 -m venv .venv \
  && .venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r ${REQUIREMENTS}
 COPY . .
-# The root is read-only later: nothing is compiled at the start.
+# A container's root may be read-only, so nothing can be compiled when it starts.
 RUN .venv/bin/python -m compileall -q app migrations *.py
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Order Service" org.opencontainers.image.licenses="MIT"
-# gunicorn's socket for nginx, and a SQLite database, are in volumes.
+# Mount points of volumes: for gunicorn's socket, which nginx connects to, and for a SQLite database.
 RUN useradd --system --uid 10001 --no-create-home --home-dir / --shell /usr/sbin/nologin order-service \
  && install -d -o 10001 -g 10001 /run/order-service /var/lib/order-service
 WORKDIR /opt/order-service

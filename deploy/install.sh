@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install the service with nginx and PostgreSQL on this Debian or Ubuntu machine, or upgrade it: run it again after
-# `git pull`. It keeps /etc/order-service/environment, the database, and a changed configuration of nginx.
+# Installs the service with nginx and PostgreSQL on this Debian or Ubuntu machine. To upgrade the service, run the script
+# again after `git pull`: it keeps /etc/order-service/environment, the database, and nginx's configuration.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$PWD" = /opt/order-service ] || { echo "Clone the repository to /opt/order-service first." >&2; exit 1; }
@@ -11,12 +11,12 @@ apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
   curl make nginx-light postgresql python3-venv >/dev/null
 make --silent .venv/run.stamp
-# The service may not write here, and would compile itself at each start of a worker.
+# The service cannot write to this directory, so each worker would compile the code again when it starts.
 .venv/bin/python -m compileall -q ./*.py app migrations
 
 id order-service >/dev/null 2>&1 || useradd --system --no-create-home --home-dir / --shell /usr/sbin/nologin order-service
 
-# PostgreSQL knows the service by its user (peer authentication), so there is no password.
+# PostgreSQL identifies the service by its system user (peer authentication), so there is no password.
 as_postgres() { setpriv --reuid=postgres --regid=postgres --init-groups env --chdir=/ "$@"; }
 systemctl start postgresql
 as_postgres psql -qtAc "SELECT 1 FROM pg_roles WHERE rolname = 'order-service'" | grep -q 1 ||
@@ -28,8 +28,8 @@ mkdir -p /etc/order-service
 [ -e /etc/order-service/environment ] || (
   umask 077
   cat >/etc/order-service/environment <<END
-# Settings of the service, as in its README. After a change: systemctl reload order-service, and restart
-# order-service-worker.
+# Settings of the service; its README describes them. After a change: systemctl reload order-service, and
+# systemctl restart order-service-worker.
 DATABASE_URL=postgresql://order-service@/orders?host=/var/run/postgresql
 WORKER_METRICS_PORT=9464
 SECRET_KEY=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
@@ -45,7 +45,7 @@ systemctl daemon-reload
 systemctl restart order-service-migrate
 
 [ -n "$(order-service api-keys list)" ] || {
-  echo "An API key for orders, shown this once (order-service api-keys --help):"
+  echo "The first API key for orders (for further ones: order-service api-keys --help):"
   order-service api-keys create --name first --scope orders:read --scope orders:write --scope orders:manage
 }
 
@@ -55,7 +55,7 @@ systemctl reload-or-restart order-service   # loads new code without losing a re
 systemctl restart order-service-worker
 
 [ -e /etc/nginx/conf.d/order-service.conf ] || {
-  # The service has a worker for each core.
+  # The service runs one worker per core.
   sed "s/max_conns=[0-9]*/max_conns=$((100 * $(nproc)))/" deploy/nginx.conf >/etc/nginx/conf.d/order-service.conf
   rm -f /etc/nginx/sites-enabled/default
 }

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Run a command of the service as its user, with its settings: order-service doctor
+# Runs a flask command as the service's user and with its settings, for example: order-service doctor
 set -eu
 cd /opt/order-service
-# Read as systemd does: a shell would take a & or a $ in a URL for its own.
+# The file is parsed as systemd does: a shell would interpret & and $ in a URL.
 while IFS= read -r line || [ -n "$line" ]; do
   case $line in
     [A-Za-z_]*=*) name=${line%%=*} value=${line#*=} ;;
