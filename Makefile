@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-# Run modules, not scripts: the interpreter's path in a script is wrong after the directory has been moved.
+# Modules are run, not scripts: after the directory is moved, the interpreter's path in a script is wrong.
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 CLIENT := clients/typescript
@@ -11,9 +11,9 @@ FREE_PORT := $(PY) -c 'import socket; print(socket.create_server(("127.0.0.1", 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run test nginx-test pgbouncer-test browser-test console console-test screenshots node-test api-lint api-test client-test client-types python-types storefront storefront-files broker-test tracing-test alerts-test container-test cost-test deploys faults hostile lint format examples fuzz fuzz-database fuzz-model bench audit sbom lock clean
-# Tests start many processes; without bytecode, each of them compiles the application again.
+# Tests start many processes; without bytecode, each of them would compile the application.
 unexport PYTHONDONTWRITEBYTECODE
-# The length of these runs is for the caller to choose: no test of theirs has a time limit.
+# The caller chooses how long these runs take, so their tests have no time limit.
 client-test container-test deploys faults fuzz-model: export PYTEST_TIMEOUT ?= 0
 # Two runs of pip at the same time corrupt the environment.
 .NOTPARALLEL:
@@ -29,19 +29,19 @@ run: $(VENV)/run.stamp  ## migrate the database and start web server and worker 
 	@if [ -t 1 ]; then export LOG_FORMAT="$${LOG_FORMAT:-console}"; fi; \
 	$(PY) -m flask --app wsgi db upgrade && exec $(PY) supervisor.py
 
-# Three processes, because tests also wait; each has databases of its own. Selected tests and those on a given server
-# run in one.
+# Three processes, because tests also wait; each has its own databases. Selected tests, and tests on a given server, run
+# in one process.
 test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=3 --dist=worksteal)
 test: $(VENV)/dev.stamp  ## run the tests on SQLite and PostgreSQL (ARGS="-k name" selects tests)
 	@$(PY) -m pytest $(PROCESSES) $(ARGS)
 
-# Debian installs nginx in a directory that only root has in PATH.
+# Debian installs nginx in a directory that is in the PATH of root only.
 nginx-test: export PATH := $(PATH):/usr/sbin
 nginx-test: PROCESSES := $(if $(ARGS),,--numprocesses=2 --dist=loadfile)
 nginx-test: $(VENV)/dev.stamp  ## test the service behind nginx (apt-get install nginx-light)
 	@$(PY) -m pytest tests/nginx $(PROCESSES) $(ARGS)
 
-# Tests of changes and races, except those that count statements or measure lock time-outs, which a pooler changes.
+# Tests of changes and races, except those that count statements or measure lock timeouts, since a pooler changes both.
 pgbouncer-test: THROUGH_POOLER := idempotency idempotent_actions order_races order_lifecycle order_patch \
 	conditional_changes change_limits batch order_model migrations sequencer event_feed
 pgbouncer-test: export PATH := $(PATH):/usr/sbin
@@ -56,7 +56,7 @@ browser-test: $(VENV)/dev.stamp storefront-files  ## test the pages and the stor
 console:  ## build the console into app/static/console (apt-get install npm)
 	@cd console && npm ci --silent && npm run --silent build
 
-console-test: console  ## test that the built console in the repository is that of console/
+console-test: console  ## test that the built console in the repository is up to date with console/
 	@test -z "$$(git status --porcelain app/static/console)" || \
 	{ echo "app/static/console is not up to date: run make console and commit the result." >&2; exit 1; }
 
@@ -102,7 +102,7 @@ python-types: $(VENV)/dev.stamp
 	@$(PY) clients/python/generate_client.py clients/python/order_service_client/async_client.py $(TO)/client.py
 	@$(PY) -m ruff format --quiet --config ruff.toml $(TO)/requests.py $(TO)/client.py
 
-alerts-test:  ## test the alerts of deploy/prometheus, with promtool, which it installs with apt-get
+alerts-test:  ## test the alerts of deploy/prometheus with promtool (installs it with apt-get)
 	@.ci/need promtool prometheus
 	@promtool check config --syntax-only deploy/prometheus/prometheus.yml deploy/prometheus/compose.yml
 	@cd deploy/prometheus && promtool check rules rules.yml && promtool test rules rules_test.yml
@@ -111,12 +111,12 @@ container-test: export PATH := $(PATH):/usr/sbin
 container-test: $(VENV)/dev.stamp  ## test the image of the Dockerfile as root (apt-get install buildah runc debootstrap)
 	@$(PY) -m pytest tests/container $(ARGS)
 
-broker-test: $(VENV)/dev.stamp $(VENV)/broker.stamp  ## test publishing to RabbitMQ and Redis, which it installs with apt-get
+broker-test: $(VENV)/dev.stamp $(VENV)/broker.stamp  ## test publishing to RabbitMQ and Redis (installs them with apt-get)
 	@.ci/need rabbitmq-server rabbitmq-server
 	@.ci/need redis-server redis-server
 	@$(PY) -m pytest tests/broker --numprocesses=2 --dist=loadgroup $(ARGS)
 
-tracing-test: $(VENV)/dev.stamp $(VENV)/tracing.stamp  ## test the traces that a collector receives
+tracing-test: $(VENV)/dev.stamp $(VENV)/tracing.stamp  ## test the OpenTelemetry traces that a collector receives
 	@$(PY) -m pytest tests/tracing $(ARGS)
 
 cost-test: $(VENV)/dev.stamp  ## test the number of CPU instructions a request takes (apt-get install valgrind)
@@ -132,7 +132,7 @@ deploys: $(VENV)/dev.stamp  ## test that deploys lose no request and no delivery
 	@$(PY) -m pytest tests/deploys --numprocesses=2 --dist=worksteal $(ARGS)
 
 faults: export KILLS ?= 10
-faults: $(VENV)/dev.stamp  ## servers, databases and disks that fail, under load; nothing acknowledged may be lost (KILLS=10, EVENTS=10000 for long runs)
+faults: $(VENV)/dev.stamp  ## test that failures of servers, databases and disks under load lose nothing acknowledged (KILLS=10, EVENTS=10000 for long runs)
 	@$(PY) -m pytest tests/faults --numprocesses=2 --dist=worksteal $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## check format, style, types, import layers, security and migrations
@@ -157,7 +157,7 @@ fuzz: $(VENV)/dev.stamp  ## send requests generated from the API description, on
 	@$(PY) -m tests.support.postgres $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
 	@$(MAKE) --no-print-directory fuzz-model MODEL_EXAMPLES=$(EXAMPLES)
 
-# An event stream does not end. Without events:read, a request for the feed does not wait either.
+# streamOrderEvents is excluded, since an event stream does not end.
 fuzz-database: SCOPES := orders:read events:read orders:write orders:manage payments:write privacy:export privacy:erase webhooks:manage
 fuzz-database: export HOST := 127.0.0.1
 fuzz-database: export AUTH := required
@@ -176,12 +176,12 @@ fuzz-model: export TEST_LOG_LEVEL := error
 fuzz-model: $(VENV)/dev.stamp  ## compare random sequences of actions with a model, on both databases (MODEL_EXAMPLES=2000 sequences)
 	@$(PY) -m pytest tests/test_order_model.py --numprocesses=2 --capture=no --durations=2 --durations-min=1 $(ARGS)
 
-# A separate environment, so that the peers' packages do not affect the tests.
+# A separate environment: the packages of the other frameworks must not affect the tests.
 bench: export PATH := $(PATH):/usr/sbin
 bench: $(VENV)/bench.stamp  ## benchmark the service and its peers (apt-get install nginx-light wrk; ARGS=--help)
 	@$(VENV)/bench/bin/python -m bench.run $(ARGS)
 
-# Node.js comes in a wheel: the tools need a newer one than Debian has.
+# Node.js comes in a wheel: the tools need a newer version than Debian's.
 $(VENV)/api.stamp: export PATH := $(CURDIR)/$(VENV)/api/bin:$(PATH)
 $(VENV)/api.stamp: tests/api/requirements.txt tests/api/package-lock.json $(VENV)/dev.stamp
 	@echo "Installing tests/api/requirements.txt and tests/api/package.json …"
@@ -209,7 +209,7 @@ clean:  ## remove the environment and all caches, but not the database in instan
 $(CLIENT)/node_modules/.package-lock.json: $(CLIENT)/package-lock.json
 	@cd $(CLIENT) && npm ci --ignore-scripts --silent
 
-# venv installs pip last: without it, the environment is incomplete.
+# venv installs pip last: without pip, the environment is incomplete.
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "Python 3.11 or newer is required, for example: make PYTHON=python3.12 …" >&2; exit 1; }

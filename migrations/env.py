@@ -15,7 +15,7 @@ from app.db.migrations import LOCK_TIMEOUT, migration_limits, migration_lock, re
 database = current_app.extensions["migrate"].db
 
 LOCK_ATTEMPTS = 60
-LOCK_PAUSE = 1.0  # seconds; requests that have waited behind a lock are served meanwhile
+LOCK_PAUSE = 1.0  # seconds; meanwhile, requests that have waited for the lock are served
 
 
 def run() -> None:
@@ -57,7 +57,7 @@ def migrate_postgresql(engine: Engine) -> None:
         try:
             run_when_unlocked()
         finally:
-            connection.invalidate()  # its settings are of no use to anything else
+            connection.invalidate()  # its settings are for migrations only
 
 
 def run_when_unlocked() -> None:
@@ -75,7 +75,7 @@ def run_migrations() -> None:
     try:
         context.run_migrations()
     except CommandError:
-        # This may be an older version of the service, whose migrations have all been made.
+        # The code may be an older release, all of whose migrations have been applied.
         require_revision()
 
 
