@@ -18,7 +18,13 @@ from tests.support.marks import on_sqlite
 from tests.support.runbook import PAGE, inline_commands, rows, section
 from tests.support.samples import MINIMAL
 
-RUN = {"Dumps", "Point-in-time recovery", "SQLite", "API keys", "Secrets of webhooks"}  # the sections whose blocks tests run
+RUN = {
+    "Dumps",
+    "Point-in-time recovery",
+    "SQLite",
+    "API keys",
+    "Secrets of webhooks",
+}  # the sections whose blocks tests run
 # What needs a whole machine, or a registry.
 WHOLE_MACHINE = {"systemctl", "systemd-analyze", "journalctl", "timedatectl", "apt-get", "promtool"}
 WHOLE_MACHINE |= {"cp", "sleep", "df", "git", "make", "npm", "curl"}

@@ -1,4 +1,4 @@
-// One action as a form, with a preview of what it will do, and both versions if somebody else was first.
+// The form of one action, with a preview, and both versions if somebody else has changed the order meanwhile.
 
 import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
@@ -6,7 +6,7 @@ import { ProblemError } from "../../clients/typescript/src/problems";
 import { sleep } from "../../clients/typescript/src/transport";
 import { ACTIONS, type Action, type ActionName, type Change, type Field, Incomplete, type Values } from "./actions";
 import { isAborted, isTemporary, newIdempotencyKey, send } from "./api";
-import { DifferenceTable, Made, ProblemBox } from "./components";
+import { DifferenceTable, ChangedBy, ProblemBox } from "./components";
 import { differences } from "./differences";
 import { type FieldErrors, type FormErrors, formErrors } from "./form_errors";
 import type { Order, OrderEvent } from "./types";
@@ -26,28 +26,28 @@ interface Props {
 }
 
 interface Preview {
-  of: string; // the change and the version that it previews
+  of: string; // the previewed change and version
   before: Order;
-  values: Values; // of the form then
+  values: Values; // of the form at that time
   after?: Order;
   error?: unknown;
 }
 
 export function ActionPanel({ name, order, events, refresh, done, close }: Props): JSX.Element {
   const action: Action = ACTIONS[name];
-  const [base] = useState(order); // what the person saw when the form was opened
+  const [base] = useState(order); // the order when the form was opened
   const [values, setValues] = useState<Values>(() => action.initial?.(order) ?? {});
   const [preview, setPreview] = useState<Preview | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
-  const [missing, setMissing] = useState<FieldErrors>({}); // what the browser found when the form was to be sent
-  const [attempts, setAttempts] = useState(0); // to send a form that is not right
+  const [missing, setMissing] = useState<FieldErrors>({}); // errors that the browser reported on submit
+  const [attempts, setAttempts] = useState(0); // to submit an invalid form
   const [sending, setSending] = useState<AbortController | null>(null);
-  const [queued, setQueued] = useState<string | null>(null); // the change and version to send when they are checked
+  const [queued, setQueued] = useState<string | null>(null); // the change and version to send once the preview is loaded
   const [waiting, setWaiting] = useState(false);
-  const [unanswered, setUnanswered] = useState(false); // whether a request was given up whose outcome is unknown
+  const [unanswered, setUnanswered] = useState(false); // whether a request without a known result was abandoned
   const heading = useRef<HTMLHeadingElement>(null);
   const form = useRef<HTMLFormElement>(null);
-  // One key per intent: the same change of the same version keeps it over all attempts.
+  // One idempotency key per intent: all attempts at the same change of the same version share it.
   const intent = useRef({ of: "", key: "" });
   const conflict = order.version !== base.version && !sending;
   const possible = order.allowed_actions.includes(name);
@@ -60,16 +60,16 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   const fields = action.fields(order, values);
   const refusal = formErrors(preview?.error ?? problem, fields, change?.body);
   const errors: FieldErrors = { ...missing, ...unchanged(refusal.fields, preview?.values ?? values, values) };
-  // What is not entered yet is no error before the form is to be sent.
+  // An empty field is no error before the form is submitted.
   const isMarked = incomplete?.field !== undefined && (attempts > 0 || Boolean(values[incomplete.field]));
   if (incomplete?.field && isMarked) errors[incomplete.field] = incomplete.message;
 
   const label = fields.find((field) => field.name === incomplete?.field)?.label;
-  // Where a field is to be corrected, the button leads to it.
+  // If a field must be corrected, the button moves the focus to it.
   const leadsToField = incomplete?.field !== undefined || Object.keys(errors).length > 0;
 
   useEffect(() => heading.current?.focus(), []);
-  useEffect(() => () => sending?.abort(), [sending]); // a form that is closed sends nothing more
+  useEffect(() => () => sending?.abort(), [sending]); // a closed form stops its request
   useEffect(() => {
     if (attempts) form.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
   }, [attempts]);
@@ -102,7 +102,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
     return () => controller.abort();
   }, [target, possible, sending !== null]);
 
-  // Not sent after another input, or for another version.
+  // A queued form is not sent if its values or the order's version have changed.
   useEffect(() => {
     if (queued === null || isQueued) return;
     setQueued(null);
@@ -198,8 +198,8 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
           {waiting && sending && (
             <div class="waiting" role="status">
               <p>
-                <strong>No answer yet.</strong> It is sent again until there is one, with the same idempotency key, so
-                that it is done once.
+                <strong>No response yet.</strong> The request is repeated until there is one, with the same idempotency
+                key, so that it is carried out only once.
               </p>
               <button type="button" class="small" onClick={() => sending.abort()}>
                 Stop trying
@@ -224,7 +224,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
         <>
           <p class="problem" role="alert">
             “{action.label}” is no longer possible: the order is{" "}
-            {named(ORDER_STATUSES, order.status)}. Nothing was changed by you.
+            {named(ORDER_STATUSES, order.status)}. You have changed nothing.
           </p>
           <p class="buttons">
             <button type="button" onClick={close}>
@@ -237,7 +237,7 @@ export function ActionPanel({ name, order, events, refresh, done, close }: Props
   );
 }
 
-/** The errors of the fields that have the same value as then. */
+/** The errors of fields whose values have not changed since. */
 function unchanged(errors: FieldErrors, then: Values, now: Values): FieldErrors {
   return Object.fromEntries(Object.entries(errors).filter(([name]) => then[name] === now[name]));
 }
@@ -269,7 +269,7 @@ function isOutdated(error: unknown): boolean {
   return error instanceof ProblemError && error.slug === "version-mismatch";
 }
 
-/** Both versions side by side, and who made the difference. */
+/** Both versions side by side, and who made the changes between them. */
 function Conflict(props: { base: Order; current: Order; events: OrderEvent[]; mayBeOwn: boolean }): JSX.Element {
   const { base, current, events, mayBeOwn } = props;
   const missed = events.filter((event) => event.version > base.version && event.version <= current.version);
@@ -280,7 +280,7 @@ function Conflict(props: { base: Order; current: Order; events: OrderEvent[]; ma
       <ul class="missed">
         {missed.map((event) => (
           <li key={event.version}>
-            <strong>{capitalize(named(EVENTS, event.type))}</strong> <Made by={event.actor} at={event.at} />
+            <strong>{capitalize(named(EVENTS, event.type))}</strong> <ChangedBy by={event.actor} at={event.at} />
           </li>
         ))}
       </ul>
@@ -292,8 +292,8 @@ function Conflict(props: { base: Order; current: Order; events: OrderEvent[]; ma
       />
       <p>
         {mayBeOwn
-          ? "Your request had no answer. See above whether it was done; below you see what it would do once more."
-          : "Your change has not been made yet. Below you see what it does to the order as it is now."}
+          ? "There was no response to your request. Check above whether it was carried out; below you see what it would do again."
+          : "Your change has not been made yet. Below you see what it will do to the current order."}
       </p>
     </div>
   );
@@ -318,7 +318,7 @@ function PreviewBox(props: {
   else
     content = (
       <>
-        <DifferenceTable rows={rows} caption="What this will do" before="Now" after="Then" />
+        <DifferenceTable rows={rows} caption="What this will do" before="Now" after="Afterwards" />
         <NextActions before={preview.before} after={preview.after} />
       </>
     );
@@ -337,7 +337,7 @@ function NextActions({ before, after }: { before: Order; after: Order }): JSX.El
   if (!gone.length && !added.length) return null;
   return (
     <p class="next">
-      {added.length > 0 && <>Possible then: {added.join(", ")}. </>}
+      {added.length > 0 && <>Newly possible: {added.join(", ")}. </>}
       {gone.length > 0 && <>No longer possible: {gone.join(", ")}.</>}
     </p>
   );

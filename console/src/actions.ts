@@ -23,7 +23,7 @@ export type Values = Record<string, string>;
 
 export interface Field {
   name: string;
-  pointer?: string; // to the member of the body that it stands for, unless it has the name of the field
+  pointer?: string; // to its member of the body, if that has another name
   label: string;
   kind: "text" | "multiline" | "select" | "time" | "units" | "amount";
   options?: [value: string, label: string][];
@@ -39,7 +39,7 @@ export interface Change {
   body?: unknown;
 }
 
-/** Why a form cannot be sent yet, and the field that this is about. */
+/** Why a form cannot be sent yet, and the field with the problem. */
 export class Incomplete extends Error {
   constructor(
     message: string,
@@ -72,7 +72,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   fulfill: {
     label: "Fulfill",
-    explanation: "Records units that are sent. The last open unit completes the order.",
+    explanation: "Records shipped units. The last open unit completes the order.",
     fields: (order, values) => [...unitFields(order, values, openUnits), ...TRACKING],
     initial: (order) => allUnits(order, openUnits),
     change: (order, values) => ({
@@ -84,12 +84,12 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   cancel: {
     label: "Cancel",
-    explanation: "Cancels open units: all of them, or those that you choose. What was fulfilled stays.",
+    explanation: "Cancels open units: all of them, or those that you choose. Fulfilled units are not affected.",
     danger: true,
     fields: (order, values) => [
       select("scope", "What", [
         ["some", "Some units"],
-        ["all", "Everything that is open"],
+        ["all", "All open units"],
       ]),
       ...(values.scope === "all" ? [] : unitFields(order, values, openUnits)),
       select("reason", "Reason", choices(CANCELLATION_REASONS).filter(([reason]) => reason !== "expired")),
@@ -106,23 +106,23 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
       },
     }),
     submit: (order, values) =>
-      values.scope === "all" ? "Cancel everything that is open" : `Cancel ${countUnits(order, values)}`,
+      values.scope === "all" ? "Cancel all open units" : `Cancel ${countUnits(order, values)}`,
   },
   hold: {
     label: "Hold",
-    explanation: "Until it is released, the order cannot be confirmed, fulfilled or completed.",
+    explanation: "Until the hold is released, the order cannot be confirmed, fulfilled or completed.",
     fields: () => [
       select("kind", "Kind", choices(HOLD_KINDS)),
       { name: "handle", label: "Name of the hold", kind: "text", required: true, max: 64,
-        hint: "Short, such as address-check. A hold of the same name is replaced." },
+        hint: "Short, such as address-check. A hold with the same name is replaced." },
       { name: "reason", label: "Reason", kind: "text", max: 200, hint: "Optional. Customers do not see it." },
-      { name: "until", label: "Until", kind: "time", hint: "Optional: when the hold ends by itself." },
+      { name: "until", label: "Until", kind: "time", hint: "Optional: when the hold ends automatically." },
     ],
     initial: () => ({ kind: "review", handle: "support" }),
     change: (_, values) => {
       const handle = (values.handle ?? "").trim().toLowerCase().replace(/\s+/g, "-");
       if (!/^[a-z0-9_-]{1,64}$/.test(handle))
-        throw new Incomplete("Enter a name of the letters a to z, digits, _ and -.", "handle");
+        throw new Incomplete("Use only the letters a to z, digits, _ and -.", "handle");
       return {
         method: "PUT",
         path: `/holds/${handle}`,
@@ -133,7 +133,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   release: {
     label: "Release",
-    explanation: "Removes a hold. When none is left, the order can go on.",
+    explanation: "Removes a hold. Once none is left, the order can proceed.",
     fields: (order) => [
       select("handle", "Hold", order.holds.map((hold) => [hold.handle, `${hold.handle} (${named(HOLD_KINDS, hold.kind)})`])),
     ],
@@ -143,7 +143,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   pay: {
     label: "Payment",
-    explanation: "Records money that was moved elsewhere. The service itself moves none. A record cannot be removed.",
+    explanation: "Records a payment that was made elsewhere. The service itself moves no money. A recorded payment cannot be removed.",
     fields: (order) => [
       select("type", "Type", choices(PAYMENT_TYPES).map(([type, label]): [string, string] => [
         type, `${label}: ${PAYMENT_MEANINGS[type as PaymentType]}`,
@@ -151,7 +151,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
       { name: "amount", label: `Amount in ${order.currency}`, kind: "amount", required: true,
         hint: exponent(order.currency) ? `Up to ${exponent(order.currency)} decimals.` : "No decimals." },
       { name: "reference", label: "Reference", kind: "text", required: true, max: 128,
-        hint: "The number that the payment provider gave it, such as pi_3Nd81b." },
+        hint: "The payment provider’s number for it, such as pi_3Nd81b." },
       { name: "method", label: "Method", kind: "text", max: 64, hint: "Optional, such as card." },
       NOTE,
     ],
@@ -174,14 +174,14 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   track: {
     label: "Delivery",
-    explanation: "Records what happened to a fulfillment, or how it is tracked.",
+    explanation: "Records a delivery event of a fulfillment, or its tracking.",
     fields: (order, values) => [
       select("number", "Fulfillment", order.fulfillments
         .filter((one) => one.status !== "cancelled")
         .map((one) => [String(one.number), `${one.number}: ${units(one.items, order)} (${named(DELIVERY_EVENTS, one.status)})`])),
       select("mode", "What", [
-        ["event", "What happened"],
-        ["tracking", "How it is tracked"],
+        ["event", "A delivery event"],
+        ["tracking", "Its tracking"],
       ]),
       ...(values.mode === "tracking"
         ? TRACKING
@@ -212,11 +212,11 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   return: {
     label: "Return",
-    explanation: "Records units that came back, or that are expected back.",
+    explanation: "Records units that were returned, or that are expected back.",
     fields: (order, values) => [
       ...unitFields(order, values, (item) => returnableUnits(item, order)),
       select("status", "These units", [
-        ["received", "Came back"],
+        ["received", "Were returned"],
         ["expected", "Are expected back"],
       ]),
       { name: "reason", label: "Reason", kind: "multiline", max: 2_000, hint: "Optional." },
@@ -235,7 +235,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   receive: {
     label: "Receive return",
-    explanation: "The expected units came back.",
+    explanation: "The expected units have arrived.",
     fields: expectedReturns,
     initial: firstExpectedReturn,
     change: (_, values) => ({ method: "POST", path: `/returns/${values.number}/receive`, body: {} }),
@@ -243,7 +243,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   reject: {
     label: "Reject return",
-    explanation: "The expected units did not come back, or are not accepted.",
+    explanation: "The expected units did not arrive, or are not accepted.",
     danger: true,
     fields: expectedReturns,
     initial: firstExpectedReturn,
@@ -259,7 +259,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   reopen: {
     label: "Reopen",
-    explanation: "A completed order is confirmed again; a cancelled one is pending, with its cancelled units open.",
+    explanation: "A completed order becomes confirmed again; a cancelled order becomes pending, with its cancelled units open.",
     fields: () => [
       { name: "reason", label: "Reason", kind: "multiline", required: true, max: 2_000, hint: "Customers do not see it." },
     ],
@@ -303,7 +303,7 @@ const TRACKING: Field[] = [
   { name: "url", pointer: "#/tracking/url", label: "Tracking page", kind: "text", max: 2_000, group: "Tracking, optional" },
 ];
 
-/** The actions of the order that the console has a form for, in the order of the forms. */
+/** The allowed actions of the order that the console has a form for, in the order of ACTIONS. */
 export function possibleActions(order: Order): ActionName[] {
   return (Object.keys(ACTIONS) as ActionName[]).filter((name) => order.allowed_actions.includes(name));
 }
@@ -322,7 +322,7 @@ function returnableUnits(item: Item, order: Order): number {
   return item.fulfilled - item.returned - expected;
 }
 
-/** A line of which units were chosen stays, also if somebody else has left none of them. */
+/** A line whose units were chosen stays in the form, even if somebody else has taken them meanwhile. */
 function unitFields(order: Order, values: Values, available: Available): Field[] {
   return order.items
     .filter((item) => available(item) > 0 || `line.${item.line}` in values)
@@ -345,7 +345,7 @@ function chosenUnits(order: Order, values: Values, available: Available): { line
   for (const item of chosen) {
     if (chosenQuantity(item, values) <= available(item)) continue;
     const left = available(item) ? `Only ${plural(available(item), "unit")} left` : "No unit left";
-    throw new Incomplete(`${left}. Lower the number.`, `line.${item.line}`);
+    throw new Incomplete(`${left}. Enter a smaller number.`, `line.${item.line}`);
   }
   if (!chosen.length) {
     const first = order.items.find((item) => available(item) > 0);
@@ -406,9 +406,10 @@ function editable(order: Order): Values {
 }
 
 /**
- * A JSON merge patch of what the person changed; an emptied member is removed.
+ * A JSON merge patch of the user's changes; an emptied member is removed.
  *
- * Compared with the order as it is now, a member that somebody else has changed meanwhile would be set back.
+ * The comparison is with the order as the form showed it: compared with the current order, the patch would revert members
+ * that somebody else has changed meanwhile.
  */
 function patch(base: Order, values: Values): Record<string, unknown> {
   const before = editable(base);

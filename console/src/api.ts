@@ -5,10 +5,10 @@ import { Limit, RETRY_POLICY, sleep } from "../../clients/typescript/src/transpo
 
 const PREFIX = location.pathname.replace(/\/console\/?$/, "");
 const KEY = "api-key";
-export const UNAUTHENTICATED = "unauthenticated"; // an event of the window: the key is missing, or no longer valid
+export const UNAUTHENTICATED = "unauthenticated"; // a window event: the key is missing or invalid
 const RETRY_DELAYS = [500, 1_500, 4_000]; // milliseconds, between attempts of a read
 
-/** There was no answer: the network, or the service, is away. */
+/** There was no response: the network or the service is unavailable. */
 export class ConnectionError extends Error {}
 
 export interface RequestOptions {
@@ -41,7 +41,7 @@ export function query(parameters: Record<string, string | number | undefined>): 
   return given.length ? `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}` : "";
 }
 
-/** Send one request, whose response can be read as it arrives. Throws ProblemError, ConnectionError, or AbortError. */
+/** Send a request, and return the response before its body has arrived. Throws ProblemError, ConnectionError, or AbortError. */
 export async function open(method: string, path: string, options: RequestOptions = {}): Promise<Response> {
   const headers: Record<string, string> = { Accept: "application/json", ...options.headers };
   if (apiKey()) headers.Authorization = `Bearer ${apiKey()}`;
@@ -51,20 +51,20 @@ export async function open(method: string, path: string, options: RequestOptions
     init.body = JSON.stringify(options.body);
   }
   const response = await fetch(PREFIX + path, init).catch((error: unknown) => {
-    throw isAborted(error) ? error : new ConnectionError("No answer from the service.");
+    throw isAborted(error) ? error : new ConnectionError("No response from the service.");
   });
   if (response.ok) return response;
   if (response.status === 401) dispatchEvent(new Event(UNAUTHENTICATED));
   throw await readProblem(response);
 }
 
-/** Send one request, and read its whole response. Throws as `open` does. */
+/** Send a request, and read the whole response. Throws the same errors as `open`. */
 export async function send<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
   const limit = new Limit(options.signal, RETRY_POLICY.timeout);
   try {
     const response = await open(method, path, { ...options, signal: limit.signal });
     const text = await response.text().catch((error: unknown) => {
-      throw isAborted(error) ? error : new ConnectionError("The answer was cut off.");
+      throw isAborted(error) ? error : new ConnectionError("The response was cut off.");
     });
     return (text ? JSON.parse(text) : null) as T;
   } finally {
@@ -72,7 +72,7 @@ export async function send<T>(method: string, path: string, options: RequestOpti
   }
 }
 
-/** Read a resource, and try again when that may help. */
+/** Read a resource; temporary errors are retried. */
 export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
   for (const delay of RETRY_DELAYS) {
     try {

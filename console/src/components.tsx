@@ -1,4 +1,4 @@
-// Small parts that all views share.
+// Small components that all views share.
 
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -24,7 +24,7 @@ export function Status({ code, label }: { code: string; label: string }): JSX.El
   return <span class={`status ${TONES[code] ?? "idle"}`}>{label}</span>;
 }
 
-/** All statuses of an order, those that say something. */
+/** The statuses of an order that are worth showing. */
 export function Statuses({ order }: { order: Order }): JSX.Element {
   return (
     <>
@@ -58,8 +58,8 @@ export function Time({ at }: { at: string }): JSX.Element {
   );
 }
 
-/** "by warehouse · 5 minutes ago": who made a change, if that is known, and when. */
-export function Made({ by, at }: { by: string; at: string }): JSX.Element {
+/** "by warehouse · 5 minutes ago": who made a change, if identified, and when. */
+export function ChangedBy({ by, at }: { by: string; at: string }): JSX.Element {
   const actor = byActor(by);
   return (
     <>
@@ -75,18 +75,18 @@ export function orderLink(id: string): string {
 
 const numbers = new Map<string, Promise<string>>(); // of orders, by id
 
-/** A link to another order: its number as soon as it is known. */
+/** A link to another order, with its number as soon as that is loaded. */
 export function OrderNumber({ id }: { id: string }): JSX.Element {
   const [number, setNumber] = useState(`order …${id.slice(-8)}`);
   useEffect(() => {
     const reading = numbers.get(id) ?? get<Order>(`/orders/${id}`).then((order) => order.number);
     numbers.set(id, reading);
-    reading.then(setNumber, () => numbers.delete(id)); // the next link to the order asks again
+    reading.then(setNumber, () => numbers.delete(id)); // the next link to the order reads it again
   }, [id]);
   return <a href={orderLink(id)}>{number}</a>;
 }
 
-/** What is different, as a table: what, before, after. */
+/** A table of differences: what changed, before, after. */
 export function DifferenceTable(props: {
   rows: Difference[];
   caption: string;
@@ -118,7 +118,7 @@ export function DifferenceTable(props: {
 
 interface ProblemProps {
   error: unknown;
-  formErrors?: FormErrors; // the errors of a form: those at its fields are not repeated
+  formErrors?: FormErrors; // the errors of a form: those shown beside its fields are not repeated
   retry?: () => void;
 }
 
@@ -137,7 +137,7 @@ export function ProblemBox({ error, formErrors: sorted = formErrors(error, []), 
           ))}
         </ul>
       )}
-      <p class="advice">{sorted.labels.length > 0 ? `Correct what is marked: ${sorted.labels.join(", ")}.` : advice}</p>
+      <p class="advice">{sorted.labels.length > 0 ? `Correct the marked fields: ${sorted.labels.join(", ")}.` : advice}</p>
       {!(sorted.labels.length > 0 && sorted.others.length === 0) && (
         <p class="problem-links">
           {retry && (isTemporary(error) || !problem) && (
@@ -160,10 +160,10 @@ export function ProblemBox({ error, formErrors: sorted = formErrors(error, []), 
 /** What happened, the details, and what to do. */
 function explain(error: unknown): [title: string, detail: string, advice: string] {
   if (error instanceof ConnectionError)
-    return ["No connection to the service", error.message, "Check the network. The page connects again by itself."];
+    return ["No connection to the service", error.message, "Check the network. The page reconnects automatically."];
   if (!(error instanceof ProblemError)) {
     const detail = error instanceof Error ? error.message : String(error);
-    return ["Unexpected error", detail, "Load the page again. If it stays, tell the operators of the service."];
+    return ["Unexpected error", detail, "Reload the page. If the error persists, tell the operators of the service."];
   }
   const text = PROBLEMS[error.slug];
   const { title, detail } = error.problem;

@@ -1,4 +1,4 @@
-// What is different between two versions of an order, in words.
+// The differences between two versions of an order, as texts.
 
 import { money } from "./money";
 import type { Address, DeliveryEvent, Fulfillment, Hold, Item, Order, Payment, Return } from "./types";
@@ -121,7 +121,7 @@ export function addressLines(address: Address | null): string[] {
 function total(order: Order, name: keyof NonNullable<Order["totals"]>): string {
   if (!order.totals) return "";
   const value = order.totals[name];
-  return name === "due" && value < 0 ? `${money(-value, order.currency)} to pay back` : money(value, order.currency);
+  return name === "due" && value < 0 ? `${money(-value, order.currency)} to refund` : money(value, order.currency);
 }
 
 function holdText(hold: Hold): string {

@@ -1,10 +1,10 @@
-// Find an order: a search as you type, filters with counts, and the keyboard alone if you like.
+// The list of orders: search as you type, filters with counts, usable with the keyboard alone.
 
 import type { JSX } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { query } from "./api";
 import { ProblemBox, Statuses, Time, orderLink } from "./components";
-import { type Counted, type Filters, countOrders, findOrders } from "./find";
+import { type Filters, type SearchCounts, countOrders, findOrders } from "./find";
 import { type FieldErrors, formErrors } from "./form_errors";
 import { shortcut } from "./keyboard";
 import { money, parseAmount } from "./money";
@@ -14,7 +14,7 @@ import { FULFILLMENT_STATUSES, ORDER_STATUSES, PAYMENT_STATUSES, RETURN_STATUSES
 
 const TYPING_PAUSE = 150; // milliseconds
 const REFRESH = 10_000; // milliseconds
-const BEHIND = 10; // events that the search may be behind without a word about it
+const BEHIND = 10; // events that the search may be behind before the page says so
 const RECOUNT = 30_000; // milliseconds
 
 const GROUPS: [name: string, title: string, statuses: [value: string, label: string][]][] = [
@@ -27,10 +27,10 @@ const GROUPS: [name: string, title: string, statuses: [value: string, label: str
 const SORTS: [value: string, label: string][] = [
   ["", "Newest first"],
   ["created_at", "Oldest first"],
-  ["-updated_at", "Changed last"],
+  ["-updated_at", "Last changed"],
   ["-total", "Largest total"],
 ];
-// The filters with a field that can show what is wrong.
+// The filters with a field that can show an error.
 const FIELDS = [
   { name: "q", label: "Search" },
   { name: "created_from", label: "Placed from" },
@@ -42,15 +42,15 @@ const FIELDS = [
 const NO_MORE = "none"; // in place of the cursor of the next page
 
 interface Further {
-  key: string; // the filters whose further pages these are
-  orders: Order[]; // all that were shown: a new order pushes none of them out of the list
+  key: string; // the filters of these pages
+  orders: Order[]; // all orders shown so far: a new order removes none of them from the list
   next: string;
   error: unknown;
 }
 
 let shownFilters: Filters = {};
 
-/** The orders that were last found. */
+/** A link to the last search. */
 export function finderLink(): string {
   return `#/orders${query(shownFilters)}`;
 }
@@ -68,7 +68,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
   useEffect(() => {
     shownFilters = filters;
   }, [filters]);
-  // What is typed while the page follows an earlier text stays; a link or the Back button sets the text.
+  // Text that is typed while the page searches for an earlier text is kept; a link or the Back button replaces it.
   const searched = useRef(filters.q ?? "");
   useEffect(() => {
     if ((filters.q ?? "") !== searched.current) setText(filters.q ?? "");
@@ -76,7 +76,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
   }, [filters.q]);
   useEffect(() => {
     if (text === (filters.q ?? "")) return undefined;
-    // The filters of then, not of now: one can be chosen before the pause ends.
+    // The filters at the end of the pause, not at its start: one may have been chosen meanwhile.
     const timer = setTimeout(() => {
       searched.current = text;
       if (isShown()) go({ ...currentFilters(), q: text });
@@ -149,7 +149,7 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
         <FilterError name="q" error={errors.fields.q} />
       </form>
       <FilterList filters={filters} counted={counted} errors={errors.fields} />
-      <section class="results" aria-label="Orders found" aria-busy={!data && !error}>
+      <section class="results" aria-label="Matching orders" aria-busy={!data && !error}>
         <div class="result-head">
           <p class="result-count" role="status">
             {data ? countText(orders.length, counted, Boolean(next) && next !== NO_MORE) : error ? "" : "Searching …"}
@@ -190,12 +190,12 @@ export function Finder({ filters }: { filters: Filters }): JSX.Element {
   );
 }
 
-function countText(shown: number, counted: Counted | null, more: boolean): string {
+function countText(shown: number, counted: SearchCounts | null, more: boolean): string {
   if (counted) return capitalize(foundText(counted));
   return more ? `The first ${plural(shown, "order")}` : plural(shown, "order");
 }
 
-function foundText({ total, complete }: Counted): string {
+function foundText({ total, complete }: SearchCounts): string {
   return complete ? plural(total, "order") : `more than ${plural(total, "order")}`;
 }
 
@@ -240,7 +240,7 @@ function Table({ orders }: { orders: Order[] }): JSX.Element {
   );
 }
 
-/** Leave the filters, which stand above the orders on a narrow screen. */
+/** Close the filters, which are above the orders on a narrow screen. */
 function fold(filters: HTMLDetailsElement | null): void {
   filters?.removeAttribute("open");
   filters?.querySelector("summary")?.focus();
@@ -248,7 +248,7 @@ function fold(filters: HTMLDetailsElement | null): void {
 
 interface FilterProps {
   filters: Filters;
-  counted: Counted | null;
+  counted: SearchCounts | null;
   errors: FieldErrors;
 }
 
@@ -321,7 +321,7 @@ function FilterList({ filters, counted, errors }: FilterProps): JSX.Element {
       </fieldset>
       {chosen > 0 && <a href={`#/orders${query({ q: filters.q })}`}>Remove all filters</a>}
       <button type="button" class="show-results" onClick={(event) => fold(event.currentTarget.closest("details"))}>
-        {counted ? `Show ${foundText(counted)}` : "Show the orders"}
+        {counted ? `Show ${foundText(counted)}` : "Show orders"}
       </button>
     </details>
   );
@@ -365,7 +365,7 @@ interface LimitProps {
 
 function Limit({ label, name, type, filters, error }: LimitProps): JSX.Element {
   const stored = filters[name] ?? "";
-  const [text, setText] = useState(stored); // what is being typed outlasts a new result
+  const [text, setText] = useState(stored); // what is being typed survives a new search result
   useEffect(() => setText(stored), [stored]);
   return (
     <label class="limit">
@@ -400,7 +400,7 @@ function Select(props: { label: string; name: string; any: string; values: strin
   );
 }
 
-/** Whether the address is still that of the finder: a link may have been followed since the last render. */
+/** Whether the URL is still that of the list: a link may have been followed since the last render. */
 function isShown(): boolean {
   return ["", "#", "#/orders"].includes(location.hash.split("?", 1)[0] ?? "");
 }
@@ -409,7 +409,7 @@ function currentFilters(): Filters {
   return Object.fromEntries(new URLSearchParams(location.hash.split("?", 2)[1]));
 }
 
-/** Show other filters, without another entry in the browser's history for each letter. */
+/** Change the filters, without an entry in the browser's history for each letter. */
 function go(filters: Filters): void {
   history.replaceState(null, "", `#/orders${query(filters)}`);
   dispatchEvent(new HashChangeEvent("hashchange"));

@@ -1,4 +1,4 @@
-// What is wrong with a form: each error at the field that it is about, and in words where there is no such field.
+// The errors of a form: each one beside its field, or listed in the problem if there is no such field.
 
 import { ProblemError } from "../../clients/typescript/src/problems";
 import { PROBLEMS, memberName, pointerParts } from "./words";
@@ -8,17 +8,17 @@ export type FieldErrors = Record<string, string>;
 
 export interface FormErrors {
   fields: FieldErrors;
-  labels: string[]; // of the fields
-  others: string[]; // those that are about no field
+  labels: string[]; // of the fields with errors
+  others: string[]; // errors that belong to no field
 }
 
 interface LabelledField {
   name: string;
   label: string;
-  pointer?: string; // to the member that the field stands for, unless it has the name of the field
+  pointer?: string; // to its member of the body, if that has another name
 }
 
-/** Sort the errors of a problem by field. `body` is that of the request: its items tell the lines. */
+/** Sort the errors of a problem by field. `body` is the request body: its items contain the line numbers. */
 export function formErrors(error: unknown, fields: LabelledField[], body?: unknown): FormErrors {
   const sorted: FormErrors = { fields: {}, labels: [], others: [] };
   if (!(error instanceof ProblemError)) return sorted;
@@ -44,7 +44,7 @@ function isAbout(parts: string[], field: LabelledField, body: unknown): boolean 
   return memberParts(field).every((part, index) => part === parts[index]);
 }
 
-/** "“gift”: " for an error of one entry of the field, nothing for one of the whole field. */
+/** "“gift”: " for an error in one entry of the field, nothing for an error of the whole field. */
 function entryName(parts: string[], field: LabelledField, body: unknown): string {
   const value = parts[0] === "items" ? undefined : valueAt(body, parts);
   return parts.length > memberParts(field).length && typeof value === "string" ? `“${value}”: ` : "";

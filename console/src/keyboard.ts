@@ -1,4 +1,4 @@
-// Shortcuts of one key. WCAG 2.2, 2.1.4: they can be switched off.
+// Single-key shortcuts, which can be switched off (WCAG 2.2, 2.1.4).
 
 const SETTING = "shortcuts";
 const handlers: ((key: string) => boolean)[] = [];
@@ -11,7 +11,11 @@ export function enableShortcuts(enabled: boolean): void {
   localStorage.setItem(SETTING, enabled ? "on" : "off");
 }
 
-/** Call the handler with each key that is not typed into a field; true means that it used the key. Returns the end. */
+/**
+ * Call the handler with each key that is not typed into a field; it returns true if it has handled the key.
+ *
+ * Returns a function that removes the handler.
+ */
 export function shortcut(handler: (key: string) => boolean): () => void {
   handlers.push(handler);
   return () => {

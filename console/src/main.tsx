@@ -1,4 +1,4 @@
-// The console: the views, the key, the theme, and the help.
+// The console: its views, the API key, the theme, and the help.
 
 import { type JSX, render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -20,11 +20,11 @@ const VIEWS: [path: string, title: string][] = [
 ];
 const SHORTCUTS: [keys: string[], meaning: string][] = [
   [["/"], "Search"],
-  [["↑", "↓"], "Go through the orders found"],
+  [["↑", "↓"], "Move through the list of orders"],
   [["Enter"], "Open the order"],
   [["a"], "Go to the actions of the order"],
-  [["Esc"], "Close the action, go back to the orders, or empty the search"],
-  [["?"], "This help"],
+  [["Esc"], "Close the action, go back to the orders, or clear the search"],
+  [["?"], "Show this help"],
 ];
 
 interface Route {
@@ -63,7 +63,7 @@ function App(): JSX.Element {
       setAccess("granted");
     } catch (reason) {
       if (reason instanceof ProblemError && reason.status === 401) return;
-      if (reason instanceof ProblemError && reason.status === 403) setAccess("granted"); // the views show what is missing
+      if (reason instanceof ProblemError && reason.status === 403) setAccess("granted"); // the views show which scope is missing
       else setError(reason);
     }
   }
@@ -71,7 +71,7 @@ function App(): JSX.Element {
   return (
     <>
       <a class="skip" href="#main" onClick={(event) => skip(event)}>
-        Skip to the content
+        Skip to content
       </a>
       <header class="top">
         <a class="brand" href="#/orders" aria-label="Order Service">
@@ -144,7 +144,7 @@ function KeyForm({ refused, check }: { refused: boolean; check: () => Promise<vo
       }}
     >
       <h1>API key</h1>
-      <p>This service requires a key. Paste the one that its operators gave you.</p>
+      <p>This service requires a key. Paste the key that its operators gave you.</p>
       {refused && (
         <p class="problem" role="alert">
           The key was not accepted. Check that it is complete; it may have been revoked.
@@ -206,7 +206,7 @@ const MOON = "M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5z";
 function Help({ close }: { close: () => void }): JSX.Element {
   const [enabled, setEnabled] = useState(shortcutsEnabled);
   return (
-    <Dialog title="Keyboard" close={close}>
+    <Dialog title="Keyboard shortcuts" close={close}>
       <dl class="keys">
         {SHORTCUTS.map(([keys, meaning]) => (
           <div key={meaning}>
@@ -228,7 +228,7 @@ function Help({ close }: { close: () => void }): JSX.Element {
             setEnabled(event.currentTarget.checked);
           }}
         />
-        <span>Shortcuts of a single letter or sign</span>
+        <span>Single-character shortcuts</span>
       </label>
     </Dialog>
   );

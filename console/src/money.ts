@@ -1,4 +1,4 @@
-// Money is a whole number of minor units; no amount is ever a fraction.
+// Amounts are whole numbers of minor units, never fractions.
 
 import type { Item } from "./types";
 
@@ -28,13 +28,13 @@ export function money(minor: number | null, currency: string | null): string {
   return currency ? `${amount(minor, currency)} ${currency}` : amount(minor, currency);
 }
 
-/** What is left of a line's total, by the rule of `totals.cancelled`: the price of cancelled units is rounded down. */
+/** The remaining total of a line, by the rule of `totals.cancelled`: the price of cancelled units is rounded down. */
 export function remainingTotal({ total, cancelled, quantity }: Item): number | null {
   if (total === null || !cancelled) return total;
   return total - Number((BigInt(total) * BigInt(cancelled)) / BigInt(quantity));
 }
 
-/** What a person types, with a point or a comma, in minor units; null if it is no amount of this currency. */
+/** A typed amount, with a decimal point or comma, in minor units; null if it is no amount of this currency. */
 export function parseAmount(text: string, currency: string | null): number | null {
   const places = exponent(currency);
   const match = /^(\d{1,13})(?:[.,](\d*))?$/.exec(text.trim());
@@ -43,7 +43,7 @@ export function parseAmount(text: string, currency: string | null): number | nul
   return Number(`${match[1]}${fraction.padEnd(places, "0")}`);
 }
 
-/** Minor units as a person would type them: 123456 EUR → "1234.56". */
+/** An amount as a user would type it: 123456 EUR → "1234.56". */
 export function editableAmount(minor: number, currency: string | null): string {
   return amount(minor, currency).replaceAll(",", "");
 }

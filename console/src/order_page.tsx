@@ -1,4 +1,4 @@
-// One order: what it is, what happened to it, and what can be done with it.
+// One order: its content, its history, and its actions.
 
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useLayoutEffect, useState } from "preact/hooks";
@@ -8,7 +8,7 @@ import { OrderNumber, ProblemBox, Status, Statuses, Time } from "./components";
 import { addressLines } from "./differences";
 import { finderLink } from "./finder";
 import { shortcut } from "./keyboard";
-import { Life } from "./life";
+import { Progress } from "./progress";
 import { amount, money, remainingTotal } from "./money";
 import { useOrder } from "./order_state";
 import { Timeline } from "./timeline";
@@ -50,10 +50,10 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
   useEffect(() => {
     if (!order) return;
     document.title = `${order.number} · Order Service`;
-    // The link that led here, which had the focus, is gone.
+    // The link that was followed had the focus, and has been removed.
     if (document.activeElement === document.body) document.getElementById("order-number")?.focus();
   }, [order?.number]);
-  // At once: an Escape right after the form is gone must not find the handler that closes it.
+  // A layout effect, so that Escape right after the form was removed does not call the handler that closes the form.
   useLayoutEffect(
     () =>
       shortcut((key) => {
@@ -124,7 +124,7 @@ export function OrderPage({ id }: { id: string }): JSX.Element {
       {error !== null && <ProblemBox error={error} />}
       <div class="order-body">
         <div class="order-main">
-          <Life order={order} events={events} />
+          <Progress order={order} events={events} />
           <Holds order={order} release={() => choose("release")} />
           <Lines order={order} />
           <div class="pair">
@@ -248,7 +248,7 @@ function Totals({ order }: { order: Order }): JSX.Element | null {
     </div>
   );
   return (
-    <Section title={`Money in ${currency}`}>
+    <Section title={`Amounts in ${currency}`}>
       <dl class="sums">
         {row("Items", totals.items)}
         {order.adjustments.map((one, index) => (
@@ -263,7 +263,7 @@ function Totals({ order }: { order: Order }): JSX.Element | null {
         {row("Total", totals.total, "sum")}
         {row("Paid", totals.paid)}
         {totals.refunded !== 0 && row("Refunded", totals.refunded)}
-        {row(totals.due < 0 ? "To pay back" : "Due", Math.abs(totals.due), totals.due ? "sum" : "")}
+        {row(totals.due < 0 ? "To refund" : "Due", Math.abs(totals.due), totals.due ? "sum" : "")}
       </dl>
     </Section>
   );
@@ -424,7 +424,7 @@ function Cancellations({ order }: { order: Order }): JSX.Element | null {
               <strong>{units(one.items, order)}</strong> {capitalize(named(CANCELLATION_REASONS, one.reason))}. {one.note}
               <span class="code">
                 {dateTime(one.created_at)}
-                {one.reopened_at && `, opened again ${dateTime(one.reopened_at)}`}
+                {one.reopened_at && `, reopened ${dateTime(one.reopened_at)}`}
               </span>
             </span>
           </li>

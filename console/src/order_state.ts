@@ -1,4 +1,4 @@
-// An order that stays current: the document, its events, and the stream of new ones.
+// An order that is kept up to date: the document, its events, and the stream of new events.
 
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { eventStream } from "../../clients/typescript/src/event-stream";
@@ -27,7 +27,7 @@ export function useOrder(id: string): OrderState {
   const version = useRef(0);
   const lastPage = useRef(""); // the cursor of the last page of the history that was read
 
-  // Answers can overtake each other: an older version never replaces a newer one.
+  // Responses can arrive out of order: an older version never replaces a newer one.
   const accept = useCallback((next: Order) => {
     if (next.version < version.current) return;
     version.current = next.version;
@@ -39,7 +39,7 @@ export function useOrder(id: string): OrderState {
     setError(null);
   }, [path, accept]);
 
-  // The last page anew, and all that follow.
+  // Reads the last known page again, and all following ones.
   const readHistory = useCallback(async () => {
     for (;;) {
       const parameters = { limit: HISTORY_PAGE, cursor: lastPage.current };
@@ -50,7 +50,7 @@ export function useOrder(id: string): OrderState {
     }
   }, [path]);
 
-  // The stream may be late, or closed: what led to a newer version is read at once.
+  // The stream may be late or closed, so the events up to a newer version are read at once.
   const newest = order?.version ?? 0;
   useEffect(() => {
     if (newest > (events.at(-1)?.version ?? newest)) readHistory().catch(() => undefined);
@@ -90,7 +90,7 @@ export function useOrder(id: string): OrderState {
       }
     }
 
-    /** Call until it succeeds or fails for good, and show why it does not succeed yet. */
+    /** Repeat the call until it succeeds or fails permanently; meanwhile, show its temporary error. */
     async function whileTemporary<T>(call: () => Promise<T>, signal: AbortSignal): Promise<T> {
       for (;;) {
         try {
@@ -114,7 +114,7 @@ interface HistoryPage {
   next_cursor: string | null;
 }
 
-/** All events, each once, by version. */
+/** All events by version, without duplicates. */
 function merged(known: OrderEvent[], more: OrderEvent[]): OrderEvent[] {
   const versions = new Set(known.map((event) => event.version));
   const added = more.filter((event) => !versions.has(event.version));

@@ -1,10 +1,10 @@
-// How the day goes: orders a minute, orders by status, and those that need attention.
+// The overview: orders per minute, orders by status, and orders that need attention.
 
 import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, query } from "./api";
 import { ProblemBox, Status, Time, orderLink } from "./components";
-import { type Found, countOrders, findOrders } from "./find";
+import { type OrderList, countOrders, findOrders } from "./find";
 import { usePolled } from "./polled";
 import type { Order } from "./types";
 import { ORDER_STATUSES, choices, itemName, named, openUnits, plural, timeOfDay } from "./words";
@@ -13,7 +13,7 @@ const MINUTE = 60_000; // milliseconds
 const MINUTES = 60;
 const INTERVAL = 10_000; // milliseconds
 const PAGE = 100;
-const PAGES = 10; // of recent orders that are read at most
+const PAGES = 10; // at most, of recent orders
 
 interface Rate {
   counts: number[]; // orders of each minute, oldest first
@@ -77,7 +77,7 @@ function Waiting({ error }: { error: unknown }): JSX.Element {
   return error ? <ProblemBox error={error} /> : <p class="faint">Loading …</p>;
 }
 
-/** The orders of the last hour by minute. The first reading takes all of them, each further one those since. */
+/** The orders of the last hour by minute. The first request reads all of them, each further one only new orders. */
 function useRate(): ReturnType<typeof usePolled<Rate>> {
   const known = useRef(new Map<string, number>()); // the minute of each order
   const since = useRef(0);
@@ -91,11 +91,11 @@ function useRate(): ReturnType<typeof usePolled<Rate>> {
         break;
       }
       const from = new Date(Math.max(first, since.current) * MINUTE).toISOString();
-      const page: Found = await get<Found>(`/orders${query({ created_from: from, limit: PAGE, cursor })}`, signal);
+      const page: OrderList = await get<OrderList>(`/orders${query({ created_from: from, limit: PAGE, cursor })}`, signal);
       for (const order of page.orders) known.current.set(order.id, Math.floor(Date.parse(order.created_at) / MINUTE));
       cursor = page.next_cursor;
     }
-    since.current = now - 2; // an order can be stored a little after its time
+    since.current = now - 2; // an order can be stored shortly after its created_at
     const counts = new Array<number>(MINUTES).fill(0);
     for (const [id, minute] of known.current) {
       if (minute < first) known.current.delete(id);
@@ -171,7 +171,7 @@ function useWidth(): [ref: (element: SVGSVGElement | null) => void, width: numbe
   return [setElement, width];
 }
 
-/** An even number at the top of the axis. */
+/** A round, even number for the top of the axis. */
 function niceTop(largest: number): number {
   const size = 10 ** Math.floor(Math.log10(Math.max(largest, 2)));
   const top = [1, 2, 4, 6, 8, 10].find((factor) => factor * size >= largest) ?? 10;
@@ -198,7 +198,7 @@ function StatusBars({ counts }: { counts: Record<string, number> }): JSX.Element
   );
 }
 
-function LateOrders({ found }: { found: Found }): JSX.Element {
+function LateOrders({ found }: { found: OrderList }): JSX.Element {
   if (!found.orders.length) return <p class="faint">No open order is late.</p>;
   return (
     <ul class="records">
@@ -207,7 +207,7 @@ function LateOrders({ found }: { found: Found }): JSX.Element {
           <a href={orderLink(order.id)}>{order.number}</a>
           <span>
             <Status code={order.status} label={named(ORDER_STATUSES, order.status)} /> {openText(order)}
-            <span class="code">was to be sent {order.ship_by && <Time at={order.ship_by} />}</span>
+            <span class="code">was due to ship {order.ship_by && <Time at={order.ship_by} />}</span>
           </span>
         </li>
       ))}

@@ -1,4 +1,4 @@
-// Something that is read again and again while the page is visible.
+// Data that is polled while the page is visible.
 
 import { useCallback, useEffect, useState } from "preact/hooks";
 import { sleep } from "../../clients/typescript/src/transport";
@@ -9,7 +9,7 @@ export interface Polled<T> {
   reload: () => void;
 }
 
-/** `key` identifies what is read: data of another key is dropped. `interval` is in milliseconds. */
+/** `key` identifies the data: data of another key is discarded. `interval` is in milliseconds. */
 export function usePolled<T>(key: string, interval: number, load: (signal: AbortSignal) => Promise<T>): Polled<T> {
   const [state, setState] = useState<{ key: string; data: T | null; error: unknown }>({ key, data: null, error: null });
   const [round, setRound] = useState(0);
@@ -29,7 +29,7 @@ export function usePolled<T>(key: string, interval: number, load: (signal: Abort
         while (document.hidden);
       }
     };
-    poll().catch(() => undefined); // aborted while it waited
+    poll().catch(() => undefined); // aborted during the pause
     return () => controller.abort();
   }, [key, round]);
   const reload = useCallback(() => setRound((count) => count + 1), []);

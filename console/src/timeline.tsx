@@ -1,7 +1,7 @@
-// What happened to an order, newest first, with what each event changed.
+// The history of an order, newest event first, with the changes of each event.
 
 import type { JSX } from "preact";
-import { Made } from "./components";
+import { ChangedBy } from "./components";
 import { type Difference, NOTHING, differences } from "./differences";
 import { money } from "./money";
 import type { OrderEvent } from "./types";
@@ -30,7 +30,7 @@ function Entry({ event, before }: { event: OrderEvent; before: OrderEvent | unde
       <p class="entry-head">
         <strong>{capitalize(named(EVENTS, event.type))}</strong>{" "}
         <span class="faint">
-          <Made by={event.actor} at={event.at} /> · <span class="version">version {event.version}</span>
+          <ChangedBy by={event.actor} at={event.at} /> · <span class="version">version {event.version}</span>
         </span>
       </p>
       {!before && (

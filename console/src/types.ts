@@ -1,4 +1,4 @@
-// What the service answers: the types of the TypeScript client, which are generated from /openapi.json.
+// The documents in responses: types of the TypeScript client, which are generated from /openapi.json.
 import type { components } from "../../clients/typescript/src/schema";
 
 export type Schemas = components["schemas"];

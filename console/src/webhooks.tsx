@@ -1,4 +1,4 @@
-// Webhook endpoints: how they are, what was sent to them, and sending it again.
+// Webhook endpoints: their health and deliveries, and sending deliveries again.
 
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
@@ -88,7 +88,7 @@ function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void 
       <div class="card">
         <h2 class="endpoint-url">{webhook.url}</h2>
         <dl class="facts">
-          <Fact label="State">
+          <Fact label="Status">
             <Health webhook={webhook} /> {webhook.disabled_reason && named(DISABLED_REASONS, webhook.disabled_reason)}
           </Fact>
           <Fact label="Last success">{health.last_success_at ? <Time at={health.last_success_at} /> : "none yet"}</Fact>
@@ -108,7 +108,7 @@ function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void 
             type="button"
             onClick={() =>
               void call("PATCH", path, { status: enabled ? "disabled" : "enabled" }, () =>
-                enabled ? "Switched off: events wait until it is on again." : "Switched on: it gets what it missed.",
+                enabled ? "Switched off: events wait until it is switched on again." : "Switched on: missed events are being sent.",
               )
             }
           >
@@ -122,9 +122,9 @@ function Endpoint({ webhook, changed }: { webhook: Webhook; changed: () => void 
                 void call("POST", `${path}/replay`, { failed_since: since }, queued);
               }}
             >
-              Send again what failed
+              Send failed deliveries again
             </button>
-            <select aria-label="Failed when" value={hours} onChange={(event) => setHours(Number(event.currentTarget.value))}>
+            <select aria-label="Failed" value={hours} onChange={(event) => setHours(Number(event.currentTarget.value))}>
               {SINCE.map(([value, label]) => (
                 <option key={value} value={value}>
                   {label}
@@ -175,7 +175,7 @@ function Fact({ label, children }: { label: string; children: ComponentChildren 
   );
 }
 
-/** The latest deliveries, one bar each: as high as its last attempt took, and hollow if it failed. */
+/** The latest deliveries, one bar each: its height is the duration of the last attempt; failed ones are hollow. */
 function Strip({ deliveries }: { deliveries: Delivery[] }): JSX.Element {
   const shown = deliveries.toReversed();
   const failed = shown.filter((one) => one.status === "failed").length;
@@ -184,7 +184,7 @@ function Strip({ deliveries }: { deliveries: Delivery[] }): JSX.Element {
   return (
     <figure class="strip">
       <figcaption class="faint">
-        The last {plural(shown.length, "delivery", "deliveries")}: {failed || "none"} failed, the slowest answer took{" "}
+        The last {plural(shown.length, "delivery", "deliveries")}: {failed || "none"} failed, the slowest response took{" "}
         {slowest.toLocaleString("en")} ms
       </figcaption>
       <svg viewBox={`0 0 ${PAGE * 8} 32`} aria-hidden="true">
@@ -197,7 +197,7 @@ function Strip({ deliveries }: { deliveries: Delivery[] }): JSX.Element {
   );
 }
 
-/** What an endpoint did with a request: it accepts an event by a status from 200 to 299. */
+/** Whether an endpoint accepted a request, which it does with a status from 200 to 299. */
 function answerText(status: number): string {
   return `${status >= 200 && status < 300 ? "accepted" : "refused"} (${status})`;
 }
@@ -241,12 +241,12 @@ function DeliveryRow({ delivery, again }: { delivery: Delivery; again: () => voi
             <ol class="delivery">
               {attempts.map((attempt) => (
                 <li key={attempt.at}>
-                  {attempt.status === null ? (attempt.error ?? "No answer") : capitalize(answerText(attempt.status))}{" "}
+                  {attempt.status === null ? (attempt.error ?? "No response") : capitalize(answerText(attempt.status))}{" "}
                   <span class="faint">
                     after {attempt.milliseconds} ms, {dateTime(attempt.at)}
                   </span>
                   {attempt.response && (
-                    <pre tabIndex={0} aria-label="Answer">
+                    <pre tabIndex={0} aria-label="Response">
                       {attempt.response}
                     </pre>
                   )}

@@ -1,8 +1,9 @@
-// Names and times for people.
+// Texts, names and times as users see them.
 
 import type { Item, LineQuantity, Order, Schemas } from "./types";
 
-// Codes of the API. The type of each table comes from the API description: a code without words does not compile.
+// Texts for the codes of the API. The type of each table comes from the API description: a code without a text does not
+// compile.
 
 export const ORDER_STATUSES: Record<Schemas["OrderStatus"], string> = {
   pending: "pending",
@@ -60,21 +61,21 @@ export const PAYMENT_TYPES: Record<Schemas["PaymentType"], string> = {
   chargeback: "chargeback",
 };
 
-/** What the types of payments mean, where one is chosen. */
+/** What the types of payments mean, for users who choose one. */
 export const PAYMENT_MEANINGS: Record<Schemas["PaymentType"], string> = {
   authorization: "money is reserved",
-  capture: "money has come in",
-  refund: "money was paid back",
-  void: "a reservation has ended",
-  chargeback: "the bank took money back",
+  capture: "money was received",
+  refund: "money was returned",
+  void: "the authorization was released",
+  chargeback: "the bank reversed the payment",
 };
 
 export const HOLD_KINDS: Record<Schemas["HoldKind"], string> = {
   fraud: "suspected fraud",
-  payment: "payment to check",
-  address: "address to check",
+  payment: "payment needs checking",
+  address: "address needs checking",
   inventory: "not in stock",
-  review: "to be reviewed",
+  review: "needs review",
   other: "other",
 };
 
@@ -96,7 +97,7 @@ export const ADJUSTMENT_TYPES: Record<Schemas["AdjustmentType"], string> = {
   other: "other",
 };
 
-/** What another order is to this one. */
+/** How another order is related to this one. */
 export const RELATIONS: Record<Schemas["Relation"], string> = {
   replacement: "replacement",
   exchange: "exchange",
@@ -141,23 +142,23 @@ export const WEBHOOK_DELIVERY_STATUSES: Record<Schemas["DeliveryStatus"], string
 /** Why a webhook is switched off. */
 export const DISABLED_REASONS: Record<NonNullable<Schemas["Webhook"]["disabled_reason"]>, string> = {
   paused: "It was switched off.",
-  gone: "It answered 410: it is gone for good.",
-  failing: "It failed for 72 hours.",
+  gone: "It responded with 410 (gone).",
+  failing: "It kept failing for 72 hours.",
 };
 
 // Who made a change, by the id of the principal. The other ids have a kind, a colon and a name.
 const ACTORS: Record<string, string> = {
-  anonymous: "", // authentication is off: nobody is known
+  anonymous: "", // authentication is off, so nobody is identified
   seed: "by the sample data",
-  "system:schedule": "automatically, at the planned time",
-  "system:expiry": "automatically, after too long a wait",
+  "system:schedule": "automatically, as scheduled",
+  "system:expiry": "automatically, not confirmed in time",
   "system:privacy": "by the operators",
   "system:webhooks": "by the operators",
-  staff: "by the staff", // to a customer
+  staff: "by staff", // to a customer
   service: "by the shop", // to a customer
 };
 
-/** "by warehouse", "automatically, at the planned time", or nothing where nobody is known. */
+/** "by warehouse", "automatically, as scheduled", or nothing if the actor is not identified. */
 export function byActor(id: string): string {
   const known = ACTORS[id];
   if (known !== undefined) return known;
@@ -170,7 +171,7 @@ export function isAutomatic(id: string): boolean {
   return byActor(id).startsWith("automatically");
 }
 
-// Members in the errors of the service, where their names alone say too little.
+// Names of members in errors, if the name in the API is not clear enough.
 const MEMBERS: Record<string, string> = {
   external_ref: "reference",
   items: "line",
@@ -191,31 +192,31 @@ export function pointerParts(pointer: string): string[] {
 }
 
 interface ProblemText {
-  title?: string; // in place of the service's
-  detail?: string; // in place of the service's, which can be about members, or amounts in minor units
-  member?: string; // that the problem is about
+  title?: string; // replaces the service's
+  detail?: string; // replaces the service's, which can name members, or amounts in minor units
+  member?: string; // the member that the problem is about
   advice: string;
 }
 
-/** Problems as support staff understands them. */
+/** Problem types in words for support staff. */
 export const PROBLEMS: Record<string, ProblemText> = {
   "invalid-request": { title: "Not accepted", detail: "", advice: "Nothing was changed." },
   forbidden: {
-    advice: "Your API key does not allow this. Ask the operators for one that does; “Forget key” lets you enter it.",
+    advice: "Your API key does not allow this. Ask the operators for a key that does; “Forget key” lets you enter it.",
   },
   "order-not-found": { detail: "", advice: "Check the link, and whether your API key is bound to another channel." },
   "webhook-not-found": { advice: "Somebody else may have deleted it." },
-  "illegal-action": { advice: "Look at the order as it is now: the buttons show what is possible." },
-  "quantity-exceeded": { detail: "", advice: "Enter no more units than the lines have left." },
+  "illegal-action": { advice: "Check the current order: its buttons show the possible actions." },
+  "quantity-exceeded": { detail: "", advice: "Enter at most the number of units that are left in each line." },
   "amount-exceeded": {
-    detail: "No more can be paid back than has come in, and no more voided than is authorized.",
+    detail: "You cannot refund more than was received, or void more than is authorized.",
     member: "amount",
     advice: "Look at the payments of the order, and enter a smaller amount.",
   },
   "duplicate-payment": {
-    detail: "A payment of this type with this reference is recorded, with another amount.",
+    detail: "A payment of this type with this reference is already recorded with a different amount.",
     member: "reference",
-    advice: "Look at the payments of the order. Another payment has a reference of its own.",
+    advice: "Look at the payments of the order. A different payment needs its own reference.",
   },
   "duplicate-external-ref": {
     title: "The reference is taken",
@@ -224,16 +225,16 @@ export const PROBLEMS: Record<string, ProblemText> = {
     advice: "Search for the reference to find that order.",
   },
   "version-mismatch": {
-    advice: "Somebody else changed the order. Compare the versions, then go on with the current one.",
+    advice: "Somebody else changed the order. Compare the versions, then continue with the current one.",
   },
 };
 
-/** The words for a code. A page that was opened before a deployment can meet codes that it does not know. */
+/** The text for a code. A page that was opened before a deployment may get codes that it does not know. */
 export function named<Code extends string>(names: Record<Code, string>, code: Code): string {
   return names[code] ?? words(code);
 }
 
-/** The codes with their words, for a choice. */
+/** The codes with their texts, for a select element. */
 export function choices(names: Record<string, string>): [code: string, label: string][] {
   return Object.entries(names).map(([code, label]) => [code, capitalize(label)]);
 }
@@ -250,7 +251,7 @@ export function plural(count: number, one: string, many = `${one}s`): string {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }
 
-/** The id of a customer; that of one whose personal data was erased is random, and says nothing. */
+/** The id of a customer; after an erasure it is random, so it is not shown. */
 export function customerName(id: string): string {
   return id.startsWith("erased-") ? "erased customer" : id;
 }
@@ -307,5 +308,5 @@ export function localInput(time: string | null): string {
 export function fromLocalInput(value: string): string | null {
   if (!value) return null;
   const date = new Date(value);
-  return Number.isNaN(date.getTime()) ? value : date.toISOString(); // the service refuses what is no time
+  return Number.isNaN(date.getTime()) ? value : date.toISOString(); // the service refuses an invalid time
 }

@@ -138,7 +138,7 @@ def test_orders_are_found_as_one_types_and_by_filters_with_counts(page: Page, se
     orders[0] = act(service, orders[0], "confirm")
     orders[1] = act(service, orders[1], "cancel", reason="customer")
     wait_for_search(service, *orders)
-    links = page.get_by_role("region", name="Orders found").get_by_role("link")
+    links = page.get_by_role("region", name="Matching orders").get_by_role("link")
 
     page.goto(console(service))
     page.get_by_role("searchbox").press_sequentially(f"ada {word[:6]}")
@@ -191,7 +191,7 @@ def test_no_order_leaves_a_long_list_when_another_arrives(page: Page, service: S
     template = THREE_LINES | {"customer_id": word}
     orders = service.request("POST", "/orders/batch", {"orders": [template] * 51}).json["results"]
     wait_for_search(service, *(result["order"] for result in orders))
-    links = page.get_by_role("region", name="Orders found").get_by_role("link")
+    links = page.get_by_role("region", name="Matching orders").get_by_role("link")
     page.clock.install()
     page.goto(console(service, f"#/orders?q={word}"))
     expect(links).to_have_count(50)
@@ -280,7 +280,7 @@ def test_the_history_names_who_made_a_change_unless_authentication_is_off(
     act(service, order, "payments", type="capture", amount=6215, reference="pi_1")
 
     history = page.get_by_role("region", name="History")
-    expect(history).to_contain_text("Became late automatically, at the planned time ·")
+    expect(history).to_contain_text("Became late automatically, as scheduled ·")
     expect(page.get_by_role("alert")).to_contain_text("Payment recorded")
     expect(page.get_by_text("anonymous").filter(visible=True)).to_have_count(0)
 
@@ -289,7 +289,7 @@ def test_the_history_names_who_made_a_change_unless_authentication_is_off(
     with console_app.app_context():
         assert sum(expire_orders(older_than=timedelta(0))) > 0
     expect(page.get_by_role("alert")).to_contain_text("The service itself changed this order meanwhile")
-    expect(page.get_by_role("alert")).to_contain_text("Cancelled automatically, after too long a wait ·")
+    expect(page.get_by_role("alert")).to_contain_text("Cancelled automatically, not confirmed in time ·")
 
 
 def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: Page, service: Server) -> None:
@@ -301,7 +301,7 @@ def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: 
 
     act(service, order, "confirm")
 
-    expect(page.get_by_role("list", name="Life of the order")).to_be_visible()
+    expect(page.get_by_role("list", name="Progress of the order")).to_be_visible()
     expect(page.get_by_text("Live · version 2")).to_be_visible()
 
 
@@ -385,12 +385,12 @@ def test_units_that_somebody_else_left_none_of_are_named(page: Page, service: Se
     choose_action(page, "Cancel")
     for item in ("Mug", "Mug", "Plate"):
         page.get_by_label(f"One more of {item}").click()
-    expect(page.get_by_role("table", name="What this will do")).to_contain_text("Due0.00 EUR34.90 EUR to pay back")
+    expect(page.get_by_role("table", name="What this will do")).to_contain_text("Due0.00 EUR34.90 EUR to refund")
 
     act(service, order, "fulfillments", items=[{"line": 1, "quantity": 1}, {"line": 2, "quantity": 1}])
-    expect(page.get_by_text("Mug: only 1 unit left. Lower the number.")).to_be_visible()
+    expect(page.get_by_text("Mug: only 1 unit left. Enter a smaller number.")).to_be_visible()
     page.get_by_label("One less of Mug").click()
-    expect(page.get_by_text("Plate: no unit left. Lower the number.")).to_be_visible()
+    expect(page.get_by_text("Plate: no unit left. Enter a smaller number.")).to_be_visible()
     page.get_by_label("One less of Plate").click()
     page.get_by_role("button", name="Cancel 1 unit in version 4").click()
 
@@ -466,7 +466,7 @@ def test_offline_the_page_waits_and_goes_on_when_the_network_is_back(page: Page,
 
     page.context.set_offline(True)
     page.get_by_role("button", name="Confirm the order").click()
-    expect(page.get_by_text("No answer yet.")).to_be_visible()
+    expect(page.get_by_text("No response yet.")).to_be_visible()
     assert read(service, order)["version"] == 1
     page.context.set_offline(False)
 
@@ -483,7 +483,7 @@ def test_a_form_that_is_discarded_sends_nothing_more(page: Page, service: Server
     expect(page.get_by_role("table", name="What this will do")).to_be_visible()
     page.route("**/confirm", lambda route: route.abort())
     page.get_by_role("button", name="Confirm the order").click()
-    expect(page.get_by_text("No answer yet.")).to_be_visible()
+    expect(page.get_by_text("No response yet.")).to_be_visible()
 
     page.get_by_role("button", name="Discard").click()
     sent: list[Any] = []
@@ -511,7 +511,7 @@ def test_a_request_without_an_answer_is_not_taken_for_that_of_somebody_else(page
 
     page.route("**/cancel", lose_the_answer)
     page.get_by_role("button", name="Cancel 1 unit").click()
-    expect(page.get_by_text("No answer yet.")).to_be_visible()
+    expect(page.get_by_text("No response yet.")).to_be_visible()
     page.get_by_role("button", name="Stop trying").click()
 
     conflict = page.get_by_role("alert").filter(has_text="This order has changed, perhaps by your own request")
@@ -716,7 +716,7 @@ def test_an_order_lives_its_life_through_the_forms(page: Page, service: Server) 
     assert statuses == ["completed", "delivered", "paid", "partial"]
     assert (ended["note"], ended["tags"], ended["version"]) == ("Ring twice", ["gift", "vip"], 12)
     assert ended["fulfillments"][0]["tracking"] == {"carrier": "DHL", "number": "003404"}
-    life = page.get_by_role("list", name="Life of the order")
+    life = page.get_by_role("list", name="Progress of the order")
     expect(life.get_by_role("listitem").filter(has_not_text="not yet")).to_have_count(7)
 
 
@@ -730,7 +730,7 @@ def test_a_preview_that_is_refused_says_why_and_cannot_be_sent(page: Page, servi
     expect(page.get_by_role("alert")).to_contain_text("The amount is too large")
     page.get_by_role("button", name="Record refund of 6215 JPY").click()
     expect(page.get_by_label("Amount")).to_be_focused()
-    expect(page.get_by_label("Amount")).to_have_accessible_description(re.compile("^No more can be paid back than"))
+    expect(page.get_by_label("Amount")).to_have_accessible_description(re.compile("^You cannot refund more than"))
     page.get_by_label("Amount").fill("62.15")
 
     expect(page.get_by_label("Amount")).to_have_accessible_description(re.compile("^Enter an amount in JPY."))
@@ -750,7 +750,7 @@ def test_errors_of_the_service_stand_at_the_fields_that_they_are_about(page: Pag
     until.fill("2020-01-01T10:00")
     expect(until).to_have_accessible_description(re.compile("^This must be in the future."))
     expect(until).to_have_attribute("aria-invalid", "true")
-    expect(page.get_by_role("alert")).to_have_text("Not acceptedCorrect what is marked: Until.")
+    expect(page.get_by_role("alert")).to_have_text("Not acceptedCorrect the marked fields: Until.")
     check(page, ".panel")
     page.get_by_role("button", name="Put on hold").click()
     expect(until).to_be_focused()
@@ -797,7 +797,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab_also_under_a_prefix(
         server.request("PUT", f"/shop/api{path}/holds/review", {"kind": "review"}, headers)
         page.goto(f"http://127.0.0.1:{port}/shop/api/console#{path}")
         expect(page.get_by_role("region", name="History")).to_contain_text("Put on hold by support ·")
-        expect(page.get_by_role("listitem").filter(has_text="to be reviewed").first).to_contain_text("by support")
+        expect(page.get_by_role("listitem").filter(has_text="needs review").first).to_contain_text("by support")
         page.reload()
         expect(page.get_by_text("Live · version 2")).to_be_visible()
         assert page.evaluate("[Object.values(sessionStorage), localStorage.length, document.cookie]") == [[key], 0, ""]

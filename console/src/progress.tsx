@@ -1,4 +1,4 @@
-// The life of an order as a row of stages.
+// The progress of an order as a row of stages.
 
 import type { JSX } from "preact";
 import type { Order, OrderEvent } from "./types";
@@ -10,11 +10,11 @@ interface Stage {
   kind?: "stop";
 }
 
-export function Life({ order, events }: { order: Order; events: OrderEvent[] }): JSX.Element {
+export function Progress({ order, events }: { order: Order; events: OrderEvent[] }): JSX.Element {
   const stages = stagesOf(order, events);
   const current = stages.findLastIndex((stage) => stage.at !== null);
   return (
-    <ol class="life" aria-label="Life of the order">
+    <ol class="progress" aria-label="Progress of the order">
       {stages.map((stage, index) => (
         <li
           key={stage.name}
