@@ -13,7 +13,7 @@ from typing import Any
 Document = dict[str, Any]
 
 HEADER = '''# Generated from the API description by make client-types.
-"""The requests of the API, by the names of its description. A request is a value; a client sends it."""
+"""The requests of the API, named as in its description. A request is an object that a client sends."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ IDEMPOTENT = {"GET", "PUT", "DELETE"}  # RFC 9110 §9.2.2
 NEW_KEY = "secrets.token_hex(16)"
 NDJSON, EVENT_STREAM = "application/x-ndjson", "text/event-stream"
 TYPES = {"integer": "int", "boolean": "bool", "object": "Mapping[str, str]"}
-# The description does not tell what a line or an event is.
+# The description does not define the types of lines and events.
 LINES = {
     "export_orders": "Export[d.Order]",
     "export_customer": "Export[dict[str, Any]]",
     "stream_order_events": "EventStream[d.Event]",
     "stream_events": "EventStream[d.FeedEvent]",
 }
-NOT_OF_STREAMS = {"format", "bom", "limit", "wait"}  # an export that goes on would begin its limit again
+NOT_OF_STREAMS = {"format", "bom", "limit", "wait"}  # a resumed export would start its limit again
 
 
 class Operation:
@@ -48,7 +48,7 @@ class Operation:
         self._body = names.pop() if names else None
 
     def functions(self) -> Iterator[str]:
-        """A function for each way to read the response: the feed is a list and a stream."""
+        """Yield a function for each way to read the response: the feed is both a list and a stream."""
         name = re.sub("([A-Z])", r"_\1", self._operation["operationId"]).lower()
         _, response = min((code, each) for code, each in self._operation["responses"].items() if code < "3")
         content = self._resolved(response).get("content", {})
@@ -132,7 +132,7 @@ class Operation:
         return f"d.{name}"
 
     def _resolved(self, value: Document) -> Document:
-        """Return what a reference refers to."""
+        """Resolve references."""
         while "$ref" in value:
             place: Any = self._document
             for name in value["$ref"].removeprefix("#/").split("/"):
@@ -142,7 +142,7 @@ class Operation:
 
 
 def generate(document: Document) -> str:
-    """Return the module: operations that everybody may execute are pages and probes, and left out."""
+    """Return the module. Operations without authentication are pages and probes, and are omitted."""
     operations = (
         Operation(document, method, path, operation)
         for path, item in document["paths"].items()

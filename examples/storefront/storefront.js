@@ -1,4 +1,4 @@
-// A shop's page: a cart that becomes exactly one order, whose progress it shows live.
+// A shop's page: its cart becomes exactly one order, and the page shows the progress of the order live.
 import { NoResponseError, OrderServiceClient, ProblemError, VersionMismatchError, newIdempotencyKey } from "./order-service-client.js";
 
 const PRODUCTS = [
@@ -11,14 +11,14 @@ const EVENTS = {
   "order.confirmed": "Your order is confirmed.",
   "order.fulfilled": "Your order is on its way.",
   "order.fulfillment_updated": "There is news about the delivery.",
-  "order.partially_cancelled": "A part of your order is cancelled.",
+  "order.partially_cancelled": "Part of your order is cancelled.",
   "order.cancelled": "Your order is cancelled.",
   "order.completed": "Your order is complete.",
 };
 
 // A shop's server would put the customer's id and token into the page. The fragment stays in the browser.
 const given = new URLSearchParams(location.hash.slice(1));
-// A link to the page gives all of the settings or none: a stored token is not sent to another service.
+// A link to the page sets all of the settings or none, so that a stored token is not sent to another service.
 const settings = {
   service: "http://127.0.0.1:8000",
   customer: "c-123",
@@ -30,9 +30,9 @@ history.replaceState(null, "", location.pathname);
 const client = new OrderServiceClient({ baseUrl: settings.service, token: settings.token });
 const element = (id) => document.getElementById(id);
 const price = (amount) => (amount / 100).toLocaleString("en", { style: "currency", currency: "EUR" });
-const REFUSALS = [400, 413, 415, 422]; // the service refuses the request itself, however often it is sent
-let order; // as it was last received
-let following; // the controller of the stream
+const REFUSALS = [400, 413, 415, 422]; // the request is invalid: repeating it does not help
+let order; // the latest version received
+let following; // the AbortController of the event stream
 
 function load(name) {
   return JSON.parse(sessionStorage.getItem(name) ?? "null");
@@ -60,7 +60,7 @@ function showCart() {
   element("buy").disabled = total === 0;
 }
 
-/** Orders the cart. What is sent and its key are stored first, so that a reload sends the same request again. */
+/** Orders the cart. The order and its key are stored first, so that a reload sends the same request again. */
 async function checkOut() {
   const checkout = load("checkout") ?? {
     idempotencyKey: newIdempotencyKey(),
@@ -76,17 +76,17 @@ async function checkOut() {
     await follow(created.id);
   } catch (error) {
     if (error instanceof ProblemError && REFUSALS.includes(error.status)) {
-      save("checkout", undefined); // the next order is another one
+      save("checkout", undefined); // the next order gets a new key
       for (const input of element("cart").elements) input.disabled = false;
       showMessage(error.message);
     } else if (error instanceof ProblemError || error instanceof NoResponseError) {
-      // Also after a 401 or 409: an earlier attempt, whose response was lost, may have created the order.
-      showMessage("We have no answer yet. Your order will not be placed twice.", { retry: true });
+      // After a 401 or 409 too: an earlier attempt whose response was lost may have created the order.
+      showMessage("We have no response yet. Your order will not be placed twice.", { retry: true });
     } else throw error;
   }
 }
 
-/** Shows an order and everything that happens to it. */
+/** Shows an order and its events as they happen. */
 async function follow(id) {
   following?.abort();
   following = new AbortController();
@@ -113,16 +113,16 @@ function showOrder(current) {
   element("cancel").hidden = !order.allowed_actions.includes("cancel");
 }
 
-/** Cancels the order as it is shown: if it has changed since, the customer decides again. */
+/** Cancels the order that is shown. If it has changed since, the customer is asked again. */
 async function cancel() {
-  element("cancel").disabled = true; // a second click would find that the first one has changed the order
+  element("cancel").disabled = true; // a second click would fail, because the first one has changed the order
   try {
     showOrder(await client.cancelOrder(order, { reason: "customer" }));
     showMessage("");
   } catch (error) {
     if (error instanceof VersionMismatchError) await showChange();
     else if (error instanceof NoResponseError) {
-      showMessage("We have no answer. The list shows whether the order is cancelled.");
+      showMessage("We have no response. The list shows whether the order is cancelled.");
     } else showMessage(error.message);
   }
   element("cancel").disabled = false;
@@ -166,4 +166,4 @@ addEventListener("online", () => element("retry").hidden || checkOut());
 
 showCart();
 if (load("order")) void follow(load("order"));
-else if (load("checkout")) void checkOut(); // the page was reloaded before the answer came
+else if (load("checkout")) void checkOut(); // the page was reloaded before the response came

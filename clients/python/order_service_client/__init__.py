@@ -1,4 +1,4 @@
-"""A typed client of the Order Service. Requests are values; a `Client` or an `AsyncClient` sends them."""
+"""A typed client of the Order Service. Requests are objects that a `Client` or an `AsyncClient` sends."""
 
 from order_service_client.async_client import AsyncClient as AsyncClient
 from order_service_client.client import Client as Client

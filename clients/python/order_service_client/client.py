@@ -14,7 +14,7 @@ from order_service_client.problems import ProblemError, problem_error
 from order_service_client.retries import NO_RESPONSE, RetryPolicy
 
 Token = str | Callable[[], str] | None
-_DELETED = "webhook-not-found"  # nothing else is deleted by a DELETE without a key
+_DELETED = "webhook-not-found"  # only webhooks are deleted by a DELETE without a key
 _SILENCE = 45.0  # seconds without a byte of an event stream: three heartbeats of the service
 
 
@@ -34,14 +34,14 @@ class Client:
         self._http.close()
 
     def send(self, request: Request[T]) -> T:
-        """Send a request, again if that is safe, and return its document. Raises ProblemError, NoResponseError."""
+        """Send a request, retry it if that is safe, and return its document. Raises ProblemError, NoResponseError."""
         documents = [document for document in self.iterate(request)]
         return documents[0] if documents else cast(T, None)  # a deletion has no document
 
     def iterate(self, series: Series[T]) -> Generator[T, None, None]:
-        """Iterate over a list page by page, an export or an event stream. Raises what `send` raises."""
+        """Iterate over a list page by page, an export or an event stream. Raises the same errors as `send`."""
         policy, attempt, document = self._retry, 1, None
-        may_be_done = False  # an attempt without a response may have had its effect
+        may_be_done = False  # an attempt without a response may have been executed
         while True:
             token = self._token() if callable(self._token) else self._token
             headers = {**series.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
@@ -75,7 +75,7 @@ class Client:
 
 
 def _events(response: httpx2.Response) -> Generator[httpx2.ServerSentEvent, None, None]:
-    """Return the events of an event stream; each line of another response as an event."""
+    """Yield the events of an event stream, or each line of any other response as an event."""
     if response.headers.get("Content-Type", "").startswith(EventStream.accept):
         for event in httpx2.EventSource(response, max_event_size=None):
             yield event

@@ -1,7 +1,7 @@
-"""Requests as values.
+"""Requests as objects.
 
-A change of an order has its idempotency key from the start: however often the same request is sent, it has one effect.
-It takes the id of an order, or the order as it was read: then it is refused if the order has changed since.
+A change of an order gets its idempotency key when it is created: however often the same request is sent, it has one
+effect. It takes the id of an order, or an order: in this case it is refused if the order has changed since.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ OrderRef = str | Order
 class Series(Generic[T]):
     """A request for items of the type T, in one or several responses.
 
-    `order`: what a change is based on; `repeatable`: it is safe to send the request again (RFC 9110 §9.2.2).
+    `order` is the order that a change is based on; `repeatable`: the request is safe to retry (RFC 9110 §9.2.2).
     """
 
     accept: ClassVar[str] = "application/json"
@@ -45,7 +45,7 @@ class Series(Generic[T]):
         return [document]
 
     def rest(self, document: Any) -> Self:
-        """Return the request for what comes after a document of a response that has been cut off."""
+        """Return the request for what follows a document of an incomplete response."""
         return self
 
     def following(self, document: Any, *, has_link: bool) -> Self | None:
@@ -72,36 +72,36 @@ class Listing(Series[T], Generic[Page, T]):
         return cast(Sequence[T], document[self.member])
 
     def following(self, document: Any, *, has_link: bool) -> Self | None:
-        """The feed has a cursor on its last page, too, but no link."""
+        """The last page of the feed also has a cursor, but no link."""
         return self.at(document["next_cursor"], self.cursor) if has_link or self.query.get("wait") else None
 
 
 class EventStream(Series[T]):
-    """Events as they happen, without end. A lost connection is opened again after the last event."""
+    """Events as they happen, endlessly. After a lost connection, the stream continues after the last event."""
 
     accept = "text/event-stream"
 
 
 @dataclass(frozen=True)
 class Export(Series[T]):
-    """A line for each item. After a lost connection, an order of which not all lines were received comes again."""
+    """A line for each item. After a lost connection, an order whose lines are incomplete is received again."""
 
     accept = "application/x-ndjson"
-    order_id: str | None = None  # whose lines are being received, where an order has several
+    order_id: str | None = None  # the order whose lines are being received, if an order has several
 
     def rest(self, document: Any) -> Self:
         if "id" in document:
             return self.at(document["id"])
         if "order" not in document:
             return self
-        order_id = document["order"]["id"]  # the one before it is complete, unless this one comes again
+        order_id = document["order"]["id"]  # the previous order is complete, unless this one is repeated
         return replace(self.at(self.order_id) if self.order_id not in (None, order_id) else self, order_id=order_id)
 
 
 def query_of(**parameters: Any) -> dict[str, Any]:
     """Return the parameters that are not None; several values are separated by commas.
 
-    A filter without any values is sent too, and refused by the service: left out, it would match everything.
+    A filter without values is sent too, and the service refuses it: if it were omitted, all orders would match.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     return {name: value if isinstance(value, str | int) else ",".join(value) for name, value in given.items()}

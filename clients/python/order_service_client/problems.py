@@ -20,14 +20,14 @@ class ProblemError(Exception):
         self.retry_after: float | None = retry_after
         self.status: int = problem["status"]
         self.slug: str = problem["type"].rpartition("/")[2]
-        self.current_version: int | None = problem.get("current_version")  # of the order, where a conflict is about one
+        self.current_version: int | None = problem.get("current_version")  # of the order, if a conflict is about one
 
     def __str__(self) -> str:
         return self.problem.get("detail") or self.problem["title"]
 
 
 class InvalidRequestError(ProblemError):
-    """400: the problem's `errors` list everything that is invalid."""
+    """400: the problem's `errors` list all errors."""
 
     def __str__(self) -> str:
         return f"{super().__str__()} {self.problem.get('errors', '')}"
@@ -46,11 +46,11 @@ class VersionMismatchError(ConflictError):
 
 
 class IllegalActionError(ConflictError):
-    """409: the order's status does not allow the action; the problem's `allowed_actions` are possible."""
+    """409: the order's status does not allow the action; the problem's `allowed_actions` list the possible ones."""
 
 
 class NoResponseError(Exception):
-    """No response arrived, at any attempt. Send the same request again to find out, without doing anything twice."""
+    """No attempt got a response. Send the same request again: it is executed at most once."""
 
 
 _BY_SLUG = {"version-mismatch": VersionMismatchError, "illegal-action": IllegalActionError}
@@ -58,7 +58,7 @@ _BY_STATUS = {400: InvalidRequestError, 404: NotFoundError, 409: ConflictError, 
 
 
 def problem_error(response: httpx2.Response, content: bytes) -> ProblemError:
-    """Return the error that a response with a status of 300 or more and its content stand for."""
+    """Return a response with a status of 300 or more, and its content, as an error."""
     status, reason = response.status_code, response.reason_phrase
     problem: Any = {"type": "about:blank", "title": reason or str(status), "status": status, "detail": reason}
     if response.headers.get("Content-Type", "").startswith("application/problem+json"):

@@ -1,5 +1,5 @@
 # Generated from the API description by make client-types.
-"""The requests of the API, by the names of its description. A request is a value; a client sends it."""
+"""The requests of the API, named as in its description. A request is an object that a client sends."""
 
 import secrets
 from collections.abc import Mapping, Sequence

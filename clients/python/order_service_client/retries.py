@@ -1,4 +1,4 @@
-"""When a request is sent again."""
+"""When requests are retried."""
 
 import random
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from order_service_client.problems import NoResponseError, ProblemError
 _UNPROCESSED = {408, 429}  # the service did nothing
 _TRANSIENT = {None, *_UNPROCESSED, 502, 503, 504}  # None: no response
 
-# Not among them: a URL or a header that is not valid.
+# Invalid URLs and headers are not among them.
 NO_RESPONSE = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and when a request is sent again. All times are seconds.
+    """How often and when a request is retried. All times are in seconds.
 
     The n-th pause is a random time up to `base_delay` · 2ⁿ⁻¹ ("full jitter"), never more than `max_delay`; a response
-    whose `Retry-After` is longer is final. `timeout` is the time without a byte after which an attempt has failed.
+    with a longer `Retry-After` is not retried. `timeout` is the time without a byte after which an attempt has failed.
     """
 
     attempts: int = 6

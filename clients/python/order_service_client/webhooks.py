@@ -11,7 +11,7 @@ from order_service_client.documents import EndpointPayload, Payload
 
 
 class WebhookVerificationError(Exception):
-    """The request is not a webhook of the service, or too old. Answer it with 401."""
+    """The request is not a webhook of the service, or is too old. Respond with 401."""
 
 
 def verify_webhook(
@@ -19,9 +19,9 @@ def verify_webhook(
 ) -> Payload | EndpointPayload:
     """Return the event of a webhook. Handle each `webhook-id` once: an event can be delivered more than once.
 
-    `body` is the body as it was received; `secret` is the endpoint's, `whsec_…`; one valid signature is enough. The
-    timestamp may differ from the clock by `tolerance` seconds. Raises WebhookVerificationError, and ValueError for a
-    secret that is empty or not in base64: anybody could sign with an empty one.
+    `body` is the unchanged body; `secret` is the endpoint's, `whsec_…`; one valid signature is enough. The timestamp
+    may differ from the local clock by `tolerance` seconds. Raises WebhookVerificationError, and ValueError for a
+    secret that is not valid base64 or is empty: anybody could sign with an empty secret.
     """
     key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     if not key:

@@ -1,4 +1,4 @@
-/** The client: one method for each operation of the API, by the name that the API description gives it. */
+/** The client: one method for each operation of the API, named as in the API description. */
 
 import createClient, { type Client } from "openapi-fetch";
 import { webCrypto } from "#crypto";
@@ -23,37 +23,37 @@ import type {
 } from "./types.js";
 
 export interface ClientOptions {
-  /** Address of the service, with its prefix if it has one. */
+  /** Base URL of the service, including its URL prefix. */
   baseUrl: string;
   token?: Token;
   retry?: Partial<RetryPolicy>;
-  /** In place of the global `fetch`. */
+  /** Replaces the global `fetch`. */
   fetch?: typeof fetch;
 }
 
 export interface RequestOptions {
-  /** Ends the request, its pauses and its retries. */
+  /** Aborts the request, its pauses and its retries. */
   signal?: AbortSignal;
 }
 
 export interface ChangeOptions extends RequestOptions {
   /**
-   * Identifies what the caller intends: all requests with one key have one effect. By default each call of a method is
-   * an intent of its own. Store a key (`newIdempotencyKey()`) before the call to repeat the call after a crash.
+   * Identifies the intended change: all requests with the same key have one effect. By default, each call gets a new
+   * key. To repeat a call after a crash, store a key (`newIdempotencyKey()`) before the call.
    */
   idempotencyKey?: string;
   /** Returns what the change would return, and stores nothing. */
   dryRun?: boolean;
 }
 
-/** A key that no other request has. */
+/** Returns a new, random key. */
 export function newIdempotencyKey(): string {
   const bytes = webCrypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 export class OrderServiceClient {
-  /** Any operation by its path; retries and errors are those of the methods. */
+  /** Calls any operation by its path, with the same retries and errors as the methods. */
   readonly api: Client<paths>;
   readonly #transport: Transport;
   readonly #entityTags = new WeakMap<object, string>(); // of the orders that the service returned
@@ -74,7 +74,7 @@ export class OrderServiceClient {
     return this.#document(this.api.POST("/orders", { body: order, ...newOrder(options) }));
   }
 
-  /** Creates up to 1,000 orders, each accepted or refused by itself. Each gets an idempotency key if it has none. */
+  /** Creates up to 1,000 orders, each accepted or refused independently. Entries without a key get one. */
   createOrders(
     orders: Body<"createOrders">["orders"],
     { dryRun, signal }: Omit<ChangeOptions, "idempotencyKey"> = {},
@@ -86,7 +86,7 @@ export class OrderServiceClient {
     );
   }
 
-  /** Executes up to 1,000 actions, each accepted or refused by itself. Each gets an idempotency key if it has none. */
+  /** Executes up to 1,000 actions, each accepted or refused independently. Entries without a key get one. */
   actOnOrders(
     actions: Body<"actOnOrders">["actions"],
     { dryRun, signal }: Omit<ChangeOptions, "idempotencyKey"> = {},
@@ -98,7 +98,7 @@ export class OrderServiceClient {
     );
   }
 
-  /** Reads an order. Given an order, the response is that order itself, not sent again, if it has not changed. */
+  /** Reads an order. If an order is passed and has not changed, the same object is returned without a transfer. */
   async getOrder(order: OrderRef, { version, signal }: RequestOptions & { version?: number } = {}): Promise<Order> {
     const known = typeof order === "string" || version !== undefined ? undefined : this.#entityTags.get(order);
     const header = known === undefined ? {} : { "If-None-Match": known };
@@ -122,8 +122,8 @@ export class OrderServiceClient {
   }
 
   /**
-   * Searches orders by words, filters and `metadata` (`{ gift: "yes" }`); the `pages()` have the counts that `facets`
-   * asks for.
+   * Searches orders by words, filters and `metadata` (`{ gift: "yes" }`). With `facets`, the `pages()` contain their
+   * counts.
    */
   searchOrders(
     { metadata, ...others }: Query<"searchOrders"> = {},
@@ -138,8 +138,8 @@ export class OrderServiceClient {
   }
 
   /**
-   * Iterates over all orders that match, one line of the export after the other. A connection that is lost ends it with
-   * an error: go on with `after`, the id of the last order.
+   * Iterates over all matching orders, one line of the export after another. If the connection is lost, it throws an
+   * error: continue with `after`, the id of the last order.
    */
   exportOrders(
     query: Omit<Query<"exportOrders">, "format" | "bom"> = {},
@@ -148,7 +148,7 @@ export class OrderServiceClient {
     return this.#lines<Order>((stream) => this.api.GET("/orders/export", { ...stream, params: { query } }), signal);
   }
 
-  /** Lists the events of an order, with the order as it was after each. */
+  /** Lists the events of an order, each with the order after it. */
   listOrderHistory(
     order: OrderRef,
     query: Query<"listOrderHistory"> = {},
@@ -184,7 +184,7 @@ export class OrderServiceClient {
     return this.#document(this.api.POST("/orders/{order_id}/complete", change(order, options)));
   }
 
-  /** Reopens an order that has ended. */
+  /** Reopens a completed or cancelled order. */
   reopenOrder(order: OrderRef, body: Body<"reopenOrder">, options: ChangeOptions = {}): Promise<Order> {
     return this.#document(this.api.POST("/orders/{order_id}/reopen", { body, ...change(order, options) }));
   }
@@ -207,12 +207,12 @@ export class OrderServiceClient {
     return this.#document(this.api.POST("/orders/{order_id}/payments", { body, ...change(order, options) }));
   }
 
-  /** Records units that were sent. */
+  /** Records shipped units. */
   fulfillOrder(order: OrderRef, body: Body<"fulfillOrder">, options: ChangeOptions = {}): Promise<Order> {
     return this.#document(this.api.POST("/orders/{order_id}/fulfillments", { body, ...change(order, options) }));
   }
 
-  /** Changes how a fulfillment is tracked by a JSON merge patch. */
+  /** Changes the tracking of a fulfillment by a JSON merge patch. */
   updateTracking(
     order: OrderRef,
     number: number,
@@ -223,7 +223,7 @@ export class OrderServiceClient {
     return this.#document(this.api.PATCH("/orders/{order_id}/fulfillments/{number}", request));
   }
 
-  /** Records what happened to a fulfillment. */
+  /** Records a delivery event of a fulfillment. */
   recordDeliveryEvent(
     order: OrderRef,
     number: number,
@@ -234,7 +234,7 @@ export class OrderServiceClient {
     return this.#document(this.api.POST("/orders/{order_id}/fulfillments/{number}/events", request));
   }
 
-  /** Records units that came back, or are expected to. */
+  /** Records returned units, or units whose return is expected. */
   returnItems(order: OrderRef, body: Body<"returnItems">, options: ChangeOptions = {}): Promise<Order> {
     return this.#document(this.api.POST("/orders/{order_id}/returns", { body, ...change(order, options) }));
   }
@@ -254,9 +254,10 @@ export class OrderServiceClient {
   // Events
 
   /**
-   * Lists the events of all orders, to the end of the feed; with `wait`, it waits there for more, without end.
+   * Lists the events of all orders up to the end of the feed; with `wait`, it then waits for further events, endlessly.
    *
-   * Store `next_cursor` of each of the `pages()`, or the `seq` of the last event, and go on with it as `after`.
+   * To continue later, store the `next_cursor` of each of the `pages()`, or the `seq` of the last event, and pass it as
+   * `after`.
    */
   listFeedEvents(
     query: Query<"listFeedEvents"> = {},
@@ -269,7 +270,7 @@ export class OrderServiceClient {
     );
   }
 
-  /** Iterates over the events of all orders as they happen, after the event `after`, a `seq`. Without end. */
+  /** Iterates over the events of all orders as they happen, after the event `after`, a `seq`. Endless. */
   streamEvents(
     { after, ...query }: Omit<Query<"listFeedEvents">, "limit" | "wait"> = {},
     { signal }: RequestOptions = {},
@@ -281,7 +282,7 @@ export class OrderServiceClient {
     );
   }
 
-  /** Iterates over the events of an order as they happen, after the version `after`. Without end. */
+  /** Iterates over the events of an order as they happen, after the version `after`. Endless. */
   streamOrderEvents(
     order: OrderRef,
     { after = 0 }: { after?: number } = {},
@@ -296,7 +297,10 @@ export class OrderServiceClient {
 
   // Webhooks
 
-  /** Creates a webhook. Its `secret` is not shown again. Sent once: a lost response may leave a webhook behind. */
+  /**
+   * Creates a webhook. Its `secret` is not shown again. The request is not repeated: if its response is lost, the
+   * webhook may exist.
+   */
   createWebhook(body: Body<"createWebhook">, { signal }: RequestOptions = {}): Promise<Webhook> {
     return this.#document(this.api.POST("/webhooks", { body, signal }));
   }
@@ -346,7 +350,7 @@ export class OrderServiceClient {
     );
   }
 
-  /** Sends events again: one, a range, or all that failed. */
+  /** Sends events again: one, a range, or all failed ones. */
   replayDeliveries(
     id: string,
     body: Body<"replayDeliveries">,
@@ -358,9 +362,9 @@ export class OrderServiceClient {
   // Personal data
 
   /**
-   * Iterates over all that is stored about a customer: `{ order }`, then each `{ event }` and `{ delivery }` of that
-   * order, then the next order. A connection that is lost ends it with an error: go on with `after`, the id of the last
-   * order whose events are complete.
+   * Iterates over everything that is stored about a customer: `{ order }`, then each `{ event }` and `{ delivery }` of
+   * that order, then the next order. If the connection is lost, it throws an error: continue with `after`, the id of the
+   * last order whose events are complete.
    */
   exportCustomer(
     customerId: string,
@@ -371,7 +375,7 @@ export class OrderServiceClient {
     return this.#lines((stream) => this.api.GET("/customers/{customer_id}/personal-data", { ...stream, params }), signal);
   }
 
-  /** Erases the personal data of a customer; `readErasure` follows it until its status is no longer `running`. */
+  /** Erases the personal data of a customer; then poll `readErasure` until its status is `done`. */
   eraseCustomer(customerId: string, { signal }: RequestOptions = {}): Promise<Erasure> {
     const params = { path: { customer_id: customerId } };
     return this.#document(this.api.DELETE("/customers/{customer_id}/personal-data", { params, signal }));
@@ -386,7 +390,7 @@ export class OrderServiceClient {
     const { data, response } = await sent;
     const tag = response.headers.get("ETag");
     if (tag !== null && typeof data === "object" && data !== null) this.#entityTags.set(data, tag);
-    return data as Document; // the transport throws where there is none
+    return data as Document; // the transport throws if there is no document
   }
 
   #paged<Item, Page extends { next_cursor: string | null }>(
@@ -397,7 +401,7 @@ export class OrderServiceClient {
     return new Paged(async (cursor) => {
       const { data, response } = await read(cursor);
       const page = data as Page;
-      // The last page of the feed has a cursor, too, but no link.
+      // The last page of the feed also has a cursor, but no link.
       const hasNext = endless || (response.headers.get("Link") ?? "").includes('rel="next"');
       return { page, next: hasNext ? (page.next_cursor ?? undefined) : undefined };
     }, items);
@@ -463,7 +467,7 @@ function newOrder({ idempotencyKey = newIdempotencyKey(), dryRun, signal }: Chan
   return { params: { query: dryRunQuery(dryRun), header: { "Idempotency-Key": idempotencyKey } }, signal };
 }
 
-/** What all changes of an order have in common; `more` are further parts of the path. */
+/** The parameters that all changes of an order share; `more` are further parts of the path. */
 function change<Path extends object = object>(order: OrderRef, options: ChangeOptions, more?: Path) {
   const { params, signal } = newOrder(options);
   const ifMatch = typeof order === "string" ? {} : { "If-Match": `"${order.version}"` };

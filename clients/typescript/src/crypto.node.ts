@@ -1,4 +1,5 @@
-// Node.js 18 has WebCrypto as a module only. The package has no Node.js types, so that it compiles for browsers.
+// In Node.js 18, WebCrypto is only available as a module. The package has no Node.js types, so that it compiles for
+// browsers.
 // @ts-expect-error: a module of Node.js
 import { webcrypto } from "node:crypto";
 

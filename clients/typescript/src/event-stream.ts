@@ -1,4 +1,4 @@
-/** Event streams (Server-Sent Events, WHATWG HTML §9.2) that connect again and go on where they were. */
+/** Event streams (Server-Sent Events, WHATWG HTML §9.2) that reconnect and continue after the last event. */
 
 import { ProblemError } from "./problems.js";
 import { Limit, type RetryPolicy, sleep } from "./transport.js";
@@ -11,19 +11,19 @@ interface Message {
   retry: number | undefined;
 }
 
-/** Ends a stream, whose iterator then throws the cause. */
+/** Ends a stream: its iterator throws the cause. */
 export class FinalError extends Error {
   constructor(override readonly cause: unknown) {
     super("The stream cannot be opened.");
   }
 }
 
-/** Opens the stream after an event. Throws FinalError if it cannot be opened later either. */
+/** Opens the stream after an event. Throws FinalError if trying again would not help. */
 export type Connect = (lastEventId: string | undefined, signal: AbortSignal) => Promise<Response>;
 
 /**
- * Iterates over the documents of a stream, without end: until the loop is left or the signal aborts. A lost connection
- * is opened again; no event is missed, and none comes twice. Throws ProblemError if the service refuses the stream.
+ * Iterates over the documents of a stream until the loop is left or the signal aborts. After a lost connection it
+ * reconnects; no event is missed or repeated. Throws ProblemError if the service refuses the stream.
  */
 export async function* eventStream<Event>(
   connect: Connect,
@@ -53,7 +53,7 @@ export async function* eventStream<Event>(
   }
 }
 
-/** The messages of one connection, until it ends. An incomplete message at its end is dropped, and comes again. */
+/** The messages of one connection, until it ends. An incomplete message at the end is dropped, and sent again. */
 async function* readMessages(body: ReadableStream<Uint8Array>, limit: Limit): AsyncGenerator<Message, void> {
   const reader = body.getReader();
   const decoder = new TextDecoder();
@@ -76,7 +76,7 @@ async function* readMessages(body: ReadableStream<Uint8Array>, limit: Limit): As
       }
     }
   } finally {
-    // Closes the connection also where the reader is left early.
+    // Closes the connection even if the loop is left early.
     await reader.cancel().catch(() => undefined);
   }
 }

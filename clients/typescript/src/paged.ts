@@ -1,4 +1,4 @@
-/** A page as the service returned it, and the cursor of the next one. */
+/** A page from the service, and the cursor of the next one. */
 export interface PageRead<Page> {
   page: Page;
   next: string | undefined;
@@ -7,7 +7,7 @@ export interface PageRead<Page> {
 /**
  * A list that is read page by page while it is iterated: `for await (const order of client.listOrders())`.
  *
- * `pages()` iterates over the pages, for a user interface, or to store each page's `next_cursor`.
+ * `pages()` iterates over the pages, for example to show them, or to store the `next_cursor` of each.
  */
 export class Paged<Item, Page> implements AsyncIterable<Item> {
   constructor(

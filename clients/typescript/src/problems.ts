@@ -25,7 +25,7 @@ export class ProblemError extends Error {
   }
 }
 
-/** 400: `errors` lists everything that is invalid, each with the JSON pointer or the name of the parameter. */
+/** 400: `errors` lists all errors, each with a JSON pointer or the name of the parameter. */
 export class InvalidRequestError extends ProblemError {
   override readonly name = "InvalidRequestError";
   readonly errors = this.problem.errors ?? [];
@@ -39,11 +39,11 @@ export class NotFoundError extends ProblemError {
 /** 409 or 412: the state of the order does not allow the request. Read the order again and decide what to do. */
 export class ConflictError extends ProblemError {
   override readonly name: string = "ConflictError";
-  /** The order's present version, where the conflict is about an order. */
+  /** The current version of the order, if the conflict is about an order. */
   readonly currentVersion = member<number>(this.problem, "current_version");
   readonly orderStatus = member<OrderStatus>(this.problem, "order_status");
   readonly allowedActions = member<Action[]>(this.problem, "allowed_actions");
-  /** The other order, where two orders are in conflict. */
+  /** The id of the other order, if two orders are in conflict. */
   readonly orderId = member<string>(this.problem, "order_id");
 }
 
@@ -53,7 +53,7 @@ export class VersionMismatchError extends ConflictError {
   declare readonly currentVersion: number;
 }
 
-/** 409: the order's status does not allow the action; `allowedActions` lists those that are possible. */
+/** 409: the order's status does not allow the action; `allowedActions` lists the possible ones. */
 export class IllegalActionError extends ConflictError {
   override readonly name = "IllegalActionError";
   declare readonly orderStatus: OrderStatus;
@@ -61,8 +61,8 @@ export class IllegalActionError extends ConflictError {
 }
 
 /**
- * No response arrived, at any attempt. Whether the request had an effect is unknown: call the method again with the
- * same `idempotencyKey` to find out without doing it twice.
+ * No attempt got a response, so it is unknown whether the request was executed. Call the method again with the same
+ * `idempotencyKey`: it is executed at most once.
  */
 export class NoResponseError extends Error {
   override readonly name = "NoResponseError";
@@ -72,14 +72,14 @@ export class NoResponseError extends Error {
     readonly idempotencyKey: string | undefined,
     override readonly cause: unknown,
   ) {
-    // Node.js says "fetch failed", and the reason in the cause of that.
+    // The message of Node.js is "fetch failed"; its cause has the reason.
     const reason = cause instanceof Error && cause.cause instanceof Error ? cause.cause : cause;
-    const made = attempts === 1 ? "1 attempt" : `${attempts} attempts`;
-    super(`No response after ${made}: ${reason instanceof Error ? reason.message : String(reason)}`);
+    const count = attempts === 1 ? "1 attempt" : `${attempts} attempts`;
+    super(`No response after ${count}: ${reason instanceof Error ? reason.message : String(reason)}`);
   }
 }
 
-/** Reads the error that a response with a status of 400 or more stands for. */
+/** Reads a response with a status of 400 or more, and returns it as an error. */
 export async function readProblem(response: Response): Promise<ProblemError> {
   const problem = await readDocument(response);
   const retryAfter = retryAfterSeconds(response);

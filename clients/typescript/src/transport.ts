@@ -1,14 +1,14 @@
-/** Sends requests, again where that is safe: with full jitter, `Retry-After`, and a time limit for each attempt. */
+/** Sends requests, and retries them where that is safe: with full jitter, `Retry-After`, and a timeout per attempt. */
 
 import { NoResponseError, readProblem, retryAfterSeconds } from "./problems.js";
 
-/** How often and when a request is sent again. */
+/** How often and when a request is retried. */
 export interface RetryPolicy {
-  /** Attempts in all, 1 or more. Default: 6. */
+  /** Total number of attempts, at least 1. Default: 6. */
   attempts: number;
   /** Milliseconds. The n-th pause is a random time up to 2ⁿ⁻¹ times this ("full jitter"). Default: 200. */
   baseDelay: number;
-  /** Milliseconds. No pause is longer; a response whose `Retry-After` is longer is final. Default: 20,000. */
+  /** Milliseconds. The longest pause; a response with a longer `Retry-After` is not retried. Default: 20,000. */
   maxDelay: number;
   /** Milliseconds for one attempt, until its response is complete. Default: 30,000. */
   timeout: number;
@@ -17,15 +17,15 @@ export interface RetryPolicy {
 export const RETRY_POLICY: RetryPolicy = { attempts: 6, baseDelay: 200, maxDelay: 20_000, timeout: 30_000 };
 
 /**
- * An API key or a customer's token, or a function that returns a fresh one. It is called for each attempt; if it
- * throws, the request ends with its error.
+ * An API key or a customer's token, or a function that returns one. The function is called for each attempt; if it
+ * throws, the request fails with its error.
  */
 export type Token = string | (() => string | Promise<string>);
 
 const SAFE_TO_REPEAT = new Set(["GET", "HEAD", "PUT", "DELETE"]); // RFC 9110 §9.2.2
 const UNPROCESSED = new Set([408, 429]); // the service did nothing
 const TRANSIENT = new Set([...UNPROCESSED, 502, 503, 504]);
-const DELETED = "webhook-not-found"; // nothing else is deleted by a DELETE without a key
+const DELETED = "webhook-not-found"; // only webhooks are deleted by a DELETE without a key
 
 export class Transport {
   constructor(
@@ -34,17 +34,17 @@ export class Transport {
     readonly policy: RetryPolicy,
   ) {}
 
-  /** Sends a request; again only if its method or its Idempotency-Key makes that safe. Throws ProblemError. */
+  /** Sends a request; retries it only if its method or its Idempotency-Key makes that safe. Throws ProblemError. */
   readonly send = (request: Request): Promise<Response> =>
     this.retry(request, SAFE_TO_REPEAT.has(request.method) || request.headers.has("Idempotency-Key"));
 
-  /** Sends a request that is safe to repeat because its body says so. Throws ProblemError. */
+  /** Sends a request that is safe to repeat because its entries have idempotency keys. Throws ProblemError. */
   readonly sendRepeatable = (request: Request): Promise<Response> => this.retry(request, true);
 
-  /** Opens a response that is read as it arrives. Throws ProblemError. */
+  /** Sends a request whose response is read as it arrives. Throws ProblemError. */
   readonly open = async (request: Request): Promise<Response> => this.receive(request, await this.headers(request));
 
-  /** Opens a response with these headers. Throws ProblemError. */
+  /** Sends a request with these headers. Throws ProblemError. */
   async receive(request: Request, headers: Headers): Promise<Response> {
     const response = await this.fetcher(new Request(request, { headers }));
     if (!response.ok) throw await readProblem(response);
@@ -60,8 +60,8 @@ export class Transport {
   }
 
   private async retry(request: Request, repeatable: boolean): Promise<Response> {
-    const body = await request.arrayBuffer(); // read once, sent at each attempt
-    let mayBeDone = false; // an attempt without a response may have had its effect
+    const body = await request.arrayBuffer(); // read once, sent with each attempt
+    let mayBeDone = false; // an attempt without a response may have been executed
     for (let attempt = 1; ; attempt++) {
       const outcome = await this.attempt(request, await this.headers(request), body);
       request.signal.throwIfAborted();
@@ -80,7 +80,7 @@ export class Transport {
     }
   }
 
-  /** One attempt, whose response is read to its end: a connection can be lost in the middle of the body, too. */
+  /** Makes one attempt and reads the whole response, since a connection can also be lost within the body. */
   private async attempt(
     request: Request,
     headers: Headers,
@@ -112,7 +112,7 @@ export class Transport {
   }
 }
 
-/** A signal that aborts with another one, or when nothing has renewed it for some time. */
+/** A signal that aborts when its parent does, or when it has not been renewed for some time. */
 export class Limit {
   private readonly controller = new AbortController();
   private timer: ReturnType<typeof setTimeout> | undefined;
@@ -145,7 +145,7 @@ export class Limit {
   private readonly abort = (): void => this.controller.abort(this.parent?.reason);
 }
 
-/** Resolves after so many milliseconds, or when the browser is online again; rejects if the signal aborts before. */
+/** Resolves after the time, or as soon as the browser is online again; rejects if the signal aborts before. */
 export function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const end = () => {

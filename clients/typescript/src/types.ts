@@ -1,4 +1,4 @@
-/** The documents of the API, derived from its description by operation, so that they follow it. */
+/** The documents of the API, derived from the operations of its description. */
 
 import type { operations, webhooks } from "./schema.js";
 

@@ -3,7 +3,7 @@
 import { webCrypto } from "#crypto";
 import type { WebhookEvent } from "./types.js";
 
-/** The request is not a webhook of the service, or too old. Answer it with 401. */
+/** The request is not a webhook of the service, or is too old. Respond with 401. */
 export class WebhookVerificationError extends Error {
   override readonly name = "WebhookVerificationError";
 }
@@ -12,15 +12,15 @@ export class WebhookVerificationError extends Error {
 export type RequestHeaders = Headers | Record<string, string | string[] | undefined>;
 
 export interface VerificationOptions {
-  /** Seconds that the timestamp may differ from this machine's clock, because a recorded request may be sent again. */
+  /** Seconds that the timestamp may differ from the local clock: an old request may be an attacker's replay. */
   tolerance?: number;
 }
 
 /**
  * Returns the event of a webhook. Handle each `webhook-id` once: an event can be delivered more than once.
  *
- * `body` is the body as it was received, byte by byte; `secret` is the endpoint's, `whsec_…`. While a secret is rotated,
- * a request has two signatures, and one of them is enough. Throws WebhookVerificationError.
+ * `body` is the unchanged body, byte for byte; `secret` is the endpoint's, `whsec_…`. After a rotation of the secret, a
+ * request has two signatures for a day, and one valid signature is enough. Throws WebhookVerificationError.
  */
 export async function verifyWebhook(
   body: string | Uint8Array<ArrayBuffer>,
@@ -57,7 +57,7 @@ function header(headers: RequestHeaders, name: string): string {
   return value;
 }
 
-/** The signatures of version 1 in the header; there may be others. */
+/** The signatures of version 1 in the header, which may also have others. */
 function signatures(text: string): Uint8Array<ArrayBuffer>[] {
   return text.split(" ").flatMap((one) => (one.startsWith("v1,") ? (decodeBase64(one.slice(3)) ?? []) : []));
 }
