@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Flask
+from flask.testing import FlaskClient
 from sqlalchemy import inspect
 
 from app import create_app
@@ -17,6 +18,7 @@ from app.db.engine import db
 from app.db.migrations import database_state, expected_revision
 from tests.support.databases import MIGRATIONS, new_database
 from tests.support.marks import on_sqlite
+from tests.support.samples import MINIMAL
 
 
 @pytest.fixture
@@ -105,6 +107,16 @@ def test_every_migration_can_be_downgraded_and_upgraded_again(empty_app: Flask) 
 
         flask_migrate.upgrade(directory=MIGRATIONS)
         assert schema(empty_app) == first
+
+
+def test_a_downgrade_deletes_no_orders(app: Flask, client: FlaskClient) -> None:
+    order = client.post("/orders", json=MINIMAL).json
+
+    result = app.test_cli_runner().invoke(args=["db", "downgrade"])
+
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "would delete all orders" in result.stderr
+    assert client.get(f"/orders/{order['id']}").json == order
 
 
 def test_the_migrations_have_one_head_and_one_base() -> None:

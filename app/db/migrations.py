@@ -133,6 +133,15 @@ def _read_oldest_code(connection: Connection) -> str | None:
     return oldest_code
 
 
+def require_no_orders() -> None:
+    """Raise StartupError in a downgrade that removes the tables, if they contain orders."""
+    if not op.get_context().as_sql and op.get_bind().scalar(text("SELECT 1 FROM orders LIMIT 1")):
+        raise StartupError(
+            "This downgrade would delete all orders. To go back to an older release, deploy it without a downgrade: it "
+            "works with the newer schema, or says that it does not."
+        )
+
+
 @contextmanager
 def migration_lock(engine: Engine) -> Iterator[None]:
     """Wait until no other process migrates the database, and keep others waiting until the block ends.

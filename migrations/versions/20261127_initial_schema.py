@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from app.db.migrations import require_no_orders
+
 revision = "20261127"
 down_revision = None
 
@@ -32,6 +34,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    require_no_orders()
     for table in TABLES:
         op.drop_table(table)
 
