@@ -334,6 +334,15 @@ def test_a_key_is_bound_to_at_most_20_channels_with_valid_names(secure_app: Flas
     assert create(secure_app, *channels).exit_code == 2
 
 
+def test_a_key_that_is_bound_to_channels_gets_no_access_to_personal_data(secure_app: Flask) -> None:
+    words = ["api-keys", "create", "--name", "shop", "--scope", "orders:read", "--channel", "web"]
+
+    result = secure_app.test_cli_runner().invoke(args=[*words, "--scope", "privacy:erase"])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "without channels, for privacy:erase" in result.stderr
+
+
 def test_a_key_of_20_channels_lists_their_orders(secure_app: Flask, secure_client: FlaskClient, shop: Shop) -> None:
     names = [f"{i} é'\"\\{{}},%_" for i in range(20)]
     ids = [shop.all("POST", "/orders", MINIMAL | {"channel": name}).json["id"] for name in [*names, "other"]]

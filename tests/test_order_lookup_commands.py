@@ -77,11 +77,12 @@ def test_get_shows_an_earlier_version(client: FlaskClient, runner: FlaskCliRunne
     assert json.loads(result.stdout) == order
 
 
-def test_an_unknown_order_is_one_line(runner: FlaskCliRunner) -> None:
-    result = runner.invoke(args=["orders", "get", "261128-00000000"])
+@pytest.mark.parametrize("name", ["261128-00000000", "", "r" * 65])
+def test_an_unknown_order_is_one_line(runner: FlaskCliRunner, name: str) -> None:
+    result = runner.invoke(args=["orders", "get", name])
 
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "Error: No order has the id, number or external reference '261128-00000000'.\n"
+    assert result.stderr == f"Error: No order has the id, number or external reference {name!r}.\n"
 
 
 def test_list_prints_the_newest_orders_that_match(client: FlaskClient, runner: FlaskCliRunner) -> None:
@@ -111,6 +112,25 @@ def test_invalid_filters_are_one_line_that_names_all_of_them(runner: FlaskCliRun
 
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "--status: " in result.stderr and "--created-from: " in result.stderr
+
+
+def test_too_long_words_are_reported_by_the_name_of_the_argument(runner: FlaskCliRunner) -> None:
+    result = runner.invoke(args=["orders", "find", "x" * 201])
+
+    assert (result.exit_code, result.stderr) == (1, "Error: TEXT: This must have at most 200 characters.\n")
+
+
+@pytest.mark.parametrize("command", [("orders", "tail"), ("broker", "replay")])
+def test_a_number_beyond_the_feed_is_refused_with_those_that_it_has(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, command: tuple[str, ...]
+) -> None:
+    create(client)
+    number_events(app)
+
+    result = runner.invoke(args=[*command, "--after", "2"])
+
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("Error: --after must be from 0 to 1: ")
 
 
 @on_sqlite

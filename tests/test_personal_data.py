@@ -161,6 +161,15 @@ def test_a_running_erasure_is_part_of_the_export_and_a_finished_one_leaves_nothi
     assert exported(secure_client, "c-1", **shop) == []
 
 
+@pytest.mark.parametrize("command", ["export", "erase"])
+@pytest.mark.parametrize("customer_id", ["", "c" * 65])
+def test_the_commands_refuse_what_is_no_customer_id(runner: FlaskCliRunner, command: str, customer_id: str) -> None:
+    result = runner.invoke(args=["privacy", command, customer_id])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'CUSTOMER_ID': This must have 1 to 64 characters." in result.stderr
+
+
 def test_the_command_exports_what_a_service_gets(client: FlaskClient, runner: FlaskCliRunner, tmp_path: Any) -> None:
     order_after(client, "hold")
     expected = client.get(path_of("c-1")).text

@@ -10,7 +10,7 @@ from flask.cli import AppGroup, with_appcontext
 from app.cli.common import Age, errors_in_one_line, migrated_database
 from app.db.types import rfc3339
 from app.models.order_item import ID_MAX
-from app.models.principal import CHANNELS_MAX, KEY_NAME_MAX, SCOPES, ApiKey
+from app.models.principal import CHANNELS_MAX, KEY_NAME_MAX, PERSONAL_DATA_SCOPES, SCOPES, ApiKey
 from app.services.api_key_service import create_api_key, key_id, list_api_keys, revoke_api_key
 
 api_keys = AppGroup("api-keys", help="Create, list and revoke the API keys of services.")
@@ -56,6 +56,12 @@ def _channel_names(context: click.Context, option: click.Parameter, values: tupl
 @click.option("--expires-in", type=Age(), help="Lifetime: 90d, 12h. Unlimited by default.")
 def create(name: str, scopes: tuple[str, ...], channels: set[str], expires_in: timedelta | None) -> None:
     """Create a key and print it once, on the last line. Send it as `Authorization: Bearer KEY`."""
+    if channels and (useless := [scope for scope in PERSONAL_DATA_SCOPES if scope in scopes]):
+        raise click.BadParameter(
+            f"a customer's personal data is in orders of all channels. Create another key, without channels, for "
+            f"{' and '.join(useless)}.",
+            param_hint="--channel",
+        )
     with migrated_database():
         key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in, channels=channels)
         try:

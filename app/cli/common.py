@@ -21,6 +21,7 @@ from app.db import engine
 from app.db.errors import DATABASE_ERRORS, MISSING_FILE, is_missing_file
 from app.db.migrations import require_migrated
 from app.models.order_id import EPOCH
+from app.services.event_feed import read_ends
 from app.telemetry import configure_logging
 
 PROGRESS_INTERVAL = 30.0  # seconds
@@ -125,6 +126,15 @@ def errors_in_one_line() -> Iterator[None]:
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise click.ClickException(f"File error: {_first_line(error)}") from None
+
+
+def outside_feed() -> click.ClickException:
+    """The report of an --after that the feed does not reach."""
+    ends = read_ends()
+    return click.ClickException(
+        f"--after must be from {ends.pruned_seq} to {ends.seq}: earlier events have been removed from the feed, and "
+        "there are no later ones."
+    )
 
 
 def database_failure(error: BaseException) -> click.ClickException:

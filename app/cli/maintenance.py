@@ -16,6 +16,7 @@ from app.cli.common import (
     available_cores,
     errors_in_one_line,
     migrated_database,
+    outside_feed,
     process_count,
     progress_bar,
     run_in_processes,
@@ -134,8 +135,8 @@ def replay_events(after: int) -> None:
     with migrated_database():
         try:
             replay(after=after)
-        except CursorExpired as error:
-            raise click.ClickException(error.detail) from None
+        except CursorExpired:
+            raise outside_feed() from None
     click.echo(f"Publishing goes on with event {after + 1}.")
 
 

@@ -13,8 +13,8 @@ import click
 import orjson
 from flask.cli import AppGroup
 
-from app.cli.common import Age, migrated_database, progress_bar
-from app.errors import InvalidRequest, ServiceError, pluralize
+from app.cli.common import Age, migrated_database, outside_feed, progress_bar
+from app.errors import CursorExpired, InvalidRequest, ServiceError, pluralize
 from app.models.lifecycle import EVENT_TYPES, STATUSES
 from app.models.order_id import parse_uuid
 from app.models.principal import ANONYMOUS, PRINCIPAL_MAX, Principal
@@ -60,7 +60,7 @@ orders = AppGroup("orders", help="Look at orders and events; export, import and 
     "statuses",
     type=click.Choice(STATUSES),
     multiple=True,
-    help="Export only orders with this status, or one of these.",
+    help="Only orders with this status; repeatable.",
 )
 @click.option(
     "--output",
@@ -233,19 +233,30 @@ def _one_line_errors() -> Iterator[None]:
         try:
             yield
         except InvalidRequest as error:
-            faults = (
-                f"--{fault['parameter'].replace('_', '-')}: {fault['detail']}" for fault in error.members["errors"]
-            )
+            faults = (f"{_option(fault['parameter'])}: {fault['detail']}" for fault in error.members["errors"])
             raise click.ClickException(" ".join(faults)) from None
+        except CursorExpired:
+            raise outside_feed() from None
         except ServiceError as error:
             raise click.ClickException(error.detail) from None
+
+
+def _not_found(order: str) -> click.ClickException:
+    return click.ClickException(f"No order has the id, number or external reference {order!r}.")
+
+
+def _option(parameter: str) -> str:
+    return "TEXT" if parameter == "q" else f"--{parameter.replace('_', '-')}"
 
 
 def _find_id(order: str) -> str:
     """The id of the order with this id, number or external reference. Raises click.ClickException."""
     if order_id := parse_uuid(order):
         return order_id
-    by_reference = load_parameters(OrderFiltersSchema(), {"external_ref": order})
+    try:
+        by_reference = load_parameters(OrderFiltersSchema(), {"external_ref": order})
+    except InvalidRequest:  # such as one that is too long
+        raise _not_found(order) from None
     by_number = {"number": order, "sort": by_reference["sort"]}  # a reference may be longer than a number
     orders = [
         orjson.loads(document)
@@ -253,7 +264,7 @@ def _find_id(order: str) -> str:
         for document in stream_orders(filters, principal=ANONYMOUS, limit=10)
     ]
     if not orders:
-        raise click.ClickException(f"No order has the id, number or external reference {order!r}.")
+        raise _not_found(order)
     if len(orders) > 1:  # several principals use the same reference
         raise click.ClickException(
             f"Several orders have the reference {order!r}: {', '.join(order['id'] for order in orders)}."

@@ -7,10 +7,12 @@ from typing import TextIO
 import click
 from flask.cli import AppGroup
 
-from app.cli.common import migrated_database
-from app.errors import ServiceError, pluralize
+from app.cli.common import errors_in_one_line, migrated_database
+from app.errors import InvalidRequest, ServiceError, pluralize
 from app.models.erasure import DONE
 from app.models.principal import Principal
+from app.schemas.parameters import CustomerPathSchema
+from app.schemas.strict_json import load_parameters
 from app.services.order_export import as_ndjson
 from app.services.personal_data import (
     ErasureState,
@@ -25,8 +27,21 @@ OPERATOR = Principal("system:privacy", frozenset())
 privacy = AppGroup("privacy", help="Export and erase personal data of customers.")
 
 
+def _customer_id(_context: click.Context, _argument: click.Parameter, value: str) -> str:
+    with errors_in_one_line():
+        value.encode()
+    try:
+        valid: str = load_parameters(CustomerPathSchema(), {"customer_id": value})["customer_id"]
+    except InvalidRequest as error:
+        raise click.BadParameter(error.members["errors"][0]["detail"]) from None
+    return valid
+
+
+customer_argument = click.argument("customer_id", callback=_customer_id)
+
+
 @privacy.command("export", short_help="Export all that is stored about a customer.")
-@click.argument("customer_id")
+@customer_argument
 @click.option(
     "--output",
     type=click.File("w", encoding="utf-8"),
@@ -34,7 +49,8 @@ privacy = AppGroup("privacy", help="Export and erase personal data of customers.
     help="File to write to; standard output by default.",
 )
 def export(customer_id: str, output: TextIO) -> None:
-    """Export all that is stored about a customer, one JSON object a line: orders, their events, a running erasure."""
+    """Export all that is stored about a customer, one JSON object a line: orders, their events, deliveries of webhooks,
+    a running erasure."""
     with migrated_database():
         lines = 0
         for line in as_ndjson(stream_personal_data(customer_id, principal=OPERATOR)):
@@ -56,7 +72,7 @@ def resume() -> None:
 
 
 @privacy.command("erase")
-@click.argument("customer_id")
+@customer_argument
 def erase(customer_id: str) -> None:
     """Erase the personal data of a customer without open orders. Exit status 1 if it could not be completed."""
     with migrated_database():

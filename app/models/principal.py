@@ -24,6 +24,8 @@ SCOPES = {
 }
 # A customer's token never gets other scopes, whatever its claims say: those give access to other customers' data.
 CUSTOMER_SCOPES = frozenset({"orders:read", "orders:write", "privacy:export", "privacy:erase"})
+# Of no use to an API key that is bound to channels: a customer's personal data is in orders of all channels.
+PERSONAL_DATA_SCOPES = ("privacy:export", "privacy:erase")
 KEY_NAME_MAX = 64
 KEY_ID_LENGTH = 16
 CHANNELS_MAX = 20  # of one key; a list of its orders merges four ranges of an index for each channel
