@@ -9,6 +9,8 @@ from typing import cast
 
 from order_service_client.documents import EndpointPayload, Payload
 
+_NO_SECRET = "The secret is empty or not in base64. Use the `secret` of the response that created the webhook: whsec_…."
+
 
 class WebhookVerificationError(Exception):
     """The request is not a webhook of the service, or is too old. Respond with 401."""
@@ -23,9 +25,12 @@ def verify_webhook(
     may differ from the local clock by `tolerance` seconds. Raises WebhookVerificationError, and ValueError for a
     secret that is not valid base64 or is empty: anybody could sign with an empty secret.
     """
-    key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
     if not key:
-        raise ValueError("The secret is empty.")
+        raise ValueError(_NO_SECRET)
     lower = {name.lower(): value for name, value in headers.items()}
     timestamp, signatures = lower.get("webhook-timestamp", ""), lower.get("webhook-signature", "")
     if not (timestamp.isascii() and timestamp.isdigit()) or abs(time.time() - int(timestamp[:12])) > tolerance:

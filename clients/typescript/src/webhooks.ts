@@ -20,7 +20,8 @@ export interface VerificationOptions {
  * Returns the event of a webhook. Handle each `webhook-id` once: an event can be delivered more than once.
  *
  * `body` is the unchanged body, byte for byte; `secret` is the endpoint's, `whsec_…`. After a rotation of the secret, a
- * request has two signatures for a day, and one valid signature is enough. Throws WebhookVerificationError.
+ * request has two signatures for a day, and one valid signature is enough. Throws WebhookVerificationError, and
+ * TypeError for a secret that is empty or not in base64.
  */
 export async function verifyWebhook(
   body: string | Uint8Array<ArrayBuffer>,
@@ -28,6 +29,12 @@ export async function verifyWebhook(
   secret: string,
   { tolerance = 300 }: VerificationOptions = {},
 ): Promise<WebhookEvent> {
+  const secretBytes = decodeBase64(secret.replace(/^whsec_/, ""));
+  if (!secretBytes?.length) {
+    throw new TypeError(
+      "The secret is empty or not in base64. Use the `secret` of the response that created the webhook: whsec_….",
+    );
+  }
   const id = header(headers, "webhook-id");
   const timestamp = header(headers, "webhook-timestamp");
   if (!/^\d{1,12}$/.test(timestamp) || Math.abs(Date.now() / 1000 - Number(timestamp)) > tolerance) {
@@ -37,7 +44,7 @@ export async function verifyWebhook(
   const signed = concatenate(new TextEncoder().encode(`${id}.${timestamp}.`), content);
   const key = await webCrypto.subtle.importKey(
     "raw",
-    decodeBase64(secret.replace(/^whsec_/, "")) ?? new Uint8Array(),
+    secretBytes,
     { name: "HMAC", hash: "SHA-256" },
     false,
     ["verify"],

@@ -99,6 +99,15 @@ for (const [what, headers] of Object.entries(FORGED)) {
   });
 }
 
+for (const secret of ["", "whsec_", "not base64!"]) {
+  test(`the secret "${secret}" is reported as a mistake of the receiver`, async () => {
+    const refused = expect(verifyWebhook(BODY, sign(BODY), secret)).rejects;
+
+    await refused.toThrow(TypeError);
+    await refused.toThrow("empty or not in base64");
+  });
+}
+
 test("the tolerance of the timestamp can be set", async () => {
   await verifyWebhook(BODY, sign(BODY, { time: Date.now() / 1000 - 400 }), SECRET, { tolerance: 600 });
 });
