@@ -203,7 +203,7 @@ def test_a_start_without_its_database_succeeds_and_logs_one_line_without_the_pas
 def test_a_database_file_in_a_missing_directory_prevents_the_start(tmp_path: Path) -> None:
     app = create_app({"DATABASE_URL": f"sqlite:///{tmp_path}/missing/orders.db"})
 
-    with app.app_context(), pytest.raises(StartupError, match="^The database cannot be used: .*$"):
+    with app.app_context(), pytest.raises(StartupError, match="^The file of DATABASE_URL cannot be used: .*$"):
         check_before_serving(app)
 
 

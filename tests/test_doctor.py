@@ -1,6 +1,7 @@
 """`flask doctor`: what it finds, and what it says to do about it."""
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import time_machine
 from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import update
+from sqlalchemy import make_url, update
 
 from app import create_app
 from app.db.engine import db
@@ -99,6 +100,53 @@ def test_a_worker_is_found_by_its_connection(app: Flask, database_url: str) -> N
 
     assert without.startswith("error") and "Start one." in without
     assert present.startswith("ok")
+
+
+@pytest.fixture
+def reader(app: Flask, database_url: str) -> Iterator[str]:
+    """The URL of a role that may only read."""
+    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
+        connection.execute("CREATE ROLE doctors_reader LOGIN")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO doctors_reader")
+        try:
+            yield make_url(database_url).set(username="doctors_reader").render_as_string(hide_password=False)
+        finally:
+            connection.execute("DROP OWNED BY doctors_reader; DROP ROLE doctors_reader")
+
+
+@on_postgresql
+def test_a_role_without_privileges_is_an_error_that_names_the_grant(reader: str) -> None:
+    result = diagnosed(reader)
+
+    [line] = [line for line in lines(result, "database") if "orders" in line]
+    assert result.exit_code == 1 and line.startswith("error")
+    assert "doctors_reader may not read and write" in line
+    assert "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO doctors_reader." in line
+
+
+@on_postgresql
+def test_a_role_that_may_not_even_read_is_told_the_grant(reader: str, database_url: str) -> None:
+    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
+        connection.execute("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM doctors_reader")
+
+    [line] = lines(diagnosed(reader), "database")
+
+    assert line.startswith("error") and "permission denied" in line and "GRANT SELECT" in line
+
+
+@on_postgresql
+def test_a_database_whose_settings_forbid_writes_is_an_error(app: Flask, database_url: str) -> None:
+    result = diagnosed(f"{database_url}&options=-c%20default_transaction_read_only%3Don")
+
+    assert result.exit_code == 1
+    assert any(line.startswith("error") and "read_only is on" in line for line in lines(result, "database"))
+
+
+@on_postgresql
+def test_connections_that_the_url_names_are_no_sign_that_the_worker_is_missing(app: Flask, database_url: str) -> None:
+    [line] = lines(diagnosed(f"{database_url}&application_name=shop"), "worker")
+
+    assert line.startswith("ok")
 
 
 @on_postgresql

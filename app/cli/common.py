@@ -18,7 +18,7 @@ from flask import Flask, current_app
 
 from app.config import StartupError, parse_age
 from app.db import engine
-from app.db.errors import DATABASE_ERRORS, MISSING_FILE, is_missing_file
+from app.db.errors import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable
 from app.db.migrations import require_migrated
 from app.models.order_id import EPOCH
 from app.services.event_feed import read_ends
@@ -139,8 +139,8 @@ def outside_feed() -> click.ClickException:
 
 def database_failure(error: BaseException) -> click.ClickException:
     """The report of a database error, in one line."""
-    if is_missing_file(error):
-        return click.ClickException(MISSING_FILE)
+    if is_file_unusable(error):
+        return click.ClickException(UNUSABLE_FILE)
     reason = _first_line(error)
     return click.ClickException(f"Database error. Run the same command again to continue. {reason}")
 

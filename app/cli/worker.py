@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from app.cli.common import errors_in_one_line
 from app.config import StartupError
-from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable, loggable_message
+from app.db.errors import DATABASE_ERRORS, is_file_unusable, is_unavailable, loggable_message
 from app.db.migrations import require_revision
 from app.db.notifications import can_listen, listening
 from app.services.broker import broker_tasks, read_lag
@@ -87,7 +87,7 @@ def _wait_for_database() -> None:
         except StartupError:
             raise
         except DATABASE_ERRORS as error:
-            if not is_unavailable(error) or is_missing_file(error):
+            if not is_unavailable(error) or is_file_unusable(error):
                 raise
             if not reported:
                 log.warning("waiting for the database", reason=loggable_message(error))

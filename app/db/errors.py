@@ -22,13 +22,17 @@ _TRANSIENT = {"40001", "40P01", "53300"}  # serialization failure, deadlock, too
 # Connection ended by an administrator, a crash, a time limit.
 _CONNECTION_ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 _READ_ONLY = "25006"
+_DENIED = "42501"  # a privilege is missing
 _LOCK_TIMEOUT = "55P03"
 _DUPLICATE = "23505"
 _OVERLOAD = {"57014", "53100", "53200"}  # statement timeout, disk full, out of memory: a retry would not help
 
 DatabaseError = psycopg.Error | sqlite3.Error | DBAPIError | PoolTimeout | StaleDataError | UnsuitableDatabase
 DATABASE_ERRORS = (psycopg.Error, sqlite3.Error, DBAPIError, PoolTimeout, StaleDataError, UnsuitableDatabase)
-MISSING_FILE = "The file of DATABASE_URL cannot be opened: does its directory exist, and may this user write to it?"
+UNUSABLE_FILE = (
+    "The file of DATABASE_URL cannot be used: does its directory exist, and may this user write to the file and to the "
+    "directory?"
+)
 
 
 def is_lock_timeout(error: BaseException) -> bool:
@@ -57,9 +61,9 @@ def is_file_locked(error: BaseException) -> bool:
     return _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def is_missing_file(error: BaseException) -> bool:
-    """Whether SQLite could not open its file, usually because the directory does not exist."""
-    return _sqlite_code(error) == sqlite3.SQLITE_CANTOPEN
+def is_file_unusable(error: BaseException) -> bool:
+    """Whether SQLite could not open its file, usually because the directory does not exist, or may not write to it."""
+    return _sqlite_code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -77,16 +81,24 @@ def is_read_only(error: BaseException) -> bool:
     return getattr(_driver_error(error), "sqlstate", None) == _READ_ONLY
 
 
+def is_denied(error: BaseException) -> bool:
+    """Whether the role of the connection lacks a privilege on a table."""
+    return getattr(_driver_error(error), "sqlstate", None) == _DENIED
+
+
 def is_connection_unusable(error: BaseException) -> bool:
     """Whether this connection and all older ones have to be discarded."""
     return is_lost_connection(error) or is_read_only(error)
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether the failure is temporary: the database is unreachable, locked, too slow, full, or unsuitable."""
+    """Whether the failure is temporary: the database is unreachable, locked, too slow, full, read-only, or
+    unsuitable."""
     if isinstance(error, (PoolTimeout, UnsuitableDatabase)) or is_lock_timeout(error) or is_transient(error):
         return True
-    if _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_missing_file(error):
+    if _sqlite_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_file_unusable(error):
+        return True
+    if is_denied(error):
         return True
     return getattr(_driver_error(error), "sqlstate", None) in _OVERLOAD
 

@@ -8,6 +8,7 @@ On PostgreSQL, migrations run in one process at a time, wait for locks only shor
 request.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from sqlalchemy import Column, Connection, Engine, Integer, String, Table, event
 from app.config import StartupError
 from app.db.connection import BoundedConnection
 from app.db.engine import Base, db, is_autocommit, migrate
-from app.db.errors import DATABASE_ERRORS, MISSING_FILE, is_missing_file
+from app.db.errors import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable
 from app.db.statement import with_retry
 
 # Seconds that a migration waits for the lock of a table. Every request for the table waits behind it, and gives up
@@ -35,6 +36,8 @@ _LIMITS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0",
 
 # True on a standby, and on a server or for a role whose settings forbid writes.
 _READ_ONLY = text("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")
+
+_SQLITE_FILE = text("SELECT file FROM pragma_database_list WHERE name = 'main'")
 
 # One row: the newest migration of the oldest code that works with the schema.
 compatibility = Table(
@@ -51,7 +54,7 @@ class SchemaMismatch(StartupError):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
-    """The migration that the database is at, None before the first one, and whether its server refuses writes.
+    """The migration that the database is at, None before the first one, and whether it refuses writes.
 
     `oldest_code` is read if this code does not have that migration.
     """
@@ -70,7 +73,7 @@ def expected_revision() -> str | None:
 def database_state() -> DatabaseState:
     """Read the state of the database without waiting for a writer's lock. Raises DATABASE_ERRORS."""
     state = with_retry(_read_state)
-    if state.read_only:
+    if state.read_only and db.engine.dialect.name == "postgresql":
         db.engine.dispose()  # after a failover, new connections may reach the primary
     return state
 
@@ -103,8 +106,8 @@ def require_migrated() -> None:
     except StartupError:
         raise
     except DATABASE_ERRORS as error:
-        if is_missing_file(error):
-            raise StartupError(MISSING_FILE) from None
+        if is_file_unusable(error):
+            raise StartupError(UNUSABLE_FILE) from None
         raise StartupError(f"The database does not answer: {str(error).partition(chr(10))[0]}") from None
 
 
@@ -121,9 +124,16 @@ def _scripts() -> ScriptDirectory:
 def _read_state() -> DatabaseState:
     with db.engine.execution_options(read_only=True).connect() as connection:
         revision = MigrationContext.configure(connection).get_current_revision()
-        read_only = connection.dialect.name == "postgresql" and bool(connection.scalar(_READ_ONLY))
+        read_only = _refuses_writes(connection)
         is_unknown = revision is not None and revision not in _known_revisions()
         return DatabaseState(revision, read_only, _read_oldest_code(connection) if is_unknown else None)
+
+
+def _refuses_writes(connection: Connection) -> bool:
+    if connection.dialect.name == "postgresql":
+        return bool(connection.scalar(_READ_ONLY))
+    file = connection.execute(_SQLITE_FILE).scalar_one()  # which SQLite then opens for reading only
+    return not os.access(file, os.W_OK)
 
 
 def _read_oldest_code(connection: Connection) -> str | None:

@@ -12,7 +12,7 @@ import structlog
 from flask import Flask, current_app
 
 from app.config import StartupError, is_loopback
-from app.db.errors import DATABASE_ERRORS, is_missing_file, is_unavailable
+from app.db.errors import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable, is_unavailable
 from app.db.migrations import SchemaMismatch, require_revision
 from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit
@@ -107,7 +107,9 @@ def check_before_serving(app: Flask) -> None:
         raise
     except DATABASE_ERRORS as error:
         reason = str(error).partition("\n")[0]
-        if not is_unavailable(error) or is_missing_file(error):
+        if is_file_unusable(error):
+            raise StartupError(UNUSABLE_FILE) from None
+        if not is_unavailable(error):
             raise StartupError(f"The database cannot be used: {reason}") from None
         app.extensions["authorization"].database_checked = False
         log.warning("started without a database", error=type(error).__name__, reason=reason)

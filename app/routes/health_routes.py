@@ -43,7 +43,7 @@ def read_readiness() -> Response:
     except SchemaMismatch as error:
         raise ServiceUnavailable(str(error)) from None
     if state.read_only:
-        raise ServiceUnavailable("Only a read-only database server is reachable.")
+        raise ServiceUnavailable("Only a read-only database is reachable.")
     return Response('{"status":"ready"}', headers=NO_STORE, mimetype=JSON)
 
 

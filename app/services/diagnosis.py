@@ -14,8 +14,8 @@ from sqlalchemy.engine import make_url
 
 from app.config import RANDOM_KEY_PREFIX, is_loopback
 from app.db.engine import db
-from app.db.errors import DATABASE_ERRORS, loggable_message
-from app.db.migrations import SchemaMismatch, database_state, require_revision
+from app.db.errors import DATABASE_ERRORS, is_denied, is_file_unusable, loggable_message
+from app.db.migrations import DatabaseState, SchemaMismatch, compatibility, database_state, require_revision
 from app.db.notifications import can_listen
 from app.db.types import rfc3339
 from app.errors import pluralize
@@ -35,6 +35,14 @@ _SEARCH_EVENTS_MAX = 1_000  # as in the alert OrderSearchBehind
 _EVENT_AGE_MAX = 5.0  # seconds; a worker takes an event within 0.1 s
 _FREE_BYTES_MIN = 1024**3
 _OLDEST_POSTGRESQL = 14  # older ones are no longer supported
+_GRANT = "Run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
+# The tables among :tables on which the role lacks a privilege, and the role. A list of privileges in one call
+# would ask for any of them.
+_DENIED = text(
+    "SELECT name, quote_ident(current_user) AS role FROM unnest(CAST(:tables AS text[])) AS tables (name)"
+    " WHERE EXISTS (SELECT 1 FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privileges (privilege)"
+    " WHERE NOT has_table_privilege(to_regclass(quote_ident(name)), privilege)) ORDER BY name"
+)
 
 
 class Level(StrEnum):
@@ -67,10 +75,9 @@ def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding
         )
         return
     try:
-        database_state()
+        state = database_state()
     except DATABASE_ERRORS as error:
-        reason = loggable_message(error)
-        yield Finding(Level.ERROR, "database", f"It does not answer: {reason}. Check DATABASE_URL and the server.")
+        yield _explain_failure(error, file)
         return
     with db.engine.execution_options(read_only=True).connect() as connection:
         is_sqlite = connection.dialect.name == "sqlite"
@@ -78,6 +85,7 @@ def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding
             _check_sqlite(connection, config) if is_sqlite else _check_postgresql(connection, config, web_workers)
         )
         yield _check_clock(connection)
+        yield from _check_writes(connection, state)
     try:
         require_revision()
     except SchemaMismatch as error:
@@ -109,6 +117,47 @@ def _check_settings(config: Mapping[str, Any]) -> Iterator[Finding]:
             "settings",
             "WEBHOOKS_ALLOW_PRIVATE=1 lets webhooks reach machines of this network. Remove it in production.",
         )
+
+
+def _explain_failure(error: BaseException, file: str | None) -> Finding:
+    if file is not None and is_file_unusable(error):
+        return Finding(Level.ERROR, "database", _file_advice(file))
+    if is_denied(error):
+        return Finding(Level.ERROR, "database", f"{loggable_message(error)}. {_GRANT} TO the role of DATABASE_URL.")
+    reason = loggable_message(error)
+    return Finding(Level.ERROR, "database", f"It does not answer: {reason}. Check DATABASE_URL and the server.")
+
+
+def _file_advice(file: str) -> str:
+    return (
+        f"This user cannot write to {file} or to its directory. Let the user of the service own both, on a file system "
+        "that is mounted for writing, and restart the service."
+    )
+
+
+def _check_writes(connection: Connection, state: DatabaseState) -> Iterator[Finding]:
+    """Whether orders can be stored: not on a standby, with a read-only file, or without the privileges."""
+    if connection.dialect.name == "sqlite":
+        if state.read_only:
+            yield Finding(Level.ERROR, "database", _file_advice(connection.engine.url.database or ""))
+        return
+    if connection.scalar(text("SELECT pg_is_in_recovery()")):
+        yield Finding(
+            Level.ERROR,
+            "database",
+            "The server is a standby, which stores nothing. Let DATABASE_URL lead to the primary.",
+        )
+    elif state.read_only:
+        yield Finding(
+            Level.ERROR,
+            "database",
+            "default_transaction_read_only is on, so nothing can be stored. Let DATABASE_URL lead to the primary, or "
+            "set it to off for the server, the database, and the role.",
+        )
+    denied = connection.execute(_DENIED, {"tables": sorted(db.metadata.tables.keys() - {compatibility.name})}).all()
+    if denied:
+        tables, role = ", ".join(row.name for row in denied), denied[0].role
+        yield Finding(Level.ERROR, "database", f"{role} may not read and write {tables}. {_GRANT} TO {role}.")
 
 
 def _check_postgresql(connection: Connection, config: Mapping[str, Any], web_workers: int) -> Iterator[Finding]:
@@ -264,9 +313,10 @@ def _check_worker(config: Mapping[str, Any]) -> Finding:
         return Finding(
             Level.ERROR, "worker", f"An event has waited for {seconds:,.0f} s for its number. Start `flask worker`."
         )
-    # A pooler shares its connections, and so their names.
-    named = db.engine.dialect.name == "postgresql" and not config["DATABASE_POOLER"] and "PGAPPNAME" not in os.environ
-    if named and not _worker_connections():
+    # A pooler shares its connections, and so their names; the URL and the environment may give others.
+    url = make_url(config["DATABASE_URL"])
+    renamed = config["DATABASE_POOLER"] or "application_name" in url.query or "PGAPPNAME" in os.environ
+    if url.get_backend_name() == "postgresql" and not renamed and not _worker_connections():
         return Finding(Level.ERROR, "worker", "No `flask worker` is connected to the database. Start one.")
     return Finding(Level.OK, "worker", f"No event waits. The feed ends at {read_ends().seq:,}.")
 

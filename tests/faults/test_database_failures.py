@@ -17,6 +17,7 @@ from sqlalchemy import Connection, event
 
 from app import create_app
 from app.db.engine import db
+from tests.support.commands import run_python
 from tests.support.credentials import bearer
 from tests.support.databases import (
     KEY_CACHE,
@@ -29,6 +30,7 @@ from tests.support.databases import (
     wait_until_ready,
 )
 from tests.support.postgres import libpq_url, private_postgres
+from tests.support.servers import GUNICORN, free_port, running
 
 
 @pytest.fixture
@@ -164,3 +166,44 @@ def test_reading_an_erasure_from_a_silent_server_is_503_in_time(postgres: str) -
     reading.join()
 
     assert [(response.status_code, response.headers["Retry-After"]) for response in in_time] == [(503, "1")]
+
+
+def restricted(*command: str) -> tuple[str, ...]:
+    """The command of Python, run as a user whom file permissions bind."""
+    return ("-m", "tests.support.restricted", *command[1:])
+
+
+def test_a_sqlite_file_that_may_not_be_written_answers_reads_and_is_not_ready(sqlite_file: str) -> None:
+    file, port = Path(sqlite_file.removeprefix("sqlite:///")), free_port()
+    file.chmod(0o444)
+    settings = {"DATABASE_URL": sqlite_file, "WEB_CONCURRENCY": "1", "AUTH": "off"}
+    with running(*restricted(*GUNICORN), port=port, **settings) as server:
+        refused = [
+            server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}),
+            server.request("POST", "/webhooks", {"url": "https://203.0.114.1/hook"}),
+            server.request("GET", "/readyz"),
+        ]
+        listed = server.request("GET", "/orders").status
+        found = run_python(*restricted("-m", "flask", "--app", "wsgi", "doctor"), **settings)
+
+        assert [(response.status, response.headers["Retry-After"]) for response in refused] == [(503, "1")] * 3
+        assert listed == 200
+        assert "Traceback" not in server.output()
+    assert found.returncode == 1 and f"This user cannot write to {file} or to its directory." in found.stdout
+
+
+def test_a_directory_that_may_not_be_written_prevents_the_start_in_one_line(sqlite_file: str) -> None:
+    directory = Path(sqlite_file.removeprefix("sqlite:///")).parent
+    settings = {"DATABASE_URL": sqlite_file, "AUTH": "off"}
+    directory.chmod(0o555)
+    try:
+        worker, doctor = (
+            run_python(*restricted("-m", "flask", "--app", "wsgi", command), **settings)
+            for command in ("worker", "doctor")
+        )
+    finally:
+        directory.chmod(0o755)
+
+    assert worker.returncode == 1 and "may this user write to the file" in worker.stderr
+    assert doctor.returncode == 1 and f"This user cannot write to {directory}/orders.db" in doctor.stdout
+    assert "Traceback" not in worker.stderr + doctor.stderr

@@ -12,6 +12,7 @@ import pytest
 
 from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole
 from tests.faults.traffic import Traffic
+from tests.support.commands import run_python
 from tests.support.databases import ORDER, gunicorn, migrated, point_link_at, url_through, wait_until_ready
 from tests.support.postgres import libpq_url, private_postgres, processes, socket_directory
 
@@ -99,11 +100,13 @@ def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, 
         point_link_at(primary, link)
         created = [server.request("POST", "/orders", ORDER, {"Idempotency-Key": "k-1"}) for _ in range(2)]
         ready = server.request("GET", "/readyz").status
+    found = run_python("-m", "flask", "--app", "wsgi", "doctor", DATABASE_URL=standby).stdout
 
     assert [(response.status, response.headers["Retry-After"]) for response in responses] == [(503, "1")] * 3
     assert (batch, listed) == (503, 200)
     assert [response.status for response in created] == [201, 201] and created[0].body == created[1].body
     assert ready == 200
+    assert "The server is a standby, which stores nothing. Let DATABASE_URL lead to the primary." in found
 
 
 def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_at_once(servers: tuple[str, str], link: Path) -> None:
