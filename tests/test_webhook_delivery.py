@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -29,7 +30,8 @@ from app.services.webhook_queue import queue_rows
 from app.services.webhook_sender import Attempt, SecretStore, new_secret
 from app.services.webhook_service import prune_deliveries
 from app.telemetry import observe_delivery
-from tests.support.marks import on_sqlite
+from tests.support.marks import on_postgresql, on_sqlite
+from tests.support.postgres import libpq_url
 from tests.support.receivers import Received, receiver
 from tests.support.samples import MINIMAL
 from tests.support.servers import TIMEOUT, Server, running_worker, wait_until
@@ -450,6 +452,27 @@ def test_a_repaired_webhook_gets_a_request_at_once(app: Flask, client: FlaskClie
     assert health(client, webhook)["health"]["consecutive_failures"] == 0
 
 
+@pytest.mark.parametrize("repair", [{"status": "enabled"}, {"url": "http://127.0.0.1:2/"}, {"description": "mended"}])
+def test_a_failure_that_began_before_a_repair_does_not_count(
+    app: Flask, client: FlaskClient, repair: dict[str, str]
+) -> None:
+    webhook = create_webhook(client, "http://127.0.0.1:1/")
+    order_id = create_order(client)
+    with app.app_context():
+        queue_events()
+        began = datetime.now(UTC)
+        [claimed] = webhook_claims.claim(*webhook_claims.due_endpoints(began), limit=10)
+    client.patch(f"/webhooks/{webhook['id']}", json=repair)
+
+    with app.app_context():
+        webhook_claims.complete([(claimed, Attempt(began, 9_000, 410, ""))])
+
+    after = health(client, webhook)
+    [delivery] = deliveries(client, webhook)
+    assert (after["status"], after["health"]["consecutive_failures"]) == ("enabled", 0)
+    assert (delivery["order_id"], [attempt["status"] for attempt in delivery["attempts"]]) == (order_id, [410])
+
+
 def set_back(app: Flask, time: timedelta) -> None:
     """Let the failures have begun so much earlier."""
     with app.app_context(), db.engine.begin() as connection:
@@ -707,6 +730,46 @@ def test_an_answer_to_a_request_from_before_an_erasure_is_not_stored(app: Flask,
 
     first, *_ = deliveries(client, webhook)
     assert (first["status"], first["attempts"]) == ("pending", [])
+
+
+@on_postgresql
+@pytest.mark.parametrize("by", ["enabled", "replay"])
+def test_what_another_transaction_takes_meanwhile_is_not_queued_again(
+    app: Flask, client: FlaskClient, database_url: str, by: str
+) -> None:
+    webhook = create_webhook(client, "http://127.0.0.1:1/")
+    create_order(client)
+    with app.app_context():
+        queue_events()
+    failed = by == "replay"
+    change(
+        database_url,
+        f"status = '{'failed' if failed else 'pending'}', finished_at = now(), "
+        "next_attempt_at = now() + interval '1 hour'",
+    )
+    with ThreadPoolExecutor() as executor, psycopg.connect(libpq_url(database_url)) as worker:
+        worker.execute(f"UPDATE webhook_deliveries SET status = 'pending', {LEASED}")
+        path = f"/webhooks/{webhook['id']}"
+        if failed:
+            since = {"failed_since": "2026-01-01T00:00:00Z"}
+            repairing = executor.submit(app.test_client().post, f"{path}/replay", json=since)
+        else:
+            repairing = executor.submit(app.test_client().patch, path, json={"status": "enabled"})
+        wait([repairing], timeout=0.3)  # time enough to meet the row that is locked
+        worker.commit()
+        repairing.result()
+
+    with app.app_context():
+        [row] = db.session.execute(select(DELIVERIES)).all()
+    assert row.lease == "of another worker" and row.next_attempt_at > datetime.now(UTC) + timedelta(seconds=10)
+
+
+def change(database_url: str, assignments: str) -> None:
+    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
+        connection.execute(f"UPDATE webhook_deliveries SET {assignments}")
+
+
+LEASED = "lease = 'of another worker', next_attempt_at = now() + interval '30 seconds'"
 
 
 def test_an_erasure_waits_for_a_claim_that_has_read_the_event(

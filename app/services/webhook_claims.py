@@ -464,6 +464,8 @@ def _record_health(known: DueEndpoint, last: Attempt, attempts: Sequence[Attempt
         if attempt.succeeded:
             endpoint.record_success(attempt.at)
             continue
+        if attempt.at < endpoint.updated_at:  # since then it may have been repaired, enabled, or got another URL
+            continue
         report = endpoint.record_failure(attempt.at, status=attempt.status, retry_after=attempt.retry_after)
         if report is not None:
             _report(endpoint, report, attempt)

@@ -179,6 +179,7 @@ def _end_pauses(endpoint_id: str) -> None:
     now, deadline, delivery = datetime.now(UTC), time.monotonic() + END_PAUSES_SECONDS, aliased(WebhookDelivery)
     waiting = delivery.status == PENDING_LITERAL, delivery.lease.is_(None), delivery.next_attempt_at > now
     oldest = _deliveries(delivery, endpoint_id, *waiting).order_by(delivery.next_attempt_at)
+    oldest = oldest.with_for_update(skip_locked=True, of=delivery)  # a worker is claiming or storing a locked one
     while in_transaction(partial(_change_deliveries, oldest, {"next_attempt_at": now})) == REPLAY_MAX:
         if time.monotonic() >= deadline:
             break
@@ -316,6 +317,7 @@ def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) ->
         delivery = aliased(WebhookDelivery)
         failed = delivery.status == FAILED_LITERAL, delivery.finished_at >= since
         oldest = _deliveries(delivery, endpoint.id, *failed).order_by(delivery.finished_at)
+        oldest = oldest.with_for_update(of=delivery)
         return _change_deliveries(oldest, QUEUED | {"next_attempt_at": datetime.now(UTC), "seq": _PRESENT_SEQ})
 
     return in_transaction(replay)
@@ -336,7 +338,10 @@ def _deliveries(delivery: Any, endpoint_id: str, *conditions: ColumnElement[bool
 
 
 def _change_deliveries(deliveries: Select[Any], values: Mapping[str, Any]) -> int:
-    """Change up to REPLAY_MAX deliveries, the first ones, and return their number."""
+    """Change up to REPLAY_MAX deliveries, the first ones, and return their number.
+
+    The query locks them: a row that waits for another transaction is then compared with its conditions again.
+    """
     first = deliveries.limit(REPLAY_MAX).cte("first")
     of_delivery = DELIVERIES.c.endpoint_id == first.c.endpoint_id, DELIVERIES.c.id == first.c.id
     changed = update(DELIVERIES).where(*of_delivery).values(dict(values)).returning(DELIVERIES.c.id)
