@@ -21,10 +21,20 @@ EMPTY_LIST = text("'[]'")
 # The members of an order that its caller sets, besides its items: those that never change, and those that PATCH
 # changes. Some of the latter can change only while the order is pending, and some are times.
 IMMUTABLE_CONTENT = ("customer_id", "channel")
-CONTENT = (
-    "external_ref", "currency", "adjustments", "ship_by", "deliver_by", "related_orders", "tags", "shipping_address",
-    "billing_address", "note", "metadata",
-)  # fmt: skip
+# With the value of a member that is absent: in a request, or in a document that was stored before the member existed.
+CONTENT: dict[str, Any] = {
+    "external_ref": None,
+    "currency": None,
+    "adjustments": [],
+    "ship_by": None,
+    "deliver_by": None,
+    "related_orders": [],
+    "tags": [],
+    "shipping_address": None,
+    "billing_address": None,
+    "note": None,
+    "metadata": {},
+}
 CONTENT_TIMES = ("ship_by", "deliver_by")
 CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
 

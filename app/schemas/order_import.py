@@ -11,7 +11,7 @@ from app.models.fulfillment import (
     RETURN_STATUSES,
 )
 from app.models.lifecycle import STATUSES
-from app.models.order import NUMBER_LENGTH
+from app.models.order import CONTENT, NUMBER_LENGTH
 from app.models.order_aggregate import VERSIONS_MAX
 from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
 from app.models.principal import PRINCIPAL_MAX
@@ -146,7 +146,10 @@ class ExportedReopeningSchema(StrictSchema):
 
 
 class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
-    """A complete order document. The import recomputes the derived members; they must equal those of the document."""
+    """A complete order document. The import recomputes the derived members; they must equal those of the document.
+
+    The members of CONTENT may be absent: an earlier release has exported an order without those added since.
+    """
 
     items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
     adjustments = BoundedList(fields.Nested(ExportedAdjustmentSchema), max_length=ADJUSTMENTS_MAX, required=True)
@@ -169,3 +172,7 @@ class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
     updated_at = RFC3339DateTime(required=True)
     totals = fields.Raw(allow_none=True)
     allowed_actions = fields.Raw()
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        super().on_bind_field(field_name, field_obj)
+        field_obj.required = field_name not in CONTENT

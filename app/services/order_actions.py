@@ -44,7 +44,7 @@ from app.models.pricing import InvalidPrices
 from app.models.principal import Principal
 from app.schemas.order import UpdatedOrderSchema
 from app.schemas.strict_json import body_errors, load_body
-from app.services.order_document import StoredOrder, parse_order, render_order, visible_order
+from app.services.order_document import StoredOrder, load_document, parse_order, render_order, visible_order
 from app.services.order_inserts import event_row
 from app.services.order_queries import (
     OrderKey,
@@ -276,7 +276,7 @@ def _try_change(
     current = _get_current_order(order_id, request.principal, key)
     if current.replayed_document is not None:
         return _replay(current, request)
-    before = orjson.loads(current.document)
+    before = load_document(current.document)
     order = parse_order(before, principal=current.principal, external_ref_hash=current.external_ref_hash)
     _require_expected_version(order.version, request)
     event_type = _apply(change, order)

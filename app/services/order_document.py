@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from app.db.types import read_timestamp, rfc3339
-from app.models.order import CONTENT_TIMES
+from app.models.order import CONTENT, CONTENT_TIMES
 from app.models.order_aggregate import DOCUMENT_MEMBERS, OrderAggregate
 from app.models.order_id import ALIAS_PREFIX
 from app.models.principal import Principal
@@ -44,8 +44,16 @@ def render_order(order: Values) -> str:
     return orjson.dumps(document).decode()
 
 
+def load_document(text: str) -> dict[str, Any]:
+    """The members of a stored document. Those of CONTENT that it lacks, since a later release added them, are added."""
+    document: dict[str, Any] = orjson.loads(text)
+    if CONTENT.keys() <= document.keys():
+        return document
+    return document | {name: default for name, default in CONTENT.items() if name not in document}
+
+
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> OrderAggregate:
-    """The order that a parsed document was rendered from, and the two columns that it does not hold."""
+    """The order that a document was rendered from, and the two columns that it does not hold."""
     members = dict(document)
     for name in _TIMES:
         if members[name] is not None:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from threading import Semaphore
 from typing import Any
 
-import orjson
 from sqlalchemy import Row
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
@@ -19,7 +18,7 @@ from app.db.engine import db
 from app.db.statement import rows_within, with_retry
 from app.db.transactions import consistent_read
 from app.models.principal import Principal
-from app.services.order_document import visible_document
+from app.services.order_document import load_document, visible_document
 from app.services.order_listing import Selection, Shape, id_range, list_query, select_orders
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -127,7 +126,7 @@ def as_csv(documents: Iterable[str]) -> Iterator[str]:
     totals_header = [_TOTAL_NAMES.get(name, name) for name in TOTAL_COLUMNS]
     yield to_text([*ORDER_COLUMNS, *totals_header, *(_ITEM_NAMES.get(name, name) for name in ITEM_COLUMNS)])
     for document in documents:
-        order = orjson.loads(document)
+        order = load_document(document)
         totals = order["totals"] or {}
         start = [_without_formula(order[name]) for name in ORDER_COLUMNS] + [totals.get(name) for name in TOTAL_COLUMNS]
         for item in order["items"]:

@@ -12,7 +12,8 @@ import orjson
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
 from app.errors import InternalError, InvalidRequest, RequestInFlight, ServiceError, ServiceUnavailable
-from app.models.order_id import fingerprint, hash_reference
+from app.models.order import CONTENT
+from app.models.order_id import hash_reference
 from app.models.order_item import line_columns
 from app.models.pricing import InvalidPrices
 from app.models.principal import Principal
@@ -22,7 +23,7 @@ from app.schemas.strict_json import body_errors, load_body, parse_json
 from app.services.document_checks import inconsistent_members
 from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import NewOrder, find_stored_ids, restore_orders
-from app.services.order_service import CreateRequest, content_columns, create_orders, item_columns
+from app.services.order_service import CreateRequest, content_columns, create_orders, item_columns, order_fingerprint
 
 _RECORDS = ("holds", "payments", "fulfillments", "returns", "cancellations", "reopening")
 _BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
@@ -134,7 +135,7 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
     Raises InvalidRequest where the document contradicts itself or differs from what its columns render to. Such an
     order would fail `flask verify`.
     """
-    content, lines = content_columns(data), item_columns(data)
+    content, lines, document = content_columns(data), item_columns(data), CONTENT | dict(document)
     # The loaded records have their members in the order in which the service renders them.
     normalized = {**document, **{name: _with_text_times(data[name]) for name in _RECORDS}}
     reference_hash = hash_reference(content["external_ref"], principal=principal)
@@ -145,7 +146,7 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
         raise InvalidRequest("The prices do not add up.", errors=list(body_errors(error.messages))) from None
     rendered = render_order(vars(order))
     _require_consistent(orjson.loads(rendered), document)
-    columns = order.columns() | {"idempotency_key_hash": None, "fingerprint": fingerprint([content, lines])}
+    columns = order.columns() | {"idempotency_key_hash": None, "fingerprint": order_fingerprint(content, lines)}
     return NewOrder(columns, line_columns(order.items), rendered)
 
 

@@ -20,6 +20,7 @@ from app.errors import (
 from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import fingerprint, hash_key, hash_reference, new_order_id, order_number
+from app.models.order_item import ITEM_CONTENT
 from app.models.pricing import order_totals, price_lines, priced_lines
 from app.models.principal import Principal
 from app.services.order_document import StoredOrder, render_order, visible_order
@@ -150,7 +151,7 @@ def new_order(
         "principal": principal,
         "external_ref_hash": ref_hash,
         "idempotency_key_hash": key_hash,
-        "fingerprint": fingerprint([content, items]),
+        "fingerprint": order_fingerprint(content, items),
         "status": "pending",
         "total": totals and totals["total"],
         "due_at": content["ship_by"],
@@ -176,11 +177,22 @@ def new_order(
 
 def content_columns(data: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of an order that the caller sets, from a validated body."""
-    columns = {name: data.get(name) for name in (*IMMUTABLE_CONTENT, *CONTENT)}
-    columns["metadata"] = columns["metadata"] or {}
-    columns["tags"], columns["related_orders"] = columns["tags"] or [], columns["related_orders"] or []
-    columns["adjustments"] = adjustment_columns(columns["adjustments"] or ())
+    columns: dict[str, Any] = {name: data.get(name) for name in IMMUTABLE_CONTENT}
+    for name, default in CONTENT.items():
+        value = data.get(name)
+        columns[name] = default if value is None else value
+    columns["adjustments"] = adjustment_columns(columns["adjustments"])
     return columns
+
+
+def order_fingerprint(content: Mapping[str, Any], items: Iterable[Mapping[str, Any]]) -> str:
+    """The fingerprint of an order to create, from its columns and those of its items.
+
+    What is absent is left out, so that a member that a later release adds does not change it.
+    """
+    given = {name: value for name, value in content.items() if value != CONTENT.get(name)}
+    lines = [{name: item[name] for name in ITEM_CONTENT if item[name] is not None} for item in items]
+    return fingerprint([given, lines])
 
 
 def adjustment_columns(adjustments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

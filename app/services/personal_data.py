@@ -27,7 +27,7 @@ from app.models.erasure import DONE, PERSONAL_COLUMNS, RUNNING, scrub
 from app.models.lifecycle import ERASED, OPEN
 from app.models.order_id import LOWEST_ID, first_order_id, is_alias, new_alias, new_id, parse_uuid
 from app.models.principal import Principal, customer_principal_id
-from app.services.order_document import parse_order, render_order, visible_actor
+from app.services.order_document import load_document, parse_order, render_order, visible_actor
 from app.services.order_export import PAGE_BYTES, export_connection, stream_orders
 from app.services.order_inserts import event_row, insert_events
 from app.services.order_queries import find_events, next_after, render_events
@@ -221,7 +221,7 @@ def _erased_event(event: Any, erasure: Erasure) -> dict[str, Any]:
         "of_order": erasure.order_id,
         "of_version": event.version,
         "new_actor": _erased_actor(event.actor, erasure),
-        "new_snapshot": orjson.dumps(scrub(orjson.loads(event.snapshot), alias=erasure.alias)).decode(),
+        "new_snapshot": orjson.dumps(scrub(load_document(event.snapshot), alias=erasure.alias)).decode(),
     }
 
 
@@ -254,7 +254,7 @@ def _erase_order(erasure: Erasure) -> None:
     query = select(Order.principal, Order.external_ref_hash, OrderEvent.snapshot).where(*current)
     row = db.session.execute(query.where(Order.id == erasure.order_id)).one()
     principal = _erased_actor(row.principal, erasure)
-    order = parse_order(orjson.loads(row.snapshot), principal=principal, external_ref_hash=row.external_ref_hash)
+    order = parse_order(load_document(row.snapshot), principal=principal, external_ref_hash=row.external_ref_hash)
     now = datetime.now(UTC)
     order.erase(alias=erasure.alias, at=now)
     columns = {name: getattr(order, name) for name in (*PERSONAL_COLUMNS, "principal", "version", "updated_at")}
@@ -262,7 +262,7 @@ def _erase_order(erasure: Erasure) -> None:
     snapshot = render_order(vars(order))
     event = event_row(order.id, order.version, event_type=ERASED, actor=erasure.actor, at=now, snapshot=snapshot)
     insert_events(db.session.connection(), [event])
-    store_rows(db.session.connection(), [search_row(orjson.loads(snapshot))])
+    store_rows(db.session.connection(), [search_row(load_document(snapshot))])
     erasure.orders += 1
     erasure.order_id, erasure.erased_version = None, 0
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
 from app.db.statement import json_rows, typed_columns
 from app.db.transactions import consistent_read
 from app.models import EVENTS, FEED, FEED_HEAD, ORDERS, OUTBOX, SEARCH, SEARCH_HEAD, SEARCH_TERMS
+from app.services.order_document import load_document
 from app.services.search_projection import (
     FIRST_TERM,
     SWEEP_MAX,
@@ -58,7 +59,7 @@ def _next_events(condition: Callable[[Any], ColumnElement[bool]]) -> Select[Any]
 def compare_search(connection: Connection, queries: SearchQueries, parameters: Mapping[str, Any]) -> Iterator[str]:
     """The differences of the orders, between their current documents and the search."""
     snapshots = connection.execute(queries.documents, parameters)
-    expected = {row["order_id"]: row for row in (search_row(orjson.loads(row.snapshot)) for row in snapshots)}
+    expected = {row["order_id"]: row for row in (search_row(load_document(row.snapshot)) for row in snapshots)}
     stored = {row.order_id: row for row in connection.execute(queries.stored, parameters)}
     as_of_seq = connection.scalar(select(SEARCH_HEAD.c.seq))
     if as_of_seq is None:

@@ -34,6 +34,7 @@ from app.db.types import read_timestamp
 from app.models import FEED_HEAD, SEARCH, SEARCH_HEAD, SEARCH_TERMS, FeedEntry, Order, OrderEvent
 from app.models.order_id import LOWEST_ID
 from app.models.search import NO_TOTAL, SEARCH_HEAD_ID, order_terms
+from app.services.order_document import load_document
 
 log = structlog.get_logger()
 
@@ -97,7 +98,7 @@ def _next_rows(after: int, until: int) -> tuple[list[Row], int]:
         snapshot = snapshots.pop(entry.order_id, None)
         if snapshot is None:  # the order of an earlier entry
             continue
-        row = search_row(orjson.loads(snapshot))
+        row = search_row(load_document(snapshot))
         terms += _count_terms(row)
         if rows and terms > TERMS_MAX:
             return rows, entry.seq - 1
@@ -212,7 +213,7 @@ _INSERT_TERMS = _insert_terms_statement()
 def rewrite_rows(after: str, last: str) -> None:
     """Rebuild the rows and all terms of the orders with `after` < id <= `last`."""
     documents = read_rows(current_documents().where(Order.id > after, Order.id <= last))
-    rows = [search_row(orjson.loads(row.snapshot)) for row in documents]
+    rows = [search_row(load_document(row.snapshot)) for row in documents]
     # The range is repeated inside NOT EXISTS, or the planner reads half of that table.
     order = select(Order.id).where(Order.id == SEARCH.c.order_id, Order.id > after, Order.id <= last).exists()
     without_order = delete(SEARCH).where(SEARCH.c.order_id > after, SEARCH.c.order_id <= last, ~order)

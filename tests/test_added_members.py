@@ -1,0 +1,78 @@
+"""A release may add members to the order. Orders stored before, whose documents lack them, work as all others do."""
+
+from typing import Any
+
+import orjson
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy import update
+
+from app.db.engine import db
+from app.models import EVENTS, ORDERS
+from app.models.order import CONTENT
+from app.services.order_service import content_columns, item_columns, order_fingerprint
+from tests.support.actions import send_action
+from tests.support.samples import MINIMAL
+from tests.support.tables import delete_all_rows
+
+KEY = {"Idempotency-Key": "k-1"}
+
+
+@pytest.fixture(params=CONTENT)
+def member(request: pytest.FixtureRequest) -> str:
+    """A member of the order, as if it had just been added."""
+    return str(request.param)
+
+
+@pytest.fixture
+def order(app: Flask, client: FlaskClient, member: str) -> dict[str, Any]:
+    """An order from before, but with the member in its document."""
+    order: dict[str, Any] = client.post("/orders", json=MINIMAL, headers=KEY).json
+    document = orjson.dumps({name: value for name, value in order.items() if name != member}).decode()
+    content = {name: value for name, value in content_columns(MINIMAL).items() if name != member}
+    earlier_fingerprint = order_fingerprint(content, item_columns(MINIMAL))
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(EVENTS).values(snapshot=document))
+        connection.execute(update(ORDERS).values(fingerprint=earlier_fingerprint))
+    assert member not in client.get(f"/orders/{order['id']}").json
+    return order
+
+
+def test_an_order_from_before_a_member_was_added_is_sound(order: dict[str, Any], runner: FlaskCliRunner) -> None:
+    verified = runner.invoke(args=["verify"])
+
+    assert verified.exit_code == 0, verified.output
+
+
+def test_a_change_adds_the_member_without_a_value(
+    order: dict[str, Any], client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    confirmed = send_action(client, f"/orders/{order['id']}", "confirm")
+
+    assert confirmed.status_code == 200, confirmed.text
+    changed = {"status": "confirmed", "version": 2}
+    volatile = {name: confirmed.json[name] for name in ("allowed_actions", "updated_at")}
+    assert orjson.dumps(confirmed.json) == orjson.dumps(order | changed | volatile)
+    verified = runner.invoke(args=["verify"])
+    assert verified.exit_code == 0, verified.output
+
+
+def test_the_request_that_created_it_is_still_a_replay(order: dict[str, Any], client: FlaskClient) -> None:
+    replay = client.post("/orders", json=MINIMAL, headers=KEY)
+
+    assert (replay.status_code, replay.json["id"]) == (201, order["id"])
+    assert replay.headers["Idempotent-Replayed"] == "true"
+
+
+def test_an_export_from_before_can_be_imported(
+    member: str, app: Flask, client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    order = client.post("/orders", json=MINIMAL).json
+    delete_all_rows(app)
+
+    document = {name: value for name, value in order.items() if name != member}
+    imported = runner.invoke(args=["orders", "import", "-"], input=orjson.dumps(document))
+
+    assert imported.exit_code == 0, imported.output
+    assert client.get(f"/orders/{order['id']}").json == order
