@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from app.schemas.order import PRICE_MAX, QUANTITY_MAX
-from tests.support.samples import ADDRESS, MINIMAL, RICHEST, priced, slug
+from tests.support.samples import MINIMAL, RICHEST, priced, slug
 
 
 def test_the_seeds_body_makes_an_order_that_can_be_read(client: FlaskClient) -> None:
@@ -62,9 +62,8 @@ def test_a_minimal_order_has_every_member_of_the_document(client: FlaskClient) -
 def test_the_richest_order_keeps_everything_that_was_sent(client: FlaskClient) -> None:
     order = client.post("/orders", json=RICHEST).json
 
-    for name in ("customer_id", "external_ref", "currency", "tags", "billing_address", "note", "metadata"):
+    for name in RICHEST.keys() - {"items", "adjustments", "ship_by", "deliver_by", "related_orders"}:  # see below
         assert order[name] == RICHEST[name]
-    assert order["shipping_address"] == ADDRESS
     assert (order["ship_by"], order["deliver_by"]) == ("2030-01-01T09:00:00.000000Z", "2030-01-03T00:00:00.000000Z")
     assert order["related_orders"] == [{"order_id": "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11", "relation": "replacement"}]
     members = ("line", "item_id", "title", "quantity", "unit_price", "subtotal", "discount", "total")

@@ -16,11 +16,6 @@ import orjson
 Document = dict[str, Any]
 Units = list[dict[str, int]]
 
-CREATION_MEMBERS = {
-    "customer_id", "channel", "items", "external_ref", "currency", "adjustments", "ship_by", "deliver_by",
-    "related_orders", "tags", "shipping_address", "billing_address", "note", "metadata",
-}  # fmt: skip
-PATCH_MEMBERS = CREATION_MEMBERS - {"customer_id", "channel"}
 ONLY_WHILE_PENDING = ("items", "adjustments", "currency")
 REASONS = {"customer", "inventory", "fraud", "declined", "staff", "expired", "other"}
 KINDS = {"fraud", "payment", "address", "inventory", "review", "other"}
@@ -557,6 +552,10 @@ def content_of(body: Document) -> Document:
         "note": body.get("note"),
         "metadata": body.get("metadata", {}),
     }
+
+
+CREATION_MEMBERS = content_of({"customer_id": "c-1", "items": []}).keys()
+PATCH_MEMBERS = CREATION_MEMBERS - {"customer_id", "channel"}
 
 
 def adjustment_of(body: Document) -> Document:
