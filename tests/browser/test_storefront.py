@@ -134,7 +134,7 @@ def test_a_customer_without_a_connection_tries_again(chromium: Browser, shop: Sh
     with opened(chromium, shop, "c-offline") as page:
         page.context.set_offline(True)
         page.get_by_role("button", name="Order now").click()
-        expect(page.get_by_text("We have no answer yet. Your order will not be placed twice.")).to_be_visible()
+        expect(page.get_by_text("We have no response yet. Your order will not be placed twice.")).to_be_visible()
         page.context.set_offline(False)
         expect(page.locator("#events")).to_have_text("We have your order.")
 
@@ -157,7 +157,7 @@ def test_a_refusal_after_a_lost_response_does_not_make_another_order(chromium: B
 
         page.route("**/orders", lose_the_response_then_refuse)
         page.get_by_role("button", name="Order now").click()
-        expect(page.get_by_text("We have no answer yet. Your order will not be placed twice.")).to_be_visible()
+        expect(page.get_by_text("We have no response yet. Your order will not be placed twice.")).to_be_visible()
         page.unroute("**/orders")
         page.get_by_role("button", name="Try again").click()
         expect(page.locator("#events")).to_have_text("We have your order.")
