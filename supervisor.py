@@ -6,14 +6,13 @@ In production a process manager does this, and starts `gunicorn` and `flask work
 
 import ctypes
 import errno
-import http.client
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
 from types import FrameType
 
 WEB = (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app")
@@ -25,11 +24,39 @@ _STOP_SECONDS = 40.0  # before a process is killed; longer than gunicorn's grace
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
+class Probe:
+    """One request for /healthz that waits for its response.
+
+    gunicorn listens before its workers can answer, and later they answer all requests that have come meanwhile: with
+    another one each second, a slow start would end with as many lines in the log.
+    """
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
+        self._connection: socket.socket | None = None
+
+    def is_answered(self) -> bool:
+        """Send the request, unless it is sent, and return whether the web server has answered; without waiting."""
+        try:
+            if self._connection is None:
+                self._connection = socket.create_connection(self.address, timeout=1)
+                self._connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            if not select.select([self._connection], [], [], 0)[0]:
+                return False
+            answered = bool(self._connection.recv(1))  # nothing, if the connection was closed
+        except OSError:
+            answered = False
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        return answered
+
+
 class Supervisor:
     """The two processes."""
 
     def __init__(self, address: tuple[str, int] | None) -> None:
-        self._address = address  # to announce once it answers
+        self._probe = Probe(address) if address else None  # until its address is announced
         self._stopping = False
         self._web = _start(WEB)
         self._worker = _start(WORKER)
@@ -52,13 +79,13 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Print the address once the web server answers there."""
-        if self._address is None or not _answers(self._address):
+        if self._probe is None or not self._probe.is_answered():
             return
-        host, port = self._address
+        host, port = self._probe.address
         prefix = os.environ.get("URL_PREFIX", "").rstrip("/")
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}{prefix}"
         print(f"Serving on {url}. The documentation is at {url}/docs", flush=True)
-        self._address = None
+        self._probe = None
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -89,16 +116,6 @@ def _obstacle(address: tuple[str, int]) -> str | None:
     else:
         return None
     return f"HOST is {host} and PORT is {port}: {reason}. Set HOST to an address of this machine, or another PORT."
-
-
-def _answers(address: tuple[str, int]) -> bool:
-    with closing(http.client.HTTPConnection(*address, timeout=1)) as connection:
-        try:
-            connection.request("GET", "/healthz")
-            connection.getresponse()
-        except (OSError, http.client.HTTPException):
-            return False
-    return True
 
 
 def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:

@@ -3,7 +3,7 @@
 import re
 import signal
 import socket
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from app.models import Erasure
 from app.routes import customer_routes
 from app.services.order_inserts import insert_orders
 from app.services.worker import Task, Worker
+from supervisor import Probe
 from tests.support.commands import run_python
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
@@ -146,6 +147,43 @@ def test_the_supervisor_runs_web_server_and_worker(app: Flask, database_url: str
         wait_until(lambda: events_in_feed(app) == 1)
         url = f"http://127.0.0.1:{server.port}/shop"
         wait_until(lambda: f"Serving on {url}. The documentation is at {url}/docs\n" in server.output())
+
+
+def test_a_slow_start_gets_one_request_of_the_supervisor() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        probe = Probe(server.getsockname())
+        before = [probe.is_answered() for _ in range(5)]
+        connection, _ = server.accept()
+        request = connection.recv(1024)
+        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+        wait_until(probe.is_answered)
+        connection.close()
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+    assert (before, request) == ([False] * 5, b"GET /healthz HTTP/1.0\r\n\r\n")
+
+
+def test_the_supervisor_repeats_a_request_whose_connection_was_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        probe = Probe(server.getsockname())
+        probe.is_answered()
+        server.accept()[0].close()
+        server.setblocking(False)
+
+        def accept() -> bool:
+            assert not probe.is_answered()
+            with suppress(BlockingIOError):
+                connection, _ = server.accept()
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+                connections.append(connection)
+            return bool(connections)
+
+        connections: list[socket.socket] = []
+        wait_until(accept)
+        wait_until(probe.is_answered)
+        connections[0].close()
 
 
 @on_sqlite
