@@ -1,15 +1,21 @@
 """compose.yaml: it is valid by the Compose specification, and what it names exists."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 from compose_spec import PyCompose
+from sqlalchemy import make_url
 
 from app.config import SETTINGS
 from tests.support.compose import COMPOSE, SERVICES
+from tests.support.databases import migrated
+from tests.support.postgres import libpq_url, postgres_installation, private_postgres, socket_directory
 from tests.support.servers import ROOT
 
 
@@ -67,3 +73,33 @@ def test_grafana_finds_the_dashboard_and_prometheus() -> None:
 
     assert source["url"] == "http://nginx:9090"
     assert inside["./deploy/grafana/dashboard.json"].parent == Path(provider["options"]["path"])
+
+
+def test_the_service_has_a_role_of_its_own_that_may_migrate() -> None:
+    postgres = SERVICES["postgres"]
+    [script] = [source for name, source in mounts() if name == "postgres" and source.endswith(".sh")]
+    role = make_url(SERVICES["web"]["environment"]["DATABASE_URL"])
+    with private_postgres() as url:
+        environment = {
+            "PATH": f"{postgres_installation() / 'bin'}:{os.defpath}",
+            "PGHOST": str(socket_directory(url)),
+            "POSTGRES_USER": postgres["environment"]["POSTGRES_USER"],
+            "POSTGRES_PASSWORD": "p'w",
+        }
+        subprocess.run([str(ROOT / script)], env=environment, check=True, capture_output=True)
+        migrated(make_url(url).set(username=role.username, database=role.database).render_as_string())
+        with psycopg.connect(libpq_url(url)) as connection:
+            roles = connection.execute("SELECT rolname, rolsuper, rolpassword IS NULL FROM pg_authid WHERE rolcanlogin")
+            found = sorted(roles.fetchall())
+
+    assert found == [(role.username, False, False), ("postgres", True, True)]
+
+
+@pytest.mark.parametrize(("password", "status"), [("", 1), ("secret", 0)])
+def test_grafana_does_not_start_with_the_password_it_is_known_for(password: str, status: int) -> None:
+    [shell, option, command] = SERVICES["grafana"]["entrypoint"]
+    command = command.replace("$$", "$").replace("exec /run.sh", "true")
+
+    ended = subprocess.run([shell, option, command], env={"GF_SECURITY_ADMIN_PASSWORD": password}, check=False)
+
+    assert ended.returncode == status
