@@ -40,6 +40,7 @@ log = structlog.get_logger()
 
 PAGE_MAX = 200  # events between two stores of the cursor
 LEASE = timedelta(seconds=10)  # longer than _PUBLISH_SECONDS and the last answer
+_LATEST = 2 * LEASE  # from now: clocks may differ by the rest
 _PUBLISH_SECONDS = 3.0  # after which no further message of a page is sent
 _CALL_SECONDS = 1.0
 _RETRY_FIRST, _RETRY_MAX = 1.0, 30.0  # seconds between two attempts to reach the broker
@@ -50,8 +51,12 @@ _PERSISTENT = 2  # AMQP 0-9-1 §1.8: the message survives a restart of the broke
 _REASON_MAX = 300  # characters
 
 _CURSOR = BROKER_CURSOR.c
+# One that ends later than any that is taken now was taken by a clock that was ahead, and may last for hours.
 _IS_FREE = or_(
-    _CURSOR.lease.is_(None), _CURSOR.lease == bindparam("new_lease"), _CURSOR.leased_until <= bindparam("now")
+    _CURSOR.lease.is_(None),
+    _CURSOR.lease == bindparam("new_lease"),
+    _CURSOR.leased_until <= bindparam("now"),
+    _CURSOR.leased_until > bindparam("latest"),
 )
 # After a restore of the database the cursor may be beyond the end of the feed.
 _ANY_PENDING = Statement(select(_CURSOR.seq).join(FEED_HEAD, FEED_HEAD.c.seq != _CURSOR.seq).where(_IS_FREE))
@@ -162,9 +167,11 @@ class BrokerConnection:
             with suppress(Exception):
                 connection.close()
 
-    def explain(self, error: Exception) -> str:
+    def explain(self, error: BaseException) -> str:
         """Why the broker could not be reached, in one line without the password."""
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        while error.__cause__ is not None:  # kombu's own error of a pipeline says only that it failed
+            error = error.__cause__
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         password = urlsplit(self._url).password
         for text in (password, unquote(password)) if password else ():
             reason = reason.replace(text, "…")
@@ -189,6 +196,7 @@ class BrokerConnection:
     def _open(self) -> Any:
         if self._producer is not None:
             return self._producer
+        self._reported_unroutable = False  # the broker may have lost its queues since
         self._connection = kombu.Connection(
             self._url, connect_timeout=ANSWER_SECONDS, transport_options=dict(self._options)
         )
@@ -265,7 +273,8 @@ class BrokerPublisher:
         in_transaction(lambda: db.session.execute(_RELEASE, {"of_lease": self._lease}))
 
     def _any_pending(self) -> bool:
-        return bool(_ANY_PENDING.rows(new_lease=self._lease, now=rfc3339(datetime.now(UTC))))
+        now = datetime.now(UTC)
+        return bool(_ANY_PENDING.rows(new_lease=self._lease, now=rfc3339(now), latest=rfc3339(now + _LATEST)))
 
     def _publish_page(self, after: int) -> int | None:
         """Publish events after this number, and return the new one; None if there is nothing more to do now."""
@@ -344,7 +353,7 @@ def read_lag() -> BrokerLag:
 def _take_lease(lease: str) -> int | None:
     """Take or keep the lease, and return the number up to which events are published; None if another worker has it."""
     now = datetime.now(UTC)
-    values = {"new_lease": lease, "now": now, "until": now + LEASE}
+    values = {"new_lease": lease, "now": now, "latest": now + _LATEST, "until": now + LEASE}
     seq: int | None = in_transaction(lambda: db.session.scalar(_TAKE, values))
     return seq
 

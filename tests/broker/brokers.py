@@ -31,6 +31,11 @@ class Broker:
             queue.declare()
             queue.purge()
 
+    def unbind(self) -> None:
+        """Leave the events without a queue."""
+        with self._queue() as queue:
+            queue.delete()
+
     def messages(self) -> list[Any]:
         """Take all messages from the queue."""
         with self._queue() as queue:

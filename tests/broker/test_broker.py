@@ -6,16 +6,20 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import kombu
 import orjson
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import create_engine, select
+from redis import Redis
+from sqlalchemy import create_engine, select, update
 
 from app.models import BROKER_CURSOR, FEED, FEED_HEAD
-from tests.broker.brokers import Broker
+from tests.broker.brokers import TOPIC, Broker
 from tests.faults.traffic import Traffic
 from tests.support.commands import FLASK, run_python
 from tests.support.samples import MINIMAL
@@ -132,6 +136,75 @@ def test_without_a_broker_events_wait_and_the_log_says_so_once(
         wait_until(lambda: metric(worker, "broker_lag_events") == 0)
 
     assert [event["subject"] for event in broker.events()] == [order["id"]]
+
+
+REASONS = {"amqp": "MessageNacked", "redis": "OutOfMemoryError"}
+
+
+@contextmanager
+def full(broker: Broker) -> Iterator[None]:
+    """Let the broker refuse further messages until the block ends."""
+    if broker.kind == "redis":
+        with closing(Redis(port=broker.server.port)) as server:
+            server.config_set("maxmemory", "1")
+            yield
+            server.config_set("maxmemory", "0")
+        return
+    limit = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    with kombu.Connection(broker.url) as connection:
+        exchange = kombu.Exchange(TOPIC, type="topic", durable=True)
+        queue = kombu.Queue("full", exchange, routing_key="#", queue_arguments=limit)(connection.channel())
+        queue.declare()
+        kombu.Producer(queue.channel).publish("", routing_key=queue.name)
+        yield
+        queue.delete()
+
+
+def test_a_full_broker_is_named_in_the_log_and_gets_the_events_later(
+    broker: Broker, database_url: str, client: FlaskClient
+) -> None:
+    broker.bind()
+    orders = [create_order(client)]
+    with publishing_worker(database_url, broker) as worker:
+        wait_until(lambda: is_published(database_url), seconds=PUBLISHED_WITHIN)
+        with full(broker):
+            orders.append(create_order(client))
+            wait_until(lambda: "broker unavailable" in worker.output())
+            assert REASONS[broker.kind] in worker.output()
+            assert not is_published(database_url)
+        wait_until(lambda: is_published(database_url), seconds=PUBLISHED_WITHIN)
+
+    # RabbitMQ has given the one that was refused to the queue that is not full, each time.
+    assert {event["subject"] for event in broker.events()} == {order["id"] for order in orders}
+
+
+@pytest.mark.parametrize("broker", ["amqp"], indirect=True)
+def test_events_without_a_queue_are_logged_again_after_the_broker_was_restarted(
+    broker: Broker, database_url: str, client: FlaskClient
+) -> None:
+    broker.unbind()
+    with publishing_worker(database_url, broker) as worker:
+        for restarts in range(2):
+            if restarts:
+                broker.server.kill()
+                broker.server.start()
+            create_order(client)
+            wait_until(lambda: worker.output().count("no queue is bound") > restarts, seconds=PUBLISHED_WITHIN)
+
+
+def test_the_lease_of_a_worker_whose_clock_was_ahead_stops_no_other(
+    broker: Broker, database_url: str, client: FlaskClient
+) -> None:
+    broker.bind()
+    create_order(client)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        until = datetime.now(UTC) + timedelta(hours=1)
+        connection.execute(update(BROKER_CURSOR).values(lease="of a killed worker", leased_until=until))
+    engine.dispose()
+
+    with publishing_worker(database_url, broker):
+        wait_until(lambda: is_published(database_url), seconds=PUBLISHED_WITHIN)
 
 
 def test_no_event_is_lost_while_the_broker_and_workers_are_killed(
