@@ -131,10 +131,7 @@ def errors_in_one_line() -> Iterator[None]:
 def outside_feed() -> click.ClickException:
     """The report of an --after that the feed does not reach."""
     ends = read_ends()
-    return click.ClickException(
-        f"--after must be from {ends.pruned_seq} to {ends.seq}: earlier events have been removed from the feed, and "
-        "there are no later ones."
-    )
+    return click.ClickException(f"--after must be from {ends.pruned_seq} to {ends.seq}: the feed has no other events.")
 
 
 def database_failure(error: BaseException) -> click.ClickException:
