@@ -63,7 +63,7 @@ def test_a_system_that_does_not_tell_the_cores_of_a_process_is_checked(
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
-        ({"AUTH": "off"}, "AUTH=off lets everybody on this machine do everything"),
+        ({"AUTH": "off"}, "AUTH=off gives everybody on this machine full access"),
         ({"SECRET_KEY": ""}, "openssl rand -hex 32"),
         ({"WEBHOOKS_ALLOW_PRIVATE": "1"}, "Remove it in production"),
     ],

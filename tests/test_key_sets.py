@@ -235,9 +235,9 @@ REASONS = {
     "500": "HTTP status 500",
     "404": "HTTP status 404",
     "redirected": "HTTP status 302",
-    "HTML": "the answer is not a JSON Web Key Set with usable keys",
-    "no keys": "the answer is not a JSON Web Key Set with usable keys",
-    "deep": "the answer is not a JSON Web Key Set with usable keys",
+    "HTML": "the response is not a JSON Web Key Set with usable keys",
+    "no keys": "the response is not a JSON Web Key Set with usable keys",
+    "deep": "the response is not a JSON Web Key Set with usable keys",
 }
 
 
@@ -273,7 +273,7 @@ def test_the_log_names_the_reason_of_a_failed_connection(
 
     assert "refused" in refused[0]["reason"]
     assert "certificate verify failed" in tls[0]["reason"]
-    assert slow[0]["reason"] == "no answer within 0.2 seconds"
+    assert slow[0]["reason"] == "no response within 0.2 seconds"
 
 
 def test_a_key_set_that_arrives_byte_by_byte_ends_the_fetch_in_a_web_worker(app: Flask, issuer: Issuer) -> None:
@@ -290,7 +290,8 @@ except token_service.KeySetUnavailable as error:
 """
 
     assert (
-        subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "no answer within 0.3 seconds\n"
+        subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
+        == "no response within 0.3 seconds\n"
     )
 
 

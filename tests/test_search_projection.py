@@ -193,13 +193,13 @@ CORRUPTIONS: dict[str, tuple[Corruption, list[str]]] = {
         "order {id}: order_search has version 3, but the order has 2",
     ]),
     "another status": (lambda: [update(SEARCH).values(status="completed")], [
-        "order {id}: status in order_search is not the one of the document",
+        "order {id}: status in order_search differs from the document",
     ]),
     "a lost term": (lambda: [delete(SEARCH_TERMS).where(SEARCH_TERMS.c.term == "sku1")], [
-        "order {id}: order_search_terms has not all of its terms",
+        "order {id}: order_search_terms does not have all of its terms",
     ]),
     "a surplus term": (lambda: [update(SEARCH_TERMS).where(SEARCH_TERMS.c.term == "sku1").values(term="x")], [
-        "order {id}: order_search_terms has not all of its terms",
+        "order {id}: order_search_terms does not have all of its terms",
         "order {id}: order_search_terms has a term that is not the order's",
     ]),
     "a term of no order": (lambda: [insert(SEARCH_TERMS).values(term="x", order_id=NOBODY)], [

@@ -256,7 +256,7 @@ def test_a_row_of_no_order_is_named(app: Flask, runner: FlaskCliRunner, order_id
     result = runner.invoke(args=["verify"])
 
     assert result.exit_code == 1
-    assert f"order {NOBODY}: there is no such order, but rows of it in {table}\n" in result.stdout
+    assert f"order {NOBODY}: there is no such order, but there are rows of it in {table}\n" in result.stdout
 
 
 def test_a_deleted_order_leaves_orphaned_rows_that_are_reported(
@@ -283,8 +283,8 @@ def test_a_key_for_no_event_is_named(app: Flask, runner: FlaskCliRunner, order_i
 @pytest.mark.parametrize(
     ("statement", "named"),
     [
-        ("UPDATE orders SET updated_at = 'yesterday' WHERE version = 6", "a value in a row of it cannot be read"),
-        ("UPDATE orders SET metadata = '{' WHERE version = 6", "a value in a row of it cannot be read"),
+        ("UPDATE orders SET updated_at = 'yesterday' WHERE version = 6", "a value in one of its rows cannot be read"),
+        ("UPDATE orders SET metadata = '{' WHERE version = 6", "a value in one of its rows cannot be read"),
         ("UPDATE order_events SET snapshot = '{' WHERE version = 2", "the snapshot of version 2 is not JSON"),
     ],
 )

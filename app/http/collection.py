@@ -45,7 +45,8 @@ def _requests(description: dict[str, Any], tag: str) -> Iterator[dict[str, Any]]
             if method == "parameters" or tag not in operation["tags"] or _is_stream(operation):
                 continue
             parameters = [
-                _resolve(description, one) for one in (*item.get("parameters", []), *operation.get("parameters", []))
+                _resolve(description, parameter)
+                for parameter in (*item.get("parameters", []), *operation.get("parameters", []))
             ]
             yield {
                 "name": operation["summary"],
@@ -71,7 +72,7 @@ def _resolve(description: dict[str, Any], parameter: dict[str, Any]) -> dict[str
 
 
 def _url(path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    variables = {one["name"]: str(_value(one)) for one in parameters if one["in"] == "path"}
+    variables = {parameter["name"]: str(_value(parameter)) for parameter in parameters if parameter["in"] == "path"}
     segments = [part.replace("{", ":").replace("}", "") for part in path.strip("/").split("/")]
     return {
         "raw": "/".join(["{{baseUrl}}", *segments]),
@@ -90,7 +91,7 @@ def _value(parameter: dict[str, Any]) -> Any:
 
 def _headers(operation: dict[str, Any], parameters: list[dict[str, Any]]) -> list[dict[str, str]]:
     headers = {"Content-Type": media_type for media_type in operation.get("requestBody", {}).get("content", {})}
-    if any(one["name"] == "Idempotency-Key" for one in parameters):
+    if any(parameter["name"] == "Idempotency-Key" for parameter in parameters):
         headers["Idempotency-Key"] = _FRESH_KEY
     return [{"key": name, "value": value} for name, value in headers.items()]
 

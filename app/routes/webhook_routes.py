@@ -170,7 +170,7 @@ def list_deliveries(query: dict[str, Any], webhook_id: str) -> Response:
         limit=limit,
     )
     next_cursor = make_cursor(page.next_after, query=binding) if page.next_after else None
-    return list_response("deliveries", [orjson.dumps(one).decode() for one in page.deliveries], next_cursor)
+    return list_response("deliveries", [orjson.dumps(delivery).decode() for delivery in page.deliveries], next_cursor)
 
 
 @blueprint.operation(

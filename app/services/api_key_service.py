@@ -56,9 +56,9 @@ def create_api_key(
 
 
 def with_checksum(key: str) -> str:
-    """The key with its CRC-32, which refuses mistyped and truncated keys without a database query.
+    """The key with its CRC-32, by which mistyped and truncated keys are refused without a database query.
 
-    It is no protection against forged keys; the secret is.
+    It does not protect against forged keys; the secret does.
     """
     return f"{key}{crc32(key.encode()):08x}"
 
@@ -69,7 +69,7 @@ def key_id(key: str) -> str:
 
 
 def is_well_formed(key: str) -> bool:
-    """Whether a key has the right form and checksum. No other key exists."""
+    """Whether a key has the right form and checksum. Other keys do not exist."""
     parts = _KEY.fullmatch(key)
     return parts is not None and with_checksum(parts[1]) == key
 
@@ -81,7 +81,7 @@ def any_api_key() -> bool:
 
 
 def list_api_keys() -> list[ApiKey]:
-    """All keys, oldest first, with those expired or revoked."""
+    """All keys, oldest first, including expired and revoked ones."""
     return list(db.session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
 
 
@@ -124,7 +124,7 @@ def _record_use(key_id: str, now: datetime) -> None:
     try:
         with db.engine.execution_options(lock_timeout=0).begin() as connection:
             connection.execute(update(ApiKey).where(ApiKey.id.in_(free)).values(last_used_at=now))
-    except DATABASE_ERRORS as error:  # a full disk or a busy database must not refuse readers
+    except DATABASE_ERRORS as error:  # a full disk or a busy database must not make reads fail
         if not is_lock_timeout(error):
             log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
 

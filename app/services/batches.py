@@ -37,25 +37,25 @@ from app.services.order_service import CreateRequest, Outcome, authorize, create
 
 Loaded = TypeVar("Loaded")
 
-FAULTS_MAX = 1_000  # faults that one response reports; entries after them are only reported as invalid
+ERRORS_MAX = 1_000  # errors that one response lists; entries after them are only reported as invalid
 CONCURRENCY = 20  # orders that are changed at the same time: they share statements, see app/db/batching.py
 DEADLINE = 8.0  # seconds for all actions: below the 10 s in which every request is answered
-# Characters of the orders in one response, after which no further action begins: a thousand actions on one large order
-# would otherwise be answered with gigabytes. A thousand usual orders have 2 to 4 MiB. The response is in memory until a
-# slow client has read it.
+# Characters of the orders in one response, after which no further action begins: otherwise, the response to a thousand
+# actions on one large order would have gigabytes. A thousand typical orders have 2 to 4 MiB. The response is in memory
+# until a slow client has read it.
 RESULTS_MAX = 8 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Budget:
-    """What the actions of one request may take together: no action begins after `deadline`, nor once the orders in the
-    response have RESULTS_MAX characters."""
+    """The limits that the actions of one request share: no action begins after `deadline` (time.monotonic()), or once
+    the orders in the response have RESULTS_MAX characters."""
 
     deadline: float
     size: int = 0
 
     def require(self) -> None:
-        """Raise ServiceUnavailable if an action cannot begin any more."""
+        """Raise ServiceUnavailable if no further action may begin."""
         if time.monotonic() > self.deadline:
             raise ServiceUnavailable("The request ran out of time before this action. Send the action again.")
         if self.size >= RESULTS_MAX:
@@ -114,7 +114,7 @@ def create_batch(
 
 
 def _visible(outcome: Outcome, principal: Principal) -> Outcome:
-    """The outcome as the principal may see it: after an erasure, a replay is answered with the order as it is now."""
+    """The outcome as the principal may see it: after an erasure, the response to a replay is the current order."""
     return visible_order(outcome, principal) if isinstance(outcome, StoredOrder) and outcome.replayed else outcome
 
 
@@ -131,34 +131,34 @@ def _load_order(
 def _load_entries(
     entries: Iterable[Any], member: str, load: Callable[..., Loaded]
 ) -> tuple[dict[int, Loaded], dict[int, Outcome]]:
-    """What `load` makes of the entries of the body's `member`, and the errors of those that it refuses, by position.
+    """The entries of the body's `member` as `load` returns them, and the errors of invalid ones, by position.
 
-    `load` is called with an entry, the JSON pointer to it, and `brief`: to report that it is invalid, and not why.
+    `load` is called with an entry, the JSON pointer to it, and `brief`: report only that it is invalid, and not why.
     """
-    loaded, errors, faults = dict[int, Loaded](), dict[int, Outcome](), 0
+    loaded, outcomes, error_count = dict[int, Loaded](), dict[int, Outcome](), 0
     for i, entry in enumerate(entries):
         try:
-            loaded[i] = load(entry, f"#/{member}/{i}", brief=faults >= FAULTS_MAX)
+            loaded[i] = load(entry, f"#/{member}/{i}", brief=error_count >= ERRORS_MAX)
         except ServiceError as error:
-            errors[i] = error.with_traceback(None)  # its frames refer to the errors and the entry: a cycle
-            faults += len(error.members.get("errors", ()))
-    return loaded, errors
+            outcomes[i] = error.with_traceback(None)  # its frames refer to the outcomes and the entry: a cycle
+            error_count += len(error.members.get("errors", ()))
+    return loaded, outcomes
 
 
 def _invalid_entry(pointer: str) -> InvalidRequest:
-    """The error of an invalid entry after FAULTS_MAX faults: it does not say why the entry is invalid."""
-    detail = f"This entry is not valid. Only the first {FAULTS_MAX:,} errors of a batch are listed."
+    """The error of an invalid entry after ERRORS_MAX errors: it does not say why the entry is invalid."""
+    detail = f"This entry is not valid. Only the first {ERRORS_MAX:,} errors of a batch are listed."
     return InvalidRequest(detail, errors=[{"pointer": pointer, "detail": "This entry is not valid."}])
 
 
 def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_required: bool) -> list[Outcome]:
-    """Execute the actions, and return their outcomes in the same order. Each commits by itself.
-    In a dry run each is applied to the order as it is stored, without the actions before it.
+    """Execute the actions, and return their outcomes in the same order. Each commits by itself; in a dry run each is
+    applied to the stored order, without the actions before it.
 
-    Actions on different orders are executed concurrently, and those on one order in the order of the entries.
-    Actions that are not begun within DEADLINE seconds, or before the orders in the response have RESULTS_MAX
-    characters, are not executed. `request` is what the changes have in common. `version_required`: an action without
-    the version that the order must have fails with PreconditionRequired.
+    Actions on different orders are executed concurrently, those on one order in the order of the entries. An action
+    that has not begun within DEADLINE seconds, or before the orders in the response have RESULTS_MAX characters, is not
+    executed. `request` has what the changes share. With `version_required`, an action without `if_match` fails with
+    PreconditionRequired.
     """
     load = partial(_load_action, request=request, version_required=version_required)
     actions, outcomes = _load_entries(entries, "actions", load)
@@ -205,7 +205,7 @@ def _has_valid_members(common: dict[str, Any], own: dict[str, Any]) -> bool:
 
 
 def _body_of_route(action: BulkAction, body: dict[str, Any]) -> Any:
-    """The body that a request to the action's own route has, so that a key is known to both."""
+    """The body of a request to the action's own route, so that both have the same fingerprint."""
     if "patch" in body:
         return body["patch"]
     return {name: value for name, value in body.items() if name not in action.path_members}

@@ -2,8 +2,8 @@
 
 The events are published in the order of the feed, from a stored cursor that moves when the broker has confirmed them.
 One worker publishes at a time, under a lease. After a crash or an error the next one begins at the cursor, so events
-may come again, but none is left out, and no event comes for the first time before an earlier one. That also holds if a
-worker goes on for a moment after its lease has ended: both publish in the order of the feed from the cursor.
+may be repeated, but none is left out, and no event is first published before an earlier one. That also holds if a
+worker continues for a moment after its lease has ended: both publish from the cursor in the order of the feed.
 """
 
 import secrets
@@ -32,21 +32,21 @@ from app.services.webhook_queue import event_data
 from app.services.worker import SEQUENCING, Task
 
 try:
-    import kombu  # an extra (requirements-broker.txt); it imports its parts when they are used
+    import kombu  # optional (requirements-broker.txt); it imports its parts when they are used
 except ModuleNotFoundError:
     kombu = None
 
 log = structlog.get_logger()
 
 PAGE_MAX = 200  # events between two stores of the cursor
-LEASE = timedelta(seconds=10)  # longer than _PUBLISH_SECONDS and the last answer
-_LATEST = 2 * LEASE  # from now: clocks may differ by the rest
-_PUBLISH_SECONDS = 3.0  # after which no further message of a page is sent
+LEASE = timedelta(seconds=10)  # longer than _PUBLISH_SECONDS and the wait for the last confirmation
+_LATEST = 2 * LEASE  # from now, for a valid lease: the clocks of two workers may differ by LEASE
+_PUBLISH_SECONDS = 3.0  # seconds after which no further message of a page is sent
 _CALL_SECONDS = 1.0
 _RETRY_FIRST, _RETRY_MAX = 1.0, 30.0  # seconds between two attempts to reach the broker
 _SEQUENCE_DIGITS = 19  # of the largest number in the feed
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"  # CloudEvents AMQP binding §3.2, structured mode
-ANSWER_SECONDS = 5.0  # for a connection, and for the answer to a message
+ANSWER_SECONDS = 5.0  # for a connection, and for the confirmation of a message
 _PERSISTENT = 2  # AMQP 0-9-1 §1.8: the message survives a restart of the broker
 _REASON_MAX = 300  # characters
 
@@ -139,8 +139,8 @@ class BrokerConnection:
     def publish(self, messages: Sequence[BrokerMessage], *, seconds: float) -> int:
         """Publish messages in their order until the time has passed, and return how many the broker has accepted.
 
-        Raises an exception of the broker's library if it is unknown which of them were accepted. The next call opens a
-        new connection then.
+        Raises an exception of the broker's library if it is unknown which of them were accepted. In that case, the next
+        call opens a new connection.
         """
         deadline = time.monotonic() + seconds
         count = 0
@@ -160,7 +160,7 @@ class BrokerConnection:
         return count
 
     def close(self) -> None:
-        """Close the connection, whether or not the broker answers."""
+        """Close the connection, even if the broker does not respond."""
         connection, self._connection, self._producer = self._connection, None, None
         self._failures.clear()
         if connection is not None:
@@ -178,7 +178,7 @@ class BrokerConnection:
         return reason[:_REASON_MAX]
 
     def _transport_options(self) -> dict[str, Any]:
-        """Options of kombu's transports: confirmations, and no wait without an end. Each transport reads its own."""
+        """Options of kombu's transports: confirmations, and a limit for each wait. Each transport reads its own."""
         return {
             "confirm_publish": True,
             "read_timeout": ANSWER_SECONDS,
@@ -237,13 +237,13 @@ class BrokerConnection:
             log.warning("broker dropped an event: no queue is bound", exchange=self._topic, routing_key=routing_key)
 
     def _on_delivery(self, error: object, _message: object) -> None:
-        """Called by Kafka's library when a message was accepted, or was given up."""
+        """Called by Kafka's library when a message was accepted or has failed."""
         if error is not None:
             self._failures.append(str(error))
 
 
 class BrokerPublisher:
-    """Publishes what is new in the feed, unless another worker does."""
+    """Publishes new events of the feed, unless another worker does."""
 
     def __init__(self, connection: BrokerConnection, *, source: str, with_order: bool) -> None:
         self._connection = connection
@@ -255,7 +255,7 @@ class BrokerPublisher:
     def run(self) -> bool:
         """Publish events for about a second. Returns whether there were any and the broker has accepted them.
 
-        While the broker does not answer, it is called at growing intervals. Raises DATABASE_ERRORS.
+        While the broker does not respond, the attempts are made at growing intervals. Raises DATABASE_ERRORS.
         """
         if time.monotonic() < self._retry_at or not self._any_pending():
             return False
@@ -268,7 +268,7 @@ class BrokerPublisher:
         return published
 
     def finish(self) -> None:
-        """Close the connection, and let another worker go on at once."""
+        """Close the connection, and release the lease, so that another worker can continue at once."""
         self._connection.close()
         in_transaction(lambda: db.session.execute(_RELEASE, {"of_lease": self._lease}))
 
@@ -287,7 +287,7 @@ class BrokerPublisher:
         messages = [render_message(event, source=self._source, with_order=self._with_order) for event in page.events]
         try:
             count = self._connection.publish(messages, seconds=_PUBLISH_SECONDS)
-        except Exception as error:  # of kombu, of the broker's library, of the network
+        except Exception as error:  # from kombu, the broker's library or the network
             self._report_failure(error)
             return None
         self._report_success()
@@ -295,7 +295,7 @@ class BrokerPublisher:
         return seq if _store_cursor(self._lease, seq) else None
 
     def _move_to_retained(self, after: int) -> int | None:
-        """Go on where the feed begins, or where it ends after a restore of the database."""
+        """Continue at the beginning of the feed or, after a restore of the database, at its end."""
         ends = read_ends()
         seq = min(max(after, ends.pruned_seq), ends.seq)
         log.warning("broker missed events", after=after, until=seq)
@@ -328,7 +328,7 @@ def render_message(event: FeedEvent, *, source: str, with_order: bool) -> Broker
         "subject": order_id,
         "time": document["at"],
         "datacontenttype": "application/json",
-        # The extension wants strings that sort as the numbers do.
+        # The sequence extension of CloudEvents requires strings that sort as the numbers do.
         "sequence": f"{event.seq:0{_SEQUENCE_DIGITS}}",
         "data": data,
     }

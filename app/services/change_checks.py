@@ -1,7 +1,7 @@
-"""Whether a version of an order is what its event can make of the version before.
+"""Whether the differences between two versions of an order are those that the event of the later one can make.
 
-What is derived from records agrees with them in each version (`document_checks`), so a change is right if the records
-are, and nothing has changed that such an event does not change.
+The derived members agree with the records in each version (`document_checks`). So a change is correct if the records
+are, and if no other member has changed than those that such an event changes.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ _CHANGEABLE: dict[str, set[str]] = {
     "order.payment_recorded": {"payments", *_MONEY},
     "order.reopened": {"status", "reopening", "cancellations", "items", "fulfillment_status", *_MONEY},
     LATE: {"late"},
-    ERASED: set(),  # an erasure removes data from all snapshots, also from those before
+    ERASED: set(),  # an erasure removes data from all snapshots, including earlier ones
 }
 _ALWAYS_CHANGING = {"version", "allowed_actions", "updated_at"}
 # The members of items that an event may change; an update while the order is pending may change all of them.
@@ -70,10 +70,10 @@ class VersionChange(NamedTuple):
 
 
 def wrong_members(event_type: str, change: VersionChange, *, actor: str) -> list[str]:
-    """The names of the members that such an event of the actor cannot change as they have changed.
+    """The names of the members whose change an event of this type, by this actor, cannot have made.
 
-    What this event and the next one may both change is not checked here, since it is stored nowhere else. Raises
-    KeyError, TypeError or ValueError for a document that is not one.
+    The new values of members that the event may set freely are not checked: they are stored nowhere else. Raises
+    KeyError, TypeError or ValueError if a version is not an order document.
     """
     before, after, differing = change.before, change.after, change.differing
     changeable = _CHANGEABLE[event_type]
@@ -83,7 +83,7 @@ def wrong_members(event_type: str, change: VersionChange, *, actor: str) -> list
     if "items" in differing and event_type in _CHANGEABLE_OF_ITEMS:
         changing = _CHANGEABLE_OF_ITEMS[event_type]
         items_before, items_after = (
-            [{n: i[n] for n in i if n not in changing} for i in one["items"]] for one in (before, after)
+            [{n: i[n] for n in i if n not in changing} for i in version["items"]] for version in (before, after)
         )
         if items_before != items_after:
             wrong.add("items")
@@ -98,11 +98,11 @@ def wrong_members(event_type: str, change: VersionChange, *, actor: str) -> list
     return sorted(wrong)
 
 
-def differing_members(one: Document, other: Document) -> set[str]:
+def differing_members(document: Document, other: Document) -> set[str]:
     """The names of the members that differ in two documents, or that only one of them has."""
-    if one.keys() == other.keys():  # as all documents have: half of the time
-        return {name for name, value in one.items() if other[name] != value}
-    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+    if document.keys() == other.keys():  # which all documents have: takes half of the time
+        return {name for name, value in document.items() if other[name] != value}
+    return {name for name in document.keys() | other.keys() if document.get(name) != other.get(name)}
 
 
 def is_allowed(event_type: str, before: Document) -> bool:
@@ -126,7 +126,7 @@ def _expected_status(event_type: str, change: VersionChange) -> str:
 
 
 def _keeps_lateness(event_type: str, change: VersionChange) -> bool:
-    """Whether the order is as late as before. Without open units it is not late; a new `ship_by` may end it."""
+    """Whether `late` is as before. An order without open units is not late; a new `ship_by` may end lateness."""
     is_late, after = change.after["late"], change.after
     expected = change.before["late"] and may_be_late(after, change.units)
     return is_late is expected or (event_type == "order.updated" and is_late is False)
@@ -218,7 +218,7 @@ def _check_reopening(before: Document, after: Document) -> Iterator[str]:
         yield "reopening"
     reopened = before["cancellations"]
     if before["status"] == "cancelled":
-        reopened = [{**one, "reopened_at": one["reopened_at"] or at} for one in reopened]
+        reopened = [{**record, "reopened_at": record["reopened_at"] or at} for record in reopened]
     if after["cancellations"] != reopened:
         yield "cancellations"
 

@@ -1,4 +1,4 @@
-"""What `flask doctor` checks: whether this installation can lose, delay or show what it must not."""
+"""The checks of `flask doctor`: whether this installation can lose or delay orders and events, or disclose data."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
 from app.services.token_service import KeySetUnavailable, fetch_keys
 
-WORKER_NAME = "order-service-worker"  # by which PostgreSQL knows the connections of `flask worker`
+WORKER_NAME = "order-service-worker"  # application_name of the connections of `flask worker` to PostgreSQL
 
 _CLOCK_MAX = 1.0  # seconds
 _BROKER_SECONDS_MAX = 60.0  # as in the alert OrderBrokerBehind
@@ -63,7 +63,7 @@ class Finding:
 
 
 def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding]:
-    """All findings about the settings, the database and the work in the background.
+    """All findings about the settings, the database and the background tasks.
 
     `web_workers` is the number of gunicorn's workers on this machine. Raises DATABASE_ERRORS.
     """
@@ -103,7 +103,7 @@ def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding
 def _check_settings(config: Mapping[str, Any]) -> Iterator[Finding]:
     if config["AUTH"] == "off":
         where = "every machine that reaches it" if config["AUTH_ALLOW_OPEN"] else "everybody on this machine"
-        yield Finding(Level.WARNING, "settings", f"AUTH=off lets {where} do everything. Remove it in production.")
+        yield Finding(Level.WARNING, "settings", f"AUTH=off gives {where} full access. Remove it in production.")
     if config["SECRET_KEY"].startswith(RANDOM_KEY_PREFIX):
         yield Finding(
             Level.WARNING,
@@ -191,7 +191,7 @@ def _check_durability(settings: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "durability",
-            "archive_mode is off: a restore can reach the last backup only, not a moment after it. Set archive_mode "
+            "archive_mode is off: a restore can recover only the last backup, not what came after it. Set archive_mode "
             "and archive_command, and restart the server.",
         )
     if not lost:
@@ -208,7 +208,7 @@ def _check_archive(connection: Connection) -> Iterator[Finding]:
             Level.ERROR,
             "durability",
             f"archive_command fails for {wal_file}: the write-ahead log fills the disk of the database, and a restore "
-            "cannot reach what came since. The server's log says why.",
+            "cannot recover what came since. The server's log says why.",
         )
 
 
@@ -269,7 +269,7 @@ def _sqlite_file(config: Mapping[str, Any]) -> str | None:
 
 def _check_clock(connection: Connection) -> Finding:
     if connection.dialect.name == "sqlite":
-        return Finding(Level.OK, "clock", "The database has the clock of this machine.")
+        return Finding(Level.OK, "clock", "The database uses the clock of this machine.")
     before = datetime.now(UTC)
     database_time: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     local_time = before + (datetime.now(UTC) - before) / 2
@@ -311,14 +311,16 @@ def _check_worker(config: Mapping[str, Any]) -> Finding:
     seconds = (datetime.now(UTC) - since).total_seconds() if since else 0.0
     if seconds > _EVENT_AGE_MAX:
         return Finding(
-            Level.ERROR, "worker", f"An event has waited for {seconds:,.0f} s for its number. Start `flask worker`."
+            Level.ERROR,
+            "worker",
+            f"An event has been waiting in the outbox for {seconds:,.0f} s. Start `flask worker`.",
         )
-    # A pooler shares its connections, and so their names; the URL and the environment may give others.
+    # Behind a pooler, clients share connections and their names; the URL and the environment may set other names.
     url = make_url(config["DATABASE_URL"])
     renamed = config["DATABASE_POOLER"] or "application_name" in url.query or "PGAPPNAME" in os.environ
     if url.get_backend_name() == "postgresql" and not renamed and not _worker_connections():
         return Finding(Level.ERROR, "worker", "No `flask worker` is connected to the database. Start one.")
-    return Finding(Level.OK, "worker", f"No event waits. The feed ends at {read_ends().seq:,}.")
+    return Finding(Level.OK, "worker", f"No event is waiting. The feed ends at {read_ends().seq:,}.")
 
 
 def _worker_connections() -> int:
@@ -349,7 +351,7 @@ def _check_broker() -> Finding:
 def _check_webhooks() -> Iterator[Finding]:
     endpoints = db.session.scalars(select(WebhookEndpoint).where(WebhookEndpoint.status != DELETED)).all()
     for endpoint in endpoints:
-        host = urlsplit(endpoint.url).netloc  # the rest of a URL may be a secret, and reports are passed on
+        host = urlsplit(endpoint.url).netloc  # the rest of a URL may be a secret, and people pass reports on
         advice = f"`GET /webhooks/{endpoint.id}/deliveries` shows its responses."
         if endpoint.disabled_reason in (GONE, FAILING):
             advice = f"{advice} Repair it, enable it, and send again what has failed."

@@ -1,7 +1,7 @@
-"""Whether the members of an order document agree with each other: what is derived is derived again from the records.
+"""Whether the members of an order document agree with each other: derived members are derived again from the records.
 
-The derivations are the functions that the model uses; an instance of the model would take ten times as long. Where an
-event has not changed what a check reads, its result is that for the version before.
+The derivations are the functions that the model uses; an instance of the model would take ten times as long. If an
+event has not changed what a check reads, the result for the previous version is used.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -41,7 +41,7 @@ from app.models.order_id import first_order_id, is_alias
 from app.models.payment import REFUNDS, PaymentSums, exceeded_limit, payment_status, sum_payments
 from app.models.pricing import InvalidPrices, Prices, order_totals, price_lines
 
-_TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that holds the time of creation
+_TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that contains the time of creation
 
 Document = Mapping[str, Any]
 
@@ -68,7 +68,7 @@ class UnitCounts(NamedTuple):
 def order_units(order: Document) -> UnitCounts:
     """Count the units in the records of an order document."""
     active = active_fulfillments(order["fulfillments"])
-    cancelled = count_units(one for one in order["cancellations"] if one["reopened_at"] is None)
+    cancelled = count_units(record for record in order["cancellations"] if record["reopened_at"] is None)
     fulfilled, returned = count_units(active), count_units(with_status(order["returns"], RECEIVED))
     return UnitCounts(
         active=active,
@@ -87,7 +87,7 @@ def order_prices(items: Sequence[Document], adjustments: Sequence[Document]) -> 
     """The prices of the lines; most versions of an order have the same. Raises InvalidPrices."""
     return _price_lines(
         tuple([(item["unit_price"], item["quantity"]) for item in items]),
-        tuple([(one["type"], one["amount"], one["line"]) for one in adjustments]),
+        tuple([(adjustment["type"], adjustment["amount"], adjustment["line"]) for adjustment in adjustments]),
     )
 
 
@@ -108,13 +108,13 @@ def inconsistent_members(order: Document) -> list[str]:
 
 
 class VersionChecks:
-    """Finds inconsistent members in the versions of one order, which are given in their order.
+    """Finds inconsistent members in the versions of one order, which are passed in ascending order.
 
-    A check is repeated only if what it reads differs from the version before. Most events change few members.
+    A check is repeated only if what it reads differs from the previous version. Most events change few members.
     """
 
     def __init__(self) -> None:
-        self._derived: Derived | None = None  # from the version before
+        self._derived: Derived | None = None  # from the previous version
         self._wrong: list[list[str]] = [[] for _ in _CHECKS]  # the names that each check has found
 
     def units(self, order: Document) -> UnitCounts:
@@ -124,8 +124,8 @@ class VersionChecks:
     def inconsistent_members(self, order: Document, differing: Set[str]) -> list[str]:
         """The names of the members of the next version that are inconsistent with other members.
 
-        `differing` are the members that are not as in the version before. Raises KeyError, TypeError, AttributeError
-        or ValueError if it is not an order document.
+        `differing` are the members that differ from the previous version. Raises KeyError, TypeError, AttributeError or
+        ValueError if it is not an order document.
         """
         before = self._derived
         try:
@@ -145,7 +145,7 @@ class VersionChecks:
 
 
 class Derived(NamedTuple):
-    """What the records, the items and the adjustments of an order document add up to."""
+    """The values derived from the records, the items and the adjustments of an order document."""
 
     units: UnitCounts
     prices: Prices
@@ -181,7 +181,7 @@ def _changed_parts(before: Derived, derived: Derived) -> Iterator[str]:
 
 
 def may_be_late(order: Document, units: UnitCounts) -> bool:
-    """Whether the order has a `ship_by` and open units: only then it can be late."""
+    """Whether the order has a `ship_by` and open units: only then can it be late."""
     return order["ship_by"] is not None and order["status"] in OPEN and units.open > 0
 
 
@@ -212,7 +212,10 @@ def _check_money(order: Document, derived: Derived) -> Iterator[str]:
     if (
         exceeded_limit(sums) is not None
         or not _are_distinct(order["payments"], "type", "reference")
-        or any(not 0 <= one["waived"] <= (one["amount"] if one["type"] in REFUNDS else 0) for one in order["payments"])
+        or any(
+            not 0 <= payment["waived"] <= (payment["amount"] if payment["type"] in REFUNDS else 0)
+            for payment in order["payments"]
+        )
     ):
         yield "payments"
 
@@ -240,7 +243,7 @@ def _check_dates(order: Document, _: Derived) -> Iterator[str]:
     yield from ()
     for date in [*(order[name] for name in CONTENT_TIMES), *(hold["until"] for hold in order["holds"])]:
         if date is not None:
-            read_timestamp(date)  # raises TypeError or ValueError for what is no time
+            read_timestamp(date)  # raises TypeError or ValueError if it is not a time
 
 
 def _check_allowed_actions(order: Document, derived: Derived) -> Iterator[str]:
@@ -270,12 +273,12 @@ def _check_holds(order: Document, _: Derived) -> Iterator[str]:
 
 
 def _check_reopening(order: Document, _: Derived) -> Iterator[str]:
-    if order["reopening"] is None and any(one["reopened_at"] for one in order["cancellations"]):
+    if order["reopening"] is None and any(record["reopened_at"] for record in order["cancellations"]):
         yield "reopening"
 
 
 def _counts(record: Document) -> bool:
-    """Whether the units of a cancellation, a fulfillment or a return count: it was not taken back."""
+    """Whether the units of a cancellation, a fulfillment or a return count: it was not reverted."""
     return record.get("reopened_at") is None and record.get("status") not in (FULFILLMENT_CANCELLED, REJECTED)
 
 
@@ -284,7 +287,7 @@ def _are_distinct(records: Sequence[Document], *members: str) -> bool:
 
 
 def _has_units_and_prices(items: Sequence[Document], units: UnitCounts, prices: Prices) -> bool:
-    """Whether each line counts the units of the records, no more than it has, and has its part of the prices."""
+    """Whether each line has the units of the records, at most its quantity, and its part of the prices."""
     for line, (item, subtotal, discount) in enumerate(
         zip(items, prices.subtotals, prices.discounts, strict=True), start=1
     ):
@@ -306,7 +309,7 @@ def _has_units_and_prices(items: Sequence[Document], units: UnitCounts, prices: 
 
 def _allowed_actions(order: Document, units: UnitCounts, *, has_prices: bool) -> list[str]:
     returnable = units.all_fulfilled > units.all_returned + sum(units.expected.values())
-    # The versions before an erasure keep what was allowed then.
+    # The versions before an erasure keep the actions that were allowed then.
     is_reopenable = not is_alias(order["customer_id"]) or "reopen" in order["allowed_actions"]
     # In the order of _CONDITIONS.
     are_met = (
@@ -343,5 +346,5 @@ _ALL = frozenset(name for members, _ in _CHECKS for name in members)
 
 @lru_cache(maxsize=1024)
 def _checks_of(changed: frozenset[str]) -> list[int]:
-    """The positions of the checks that read something that has changed: the same for all events of a kind."""
+    """The positions of the checks that read something that has changed: the same for all events of a type."""
     return [position for position, (members, _) in enumerate(_CHECKS) if not members.isdisjoint(changed)]

@@ -1,7 +1,7 @@
-"""Whether the events of an order form its history, agree with its columns, and each has its one place in the feed.
+"""Whether the events of an order form its history, agree with its columns, and have one position each in the feed.
 
-An event is in the feed or in the outbox, in the order of the versions. The feed entries that are removed for their age
-(`app/services/sequencer.py`) are no differences.
+An event is in the feed or in the outbox, in the order of the versions. Feed entries that were removed because of their
+age (`app/services/sequencer.py`) are not reported.
 """
 
 import math
@@ -191,10 +191,10 @@ def _abbreviated(value: Any) -> str:
 
 
 class FeedOrder:
-    """The places of the events of one order, in the order of the versions.
+    """Verifies that the feed and the outbox have the events of one order in the order of their versions.
 
-    Those that are removed from the feed come first, then those in the feed, then those in the outbox. Events after the
-    aware time `kept_since` have not been removed.
+    Events that were removed from the feed come first, then those in the feed, then those in the outbox. Events after
+    the aware time `kept_since` have not been removed.
     """
 
     def __init__(self, kept_since: datetime) -> None:
@@ -209,10 +209,10 @@ class FeedOrder:
             return
         if event.seq is not None and event.outbox_version is not None:
             yield f"version {event.version} is both in the outbox and in the feed"
-        place = math.inf if event.seq is None else event.seq
-        if place < self._last:
+        position = math.inf if event.seq is None else event.seq
+        if position < self._last:
             yield f"version {event.version} is in the feed before the version that precedes it"
-        self._last = place
+        self._last = position
 
 
 def feed_kept_since(connection: Connection) -> datetime:

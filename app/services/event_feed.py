@@ -28,18 +28,18 @@ from app.models.order import Order
 log = structlog.get_logger()
 
 FEED_PAGE_BYTES = 1024 * 1024
-SCAN_MAX = 5_000  # entries that one page looks at for those that match its filters
+SCAN_MAX = 5_000  # entries that are compared with the filters for one page
 _GROUP_MAX = 10_000  # more than there are waiting requests in a process
 _POLL = 0.05  # seconds; a poll is one query for a single row
 _RETRY_AFTER = 1.0  # seconds, while the database does not answer
-_MATCH_MAX = 1_000  # new events that are compared with the filters; for more, everybody is woken
-_WAKE_AT_ONCE = 20  # requests, before the other requests of the process have their turn
+_MATCH_MAX = 1_000  # new events that are compared with the filters; if there are more, all subscriptions are woken
+_WAKE_AT_ONCE = 20  # requests that are woken before the other requests of the process can run
 _PAUSE = 1e-6  # seconds (app/http/requests.py)
 
 
 @dataclass(frozen=True, slots=True)
 class FeedFilter:
-    """Which events to read. None stands for any."""
+    """Which events to read. None means all."""
 
     types: frozenset[str] | None = None
     channels: frozenset[str] | None = None
@@ -83,9 +83,9 @@ class FeedEvent:
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    """Events, and the number up to which the feed has been read, also where no event matched.
+    """Events, and the number up to which the feed has been read, even if no event matched.
 
-    `more`: the feed went on after that number when the page was read.
+    `more` states whether the feed continued after that number when the page was read.
     """
 
     events: list[FeedEvent]
@@ -215,7 +215,7 @@ def _statement(*, of_order: bool, lateral: bool) -> Statement:
     query = query.where(_is_admitted(channel, "channels"))
     seq: Any = FeedEntry.seq
     if of_order:
-        # By the index of the order: its events have the order of their versions. "+ 0" keeps the planner from reading
+        # By the index of the order: its events are in the order of their versions. "+ 0" keeps the planner from reading
         # the feed by numbers.
         query = query.where(FeedEntry.order_id == bindparam("order_id", type_=UUID))
         seq = FeedEntry.seq + literal_column("0")
@@ -243,15 +243,15 @@ class Subscription:
 
     @property
     def is_closed(self) -> bool:
-        """Whether there is nothing to wait for: the client is gone, or the process is stopping."""
+        """Whether to stop waiting: the client has closed the connection, or the process is stopping."""
         return self._closed or self._watcher.is_stopping()
 
     def reset(self) -> None:
-        """Forget earlier events. Call it before the events are read that `wait` is to follow."""
+        """Forget earlier events. Call this before reading the events after which to `wait`."""
         self._woken.clear()
 
     def wait(self, seconds: float) -> int | None:
-        """Wait for an event that matches, for so many seconds. Returns None if there may be one.
+        """Wait up to `seconds` for an event that matches. Returns None if there may be one.
 
         Otherwise the number up to which no event has matched since `reset`; 0 if that is not known.
         """
@@ -261,7 +261,7 @@ class Subscription:
         return None if self._woken.is_set() else head
 
     def close(self) -> None:
-        """Make `wait` return, since the client is gone."""
+        """Make `wait` return: the client has closed the connection."""
         self._closed = True
         self.wake()
 
@@ -320,7 +320,7 @@ class FeedWatcher:
                 time.sleep(_RETRY_AFTER if failed else _POLL)
 
     def _stop_if_idle(self) -> bool:
-        """Whether nobody waits: then the thread ends, and the next subscription starts another one."""
+        """Whether there are no subscriptions: then the thread ends, and the next subscription starts another one."""
         with self._lock:
             if not self._subscriptions:
                 self._running = False
@@ -332,7 +332,8 @@ class FeedWatcher:
         before, head = self.head, read_ends().seq
         if head == before:
             return
-        # At first it is not known which events the subscriptions have read. A feed that has become shorter is another.
+        # At first it is not known which events the subscriptions have read. A feed that has become shorter was
+        # restored.
         if before == 0 or not 0 < head - before <= _MATCH_MAX:
             self._wake(self._all())
         else:
@@ -347,10 +348,10 @@ class FeedWatcher:
         with self._lock:
             filters = [key for key in self._subscriptions if isinstance(key, FeedFilter)]
             any_order = len(filters) < len(self._subscriptions)
-        some = [one for one in filters if not one.matches_all]
-        rows = (_EVENTS if some else _ORDERS).rows(after=after, upto=upto) if some or any_order else []
+        reads_types = any(not key.matches_all for key in filters)
+        rows = (_EVENTS if reads_types else _ORDERS).rows(after=after, upto=upto) if reads_types or any_order else []
         matching: set[FeedFilter | str] = {order_id for order_id, *_ in rows}
-        matching |= {one for one in filters if one.matches_all or any(_matches(one, row) for row in rows)}
+        matching |= {key for key in filters if key.matches_all or any(_matches(key, row) for row in rows)}
         with self._lock:
             return [subscription for key in matching for subscription in self._subscriptions.get(key, ())]
 

@@ -66,8 +66,8 @@ from app.services.order_updates import (
 from app.tracing import current_traceparent
 
 CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts; the same as PostgreSQL's lock_timeout
-# Characters of an order's document. It is stored anew with every version, and a fulfillment that is cancelled, or a
-# cancellation before the order is reopened, stays in it.
+# Characters of an order's document. It is stored again with every version, and cancelled fulfillments, and
+# cancellations before a reopening, stay in it.
 DOCUMENT_MAX = 2**20
 _CUSTOMER_CONTENT = {"note", "shipping_address", "billing_address"}
 
@@ -96,7 +96,7 @@ def confirm_order(order_id: str, *, request: ChangeRequest) -> StoredOrder:
     """Confirm a pending order. This commits, as the functions below do, which raise the same errors.
 
     Raises OrderNotFound, VersionMismatch, IdempotencyKeyReused, IllegalAction, TooManyVersions, OrderTooLarge,
-    TooManyIdempotencyKeys, and ServiceUnavailable where other writers store their versions first for CONFLICT_DEADLINE
+    TooManyIdempotencyKeys, and ServiceUnavailable if other writers store their versions first for CONFLICT_DEADLINE
     seconds.
     """
     return _change_order(order_id, "confirm", OrderAggregate.confirm, request=request)
@@ -169,7 +169,7 @@ def record_payment(
     note: str | None = None,
     request: ChangeRequest,
 ) -> StoredOrder:
-    """Record a payment; `amount` is in minor units. A known type and reference with this amount changes nothing.
+    """Record a payment; `amount` is in minor units. A stored type and reference with this amount changes nothing.
 
     Also raises DuplicatePayment for another amount, AmountExceeded, and InvalidRequest for a time in the future.
     """
@@ -196,7 +196,7 @@ def fulfill_order(
 def update_tracking(
     order_id: str, number: int, *, tracking: dict[str, str | None] | None, request: ChangeRequest
 ) -> StoredOrder:
-    """Update how a fulfillment is tracked by a JSON merge patch. Also raises FulfillmentNotFound."""
+    """Update the tracking of a fulfillment by a JSON merge patch. Also raises FulfillmentNotFound."""
     change = partial(OrderAggregate.update_tracking, number=number, patch=tracking)
     return _change_order(order_id, f"track {number}", change, request=request)
 
@@ -210,7 +210,7 @@ def record_delivery_event(
     description: str | None = None,
     request: ChangeRequest,
 ) -> StoredOrder:
-    """Record what happened to a fulfillment, now or at `occurred_at`.
+    """Record a delivery event of a fulfillment, now or at `occurred_at`.
 
     Also raises FulfillmentNotFound, and InvalidRequest for a time in the future.
     """
@@ -253,7 +253,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
     """Apply a change and commit it as one version with one event.
 
     A change that alters nothing stores no version, only its idempotency key: a retry gets the same response, whatever
-    has happened in between.
+    has changed in between.
     """
     in_doubt: list[StoredOrder] = []  # versions of which it is unknown whether they were committed
     deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
@@ -309,7 +309,7 @@ def _preview(
     before: Mapping[str, Any],
     request: ChangeRequest,
 ) -> StoredOrder:
-    """What the change would be answered. Raises what storing it would raise."""
+    """The response that the change would get. Raises what storing it would raise."""
     if event_type is None:
         if request.idempotency_key is not None:
             require_room_for_key(order.id)
@@ -320,7 +320,7 @@ def _preview(
 
 
 def _changed(order: OrderAggregate, *, before: Mapping[str, Any], length: int) -> StoredOrder:
-    """The new version of an order whose document was `before`, with so many characters.
+    """The new version of an order whose document was `before`, of `length` characters.
 
     Raises OrderTooLarge beyond DOCUMENT_MAX, unless the change ends the order or makes it smaller.
     """
@@ -436,8 +436,8 @@ def _apply_patch(order: OrderAggregate, *, patch: Mapping[str, Any], principal: 
     dates = {name: columns[name] and rfc3339(columns[name]) for name in CONTENT_TIMES}
     lines = [{name: item[name] for name in ITEM_CONTENT} for item in order.items]
     content = {name: columns[name] for name in (*IMMUTABLE_CONTENT, *CONTENT)} | dates | {"items": lines}
-    given = {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in patch.items()}
-    data = load_body(_UPDATED_ORDER, merge_patch({k: v for k, v in content.items() if v is not None}, given))
+    changes = {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in patch.items()}
+    data = load_body(_UPDATED_ORDER, merge_patch({k: v for k, v in content.items() if v is not None}, changes))
     changed = {name: value for name, value in content_columns(data).items() if value != columns[name]}
     items = item_columns(data)
     if [{name: item[name] for name in ITEM_CONTENT} for item in items] != lines:

@@ -1,6 +1,6 @@
-"""The order document: how it is rendered and parsed, and what of it a customer sees.
+"""The order document: how it is rendered and parsed, and which members a customer sees.
 
-A document is rendered once for each version and stored with its event. Every reader gets the stored text.
+A document is rendered once for each version and stored with its event. Every reader receives the stored text.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class StoredOrder:
     version: int
     document: str
     replayed: bool = False
-    unchanged: bool = False  # the request had nothing to change
+    unchanged: bool = False  # the request changed nothing
     partial: bool = False  # a customer's view, from which something is left out
 
 
@@ -68,7 +68,7 @@ def is_erased(document: str) -> bool:
 
 
 STAFF, SERVICE = "staff", "service"  # the actors that a customer sees in place of ids
-# What documents without internal members contain. It cannot occur inside a string, where quotes are escaped.
+# Texts in documents without internal members. They cannot occur inside a string, where quotes are escaped.
 _NOTHING_INTERNAL = ('"holds":[],"payments":[],', '"reopening":null,')
 
 
@@ -81,7 +81,7 @@ def visible_order(order: StoredOrder, principal: Principal) -> StoredOrder:
 def visible_document(document: str, principal: Principal) -> str:
     """The order document as the principal may see it.
 
-    A customer does not see the reasons of holds and reopenings, who placed a hold, and the references and notes of
+    A customer does not see the reasons of holds and reopenings, who placed a hold, or the references and notes of
     payments.
     """
     if principal.customer_id is None or all(text in document for text in _NOTHING_INTERNAL):

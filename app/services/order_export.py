@@ -59,17 +59,17 @@ def stream_orders(
     PAGE_BYTES and one document.
     """
     selection = select_orders(filters, principal=principal)
-    left, size = sys.maxsize if limit is None else limit, _FIRST_PAGE
-    while selection is not None and left > 0:
+    remaining, size = sys.maxsize if limit is None else limit, _FIRST_PAGE
+    while selection is not None and remaining > 0:
         low, high = id_range(filters, after)
-        size = min(size, PAGE, left)
+        size = min(size, PAGE, remaining)
         rows = read_page(selection, low=low, high=high, limit=size)
         for _, document, _ in rows:
             yield visible_document(document, principal)
         if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
             return
-        after, left = rows[-1].id, left - len(rows)
-        size = 2 * len(rows)  # the database reads the sizes of all of these documents, so no more than may fit
+        after, remaining = rows[-1].id, remaining - len(rows)
+        size = 2 * len(rows)  # the database reads the sizes of all these documents, so request no more than may fit
 
 
 def read_page(selection: Selection, **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:

@@ -50,7 +50,7 @@ class OrderImport:
     def store(self, lines: Sequence[FileLine]) -> Iterator[str]:
         """Store a batch of lines, and yield an error message for each line that fails.
 
-        Raises ServiceUnavailable, RequestInFlight and database errors that concern no single line. This commits.
+        Raises ServiceUnavailable, RequestInFlight, and database errors that are not caused by one line. This commits.
         """
         requests: list[tuple[FileLine, CreateRequest]] = []
         restored: list[tuple[FileLine, NewOrder]] = []
@@ -106,8 +106,8 @@ class OrderImport:
 
     def _error_message(self, line: FileLine, error: ServiceError) -> str:
         self.failed += 1
-        listed: list[dict[str, Any]] = error.members.get("errors", [])
-        messages = "; ".join(f"{one['pointer']}: {one['detail']}" for one in listed)
+        errors: list[dict[str, Any]] = error.members.get("errors", [])
+        messages = "; ".join(f"{entry['pointer']}: {entry['detail']}" for entry in errors)
         cause = str(error.__cause__).partition("\n")[0] if error.__cause__ else ""
         return f"line {line.number}: {messages or cause or error.detail}"
 
@@ -132,8 +132,8 @@ def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
 def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], principal: str) -> NewOrder:
     """Build an order from its exported document: `document` is parsed, `data` is loaded by `ExportedOrderSchema`.
 
-    Raises InvalidRequest where the document contradicts itself or differs from what its columns render to. Such an
-    order would fail `flask verify`.
+    Raises InvalidRequest if the document contradicts itself or differs from what its columns render to: such an order
+    would fail `flask verify`.
     """
     content, lines, document = content_columns(data), item_columns(data), CONTENT | dict(document)
     # The loaded records have their members in the order in which the service renders them.
@@ -154,10 +154,10 @@ def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]
     wrong = inconsistent_members(document)
     differing = [name for name in rendered if name in wrong or rendered[name] != document.get(name)]
     if differing:
-        faults = [
+        errors = [
             {"pointer": f"#/{name}", "detail": "This contradicts other members of the document."} for name in differing
         ]
-        raise InvalidRequest("Members of the document contradict each other.", errors=faults)
+        raise InvalidRequest("Members of the document contradict each other.", errors=errors)
 
 
 def _with_text_times(value: Any) -> Any:

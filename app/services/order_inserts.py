@@ -85,7 +85,7 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     """Store the orders that conflict with no stored one, and return the ids of those that are stored. This commits.
 
     An order conflicts by its key, its principal's external_ref, its id or its number; `find_conflicts` finds the stored
-    one. Raises the driver's error for the whole list: nothing is stored then, except that this is unknown after a lost
+    one. Raises the driver's error for the whole list; then nothing is stored, except that this is unknown after a lost
     connection.
     """
     ordered = _in_lock_order(orders)
@@ -109,21 +109,22 @@ def _parameter(order: NewOrder) -> dict[str, Any]:
 
 
 def _in_lock_order(orders: Sequence[NewOrder]) -> list[NewOrder]:
-    """The orders in the order in which all processes lock: two batches that share keys would otherwise deadlock.
+    """The orders in the sequence in which all processes lock: two batches that share keys would otherwise deadlock.
 
     Of the orders with one key or one reference, the first stays the first and is stored.
     """
     if len(orders) == 1:
         return list(orders)
-    places: dict[str, str] = {}  # the place of the last order with each key and reference
-    placed: list[tuple[str, NewOrder]] = []
+    positions: dict[str, str] = {}  # the position of the last order with each key and reference
+    positioned: list[tuple[str, NewOrder]] = []
     for order in orders:
         columns = order.columns
-        hashes = [one for one in (columns["idempotency_key_hash"], columns["external_ref_hash"]) if one is not None]
-        place = max((places[one] for one in hashes if one in places), default=hashes[0] if hashes else "")
-        places.update(dict.fromkeys(hashes, place))
-        placed.append((place, order))
-    return [order for _, order in sorted(placed, key=itemgetter(0))]
+        hashes = [columns[name] for name in ("idempotency_key_hash", "external_ref_hash") if columns[name] is not None]
+        known = [positions[key_hash] for key_hash in hashes if key_hash in positions]
+        position = max(known, default=hashes[0] if hashes else "")
+        positions.update(dict.fromkeys(hashes, position))
+        positioned.append((position, order))
+    return [order for _, order in sorted(positioned, key=itemgetter(0))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ def insert_events(
 ) -> None:
     """Insert events and their outbox rows, in the transaction of the change.
 
-    With `imported_at`, they wait for a number since then, however long ago they happened.
+    With `imported_at`, they have been in the outbox since that time, however long ago they happened.
     """
     if events:
         connection.execute(insert(EVENTS), events)

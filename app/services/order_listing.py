@@ -44,7 +44,7 @@ PAGE_LENGTH = 1024 * 1024  # characters; the worker keeps a page in memory while
 
 
 def complete_until() -> str:
-    """The time up to which lists are complete: every order created before it is readable by now. RFC 3339."""
+    """The time up to which lists are complete (RFC 3339): every order created before it is already readable."""
     return _complete_until(int(time.time()))
 
 
@@ -57,7 +57,7 @@ def _complete_until(second: int) -> str:
 class Page:
     """Order documents, the id of the last one where more orders follow, and the time up to which lists are complete.
 
-    `complete_until`: every order created before this time (RFC 3339) is readable by now.
+    `complete_until`: every order created before this time (RFC 3339) is already readable.
     """
 
     documents: list[str]
@@ -93,11 +93,11 @@ def first_within_page(documents: list[str]) -> list[str]:
     return documents[: sum(begin < PAGE_LENGTH for begin in accumulate(map(len, documents), initial=0))]
 
 
-class Shape(NamedTuple):  # made for each list, in half the time of a dataclass
-    """What the SQL of a list depends on: the filters given by name, those that the index of the list serves, the number
+class Shape(NamedTuple):  # created for each list, in half the time of a dataclass
+    """What the SQL of a list depends on: the names of the filters, those that the index of the list serves, the number
     of its ranges, and the sort."""
 
-    given: frozenset[str]
+    filters: frozenset[str]
     leading: tuple[str, ...]
     ranges: int
     descending: bool
@@ -115,13 +115,13 @@ def select_orders(filters: Mapping[str, Any], *, principal: Principal) -> Select
     values = _filter_values(filters, principal)
     if values is None:
         return None
-    given = frozenset(values)
+    names = frozenset(values)
     not_indexed = {name for name, value in _NOT_INDEXED.items() if value in values.get(name, ())}
-    leading = _leading_filters(given - not_indexed)
+    leading = _leading_filters(names - not_indexed)
     parameters, ranges = _range_parameters(leading, values) if leading else ({}, 1)
-    for name in given.difference(leading):
+    for name in names.difference(leading):
         parameters[name] = orjson.dumps(values[name]).decode() if name in _MULTIPLE_VALUES else values[name][0]
-    return Selection(Shape(given, leading, ranges, is_descending(filters)), parameters)
+    return Selection(Shape(names, leading, ranges, is_descending(filters)), parameters)
 
 
 def _range_parameters(leading: Sequence[str], values: Mapping[str, list[str]]) -> tuple[dict[str, str], int]:
@@ -206,7 +206,8 @@ FILTER_INDEXES: dict[str, tuple[Any, ...]] = {
     "payment_status": (Order.payment_status, Order.id),
     "return_status": (Order.return_status, Order.id),
 }
-# The values that partial indexes leave out, so that a new order costs nothing. A filter by such a value does not lead.
+# The values that partial indexes leave out, so that they cost a new order nothing. A filter by such a value does not
+# lead.
 _NOT_INDEXED = {"payment_status": UNPAID, "return_status": NOT_RETURNED}
 # The conditions of the partial indexes, as these state them: without them no plan uses the index.
 _INDEXED = {"channel": Order.channel.is_not(None)} | {
@@ -240,7 +241,7 @@ def list_statement(shape: Shape) -> Statement:
 def list_query(shape: Shape) -> Select[str, str]:
     """The query for the ids and documents of the orders of a `Selection`."""
     leading = shape.leading
-    others = [condition for name, condition in FILTERS.items() if name in shape.given and name not in leading]
+    others = [condition for name, condition in FILTERS.items() if name in shape.filters and name not in leading]
     if leading == ("item_id",):
         return _in_range(_orders_with_item(others), leading, 0, descending=shape.descending)
     if shape.ranges == 1:

@@ -113,7 +113,7 @@ def owner_values(principal: Principal) -> dict[str, str | None]:
 def restrict_to_owner(values: dict[str, list[Any]], principal: Principal) -> None:
     """The owner predicate of lists and searches: limit the filters by customer and by channel, which indexes serve.
 
-    `values` are those of each filter. A filter without a value is left where no order can match.
+    `values` are those of each filter. A filter without values remains if no order can match.
     """
     if principal.customer_id is not None:
         _restrict(values, "customer_id", {principal.customer_id})
@@ -156,7 +156,7 @@ _READS = PerApplication(lambda: Batcher[OrderKey, Snapshot | None](_find_snapsho
 class EventRow:
     """A row of `_HISTORY`.
 
-    `snapshot_before` is set in the first row only: each other row follows the one whose snapshot is before its own.
+    `snapshot_before` is set in the first row only: for each other row, it is the snapshot of the preceding row.
     """
 
     version: int
@@ -215,7 +215,7 @@ def next_after(events: Sequence[EventRow]) -> int | None:
 def json_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The JSON Patch (RFC 6902) from one order document to another, by add, remove and replace.
 
-    There is no move: an operation tells the new value, and equal numbers in two places have nothing in common.
+    There is no move: an operation states the new value, and equal numbers in two members are unrelated.
     """
     # Only what differs: comparing all members would take ten times as long.
     old = {name: value for name, value in before.items() if name not in after or after[name] != value}
@@ -226,7 +226,7 @@ def json_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict
 
 
 def _dumps(value: Any) -> str:
-    """The JSON by which the library compares values; with the standard library's, a patch takes twice the time."""
+    """The JSON text that jsonpatch compares values by; with the standard library's, a patch takes twice the time."""
     return orjson.dumps(value).decode()
 
 

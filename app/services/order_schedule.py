@@ -1,4 +1,4 @@
-"""What happens to orders because of the time: holds end, orders become late, and pending orders expire.
+"""Changes of orders that time causes: holds end, orders become late, and pending orders expire.
 
 `flask worker` and `flask orders expire` call these functions. Several processes may run them at once: an order that
 changes at the same time is left to the next run.
@@ -37,7 +37,7 @@ def apply_due_changes() -> Iterator[int]:
 
 
 def _find_due(*, after: tuple[datetime, str], before: datetime) -> Sequence[Row[Any]]:
-    """A page of the orders whose `due_at` has passed, behind the position `after`."""
+    """A page of the orders whose `due_at` has passed, after the position `after`."""
     position = literal(after[0], Order.due_at.type), literal(after[1], Order.id.type)
     query = select(Order.id, Order.due_at).where(tuple_(Order.due_at, Order.id) > tuple_(*position))
     query = query.where(Order.due_at <= before)
@@ -51,7 +51,7 @@ def _apply_due_changes(order_id: str) -> int:
         try:
             if apply_due_change(order_id, request=request).unchanged:
                 return count
-        except ServiceError:  # it is left to the next run, and must not keep other orders from theirs
+        except ServiceError:  # the next run repeats it, and it must not prevent the changes of other orders
             return count
     return count
 
@@ -72,7 +72,7 @@ def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
     """A page of the pending orders between two ids that are unpaid and were never reopened."""
     query = select(Order.id, Order.version, Order.holds).where(Order.status == "pending")
     query = query.where(Order.payment_status == UNPAID)  # a cancellation refunds nothing
-    query = query.where(Order.reopening.is_(None))  # somebody reopened it to work on it, whatever its age
+    query = query.where(Order.reopening.is_(None))  # it was reopened to be worked on, whatever its age
     query = query.where(Order.id > after, Order.id < before)
     return read_rows(query.order_by(Order.id).limit(_PAGE))
 

@@ -1,15 +1,15 @@
-"""Searching orders: words, filters, sorts, facets, at a bounded cost whatever is searched.
+"""Searching orders by words and filters, with sorts and facets, at a bounded cost for every query.
 
 The first statement counts, up to CANDIDATES_MAX, how many orders each condition selects by its index. The page then
 comes from one of three sources:
 
 - `candidates`: if a condition selects few orders, all of them are read, filtered and sorted.
-- `walk`: if all select many, or the index of the one with few has the sort, an index with the sort is read from the
-  cursor on, and filtered. As every condition is common, a page is full soon. Where the conditions exclude each other,
-  the walk ends after WALK_MAX orders.
-- `ids`: if a walk has found too few, the orders that have all words are looked up in the index of the terms.
+- `walk`: if all conditions select many orders, or the index of the condition with few orders has the sort, an index
+  with the sort is read from the cursor on, and filtered. Since every condition is common, a page is soon full. If the
+  conditions exclude each other, the walk ends after WALK_MAX orders.
+- `ids`: if a walk has found too few orders, those that have all words are looked up in the index of the terms.
 
-If these are too many as well, or if there are no words, the page has fewer orders, or none, and a cursor to go on from.
+If these are too many as well, or if there are no words, the page has fewer orders, or none, and a cursor to continue.
 """
 
 import threading
@@ -47,14 +47,14 @@ WALK_MAX = 10_000  # orders that one page walks over
 FACETS_MAX = 50_000  # orders that are counted for facets
 FACET_VALUES_MAX = 100  # of one facet, those with most orders
 SLOTS = threading.BoundedSemaphore(4)  # searches of a process, so that they leave connections to all others
-QUEUE_SECONDS = 4.0  # that a search waits for others; its statements may take the rest of the 10 s of a request
+QUEUE_SECONDS = 4.0  # seconds that a search waits for others; its statements may take the rest of the 10 s of a request
 
 _COLUMNS = (
     "customer_id", "channel", "status", "fulfillment_status", "payment_status", "return_status", "currency",
     "held", "late",
 )  # fmt: skip
 _LAST_CHARACTER = "\U0010ffff"  # after every character of a term
-# The bounds of the sorts: from the first value up to the second, which is excluded.
+# The bounds of the sorts: from the first value to the second, which is excluded.
 _BOUNDS: dict[str, tuple[Any, Any]] = {
     "created_at": (LOWEST_ID, HIGHEST_ID),
     "updated_at": ("0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"),
@@ -64,7 +64,7 @@ _BOUNDS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class SearchPosition:
-    """The place of an order in a sort: its id, and its time of change (RFC 3339) or total if it is sorted by that."""
+    """The position of an order in a sort: its id, and its time of change (RFC 3339) or total if that is the sort."""
 
     value: str | int | None
     order_id: str
@@ -74,8 +74,8 @@ class SearchPosition:
 class SearchPage:
     """Order documents, and the position to go on from if there may be more.
 
-    The search has all events up to `as_of_seq` of the feed, and `behind` events of the feed come after it. A customer
-    is not told `as_of_seq`: it discloses how many changes the shop has. `facets` are the values with their numbers of
+    The search reflects all events up to `as_of_seq` of the feed; `behind` events of the feed follow it. Customers do
+    not receive `as_of_seq`: it discloses how many changes the shop has. `facets` are the values with their numbers of
     orders by name; `facets_complete` is whether all matching orders are counted.
     """
 
@@ -95,10 +95,10 @@ def search_orders(
     facets: Sequence[str] = (),
     after: SearchPosition | None = None,
 ) -> SearchPage:
-    """The principal's orders that match `q` and all filters, behind the position `after`.
+    """The principal's orders that match `q` and all filters, after the position `after`.
 
-    The filters are those of SearchFiltersSchema. Documents are the current ones, also where the search is behind. A
-    page has fewer orders than `limit`, although more follow, where their documents would exceed PAGE_LENGTH, or after
+    The filters are those of SearchFiltersSchema. Documents are the current ones, even if the search is behind the feed.
+    A page has fewer orders than `limit`, although more follow, if their documents would exceed PAGE_LENGTH, or after
     WALK_MAX orders of which few matched. Raises ServiceUnavailable if other searches take too long.
     """
     search = _Search(filters, principal)
@@ -158,7 +158,8 @@ class _Search:
         return Source("walk", min(with_sort, key=self._walk_preference, default=None))
 
     def _walk_preference(self, path: Path) -> tuple[bool, int]:
-        """A key bound to channels walks over their orders: a cursor tells the id and total of the last order walked."""
+        """A key bound to channels walks over their orders: a cursor discloses the id and total of the last order
+        walked."""
         return self._is_bound and path.name != "channel", list(SORTED_FILTERS).index(path.name)
 
     def intersect(self) -> bool:
@@ -183,7 +184,7 @@ class _Search:
         rows = page_statement(self._shape(source), db.engine.dialect.name).rows(
             **parameters, limit=limit + 1, walk=WALK_MAX, range_limit=CANDIDATES_MAX + 1
         )
-        # The last row of a walk is returned whether it matches or not. There may be more behind it.
+        # The last row of a walk is returned whether it matches or not. There may be more after it.
         last = rows[-1] if rows and rows[-1][3] == WALK_MAX else None
         matching = [row for row in rows if row[2] and row[4] is not None]
         if len(matching) > limit:

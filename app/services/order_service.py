@@ -39,11 +39,11 @@ CREATE = "create"  # the operation of the idempotency keys of new orders
 GROUP_COMMIT_MAX = 100  # orders of concurrent requests in one statement; more would delay each request without a gain
 STATEMENT_ITEMS_MAX = 10_000  # items in one statement: it takes 0.5 s of the 3 s of statement_timeout
 ONE_BY_ONE_DEADLINE = 5.0  # seconds for storing the orders of a failed statement one by one; each may wait for a lock
-# The time after `created_at` by which every order is readable. The statement follows `created_at`; it fails after 10 s,
-# storing its orders one by one after 5 s more, and the first order of a batch's statement waits for the one before.
-# The rest is for clocks that differ between machines.
+# The time after `created_at` by which every order is readable. The statement runs after `created_at`; it fails after 10
+# s, storing its orders one by one after another 5 s, and the first order of a batch's statement waits for the previous
+# statement. The rest is for clocks that differ between machines.
 VISIBLE_AFTER = timedelta(seconds=60)
-_NUMBER_ATTEMPTS = 4  # a number has 40 random bits; one pair of orders of a day in 10^12 has the same
+_NUMBER_ATTEMPTS = 4  # a number has 40 random bits; of the pairs of orders of one day, one in 10^12 has the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class CreateRequest:
 
     The schema adds the `prices` to the body (`app.models.pricing`); if they are missing, they are computed.
 
-    `reference_as_key`: without a key, the external_ref is the key. The same order again is a replay, not a conflict.
+    `reference_as_key`: without a key, the external_ref is the key. Repeating the same order is a replay, not a
+    conflict.
     """
 
     data: Mapping[str, Any]
@@ -71,7 +72,7 @@ def create_order(request: CreateRequest) -> StoredOrder:
     """Create one order, or replay the response to the first request with its idempotency key. This commits.
 
     Requests that arrive at the same time share one statement. Raises IdempotencyKeyReused for another body under the
-    key, DuplicateExternalRef, RequestInFlight where another request holds the key for longer than the lock timeout, and
+    key, DuplicateExternalRef, RequestInFlight if another request holds the key for longer than the lock timeout, and
     Forbidden for an order of another customer or channel.
     """
     request = authorize(request)
@@ -218,9 +219,9 @@ def item_columns(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
-    """Store the orders; None for one whose random number is taken: it must be built again.
+    """Store the orders; the outcome is None for one whose random number is in use: it must be built again.
 
-    It may be called again with the same orders: their ids are chosen already, and an id is stored once.
+    It may be called again with the same orders: their ids are already chosen, and an id is stored once.
     """
     try:
         stored = insert_orders(orders)
@@ -234,7 +235,7 @@ def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
 
 
 def _preview(orders: Sequence[NewOrder]) -> list[Outcome | None]:
-    """What storing the orders one after the other would give. Nothing is stored."""
+    """The outcomes that storing the orders one after the other would have. Nothing is stored."""
     conflicts, outcomes = find_conflicts(orders), list[Outcome | None]()
     for order in orders:
         outcome = _resolve_conflict(order, conflicts)
@@ -246,7 +247,8 @@ def _preview(orders: Sequence[NewOrder]) -> list[Outcome | None]:
 
 
 def _resolve_conflicts(orders: Sequence[NewOrder]) -> list[Outcome | None]:
-    """A database error here fails these orders only: the others of the statement are committed by now."""
+    """The outcomes of orders that were not inserted. A database error fails these orders only: the others are
+    committed."""
     try:
         conflicts = find_conflicts(orders)
     except DATABASE_ERRORS as error:
@@ -267,7 +269,7 @@ def _find_stored(orders: Sequence[NewOrder], error: Exception) -> list[Outcome |
 def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outcome | None]:
     """After an error of the whole statement, store each order alone: only the order that causes it fails.
 
-    Where the database is unavailable, every order fails at once: more statements would only add load.
+    If the database is unavailable, every order fails at once: more statements would only add load.
     """
     is_row_locked = is_lock_timeout(error) and not is_file_locked(error)
     if len(orders) == 1 or (is_unavailable(error) and not is_row_locked):
@@ -304,12 +306,13 @@ def _created(order: NewOrder) -> StoredOrder:
 
 
 def _resolve_conflict(order: NewOrder, conflicts: Conflicts) -> Outcome | None:
-    """A replay where the key, or the reference in its place, was used with this body; else an error.
+    """A replay if the key, or the reference in its place, was used with this body; otherwise an error; None if the
+    order conflicts only by its number.
 
-    An erasure removes the fingerprint: from then on any body is a replay, answered with the order as it is now.
+    An erasure removes the fingerprint: from then on any body is a replay, and the response is the current order.
     """
     columns = order.columns
-    if order.id in conflicts.by_id:  # stored by an attempt whose connection was lost before its answer
+    if order.id in conflicts.by_id:  # stored by an attempt whose connection was lost before the response
         return _created(order)
     key_hash, ref_hash = columns["idempotency_key_hash"], columns["external_ref_hash"]
     reference_as_key = key_hash is not None and key_hash == ref_hash

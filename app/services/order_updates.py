@@ -56,8 +56,8 @@ _MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # 
 _mutable = attrgetter(*_MUTABLE)
 
 
-# A change as its statement takes it: the columns of the order, its event and its key, and the items that have changed.
-# `last_line` is the number of its last item where items were removed.
+# The parameters of a change: the columns of the order, its event and its key, and the items that have changed.
+# `last_line` is the number of its last item if items were removed.
 ChangeRow = dict[str, Any]
 
 
@@ -74,8 +74,8 @@ class CurrentOrder:
     """The current snapshot of an order, the columns that it does not hold, and the response to an earlier request with
     the same idempotency key.
 
-    `replayed_version` is None where the key is new, `replayed_change` whether the request with it changed the order;
-    `replayed_fingerprint` is None after an erasure.
+    `replayed_version` is None if the key is new, `replayed_change` states whether the request with it changed the
+    order; `replayed_fingerprint` is None after an erasure.
     """
 
     id: str
@@ -123,16 +123,16 @@ def store_version(
     """Store the changed order, its key, its event and its outbox row. Returns False on a version conflict.
 
     `before` is the document that the order was parsed from. Concurrent changes share one statement, which waits for no
-    lock. A change that it cannot store is stored by a statement of its own, which waits.
+    lock. A change that this statement cannot store is stored by a statement of its own, which waits for locks.
 
-    Raises the driver's error: nothing is stored then, except that this is unknown after a lost connection and after
+    Raises the driver's error; then nothing is stored, except that this is unknown after a lost connection and after
     BatchAbandoned. A key that another request has stored in between is a duplicate.
     """
     change = dict(zip(_MUTABLE, _mutable(order), strict=True)) | event
     change["items"] = _changed_items(order, before)
     change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "changed": True}
     change["last_line"] = len(order.items) if len(order.items) < len(before["items"]) else None
-    # An order with a new external_ref may wait for another one with the same: in a batch, that could deadlock.
+    # An order with a new external_ref may wait for another order with the same: in a batch, that could deadlock.
     if order.external_ref == before["external_ref"]:
         stored = _BATCHERS.get().changes.submit(change)
         if stored is not None:
@@ -159,7 +159,7 @@ def _store_together(changes: Sequence[ChangeRow]) -> list[bool | None]:
     except DATABASE_ERRORS as error:
         if is_unavailable(error):  # more statements would only add load
             raise
-        stored = set()  # one of them causes the error: alone, the others are stored
+        stored = set()  # one of them causes the error; stored alone, the others succeed
     return [
         (change["order_id"] in stored or None) if by_order[change["order_id"]] is change else False
         for change in changes
@@ -267,7 +267,7 @@ def _update_statement(*, skip_locked: bool) -> Statement:
         "new_key": insert(CHANGE_KEYS).from_select(CHANGE_KEYS.c.keys(), key),
     }
     return Statement(
-        events.add_cte(*(one.cte(name) for name, one in writes.items())).returning(cast(EVENTS.c.order_id, Text)),
+        events.add_cte(*(write.cte(name) for name, write in writes.items())).returning(cast(EVENTS.c.order_id, Text)),
         repeatable=False,  # repeated, it would find the versions that it has stored itself
     )
 
@@ -277,8 +277,9 @@ UPDATE_ORDERS, UPDATE_ORDER = _update_statement(skip_locked=True), _update_state
 
 
 class _Batchers:
-    """The batchers of reads and of changes. They take turns: a change that is read while another batch is stored could
-    not join that batch anyway, and waits to be read with more others. At 16 connections this saves 19 % of the CPU."""
+    """The batchers of reads and of changes. They take turns: a change that is read while another batch is being stored
+    could not join that batch anyway, and waits to be read together with others. At 16 connections this saves 19 % of
+    the CPU."""
 
     def __init__(self) -> None:
         execution_lock = threading.Lock()

@@ -35,7 +35,7 @@ from app.services.search_projection import search_row, store_rows
 from app.services.webhook_queue import delivery_document, erase_responses
 
 REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request rewrites, which takes about a second
-# Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures are requested.
+# Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures there are.
 REWRITE_PACE = 2 * 1024 * 1024
 
 # Snapshots of one step: the fewer, the larger they are, so that a step is short and takes little memory. Versions of an
@@ -45,9 +45,9 @@ _KEYS_PAGE = 1000  # fingerprints that one step removes
 # Seconds between two steps. Other requests of this process run in them: SQLite blocks the process throughout a step,
 # and gevent looks for new events only where it waits, which a sleep of 0 does not.
 _PAUSE = 0.01
-_LOCKED_PAUSE = 0.05  # seconds before a row is tried again that another process has locked
+_LOCKED_PAUSE = 0.05  # seconds before the next attempt, if another process has locked the row
 _EVENTS_PAGE = 100  # events
-_DELIVERIES_PAGE = 20  # deliveries; each has the beginnings of several responses
+_DELIVERIES_PAGE = 20  # deliveries; each contains the beginnings of several responses
 # The size of the SQLite database in bytes, without its write-ahead log.
 _FILE_SIZE = text("SELECT page_count * page_size AS size FROM pragma_page_count, pragma_page_size")
 
@@ -68,8 +68,8 @@ def erase_customer(customer_id: str, *, principal: Principal, seconds: float) ->
 
     A random alias replaces the customer id, the same in all orders. Idempotency keys stay as hashes, so that a retry
     creates no second order; the fingerprints of bodies are removed. An alias has nothing to erase. Orders that are
-    placed while the erasure runs, and are open, are not erased. It waits for an order that is reopened meanwhile to end
-    again. Raises OpenOrders if there are any at the start.
+    placed while the erasure runs, and are open, are not erased. If an order is reopened meanwhile, the erasure waits
+    until it has ended again. Raises OpenOrders if there are any at the start.
     """
     return continue_erasure(_find_or_add(customer_id, principal), seconds=seconds)
 
@@ -165,7 +165,7 @@ def _running_or_new(customer_id: str, principal: Principal) -> str:
 
 
 def _steps(erasure_id: str) -> Iterator[None]:
-    """Run one step after the other until no order is left."""
+    """Run the steps one after the other until no order remains."""
     page = _PAGE_FIRST
     while (largest := in_transaction(lambda: _erase_page(erasure_id, page))) is not None:
         page = max(1, min(_PAGE_MAX, _PAGE_CHARACTERS // max(largest, 1)))
@@ -174,9 +174,10 @@ def _steps(erasure_id: str) -> Iterator[None]:
 
 
 def _erase_page(erasure_id: str, limit: int) -> int | None:
-    """Erase up to `limit` snapshots of one order, and after the last one the order; the length of the largest snapshot.
+    """Erase up to `limit` snapshots of one order and, after the last one, the order itself.
 
-    0 if another process has locked the row, None if no order is left, or only open ones.
+    Returns the length of the largest snapshot, 0 if another process has locked the row, None if no order remains or
+    only open ones.
     """
     row = select(Erasure).where(Erasure.id == erasure_id, Erasure.status == RUNNING)
     erasure = db.session.scalar(row.with_for_update(skip_locked=True))
@@ -323,12 +324,12 @@ def stream_personal_data(customer_id: str, *, principal: Principal, after: str |
 
     Each of the customer's orders, oldest first, after the order with the id `after`: {"order": …}, the order as it is
     now, {"event": …} for each entry of its history, and {"delivery": …} for each delivery of an event to a webhook. At
-    the end {"erasure": …}, an erasure that is running. One that is done has left nothing that could be found by the
-    customer's id. Hashes of idempotency keys are left out: they name nobody, and nobody can read anything from them. A
-    customer gets orders and events as they may see them, and no deliveries.
+    the end {"erasure": …}, if one is running. A finished erasure has left nothing that could be found by the customer's
+    id. Hashes of idempotency keys are left out: they identify nobody and reveal nothing. A customer gets the orders and
+    events that they may see, and no deliveries.
 
-    All is read page by page, in at most PAGE_BYTES and one document of memory. An order that changes during the export
-    may have more events than the order before them tells.
+    Everything is read page by page, in at most PAGE_BYTES and one document of memory. An order that changes during the
+    export may have later events than the document that precedes them.
     """
     for document in stream_orders({"customer_id": customer_id, "sort": "created_at"}, principal=principal, after=after):
         order_id = orjson.loads(document)["id"]

@@ -1,4 +1,4 @@
-"""Whether the search is what the documents of the orders make it, as far as it has the events of the feed."""
+"""Whether the search agrees with the documents of the orders, up to the event of the feed that it reflects."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -36,7 +36,7 @@ _STORED = select(cast(SEARCH.c.order_id, Text).label("order_id"), *(c for c in S
 
 
 class SearchQueries:
-    """What is read of the orders whose ids fulfil a condition."""
+    """The queries about the search rows of orders whose ids meet a condition."""
 
     def __init__(self, condition: Callable[[Any], ColumnElement[bool]]) -> None:
         self.documents = current_documents().where(condition(ORDERS.c.id))
@@ -45,15 +45,15 @@ class SearchQueries:
 
 
 def _next_events(condition: Callable[[Any], ColumnElement[bool]]) -> Select[Any]:
-    """The first version of each order that the search does not have, and the place of its event."""
+    """The first version of each order that the search does not have, and the position of its event."""
     stored = select(SEARCH.c.version).where(SEARCH.c.order_id == EVENTS.c.order_id).scalar_subquery()
     later = select(EVENTS.c.order_id, func.min(EVENTS.c.version).label("version")).group_by(EVENTS.c.order_id)
     first = later.where(condition(EVENTS.c.order_id), EVENTS.c.version > func.coalesce(stored, 0)).subquery()
-    places = [
+    positions = [
         select(column).where(table.c.order_id == first.c.order_id, table.c.version == first.c.version).scalar_subquery()
         for table, column in ((FEED, FEED.c.seq), (OUTBOX, OUTBOX.c.version))
     ]
-    return select(cast(first.c.order_id, Text), first.c.version, *places)
+    return select(cast(first.c.order_id, Text), first.c.version, *positions)
 
 
 def compare_search(connection: Connection, queries: SearchQueries, parameters: Mapping[str, Any]) -> Iterator[str]:
@@ -71,7 +71,7 @@ def compare_search(connection: Connection, queries: SearchQueries, parameters: M
         for difference in _compare(expected.get(order_id), stored.get(order_id), due.get(order_id)):
             yield f"order {order_id}: {difference}"
         if order_id in missing:
-            yield f"order {order_id}: order_search_terms has not all of its terms"
+            yield f"order {order_id}: order_search_terms does not have all of its terms"
 
 
 def verify_search_head() -> list[str]:
@@ -105,7 +105,7 @@ def _version(stored: Mapping[str, Any], order_id: str) -> int:
 
 def _compare(expected: Row | None, stored: Any, due: int | None) -> Iterator[str]:
     if expected is None:
-        yield "there is no such order, but a row of it in order_search"
+        yield "there is no such order, but order_search has a row for it"
         return
     version = 0 if stored is None else stored.version
     if version > expected["version"]:
@@ -116,7 +116,7 @@ def _compare(expected: Row | None, stored: Any, due: int | None) -> Iterator[str
     else:
         for name, value in expected.items():
             if getattr(stored, name) != value:
-                yield f"{name} in order_search is not the one of the document"
+                yield f"{name} in order_search differs from the document"
 
 
 def _due_versions(
@@ -131,7 +131,7 @@ def _due_versions(
 
 
 def _missing_terms(connection: Connection, rows: Iterable[Row]) -> set[str]:
-    """The ids of the orders of which a term has no row of its own."""
+    """The ids of the orders with a term that has no row of its own."""
     pairs = ({"term": term, "order_id": row["order_id"]} for row in rows for term in row["terms"].split())
     query, missing = _MISSING_TERMS[connection.dialect.name], set[str]()
     while page := list(islice(pairs, TERMS_MAX)):

@@ -1,7 +1,7 @@
-"""The projection of the search: kept by the worker from the feed, changed at once by an erasure, rebuilt by a command.
+"""The projection of the search: the worker updates it from the feed, an erasure at once, and a command rebuilds it.
 
-A row is made from the current document of its order. All who write it lock it first, and never replace a later version
-by an earlier one, so that any number of them may run: nobody stores again what an erasure has just removed.
+A row is derived from the current document of its order. Each writer locks it first, and never replaces a later version
+by an earlier one. So any number of writers may run, and none stores again what an erasure has just removed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ TermKey = tuple[str, str]  # a term, and the id of its order
 PROJECT_MAX = {"postgresql": 500, "sqlite": 100}
 REWRITE_MAX = 100  # orders in one transaction of a rebuild, so that no statement takes long
 # Terms of the orders in one transaction. Most orders have 10 to 50; one may have 10,000, and 500 of these would take
-# gigabytes of memory and a statement longer than its time limit, again and again.
+# gigabytes of memory, and a statement that exceeds its time limit at each attempt.
 TERMS_MAX = 20_000
 SWEEP_MAX = 5_000  # terms in one transaction
 FIRST_TERM: TermKey = ("", LOWEST_ID)  # before all others
@@ -64,9 +64,10 @@ _LOCK_HEAD = select(SEARCH_HEAD.c.seq).with_for_update(skip_locked=True)
 
 
 def project_events() -> bool:
-    """Bring the projection up to date with the next events of the feed. Returns whether there were any.
+    """Update the projection with the next events of the feed. Returns whether there were any.
 
-    Any number of processes may call this at once: one of them does it. Raises DATABASE_ERRORS; then nothing is stored.
+    Any number of processes may call this at once: one of them stores the rows. Raises DATABASE_ERRORS; then nothing is
+    stored.
     """
     [[seq, last, pruned]] = _HEADS.rows()
     if seq >= last:
@@ -86,8 +87,8 @@ def project_events() -> bool:
 
 
 def _next_rows(after: int, until: int) -> tuple[list[Row], int]:
-    """The rows of the orders with events in this range of the feed, as they are now, and the number that they reach:
-    `until`, or less where the orders up to it have more than TERMS_MAX terms."""
+    """The current rows of the orders with events in this range of the feed, and the number that they reach: `until`, or
+    less if the orders up to it have more than TERMS_MAX terms."""
     in_range = select(FeedEntry.seq, FeedEntry.order_id).where(FeedEntry.seq > after, FeedEntry.seq <= until)
     entries = read_rows(in_range.order_by(FeedEntry.seq))
     query = current_documents().where(Order.id.in_({entry.order_id for entry in entries}))
@@ -239,7 +240,7 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def read_search_seq() -> int:
-    """The number up to which the search has the feed."""
+    """The number in the feed up to which the search reflects its events."""
     return int(_HEADS.rows()[0][0])
 
 
@@ -253,7 +254,7 @@ class Sweep:
 
 
 def sweep_terms(after: TermKey) -> Sweep | None:
-    """Remove those of the next terms that are not in the row of their order. None at the end."""
+    """Remove those of the next terms that are not in the row of their order. Returns None after the last term."""
     terms = read_rows(next_terms(after))
     if not terms:
         return None
@@ -284,7 +285,7 @@ def is_in_row(term: Any) -> bool:
 
 
 def finish_rebuild(seq: int) -> None:
-    """Record that the projection has all events up to `seq` of the feed."""
+    """Record that the projection reflects all events up to `seq` of the feed."""
     with db.engine.begin() as connection:
         stored = connection.scalar(select(func.max(SEARCH_HEAD.c.seq)).where(SEARCH_HEAD.c.id == SEARCH_HEAD_ID))
         if stored is None:

@@ -39,7 +39,7 @@ from app.services.order_queries import owned_by, owner_parameters
 
 _ONE_OF = ("channel", "status", "fulfillment_status", "payment_status", "return_status")
 _EQUAL = ("customer_id", "currency", "held", "late")
-_FLAGS = ("held", "late")  # their indexes contain the orders for which they are true, and not the value
+_FLAGS = ("held", "late")  # their partial indexes contain the orders for which they are true, but not the value
 
 
 class Path(NamedTuple):
@@ -53,7 +53,7 @@ class Path(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a page gets its rows from.
+    """The source of the rows of a page.
 
     `candidates`: all orders of the path. `ids`: those with the ids in the parameter of this name. `walk`: the first
     orders by the sort, of the path if there is one.
@@ -86,17 +86,17 @@ def intersection_statement(paths: tuple[Path, ...]) -> Statement:
     """Rows (id, NULL) of the orders that all paths with less than `range_limit` terms select, up to `limit`, and one
     row (NULL, number of these paths)."""
     ids = [select(select(union_all(*_ranges(path)).subquery().c.order_id).distinct().subquery()) for path in paths]
-    return Statement(_intersection([one.cte(f"ids_{i}") for i, one in enumerate(ids)]))
+    return Statement(_intersection([query.cte(f"ids_{i}") for i, query in enumerate(ids)]))
 
 
 def _intersection(sets: Sequence[Any]) -> Any:
     limit = _parameter("range_limit", Integer)
-    is_complete = [select(func.count()).select_from(one).scalar_subquery() < limit for one in sets]
-    complete = func.coalesce(sum((cast(one, Integer) for one in is_complete[1:]), cast(is_complete[0], Integer)), 0)
-    members = (select(one.c.order_id).where(whole) for one, whole in zip(sets, is_complete, strict=True))
-    every = union_all(*members).subquery()
+    is_complete = [select(func.count()).select_from(cte).scalar_subquery() < limit for cte in sets]
+    complete = func.coalesce(sum((cast(flag, Integer) for flag in is_complete[1:]), cast(is_complete[0], Integer)), 0)
+    members = (select(cte.c.order_id).where(flag) for cte, flag in zip(sets, is_complete, strict=True))
+    union = union_all(*members).subquery()
     number = select(complete).scalar_subquery()
-    common = select(every.c.order_id).group_by(every.c.order_id).having(func.count() == number)
+    common = select(union.c.order_id).group_by(union.c.order_id).having(func.count() == number)
     listed = common.limit(_parameter("limit", Integer)).subquery()
     return union_all(
         select(cast(listed.c.order_id, SQLText).label("order_id"), null().label("complete")),
@@ -199,13 +199,15 @@ def _walk(shape: PageShape) -> Any:
     ]
     if len(ranges) == 1:
         return ranges[0]
-    merged = union_all(*(select(one.subquery()) for one in ranges)).subquery("merged")
+    merged = union_all(*(select(query.subquery()) for query in ranges)).subquery("merged")
     return select(merged).order_by(*_sorting(merged.c, shape)).limit(limit)
 
 
 def _walk_sorting(path: Path, shape: PageShape) -> list[Any]:
     direction = desc if shape.descending else asc
-    return [direction(one) for one in (*_leading_columns(path.name), *(SEARCH.c[name] for name in SORTS[shape.sort]))]
+    return [
+        direction(column) for column in (*_leading_columns(path.name), *(SEARCH.c[name] for name in SORTS[shape.sort]))
+    ]
 
 
 def _leading_columns(name: str) -> list[Any]:
@@ -255,7 +257,7 @@ def _range(name: str, i: int) -> Select[Any]:
         return select(order_id).where(term >= low, term < high).order_by(term, order_id).limit(limit)
     leading = [] if name in SORTS else _leading_columns(name)
     sort = name if name in SORTS else SORTED_FILTERS[name][0]
-    columns = [*leading, *(SEARCH.c[one] for one in SORTS[sort])]
+    columns = [*leading, *(SEARCH.c[column] for column in SORTS[sort])]
     low, high = (
         tuple_(*(_parameter(f"{name}_{i}") for _ in leading), *_range_bounds(sort, bound)) for bound in ("low", "high")
     )

@@ -1,9 +1,9 @@
 """The sequencer: moves events from the outbox to the feed, prunes the feed, and renumbers it after a restore.
 
-An event is in the outbox when its change is committed, so what is not in the outbox yet is numbered later. Numbers are
-given in one transaction at a time, behind the lock of the row of `feed_head`: whoever reads number n can read all
-numbers before it. A sequence of the database would not do: its numbers become visible in the order of the commits, and
-a reader that remembers the highest number it has seen misses those that are committed after it.
+An event is in the outbox when its change is committed, so an event that is not there yet gets a later number. Numbers
+are assigned in one transaction at a time, under the lock of the row of `feed_head`: whoever reads number n can read all
+numbers before it. A database sequence would not do: its numbers become visible in the order of the commits, and a
+reader that remembers the highest number it has seen misses lower ones that are committed later.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -47,15 +47,16 @@ _RENUMBER_STEP = 1_000_000_000
 
 _ANY_PENDING = Statement(select(exists(select(OUTBOX.c.order_id))))
 _LAST_QUEUED = select(func.min(WebhookEndpoint.last_seq)).where(WebhookEndpoint.status == ENABLED)
-# SKIP LOCKED: another sequencer is at work, and numbers what is pending.
+# SKIP LOCKED: if another sequencer is at work, it numbers the pending events.
 _LOCK_HEAD = select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq).with_for_update(skip_locked=True)
 
 
 def sequence_events() -> bool:
     """Move pending events to the feed, a limited number at a time. Returns whether there were any.
 
-    An order's events keep their order. Events of different orders are numbered about as they happened. Any number of
-    processes may call this at once. Raises DATABASE_ERRORS; then everything or nothing has been moved.
+    An order's events keep their order. Events of different orders are numbered roughly in the order in which they
+    happened. Any number of processes may call this at once. Raises DATABASE_ERRORS; then everything or nothing has been
+    moved.
     """
     [[pending]] = _ANY_PENDING.rows()
     if not pending:
@@ -71,17 +72,18 @@ def sequence_events() -> bool:
 
 
 def oldest_pending() -> datetime | None:
-    """Since when the oldest event without a number has waited for one. None if there is none."""
+    """The time since which the oldest event in the outbox has been waiting for a number; None if the outbox is
+    empty."""
     [row] = read_rows(select(func.min(OUTBOX.c.at).label("at")))
     at: datetime | None = row.at
     return at
 
 
 def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
-    """Remove a batch of feed entries that were numbered longer ago, and return their number: 0 if there are none left.
+    """Remove a batch of feed entries that were numbered longer ago, and return their number: 0 if none remain.
 
-    The events themselves stay, with their snapshots; and so do entries that the search does not have yet, that are to
-    be queued for a webhook, and with `published` those that are to be published to the broker.
+    The events and their snapshots are kept. So are entries that the search does not reflect yet, that are still to be
+    queued for a webhook and, with `published`, still to be published to the broker.
     """
     oldest = time_ago(older_than)
     first = read_rows(select(FeedEntry.at).order_by(FeedEntry.seq).limit(1))
@@ -96,7 +98,7 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
             .limit(_PRUNE_MAX)
             .subquery()
         )
-        # An entry that is to stay keeps all after it, whatever the clocks of two machines said.
+        # An entry that is too young is kept, and so are all after it: the clocks of two machines may differ.
         first_kept = connection.scalar(select(func.min(batch.c.seq)).where(batch.c.at >= oldest))
         last = connection.scalar(select(func.max(batch.c.seq)))
         if last is None:  # another process has removed it
@@ -117,9 +119,10 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
 def renumber_feed() -> int:
     """Give all entries of the feed new numbers in the same order, and return the number added to each.
 
-    After a restore to an earlier time, the numbers that were given since are free again, and a reader whose cursor has
-    one of them would miss the events that get them next. The new numbers are higher than any cursor, so each reader is
-    answered 410 and learns where to go on. Webhooks, the search and the broker go on where they were. One transaction.
+    After a restore to an earlier time, the numbers assigned since then are free again, and a reader whose cursor has
+    one of them would miss the events that get them next. The new numbers are higher than any cursor, so each reader
+    gets a 410 that says where to continue. Webhooks, the search and the broker continue where they were. One
+    transaction.
     """
     with db.engine.begin() as connection:
         head = connection.execute(_LOCK_HEAD.with_for_update()).one()
@@ -136,7 +139,7 @@ def renumber_feed() -> int:
 
 
 def _renumber_deliveries(connection: Connection, endpoint_id: str, added: int) -> None:
-    """Give the pending deliveries of an endpoint the new numbers. One that was away for days has millions."""
+    """Renumber the pending deliveries of an endpoint. An endpoint that was down for days has millions."""
     columns = WebhookDelivery.order_id, WebhookDelivery.version
     of_endpoint = WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.status == PENDING_LITERAL
     first: Any = (LOWEST_ID, 0)
@@ -155,7 +158,8 @@ def _key(key: tuple[str, int]) -> Tuple:
 def _move_events(connection: Connection, head: int) -> int:
     values = {"head": head, "now": datetime.now(UTC)}
     if connection.dialect.name == "postgresql":
-        # The outbox is empty most of the time. A plan made then scans the whole table, and is kept when it has grown.
+        # The outbox is empty most of the time. A plan made for an empty table scans all of it, and is kept when it has
+        # grown.
         connection.execute(_USE_INDEXES)
         return connection.execute(_MOVE, values).rowcount
     count = connection.execute(_COPY, values).rowcount
@@ -172,7 +176,7 @@ def _pending(*columns: Any, limit: int) -> Select[Any]:
 def _insert_numbered(source: Any) -> Executable:
     """INSERT … SELECT of the feed entries for the outbox rows of `source`.
 
-    The clocks of two machines differ: a version counts as at least as late as the one before.
+    The clocks of two machines may differ, so a version counts as no earlier than the previous one.
     """
     latest = func.max(source.c.at).over(partition_by=source.c.order_id, order_by=source.c.version)
     events = select(source.c.order_id, source.c.version, latest.label("latest")).subquery("events")
@@ -188,7 +192,7 @@ def _insert_numbered(source: Any) -> Executable:
 
 
 def _postgresql_move() -> Executable:
-    row: ColumnElement[Any] = literal_column("ctid")  # the row's place in the table
+    row: ColumnElement[Any] = literal_column("ctid")  # the row's physical location
     rows = _pending(row, limit=SEQUENCE_MAX["postgresql"]).scalar_subquery()
     moved = delete(OUTBOX).where(row == func.any(func.array(rows))).returning(*OUTBOX.c).cte("moved")
     return _insert_numbered(moved)

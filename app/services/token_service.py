@@ -117,7 +117,7 @@ class KeySet:
 def fetch_keys(url: str) -> dict[str | None, Any]:
     """The public keys of a key set by their ids. Raises KeySetUnavailable.
 
-    With a private key or a shared secret that is published, anybody could sign.
+    Private keys and shared secrets are ignored: if they are published, anybody can sign.
     """
     headers = {"User-Agent": _USER_AGENT, "Accept": "application/jwk-set+json, application/json"}
     client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_JWKS_TIMEOUT, headers=headers)
@@ -132,17 +132,17 @@ def fetch_keys(url: str) -> dict[str | None, Any]:
 
 
 def _fetch_failure(error: Exception) -> str:
-    """Why a key set could not be fetched, without its URL, which may hold credentials."""
+    """Why a key set could not be fetched, without its URL, which may contain credentials."""
     cause = error.__cause__ if isinstance(error, jwt.PyJWKClientConnectionError) else error
     if isinstance(cause, HTTPError):
         return f"HTTP status {cause.code}"
     reason = cause.reason if isinstance(cause, URLError) else cause
     if isinstance(reason, TimeoutError):
-        return f"no answer within {_JWKS_TIMEOUT} seconds"
+        return f"no response within {_JWKS_TIMEOUT} seconds"
     if isinstance(reason, OSError):  # TLS, DNS, a refused or broken connection
         return str(reason)
     if isinstance(error, (jwt.PyJWTError, ValueError, RecursionError)) and reason is error:
-        return "the answer is not a JSON Web Key Set with usable keys"
+        return "the response is not a JSON Web Key Set with usable keys"
     return type(cause).__name__
 
 

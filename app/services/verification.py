@@ -74,13 +74,13 @@ def _in_range(column: Any) -> ColumnElement[bool]:
 def _select_events(condition: Condition) -> Select[Any]:
     """The events of the orders, each with its place in the outbox and in the feed."""
 
-    # Subqueries, because the planner expects one event in a range, and joins by comparing all rows with each other.
+    # Subqueries: the planner expects one event in a range, and would join by comparing all rows with each other.
     def of_event(table: Table, column: str) -> ScalarSelect[Any]:
         same_event = (table.c.order_id == EVENTS.c.order_id) & (table.c.version == EVENTS.c.version)
         return select(table.c[column]).where(same_event).scalar_subquery()
 
-    places = of_event(OUTBOX, "version").label("outbox_version"), of_event(FEED, "seq").label("seq")
-    events = select(*_EVENT, *places).where(condition(EVENTS.c.order_id))
+    positions = of_event(OUTBOX, "version").label("outbox_version"), of_event(FEED, "seq").label("seq")
+    events = select(*_EVENT, *positions).where(condition(EVENTS.c.order_id))
     return events.order_by(EVENTS.c.order_id, EVENTS.c.version)
 
 
@@ -101,7 +101,8 @@ def _select_orphans() -> CompoundSelect[Any]:
 
 
 class Queries:
-    """What is read of the orders whose ids fulfil a condition. It is built once: that takes as long as some orders."""
+    """The queries about orders whose ids meet a condition, built once: that takes as long as verifying several
+    orders."""
 
     def __init__(self, condition: Condition) -> None:
         self.ids = select(cast(ORDERS.c.id, Text)).where(condition(ORDERS.c.id)).order_by(ORDERS.c.id)
@@ -126,7 +127,8 @@ class OrderSelection:
 
 @dataclass(frozen=True, slots=True)
 class OrderRange:
-    """The orders whose ids are greater than `after` and at most `last`: `size` of them when the range was made."""
+    """The orders whose ids are greater than `after` and at most `last`; `size` was their number when the range was
+    read."""
 
     after: str
     last: str
@@ -162,8 +164,8 @@ def order_ranges() -> Iterator[OrderRange]:
 def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeResult:
     """Verify the orders of a range, or those of them that were created or changed since an aware time.
 
-    All is read from one snapshot of the database, so that concurrent changes are no differences. Rows without an order
-    are searched too; with `since`, only where their ids were made since.
+    Everything is read from one snapshot of the database, so that concurrent changes are not reported. Rows without an
+    order are searched too; with `since`, only in ranges with ids that were created since then.
     """
     with consistent_read(statement_timeout=None) as session:
         connection = session.connection()
@@ -186,7 +188,7 @@ def _compare_changed_orders(connection: Connection, orders: OrderSelection, sinc
 def _compare_all(connection: Connection, selection: OrderSelection) -> tuple[int, list[str]]:
     """The number of orders, and their differences, those of the search included."""
     count, differences = _compare_orders(connection, selection)
-    # What cannot be read is reported already, and the search cannot be computed from it.
+    # Orders that cannot be read are already reported, and the search cannot be computed from them.
     return count, differences or list(compare_search(connection, selection.queries.search, selection.parameters))
 
 
@@ -205,7 +207,7 @@ def _compare_one(connection: Connection, order_id: str) -> list[str]:
     try:
         return list(_compare_with_events(connection, list(_read_orders(connection, selection)), selection))
     except ValueError as error:
-        return [f"order {order_id}: a value in a row of it cannot be read ({type(error).__name__})"]
+        return [f"order {order_id}: a value in one of its rows cannot be read ({type(error).__name__})"]
 
 
 def _read_orders(connection: Connection, selection: OrderSelection) -> Iterator[OrderRow]:
@@ -247,11 +249,11 @@ def _compare_with_events(
 
 def _find_orphans(connection: Connection, orders: Mapping[str, Any]) -> Iterator[str]:
     """Rows without an order; and entries of the outbox and the feed, and keys, without an event."""
-    for order_id, place, version in connection.execute(_ORPHANS, orders):
+    for order_id, table, version in connection.execute(_ORPHANS, orders):
         if version is None:
-            yield f"order {order_id}: there is no such order, but rows of it in {place}"
+            yield f"order {order_id}: there is no such order, but there are rows of it in {table}"
         else:
-            yield f"order {order_id}: {place} has version {version}, but there is no such event"
+            yield f"order {order_id}: {table} has version {version}, but there is no such event"
 
 
 def verify_erasures() -> Iterator[list[str]]:

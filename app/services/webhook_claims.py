@@ -1,8 +1,8 @@
-"""Claims of webhook deliveries: take what is due out of the queue, give it back, or record its attempts.
+"""Claims of webhook deliveries: claim what is due, release it, or record its attempts.
 
-A delivery is due if no earlier event of its order is pending for the same endpoint: so each endpoint gets the events of
-an order in order. A claim is a lease: a delivery whose worker dies is due again after LEASE, and what that worker
-reports later is ignored. Any number of workers may run.
+A delivery is due if no earlier event of its order is pending for the same endpoint, so each endpoint receives the
+events of an order in order. A claim is a lease: a delivery whose worker dies is due again after LEASE, and results that
+the worker reports later are ignored. Any number of workers may run.
 """
 
 import secrets
@@ -58,21 +58,22 @@ from app.services.webhook_sender import Attempt
 
 log = structlog.get_logger()
 
-LEASE = timedelta(seconds=30)  # longer than the longest request and the wait for it
-# The oldest due deliveries that a claim looks at for each that it may take. One that waits for another costs a lookup.
+LEASE = timedelta(seconds=30)  # longer than the longest request and the wait for its turn
+# How many of the oldest due deliveries a claim examines for each that it may claim. One that waits for an earlier
+# delivery costs a lookup.
 WINDOW = 2
-# Of those that wait for another, the oldest that are looked at to wait until its next attempt.
+# How many of the oldest due deliveries are examined, to postpone those that wait for the next attempt of another.
 POSTPONED_MAX = 1_000
-ORDERS_MAX = 2_000  # orders among which a claim looks for a delivery if the oldest ones all wait; about 0.04 s
-# The oldest due deliveries of an endpoint among which `oldest_due` looks: more than a claim, which postpones those that
-# wait if there are only such.
+ORDERS_MAX = 2_000  # orders among which a claim searches for a delivery if the oldest ones all wait; takes about 0.04 s
+# How many of the oldest due deliveries of an endpoint `oldest_due` examines: more than a claim, which postpones those
+# that wait if it finds no others.
 _LAG_WINDOW = 500
 ATTEMPTS_KEPT = 50  # of a delivery, the latest ones
 
 
 @dataclass(frozen=True, slots=True)
 class DueEndpoint:
-    """An endpoint with deliveries that are due, as it is now."""
+    """An endpoint with due deliveries, as it was read."""
 
     id: str
     url: str
@@ -108,13 +109,14 @@ def due_endpoints(now: datetime) -> list[DueEndpoint]:
 
 
 def oldest_due(now: datetime) -> datetime | None:
-    """Since when the oldest delivery has been due, of those that wait for no earlier one and for no pause."""
-    moments = [
-        read_timestamp(moment)
+    """The time since which the oldest delivery has been due, of those that wait neither for an earlier one nor for a
+    pause."""
+    due_times = [
+        read_timestamp(due_time)
         for endpoint in due_endpoints(now)
-        for [moment] in _OLDEST_DUE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=_LAG_WINDOW)
+        for [due_time] in _OLDEST_DUE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=_LAG_WINDOW)
     ]
-    return min(moments, default=None)
+    return min(due_times, default=None)
 
 
 def _is_due(now: Any) -> ColumnElement[bool]:
@@ -180,7 +182,7 @@ def _is_due_for(delivery: Any, status: Any) -> ColumnElement[bool]:
 
 
 def _select_window(name: str) -> tuple[Select[Any], ColumnElement[Any]]:
-    """A column of those of the oldest due deliveries that wait for no other, and the number of the oldest ones."""
+    """A column of the oldest due deliveries that wait for no earlier one, and how many were examined."""
     delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
     window = select(delivery.order_id, delivery.version, getattr(delivery, name).label(name))
     window = window.where(_is_due_for(delivery, delivery.status))
@@ -199,8 +201,8 @@ def _select_window(name: str) -> tuple[Select[Any], ColumnElement[Any]]:
 
 
 def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
-    """The ids of the first pending deliveries of the first ORDERS_MAX orders, where they are due. However many an order
-    has, only its first one is read: the recursion goes from order to order in the index.
+    """The ids of the first pending deliveries of the first ORDERS_MAX orders, if they are due. However many deliveries
+    an order has, only the first is read: the recursion goes from order to order in the index.
     """
     delivery, first, other = (aliased(WebhookDelivery) for _ in range(3))
     of_endpoint = bindparam("of_endpoint", type_=UUID)
@@ -259,8 +261,8 @@ def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *
     ids = candidates.limit(bindparam("max_count", type_=Integer)).scalar_subquery()
     # An array, not IN: the planner would make a join of that.
     is_candidate = delivery.id == func.any(func.array(ids)) if dialect == "postgresql" else delivery.id.in_(ids)
-    # What another worker has claimed since is not due any more. The candidates are found by the primary key, not by an
-    # index of all that is pending.
+    # A delivery that another worker has claimed since is no longer due. The candidates are found by the primary key,
+    # not by an index of all that is pending.
     is_due = _is_due_for(delivery, without_index(delivery.status))
     due = select(delivery.endpoint_id, delivery.id).where(is_due, is_candidate)
     locked = due.with_for_update(skip_locked=True, of=delivery).cte("due")
@@ -291,10 +293,10 @@ _EVENTS = Lookup(
 
 
 def _with_payloads(endpoint: DueEndpoint, rows: Sequence[_ClaimedRow], *, lease: str) -> list[ClaimedDelivery]:
-    """The claimed deliveries, oldest first, with what their events are at present.
+    """The claimed deliveries, oldest first, with the current snapshots of their events.
 
-    The events are read after the claim: an erasure that comes between has them sent without the personal data, and one
-    that comes later finds the lease.
+    The events are read after the claim: after an erasure in between, they are sent without the personal data, and a
+    later erasure finds the lease.
     """
     rows = sorted(rows, key=attrgetter("id"))
     keys = [(row.order_id, row.version) for row in rows if row.order_id is not None]
@@ -341,7 +343,7 @@ def complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
 
 
 def release(deliveries: Sequence[ClaimedDelivery]) -> None:
-    """Give back deliveries that were not sent."""
+    """Release deliveries that were not sent, so that they are due at once."""
     rows = [_key_of(delivery) | {"due_at": datetime.now(UTC)} for delivery in deliveries]
     in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
 
@@ -366,12 +368,12 @@ def _completion(delivery: ClaimedDelivery, attempt: Attempt) -> dict[str, Any]:
     """The values of a delivery after an attempt: it has succeeded, has failed for good, or is tried again later."""
     first_attempt_at = delivery.first_attempt_at or attempt.at
     count = delivery.attempt_count + 1
-    left = first_attempt_at + GIVE_UP_AFTER - attempt.at
+    remaining = first_attempt_at + GIVE_UP_AFTER - attempt.at
     values: dict[str, Any] = {"new_status": PENDING, "due_at": None, "new_finished_at": None}
-    if attempt.succeeded or left <= timedelta(0):
+    if attempt.succeeded or remaining <= timedelta(0):
         values |= {"new_status": SUCCEEDED if attempt.succeeded else FAILED, "new_finished_at": attempt.at}
-    else:  # the last attempt is made at the end of the time
-        values["due_at"] = attempt.at + min(left, retry_pause(count, retry_after=attempt.retry_after))
+    else:  # the last attempt is made when GIVE_UP_AFTER has passed
+        values["due_at"] = attempt.at + min(remaining, retry_pause(count, retry_after=attempt.retry_after))
     return _key_of(delivery) | values | {
         "new_attempts": [*delivery.attempts, _attempt_document(attempt)][-ATTEMPTS_KEPT:],
         "new_count": count,
@@ -437,7 +439,7 @@ def _completion_statement(values: Any) -> Update:
 
 _RELEASE = update(DELIVERIES).where(*_is_leased(_PARAMETERS)).values(lease=None, next_attempt_at=bindparam("due_at"))
 _COMPLETION = _completion_statement(_PARAMETERS)
-# All completions in one statement: half of the database's CPU time of one each.
+# All completions in one statement take half of the database's CPU time of one statement each.
 _JOINT_COMPLETION = _completion_statement(
     json_rows(
         cast(bindparam("completions", type_=Text), JSON),
@@ -452,12 +454,12 @@ _USE_INDEXES = text(
 )
 
 
-def _record_health(known: DueEndpoint, last: Attempt, attempts: Sequence[Attempt]) -> None:
-    """Record the health of an endpoint, and queue the events that tell operators about it."""
-    if all(attempt.succeeded for attempt in attempts) and not known.consecutive_failures:
-        if known.last_success_at is not None and last.at - known.last_success_at < SUCCESS_RECORDED_EVERY:
+def _record_health(due_endpoint: DueEndpoint, last: Attempt, attempts: Sequence[Attempt]) -> None:
+    """Record the health of an endpoint, and queue the events that report it."""
+    if all(attempt.succeeded for attempt in attempts) and not due_endpoint.consecutive_failures:
+        if due_endpoint.last_success_at is not None and last.at - due_endpoint.last_success_at < SUCCESS_RECORDED_EVERY:
             return
-    endpoint = db.session.scalar(select(WebhookEndpoint).where(WebhookEndpoint.id == known.id).with_for_update())
+    endpoint = db.session.scalar(select(WebhookEndpoint).where(WebhookEndpoint.id == due_endpoint.id).with_for_update())
     if endpoint is None:  # it has been deleted
         return
     for attempt in attempts:

@@ -1,8 +1,8 @@
 """The delivery loop of a worker: claims what is due, sends it, and stores the results.
 
-Requests are greenlets of one thread (`app.services.webhook_sender`); the loop talks to the database meanwhile. An
-endpoint has at most CONCURRENCY requests open in a worker, and one while it does not answer, so that a slow or dead
-endpoint takes nothing from the others.
+Requests are greenlets of one thread (`app.services.webhook_sender`); the loop uses the database meanwhile. An endpoint
+has at most CONCURRENCY requests open in a worker, and one while it does not respond, so that a slow or dead endpoint
+does not delay the others.
 """
 
 import random
@@ -48,21 +48,22 @@ Result = TypeVar("Result")
 
 CONCURRENCY = 10  # open requests of one endpoint in a worker
 # Deliveries claimed for a fast endpoint: more than can be sent at once, so that it need not wait for the database, but
-# no more than it takes in CLAIM_SECONDS. What has waited that long, because the endpoint has become slower, is given
-# back: within that time it may also be sent after an erasure, or after the endpoint is deleted or disabled.
+# no more than it accepts in CLAIM_SECONDS. A delivery that has waited that long, because the endpoint has become
+# slower, is released: within that time it may still be sent after an erasure, or after the endpoint is deleted or
+# disabled.
 CLAIMED_MAX = 150
 CLAIM_SECONDS = 1.0
 OPEN_MAX = 5_000  # claimed deliveries in a worker
-# Bytes of their bodies, some of which have a MiB. How large the next ones are is known only once they are claimed: a
-# claim assumes that they are as large as the largest one of the endpoint's last claim.
+# Bytes of their bodies, some of which have a MiB. The sizes of the next bodies are known only once they are claimed: a
+# claim assumes that each is as large as the largest one of the endpoint's last claim.
 OPEN_BYTES_MAX = 64 * 1024**2
 _CALL_SECONDS = 1.0
-_IDLE_WAIT = 0.05  # seconds between two looks for new deliveries while requests are open
-_COLLECT_SECONDS = 0.02  # for results to share a transaction
+_IDLE_WAIT = 0.05  # seconds between two checks for new deliveries while requests are open
+_COLLECT_SECONDS = 0.02  # seconds to wait for further results, so that they share a transaction
 
 
 def webhook_tasks(config: Mapping[str, Any], observe: Callable[[Attempt], None]) -> tuple[Task, ...]:
-    """The tasks of a worker: fill the queue, deliver, and delete what has been kept for long enough.
+    """The tasks of a worker: fill the queue, deliver, and delete old deliveries.
 
     `observe` is called after each request to an endpoint.
     """
@@ -76,7 +77,7 @@ def webhook_tasks(config: Mapping[str, Any], observe: Callable[[Attempt], None])
 
 
 class _Retention:
-    """Deletes what has been kept for long enough, a batch with each call."""
+    """Deletes old deliveries, a batch with each call."""
 
     def __init__(self) -> None:
         self._batches: Iterator[int] | None = None
@@ -91,7 +92,7 @@ class _Retention:
 
 @dataclass(slots=True)
 class _EndpointState:
-    """What a worker has claimed for one endpoint, and how the endpoint answers."""
+    """What a worker has claimed for one endpoint, and how the endpoint responds."""
 
     sending: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(CONCURRENCY))
     claimed: int = 0
@@ -115,9 +116,9 @@ class WebhookDeliverer:
         self._stopping = False
 
     def run(self) -> bool:
-        """Deliver what is due for up to a second. Returns whether requests are open or more is due.
+        """Deliver due events for up to a second. Returns whether requests are open or more events are due.
 
-        Open requests go on with the next call. Raises DATABASE_ERRORS; results that could not be stored are kept for
+        Open requests continue with the next call. Raises DATABASE_ERRORS; results that could not be stored are kept for
         the next call.
         """
         deadline = time.monotonic() + _CALL_SECONDS
@@ -131,7 +132,7 @@ class WebhookDeliverer:
         return True
 
     def finish(self) -> None:
-        """Complete the requests that are open, and give back what has been claimed and not sent."""
+        """Complete the open requests, and release deliveries that were claimed and not sent."""
         self._stopping = True
         deadline = time.monotonic() + REQUEST_SECONDS + 1
         while self._is_busy() and time.monotonic() < deadline:
@@ -145,7 +146,7 @@ class WebhookDeliverer:
             return 0
         total = 0
         endpoints = _in_thread(due_endpoints, datetime.now(UTC))
-        random.shuffle(endpoints)  # the first ones may take all that fits: it must not be the same ones each time
+        random.shuffle(endpoints)  # the first ones may use all of the capacity: they must not be the same each time
         for endpoint in endpoints:
             limit = min(self._capacity(endpoint), OPEN_MAX - self._claimed(), self._fitting(endpoint))
             if limit <= 0:
@@ -173,7 +174,7 @@ class WebhookDeliverer:
         if endpoint.consecutive_failures >= UNREACHABLE_AFTER:
             return 1 - state.claimed
         if state.failing or endpoint.consecutive_failures:
-            # It may get a pause once what is open has been stored.
+            # The results of its open requests may pause it once they are stored.
             return 0 if state.claimed or state.unstored else CONCURRENCY
         claimed_max = min(CLAIMED_MAX, int(CONCURRENCY * 1000 * CLAIM_SECONDS / max(state.milliseconds, 1)))
         if claimed_max <= CONCURRENCY:
@@ -187,7 +188,7 @@ class WebhookDeliverer:
         return fitting if self._open_bytes else max(fitting, 1)
 
     def _deliver(self, delivery: ClaimedDelivery, state: _EndpointState, claimed_at: float) -> None:
-        """Send a delivery as soon as the endpoint has a request free."""
+        """Send a delivery as soon as the endpoint has fewer than CONCURRENCY open requests."""
         attempt = None
         try:
             with state.sending:
@@ -221,14 +222,15 @@ class WebhookDeliverer:
             return Attempt(now, 0, error="The request failed because of an error in the service. It is logged.")
 
     def _open(self, sealed: str, *previous: str) -> list[str]:
-        """The secrets to sign with. Raises UnreadableSecret for the current one; a previous one may be lost."""
+        """The secrets to sign with. Raises UnreadableSecret for the current one; an unreadable previous one is left
+        out."""
         secrets = [self._secrets.open(sealed)]
         with suppress(UnreadableSecret):
             secrets += map(self._secrets.open, previous)
         return secrets
 
     def _wait(self, seconds: float) -> None:
-        """Let the requests run until one has finished and others have had a moment to, or for that long."""
+        """Let the requests run for up to `seconds`, or until one, and others shortly after it, have finished."""
         if self._finished.wait(seconds):
             gevent.sleep(_COLLECT_SECONDS)
         self._finished.clear()

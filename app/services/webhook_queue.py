@@ -1,6 +1,6 @@
-"""The deliveries of webhooks as a queue in the database: from the feed into the queue, and what is shown of it.
+"""The deliveries of webhooks as a queue in the database: adding events of the feed, and the documents of deliveries.
 
-`app.services.webhook_claims` takes the deliveries out again, to be sent.
+`app.services.webhook_claims` claims the deliveries that are due, to be sent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,11 +99,12 @@ def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: 
 
 def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime) -> None:
     """Insert deliveries; with `again`, queue those that exist and have been sent."""
-    # One that is being sent is sent again: its success may not be stored yet, although the receiver has the event.
+    # A delivery that is being sent is sent again: its success may not be stored yet, although the receiver has the
+    # event.
     is_sent = or_(DELIVERIES.c.status != PENDING, DELIVERIES.c.lease.is_not(None)) if again else false()
     connection = db.session.connection()
     if connection.dialect.name == "postgresql":
-        # All rows in one parameter: a third of the CPU time of one statement each.
+        # All rows in one parameter take a third of the CPU time of one statement each.
         source = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed_columns(DELIVERIES.c))
         insert = postgresql.insert(DELIVERIES).from_select([c.name for c in DELIVERIES.c], select(*source.c))
         changes = _changes(insert.excluded, at)
@@ -116,7 +117,7 @@ def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime
 
 
 def _changes(new: Any, at: datetime) -> dict[str, Any]:
-    """The changes of a delivery that is queued again: the feed may have other numbers now, or none for its event."""
+    """The changes to a delivery that is queued again: its event may have another number in the feed now, or none."""
     return QUEUED | {"next_attempt_at": at, "seq": func.coalesce(new.seq, DELIVERIES.c.seq)}
 
 
@@ -130,7 +131,7 @@ def _new_row(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetim
 def render_event(
     event_type: str, *, at: datetime, order_id: str, version: int, seq: int | None, snapshot: str, payload: str
 ) -> bytes:
-    """The body that tells an endpoint of an order's event; `payload` is thin or order."""
+    """The body that reports an order's event to an endpoint; `payload` is thin or order."""
     data = event_data(orjson.loads(snapshot), order_id=order_id, version=version, seq=seq)
     if payload == WITH_ORDER:
         data["order"] = orjson.Fragment(snapshot)
@@ -138,7 +139,7 @@ def render_event(
 
 
 def event_data(order: Mapping[str, Any], *, order_id: str, version: int, seq: int | None) -> dict[str, Any]:
-    """What a thin payload says of an order's event: no personal data."""
+    """The data of an order's event in a thin payload, without personal data."""
     statuses = {name: value for name, value in order.items() if name == "status" or name.endswith("_status")}
     return {"order_id": order_id, "version": version, "seq": seq} | statuses
 

@@ -34,7 +34,7 @@ from app.models.webhook_url import RefusedURL, WebhookURL, check_addresses, pars
 
 REQUEST_SECONDS = 10.0  # for the whole request: name resolution, connection, TLS, response
 _CONNECT_SECONDS = 3.0  # for one of several addresses
-_ADDRESSES_MAX = 8  # that are tried: an answer of the DNS can have thousands, of machines of others
+_ADDRESSES_MAX = 8  # addresses that are tried: a DNS response can have thousands, of other people's machines
 RESPONSE_MAX = 64 * 1024  # bytes after the head that are read: body, sizes of chunks, trailers
 RESPONSE_KEPT = 1024  # bytes of it that are stored
 _HEAD_MAX = 64 * 1024  # bytes
@@ -182,7 +182,8 @@ class CheckedConnection:
     def is_reusable(self) -> bool:
         """Whether the connection is young enough for another request, and nothing has come since the last one.
 
-        Some servers answer 408 to nobody before they close an idle connection. It would count for the next request.
+        Some servers send an unsolicited 408 before they close an idle connection. It would be taken for the response to
+        the next request.
         """
         now = time.monotonic()
         is_young = now - self._opened_at < _CONNECTION_SECONDS and now - self._used_at < _IDLE_SECONDS
@@ -196,7 +197,7 @@ class CheckedConnection:
 
 
 def _connect(port: int, address: str, *others: str) -> Any:
-    """Connect to the first address that answers; no name is resolved."""
+    """Connect to the first address that responds; no name is resolved."""
     try:
         connection = gevent.socket.create_connection((address, port), _CONNECT_SECONDS if others else None)
         connection.settimeout(None)  # gevent.Timeout bounds the rest
@@ -241,7 +242,7 @@ class WebhookSender:
     def close_idle(self) -> None:
         """Close the connections that have been idle for too long."""
         for url, connections in list(self._idle.items()):
-            for connection in [one for one in connections if not one.is_reusable()]:
+            for connection in [idle for idle in connections if not idle.is_reusable()]:
                 connections.remove(connection)
                 connection.close()
             if not connections:
@@ -324,7 +325,7 @@ def _explain(error: Exception) -> str:
 
 
 class UnreadableSecret(Exception):
-    """The secret was encrypted with another SECRET_KEY. Only a new one helps."""
+    """The secret was encrypted with another SECRET_KEY. It must be rotated."""
 
 
 def new_secret() -> str:
@@ -351,8 +352,8 @@ class SecretStore:
     """Seals secrets for the database and opens them again.
 
     With a SECRET_KEY they are encrypted and authenticated with a key derived from it: a copy of the database alone
-    reveals none. Who has the settings of the service too, or runs code in it, reads them all. Without a SECRET_KEY they
-    are stored as they are, and whoever reads the database can sign.
+    reveals none. Anyone who also has the settings of the service, or runs code in it, can read them all. Without a
+    SECRET_KEY they are stored in plain text, and anyone who can read the database can sign.
     """
 
     def __init__(self, secret_key: str) -> None:

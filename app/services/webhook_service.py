@@ -36,11 +36,12 @@ from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_ur
 from app.services.webhook_queue import QUEUED, delivery_document, queue_events, queue_rows
 from app.services.webhook_sender import Resolver, SecretStore, new_secret, resolve_host
 
-ENDPOINTS_MAX = 200  # the worker looks at all of them for each event
-ROTATION = timedelta(hours=24)  # that the previous secret signs too
-KEPT = timedelta(days=30)  # of finished deliveries
-END_PAUSES_SECONDS = 3.0  # of a request, for deliveries of an endpoint that was repaired
-RESOLVE_SECONDS = 5.0  # for the resolution of a name: the system's resolver takes 10 s for each server that is silent
+ENDPOINTS_MAX = 200  # the worker reads all of them for each event
+ROTATION = timedelta(hours=24)  # during which the previous secret signs too
+RETENTION = timedelta(days=30)  # of finished deliveries
+END_PAUSES_SECONDS = 3.0  # for which a request ends the pauses of deliveries
+# Seconds for the resolution of a name: the system's resolver waits 10 s for each server that does not respond.
+RESOLVE_SECONDS = 5.0
 _EXISTS = WebhookEndpoint.status != DELETED
 _PRUNE_MAX = 1_000  # deliveries of one endpoint that one transaction reads
 
@@ -55,7 +56,7 @@ class WebhookRules:
 
 
 def webhook_rules(config: Mapping[str, Any]) -> WebhookRules:
-    """The rules that the settings make."""
+    """The rules according to the settings."""
     return WebhookRules(SecretStore(config["SECRET_KEY"]), config["WEBHOOKS_ALLOW_PRIVATE"])
 
 
@@ -68,8 +69,8 @@ class DeliveryPage:
 
 
 def create_endpoint(content: Mapping[str, Any], *, principal: Principal, rules: WebhookRules) -> dict[str, Any]:
-    """Create an endpoint, which gets the events from now on. Returns its document with the secret, which is not shown
-    again.
+    """Create an endpoint, which receives the events from now on. Returns its document with the secret, which is not
+    shown again.
 
     Raises InvalidRequest for a URL that is refused, Forbidden for channels that the principal is not bound to, and
     TooManyWebhooks.
@@ -137,8 +138,8 @@ def update_endpoint(
 ) -> dict[str, Any]:
     """Change the members in `patch`; None removes an optional one. Raises what `create_endpoint` does.
 
-    An endpoint that gets another URL or the status enabled, also again, starts without failures. It gets what was
-    pending, without the pauses after failed attempts, and the events since it was disabled.
+    An endpoint whose URL is changed, or whose status is set to enabled even if it was, starts without failures. It
+    receives pending deliveries, without the pauses after failed attempts, and the events since it was disabled.
     """
     if "url" in patch:
         _check_url(patch["url"], rules)
@@ -186,7 +187,7 @@ def _end_pauses(endpoint_id: str) -> None:
 
 
 def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
-    """Delete an endpoint; it gets nothing more, except what is being sent, within a second. Raises WebhookNotFound.
+    """Delete an endpoint; it receives nothing more, except what is being sent, within a second. Raises WebhookNotFound.
 
     This deletes a batch of its deliveries; `prune_deliveries` deletes the rest.
     """
@@ -201,9 +202,9 @@ def delete_endpoint(endpoint_id: str, *, principal: Principal) -> None:
 
 
 def rotate_secret(endpoint_id: str, *, principal: Principal, rules: WebhookRules) -> dict[str, Any]:
-    """Give an endpoint a new secret. Returns its document with the secret, which is not shown again.
+    """Replace the secret of an endpoint. Returns its document with the new secret, which is not shown again.
 
-    Requests carry signatures of both secrets for ROTATION. Raises WebhookNotFound.
+    Requests are signed with both secrets for ROTATION. Raises WebhookNotFound.
     """
     secret = new_secret()
     sealed, now = rules.secrets.seal(secret), datetime.now(UTC)
@@ -284,9 +285,9 @@ def _find_event(endpoint: WebhookEndpoint, event_id: str) -> dict[str, Any]:
     row = db.session.execute(query).first()
     if row is None or (endpoint.channels is not None and row.channel not in endpoint.channels):
         raise EventNotFound(f"Event {event_id} was not found.")
-    if row.is_pending or (row.seq or 0) > endpoint.last_seq:  # without a number: it has been pruned
+    if row.is_pending or (row.seq or 0) > endpoint.last_seq:  # an event without a number has been pruned
         raise EventNotFound(
-            f"Event {event_id} has not been queued for this webhook yet. An enabled webhook gets it in its order."
+            f"Event {event_id} has not been queued for this webhook yet. An enabled webhook receives it in order."
         )
     return {"order_id": row.order_id, "version": row.version, "type": row.type, "seq": row.seq}
 
@@ -323,7 +324,7 @@ def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) ->
     return in_transaction(replay)
 
 
-# The number of a delivery's event, also after the feed was renumbered; the earlier one if its entry was removed.
+# The current number of a delivery's event, even if the feed was renumbered; the stored one if its entry was removed.
 _PRESENT_SEQ = func.coalesce(
     select(FeedEntry.seq)
     .where(FeedEntry.order_id == DELIVERIES.c.order_id, FeedEntry.version == DELIVERIES.c.version)
@@ -348,10 +349,10 @@ def _change_deliveries(deliveries: Select[Any], values: Mapping[str, Any]) -> in
     return len(db.session.scalars(changed).all())
 
 
-def prune_deliveries(*, older_than: timedelta = KEPT) -> Iterator[int]:
-    """Delete the finished deliveries that were queued longer ago, and all of deleted endpoints, batch by batch.
+def prune_deliveries(*, older_than: timedelta = RETENTION) -> Iterator[int]:
+    """Delete finished deliveries that were queued longer ago, and all deliveries of deleted endpoints, in batches.
 
-    Yields the number of deleted ones after each batch: 0 if all that it has read are pending.
+    Yields the number of deleted deliveries after each batch: 0 if all deliveries of the batch are pending.
     """
     before = first_order_id(time_ago(older_than))
     for [endpoint_id] in read_rows(select(WebhookEndpoint.id)):
@@ -367,7 +368,7 @@ def _prune(endpoint_id: str, *, after: str, before: str) -> tuple[int, str | Non
     remaining = [DELIVERIES.c.endpoint_id == endpoint_id, DELIVERIES.c.id > after]
     if not deleted:
         remaining.append(DELIVERIES.c.id < before)
-    # The end of the batch first: an endpoint that was away for days has millions of pending deliveries to read over.
+    # The end of the batch first: an endpoint that was down for days has millions of pending deliveries to skip.
     last = db.session.scalar(
         select(DELIVERIES.c.id).where(*remaining).order_by(DELIVERIES.c.id).offset(_PRUNE_MAX - 1).limit(1)
     )

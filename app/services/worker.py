@@ -1,8 +1,8 @@
-"""The worker: what the service does in the background, in a process beside the web server.
+"""The worker: the background tasks of the service, in a process beside the web server.
 
-Each task runs in a thread of its own, so that a slow one delays no other. Any number of workers may run: every task
-takes what no other process has taken, by locks of the database. No leader is elected: when a worker is killed, the
-others go on with the next call.
+Each task runs in a thread of its own, so that a slow one delays no other. Any number of workers may run: by locks of
+the database, every task processes what no other process is processing. No leader is elected: when a worker is killed,
+the others continue with their next calls.
 """
 
 import threading
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 SEQUENCING = "sequencing"  # name of a task
 STOP_SECONDS = 25.0  # for tasks to finish; process managers kill after 30 s
 _RETRY_AFTER = 1.0  # seconds after an error
-# Calls that find nothing to do take a tenth of the time at most, unless they are so slow that events would be late.
+# Calls that find nothing to do take at most a tenth of the time, unless they are so slow that events would be late.
 _PAUSES_PER_CALL = 9
 _SLOW_PAUSE = 0.5  # seconds
 _ERASURE_SECONDS = 2.0  # in which one erasure is continued
@@ -35,9 +35,9 @@ _ERASURE_SECONDS = 2.0  # in which one erasure is continued
 class Task:
     """Work that is repeated.
 
-    `run` does a limited part of it, in seconds at most, and returns whether there was any: then it is called again
-    after `busy_pause` seconds, otherwise after `idle_pause` seconds, or as soon as the task is woken, which it is when
-    the task `woken_by` has done something. It may raise. `finish` is called after the last `run`, to end what that has
+    `run` does a limited part of it, which takes seconds at most, and returns whether there was any. If so, it is called
+    again after `busy_pause` seconds, otherwise after `idle_pause` seconds, or as soon as the task is woken: when the
+    task `woken_by` has done something. It may raise. `finish` is called after the last `run`, to end what `run` has
     started in the background.
     """
 
@@ -52,11 +52,11 @@ class Task:
 def order_tasks(config: Mapping[str, Any], *, notified: bool) -> tuple[Task, ...]:
     """The tasks of a worker that concern orders and their events.
 
-    `notified`: SEQUENCING is woken when there are events, and need not look for them often.
+    `notified` states that SEQUENCING is woken when there are events, so that it need not poll often.
     """
     tasks = (
-        # A call that finds nothing is one short query. One that finds events leaves some time for more, to number them
-        # together.
+        # A call that finds no events is one short query. After a call that finds some, a pause lets more arrive, to be
+        # numbered together.
         Task(SEQUENCING, sequence_events, idle_pause=1 if notified else 0.1, busy_pause=0.02),
         Task("search", project_events, idle_pause=1, woken_by=SEQUENCING),
         # `any` ends a call after the first page of orders that were changed.
@@ -112,7 +112,7 @@ class Worker:
         return not unfinished
 
     def stop(self) -> None:
-        """Let each task finish its call, and make `run` return. May be called by a signal handler."""
+        """Make `run` return when each task has finished its call. May be called by a signal handler."""
         self._stopping.set()
         for due in self._due.values():
             due.set()
@@ -128,13 +128,14 @@ class Worker:
                 due.clear()
                 if self._stopping.is_set():  # `stop` sets both, in this order
                     break
-                ended_by, seconds = self._call(task, due)
-                ended_by.wait(seconds)  # being woken ends no pause after an error, or between two calls with work
+                pause_end, seconds = self._call(task, due)
+                pause_end.wait(seconds)
             if task.finish is not None:
                 self._attempt(task, task.finish)
 
     def _call(self, task: Task, due: threading.Event) -> tuple[threading.Event, float]:
-        """Call the task once, and return the pause before the next call: what ends it, and its seconds at most."""
+        """Call the task once, and return the pause before the next call: the event that ends it, and its maximum in
+        seconds. Being woken ends neither the pause after an error nor the one between two calls with work."""
         started = time.monotonic()
         active = self._attempt(task, task.run)
         failed = active is None
@@ -169,7 +170,8 @@ class Worker:
                 self.wake(other.name)
 
     def _report_database(self, task: Task, *, available: bool, reason: str = "") -> None:
-        """Log that the database is unavailable, and that it is available to all tasks again: once for all of them."""
+        """Log once for all tasks that the database is unavailable, and once that it is available to all of them
+        again."""
         if available == (task.name not in self._without_database):
             return
         with self._database_lock:
