@@ -125,7 +125,7 @@ def _explain_failure(error: BaseException, file: str | None) -> Finding:
     if is_denied(error):
         return Finding(Level.ERROR, "database", f"{loggable_message(error)}. {_GRANT} TO the role of DATABASE_URL.")
     reason = loggable_message(error)
-    return Finding(Level.ERROR, "database", f"It does not answer: {reason}. Check DATABASE_URL and the server.")
+    return Finding(Level.ERROR, "database", f"It does not respond: {reason}. Check DATABASE_URL and the server.")
 
 
 def _file_advice(file: str) -> str:
