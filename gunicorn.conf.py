@@ -200,6 +200,7 @@ def post_worker_init(worker: Any) -> None:
     worker.max_requests_in_progress = _settings["MAX_REQUESTS_IN_PROGRESS"]
     worker.cors_origins = _settings["CORS_ORIGINS"]
     worker.refusals = worker.wsgi.extensions.get("refused_requests")
+    worker.rejections = worker.wsgi.extensions.get("rejected_requests")
     worker.sample_process = worker.wsgi.extensions.get("sample_process")
     # Event streams would last until they are killed.
     if streams := worker.wsgi.extensions.get("event_streams"):  # not in the benchmark's applications

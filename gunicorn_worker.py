@@ -13,6 +13,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import socket
 import struct
 import termios
@@ -23,6 +24,7 @@ from functools import cached_property, lru_cache, partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import gevent
 import httptools
@@ -53,6 +55,12 @@ WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key (app/http/
 READABLE = 1  # event of gevent's loop
 NO_BODY = ("1", "204", "304")  # the beginnings of statuses whose responses have none
 PRINTABLE = bytes(range(0x20, 0x7F))
+# A host in brackets or a reg-name, and a port (RFC 9110 §7.2, RFC 3986 §3.2.2). Empty for a URI without an authority.
+HOST = re.compile(r"(?:\[[0-9A-Za-z:._~!$&'()*+,;=-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
+VALID_HOSTS_MAX = 64  # that are remembered
+# The line of a request whose method llhttp does not know.
+REQUEST_LINE = re.compile(rb"(?:\r\n)?[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-~]+ HTTP/1\.[01]\r\n")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # the rule of app/telemetry.py
 
 
 class RequestError(Exception):
@@ -106,6 +114,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     refusals_logged_at = 0.0  # time.monotonic()
     cors_origins: frozenset[str] = frozenset()  # whose scripts may read the refusal
     refusals: Any = None  # a counter of prometheus_client, if the application has one
+    rejections: Any = None  # another, with the label `status`, of requests that are refused because of what they are
     sample_process: Any = None  # a function that records the application's metrics of this process, if it has any
 
     def notify(self) -> None:
@@ -167,12 +176,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if now - self.refusals_logged_at >= OVERLOAD_LOG_INTERVAL:
             self.log.warning("Overloaded: refused %d requests.", self.refused_requests)
             self.refused_requests, self.refusals_logged_at = 0, now
-        body = problem_body(OVERLOADED)
-        headers = [("Content-Length", str(len(body))), ("Retry-After", "1"), *PROBLEM_HEADERS]
+        request_id = request_id_of(environ)
+        body = problem_body(OVERLOADED, request_id)
+        headers = [("Content-Length", str(len(body))), ("Retry-After", "1"), ("X-Request-Id", request_id)]
+        headers += PROBLEM_HEADERS
         if self.cors_origins:
             headers.append(("Vary", "Origin"))
         if (origin := environ.get("HTTP_ORIGIN")) in self.cors_origins:
-            headers += ("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", "Retry-After")
+            headers += ("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         start_response("503 Service Unavailable", headers)
         return [body]
 
@@ -193,6 +204,12 @@ class Limits(NamedTuple):
     fields: int
     keepalive: float  # seconds
     proxies: frozenset[str]  # addresses whose X-Forwarded-Proto is trusted; a Unix socket's is empty
+
+
+def request_id_of(environ: dict[str, Any]) -> str:
+    """The id of a request: its X-Request-Id, if that is safe in a log line and in a header, or a new one."""
+    given: str = environ.get("HTTP_X_REQUEST_ID", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid4().hex
 
 
 class Request:
@@ -216,6 +233,8 @@ class Request:
 class RequestParser:
     """Parses the requests of a connection. llhttp calls the methods that begin with `on_`."""
 
+    _request = Request({})  # the last; none yet
+
     def __init__(self, limits: Limits, environ: dict[str, Any]) -> None:
         self.requests: list[Request] = []  # those whose heads are complete, in order, until the connection takes them
         self.error: RequestError | None = None  # why the following bytes are not a request
@@ -225,10 +244,14 @@ class RequestParser:
         self._limits = limits
         self._max_target_size = limits.line_size - len("GET  HTTP/1.1")
         self._max_field_size = limits.field_size - len(": \r\n")
-        self._request: Request  # the last, and its environment
-        self._environ: dict[str, Any]
+        self._environ: dict[str, Any]  # of the last request, until its head is complete
         self._fields = 0  # of its head
         self._overhead = 0  # bytes received since the last complete head or part of a body: what may not grow for ever
+
+    @property
+    def incomplete_environ(self) -> dict[str, Any]:
+        """What is known of the last request, if it is incomplete."""
+        return {} if self._request.complete else self._request.environ
 
     def feed(self, data: bytes) -> None:
         """Parse received bytes. Errors are stored in `error`, because requests before them are answered first."""
@@ -244,6 +267,9 @@ class RequestParser:
             self.error = error.__context__
         except httptools.HttpParserError as error:
             self.error = RequestError(HTTPStatus.BAD_REQUEST, f"{error}.")
+            is_of_method = isinstance(error, httptools.HttpParserInvalidMethodError) and not self.requests
+            if is_of_method and REQUEST_LINE.match(data):  # RFC 9110 §9.1
+                self.error = RequestError(HTTPStatus.NOT_IMPLEMENTED, "The method is unknown.")
         if self._overhead > MAX_HEAD_SIZE and self.error is None:
             self.error = fields_too_large(self._limits)
 
@@ -329,8 +355,8 @@ def check_head(environ: dict[str, Any], version: str) -> None:
     """Raise RequestError where the server does not support what the head asks for."""
     if version not in ("1.1", "1.0"):
         raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "The supported versions are HTTP/1.1 and HTTP/1.0.")
-    if version == "1.1" and "HTTP_HOST" not in environ:
-        raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is missing.")
+    if (host := environ.get("HTTP_HOST")) not in valid_hosts:
+        check_host(host, version)
     if environ["REQUEST_METHOD"] == "CONNECT":
         raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "This server is not a proxy.")
     if "HTTP_TRANSFER_ENCODING" in environ:
@@ -351,12 +377,26 @@ def set_target(environ: dict[str, Any], target: str) -> None:
             url = urlsplit(target)
         except ValueError:
             url = urlsplit("")
-        if "#" in target or url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc:
+        if "#" in target or url.scheme not in ("http", "https") or not url.netloc or not HOST.fullmatch(url.netloc):
             raise RequestError(HTTPStatus.BAD_REQUEST, "The request target is malformed.")
         environ["HTTP_HOST"] = url.netloc  # RFC 9112 §3.2.2
         path, query = url.path or "/", url.query
     environ["PATH_INFO"] = util.unquote_to_wsgi_str(path) if "%" in path else path
     environ["QUERY_STRING"] = query
+
+
+valid_hosts: set[str] = set()  # some that have been checked
+
+
+def check_host(host: str | None, version: str) -> None:
+    """Raise RequestError if a Host header is malformed, or missing though HTTP/1.1 requires it (RFC 9112 §3.2)."""
+    if host is None:
+        if version == "1.1":
+            raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is missing.")
+    elif not HOST.fullmatch(host):
+        raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is malformed.")
+    elif len(valid_hosts) < VALID_HOSTS_MAX:
+        valid_hosts.add(host)
 
 
 @lru_cache(maxsize=512)  # the names that clients use; other names only evict them
@@ -390,14 +430,16 @@ class Connection:
 
     def serve(self) -> None:
         """Answer requests until the connection is to be closed. Raises ConnectionLost."""
+        request: Request | None = None
         try:
             request = self._next_request(idle_timeout=self.worker.head_timeout)
             while request and self._answer(request):
                 if self._parser.requests:
                     gevent.sleep(FAIRNESS_PAUSE)  # a client that pipelines waits in turn with the others
+                request = None
                 request = self._next_request(idle_timeout=self.worker.limits.keepalive)
         except RequestError as error:
-            self._refuse(error)
+            self._refuse(error, request.environ if request else self._parser.incomplete_environ)
 
     def _next_request(self, *, idle_timeout: float) -> Request | None:
         """The next request whose head is complete, or None if no further one will come."""
@@ -600,10 +642,13 @@ class Connection:
             with suppress(OSError):
                 self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def _refuse(self, error: RequestError) -> None:
+    def _refuse(self, error: RequestError, environ: dict[str, Any]) -> None:
         """Answer with a problem document, and let the client read it."""
-        self.worker.log.info("Refused a request: %d %s", error.status, error.detail)
-        self.send(problem_response(error))
+        request_id = request_id_of(environ)
+        self.worker.log.info("Refused the request %s: %d %s", request_id, error.status, error.detail)
+        if self.worker.rejections is not None:
+            self.worker.rejections.labels(error.status.value).inc()
+        self.send(problem_response(error, request_id))
         self._linger()
 
     def _linger(self) -> None:
@@ -736,12 +781,13 @@ PROBLEM_HEADERS = (
     ("Referrer-Policy", "no-referrer"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 )
+EXPOSED_HEADERS = "Retry-After, X-Request-Id"
 OVERLOADED = RequestError(
     HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are in progress. Send the request again after Retry-After."
 )
 
 
-def problem_body(error: RequestError) -> bytes:
+def problem_body(error: RequestError, request_id: str) -> bytes:
     """The problem document of an error."""
     status, slug = error.status, PROBLEM_SLUGS.get(error.status)
     problem = {
@@ -749,18 +795,20 @@ def problem_body(error: RequestError) -> bytes:
         "title": "Temporarily unavailable" if error is OVERLOADED else status.phrase.capitalize(),
         "status": status.value,
         "detail": error.detail,
+        "request_id": request_id,
     }
     return json.dumps(problem).encode()
 
 
-def problem_response(error: RequestError) -> bytes:
+def problem_response(error: RequestError, request_id: str) -> bytes:
     """The whole response to a request that the server refuses by itself."""
-    status, body = error.status, problem_body(error)
+    status, body = error.status, problem_body(error, request_id)
     lines = (
         f"HTTP/1.1 {status.value} {status.phrase}",
         date_line(int(time.time())),
         f"Content-Length: {len(body)}",
         *(f"{name}: {value}" for name, value in PROBLEM_HEADERS),
+        f"X-Request-Id: {request_id}",
         "Connection: close",
     )
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

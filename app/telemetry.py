@@ -52,6 +52,9 @@ MEMORY = Gauge("worker_resident_memory_bytes", "Resident memory of all workers."
 CPU = Counter("worker_cpu_seconds", "CPU time of the web workers, including those that have ended.")
 STREAMS = Gauge("event_streams", "Open event streams, and requests that wait for events.", multiprocess_mode="livesum")
 REFUSED = Counter("http_requests_refused", "Requests beyond MAX_REQUESTS_IN_PROGRESS, answered 503.")
+REJECTED = Counter(
+    "http_requests_rejected", "Requests that the worker itself answers: malformed, too large, incomplete.", ["status"]
+)
 STARTS = Counter("web_worker_starts", "Web workers that were started, including those that have ended.")
 LOST_LINES = Counter("log_lines_lost", "Log lines that could not be written.")
 LOST_SAMPLES = Counter("metric_samples_lost", "Requests whose duration could not be recorded.")
@@ -88,6 +91,7 @@ def init_app(app: Flask) -> None:
     configure_logging(app.config["LOG_LEVEL"], app.config["LOG_FORMAT"])
     STARTS.inc()
     app.extensions["refused_requests"] = REFUSED  # for the server, which refuses them
+    app.extensions["rejected_requests"] = REJECTED
     app.extensions["sample_process"] = partial(_sample_idle_process, app)  # for the server, which calls it regularly
     app.before_request(_start_request)
     app.after_request(_finish_request)

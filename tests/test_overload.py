@@ -40,7 +40,7 @@ def at_the_limit(server: Server, url: str) -> Iterator[list[Future[Response]]]:
 
 def test_beyond_the_limit_a_request_is_refused_and_afterwards_all_are_served(server: Server, database_url: str) -> None:
     with at_the_limit(server, database_url) as waiting:
-        refused = server.request("GET", "/orders", headers={"Origin": ORIGIN})
+        refused = server.request("GET", "/orders", headers={"Origin": ORIGIN, "X-Request-Id": "refused-1"})
         probe = server.request("GET", "/healthz")
         assert not any(request.done() for request in waiting)
     created = [request.result() for request in waiting]
@@ -50,6 +50,8 @@ def test_beyond_the_limit_a_request_is_refused_and_afterwards_all_are_served(ser
     assert (refused.status, refused.headers["Retry-After"], probe.status) == (503, "1", 200)
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert refused.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert refused.headers["Access-Control-Expose-Headers"] == "Retry-After, X-Request-Id"
+    assert refused.headers["X-Request-Id"] == refused.json["request_id"] == "refused-1"
     assert (refused.json["type"], refused.json["status"]) == ("/problems/service-unavailable", 503)
     assert [response.status for response in created] == [201] * LIMIT
     assert [response.status for response in read] == [200] * LIMIT

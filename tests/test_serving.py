@@ -248,8 +248,10 @@ def test_a_request_is_one_line_of_json_with_its_id(gunicorn: Server) -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400, "/problems/bad-request"),
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414, "about:blank"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "about:blank"),
+        (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "/problems/bad-request"),
+        (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 501, "about:blank"),
     ],
-    ids=["request line", "header", "long line", "large header"],
+    ids=["request line", "header", "long line", "large header", "host", "method"],
 )
 def test_a_request_rejected_by_the_worker_is_a_problem(gunicorn: Server, sent: bytes, status: int, type_: str) -> None:
     head, _, body = exchange(gunicorn.port, sent).partition(b"\r\n\r\n")
@@ -259,6 +261,37 @@ def test_a_request_rejected_by_the_worker_is_a_problem(gunicorn: Server, sent: b
     assert all(name.encode() in head for name in (*SECURITY, "Cache-Control: no-store"))
     problem = json.loads(body)
     assert (problem["status"], problem["type"]) == (status, type_)
+    assert f"\r\nX-Request-Id: {problem['request_id']}\r\n".encode() in head + b"\r\n"
+    assert f"Refused the request {problem['request_id']}: {status} " in gunicorn.output()
+    assert f'http_requests_rejected_total{{status="{status}"}}' in gunicorn.request("GET", "/metrics").body.decode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\nA: b\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\nExpect: tea\r\n\r\n", 417),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\n%b\r\n\r\nno colon\r\n\r\n", 400),
+    ],
+)
+def test_a_request_rejected_by_the_worker_keeps_its_id(gunicorn: Server, sent: bytes, status: int) -> None:
+    """A request after another one has an id of its own."""
+    last = exchange(gunicorn.port, sent % b"X-Request-Id: given-7").rpartition(b"HTTP/1.1")[2]
+
+    assert last.startswith(b" %d " % status)
+    assert (b"\r\nX-Request-Id: given-7\r\n" in last) == (b"healthz" not in sent)
+
+
+def test_options_of_the_service_lists_all_methods(gunicorn: Server) -> None:
+    answers = {
+        method: exchange(gunicorn.port, method + b" * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        for method in (b"OPTIONS", b"GET")
+    }
+
+    assert answers[b"OPTIONS"].startswith(b"HTTP/1.1 204 ")
+    assert b"\r\nAllow: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\n" in answers[b"OPTIONS"]
+    assert b"\r\nX-Request-Id: " in answers[b"OPTIONS"]
+    assert answers[b"GET"].startswith(b"HTTP/1.1 400 ")
 
 
 @on_postgresql

@@ -101,6 +101,12 @@ HEADERS = (
     b"\r\n".join(b"A%d: %s" % (i, b"b" * 7000) for i in range(20)),
 )  # fmt: skip
 
+HOSTS = (
+    b"a.example", b"a.example:8000", b"a:", b"127.0.0.1", b"[::1]", b"[::1]:80", b"[v1.a:b]", b"a_b", b"a%20b", b"a.",
+    b"", b":80", b"a,b", b"a;b", b"a b", b"a/b", b"a?b", b"a#b", b"c@a", b"a:b", b"a:80:90", b"a%", b"a%zz", b"[a",
+    b"[]", b"[::1", b"::1", b"[::1]a", b"a\\b", b"a<b>", b"http://a", b"a\"b", b"\xc3\xa9",
+)  # fmt: skip
+
 CONNECTIONS = (
     b"keep-alive", b"Keep-Alive", b"close", b"Close", b"keep-alive, close", b"close, keep-alive", b"x", b"", b"TE",
 )  # fmt: skip
@@ -183,6 +189,7 @@ def requests() -> Iterator[bytes]:
         for method, version in ((b"GET", b"1.1"), (b"HEAD", b"1.1"), (b"GET", b"1.0")):
             yield method + b" " + path.encode() + b" HTTP/" + version + b"\r\n" + HOST + b"\r\n"
     yield from SEQUENCES
+    yield from map(b"GET /host HTTP/1.1\r\nHost: %b\r\n\r\n".__mod__, HOSTS)
 
 
 def wire(worker_class: type[GeventWorker], sent: bytes) -> bytes:
@@ -225,7 +232,11 @@ def normalized(received: bytes) -> bytes:
 
 # Every other difference: patterns of the requests that have it, and why.
 DIFFERENCES = {
-    "llhttp knows the registered methods; RFC 9110 lets a server refuse others": [rb"^(FOO|G3T) "],
+    "llhttp knows the registered methods, in upper case; others are 501 (RFC 9110 §9.1)": [rb"^(FOO|G3T|get) "],
+    "A Host that is no host with a port is 400 (RFC 9112 §3.2)": [
+        rb"^GET /host HTTP/1\.1\r\nHost: (a b|a/b|a\?b|a#b|c@a|a:b|a:80:90|a%|a%zz|\[a|\[\]|\[::1|::1|\[::1\]a)\r",
+        rb'^GET /host HTTP/1\.1\r\nHost: (a\\b|a<b>|http://a|a"b|\xc3\xa9)\r',
+    ],
     "CONNECT is for proxies": [rb"^CONNECT "],
     "A request target has no fragment": [rb"/a#b"],
     "A target in absolute form replaces Host (RFC 9112 §3.2.2); it is of http, with a host and no user": [

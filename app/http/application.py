@@ -15,7 +15,7 @@ import structlog
 from flask import Flask, Request, Response
 from flask.sessions import NullSession, SessionInterface
 from marshmallow import Schema
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter, MapAdapter, Rule
 
 from app.errors import ServiceError
@@ -202,12 +202,15 @@ class OrderService(Flask):
         """Bind the URL map to the request's path, without host matching: saves 4.7/8.1 %.
 
         Raises NotFound for a path that begins with two slashes, because Werkzeug strips them and //metrics would bypass
-        a proxy's rule for /metrics; and for a path outside the URL prefix.
+        a proxy's rule for /metrics; and for a path outside the URL prefix. Raises the response to `OPTIONS *`.
         """
         if request is None:
             return None
         path: str = request.environ["PATH_INFO"]
-        if path.startswith("//"):
+        if path.startswith(("//", "*")):
+            if path == "*" and request.method == "OPTIONS":  # of the whole service (RFC 9110 §9.3.7)
+                methods = {method for rule in self.url_map.iter_rules() for method in rule.methods or ()}
+                raise HTTPException(response=Response(status=204, headers={"Allow": ", ".join(sorted(methods))}))
             request.path = path.encode("latin-1").decode(errors="replace")  # unstripped, for the problem's `instance`
             raise NotFound()
         if OUTSIDE_PREFIX in request.environ:

@@ -17,6 +17,7 @@ from app.db.migrations import SchemaMismatch, require_revision
 from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit
 from app.http.application import PUBLIC, Blueprint
+from app.http.rate_limit import Slots
 from app.http.requests import current_globals, current_request
 from app.models.principal import ANONYMOUS, SCOPES, Principal, customer_principal_id
 from app.services.api_key_service import PREFIX, any_api_key, find_principal, is_well_formed
@@ -51,6 +52,7 @@ class Authorization:
         self.database_checked = True
         self.authenticator = Authenticator(app)
         self._is_rate_limited = "rate_limiter" in app.extensions
+        self._request_slots: Slots | None = app.extensions.get("request_slots")
         self._scopes = {endpoint: declared_scope(app, endpoint) for endpoint in app.view_functions}
         for endpoint, scope in self._scopes.items():
             if scope not in {*SCOPES, PUBLIC}:
@@ -69,7 +71,8 @@ class Authorization:
         current_globals().principal = principal = self.authenticator.authenticate()
         if self._is_rate_limited:  # before the scope: requests without it count, too
             rate_limit.count(principal)
-        rate_limit.enter(principal)
+        if self._request_slots is not None:
+            rate_limit.enter(self._request_slots, principal)
         if scope not in principal.scopes:
             challenge = f'Bearer realm="orders", error="insufficient_scope", scope="{scope}"'
             raise Forbidden(f"The scope {scope} is missing.").with_headers(WWW_Authenticate=challenge)

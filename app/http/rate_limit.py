@@ -120,19 +120,18 @@ class Slots:
             self.leave(principal)
 
 
-def enter(principal: Principal) -> None:
+def enter(slots: Slots, principal: Principal) -> None:
     """Begin a request. Raises TooManyRequests if the principal has too many in progress."""
-    slots: Slots | None = current_app.extensions.get("request_slots")
-    if slots is not None:
-        slots.enter(principal)
-        current_globals().occupies_slot = True
+    slots.enter(principal)
+    current_globals().occupied_slots = slots
 
 
 def leave() -> None:
     """End a request: its response begins, which may be a stream, or it waits for events. Ending it twice is once."""
     context = current_globals()
-    if context.pop("occupies_slot", False):
-        current_app.extensions["request_slots"].leave(context.principal)
+    slots: Slots | None = context.pop("occupied_slots", None)
+    if slots is not None:
+        slots.leave(context.principal)
 
 
 def _add_headers(response: Response) -> Response:
