@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator, FormatChecker
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -21,6 +25,7 @@ from app.db.engine import db
 from app.errors import pluralize
 from app.models.order import CONTENT
 from app.services.sequencer import oldest_pending
+from tests.support.description import api_description
 from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER
 from tests.support.servers import ROOT
@@ -256,7 +261,8 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
             order
             | {
                 "fulfillments": [
-                    {"number": 2, "items": [], "status": "shipped", "tracking": None, "events": []}
+                    {"number": 2, "status": "shipped", "tracking": None, "events": []}
+                    | SENT
                     | {"created_at": order["created_at"]}
                 ]
             }
@@ -267,7 +273,9 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
     "an unknown member": (changed(colour="red"), "#/colour: Unknown member. Allowed: "),
     "a missing member": (lambda order: {name: order[name] for name in order if name != "holds"}, "#/holds: This is"),
     "another's reference": (
-        lambda order: order | {"id": order["id"][:-1] + ("1" if order["id"][-1] == "0" else "0"), "number": "1" * 15},
+        lambda order: (
+            order | {"id": order["id"][:-1] + ("1" if order["id"][-1] == "0" else "0"), "number": "261128-11111111"}
+        ),
         "another order has this external_ref",
     ),
 }
@@ -285,6 +293,154 @@ def test_a_document_that_contradicts_itself_or_another_is_a_bad_line(
     assert (result.exit_code, result.stdout) == (1, summary(1, 0, 1))
     assert result.stderr.startswith("line 1: ") and named.lower() in result.stderr.lower()
     assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+FULL_LIFE: list[tuple[str, str, Any]] = [
+    ("POST", "/cancel", {"reason": "customer", "note": "all"}),
+    ("POST", "/reopen", {"reason": "a mistake"}),
+    ("POST", "/payments", {"type": "capture", "amount": 900, "reference": "p-1", "note": "by phone"}),
+    ("POST", "/confirm", {}),
+    ("POST", "/fulfillments", SENT | {"tracking": {"carrier": "DHL"}}),
+    ("POST", "/fulfillments/1/events", {"type": "delivered", "description": "at the door"}),
+    ("POST", "/fulfillments", SENT),
+    ("POST", "/fulfillments/2/events", {"type": "cancelled"}),
+    ("POST", "/returns", SENT | {"status": "expected", "reason": "broken"}),
+    ("POST", "/cancel", {"reason": "staff", **SENT}),
+    ("PUT", "/holds/review", {"kind": "review", "reason": "x", "until": "2099-01-01T00:00:00Z"}),
+]
+LATER, MUCH_LATER = "2026-11-29T00:00:00.000000Z", "2199-01-01T00:00:00.000000Z"
+# What the API would never make of the order of FULL_LIFE: a member of the document, and what it is replaced by.
+IMPOSSIBLE: list[tuple[str, Any]] = [
+    ("late", True),
+    ("number", "261128-OOOOIIIL"),
+    ("number", "a number of 15 "),
+    ("updated_at", MUCH_LATER),
+    ("holds/0/handle", "Not a handle"),
+    ("holds/0/reason", ""),
+    ("holds/0/placed_at", MUCH_LATER),
+    ("holds", [{"handle": f"h-{n}", "kind": "other", "reason": None, "until": None, "placed_by": "x",
+                "placed_at": "2026-11-28T00:00:00.000000Z"} for n in range(21)]),
+    ("payments/0/occurred_at", MUCH_LATER),
+    ("payments/0/created_at", MUCH_LATER),
+    ("payments/0/waived", 1),
+    ("payments/0/reference", ""),
+    ("fulfillments/0/tracking", {}),
+    ("fulfillments/0/items", []),
+    ("fulfillments/0/items", [{"line": 1, "quantity": 1}] * 2),
+    ("fulfillments/0/events/0/occurred_at", MUCH_LATER),
+    ("fulfillments/0/events/0/description", ""),
+    ("fulfillments/1/events", [{"type": "cancelled", "occurred_at": LATER, "description": None},
+                               {"type": "shipped", "occurred_at": LATER, "description": None}]),
+    ("fulfillments/1/events", [{"type": "delivered", "occurred_at": LATER, "description": None},
+                               {"type": "cancelled", "occurred_at": LATER, "description": None}]),
+    ("fulfillments/0/events", [{"type": "delivered", "occurred_at": LATER, "description": None}] * 201),
+    ("fulfillments/0/created_at", MUCH_LATER),
+    ("returns/0/items", []),
+    ("returns/0/created_at", MUCH_LATER),
+    ("cancellations/0/items", []),
+    ("cancellations/0/created_at", MUCH_LATER),
+    ("cancellations/0/reopened_at", MUCH_LATER),
+    ("reopening/from_status", "pending"),
+    ("reopening/reason", ""),
+    ("reopening/at", MUCH_LATER),
+]  # fmt: skip
+
+
+def lived(client: FlaskClient) -> dict[str, Any]:
+    """The document of an order after FULL_LIFE."""
+    items = [{"item_id": "sku-1", "quantity": 5, "unit_price": 200}]
+    path = client.post("/orders", json=RICHEST | {"items": items, "ship_by": MUCH_LATER}).headers["Location"]
+    for method, action, body in FULL_LIFE:
+        response = client.open(path + action, method=method, json=body)
+        assert response.status_code in (200, 201), response.text
+    document: dict[str, Any] = client.get(path).json
+    return document
+
+
+def replaced(document: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """The document with another value at the place."""
+    copy: dict[str, Any] = orjson.loads(orjson.dumps(document))
+    *steps, last = [int(step) if step.isdecimal() else step for step in place.split("/")]
+    target: Any = copy
+    for step in steps:
+        target = target[step]
+    target[last] = value
+    return copy
+
+
+@on_postgresql
+def test_what_the_api_would_never_make_of_an_order_is_a_bad_line(
+    app: Flask, client: FlaskClient, imported: Callable[..., Result]
+) -> None:
+    document = lived(client)
+    delete_all_rows(app)
+
+    for place, value in IMPOSSIBLE:
+        result = imported(replaced(document, place, value))
+
+        assert (result.exit_code, result.stdout) == (1, summary(0, 0, 1)), place
+        assert "line 1: #/" in result.stderr, place
+    assert imported(document).stdout == summary(1, 0, 0)
+
+
+@on_postgresql
+def test_an_order_that_is_larger_than_any_of_the_api_is_a_bad_line(
+    app: Flask, client: FlaskClient, imported: Callable[..., Result]
+) -> None:
+    document = lived(client)
+    delete_all_rows(app)
+    one = {"number": 0, "reason": "x" * 2000, "status": "rejected", "created_at": document["created_at"]} | SENT
+    names = list(document["returns"][0])
+    many = [{name: (one | {"number": n})[name] for name in names} for n in range(2, 1200)]
+
+    result = imported(document | {"returns": [*document["returns"], *many]})
+
+    assert (result.exit_code, result.stdout) == (1, summary(0, 0, 1))
+    assert "characters; the maximum is" in result.stderr
+
+
+def places(value: Any, path: str = "") -> Iterator[str]:
+    """The places of all values within a document."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in members:
+        yield f"{path}/{name}".lstrip("/")
+        yield from places(part, f"{path}/{name}")
+
+
+@on_postgresql
+def test_what_is_imported_is_as_the_api_description_says_and_verified(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result]
+) -> None:
+    document = lived(client)
+    description = api_description(client)
+    schema = {"$ref": "#/components/schemas/Order", "components": description["components"]}
+    accepts = Draft202012Validator(schema, format_checker=FormatChecker()).is_valid
+    values = st.sampled_from([
+        None, "", " ", "x", "erased-0123456789abcdef", LATER, MUCH_LATER, "1970-01-01T00:00:00.000000Z", "\n", 0, 1, 2,
+        -1, 2**31, 2**53, 1.5, True, False, [], {}, [{}], ["x"], {"carrier": "x"}, "cancelled", "completed", "shipped",
+        "delivered", "refund", "expected", "rejected", "EUR", "JPY",
+    ])  # fmt: skip
+
+    @given(st.lists(st.tuples(st.sampled_from([*places(document)]), values), min_size=1, max_size=3))
+    @settings(deadline=None)
+    def check(changes: list[tuple[str, Any]]) -> None:
+        delete_all_rows(app)
+        changed = document
+        for place, value in changes:
+            with suppress(LookupError, TypeError):
+                changed = replaced(changed, place, value)
+        if imported(changed).exit_code:
+            return
+        order = client.get(f"/orders/{changed['id']}").json
+        assert accepts(order), changes
+        assert order == changed
+        assert runner.invoke(args=["verify"]).exit_code == 0, changes
+        assert client.get(f"/orders/{changed['id']}/history").status_code == 200
+        for method, action, body in FULL_LIFE:
+            assert client.open(f"/orders/{changed['id']}{action}", method=method, json=body).status_code < 500
+        assert runner.invoke(args=["verify"]).exit_code == 0, changes
+
+    check()
 
 
 @on_postgresql

@@ -72,6 +72,10 @@ def next_id(order_id: str) -> str:
     return _uuid(min(_number(order_id) + 1, 2**128 - 1))
 
 
+# A number as it is stored: a date, and Crockford base 32.
+NUMBER_PATTERN = r"[0-9]{6}-[0-9A-HJKMNP-TV-Z]{8}\Z"
+
+
 def order_number(order_id: str, at: datetime) -> str:
     """The human-readable order number: UTC date and 40 random bits of the id in Crockford base 32, `261122-7QK4MZ8D`.
 

@@ -2,18 +2,20 @@
 
 from typing import Any
 
-from marshmallow import fields
+from marshmallow import fields, validate
 
 from app.models.fulfillment import (
     DELIVERY_EVENTS,
+    DELIVERY_EVENTS_MAX,
     FULFILLMENT_STATUSES,
     RETURN_RECORD_STATUSES,
     RETURN_STATUSES,
 )
-from app.models.lifecycle import STATUSES
-from app.models.order import CONTENT, NUMBER_LENGTH
-from app.models.order_aggregate import VERSIONS_MAX
-from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
+from app.models.lifecycle import ACTIONS, STATUSES
+from app.models.order import CONTENT
+from app.models.order_aggregate import HOLDS_MAX, VERSIONS_MAX
+from app.models.order_id import NUMBER_PATTERN
+from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES, PAYMENTS_MAX
 from app.models.principal import PRINCIPAL_MAX
 from app.schemas.fields import BoundedInteger, BoundedList, Choice, RFC3339DateTime, StrictSchema, Text
 from app.schemas.order import (
@@ -28,11 +30,15 @@ from app.schemas.order import (
 )
 from app.schemas.order_actions import (
     CANCELLATION_REASONS,
-    HANDLE_MAX,
     HOLD_KINDS,
+    DistinctLinesSchema,
+    Handle,
     LineQuantityInSchema,
     TrackingInSchema,
 )
+
+_NUMBER = validate.Regexp(NUMBER_PATTERN, error="This must be an order number, such as 261122-7QK4MZ8D.")
+_NOT_EMPTY = validate.Length(min=1, error="This must have a member, or be null.")
 
 # The members of records are declared in the order of the document.
 
@@ -50,11 +56,11 @@ def _number() -> BoundedInteger:
 
 
 def _lines() -> fields.Field[Any]:
-    return fields.List(fields.Nested(LineQuantityInSchema), required=True)
+    return BoundedList(fields.Nested(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
 
 
-def _free_text(max_length: int = NOTE_MAX) -> Text:
-    return Text(max_length, min_length=0, multiline=True, required=True, allow_none=True)
+def _free_text() -> Text:
+    return Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
 
 
 class ExportedItemSchema(_CompleteSchema, ItemInSchema):
@@ -76,9 +82,9 @@ class ExportedAdjustmentSchema(_CompleteSchema, AdjustmentInSchema):
 class ExportedHoldSchema(StrictSchema):
     """A hold of the order."""
 
-    handle = Text(HANDLE_MAX, required=True)
+    handle = Handle()
     kind = Choice(HOLD_KINDS, required=True)
-    reason = _free_text(200)
+    reason = Text(200, required=True, allow_none=True)
     until = RFC3339DateTime(required=True, allow_none=True)
     placed_by = Text(PRINCIPAL_MAX, required=True)
     placed_at = RFC3339DateTime(required=True)
@@ -102,21 +108,21 @@ class ExportedDeliveryEventSchema(StrictSchema):
 
     type = Choice(DELIVERY_EVENTS, required=True)
     occurred_at = RFC3339DateTime(required=True)
-    description = _free_text(500)
+    description = Text(500, required=True, allow_none=True)
 
 
-class ExportedFulfillmentSchema(StrictSchema):
+class ExportedFulfillmentSchema(DistinctLinesSchema):
     """A fulfillment of the order."""
 
     number = _number()
     items = _lines()
     status = Choice(DELIVERY_EVENTS, required=True)
-    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True)
-    events = fields.List(fields.Nested(ExportedDeliveryEventSchema), required=True)
+    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True, validate=_NOT_EMPTY)
+    events = BoundedList(fields.Nested(ExportedDeliveryEventSchema), max_length=DELIVERY_EVENTS_MAX, required=True)
     created_at = RFC3339DateTime(required=True)
 
 
-class ExportedReturnSchema(StrictSchema):
+class ExportedReturnSchema(DistinctLinesSchema):
     """A return of the order."""
 
     number = _number()
@@ -126,7 +132,7 @@ class ExportedReturnSchema(StrictSchema):
     created_at = RFC3339DateTime(required=True)
 
 
-class ExportedCancellationSchema(StrictSchema):
+class ExportedCancellationSchema(DistinctLinesSchema):
     """A cancellation of units of the order."""
 
     number = _number()
@@ -140,8 +146,8 @@ class ExportedCancellationSchema(StrictSchema):
 class ExportedReopeningSchema(StrictSchema):
     """Why and when the order was reopened, and its status before."""
 
-    from_status = Choice(STATUSES, required=True)
-    reason = _free_text()
+    from_status = Choice(ACTIONS["reopen"].from_statuses, required=True)
+    reason = Text(NOTE_MAX, multiline=True, required=True, allow_none=True)
     at = RFC3339DateTime(required=True)
 
 
@@ -154,13 +160,13 @@ class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
     items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
     adjustments = BoundedList(fields.Nested(ExportedAdjustmentSchema), max_length=ADJUSTMENTS_MAX, required=True)
     id = fields.UUID(required=True)
-    number = Text(NUMBER_LENGTH, min_length=NUMBER_LENGTH, required=True)
+    number = fields.String(required=True, validate=_NUMBER)
     status = Choice(STATUSES, required=True)
     fulfillment_status = Choice(FULFILLMENT_STATUSES, required=True)
     payment_status = Choice(PAYMENT_STATUSES, required=True)
     return_status = Choice(RETURN_STATUSES, required=True)
-    holds = fields.List(fields.Nested(ExportedHoldSchema), required=True)
-    payments = fields.List(fields.Nested(ExportedPaymentSchema), required=True)
+    holds = BoundedList(fields.Nested(ExportedHoldSchema), max_length=HOLDS_MAX, required=True)
+    payments = BoundedList(fields.Nested(ExportedPaymentSchema), max_length=PAYMENTS_MAX, required=True)
     fulfillments = fields.List(fields.Nested(ExportedFulfillmentSchema), required=True)
     returns = fields.List(fields.Nested(ExportedReturnSchema), required=True)
     cancellations = fields.List(fields.Nested(ExportedCancellationSchema), required=True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from app.db.types import read_timestamp
 from app.models.erasure import scrub
 from app.models.fulfillment import (
+    DELIVERED,
     EXPECTED,
     FULFILLMENT_CANCELLED,
     RECEIVED,
@@ -263,8 +264,15 @@ def _check_records(order: Document, _: Derived) -> Iterator[str]:
                 if entry["quantity"] < 1 or (not 1 <= entry["line"] <= last_line and _counts(record)):
                     yield name
     for fulfillment in order["fulfillments"]:
-        if fulfillment["status"] != delivery_status(fulfillment["events"]):
+        events = fulfillment["events"]
+        if fulfillment["status"] != delivery_status(events) or not _may_follow_each_other(events):
             yield "fulfillments"
+
+
+def _may_follow_each_other(events: Sequence[Document]) -> bool:
+    """Whether nothing follows a cancellation, and none follows a delivery."""
+    cancelled = [i for i, event in enumerate(events) if event["type"] == FULFILLMENT_CANCELLED]
+    return not cancelled or (cancelled == [len(events) - 1] and delivery_status(events[:-1]) != DELIVERED)
 
 
 def _check_holds(order: Document, _: Derived) -> Iterator[str]:
@@ -273,7 +281,13 @@ def _check_holds(order: Document, _: Derived) -> Iterator[str]:
 
 
 def _check_reopening(order: Document, _: Derived) -> Iterator[str]:
-    if order["reopening"] is None and any(record["reopened_at"] for record in order["cancellations"]):
+    reopening, times = (
+        order["reopening"],
+        [record["reopened_at"] for record in order["cancellations"] if record["reopened_at"]],
+    )
+    if (reopening is None and times) or (
+        reopening is not None and reopening["from_status"] == "cancelled" and reopening["at"] not in times
+    ):
         yield "reopening"
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -11,8 +11,9 @@ import orjson
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
-from app.errors import InternalError, InvalidRequest, RequestInFlight, ServiceError, ServiceUnavailable
+from app.errors import InternalError, InvalidRequest, OrderTooLarge, RequestInFlight, ServiceError, ServiceUnavailable
 from app.models.order import CONTENT
+from app.models.order_aggregate import CLOCK_SKEW
 from app.models.order_id import hash_reference
 from app.models.order_item import line_columns
 from app.models.pricing import InvalidPrices
@@ -21,6 +22,7 @@ from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema
 from app.schemas.strict_json import body_errors, load_body, parse_json
 from app.services.document_checks import inconsistent_members
+from app.services.order_actions import DOCUMENT_MAX
 from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import NewOrder, find_stored_ids, restore_orders
 from app.services.order_service import CreateRequest, content_columns, create_orders, item_columns, order_fingerprint
@@ -132,9 +134,10 @@ def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
 def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], principal: str) -> NewOrder:
     """Build an order from its exported document: `document` is parsed, `data` is loaded by `ExportedOrderSchema`.
 
-    Raises InvalidRequest if the document contradicts itself or differs from what its columns render to: such an order
-    would fail `flask verify`.
+    Raises InvalidRequest where the document contradicts itself or differs from what its columns render to, since such
+    an order would fail `flask verify`, and where its times are in the future. Raises OrderTooLarge.
     """
+    _require_past(data)
     content, lines, document = content_columns(data), item_columns(data), CONTENT | dict(document)
     # The loaded records have their members in the order in which the service renders them.
     normalized = {**document, **{name: _with_text_times(data[name]) for name in _RECORDS}}
@@ -145,6 +148,8 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
     except InvalidPrices as error:
         raise InvalidRequest("The prices do not add up.", errors=list(body_errors(error.messages))) from None
     rendered = render_order(vars(order))
+    if len(rendered) > 2 * DOCUMENT_MAX:  # the changes that end an order may exceed the maximum
+        raise OrderTooLarge(f"The order has {len(rendered):,} characters; the maximum is {DOCUMENT_MAX:,}.")
     _require_consistent(orjson.loads(rendered), document)
     columns = order.columns() | {"idempotency_key_hash": None, "fingerprint": order_fingerprint(content, lines)}
     return NewOrder(columns, line_columns(order.items), rendered)
@@ -158,6 +163,33 @@ def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]
             {"pointer": f"#/{name}", "detail": "This contradicts other members of the document."} for name in differing
         ]
         raise InvalidRequest("Members of the document contradict each other.", errors=errors)
+
+
+def _require_past(data: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest for times of what has happened that are in the future, or after the last change."""
+    now = datetime.now(UTC)
+    limits = {"created_at": now, "updated_at": now, **dict.fromkeys(_RECORDS, data["updated_at"])}
+    if data["late"]:
+        limits["ship_by"] = data["updated_at"]
+    errors = [
+        {"pointer": f"#/{name}", "detail": "This must not contain a time in the future or after updated_at."}
+        for name, limit in limits.items()
+        if any(moment > limit + CLOCK_SKEW for moment in _past_times(data.get(name)))
+    ]
+    if errors:
+        raise InvalidRequest("Times are in the future.", errors=errors)
+
+
+def _past_times(value: Any) -> Iterator[datetime]:
+    """The times within the value, except when holds end."""
+    if isinstance(value, datetime):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _past_times(part) if name != "until" else ()
+    elif isinstance(value, list):
+        for part in value:
+            yield from _past_times(part)
 
 
 def _with_text_times(value: Any) -> Any:
