@@ -1,4 +1,4 @@
-"""The gate: whoever is measured takes and refuses the same bodies, and answers them with the same documents."""
+"""Conformance: all contestants accept and refuse the same bodies, and return the same documents."""
 
 import json
 import re
@@ -14,14 +14,14 @@ from tests.support.servers import Response, send_request
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 UNKNOWN = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
-# The members that every contestant's document has. The service's has a dozen more, which the workloads do not use; its
-# documents are a third larger.
+# Members of every contestant's documents. The service's have a dozen more, which the workloads do not use, and are a
+# third larger.
 MEMBERS = """
     id number customer_id external_ref status fulfillment_status holds currency items adjustments totals
     shipping_address billing_address note metadata cancellations fulfillments returns version allowed_actions created_at
     updated_at
 """.split()
-# What the contestants accept of an order.
+# The members of an order that all contestants accept.
 RICHEST = {name: value for name, value in samples.RICHEST.items() if name in MEMBERS} | {
     "items": [{name: item[name] for name in item if name != "title"} for item in samples.RICHEST["items"]]
 }
@@ -98,8 +98,8 @@ REFUSED: list[Any] = [
 ]
 
 
-def faults(server: Server) -> list[str]:
-    """Everything in which a contestant does not do as the others; empty if it may be measured."""
+def find_differences(server: Server) -> list[str]:
+    """Return all differences from the expected behaviour; a contestant without any may be measured."""
 
     def send(method: str, path: str, body: Any = None, **headers: str) -> Response:
         encoded = None if method == "GET" or path.endswith("/confirm") else json.dumps(body).encode()
@@ -127,7 +127,7 @@ def _bodies(send: Send) -> Iterator[str]:
             if answer.status != status:
                 yield f"{answer.status}, not {status}, for {json.dumps(body)[:200]}: {answer.body[:200]!r}"
     if send("POST", "/orders", ACCEPTED[1]).status != 409:
-        yield "an external_ref is taken twice"
+        yield "an external_ref is accepted twice"
 
 
 def _documents(send: Send) -> Iterator[str]:
@@ -160,29 +160,29 @@ def _replay(send: Send) -> Iterator[str]:
         if (first.status, again.status, first.body) != (201, 201, again.body):
             yield f"a replay answers {again.status} {again.body!r}, not {first.body!r}"
         if again.headers["Idempotent-Replayed"] != "true":
-            yield "a replay does not say that it is one"
+            yield "a replay has no header Idempotent-Replayed: true"
         send("POST", f"/orders/{first.json['id']}/confirm")
         if send("POST", "/orders", body, Idempotency_Key=key).body != first.body:
             yield "a replay is not the first answer after a change"
         other = send("POST", "/orders", _changed(body, "customer_id", to="c-2"), Idempotency_Key=key)
         if other.status != 422:
-            yield f"{other.status}, not 422, for another body under the key"
+            yield f"{other.status}, not 422, for another body with the key"
 
 
 def _reading(send: Send) -> Iterator[str]:
-    made = [send("POST", "/orders", MINIMAL).json["id"] for _ in range(5)]
+    created = [send("POST", "/orders", MINIMAL).json["id"] for _ in range(5)]
     seen, cursor = [], ""
     for _ in range(2):
         page = send("GET", f"/orders?limit=2{cursor}").json
         seen += [order["id"] for order in page["orders"]]
         cursor = f"&cursor={page['next_cursor']}"
-    if seen != made[:0:-1]:
-        yield f"the list has {seen}, the last orders made are {made}"
+    if seen != created[:0:-1]:
+        yield f"the list has {seen}, the last orders are {created}"
     for path, status in ((f"/orders/{UNKNOWN}", 404), ("/orders?limit=0", 400), ("/orders?limit=101", 400)):
         if (answer := send("GET", path).status) != status:
             yield f"{answer}, not {status}, for GET {path}"
     if len(send("GET", "/orders?limit=20").json["orders"]) != 20:
-        yield "a page of 20 is not one"
+        yield "a page of 20 orders has another number"
 
 
 def _confirming(send: Send) -> Iterator[str]:
@@ -193,10 +193,10 @@ def _confirming(send: Send) -> Iterator[str]:
         yield f"confirm answers {answer.status} {changed}"
     yield from _times(changed)
     if _timeless(send("GET", path).json) != _timeless(changed):
-        yield "GET does not answer what confirm did"
+        yield "GET does not return the same document as confirm"
     for target, status in ((path, 409), (f"/orders/{UNKNOWN}", 404)):
         if (again := send("POST", f"{target}/confirm").status) != status:
-            yield f"{again}, not {status}, for a confirm that cannot be"
+            yield f"{again}, not {status}, for a confirm that is not possible"
 
 
 def _batch(send: Send) -> Iterator[str]:
@@ -209,9 +209,9 @@ def _batch(send: Send) -> Iterator[str]:
     yield from _times(answer.json["results"][0]["order"])
     large = send("POST", "/orders/batch", {"orders": [MINIMAL] * 1000})
     if [result["status"] for result in large.json["results"]] != [201] * 1000:
-        yield "a batch of 1,000 is not taken"
+        yield "a batch of 1,000 is not accepted"
     if send("POST", "/orders/batch", {"orders": []}).status != 400:
-        yield "an empty batch is taken"
+        yield "an empty batch is accepted"
 
 
 def _times(order: dict[str, Any]) -> Iterator[str]:
@@ -221,7 +221,7 @@ def _times(order: dict[str, Any]) -> Iterator[str]:
 
 
 def _timeless(order: dict[str, Any]) -> dict[str, Any]:
-    """Z and +00:00 are the same."""
+    """Return the order with Z in place of +00:00, which means the same."""
     with suppress(KeyError):
         for name in ("created_at", "updated_at"):
             order = order | {name: order[name].replace("+00:00", "Z")}

@@ -51,7 +51,7 @@ class Series:
         return max(value for _, value in self.points)
 
     def stretches(self) -> Iterator[list[tuple[float, float]]]:
-        """The points without interruptions."""
+        """Yield the uninterrupted parts of a curve."""
         start = 0
         for end in range(1, len(self.points) + 1):
             if end == len(self.points) or self.points[end][0] - self.points[end - 1][0] > INTERRUPTION:
@@ -145,13 +145,13 @@ def use(server: Server, stopping: Event, rng: random.Random) -> None:
             path = created.headers["Location"]
             server.request("POST", f"{path}/confirm")
             if rng.random() < 0.1:
-                server.request("POST", f"{path}/confirm", headers={"If-Match": '"1"'})  # 412: it has changed
+                server.request("POST", f"{path}/confirm", headers={"If-Match": '"1"'})  # 412: the order has changed
             for other in (path, "/orders?limit=20", "/orders/search?q=sku-1"):
                 server.request("GET", other)
 
 
 def curves(prometheus: int, panel: dict[str, Any], started: float) -> Iterator[Series]:
-    """The series of a panel since the start."""
+    """Return the series of a panel since the start."""
     for target in panel["targets"]:
         query = re.sub(r"\[\d+m\]", f"[{WINDOW}]", target["expr"])
         span = {"query": query, "start": started, "end": time.time(), "step": 1}
@@ -166,7 +166,7 @@ def curves(prometheus: int, panel: dict[str, Any], started: float) -> Iterator[S
 
 
 def picture(panels: dict[str, tuple[str, list[Series]]]) -> str:
-    """All panels as SVG."""
+    """Return all panels as SVG."""
     rows = -(-len(panels) // COLUMNS)
     width, height = COLUMNS * (WIDTH + GAP) + GAP, rows * (HEIGHT + GAP) + GAP
     parts = [
@@ -183,7 +183,7 @@ def picture(panels: dict[str, tuple[str, list[Series]]]) -> str:
 
 
 def drawn(title: str, unit: str, series: list[Series]) -> Iterator[str]:
-    """The elements of one panel."""
+    """Return the SVG elements of one panel."""
     left, top, right, bottom = PLOT
     shown = sorted(series, key=lambda each: -each.highest)[:SERIES_MAX]
     highest = max((each.highest for each in shown), default=0) or 1

@@ -33,7 +33,7 @@ def main() -> None:
         if event == "call" and frame.f_code.co_filename.startswith(APP):
             visited.setdefault(frame.f_code.co_filename.removeprefix(APP), set()).add(frame.f_code.co_qualname)
 
-    for attempt in range(4):  # the first ones also open connections and fill caches
+    for attempt in range(4):  # the first requests also open connections and fill caches
         visited.clear()
         sys.setprofile(visit)
         response = client.post("/orders", json=ORDER, headers={"Idempotency-Key": f"visit-{attempt}"})

@@ -1,4 +1,4 @@
-"""One slot: some seconds of one kind of request to one contestant, and what they cost."""
+"""One slot: requests of one workload to one contestant for some seconds, and the CPU time that they take."""
 
 import json
 import os
@@ -9,29 +9,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.servers import Room, Server
+from bench.servers import Server, Testbed
 from tests.support.servers import ROOT
 
 _TICK = os.sysconf("SC_CLK_TCK")
-KNOWN_IDS = 5_000  # orders that `get` draws from
-REST, LONGEST_REST = 0.2, 10.0  # seconds between two looks whether all is quiet, and until nobody waits any longer
+KNOWN_IDS = 5_000  # orders that `get` chooses from
+IDLE_INTERVAL, IDLE_TIMEOUT = 0.2, 10.0  # seconds between two checks, and until the wait ends
 
 
-class Exhausted(Exception):
+class TooFewOrders(Exception):
     """There were too few pending orders to confirm."""
 
 
 class TooShort(Exception):
-    """Not one request was answered before the slot was over."""
+    """No response arrived within the slot."""
 
 
 class Failed(Exception):
-    """A request was not answered with 2xx."""
+    """A response was not 2xx."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot's figures: requests a second, latencies in ms, CPU in µs a request, and others' share of the machine."""
+    """The results of a slot: requests per second, latencies in ms, CPU time in µs per request.
+
+    `foreign` is the share of the machine that other processes used.
+    """
 
     rate: float
     p50: float
@@ -43,7 +46,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class CPU:
-    """Seconds so far: on the clock, and of CPU, of the machine, of all that is ours, of one server, of the database."""
+    """Clock time, and CPU time of the machine, of all processes of the benchmark, of one server and of the database.
+
+    In seconds.
+    """
 
     clock: float
     machine: float
@@ -52,15 +58,15 @@ class CPU:
     database: float
 
     @classmethod
-    def read(cls, room: Room, server_pid: int | None) -> "CPU":
+    def read(cls, testbed: Testbed, server_pid: int | None) -> "CPU":
         processes = _processes()
-        database = _tree(room.postgres_pid, processes)
+        database = _tree(testbed.postgres_pid, processes)
         ours = database + _tree(os.getpid(), processes)
         return cls(time.monotonic(), _busy(), ours, _tree(server_pid, processes) if server_pid else 0, database)
 
     def slot(self, after: "CPU", *, requests: int, seconds: float, p50: float, p99: float) -> Slot:
-        """The figures of a slot that began here and ended there."""
-        capacity = (after.clock - self.clock) * (os.cpu_count() or 1)  # the tool starts and ends, too
+        """Return the results of a slot that began at this reading and ended at the other."""
+        capacity = (after.clock - self.clock) * (os.cpu_count() or 1)  # includes the start and end of wrk
         foreign = (after.machine - self.machine - (after.ours - self.ours)) / capacity
         return Slot(
             rate=requests / seconds,
@@ -72,11 +78,13 @@ class CPU:
         )
 
 
-def run_slot(room: Room, server: Server, work: str, *, connections: int, seconds: float, ids: Sequence[str]) -> Slot:
-    """Send requests for some seconds. Raises Failed for any answer that is not 2xx, Exhausted, and TooShort."""
-    before = CPU.read(room, server.pid)
-    result = _wrk(room, server, work, connections=connections, seconds=seconds, ids=ids)
-    after = CPU.read(room, server.pid)
+def run_slot(
+    testbed: Testbed, server: Server, work: str, *, connections: int, seconds: float, ids: Sequence[str]
+) -> Slot:
+    """Send requests for some seconds. Raises Failed for any response that is not 2xx, TooFewOrders and TooShort."""
+    before = CPU.read(testbed, server.pid)
+    result = _wrk(testbed, server, work, connections=connections, seconds=seconds, ids=ids)
+    after = CPU.read(testbed, server.pid)
     return before.slot(
         after,
         requests=result["requests"],
@@ -86,22 +94,22 @@ def run_slot(room: Room, server: Server, work: str, *, connections: int, seconds
     )
 
 
-def settle(room: Room) -> None:
-    """Wait until what the slot before left behind is done: requests cut off at its end are carried out all the same."""
-    deadline = time.monotonic() + LONGEST_REST
-    before = CPU.read(room, None)
+def wait_until_idle(testbed: Testbed) -> None:
+    """Wait until the requests that were aborted at the end of the previous slot have been processed."""
+    deadline = time.monotonic() + IDLE_TIMEOUT
+    before = CPU.read(testbed, None)
     while time.monotonic() < deadline:
-        time.sleep(REST)
-        after = CPU.read(room, None)
-        if after.ours - before.ours < REST / 5:
+        time.sleep(IDLE_INTERVAL)
+        after = CPU.read(testbed, None)
+        if after.ours - before.ours < IDLE_INTERVAL / 5:
             return
         before = after
 
 
 def _wrk(
-    room: Room, server: Server, work: str, *, connections: int, seconds: float, ids: Sequence[str]
+    testbed: Testbed, server: Server, work: str, *, connections: int, seconds: float, ids: Sequence[str]
 ) -> dict[str, int]:
-    file = room.directory / "ids"
+    file = testbed.directory / "ids"
     file.write_text("\n".join(ids) + "\n")
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(round(seconds), 1)}s"]
     command += ["--timeout", "120s", "--script", str(ROOT / "bench" / "load.lua"), f"http://127.0.0.1:{server.port}"]
@@ -109,7 +117,7 @@ def _wrk(
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, int] = json.loads(output.splitlines()[-1])
     if result["exhausted"]:
-        raise Exhausted
+        raise TooFewOrders
     if not result["requests"]:
         raise TooShort
     if result["refused"] or result["lost"]:
@@ -118,12 +126,12 @@ def _wrk(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU that a process and all below it have used."""
+    """Return the CPU time of a process and its descendants, in seconds."""
     return _tree(pid, _processes())
 
 
 def _processes() -> dict[int, tuple[int, float]]:
-    """Each process's parent, and the seconds of CPU that it and the children it has seen end have used."""
+    """Return each process's parent, and its CPU time with that of its exited children, in seconds."""
     found = {}
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
@@ -136,7 +144,7 @@ def _processes() -> dict[int, tuple[int, float]]:
 
 
 def _tree(root: int, processes: dict[int, tuple[int, float]]) -> float:
-    """The seconds of a process and all below it."""
+    """Return the CPU time of a process and its descendants, in seconds."""
     below: dict[int, list[int]] = {}
     for pid, (parent, _) in processes.items():
         below.setdefault(parent, []).append(pid)
@@ -149,6 +157,6 @@ def _tree(root: int, processes: dict[int, tuple[int, float]]) -> float:
 
 
 def _busy() -> float:
-    """Seconds that the machine's cores were not idle; what a hypervisor took away counts too."""
+    """Return the time that the machine's cores were not idle, in seconds, including time stolen by a hypervisor."""
     user, nice, system, _idle, _iowait, irq, softirq, steal = Path("/proc/stat").read_text().split()[1:9]
     return sum(map(int, (user, nice, system, irq, softirq, steal))) / _TICK

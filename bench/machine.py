@@ -1,4 +1,4 @@
-"""What it was measured on, for the report: no names of hosts, no paths."""
+"""The description of the machine for the report, without host names and paths."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ _PACKAGES = """
 
 
 def describe_machine(postgres: URL) -> dict[str, str]:
-    """Names and values, in the order to be shown."""
+    """Return names and values, in the order of the report."""
     with psycopg.connect(postgres.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
         shown = [connection.execute(f"SHOW {name}").fetchone() for name in ("server_version", "shared_buffers")]
         release, buffers = (row[0] if row else "unknown" for row in shown)
@@ -30,13 +30,13 @@ def describe_machine(postgres: URL) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "Python": f"{platform.python_version()}, {platform.python_compiler()}",
         "PostgreSQL": f"{release}, durable, on a Unix socket, shared_buffers {buffers}",
-        "nginx": _said("nginx", "-v"),
-        "wrk": _said("wrk", "-v"),
+        "nginx": _version_of("nginx", "-v"),
+        "wrk": _version_of("wrk", "-v"),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }
 
 
-def _said(*command: str) -> str:
+def _version_of(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
     return found[0] if found else "unknown"

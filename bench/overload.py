@@ -25,7 +25,7 @@ from tests.support.postgres import private_postgres
 from tests.support.postgres import processes as database_processes
 from tests.support.servers import GUNICORN, running
 
-CLIENTS = 64  # that measure the capacity
+CLIENTS = 64  # of clients that measure the capacity
 FACTOR = 10  # times the capacity
 PROBE_INTERVAL = 0.1  # seconds
 DRAIN = 15.0  # seconds to wait for responses at the end
@@ -45,7 +45,7 @@ class Result:
     unanswered: int = 0
 
     def rate(self, status: int) -> float:
-        """Responses of the status a second."""
+        """Responses with the status per second."""
         return len(self.from_due[status]) / self.seconds
 
 
@@ -64,7 +64,7 @@ class Client:
         self.socket.send(request)
 
     def receive(self, result: Result) -> bool:
-        """Receive what there is. Returns whether that ends the response, which is then recorded."""
+        """Receive available data. Returns whether it completes the response, which is then recorded."""
         self._received += self.socket.recv(65_536)
         head, _, body = self._received.partition(b"\r\n\r\n")
         length = head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]
@@ -79,7 +79,7 @@ class Client:
 
 
 class Load:
-    """Creates on a number of connections, and a probe now and then."""
+    """Creates on a number of connections, and periodic probes."""
 
     def __init__(self, port: int, connections: int, seconds: float) -> None:
         self.result, self._seconds = Result(seconds), seconds
@@ -91,7 +91,7 @@ class Load:
             self._poll.register(client.socket, select.EPOLLIN)
 
     def run(self, rate: float) -> Result:
-        """Send requests at the rate, or as fast as they are answered if it is 0."""
+        """Send requests at the rate, or as fast as responses arrive if it is 0."""
         started, due, next_probe = time.perf_counter(), 0, 0.0
         while (elapsed := time.perf_counter() - started) < self._seconds:
             while self._idle and (not rate or due < elapsed * rate):
@@ -127,9 +127,9 @@ def percentile(values: Sequence[float], share: int) -> str:
 
 
 def measure(port: int, processes: dict[str, int], options: argparse.Namespace) -> dict[str, str]:
-    """One run: the capacity, then the overload. Returns its figures, with the CPU cores that each process used."""
+    """Measure the capacity, then the overload. Returns the results, with the CPU cores that each process used."""
     capacity = Load(port, CLIENTS, options.seconds / 2).run(0).rate(201)
-    time.sleep(1)  # for what the load has left behind
+    time.sleep(1)  # for requests that are still in progress
     before, own = {name: cpu_seconds(pid) for name, pid in processes.items()}, time.process_time()
     result = Load(port, options.connections, options.seconds).run(FACTOR * capacity)
     cores = {"load": (time.process_time() - own) / options.seconds} | {
@@ -170,7 +170,7 @@ def main() -> None:
             "workers": web.process.pid,
             "PostgreSQL": database,
         }
-        with suppress(PermissionError):  # otherwise requests would wait for the load to be sent
+        with suppress(PermissionError):  # otherwise requests would wait for the load generator
             os.setpriority(os.PRIO_PROCESS, 0, -10)
         for run in range(options.runs):
             figures = measure(nginx.port, processes, options)

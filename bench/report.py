@@ -1,4 +1,4 @@
-"""The figures as Markdown and as a picture. `python -m bench.report FILE.json` writes both anew."""
+"""The results as Markdown and as a bar chart. `python -m bench.report FILE.json` writes both again."""
 
 import json
 import sys
@@ -13,17 +13,17 @@ Cell = tuple[str, str, int]  # contestant, work, connections
 
 TITLES = {
     "post-keyed": "POST with a key",
-    "post": "POST without",
+    "post": "POST without a key",
     "get": "GET one",
     "list": "list of 20",
     "batch": "batch of 100",
     "confirm": "confirm",
 }
-NOISY = 0.05  # others' share of the machine from which on a slot is counted as disturbed
+DISTURBED = 0.05  # a slot is disturbed if other processes use a larger share of the machine
 
 
 class Figures:
-    """The slots by contestant, work and connections, each list in the order of the rounds."""
+    """The slots by contestant, work and connections, each in the order of the rounds."""
 
     def __init__(self, result: dict[str, Any]) -> None:
         self.titles: dict[str, str] = result["contestants"]
@@ -39,7 +39,7 @@ class Figures:
         return float(median(slot[name] for slot in self.slots[cell]))
 
     def ratios(self, cell: Cell, name: str = "rate") -> list[float]:
-        """Round by round, how many times the service's figure is the contestant's; for growth, the other way round."""
+        """The ratios of the service's figure to the contestant's, by round; for growth, the inverse."""
         ours = self.slots.get((self.reference, *cell[1:]), [])
         pairs = [(a[name], b[name]) for a, b in zip(ours, self.slots[cell])]
         return [theirs / ours if self.growth else ours / theirs for ours, theirs in pairs]
@@ -54,13 +54,13 @@ def write(result: dict[str, Any], directory: Path, name: str) -> None:
 
 def _markdown(figures: Figures, result: dict[str, Any], name: str) -> Iterator[str]:
     slots = result["slots"]
-    disturbed = sum(slot["foreign"] > NOISY for slot in slots)
+    disturbed = sum(slot["foreign"] > DISTURBED for slot in slots)
     yield f"# {'Growth' if figures.growth else 'Comparison'}\n"
     yield (
-        f"{1 + slots[-1]['round']} rounds, {result['seconds']} s a slot. {disturbed} of {len(slots)} slots were "
-        f"disturbed: others used more than {NOISY:.0%} of the machine.\n"
+        f"{1 + slots[-1]['round']} rounds, {result['seconds']} s per slot. {disturbed} of {len(slots)} slots were "
+        f"disturbed: other processes used more than {DISTURBED:.0%} of the machine.\n"
     )
-    yield f"![requests a second]({name}.svg)\n"
+    yield f"![requests per second]({name}.svg)\n"
     yield from _ratio_tables(figures)
     for work in figures.works:
         yield from _work_table(figures, work)
@@ -70,13 +70,17 @@ def _markdown(figures: Figures, result: dict[str, Any], name: str) -> Iterator[s
 
 def _ratio_tables(figures: Figures) -> Iterator[str]:
     ours = figures.titles[figures.reference]
-    what = f"the rate of “{ours}”" if figures.growth else "how many times each one's rate the service has"
+    what = (
+        f"the rate as a multiple of “{ours}”"
+        if figures.growth
+        else "the service's rate as a multiple of each contestant's"
+    )
     for connections in figures.connections:
         yield f"## {connections} connections: {what}\n"
         yield "Median of the rounds' ratios (lowest–highest).\n"
         yield from _ratio_table(figures, connections, "rate")
         if not figures.growth:
-            yield "And of each one's 99th percentile of latency, where less is better:\n"
+            yield "The same for the 99th percentile of latency, where less is better:\n"
             yield from _ratio_table(figures, connections, "p99")
 
 
@@ -97,7 +101,7 @@ def _ratio(figures: Figures, cell: Cell, name: str) -> str:
 
 def _work_table(figures: Figures, work: str) -> Iterator[str]:
     yield f"## {TITLES[work]}\n"
-    yield "Medians; CPU in µs a request, of the service's processes and of PostgreSQL's.\n"
+    yield "Medians; CPU time in µs per request, of the service's processes and of PostgreSQL's.\n"
     head = ("", "connections", "requests/s", "p50 ms", "p99 ms", "service CPU", "database CPU")
     cells = [cell for cell in figures.slots if cell[1] == work]
     order = list(figures.titles)
@@ -125,7 +129,7 @@ COLOURS = {True: "#2563eb", False: "#94a3b8"}  # ours, the others
 
 
 def picture(figures: Figures) -> str:
-    """Bars of requests a second, one panel for each kind of work, at the middle number of connections."""
+    """A bar chart of requests per second, one panel for each workload, at the middle number of connections."""
     connections = figures.connections[len(figures.connections) // 2]
     parts: list[str] = []
     y = 24
@@ -141,7 +145,7 @@ def picture(figures: Figures) -> str:
         y += 2 * BAR + GAP
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="13">\n'
-        '<title>Requests a second, medians</title>\n<rect width="100%" height="100%" fill="white"/>\n'
+        '<title>Requests per second, medians</title>\n<rect width="100%" height="100%" fill="white"/>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )

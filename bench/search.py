@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def fill(count: int) -> None:
-    """Store sample orders, and the search of them."""
+    """Store sample orders, and fill the search with them."""
     rng, orders, position = Random(2), sample_orders(count, seed=1, until=UNTIL), 0
     while batch := list(islice(orders, BATCH)):
         insert_orders(batch)
@@ -93,7 +93,7 @@ def variation(age: float, rng: Random) -> dict[str, Any]:
 
 
 def sample_documents(client: FlaskClient, rng: Random) -> list[dict[str, Any]]:
-    """Orders from all times."""
+    """Yield orders of all ages."""
     year = UNTIL.timestamp() - 365 * 86400
     times = (datetime.fromtimestamp(year + rng.random() * 364 * 86400, UTC) for _ in range(300))
     pages = (
@@ -104,7 +104,7 @@ def sample_documents(client: FlaskClient, rng: Random) -> list[dict[str, Any]]:
 
 
 def kinds(documents: list[dict[str, Any]]) -> dict[str, Iterator[Query]]:
-    """The queries of each kind, without end."""
+    """Return endless iterators over the queries of each kind."""
 
     def of_orders(query: Callable[[dict[str, Any]], Query | None]) -> Iterator[Query]:
         return cycle(list(filter(None, map(query, documents))))
@@ -169,7 +169,7 @@ def combined(queries: Iterator[Query], more: Query) -> Iterator[Query]:
 
 
 def measure(client: FlaskClient, query: Query) -> tuple[float, int, bool]:
-    """Milliseconds of a search, the orders on its page, and whether it has fewer than there are."""
+    """Return the milliseconds of a search, the orders on its page, and whether the page lacks matching orders."""
     started = time.perf_counter()
     response = client.get("/orders/search", query_string=query)
     milliseconds = 1000 * (time.perf_counter() - started)

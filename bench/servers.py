@@ -1,4 +1,4 @@
-"""The contestants, and the machine room: one PostgreSQL, one nginx, and every contestant behind it on a socket."""
+"""The contestants, and the machine testbed: one PostgreSQL, one nginx, and every contestant behind it on a socket."""
 
 import os
 import shutil
@@ -19,8 +19,8 @@ from sqlalchemy.engine import URL, make_url
 from tests.support.postgres import private_postgres
 from tests.support.servers import ROOT, free_port, send_request
 
-TIMEOUT = 60  # seconds for anything to start or to stop; a busy machine needs several
-WORKERS = str(len(os.sched_getaffinity(0)))  # one a core, for everybody
+TIMEOUT = 60  # seconds for a process to start or stop; a busy machine takes several
+WORKERS = str(len(os.sched_getaffinity(0)))  # one a core, for names
 WORKS = ("post-keyed", "post", "get", "list", "batch", "confirm")
 
 _SITE = """
@@ -31,7 +31,7 @@ server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://{name}; }} }}
 
 @dataclass(frozen=True)
 class Contestant:
-    """A service to be measured: the command of Python that makes its tables, and the one that serves it."""
+    """A service to be measured, with the Python commands that create its tables and serve it."""
 
     name: str
     title: str
@@ -39,7 +39,7 @@ class Contestant:
     serve: Sequence[str]
     works: Sequence[str] = WORKS
     sqlite: bool = False
-    seed: int = 0  # orders that are there from the start
+    seed: int = 0  # orders in the database at the start
 
 
 def _uvicorn(module: str, title: str, prepare: str) -> Contestant:
@@ -91,20 +91,20 @@ CONTESTANTS = (
 
 
 def checkout(directory: Path) -> Contestant:
-    """The service as it is in another checkout, which has an environment of its own in `.venv`."""
+    """The service of another checkout, which has its own environment in `.venv`."""
     run = ("bench.checkout", str(directory.resolve()))
     return Contestant("order-service-before", "Order service before", (*run, *_MIGRATE), (*run, *_SERVE))
 
 
-def grown(orders: int) -> Contestant:
-    """The service, with orders in it from the start."""
+def with_orders(orders: int) -> Contestant:
+    """The service with a number of orders at the start."""
     title = f"Order service with {orders:,} orders"
     return Contestant(f"order-service-{orders}", title, _MIGRATE, _SERVE, ("post-keyed", "get", "list"), seed=orders)
 
 
 @dataclass(frozen=True)
 class Server:
-    """A contestant that runs, on the nginx port that leads to it."""
+    """A running contestant, and its port of nginx."""
 
     contestant: Contestant
     port: int
@@ -112,7 +112,7 @@ class Server:
     pid: int
 
     def ids(self, count: int, condition: str = "true", order: str = "random()") -> list[str]:
-        """Ids of orders; every contestant calls the table and the columns the same."""
+        """Return ids of orders; table and columns have the same names for all contestants."""
         engine = create_engine(self.url.replace("postgresql:", "postgresql+psycopg:", 1))
         query = text(f"SELECT id FROM orders WHERE {condition} ORDER BY {order} LIMIT {count}")
         with engine.connect() as connection:
@@ -122,8 +122,8 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Room:
-    """Everything that runs."""
+class Testbed:
+    """The running processes."""
 
     postgres: URL
     postgres_pid: int
@@ -133,11 +133,11 @@ class Room:
 
 
 @contextmanager
-def machine_room(contestants: Sequence[Contestant]) -> Iterator[Room]:
-    """Start everything; yield once all answer. What they print is shown where one does not."""
+def running_testbed(contestants: Sequence[Contestant]) -> Iterator[Testbed]:
+    """Start all processes, and yield once all respond. Raises RuntimeError with the log of one that does not."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
-        directory.chmod(0o755)  # as root, nginx's workers are somebody else
+        directory.chmod(0o755)  # if nginx is started by root, its workers are another user
         postgres = make_url(stack.enter_context(private_postgres(durable=True, shared_buffers=_quarter_of_memory())))
         data = Path(str(postgres.query["host"])) / "data"
         pid = int((data / "postmaster.pid").read_text().split()[0])
@@ -146,32 +146,32 @@ def machine_room(contestants: Sequence[Contestant]) -> Iterator[Room]:
         nginx = stack.enter_context(_nginx(directory))
         for server in servers.values():
             _wait_for(server, directory)
-        yield Room(postgres, pid, nginx.pid, servers, directory)
+        yield Testbed(postgres, pid, nginx.pid, servers, directory)
 
 
 def _quarter_of_memory() -> str:
-    """As PostgreSQL's manual recommends. With the default, 128 MB, whatever is larger costs a copy a page."""
+    """The size that PostgreSQL's manual recommends. The default, 128 MB, is too small for the tables."""
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 4 // 2**20}MB"
 
 
 def database(postgres: URL, name: str) -> str:
-    """Make a database; its URL."""
+    """Create a database, and return its URL."""
     with psycopg.connect(_plain(postgres), autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
     return _plain(postgres.set(database=name))
 
 
-def analyze(room: Room) -> None:
-    """Plans made while the tables were empty are made anew, as autovacuum would have seen to within minutes."""
-    with psycopg.connect(_plain(room.postgres)) as connection:
+def analyze(testbed: Testbed) -> None:
+    """Update the planner statistics, which are those of empty tables; autovacuum would do it within minutes."""
+    with psycopg.connect(_plain(testbed.postgres)) as connection:
         names = connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate").fetchall()
     for (name,) in names:
-        with psycopg.connect(_plain(room.postgres.set(database=name)), autocommit=True) as connection:
+        with psycopg.connect(_plain(testbed.postgres.set(database=name)), autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")
 
 
 def prepare(contestant: Contestant, url: str) -> None:
-    """Make the tables, and the orders that shall be there."""
+    """Create the tables, and the orders of the start."""
     _python(contestant.prepare, url)
     if contestant.seed:
         _python(("flask", "--app", "wsgi", "seed", "--new", "--orders", str(contestant.seed)), url)
@@ -233,4 +233,4 @@ def _wait_for(server: Server, directory: Path) -> None:
                 return
         time.sleep(0.05)
     log = (directory / f"{server.contestant.name}.log").read_text()
-    raise RuntimeError(f"{server.contestant.name} does not answer:\n{log}")
+    raise RuntimeError(f"{server.contestant.name} does not respond:\n{log}")

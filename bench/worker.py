@@ -1,6 +1,6 @@
-"""The worker's figures on PostgreSQL: events and deliveries a second, and what a running worker costs creates.
+"""Throughput of the worker on PostgreSQL: events and deliveries per second, and how a running worker slows creates.
 
-`python -m bench.worker feed` and `python -m bench.worker creates`; `--help` names the options.
+`python -m bench.worker feed` and `python -m bench.worker creates`; `--help` lists the options.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from app import create_app
 from app.db.engine import db
 from app.services.event_feed import read_ends
 from app.services.sequencer import sequence_events
-from bench.load import CPU, run_slot, settle
-from bench.servers import OURS, Room, Server, machine_room
+from bench.load import CPU, run_slot, wait_until_idle
+from bench.servers import OURS, Server, Testbed, running_testbed
 from tests.support.servers import ROOT, WORKER, environment, free_port, running, send_request
 
 ROUNDS = 5
@@ -43,13 +43,13 @@ http {{
 """
 _NUMBERED = text("SELECT NOT EXISTS (SELECT FROM outbox)")
 _SEARCHABLE = text("SELECT search_head.seq = feed_head.seq FROM search_head, feed_head")
-_NEVER_LATE = text("UPDATE orders SET due_at = NULL")  # the worker would change the sample orders meanwhile
+_NEVER_LATE = text("UPDATE orders SET due_at = NULL")  # the worker would change the sample orders
 _SUCCEEDED = text("SELECT count(*) FROM webhook_deliveries WHERE status = 'succeeded'")
 
 
 @contextmanager
 def receiver() -> Iterator[tuple[int, int]]:
-    """An nginx that answers 204: its port and its process."""
+    """Run an nginx that responds with 204; yield its port and its process."""
     with TemporaryDirectory(prefix="receiver-", ignore_cleanup_errors=True) as directory:
         os.chmod(directory, 0o755)
         port, file = free_port(), Path(directory) / "nginx.conf"
@@ -63,7 +63,7 @@ def receiver() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def worker(url: str) -> Iterator[int]:
-    """A running `flask worker`: its process."""
+    """Run `flask worker`; yield its process."""
     settings = environment(DATABASE_URL=url, LOG_LEVEL="error", WEBHOOKS_ALLOW_PRIVATE="1")
     with subprocess.Popen([sys.executable, *WORKER], cwd=ROOT, env=settings) as process:
         try:
@@ -74,8 +74,8 @@ def worker(url: str) -> Iterator[int]:
 
 def measure_feed(orders: int) -> None:
     """Number the events of new orders, bring the search up to date, then deliver them all to one fast endpoint."""
-    with machine_room((OURS,)) as room, receiver() as (port, receiver_pid):
-        server = room.servers[OURS.name]
+    with running_testbed((OURS,)) as testbed, receiver() as (port, receiver_pid):
+        server = testbed.servers[OURS.name]
         settings = {"DATABASE_URL": server.url, "AUTH": "off", "LOG_LEVEL": "error", "WEBHOOKS_ALLOW_PRIVATE": "1"}
         seed = [sys.executable, "-m", "flask", "--app", "wsgi", "seed", "--new", "--orders", str(orders)]
         subprocess.run(seed, cwd=ROOT, env=environment(**settings), check=True, stdout=subprocess.DEVNULL)
@@ -93,11 +93,11 @@ def measure_feed(orders: int) -> None:
         with worker(server.url) as pid:
             wait_for(server, _SEARCHABLE)
             register(port, settings)
-            measure_deliveries(room, server, orders, worker_pid=pid, receiver_pid=receiver_pid)
+            measure_deliveries(testbed, server, orders, worker_pid=pid, receiver_pid=receiver_pid)
 
 
 def register(port: int, settings: dict[str, str]) -> None:
-    """Create an endpoint for all events, by a server of its own, which admits loopback addresses."""
+    """Create an endpoint for all events, with a separate server that allows loopback addresses."""
     web, body = free_port(), {"url": f"http://127.0.0.1:{port}/"}
     with running("-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app", port=web, **settings):
         endpoint = send_request(web, "POST", "/webhooks", body).json
@@ -108,14 +108,14 @@ def register(port: int, settings: dict[str, str]) -> None:
     assert endpoint["status"] == "enabled"
 
 
-def measure_deliveries(room: Room, server: Server, orders: int, *, worker_pid: int, receiver_pid: int) -> None:
+def measure_deliveries(testbed: Testbed, server: Server, orders: int, *, worker_pid: int, receiver_pid: int) -> None:
     with connected(server) as connection:
         while (begun := connection.scalar(_SUCCEEDED)) < orders / 10:
             time.sleep(0.1)
-        before, receiving = CPU.read(room, worker_pid), CPU.read(room, receiver_pid)
+        before, receiving = CPU.read(testbed, worker_pid), CPU.read(testbed, receiver_pid)
         while (count := connection.scalar(_SUCCEEDED)) < orders * 0.95:
             time.sleep(0.5)
-        after, received = CPU.read(room, worker_pid), CPU.read(room, receiver_pid)
+        after, received = CPU.read(testbed, worker_pid), CPU.read(testbed, receiver_pid)
     delivered = count - begun
     costs = (
         ("worker", after.server - before.server),
@@ -129,21 +129,21 @@ def measure_deliveries(room: Room, server: Server, orders: int, *, worker_pid: i
 def measure_creates(rounds: int, seconds: float, connections: int) -> None:
     """Create orders without and with a worker that numbers their events, in turn."""
     rates: dict[bool, list[float]] = {False: [], True: []}
-    with machine_room((OURS,)) as room:
-        server = room.servers[OURS.name]
+    with running_testbed((OURS,)) as testbed:
+        server = testbed.servers[OURS.name]
 
         def measure() -> float:
-            return run_slot(room, server, "post-keyed", connections=connections, seconds=seconds, ids=[]).rate
+            return run_slot(testbed, server, "post-keyed", connections=connections, seconds=seconds, ids=[]).rate
 
         measure()
         for number in range(rounds):
             for with_worker in (False, True) if number % 2 else (True, False):
-                with worker(server.url) as pid:  # what the slot before has left is numbered first
+                with worker(server.url) as pid:  # first number the events of the previous slot
                     wait_for(server, _NUMBERED)
                     if with_worker:
                         rates[True].append(measure())
                         continue
-                settle(room)
+                wait_until_idle(testbed)
                 rates[False].append(measure())
                 assert pid
     ratios = [there / alone for there, alone in zip(rates[True], rates[False], strict=True)]
@@ -154,7 +154,7 @@ def measure_creates(rounds: int, seconds: float, connections: int) -> None:
 
 @contextmanager
 def connected(server: Server) -> Iterator[Connection]:
-    """A connection; READ COMMITTED is the default, so each query sees what is committed."""
+    """Yield a connection; with READ COMMITTED, the default, each query sees what is committed."""
     engine = create_engine(server.url.replace("postgresql:", "postgresql+psycopg:", 1))
     with engine.connect() as connection:
         yield connection

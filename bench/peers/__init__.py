@@ -1,1 +1,1 @@
-"""The same order service as others would write it: each served, measured and judged like ours."""
+"""The same order service, implemented with other frameworks."""

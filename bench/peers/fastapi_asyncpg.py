@@ -1,4 +1,4 @@
-"""FastAPI with Pydantic and asyncpg: one statement a request, answers encoded by orjson."""
+"""FastAPI with Pydantic and asyncpg: one statement per request, responses encoded by orjson."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

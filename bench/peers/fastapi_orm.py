@@ -178,7 +178,7 @@ async def confirm_order(order_id: UUID, session: Database) -> Response:
     if order.status != "pending":
         raise HTTPException(409, "The order is not pending.")
     order.status, order.updated_at = "confirmed", orders.now()
-    await session.flush()  # gives it its next version
+    await session.flush()  # increments its version
     document = add_event(session, order, "order.confirmed")
     await session.commit()
     return Response(document, media_type="application/json")
@@ -192,7 +192,7 @@ async def find(session: AsyncSession, order_id: UUID, *, for_update: bool = Fals
 
 
 async def store(session: AsyncSession, body: OrderIn, key: str | None) -> tuple[str, bool]:
-    """Store an order; its document, and whether it was there."""
+    """Store an order; return its document, and whether it existed."""
     document = add(session, body, key)
     try:
         await session.commit()

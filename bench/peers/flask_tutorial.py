@@ -233,7 +233,7 @@ def confirm_order(order_id: UUID) -> Response:
     if order.status != "pending":
         abort(409)
     order.status, order.updated_at = "confirmed", orders.now()
-    db.session.flush()  # gives it its next version
+    db.session.flush()  # increments its version
     response = jsonify(order_schema.dump(order))
     add_event(order, "order.confirmed", order.updated_at, response)
     db.session.commit()

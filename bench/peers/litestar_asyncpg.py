@@ -1,4 +1,4 @@
-"""Litestar with msgspec and asyncpg: one statement a request."""
+"""Litestar with msgspec and asyncpg: one statement per request."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -75,12 +75,12 @@ class BatchEntryIn(OrderIn):
 
 
 class BatchIn(Strict):
-    """Entries are validated one by one, so that a faulty one does not take the others with it."""
+    """Entries are validated separately, so that an invalid one does not affect the others."""
 
     orders: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=orders.BATCH_MAX)]
 
 
-# Litestar itself converts the body leniently ("1" is a number for it); a decoder is strict, and faster.
+# Litestar itself converts leniently ("1" becomes a number); a decoder is strict and faster.
 ORDER, ENTRY, BATCH = (msgspec.json.Decoder(kind) for kind in (OrderIn, BatchEntryIn, BatchIn))
 encode = msgspec.json.Encoder().encode
 
@@ -193,7 +193,7 @@ HANDLERS = [create_order, create_orders, get_order, list_orders, confirm_order]
 ERRORS: dict[type[Exception], Any] = {
     IdempotencyKeyReused: reused,
     DuplicateExternalRef: duplicate,
-    msgspec.DecodeError: invalid,  # ValidationError is one
+    msgspec.DecodeError: invalid,  # includes ValidationError
     ClientException: unreadable,
 }
 

@@ -1,4 +1,4 @@
-"""The same Litestar service with what ours is fast by: group commit, and grouped reads of stored documents."""
+"""The same Litestar service with group commit and grouped reads of stored documents."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,7 +29,7 @@ _LIST = f"SELECT id::text, ({_DOCUMENT}) AS document FROM orders WHERE id < $1 O
 
 
 class Group:
-    """Carries out at once what many requests wait for: one at a time, each with all that came meanwhile."""
+    """Executes the calls of concurrent requests together: one group at a time, each with all calls made meanwhile."""
 
     def __init__(self, run: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]) -> None:
         self._run = run
@@ -45,7 +45,7 @@ class Group:
 
     async def _lead(self) -> None:
         while self._waiting:
-            await asyncio.sleep(0)  # requests that are ready now join
+            await asyncio.sleep(0)  # requests that are ready join the group
             group, self._waiting = self._waiting, []
             await self._answer(group)
         self._leader = None
@@ -57,7 +57,7 @@ class Group:
             if len(group) == 1:
                 group[0][1].set_exception(error)
                 return
-            for one in group:  # only the guilty shall fail
+            for one in group:  # only invalid calls may fail
                 await self._answer([one])
             return
         for (_, future), result in zip(group, results, strict=True):

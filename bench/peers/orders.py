@@ -1,4 +1,4 @@
-"""What an order is, for the peers that do not say it in their own models: limits, ids, totals, the document."""
+"""Limits, ids, totals and the document of an order, for peers whose models do not define them."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +76,7 @@ def fingerprint(body: Any) -> str:
 def sums(
     items: Sequence[Mapping[str, Any]], adjustments: Sequence[Mapping[str, Any]]
 ) -> tuple[int, int] | tuple[None, None]:
-    """The totals of the items and of the adjustments; none where nothing is priced."""
+    """The totals of the items and of the adjustments; None without prices."""
     prices = [item["quantity"] * item["unit_price"] for item in items if item.get("unit_price") is not None]
     if not prices and not adjustments:
         return None, None
@@ -105,7 +105,7 @@ def totals(items_total: int | None, adjustments_total: int | None) -> dict[str, 
 
 
 def new_order(body: Mapping[str, Any], *, idempotency_key: str | None, encode: Callable[[Any], bytes]) -> NewOrder:
-    """The pending order that a validated body makes now."""
+    """Return a new pending order from a validated body."""
     order_id, at = new_id(), now()
     items, adjustments = body["items"], body.get("adjustments") or []
     document = {
@@ -149,7 +149,7 @@ def new_order(body: Mapping[str, Any], *, idempotency_key: str | None, encode: C
 
 
 def stored_order(row: Mapping[str, Any], *, raw: Callable[[str], Any]) -> dict[str, Any]:
-    """The document of a stored row, whose JSON columns are text that `raw` passes through an encoder as it is."""
+    """Return the document of a stored row; `raw` makes the encoder copy the text of JSON columns unchanged."""
 
     def json(name: str) -> Any:
         return None if row[name] is None else raw(row[name])

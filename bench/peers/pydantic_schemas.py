@@ -1,4 +1,4 @@
-"""Orders as the FastAPI and Django Ninja peers take and give them."""
+"""Schemas of the FastAPI and Django Ninja peers."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, Required, Self
@@ -35,7 +35,7 @@ class AdjustmentIn(Strict):
 
 
 class Address(TypedDict, total=False):
-    """A dictionary: members that were not sent are not there."""
+    """A dictionary without the members that were not sent."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
@@ -74,7 +74,7 @@ class BatchEntryIn(OrderIn):
 
 
 class BatchIn(Strict):
-    """Entries are validated one by one, so that a faulty one does not take the others with it."""
+    """Entries are validated separately, so that an invalid one does not affect the others."""
 
     orders: Annotated[list[Any], Field(min_length=1, max_length=orders.BATCH_MAX)]
 

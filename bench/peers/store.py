@@ -16,7 +16,7 @@ import orjson
 from bench.peers import orders
 from bench.peers.orders import DuplicateExternalRef, IdempotencyKeyReused, NewOrder
 
-POOL_SIZE = 10  # a worker; as many as the service's own
+POOL_SIZE = 10  # per worker, as many as the service has
 
 Outcome = tuple[str, bool] | IdempotencyKeyReused | DuplicateExternalRef  # the document, and whether it is a replay
 
@@ -70,7 +70,7 @@ SELECT id::text, number, customer_id, external_ref, status, fulfillment_status, 
     ) AS items
 FROM orders"""
 _GET = f"{_ORDER} WHERE id = $1"
-# Not `ORDER BY id`: that would be the text that is selected, which has no index.
+# Not `ORDER BY id`: that would sort by the selected text, which has no index.
 _LIST = f"{_ORDER} WHERE id < $1 ORDER BY orders.id DESC LIMIT $2"
 _CONFIRM = """
 WITH changed AS (
@@ -89,7 +89,7 @@ async def open_pool() -> asyncpg.Pool:
 
 
 async def create(pool: asyncpg.Pool, order: NewOrder) -> tuple[str, bool]:
-    """Store an order; return its document and whether it was there. Raises the two reasons why it may collide."""
+    """Store an order; return its document and whether it existed. Raises IdempotencyKeyReused, DuplicateExternalRef."""
     document, items = order.document, order.document["items"]
     items_total, adjustments_total = _sums(document)
     made = await pool.fetchval(
@@ -108,8 +108,8 @@ async def create(pool: asyncpg.Pool, order: NewOrder) -> tuple[str, bool]:
 
 
 async def create_many(pool: asyncpg.Pool, batch: Sequence[NewOrder]) -> list[Outcome]:
-    """Store orders with one statement, each judged alone."""
-    # One order of locking in all processes: two batches with the same keys would otherwise deadlock.
+    """Store orders with one statement, each accepted or refused independently."""
+    # All processes lock in the same order: otherwise two batches with the same keys would deadlock.
     batch_sorted = sorted(batch, key=lambda order: order.idempotency_key or "")
     parameter = orjson.dumps([_row(order) for order in batch_sorted]).decode()
     made = {row[0] for row in await pool.fetch(_CREATE_MANY, parameter)}
@@ -123,13 +123,13 @@ async def find(pool: asyncpg.Pool, order_id: UUID) -> asyncpg.Record | None:
 
 
 async def page(pool: asyncpg.Pool, *, limit: int, after: UUID | None) -> tuple[list[asyncpg.Record], str | None]:
-    """The newest orders behind `after`, and where the next page begins."""
+    """Return the newest orders after `after`, and the start of the next page."""
     rows = await pool.fetch(_LIST, after or NEWEST, limit + 1)
     return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
 
 
 async def confirm(pool: asyncpg.Pool, row: asyncpg.Record, render: Callable[[dict[str, Any]], bytes]) -> bytes | None:
-    """Confirm an order that was read; None where it is not pending any more."""
+    """Confirm an order that was read; None if it is no longer pending."""
     if row["status"] != "pending":
         return None
     at, version = orders.now(), row["version"] + 1
@@ -139,7 +139,7 @@ async def confirm(pool: asyncpg.Pool, row: asyncpg.Record, render: Callable[[dic
 
 
 async def _collisions(pool: asyncpg.Pool, missing: Sequence[NewOrder]) -> list[Outcome]:
-    """What stands in the way, read after the insert: inside it the winner of a race is not visible yet."""
+    """Read the conflicting orders, after the insert: within it, the winner of a race is not visible yet."""
     keys = [order.idempotency_key for order in missing]
     rows = await pool.fetch(_COLLISIONS, keys, [order.document["external_ref"] for order in missing])
     by_key = {row["idempotency_key"]: row for row in rows if row["idempotency_key"] is not None}

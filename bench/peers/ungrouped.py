@@ -1,4 +1,4 @@
-"""The service itself, with groups of one: each order has a statement and a commit of its own, and each read one too."""
+"""The service without group commit: each order has its own statement and commit, and each read its own statement."""
 
 from app.services import order_queries, order_service
 

@@ -1,4 +1,4 @@
-"""pgbench with the service's own SQL: what PostgreSQL alone takes, with no service and no nginx around it."""
+"""pgbench with the service's own SQL: the time of PostgreSQL alone, without a service and nginx."""
 
 import importlib.util
 import json
@@ -16,38 +16,38 @@ from sqlalchemy.engine import make_url
 from app.models.principal import ANONYMOUS
 from app.services import order_inserts
 from app.services.order_service import CreateRequest, new_order
-from bench.load import CPU, Slot, TooShort, settle
-from bench.servers import OURS, Contestant, Room, Server, database, prepare
+from bench.load import CPU, Slot, TooShort, wait_until_idle
+from bench.servers import OURS, Contestant, Server, Testbed, database, prepare
 
-FLOOR = Contestant("pgbench", "pgbench with our SQL", OURS.prepare, (), ("post-keyed", "post", "get", "batch"))
-_SCRIPTS = 100  # pgbench takes 128; each GET has its id in its text, since pgbench knows no variables but numbers
-# One order by itself; the service looks up all that are asked for at once.
+PGBENCH = Contestant("pgbench", "pgbench with our SQL", OURS.prepare, (), ("post-keyed", "post", "get", "batch"))
+_SCRIPTS = 100  # of at most 128; each GET has its id in its text, since variables of pgbench are numbers
+# A single order; the service reads the orders of concurrent requests with one statement.
 _GET = """SELECT snapshot::text FROM orders AS o JOIN order_events AS e ON e.order_id = o.id AND e.version = o.version
 WHERE o.id = '{}'"""
 
 
-class Floor:
-    """The contestant that is no service."""
+class Pgbench:
+    """The contestant that is not a service."""
 
-    contestant = FLOOR
+    contestant = PGBENCH
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        url = database(room.postgres, FLOOR.name)
-        prepare(FLOOR, url)
-        self._server = Server(FLOOR, 0, url, 0)
+    def __init__(self, testbed: Testbed) -> None:
+        self._testbed = testbed
+        url = database(testbed.postgres, PGBENCH.name)
+        prepare(PGBENCH, url)
+        self._server = Server(PGBENCH, 0, url, 0)
         self._get: list[str] = []
 
     def slot(self, work: str, *, connections: int, seconds: float) -> Slot:
         """Run the statement for some seconds."""
         scripts = self._scripts(work)
-        settle(self._room)
-        before = CPU.read(self._room, None)
+        wait_until_idle(self._testbed)
+        before = CPU.read(self._testbed, None)
         try:
-            latencies, rate = self._pgbench(scripts, connections=connections, seconds=max(round(seconds), 1))
-        except TooShort:  # to connect is part of its time
+            latencies, rate = self._run(scripts, connections=connections, seconds=max(round(seconds), 1))
+        except TooShort:  # its time includes the connection
             return self.slot(work, connections=connections, seconds=2 * seconds)
-        after = CPU.read(self._room, None)
+        after = CPU.read(self._testbed, None)
         count, p50 = len(latencies), latencies[len(latencies) // 2]
         p99 = latencies[count * 99 // 100]
         return before.slot(after, requests=count, seconds=count / rate, p50=p50 / 1000, p99=p99 / 1000)
@@ -57,13 +57,13 @@ class Floor:
             return [_insert(keyed=work == "post-keyed", orders=100 if work == "batch" else 1)]
         if not self._get:
             while len(ids := self._server.ids(_SCRIPTS)) < _SCRIPTS:
-                self._pgbench(self._scripts("post"), connections=1, seconds=1)
+                self._run(self._scripts("post"), connections=1, seconds=1)
             self._get = [_GET.format(order_id) for order_id in ids]
         return self._get
 
-    def _pgbench(self, scripts: Sequence[str], *, connections: int, seconds: int) -> tuple[list[int], float]:
-        """Latencies in µs, ascending, and transactions a second. Raises TooShort where there was none."""
-        url, directory = make_url(self._server.url), self._room.directory / f"pgbench-{secrets.token_hex(4)}"
+    def _run(self, scripts: Sequence[str], *, connections: int, seconds: int) -> tuple[list[int], float]:
+        """Latencies in µs, ascending, and transactions a second. Raises TooShort if there were none."""
+        url, directory = make_url(self._server.url), self._testbed.directory / f"pgbench-{secrets.token_hex(4)}"
         directory.mkdir()
         command = [_program(), "--no-vacuum", "--protocol", "prepared", "--log", "--log-prefix", f"{directory}/log"]
         command += ["--client", str(connections), "--time", str(seconds), "--username", str(url.username)]
@@ -89,7 +89,7 @@ def _program() -> str:
 
 
 def _insert(*, keyed: bool, orders: int) -> str:
-    """The service's INSERT, whose JSON parameter the database fills in with ids: pgbench cannot make any."""
+    """Return the service's INSERT; PostgreSQL generates the ids of its JSON parameter, since pgbench cannot."""
     body = {
         "customer_id": "c-1234",
         "currency": "EUR",
@@ -100,7 +100,7 @@ def _insert(*, keyed: bool, orders: int) -> str:
     element = json.dumps(json.loads(orjson.dumps(whole)))
     element = element.replace(order.id, "@id").replace(order.columns["number"], "261122-@tail")
     element = element.replace(order.columns["idempotency_key_hash"] or "@key", "@key")
-    # A colon and what follows would be a variable of pgbench.
+    # pgbench would take a colon with the following characters as a variable.
     element = re.sub(r"(\d\d):(\d\d):(\d\d)", r"\1\2\3", element).replace("+00:00", "Z")
     filled = f"replace(replace('{element}', '@id', id::text), '@tail', right(id::text, 8))"
     filled = f"replace({filled}, '@key', md5(id::text))"
