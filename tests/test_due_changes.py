@@ -8,7 +8,11 @@ import pytest
 import time_machine
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy import update
+from structlog.testing import capture_logs
 
+from app.db.engine import db
+from app.models import EVENTS
 from app.services import order_schedule
 from app.services.order_schedule import apply_due_changes
 from tests.support.actions import event_types, order_after, send_action
@@ -145,6 +149,23 @@ def test_due_changes_are_made_in_pages(
 
     assert pass_time(3) == 5
     assert [client.get(path).json["late"] for path in paths] == [True] * 5
+
+
+def test_an_order_that_fails_does_not_prevent_the_changes_of_others(
+    app: Flask, client: FlaskClient, pass_time: PassTime
+) -> None:
+    broken, other = (order_after(client, ship_by=at(hours)) for hours in (1, 2))
+    with app.app_context(), db.engine.begin() as connection:
+        of_order = EVENTS.c.order_id == broken.rpartition("/")[2]
+        connection.execute(update(EVENTS).where(of_order).values(snapshot="{}"))
+
+    with capture_logs() as logged:
+        assert pass_time(3) == 1
+
+    assert [(entry["event"], entry["order_id"]) for entry in logged if entry["log_level"] == "error"] == [
+        ("due changes failed", broken.rpartition("/")[2])
+    ]
+    assert client.get(other).json["late"]
 
 
 def test_the_command_applies_what_is_due_and_expires_only_with_an_age(

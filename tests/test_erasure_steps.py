@@ -10,12 +10,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text, update
+from structlog.testing import capture_logs
 
 from app.db.engine import db
 from app.models import EVENTS
 from app.routes import customer_routes
 from app.services import personal_data
-from tests.support.actions import event_types, send_action
+from tests.support.actions import event_types, order_after, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.marks import on_sqlite
 from tests.support.personal_data import CUSTOMER, add_versions, canary, personal_order, traces
@@ -132,6 +133,25 @@ def test_the_worker_continues_each_erasure_and_leaves_those_that_wait(app: Flask
     assert client.get(waiting).json["customer_id"] == other_order["customer_id"]
     assert traces(app) == []
     assert verify(app) == ""
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_an_erasure_that_fails_does_not_prevent_the_worker_from_continuing_others(
+    app: Flask, client: FlaskClient
+) -> None:
+    broken, others = ([order_after(client, "cancel", customer_id=customer) for _ in range(3)] for customer in "ab")
+    failing, _ = (client.delete(f"/customers/{customer}/personal-data") for customer in "ab")
+    ids = [path.rpartition("/")[2] for path in broken]
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(EVENTS).where(EVENTS.c.order_id.in_(ids)).values(snapshot="{}"))
+
+    with app.app_context(), capture_logs() as logged:
+        progress = list(personal_data.continue_erasures(seconds=5))
+
+    errors = [(entry["event"], entry["erasure_id"]) for entry in logged if entry["log_level"] == "error"]
+    assert errors == [("erasure failed", failing.json["id"])]
+    assert progress == [False, True]
+    assert all(client.get(path).json["customer_id"] != "b" for path in others)
 
 
 @pytest.mark.usefixtures("small_steps")

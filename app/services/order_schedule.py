@@ -8,16 +8,20 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import Row, literal, select, tuple_
 
+from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import read_rows
-from app.errors import ServiceError, ServiceUnavailable, VersionMismatch
+from app.errors import ServiceError
 from app.models import Order
 from app.models.order_aggregate import HOLDS_MAX
 from app.models.order_id import EPOCH, LOWEST_ID, first_order_id, time_ago
 from app.models.payment import UNPAID
 from app.models.principal import Principal
 from app.services.order_actions import ChangeRequest, apply_due_change, cancel_order
+
+log = structlog.get_logger()
 
 EXPIRY = Principal("system:expiry", frozenset())
 SCHEDULE = Principal("system:schedule", frozenset())
@@ -53,6 +57,11 @@ def _apply_due_changes(order_id: str) -> int:
                 return count
         except ServiceError:  # the next run repeats it, and it must not prevent the changes of other orders
             return count
+        except Exception as error:
+            if isinstance(error, DATABASE_ERRORS) and is_unavailable(error):
+                raise
+            log.error("due changes failed", order_id=order_id, exc_info=error)
+            return count
     return count
 
 
@@ -81,6 +90,6 @@ def _expire(order_id: str, version: int) -> bool:
     request = ChangeRequest(EXPIRY, expected_versions=frozenset({version}))
     try:
         cancel_order(order_id, reason="expired", request=request)
-    except (VersionMismatch, ServiceUnavailable):
+    except ServiceError:  # the next run repeats it
         return False
     return True

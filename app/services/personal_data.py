@@ -15,10 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+import structlog
 from sqlalchemy import Integer, bindparam, func, literal, select, text, tuple_, update
 
 from app.db.engine import db, rewrite_sqlite_file
-from app.db.errors import DATABASE_ERRORS, is_duplicate
+from app.db.errors import DATABASE_ERRORS, is_duplicate, is_unavailable
 from app.db.transactions import in_transaction, read_rows
 from app.db.types import UUID, rfc3339
 from app.errors import ErasureNotFound, OpenOrders
@@ -33,6 +34,8 @@ from app.services.order_inserts import event_row, insert_events
 from app.services.order_queries import find_events, next_after, render_events
 from app.services.search_projection import search_row, store_rows
 from app.services.webhook_queue import delivery_document, erase_responses
+
+log = structlog.get_logger()
 
 REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request rewrites, which takes about a second
 # Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures there are.
@@ -89,11 +92,17 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
 def continue_erasures(*, seconds: float) -> Iterator[bool]:
     """Continue the erasures that are not done, oldest first, each for up to that many seconds.
 
-    Yields for each whether it got on: one may wait for a reopened order, or for the SQLite file.
+    Yields for each whether it made progress: one may wait for a reopened order, or for the SQLite file. One that fails
+    is logged, and does not prevent the others.
     """
     for erasure_id in running_erasures():
         before = _position(erasure_id)
-        continue_erasure(erasure_id, seconds=seconds)
+        try:
+            continue_erasure(erasure_id, seconds=seconds)
+        except Exception as error:
+            if isinstance(error, DATABASE_ERRORS) and is_unavailable(error):
+                raise
+            log.error("erasure failed", erasure_id=erasure_id, exc_info=error)
         yield _position(erasure_id) != before
 
 
