@@ -18,6 +18,7 @@ from app.db.engine import db
 from app.services.api_key_service import create_api_key
 
 ISSUER, AUDIENCE = "https://login.example/", "orders"
+TOKEN_SECONDS = 86_400  # longer than all tests run: many tokens are made when they are collected
 SECRET_KEY = "a secret key of the installation, for tests"
 SIGNING_KEY = Ed25519PrivateKey.generate()
 
@@ -36,8 +37,8 @@ def private_pem(key: Any) -> str:
 def claims(customer: Any = "c-1", scope: Any = "orders:read orders:write", **others: Any) -> dict[str, Any]:
     """The claims of a customer's token; a claim given as None is left out."""
     now = int(time.time())
-    values = {"sub": customer, "scope": scope, "iss": ISSUER, "aud": AUDIENCE, "iat": now, "exp": now + 300} | others
-    return {name: value for name, value in values.items() if value is not None}
+    values = {"sub": customer, "scope": scope, "iss": ISSUER, "aud": AUDIENCE, "iat": now, "exp": now + TOKEN_SECONDS}
+    return {name: value for name, value in (values | others).items() if value is not None}
 
 
 def token(key: Any = SIGNING_KEY, algorithm: str = "EdDSA", header: dict[str, Any] | None = None, **given: Any) -> str:

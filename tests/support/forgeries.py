@@ -8,7 +8,17 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import OKPAlgorithm
 
-from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, claims, encoded, public_pem, signed, token
+from tests.support.credentials import (
+    AUDIENCE,
+    ISSUER,
+    SIGNING_KEY,
+    TOKEN_SECONDS,
+    claims,
+    encoded,
+    public_pem,
+    signed,
+    token,
+)
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 P256_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -79,8 +89,8 @@ FORGED: dict[str, str] = {
     "expired": token(exp=NOW - 60),
     "expired for long": token(exp=0),
     "no expiry": token(exp=None),
-    "not yet": token(nbf=NOW + 600),
-    "issued in the future": token(iat=NOW + 600),
+    "not yet": token(nbf=NOW + TOKEN_SECONDS),
+    "issued in the future": token(iat=NOW + TOKEN_SECONDS),
     **{
         f"{claim} {value!r:.12}": signed(HEADER, claims(**{claim: value}))
         for claim in ("exp", "nbf", "iat")
