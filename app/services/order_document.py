@@ -47,7 +47,7 @@ def render_order(order: Values) -> str:
 def load_document(text: str) -> dict[str, Any]:
     """The members of a stored document. Those of CONTENT that it lacks, since a later release added them, are added."""
     document: dict[str, Any] = orjson.loads(text)
-    if CONTENT.keys() <= document.keys():
+    if len(document) == len(DOCUMENT_MEMBERS):
         return document
     return document | {name: default for name, default in CONTENT.items() if name not in document}
 

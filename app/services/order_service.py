@@ -44,6 +44,7 @@ ONE_BY_ONE_DEADLINE = 5.0  # seconds for storing the orders of a failed statemen
 # statement. The rest is for clocks that differ between machines.
 VISIBLE_AFTER = timedelta(seconds=60)
 _NUMBER_ATTEMPTS = 4  # a number has 40 random bits; of the pairs of orders of one day, one in 10^12 has the same
+_ABSENT_CONTENT: dict[str, Any] = dict.fromkeys(IMMUTABLE_CONTENT) | CONTENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +179,8 @@ def new_order(
 
 def content_columns(data: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of an order that the caller sets, from a validated body."""
-    columns: dict[str, Any] = {name: data.get(name) for name in IMMUTABLE_CONTENT}
-    for name, default in CONTENT.items():
-        value = data.get(name)
-        columns[name] = default if value is None else value
+    given = {name: value for name, value in data.items() if value is not None and name in _ABSENT_CONTENT}
+    columns = _ABSENT_CONTENT | given
     columns["adjustments"] = adjustment_columns(columns["adjustments"])
     return columns
 
@@ -191,7 +190,7 @@ def order_fingerprint(content: Mapping[str, Any], items: Iterable[Mapping[str, A
 
     What is absent is left out, so that a member that a later release adds does not change it.
     """
-    given = {name: value for name, value in content.items() if value != CONTENT.get(name)}
+    given = {name: value for name, value in content.items() if value != _ABSENT_CONTENT[name]}
     lines = [{name: item[name] for name in ITEM_CONTENT if item[name] is not None} for item in items]
     return fingerprint([given, lines])
 
