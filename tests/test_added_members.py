@@ -39,7 +39,7 @@ def order(app: Flask, client: FlaskClient, member: str) -> dict[str, Any]:
     return order
 
 
-def test_an_order_from_before_a_member_was_added_is_sound(order: dict[str, Any], runner: FlaskCliRunner) -> None:
+def test_an_order_from_before_a_member_was_added_is_valid(order: dict[str, Any], runner: FlaskCliRunner) -> None:
     verified = runner.invoke(args=["verify"])
 
     assert verified.exit_code == 0, verified.output

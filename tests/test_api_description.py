@@ -265,7 +265,7 @@ def test_each_enumeration_is_one_component(document: dict[str, Any]) -> None:
     assert len(enumerations) == len(set(enumerations))
 
 
-def test_what_several_operations_share_is_a_component(document: dict[str, Any]) -> None:
+def test_definitions_that_several_operations_share_are_components(document: dict[str, Any]) -> None:
     for path in document["paths"].values():
         for operation in path.values():
             for status, answer in operation["responses"].items() if "responses" in operation else ():
@@ -281,7 +281,7 @@ def test_what_several_operations_share_is_a_component(document: dict[str, Any]) 
     assert all(parameter.get("description") for parameter in document["components"]["parameters"].values())
 
 
-def test_integers_have_the_size_that_they_need(description: dict[str, Any]) -> None:
+def test_integers_have_a_format_of_sufficient_size(description: dict[str, Any]) -> None:
     schemas = description["components"]["schemas"]
 
     for node in nodes(description):
@@ -295,7 +295,7 @@ def test_integers_have_the_size_that_they_need(description: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("union", "success", "status"), [("BatchResult", "BatchOrder", 201), ("ActionResult", "ChangedOrder", 200)]
 )
-def test_the_result_of_a_batch_is_told_apart_by_its_status(
+def test_the_results_of_a_batch_are_distinguished_by_their_status(
     description: dict[str, Any], union: str, success: str, status: int
 ) -> None:
     schemas = description["components"]["schemas"]

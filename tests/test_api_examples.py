@@ -11,7 +11,7 @@ from tests.support.api_examples import db_name, record
 ONLY_ON_POSTGRESQL = {"request-in-flight"}  # SQLite has one writer, and no lock on a key
 
 
-def test_the_examples_are_what_the_service_answers(app: Flask) -> None:
+def test_the_examples_are_the_responses_of_the_service(app: Flask) -> None:
     examples = json.loads(EXAMPLES.read_text())
     if db_name(app) == "sqlite":
         examples["problems"] = {k: v for k, v in examples["problems"].items() if k not in ONLY_ON_POSTGRESQL}

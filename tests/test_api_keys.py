@@ -51,7 +51,7 @@ def test_a_key_is_shown_once_on_the_last_line_and_works(secure_app: Flask, secur
     assert secure_client.post("/orders", json=MINIMAL, headers=bearer(key)).status_code == 201
 
 
-def test_its_secret_is_not_in_the_database(secure_app: Flask, secure_client: FlaskClient) -> None:
+def test_the_secret_of_a_key_is_not_in_the_database(secure_app: Flask, secure_client: FlaskClient) -> None:
     key = api_key(secure_app, "orders:read")
     assert status(secure_client, key) == 200
 
@@ -62,7 +62,7 @@ def test_its_secret_is_not_in_the_database(secure_app: Flask, secure_client: Fla
     assert key_id in rows and secret not in rows
 
 
-def test_no_two_are_alike(secure_app: Flask) -> None:
+def test_all_keys_are_different(secure_app: Flask) -> None:
     keys = {api_key(secure_app, "orders:read") for _ in range(20)}
 
     assert len({key.partition(".")[0] for key in keys}) == len({key.partition(".")[2] for key in keys}) == 20
@@ -163,7 +163,7 @@ def test_a_key_that_was_refused_is_not_looked_up_again(
     assert once > 0 and len(statements) == once
 
 
-def test_the_keys_that_were_refused_take_a_bounded_place(
+def test_the_cache_of_refused_keys_has_a_limited_size(
     secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.http.auth._CACHE_SIZE", 5)
@@ -175,7 +175,7 @@ def test_the_keys_that_were_refused_take_a_bounded_place(
     assert statuses == [*[401] * 20, 200, *[401] * 20, 200]
 
 
-def test_a_key_that_ended_is_refused(secure_app: Flask, secure_client: FlaskClient) -> None:
+def test_an_expired_or_revoked_key_is_refused(secure_app: Flask, secure_client: FlaskClient) -> None:
     ended = api_key(secure_app, "orders:read", expires_in=NEVER)
     lasting = api_key(secure_app, "orders:read", expires_in=timedelta(minutes=1))
 
@@ -212,7 +212,7 @@ def test_revoking_an_unknown_key_is_reported(secure_app: Flask, twice: bool) -> 
     assert f"No valid key has the id {key_id}." in again.stderr
 
 
-def test_the_list_shows_everything_but_the_secrets(secure_app: Flask, secure_client: FlaskClient) -> None:
+def test_the_list_shows_everything_except_the_secrets(secure_app: Flask, secure_client: FlaskClient) -> None:
     used, ended, revoked = (
         api_key(secure_app, "orders:read", name=f"key-{i}", expires_in=NEVER if i == 1 else None) for i in range(3)
     )
@@ -241,7 +241,7 @@ def at_each_use_recorded(app: Flask, call: Callable[[], None]) -> Iterator[None]
     event.remove(engine, "before_cursor_execute", before_statement)
 
 
-def test_use_is_recorded_at_most_once_a_minute(
+def test_the_last_use_of_a_key_is_recorded_at_most_once_a_minute(
     secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.http.auth.KEY_SECONDS", 0.0)  # ask the database for each request

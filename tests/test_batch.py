@@ -158,7 +158,7 @@ def test_a_batch_has_one_to_a_thousand_orders(client: FlaskClient, body: object)
 
 
 @on_postgresql
-def test_a_batch_may_be_large_and_no_larger(client: FlaskClient) -> None:
+def test_a_batch_has_a_size_limit(client: FlaskClient) -> None:
     def padded(size: int) -> TestResponse:
         body = b'{"orders": [{}]}'
         return client.post("/orders/batch", data=body.ljust(size), content_type="application/json")
@@ -295,7 +295,7 @@ def test_an_imported_order_is_replayed_at_its_version(app: Flask, client: FlaskC
     assert (replay["status"], replay["replayed"], replay["order"]["version"]) == (201, True, 2)
 
 
-def test_the_orders_of_a_long_batch_are_built_just_before_they_are_stored(
+def test_the_orders_of_a_long_batch_are_created_just_before_they_are_stored(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[list[Any]] = []

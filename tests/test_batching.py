@@ -37,7 +37,7 @@ def concurrently(count: int, call: Callable[[int], object]) -> list[object]:
         return list(pool.map(outcome, range(count)))
 
 
-def test_a_lone_caller_is_not_delayed() -> None:
+def test_a_single_caller_is_not_delayed() -> None:
     calls: list[Sequence[int]] = []
     batcher = Batcher[int, int](lambda items: calls.append(items) or doubled(items), max_batch=10)
 
@@ -104,7 +104,7 @@ def test_the_other_callers_of_a_killed_leader_get_their_results() -> None:
     assert batcher.submit(5) == 10
 
 
-def test_the_other_callers_of_a_killed_leader_are_told_where_a_batch_must_not_be_executed_again() -> None:
+def test_the_other_callers_of_a_killed_leader_get_an_error_if_a_batch_must_not_be_repeated() -> None:
     executed: list[int] = []
 
     def execute(items: Sequence[int]) -> list[int]:
@@ -243,5 +243,5 @@ def test_requests_that_have_arrived_share_an_execution(under_gevent: dict[str, A
     assert under_gevent["arriving"] == [30]
 
 
-def test_a_worker_that_is_never_idle_executes_nevertheless(under_gevent: dict[str, Any]) -> None:
+def test_a_busy_worker_executes_batches_too(under_gevent: dict[str, Any]) -> None:
     assert under_gevent["overloaded"] == 7

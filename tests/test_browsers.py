@@ -95,7 +95,7 @@ def test_headers_of_tracing_and_those_configured_are_allowed(app: Flask, databas
 
 
 @pytest.mark.parametrize("names", ["*", "X Tenant", "X-Tenant\r\nX: 1", "X-Tenant: 1", "é"])
-def test_a_header_that_is_no_name_stops_the_start(database_url: str, names: str) -> None:
+def test_an_invalid_header_name_stops_the_start(database_url: str, names: str) -> None:
     with pytest.raises(StartupError, match="CORS_HEADERS"):
         load_config({"CORS_HEADERS": names})
 
@@ -138,7 +138,9 @@ def test_a_frontend_can_read_errors_too(web: FlaskClient) -> None:
     assert statuses == [401, 401, 403, 404, 404, 405, 400, 413, 415, 400]
 
 
-def test_the_service_breaks_for_a_frontend_that_it_can_read(web: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frontend_can_read_the_error_of_an_overloaded_service(
+    web: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(web.application.config, "PROPAGATE_EXCEPTIONS", False)
     monkeypatch.setattr("app.services.order_listing.list_orders", lambda *_, **__: 1 / 0)
 
@@ -161,7 +163,7 @@ def test_without_allowed_origins_no_response_has_cors_headers(secure_client: Fla
     ["*", "https://*", "https://*.a", "shop.example", f"{SHOP}/", f"{SHOP}/a", "null", "https://bücher.example",
      "https://ada@shop.example", f"{SHOP}:99999", "https://[::g]", f"{SHOP}?a", f"{SHOP}:"],
 )  # fmt: skip
-def test_an_origin_that_is_none_or_all_stops_the_start(database_url: str, origins: str) -> None:
+def test_an_invalid_or_wildcard_origin_stops_the_start(database_url: str, origins: str) -> None:
     with pytest.raises(StartupError, match="CORS_ORIGINS"):
         load_config({"CORS_ORIGINS": origins})
 

@@ -40,7 +40,7 @@ def test_every_action_can_be_sent() -> None:
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_each_action_does_what_its_route_does(client: FlaskClient, name: str) -> None:
+def test_each_action_has_the_same_result_as_its_route(client: FlaskClient, name: str) -> None:
     path = order_after(client, *READY[name])
 
     [result] = send(client, action(path, name))
@@ -50,7 +50,7 @@ def test_each_action_does_what_its_route_does(client: FlaskClient, name: str) ->
     assert event_types(client, path)[-1] == ACTIONS[name].event
 
 
-def test_each_action_is_judged_by_itself_and_results_are_in_order(client: FlaskClient) -> None:
+def test_each_action_is_checked_independently_and_results_are_in_order(client: FlaskClient) -> None:
     first, second, third = (order_after(client) for _ in range(3))
     absent = "/orders/00000000-0000-7000-8000-000000000000"
 
@@ -123,7 +123,7 @@ def test_a_dry_run_stores_nothing(client: FlaskClient) -> None:
     assert client.get(path).json["version"] == 1
 
 
-def test_actions_that_are_not_begun_in_time_are_not_carried_out(
+def test_actions_that_are_not_started_in_time_are_not_executed(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "DEADLINE", -1.0)
@@ -151,7 +151,7 @@ def test_a_request_without_actions_is_refused(client: FlaskClient, body: Any, po
     assert error_locations(client.post("/orders/actions", json=body)) == {pointer}
 
 
-def test_only_the_first_thousand_errors_say_what_is_wrong(client: FlaskClient) -> None:
+def test_only_the_first_thousand_errors_have_details(client: FlaskClient) -> None:
     path = order_after(client)
     wrong = action(path, "update", patch={"items": [{"item_id": "sku-1", "quantity": 0}] * 100})
 
@@ -168,7 +168,7 @@ def test_more_than_a_thousand_actions_are_refused(client: FlaskClient) -> None:
     assert slug(client.post("/orders/actions", json={"actions": entries})) == (400, "invalid-request")
 
 
-def test_a_failure_of_one_action_is_its_own(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_action_does_not_affect_others(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = order_after(client), order_after(client)
     broken = batches.BulkAction(EmptySchema(), "orders:manage", Mock(side_effect=RuntimeError("a bug")))
     monkeypatch.setitem(batches.BULK_ACTIONS, "complete", broken)

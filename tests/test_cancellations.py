@@ -41,7 +41,7 @@ def test_cancelled_units_reduce_the_total_by_their_part_of_the_line(client: Flas
     assert [record["number"] for record in orders[1]["cancellations"]] == [1, 2]
 
 
-def test_the_last_open_unit_cancels_the_order_which_then_owes_nothing(client: FlaskClient) -> None:
+def test_cancelling_the_last_open_unit_cancels_the_order_and_nothing_is_due(client: FlaskClient) -> None:
     path = order_after(client, "confirm", "hold", **ORDER)
     send_action(client, path, "cancel", cancelled((2, 3)))
 
@@ -52,7 +52,7 @@ def test_the_last_open_unit_cancels_the_order_which_then_owes_nothing(client: Fl
     assert event_types(client, path)[-2:] == ["order.partially_cancelled", "order.cancelled"]
 
 
-def test_an_order_of_which_something_was_sent_is_completed_by_the_cancellation_of_the_rest(client: FlaskClient) -> None:
+def test_cancelling_the_open_units_of_a_partly_fulfilled_order_completes_it(client: FlaskClient) -> None:
     path = order_after(client, "confirm", **ORDER)
     send_action(client, path, "fulfill", {"items": [BOTH_UNITS]})
 
@@ -89,7 +89,7 @@ def test_adjustments_of_a_cancellation_replace_those_of_the_order(client: FlaskC
         ({"items": None}, {"#/items"}),
     ],
 )
-def test_a_cancellation_that_does_not_add_up_changes_nothing(
+def test_a_cancellation_with_inconsistent_amounts_changes_nothing(
     client: FlaskClient, members: dict[str, Any], places: set[str]
 ) -> None:
     path = order_after(client, **ORDER)
@@ -100,7 +100,7 @@ def test_a_cancellation_that_does_not_add_up_changes_nothing(
     assert client.get(path).json["version"] == 1
 
 
-def test_an_order_without_a_currency_takes_no_adjustments(client: FlaskClient) -> None:
+def test_an_order_without_a_currency_accepts_no_adjustments(client: FlaskClient) -> None:
     path = client.post("/orders", json={"customer_id": "c-1", "items": [{"item_id": "i", "quantity": 2}]}).location
 
     fee = send_action(client, path, "cancel", cancelled((1, 1), adjustments=[{"type": "fee", "amount": 100}]))
@@ -109,7 +109,7 @@ def test_an_order_without_a_currency_takes_no_adjustments(client: FlaskClient) -
     assert send_action(client, path, "cancel", cancelled((1, 1), adjustments=[])).json["totals"] is None
 
 
-def test_units_that_were_sent_or_cancelled_already_cannot_be_cancelled(client: FlaskClient) -> None:
+def test_fulfilled_or_cancelled_units_cannot_be_cancelled(client: FlaskClient) -> None:
     path = order_after(client, "confirm", **ORDER)
     send_action(client, path, "fulfill", {"items": [{"line": 1, "quantity": 1}]})
     send_action(client, path, "cancel", cancelled((2, 2)))

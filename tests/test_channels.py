@@ -219,7 +219,9 @@ def test_a_new_order_gets_the_only_channel_of_its_key(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("body", [MINIMAL, MINIMAL | {"channel": None}, MINIMAL | {"channel": "phone"}])
-def test_an_order_of_no_channel_of_the_key_is_refused_with_what_is_allowed(shop: Shop, body: dict[str, Any]) -> None:
+def test_an_order_in_another_channel_is_refused_and_the_allowed_channels_are_named(
+    shop: Shop, body: dict[str, Any]
+) -> None:
     refused = shop.two("POST", "/orders", body)
     results = shop.two("POST", "/orders/batch", {"orders": [body, ON_WEB]}).json["results"]
 
@@ -229,7 +231,7 @@ def test_an_order_of_no_channel_of_the_key_is_refused_with_what_is_allowed(shop:
     assert len(shop.all("GET", "/orders").json["orders"]) == 1
 
 
-def test_the_default_channel_is_part_of_what_an_idempotency_key_stands_for(shop: Shop) -> None:
+def test_the_default_channel_is_part_of_the_fingerprint(shop: Shop) -> None:
     first = shop.web("POST", "/orders", MINIMAL, Idempotency_Key="k-1")
 
     explicit = shop.two("POST", "/orders", ON_WEB, Idempotency_Key="k-1")
@@ -334,7 +336,7 @@ def test_a_key_is_bound_to_at_most_20_channels_with_valid_names(secure_app: Flas
     assert create(secure_app, *channels).exit_code == 2
 
 
-def test_a_key_that_is_bound_to_channels_gets_no_access_to_personal_data(secure_app: Flask) -> None:
+def test_a_key_that_is_bound_to_channels_cannot_have_scopes_for_personal_data(secure_app: Flask) -> None:
     words = ["api-keys", "create", "--name", "shop", "--scope", "orders:read", "--channel", "web"]
 
     result = secure_app.test_cli_runner().invoke(args=[*words, "--scope", "privacy:erase"])
@@ -366,7 +368,7 @@ def test_no_lookup_finds_an_order_of_another_channel(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("by", ["key", "reference"])
-def test_racing_creates_of_two_channels_make_one_order_and_reveal_nothing(secure_app: Flask, by: str) -> None:
+def test_concurrent_creates_of_two_channels_store_one_order_and_reveal_nothing(secure_app: Flask, by: str) -> None:
     """The requests share a statement and its conflicts, each with an owner of its own."""
     keys = {name: api_key(secure_app, *SCOPES, channels=[name]) for name in ("web", "app")}
     names = ["web", "app"] * 8
@@ -388,9 +390,7 @@ def test_racing_creates_of_two_channels_make_one_order_and_reveal_nothing(secure
             assert order_id not in response.text
 
 
-def test_concurrent_requests_that_share_a_statement_have_each_an_owner_of_their_own(
-    secure_app: Flask, shop: Shop
-) -> None:
+def test_concurrent_requests_that_share_a_statement_keep_their_own_owners(secure_app: Flask, shop: Shop) -> None:
     path = f"/orders/{shop.two('POST', '/orders', MINIMAL | {'channel': 'app'}).json['id']}"
     keys = [api_key(secure_app, *SCOPES, channels=[name]) for name in ("web", "app")]
 
@@ -418,7 +418,7 @@ def test_concurrent_requests_that_share_a_statement_have_each_an_owner_of_their_
     ),
     limit=st.integers(1, 5),
 )
-def test_a_bound_key_lists_what_any_key_lists_without_other_channels(
+def test_a_bound_key_lists_the_same_orders_as_any_key_except_other_channels(
     secure_app: Flask,
     secure_client: FlaskClient,
     channels: list[str | None],

@@ -258,7 +258,7 @@ def test_a_version_that_no_order_can_have_is_a_usage_error(app: Flask, database_
     assert (result.exit_code, "Invalid value for '--version'" in result.stderr) == (2, True), result.output
 
 
-def test_nothing_is_older_than_1970(app: Flask, database_url: str) -> None:
+def test_ages_before_1970_are_refused(app: Flask, database_url: str) -> None:
     result = invoke(database_url, "events", "prune", "--older-than", "36500d")
 
     assert (result.exit_code, result.stdout) == (

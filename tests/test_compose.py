@@ -31,7 +31,7 @@ def test_the_file_is_valid() -> None:
 
 
 @pytest.mark.parametrize("member", [{"imagee": "x"}, {"ports": ["x:y"]}, {"networks": ["nowhere"]}])
-def test_a_file_with_a_mistake_is_not_valid(member: dict[str, Any]) -> None:
+def test_a_file_with_an_error_is_invalid(member: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         PyCompose.from_json(json.dumps({"services": {"web": {"image": "order-service", **member}}})).validate()
 
@@ -42,7 +42,7 @@ def test_the_profiles_are_the_broker_and_monitoring() -> None:
     assert profiles == {"broker": ["broker"], "prometheus": ["monitoring"], "grafana": ["monitoring"]}
 
 
-def test_what_is_mounted_exists() -> None:
+def test_mounted_files_exist() -> None:
     sources = [source for _, source in mounts()]
 
     assert all(
@@ -75,7 +75,7 @@ def test_grafana_finds_the_dashboard_and_prometheus() -> None:
     assert inside["./deploy/grafana/dashboard.json"].parent == Path(provider["options"]["path"])
 
 
-def test_the_service_has_a_role_of_its_own_that_may_migrate() -> None:
+def test_the_service_has_its_own_role_that_may_migrate() -> None:
     postgres = SERVICES["postgres"]
     [script] = [source for name, source in mounts() if name == "postgres" and source.endswith(".sh")]
     role = make_url(SERVICES["web"]["environment"]["DATABASE_URL"])
@@ -96,7 +96,7 @@ def test_the_service_has_a_role_of_its_own_that_may_migrate() -> None:
 
 
 @pytest.mark.parametrize(("password", "status"), [("", 1), ("secret", 0)])
-def test_grafana_does_not_start_with_the_password_it_is_known_for(password: str, status: int) -> None:
+def test_grafana_does_not_start_with_its_default_password(password: str, status: int) -> None:
     [shell, option, command] = SERVICES["grafana"]["entrypoint"]
     command = command.replace("$$", "$").replace("exec /run.sh", "true")
 

@@ -60,7 +60,7 @@ def test_metrics_and_batches_are_compressed_too(client: FlaskClient) -> None:
     assert is_compressed(batch) and gzip.decompress(batch.data).count(b'"status":201') == 300
 
 
-def test_a_single_order_never_is(client: FlaskClient) -> None:
+def test_a_single_order_is_never_compressed(client: FlaskClient) -> None:
     created = client.post("/orders", json=RICHEST | {"note": "n" * 2000}, headers=GZIP)
     path = f"/orders/{created.json['id']}"
     responses = [
@@ -79,7 +79,7 @@ def test_a_single_order_never_is(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/orders", "/nothing", "/docs/favicon-32x32.png"])
-def test_a_short_response_is_not_compressed(client: FlaskClient, path: str) -> None:
+def test_a_short_response_is_never_compressed(client: FlaskClient, path: str) -> None:
     assert "Content-Encoding" not in client.get(path, headers=GZIP).headers
 
 
@@ -99,7 +99,7 @@ def test_accept_encoding_selects_the_encoding(client: FlaskClient, accepted: str
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs/swagger-ui.css", "/problems"])
-def test_each_coding_has_an_entity_tag_of_its_own(client: FlaskClient, path: str) -> None:
+def test_each_coding_has_its_own_entity_tag(client: FlaskClient, path: str) -> None:
     tags = [client.get(path, headers=headers).headers["ETag"] for headers in ({}, GZIP)]
 
     def status(accepted: dict[str, str], tag: str) -> int:
@@ -110,7 +110,7 @@ def test_each_coding_has_an_entity_tag_of_its_own(client: FlaskClient, path: str
     assert [status({}, tags[1]), status(GZIP, '"x"')] == [200, 200]
 
 
-def test_a_compressed_export_can_be_read_as_it_comes(client: FlaskClient) -> None:
+def test_a_compressed_export_can_be_read_as_it_arrives(client: FlaskClient) -> None:
     client.post("/orders/batch", json={"orders": [MINIMAL] * 300})
 
     parts: list[Any] = list(client.get("/orders/export", headers=GZIP).iter_encoded())

@@ -56,7 +56,7 @@ def test_a_change_of_the_current_version_succeeds(client: FlaskClient, name: str
         ('"' + "9" * 5000 + '"', False),
     ],
 )
-def test_a_strong_tag_matches_its_version_and_no_other(client: FlaskClient, tags: str, matches: bool) -> None:
+def test_a_strong_tag_matches_only_its_version(client: FlaskClient, tags: str, matches: bool) -> None:
     path = order_after(client, "update")
 
     response = send_action(client, path, "confirm", If_Match=tags)
@@ -65,7 +65,7 @@ def test_a_strong_tag_matches_its_version_and_no_other(client: FlaskClient, tags
     assert client.get(path).json["version"] == (3 if matches else 2)
 
 
-def test_the_version_is_judged_before_the_action(client: FlaskClient) -> None:
+def test_the_version_is_checked_before_the_action(client: FlaskClient) -> None:
     path = order_after(client, "cancel")
 
     assert send_action(client, path, "confirm", If_Match='"1"').status_code == 412
@@ -107,7 +107,7 @@ def test_creating_needs_no_if_match(app: Flask, client: FlaskClient, monkeypatch
 LIFE = ["update", "hold", "release", "confirm", "fulfill", "fulfill", "return", "update"]
 
 
-def test_each_version_is_the_answer_to_its_change_byte_for_byte(client: FlaskClient) -> None:
+def test_each_version_is_the_response_to_its_change_byte_for_byte(client: FlaskClient) -> None:
     path = order_after(client)
     responses = [client.get(path).data, *(send_action(client, path, name).data for name in LIFE)]
 

@@ -101,7 +101,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "value", "message"), BAD)
-def test_an_invalid_setting_is_named_with_what_is_expected(
+def test_the_error_for_an_invalid_setting_names_what_is_expected(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)

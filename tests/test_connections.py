@@ -173,7 +173,7 @@ def test_environment_variables_of_libpq_override_the_defaults(
         assert driver.info.get_parameters()["connect_timeout"] == "9"
 
 
-def test_of_several_hosts_the_one_that_accepts_writes_is_used(other_url: str, apps: Apps) -> None:
+def test_of_several_hosts_the_writable_one_is_used(other_url: str, apps: Apps) -> None:
     socket = make_url(other_url).query["host"]
     assert isinstance(socket, str)
     hosts = f"127.0.0.1:1,{socket.replace('/', '%2F')}:5432"
@@ -193,7 +193,7 @@ def test_sslmode_reaches_the_driver(database_url: str, apps: Apps) -> None:
     assert upgraded.exit_code == 1 and 'invalid sslmode value: "never"' in line
 
 
-def test_a_broken_connection_leaves_the_pool_without_a_log_line(
+def test_a_broken_connection_is_removed_from_the_pool_without_a_log_line(
     database: psycopg.Connection[Any], other_url: str, apps: Apps, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = apps.migrated(other_url)

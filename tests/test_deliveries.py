@@ -107,7 +107,7 @@ def test_a_fulfillment_that_was_cancelled_or_delivered_cannot_be_cancelled(clien
 
 
 @pytest.mark.parametrize("status", ["received", "expected"])
-def test_a_fulfillment_of_which_units_come_back_cannot_be_cancelled(client: FlaskClient, status: str) -> None:
+def test_a_fulfillment_with_returned_units_cannot_be_cancelled(client: FlaskClient, status: str) -> None:
     path = order_after(client, "confirm", "fulfill", "fulfill")
     send_action(client, path, "return", UNIT | {"status": status})
 
@@ -167,7 +167,7 @@ def test_tracking_is_updated_by_a_merge_patch(client: FlaskClient) -> None:
     assert event_types(client, path)[3:] == ["order.fulfillment_updated"] * 4  # the empty patch changes nothing
 
 
-def test_a_tracking_without_members_is_none(client: FlaskClient) -> None:
+def test_an_empty_tracking_removes_it(client: FlaskClient) -> None:
     path = order_after(client, "confirm")
 
     sent = send_action(client, path, "fulfill", UNIT | {"tracking": {}})
@@ -188,7 +188,7 @@ def test_an_invalid_patch_of_a_fulfillment_is_refused(client: FlaskClient, body:
     assert place in error_locations(client.patch(f"{path}/fulfillments/1", json=body))
 
 
-def test_all_units_may_be_sent_in_one_fulfillment_and_lost(client: FlaskClient) -> None:
+def test_all_units_may_be_shipped_in_one_fulfillment_and_lost(client: FlaskClient) -> None:
     path = order_after(client, "confirm")
     send_action(client, path, "fulfill", BOTH)
 

@@ -61,7 +61,7 @@ BY_CREDENTIAL: list[tuple[dict[str, str], str | None, str]] = [
 
 
 @pytest.mark.parametrize(("headers", "principal", "reason"), BY_CREDENTIAL)
-def test_a_denial_is_one_line_with_principal_and_reason(
+def test_a_denial_is_one_log_line_with_principal_and_reason(
     secure_client: FlaskClient, denials: Denials, headers: dict[str, str], principal: str | None, reason: str
 ) -> None:
     secure_client.get("/orders", headers=headers)

@@ -247,7 +247,7 @@ def test_an_audit_without_advisories_fails_with_one_line(
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>"])
-def test_a_copy_that_cannot_be_read_is_not_taken_for_a_clean_audit(content: bytes, tmp_path: Path) -> None:
+def test_an_unreadable_copy_of_the_advisories_fails_the_audit(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "all.zip").write_bytes(content)
 
     assert main(str(tmp_path / "all.zip")) == main(advisories(tmp_path / "none.zip")) == 2

@@ -21,7 +21,7 @@ def unit(name: str) -> ConfigParser:
 
 
 @pytest.mark.parametrize("name", ["order-service.service", "order-service-worker.service"])
-def test_a_migration_comes_first_and_its_failure_stops_nothing(name: str) -> None:
+def test_the_migration_runs_first_and_its_failure_stops_no_service(name: str) -> None:
     """systemd.unit(5): a unit is stopped or restarted with each one that it requires."""
     section = unit(name)["Unit"]
 

@@ -52,7 +52,7 @@ def test_a_healthy_installation_has_no_error(client: FlaskClient, database_url: 
 
 
 @on_sqlite
-def test_a_system_that_does_not_tell_the_cores_of_a_process_is_checked(
+def test_doctor_works_on_systems_without_cpu_affinity(
     client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("os.sched_getaffinity", raising=False)  # as on macOS
@@ -125,7 +125,7 @@ def test_a_role_without_privileges_is_an_error_that_names_the_grant(reader: str)
 
 
 @on_postgresql
-def test_a_role_that_may_not_even_read_is_told_the_grant(reader: str, database_url: str) -> None:
+def test_a_role_that_may_not_read_gets_an_error_that_names_the_grant(reader: str, database_url: str) -> None:
     with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
         connection.execute("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM doctors_reader")
 
@@ -135,7 +135,7 @@ def test_a_role_that_may_not_even_read_is_told_the_grant(reader: str, database_u
 
 
 @on_postgresql
-def test_a_database_whose_settings_forbid_writes_is_an_error(app: Flask, database_url: str) -> None:
+def test_a_read_only_database_is_an_error(app: Flask, database_url: str) -> None:
     result = diagnosed(f"{database_url}&options=-c%20default_transaction_read_only%3Don")
 
     assert result.exit_code == 1
@@ -143,7 +143,7 @@ def test_a_database_whose_settings_forbid_writes_is_an_error(app: Flask, databas
 
 
 @on_postgresql
-def test_connections_that_the_url_names_are_no_sign_that_the_worker_is_missing(app: Flask, database_url: str) -> None:
+def test_connections_with_a_name_from_the_url_do_not_count_as_a_missing_worker(app: Flask, database_url: str) -> None:
     [line] = lines(diagnosed(f"{database_url}&application_name=shop"), "worker")
 
     assert line.startswith("ok")
@@ -174,7 +174,7 @@ def test_a_pool_that_the_server_does_not_allow_is_an_error(app: Flask, database_
 
 
 @on_postgresql
-def test_a_clock_that_is_off_is_a_warning(app: Flask, database_url: str) -> None:
+def test_a_wrong_clock_is_a_warning(app: Flask, database_url: str) -> None:
     with time_machine.travel(datetime.now(UTC) + timedelta(minutes=5)):
         [line] = lines(diagnosed(database_url), "clock")
 
@@ -196,7 +196,7 @@ def test_an_index_that_was_not_completed_is_an_error(app: Flask, client: FlaskCl
     assert any(line.startswith("error") and "Run REINDEX INDEX CONCURRENTLY uq_status." in line for line in found)
 
 
-def test_search_and_broker_that_are_behind_the_feed_are_reported(
+def test_a_search_or_broker_behind_the_feed_is_reported(
     app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.post("/orders", json=MINIMAL)
@@ -221,7 +221,7 @@ def test_a_key_set_that_cannot_be_fetched_is_an_error(app: Flask, database_url: 
     assert line.startswith("error") and "Connection refused" in line and "JWT_JWKS_URL" in line
 
 
-def test_webhooks_that_get_nothing_are_reported(app: Flask, database_url: str) -> None:
+def test_webhooks_that_receive_nothing_are_reported(app: Flask, database_url: str) -> None:
     now = datetime.now(UTC)
     with app.app_context():
         db.session.add_all(endpoint(f"https://{name}.example/secret?token=secret", now) for name in ("a", "b", "c"))
@@ -260,7 +260,7 @@ def test_a_missing_migration_is_an_error(app: Flask, tmp_path: Path) -> None:
     "url", ["postgresql://shop:hidden@127.0.0.1:1/orders", "postgresql://shop:hidden@localhost:1/orders"]
 )
 @on_sqlite
-def test_a_database_that_does_not_answer_is_an_error_without_its_password(app: Flask, url: str) -> None:
+def test_an_unavailable_database_is_an_error_without_its_password(app: Flask, url: str) -> None:
     result = diagnosed(url)
 
     [line] = lines(result, "database")

@@ -83,7 +83,7 @@ def differences(order: Any, events: list[Any]) -> list[str]:
     return list(compare_events(order, iter(events), alias=None, kept_since=LATER))
 
 
-def test_lives_have_all_events_and_no_differences(lives: dict[str, Life]) -> None:
+def test_sample_histories_have_all_events_and_no_differences(lives: dict[str, Life]) -> None:
     types = {event.type for _, events in lives.values() for event in events}
 
     assert types == {*EVENT_TYPES} - {IMPORTED, ERASED}
@@ -117,7 +117,7 @@ def test_every_other_value_in_every_snapshot_is_found(lives: dict[str, Life], li
 
 @on_sqlite
 @pytest.mark.parametrize("life", LIVES)
-def test_checks_that_are_not_repeated_would_find_the_same(lives: dict[str, Life], life: str) -> None:
+def test_the_cached_checks_report_the_same_differences(lives: dict[str, Life], life: str) -> None:
     snapshots = [event.snapshot for event in lives[life][1]]
     documents = [orjson.loads(snapshot) for snapshot in snapshots]
     for position, snapshot in enumerate(snapshots):

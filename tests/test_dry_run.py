@@ -69,7 +69,7 @@ def test_a_create_is_previewed(client: FlaskClient, compare: Compare, body: Any)
     compare(lambda query: client.post(f"/orders{query}", json=body))
 
 
-def test_a_previewed_create_has_no_location_and_leaves_its_key_free(client: FlaskClient) -> None:
+def test_a_previewed_create_has_no_location_and_does_not_use_its_key(client: FlaskClient) -> None:
     headers = {"Idempotency-Key": "k-1"}
 
     preview = client.post("/orders?dry_run=true", json=RICHEST, headers=headers)
@@ -171,7 +171,9 @@ def test_dry_run_false_is_a_real_request(client: FlaskClient) -> None:
 
 @settings(max_examples=settings().max_examples // 6)
 @given(names=st.lists(st.sampled_from([*ACTIONS, "confirm", "fulfill", "return", "pay"]), max_size=10))
-def test_in_random_lives_each_step_is_what_was_previewed(app: Flask, client: FlaskClient, names: list[str]) -> None:
+def test_in_random_sequences_of_actions_each_step_equals_its_preview(
+    app: Flask, client: FlaskClient, names: list[str]
+) -> None:
     path = client.post("/orders", json=priced()).headers["Location"]
     for number, name in enumerate(names):
         body = {

@@ -56,7 +56,7 @@ def test_a_hold_ends_at_its_time(client: FlaskClient, pass_time: PassTime) -> No
     assert [hold["handle"] for hold in events[4]["data"]["holds"]] == ["a", "c"]
 
 
-def test_an_order_becomes_late_once(client: FlaskClient, pass_time: PassTime) -> None:
+def test_an_order_becomes_late_only_once(client: FlaskClient, pass_time: PassTime) -> None:
     path = order_after(client, ship_by=at(1))
 
     counts = [pass_time(hours) for hours in (0.9, 1, 2)]
@@ -84,7 +84,9 @@ def test_an_order_that_has_ended_is_never_late(client: FlaskClient, pass_time: P
     assert "order.late" not in event_types(client, early)
 
 
-def test_a_new_date_ends_the_lateness_and_may_pass_too(client: FlaskClient, pass_time: PassTime) -> None:
+def test_an_order_with_a_new_date_is_no_longer_late_until_that_date_passes(
+    client: FlaskClient, pass_time: PassTime
+) -> None:
     path = order_after(client, ship_by=at(1))
     pass_time(2)
 
@@ -113,7 +115,7 @@ def test_an_order_may_be_created_after_its_date(client: FlaskClient, pass_time: 
     assert (pass_time(0), client.get(path).json["late"]) == (1, True)
 
 
-def test_all_that_is_due_happens_at_once_each_as_a_version(client: FlaskClient, pass_time: PassTime) -> None:
+def test_all_due_changes_are_made_at_once_each_as_a_version(client: FlaskClient, pass_time: PassTime) -> None:
     path = order_after(client, ship_by=at(1))
     for handle in "ab":
         client.put(f"{path}/holds/{handle}", json={"kind": "other", "until": at(1)})

@@ -46,7 +46,7 @@ def erase(client: FlaskClient, app: Flask, customer: str = CUSTOMER) -> TestResp
     return response
 
 
-def test_of_the_customer_no_trace_is_left(
+def test_an_erasure_leaves_no_personal_data_of_the_customer(
     secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
 ) -> None:
     for end in ("cancel", "complete") * 4:
@@ -173,7 +173,7 @@ PERSONAL_CHANGES: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("action", "body", "names"), PERSONAL_CHANGES)
-def test_an_erased_order_takes_no_personal_data(
+def test_an_erased_order_accepts_no_personal_data(
     app: Flask, client: FlaskClient, action: str, body: dict[str, Any], names: str
 ) -> None:
     path = order_after(client, "confirm", "fulfill", "complete", customer_id=CUSTOMER)
@@ -198,7 +198,7 @@ def test_an_erased_order_takes_no_personal_data(
         ("update", {"shipping_address": {"country": "FR"}}),
     ],
 )
-def test_an_erased_order_takes_units_references_and_countries(
+def test_an_erased_order_accepts_units_references_and_countries(
     app: Flask, client: FlaskClient, action: str, body: dict[str, Any]
 ) -> None:
     path = order_after(client, "confirm", "fulfill", "complete", customer_id=CUSTOMER)
@@ -208,7 +208,7 @@ def test_an_erased_order_takes_units_references_and_countries(
     assert app.test_cli_runner().invoke(args=["verify"]).exit_code == 0
 
 
-def test_an_open_order_of_an_erased_customer_takes_no_personal_data(app: Flask, client: FlaskClient) -> None:
+def test_an_open_order_of_an_erased_customer_accepts_no_personal_data(app: Flask, client: FlaskClient) -> None:
     """An import can bring one in."""
     path = order_after(client, "confirm", customer_id=CUSTOMER)
     document = client.get(path).json | {"customer_id": "erased-0123456789abcdef"}
@@ -238,7 +238,7 @@ def import_lines(app: Flask, *documents: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     "customer", ["a/b", "/a", "a/", "a//b", "%2F", "a/personal-data", "%", "a%2Fb", "//", "...", "a.b/.c", "a?b#c"]
 )
-def test_a_customer_is_erased_whatever_characters_the_id_has(
+def test_a_customer_is_erased_by_an_id_with_any_characters(
     secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse], customer: str
 ) -> None:
     order = post("/orders", MINIMAL | {"customer_id": customer, "note": canary()}).headers["Location"]
@@ -265,7 +265,7 @@ def test_open_orders_prevent_the_erasure(
     assert erase(secure_client, secure_app).status_code == 200
 
 
-def test_once_more_is_as_good_as_once(
+def test_a_repeated_erasure_changes_nothing(
     secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
 ) -> None:
     path = live(post, end="complete")
@@ -276,7 +276,7 @@ def test_once_more_is_as_good_as_once(
     assert post(f"{path}/history", method="GET").json["events"][-2]["type"] != "order.erased"
 
 
-def test_others_are_left_alone(
+def test_orders_of_other_customers_are_not_changed(
     secure_app: Flask, secure_client: FlaskClient, post: Callable[..., TestResponse]
 ) -> None:
     post("/orders", MINIMAL | {"customer_id": CUSTOMER.upper(), "note": "mine"})
@@ -298,7 +298,7 @@ def test_customers_may_erase_themselves(
 
 
 @pytest.mark.parametrize("customer", ["a%00b", "%0a", "%7f", "a" * 65, "%ed%a0%80" * 30, "a%C2%85"])
-def test_a_customer_that_cannot_be_is_refused(secure_app: Flask, secure_client: FlaskClient, customer: str) -> None:
+def test_an_impossible_customer_id_is_refused(secure_app: Flask, secure_client: FlaskClient, customer: str) -> None:
     response = erase(secure_client, secure_app, customer)
 
     assert slug(response) == (400, "invalid-request")
@@ -306,7 +306,7 @@ def test_a_customer_that_cannot_be_is_refused(secure_app: Flask, secure_client: 
 
 
 @pytest.mark.parametrize("customer", ["nobody", "é", "a%20b", "%25", "a" * 64, "Зоя", "🙂", "'; DROP TABLE orders; --"])
-def test_a_customer_without_orders_is_erased_already(
+def test_erasing_a_customer_without_orders_succeeds_at_once(
     secure_app: Flask, secure_client: FlaskClient, customer: str
 ) -> None:
     assert erase(secure_client, secure_app, customer).status_code == 200

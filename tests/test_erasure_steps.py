@@ -188,7 +188,7 @@ def test_the_command_completes_an_erasure_begun_by_requests(app: Flask, client: 
     assert traces(app) == []
 
 
-def test_the_command_erases_too(app: Flask, client: FlaskClient) -> None:
+def test_the_command_erases_personal_data(app: Flask, client: FlaskClient) -> None:
     cancelled_orders(client, 2)
     client.post("/orders", json=MINIMAL | {"customer_id": "c-open"})
 
@@ -341,7 +341,7 @@ def test_an_erasure_is_complete_only_after_the_write_ahead_log_is_empty(app: Fla
 
 
 @on_sqlite
-def test_a_large_file_is_rewritten_by_the_command_alone(
+def test_a_large_file_is_rewritten_by_the_command_only(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled_orders(client, 1)

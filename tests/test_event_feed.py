@@ -87,7 +87,7 @@ def test_an_event_that_has_no_number_yet_is_not_in_the_feed(app: Flask, client: 
     assert page(client)["events"] == []
 
 
-def test_a_reader_goes_on_where_the_last_page_ended_also_if_it_was_empty(app: Flask, client: FlaskClient) -> None:
+def test_a_reader_continues_where_the_last_page_ended_even_if_it_was_empty(app: Flask, client: FlaskClient) -> None:
     empty = page(client)
     create(client)
     create(client)
@@ -103,7 +103,7 @@ def test_a_reader_goes_on_where_the_last_page_ended_also_if_it_was_empty(app: Fl
     assert [seqs(one["events"]) for one in (empty, first, second, third, fourth)] == [[], [1], [2], [], [3]]
 
 
-def test_a_link_leads_to_the_next_page_while_there_is_one(app: Flask, client: FlaskClient) -> None:
+def test_a_link_leads_to_the_next_page_if_there_is_one(app: Flask, client: FlaskClient) -> None:
     create(client)
     create(client)
     number_events(app)
@@ -161,7 +161,7 @@ def test_following_the_cursors_yields_each_matching_event_once_and_in_order(
     ]
 
 
-def test_the_cursor_of_a_page_without_a_match_is_behind_what_was_skipped(
+def test_the_cursor_of_a_page_without_a_match_is_after_the_skipped_events(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_feed, "SCAN_MAX", 2)
@@ -190,7 +190,7 @@ def test_a_reader_may_begin_after_any_number_or_at_the_end(app: Flask, client: F
 
 
 @pytest.mark.parametrize("after", ["", "x", "-1", "1e3", "AAAA", "9223372036854775808", "9" * 20, "１"])
-def test_a_cursor_that_is_none_is_refused(app: Flask, client: FlaskClient, after: str) -> None:
+def test_an_invalid_cursor_is_refused(app: Flask, client: FlaskClient, after: str) -> None:
     assert client.get("/events", query_string={"after": after}).status_code == 400
 
 
@@ -234,7 +234,7 @@ def test_a_page_of_large_orders_ends_early(app: Flask, client: FlaskClient) -> N
     assert seqs(list(read_all(client, limit=1000))) == list(range(1, 51))
 
 
-def test_a_cursor_older_than_the_feed_is_410_with_the_way_forward(app: Flask, client: FlaskClient) -> None:
+def test_a_cursor_older_than_the_feed_is_410_and_says_how_to_continue(app: Flask, client: FlaskClient) -> None:
     cursor = page(client)["next_cursor"]
     order = create(client)
     client.post(f"/orders/{order}/confirm")
@@ -275,7 +275,7 @@ def test_waiting_ends_with_the_event(app: Flask, client: FlaskClient) -> None:
     assert seqs(found["events"]) == [1]
 
 
-def test_waiting_for_certain_events_passes_over_others(app: Flask, client: FlaskClient) -> None:
+def test_waiting_for_certain_events_skips_others(app: Flask, client: FlaskClient) -> None:
     order = create(client)
     number_events(app)
     at_end = page(client, types="order.confirmed")["next_cursor"]
@@ -294,7 +294,9 @@ def test_waiting_for_certain_events_passes_over_others(app: Flask, client: Flask
     assert seqs(found["events"]) == [3]
 
 
-def test_waiting_in_vain_ends_with_an_empty_page_behind_what_was_skipped(app: Flask, client: FlaskClient) -> None:
+def test_a_wait_without_a_match_ends_with_an_empty_page_after_the_skipped_events(
+    app: Flask, client: FlaskClient
+) -> None:
     with ThreadPoolExecutor(1) as threads:
         done = threads.submit(create_later, app)
         found = page(client, types="order.confirmed", after="latest", wait=1)
@@ -305,7 +307,7 @@ def test_waiting_in_vain_ends_with_an_empty_page_behind_what_was_skipped(app: Fl
     assert page(client, types="order.confirmed", after=found["next_cursor"])["events"] == []
 
 
-def test_what_is_there_already_is_not_waited_for(app: Flask, client: FlaskClient) -> None:
+def test_existing_events_are_returned_without_waiting(app: Flask, client: FlaskClient) -> None:
     create(client)
     number_events(app)
 

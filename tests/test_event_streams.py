@@ -72,7 +72,7 @@ def test_a_stream_has_the_events_of_the_feed_and_then_each_new_one(app: Flask, c
     assert [first.data, second.data] == client.get("/events").json["events"]
 
 
-def test_a_stream_goes_on_after_the_last_event_that_was_received(app: Flask, client: FlaskClient) -> None:
+def test_a_stream_continues_after_the_last_received_event(app: Flask, client: FlaskClient) -> None:
     for _ in range(3):
         create(client)
     number_events(app)
@@ -88,7 +88,7 @@ def test_a_stream_goes_on_after_the_last_event_that_was_received(app: Flask, cli
             assert numbers(take(events, 2)) == ["2", "3"]
 
 
-def test_a_stream_from_now_on_goes_on_there_before_its_first_event(app: Flask, client: FlaskClient) -> None:
+def test_a_stream_of_future_events_keeps_its_position_before_its_first_event(app: Flask, client: FlaskClient) -> None:
     create(client)
     number_events(app)
     with stream(client, "/events?after=latest") as events:
@@ -154,7 +154,9 @@ def test_the_stream_of_an_order_has_its_history_and_then_each_new_event(app: Fla
 
 
 @pytest.mark.parametrize(("path", "last"), [("?after=1", ""), ("", "1"), ("?after=0", "1")])
-def test_the_stream_of_an_order_goes_on_after_a_version(app: Flask, client: FlaskClient, path: str, last: str) -> None:
+def test_the_stream_of_an_order_continues_after_a_version(
+    app: Flask, client: FlaskClient, path: str, last: str
+) -> None:
     order = create(client)
     client.post(f"/orders/{order}/confirm")
 
@@ -162,7 +164,7 @@ def test_the_stream_of_an_order_goes_on_after_a_version(app: Flask, client: Flas
         assert numbers(take(events, 1)) == ["2"]
 
 
-def test_a_customer_streams_an_own_order_in_the_customers_view(
+def test_a_customer_streams_their_own_order_in_the_customers_view(
     app: Flask, secure_app: Flask, secure_client: FlaskClient
 ) -> None:
     shop = bearer(api_key(secure_app, "orders:write", "orders:manage"))

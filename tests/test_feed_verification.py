@@ -135,7 +135,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_each_corruption_of_the_feed_is_named(app: Flask, runner: FlaskCliRunner, order_id: str, name: str) -> None:
+def test_each_corruption_of_the_feed_is_reported(app: Flask, runner: FlaskCliRunner, order_id: str, name: str) -> None:
     corruption, expected = CORRUPTIONS[name]
     with app.app_context():
         head = {column.name: value for column, value in zip(FeedHead.__table__.c, head_row(), strict=True)}

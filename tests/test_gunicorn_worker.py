@@ -241,7 +241,7 @@ def test_a_body_of_unknown_length_is_sent_in_chunks_and_keeps_the_connection() -
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
-def test_an_answer_without_a_body_ends_with_its_head(status: str) -> None:
+def test_a_response_without_a_body_ends_with_its_head(status: str) -> None:
     def without(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         start_response(status, [])
         return []
@@ -252,7 +252,7 @@ def test_an_answer_without_a_body_ends_with_its_head(status: str) -> None:
     assert b"chunked" not in responses and responses.endswith(b"GMT\r\n\r\n")
 
 
-def test_an_answer_to_head_has_the_length_and_no_body() -> None:
+def test_a_response_to_head_has_the_length_and_no_body() -> None:
     responses = answer_to(PLAIN.replace(b"POST", b"HEAD") * 2)
 
     assert responses.count(b"\r\nContent-Length: 15\r\n") == 2
@@ -284,7 +284,7 @@ def failing(pieces: Closing, *headers: tuple[str, str]) -> Application:
     return application
 
 
-def test_an_application_that_fails_before_its_answer_is_a_500() -> None:
+def test_an_application_that_fails_before_its_response_is_a_500() -> None:
     pieces = Closing(None)
 
     response = answer_to(PLAIN + PLAIN, failing(pieces))
@@ -294,7 +294,7 @@ def test_an_application_that_fails_before_its_answer_is_a_500() -> None:
 
 
 @pytest.mark.parametrize("headers", [[], [("Content-Length", "9")]], ids=["chunked", "with a length"])
-def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole(headers: list[tuple[str, str]]) -> None:
+def test_an_aborted_response_does_not_look_complete(headers: list[tuple[str, str]]) -> None:
     pieces = Closing(b"a", None)
 
     response = answer_to(PLAIN + PLAIN, failing(pieces, *headers))
@@ -336,7 +336,7 @@ def test_a_response_that_the_application_aborts_before_it_has_started_is_a_500()
 
 
 @pytest.mark.parametrize("ended", [SystemExit, GreenletExit])
-def test_a_request_that_gunicorn_ends_is_over_and_its_worker_is_not(ended: type[BaseException]) -> None:
+def test_a_request_that_gunicorn_aborts_does_not_stop_its_worker(ended: type[BaseException]) -> None:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         raise ended
 
@@ -371,7 +371,7 @@ def test_a_slow_client_receives_the_whole_of_a_large_response() -> None:
             received += connection.recv(100_000)
 
 
-def test_a_client_that_receives_a_large_response_too_slowly_does_not_get_all_of_it(
+def test_a_client_that_receives_a_large_response_too_slowly_is_disconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gunicorn_worker, "MIN_BODY_RATE", 10_000_000)
@@ -386,7 +386,7 @@ def test_a_client_that_receives_a_large_response_too_slowly_does_not_get_all_of_
     assert 0 < received < 5_000_000
 
 
-def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_left() -> None:
+def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_disconnected() -> None:
     with connection_to(echo, timeout=1) as connection:
         connection.sendall(UNREAD.replace(b": 3", b": 1000000"))
         response = connection.recv(1000)
@@ -398,14 +398,14 @@ def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_left() -> 
     assert bodies(response) == [b"POST /unread "]
 
 
-def test_an_answer_shorter_than_its_length_closes_the_connection() -> None:
+def test_a_response_shorter_than_its_length_closes_the_connection() -> None:
     response = answer_to(PLAIN + PLAIN, failing(Closing(b"a"), ("Content-Length", "2")))
 
     assert response.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "\x00"])
-def test_a_header_that_would_end_its_line_is_never_sent(value: str) -> None:
+def test_a_header_with_a_line_break_is_never_sent(value: str) -> None:
     response = answer_to(PLAIN, failing(Closing(b"a"), ("A", value)))
 
     assert response.startswith(b"HTTP/1.1 500 ")

@@ -21,7 +21,7 @@ def handles(order: dict[str, Any]) -> list[str]:
     return [one["handle"] for one in order["holds"]]
 
 
-def test_each_hold_is_placed_and_released_by_itself(client: FlaskClient) -> None:
+def test_each_hold_is_placed_and_released_independently(client: FlaskClient) -> None:
     path = order_after(client, "confirm")
     hold(client, path, "fraud", reason="score 97")
     hold(client, path, "stock", kind="inventory")
@@ -49,7 +49,7 @@ def test_each_of_several_holds_blocks_the_order(client: FlaskClient, name: str) 
 
 
 @pytest.mark.parametrize("kind", HOLD_KINDS)
-def test_a_hold_remembers_its_kind_and_who_placed_it_when(
+def test_a_hold_has_its_kind_its_principal_and_its_time(
     secure_app: Flask, secure_client: FlaskClient, kind: str
 ) -> None:
     shop = bearer(api_key(secure_app, "orders:write", "orders:manage", name="shop"))
@@ -119,7 +119,7 @@ def test_an_invalid_hold_is_refused(client: FlaskClient, body: Any, place: str) 
 
 
 @pytest.mark.parametrize("way", [("cancel",), ("confirm", "complete")], ids="-".join)
-def test_an_order_that_has_ended_takes_no_hold(client: FlaskClient, way: tuple[str, ...]) -> None:
+def test_a_completed_or_cancelled_order_accepts_no_hold(client: FlaskClient, way: tuple[str, ...]) -> None:
     assert slug(hold(client, order_after(client, *way), "a")) == (409, "illegal-action")
 
 

@@ -42,7 +42,7 @@ def test_a_replay_is_the_first_response_byte_for_byte(client: FlaskClient) -> No
     assert order_count(client) == 1
 
 
-def test_a_replay_comes_before_the_conflict_of_its_own_reference(client: FlaskClient) -> None:
+def test_a_replay_takes_precedence_over_the_conflict_of_its_own_reference(client: FlaskClient) -> None:
     body = MINIMAL | {"external_ref": "r-1"}
     first = post(client, body, "k-1")
 
@@ -65,7 +65,7 @@ def test_another_body_under_the_same_key_is_422(client: FlaskClient) -> None:
     ("quoted", "bare"),
     [('"k-1"', "k-1"), ('  "k-1"  ', "k-1"), (r'"a\\b"', r"a\b"), ('"' + "k" * 255 + '"', "k" * 255)],
 )
-def test_a_quoted_key_and_the_same_one_bare_are_equal(client: FlaskClient, quoted: str, bare: str) -> None:
+def test_a_quoted_key_equals_the_same_key_without_quotes(client: FlaskClient, quoted: str, bare: str) -> None:
     first = post(client, MINIMAL, quoted)
 
     again = post(client, MINIMAL, bare)
@@ -97,7 +97,7 @@ def test_a_malformed_key_is_400_and_stores_nothing(client: FlaskClient, key: str
     assert order_count(client) == 0
 
 
-def test_a_failed_request_leaves_its_key_free(client: FlaskClient) -> None:
+def test_a_failed_request_does_not_use_its_key(client: FlaskClient) -> None:
     taken = MINIMAL | {"external_ref": "r-1"}
     client.post("/orders", json=taken)
 

@@ -86,7 +86,7 @@ def test_a_key_belongs_to_one_action_of_one_order(client: FlaskClient) -> None:
     assert [replay.data for replay in replays] == [response.data for response in responses]
 
 
-def test_an_action_that_was_refused_leaves_its_key_free(client: FlaskClient) -> None:
+def test_a_refused_action_does_not_use_its_key(client: FlaskClient) -> None:
     path = order_after(client, "confirm", "hold")
 
     refused = [

@@ -94,7 +94,7 @@ def test_nothing_internal_is_in_a_replay_after_an_erasure(
         assert '"amount":1,' in response.text and SECRET not in response.text
 
 
-def test_all_else_of_the_records_is_visible(
+def test_all_other_members_of_records_are_visible_to_customers(
     secure_client: FlaskClient, shop: dict[str, str], customer: dict[str, str], path: str
 ) -> None:
     full, visible = (secure_client.get(path, headers=headers).json for headers in (shop, customer))

@@ -142,7 +142,7 @@ def test_tokens_of_all_keys_are_accepted_after_one_fetch(client: FlaskClient, is
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
-def test_a_name_that_is_not_its_keys_is_refused(client: FlaskClient, algorithm: str) -> None:
+def test_a_key_id_of_another_key_is_refused(client: FlaskClient, algorithm: str) -> None:
     others = [name for name in KEYS if name != algorithm]
 
     assert [status(client, named(algorithm, kid=kid)) for kid in (*others, "x", "../EdDSA")] == [401] * 4
@@ -168,7 +168,7 @@ def test_fetching_the_key_set_sends_a_user_agent(client: FlaskClient, issuer: Is
     assert issuer.user_agents == {"order-service"}
 
 
-def test_a_thousand_unknown_names_cost_one_fetch(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
+def test_a_thousand_unknown_key_ids_cause_one_fetch(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
     assert status(client, named("EdDSA")) == 200
     clock.ahead = 31
     requests = issuer.requests
@@ -193,7 +193,9 @@ def test_a_rotated_key_set_accepts_the_new_key_and_rejects_the_old_one(
     assert (before, at_once, after) == ([200, 401], 401, [200, 401])
 
 
-def test_a_key_that_is_withdrawn_ends_with_the_sets_lifetime(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
+def test_a_withdrawn_key_is_refused_after_the_lifetime_of_the_set(
+    client: FlaskClient, issuer: Issuer, clock: Clock
+) -> None:
     assert status(client, named("RS256")) == 200
     issuer.keys = [jwk("ES256")]
     clock.ahead = 301
@@ -216,7 +218,7 @@ AWAY = {
 
 
 @pytest.mark.parametrize(("code", "answer"), AWAY.values(), ids=AWAY)
-def test_an_issuer_that_is_away_locks_out_no_known_key(
+def test_tokens_of_known_keys_are_accepted_while_the_issuer_is_unavailable(
     client: FlaskClient, issuer: Issuer, clock: Clock, code: int, answer: bytes | None
 ) -> None:
     assert status(client, named("EdDSA")) == 200
@@ -276,7 +278,7 @@ def test_the_log_names_the_reason_of_a_failed_connection(
     assert slow[0]["reason"] == "no response within 0.2 seconds"
 
 
-def test_a_key_set_that_arrives_byte_by_byte_ends_the_fetch_in_a_web_worker(app: Flask, issuer: Issuer) -> None:
+def test_a_key_set_that_arrives_too_slowly_aborts_the_fetch_in_a_web_worker(app: Flask, issuer: Issuer) -> None:
     """Each byte comes within the time limit of urllib, but not all of them together."""
     issuer.answer, issuer.seconds_a_byte = b" " * 100, 0.05
     script = f"""
@@ -394,7 +396,7 @@ def test_a_private_key_in_the_key_set_is_ignored(client: FlaskClient, issuer: Is
     assert all(status(client, named(other)) == 200 for other in KEYS if other != algorithm)
 
 
-def test_a_short_rsa_key_of_the_issuers_signs_nothing(client: FlaskClient, issuer: Issuer) -> None:
+def test_a_short_rsa_key_of_the_issuer_verifies_no_token(client: FlaskClient, issuer: Issuer) -> None:
     short = rsa.generate_private_key(65537, 1024)
     issuer.keys = [json.loads(RSAAlgorithm.to_jwk(short.public_key())) | {"kid": "short"}]
 

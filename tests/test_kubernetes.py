@@ -79,7 +79,7 @@ def test_the_kustomization_has_every_file() -> None:
     assert len({name_of(manifest) for manifest in MANIFESTS}) == len(MANIFESTS)
 
 
-def test_all_that_runs_the_service_in_production_is_there() -> None:
+def test_the_manifests_have_all_resources_of_a_production_service() -> None:
     assert {name_of(manifest) for manifest in MANIFESTS if manifest["kind"] != "ConfigMap"} == {
         "Namespace/order-service",
         "Deployment/order-service",
@@ -193,7 +193,7 @@ def test_selectors_and_ports_find_the_pods() -> None:
 
 
 @on_sqlite
-def test_probes_ask_the_routes_for_them(app: Flask) -> None:
+def test_probes_request_the_probe_routes(app: Flask) -> None:
     rules = {rule.rule for rule in app.url_map.iter_rules()}
     paths = {name: probe["httpGet"]["path"] for name, probe in probes(workload("web")).items()}
 

@@ -39,7 +39,7 @@ def test_a_create_and_a_change_notify_a_worker(app: Flask, client: FlaskClient) 
 
 
 @on_postgresql
-def test_an_order_is_acknowledged_where_no_thread_can_be_started(
+def test_an_order_is_acknowledged_even_if_no_thread_can_be_started(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_for_notifiers()
@@ -53,7 +53,7 @@ def test_an_order_is_acknowledged_where_no_thread_can_be_started(
 
 
 @on_postgresql
-def test_who_listens_is_woken_again_after_a_lost_connection(
+def test_a_listener_is_woken_again_after_a_lost_connection(
     app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     woken = threading.Event()
@@ -77,7 +77,7 @@ def test_who_listens_is_woken_again_after_a_lost_connection(
         ("postgresql+psycopg://localhost/orders", "transaction", False),
     ],
 )
-def test_a_worker_polls_often_only_where_it_cannot_be_notified(url: str, pooler: str, expected: bool) -> None:
+def test_a_worker_polls_frequently_only_if_it_cannot_be_notified(url: str, pooler: str, expected: bool) -> None:
     config = {"DATABASE_URL": url, "DATABASE_POOLER": pooler, "EXPIRE_PENDING_AFTER": None}
     notified = can_listen(config)
 

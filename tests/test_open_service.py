@@ -33,12 +33,12 @@ def test_on_another_address_than_loopback_it_does_not_start(app: Flask, database
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.0.0.2", "::1", "0:0::1"])
-def test_every_loopback_address_passes_for_one(database_url: str, host: str) -> None:
+def test_every_loopback_address_is_recognized(database_url: str, host: str) -> None:
     assert load_config({"AUTH": "off", "HOST": host, "AUTH_ALLOW_OPEN": "0"})["AUTH"] == "off"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "orders.example", "127.0.0.1.example"])
-def test_no_such_address_passes_for_loopback(database_url: str, host: str) -> None:
+def test_no_other_address_is_taken_for_loopback(database_url: str, host: str) -> None:
     with pytest.raises(StartupError, match="AUTH is off"):
         load_config({"AUTH": "off", "HOST": host, "AUTH_ALLOW_OPEN": "0"})
 
@@ -73,7 +73,9 @@ def test_the_command_in_that_message_creates_a_valid_key(app: Flask, database_ur
     assert statuses == [201, 401]
 
 
-def test_bound_elsewhere_by_a_gunicorn_option_it_rejects_and_logs_remote_clients(app: Flask, database_url: str) -> None:
+def test_bound_to_another_address_by_a_gunicorn_option_the_service_rejects_and_logs_remote_clients(
+    app: Flask, database_url: str
+) -> None:
     """gunicorn takes -b after the settings were checked. 127.0.0.2 stands for another machine."""
     port = free_port()
     settings = {"WEB_CONCURRENCY": "1", "DATABASE_URL": database_url}

@@ -38,7 +38,7 @@ WORKS = {
 }
 
 
-def test_every_block_of_commands_is_run_by_a_test_or_needs_a_whole_machine() -> None:
+def test_every_block_of_commands_is_run_by_a_test_or_needs_a_dedicated_machine() -> None:
     for heading in re.findall(r"^##+ (.*)$", PAGE, re.MULTILINE):
         text = section(heading)
         assert ("```sh" in text) == (heading in RUN), heading

@@ -55,7 +55,7 @@ def test_a_second_run_expires_nothing(client: FlaskClient, runner: FlaskCliRunne
     assert client.get(old[0]).json["version"] == 2
 
 
-def test_young_held_and_confirmed_orders_are_left_alone(
+def test_young_held_and_confirmed_orders_do_not_expire(
     client: FlaskClient, runner: FlaskCliRunner, old: list[str]
 ) -> None:
     young = client.post("/orders", json={"customer_id": "c", "items": [{"item_id": "i", "quantity": 1}]})
@@ -68,7 +68,7 @@ def test_young_held_and_confirmed_orders_are_left_alone(
     assert statuses(client, [*old[:2], young.headers["Location"]]) == ["pending", "confirmed", "pending"]
 
 
-def test_a_reopened_order_is_left_alone(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
+def test_a_reopened_order_does_not_expire(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
     client.post(f"{old[0]}/cancel", json={"reason": "customer"})
     client.post(f"{old[0]}/reopen", json={"reason": "ordered again by phone"})
 
@@ -78,7 +78,7 @@ def test_a_reopened_order_is_left_alone(client: FlaskClient, runner: FlaskCliRun
     assert statuses(client, old[:2]) == ["pending", "cancelled"]
 
 
-def test_an_order_with_a_payment_is_left_alone(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
+def test_an_order_with_a_payment_does_not_expire(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:
     for path, type in zip(old, ("authorization", "capture"), strict=False):
         client.patch(path, json={"currency": "EUR", "items": priced()["items"]})
         client.post(f"{path}/payments", json={"type": type, "amount": 100, "reference": "p-1"})
@@ -98,7 +98,7 @@ def test_orders_are_expired_in_batches(
         assert list(expire_orders(older_than=timedelta(days=1))) == [3, 3, 1]
 
 
-def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
+def test_an_order_that_is_confirmed_concurrently_does_not_expire(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = order_schedule.find_expired
@@ -115,7 +115,7 @@ def test_an_order_that_is_confirmed_meanwhile_is_left_alone(
     assert statuses(client, old[1:4]) == ["cancelled", "confirmed", "cancelled"]
 
 
-def test_an_order_that_others_are_at_work_on_is_left_to_the_next_run(
+def test_a_locked_order_is_left_to_the_next_run(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = order_actions.store_version

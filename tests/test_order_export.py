@@ -109,7 +109,7 @@ def test_a_formula_after_another_separator_is_escaped(text: str, defused: str) -
     assert in_csv(text)[1] == defused
 
 
-def test_a_text_of_separators_alone_takes_no_quadratic_time() -> None:
+def test_a_text_of_separators_takes_linear_time() -> None:
     started = time.process_time()
     in_csv("\n" * 100_000)
 
@@ -117,7 +117,7 @@ def test_a_text_of_separators_alone_takes_no_quadratic_time() -> None:
 
 
 @given(text=st.text(alphabet="=+-@;\t\n\"' ,a", max_size=12), separator=st.sampled_from([",", ";", "\t"]))
-def test_no_separator_makes_a_formula_of_a_text(text: str, separator: str) -> None:
+def test_no_separator_turns_a_text_into_a_formula(text: str, separator: str) -> None:
     written, _ = in_csv(text)
 
     for row in csv.reader(io.StringIO(written, newline=""), delimiter=separator):
@@ -154,7 +154,7 @@ def test_an_export_contains_all_matches_in_the_requested_sort_order(
         assert stream(client, f"/orders/export{query}").data.splitlines() == [orders[i] for i in expected]
 
 
-def test_an_export_resumes_after_the_last_order_of_a_broken_one(client: FlaskClient, orders: list[bytes]) -> None:
+def test_an_export_resumes_after_the_last_order_of_an_aborted_one(client: FlaskClient, orders: list[bytes]) -> None:
     for sort, expected in (("created_at", orders[2:]), ("-created_at", orders[:1])):
         last = orjson.loads(orders[1])["id"].upper()
 
@@ -163,7 +163,7 @@ def test_an_export_resumes_after_the_last_order_of_a_broken_one(client: FlaskCli
         assert rest.data.splitlines() == (expected if sort == "created_at" else expected[::-1])
 
 
-def test_a_format_is_chosen_by_the_query_too(client: FlaskClient, orders: list[bytes]) -> None:
+def test_the_query_can_select_the_format(client: FlaskClient, orders: list[bytes]) -> None:
     for name, media_type in (("ndjson", NDJSON), ("csv", CSV)):
         chosen = client.get(f"/orders/export?format={name}", headers={"Accept": "application/json"})
 
@@ -257,7 +257,7 @@ def test_a_head_request_gets_the_headers_of_an_export(client: FlaskClient, order
 
 
 @pytest.mark.parametrize("accept", [NDJSON, CSV])
-def test_a_fault_before_the_first_byte_is_a_problem(
+def test_an_error_before_the_first_byte_is_a_problem(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, accept: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -288,7 +288,7 @@ def test_an_error_of_a_later_page_of_the_first_chunk_is_a_problem(
     assert slug(client.get("/orders/export")) == (503, "service-unavailable")
 
 
-def test_an_export_waits_for_others_and_not_without_end(
+def test_an_export_waits_for_others_for_a_limited_time(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(order_export, "_QUEUE_SECONDS", 0.05)

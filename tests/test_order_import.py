@@ -107,7 +107,7 @@ def test_an_export_of_all_states_imported_elsewhere_exports_the_same(
     assert runner.invoke(args=["verify"]).stdout == f"{len(LIVES)} orders verified, 0 differences.\n"
 
 
-def test_a_restored_order_lives_on(
+def test_an_imported_order_can_be_changed(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result], documents: bytes
 ) -> None:
     delete_all_rows(app)
@@ -183,7 +183,7 @@ def test_a_reference_belongs_to_its_principal(client: FlaskClient, imported: Cal
 
 
 @pytest.mark.parametrize("principal", ["", "p" * 129])
-def test_a_principal_that_no_caller_can_have_is_refused(
+def test_an_impossible_principal_is_refused(
     client: FlaskClient, imported: Callable[..., Result], principal: str
 ) -> None:
     result = imported(order(), principal=principal)
@@ -193,7 +193,7 @@ def test_a_principal_that_no_caller_can_have_is_refused(
     assert client.get("/orders").json["orders"] == []
 
 
-def test_bad_lines_are_named_with_their_number_and_reason_and_no_other_is_lost(
+def test_invalid_lines_are_reported_with_their_number_and_reason_and_the_others_are_imported(
     client: FlaskClient, imported: Callable[..., Result]
 ) -> None:
     taken = client.post("/orders", json=order(external_ref="r-0")).json["id"]
@@ -283,7 +283,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
 
 @pytest.mark.parametrize(("change", "named"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
 @on_postgresql
-def test_a_document_that_contradicts_itself_or_another_is_a_bad_line(
+def test_a_document_that_contradicts_itself_or_another_is_an_invalid_line(
     client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result], change: Any, named: str
 ) -> None:
     document = client.post("/orders", json=RICHEST).json
@@ -369,7 +369,7 @@ def replaced(document: dict[str, Any], place: str, value: Any) -> dict[str, Any]
 
 
 @on_postgresql
-def test_what_the_api_would_never_make_of_an_order_is_a_bad_line(
+def test_a_document_that_the_api_cannot_produce_is_an_invalid_line(
     app: Flask, client: FlaskClient, imported: Callable[..., Result]
 ) -> None:
     document = lived(client)
@@ -384,7 +384,7 @@ def test_what_the_api_would_never_make_of_an_order_is_a_bad_line(
 
 
 @on_postgresql
-def test_an_order_that_is_larger_than_any_of_the_api_is_a_bad_line(
+def test_an_order_larger_than_the_limits_of_the_api_is_an_invalid_line(
     app: Flask, client: FlaskClient, imported: Callable[..., Result]
 ) -> None:
     document = lived(client)
@@ -444,7 +444,7 @@ def test_what_is_imported_is_as_the_api_description_says_and_verified(
 
 
 @on_postgresql
-def test_a_document_without_one_of_its_members_is_a_bad_line(
+def test_a_document_without_one_of_its_members_is_an_invalid_line(
     client: FlaskClient, imported: Callable[..., Result]
 ) -> None:
     document = client.post("/orders", json=RICHEST).json
@@ -487,7 +487,7 @@ def test_an_order_rejected_by_the_database_is_reported_and_the_others_are_import
         assert "c-123" not in fault  # the row is personal data
 
 
-def test_a_database_that_is_away_is_no_line_s_fault(
+def test_an_unavailable_database_is_not_reported_as_an_invalid_line(
     runner: FlaskCliRunner,
     imported: Callable[..., Result],
     documents: bytes,
@@ -556,7 +556,7 @@ def test_a_byte_order_mark_at_the_beginning_of_the_file_is_skipped(
     assert only_a_mark.stdout == summary(1, 0, 0)
 
 
-def test_a_byte_order_mark_anywhere_else_is_a_fault_of_its_line(imported: Callable[..., Result]) -> None:
+def test_a_byte_order_mark_anywhere_else_is_an_error_of_its_line(imported: Callable[..., Result]) -> None:
     result = imported(orjson.dumps(order()), BOM + orjson.dumps(order(note="2")))
 
     assert (result.exit_code, result.stdout) == (1, summary(1, 0, 1))

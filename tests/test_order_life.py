@@ -80,7 +80,7 @@ def test_each_command_prints_what_the_page_says_and_is_previewed(server: Server,
     assert len(previewed) > len(EVENTS.findall(PAGE))
 
 
-def test_the_first_steps_of_the_readme_lead_to_the_statuses_beside_them(server: Server, path: str) -> None:
+def test_the_first_steps_of_the_readme_lead_to_the_statuses_in_their_comments(server: Server, path: str) -> None:
     section = (ROOT / "README.md").read_text().partition("### Lifecycle")[2]
     [(variables, commands)] = re.findall(r"```sh\n(O=\S+ J=.*?)\n(.*?)```", section, re.DOTALL)
     steps = [line.partition(" #") for line in commands.splitlines()]

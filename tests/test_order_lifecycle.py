@@ -187,7 +187,7 @@ def test_a_hold_blocks_every_action_that_advances_the_order(client: FlaskClient,
 
 
 @pytest.mark.parametrize("way", [("hold",), ("confirm", "hold")], ids="-".join)
-def test_a_hold_never_stops_a_cancellation_and_ends_with_it(client: FlaskClient, way: tuple[str, ...]) -> None:
+def test_a_hold_does_not_block_a_cancellation_and_ends_with_it(client: FlaskClient, way: tuple[str, ...]) -> None:
     path = order_after(client, *way)
 
     order = send_action(client, path, "cancel").json
@@ -195,7 +195,7 @@ def test_a_hold_never_stops_a_cancellation_and_ends_with_it(client: FlaskClient,
     assert (order["status"], order["holds"]) == ("cancelled", [])
 
 
-def test_the_same_hold_again_stores_no_version(client: FlaskClient) -> None:
+def test_placing_the_same_hold_again_stores_no_version(client: FlaskClient) -> None:
     path, body = order_after(client), {"kind": "address", "reason": "not found"}
 
     first, again = send_action(client, path, "hold", body), send_action(client, path, "hold", body)
@@ -364,7 +364,7 @@ def test_an_action_on_an_unknown_order_is_404(client: FlaskClient, order_id: str
         assert slug(send_action(client, f"/orders/{order_id}", name)) == (404, "order-not-found")
 
 
-def test_every_action_has_a_request_here() -> None:
+def test_every_action_has_a_request_in_the_test_support() -> None:
     assert ROUTES.keys() == READY.keys() == ACTIONS.keys() and BODIES.keys() <= ACTIONS.keys()
 
 
@@ -382,9 +382,7 @@ NO_OPEN_UNITS = "The action fulfill is not allowed: all units of the order are c
         ([], "fulfill", "The action fulfill is not allowed: the order is pending."),
     ],
 )
-def test_a_409_states_what_prevents_the_action(
-    client: FlaskClient, before: list[str], action: str, detail: str
-) -> None:
+def test_a_409_says_what_prevents_the_action(client: FlaskClient, before: list[str], action: str, detail: str) -> None:
     refused = send_action(client, order_after(client, *before), action)
 
     assert slug(refused) == (409, "illegal-action")

@@ -63,7 +63,7 @@ NUMBER_LIMITS = [
 
 
 @pytest.mark.parametrize(("body", "low", "high", "place"), NUMBER_LIMITS, ids=[limit[3] for limit in NUMBER_LIMITS])
-def test_a_number_is_whole_and_within_its_limits(
+def test_a_number_is_an_integer_within_its_limits(
     client: FlaskClient, body: Any, low: int, high: int, place: str
 ) -> None:
     accepted = [client.post("/orders", json=body(number)) for number in (low, high)]
@@ -131,20 +131,20 @@ REFUSED_OUTSIDE_PROSE = ["\t", "\n", "\r"]
 
 @pytest.mark.parametrize("symbol", REFUSED_EVERYWHERE + REFUSED_OUTSIDE_PROSE)
 @pytest.mark.parametrize(("body", "_longest", "place"), TEXT_LIMITS[:4], ids=[limit[2] for limit in TEXT_LIMITS[:4]])
-def test_a_name_cannot_contain_control_characters(
+def test_a_name_must_not_contain_control_characters(
     client: FlaskClient, body: Any, _longest: int, place: str, symbol: str
 ) -> None:
     assert error_locations(client.post("/orders", json=body(f"a{symbol}b"))) == {place}
 
 
 @pytest.mark.parametrize("symbol", REFUSED_EVERYWHERE)
-def test_a_note_and_metadata_hold_no_control_character(client: FlaskClient, symbol: str) -> None:
+def test_a_note_and_metadata_must_not_contain_control_characters(client: FlaskClient, symbol: str) -> None:
     body = MINIMAL | {"note": symbol, "metadata": {"k": symbol}}
 
     assert error_locations(client.post("/orders", json=body)) == {"#/note", "#/metadata/k"}
 
 
-def test_a_note_may_have_lines(client: FlaskClient) -> None:
+def test_a_note_may_have_line_breaks(client: FlaskClient) -> None:
     assert client.post("/orders", json=MINIMAL | {"note": "1\r\n\t2"}).json["note"] == "1\r\n\t2"
 
 

@@ -46,7 +46,7 @@ def pages(client: FlaskClient, **query: Any) -> Iterator[list[dict[str, Any]]]:
         cursor = {"cursor": page["next_cursor"]}
 
 
-def test_no_orders_are_an_empty_page(client: FlaskClient) -> None:
+def test_a_list_without_orders_is_an_empty_page(client: FlaskClient) -> None:
     response = client.get("/orders")
 
     assert response.json == {"orders": [], "next_cursor": None}
@@ -61,7 +61,7 @@ def test_the_newest_order_comes_first_and_a_page_has_20(client: FlaskClient) -> 
     assert listed(client, sort="created_at") == ids[:20]
 
 
-def test_a_listed_order_is_the_document_that_was_answered_first(client: FlaskClient) -> None:
+def test_a_listed_order_is_the_document_of_its_create_response(client: FlaskClient) -> None:
     created = client.post("/orders", json=MINIMAL)
 
     assert client.get("/orders").data == b'{"orders":[' + created.data + b'],"next_cursor":null}'
@@ -131,7 +131,7 @@ FILTERS = [
 
 
 @pytest.mark.parametrize(("query", "expected"), FILTERS)
-def test_filters_choose_orders_each_alone_and_together(
+def test_filters_select_orders_alone_and_combined(
     client: FlaskClient, shop: list[str], query: dict[str, str], expected: list[int]
 ) -> None:
     assert listed(client, sort="created_at", **query) == [shop[i] for i in expected]

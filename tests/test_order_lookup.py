@@ -39,7 +39,7 @@ def office(secure_app: Flask) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_an_order_is_read_by_its_reference_whatever_characters_it_has(client: FlaskClient, reference: str) -> None:
+def test_an_order_is_read_by_a_reference_with_any_characters(client: FlaskClient, reference: str) -> None:
     created = client.post("/orders", json=MINIMAL | {"external_ref": reference})
     client.post("/orders", json=MINIMAL | {"external_ref": "another"})
 
@@ -48,7 +48,7 @@ def test_an_order_is_read_by_its_reference_whatever_characters_it_has(client: Fl
     assert (read.status_code, read.data, read.headers["ETag"]) == (200, created.data, '"1"')
 
 
-def test_the_order_is_the_current_one_with_its_entity_tag(client: FlaskClient) -> None:
+def test_the_response_is_the_current_order_with_its_entity_tag(client: FlaskClient) -> None:
     path = client.post("/orders", json=MINIMAL | {"external_ref": "r-1"}).headers["Location"]
     confirmed = send_action(client, path, "confirm")
 
@@ -57,7 +57,7 @@ def test_the_order_is_the_current_one_with_its_entity_tag(client: FlaskClient) -
     assert by_reference(client, "r-1", **{"If-None-Match": '"2"'}).status_code == 304
 
 
-def test_a_reference_is_found_as_long_as_the_order_has_it(client: FlaskClient) -> None:
+def test_an_order_is_found_by_its_reference_until_that_is_changed(client: FlaskClient) -> None:
     path = client.post("/orders", json=MINIMAL | {"external_ref": "old"}).headers["Location"]
     send_action(client, path, "update", {"external_ref": "new"})
 
@@ -66,14 +66,14 @@ def test_a_reference_is_found_as_long_as_the_order_has_it(client: FlaskClient) -
 
 
 @pytest.mark.parametrize("reference", ["a%00b", "%0A", "x" * 65])
-def test_a_reference_that_no_order_can_have_is_refused(client: FlaskClient, reference: str) -> None:
+def test_an_invalid_reference_is_refused(client: FlaskClient, reference: str) -> None:
     refused = client.get(f"/orders/by-ref/{reference}")
 
     assert error_locations(refused) == {"external_ref"}
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_a_reference_is_only_read(client: FlaskClient, method: str) -> None:
+def test_looking_up_a_reference_changes_nothing(client: FlaskClient, method: str) -> None:
     client.post("/orders", json=MINIMAL | {"external_ref": "hold"})
 
     assert slug(client.open("/orders/by-ref/hold", method=method, json={})) == (405, "method-not-allowed")
@@ -126,7 +126,7 @@ def test_a_key_of_a_batch_is_listed_and_one_of_a_change_is_not(client: FlaskClie
     assert keyed(client, "k-2") == keyed(client, "r-1") == []
 
 
-def test_a_refused_create_leaves_no_key(client: FlaskClient) -> None:
+def test_a_refused_create_stores_no_key(client: FlaskClient) -> None:
     client.post("/orders", json=MINIMAL | {"items": []}, headers={"Idempotency-Key": "k-1"})
 
     assert keyed(client, "k-1") == []
@@ -144,7 +144,7 @@ def test_other_filters_apply_to_the_order_of_a_key_as_well(client: FlaskClient) 
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "é", "a\nb"])
-def test_a_key_that_no_request_can_have_is_refused(client: FlaskClient, key: str) -> None:
+def test_an_invalid_key_is_refused(client: FlaskClient, key: str) -> None:
     assert error_locations(client.get("/orders", query_string={"idempotency_key": key})) == {"idempotency_key"}
 
 

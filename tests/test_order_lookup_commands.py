@@ -121,7 +121,7 @@ def test_too_long_words_are_reported_by_the_name_of_the_argument(runner: FlaskCl
 
 
 @pytest.mark.parametrize("command", [("orders", "tail"), ("broker", "replay")])
-def test_a_number_beyond_the_feed_is_refused_with_those_that_it_has(
+def test_a_number_beyond_the_feed_is_refused_and_the_range_of_the_feed_is_shown(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner, command: tuple[str, ...]
 ) -> None:
     create(client)
@@ -147,7 +147,7 @@ def test_a_terminal_shows_tables(app: Flask, client: FlaskClient, database_url: 
     assert "order.created" in shown and "\u202e" not in shown
 
 
-def test_tail_prints_events_as_they_come_until_ctrl_c(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_tail_prints_new_events_until_ctrl_c(app: Flask, client: FlaskClient, database_url: str) -> None:
     command = (*FLASK, "orders", "tail", "--event", "order.created", "--after", "0")
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=environment(DATABASE_URL=database_url), text=True,

@@ -30,7 +30,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("target", "patch", "result"), EXAMPLES)
-def test_the_examples_of_the_rfc(target: Any, patch: Any, result: Any) -> None:
+def test_the_examples_of_the_rfc_give_the_documented_results(target: Any, patch: Any, result: Any) -> None:
     assert merge_patch(target, patch) == result
 
 
@@ -190,7 +190,7 @@ DATABASE_ERRORS = [
 
 
 @pytest.mark.parametrize(("patch", "places"), DATABASE_ERRORS)
-def test_a_patch_that_would_make_no_order_is_refused(client: FlaskClient, patch: Any, places: set[str]) -> None:
+def test_a_patch_whose_result_is_invalid_is_refused(client: FlaskClient, patch: Any, places: set[str]) -> None:
     created = client.post("/orders", json=RICHEST)
     path = created.headers["Location"]
 
@@ -227,7 +227,7 @@ def test_only_patch_accepts_a_merge_patch(client: FlaskClient) -> None:
     assert slug(response) == (415, "unsupported-media-type")
 
 
-def test_a_reference_that_another_order_has_is_a_conflict_that_names_it(client: FlaskClient) -> None:
+def test_a_reference_of_another_order_is_a_conflict_that_names_that_order(client: FlaskClient) -> None:
     other = client.get(order_after(client, external_ref="r-1")).json["id"]
     path = order_after(client, external_ref="r-2")
     before = client.get(path).data
@@ -239,7 +239,7 @@ def test_a_reference_that_another_order_has_is_a_conflict_that_names_it(client: 
     assert client.get(path).data == before
 
 
-def test_a_reference_that_was_given_up_is_free(client: FlaskClient) -> None:
+def test_a_removed_reference_can_be_used_again(client: FlaskClient) -> None:
     first, second = order_after(client, external_ref="r-1"), order_after(client)
 
     client.patch(first, json={"external_ref": None})
@@ -251,7 +251,7 @@ def test_a_reference_that_was_given_up_is_free(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     ("name", "body"), [("update", {"note": "x"}), ("hold", {"kind": "other", "reason": "x"}), ("release", None)]
 )
-def test_a_put_patch_or_delete_that_is_repeated_changes_nothing_more(client: FlaskClient, name: str, body: Any) -> None:
+def test_a_repeated_put_patch_or_delete_changes_nothing(client: FlaskClient, name: str, body: Any) -> None:
     path = order_after(client, "hold")
 
     first, again = (send_action(client, path, name, body) for _ in range(2))

@@ -29,7 +29,7 @@ def assert_gap_free(client: FlaskClient, runner: FlaskCliRunner, path: str) -> d
     return order
 
 
-def test_writers_without_conditions_make_one_version_each_or_are_refused(
+def test_unconditional_writers_store_one_version_each_or_are_refused(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner
 ) -> None:
     path = order_after(client)
@@ -48,7 +48,7 @@ def test_writers_without_conditions_make_one_version_each_or_are_refused(
     assert sorted(r.json["version"] for r in responses if r.status_code == 200) == list(range(2, order["version"] + 1))
 
 
-def test_writers_who_read_and_try_again_all_get_their_change_in(
+def test_writers_who_retry_with_the_current_version_all_succeed(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner
 ) -> None:
     path = order_after(client, note="0")
@@ -72,7 +72,7 @@ def test_writers_who_read_and_try_again_all_get_their_change_in(
     assert (order["note"], order["version"]) == (str(WRITERS), WRITERS + 1)
 
 
-def test_writers_who_compete_for_units_ship_no_more_than_were_ordered(
+def test_concurrent_fulfillments_ship_no_more_units_than_ordered(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner
 ) -> None:
     path = order_after(client, "confirm", items=[MINIMAL["items"][0] | {"quantity": 20}])
@@ -87,7 +87,7 @@ def test_writers_who_compete_for_units_ship_no_more_than_were_ordered(
     assert [sent["number"] for sent in order["fulfillments"]] == list(range(1, 21))
 
 
-def test_a_change_that_loses_every_race_is_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_that_loses_every_race_gets_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     path = order_after(client)
     tries = []
 

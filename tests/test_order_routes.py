@@ -15,7 +15,7 @@ from app.schemas.order import PRICE_MAX, QUANTITY_MAX
 from tests.support.samples import MINIMAL, RICHEST, priced, slug
 
 
-def test_the_seeds_body_makes_an_order_that_can_be_read(client: FlaskClient) -> None:
+def test_a_created_order_can_be_read(client: FlaskClient) -> None:
     created = client.post("/orders", json=MINIMAL)
 
     assert (created.status_code, created.mimetype) == (201, "application/json")
@@ -123,7 +123,7 @@ character = st.characters(exclude_categories=("Cs", "Cc"))
     note=st.text(character | st.sampled_from("\t\n\r")),
     names=st.sets(st.text(character, min_size=1, max_size=40), max_size=50),
 )
-def test_text_comes_back_as_it_was_sent(client: FlaskClient, note: str, names: set[str]) -> None:
+def test_text_is_returned_as_it_was_sent(client: FlaskClient, note: str, names: set[str]) -> None:
     metadata = {name: name[::-1] for name in names}
 
     created = client.post("/orders", json=MINIMAL | {"note": note, "metadata": metadata})
@@ -151,7 +151,7 @@ def test_an_order_that_does_not_exist_is_404(client: FlaskClient, order_id: str)
     assert slug(client.get(f"/orders/{order_id}")) == (404, "order-not-found")
 
 
-def test_a_version_is_given_as_it_was_and_a_missing_one_is_404(client: FlaskClient) -> None:
+def test_an_earlier_version_is_returned_unchanged_and_a_missing_one_is_404(client: FlaskClient) -> None:
     created = client.post("/orders", json=MINIMAL)
     address = created.headers["Location"]
 
@@ -178,7 +178,9 @@ def test_an_unchanged_order_is_not_sent_again(client: FlaskClient, if_none_match
 
 @pytest.mark.parametrize("path", ["order", "/docs", "/openapi.json"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_what_if_match_does_not_name_is_not_read(client: FlaskClient, path: str, method: str) -> None:
+def test_an_order_whose_version_if_match_does_not_name_is_not_returned(
+    client: FlaskClient, path: str, method: str
+) -> None:
     address = client.post("/orders", json=MINIMAL).headers["Location"] if path == "order" else path
     tag = client.get(address).headers["ETag"]
 
@@ -193,7 +195,7 @@ def test_what_if_match_does_not_name_is_not_read(client: FlaskClient, path: str,
         assert (refused.status_code, refused.content_type) == (412, "application/problem+json"), value
 
 
-def test_an_order_that_if_match_does_not_name_is_a_version_mismatch(client: FlaskClient) -> None:
+def test_a_read_with_another_version_in_if_match_is_a_version_mismatch(client: FlaskClient) -> None:
     address = client.post("/orders", json=MINIMAL).headers["Location"]
 
     refused = client.get(address, headers={"If-Match": '"2"'})
@@ -202,7 +204,7 @@ def test_an_order_that_if_match_does_not_name_is_a_version_mismatch(client: Flas
     assert refused.json["current_version"] == 1
 
 
-def test_head_answers_the_headers_of_get(client: FlaskClient) -> None:
+def test_head_returns_the_headers_of_get(client: FlaskClient) -> None:
     address = client.post("/orders", json=MINIMAL).headers["Location"]
 
     get, head = client.get(address), client.head(address)
@@ -223,7 +225,7 @@ def test_a_duplicate_reference_is_409_and_names_the_first_order(client: FlaskCli
     assert len(client.get("/orders").json["orders"]) == 1
 
 
-def test_orders_without_a_reference_or_key_never_collide(client: FlaskClient) -> None:
+def test_orders_without_a_reference_or_key_never_conflict(client: FlaskClient) -> None:
     created = [client.post("/orders", json=MINIMAL) for _ in range(3)]
 
     assert {response.status_code for response in created} == {201}
@@ -240,7 +242,7 @@ def test_orders_without_a_reference_or_key_never_collide(client: FlaskClient) ->
     ],
     ids=["below zero", "no currency for a price", "no currency for an adjustment", "beyond 2^53"],
 )
-def test_money_that_cannot_be_is_refused(client: FlaskClient, body: dict[str, Any], place: str) -> None:
+def test_impossible_amounts_are_refused(client: FlaskClient, body: dict[str, Any], place: str) -> None:
     response = client.post("/orders", json=body)
 
     assert [fault["pointer"] for fault in response.json["errors"]] == [place]

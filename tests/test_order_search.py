@@ -98,7 +98,7 @@ def test_an_order_is_found_by_a_part_of_its_number(app: Flask, client: FlaskClie
 
 
 @pytest.mark.parametrize("q", ["ovelace", "lovelace nobody", "ada-lovelace", "!!!", "%", "_", "x" * 200, "'; --", "#"])
-def test_what_does_not_begin_a_word_is_not_found(app: Flask, client: FlaskClient, q: str) -> None:
+def test_only_beginnings_of_words_match(app: Flask, client: FlaskClient, q: str) -> None:
     client.post("/orders", json=RICHEST)
     project(app)
 
@@ -122,7 +122,7 @@ any_text = st.one_of(
 
 
 @given(q=any_text, tag=st.none() | any_text, pair=st.none() | st.tuples(any_text, any_text))
-def test_any_text_is_answered_200_or_400(
+def test_any_query_is_200_or_400(
     app: Flask, client: FlaskClient, q: str, tag: str | None, pair: tuple[str, str] | None
 ) -> None:
     query = (
@@ -282,7 +282,7 @@ def test_a_cursor_belongs_to_its_query_and_sort(client: FlaskClient, orders: dic
 
 
 @pytest.mark.parametrize("sort", ["-created_at", "created_at", "total"])
-def test_orders_that_match_throughout_are_found_once_while_others_come_and_change(
+def test_orders_that_match_all_the_time_are_found_once_during_concurrent_changes(
     app: Flask, client: FlaskClient, sort: str
 ) -> None:
     paths = [client.post("/orders", json=priced(n, tags=["mine"])).headers["Location"] for n in range(12)]

@@ -38,7 +38,7 @@ def at_the_limit(server: Server, url: str) -> Iterator[list[Future[Response]]]:
         yield waiting
 
 
-def test_beyond_the_limit_a_request_is_refused_and_afterwards_all_are_served(server: Server, database_url: str) -> None:
+def test_requests_above_the_limit_are_refused_and_later_ones_are_served(server: Server, database_url: str) -> None:
     with at_the_limit(server, database_url) as waiting:
         refused = server.request("GET", "/orders", headers={"Origin": ORIGIN, "X-Request-Id": "refused-1"})
         probe = server.request("GET", "/healthz")
@@ -76,7 +76,7 @@ def answers(clients: list[socket.socket], path: str) -> list[bytes]:
 
 
 @on_postgresql  # SQLite's files are open from the start
-def test_however_many_clients_connect_files_are_left_for_the_database(database_url: str, app: Flask) -> None:
+def test_connections_of_clients_leave_file_descriptors_for_the_database(database_url: str, app: Flask) -> None:
     settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1"}
     with running(*FEW_FILES, port=free_port(), **settings) as server, ExitStack() as stack:
         address = ("127.0.0.1", server.port)
@@ -90,7 +90,7 @@ def test_however_many_clients_connect_files_are_left_for_the_database(database_u
 
 
 @on_sqlite
-def test_however_many_event_streams_are_open_others_are_answered(database_url: str, app: Flask) -> None:
+def test_open_event_streams_do_not_block_other_requests(database_url: str, app: Flask) -> None:
     settings = {"DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "EVENT_STREAMS": "1000"}
     with running(*FEW_FILES, port=free_port(), **settings) as server, ExitStack() as stack:
         statuses = set()
@@ -103,7 +103,7 @@ def test_however_many_event_streams_are_open_others_are_answered(database_url: s
     assert (statuses, ready.status) == ({b"200", b"503"}, 200)
 
 
-def test_requests_that_wait_for_events_do_not_count(server: Server, app: Flask) -> None:
+def test_requests_that_wait_for_events_do_not_count_towards_the_limit(server: Server, app: Flask) -> None:
     waiting = []
     with ThreadPoolExecutor(LIMIT) as threads:
         for count in range(1, LIMIT + 1):  # one after the other: until it waits, each is in progress

@@ -136,7 +136,7 @@ def test_if_none_match_reveals_nothing_about_orders_of_others(bob: Send, adas: l
     assert slug(read) == slug(changed) == (404, "order-not-found")
 
 
-def test_each_principal_has_idempotency_keys_of_its_own(ada: Send, bob: Send, shop: Send) -> None:
+def test_each_principal_has_its_own_idempotency_keys(ada: Send, bob: Send, shop: Send) -> None:
     responses = [
         send("POST", "/orders", MINIMAL | {"customer_id": customer}, Idempotency_Key="k-1")
         for send, customer in ((ada, "c-ada"), (bob, "c-bob"), (shop, "c-ada"), (shop, "c-ada"), (ada, "c-ada"))
@@ -269,9 +269,7 @@ def on_hold(shop: Send, agent: Send, adas: list[str]) -> str:
 
 
 @pytest.mark.parametrize("below", ["", "?version=2", "?version=3", "/history"])
-def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(
-    ada: Send, shop: Send, on_hold: str, below: str
-) -> None:
+def test_a_customer_does_not_see_reasons_of_holds_or_actors(ada: Send, shop: Send, on_hold: str, below: str) -> None:
     read, full = ada("GET", on_hold + below), shop("GET", on_hold + below)
 
     assert read.status_code == 200
@@ -283,7 +281,7 @@ def test_a_customer_reads_no_reason_of_a_hold_and_not_who_acted(
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_a_customers_view_has_an_entity_tag_of_its_own(ada: Send, shop: Send, on_hold: str, version: int) -> None:
+def test_a_customers_view_has_its_own_entity_tag(ada: Send, shop: Send, on_hold: str, version: int) -> None:
     """One strong tag stands for one sequence of bytes (RFC 9110 §8.8.1)."""
     path = f"{on_hold}?version={version}"
 

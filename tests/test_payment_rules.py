@@ -87,7 +87,7 @@ def status_of(order: OrderAggregate) -> set[str]:
 
 
 @given(st.sampled_from([5, 10, 25]), st.lists(steps, max_size=12))
-def test_what_is_due_and_the_status_agree_in_every_sequence(unit_price: int, sequence: list[tuple[str, Any]]) -> None:
+def test_due_amount_and_status_agree_in_every_sequence(unit_price: int, sequence: list[tuple[str, Any]]) -> None:
     order = order_of(unit_price)
     for number, (action, value) in enumerate(sequence, start=1):
         before, order = order, copy(order)
@@ -125,7 +125,7 @@ def lived(*sequence: tuple[str, Any]) -> tuple[str, int]:
     return order.payment_status, due(order)
 
 
-def test_what_was_refunded_because_the_order_was_cheaper_is_due_again_when_it_is_dearer() -> None:
+def test_a_refund_after_a_price_reduction_is_due_again_after_a_price_increase() -> None:
     cheaper = ("capture", 100), ("reprice", 10), ("refund", 60)
 
     assert lived(*cheaper) == ("partially_refunded", 0)

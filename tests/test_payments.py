@@ -131,7 +131,9 @@ def test_a_replay_has_the_status_of_the_first_response(client: FlaskClient) -> N
         ([("authorization", 10), ("void", 11)], "Voids would exceed what was authorized by 1."),
     ],
 )
-def test_no_more_is_given_back_than_was_taken(client: FlaskClient, entries: list[tuple[str, int]], detail: str) -> None:
+def test_no_more_is_refunded_than_was_captured(
+    client: FlaskClient, entries: list[tuple[str, int]], detail: str
+) -> None:
     path = order_after(client)
     *before, last = [pay(client, path, type_, amount) for type_, amount in entries]
 
@@ -165,7 +167,7 @@ def test_an_invalid_payment_is_refused(client: FlaskClient, members: dict[str, A
     assert client.get(path).json["version"] == 1
 
 
-def test_an_order_without_prices_takes_no_payment(client: FlaskClient) -> None:
+def test_an_order_without_prices_accepts_no_payment(client: FlaskClient) -> None:
     path = client.post("/orders", json=MINIMAL).location
 
     refused = pay(client, path, "capture", 1)
@@ -215,7 +217,7 @@ def test_an_order_has_a_limited_number_of_payments(client: FlaskClient, monkeypa
     assert pay(client, path, "capture", 1, "p-2").status_code == 200
 
 
-def test_a_payment_service_needs_no_other_scope(secure_app: Flask, secure_client: FlaskClient) -> None:
+def test_recording_payments_needs_no_other_scope(secure_app: Flask, secure_client: FlaskClient) -> None:
     shop, payments = (bearer(api_key(secure_app, scope)) for scope in ("orders:write", "payments:write"))
     path = secure_client.post("/orders", json=priced(), headers=shop).location
     body = {"type": "capture", "amount": 1000, "reference": "p-1"}

@@ -98,7 +98,7 @@ def test_an_invalid_parameter_is_refused(client: FlaskClient, query: str, name: 
     assert error_locations(client.get(path_of("c-1") + query)) == {name}
 
 
-def test_a_customer_exports_the_own_data_as_they_may_see_it(secure_client: FlaskClient, shop: dict[str, str]) -> None:
+def test_customers_export_their_own_data_as_they_may_see_it(secure_client: FlaskClient, shop: dict[str, str]) -> None:
     own = bearer(token(customer="c-1", scope="privacy:export orders:write"))
     path = secure_client.post("/orders", json=MINIMAL, headers=own).headers["Location"]
     send_action(secure_client, path, "hold", **shop)
@@ -110,7 +110,7 @@ def test_a_customer_exports_the_own_data_as_they_may_see_it(secure_client: Flask
     assert "check" in json.dumps(full) and "check" not in json.dumps(seen)
 
 
-def test_a_customer_exports_nobody_elses_data(secure_client: FlaskClient, shop: dict[str, str]) -> None:
+def test_customers_cannot_export_the_data_of_others(secure_client: FlaskClient, shop: dict[str, str]) -> None:
     secure_client.post("/orders", json=MINIMAL, headers=shop)
     other = bearer(token(customer="c-2", scope="privacy:export"))
 
@@ -163,7 +163,7 @@ def test_a_running_erasure_is_part_of_the_export_and_a_finished_one_leaves_nothi
 
 @pytest.mark.parametrize("command", ["export", "erase"])
 @pytest.mark.parametrize("customer_id", ["", "c" * 65])
-def test_the_commands_refuse_what_is_no_customer_id(runner: FlaskCliRunner, command: str, customer_id: str) -> None:
+def test_the_commands_refuse_an_invalid_customer_id(runner: FlaskCliRunner, command: str, customer_id: str) -> None:
     result = runner.invoke(args=["privacy", command, customer_id])
 
     assert (result.exit_code, result.stdout) == (2, "")
@@ -203,9 +203,7 @@ def personal_texts(value: Any, member: str = "") -> Iterator[str]:
         yield value
 
 
-def test_nothing_of_an_export_is_left_in_a_table_a_file_or_a_log_after_the_erasure(
-    app: Flask, database_url: str
-) -> None:
+def test_after_an_erasure_no_table_file_or_log_contains_anything_of_the_export(app: Flask, database_url: str) -> None:
     shop = bearer(api_key(app, *SCOPES, name="shop"))
     with gunicorn(database_url) as server:
 

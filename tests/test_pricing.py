@@ -57,7 +57,7 @@ def test_the_discounts_of_the_lines_add_up_to_all_discounts(order: tuple[list[Do
 
 
 @given(order=orders, data=st.data())
-def test_cancelled_units_never_make_a_line_negative(
+def test_cancelled_units_never_make_the_total_of_a_line_negative(
     order: tuple[list[Document], list[Document]], data: st.DataObject
 ) -> None:
     items, adjustments = order
@@ -179,7 +179,7 @@ def test_a_discount_is_shared_by_largest_remainder(
         ),
     ],
 )
-def test_prices_that_do_not_add_up_are_refused_with_every_fault(
+def test_inconsistent_prices_are_refused_with_all_errors(
     client: FlaskClient, members: Document, errors: dict[str, str]
 ) -> None:
     response = client.post("/orders", json=priced() | members)

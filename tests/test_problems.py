@@ -191,7 +191,7 @@ def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, monke
 
 @pytest.mark.parametrize("path", ["/orders/actions", "/orders/batch"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "PUT", "DELETE"])
-def test_a_fixed_path_is_no_order_id(client: FlaskClient, method: str, path: str) -> None:
+def test_a_fixed_path_is_not_taken_for_an_order_id(client: FlaskClient, method: str, path: str) -> None:
     response = client.open(path, method=method)
 
     assert (response.status_code, response.headers["Allow"]) == (405, "OPTIONS, POST")
@@ -209,7 +209,7 @@ def test_options_lists_exactly_the_methods_of_the_path(app: Flask, client: Flask
         assert ("Accept-Patch" in response.headers) == ("PATCH" in known), path
 
 
-def test_an_id_that_is_no_uuid_is_an_order_that_does_not_exist(client: FlaskClient) -> None:
+def test_an_id_that_is_not_a_uuid_is_an_unknown_order(client: FlaskClient) -> None:
     missing = [
         client.get("/orders/x"),
         client.get("/orders/batches"),

@@ -61,7 +61,7 @@ def requests(client: FlaskClient, credential: str, count: int) -> list[Any]:
     return [client.get("/orders", headers=bearer(credential)) for _ in range(count)]
 
 
-def test_beyond_its_share_a_principal_waits(limited_client: FlaskClient, clock: Clock) -> None:
+def test_a_principal_above_the_quota_must_wait(limited_client: FlaskClient, clock: Clock) -> None:
     responses = requests(limited_client, token(), LIMIT + 3)
     refused = responses[-1]
 
@@ -119,7 +119,7 @@ def test_a_refused_batch_counts_as_one_request(limited_client: FlaskClient) -> N
     assert requests(limited_client, token(), 1)[0].status_code == 429
 
 
-def test_a_batch_of_more_than_the_whole_share_is_paid_off(
+def test_a_batch_larger_than_the_quota_delays_the_next_request(
     limited: Flask, limited_client: FlaskClient, clock: Clock
 ) -> None:
     requests(limited_client, token(), 1)
@@ -143,7 +143,7 @@ def test_a_batch_without_a_limit_is_accepted(secure_client: FlaskClient) -> None
     assert response.status_code == 200 and "RateLimit" not in response.headers
 
 
-def test_each_principal_has_a_share_of_its_own(limited: Flask, limited_client: FlaskClient) -> None:
+def test_each_principal_has_its_own_quota(limited: Flask, limited_client: FlaskClient) -> None:
     requests(limited_client, token(), LIMIT + 1)
 
     other = requests(limited_client, token(customer="c-2"), LIMIT)
@@ -258,7 +258,7 @@ def test_a_principal_beyond_the_capacity_of_the_table_is_not_limited(database_ur
     assert set(waits) == {0.0}
 
 
-def test_who_shares_a_file_counts_together(database_url: str, clock: Clock, tmp_path: Any) -> None:
+def test_processes_that_share_a_file_count_together(database_url: str, clock: Clock, tmp_path: Any) -> None:
     limiters = [RateLimiter(str(tmp_path / "limits")) for _ in range(3)]
 
     passed = [limiters[i % 3].count("p", per_minute=20)[1] == 0 for i in range(100)]
@@ -266,7 +266,7 @@ def test_who_shares_a_file_counts_together(database_url: str, clock: Clock, tmp_
     assert passed == [True] * 20 + [False] * 80
 
 
-def test_two_workers_let_through_exactly_the_share(app: Flask, database_url: str) -> None:
+def test_two_workers_together_accept_exactly_the_quota(app: Flask, database_url: str) -> None:
     port = free_port()
     settings = {
         "AUTH": "required", "JWT_PUBLIC_KEY": public_pem(SIGNING_KEY), "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE,

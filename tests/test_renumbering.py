@@ -39,7 +39,7 @@ def stored(app: Flask, query: Any) -> Any:
         return db.session.scalar(query)
 
 
-def test_every_cursor_from_before_is_410_and_the_entries_stay(
+def test_every_earlier_cursor_is_410_and_the_entries_are_kept(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner
 ) -> None:
     create(app, client, 3)
@@ -58,7 +58,7 @@ def test_every_cursor_from_before_is_410_and_the_entries_stay(
     assert runner.invoke(args=["verify"]).exit_code == 0
 
 
-def test_webhooks_the_search_and_the_broker_go_on_where_they_were(
+def test_webhooks_the_search_and_the_broker_continue_at_their_positions(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner
 ) -> None:
     with webhook_rules(app):
@@ -82,7 +82,7 @@ def test_webhooks_the_search_and_the_broker_go_on_where_they_were(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 6])
-def test_all_pending_deliveries_have_the_new_numbers_whatever_the_batches_are(
+def test_all_pending_deliveries_have_the_new_numbers_with_any_batch_size(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(sequencer, "_RENUMBER_MAX", batch)

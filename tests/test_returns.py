@@ -18,7 +18,7 @@ def state(order: dict[str, Any]) -> tuple[str, int, list[str]]:
     return order["return_status"], order["items"][0]["returned"], [one["status"] for one in order["returns"]]
 
 
-def test_a_return_is_received_unless_it_says_otherwise(client: FlaskClient) -> None:
+def test_a_return_without_a_status_is_received(client: FlaskClient) -> None:
     path = sent(client)
 
     response = send_action(client, path, "return", UNIT | {"reason": "too small"})
@@ -54,7 +54,7 @@ def test_only_received_units_count_as_returned(client: FlaskClient) -> None:
     assert listed == again
 
 
-def test_expected_units_cannot_be_returned_once_more(client: FlaskClient) -> None:
+def test_expected_units_cannot_be_returned_again(client: FlaskClient) -> None:
     path = sent(client)
     send_action(client, path, "expect")
 
@@ -82,7 +82,7 @@ def test_a_return_is_settled_once(client: FlaskClient, first: str, other: str) -
     assert changed.json["detail"] == f"Return 1 is already {status}."
 
 
-def test_an_expected_return_is_settled_in_whatever_status_the_order_is(client: FlaskClient) -> None:
+def test_an_expected_return_is_settled_in_any_status_of_the_order(client: FlaskClient) -> None:
     path = order_after(client, "confirm", "fulfill", "expect", "hold")
 
     assert client.post(f"{path}/returns/1/receive").json["return_status"] == "returned"  # of the one that was sent

@@ -54,7 +54,7 @@ def test_candidates_are_counted_and_read_by_the_index_of_their_condition(app: Fl
 @on_postgresql
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("descending", [True, False])
-def test_a_walk_reads_the_index_that_has_its_sort(app: Flask, sort: str, descending: bool) -> None:
+def test_a_scan_uses_the_index_in_sort_order(app: Flask, sort: str, descending: bool) -> None:
     base: dict[str, Any] = {"created_at": "pk_order_search"}
     for name in (None, *SORTED_FILTERS):
         if name is not None and sort not in SORTED_FILTERS[name]:

@@ -48,7 +48,7 @@ def assert_projected(app: Flask, client: FlaskClient) -> None:
 
 @settings(max_examples=settings().max_examples // 3)  # one is dozens of events
 @given(seed=st.integers(0, 2**31 - 1), batches=st.lists(st.integers(1, 8), min_size=1, max_size=4))
-def test_the_projection_equals_the_documents_after_any_lives(
+def test_the_projection_equals_the_documents_after_random_actions(
     app: Flask, client: FlaskClient, seed: int, batches: list[int]
 ) -> None:
     delete_all_rows(app)
@@ -129,7 +129,9 @@ def test_an_earlier_version_never_replaces_a_later_one(app: Flask, client: Flask
     assert searched(client, q="lovelace") == []
 
 
-def test_a_worker_that_was_killed_goes_on_where_it_was(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_a_restarted_worker_continues_after_the_last_projected_event(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
     client.post("/orders", json=MINIMAL)
     with running_worker(DATABASE_URL=database_url) as worker:
         wait_until(lambda: search(client, limit=1)["as_of_seq"] == 1)
@@ -161,7 +163,7 @@ def test_an_erasure_reaches_the_search_in_its_own_transaction(app: Flask, client
     assert not [word for word in ("ada", "lovelace", "2079460000", "example", "sw1y", "analytical") if word in texts]
 
 
-def test_an_erasure_reaches_orders_that_the_search_does_not_have_yet(app: Flask, client: FlaskClient) -> None:
+def test_an_erasure_reaches_orders_that_the_search_does_not_include_yet(app: Flask, client: FlaskClient) -> None:
     order = client.post("/orders", json=RICHEST).json
     client.post(f"/orders/{order['id']}/cancel", json={"reason": "customer"})
     client.delete("/customers/c-123/personal-data")
@@ -217,7 +219,7 @@ def order_id(app: Flask, client: FlaskClient) -> str:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_each_corruption_of_the_search_is_named_and_rebuilt(
+def test_each_corruption_of_the_search_is_reported_and_repaired_by_a_rebuild(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner, order_id: str, name: str
 ) -> None:
     corruption, expected = CORRUPTIONS[name]

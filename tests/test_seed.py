@@ -89,7 +89,7 @@ def test_the_same_options_make_the_same_orders(count: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"until": UNTIL + timedelta(days=1)}, {"count": 21}], ids=str)
-def test_other_options_make_orders_that_collide_with_none(other: dict[str, Any]) -> None:
+def test_other_options_create_orders_without_conflicts(other: dict[str, Any]) -> None:
     orders, others = sample(20), sample(**{"count": 20} | other)
 
     for name in ("id", "number", "external_ref", "idempotency_key_hash"):
@@ -98,7 +98,7 @@ def test_other_options_make_orders_that_collide_with_none(other: dict[str, Any])
 
 
 @DRAWS
-def test_every_order_is_one_that_the_api_takes(count: int, seed: int) -> None:
+def test_every_order_is_accepted_by_the_api(count: int, seed: int) -> None:
     for document in documents(sample(count, seed=seed)):
         body = body_of(document)
 
@@ -118,7 +118,7 @@ def test_ids_and_numbers_contain_the_time_of_creation(count: int, seed: int) -> 
         assert order.columns["number"] == order_number(order.id, at)
 
 
-def test_a_document_is_the_one_that_a_post_is_answered(client: FlaskClient) -> None:
+def test_a_document_equals_the_response_to_a_post(client: FlaskClient) -> None:
     for document in documents(sample(60)):
         order = client.post("/orders", json=body_of(document)).get_json()
 
@@ -128,7 +128,7 @@ def test_a_document_is_the_one_that_a_post_is_answered(client: FlaskClient) -> N
         assert order == document
 
 
-def test_few_customers_and_items_make_up_much_of_the_whole(bodies: list[dict[str, Any]]) -> None:
+def test_few_customers_and_items_account_for_many_orders(bodies: list[dict[str, Any]]) -> None:
     customers = Counter(body["customer_id"] for body in bodies).most_common()
     items = Counter(item["item_id"] for body in bodies for item in body["items"]).most_common()
     for ranking in (customers, items):
@@ -138,7 +138,7 @@ def test_few_customers_and_items_make_up_much_of_the_whole(bodies: list[dict[str
     assert {customers[0][0], items[0][0]} == {"c-1", "sku-1"}
 
 
-def test_orders_are_as_different_as_real_ones(bodies: list[dict[str, Any]]) -> None:
+def test_orders_vary_like_real_ones(bodies: list[dict[str, Any]]) -> None:
     lines = Counter(len(body["items"]) for body in bodies)
     quantities = Counter(item["quantity"] for body in bodies for item in body["items"])
     assert 0.38 < lines[1] / 3000 < 0.46 and max(lines) > 10
@@ -250,7 +250,7 @@ def test_a_second_run_adds_nothing(app: Flask, runner: FlaskCliRunner) -> None:
     assert stored_documents(app) == before
 
 
-def test_a_run_that_was_broken_off_is_completed(
+def test_an_aborted_run_is_completed_by_the_next_one(
     app: Flask, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SEED_MODULE, "_BATCH", 20)

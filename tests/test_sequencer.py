@@ -73,7 +73,7 @@ entries = st.lists(st.tuples(st.integers(1, 4), st.integers(-3, 3)), max_size=12
 
 
 @given(batches=st.lists(entries, max_size=4), limit=st.integers(1, 5))
-def test_versions_of_an_order_keep_their_order_whatever_the_clocks_say(
+def test_the_versions_of_an_order_stay_in_order_with_wrong_clocks(
     app: Flask, batches: list[list[tuple[int, int]]], limit: int
 ) -> None:
     delete_all_rows(app)
@@ -109,7 +109,7 @@ def test_events_of_several_orders_are_numbered_as_they_happened(context: None) -
     ]  # fmt: skip
 
 
-def test_sequencers_that_run_at_the_same_time_number_each_event_once(app: Flask) -> None:
+def test_concurrent_sequencers_number_each_event_once(app: Flask) -> None:
     def drain(_: int) -> None:
         with app.app_context():
             while sequence_events():
@@ -126,7 +126,7 @@ def test_sequencers_that_run_at_the_same_time_number_each_event_once(app: Flask)
 
 
 @on_postgresql
-def test_a_sequencer_leaves_the_events_to_one_that_is_at_work(context: None) -> None:
+def test_a_sequencer_leaves_the_events_to_another_one_that_is_running(context: None) -> None:
     store(OUTBOX, entry(1, 1))
     with db.engine.begin() as other:
         other.execute(text("SELECT seq FROM feed_head FOR UPDATE"))
@@ -184,7 +184,7 @@ def test_entries_that_are_to_be_queued_for_a_webhook_are_not_pruned(context: Non
     assert prune_feed(older_than=timedelta(0)) == 1
 
 
-def test_entries_that_the_search_does_not_have_are_not_pruned(context: None) -> None:
+def test_entries_that_the_search_does_not_include_are_not_pruned(context: None) -> None:
     store(OUTBOX, entry(1, 1))
     sequence_events()
 
@@ -204,7 +204,7 @@ def test_entries_that_are_to_be_published_to_the_broker_are_not_pruned(context: 
     assert prune_feed(older_than=timedelta(0)) == 1
 
 
-def test_a_feed_whose_entries_are_all_pruned_goes_on_with_the_next_number(context: None) -> None:
+def test_a_completely_pruned_feed_continues_with_the_next_number(context: None) -> None:
     store(OUTBOX, entry(1, 1), entry(1, 2))
     sequence_events()
     project_events()

@@ -78,7 +78,7 @@ def assert_serves_orders(server: Server, prefix: str = "") -> None:
     assert invalid.headers["Content-Type"] == "application/problem+json"
 
 
-def test_every_server_answers_the_same(each_server: Server) -> None:
+def test_every_server_gives_the_same_responses(each_server: Server) -> None:
     assert_serves_orders(each_server)
 
 
@@ -110,7 +110,7 @@ def test_a_path_with_two_leading_slashes_is_404(each_server: Server) -> None:
     assert {response.json["type"] for response in responses.values()} == {"/problems/not-found"}
 
 
-def test_a_huge_body_is_413_with_and_without_content_length(each_server: Server) -> None:
+def test_a_too_large_body_is_413_with_and_without_content_length(each_server: Server) -> None:
     huge = json.dumps(ORDER).encode() + b" " * 10_000_000  # what comes first would be a good order
     head = f"POST /orders HTTP/1.1\r\nHost: 127.0.0.1:{each_server.port}\r\nContent-Type: application/json\r\n".encode()
     sized = head + f"Content-Length: {len(huge)}\r\n\r\n".encode() + huge

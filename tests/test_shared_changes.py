@@ -135,7 +135,7 @@ def test_a_change_that_the_database_refuses_fails_alone(app: Flask, client: Flas
     assert [len(event_types(client, path)) for path in paths] == [1 if i == 3 else 2 for i in range(MANY)]
 
 
-def test_a_key_that_was_used_in_between_fails_no_other_change(
+def test_a_key_that_was_used_meanwhile_fails_no_other_change(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, paths: list[str]
 ) -> None:
     twin: list[TestResponse] = []

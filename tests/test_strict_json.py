@@ -71,7 +71,7 @@ NOT_STRICT_JSON = {
 
 
 @pytest.mark.parametrize("body", NOT_STRICT_JSON.values(), ids=NOT_STRICT_JSON)
-def test_what_is_not_strict_json_is_refused(client: FlaskClient, body: bytes) -> None:
+def test_only_strict_json_is_accepted(client: FlaskClient, body: bytes) -> None:
     response = client.post("/orders", data=body, content_type="application/json")
 
     assert slug(response) == (400, "malformed-json")
@@ -116,7 +116,7 @@ NOT_AN_ORDER = {
 
 
 @pytest.mark.parametrize(("body", "place"), NOT_AN_ORDER.values(), ids=NOT_AN_ORDER)
-def test_json_that_is_no_order_is_refused(client: FlaskClient, body: bytes, place: str) -> None:
+def test_json_that_is_not_an_order_is_refused(client: FlaskClient, body: bytes, place: str) -> None:
     response = client.post("/orders", data=body, content_type="application/json")
 
     assert error_locations(response) == {place}
@@ -293,7 +293,7 @@ def test_any_bytes_are_json_or_malformed(body: bytes) -> None:
 @pytest.mark.parametrize(("depth", "fits"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False)])
 @pytest.mark.parametrize("start", ["[", '{"a":'])
 @pytest.mark.parametrize("text", [r"[{\"[{\\", "[{", "]}"])
-def test_nesting_has_a_limit_that_brackets_in_strings_do_not_count_for(
+def test_nesting_has_a_limit_and_brackets_in_strings_do_not_count(
     depth: int, fits: bool, start: str, text: str
 ) -> None:
     brackets = '"' + text * 50 + '"'

@@ -42,7 +42,7 @@ def logged(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     configure_logging("info", "json")
 
 
-def test_a_request_is_one_line(client: FlaskClient, logged: Lines) -> None:
+def test_a_request_is_one_log_line(client: FlaskClient, logged: Lines) -> None:
     created = client.post("/orders", json=MINIMAL)
     client.get(created.headers["Location"])
     client.get("/nothing")
@@ -193,7 +193,9 @@ def test_an_unexpected_error_is_logged_with_its_traceback(
     assert CANARY not in repr([failure, request])
 
 
-def test_lines_for_people_hold_the_same(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_lines_have_the_same_content_as_json_lines(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = io.StringIO()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)

@@ -96,7 +96,7 @@ def test_scopes_are_words_in_a_string_or_a_list(secure_client: FlaskClient, scop
     [None, "", [], {"orders:read": 1}, 1, "orders:readorders:write", "*", ["*"], ["orders:read orders:write"],
      [["orders:read"]]],
 )  # fmt: skip
-def test_anything_else_is_no_scope(secure_client: FlaskClient, name: str, scope: Any) -> None:
+def test_no_other_claim_is_a_scope(secure_client: FlaskClient, name: str, scope: Any) -> None:
     response = secure_client.get("/orders", headers=bearer(token(**{"scope": None} | {name: scope})))
 
     assert slug(response) == (403, "forbidden")
@@ -128,7 +128,7 @@ def test_anything_but_one_bearer_credential_is_refused(secure_client: FlaskClien
 
 
 @pytest.mark.parametrize("place", ["query", "cookie", "body"])
-def test_a_token_counts_nowhere_but_in_the_header(secure_client: FlaskClient, place: str) -> None:
+def test_a_token_is_accepted_only_in_the_header(secure_client: FlaskClient, place: str) -> None:
     secure_client.set_cookie("access_token", GOOD if place == "cookie" else "")
     query = {"access_token": GOOD} if place == "query" else {}
     body = MINIMAL | ({"access_token": GOOD} if place == "body" else {})
@@ -159,7 +159,7 @@ class Later(datetime):
 
 
 @pytest.mark.parametrize(("algorithm", "key"), ISSUERS.items(), ids=ISSUERS)
-def test_each_kind_of_public_key_takes_its_own_tokens_only(
+def test_each_kind_of_public_key_accepts_only_its_own_tokens(
     app: Flask, database_url: str, algorithm: str, key: Any
 ) -> None:
     sent = {name: token(other, name) for name, other in ISSUERS.items()} | {"HS256": hmac_with(public_pem(key))}
@@ -183,7 +183,7 @@ def test_each_kind_of_public_key_takes_its_own_tokens_only(
     ],
     ids=["damaged", "no PEM", "private", "RSA of 1,024 bits", "P-384", "Ed448"],
 )
-def test_a_public_key_that_is_none_or_too_weak_stops_the_start(database_url: str, pem: str) -> None:
+def test_an_invalid_or_weak_public_key_stops_the_start(database_url: str, pem: str) -> None:
     with pytest.raises(StartupError, match="^JWT_PUBLIC_KEY must be a") as caught:
         with app_with_auth(database_url, JWT_PUBLIC_KEY=pem):
             pass

@@ -100,7 +100,7 @@ def test_a_path_outside_the_prefix_is_404(client: FlaskClient, path: str) -> Non
 
 @pytest.mark.parametrize("path", [f"{PREFIX}{PREFIX}/orders", f"{PREFIX}//orders", f"{PREFIX}{PREFIX}/metrics"])
 @pytest.mark.parametrize("headers", [{}, REMOVED], ids=["kept", "removed"])
-def test_the_prefix_counts_once(client: FlaskClient, path: str, headers: dict[str, str]) -> None:
+def test_the_prefix_is_removed_only_once(client: FlaskClient, path: str, headers: dict[str, str]) -> None:
     if headers:
         path = path.removeprefix(PREFIX)  # /shop/api/metrics, as a proxy leaves it of /shop/api/shop/api/metrics
 
@@ -114,7 +114,7 @@ def test_probes_are_answered_without_the_prefix_too(client: FlaskClient, path: s
     assert client.get(path).status_code == client.get(PREFIX + path).status_code == 200
 
 
-def test_the_prefix_alone_is_the_root(client: FlaskClient) -> None:
+def test_the_prefix_alone_is_the_root_path(client: FlaskClient) -> None:
     assert client.get(PREFIX).headers["Location"] == f"{PREFIX}/docs"
 
 

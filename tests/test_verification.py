@@ -115,7 +115,7 @@ def replaced(old: str, new: str) -> Any:
     return cast(changed, Text().with_variant(postgresql.JSON(), "postgresql"))
 
 
-def test_a_sound_database_has_no_differences(client: FlaskClient, runner: FlaskCliRunner, order_id: str) -> None:
+def test_a_valid_database_has_no_differences(client: FlaskClient, runner: FlaskCliRunner, order_id: str) -> None:
     client.post("/orders", json=RICHEST | {"external_ref": "shop-2"})
 
     result = runner.invoke(args=["verify"])
@@ -231,11 +231,11 @@ def named(app: Flask, rows_of_an_order: Rows) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_each_corruption_is_named_with_its_order(named: dict[str, list[str]], corruption: str) -> None:
+def test_each_corruption_is_reported_with_its_order(named: dict[str, list[str]], corruption: str) -> None:
     assert any(CORRUPTIONS[corruption][1] in difference for difference in named[corruption]), named[corruption]
 
 
-def test_a_sound_order_among_corrupt_ones_is_not_named(named: dict[str, list[str]]) -> None:
+def test_a_valid_order_among_corrupt_ones_is_not_reported(named: dict[str, list[str]]) -> None:
     assert "none" not in named
 
 
@@ -250,7 +250,7 @@ STRAYS = {
 
 
 @pytest.mark.parametrize("table", STRAYS)
-def test_a_row_of_no_order_is_named(app: Flask, runner: FlaskCliRunner, order_id: str, table: str) -> None:
+def test_a_row_without_an_order_is_reported(app: Flask, runner: FlaskCliRunner, order_id: str, table: str) -> None:
     run(app, STRAYS[table])
 
     result = runner.invoke(args=["verify"])
@@ -270,7 +270,7 @@ def test_a_deleted_order_leaves_orphaned_rows_that_are_reported(
     assert (result.exit_code, named) == (1, STRAYS.keys() - {"feed"})
 
 
-def test_a_key_for_no_event_is_named(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
+def test_a_key_without_an_event_is_reported(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
     run(app, update(ChangeKey).where(ChangeKey.version == 2).values(version=7))
 
     result = runner.invoke(args=["verify"])
@@ -311,7 +311,7 @@ def test_every_order_is_verified_once_whatever_the_size_of_a_range(
         assert runner.invoke(args=["verify"]).stdout == "5 orders verified, 0 differences.\n"
 
 
-def test_changes_wait_for_no_verification(app: Flask, client: FlaskClient, order_id: str) -> None:
+def test_a_verification_does_not_block_changes(app: Flask, client: FlaskClient, order_id: str) -> None:
     with app.app_context(), consistent_read(statement_timeout=None) as session:
         session.scalar(select(Order.version))
         [orders] = verification.order_ranges()
@@ -334,7 +334,7 @@ def test_only_orders_changed_since_a_time_are_verified(client: FlaskClient, runn
     assert verified_since("30d") == "2 orders verified, 0 differences.\n"
 
 
-def test_what_is_neither_a_duration_nor_a_time_is_refused_with_both(runner: FlaskCliRunner) -> None:
+def test_an_invalid_duration_or_time_is_refused_and_both_formats_are_shown(runner: FlaskCliRunner) -> None:
     result = runner.invoke(args=["verify", "--since", "yesterday"])
 
     assert result.exit_code == 2
@@ -352,7 +352,7 @@ def test_a_time_before_all_orders_selects_them_all(
     assert result.stdout.endswith("1 order verified, 3 differences.\n")
 
 
-def test_rows_without_an_order_are_searched_among_ids_made_since(
+def test_rows_without_an_order_are_searched_among_ids_created_since_a_time(
     app: Flask, runner: FlaskCliRunner, order_id: str
 ) -> None:
     young = first_order_id(datetime.now(UTC))
@@ -394,7 +394,7 @@ def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
     assert written == ""
 
 
-def test_without_a_terminal_progress_is_a_line_now_and_then(
+def test_without_a_terminal_progress_is_an_occasional_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common, "PROGRESS_INTERVAL", 0)

@@ -202,7 +202,7 @@ def fail_first(times: int, *answers: int) -> Callable[[Received], int]:
     return answer
 
 
-def test_a_failed_delivery_is_tried_again_with_the_same_id_and_a_new_timestamp(app: Flask, client: FlaskClient) -> None:
+def test_a_failed_delivery_is_retried_with_the_same_id_and_a_new_timestamp(app: Flask, client: FlaskClient) -> None:
     with receiver(fail_first(3, 500, 0, 404)) as endpoint:
         webhook = create_webhook(client, endpoint.url)
         order_id = create_order(client)
@@ -313,7 +313,9 @@ def test_an_order_with_many_pending_events_delays_no_other_order(app: Flask, cli
     assert sorted(delivery.event_id for delivery in claimed) == sorted(f"{order_id}:1" for order_id in orders)
 
 
-def test_what_waits_for_the_next_attempt_of_an_earlier_event_is_due_with_it(app: Flask, client: FlaskClient) -> None:
+def test_a_delivery_that_waits_for_an_earlier_event_is_due_with_its_next_attempt(
+    app: Flask, client: FlaskClient
+) -> None:
     waiting_count = webhook_claims.WINDOW * webhook_delivery.CONCURRENCY + 5
     with receiver() as endpoint, app.app_context():
         webhook = create_webhook(client, endpoint.url)
@@ -332,7 +334,7 @@ def test_what_waits_for_the_next_attempt_of_an_earlier_event_is_due_with_it(app:
     assert len(pending) == 2 * waiting_count and len({one["next_attempt_at"] for one in pending}) == 1
 
 
-def test_what_waits_for_an_event_that_is_being_sent_stays_due(app: Flask, client: FlaskClient) -> None:
+def test_a_delivery_that_waits_for_an_event_in_progress_stays_due(app: Flask, client: FlaskClient) -> None:
     webhook = create_webhook(client)
     order_id = create_order(client)
     client.patch(f"/orders/{order_id}", json={"note": "2"})
@@ -377,7 +379,9 @@ def test_a_slow_endpoint_delays_no_other(app: Flask, client: FlaskClient) -> Non
     )
 
 
-def test_410_disables_a_webhook_and_what_is_pending_is_sent_when_it_is_enabled(app: Flask, client: FlaskClient) -> None:
+def test_410_disables_a_webhook_and_pending_deliveries_are_sent_when_it_is_enabled(
+    app: Flask, client: FlaskClient
+) -> None:
     with receiver(lambda _: 410) as endpoint:
         webhook = create_webhook(client, endpoint.url)
         first = create_order(client)
@@ -394,7 +398,7 @@ def test_410_disables_a_webhook_and_what_is_pending_is_sent_when_it_is_enabled(a
     assert sorted(endpoint.event_ids) == sorted([f"{first}:1", f"{first}:1", f"{second}:1"])
 
 
-def test_what_waits_for_its_next_attempt_is_sent_at_once_when_the_webhook_is_enabled_or_gets_another_url(
+def test_waiting_deliveries_are_sent_at_once_when_the_webhook_is_enabled_or_gets_another_url(
     app: Flask, client: FlaskClient
 ) -> None:
     def change(**members: str) -> None:
@@ -413,7 +417,7 @@ def test_what_waits_for_its_next_attempt_is_sent_at_once_when_the_webhook_is_ena
     assert (len(endpoint.requests), other.event_ids) == (2, [f"{order_id}:1"])
 
 
-def test_all_that_waits_is_due_when_the_webhook_is_enabled_in_however_many_batches(
+def test_all_waiting_deliveries_are_due_when_the_webhook_is_enabled_with_any_batch_size(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook_service, "REPLAY_MAX", 2)
@@ -558,7 +562,7 @@ def test_a_success_ends_a_series_of_failures(app: Flask, client: FlaskClient) ->
     assert healthy["last_success_at"] > healthy["last_failure_at"]
 
 
-def test_operators_are_told_of_a_failing_and_of_a_disabled_webhook(app: Flask, client: FlaskClient) -> None:
+def test_failing_and_disabled_webhooks_are_reported_to_operators(app: Flask, client: FlaskClient) -> None:
     with receiver(lambda _: 500) as endpoint, receiver() as operators, capture_logs() as lines:
         webhook = create_webhook(client, endpoint.url + "?token=secret", channels=["web"])
         alarm = create_webhook(client, operators.url, events=["endpoint.failing", "endpoint.disabled"])
@@ -667,7 +671,7 @@ def test_a_replay_sends_no_event_before_an_earlier_one_that_is_not_queued(
 
 
 @pytest.mark.parametrize("status", [200, 500])
-def test_what_is_sent_again_has_the_present_number_of_its_event(app: Flask, client: FlaskClient, status: int) -> None:
+def test_a_replayed_delivery_has_the_current_number_of_its_event(app: Flask, client: FlaskClient, status: int) -> None:
     with receiver(lambda _: status) as endpoint, app.app_context():
         webhook = create_webhook(client, endpoint.url)
         order_id = create_order(client)
@@ -683,7 +687,7 @@ def test_what_is_sent_again_has_the_present_number_of_its_event(app: Flask, clie
     assert [request.json["data"]["seq"] for request in endpoint.requests] == [1, 1 + added]
 
 
-def test_a_disabled_webhook_gets_what_it_missed_when_it_is_enabled(app: Flask, client: FlaskClient) -> None:
+def test_a_disabled_webhook_gets_the_missed_events_when_it_is_enabled(app: Flask, client: FlaskClient) -> None:
     with receiver() as endpoint:
         webhook = create_webhook(client, endpoint.url)
         client.patch(f"/webhooks/{webhook['id']}", json={"status": "disabled"})
@@ -696,7 +700,9 @@ def test_a_disabled_webhook_gets_what_it_missed_when_it_is_enabled(app: Flask, c
     assert (missed, endpoint.event_ids) == ([], [f"{order_id}:1"])
 
 
-def test_an_erased_order_sends_nothing_personal_and_its_answers_are_erased(app: Flask, client: FlaskClient) -> None:
+def test_deliveries_of_an_erased_order_have_no_personal_data_and_responses_are_erased(
+    app: Flask, client: FlaskClient
+) -> None:
     with receiver(lambda request: (500, request.body, {})) as endpoint:
         webhook = create_webhook(client, endpoint.url, payload="order")
         order_id = create_order(client, note="erika.canary", customer_id="c-canary")
@@ -716,7 +722,7 @@ def test_an_erased_order_sends_nothing_personal_and_its_answers_are_erased(app: 
     assert not [request for request in endpoint.requests if b"canary" in request.body]
 
 
-def test_an_answer_to_a_request_from_before_an_erasure_is_not_stored(app: Flask, client: FlaskClient) -> None:
+def test_a_response_to_a_request_from_before_an_erasure_is_not_stored(app: Flask, client: FlaskClient) -> None:
     webhook = create_webhook(client, "http://127.0.0.1:1/", payload="order")
     order_id = create_order(client, customer_id="c-canary")
     client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
@@ -734,7 +740,7 @@ def test_an_answer_to_a_request_from_before_an_erasure_is_not_stored(app: Flask,
 
 @on_postgresql
 @pytest.mark.parametrize("by", ["enabled", "replay"])
-def test_what_another_transaction_takes_meanwhile_is_not_queued_again(
+def test_deliveries_locked_by_another_transaction_are_not_queued_again(
     app: Flask, client: FlaskClient, database_url: str, by: str
 ) -> None:
     webhook = create_webhook(client, "http://127.0.0.1:1/")
@@ -827,7 +833,7 @@ def test_a_delivery_whose_worker_dies_is_due_again_and_late_results_are_ignored(
     assert (endpoint.event_ids, delivery["status"]) == ([f"{order_id}:1"], "succeeded")
 
 
-def test_workers_side_by_side_deliver_each_event_once_and_in_order(app: Flask, client: FlaskClient) -> None:
+def test_concurrent_workers_deliver_each_event_once_and_in_order(app: Flask, client: FlaskClient) -> None:
     with receiver() as endpoint, ThreadPoolExecutor() as executor:
         create_webhook(client, endpoint.url)
         orders = [create_order(client) for _ in range(20)]
@@ -845,7 +851,7 @@ def test_workers_side_by_side_deliver_each_event_once_and_in_order(app: Flask, c
 
 
 @on_sqlite
-def test_a_claim_waits_for_another_process_that_writes_and_a_look_does_not(
+def test_a_claim_waits_for_another_writer_and_a_check_does_not(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
     def claim(due: webhook_claims.DueEndpoint) -> int:
@@ -870,7 +876,7 @@ def test_a_claim_waits_for_another_process_that_writes_and_a_look_does_not(
         assert claimed.result(TIMEOUT) == 1
 
 
-def test_what_waits_too_long_for_a_slow_endpoint_is_given_back(
+def test_deliveries_that_wait_too_long_for_a_slow_endpoint_are_released(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook_delivery, "CLAIM_SECONDS", -1.0)
@@ -886,7 +892,7 @@ def test_what_waits_too_long_for_a_slow_endpoint_is_given_back(
     assert (endpoint.requests, delivery["status"], delivery["attempts"]) == ([], "pending", [])
 
 
-def test_no_more_is_claimed_than_an_endpoint_takes_in_a_second(
+def test_no_more_deliveries_are_claimed_than_an_endpoint_accepts_in_a_second(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(_request: Received) -> int:
@@ -944,9 +950,7 @@ def test_a_failure_counts_once_if_the_database_fails_meanwhile(
     assert health(client, webhook)["health"]["consecutive_failures"] == 1
 
 
-def test_a_secret_that_cannot_be_read_any_more_is_a_failure_that_says_what_to_do(
-    app: Flask, client: FlaskClient
-) -> None:
+def test_a_secret_that_cannot_be_decrypted_is_a_failure_that_says_what_to_do(app: Flask, client: FlaskClient) -> None:
     with receiver() as endpoint:
         webhook = create_webhook(client, endpoint.url)
         create_order(client)
@@ -1008,7 +1012,7 @@ def test_the_bodies_of_open_requests_have_limited_memory(
     assert (len(first.requests), len(second.requests)) == (3, 3)
 
 
-def test_finished_deliveries_are_deleted_after_their_time_and_pending_ones_stay(
+def test_finished_deliveries_are_deleted_after_the_retention_time_and_pending_ones_are_kept(
     app: Flask, client: FlaskClient
 ) -> None:
     with receiver() as endpoint:
@@ -1065,9 +1069,7 @@ def test_the_lag_is_that_of_the_oldest_delivery_that_could_be_sent(app: Flask, c
         assert lag({first: now + hour}) is None
 
 
-def test_the_lag_is_known_behind_as_many_waiting_deliveries_as_a_claim_looks_at(
-    app: Flask, client: FlaskClient
-) -> None:
+def test_the_lag_is_known_after_as_many_waiting_deliveries_as_a_claim_examines(app: Flask, client: FlaskClient) -> None:
     webhook, now = create_webhook(client), datetime.now(UTC)
     orders = [str(uuid4()) for _ in range(webhook_claims.WINDOW * webhook_delivery.CLAIMED_MAX)]
     with app.app_context():
@@ -1084,7 +1086,7 @@ def test_the_lag_is_known_behind_as_many_waiting_deliveries_as_a_claim_looks_at(
     assert since is not None and since >= now
 
 
-def test_the_task_of_the_retention_goes_through_all_webhooks_and_begins_again(app: Flask, client: FlaskClient) -> None:
+def test_the_retention_task_processes_all_webhooks_and_starts_again(app: Flask, client: FlaskClient) -> None:
     create_webhook(client)
     create_webhook(client)
     *_, retention = webhook_delivery.webhook_tasks(app.config, observe_delivery)
@@ -1095,7 +1097,9 @@ def test_the_task_of_the_retention_goes_through_all_webhooks_and_begins_again(ap
         assert [retention.run() for _ in range(5)] == [True, True, False, True, True]
 
 
-def test_after_a_change_of_secret_key_a_rotated_secret_signs_what_has_waited(app: Flask, client: FlaskClient) -> None:
+def test_after_a_change_of_secret_key_a_rotated_secret_signs_the_waiting_deliveries(
+    app: Flask, client: FlaskClient
+) -> None:
     with receiver() as endpoint:
         webhook = create_webhook(client, endpoint.url)
         create_order(client)
@@ -1111,9 +1115,7 @@ def test_after_a_change_of_secret_key_a_rotated_secret_signs_what_has_waited(app
     request.verify(secret)
 
 
-def test_a_worker_that_is_told_to_stop_completes_the_requests_that_are_open(
-    app: Flask, client: FlaskClient, database_url: str
-) -> None:
+def test_a_stopping_worker_completes_its_open_requests(app: Flask, client: FlaskClient, database_url: str) -> None:
     def answer(_request: Received) -> int:
         arrived.set()
         time.sleep(1)

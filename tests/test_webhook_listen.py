@@ -73,7 +73,7 @@ def secret_in(output: str) -> str:
 
 
 @on_sqlite
-def test_events_are_forwarded_signed_and_after_an_interruption_it_goes_on_where_it_was(
+def test_events_are_forwarded_signed_and_forwarding_continues_after_an_interruption(
     app: Flask, client: FlaskClient, service: Server, tmp_path: Path
 ) -> None:
     key, state = api_key(app, "events:read"), tmp_path / "state.json"
@@ -97,7 +97,7 @@ def test_events_are_forwarded_signed_and_after_an_interruption_it_goes_on_where_
 
 
 @on_sqlite
-def test_without_after_events_are_forwarded_from_now_on_and_a_program_that_is_away_is_waited_for(
+def test_without_after_new_events_are_forwarded_and_an_unavailable_program_is_waited_for(
     app: Flask, client: FlaskClient, service: Server, tmp_path: Path
 ) -> None:
     key = api_key(app, "events:read")
@@ -138,7 +138,7 @@ def test_a_service_that_refuses_the_key_ends_the_command(
 
 
 @pytest.mark.parametrize("content", ["", "x", "[]", "1", '{"after": "1"}'])
-def test_a_file_that_is_no_state_is_refused_in_one_line(runner: FlaskCliRunner, tmp_path: Path, content: str) -> None:
+def test_an_invalid_state_file_is_refused_in_one_line(runner: FlaskCliRunner, tmp_path: Path, content: str) -> None:
     state = tmp_path / "state.json"
     state.write_text(content)
 

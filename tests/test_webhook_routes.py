@@ -75,7 +75,7 @@ def test_a_secret_is_encrypted_in_the_database(app: Flask, client: FlaskClient) 
         SecretStore("another secret key, of 32 characters").open(stored)
 
 
-def test_without_a_secret_key_secrets_are_stored_as_they_are_and_survive_a_restart() -> None:
+def test_without_a_secret_key_secrets_are_stored_in_plain_text_and_survive_a_restart() -> None:
     sealed = SecretStore(f"{RANDOM_KEY_PREFIX}1").seal("whsec_a")
 
     assert SecretStore(f"{RANDOM_KEY_PREFIX}2").open(sealed) == "whsec_a"
@@ -114,7 +114,7 @@ def test_a_rotation_shows_a_new_secret_and_when_the_previous_one_ends(client: Fl
     assert "secret" not in client.get(f"/webhooks/{webhook['id']}").json
 
 
-def test_a_deleted_webhook_is_gone_with_its_deliveries(client: FlaskClient) -> None:
+def test_a_webhook_is_deleted_with_its_deliveries(client: FlaskClient) -> None:
     webhook = create_webhook(client)
     client.post(f"/webhooks/{webhook['id']}/test")
 
@@ -126,7 +126,7 @@ def test_a_deleted_webhook_is_gone_with_its_deliveries(client: FlaskClient) -> N
     assert client.get("/webhooks").json == {"webhooks": []}
 
 
-def test_the_deletion_of_a_webhook_concerns_no_other(app: Flask, client: FlaskClient) -> None:
+def test_the_deletion_of_a_webhook_does_not_affect_others(app: Flask, client: FlaskClient) -> None:
     deleted, other = create_webhook(client), create_webhook(client)
     client.post(f"/webhooks/{other['id']}/test")
     old = new_id(datetime.now(UTC) - timedelta(days=31))
@@ -251,7 +251,7 @@ def test_a_cursor_belongs_to_its_webhook_and_filter(app: Flask, client: FlaskCli
 
 @pytest.mark.parametrize("before", [None, ["web"], ["app", "web"]])
 @pytest.mark.parametrize("after", [None, ["web"], ["app", "web"], ["web", "app", "phone"]])
-def test_channels_can_be_added_and_not_removed(
+def test_channels_can_be_added_but_not_removed(
     client: FlaskClient, before: list[str] | None, after: list[str] | None
 ) -> None:
     """A key that is bound to the channels that are left would get the deliveries of the others."""
@@ -292,7 +292,7 @@ def test_a_key_that_is_bound_to_channels_manages_their_webhooks_only(
 
 
 @pytest.mark.parametrize("channels", [["app"], ["app", "web"]])
-def test_a_key_that_is_bound_to_channels_names_no_others(
+def test_a_key_that_is_bound_to_channels_cannot_use_others(
     secure_client: FlaskClient, bound: dict[str, str], channels: list[str]
 ) -> None:
     own = secure_client.post("/webhooks", json={"url": URL}, headers=bound).json

@@ -80,14 +80,14 @@ def test_the_name_is_resolved_once_and_the_address_that_was_checked_is_connected
     assert other.requests == []
 
 
-def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
+def test_the_next_address_is_tried_if_one_does_not_respond() -> None:
     sender = WebhookSender(allow_private=True, resolve=resolve_to("127.0.0.2", "127.0.0.1"))
     with receiver() as endpoint:
         assert send(sender, f"http://{NAME}:{endpoint.port}/").succeeded
     sender.close()
 
 
-def test_of_thousands_of_addresses_a_few_are_tried() -> None:
+def test_only_a_few_of_thousands_of_addresses_are_tried() -> None:
     # Without 127.0.0.1, where others may listen.
     addresses = [f"127.0.{i // 250 + 1}.{i % 250 + 1}" for i in range(2000)]
     with socket.create_server(("127.0.8.250", 0)) as last:  # the last of them; nobody listens at the others
@@ -180,7 +180,7 @@ def test_at_most_64_kib_of_a_response_are_read(sender: WebhookSender, start: byt
     assert sum(sent) < 16 * 1024 * 1024  # what fits into the buffers of both sockets
 
 
-def test_what_a_kept_connection_receives_without_a_request_is_no_response(sender: WebhookSender) -> None:
+def test_unsolicited_data_on_a_kept_connection_is_not_a_response(sender: WebhookSender) -> None:
     answers = iter([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"] * 2)
     timed_out = threading.Event()
 
@@ -241,7 +241,7 @@ def drip(text: bytes) -> Callable[[socket.socket], None]:
     ],
     ids=["slow head", "endless continue", "silence", "silent body"],
 )  # fmt: skip
-def test_a_request_ends_after_its_time_however_slowly_the_endpoint_answers(
+def test_a_request_is_aborted_at_its_deadline_even_if_the_endpoint_responds_slowly(
     sender: WebhookSender, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
     monkeypatch.setattr(webhook_sender, "REQUEST_SECONDS", 0.3)
@@ -269,14 +269,14 @@ def test_the_time_of_a_request_includes_the_resolution_of_its_name(monkeypatch: 
      b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
      b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"],
 )  # fmt: skip
-def test_an_answer_that_is_not_http_is_a_failure(sender: WebhookSender, answer: bytes) -> None:
+def test_a_response_that_is_not_http_is_a_failure(sender: WebhookSender, answer: bytes) -> None:
     with raw_server(lambda connection: connection.sendall(answer)) as port:
         attempt = send(sender, f"http://127.0.0.1:{port}/")
 
     assert attempt.error is not None and not attempt.succeeded
 
 
-def test_an_answer_counts_by_its_status_if_its_body_breaks_off(sender: WebhookSender) -> None:
+def test_a_response_with_an_incomplete_body_counts_by_its_status(sender: WebhookSender) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"
     with raw_server(lambda connection: connection.sendall(answer)) as port:
         attempt = send(sender, f"http://127.0.0.1:{port}/")

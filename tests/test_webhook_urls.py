@@ -105,7 +105,7 @@ def test_a_hostile_url_is_refused_when_a_webhook_is_created(app: Flask, client: 
 
 
 @each_hostile_url
-def test_a_hostile_url_is_refused_when_a_webhook_is_sent(sender: WebhookSender, url: str) -> None:
+def test_a_hostile_url_is_refused_when_a_webhook_is_delivered(sender: WebhookSender, url: str) -> None:
     attempt = sender.send(url, b"{}", {})
 
     assert (attempt.status, attempt.response) == (None, None)
@@ -163,13 +163,13 @@ def test_for_development_loopback_and_private_addresses_are_accepted(url: str) -
      "http://100.64.0.1/", "http://[fd00:ec2::254]/", "http://[fd20:ce::254]/", "http://[fd00:c1::a9fe:a9fe]/",
      "http://2130706433/", "http://user@localhost/", "ftp://localhost/", "http://localhost:0/"],
 )  # fmt: skip
-def test_for_development_all_other_rules_stay(url: str) -> None:
+def test_for_development_all_other_rules_still_apply(url: str) -> None:
     with pytest.raises(RefusedURL):
         parse_webhook_url(url, allow_private=True)
 
 
 @given(st.text(max_size=80) | st.from_regex(r"https://[^/]{1,30}(/.*)?", fullmatch=True))
-def test_no_text_is_parsed_to_a_host_that_is_no_name_and_no_public_address(text: str) -> None:
+def test_every_parsed_host_is_a_name_or_a_public_address(text: str) -> None:
     try:
         parsed = parse_webhook_url(text, allow_private=False)
     except RefusedURL:
@@ -178,7 +178,7 @@ def test_no_text_is_parsed_to_a_host_that_is_no_name_and_no_public_address(text:
     assert parsed.host.replace("-", "").replace(".", "").replace(":", "").isalnum()
 
 
-def test_a_request_does_not_wait_for_a_name_whose_server_is_silent(
+def test_a_request_does_not_wait_for_a_name_server_that_does_not_respond(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wait(_host: str, _port: int) -> Sequence[str]:

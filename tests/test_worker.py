@@ -35,7 +35,7 @@ def erased_orders(app: Flask) -> list[tuple[int, str]]:
         return [(row.orders, row.status) for row in read_rows(select(Erasure.orders, Erasure.status))]
 
 
-def test_a_worker_does_what_is_due_and_stops_on_sigterm(
+def test_a_worker_makes_due_changes_and_stops_on_sigterm(
     app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soon = rfc3339(datetime.now(UTC) + timedelta(seconds=1))
@@ -79,7 +79,7 @@ def test_a_worker_serves_its_metrics_and_stops_on_ctrl_c(app: Flask, database_ur
     assert re.search(r'^worker_task_duration_seconds_count\{task="sequencing"\} [1-9]', metrics, re.MULTILINE)
 
 
-def test_a_database_that_some_tasks_cannot_use_is_reported_once_until_all_can() -> None:
+def test_a_database_that_is_unavailable_to_some_tasks_is_reported_once_until_all_can_use_it() -> None:
     """As with another process that holds the lock of SQLite's file, or a read-only server: reads succeed."""
     calls: list[str] = []
 
@@ -187,7 +187,7 @@ def test_the_supervisor_repeats_a_request_whose_connection_was_closed() -> None:
 
 
 @on_sqlite
-def test_a_port_in_use_is_one_line_that_names_another_one(app: Flask, database_url: str) -> None:
+def test_a_port_in_use_is_one_line_that_suggests_another_one(app: Flask, database_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         ended = run_python(*SUPERVISOR, HOST="127.0.0.1", PORT=str(port), AUTH="off", DATABASE_URL=database_url)
@@ -207,7 +207,7 @@ def test_a_port_in_use_is_one_line_that_names_another_one(app: Flask, database_u
         ("ü..x", "8000", "Not a name"),
     ],
 )
-def test_an_address_that_nothing_can_listen_on_is_one_line_that_says_so(
+def test_an_unusable_address_is_an_error_in_one_line(
     app: Flask, database_url: str, host: str, port: str, reason: str
 ) -> None:
     ended = run_python(*SUPERVISOR, HOST=host, PORT=port, AUTH="required", DATABASE_URL=database_url)

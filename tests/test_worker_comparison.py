@@ -281,7 +281,7 @@ DIFFERENCES = {
 }
 
 
-def test_the_worker_sends_what_gunicorn_sends_but_for_the_listed_differences() -> None:
+def test_the_worker_sends_the_same_as_gunicorn_except_for_the_listed_differences() -> None:
     patterns = [re.compile(pattern, re.DOTALL) for group in DIFFERENCES.values() for pattern in group]
     unlisted, untrue, found = [], [], set()
 

@@ -160,7 +160,7 @@ def full(broker: Broker) -> Iterator[None]:
         queue.delete()
 
 
-def test_a_full_broker_is_named_in_the_log_and_gets_the_events_later(
+def test_a_full_broker_is_logged_and_gets_the_events_later(
     broker: Broker, database_url: str, client: FlaskClient
 ) -> None:
     broker.bind()

@@ -131,7 +131,7 @@ def take(page: Page, action: str, label: str, **fields: str) -> None:
     send(page, label)
 
 
-def test_orders_are_found_as_one_types_and_by_filters_with_counts(page: Page, service: Server) -> None:
+def test_orders_are_found_while_typing_and_by_filters_with_counts(page: Page, service: Server) -> None:
     word = uuid.uuid4().hex[:10]
     address = THREE_LINES["shipping_address"] | {"name": f"Ada {word}"}
     orders = [create_order(service, shipping_address=address) for _ in range(3)]
@@ -166,7 +166,7 @@ def test_orders_are_found_as_one_types_and_by_filters_with_counts(page: Page, se
     expect(links).to_have_text([orders[2]["number"]])
 
 
-def test_no_letter_is_lost_that_is_typed_while_the_page_searches(page: Page, service: Server) -> None:
+def test_letters_typed_during_a_search_are_not_lost(page: Page, service: Server) -> None:
     page.goto(console(service))
     box = page.get_by_role("searchbox")
     expect(box).to_be_visible()
@@ -209,7 +209,7 @@ def test_no_order_leaves_a_long_list_when_another_arrives(page: Page, service: S
     expect(links).to_have_count(52)
 
 
-def test_the_overview_counts_orders_by_minute_and_status_and_names_the_late_ones(page: Page, service: Server) -> None:
+def test_the_overview_counts_orders_by_minute_and_status_and_lists_the_late_ones(page: Page, service: Server) -> None:
     order = create_order(service, ship_by="2026-01-01T00:00:00Z")
     act(service, order, "confirm")
     wait_until(lambda: service.request("GET", f"/orders/search?q={order['number']}&late=true").json["orders"])
@@ -317,7 +317,7 @@ def silent_connection(page: Page, service: Server) -> Iterator[dict[str, Any]]:
         yield order
 
 
-def test_a_connection_that_has_become_silent_is_opened_again(page: Page, service: Server) -> None:
+def test_a_silent_connection_is_opened_again(page: Page, service: Server) -> None:
     with silent_connection(page, service) as order:
         act(service, order, "confirm")
         page.clock.fast_forward(44_000)  # milliseconds
@@ -331,7 +331,7 @@ def test_a_connection_that_has_become_silent_is_opened_again(page: Page, service
         wait_until(is_current_after_another_limit)  # a new request can meet another silent connection
 
 
-def test_an_open_order_is_current_as_soon_as_the_network_is_back(page: Page, service: Server) -> None:
+def test_an_open_order_is_updated_as_soon_as_the_network_is_back(page: Page, service: Server) -> None:
     with silent_connection(page, service) as order:
         page.context.set_offline(True)
         page.clock.fast_forward(45_000)  # milliseconds
@@ -347,7 +347,7 @@ def test_an_open_order_is_current_as_soon_as_the_network_is_back(page: Page, ser
 
 
 @pytest.mark.parametrize("is_live", [True, False], ids=["seen by the stream", "seen by the refusal"])
-def test_a_change_of_somebody_else_is_shown_side_by_side_and_the_work_goes_on(
+def test_a_concurrent_change_is_shown_side_by_side_and_the_form_is_kept(
     page: Page, service: Server, is_live: bool
 ) -> None:
     order = create_order(service)
@@ -377,7 +377,7 @@ def test_a_change_of_somebody_else_is_shown_side_by_side_and_the_work_goes_on(
     assert [(item["fulfilled"], item["cancelled"]) for item in changed["items"]] == [(2, 0), (0, 1), (0, 0)]
 
 
-def test_units_that_somebody_else_left_none_of_are_named(page: Page, service: Server) -> None:
+def test_units_taken_by_a_concurrent_change_are_named(page: Page, service: Server) -> None:
     order = create_order(service)
     act(service, order, "payments", type="capture", amount=6215, reference="pi_1")
     act(service, order, "confirm")
@@ -398,7 +398,7 @@ def test_units_that_somebody_else_left_none_of_are_named(page: Page, service: Se
     assert [item["cancelled"] for item in read(service, order)["items"]] == [1, 0, 0]
 
 
-def test_an_edit_keeps_what_somebody_else_has_changed_meanwhile(page: Page, service: Server) -> None:
+def test_an_edit_keeps_concurrent_changes_of_other_members(page: Page, service: Server) -> None:
     order = create_order(service)
     open_order(page, service, order)
     choose_action(page, "Edit")
@@ -419,7 +419,7 @@ def test_an_edit_keeps_what_somebody_else_has_changed_meanwhile(page: Page, serv
     assert (saved["shipping_address"]["city"], billing["city"], billing["country"]) == ("London", "Paris", "FR")
 
 
-def test_an_action_that_somebody_else_made_impossible_is_explained(page: Page, service: Server) -> None:
+def test_an_action_made_impossible_by_a_concurrent_change_is_explained(page: Page, service: Server) -> None:
     order = create_order(service, customer_id="c-erased")
     open_order(page, service, order)
     choose_action(page, "Confirm")
@@ -436,7 +436,7 @@ def test_an_action_that_somebody_else_made_impossible_is_explained(page: Page, s
     expect(page.get_by_role("region", name="History")).to_contain_text("Personal data erased")
 
 
-def test_a_change_is_sent_again_after_a_lost_connection_and_made_once(page: Page, service: Server) -> None:
+def test_a_change_is_sent_again_after_a_lost_connection_and_applied_once(page: Page, service: Server) -> None:
     order = create_order(service)
     open_order(page, service, order)
     choose_action(page, "Confirm")
@@ -458,7 +458,7 @@ def test_a_change_is_sent_again_after_a_lost_connection_and_made_once(page: Page
     assert read(service, order)["version"] == 2
 
 
-def test_offline_the_page_waits_and_goes_on_when_the_network_is_back(page: Page, service: Server) -> None:
+def test_an_offline_page_waits_and_continues_when_the_network_is_back(page: Page, service: Server) -> None:
     order = create_order(service)
     open_order(page, service, order)
     choose_action(page, "Confirm")
@@ -475,7 +475,7 @@ def test_offline_the_page_waits_and_goes_on_when_the_network_is_back(page: Page,
     assert read(service, order)["version"] == 2
 
 
-def test_a_form_that_is_discarded_sends_nothing_more(page: Page, service: Server) -> None:
+def test_a_discarded_form_sends_no_further_request(page: Page, service: Server) -> None:
     order = create_order(service)
     page.clock.install()
     open_order(page, service, order)
@@ -498,7 +498,7 @@ def test_a_form_that_is_discarded_sends_nothing_more(page: Page, service: Server
     assert read(service, order)["version"] == 1
 
 
-def test_a_request_without_an_answer_is_not_taken_for_that_of_somebody_else(page: Page, service: Server) -> None:
+def test_a_request_without_a_response_is_not_shown_as_a_change_of_somebody_else(page: Page, service: Server) -> None:
     order = create_order(service)
     open_order(page, service, order)
     choose_action(page, "Cancel")
@@ -520,7 +520,7 @@ def test_a_request_without_an_answer_is_not_taken_for_that_of_somebody_else(page
     assert read(service, order)["items"][0]["cancelled"] == 1
 
 
-def test_the_focus_stays_where_the_work_is(page: Page, service: Server) -> None:
+def test_the_focus_follows_the_workflow(page: Page, service: Server) -> None:
     order = create_order(service)
     wait_for_search(service, order)
     page.goto(console(service, f"#/orders?q={order['number']}"))
@@ -538,7 +538,7 @@ def test_the_focus_stays_where_the_work_is(page: Page, service: Server) -> None:
     expect(page.get_by_role("heading", name=order["number"])).to_be_focused()
 
 
-def test_a_preview_that_is_late_is_not_compared_with_a_newer_version(page: Page, service: Server) -> None:
+def test_a_late_preview_is_not_compared_with_a_newer_version(page: Page, service: Server) -> None:
     order = create_order(service)
     act(service, order, "confirm")
     open_order(page, service, order)
@@ -629,7 +629,7 @@ def test_a_form_that_is_sent_before_its_preview_is_not_sent_if_something_else_ha
     assert read(service, order)["version"] == 2
 
 
-def test_the_way_back_from_an_order_leads_to_the_orders_that_were_found(page: Page, service: Server) -> None:
+def test_the_link_back_from_an_order_leads_to_the_last_search(page: Page, service: Server) -> None:
     order = create_order(service)
     wait_for_search(service, order)
     page.goto(console(service))
@@ -643,7 +643,7 @@ def test_the_way_back_from_an_order_leads_to_the_orders_that_were_found(page: Pa
         expect(page.get_by_role("searchbox")).to_have_value(order["number"])
 
 
-def test_the_age_of_a_change_grows_while_one_looks_at_it(page: Page, service: Server) -> None:
+def test_the_age_of_a_change_is_updated_on_the_page(page: Page, service: Server) -> None:
     order = create_order(service)
     page.clock.install()
     open_order(page, service, order)
@@ -655,7 +655,7 @@ def test_the_age_of_a_change_grows_while_one_looks_at_it(page: Page, service: Se
     expect(page.get_by_text("version 1, changed 5 minutes ago")).to_be_visible()
 
 
-def test_the_keyboard_is_enough(page: Page, service: Server) -> None:
+def test_the_console_is_usable_with_the_keyboard_alone(page: Page, service: Server) -> None:
     order = create_order(service, customer_id="c-keyboard")
     newer = create_order(service, customer_id="c-keyboard")
     wait_for_search(service, order, newer)
@@ -692,7 +692,7 @@ def test_the_keyboard_is_enough(page: Page, service: Server) -> None:
     assert read(service, order)["status"] == "confirmed"
 
 
-def test_an_order_lives_its_life_through_the_forms(page: Page, service: Server) -> None:
+def test_the_forms_take_an_order_through_its_whole_lifecycle(page: Page, service: Server) -> None:
     order = create_order(service)
     open_order(page, service, order)
 
@@ -720,7 +720,7 @@ def test_an_order_lives_its_life_through_the_forms(page: Page, service: Server) 
     expect(life.get_by_role("listitem").filter(has_not_text="not yet")).to_have_count(7)
 
 
-def test_a_preview_that_is_refused_says_why_and_cannot_be_sent(page: Page, service: Server) -> None:
+def test_a_refused_preview_shows_the_reason_and_cannot_be_sent(page: Page, service: Server) -> None:
     order = create_order(service, currency="JPY")
     open_order(page, service, order)
 
@@ -737,7 +737,7 @@ def test_a_preview_that_is_refused_says_why_and_cannot_be_sent(page: Page, servi
     assert read(service, order)["version"] == 1
 
 
-def test_errors_of_the_service_stand_at_the_fields_that_they_are_about(page: Page, service: Server) -> None:
+def test_errors_of_the_service_are_shown_beside_their_fields(page: Page, service: Server) -> None:
     order = create_order(service)
     open_order(page, service, order)
     page.route(
@@ -839,7 +839,7 @@ def test_deliveries_of_a_webhook_are_shown_and_sent_again(page: Page, service: S
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_view_breaks_a_rule_of_accessibility(chromium: Browser, service: Server, width: int, theme: str) -> None:
+def test_every_view_passes_the_accessibility_audit(chromium: Browser, service: Server, width: int, theme: str) -> None:
     order = create_order(service)
     act(service, order, "payments", type="capture", amount=500, reference="pi_1")
     act(service, order, "confirm")

@@ -31,7 +31,7 @@ def test_the_documentation_shows_every_operation_under_its_policy(
     assert "Authorize" in page.content
 
 
-def test_the_browser_would_say_so_if_a_page_broke_the_policy(service: Server, browse: Callable[[str], Page]) -> None:
+def test_the_browser_reports_a_violation_of_the_policy(service: Server, browse: Callable[[str], Page]) -> None:
     policy = service.request("GET", "/docs").headers["Content-Security-Policy"]
 
     class Handler(BaseHTTPRequestHandler):

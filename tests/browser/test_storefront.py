@@ -84,7 +84,7 @@ def test_an_order_is_followed_live_and_cancelled(chromium: Browser, shop: Shop) 
     assert '"method":"OPTIONS"' in shop.service.output()  # the browser has asked first: the origins differ
 
 
-def test_a_double_click_makes_one_order(chromium: Browser, shop: Shop) -> None:
+def test_a_double_click_creates_one_order(chromium: Browser, shop: Shop) -> None:
     with opened(chromium, shop, "c-double") as page:
         page.get_by_role("button", name="Order now").dblclick()
         expect(page.locator("#events")).to_have_text("We have your order.")
@@ -92,7 +92,7 @@ def test_a_double_click_makes_one_order(chromium: Browser, shop: Shop) -> None:
     assert len(shop.orders("c-double")) == 1
 
 
-def test_two_submissions_at_once_make_one_order(chromium: Browser, shop: Shop) -> None:
+def test_two_simultaneous_submissions_create_one_order(chromium: Browser, shop: Shop) -> None:
     with opened(chromium, shop, "c-twice") as page:
         created: list[Any] = []
         page.on("response", lambda response: response.status == 201 and created.append(response.json()["id"]))
@@ -103,7 +103,7 @@ def test_two_submissions_at_once_make_one_order(chromium: Browser, shop: Shop) -
     assert [order["id"] for order in shop.orders("c-twice")] == list(set(created))
 
 
-def test_an_order_whose_response_is_lost_is_made_once(chromium: Browser, shop: Shop) -> None:
+def test_an_order_whose_response_is_lost_is_created_once(chromium: Browser, shop: Shop) -> None:
     with severing_proxy(shop.service.port, cuts=3, answering=CREATE) as proxy:
         with opened(chromium, shop, "c-lost", port=proxy.port) as page:
             page.get_by_role("button", name="Order now").click()
@@ -113,7 +113,7 @@ def test_an_order_whose_response_is_lost_is_made_once(chromium: Browser, shop: S
     assert len(shop.orders("c-lost")) == 1
 
 
-def test_a_reload_before_the_response_makes_one_order(chromium: Browser, shop: Shop) -> None:
+def test_a_reload_before_the_response_creates_one_order(chromium: Browser, shop: Shop) -> None:
     with severing_proxy(shop.service.port, cuts=1_000, answering=CREATE) as proxy:
         with opened(chromium, shop, "c-reload", port=proxy.port) as page:
             page.get_by_role("button", name="Order now").click()
@@ -141,7 +141,7 @@ def test_a_customer_without_a_connection_tries_again(chromium: Browser, shop: Sh
     assert len(shop.orders("c-offline")) == 1
 
 
-def test_a_refusal_after_a_lost_response_does_not_make_another_order(chromium: Browser, shop: Shop) -> None:
+def test_a_refusal_after_a_lost_response_does_not_create_another_order(chromium: Browser, shop: Shop) -> None:
     with opened(chromium, shop, "c-expired") as page:
         sent: list[Any] = []
 
@@ -166,7 +166,7 @@ def test_a_refusal_after_a_lost_response_does_not_make_another_order(chromium: B
     assert len(shop.orders("c-expired")) == 1
 
 
-def test_a_link_that_names_another_service_does_not_get_the_token(chromium: Browser, shop: Shop) -> None:
+def test_a_link_with_another_service_does_not_get_the_token(chromium: Browser, shop: Shop) -> None:
     with opened(chromium, shop, "c-link") as page:
         page.goto("about:blank")
         page.goto(f"{shop.origin}/#service=http://127.0.0.1:9")
@@ -176,7 +176,9 @@ def test_a_link_that_names_another_service_does_not_get_the_token(chromium: Brow
     assert settings == {"service": "http://127.0.0.1:9", "customer": "c-123"}
 
 
-def test_an_order_that_staff_has_changed_is_cancelled_only_after_another_look(chromium: Browser, shop: Shop) -> None:
+def test_an_order_that_staff_has_changed_is_cancelled_only_after_another_confirmation(
+    chromium: Browser, shop: Shop
+) -> None:
     with opened(chromium, shop, "c-conflict") as page:
         page.get_by_role("button", name="Order now").click()
         expect(page.locator("#events")).to_have_text("We have your order.")

@@ -86,7 +86,7 @@ def test_the_package_depends_on_what_it_imports() -> None:
     assert dependencies == imported - sys.stdlib_module_names - {PACKAGE.name}
 
 
-def test_an_order_is_created_changed_and_read(client: Client) -> None:
+def test_an_order_can_be_created_changed_and_read(client: Client) -> None:
     created = client.send(requests.create_order(order()))
     held = client.send(requests.place_hold(created, "review", {"kind": "review"}))
     released = client.send(requests.release_hold(held, "review"))
@@ -163,7 +163,7 @@ def test_lists_batches_and_references(client: Client) -> None:
         client.send(requests.create_order(order(external_ref=reference)))
 
 
-def test_exports_are_read_line_by_line(client: Client) -> None:
+def test_exports_are_iterated_line_by_line(client: Client) -> None:
     customer = f"c-{uuid4()}"
     created = client.send(requests.create_order(order(customer)))
     other = client.send(requests.create_order(order(customer)))
@@ -285,7 +285,7 @@ def test_a_request_that_waits_for_events_is_not_given_up_while_it_waits(httpserv
         assert next(client.iterate(requests.list_feed_events(wait=20)))["seq"] == 1
 
 
-def test_a_response_that_asks_for_a_longer_pause_is_final(gateway: Callable[..., HTTPServer]) -> None:
+def test_a_response_with_a_longer_retry_after_is_final(gateway: Callable[..., HTTPServer]) -> None:
     server = gateway(Response(status=503, headers={"Retry-After": "3600"}))
 
     with Client(server.url_for("").rstrip("/"), retry=QUICK) as client, pytest.raises(ProblemError) as raised:
@@ -307,7 +307,7 @@ def test_the_pauses_of_a_stream_do_not_grow_as_long_as_it_can_be_opened(httpserv
         assert next(client.iterate(requests.stream_events()))["seq"] == 8
 
 
-def test_an_export_goes_on_after_the_last_complete_order(httpserver: HTTPServer) -> None:
+def test_an_export_continues_after_the_last_complete_order(httpserver: HTTPServer) -> None:
     lines = [{"order": {"id": "1"}}, {"event": {"version": 1}}, {"order": {"id": "2"}}, {"event": {"version": 1}}]
 
     def cut_off(request: Request) -> Response:
@@ -338,7 +338,7 @@ def test_an_export_that_is_cut_off_twice_in_an_order_loses_none_of_its_lines(htt
     assert received == [*lines[:2], *lines[:2], *lines]
 
 
-def test_a_request_that_may_have_had_an_effect_is_not_sent_again_without_a_key() -> None:
+def test_a_request_that_may_have_been_executed_is_not_repeated_without_a_key() -> None:
     with Client("http://127.0.0.1:9", retry=QUICK) as client:
         with pytest.raises(NoResponseError, match="after 1 attempt:"):
             client.send(requests.create_webhook({"url": "http://127.0.0.1:9/"}))
@@ -350,14 +350,14 @@ def test_a_request_that_may_have_had_an_effect_is_not_sent_again_without_a_key()
     ("scheme", "token", "error"), [("", None, UnsupportedProtocol), ("http://", "osk_1\n", LocalProtocolError)]
 )
 @pytest.mark.parametrize("request_", [requests.create_order(order()), requests.stream_order_events(NOBODY)])
-def test_a_request_whose_url_or_token_is_not_valid_is_not_sent_again(
+def test_a_request_with_an_invalid_url_or_token_is_not_repeated(
     service: Service, request_: Series[Any], scheme: str, token: str | None, error: type[Exception]
 ) -> None:
     with Client(f"{scheme}127.0.0.1:{service.server.port}", token=token) as client, pytest.raises(error):
         next(client.iterate(request_))
 
 
-def test_a_webhook_is_deleted_even_if_the_response_is_lost_and_it_is_not_found_again(
+def test_a_deletion_whose_response_is_lost_succeeds_when_the_webhook_is_not_found(
     service: Service, client: Client
 ) -> None:
     webhook = client.send(requests.create_webhook({"url": "http://127.0.0.1:9/"}))
@@ -400,7 +400,7 @@ def test_a_webhook_that_is_not_found_after_a_response_was_not_deleted_by_this_re
 
 @pytest.mark.parametrize("error", [ValueError("Signed out."), ConnectError("The identity provider is down.")])
 @pytest.mark.parametrize("request_", [requests.create_order(order()), requests.stream_order_events(NOBODY)])
-def test_an_error_of_the_token_function_ends_the_request_at_once(request_: Series[Any], error: Exception) -> None:
+def test_an_error_of_the_token_function_fails_the_request_at_once(request_: Series[Any], error: Exception) -> None:
     def token() -> str:
         calls.append(1)
         assert len(calls) <= 2, "The token function is called again."
@@ -495,7 +495,7 @@ def test_without_a_secret_no_webhook_is_verified(secret: str) -> None:
         verify_webhook(b"{}", forged, secret)
 
 
-def test_severed_connections_double_and_lose_nothing(service: Service, client: Client) -> None:
+def test_severed_connections_neither_duplicate_nor_lose_anything(service: Service, client: Client) -> None:
     customer, intents, clients = f"c-{uuid4()}", CUTS // 2, 8
     latest = client.send(requests.list_feed_events(after="latest").page)["next_cursor"]
     events: list[Any] = []

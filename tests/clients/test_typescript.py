@@ -60,7 +60,7 @@ def test_the_first_program_of_the_readme_has_correct_types_and_works(service: Se
     assert re.search(r"^\d{6}-\w{8} pending 2500$\n^confirmed \[", output, re.MULTILINE), output
 
 
-def test_severed_connections_double_and_lose_nothing(service: Service) -> None:
+def test_severed_connections_neither_duplicate_nor_lose_anything(service: Service) -> None:
     with severing_proxy(service.server.port, cuts=CUTS) as proxy:
         run_tests("severed", service=service, PROXY_URL=url_of(proxy.port), INTENTS=str(CUTS // 2))
 

@@ -173,14 +173,14 @@ def test_the_health_check_tells_a_service_that_answers_from_one_that_does_not(im
     assert healthy == ""
 
 
-def test_the_image_holds_nothing_but_the_service(image: Image) -> None:
+def test_the_image_contains_only_the_service(image: Image) -> None:
     files = set(os.listdir(f"{image['root']}/opt/order-service"))
 
     assert {"app", "migrations", "gunicorn.conf.py", "wsgi.py", ".venv"} <= files
     assert not files & {"tests", ".git", "instance", "bench", "Makefile"}
 
 
-def test_compose_starts_what_the_image_has(image: Image) -> None:
+def test_compose_starts_commands_of_the_image(image: Image) -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 
     own = {name: service for name, service in services.items() if service["image"] == "order-service"}

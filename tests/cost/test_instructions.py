@@ -45,7 +45,7 @@ def dumped(path: Path) -> tuple[str, float]:
 
 
 @pytest.mark.parametrize("kind", FIGURES)
-def test_a_request_takes_no_more_instructions_than_it_did(instructions: dict[str, float], kind: str) -> None:
+def test_a_request_takes_no_more_instructions_than_recorded(instructions: dict[str, float], kind: str) -> None:
     multiple = instructions[kind] / instructions["bare"]
 
     print(f"{kind}: {instructions[kind]:,.0f} instructions, {multiple:.2f} times a bare Flask view's")

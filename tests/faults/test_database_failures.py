@@ -153,7 +153,7 @@ def silent_at_queries(app: Flask) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-def test_reading_an_erasure_from_a_silent_server_is_503_in_time(postgres: str) -> None:
+def test_reading_an_erasure_from_an_unresponsive_server_is_503_in_time(postgres: str) -> None:
     app = create_app({"DATABASE_URL": postgres, "AUTH": "off", "TESTING": True})
     erasure = app.test_client().delete("/customers/c-unknown/personal-data").json
     responses: list[Any] = []
@@ -173,7 +173,7 @@ def restricted(*command: str) -> tuple[str, ...]:
     return ("-m", "tests.support.restricted", *command[1:])
 
 
-def test_a_sqlite_file_that_may_not_be_written_answers_reads_and_is_not_ready(sqlite_file: str) -> None:
+def test_a_read_only_sqlite_file_serves_reads_and_is_not_ready(sqlite_file: str) -> None:
     file, port = Path(sqlite_file.removeprefix("sqlite:///")), free_port()
     file.chmod(0o444)
     settings = {"DATABASE_URL": sqlite_file, "WEB_CONCURRENCY": "1", "AUTH": "off"}
@@ -192,7 +192,7 @@ def test_a_sqlite_file_that_may_not_be_written_answers_reads_and_is_not_ready(sq
     assert found.returncode == 1 and f"This user cannot write to {file} or to its directory." in found.stdout
 
 
-def test_a_directory_that_may_not_be_written_prevents_the_start_in_one_line(sqlite_file: str) -> None:
+def test_a_read_only_directory_prevents_the_start_in_one_line(sqlite_file: str) -> None:
     directory = Path(sqlite_file.removeprefix("sqlite:///")).parent
     settings = {"DATABASE_URL": sqlite_file, "AUTH": "off"}
     directory.chmod(0o555)

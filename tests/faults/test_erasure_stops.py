@@ -109,7 +109,9 @@ def test_several_processes_at_once_erase_each_order_once(
     assert app.test_cli_runner().invoke(args=["verify"]).exit_code == 0
 
 
-def test_others_are_served_between_the_steps(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_other_requests_are_served_between_the_steps_of_an_erasure(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
     for _ in range(10):
         path = client.post("/orders", json=personal_order()).headers["Location"]
         client.post(f"{path}/cancel", json={"reason": "other"})

@@ -100,7 +100,7 @@ def kill_a_worker(workers: list[Server], start: Callable[[], Server]) -> None:
     workers.append(start())
 
 
-def test_every_event_is_once_in_the_feed_while_workers_are_killed(url: str) -> None:
+def test_every_event_is_in_the_feed_exactly_once_although_workers_are_killed(url: str) -> None:
     port, engine, stack = free_port(), create_engine(url), ExitStack()
 
     def start_worker() -> Server:

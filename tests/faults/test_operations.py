@@ -173,7 +173,7 @@ def test_a_dump_made_under_traffic_is_restored(machine: Machine) -> None:
     is_restored_between(machine, kept, lost, after=after, output=output)
 
 
-def test_the_log_is_replayed_to_a_moment_between_two_orders_and_a_failing_archive_is_reported(machine: Machine) -> None:
+def test_point_in_time_recovery_stops_between_two_orders_and_a_failing_archive_is_reported(machine: Machine) -> None:
     archive, base_backup, restore = blocks("Point-in-time recovery")
     machine.start()
     machine.run(archive)

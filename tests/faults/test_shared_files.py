@@ -185,7 +185,7 @@ def counter(server: Server, name: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_a_killed_worker_is_started_again_and_what_was_counted_is_kept(database: str) -> None:
+def test_a_killed_worker_is_restarted_and_its_counts_are_kept(database: str) -> None:
     with serving(database, *GUNICORN) as server:
         wait_until(lambda: counter(server, "web_worker_starts_total") == 2)
         seconds = counter(server, "worker_cpu_seconds_total")

@@ -13,7 +13,7 @@ from tests.support.servers import running_worker
 END_CONNECTIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'order-service'"
 
 
-def test_streams_stay_open_while_the_database_is_away(tmp_path: Path) -> None:
+def test_streams_stay_open_while_the_database_is_unavailable(tmp_path: Path) -> None:
     link = tmp_path / ".s.PGSQL.5432"
     with private_postgres() as url:
         migrated(url)

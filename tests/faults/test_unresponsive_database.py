@@ -39,7 +39,9 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("auth", ["required", "off"])
-def test_while_postgresql_is_silent_every_request_is_answered_in_ten_seconds(postgres: str, auth: str) -> None:
+def test_while_postgresql_is_unresponsive_every_request_gets_a_response_within_ten_seconds(
+    postgres: str, auth: str
+) -> None:
     headers = new_key(postgres) if auth == "required" else {}
     with gunicorn(postgres, **(ONE_WORKER | {"AUTH": auth})) as server:
         created = server.request("POST", "/orders", ORDER, headers)
@@ -77,7 +79,7 @@ def test_while_postgresql_is_silent_every_request_is_answered_in_ten_seconds(pos
     assert [response.status for response in keyed] == [201, 201] and keyed[0].body == keyed[1].body
 
 
-def test_a_worker_starts_while_sqlite_is_locked_and_serves_when_it_is_free(tmp_path: Path) -> None:
+def test_a_worker_starts_while_sqlite_is_locked_and_serves_once_it_is_unlocked(tmp_path: Path) -> None:
     sqlite_file = migrated(f"sqlite:///{tmp_path}/orders.db")
     key = new_key(sqlite_file)
     with closing(sqlite3.connect(sqlite_file[10:], isolation_level=None)) as other:

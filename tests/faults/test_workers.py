@@ -22,7 +22,7 @@ TAKEOVER = 2.0  # seconds
 END_CONNECTIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'order-service%'"
 
 
-def test_when_a_worker_is_killed_another_goes_on(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_when_a_worker_is_killed_another_takes_over(app: Flask, client: FlaskClient, database_url: str) -> None:
     with running_worker(DATABASE_URL=database_url) as first, running_worker(DATABASE_URL=database_url):
         client.post("/orders", json=MINIMAL)
         wait_until(lambda: events_in_feed(app) == 1)
@@ -50,7 +50,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_the_supervisor_starts_a_worker_again_that_died(app: Flask, database_url: str) -> None:
+def test_the_supervisor_restarts_a_worker_that_died(app: Flask, database_url: str) -> None:
     with running_supervisor(DATABASE_URL=database_url) as server:
         wait_until(lambda: "worker started" in server.output())
         killed = processes(server)["worker"]
@@ -64,7 +64,7 @@ def test_the_supervisor_starts_a_worker_again_that_died(app: Flask, database_url
 
 @on_sqlite
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_however_the_supervisor_ends_no_process_is_left(app: Flask, database_url: str, number: int) -> None:
+def test_no_process_outlives_the_supervisor(app: Flask, database_url: str, number: int) -> None:
     with running_supervisor(DATABASE_URL=database_url) as server:
         wait_until(lambda: "worker started" in server.output())
         pids = processes(server)
@@ -76,7 +76,7 @@ def test_however_the_supervisor_ends_no_process_is_left(app: Flask, database_url
         wait_until(lambda: not any(map(is_running, pids.values())))
 
 
-def test_a_worker_waits_for_a_database_that_is_away_and_goes_on(tmp_path: Path) -> None:
+def test_a_worker_waits_for_an_unavailable_database_and_continues(tmp_path: Path) -> None:
     link = tmp_path / ".s.PGSQL.5432"
     with private_postgres() as url:
         migrated(url)

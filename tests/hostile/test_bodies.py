@@ -47,7 +47,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_the_worst_bodies_stall_nobody(target: Target, name: str) -> None:
+def test_the_most_expensive_bodies_do_not_block_other_clients(target: Target, name: str) -> None:
     body = BODIES[name]()
     assert len(body) <= LARGEST
     statuses: set[int] = set()

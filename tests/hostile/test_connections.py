@@ -97,7 +97,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 # nginx keeps such clients to itself: a body reaches the service when it is complete.
 @pytest.mark.parametrize("target", ["bare"], indirect=True)
-def test_slow_clients_are_left_after_the_limit_and_delay_nobody(target: Target) -> None:
+def test_slow_clients_are_disconnected_after_the_limit_and_delay_no_others(target: Target) -> None:
     beginnings = [beginning for beginning in SLOW.values() for _ in range(50)]
     with Probe(target) as probe:
         lasted = drip(target.port, beginnings)

@@ -125,7 +125,7 @@ def test_forty_slow_exports_use_little_memory_and_block_no_other_request(
     assert probe.wait < 0.5
 
 
-def test_a_slow_export_is_whole(large_url: str) -> None:
+def test_a_slow_export_is_complete(large_url: str) -> None:
     with one_worker(large_url) as server, closing(slow_reader(server, "/orders/export")) as client:
         client.recv(1)
         time.sleep(0.5)
@@ -173,7 +173,7 @@ def test_an_export_that_takes_too_long_ends_without_its_last_chunk(large_url: st
     assert "Traceback" not in output
 
 
-def test_an_export_ends_without_its_last_chunk_where_the_database_fails(large: Flask, large_url: str) -> None:
+def test_an_export_ends_without_its_last_chunk_if_the_database_fails(large: Flask, large_url: str) -> None:
     with one_worker(large_url) as server, closing(slow_reader(server, "/orders/export")) as client:
         client.recv(1)
         with large.app_context(), db.engine.begin() as connection:
@@ -194,7 +194,7 @@ def test_an_export_ends_without_its_last_chunk_where_the_database_fails(large: F
 
 
 @on_postgresql
-def test_an_export_outlives_the_loss_of_its_connections(large: Flask, large_url: str) -> None:
+def test_an_export_survives_the_loss_of_its_connections(large: Flask, large_url: str) -> None:
     with one_worker(large_url) as server, closing(slow_reader(server, "/orders/export")) as client:
         client.recv(1)
         with large.app_context(), db.engine.begin() as connection:

@@ -61,7 +61,7 @@ def test_orders_are_created_replayed_read_and_listed(service: Server, app: Flask
     assert next_page.json["orders"] == [created.json]
 
 
-def test_lists_arrive_compressed_and_orders_with_their_strong_tag(service: Server) -> None:
+def test_lists_are_compressed_and_orders_keep_their_strong_tag(service: Server) -> None:
     accepted = {"Accept-Encoding": "gzip"}
     for _ in range(5):
         order = service.request("POST", "/orders", ORDER | {"note": "n" * 2000}, accepted)
@@ -94,7 +94,7 @@ def test_a_client_of_http_1_0_needs_no_host(service: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/orders/export", "/customers/c-1/personal-data"])
-def test_http_1_0_gets_no_export_since_a_part_would_look_whole(service: Server, path: str) -> None:
+def test_http_1_0_gets_no_export_since_an_aborted_one_would_look_complete(service: Server, path: str) -> None:
     refused = exchange(service.port, f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
 
     assert refused.startswith(b"HTTP/1.1 505 ") and b"\r\nContent-Type: application/problem+json\r\n" in refused
@@ -102,13 +102,13 @@ def test_http_1_0_gets_no_export_since_a_part_would_look_whole(service: Server, 
 
 
 @pytest.mark.parametrize("method", ["DELETE", "HEAD", "OPTIONS"])
-def test_http_1_0_may_do_anything_else_with_personal_data(service: Server, method: str) -> None:
+def test_http_1_0_may_make_other_requests_for_personal_data(service: Server, method: str) -> None:
     head = f"{method} /customers/c-1/personal-data HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
     assert exchange(service.port, head.encode()).startswith(b"HTTP/1.1 2")
 
 
-def test_a_chunked_body_arrives_whole(service: Server) -> None:
+def test_a_chunked_body_arrives_complete(service: Server) -> None:
     created = service.request("POST", "/orders", in_chunks(60_000))
 
     assert created.status == 201
@@ -152,7 +152,7 @@ ENCODED = [("a/b", "a%2Fb"), ("/a//", "%2Fa%2F%2f"), ("a%2Fb", "a%252Fb"), ("ä 
 
 
 @pytest.mark.parametrize(("reference", "encoded"), ENCODED)
-def test_an_order_is_found_whatever_characters_its_reference_has(service: Server, reference: str, encoded: str) -> None:
+def test_an_order_is_found_by_a_reference_with_any_characters(service: Server, reference: str, encoded: str) -> None:
     created = service.request("POST", "/orders", ORDER | {"external_ref": reference})
 
     found = service.request("GET", f"/orders/by-ref/{encoded}")
@@ -161,7 +161,7 @@ def test_an_order_is_found_whatever_characters_its_reference_has(service: Server
 
 
 @pytest.mark.parametrize(("customer", "encoded"), ENCODED)
-def test_a_customer_is_exported_and_erased_whatever_characters_the_id_has(
+def test_a_customer_is_exported_and_erased_by_an_id_with_any_characters(
     service: Server, customer: str, encoded: str
 ) -> None:
     order = service.request("POST", "/orders", ORDER | {"customer_id": customer}).headers["Location"]
@@ -250,7 +250,7 @@ def test_events_pass_at_once_in_a_stream_and_to_a_waiting_reader(service: Server
         assert [event["type"] for event in waiting.result().json["events"]] == ["order.confirmed"]
 
 
-def test_the_metrics_are_not_for_everyone(service: Server) -> None:
+def test_only_allowed_addresses_read_the_metrics(service: Server) -> None:
     with closing(http.client.HTTPConnection("127.0.0.1", service.port, source_address=("127.0.0.2", 0))) as stranger:
         stranger.request("GET", "/metrics")
         response = stranger.getresponse()
@@ -311,7 +311,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize(("target", "status"), SPELLINGS.values(), ids=SPELLINGS)
-def test_no_notation_of_a_path_bypasses_a_rule(service: Server, target: str, status: int) -> None:
+def test_no_spelling_of_a_path_bypasses_a_rule(service: Server, target: str, status: int) -> None:
     """127.0.0.2 stands for another machine."""
     request = f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
 
@@ -322,7 +322,7 @@ def test_no_notation_of_a_path_bypasses_a_rule(service: Server, target: str, sta
 
 
 @pytest.mark.parametrize("path", ["//orders", "/%2Forders", "///healthz", "//orders/batch", "//", "/.problem"])
-def test_two_slashes_and_internal_paths_lead_nowhere(service: Server, path: str) -> None:
+def test_two_slashes_and_internal_paths_are_404(service: Server, path: str) -> None:
     response = service.request("GET", path)
 
     assert (response.status, response.json["type"], response.json["instance"]) == (404, "/problems/not-found", path)
@@ -377,7 +377,7 @@ def test_an_ipv6_network_counts_as_one_address(service: Server, flooding: str, s
     assert count_of_200(service.port, same) < 401 <= count_of_200(service.port, other)
 
 
-def test_it_listens_on_ipv6_too(service: Server) -> None:
+def test_nginx_also_listens_on_ipv6(service: Server) -> None:
     with closing(http.client.HTTPConnection("::1", service.port, timeout=TIMEOUT)) as connection:
         connection.request("GET", "/healthz")
         assert connection.getresponse().status == 200
@@ -419,14 +419,14 @@ def test_responses_of_nginx_itself_have_cors_headers(service: Server, origin: st
         assert cors(error) == allowed
 
 
-def test_the_services_own_answers_allow_the_origin_once(service: Server) -> None:
+def test_responses_of_the_service_allow_the_origin_once(service: Server) -> None:
     for path in ("/orders", "/nothing", "/orders/x"):
         headers = cors(service.request("GET", path, headers={"Origin": SHOP}))
         assert headers["Access-Control-Allow-Origin"] == [SHOP]
         assert len(headers["Access-Control-Expose-Headers"]) == 1
 
 
-def test_it_serves_tls_and_redirects_to_it_as_the_file_says() -> None:
+def test_nginx_serves_tls_and_redirects_to_it_as_described_in_the_file() -> None:
     with nginx_without_service(tls_port=(port := free_port())) as nginx:
         directory = Path(nginx.process.args[4])  # type: ignore[index, arg-type]
         trusted = ssl.create_default_context(cafile=directory / "localhost.crt")
@@ -515,7 +515,7 @@ def test_under_a_prefix_every_link_leads_through_nginx(database_url: str, app: F
     assert (lost, denied) == ([404] * 5, 403)
 
 
-def test_a_slow_export_arrives_whole_and_a_broken_one_as_broken(database_url: str, app: Flask) -> None:
+def test_a_slow_export_arrives_complete_and_an_aborted_one_is_recognizable(database_url: str, app: Flask) -> None:
     with app.app_context():
         for _ in range(10):
             insert_orders([new_order(CreateRequest(LARGE, ANONYMOUS)) for _ in range(100)])

@@ -80,7 +80,7 @@ def test_concurrent_upgrades_run_one_after_the_other(database: str) -> None:
     assert [ended.returncode for ended in upgrades] == [0, 0, 0], upgrades
 
 
-def test_a_role_without_time_limits_is_named_once(database: str) -> None:
+def test_a_role_without_time_limits_is_reported_once(database: str) -> None:
     url = as_role(database, "unlimited")
     upgrade(url)
     with serve(url, free_port(), workers=1) as server, ThreadPoolExecutor(8) as pool:

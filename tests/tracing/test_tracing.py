@@ -205,7 +205,7 @@ def test_a_server_that_stops_exports_its_last_spans(app: Flask, database_url: st
 
 
 @on_sqlite
-def test_a_collector_that_is_away_fails_no_request(app: Flask, database_url: str) -> None:
+def test_an_unavailable_collector_fails_no_request(app: Flask, database_url: str) -> None:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "10"}
     with running(*GUNICORN, port=free_port(), DATABASE_URL=database_url, WEB_CONCURRENCY="1", **settings) as server:
         assert {server.request("POST", "/orders", MINIMAL).status for _ in range(20)} == {201}
