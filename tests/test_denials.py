@@ -120,7 +120,7 @@ def test_exceeding_the_rate_limit_is_recorded(
         responses = [limited.test_client().get("/orders", headers=bearer(token())) for _ in range(2)]
 
     assert [response.status_code for response in responses] == [200, 429]
-    assert denials() == [(hashed("customer:c-1"), "More than 1 request per minute.")]
+    assert denials() == [(hashed("customer:c-1"), "More than 1 request per minute. Wait for Retry-After seconds.")]
 
 
 def canary_requests(app: Flask, client: FlaskClient) -> Iterator[TestResponse]:

@@ -103,7 +103,7 @@ def test_a_batch_counts_as_its_orders(limited: Flask, limited_client: FlaskClien
 
     assert (quota(fits), quota(too_large)) == ((200, 2, 12), (429, 1, 12))
     assert slug(too_large) == (429, "too-many-requests")
-    assert "counts as 3 requests; 1 of 5 per minute left" in too_large.json["detail"]
+    assert "counts as 3 requests; 1 of 5 per minute remain" in too_large.json["detail"]
     assert stored(limited) == 3
     clock.now += int(too_large.headers["Retry-After"])
     assert quota(batch(limited_client, 3)) == (200, 0, 12)

@@ -96,11 +96,11 @@ class Blueprint(flask.Blueprint):
 
         def register(view: View) -> View:
             summary, _, description = cleandoc(view.__doc__ or "").partition("\n\n")
-            declared = Operation(
+            operation = Operation(
                 method, path, view.__name__, summary.removesuffix("."), description, scope, **declaration
             )
-            self.operations[view.__name__] = declared
-            self.add_url_rule(path, view.__name__, _with_input(view, declared), methods=[method])
+            self.operations[view.__name__] = operation
+            self.add_url_rule(path, view.__name__, _with_input(view, operation), methods=[method])
             return view
 
         return register
@@ -176,7 +176,7 @@ class OrderRule(Rule):
 class OrderService(Flask):
     """Flask application with synchronous views only, routed by path alone.
 
-    The gains of the overridden hooks are instructions of a create/read (`make cost-test`).
+    The figures at the overridden hooks are the instructions that they save of a create/read (`make cost-test`).
     """
 
     url_rule_class = OrderRule
@@ -239,11 +239,11 @@ class URLPrefix:
         """Call the application with the path below the prefix, or mark the request as OUTSIDE_PREFIX."""
         path: str = environ.get("PATH_INFO", "")
         environ["SCRIPT_NAME"] = self._prefix
-        removed = environ.get("HTTP_X_FORWARDED_PREFIX", "").rpartition(",")[2].strip().rstrip("/")
-        if removed != self._prefix and path not in WITHOUT_PREFIX:
-            below = path.removeprefix(self._prefix)
-            if below == path or below[:1] not in ("", "/"):
+        forwarded_prefix = environ.get("HTTP_X_FORWARDED_PREFIX", "").rpartition(",")[2].strip().rstrip("/")
+        if forwarded_prefix != self._prefix and path not in WITHOUT_PREFIX:
+            remainder = path.removeprefix(self._prefix)
+            if remainder == path or remainder[:1] not in ("", "/"):
                 environ[OUTSIDE_PREFIX] = True
             else:
-                environ["PATH_INFO"] = below
+                environ["PATH_INFO"] = remainder
         return self._application(environ, start_response)

@@ -27,9 +27,9 @@ log = structlog.get_logger()
 
 Value = TypeVar("Value")
 
-KEY_SECONDS = 1.0  # that a valid API key is cached: a revoked key is refused within a second
-_TOKEN_SECONDS = 60.0  # that a valid token is cached, never beyond its expiry
-_REFUSED_SECONDS = 60.0  # that an invalid API key is cached, so that it costs no database query
+KEY_SECONDS = 1.0  # seconds that a valid API key is cached: a revoked key is refused within a second
+_TOKEN_SECONDS = 60.0  # seconds that a valid token is cached, never beyond its expiry
+_REFUSED_SECONDS = 60.0  # seconds that an invalid API key is cached, so that it costs no database query
 _CACHE_SIZE = 10_000  # credentials
 _CREDENTIAL_MAX = 4_096  # characters: longer than any issuer's tokens, shorter than the server's limit for a header
 _LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1", "", None)  # empty or None: a Unix socket
@@ -43,7 +43,7 @@ def init_app(app: Flask) -> None:
 
 
 class Authorization:
-    """Lets requests through to views by readiness, credentials, rate limits and scope, in this order.
+    """Checks each request before its view: readiness, credentials, rate limits and scope, in this order.
 
     `database_checked` is False from a start without a database until the first request that reaches it.
     """
@@ -78,7 +78,7 @@ class Authorization:
             raise Forbidden(f"The scope {scope} is missing.").with_headers(WWW_Authenticate=challenge)
 
     def _check_database(self) -> None:
-        """Raises the database's error, or ServiceUnavailable if its schema is at another revision."""
+        """Raise the database's error, or ServiceUnavailable if this code does not work with its schema."""
         try:
             require_revision()
         except SchemaMismatch as error:
@@ -142,7 +142,7 @@ class ExpiringCache(Generic[Value]):
         return entry[1] if entry is not None and time.monotonic() < entry[0] else None
 
     def add(self, credential: str, value: Value, *, seconds: float) -> None:
-        """Cache a result for so many seconds."""
+        """Cache a result for `seconds`."""
         self._entries[credential] = (time.monotonic() + seconds, value)
         self._entries.move_to_end(credential)
         if len(self._entries) > _CACHE_SIZE:

@@ -1,4 +1,5 @@
-"""A collection for Postman, Bruno, Insomnia and newman, made of the API description (Postman's format, version 2.1)."""
+"""A collection for Postman, Bruno, Insomnia and newman, built from the API description (Postman's format, version
+2.1)."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -11,13 +12,13 @@ from app.http.requests import public_path
 
 _SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 _ADDRESS = "http://127.0.0.1:8000"  # of `make run`
-_FRESH_KEY = "{{$guid}}"  # another one for each request
+_FRESH_KEY = "{{$guid}}"  # a new one for each request
 _STREAM = "text/event-stream"  # a response that does not end
 _NUMBER = 1  # of the first fulfillment or return of an order
 
 
 def collection() -> bytes:
-    """Return the collection as JSON. A created resource is remembered, and used by the requests after it."""
+    """Return the collection as JSON. Its scripts store the id of a created resource for the requests that follow."""
     return _build(api_description(), _ADDRESS + public_path(""))
 
 
@@ -104,7 +105,7 @@ def _body(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _script(description: dict[str, Any], operation: dict[str, Any]) -> list[str]:
-    """Test that the status is documented, and remember the id of a resource that has links to its operations."""
+    """Test that the status is documented, and store the id of a resource that has links to its operations."""
     statuses = ", ".join(operation["responses"])
     lines = [f'pm.test("documented status", () => pm.expect([{statuses}]).to.include(pm.response.code));']
     links = [link for response in operation["responses"].values() for link in response.get("links", {})]

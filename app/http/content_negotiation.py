@@ -14,7 +14,7 @@ from werkzeug.datastructures import Accept
 from werkzeug.http import parse_accept_header, parse_list_header, parse_options_header
 
 from app.errors import NotAcceptable
-from app.http.requests import current_request, let_others_run
+from app.http.requests import current_request, yield_to_other_requests
 
 
 def preferred_media_type(request: Request, offered: Sequence[str]) -> str:
@@ -93,7 +93,7 @@ def gzip(body: bytes, *, level: int = _FAST) -> bytes:
     compressor = zlib.compressobj(level, wbits=31)  # 31: gzip format, with no time in the header
     parts = [compressor.compress(body[:_PIECE])]
     for start in range(_PIECE, len(body), _PIECE):
-        let_others_run()
+        yield_to_other_requests()
         parts.append(compressor.compress(body[start : start + _PIECE]))
     return b"".join((*parts, compressor.flush()))
 

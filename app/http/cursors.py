@@ -26,7 +26,7 @@ _INVALID = "The cursor is damaged, or belongs to another list. Start again witho
 
 
 def make_cursor(after: str, *, query: Mapping[str, Any]) -> str:
-    """Return the cursor behind the order `after` in the list with these filters and this sort."""
+    """Return the cursor for the position after the order `after` in the list with these filters and this sort."""
     return _make(UUID(after).bytes, query)
 
 
@@ -36,7 +36,7 @@ def read_cursor(text: str, *, query: Mapping[str, Any]) -> str:
 
 
 def make_version_cursor(after: int, *, order_id: str) -> str:
-    """Return the cursor behind a version in an order's history."""
+    """Return the cursor for the position after a version in an order's history."""
     return _make(after.to_bytes(4), {"order_id": order_id})
 
 
@@ -49,12 +49,12 @@ def read_version_cursor(text: str, *, order_id: str) -> int:
 
 
 def make_feed_cursor(after: int, *, query: Mapping[str, Any]) -> str:
-    """Return the cursor behind a number of the feed, read with these filters."""
+    """Return the cursor for the position after a number of the feed, read with these filters."""
     return _make(after.to_bytes(8), query)
 
 
 def read_feed_cursor(text: str, *, query: Mapping[str, Any]) -> int:
-    """Return the number in a cursor, or the number that the text is. Raises InvalidCursor."""
+    """Return the number in a cursor, or the text itself as a number. Raises InvalidCursor."""
     number = int(text) if _NUMBER.fullmatch(text) else int.from_bytes(_read(text, 8, query))
     if number > _SEQ_MAX:
         raise InvalidCursor(_INVALID)
@@ -62,7 +62,7 @@ def read_feed_cursor(text: str, *, query: Mapping[str, Any]) -> int:
 
 
 def make_search_cursor(after: SearchPosition, *, query: Mapping[str, Any]) -> str:
-    """Return the cursor behind a position in a search with these filters and this sort."""
+    """Return the cursor for a position in a search with these filters and this sort."""
     return _make(UUID(after.order_id).bytes + orjson.dumps(after.value), query)
 
 
@@ -87,7 +87,7 @@ def _is_time(value: Any) -> bool:
         return False
 
 
-# Whether a value is one of the sort. The binding is no signature: a forged cursor may contain any.
+# Whether a value is possible in the sort. The binding is no signature: a forged cursor may contain any value.
 _IS_VALUE: dict[str, Callable[[Any], bool]] = {
     "created_at": lambda value: value is None,
     "updated_at": _is_time,

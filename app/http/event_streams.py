@@ -15,16 +15,16 @@ from flask import Flask, Response, current_app, stream_with_context
 from app.db.errors import DATABASE_ERRORS
 from app.errors import ServiceError, Unauthenticated
 from app.http.rate_limit import Slots, leave
-from app.http.requests import current_request, let_others_run
+from app.http.requests import current_request, yield_to_other_requests
 from app.models.principal import Principal
 from app.services.event_feed import FeedFilter, FeedWatcher, Subscription
 
 EVENT_STREAM = "text/event-stream"
 WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key of our server (gunicorn_worker.py)
-HEARTBEAT = 15.0  # seconds without an event, after which a comment shows that both ends are still there
+HEARTBEAT = 15.0  # seconds without an event, after which a comment shows that both ends are still connected
 STREAM_PAGE = 100  # events that a stream reads at once
 
-_RECONNECT = 1_000, 4_000  # milliseconds: clients do not come back all at once when a server stops
+_RECONNECT = 1_000, 4_000  # milliseconds: clients do not reconnect all at once when a server stops
 _RETRY_AFTER = 1.0  # seconds, while the database does not answer
 _BUSY_SECONDS = 5
 _READERS = 3  # streams of single orders that read at the same time: thousands connect again after a reload
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class StreamEvent(NamedTuple):
-    """An event in a stream. `id` is what a client sends as `Last-Event-ID` to go on after it."""
+    """An event in a stream. `id` is what a client sends as `Last-Event-ID` to continue after it."""
 
     id: int
     type: str
@@ -41,7 +41,7 @@ class StreamEvent(NamedTuple):
 
 
 class StreamPage(NamedTuple):
-    """Events, the id to go on after, and whether more events were there already."""
+    """Events, the id to continue after, and whether more events already follow."""
 
     events: list[StreamEvent]
     next_after: int
@@ -50,10 +50,10 @@ class StreamPage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EventSource:
-    """What is read: `read` returns the page after an id.
+    """The events to stream: `read` returns the page after an id.
 
-    `of_feed`: ids are numbers of the feed. A reader can go on after events that do not match its filters, and readers
-    at the same place share one read.
+    `of_feed`: ids are numbers of the feed. A reader can continue after events that do not match its filters, and
+    readers at the same position share one read.
     """
 
     filters: FeedFilter
@@ -67,9 +67,9 @@ class EventStreams:
     def __init__(self, app: Flask) -> None:
         config = app.config
         self.watcher = FeedWatcher(app.app_context)
-        limit, of_customer = config["EVENT_STREAMS"], config["EVENT_STREAMS_CUSTOMERS"]
+        limit, customer_limit = config["EVENT_STREAMS"], config["EVENT_STREAMS_CUSTOMERS"]
         self.slots = Slots(
-            "event stream", customers=of_customer, services=sys.maxsize, altogether=limit, retry_after=_BUSY_SECONDS
+            "event stream", customers=customer_limit, services=sys.maxsize, total=limit, retry_after=_BUSY_SECONDS
         )
         self._reading = threading.Semaphore(_READERS)
 
@@ -83,7 +83,8 @@ class EventStreams:
             yield subscription
 
     def read(self, source: EventSource, after: int) -> StreamPage:
-        """Read a page, of a single order when it is this stream's turn: other requests must find a connection, too."""
+        """Read a page. At most _READERS streams of single orders read at a time, so that other requests get a
+        connection."""
         if source.of_feed:
             return source.read(after)
         with self._reading:
@@ -101,7 +102,7 @@ def last_event_id() -> str | None:
 
 
 def wait_for_page(source: EventSource, *, after: int, principal: Principal, seconds: int) -> StreamPage:
-    """Return the next page with an event, or an empty one after so many seconds.
+    """Return the next page with an event, or an empty one after `seconds`.
 
     Raises what reading raises, TooManyRequests and ServiceUnavailable.
     """
@@ -146,12 +147,13 @@ def _continued(first: str, frames: Iterator[str]) -> Iterator[str]:
 
 
 def _frames(source: EventSource, after: int, principal: Principal) -> Iterator[str]:
-    """The text of the stream. Ends where the client has to connect again: its credentials or the order are gone."""
+    """The text of the stream. It ends if the client must connect again: the credentials or the order are no longer
+    valid."""
     streams = _streams()
     with streams.subscribed(source.filters, principal) as subscription:
         subscription.reset()
         page = streams.read(source, after)
-        # A client that began with `latest` goes on at this id if it is disconnected before the first event.
+        # A client that began with `latest` continues at this id if it is disconnected before the first event.
         position = "" if page.events else f"id: {page.next_after}\n"
         yield f"retry: {random.randint(*_RECONNECT)}\n{position}\n{_render(page)}"  # nosec B311
         try:
@@ -187,7 +189,7 @@ def _following(
         if page.events:
             yield _render(page)
         if more:
-            let_others_run()
+            yield_to_other_requests()
 
 
 def _require_unchanged(principal: Principal) -> None:

@@ -12,7 +12,7 @@ from app.db.errors import DATABASE_ERRORS, loggable_message
 from app.errors import InvalidRequest
 from app.http.content_negotiation import compress, preferred_media_type
 from app.http.rate_limit import Slots
-from app.http.requests import let_others_run
+from app.http.requests import yield_to_other_requests
 from app.models.principal import Principal
 from app.schemas.strict_json import INVALID_PARAMETERS
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson
@@ -20,7 +20,7 @@ from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson
 NDJSON, CSV = "application/x-ndjson", "text/csv"
 EXPORT_MEDIA_TYPES = (NDJSON, CSV, "application/ndjson", "application/jsonl")  # the last two are names of NDJSON, too
 _FORMATS = {"ndjson": NDJSON, "csv": CSV}
-_CHUNK = 64 * 1024  # characters sent at once: a chunk a line would cost more than the lines
+_CHUNK = 64 * 1024  # characters sent at once: one chunk for each line would cost more than the lines
 _RETRY_AFTER = 5  # seconds
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ def init_app(app: Flask) -> None:
     """Limit the concurrent exports of each principal in this process."""
     limit = app.config["EXPORT_STREAMS"]
     app.extensions["export_slots"] = Slots(
-        "export", customers=limit, services=limit, altogether=sys.maxsize, retry_after=_RETRY_AFTER
+        "export", customers=limit, services=limit, total=sys.maxsize, retry_after=_RETRY_AFTER
     )
 
 
@@ -86,12 +86,12 @@ def _chunks(lines: Iterator[str]) -> Iterator[str]:
         if size >= _CHUNK:
             yield "".join(chunk)
             chunk, size = [], 0
-            let_others_run()  # neither SQLite nor sending to a fast client yields to other requests
+            yield_to_other_requests()  # neither SQLite nor sending to a fast client yields to other requests
     yield "".join(chunk)
 
 
 def _abort_on_errors(first: str, chunks: Iterator[str], *, seconds: int) -> Iterator[str]:
-    """Yield the first chunk and the others. Raises ExportAborted on a database error, and after so many seconds."""
+    """Yield the first chunk and the others. Raises ExportAborted on a database error, and after `seconds`."""
     deadline = time.monotonic() + seconds
     yield first
     try:

@@ -150,7 +150,7 @@ def _add_components(spec: APISpec, operations: list[Operation]) -> None:
         spec.components.header(name, header)
     for name, parameter in header_parameters().items():
         spec.components.parameter(camel_case(name), "header", parameter)
-    # No operation names them as its own.
+    # No operation refers to these.
     for schema in (ProblemSchema, BatchEntryInSchema, PayloadSchema, EndpointPayloadSchema):
         spec.components.schema(schema.__name__.removesuffix("Schema"), schema=schema)
     for name in ("Payload", "EndpointPayload"):
@@ -295,7 +295,7 @@ def _content(operation_id: str, status: int, body: Body) -> dict[str, Any]:
 
 
 def _problems(operation: Operation) -> list[type[ServiceError]]:
-    """The problems of an operation in one order: a set of types has another one in each process."""
+    """The problems of an operation, sorted: the order of a set of types differs between processes."""
     problems: set[type[ServiceError]] = {*_COMMON_PROBLEMS, *operation.problems}
     if operation.scope != PUBLIC:
         problems |= {*_AUTHENTICATION_PROBLEMS}
@@ -376,7 +376,7 @@ def _describe_references(_converter: Any, field: Any, **_: Any) -> dict[str, Any
 
 
 def _name_enumerations(value: Any) -> Any:
-    """Replace the enumerations inside of a description, or a part of it, by references to their components."""
+    """Replace the enumerations in a description, or a part of it, by references to their components."""
     if isinstance(value, list):
         return [_name_enumerations(entry) for entry in value]
     if not isinstance(value, dict):
@@ -386,13 +386,13 @@ def _name_enumerations(value: Any) -> Any:
     key = tuple(entry for entry in values if entry is not None) if isinstance(values, list) else ()
     if key not in ENUMERATIONS:
         return named
-    kind = reference("schemas", ENUMERATIONS[key][0])
+    schema = reference("schemas", ENUMERATIONS[key][0])
     others = {name: member for name, member in named.items() if name not in ("type", "enum")}
-    return others | ({"anyOf": [kind, {"type": "null"}]} if None in named["enum"] else kind)
+    return others | ({"anyOf": [schema, {"type": "null"}]} if None in named["enum"] else schema)
 
 
 def _share_parameters(description: dict[str, Any]) -> None:
-    """Make each parameter that several operations have a component."""
+    """Turn each parameter that several operations share into a component."""
     owners = [item for path in description["paths"].values() for item in (path, *path.values())]
     lists = [owner["parameters"] for owner in owners if isinstance(owner, dict) and "parameters" in owner]
     count = Counter(_content_of(parameter) for parameters in lists for parameter in parameters)

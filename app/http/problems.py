@@ -30,7 +30,7 @@ _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
 }
 _NOT_FOUND = (errors.OrderNotFound, errors.ErasureNotFound)
 _DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
-_KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
+_HTTP_ERROR_HEADERS = ("Retry-After", "WWW-Authenticate")
 
 
 def init_app(app: Flask) -> None:
@@ -65,10 +65,10 @@ def _log_denial(error: ServiceError) -> None:
     if isinstance(error, _DENIALS):
         log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
     elif isinstance(error, _NOT_FOUND) and principal and (principal.customer_id or principal.channels):
-        # It may be another owner's or not exist at all. Many of these hint at someone guessing ids.
-        what = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
-        whose = "the key's channels" if principal.customer_id is None else "this customer"
-        log.warning("denied", principal=loggable_id(principal), reason=f"no such {what} of {whose}")
+        # The resource may belong to another owner or not exist. Many such lines suggest that a client guesses ids.
+        resource = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
+        owner = "the key's channels" if principal.customer_id is None else "this customer"
+        log.warning("denied", principal=loggable_id(principal), reason=f"no such {resource} of {owner}")
 
 
 def _log_cause(cause: BaseException) -> None:
@@ -87,17 +87,17 @@ def _render_service_error(error: ServiceError) -> Response:
 
 
 def _render_http_error(error: HTTPException) -> Response:
-    raised = error.get_response()
-    known = _BY_STATUS.get(raised.status_code)
+    original = error.get_response()
+    known = _BY_STATUS.get(original.status_code)
     if known:
         document = problem_document(known[0](known[1]))
     else:  # RFC 9457 §4.2.1: nothing to add to what the status says
-        status = HTTPStatus(raised.status_code)
+        status = HTTPStatus(original.status_code)
         document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": status.description}
     response = _response(document)
-    for name in _KEPT_HEADERS:
-        if name in raised.headers:
-            response.headers[name] = raised.headers[name]
+    for name in _HTTP_ERROR_HEADERS:
+        if name in original.headers:
+            response.headers[name] = original.headers[name]
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
     return response

@@ -28,8 +28,8 @@ from shared_files import reserve
 log = structlog.get_logger()
 
 _SLOT = struct.Struct("<Qd")  # a principal's hash, and its theoretical arrival time
-_SLOTS = 65_536  # 1 MiB: far more principals than call within a minute
-_PROBES = 16  # slots searched for a principal; if all are taken, the principal idle for the longest time is evicted
+_SLOTS = 65_536  # 1 MiB: far more than there are principals that send requests within a minute
+_PROBES = 16  # slots searched for a principal; if all are occupied, the principal that has been idle longest is evicted
 _WINDOW = 60.0  # seconds: the quota may be used within them at once or spread
 CUSTOMER_SHARE = 4  # a customer may have a quarter of MAX_REQUESTS_IN_PROGRESS, a service all but a quarter
 
@@ -42,7 +42,7 @@ def init_app(app: Flask) -> None:
     if app.config["AUTH"] == "required" and (limit := app.config["MAX_REQUESTS_IN_PROGRESS"]):
         share = max(1, limit // CUSTOMER_SHARE)
         app.extensions["request_slots"] = Slots(
-            "request", customers=share, services=max(1, limit - share), altogether=sys.maxsize, retry_after=1
+            "request", customers=share, services=max(1, limit - share), total=sys.maxsize, retry_after=1
         )
         app.teardown_request(lambda _: leave())
     if app.config["AUTH"] == "required" and (app.config["RATE_LIMIT_CUSTOMERS"] or app.config["RATE_LIMIT_SERVICES"]):
@@ -53,8 +53,8 @@ def init_app(app: Flask) -> None:
 def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
     """Count a request of the principal as `cost` requests, `counted` of which have been counted before.
 
-    Raises TooManyRequests beyond the limit. A batch larger than the whole quota is let through while none of the quota
-    is used.
+    Raises TooManyRequests beyond the limit. A batch larger than the whole quota is accepted while none of the quota is
+    used.
     """
     limiter: RateLimiter | None = current_app.extensions.get("rate_limiter")
     if limiter is None:
@@ -69,33 +69,33 @@ def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
         "RateLimit": f'"{policy}";r={quota.remaining};t={math.ceil(quota.reset)}',
     }
     if quota.retry_after:
-        detail = f"More than {pluralize(limit, 'request')} per minute."
+        detail = f"More than {pluralize(limit, 'request')} per minute. Wait for Retry-After seconds."
         if cost > 1:
-            detail = f"The batch counts as {cost} requests; {quota.remaining} of {limit} per minute left."
+            detail = f"The batch counts as {cost} requests; {quota.remaining} of {limit} per minute remain."
         raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(quota.retry_after)))
 
 
 class Slots:
-    """Limits what is in progress in this process: of each customer, of each service, and altogether."""
+    """Limits what is in progress in this process: per customer, per service, and in total."""
 
-    def __init__(self, noun: str, *, customers: int, services: int, altogether: int, retry_after: int) -> None:
+    def __init__(self, noun: str, *, customers: int, services: int, total: int, retry_after: int) -> None:
         self.occupied_count = 0
         self._noun = noun
-        self._customers, self._services, self._altogether = customers, services, altogether
+        self._customers, self._services, self._total = customers, services, total
         self._retry_after = str(retry_after)  # seconds
         self._by_principal: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def enter(self, principal: Principal) -> None:
-        """Occupy a slot, to be left later. Raises TooManyRequests, or ServiceUnavailable if no slot is free at all."""
+        """Occupy a slot, to be left later. Raises TooManyRequests, or ServiceUnavailable at the total limit."""
         limit = self._services if principal.customer_id is None else self._customers
         with self._lock:
             occupied = self._by_principal.get(principal.id, 0)
             if occupied >= limit:
-                whose = "service" if principal.customer_id is None else "customer"
-                detail = f"This {whose} has {pluralize(limit, self._noun)} in progress. Wait until one of them ends."
+                caller = "service" if principal.customer_id is None else "customer"
+                detail = f"This {caller} has {pluralize(limit, self._noun)} in progress. Wait until one of them ends."
                 raise TooManyRequests(detail).with_headers(Retry_After=self._retry_after)
-            if self.occupied_count >= self._altogether:
+            if self.occupied_count >= self._total:
                 detail = f"Too many {self._noun}s are in progress. Send the request again later."
                 raise ServiceUnavailable(detail).with_headers(Retry_After=self._retry_after)
             self._by_principal[principal.id] = occupied + 1
@@ -127,7 +127,7 @@ def enter(slots: Slots, principal: Principal) -> None:
 
 
 def leave() -> None:
-    """End a request: its response begins, which may be a stream, or it waits for events. Ending it twice is once."""
+    """End a request: its response (maybe a stream) begins, or it waits for events. Repeated calls are ignored."""
     context = current_globals()
     slots: Slots | None = context.pop("occupied_slots", None)
     if slots is not None:
@@ -143,9 +143,9 @@ def _add_headers(response: Response) -> Response:
 class Quota(NamedTuple):
     """A principal's quota after a request."""
 
-    remaining: int  # requests that would be let through now
-    retry_after: float  # seconds until the refused request would be let through; 0 if it was
-    reset: float  # seconds until one more request is let through
+    remaining: int  # requests that would be accepted now
+    retry_after: float  # seconds until the refused request would be accepted; 0 if it was accepted
+    reset: float  # seconds until one more request is accepted
 
 
 class RateLimiter:
@@ -170,8 +170,8 @@ class RateLimiter:
     def count(self, principal: str, *, per_minute: int, cost: int = 1, counted: int = 0) -> Quota:
         """Count `cost` requests, `counted` of which have been counted before, if all of them are within the limit.
 
-        Of a refused request, only what has been counted before stays counted. More requests than a whole quota are let
-        through only while none of it is used, and no other request is until the excess has been made up.
+        Of a refused request, only what has been counted before stays counted. More requests than a whole quota are
+        accepted only while none of it is used, and no other request is until the excess has been made up.
         """
         # time.monotonic() is one clock for all processes of a machine, and is never set back.
         now, charge = time.monotonic(), _Charge(_WINDOW / per_minute, cost, counted)
@@ -207,15 +207,17 @@ class _Charge(NamedTuple):
     def apply(self, arrival: float, now: float) -> tuple[float, Quota]:
         """Return the theoretical arrival time and the quota after the charge."""
         uncharged = max(now, arrival - self.counted * self.interval)
-        required = now + _WINDOW - min(self.cost * self.interval, _WINDOW)  # the latest arrival time to let it through
+        required = (
+            now + _WINDOW - min(self.cost * self.interval, _WINDOW)
+        )  # the latest arrival time at which it is accepted
         if uncharged - required <= 1e-6:
             after, retry_after = uncharged + self.cost * self.interval, 0.0
         else:
             after = max(now, arrival)
             retry_after = after - required
-        room = now + _WINDOW - after  # seconds; negative for an excess
-        remaining = max(int(room / self.interval + 1e-6), 0)
-        reset = self.interval if remaining else self.interval - room
+        available = now + _WINDOW - after  # seconds; negative for an excess
+        remaining = max(int(available / self.interval + 1e-6), 0)
+        reset = self.interval if remaining else self.interval - available
         return after, Quota(remaining, retry_after, reset)
 
 

@@ -91,8 +91,8 @@ def requested_path() -> str:
     return quote(public_path(current_request().path), safe="/:@!$&'()*+,;=")
 
 
-def let_others_run() -> None:
-    """Yield to the worker's other requests, including those that are just arriving."""
+def yield_to_other_requests() -> None:
+    """Yield to the worker's other requests, including those that have just arrived."""
     time.sleep(_PAUSE)
 
 
@@ -101,7 +101,7 @@ def with_pauses(items: Iterable[Item]) -> Iterator[Item]:
     pause_at = 0.0
     for item in items:
         if time.monotonic() >= pause_at:
-            let_others_run()
+            yield_to_other_requests()
             pause_at = time.monotonic() + _MAX_RUN
         yield item
 
@@ -131,7 +131,7 @@ def read_dry_run() -> None:
 
 
 def is_dry_run() -> bool:
-    """Return whether the request is to store nothing."""
+    """Return whether the request is a dry run, which stores nothing."""
     return _DRY_RUN in current_request().environ
 
 
@@ -164,7 +164,7 @@ def _parse(body: bytes) -> Any:
         return parse_json(body)
     # Nothing else runs in the worker while a body is parsed, so large bodies are parsed one at a time.
     if _LARGE_BODIES.acquire(blocking=False):
-        let_others_run()
+        yield_to_other_requests()
     else:
         _LARGE_BODIES.acquire()
         time.sleep(_LARGE_BODY_PAUSE)

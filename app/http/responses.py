@@ -37,7 +37,7 @@ from app.services.personal_data import ErasureState
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-_CACHE_PRIVATELY = "private, no-cache"  # in the caller's own cache, which must revalidate it before each use
+_CACHE_PRIVATELY = "private, no-cache"  # only in the caller's own cache, which must revalidate before each use
 
 _SECURITY_HEADERS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
 _DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
@@ -160,7 +160,7 @@ def list_response(
 ) -> Response:
     """Return a page of documents, and its next cursor in the body and in a Link header (RFC 8288).
 
-    `parameter` is the query parameter that takes the cursor. None leaves out the Link: the next page has nothing yet.
+    `parameter` is the query parameter for the cursor; None omits the Link header: the next page has no entries yet.
     `members` are further members of the body.
     """
     more = f",{orjson.dumps(members).decode()[1:-1]}" if members else ""  # without the braces

@@ -28,7 +28,7 @@ PENDING_LITERAL, FAILED_LITERAL = STATUS_LITERALS[PENDING], STATUS_LITERALS[FAIL
 
 REPLAY_MAX = 10_000  # events or deliveries that one request queues again
 
-# Events of endpoints instead of orders. An endpoint gets them only if it names them in `events`.
+# Events of endpoints instead of orders. An endpoint receives them only if it names them in `events`.
 TEST, ENDPOINT_FAILING, ENDPOINT_DISABLED = "webhook.test", "endpoint.failing", "endpoint.disabled"
 ENDPOINT_EVENT_TYPES = (ENDPOINT_FAILING, ENDPOINT_DISABLED)
 
@@ -37,7 +37,7 @@ _IS_PENDING, _IS_FAILED = text("status = 'pending'"), text("status = 'failed'")
 RETRY_FIRST, RETRY_MAX = timedelta(seconds=5), timedelta(hours=12)  # upper limit of the first pause, and of any
 GIVE_UP_AFTER = timedelta(hours=72)  # from the first attempt until the delivery fails for good
 DISABLE_AFTER_FAILURES = 15  # failures in a row that disable an endpoint, if they last for GIVE_UP_AFTER
-# An endpoint that fails this often in a row gets one request at a time, with pauses, until one succeeds.
+# An endpoint that fails this often in a row receives one request at a time, with pauses, until one succeeds.
 UNREACHABLE_AFTER = 5
 REPORT_EVERY = timedelta(hours=1)  # at least this long between two reports about one endpoint
 SUCCESS_RECORDED_EVERY = timedelta(minutes=1)  # most deliveries then leave the endpoint's row unchanged
@@ -48,9 +48,9 @@ class WebhookEndpoint(Base):
     """A URL that events are sent to.
 
     `events` and `channels` are filters; None means all events of orders and all channels. `secret` signs the requests;
-    `previous_secret` signs them too until `previous_secret_until`. Both are stored as `SecretStore` of
-    `app.services.webhook_sender` seals them. Events up to `last_seq` of the feed have a delivery if they match the
-    filters. The endpoint gets no request before `retry_at`.
+    `previous_secret` signs them too until `previous_secret_until`. Both are sealed by `SecretStore` of
+    `app.services.webhook_sender`. Events up to `last_seq` of the feed have a delivery if they match the filters. The
+    endpoint receives no request before `retry_at`.
     """
 
     __tablename__ = "webhook_endpoints"
@@ -82,19 +82,19 @@ class WebhookEndpoint(Base):
     def enable(self) -> None:
         """Enable the endpoint and forget its failures."""
         self.status, self.disabled_reason = ENABLED, None
-        self.forget_failures()
+        self.reset_failures()
 
     def disable(self, reason: str) -> None:
-        """Send nothing more. What is pending stays so, and is sent when the endpoint is enabled."""
+        """Send nothing more. Pending deliveries stay pending, and are sent when the endpoint is enabled."""
         self.status, self.disabled_reason = DISABLED, reason
 
-    def forget_failures(self) -> None:
+    def reset_failures(self) -> None:
         """Reset the health of the endpoint to that of a new one."""
         self.consecutive_failures, self.failing_since, self.retry_at = 0, None, None
 
     def record_success(self, at: datetime) -> None:
         """Record that the endpoint has accepted an event."""
-        self.forget_failures()
+        self.reset_failures()
         self.last_success_at = at
 
     def record_failure(self, at: datetime, *, status: int | None, retry_after: float | None) -> str | None:
@@ -112,8 +112,8 @@ class WebhookEndpoint(Base):
             self.retry_at = at + min(RETRY_MAX, timedelta(seconds=retry_after))
         if self.status != ENABLED:
             return None
-        lasting = self.consecutive_failures >= DISABLE_AFTER_FAILURES and at - self.failing_since >= GIVE_UP_AFTER
-        if status == HTTPStatus.GONE or lasting:
+        is_lasting = self.consecutive_failures >= DISABLE_AFTER_FAILURES and at - self.failing_since >= GIVE_UP_AFTER
+        if status == HTTPStatus.GONE or is_lasting:
             self.disable(GONE if status == HTTPStatus.GONE else FAILING)
             return ENDPOINT_DISABLED
         if self.reported_at is not None and at - self.reported_at < REPORT_EVERY:
@@ -123,7 +123,7 @@ class WebhookEndpoint(Base):
 
 
 def retry_pause(failures: int, *, retry_after: float | None) -> timedelta:
-    """The pause before the next attempt after so many failures: a random part of a limit that doubles each time.
+    """The pause before the next attempt after `failures` in a row: a random part of a limit that doubles each time.
 
     The full jitter spreads the retries of many deliveries
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). The pause is not shorter than

@@ -13,7 +13,7 @@ from app.schemas.documents import ErasureSchema
 from app.schemas.parameters import CustomerPathSchema, PersonalDataQuerySchema
 from app.services import personal_data
 
-REQUEST_SECONDS = 2.0  # that a request works on an erasure: far below any proxy's time limit
+REQUEST_SECONDS = 2.0  # seconds that a request works on an erasure: far below any proxy's time limit
 
 PERSONAL_DATA = {
     "type": "string",
@@ -37,8 +37,8 @@ blueprint = Blueprint("customers", __name__, description="Export and erase the p
 def export_customer(query: dict[str, Any], customer_id: str) -> Response:
     """Export all that is stored about a customer as NDJSON.
 
-    Every order of the customer, every version of it, and who changed it. Customers get their own data as far as
-    they may see it: without the reasons of holds, for example. An unknown customer is an empty response.
+    Every order of the customer, every version of it, and who changed it. Customers get the part of their data that they
+    may see: without the reasons of holds, for example. For an unknown customer, the response is empty.
     """
     principal, after = current_principal(), query.get("after")
     principal.require_own_customer(customer_id)

@@ -23,7 +23,8 @@ from app.http.requests import JSON, public_path
 from app.http.responses import page_response
 
 HTML = "text/html"
-FOLDERS = (files("flask_swagger_ui") / "dist", files("app") / "static")  # the wheel carries Swagger UI: no CDN
+# The package flask_swagger_ui contains Swagger UI, so no CDN is used.
+FOLDERS = (files("flask_swagger_ui") / "dist", files("app") / "static")
 ASSETS = {path.name: path for folder in FOLDERS for path in Path(str(folder)).iterdir() if path.is_file()}
 GUIDES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 PAGE = {"type": "string"}
@@ -38,7 +39,7 @@ blueprint = Blueprint(
 def redirect_to_docs() -> Response:
     """Redirect to the documentation.
 
-    A browser that opens the address of the service gets to `/docs`.
+    A browser that opens the address of the service is sent to `/docs`.
     """
     return Response(status=302, headers={"Location": public_path("/docs")})
 
@@ -150,7 +151,7 @@ def read_docs_asset(name: str) -> Response:
 def list_problem_types() -> Response:
     """List all problem types.
 
-    A page for people, with what each of them means and what to do.
+    The page says what each of them means and what to do.
     """
     problems = sorted(problem_types(), key=lambda problem: (problem.status, problem.slug))
     return page_response(render_template("problems.html", problems=problems).encode(), HTML)
@@ -203,7 +204,7 @@ class Guide:
 
 
 class _Renderer(mistune.HTMLRenderer):
-    """Gives headings an id, lets the keyboard scroll code, and leads links between the pages to their HTML."""
+    """Gives headings an id, makes code scrollable by keyboard, and points links between the pages to their HTML."""
 
     def __init__(self, url_prefix: str) -> None:
         super().__init__(escape=True)

@@ -39,7 +39,7 @@ STREAM = Content(
     },
 )
 
-blueprint = Blueprint("events", __name__, description="Read what has happened, in order, and wait for what comes.")
+blueprint = Blueprint("events", __name__, description="Read past events in order, and wait for new ones.")
 
 
 @blueprint.operation(
@@ -55,9 +55,9 @@ blueprint = Blueprint("events", __name__, description="Read what has happened, i
 def list_feed_events(query: dict[str, Any]) -> Response:
     """List or stream the events of all orders.
 
-    Each event has a number, without gaps; the events of one order have the order of its versions. Read the feed page by
-    page with `next_cursor`: no event is missed, and none comes twice. With `Accept: text/event-stream` the response is
-    a stream that does not end.
+    The events are numbered without gaps; those of one order are in the order of its versions. Read the feed page by
+    page with `next_cursor`: no event is missed or repeated. With `Accept: text/event-stream` the response is a stream
+    that does not end.
     """
     media_type, principal = preferred_media_type(request, (JSON, EVENT_STREAM)), current_principal()
     limit, wait, after = query.pop("limit"), query.pop("wait"), query.pop("after", None)
@@ -118,7 +118,7 @@ def _position(after: str | None, query: dict[str, Any]) -> int:
 
 
 def _history(order_id: str, principal: Principal) -> EventSource:
-    """The events of an order as its history has them. Reading raises OrderNotFound."""
+    """The events of an order as in its history. Reading raises OrderNotFound."""
 
     def read(after: int) -> StreamPage:
         page = list_history(order_id, principal=principal, after=after, limit=STREAM_PAGE)

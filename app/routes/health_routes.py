@@ -18,9 +18,9 @@ blueprint = Blueprint("health", __name__, description="Probes and metrics for lo
 
 @blueprint.operation("GET", "/healthz", scope=PUBLIC, responses={200: Content((JSON,), STATUS)})
 def read_health() -> Response:
-    """Liveness probe: answers without touching the database.
+    """Liveness probe: responds without using the database.
 
-    A process that does not answer is to be restarted.
+    A process that does not respond should be restarted.
     """
     return Response('{"status":"ok"}', headers=NO_STORE, mimetype=JSON)
 
@@ -35,7 +35,7 @@ def read_health() -> Response:
 def read_readiness() -> Response:
     """Readiness probe: checks that the database answers, has the right schema and accepts writes.
 
-    A process that is not ready is to get no requests. The detail of the problem says why.
+    A process that is not ready should receive no requests. The detail of the problem says why.
     """
     state = database_state()
     try:
@@ -56,6 +56,6 @@ def read_readiness() -> Response:
 def read_metrics() -> Response:
     """Read the Prometheus metrics of all workers on this machine.
 
-    They are in the text format of Prometheus. Let nobody but the monitoring read them.
+    They are in the text format of Prometheus. Allow only your monitoring to read them.
     """
     return compress(Response(render_metrics(), headers=NO_STORE, content_type=CONTENT_TYPE_LATEST))

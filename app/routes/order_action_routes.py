@@ -70,7 +70,7 @@ CHANGE_OF_RETURN = CHANGE | {"problems": (*PROBLEMS, errors.ReturnNotFound)}
 def update_order(body: dict[str, Any], order_id: str) -> Response:
     """Update an order by a JSON merge patch.
 
-    Absent members stay as they are, null removes a member, and arrays are replaced whole.
+    Absent members are unchanged, null removes a member, and arrays are replaced as a whole.
     """
     order = order_actions.update_order(order_id, patch=body, request=change_request(current_principal(), body))
     return order_response(order)
@@ -105,9 +105,9 @@ def confirm_order(body: dict[str, Any], order_id: str) -> Response:
 def cancel_order(body: dict[str, Any], order_id: str) -> Response:
     """Cancel an order, or some of its units.
 
-    Without `items`, all open units are cancelled. Units that have been fulfilled cannot be cancelled; an order of which
-    some have been fulfilled is completed when no unit is open any more. Cancelled units reduce the total by their part
-    of the price of the line after its discounts.
+    Without `items`, all open units are cancelled. Units that have been fulfilled cannot be cancelled; an order with
+    fulfilled units is completed when no unit is open any more. Cancelled units reduce the total by their share of the
+    line's price after discounts.
     """
     order = order_actions.cancel_order(order_id, **body, request=change_request(current_principal(), body))
     return order_response(order)
@@ -178,7 +178,7 @@ def place_hold(body: dict[str, Any], order_id: str, handle: str) -> Response:
 def release_hold(order_id: str, handle: str) -> Response:
     """Release a hold.
 
-    Without a hold of this handle, the response is the order as it is.
+    If there is no hold with this handle, the response is the unchanged order.
     """
     order = order_actions.release_hold(order_id, handle, request=change_request(current_principal()))
     return order_response(order)
@@ -229,7 +229,7 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
     **CHANGE_OF_FULFILLMENT,
 )
 def update_tracking(body: dict[str, Any], order_id: str, number: int) -> Response:
-    """Update how a fulfillment is tracked by a JSON merge patch.
+    """Update the tracking of a fulfillment by a JSON merge patch.
 
     Null as `tracking` removes it.
     """
@@ -248,8 +248,8 @@ def update_tracking(body: dict[str, Any], order_id: str, number: int) -> Respons
 def record_delivery_event(body: dict[str, Any], order_id: str, number: int) -> Response:
     """Record what happened to a fulfillment.
 
-    The latest event by `occurred_at` is the status of the fulfillment. `cancelled` opens its units again; an order that
-    it had completed is confirmed again.
+    The latest event by `occurred_at` determines the status of the fulfillment. `cancelled` opens its units again; an
+    order that it had completed is confirmed again.
     """
     order = order_actions.record_delivery_event(
         order_id, number, **body, request=change_request(current_principal(), body)

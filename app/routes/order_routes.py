@@ -156,7 +156,7 @@ def get_order_by_reference(external_ref: str) -> Response:
 def list_orders(query: dict[str, Any]) -> Response:
     """List orders by time of creation.
 
-    The page that follows has the address in the `Link` header, or `next_cursor` in the parameter `cursor`.
+    The `Link` header has the address of the next page; or send `next_cursor` as the parameter `cursor`.
     """
     limit, cursor = query.pop("limit"), query.pop("cursor", None)
     after = read_cursor(cursor, query=query) if cursor else None
@@ -177,7 +177,7 @@ def list_orders(query: dict[str, Any]) -> Response:
 def search_orders(query: dict[str, Any]) -> Response:
     """Search orders by words and filters.
 
-    A worker keeps the search up to date, usually within a second. `as_of_seq` says how far it is.
+    A worker keeps the search up to date, usually within a second. `as_of_seq` is the last event that it reflects.
     """
     limit, cursor, facets = query.pop("limit"), query.pop("cursor", None), query.pop("facets", ())
     after = read_search_cursor(cursor, query=query) if cursor else None
@@ -201,7 +201,7 @@ def search_orders(query: dict[str, Any]) -> Response:
 def export_orders(query: dict[str, Any]) -> Response:
     """Export all matching orders as NDJSON or CSV.
 
-    NDJSON has an order document per line, CSV a row per line of an order.
+    NDJSON has one order document per line, CSV one row per line of an order.
     """
     format_name, byte_order_mark = query.pop("format", None), query.pop("bom") == "1"
     media_type = export_media_type(format_name, byte_order_mark=byte_order_mark)
@@ -231,7 +231,7 @@ def export_orders(query: dict[str, Any]) -> Response:
 def list_order_history(query: dict[str, Any], order_id: str) -> Response:
     """List the events of an order, oldest first.
 
-    Each event has the order as it was after the change, and the changes from the version before as a JSON Patch.
+    Each event has the order as it was after the change, and the changes from the previous version as a JSON Patch.
     """
     after = read_version_cursor(query["cursor"], order_id=order_id) if "cursor" in query else 0
     page = list_history(order_id, principal=current_principal(), after=after, limit=query["limit"])

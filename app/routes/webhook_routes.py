@@ -24,7 +24,9 @@ from app.schemas.webhook import (
 from app.services import webhook_service
 from app.services.webhook_service import WebhookRules, webhook_rules
 
-blueprint = Blueprint("webhooks", __name__, description="Send events to other services, signed, until they arrive.")
+blueprint = Blueprint(
+    "webhooks", __name__, description="Send signed events to other services until they are delivered."
+)
 
 
 def init_app(app: Flask) -> None:
@@ -49,7 +51,7 @@ def _rules() -> WebhookRules:
 def create_webhook(body: dict[str, Any]) -> Response:
     """Create a webhook.
 
-    It gets the events from now on. The response has the secret that verifies the signatures; it is not shown again.
+    It receives the events from now on. The response has the secret that verifies the signatures; it is not shown again.
     """
     webhook = webhook_service.create_endpoint(body, principal=current_principal(), rules=_rules())
     return json_response(webhook, 201, location=f"/webhooks/{webhook['id']}")
@@ -74,7 +76,7 @@ def list_webhooks() -> Response:
 def get_webhook(webhook_id: str) -> Response:
     """Read a webhook and its health.
 
-    `health` says how the endpoint has answered lately. The secret is not shown again.
+    `health` says how the endpoint has responded recently. The secret is not shown again.
     """
     return json_response(webhook_service.get_endpoint(webhook_id, principal=current_principal()))
 
@@ -91,8 +93,8 @@ def get_webhook(webhook_id: str) -> Response:
 def update_webhook(body: dict[str, Any], webhook_id: str) -> Response:
     """Update a webhook by a JSON merge patch, disable or enable it.
 
-    A webhook that is enabled again gets the events since it was disabled. The status `enabled`, also of one that is
-    enabled but fails, and a new `url` end the pauses after failures.
+    A webhook that is enabled again receives the events since it was disabled. A new `url`, and the status `enabled`
+    even if the webhook has it, end the pauses after failures.
     """
     webhook = webhook_service.update_endpoint(webhook_id, body, principal=current_principal(), rules=_rules())
     return json_response(webhook)
@@ -108,7 +110,7 @@ def update_webhook(body: dict[str, Any], webhook_id: str) -> Response:
 def delete_webhook(webhook_id: str) -> Response:
     """Delete a webhook with its deliveries.
 
-    Nothing is sent to it any more, not even what is pending.
+    Nothing is sent to it any more, not even pending deliveries.
     """
     webhook_service.delete_endpoint(webhook_id, principal=current_principal())
     return Response(status=204)
@@ -122,7 +124,7 @@ def delete_webhook(webhook_id: str) -> Response:
     problems=(errors.WebhookNotFound,),
 )
 def rotate_secret(webhook_id: str) -> Response:
-    """Give a webhook a new secret.
+    """Rotate the secret of a webhook.
 
     For 24 hours, requests are signed with the previous secret too.
     """
@@ -185,8 +187,8 @@ def replay_deliveries(body: dict[str, Any], webhook_id: str) -> Response:
     """Send events again, with the same `webhook-id`.
 
     One event, a range of the feed that matches the webhook's filters, or all deliveries that failed since a time.
-    Pending deliveries stay as they are. What a webhook has not been sent yet, since it is disabled, comes in its order
-    and cannot be sent before.
+    Pending deliveries stay as they are. Events that a webhook has not been sent yet, because it is disabled, are sent
+    in order once it is enabled, and not before.
     """
     principal = current_principal()
     if "event_id" in body:

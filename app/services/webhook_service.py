@@ -167,7 +167,7 @@ def _update(endpoint: WebhookEndpoint, patch: Mapping[str, Any], principal: Prin
     elif "status" in patch and endpoint.status == ENABLED:
         endpoint.disable(PAUSED)
     if "url" in patch:
-        endpoint.forget_failures()
+        endpoint.reset_failures()
     endpoint.updated_at = datetime.now(UTC)
     return endpoint_document(endpoint)
 

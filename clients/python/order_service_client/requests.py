@@ -351,7 +351,7 @@ def update_tracking(
     dry_run: bool | None = None,
     idempotency_key: str | None = None,
 ) -> Request[d.Order]:
-    """Update how a fulfillment is tracked by a JSON merge patch."""
+    """Update the tracking of a fulfillment by a JSON merge patch."""
     return Request(
         "PATCH",
         f"/orders/{segment(order)}/fulfillments/{segment(number)}",
@@ -506,7 +506,7 @@ def delete_webhook(webhook_id: str) -> Request[None]:
 
 
 def rotate_secret(webhook_id: str) -> Request[d.Webhook]:
-    """Give a webhook a new secret."""
+    """Rotate the secret of a webhook."""
     return Request("POST", f"/webhooks/{segment(webhook_id)}/rotate-secret")
 
 

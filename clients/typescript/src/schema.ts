@@ -13,7 +13,7 @@ export interface paths {
         };
         /**
          * List orders by time of creation
-         * @description The page that follows has the address in the `Link` header, or `next_cursor` in the parameter `cursor`.
+         * @description The `Link` header has the address of the next page; or send `next_cursor` as the parameter `cursor`.
          */
         get: operations["listOrders"];
         put?: never;
@@ -72,7 +72,7 @@ export interface paths {
         head?: never;
         /**
          * Update an order by a JSON merge patch
-         * @description Absent members stay as they are, null removes a member, and arrays are replaced whole.
+         * @description Absent members are unchanged, null removes a member, and arrays are replaced as a whole.
          */
         patch: operations["updateOrder"];
         trace?: never;
@@ -106,7 +106,7 @@ export interface paths {
         };
         /**
          * Search orders by words and filters
-         * @description A worker keeps the search up to date, usually within a second. `as_of_seq` says how far it is.
+         * @description A worker keeps the search up to date, usually within a second. `as_of_seq` is the last event that it reflects.
          */
         get: operations["searchOrders"];
         put?: never;
@@ -126,7 +126,7 @@ export interface paths {
         };
         /**
          * Export all matching orders as NDJSON or CSV
-         * @description NDJSON has an order document per line, CSV a row per line of an order.
+         * @description NDJSON has one order document per line, CSV one row per line of an order.
          */
         get: operations["exportOrders"];
         put?: never;
@@ -149,7 +149,7 @@ export interface paths {
         };
         /**
          * List the events of an order, oldest first
-         * @description Each event has the order as it was after the change, and the changes from the version before as a JSON Patch.
+         * @description Each event has the order as it was after the change, and the changes from the previous version as a JSON Patch.
          */
         get: operations["listOrderHistory"];
         put?: never;
@@ -197,9 +197,9 @@ export interface paths {
         put?: never;
         /**
          * Cancel an order, or some of its units
-         * @description Without `items`, all open units are cancelled. Units that have been fulfilled cannot be cancelled; an order of which
-         *     some have been fulfilled is completed when no unit is open any more. Cancelled units reduce the total by their part
-         *     of the price of the line after its discounts.
+         * @description Without `items`, all open units are cancelled. Units that have been fulfilled cannot be cancelled; an order with
+         *     fulfilled units is completed when no unit is open any more. Cancelled units reduce the total by their share of the
+         *     line's price after discounts.
          */
         post: operations["cancelOrder"];
         delete?: never;
@@ -271,7 +271,7 @@ export interface paths {
         post?: never;
         /**
          * Release a hold
-         * @description Without a hold of this handle, the response is the order as it is.
+         * @description If there is no hold with this handle, the response is the unchanged order.
          */
         delete: operations["releaseHold"];
         options?: never;
@@ -345,7 +345,7 @@ export interface paths {
         options?: never;
         head?: never;
         /**
-         * Update how a fulfillment is tracked by a JSON merge patch
+         * Update the tracking of a fulfillment by a JSON merge patch
          * @description Null as `tracking` removes it.
          */
         patch: operations["updateTracking"];
@@ -367,8 +367,8 @@ export interface paths {
         put?: never;
         /**
          * Record what happened to a fulfillment
-         * @description The latest event by `occurred_at` is the status of the fulfillment. `cancelled` opens its units again; an order that
-         *     it had completed is confirmed again.
+         * @description The latest event by `occurred_at` determines the status of the fulfillment. `cancelled` opens its units again; an
+         *     order that it had completed is confirmed again.
          */
         post: operations["recordDeliveryEvent"];
         delete?: never;
@@ -482,9 +482,9 @@ export interface paths {
         };
         /**
          * List or stream the events of all orders
-         * @description Each event has a number, without gaps; the events of one order have the order of its versions. Read the feed page by
-         *     page with `next_cursor`: no event is missed, and none comes twice. With `Accept: text/event-stream` the response is
-         *     a stream that does not end.
+         * @description The events are numbered without gaps; those of one order are in the order of its versions. Read the feed page by
+         *     page with `next_cursor`: no event is missed or repeated. With `Accept: text/event-stream` the response is a stream
+         *     that does not end.
          */
         get: operations["listFeedEvents"];
         put?: never;
@@ -534,7 +534,7 @@ export interface paths {
         put?: never;
         /**
          * Create a webhook
-         * @description It gets the events from now on. The response has the secret that verifies the signatures; it is not shown again.
+         * @description It receives the events from now on. The response has the secret that verifies the signatures; it is not shown again.
          */
         post: operations["createWebhook"];
         delete?: never;
@@ -555,22 +555,22 @@ export interface paths {
         };
         /**
          * Read a webhook and its health
-         * @description `health` says how the endpoint has answered lately. The secret is not shown again.
+         * @description `health` says how the endpoint has responded recently. The secret is not shown again.
          */
         get: operations["getWebhook"];
         put?: never;
         post?: never;
         /**
          * Delete a webhook with its deliveries
-         * @description Nothing is sent to it any more, not even what is pending.
+         * @description Nothing is sent to it any more, not even pending deliveries.
          */
         delete: operations["deleteWebhook"];
         options?: never;
         head?: never;
         /**
          * Update a webhook by a JSON merge patch, disable or enable it
-         * @description A webhook that is enabled again gets the events since it was disabled. The status `enabled`, also of one that is
-         *     enabled but fails, and a new `url` end the pauses after failures.
+         * @description A webhook that is enabled again receives the events since it was disabled. A new `url`, and the status `enabled`
+         *     even if the webhook has it, end the pauses after failures.
          */
         patch: operations["updateWebhook"];
         trace?: never;
@@ -588,7 +588,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Give a webhook a new secret
+         * Rotate the secret of a webhook
          * @description For 24 hours, requests are signed with the previous secret too.
          */
         post: operations["rotateSecret"];
@@ -659,8 +659,8 @@ export interface paths {
         /**
          * Send events again, with the same `webhook-id`
          * @description One event, a range of the feed that matches the webhook's filters, or all deliveries that failed since a time.
-         *     Pending deliveries stay as they are. What a webhook has not been sent yet, since it is disabled, comes in its order
-         *     and cannot be sent before.
+         *     Pending deliveries stay as they are. Events that a webhook has not been sent yet, because it is disabled, are sent
+         *     in order once it is enabled, and not before.
          */
         post: operations["replayDeliveries"];
         delete?: never;
@@ -678,8 +678,8 @@ export interface paths {
         };
         /**
          * Export all that is stored about a customer as NDJSON
-         * @description Every order of the customer, every version of it, and who changed it. Customers get their own data as far as
-         *     they may see it: without the reasons of holds, for example. An unknown customer is an empty response.
+         * @description Every order of the customer, every version of it, and who changed it. Customers get the part of their data that they
+         *     may see: without the reasons of holds, for example. For an unknown customer, the response is empty.
          */
         get: operations["exportCustomer"];
         put?: never;
@@ -726,8 +726,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Liveness probe: answers without touching the database
-         * @description A process that does not answer is to be restarted.
+         * Liveness probe: responds without using the database
+         * @description A process that does not respond should be restarted.
          */
         get: operations["readHealth"];
         put?: never;
@@ -747,7 +747,7 @@ export interface paths {
         };
         /**
          * Readiness probe: checks that the database answers, has the right schema and accepts writes
-         * @description A process that is not ready is to get no requests. The detail of the problem says why.
+         * @description A process that is not ready should receive no requests. The detail of the problem says why.
          */
         get: operations["readReadiness"];
         put?: never;
@@ -767,7 +767,7 @@ export interface paths {
         };
         /**
          * Read the Prometheus metrics of all workers on this machine
-         * @description They are in the text format of Prometheus. Let nobody but the monitoring read them.
+         * @description They are in the text format of Prometheus. Allow only your monitoring to read them.
          */
         get: operations["readMetrics"];
         put?: never;
@@ -787,7 +787,7 @@ export interface paths {
         };
         /**
          * Redirect to the documentation
-         * @description A browser that opens the address of the service gets to `/docs`.
+         * @description A browser that opens the address of the service is sent to `/docs`.
          */
         get: operations["redirectToDocs"];
         put?: never;
@@ -959,7 +959,7 @@ export interface paths {
         };
         /**
          * List all problem types
-         * @description A page for people, with what each of them means and what to do.
+         * @description The page says what each of them means and what to do.
          */
         get: operations["listProblemTypes"];
         put?: never;
