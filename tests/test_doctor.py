@@ -16,7 +16,7 @@ from sqlalchemy import make_url, update
 
 from app import create_app
 from app.db.engine import db
-from app.models import OutboxEntry
+from app.models import SEARCH_HEAD, OutboxEntry
 from app.models.webhook import FAILING, WebhookEndpoint
 from app.services import diagnosis
 from app.services.sequencer import sequence_events
@@ -210,6 +210,15 @@ def test_a_search_or_broker_behind_the_feed_is_reported(
     [search], [broker] = lines(result, "search"), lines(result, "broker")
     assert search.startswith("warning") and "is 1 event behind" in search and "`flask worker`" in search
     assert broker.startswith("error") and re.search(r"1 event and \d+ s behind", broker) and "`flask worker`" in broker
+
+
+def test_a_search_that_is_ahead_of_the_feed_is_an_error(app: Flask, client: FlaskClient, database_url: str) -> None:
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(SEARCH_HEAD).values(seq=5))
+
+    [line] = lines(diagnosed(database_url), "search")
+
+    assert line.startswith("error") and "5 events ahead of the feed" in line and "`flask search rebuild`" in line
 
 
 @on_sqlite

@@ -12,6 +12,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Executable, Table, delete, insert, select, update
+from structlog.testing import capture_logs
 
 from app.cli.seed import sample_histories
 from app.db.engine import db
@@ -232,10 +233,24 @@ def test_each_corruption_of_the_search_is_reported_and_repaired_by_a_rebuild(
     if name == "a lost row":
         lines = lines[:1] + lines[-4:]
     assert lines == [line.format(id=order_id) for line in expected]
-    if name != "a row of a later version":
-        assert rebuilt.exit_code == 0 and rebuilt.stdout.startswith("1 order in the search, as of number 2 of")
-        assert_projected(app, client)
-        assert runner.invoke(args=["verify"]).exit_code == 0
+    assert rebuilt.exit_code == 0 and rebuilt.stdout.startswith("1 order in the search, as of number 2 of")
+    assert_projected(app, client)
+    assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_a_search_that_is_ahead_of_a_restored_feed_goes_on_at_its_end(app: Flask, client: FlaskClient) -> None:
+    client.post("/orders", json=MINIMAL)
+    project(app)
+    run(app, update(SEARCH_HEAD).values(seq=5))
+    with capture_logs() as logs:
+        project(app)
+    client.post("/orders", json=MINIMAL | {"customer_id": "new"})
+    project(app)
+
+    assert_projected(app, client)
+    assert [(line["event"], line["log_level"]) for line in logs] == [
+        ("search is ahead of the feed: run `flask search rebuild`", "error")
+    ]
 
 
 def test_a_search_that_is_behind_is_no_difference(app: Flask, client: FlaskClient, runner: FlaskCliRunner) -> None:

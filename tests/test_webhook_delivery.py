@@ -633,6 +633,18 @@ def test_an_event_whose_success_is_not_stored_yet_can_be_sent_again(app: Flask, 
     assert [one["status"] for one in deliveries(client, webhook)] == ["succeeded"]
 
 
+def test_a_webhook_that_is_ahead_of_a_restored_feed_gets_the_next_events(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        create_webhook(client, endpoint.url)
+        with app.app_context(), db.engine.begin() as connection:
+            connection.execute(update(WebhookEndpoint).values(last_seq=5))
+        deliver(app)
+        order_id = create_order(client)
+        deliver(app)
+
+    assert endpoint.event_ids == [f"{order_id}:1"]
+
+
 def test_a_replay_reaches_events_from_before_the_creation_of_the_webhook(app: Flask, client: FlaskClient) -> None:
     orders = [create_order(client) for _ in range(3)]
     with app.app_context():

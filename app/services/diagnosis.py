@@ -331,7 +331,15 @@ def _worker_connections() -> int:
 
 
 def _check_search() -> Finding:
-    events = max(read_ends().seq - read_search_seq(), 0)
+    seq = read_search_seq()  # first: it follows the feed
+    events = read_ends().seq - seq
+    if events < 0:
+        return Finding(
+            Level.ERROR,
+            "search",
+            f"The search is {pluralize(-events, 'event')} ahead of the feed, which was probably restored without it. "
+            "Start `flask worker`, then run `flask search rebuild`.",
+        )
     lag = f"The search is {pluralize(events, 'event')} behind the feed."
     if events > _SEARCH_EVENTS_MAX:
         return Finding(

@@ -70,8 +70,10 @@ def project_events() -> bool:
     stored.
     """
     [[seq, last, pruned]] = _HEADS.rows()
-    if seq >= last:
+    if seq == last:
         return False
+    if seq > last:
+        return _return_to_feed(seq, last)
     if seq < pruned:
         log.error("search has missed events: run `flask search rebuild`", after=seq, until=pruned)
         seq, first = pruned, seq
@@ -83,6 +85,15 @@ def project_events() -> bool:
             return False
         store_rows(connection, rows)
         connection.execute(update(SEARCH_HEAD).values(seq=until))
+    return True
+
+
+def _return_to_feed(seq: int, last: int) -> bool:
+    """Continue at the end of the feed, after a restore of the feed and not of the search. Otherwise the events that get
+    the numbers up to `seq` would be missed."""
+    log.error("search is ahead of the feed: run `flask search rebuild`", after=seq, until=last)
+    with db.engine.begin() as connection:
+        connection.execute(update(SEARCH_HEAD).where(SEARCH_HEAD.c.seq == seq).values(seq=last))
     return True
 
 
@@ -213,13 +224,16 @@ _INSERT_TERMS = _insert_terms_statement()
 
 def rewrite_rows(after: str, last: str) -> None:
     """Rebuild the rows and all terms of the orders with `after` < id <= `last`."""
+    # The range is repeated inside NOT EXISTS, or the planner reads half of that table. A row of a later version than
+    # the order's, after a restore of the orders only, would never be replaced.
+    order = select(Order.id).where(Order.id == SEARCH.c.order_id, Order.id > after, Order.id <= last)
+    is_right = order.where(Order.version >= SEARCH.c.version).exists()
+    wrong = delete(SEARCH).where(SEARCH.c.order_id > after, SEARCH.c.order_id <= last, ~is_right)
+    with db.engine.begin() as connection:
+        connection.execute(wrong)
+    # Afterwards: a worker that met a wrong row has not stored the version that it had.
     documents = read_rows(current_documents().where(Order.id > after, Order.id <= last))
     rows = [search_row(load_document(row.snapshot)) for row in documents]
-    # The range is repeated inside NOT EXISTS, or the planner reads half of that table.
-    order = select(Order.id).where(Order.id == SEARCH.c.order_id, Order.id > after, Order.id <= last).exists()
-    without_order = delete(SEARCH).where(SEARCH.c.order_id > after, SEARCH.c.order_id <= last, ~order)
-    with db.engine.begin() as connection:
-        connection.execute(without_order)
     for batch in _batches(rows):
         with db.engine.begin() as connection:
             store_rows(connection, batch, rewrite=True)

@@ -35,7 +35,7 @@ QUEUED: dict[str, Any] = {
 }
 _BEHIND = Statement(
     select(WebhookEndpoint.id).where(
-        WebhookEndpoint.status == ENABLED, WebhookEndpoint.last_seq < select(FeedHead.seq).scalar_subquery()
+        WebhookEndpoint.status == ENABLED, WebhookEndpoint.last_seq != select(FeedHead.seq).scalar_subquery()
     )
 )
 
@@ -57,6 +57,9 @@ def _fan_out_to(endpoint_id: str) -> bool:
     if endpoint.last_seq < head.pruned_seq:
         log.warning("webhook missed events", endpoint_id=endpoint.id, after=endpoint.last_seq, until=head.pruned_seq)
         endpoint.last_seq = head.pruned_seq
+    if endpoint.last_seq > head.seq:  # the feed was restored, and gives these numbers again
+        log.warning("webhook is ahead of the feed", endpoint_id=endpoint.id, after=endpoint.last_seq, until=head.seq)
+        endpoint.last_seq = head.seq
     until = min(head.seq, endpoint.last_seq + FAN_OUT_MAX)
     queue_events(endpoint, after=endpoint.last_seq, until=until, types=endpoint.events, again=False)
     endpoint.last_seq = until
