@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from app import create_app
 from app.config import ROOT, StartupError
-from app.db.engine import db
+from app.db.engine import SQLITE_LOG_MAX, db
 from app.http.auth import check_before_serving
 from tests.support.databases import MIGRATIONS, new_database
 from tests.support.postgres import libpq_url
@@ -269,3 +269,23 @@ def test_a_database_that_becomes_unsuitable_while_the_service_runs_is_answered_5
     assert reason not in "".join(response.text for response in responses)
     warned = [line for line in logs if line["event"] == "database unavailable"]
     assert len(warned) == len(responses) and all(reason in line["reason"] for line in warned)
+
+
+def test_a_log_that_has_grown_during_a_long_read_is_truncated(apps: Apps, tmp_path: Path) -> None:
+    log = tmp_path / "orders.db-wal"
+    app = apps.create(f"sqlite:///{tmp_path}/orders.db")
+    with app.app_context():
+        with db.engine.begin() as connection:
+            connection.execute(text("CREATE TABLE filler (content BLOB)"))
+        with db.engine.execution_options(read_only=True).connect() as reader:
+            reader.execute(text("SELECT count(*) FROM filler"))
+            for _ in range(2):
+                with db.engine.begin() as connection:
+                    connection.execute(text("INSERT INTO filler VALUES (zeroblob(:size))"), {"size": SQLITE_LOG_MAX})
+            grown = log.stat().st_size
+        for _ in range(2):
+            with db.engine.begin() as connection:
+                connection.execute(text("INSERT INTO filler VALUES (NULL)"))
+        truncated = log.stat().st_size
+
+    assert grown > 2 * SQLITE_LOG_MAX and truncated <= SQLITE_LOG_MAX

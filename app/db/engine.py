@@ -22,6 +22,7 @@ from app.config import ROOT
 from app.db.connection import connect_arguments, explain_refusal, open_connection, prepare_session
 from app.tracing import add_span_event, is_tracing, statement_span
 
+SQLITE_LOG_MAX = 64 * 1024**2  # bytes of the write-ahead log that are kept; 1,000 pages are usual
 SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a writer waits for the writer of another process
 _MIN_PAUSE, _MAX_PAUSE = 0.001, 0.05  # seconds between two attempts to get SQLite's lock
 _SPAN = "statement_span"  # key in `Connection.info`: the span of the statement that is being executed
@@ -117,7 +118,9 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
         # synchronous=NORMAL does not sync the log at commit, so a power failure would lose acknowledged orders.
         # secure_delete, which not every build has by default, overwrites what a change or an erasure deletes.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        # The log grows during a long read, such as an export, and without a limit it would never be truncated.
+        limit = f"journal_size_limit={SQLITE_LOG_MAX}"
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", limit):
             execute_when_unlocked(connection, f"PRAGMA {pragma}", timeout=SQLITE_LOCK_TIMEOUT)
         return
     try:
