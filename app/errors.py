@@ -317,6 +317,17 @@ class VersionMismatch(ServiceError):
     status, slug, title = 412, "version-mismatch", "The order has changed"
 
 
+class PreconditionFailed(ServiceError):
+    """A condition of the request does not hold: `If-None-Match` names the resource as it is now, or is `*` on a change
+    of one that exists; or `If-Match` names an entity tag that the resource does not have. Nothing was changed.
+
+    The conditions of a change refer to the order, also below its path. Send the request without the header, or read the
+    resource again and send its current `ETag`.
+    """
+
+    status, slug, title = 412, "precondition-failed", "A condition of the request does not hold"
+
+
 class PreconditionRequired(ServiceError):
     """This service requires `If-Match` on every change, so that no client overwrites the change of another.
 

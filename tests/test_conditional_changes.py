@@ -1,13 +1,18 @@
 """If-Match on every change (RFC 9110 §13.1.1), versions and history."""
 
+import re
+
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 from app.http.cursors import make_version_cursor
 from app.models.lifecycle import ACTIONS
-from tests.support.actions import READY, ROUTES, order_after, send_action
+from tests.support.actions import READY, ROUTES, VARIANTS, order_after, send_action
 from tests.support.samples import MINIMAL, slug
+from tests.support.webhooks import webhook_rules
+
+ABSENT = "0199c7a4-0000-7000-8000-000000000000"
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -30,6 +35,83 @@ def test_a_change_of_the_current_version_succeeds(client: FlaskClient, name: str
 
     assert response.status_code == ROUTES[name][2]
     assert response.headers["ETag"] == f'"{response.json["version"]}"' == client.get(path).headers["ETag"]
+
+
+# Of an order at version 2.
+@pytest.mark.parametrize(
+    ("tags", "is_excluded"),
+    [("*", True), ('"2"', True), ('W/"2"', True), ('"1", "2-erased"', True), ('"1"', False), ('"x"', False)],
+)
+@pytest.mark.parametrize("name", ["update", "confirm", "hold"])
+def test_a_change_of_a_version_in_if_none_match_is_412(
+    client: FlaskClient, name: str, tags: str, is_excluded: bool
+) -> None:
+    path = order_after(client, "update")
+    before = client.get(path)
+
+    response = send_action(client, path, name, If_None_Match=tags)
+
+    if is_excluded:
+        assert slug(response) == (412, "precondition-failed")
+        assert client.get(path).data == before.data
+    else:
+        assert response.status_code == ROUTES[name][2]
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_every_change_evaluates_if_none_match(client: FlaskClient, name: str) -> None:
+    path = order_after(client, *READY[name])
+
+    assert slug(send_action(client, path, name, If_None_Match="*")) == (412, "precondition-failed")
+    assert slug(send_action(client, f"/orders/{ABSENT}", name, If_None_Match="*")) == (404, "order-not-found")
+
+
+# The conditions of changes of what has no entity tag: the status with none, If-None-Match: *, If-Match: *, "1".
+WEBHOOK = {"url": "https://hooks.example.com/orders"}
+CONDITIONS = {
+    ("POST", "/orders"): (MINIMAL, 201, 412, 201, 412),
+    ("POST", "/orders/batch"): ({"orders": [MINIMAL]}, 200, 200, 412, 412),
+    ("POST", "/orders/actions"): ({"actions": [{"order_id": ABSENT, "action": "confirm"}]}, 200, 200, 400, 400),
+    ("POST", "/webhooks"): (WEBHOOK, 201, 412, 201, 412),
+    ("PATCH", "/webhooks/{id}"): ({"status": "disabled"}, 200, 412, 200, 412),
+    ("POST", "/webhooks/{id}/test"): (None, 202, 412, 202, 412),
+    ("POST", "/webhooks/{id}/rotate-secret"): (None, 200, 412, 200, 412),
+    ("POST", "/webhooks/{id}/replay"): ({"failed_since": "2026-01-01T00:00:00Z"}, 202, 412, 202, 412),
+    ("DELETE", "/webhooks/{id}"): (None, 204, 412, 204, 412),
+    ("PATCH", f"/webhooks/{ABSENT}"): ({"status": "disabled"}, 404, 404, 404, 404),
+    ("DELETE", "/customers/c-9/personal-data"): (None, 200, 412, 200, 412),
+}
+
+
+@pytest.mark.parametrize("route", CONDITIONS, ids=" ".join)
+def test_a_change_of_what_has_no_entity_tag_evaluates_its_conditions(
+    app: Flask, client: FlaskClient, route: tuple[str, str]
+) -> None:
+    (method, path), (body, *statuses) = route, CONDITIONS[route]
+    found = []
+    for headers in ({}, {"If-None-Match": "*"}, {"If-Match": "*"}, {"If-Match": '"1"'}):
+        with webhook_rules(app):
+            webhook = client.post("/webhooks", json=WEBHOOK).json
+            response = client.open(path.format(id=webhook["id"]), method=method, json=body, headers=headers)
+        found.append(response.status_code)
+        if response.status_code == 412:
+            assert slug(response) == (412, "precondition-failed")
+
+    assert found == statuses
+
+
+def test_the_conditions_of_every_changing_route_are_evaluated(app: Flask) -> None:
+    orders = {
+        (method, re.sub("review|1", "<>", f"/orders/<>{path}")) for method, path, _ in (ROUTES | VARIANTS).values()
+    }
+    others = {(method, path.replace("{id}", "<>").replace("c-9", "<>")) for method, path in CONDITIONS}
+    changing = {
+        (method, re.sub("<.*?>", "<>", rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"GET", "HEAD", "OPTIONS"}
+    }
+
+    assert changing <= orders | others
 
 
 # Of an order at version 2.

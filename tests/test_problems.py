@@ -100,6 +100,14 @@ def test_the_type_of_a_problem_is_the_address_of_a_page_that_explains_it(client:
         assert response.json["title"] in page.text
 
 
+@pytest.mark.parametrize("path", ["/docs", "/docs/start.js", "/docs/guides", "/openapi.json", "/problems", "/console"])
+def test_a_page_with_another_entity_tag_is_a_documented_problem(client: FlaskClient, path: str) -> None:
+    current = client.get(path).headers["ETag"]
+
+    assert slug(client.get(path, headers={"If-Match": '"x"'})) == (412, "precondition-failed")
+    assert client.get(path, headers={"If-Match": current}).status_code == 200
+
+
 def test_every_problem_type_is_documented_on_a_page(client: FlaskClient) -> None:
     index = client.get("/problems").text
 

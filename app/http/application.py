@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter, MapAdapter, Rule
 
 from app.errors import ServiceError
-from app.http.requests import ACCEPT_PATCH, JSON, check_path, read_body, read_dry_run, read_query
+from app.http.requests import ACCEPT_PATCH, JSON, check_conditions, check_path, read_body, read_dry_run, read_query
 from app.schemas.fields import ParametersSchema
 
 if TYPE_CHECKING:
@@ -74,6 +74,12 @@ class Operation:
     response_headers: tuple[str, ...] = ()
 
     @property
+    def checks_conditions(self) -> bool:
+        """Whether If-Match and If-None-Match are checked before the view: it changes what has no entity tag."""
+        may_be_missing = any(problem.status == 404 for problem in self.problems)  # the view checks that first
+        return self.method != "GET" and not may_be_missing
+
+    @property
     def refuses_query(self) -> bool:
         """Whether any query parameter is an error: `dry_run` would be ignored where something is changed."""
         return self.method != "GET" and self.query is None and not self.dry_run
@@ -100,16 +106,20 @@ class Blueprint(flask.Blueprint):
                 method, path, view.__name__, summary.removesuffix("."), description, scope, **declaration
             )
             self.operations[view.__name__] = operation
-            self.add_url_rule(path, view.__name__, _with_input(view, operation), methods=[method])
+            self.add_url_rule(path, view.__name__, _with_input(view, operation, self), methods=[method])
             return view
 
         return register
 
+    def has_representation(self, path: str) -> bool:
+        """Whether what has the path can be read."""
+        return any(operation.method == "GET" and operation.path == path for operation in self.operations.values())
 
-def _with_input(view: View, operation: Operation) -> Callable[..., Response]:
+
+def _with_input(view: View, operation: Operation, blueprint: Blueprint) -> Callable[..., Response]:
     """Wrap the view in validation: Flask calls it with the path variables only."""
     path_schema, query, body = operation.path_schema, operation.query, operation.body
-    refuses_query = operation.refuses_query
+    refuses_query, checks_conditions = operation.refuses_query, operation.checks_conditions
     if path_schema is None and query is None and body is None and not operation.dry_run and not refuses_query:
         return view
 
@@ -125,6 +135,8 @@ def _with_input(view: View, operation: Operation) -> Callable[..., Response]:
             read_query(_NO_PARAMETERS)
         if body is not None:
             arguments["body"] = read_body(body)
+        if checks_conditions and blueprint.has_representation(operation.path):
+            check_conditions()
         return view(**arguments)
 
     return call

@@ -22,6 +22,7 @@ from app.errors import (
     InternalError,
     InvalidRequest,
     MalformedJSON,
+    PreconditionFailed,
     RequestTimeout,
     ServiceError,
     ServiceUnavailable,
@@ -307,6 +308,8 @@ def _problems(operation: Operation) -> list[type[ServiceError]]:
         or (operation.request_headers and operation.scope != PUBLIC)
     ):
         problems |= {*_INPUT_PROBLEMS}
+    if operation.method != "GET" or (operation.scope == PUBLIC and operation.request_headers):
+        problems |= {PreconditionFailed}
     if operation.body:
         problems |= {*_INPUT_PROBLEMS, *_BODY_PROBLEMS}
     return sorted(problems, key=lambda problem: (problem.status, problem.slug))

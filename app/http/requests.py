@@ -4,7 +4,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
@@ -18,6 +18,7 @@ from app.errors import (
     ContentTooLarge,
     InvalidIdempotencyKey,
     InvalidRequest,
+    PreconditionFailed,
     PreconditionRequired,
     RequestTimeout,
     UnsupportedMediaType,
@@ -61,6 +62,7 @@ _ESCAPE = re.compile(r"\\(.)")
 # Suffixes of the entity tag of a version: an erasure has rewritten it; something is left out of a customer's view.
 ERASED_SUFFIX, CUSTOMER_SUFFIX = "-erased", "-customer"
 # The tag of an order: equal character by character (RFC 9110 §8.8.3.2), so "01" is not "1".
+_ALL_VERSIONS = range(1, 10**9)
 _VERSION = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED_SUFFIX})?(?:{CUSTOMER_SUFFIX})?")
 
 
@@ -278,10 +280,30 @@ def expected_versions() -> frozenset[int] | None:
             raise PreconditionRequired("If-Match is missing. Send the ETag of the order in it.")
         return None
     tags = request.if_match
-    if tags.star_tag:
-        return None
-    versions = (_VERSION.fullmatch(tag) for tag in tags.as_set() if tag)
+    return None if tags.star_tag else _versions(tags.as_set())
+
+
+def _excluded_versions() -> Container[int]:
+    """Return the versions in If-None-Match, weak tags included: all for `*` (RFC 9110 §13.1.2)."""
+    request = current_request()
+    if "HTTP_IF_NONE_MATCH" not in request.environ:
+        return ()
+    tags = request.if_none_match
+    return _ALL_VERSIONS if tags.star_tag else _versions(tags.as_set(include_weak=True))
+
+
+def _versions(tags: Iterable[str]) -> frozenset[int]:
+    versions = (_VERSION.fullmatch(tag) for tag in tags if tag)
     return frozenset(int(version[1]) for version in versions if version)
+
+
+def check_conditions(*, exists: bool = True) -> None:
+    """Raise PreconditionFailed if the conditions of a change do not hold for a resource without an entity tag."""
+    environ = current_request().environ
+    if "HTTP_IF_MATCH" in environ and not (exists and request.if_match.star_tag):
+        raise PreconditionFailed("This resource has no entity tag that If-Match could name.")
+    if "HTTP_IF_NONE_MATCH" in environ and exists and request.if_none_match.star_tag:
+        raise PreconditionFailed("The resource exists, which If-None-Match excludes.")
 
 
 def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
@@ -293,6 +315,7 @@ def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
     return ChangeRequest(
         principal,
         expected_versions=expected_versions(),
+        excluded_versions=_excluded_versions(),
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(body),
         request_id=current_request_id(),

@@ -11,11 +11,10 @@ from urllib.parse import urlencode
 
 import orjson
 from flask import Flask, Response, current_app, request
-from werkzeug.exceptions import PreconditionFailed
 
 from app.config import normalize_origin
 from app.db.types import rfc3339
-from app.errors import ServiceError, VersionMismatch
+from app.errors import PreconditionFailed, ServiceError, VersionMismatch
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
 from app.http.problems import problem_occurrence
 from app.http.requests import (
@@ -195,7 +194,7 @@ def page_response(body: bytes, media_type: str, *, cache_control: str = "no-cach
         tag = f"{tag}-{CODING}"
     headers["ETag"] = f'"{tag}"'
     if not _is_expected(tag):
-        raise PreconditionFailed
+        raise PreconditionFailed(f'The entity tag of the page is "{tag}", which If-Match does not name.')
     if _is_unchanged(tag):
         return Response(status=304, headers=headers, mimetype=media_type)
     if is_compressed:

@@ -19,7 +19,14 @@ from app.http.cursors import (
     read_version_cursor,
 )
 from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_response
-from app.http.requests import current_request_id, idempotency_key, is_dry_run, refuse_header, with_pauses
+from app.http.requests import (
+    check_conditions,
+    current_request_id,
+    idempotency_key,
+    is_dry_run,
+    refuse_header,
+    with_pauses,
+)
 from app.http.responses import batch_response, list_response, order_response
 from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema, SearchResultSchema
 from app.schemas.order import BatchInSchema, OrderInSchema
@@ -99,6 +106,7 @@ def create_orders(body: dict[str, Any]) -> Response:
     refused: each entry has its own `idempotency_key`.
     """
     refuse_header("Idempotency-Key", member="idempotency_key")
+    check_conditions(exists=False)
     principal, entries = current_principal(), body["orders"]
     rate_limit.count(principal, cost=len(entries), counted=1)
     outcomes = batches.create_batch(

@@ -9,7 +9,7 @@ from app import errors
 from app.http.application import Blueprint
 from app.http.auth import current_principal
 from app.http.cursors import make_cursor, read_cursor
-from app.http.requests import MERGE_PATCH
+from app.http.requests import MERGE_PATCH, check_conditions
 from app.http.responses import json_response, list_response
 from app.schemas.webhook import (
     DeliveryCountSchema,
@@ -37,6 +37,15 @@ def init_app(app: Flask) -> None:
 def _rules() -> WebhookRules:
     rules: WebhookRules = current_app.extensions["webhook_rules"]
     return rules
+
+
+def _check_conditions(webhook_id: str) -> None:
+    """Check If-Match and If-None-Match. Raises PreconditionFailed, and WebhookNotFound instead if there is none."""
+    try:
+        check_conditions()
+    except errors.PreconditionFailed:
+        webhook_service.get_endpoint(webhook_id, principal=current_principal())
+        raise
 
 
 @blueprint.operation(
@@ -96,6 +105,7 @@ def update_webhook(body: dict[str, Any], webhook_id: str) -> Response:
     A webhook that is enabled again receives the events since it was disabled. A new `url`, and the status `enabled`
     even if the webhook has it, end the pauses after failures.
     """
+    _check_conditions(webhook_id)
     webhook = webhook_service.update_endpoint(webhook_id, body, principal=current_principal(), rules=_rules())
     return json_response(webhook)
 
@@ -112,6 +122,7 @@ def delete_webhook(webhook_id: str) -> Response:
 
     Nothing is sent to it any more, not even pending deliveries.
     """
+    _check_conditions(webhook_id)
     webhook_service.delete_endpoint(webhook_id, principal=current_principal())
     return Response(status=204)
 
@@ -128,6 +139,7 @@ def rotate_secret(webhook_id: str) -> Response:
 
     For 24 hours, requests are signed with the previous secret too.
     """
+    _check_conditions(webhook_id)
     webhook = webhook_service.rotate_secret(webhook_id, principal=current_principal(), rules=_rules())
     return json_response(webhook)
 
@@ -144,6 +156,7 @@ def test_webhook(webhook_id: str) -> Response:
 
     The list of deliveries shows the response.
     """
+    _check_conditions(webhook_id)
     webhook_service.send_test(webhook_id, principal=current_principal())
     return json_response({"deliveries": 1}, 202)
 
@@ -190,6 +203,7 @@ def replay_deliveries(body: dict[str, Any], webhook_id: str) -> Response:
     Pending deliveries stay as they are. Events that a webhook has not been sent yet, because it is disabled, are sent
     in order once it is enabled, and not before.
     """
+    _check_conditions(webhook_id)
     principal = current_principal()
     if "event_id" in body:
         count = webhook_service.replay_event(webhook_id, body["event_id"], principal=principal)

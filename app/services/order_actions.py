@@ -8,7 +8,7 @@ agree.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,7 @@ from app.errors import (
     IllegalAction,
     InvalidRequest,
     OrderTooLarge,
+    PreconditionFailed,
     QuantityExceeded,
     ServiceUnavailable,
     VersionMismatch,
@@ -80,12 +81,14 @@ Change = Callable[..., str | None]
 class ChangeRequest:
     """The principal of a change and its conditions. `dry_run`: nothing is stored.
 
-    `expected_versions` are the versions that If-Match names, None for any version. `fingerprint` is a hash of the
+    `expected_versions` are the versions that If-Match names, None for any version; `excluded_versions` are those that
+    If-None-Match names. `fingerprint` is a hash of the
     validated body, None without an idempotency key.
     """
 
     principal: Principal
     expected_versions: frozenset[int] | None = None
+    excluded_versions: Container[int] = ()
     idempotency_key: str | None = None
     fingerprint: str | None = None
     request_id: str | None = None
@@ -381,6 +384,8 @@ def _replay(current: CurrentOrder, request: ChangeRequest) -> StoredOrder:
 def _require_expected_version(version: int, request: ChangeRequest) -> None:
     if request.expected_versions is not None and version not in request.expected_versions:
         raise VersionMismatch(f"The order is at version {version}.", current_version=version)
+    if version in request.excluded_versions:
+        raise PreconditionFailed(f"The order exists, at version {version}, which If-None-Match excludes.")
 
 
 def _event(order: OrderAggregate, changed: StoredOrder, *, event_type: str, request: ChangeRequest) -> dict[str, Any]:

@@ -282,6 +282,7 @@ def _conflicts(recorder: Recorder) -> None:
     fail("POST", f"{path}/confirm")
     client.post(f"{path}/complete")
     project(recorder.app)
+    fail("POST", f"{path}/confirm", If_None_Match="*")
     with recorder.app.app_context():
         prune_feed(older_than=-timedelta(days=1))
     fail("GET", "/events?after=1")

@@ -3155,6 +3155,16 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description A condition of the request does not hold */
+        PreconditionFailed: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description The body is too large */
         ContentTooLarge: {
             headers: {
@@ -3284,6 +3294,16 @@ export interface components {
         };
         /** @description The external reference is already in use, or The order does not allow this action, or The order is too large, or The order has too many idempotency keys, or The order has too many versions */
         DuplicateExternalRefOrIllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description A condition of the request does not hold, or The order has changed */
+        PreconditionFailedOrVersionMismatch: {
             headers: {
                 "X-Request-Id": components["headers"]["X-Request-Id"];
                 [name: string]: unknown;
@@ -3980,6 +4000,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["DuplicateExternalRefOrRequestInFlight"];
+            412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -4123,6 +4144,7 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             408: components["responses"]["RequestTimeout"];
+            412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["TooManyRequests"];
@@ -4429,7 +4451,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["DuplicateExternalRefOrIllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -5213,7 +5235,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -5426,7 +5448,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrQuantityExceededOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -5632,7 +5654,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -5844,7 +5866,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -6014,7 +6036,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -6164,7 +6186,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["OrderNotFound"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             422: components["responses"]["IdempotencyKeyReused"];
             428: components["responses"]["PreconditionRequired"];
             429: components["responses"]["TooManyRequests"];
@@ -6460,7 +6482,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["AmountExceededOrDuplicatePaymentOrIllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -6658,7 +6680,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrQuantityExceededOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -6852,7 +6874,7 @@ export interface operations {
             404: components["responses"]["FulfillmentNotFoundOrOrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -7051,7 +7073,7 @@ export interface operations {
             404: components["responses"]["FulfillmentNotFoundOrOrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -7295,7 +7317,7 @@ export interface operations {
             404: components["responses"]["OrderNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrQuantityExceededOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -7516,7 +7538,7 @@ export interface operations {
             404: components["responses"]["OrderNotFoundOrReturnNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -7749,7 +7771,7 @@ export interface operations {
             404: components["responses"]["OrderNotFoundOrReturnNotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["IllegalActionOrOrderTooLargeOrTooManyIdempotencyKeysOrTooManyVersions"];
-            412: components["responses"]["VersionMismatch"];
+            412: components["responses"]["PreconditionFailedOrVersionMismatch"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["IdempotencyKeyReused"];
@@ -7937,6 +7959,7 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             408: components["responses"]["RequestTimeout"];
+            412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["TooManyRequests"];
@@ -8216,6 +8239,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["TooManyWebhooks"];
+            412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["TooManyRequests"];
@@ -8302,6 +8326,7 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["WebhookNotFound"];
+            412: components["responses"]["PreconditionFailed"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["ServiceUnavailable"];
@@ -8371,6 +8396,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["WebhookNotFound"];
             408: components["responses"]["RequestTimeout"];
+            412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["TooManyRequests"];
@@ -8430,6 +8456,7 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["WebhookNotFound"];
+            412: components["responses"]["PreconditionFailed"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["ServiceUnavailable"];
@@ -8466,6 +8493,7 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             404: components["responses"]["WebhookNotFound"];
+            412: components["responses"]["PreconditionFailed"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["ServiceUnavailable"];
@@ -8580,6 +8608,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             404: components["responses"]["EventNotFoundOrWebhookNotFound"];
             408: components["responses"]["RequestTimeout"];
+            412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["ContentTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["TooManyRequests"];
@@ -8681,6 +8710,7 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["Forbidden"];
             409: components["responses"]["OpenOrders"];
+            412: components["responses"]["PreconditionFailed"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["ServiceUnavailable"];
@@ -8864,6 +8894,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["BadRequest"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -8900,6 +8931,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["BadRequest"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -8936,6 +8968,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["BadRequest"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -8979,6 +9012,7 @@ export interface operations {
             };
             400: components["responses"]["BadRequest"];
             404: components["responses"]["NotFound"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -9015,6 +9049,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["BadRequest"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -9051,6 +9086,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["BadRequest"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -9094,6 +9130,7 @@ export interface operations {
             };
             400: components["responses"]["BadRequest"];
             404: components["responses"]["NotFound"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -9130,6 +9167,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["BadRequest"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -9173,6 +9211,7 @@ export interface operations {
             };
             400: components["responses"]["BadRequest"];
             404: components["responses"]["NotFound"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -9209,6 +9248,7 @@ export interface operations {
                 content?: never;
             };
             400: components["responses"]["BadRequest"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
@@ -9252,6 +9292,7 @@ export interface operations {
             };
             400: components["responses"]["BadRequest"];
             404: components["responses"]["NotFound"];
+            412: components["responses"]["PreconditionFailed"];
             500: components["responses"]["InternalError"];
         };
     };
