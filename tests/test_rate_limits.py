@@ -245,7 +245,8 @@ def test_readers_that_wait_for_events_are_not_in_progress(app: Flask, database_u
         waiting = threads.submit(limited.test_client().get, "/events?wait=20", headers=headers)
         wait_until(lambda: streams.slots.occupied_count == 1)
 
-        assert limited.test_client().get("/events", headers=headers).status_code == 200
+        wait_until(lambda: limited.test_client().get("/events", headers=headers).status_code == 200)
+        assert not waiting.done()
         streams.watcher.is_stopping = lambda: True
         assert waiting.result().status_code == 200
 
