@@ -1,4 +1,4 @@
-"""What all tests share: both databases, created by the migrations; loopback only; Hypothesis profiles."""
+"""Fixtures of all tests: both databases, created by the migrations; loopback only; Hypothesis profiles."""
 
 import gc
 import ipaddress
@@ -24,16 +24,16 @@ from tests.support.tables import delete_all_rows
 
 # Until all tests are loaded: it takes a quarter of that time, and what is loaded stays in memory (see wsgi.py).
 gc.disable()
-# Settings in the environment are for the service of whoever runs the tests. Few tests are about authentication.
+# Settings in the environment are for the user's own service. Few tests are about authentication.
 for name in SETTINGS.keys() - {"DATABASE_POOLER"}:  # tests/pgbouncer/pooler.py sets it
     os.environ.pop(name, None)
 os.environ["AUTH"] = "off"
 if "TEST_LOG_LEVEL" in os.environ:  # a long run would print millions of lines (make fuzz-model)
     os.environ["LOG_LEVEL"] = os.environ["TEST_LOG_LEVEL"]
-# The response to an erasure is 200 also where the machine is busy. Tests of 202 set a limit of their own.
+# The response to an erasure is 200 even on a busy machine. Tests of 202 set their own limit.
 customer_routes.REQUEST_SECONDS = TIMEOUT
 
-# Seconds of one test with its fixtures. The longest takes 15 on a machine that does nothing else.
+# Seconds of one test with its fixtures. The longest takes 15 on an idle machine.
 os.environ.setdefault("PYTEST_TIMEOUT", "300")
 
 # No deadline: the first example fills caches and opens connections. The tables are emptied once per test.
@@ -51,7 +51,7 @@ def _refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
             raise RuntimeError(f"a test tried to reach {host}")
 
 
-# An audit hook sees every socket of the process, also those that a library opens without socket.socket.
+# An audit hook sees every socket of the process, even those that a library opens without socket.socket.
 sys.addaudithook(_refuse_the_network)
 
 
@@ -64,7 +64,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def sqlite_url() -> Iterator[str]:
-    """A file in memory where there is space: on a disk, each change waits for the disk."""
+    """A file in memory if there is space: on a disk, each change would wait for the disk."""
     with tempfile.TemporaryDirectory(prefix="sqlite-", dir=memory_directory()) as directory:
         yield f"sqlite:///{directory}/orders.db"
 
@@ -88,7 +88,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def applications() -> Iterator[Applications]:
-    """Each application is created once, also where tests alternate between the databases."""
+    """Each application is created once, even if tests alternate between the databases."""
     with Applications() as applications:
         yield applications
 

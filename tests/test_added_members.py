@@ -1,4 +1,4 @@
-"""A release may add members to the order. Orders stored before, whose documents lack them, work as all others do."""
+"""A release may add members to the order. Orders stored before, whose documents lack them, still work."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ KEY = {"Idempotency-Key": "k-1"}
 
 @pytest.fixture(params=CONTENT)
 def member(request: pytest.FixtureRequest) -> str:
-    """A member of the order, as if it had just been added."""
+    """A member of the order that stands for an added one."""
     return str(request.param)
 
 
 @pytest.fixture
 def order(app: Flask, client: FlaskClient, member: str) -> dict[str, Any]:
-    """An order from before, but with the member in its document."""
+    """An order from before the member was added."""
     order: dict[str, Any] = client.post("/orders", json=MINIMAL, headers=KEY).json
     document = orjson.dumps({name: value for name, value in order.items() if name != member}).decode()
     content = {name: value for name, value in content_columns(MINIMAL).items() if name != member}

@@ -1,4 +1,4 @@
-"""The API description: valid, complete, and true."""
+"""The API description: valid, complete, and correct."""
 
 import re
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def resolved(description: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that stands on its own."""
+    """A schema without external references."""
     return schema | {"components": description["components"]}
 
 
@@ -91,7 +91,7 @@ def test_each_operation_documents_its_success_and_its_problems(description: dict
         assert [status for status in answers if status < "400"], (method, path)
         expected = {"400", "500"} | ({"408", "413", "415"} if "requestBody" in operation else set())
         assert expected <= answers.keys(), (method, path)
-        # To erase a customer without orders is done already.
+        # Erasing a customer without orders finishes at once.
         assert ("404" in answers) == ("{" in path and "{customer_id}" not in path), (method, path)
         for status, answer in answers.items():
             assert "X-Request-Id" in answer["headers"]
@@ -135,7 +135,7 @@ def test_each_json_body_has_an_example(document: dict[str, Any]) -> None:
 
 
 def inputs(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema that a client's input is judged by, with a name for the message."""
+    """Every schema that validates a client's input, with a name for the message."""
     waiting = []
     for method, path, operation in operations(description):
         parameters = operation.get("parameters", []) + operation["shared"]
@@ -190,9 +190,11 @@ def test_every_pattern_means_the_same_to_every_engine(description: dict[str, Any
     patterns = {node["pattern"] for node in nodes(description) if isinstance(node.get("pattern"), str)}
     assert len(patterns) >= 6
     for pattern in patterns:
-        assert set(re.findall(r"\\(.)", pattern)) <= set(r"x-.[]\""), pattern  # PCRE2 may be built to know more
+        assert set(re.findall(r"\\(.)", pattern)) <= set(r"x-.[]\""), (
+            pattern
+        )  # PCRE2 may be built with more character properties
         ecma, pcre, go = regress.Regex(pattern, "u"), pcre2.compile(pattern), re2.compile(pattern)
-        php = pcre2.compile(pattern.encode())  # generated clients lack the u flag: to them a character is a byte
+        php = pcre2.compile(pattern.encode())  # generated clients lack the u flag, so they match bytes
         for text in TEXTS:
             expected = re.search(pattern, text) is not None
             found = [ecma.find(text) is not None, pcre.search(text) is not None, go.search(text) is not None]
@@ -232,7 +234,7 @@ def test_the_limits_of_an_order_are_those_of_the_design(description: dict[str, A
 
 
 def outputs(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every component that a response or the body of a webhook is made of."""
+    """Every component of responses and webhook bodies."""
     answers = [
         operation["responses"]
         for path in document["paths"].values()
@@ -346,7 +348,7 @@ def test_a_cursor_has_the_same_type_everywhere(description: dict[str, Any]) -> N
 
 
 def real_answers(client: FlaskClient) -> Iterator[tuple[str, TestResponse]]:
-    """Answers of every kind, each with the path its operation has in the description."""
+    """Responses of every kind, each with the path of its operation in the description."""
     key = {"Idempotency-Key": "k-1"}
     for body in (MINIMAL, RICHEST, priced(-250, 40)):
         yield "/orders", client.post("/orders", json=body)

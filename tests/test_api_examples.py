@@ -1,4 +1,4 @@
-"""The examples of the API description are what the service answers."""
+"""The examples of the API description are real responses."""
 
 import json
 
@@ -8,7 +8,7 @@ from app.errors import problem_types
 from app.http.openapi_components import EXAMPLES
 from tests.support.api_examples import db_name, record
 
-ONLY_ON_POSTGRESQL = {"request-in-flight"}  # SQLite has one writer, and no lock on a key
+ONLY_ON_POSTGRESQL = {"request-in-flight"}  # SQLite has one writer, and no locks on keys
 
 
 def test_the_examples_are_the_responses_of_the_service(app: Flask) -> None:

@@ -1,4 +1,4 @@
-"""API keys: made and revoked from the command line, stored as a hash, worth nothing when anything is wrong."""
+"""API keys: created and revoked from the command line, stored as a hash, and refused if anything is wrong."""
 
 import re
 import secrets
@@ -69,7 +69,7 @@ def test_all_keys_are_different(secure_app: Flask) -> None:
 
 
 def changed(key: str) -> dict[str, str]:
-    """The key with something wrong about it."""
+    """The key with one change."""
     key_id, _, secret = key.removeprefix("osk_").partition(".")
     other = "A" if secret[0] != "A" else "B"
     wrong_ends = {f"without its last {n}": key[:-n] for n in (1, 2, 43, 44)}
@@ -114,7 +114,7 @@ def test_a_key_that_is_not_exactly_right_is_refused(secure_app: Flask, secure_cl
 
 @contextmanager
 def database_use(app: Flask) -> Iterator[list[str]]:
-    """The statements that the database is sent, and the connections that are taken for them."""
+    """The statements sent to the database, and the connections checked out for them."""
     statements: list[str] = []
 
     def on_statement(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md describes the code as it is, and no module is a fragment of another one."""
+"""ARCHITECTURE.md describes the code, and no module is a fragment of another one."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Who is let in: every route of the URL map, with every kind of credentials."""
+"""Authorization: every route of the URL map with every kind of credentials."""
 
 import re
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ from tests.support.samples import MINIMAL, slug
 
 ABSENT = "0199c7a4-0000-7000-8000-000000000000"
 LINES = {"items": [{"line": 1, "quantity": 1}]}
-CUSTOMER = "orders:read orders:write privacy:export privacy:erase"  # all that a customer can be
+CUSTOMER = "orders:read orders:write privacy:export privacy:erase"  # all scopes that a customer can have
 
 
 @dataclass(frozen=True)
 class Route:
-    """Whom a route lets in (None: everybody), and a request that succeeds once the order went through `after`."""
+    """The scope of a route (None: public), and a request that succeeds after the actions of `after` on the order."""
 
     scope: str | None
     body: Any = None
@@ -103,7 +103,7 @@ OF_AN_ORDER = {key: route for key, route in CLOSED.items() if "<order_id>" in ke
 OF_A_CUSTOMER = {key: route for key, route in OF_AN_ORDER.items() if route.scope in CUSTOMER.split()}
 OF_PERSONAL_DATA = {key: route for key, route in CLOSED.items() if route.scope and route.scope.startswith("privacy:")}
 
-# What is refused before the database is asked needs to be tried on one only.
+# Refusals that do not use the database are tested with one of them only.
 
 
 def each(routes: dict[tuple[str, str], Route]) -> Any:
@@ -135,13 +135,13 @@ def send(client: FlaskClient, method: str, path: str, body: Any, credential: str
 
 @pytest.fixture(autouse=True)
 def ending_streams(secure_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Event streams end after what there is, as when the server stops."""
+    """Event streams end after the existing events, as when the server stops."""
     monkeypatch.setattr(secure_app.extensions["event_streams"].watcher, "is_stopping", lambda: True)
 
 
 @pytest.fixture
 def master(secure_app: Flask) -> str:
-    """A key that may do everything."""
+    """A key with all scopes."""
     return api_key(secure_app, *SCOPES)
 
 
@@ -229,7 +229,7 @@ def test_the_scope_of_the_route_suffices(
     for action, body in route.after:
         done = send(secure_client, "POST", f"/orders/<order_id>/{action}", body, master, order_id=order_id)
         assert done.status_code < 300
-    # A customer's token has no other scopes: then the token is one of the staff.
+    # With other scopes, a token is not a customer's, but one of the staff.
     scope = route.scope if route.scope in CUSTOMER.split() else f"{route.scope} orders:manage"
     # A token without orders:manage is a customer's, and gets no other scope than customers may have.
     scope = route.scope if route.scope in CUSTOMER_SCOPES else f"{route.scope} orders:manage"
@@ -238,7 +238,7 @@ def test_the_scope_of_the_route_suffices(
     response = send(secure_client, method, path, route.body, credential, order_id=order_id, customer_id="c-1")
 
     if method == "DELETE" and path.endswith("personal-data"):
-        assert response.status_code == 409  # the order is open: it got as far as that
+        assert response.status_code == 409  # open orders: the request was authorized
     else:
         assert response.status_code == route.success
 
@@ -318,7 +318,7 @@ def test_a_key_that_is_bound_to_channels_has_no_access_to_personal_data_of_all_c
 
 
 def without_request(response: TestResponse, order_id: str) -> tuple[Any, ...]:
-    """An answer without what is that request's own: its id, and the order id that it asked for."""
+    """A response without the values of this request: its id, and the requested order id."""
     headers = sorted((name, value) for name, value in response.headers if name != "X-Request-Id")
     text = response.text.replace(order_id, "…").replace(response.headers["X-Request-Id"], "…")
     return response.status_code, headers, text

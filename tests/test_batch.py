@@ -126,7 +126,7 @@ def test_the_largest_batch_is_stored_once_and_replayed(client: FlaskClient) -> N
 def test_the_conflicts_of_a_batch_are_found_with_outdated_statistics_too(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scan for every row reads 54,000 blocks and takes up to three seconds, all that a statement may take."""
+    """A scan for every row reads 54,000 blocks and takes up to three seconds, the statement timeout."""
     blocks: list[int] = []
     read_rows = order_inserts.read_rows
 
@@ -179,7 +179,7 @@ def test_a_batch_is_one_statement_and_its_replay_two(
     again = messages_sent(app, lambda: send(client, *body), tmp_path / "trace")
 
     assert first.count("Sync") == 1
-    # The insert, then BEGIN, SELECT and COMMIT; what is prepared stays prepared, else there would be one more Query.
+    # The insert, then BEGIN, SELECT and COMMIT; prepared statements are kept, otherwise there would be one more Query.
     assert (again.count("Execute"), again.count("Query")) == (3, 1)
 
 
@@ -199,7 +199,7 @@ def test_long_orders_are_spread_over_several_statements(client: FlaskClient, mon
 
 @pytest.fixture
 def poison(app: Flask) -> Iterator[str]:
-    """A note that the database refuses, as it may refuse what no rule here foresees."""
+    """A note that the database refuses, as it may refuse values for unforeseen reasons."""
     sqlite = db_name(app) == "sqlite"
     abort = "BEGIN SELECT RAISE(ABORT, 'no'); END"
     refuse = f"CREATE TRIGGER poison BEFORE INSERT ON orders WHEN new.note = 'poison' {abort}"
@@ -229,7 +229,7 @@ def test_an_order_that_the_database_refuses_fails_alone(client: FlaskClient, poi
 
 @pytest.fixture
 def held_keys(app: Flask, client: FlaskClient, postgresql_url: str) -> Iterator[list[str]]:
-    """Two keys that another writer has used and not committed; the service's connection waits 0.2 s for them."""
+    """Two uncommitted keys of another writer; the service waits 0.2 s for their locks."""
     client.post("/orders", json=order(customer_id="twin"))
     execute(app, "SET lock_timeout = 200")
     with psycopg.connect(postgresql_url.replace("+psycopg", "")) as twin:
@@ -279,7 +279,7 @@ def test_a_reference_used_as_a_key_stays_one_after_it_was_changed(client: FlaskC
     assert (same["status"], same["replayed"], same["order"]) == (201, True, first["order"])
     assert other["problem"]["type"] == "/problems/duplicate-external-ref"
     assert other["problem"]["order_id"] == first["order"]["id"]
-    assert alone.status_code == 201  # the reference is free, and here it is no key
+    assert alone.status_code == 201  # the reference is unused, and is not used as a key here
 
 
 def test_an_imported_order_is_replayed_at_its_version(app: Flask, client: FlaskClient, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_the_orders_of_a_long_batch_are_created_just_before_they_are_stored(
         order_service.create_orders([CreateRequest(body, ANONYMOUS) for _ in range(250)])
 
     assert [len(part) for part in built] == [100, 100, 50]
-    # The first of a part shows that the part before it is full.
+    # The first order of a part shows that the previous part is full.
     assert min(built[1][1:]) > stored[0] and min(built[2][1:]) > stored[1]
 
 

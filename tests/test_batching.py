@@ -16,7 +16,7 @@ from tests.support.servers import ROOT, TIMEOUT
 
 
 class Killed(BaseException):
-    """As GreenletExit, with which a server kills a greenlet."""
+    """Like GreenletExit, with which a server kills a greenlet."""
 
 
 def doubled(items: Sequence[int]) -> list[int]:

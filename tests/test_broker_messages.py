@@ -1,4 +1,4 @@
-"""What is published to a message broker; tests/broker publishes it to real ones."""
+"""Messages for a message broker; tests/broker publishes them to real ones."""
 
 from typing import Any
 

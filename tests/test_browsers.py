@@ -1,4 +1,4 @@
-"""Response headers for browsers: which origins may call, and what responses must not be used for."""
+"""Response headers for browsers: CORS and security headers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -62,7 +62,7 @@ def test_another_origin_gets_no_cors_headers(web: FlaskClient, origin: str, meth
     response = web.open("/orders", method=method, headers={"Origin": origin} | PREFLIGHT | bearer(token()))
 
     assert cors(response) == {}
-    assert "origin" in words(response.headers["Vary"])  # a cache must not give it what the shop was told
+    assert "origin" in words(response.headers["Vary"])  # a cache must not return the shop's response
 
 
 SPELLINGS = {

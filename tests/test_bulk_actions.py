@@ -1,4 +1,4 @@
-"""`POST /orders/actions`: many actions in one request, each judged by itself."""
+"""`POST /orders/actions`: many actions in one request, each checked independently."""
 
 from typing import Any
 from unittest.mock import Mock

@@ -60,7 +60,7 @@ def test_cancelling_the_open_units_of_a_partly_fulfilled_order_completes_it(clie
 
     assert (order["status"], order["fulfillment_status"]) == ("completed", "fulfilled")
     assert order["cancellations"][0]["items"] == [{"line": 2, "quantity": 3}]
-    assert order["totals"]["total"] == 1490  # the line that was sent, and shipping
+    assert order["totals"]["total"] == 1490  # the fulfilled line, and shipping
     assert event_types(client, path)[-1] == "order.partially_cancelled"
     assert "cancel" not in order["allowed_actions"]
 
@@ -82,7 +82,7 @@ def test_adjustments_of_a_cancellation_replace_those_of_the_order(client: FlaskC
         ({"adjustments": [{"type": "discount", "amount": -1301}]}, {"#/adjustments"}),
         ({"adjustments": [{"type": "discount", "amount": -301, "line": 2}]}, {"#/adjustments/0/amount"}),
         ({"adjustments": [{"type": "fee", "amount": 1, "line": 3}]}, {"#/adjustments/0/line"}),
-        ({"adjustments": [{"type": "other", "amount": -1100}]}, {"#/adjustments"}),  # too much for what is left
+        ({"adjustments": [{"type": "other", "amount": -1100}]}, {"#/adjustments"}),  # more than the remaining price
         ({"items": []}, {"#/items"}),
         ({"items": [BOTH_UNITS, BOTH_UNITS]}, {"#/items/1/line"}),
         ({"items": [{"line": 3, "quantity": 1}]}, {"#/items/0"}),

@@ -1,4 +1,4 @@
-"""Channels: where an order was placed, and API keys for which no other channel's orders exist."""
+"""Channels: where an order was placed, and API keys that are bound to channels."""
 
 import json
 from collections.abc import Callable
@@ -279,7 +279,7 @@ def test_a_duplicate_reference_names_its_order_only_to_keys_of_its_channel(shop:
 
 
 def test_after_an_erasure_no_retry_reveals_an_order_of_another_channel(shop: Shop) -> None:
-    """Its fingerprint is erased, so that any body of the idempotency key is a retry."""
+    """The fingerprint is erased, so a request with the key and any body is a retry."""
     for more in ({"idempotency_key": "k-1"}, {"external_ref": "r-1"}):
         entry = MINIMAL | {"channel": "app"} | more
         created = shop.two("POST", "/orders/batch", {"orders": [entry]}).json["results"][0]["order"]
@@ -369,7 +369,7 @@ def test_no_lookup_finds_an_order_of_another_channel(shop: Shop) -> None:
 
 @pytest.mark.parametrize("by", ["key", "reference"])
 def test_concurrent_creates_of_two_channels_store_one_order_and_reveal_nothing(secure_app: Flask, by: str) -> None:
-    """The requests share a statement and its conflicts, each with an owner of its own."""
+    """The requests share a statement and its conflicts, but have different owners."""
     keys = {name: api_key(secure_app, *SCOPES, channels=[name]) for name in ("web", "app")}
     names = ["web", "app"] * 8
     body = MINIMAL | ({"external_ref": "r-1"} if by == "reference" else {})

@@ -1,4 +1,4 @@
-"""What the flask commands do where the database or the disk is not as they need it: one line, never a traceback."""
+"""Errors of the flask commands about the database or the disk: one line, never a traceback."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ WITHOUT_DATABASE = {"token", "webhooks listen"}
 UNTIL_STOPPED = {"worker", "orders tail"}  # tests/test_worker.py, tests/test_order_lookup_commands.py
 OTHERS = {"orders get", "orders find", "doctor"}  # tests/test_order_lookup_commands.py, tests/test_doctor.py
 
-# These work on a database that cannot be written: they only read, or find nothing to do.
+# These work on a read-only database: they only read, or have nothing to do.
 READING = {
     "export",
     "list orders",
@@ -68,7 +68,7 @@ def test_the_help_of_a_group_has_the_whole_summary_of_each_command(app: Flask) -
 
 
 def invoke(database_url: str, *command: str) -> Result:
-    """Run a command in this process, on another database than the tests' own."""
+    """Run a command in this process, on another database than that of the tests."""
     app = create_app({"DATABASE_URL": database_url, "AUTH": "required"})
     try:
         return app.test_cli_runner().invoke(args=command)

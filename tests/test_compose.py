@@ -1,4 +1,4 @@
-"""compose.yaml: it is valid by the Compose specification, and what it names exists."""
+"""compose.yaml is valid by the Compose specification, and the files and settings that it names exist."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Content coding: where it pays and is safe, and never on a single order, whose strong entity tag If-Match needs."""
+"""Content coding of long responses, but never of a single order, since If-Match needs its strong entity tag."""
 
 import gzip
 import zlib
@@ -118,5 +118,5 @@ def test_a_compressed_export_can_be_read_as_it_arrives(client: FlaskClient) -> N
     reader = zlib.decompressobj(wbits=31)
     texts = [reader.decompress(part) for part in parts]
     assert len(parts) >= 3
-    assert all(text.endswith(b"}\n") for text in texts[:-1])  # whole lines: nothing waits for the next part
+    assert all(text.endswith(b"}\n") for text in texts[:-1])  # complete lines: nothing is held back until the next part
     assert sum(text.count(b"\n") for text in texts) == 300

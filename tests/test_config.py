@@ -1,4 +1,4 @@
-"""Settings: read once, checked at start-up, refused in one line."""
+"""Settings: read once, checked at startup, refused in one line."""
 
 import os
 import subprocess

@@ -21,7 +21,7 @@ from tests.support.databases import MIGRATIONS, new_database
 from tests.support.postgres import libpq_url
 
 UPGRADE = ("db", "upgrade", "--directory", MIGRATIONS)
-UNRESTRICTED = "LOCALE 'C' TEMPLATE template0"  # a locale and a template that take every encoding
+UNRESTRICTED = "LOCALE 'C' TEMPLATE template0"  # a locale and a template that allow every encoding
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}], "note": r"C:\new\'"}
 
 DEFAULTS = {
@@ -46,7 +46,7 @@ def database_url(postgresql_url: str) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection of the test's own."""
+    """A connection for the test."""
     with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
         yield connection
 
@@ -184,7 +184,7 @@ def test_of_several_hosts_the_writable_one_is_used(other_url: str, apps: Apps) -
 
 
 def test_sslmode_reaches_the_driver(database_url: str, apps: Apps) -> None:
-    """The test server has no TLS, so the test only shows that the driver checks the value."""
+    """The test server has no TLS, so this only shows that the driver checks the value."""
     app = apps.create(f"{database_url}&sslmode=never")
 
     upgraded = app.test_cli_runner().invoke(args=UPGRADE)
@@ -227,13 +227,13 @@ def test_the_url_of_the_readme_is_a_file_below_the_project(
 
 
 def become_latin1(database: psycopg.Connection[Any]) -> None:
-    """As after a failover to a server with another encoding."""
+    """Simulate a failover to a server with another encoding."""
     database.execute("DROP DATABASE other WITH (FORCE)")
     database.execute(f"CREATE DATABASE other ENCODING 'LATIN1' {UNRESTRICTED}")
 
 
 def become_serializable(database: psycopg.Connection[Any]) -> None:
-    """As when an administrator changes the role behind a pooler."""
+    """Simulate an administrator who changes the role behind a pooler."""
     database.execute("ALTER DATABASE other SET default_transaction_isolation = 'serializable'")
     database.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'other'")
 

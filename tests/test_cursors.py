@@ -1,4 +1,4 @@
-"""Forged cursors: whatever stands in one, it is refused or leads into the principal's own list."""
+"""Forged cursors: they are refused, or list only the principal's own orders."""
 
 from base64 import urlsafe_b64encode
 from uuid import UUID
@@ -28,7 +28,7 @@ QUERIES: list[dict[str, str]] = [
 
 @pytest.fixture
 def shops_orders(secure_app: Flask, secure_client: FlaskClient) -> list[str]:
-    """The ids of an order of Bob's between two of Ada's, all made by a shop."""
+    """The ids of an order of Bob between two of Ada, all created by a shop."""
     key = bearer(api_key(secure_app, "orders:read", "orders:write"))
     bodies = [MINIMAL | {"customer_id": customer} for customer in ("c-ada", "c-bob", "c-ada")]
     return [secure_client.post("/orders", json=body, headers=key).json["id"] for body in bodies]
@@ -40,7 +40,7 @@ def shops_orders(secure_app: Flask, secure_client: FlaskClient) -> list[str]:
 def test_a_forged_list_cursor_lists_only_own_orders(
     secure_client: FlaskClient, shops_orders: list[str], query: dict[str, str], after: str, own: bool, position: int
 ) -> None:
-    # The binding is no secret: anybody who reads the code can make one.
+    # The binding is not secret: anybody can compute it.
     bound = {name: value for name, value in OrderQuerySchema().load(query).items() if name != "limit"}
     cursor = make_cursor(shops_orders[position] if own else after, query=bound)
 

@@ -1,4 +1,4 @@
-"""Fulfillments on their way: tracking, delivery events, and fulfillments that are cancelled."""
+"""Tracking, delivery events, and cancellation of fulfillments."""
 
 from typing import Any
 
@@ -113,7 +113,7 @@ def test_a_fulfillment_with_returned_units_cannot_be_cancelled(client: FlaskClie
 
     first, second = deliver(client, path, "cancelled", 1), deliver(client, path, "cancelled", 2)
 
-    assert first.status_code == 201  # the unit of the other one may be the one that comes back
+    assert first.status_code == 201  # the returned unit may belong to the other fulfillment
     assert slug(second) == (409, "illegal-action")
     assert second.json["detail"] == "Units of fulfillment 2 have been returned, or are expected back."
 

@@ -1,4 +1,4 @@
-"""What the log says of denials: who and why; and of secrets and persons, nothing anywhere."""
+"""Log lines of denials have the principal and the reason, and no logs contain secrets or personal data."""
 
 import io
 import sys
@@ -70,7 +70,7 @@ def test_a_denial_is_one_log_line_with_principal_and_reason(
 
 
 def denied_by_rule(client: FlaskClient, app: Flask) -> Iterator[tuple[TestResponse, str]]:
-    """Requests of a customer that fail by whose they are, each with the reason to expect."""
+    """Requests of a customer for objects of others, each with the expected reason."""
     shops = client.post("/orders", json=MINIMAL, headers=bearer(api_key(app, "orders:write"))).json["id"]
     own, stranger = (bearer(token(customer=who, scope="orders:write privacy:erase")) for who in ("c-1", "c-2"))
     patch = {"json": {"metadata": {}, "external_ref": "r-1"}, "content_type": "application/merge-patch+json"}
@@ -116,7 +116,9 @@ def test_exceeding_the_rate_limit_is_recorded(
     app: Flask, database_url: str, log: io.StringIO, denials: Denials
 ) -> None:
     with app_with_auth(database_url, RATE_LIMIT_CUSTOMERS="1") as limited:
-        structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=log))  # the new application has its own
+        structlog.configure(
+            logger_factory=structlog.WriteLoggerFactory(file=log)
+        )  # the new application has its own log
         responses = [limited.test_client().get("/orders", headers=bearer(token())) for _ in range(2)]
 
     assert [response.status_code for response in responses] == [200, 429]
@@ -124,7 +126,7 @@ def test_exceeding_the_rate_limit_is_recorded(
 
 
 def canary_requests(app: Flask, client: FlaskClient) -> Iterator[TestResponse]:
-    """Requests of every outcome, with canaries in all that is secret or a person's."""
+    """Requests with every outcome, with canaries in all secrets and personal data."""
     customer = f"{CANARY}-customer"
     key = api_key(app, "orders:read", "orders:write", "orders:manage", "privacy:erase")
     shop, own = bearer(key), bearer(token(customer=customer, email=f"{CANARY}@example.com"))
@@ -155,7 +157,7 @@ def test_no_secret_and_no_personal_data_is_in_logs_errors_or_metrics(
     for response in canary_requests(secure_app, secure_client):
         statuses.append(response.status_code)
         if response.status_code >= 400:
-            problem = response.json | {"instance": None}  # the path, as the client itself has just sent it
+            problem = response.json | {"instance": None}  # the path, which the client itself has sent
             assert CANARY not in problem["detail"].replace(f"Order {CANARY} was not found.", "")
             assert CANARY not in repr(
                 {name: value for name, value in problem.items() if name not in ("detail", "errors")}

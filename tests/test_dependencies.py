@@ -22,7 +22,7 @@ from tests.support.licenses import declared_license, documented_licenses, is_spd
 from tests.support.locks import RUN_TIME, SERVICE, locked_packages
 from tests.support.sbom import BUNDLED, bill_of_materials
 
-# Which code each file of requirements is for.
+# The code that each requirements file is for.
 USERS = {
     "requirements.in": ["app", "migrations", "*.py"],
     "requirements-broker.in": ["app"],
@@ -33,7 +33,7 @@ USERS = {
 }
 FILES = sorted(ROOT / name for name in USERS)
 LOCKS = [file.with_suffix(".txt") for file in FILES]
-# What is imported is named like the package, except for these.
+# Modules whose names differ from those of their packages.
 MODULES = {
     "cyclonedx-python-lib": "cyclonedx",
     "django-ninja": "ninja",
@@ -43,7 +43,7 @@ MODULES = {
     "pyjwt": "jwt",
     "pyyaml": "yaml",
 }
-# What is not imported, and the words by which it is used.
+# Packages that are not imported, and the texts that show their use.
 WORDS = {
     "bandit": "-m bandit",
     "coverage": "[coverage:run]",

@@ -1,4 +1,4 @@
-"""What deploy/ installs beside the service: its units and its command."""
+"""The systemd units and the command that deploy/ installs."""
 
 import subprocess
 from configparser import ConfigParser

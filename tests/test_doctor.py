@@ -1,4 +1,4 @@
-"""`flask doctor`: what it finds, and what it says to do about it."""
+"""`flask doctor`: its findings and its advice."""
 
 import re
 from collections.abc import Iterator
@@ -151,7 +151,7 @@ def test_connections_with_a_name_from_the_url_do_not_count_as_a_missing_worker(a
 
 @on_postgresql
 def test_a_server_that_may_lose_orders_is_an_error(app: Flask, database_url: str) -> None:
-    found = lines(diagnosed(database_url), "durability")  # the server of the tests writes no transaction to the disk
+    found = lines(diagnosed(database_url), "durability")  # the test server runs without fsync
 
     [fsync] = (line for line in found if "fsync is off" in line)
     assert fsync.startswith("error") and "ALTER SYSTEM SET fsync = on, and SELECT pg_reload_conf()" in fsync

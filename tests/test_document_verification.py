@@ -1,4 +1,4 @@
-"""Whatever is changed in an order's document, wherever it is stored, `flask verify` finds it."""
+"""`flask verify` finds every change in a stored order document."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -53,7 +53,7 @@ def stored_rows(app: Flask, paths: dict[str, str]) -> Rows:
 
 @pytest.fixture(scope="module")
 def lives(app: Flask, paths: dict[str, str], stored_rows: Rows) -> dict[str, Life]:
-    """The order of each life and its events, as the verification reads them."""
+    """The order of each history and its events, as the verification reads them."""
     orders = {row["id"]: row for row in stored_rows[ORDERS]}
     return {name: life_of(orders[path.removeprefix("/orders/")], stored_rows) for name, path in paths.items()}
 
@@ -105,7 +105,7 @@ def test_every_other_value_in_every_snapshot_is_found(lives: dict[str, Life], li
     order, events = lives[life]
     missed = []
     for position, event in enumerate(events):
-        # With the neighbours alone, which differ from the order for themselves: that takes a tenth of the time.
+        # Only with the neighbouring versions, which takes a tenth of the time.
         before, after = events[max(0, position - 1) : position], events[position + 1 : position + 2]
         unchanged = differences(order, [*before, event, *after])
         for path, other, document in changed_documents(event.snapshot):

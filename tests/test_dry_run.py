@@ -1,4 +1,4 @@
-"""A dry run answers what the request would be answered, and stores nothing."""
+"""A dry run returns the response that the request would get, and stores nothing."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def rows(app: Flask) -> Rows:
 
 
 def without_times(value: Any) -> Any:
-    """The value without what a dry run cannot know."""
+    """The value without members that a dry run cannot know."""
     if isinstance(value, dict):
         return {name: None if name in OTHERWISE and part else without_times(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -38,7 +38,7 @@ def without_times(value: Any) -> Any:
 
 
 def agree(preview: TestResponse, real: TestResponse) -> None:
-    """The two are the same but for ids, numbers and times, down to the order of the members."""
+    """Both are equal except for ids, numbers and times, even in the order of members."""
     assert preview.headers["Dry-Run"] == "true" and "Dry-Run" not in real.headers
     assert preview.status_code == real.status_code
     assert preview.headers.get("ETag") == real.headers.get("ETag")

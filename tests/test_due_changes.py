@@ -1,4 +1,4 @@
-"""What happens at a time: holds that end, and orders that become late."""
+"""Changes that are due at a time: holds that end, and orders that become late."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ def at(hours: float) -> str:
 
 @pytest.fixture
 def pass_time(app: Flask) -> Any:
-    """Moves the clock of the service, and returns the number of changes that are made then."""
+    """Moves the clock of the service, and returns the number of due changes."""
     with time_machine.travel(NOW, tick=False) as clock:
 
         def pass_time(hours: float) -> int:

@@ -1,4 +1,4 @@
-"""Erasure: of a person who asked for it, nothing is left; of what was sold, everything."""
+"""Erasure: it removes all personal data of a customer, and keeps what accounting needs."""
 
 import json
 import random
@@ -21,7 +21,7 @@ from tests.support.samples import MINIMAL, slug
 
 @pytest.fixture
 def post(secure_app: Flask, secure_client: FlaskClient) -> Callable[..., TestResponse]:
-    """Sends a request as the shop, under a key and an id that name the customer; what fails fails the test."""
+    """Sends a request as the shop, with a key and an id that contain the customer's name; it must succeed."""
     scopes = ("orders:read", "orders:write", "orders:manage", "payments:write", "privacy:erase")
     headers = bearer(api_key(secure_app, *scopes))
 
@@ -37,7 +37,7 @@ def post(secure_app: Flask, secure_client: FlaskClient) -> Callable[..., TestRes
 
 
 def erase(client: FlaskClient, app: Flask, customer: str = CUSTOMER) -> TestResponse:
-    """The answer that tells that it is done, or what stands in the way."""
+    """The response of a completed erasure, or its problem."""
     headers = bearer(api_key(app, "privacy:erase", name="privacy"))
     response = client.delete(f"/customers/{customer}/personal-data", headers=headers)
     location = response.headers.get("Location")
@@ -51,7 +51,7 @@ def test_an_erasure_leaves_no_personal_data_of_the_customer(
 ) -> None:
     for end in ("cancel", "complete") * 4:
         live(post, end=end)
-    for number in range(100):  # of others too: pages split between them, and rows move
+    for number in range(100):  # of others too: when pages split, rows move
         theirs = MINIMAL | {"customer_id": f"c-{number}", "note": "n" * random.choice((0, 2000))}
         post("/orders", theirs, **{"Idempotency-Key": f"k-{number}", "X-Request-Id": f"r-{number}"})
         if number % 4 == 0:
@@ -87,7 +87,7 @@ def test_an_erasure_keeps_items_amounts_and_times(
     assert after["customer_id"].startswith("erased-")
 
 
-# Each member of an order is either left as it was or says nothing any more: a new one must be put in one of the two.
+# Each member of an order is either kept or erased: a new member must be added to one of the two.
 KEPT = {
     "id", "number", "external_ref", "channel", "status", "fulfillment_status", "payment_status", "return_status",
     "currency", "items", "totals", "ship_by", "deliver_by", "late", "related_orders", "created_at",
@@ -293,7 +293,7 @@ def test_customers_may_erase_themselves(
     own = bearer(token(customer=CUSTOMER, scope="privacy:erase"))
 
     assert secure_client.delete(f"/customers/{CUSTOMER}/personal-data", headers=own).status_code == 200
-    # The record of who asked for it must not bring the name back.
+    # The record of the principal who requested it must not contain the name.
     assert traces(secure_app) == []
 
 

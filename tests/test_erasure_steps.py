@@ -1,4 +1,4 @@
-"""An erasure that takes longer than a request: it goes on where it was, and is done when nothing is left."""
+"""An erasure that takes longer than a request: it continues, and is done when nothing remains."""
 
 import sqlite3
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cancelled_orders(client: FlaskClient, count: int, **members: Any) -> list[str]:
-    """The paths of so many orders of the customer that have ended."""
+    """The paths of a number of cancelled orders of the customer."""
     paths = [client.post("/orders", json=personal_order(**members)).headers["Location"] for _ in range(count)]
     for path in paths:
         assert client.post(f"{path}/cancel", json={"reason": "other", "note": canary()}).status_code == 200
@@ -47,7 +47,7 @@ def verify(app: Flask) -> str:
 
 
 def follow(client: FlaskClient, location: str, seen: Callable[[], None] = lambda: None) -> Any:
-    """The erasure when it is done; `seen` is called after each request before."""
+    """The completed erasure; `seen` is called after each earlier request."""
     for _ in range(100):
         response = client.get(location)
         assert response.status_code == 200
@@ -88,7 +88,7 @@ def test_an_order_can_be_changed_while_it_is_being_erased(app: Flask, client: Fl
 
     changed = client.patch(path, json={"note": canary()}, **patch)
 
-    assert changed.json["metadata"] != {}  # the current version is whole until the order is erased
+    assert changed.json["metadata"] != {}  # the current version is complete until the order is erased
     follow(client, location)
     assert traces(app) == []
     assert client.get(path).json["note"] is None
@@ -211,7 +211,7 @@ def test_open_orders_prevent_a_repeated_erasure_too(app: Flask, client: FlaskCli
 
     assert slug(client.delete(ERASE)) == (409, "open-orders")
     assert follow(client, location)["orders"] == 2
-    assert client.get(later).json["customer_id"] == CUSTOMER  # it is still to be fulfilled
+    assert client.get(later).json["customer_id"] == CUSTOMER  # it still has to be fulfilled
 
 
 def test_erasing_an_alias_erases_nothing(app: Flask, client: FlaskClient) -> None:

@@ -248,12 +248,12 @@ def test_a_cursor_older_than_the_feed_is_410_and_says_how_to_continue(app: Flask
     client.patch(f"/orders/{order}", json={"note": "n"})
     number_events(app)
     assert seqs(page(client, after=expired.json["oldest_after"])["events"]) == [3]
-    assert seqs(page(client)["events"]) == [3]  # a new reader begins with what there is
-    assert len(client.get(f"/orders/{order}/history").json["events"]) == 3  # the snapshots stay
+    assert seqs(page(client)["events"]) == [3]  # a new reader begins with the existing events
+    assert len(client.get(f"/orders/{order}/history").json["events"]) == 3  # the snapshots are kept
 
 
 def test_a_cursor_beyond_the_end_of_the_feed_is_410(app: Flask, client: FlaskClient) -> None:
-    """The feed of a database that was restored from a backup is shorter."""
+    """After a restore from a backup, the feed is shorter."""
     create(client)
     number_events(app)
 

@@ -113,7 +113,7 @@ def test_a_stream_has_only_the_events_that_match(app: Flask, client: FlaskClient
 
 
 def test_heartbeats_tell_how_far_the_feed_has_been_read(app: Flask, client: FlaskClient, impatient: None) -> None:
-    """So a client that connects again is not shown what it has skipped already."""
+    """So a client that reconnects does not get skipped events again."""
     create(client)
     number_events(app)
     with stream(client, "/events?types=order.confirmed&after=latest") as events:

@@ -1,4 +1,4 @@
-"""`flask verify` finds events that are missing in the feed, twice, or not in order."""
+"""`flask verify` finds events that are missing in the feed, duplicated, or out of order."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

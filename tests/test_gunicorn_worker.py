@@ -1,4 +1,4 @@
-"""The HTTP worker: a request means to it what it means to gunicorn's own parser, and nothing gets lost."""
+"""The HTTP worker: it parses requests like gunicorn's own parser, and loses no request."""
 
 import re
 import socket
@@ -41,7 +41,7 @@ usual = st.just("GET /orders HTTP/1.1") | st.just("POST /orders?a=b HTTP/1.1")
 
 @st.composite
 def heads(draw: st.DrawFn) -> bytes:
-    """Heads as they come, and as attackers send them; most are well-formed in most of their parts."""
+    """Request heads of clients and of attackers; most are well-formed in most of their parts."""
     head = [draw(usual | request_lines), *draw(st.lists(st.just("Host: a") | lines, max_size=4))]
     ends = draw(st.lists(st.sampled_from(LINE_ENDS), min_size=len(head), max_size=len(head)))
     text = "".join(line + end for line, end in zip(head, ends, strict=True))
@@ -52,7 +52,7 @@ LIMITS = gunicorn_worker.Limits(line_size=8190, field_size=8190, fields=100, kee
 
 
 def environ_of_gunicorn(head: bytes) -> dict[str, Any]:
-    """What gunicorn makes of a request that comes through a Unix socket. Raises what it refuses it with."""
+    """The environ that gunicorn creates for a request from a Unix socket. Raises the error with which it refuses it."""
     configuration = Config()
     configuration.set("forwarder_headers", "")
     configuration.set("secure_scheme_headers", {"X-FORWARDED-PROTO": "https"})
@@ -105,7 +105,7 @@ def test_the_usual_request() -> None:
 
 
 def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """Answers with the method, the path and, unless it is to be left unread, the beginning of the body."""
+    """Responds with the method, the path and, unless the body is to be left unread, its beginning."""
     body = b"%s %s " % (environ["REQUEST_METHOD"].encode(), environ["PATH_INFO"].encode())
     if environ["PATH_INFO"] != "/unread":
         body += environ["wsgi.input"].read()[:9]
@@ -129,7 +129,7 @@ def connection_to(application: Application, *, timeout: int = TIMEOUT) -> Iterat
 
 
 def everything_of(connection: socket.socket) -> bytes:
-    """All that comes until the server closes."""
+    """All bytes until the server closes the connection."""
     received = b""
     while part := connection.recv(65_536):
         received += part
@@ -137,7 +137,7 @@ def everything_of(connection: socket.socket) -> bytes:
 
 
 def answer_to(sent: bytes, application: Application = echo) -> bytes:
-    """What comes back for these bytes, after which the client sends no more."""
+    """The response to these bytes, after which the client sends no more."""
     with connection_to(application) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
@@ -145,7 +145,7 @@ def answer_to(sent: bytes, application: Application = echo) -> bytes:
 
 
 def bodies(responses: bytes) -> list[bytes]:
-    """The bodies of answers of `echo`, which have a length."""
+    """The bodies of responses of `echo`, which have a length."""
     found = []
     while responses:
         head, _, rest = responses.partition(b"\r\n\r\n")
@@ -260,7 +260,7 @@ def test_a_response_to_head_has_the_length_and_no_body() -> None:
 
 
 class Closing:
-    """Pieces of a body that fail where they meet None, and know whether they were closed."""
+    """Pieces of a body that fail at None, and record whether they were closed."""
 
     def __init__(self, *pieces: bytes | None) -> None:
         self.pieces = pieces
@@ -318,7 +318,7 @@ TOO_MUCH = failing(Closing(*[b"x" * 1_000_000] * 50))  # for a client that does 
 
 @pytest.mark.parametrize("application", [ending_with(RuntimeError()), ending_with(GreenletExit()), TOO_MUCH])
 def test_a_partial_response_resets_the_connection_of_an_http_1_0_client(application: Application) -> None:
-    """Its body ends with the connection: closed as usual, a part would look like the whole."""
+    """Its body ends with the connection: after a normal close, a part would look complete."""
     with socket.create_server(("127.0.0.1", 0)) as listener, worker_of(application, timeout=1) as worker:
         with socket.create_connection(listener.getsockname(), TIMEOUT) as client:
             accepted, address = listener.accept()
@@ -565,7 +565,7 @@ def test_for_http_1_0_a_body_of_unknown_length_ends_with_the_connection() -> Non
 
 
 def answers_in_time(*begun: bytes) -> list[bytes]:
-    """All that comes back, on a connection each, for requests that have only begun: the worker waits for a second."""
+    """All responses to incomplete requests, each on its own connection; the worker waits for a second."""
     with ExitStack() as stack:
         connections = [stack.enter_context(connection_to(echo, timeout=1)) for _ in begun]
         for connection, sent in zip(connections, begun, strict=True):

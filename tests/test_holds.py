@@ -1,4 +1,4 @@
-"""Holds: several at a time, each with a handle of its own."""
+"""Holds: several at a time, each with its own handle."""
 
 from typing import Any
 

@@ -146,7 +146,7 @@ def test_a_different_body_changes_the_fingerprint(client: FlaskClient, change: s
 def test_concurrent_requests_with_one_key_create_one_order(app: Flask, client: FlaskClient) -> None:
     responses = run_concurrently(8, lambda i: post(app.test_client(), MINIMAL if i % 4 else OTHER, "k-1"))
 
-    # Whichever body was first is the order's; the other is told that the key is taken.
+    # The first body creates the order; the other is refused because the key is in use.
     created = [response for response in responses if response.status_code == 201]
     assert {response.status_code for response in responses} <= {201, 409, 422}
     assert len({response.data for response in created}) == 1
@@ -211,12 +211,12 @@ def test_a_request_that_waits_too_long_for_its_key_is_409_or_503(
         waited = time.monotonic() - started
         other.rollback()
 
-    # A lock on SQLite's file tells nothing about this key.
+    # A lock on SQLite's file is not a lock on this key.
     sqlite = engine.dialect.name == "sqlite"
     assert slug(waiting) == ((503, "service-unavailable") if sqlite else (409, "request-in-flight"))
     assert waiting.headers["Retry-After"] == "1"
     assert 0.15 < waited < 5
-    # The other transaction came to nothing, so the same request goes through now.
+    # The other transaction was rolled back, so the same request succeeds now.
     assert post(client, body, key).status_code == 201
 
 

@@ -1,4 +1,4 @@
-"""The Idempotency-Key on every action that is posted: kept also where the action changes nothing."""
+"""The Idempotency-Key of every action with POST: it is stored even if the action changes nothing."""
 
 import sqlite3
 import time
@@ -123,7 +123,7 @@ def test_concurrent_requests_with_one_key_store_one_version(app: Flask, client: 
     assert len(event_types(client, path)) == len(before) + 1
 
 
-# The body of an action that changes nothing, and an action after which the same body would.
+# The body of an action that changes nothing, and an action after which the same body does.
 NO_CHANGE: dict[str, tuple[Any, str]] = {
     "update": ({}, "update"),
     "hold": ({"kind": "other", "reason": "same"}, "release"),
@@ -196,7 +196,7 @@ def test_concurrent_requests_with_one_key_that_change_nothing_get_one_response(
 
 
 def before_the_first_call(monkeypatch: pytest.MonkeyPatch, name: str, meanwhile: Callable[[], Any]) -> None:
-    """Let something happen between the reading of the order and the first writing."""
+    """Run a function between reading the order and the first write."""
     write, pending = getattr(order_actions, name), [meanwhile]
 
     def write_late(*args: Any, **kwargs: Any) -> bool:
@@ -240,7 +240,7 @@ def test_an_action_that_changes_nothing_waits_for_another_process_that_writes(
 def test_storing_the_key_of_an_action_without_change_waits_for_concurrent_changes(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
-    """Were it stored beside an erasure, what it keeps of the body would be left."""
+    """If it were stored during an erasure, its fingerprint would remain."""
     path = order_after(client)
     waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'order-service' AND wait_event_type = 'Lock'"
     url = database_url.replace("+psycopg", "")

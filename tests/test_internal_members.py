@@ -1,4 +1,4 @@
-"""What a customer does not see of an order: internal reasons, references and notes, and who of the shop has acted."""
+"""Members that a customer does not see: internal reasons, references and notes, and actors of the shop."""
 
 from typing import Any
 

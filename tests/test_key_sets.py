@@ -1,4 +1,4 @@
-"""The issuer's key set (RFC 7517): fetched seldom, kept while it is good, never fetched from elsewhere."""
+"""The issuer's key set (RFC 7517): fetched rarely, cached while it is valid, and only from the configured URL."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def named(algorithm: str, kid: str | None = None, **members: Any) -> str:
 
 
 class Issuer:
-    """What the issuer's server answers, and how often it was asked."""
+    """The responses of the issuer's server, and the number of requests."""
 
     def __init__(self) -> None:
         self.keys = [jwk(algorithm) for algorithm in KEYS]
@@ -89,7 +89,7 @@ def serving(issuer: Issuer, tls: ssl.SSLContext | None = None) -> Iterator[None]
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that has gone is no line of the log."""
+            """A disconnected client is not logged."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         issuer.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}/keys"
@@ -108,7 +108,7 @@ def issuer() -> Iterator[Issuer]:
 
 
 class Clock:
-    """The key set's clock, which tests put forward."""
+    """The clock of the key set, which tests advance."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -146,7 +146,7 @@ def test_a_key_id_of_another_key_is_refused(client: FlaskClient, algorithm: str)
     others = [name for name in KEYS if name != algorithm]
 
     assert [status(client, named(algorithm, kid=kid)) for kid in (*others, "x", "../EdDSA")] == [401] * 4
-    assert status(client, token(KEYS[algorithm][0], algorithm)) == 401  # no name, where every key has one
+    assert status(client, token(KEYS[algorithm][0], algorithm)) == 401  # no key id, if every key has one
 
 
 @pytest.mark.parametrize("kid", ["EdDSA", None])
@@ -244,7 +244,7 @@ REASONS = {
 
 
 def fetch_failures(database_url: str, url: str) -> list[dict[str, Any]]:
-    """What the log says of one fetch of this key set."""
+    """The log lines of one fetch of this key set."""
     stream = io.StringIO()
     with redirect_stderr(stream), app_with_auth(database_url, JWT_PUBLIC_KEY="", JWT_JWKS_URL=url) as secure_app:
         status(secure_app.test_client(), named("EdDSA"))
@@ -298,7 +298,7 @@ except token_service.KeySetUnavailable as error:
 
 
 def self_signed(directory: Path) -> ssl.SSLContext:
-    """The context of a server whose certificate nobody has signed but itself."""
+    """The context of a server with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)

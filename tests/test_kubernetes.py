@@ -1,4 +1,4 @@
-"""The manifests of deploy/kubernetes, as kubectl renders them: valid, and about the service as it is."""
+"""The manifests of deploy/kubernetes, as kubectl renders them: valid, and consistent with the service."""
 
 import json
 import re

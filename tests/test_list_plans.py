@@ -1,4 +1,4 @@
-"""The plans of lists on PostgreSQL: an index with the sort in it, whatever the statistics say."""
+"""The plans of lists on PostgreSQL: an index in sort order, with any statistics."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ COMBINATIONS = [*chain.from_iterable(combinations(FILTERS, size) for size in (1,
 
 @pytest.fixture(scope="module")
 def orders_of_one_status(postgresql_url: str) -> str:
-    """The URL of a database with a thousand orders: the statistics speak for walking all of them."""
+    """The URL of a database with a thousand orders, whose statistics favour scanning all of them."""
     url = migrated(new_database(postgresql_url, "list_plans"))
     app = create_app({"DATABASE_URL": url, "AUTH": "off", "TESTING": True})
     with app.app_context():
@@ -59,7 +59,7 @@ def orders_of_one_status(postgresql_url: str) -> str:
 @pytest.fixture
 def connection(orders_of_one_status: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(libpq_url(orders_of_one_status)) as connection:
-        # A table of a thousand orders is read faster whole; one of a million is not.
+        # Scanning a table of a thousand orders is faster; with a million it is not.
         connection.execute("SET enable_seqscan = off")
         connection.execute("SET enable_bitmapscan = off")
         yield connection
@@ -69,7 +69,7 @@ STATUS = {"status": ("pending",)}
 
 
 def shape_of(filters: Iterable[str], *, ranges: int = 1, descending: bool) -> Shape:
-    """The shape of a list by these filters. Partial indexes leave out other values than these."""
+    """The shape of a list with these filters. Partial indexes exclude other values than these."""
     values = {name: "x" for name in filters} | {"sort": "-created_at" if descending else "created_at"}
     selection = select_orders(values, principal=ANONYMOUS)
     assert selection is not None

@@ -1,4 +1,4 @@
-"""No name, address or word of a person reaches a log: real gunicorn, every route, every kind of error."""
+"""No personal data reaches a log: real gunicorn, every route, every kind of error."""
 
 import http.client
 import json
@@ -34,8 +34,8 @@ from tests.support.servers import GUNICORN, TIMEOUT, Server, free_port, running
 
 CANARY = "erika.canary"
 PERSON = f"{CANARY}@mail.example"
-PERSON_UUID = "7c0ffee5-ca4a-4a44-8b1d-0123456789ab"  # issuers make subjects like this
-ADDRESSES = ("127.0.0.77", "203.0.113.77")  # of the client, and what a proxy says of it
+PERSON_UUID = "7c0ffee5-ca4a-4a44-8b1d-0123456789ab"  # issuers use such subjects
+ADDRESSES = ("127.0.0.77", "203.0.113.77")  # of the client, and from a proxy's headers
 FORBIDDEN = (CANARY, PERSON_UUID, *ADDRESSES, "osk_", "eyJ")
 HEADERS = {
     "User-Agent": CANARY, "Referer": f"https://shop.example/{CANARY}", "X-Forwarded-For": ADDRESSES[1],
@@ -49,7 +49,7 @@ ORDER = {
     "shipping_address": {name: CANARY for name in ADDRESS} | {"country": "GB"},
 }
 
-# What makes every insert fail with an error that quotes the customer's id, as far as the database can.
+# Makes every insert fail with an error that quotes the customer's id, if the database does so.
 BREAK = {
     "postgresql": ["ALTER TABLE orders ADD CONSTRAINT broken CHECK ({condition}) NOT VALID"],
     "sqlite": ["CREATE TRIGGER broken BEFORE INSERT ON orders BEGIN SELECT {condition}; END"],
@@ -62,7 +62,7 @@ MEND = {"postgresql": "ALTER TABLE orders DROP CONSTRAINT broken", "sqlite": "DR
 
 
 def send(server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
-    """The answer to a request from the address of the person; of a stream, which does not end, its first bytes."""
+    """The response to a request from the person's address; of a stream, which does not end, its first bytes."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     sent = HEADERS | {"Content-Type": "application/json", "Connection": "close"} | (headers or {})
     connection = http.client.HTTPConnection("127.0.0.1", server.port, TIMEOUT, source_address=(ADDRESSES[0], 0))
@@ -84,7 +84,7 @@ def paths(app: Flask, order_id: str) -> Iterator[tuple[str, str]]:
 
 
 def forged_tokens() -> Iterator[str]:
-    """Tokens that are refused, with a person's data in each of their parts."""
+    """Refused tokens with personal data in each of their parts."""
     yield from (one for one in FORGED.values() if one.isascii() and len(one) < 5000)
     header = {"alg": "EdDSA", "typ": "JWT"}
     for name in ("typ", "kid", "alg", "crit", "jku", CANARY):
@@ -96,7 +96,7 @@ def forged_tokens() -> Iterator[str]:
 
 
 def requests_of_one_order(server: Server, shop: dict[str, str], own: dict[str, str]) -> Iterator[int]:
-    """The life of an order, with every kind of refusal."""
+    """All actions on an order, and every kind of refusal."""
     keyed = shop | {"Idempotency-Key": f"{CANARY}-key"}
     status, headers, body = send(server, "POST", "/orders", ORDER, keyed)
     yield status
@@ -125,7 +125,7 @@ def requests_of_one_order(server: Server, shop: dict[str, str], own: dict[str, s
 
 
 def raw_requests() -> Iterator[bytes]:
-    """What no HTTP parser takes, with a person's data in each place."""
+    """Requests that no HTTP parser accepts, with personal data in each place."""
     name = CANARY.encode()
     yield name + b"\r\n\r\n"
     yield b"GET /" + name + b" HTTP/9.9\r\nHost: a\r\n\r\n"
@@ -165,7 +165,7 @@ def broken(app: Flask, condition: str) -> Iterator[None]:
 
 
 def attack(server: Server, app: Flask, shop: dict[str, str], database: str) -> Counter[int]:
-    """Send all of it; how often each status came."""
+    """Send all requests; return the number of responses by status."""
     own, staff = bearer(token(customer=PERSON)), bearer(token(customer=PERSON, scope="orders:manage"))
     statuses = Counter(requests_of_one_order(server, shop, own))
     created = json.loads(send(server, "POST", "/orders", ORDER, shop)[2])["id"]

@@ -23,7 +23,7 @@ from tests.support.samples import MINIMAL
 
 @pytest.fixture
 def empty_app(database_url: str, tmp_path: Path) -> Iterator[Flask]:
-    """An application on an empty database of its own."""
+    """An application on a new, empty database."""
     is_sqlite = database_url.startswith("sqlite")
     url = f"sqlite:///{tmp_path}/empty.db" if is_sqlite else new_database(database_url, "empty")
     app = create_app({"DATABASE_URL": url, "TESTING": True})

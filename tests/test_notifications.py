@@ -1,4 +1,4 @@
-"""Workers are woken by PostgreSQL's notifications, instead of polling often."""
+"""Workers are woken by PostgreSQL's notifications instead of frequent polling."""
 
 import threading
 
@@ -27,7 +27,7 @@ def rows(app: Flask, sql: str) -> list[tuple[object, ...]]:
 def test_a_create_and_a_change_notify_a_worker(app: Flask, client: FlaskClient) -> None:
     woken = threading.Event()
     with listening(woken.set, context=app.app_context):
-        assert woken.wait(TIMEOUT)  # for what was stored before
+        assert woken.wait(TIMEOUT)  # for events stored before
 
         woken.clear()
         order = client.post("/orders", json=MINIMAL).headers["Location"]
@@ -61,7 +61,7 @@ def test_a_listener_is_woken_again_after_a_lost_connection(
         assert woken.wait(TIMEOUT)
         woken.clear()
         assert rows(app, f"SELECT pg_terminate_backend(pid) {LISTENING}") == [(True,)]
-        assert woken.wait(TIMEOUT)  # for what was notified meanwhile
+        assert woken.wait(TIMEOUT)  # for notifications sent meanwhile
         woken.clear()
         client.post("/orders", json=MINIMAL)
         assert woken.wait(TIMEOUT)

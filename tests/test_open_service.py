@@ -1,4 +1,4 @@
-"""Without authentication the service is for its own machine; with it, it needs somebody to let in."""
+"""Without authentication, the service accepts local requests only; with it, it needs a way to authenticate."""
 
 import http.client
 import re
@@ -47,7 +47,7 @@ def test_no_other_address_is_taken_for_loopback(database_url: str, host: str) ->
 
 
 def test_without_any_api_key_the_start_explains_how_to_create_one(app: Flask, database_url: str) -> None:
-    api_key(app, "orders:read", expires_in=timedelta(seconds=-1))  # an expired key is none
+    api_key(app, "orders:read", expires_in=timedelta(seconds=-1))  # an expired key does not count
 
     ended = run_python(*SERVERS["flask"], AUTH="required", DATABASE_URL=database_url)
 
@@ -76,7 +76,7 @@ def test_the_command_in_that_message_creates_a_valid_key(app: Flask, database_ur
 def test_bound_to_another_address_by_a_gunicorn_option_the_service_rejects_and_logs_remote_clients(
     app: Flask, database_url: str
 ) -> None:
-    """gunicorn takes -b after the settings were checked. 127.0.0.2 stands for another machine."""
+    """gunicorn reads -b after the settings are checked. 127.0.0.2 stands for another machine."""
     port = free_port()
     settings = {"WEB_CONCURRENCY": "1", "DATABASE_URL": database_url}
     with running(*GUNICORN, "-b", f"0.0.0.0:{port}", port=port, **settings) as server:

@@ -25,7 +25,7 @@ RUN = {
     "API keys",
     "Secrets of webhooks",
 }  # the sections whose blocks tests run
-# What needs a whole machine, or a registry.
+# Programs that need a dedicated machine, or a registry.
 WHOLE_MACHINE = {"systemctl", "systemd-analyze", "journalctl", "timedatectl", "apt-get", "promtool"}
 WHOLE_MACHINE |= {"cp", "sleep", "df", "git", "make", "npm", "curl"}
 UNTIL_STOPPED = {"order-service orders tail"}  # tests/test_order_lookup_commands.py

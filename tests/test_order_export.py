@@ -76,7 +76,7 @@ def test_an_export_without_matches_is_empty(client: FlaskClient, accept: str, bo
 
 
 def in_csv(text: str) -> tuple[str, str]:
-    """The CSV of an order with the text for its note and its customer, and what a reader finds for the note."""
+    """The CSV of an order with the text as its note and its customer, and the note as a reader parses it."""
     [order] = sample_orders(1, seed=1, until=datetime(2026, 11, 1, tzinfo=UTC))
     document = orjson.loads(order.document) | {"note": text, "customer_id": text}
     written = "".join(as_csv([orjson.dumps(document).decode()]))

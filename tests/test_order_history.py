@@ -1,4 +1,4 @@
-"""The history: for each change the request that caused it, and the JSON Patch from the version before."""
+"""The history: for each change its request id, and the JSON Patch from the previous version."""
 
 from itertools import pairwise
 from typing import Any

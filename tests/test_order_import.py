@@ -1,4 +1,4 @@
-"""`flask orders import`: bodies and exported documents, as often as one likes, in whole or in part."""
+"""`flask orders import`: bodies and exported documents, repeatedly, completely or in part."""
 
 import os
 import signal
@@ -147,7 +147,7 @@ def test_documents_are_known_by_their_id(
     delete_all_rows(app)
     lines = documents.splitlines()
 
-    # A line may stand twice, next to the first one or in an import of its own.
+    # A line may be repeated, next to the first one or in another import.
     first = imported(*lines[:4], lines[0], lines[3])
     second = imported(*lines, *lines)
     third = imported(*lines)
@@ -309,7 +309,7 @@ FULL_LIFE: list[tuple[str, str, Any]] = [
     ("PUT", "/holds/review", {"kind": "review", "reason": "x", "until": "2099-01-01T00:00:00Z"}),
 ]
 LATER, MUCH_LATER = "2026-11-29T00:00:00.000000Z", "2199-01-01T00:00:00.000000Z"
-# What the API would never make of the order of FULL_LIFE: a member of the document, and what it is replaced by.
+# Documents that the API cannot produce from the order of FULL_LIFE: a member, and its replacement.
 IMPOSSIBLE: list[tuple[str, Any]] = [
     ("late", True),
     ("number", "261128-OOOOIIIL"),
@@ -519,7 +519,7 @@ def test_a_killed_import_resumes(
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE) as process:
         assert process.stdin
         process.stdin.writelines(orjson.dumps(line) + b"\n" for line in lines[:600])
-        process.stdin.flush()  # and not closed: it waits for the rest of its second batch
+        process.stdin.flush()  # not closed: it waits for the rest of its second batch
         while count(app) == 0 and process.poll() is None:
             time.sleep(0.05)
         process.kill()

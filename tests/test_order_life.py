@@ -25,7 +25,7 @@ EVENTS = re.compile(r"^\d+ (order\.\w+):", re.MULTILINE)
 
 
 class Step(NamedTuple):
-    """A block of the page, what it prints, and what it prints as a dry run, if it changes something."""
+    """A block of the page, its output, and its output as a dry run, if it is a change."""
 
     command: str
     output: str
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 @pytest.fixture
 def path(database_url: str, tmp_path: Path) -> str:
-    """The PATH for the commands: with curl where the machine has it, on SQLite with the stand-in that others need."""
+    """The PATH of the commands: with curl if the machine has it, and on SQLite with its replacement."""
     stand_in = tmp_path / "curl"
     stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/support/curl.py" "$@"\n')
     stand_in.chmod(0o755)
@@ -53,7 +53,7 @@ def server(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def run(script: str, path: str) -> str:
-    """What a shell prints for the script."""
+    """The output of the script."""
     environment = {"PATH": path, "LANG": "C.UTF-8"}
     finished = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     assert (finished.returncode, finished.stderr) == (0, "")

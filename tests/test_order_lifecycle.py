@@ -1,4 +1,4 @@
-"""An order's life over HTTP."""
+"""The lifecycle of an order over HTTP."""
 
 from typing import Any
 
@@ -84,7 +84,7 @@ def test_an_illegal_action_is_409_and_lists_the_allowed_actions(client: FlaskCli
 
 
 def succeeding(client: FlaskClient, path: str, way: list[str]) -> list[str]:
-    """The actions that make a new version of the order, or of its twin that has come the same way."""
+    """The actions that store a new version of the order, or of an order in the same state."""
     names = []
     for name in ACTIONS:
         before = client.get(path).json
@@ -97,7 +97,7 @@ def succeeding(client: FlaskClient, path: str, way: list[str]) -> list[str]:
     return sorted(names)
 
 
-# All states that differ in what may come next.
+# All states with different allowed actions.
 WAYS: list[tuple[str, ...]] = [
     (),
     ("hold",),

@@ -1,4 +1,4 @@
-"""Every limit of an order: at it accepted, one beyond it refused, with a pointer to the place."""
+"""Every limit of an order: values at the limit are accepted, larger ones refused with a pointer."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ def with_address(**members: Any) -> dict[str, Any]:
 
 
 def with_adjustment(**members: Any) -> dict[str, Any]:
-    # Dear enough that every discount can be taken off.
+    # Expensive enough for every discount.
     dear = [{"item_id": "sku-1", "quantity": 1, "unit_price": 10**12}]
     return priced(items=dear, adjustments=[{"type": "fee", "amount": 1} | members])
 

@@ -36,7 +36,7 @@ def listed(client: FlaskClient, **query: Any) -> list[str]:
 
 
 def pages(client: FlaskClient, **query: Any) -> Iterator[list[dict[str, Any]]]:
-    """Every page, from the first on, by `next_cursor`."""
+    """All pages, by following `next_cursor`."""
     cursor: dict[str, str] = {}
     while True:
         page = client.get("/orders", query_string=query | cursor).json
@@ -73,7 +73,7 @@ def lines(*item_ids: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def shop(app: Flask, client: FlaskClient) -> list[str]:
-    """Four orders, from the first to the last; the last is confirmed and partly sent."""
+    """Four orders, oldest first; the last is confirmed and partly fulfilled."""
     ids = [
         create(client, NOON, customer_id="c-1", external_ref="r-1")["id"],
         create(client, NOON + timedelta(seconds=1), customer_id="c-2")["id"],

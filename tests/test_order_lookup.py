@@ -1,4 +1,4 @@
-"""An order is found by its creator's own external reference, and by the idempotency key of its create."""
+"""An order is found by its creator's reference, and by the idempotency key of its create."""
 
 from urllib.parse import quote
 

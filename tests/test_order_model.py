@@ -1,4 +1,4 @@
-"""Random lives of several orders at a time, over HTTP and in the reference model: both always agree.
+"""Random sequences of changes of several orders, over HTTP and in the reference model: both always agree.
 
 A short run is part of the tests; `make fuzz-model` makes a long one (MODEL_EXAMPLES=… sequences on each database).
 """
@@ -50,7 +50,9 @@ from tests.support.samples import slug
 from tests.support.tables import delete_all_rows
 
 RUN = settings(
-    max_examples=int(os.environ.get("MODEL_EXAMPLES", settings().max_examples // 6)),  # one is dozens of requests
+    max_examples=int(
+        os.environ.get("MODEL_EXAMPLES", settings().max_examples // 6)
+    ),  # an example has dozens of requests
     stateful_step_count=25,
     deadline=None,
     print_blob=True,
@@ -59,7 +61,7 @@ RUN = settings(
 )
 
 sorts = st.sampled_from(["created_at", "-created_at"])
-picks = st.integers(0, 2)  # which of the last three orders: each gets a life of some length
+picks = st.integers(0, 2)  # one of the last three orders, so that each gets several changes
 ORDERS = 3  # at a time
 hours = st.sampled_from([1, 3, 24, 48])
 Condition = tuple[str | None, set[int] | None]
@@ -86,12 +88,12 @@ ONWARD = {"confirm": 4, "fulfill": 6, "deliver": 3, "return": 4, "receive": 2, "
 
 
 def shown(document: Document) -> Document:
-    """The document without what the model does not know."""
+    """The document without members that the model does not have."""
     return {name: value for name, value in document.items() if name not in ("id", "number")}
 
 
 def content_of(response: TestResponse) -> bytes | Document:
-    """The document, or the problem without what each response has of its own."""
+    """The document, or the problem without the values that differ in each response."""
     if response.status_code < 400:
         return bytes(response.data)
     problem: Document = orjson.loads(response.data)
@@ -126,7 +128,7 @@ class OrderLives(RuleBasedStateMachine):
         self.traveller = self.clock.start()
         self.model = ReferenceService(START)
         self.ids: list[str] = []
-        self.answers: dict[tuple[int, int], bytes] = {}  # the document of each version, as it was answered first
+        self.answers: dict[tuple[int, int], bytes] = {}  # the document of each version, from its first response
         self.sent: list[Callable[[], None]] = []
         self.touched = 0
         self.is_list_old = False  # a request may have changed an order since the list was compared
@@ -140,7 +142,7 @@ class OrderLives(RuleBasedStateMachine):
     @precondition(lambda self: len(self.ids) < ORDERS)
     @rule(entries=st.lists(orders, min_size=1, max_size=2))
     def create_batch(self, entries: list[tuple[Document, str | None]]) -> None:
-        # Where entries contend for a key and a reference at once, which one is first is not promised.
+        # If entries conflict in both a key and a reference, their order is not defined.
         pairs = {(key, body.get("external_ref")) for body, key in entries}
         for taken in zip(*pairs, strict=True):
             named = [one for one in taken if one is not None]
@@ -157,7 +159,7 @@ class OrderLives(RuleBasedStateMachine):
     @precondition(lambda self: self.ids)
     @rule(data=st.data(), pick=picks, steps=st.integers(3, 8))
     def move_on(self, data: st.DataObject, pick: int, steps: int) -> None:
-        """What is allowed: random moves alone seldom lead far."""
+        """An allowed action: random actions alone rarely lead far."""
         for _ in range(steps):
             allowed = allowed_actions(self.model.orders[self.numbered(pick)].now)
             allowed += ["deliver"] if "track" in allowed else []  # the two changes of this action
@@ -167,7 +169,7 @@ class OrderLives(RuleBasedStateMachine):
     @precondition(lambda self: self.ids)
     @rule(hours=hours, age=st.none() | hours)
     def time_passes(self, hours: int, age: int | None) -> None:
-        """What is due happens, and with an age, pending orders expire."""
+        """Due changes are made, and with an age, pending orders expire."""
         self.advance(timedelta(hours=hours))
 
         with self.app.app_context():

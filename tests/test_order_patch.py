@@ -166,7 +166,7 @@ def test_notes_and_addresses_change_at_any_time(client: FlaskClient, status: str
     assert order["status"] == status
 
 
-# As the whole body would be judged that creates the order.
+# Validated like the complete body of a create.
 DATABASE_ERRORS = [
     ({"customer_id": "c-2"}, {"#/customer_id"}),
     ({"status": "completed", "version": 7}, {"#/status", "#/version"}),
@@ -181,7 +181,7 @@ DATABASE_ERRORS = [
     ({"shipping_address": {"planet": "Mars"}}, {"#/shipping_address/planet"}),
     ({"metadata": {"a": 1}}, {"#/metadata/a"}),
     ({"metadata": {"a" * 41: "x"}}, {"#/metadata/" + "a" * 41}),
-    ({"metadata": {f"k-{i}": "x" for i in range(49)}}, {"#/metadata"}),  # 51 with the two that are there
+    ({"metadata": {f"k-{i}": "x" for i in range(49)}}, {"#/metadata"}),  # 51 with the two existing ones
     ({"note": "x" * 2001, "external_ref": ""}, {"#/note", "#/external_ref"}),
     ({"note": "\0"}, {"#/note"}),
     ([], {"#"}),

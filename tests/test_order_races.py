@@ -1,4 +1,4 @@
-"""Many writers on one order: nothing is lost, nothing happens twice, whatever the database."""
+"""Concurrent writers on one order: no change is lost or repeated, on both databases."""
 
 from collections import Counter
 from datetime import UTC, datetime

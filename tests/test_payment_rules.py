@@ -71,7 +71,7 @@ def due(order: OrderAggregate) -> int:
 
 
 def kept(order: OrderAggregate) -> int:
-    """The money that the shop has."""
+    """The amount that the shop has received and not refunded."""
     assert order.totals is not None
     return order.totals["paid"] - order.totals["refunded"]
 
@@ -98,7 +98,7 @@ def test_due_amount_and_status_agree_in_every_sequence(unit_price: int, sequence
             continue
         assert before.total is not None and order.total is not None
         repaid = kept(before) - kept(order)
-        # What is due is positive only if the shop has less than the total, negative only if it has more.
+        # The due amount is positive only if the shop has less than the total, negative only if it has more.
         assert min(0, order.total - kept(order)) <= due(order) <= max(0, order.total - kept(order))
         assert (due(order) < 0) == (kept(order) > order.total)
         assert order.payment_status in status_of(order)

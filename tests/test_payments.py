@@ -1,4 +1,4 @@
-"""Payments: a record of money that others move, and the payment status and totals that follow."""
+"""Payments: records of payments made elsewhere, and the derived payment status and totals."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The export of all that is stored about a customer, and that an erasure leaves nothing of it behind."""
+"""The export of everything that is stored about a customer; after an erasure, nothing of it remains."""
 
 import json
 import re
@@ -188,7 +188,7 @@ KEPT = {
     "reference", "method",
 }  # fmt: skip
 TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
-REPEATED = {"changes"}  # what the snapshots of two versions tell
+REPEATED = {"changes"}  # the differences between two snapshots
 
 
 def personal_texts(value: Any, member: str = "") -> Iterator[str]:
@@ -227,11 +227,11 @@ def test_after_an_erasure_no_table_file_or_log_contains_anything_of_the_export(a
     lines = [json.loads(line) for line in export.splitlines()]
     request_ids = {line["event"]["request_id"] for line in lines if "event" in line}
     texts = {text for line in lines for text in personal_texts(line)}
-    texts -= {"service:shop", "customer"}  # who acted, and the reason of a cancellation
+    texts -= {"service:shop", "customer"}  # the actor, and the reason of a cancellation
     assert len(texts) > 40 and request_ids < texts
     rows = all_rows(app)
     assert [text for text in texts if text in rows] == []
-    assert [text for text in texts - request_ids if text in log] == []  # a log has the ids of requests and no more
+    assert [text for text in texts - request_ids if text in log] == []  # a log has only the ids of requests
 
 
 def all_rows(app: Flask) -> str:

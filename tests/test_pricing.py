@@ -1,4 +1,4 @@
-"""Prices: the allocation of discounts to lines, totals, and the errors of prices that do not add up."""
+"""Prices: the allocation of discounts to lines, totals, and errors of inconsistent prices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -119,7 +119,7 @@ def off(amount: int, line: int | None = None) -> Document:
         ([1, 1, 1], [off(2)], [-1, -1, 0]),
         ([100, 200], [off(1)], [0, -1]),
         ([100, 200], [off(60), off(40)], [-33, -67]),  # shared together, rounded once
-        ([100, 200], [off(90, line=1), off(30)], [-91, -29]),  # in proportion to what is left: 10 and 200
+        ([100, 200], [off(90, line=1), off(30)], [-91, -29]),  # in proportion to the remaining prices: 10 and 200
         ([100, None, 0], [off(50)], [-50, 0, 0]),
         ([100, 200], [off(300)], [-100, -200]),
         ([100, 200], [{"type": "shipping", "amount": -10}], [0, 0]),  # not a discount: it lowers no line

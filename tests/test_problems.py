@@ -1,4 +1,4 @@
-"""Every error is a problem document (RFC 9457), whoever raised it."""
+"""Every error is a problem document (RFC 9457), wherever it is raised."""
 
 import ast
 import re
@@ -41,7 +41,7 @@ def test_the_root_redirects_to_the_documentation(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("path", ["//", "//healthz", "///healthz", "//orders", "//metrics", "//docs/start.js"])
 def test_a_path_with_two_leading_slashes_is_404(client: FlaskClient, path: str) -> None:
-    """The client would take what follows the slashes for a host, so the environment is given as a server makes it."""
+    """The test client would take the part after the slashes for a host, so the path is set in the environ."""
     response = client.get("/", environ_overrides={"PATH_INFO": path})
 
     assert slug(response) == (404, "not-found")
@@ -154,7 +154,7 @@ def test_an_unexpected_error_is_a_500_without_details(
 
 @pytest.fixture(params=["postgresql", "sqlite"])
 def app_without_database(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Flask]:
-    """An application whose database does not answer: nothing listens at the port, there is no such directory."""
+    """An application with an unavailable database: nothing listens on the port, or the directory does not exist."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     urls = {
@@ -243,7 +243,7 @@ def test_a_415_lists_the_supported_media_types(client: FlaskClient) -> None:
 
 
 def details() -> Iterator[tuple[str, str]]:
-    """Every literal detail of a problem in the code, with its place; an f-string without its values."""
+    """Every literal detail of a problem in the code, with its location; f-strings without their values."""
     names = {kind.__name__ for kind in problem_types()}
     for path in sorted(Path(create_app.__code__.co_filename).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Each principal's share of the requests, counted exactly by all workers together."""
+"""Each principal's quota of requests, counted exactly across all workers."""
 
 import re
 import time
@@ -93,7 +93,7 @@ def stored(app: Flask) -> int:
 
 
 def quota(response: Any) -> tuple[int, int, int]:
-    """The status, what is left, and the seconds until there is more."""
+    """The status, the remaining quota, and the seconds until it grows."""
     left, seconds = re.fullmatch(r'"customers";r=(\d+);t=(\d+)', response.headers["RateLimit"]).groups()
     return response.status_code, int(left), int(seconds)
 
@@ -131,7 +131,11 @@ def test_a_batch_larger_than_the_quota_delays_the_next_request(
     [after] = requests(limited_client, token(), 1)
 
     assert (quota(early), early.headers["Retry-After"]) == ((429, 3, 12), "24")
-    assert quota(taken) == (200, 0, 48)  # three orders are owed, and the next request is due after them
+    assert quota(taken) == (
+        200,
+        0,
+        48,
+    )  # three orders exceed the quota, and the next request is accepted after their time
     assert (quota(refused), refused.headers["Retry-After"]) == ((429, 0, 48), "48")
     assert after.status_code == 200
     assert stored(limited) == 8
@@ -181,7 +185,7 @@ def test_without_a_limit_nothing_is_counted(secure_client: FlaskClient) -> None:
 def searches_in_progress(
     app: Flask, headers: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[list[Future[TestResponse]]]:
-    """So many searches of the principal are in progress until the block ends."""
+    """A number of searches of the principal are in progress until the block ends."""
     begun, may_end = Semaphore(0), Event()
 
     def acquire(timeout: float) -> bool:
@@ -211,7 +215,7 @@ def test_the_requests_in_progress_of_one_principal_leave_room_for_others(
             assert (slug(refused), refused.headers["Retry-After"]) == ((429, "too-many-requests"), "1")
             assert client.get("/orders", headers=other).status_code == 200
         assert {each.result().status_code for each in slow} == {200}
-        for _ in range(8):  # each leaves, whatever becomes of it
+        for _ in range(8):  # each releases its slot, with any outcome
             assert [client.get(path, headers=one).status_code for path in ("/orders", "/orders/x")] == [200, 404]
             assert client.get("/events", headers=one).status_code == 403
 
@@ -280,5 +284,7 @@ def test_two_workers_together_accept_exactly_the_quota(app: Flask, database_url:
         pids = {pid for pid in re.findall(r"Booting worker with pid: (\d+)", server.output())}
 
     passed = Counter(response.status for response in responses)[200]
-    assert passed == 10 if seconds < 6 else 10 <= passed <= 10 + seconds / 6  # one more is due every 6 seconds
+    assert (
+        passed == 10 if seconds < 6 else 10 <= passed <= 10 + seconds / 6
+    )  # one more request is allowed every 6 seconds
     assert len(pids) == 2

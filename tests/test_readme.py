@@ -1,4 +1,4 @@
-"""What the README and the pages of docs/ say is so."""
+"""The statements of the README and of docs/ that can be checked are true."""
 
 import json
 import re

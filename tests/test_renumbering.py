@@ -1,4 +1,4 @@
-"""`flask events renumber`: after a restore, no reader takes another event for one that it knows."""
+"""`flask events renumber`: after a restore, no reader mistakes a new event for one that it knows."""
 
 from typing import Any
 from uuid import uuid4
@@ -50,7 +50,7 @@ def test_every_earlier_cursor_is_410_and_the_entries_are_kept(
 
     assert result.stdout == f"{ADDED} was added to each number of the feed.\n"
     assert seqs(client) == [ADDED + n for n in range(1, 6)]
-    # Number 5 was given before the restore, to an event that is lost, or was not given yet.
+    # Before the restore, number 5 belonged to a lost event, or was not used yet.
     for after in (0, 2, before["next_cursor"], 5, ADDED - 1):
         response = client.get(f"/events?after={after}")
         assert slug(response) == (410, "cursor-expired") and response.json["oldest_after"] == ADDED

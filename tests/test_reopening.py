@@ -1,4 +1,4 @@
-"""Reopening orders that have ended."""
+"""Reopening completed and cancelled orders."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A key outlives an erasure: a retry answers the order as it is kept, and never makes a second one."""
+"""An idempotency key survives an erasure: a retry gets the erased order, and never creates a second one."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Send = Callable[..., TestResponse]
 
 @pytest.fixture(params=["service", "customer"])
 def send(request: pytest.FixtureRequest, secure_app: Flask, secure_client: FlaskClient) -> Send:
-    """Sends as a service, whose principal stays, or as the customer, whose principal gets another name."""
+    """Sends as a service, whose principal is kept, or as the customer, whose principal is replaced by an alias."""
     scopes = ("orders:read", "orders:write", "orders:manage")
     credential = api_key(secure_app, *scopes) if request.param == "service" else token(customer="c-erika")
     headers = bearer(credential)
@@ -34,7 +34,7 @@ def send(request: pytest.FixtureRequest, secure_app: Flask, secure_client: Flask
 
 
 def end_and_erase(client: FlaskClient, order_id: str, customer: str = "c-erika") -> dict[str, Any]:
-    """The order as it is kept; `client` is let in everywhere."""
+    """The erased order; `client` has all scopes."""
     assert client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"}).status_code == 200
     assert client.delete(f"/customers/{customer}/personal-data").status_code < 300
     kept: dict[str, Any] = client.get(f"/orders/{order_id}").json

@@ -45,7 +45,11 @@ def test_only_received_units_count_as_returned(client: FlaskClient) -> None:
     assert state(expected) == ("none", 0, ["expected", "expected"])
     assert state(received) == ("partial", 1, ["received", "expected"])
     assert state(rejected) == ("partial", 1, ["received", "rejected"])
-    assert state(again) == ("returned", 2, ["received", "rejected", "received"])  # a rejected unit may come back
+    assert state(again) == (
+        "returned",
+        2,
+        ["received", "rejected", "received"],
+    )  # a rejected unit can be returned later
     assert event_types(client, path)[-5:] == [
         "order.return_expected", "order.return_expected", "order.return_received", "order.return_rejected",
         "order.returned",
@@ -85,7 +89,7 @@ def test_a_return_is_settled_once(client: FlaskClient, first: str, other: str) -
 def test_an_expected_return_is_settled_in_any_status_of_the_order(client: FlaskClient) -> None:
     path = order_after(client, "confirm", "fulfill", "expect", "hold")
 
-    assert client.post(f"{path}/returns/1/receive").json["return_status"] == "returned"  # of the one that was sent
+    assert client.post(f"{path}/returns/1/receive").json["return_status"] == "returned"  # of the fulfilled unit
 
 
 @pytest.mark.parametrize("action", ["receive", "reject"])

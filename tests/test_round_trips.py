@@ -1,4 +1,4 @@
-"""How many statements a request sends to PostgreSQL: each costs a round trip on the network."""
+"""The number of statements that a request sends to PostgreSQL: each is a network round trip."""
 
 from collections.abc import Callable
 from pathlib import Path

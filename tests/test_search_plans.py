@@ -1,4 +1,4 @@
-"""The plans of searches on PostgreSQL: ranges of indexes and look-ups by key, whatever the statistics say."""
+"""The plans of searches on PostgreSQL: ranges of indexes and lookups by key, with any statistics."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ PATHS = [Path("term_0", 2), *(Path(name, 2) for name in SORTED_FILTERS), *(Path(
 
 @pytest.fixture(scope="module")
 def app(database_url: str) -> Iterator[Flask]:
-    """The application with tables that never had a row: PostgreSQL assumes ten pages, and none once it knows better."""
+    """The application with tables that were never analyzed: PostgreSQL assumes ten pages."""
     app = create_app({"DATABASE_URL": migrated(new_database(database_url, "plans")), "AUTH": "off", "TESTING": True})
     yield app
     close_connections(app)

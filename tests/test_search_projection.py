@@ -1,4 +1,4 @@
-"""The projection of the search: kept by workers, reached by erasures, rebuilt by a command, and verified."""
+"""The projection of the search: updated by workers and erasures, rebuilt by a command, and verified."""
 
 import signal
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def stored(app: Flask, table: Table) -> list[dict[str, Any]]:
 
 
 def assert_projected(app: Flask, client: FlaskClient) -> None:
-    """The projection is what the documents of the orders make it."""
+    """Assert that the projection matches the documents of the orders."""
     orders, cursor = [], {}
     while cursor is not None:
         page = client.get("/orders", query_string={"sort": "created_at", "limit": 100} | cursor).json
@@ -47,7 +47,7 @@ def assert_projected(app: Flask, client: FlaskClient) -> None:
     assert {(row["term"], row["order_id"]) for row in stored(app, SEARCH_TERMS)} == terms
 
 
-@settings(max_examples=settings().max_examples // 3)  # one is dozens of events
+@settings(max_examples=settings().max_examples // 3)  # an example has dozens of events
 @given(seed=st.integers(0, 2**31 - 1), batches=st.lists(st.integers(1, 8), min_size=1, max_size=4))
 def test_the_projection_equals_the_documents_after_random_actions(
     app: Flask, client: FlaskClient, seed: int, batches: list[int]

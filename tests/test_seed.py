@@ -53,7 +53,7 @@ def snapshots(orders: list[OrderHistory]) -> list[str]:
 
 
 def body_of(document: dict[str, Any]) -> dict[str, Any]:
-    """The `POST /orders` body that a document answers."""
+    """The body of `POST /orders` for a document."""
     body = {name: document[name] for name in ORDER_MEMBERS if name in document}
     body["items"] = [{name: item[name] for name in ITEM_MEMBERS if item[name] is not None} for item in body["items"]]
     return {name: value for name, value in body.items() if value is not None}
@@ -61,7 +61,7 @@ def body_of(document: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def bodies(many_histories: list[OrderHistory]) -> list[dict[str, Any]]:
-    """What the orders were created from."""
+    """The bodies of the orders."""
     return [body_of(orjson.loads(history.events[0]["snapshot"])) for history in many_histories]
 
 

@@ -1,4 +1,4 @@
-"""The sequencer: every event once in the feed, without gaps, in the order of each order."""
+"""The sequencer: every event once in the feed, without gaps, and in sequence for each order."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The service as its users start it: three servers, real processes, real ports."""
+"""The service with three servers, in real processes and on real ports."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def gunicorn(sqlite_database: str) -> Iterator[Server]:
-    """Two workers on SQLite, for the tests that need no database of their own."""
+    """Two workers on SQLite, for tests that need no separate database."""
     settings = {"DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "2", "CORS_ORIGINS": ORIGIN}
     with running(*GUNICORN, port=free_port(), **settings) as server:
         yield server
@@ -46,7 +46,7 @@ def gunicorn(sqlite_database: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="module", params=SERVERS)
 def each_server(request: pytest.FixtureRequest, sqlite_database: str, gunicorn: Server) -> Iterator[Server]:
-    """Each of the three servers in turn, on SQLite, for the tests that need no settings of their own."""
+    """Each of the three servers, on SQLite, for tests without special settings."""
     if request.param == "gunicorn":
         yield gunicorn
         return
@@ -57,13 +57,13 @@ def each_server(request: pytest.FixtureRequest, sqlite_database: str, gunicorn: 
 
 
 def assert_stops(server: Server) -> None:
-    """On SIGINT a server exits with status 0; it has logged no traceback."""
+    """Assert that a server exits with status 0 on SIGINT, and has logged no traceback."""
     assert server.stop() == 0
     assert "Traceback" not in server.output()
 
 
 def assert_serves_orders(server: Server, prefix: str = "") -> None:
-    """What every server answers, on every database."""
+    """Assert the responses that every server gives on every database."""
     key = {"Idempotency-Key": f"k-{server.port}"}
     created = server.request("POST", f"{prefix}/orders", ORDER, key)
     replayed = server.request("POST", f"{prefix}/orders", ORDER, key)
@@ -111,7 +111,7 @@ def test_a_path_with_two_leading_slashes_is_404(each_server: Server) -> None:
 
 
 def test_a_too_large_body_is_413_with_and_without_content_length(each_server: Server) -> None:
-    huge = json.dumps(ORDER).encode() + b" " * 10_000_000  # what comes first would be a good order
+    huge = json.dumps(ORDER).encode() + b" " * 10_000_000  # the first part would be a valid order
     head = f"POST /orders HTTP/1.1\r\nHost: 127.0.0.1:{each_server.port}\r\nContent-Type: application/json\r\n".encode()
     sized = head + f"Content-Length: {len(huge)}\r\n\r\n".encode() + huge
     chunked = head + f"Transfer-Encoding: chunked\r\n\r\n{len(huge):x}\r\n".encode() + huge + b"\r\n0\r\n\r\n"
@@ -172,7 +172,7 @@ def test_responses_of_probes_are_not_cached(gunicorn: Server, path: str) -> None
 
 
 def status_of(port: int, request: bytes) -> int:
-    """The status of the answer, which may come before the request is sent; the server may close then."""
+    """The status of the response, which may come before the request is complete; the server may then close."""
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
         with suppress(ConnectionError):
             connection.sendall(request)
@@ -275,7 +275,7 @@ def test_a_request_rejected_by_the_worker_is_a_problem(gunicorn: Server, sent: b
     ],
 )
 def test_a_request_rejected_by_the_worker_keeps_its_id(gunicorn: Server, sent: bytes, status: int) -> None:
-    """A request after another one has an id of its own."""
+    """A second request has its own id."""
     last = exchange(gunicorn.port, sent % b"X-Request-Id: given-7").rpartition(b"HTTP/1.1")[2]
 
     assert last.startswith(b" %d " % status)
@@ -296,7 +296,7 @@ def test_options_of_the_service_lists_all_methods(gunicorn: Server) -> None:
 
 @on_postgresql
 def test_a_request_that_waits_in_the_database_delays_no_other(app: Flask, database_url: str) -> None:
-    """One worker. A driver or a lock that gevent does not know would stop it, and all its clients, for two seconds."""
+    """With one worker, a driver or lock that does not cooperate with gevent would block all clients for two seconds."""
     responses: list[Response] = []
     url = database_url.replace("+psycopg", "")
     with (

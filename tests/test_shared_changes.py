@@ -1,4 +1,4 @@
-"""Concurrent changes share one statement: each order gets its own version, and what fails concerns one change alone."""
+"""Concurrent changes share one statement: each order gets its own version, and a failure affects one change only."""
 
 import json
 import threading
@@ -30,7 +30,7 @@ MANY = 8  # changes; the pool has a connection for each
 
 @pytest.fixture(autouse=True)
 def join(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the leader of a batch wait for those that arrive a moment later."""
+    """Make the leader of a batch wait for calls that arrive a moment later."""
     monkeypatch.setattr(Batcher, "wait_for_callers", lambda _: time.sleep(0.1))
 
 
@@ -41,7 +41,7 @@ def paths(client: FlaskClient) -> list[str]:
 
 @pytest.fixture
 def writes(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What stores changes: statements on PostgreSQL, transactions on SQLite."""
+    """The statements (PostgreSQL) or transactions (SQLite) that store changes."""
     seen: list[Any] = []
     execute = Statement.execute
 
@@ -71,7 +71,7 @@ def change_all(app: Flask, paths: list[str], *names: str, **headers: str) -> lis
 
 
 def run_before(monkeypatch: pytest.MonkeyPatch, path: str, meanwhile: Callable[[], Any]) -> None:
-    """Let something happen between the reading of this order and the first attempt to store its new version."""
+    """Run a function between reading this order and the first attempt to store its new version."""
     store, pending = order_actions.store_version, [meanwhile]
 
     def store_late(order: Any, *arguments: Any, **named: Any) -> bool:
@@ -189,7 +189,7 @@ def test_an_order_that_is_locked_delays_no_other_change(app: Flask, database_url
 def test_two_processes_that_change_the_same_orders_in_opposite_order_do_not_deadlock(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
-    """Two applications have nothing in common but the database, as two processes."""
+    """Two applications share only the database, like two processes."""
     other = create_app({"DATABASE_URL": database_url, "AUTH": "off", "TESTING": True})
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as observer:
@@ -226,7 +226,7 @@ def test_changes_whose_leader_is_killed_are_stored_once(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, paths: list[str]
 ) -> None:
     class Killed(BaseException):
-        """As GreenletExit, with which a server kills a request."""
+        """Like GreenletExit, with which a server kills a request."""
 
     end_after_execution(monkeypatch, Killed())
 

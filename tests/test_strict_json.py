@@ -1,4 +1,4 @@
-"""Hostile requests: each is refused with a problem document, and the next good one is served."""
+"""Hostile requests: each is refused with a problem document, and the next valid one is served."""
 
 import gzip
 import json
@@ -307,7 +307,7 @@ def test_nesting_has_a_limit_and_brackets_in_strings_do_not_count(
 
 
 def test_a_body_that_ends_early_is_refused_and_nothing_is_stored(client: FlaskClient) -> None:
-    environ = {"CONTENT_LENGTH": str(len(GOOD) + 1)}  # all that comes is a good order by itself
+    environ = {"CONTENT_LENGTH": str(len(GOOD) + 1)}  # the received part alone is a valid order
 
     cut_off = client.post("/orders", data=GOOD, content_type="application/json", environ_overrides=environ)
 

@@ -1,4 +1,4 @@
-"""What the operators see: logs without personal data, request ids, metrics."""
+"""Telemetry: logs without personal data, request ids, metrics."""
 
 import io
 import math
@@ -109,7 +109,7 @@ def test_a_start_with_an_endpoint_for_traces_and_without_opentelemetry_ends_in_o
 
 
 def with_canaries(value: Any) -> Any:
-    """The same body with a canary in every text that a person may have written."""
+    """The same body with a canary in every free text."""
     if isinstance(value, dict):
         kept = {"currency", "country", "type", "ship_by", "deliver_by", "order_id", "relation"}
         return {name: part if name in kept else with_canaries(part) for name, part in value.items()}
@@ -143,7 +143,7 @@ def test_no_log_line_contains_text_of_the_customer(client: FlaskClient, logged: 
     assert CANARY not in repr(lines)
 
 
-# Faults that no request can cause: something is wrong with the database itself.
+# Errors that no request can cause: the database itself is broken.
 BREAK = {
     "postgresql": "ALTER TABLE order_items ADD CONSTRAINT broken CHECK (item_id NOT LIKE 'canary%')",
     "sqlite": "CREATE TRIGGER broken BEFORE INSERT ON order_items BEGIN SELECT RAISE(ABORT, 'broken'); END",
@@ -233,7 +233,7 @@ def test_requests_are_counted_by_route_and_status(client: FlaskClient) -> None:
 
 @pytest.fixture
 def sampling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each request takes a sample, also after a test that left the time of the last one in the future."""
+    """Make each request take a sample, even after a test that left the time of the last sample in the future."""
     monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", -math.inf)
 
 

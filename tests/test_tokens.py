@@ -1,4 +1,4 @@
-"""JWT bearer tokens: which are believed (RFC 7519, RFC 8725), and that nothing else is."""
+"""JWT bearer tokens: which are accepted (RFC 7519, RFC 8725), and that all others are refused."""
 
 import time
 from datetime import datetime
@@ -38,7 +38,7 @@ def test_a_token_that_the_issuer_did_not_sign_for_this_service_is_401(secure_cli
 
     assert slug(response) == (401, "unauthenticated")
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="orders", error="invalid_token"'
-    assert "token" in response.json["detail"] and len(response.json["detail"]) < 100  # and no word on why
+    assert "token" in response.json["detail"] and len(response.json["detail"]) < 100  # without the reason
 
 
 def test_there_are_at_least_a_hundred_forged_tokens(database_url: str) -> None:

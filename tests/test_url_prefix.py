@@ -1,4 +1,4 @@
-"""The service under a prefix: every link carries it, whether or not the proxy removes it from the path."""
+"""The service with a prefix: every link has it, whether or not the proxy removes it from the path."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def test_the_pages_load_their_files_below_the_prefix(send: Callable[..., TestRes
 def test_the_guides_and_the_collection_name_the_prefix_of_their_application(
     send: Callable[..., TestResponse], app: Flask
 ) -> None:
-    """The process keeps what it has built, for each prefix."""
+    """The process caches its pages for each prefix."""
     for path in ("/docs/guides/webhooks", "/docs/collection.json"):
         without = app.test_client().get(path).text
         assert PREFIX in send("GET", PREFIX + path).text

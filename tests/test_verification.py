@@ -1,4 +1,4 @@
-"""`flask verify` names whatever is wrong in the database."""
+"""`flask verify` reports every corruption of the database."""
 
 import io
 import os
@@ -39,7 +39,7 @@ def run(app: Flask, *statements: Executable) -> None:
 
 @pytest.fixture(scope="module")
 def rows_of_an_order(app: Flask) -> Rows:
-    """An order at version 6: one line sent, a unit of it returned, and then a note."""
+    """An order at version 6: one line fulfilled, a unit of it returned, and then a note."""
     delete_all_rows(app)
     client = app.test_client()
     path = client.post("/orders", json=RICHEST | {"external_ref": None}).headers["Location"]
@@ -61,7 +61,7 @@ def rows_of_an_order(app: Flask) -> Rows:
 
 
 def twin(rows: Rows, position: int) -> Rows:
-    """The rows of the same order, had other random bits been drawn for its id and its number."""
+    """The rows of the same order with other random bits in its id and its number."""
     [order] = rows[Base.metadata.tables["orders"]]
     other_id = f"{order['id'][:24]}{position:08}{order['id'][32:]}"
     drawn = {order["id"]: other_id, order["number"]: f"260101-{position:08}"}
@@ -210,7 +210,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
 
 @pytest.fixture(scope="module")
 def named(app: Flask, rows_of_an_order: Rows) -> dict[str, list[str]]:
-    """The differences that are reported for each corruption, and for a sound order, all in one database."""
+    """The reported differences for each corruption, and for a valid order, all in one database."""
     delete_all_rows(app)
     differences: dict[str, list[str]] = {}
     order_ids: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Events reach the endpoints of webhooks: signed, in order, at least once, until they are accepted."""
+"""Events are delivered to webhooks: signed, in sequence, at least once, until they are accepted."""
 
 import re
 import sqlite3
@@ -40,7 +40,7 @@ from tests.support.webhooks import create_webhook, deliver, deliverer, queue_eve
 
 @pytest.fixture(autouse=True)
 def rules(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Endpoints on loopback, and pauses that are as long as they can be: no test waits for a retry by accident."""
+    """Endpoints on loopback, and maximum pauses, so that no test gets a retry by accident."""
     monkeypatch.setattr("app.models.webhook.random.random", lambda: 1.0)
     with webhook_rules(app):
         yield
@@ -63,7 +63,7 @@ def health(client: FlaskClient, webhook: dict[str, Any]) -> dict[str, Any]:
 
 
 def let_pauses_end(app: Flask) -> None:
-    """Make all that is pending due now, as time does."""
+    """Make all pending deliveries due now."""
     past = datetime.now(UTC) - timedelta(seconds=1)
     with app.app_context(), db.engine.begin() as connection:
         connection.execute(update(DELIVERIES).where(DELIVERIES.c.status == "pending").values(next_attempt_at=past))
@@ -307,7 +307,7 @@ def test_an_order_with_many_pending_events_delays_no_other_order(app: Flask, cli
     claimed = []
     with app.app_context():
         queue_events()
-        for _ in range(3):  # each claim looks at four deliveries, until those wait for an earlier one
+        for _ in range(3):  # each claim examines four deliveries, until those wait for an earlier one
             claimed += webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=2)
 
     assert sorted(delivery.event_id for delivery in claimed) == sorted(f"{order_id}:1" for order_id in orders)
@@ -478,7 +478,7 @@ def test_a_failure_that_began_before_a_repair_does_not_count(
 
 
 def set_back(app: Flask, time: timedelta) -> None:
-    """Let the failures have begun so much earlier."""
+    """Move the beginning of the failures into the past."""
     with app.app_context(), db.engine.begin() as connection:
         for column in (WebhookEndpoint.failing_since, WebhookDelivery.first_attempt_at, WebhookEndpoint.reported_at):
             past = datetime.now(UTC) - time
@@ -773,7 +773,7 @@ def test_deliveries_locked_by_another_transaction_are_not_queued_again(
             repairing = executor.submit(app.test_client().post, f"{path}/replay", json=since)
         else:
             repairing = executor.submit(app.test_client().patch, path, json={"status": "enabled"})
-        wait([repairing], timeout=0.3)  # time enough to meet the row that is locked
+        wait([repairing], timeout=0.3)  # enough time to reach the locked row
         worker.commit()
         repairing.result()
 
@@ -814,7 +814,7 @@ def test_an_erasure_waits_for_a_claim_that_has_read_the_event(
         claiming = executor.submit(claim)
         assert read.wait(TIMEOUT)
         erasing = executor.submit(app.test_client().delete, "/customers/c-canary/personal-data")
-        wait([erasing], timeout=0.3)  # time enough for an erasure that does not wait
+        wait([erasing], timeout=0.3)  # enough time for an erasure that does not wait
         commit.set()
         [claimed] = claiming.result()
         assert erasing.result().status_code in (200, 202)
@@ -934,7 +934,7 @@ def test_a_failure_counts_once_if_the_database_fails_meanwhile(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(_request: Received) -> int:
-        """Accept the first request, and let what waits for the second be given back."""
+        """Accept the first request, and make the deliveries that wait for the second be released."""
         if len(endpoint.requests) == 1:
             return 200
         monkeypatch.setattr(webhook_delivery, "CLAIM_SECONDS", -1.0)

@@ -1,4 +1,4 @@
-"""Webhooks are created, changed and deleted over HTTP; secrets are shown once; keys see those of their channels."""
+"""Webhooks are created, changed and deleted over HTTP; secrets are shown once; keys see webhooks of their channels."""
 
 import re
 from base64 import b64decode
@@ -139,7 +139,7 @@ def test_the_deletion_of_a_webhook_does_not_affect_others(app: Flask, client: Fl
 
 
 def test_a_deleted_webhook_is_not_counted_as_disabled(app: Flask, client: FlaskClient) -> None:
-    """It is there until its deliveries are deleted."""
+    """The webhook exists until its deliveries are deleted."""
     create_webhook(client)
     with app.app_context():
         with db.engine.begin() as connection:
@@ -254,7 +254,7 @@ def test_a_cursor_belongs_to_its_webhook_and_filter(app: Flask, client: FlaskCli
 def test_channels_can_be_added_but_not_removed(
     client: FlaskClient, before: list[str] | None, after: list[str] | None
 ) -> None:
-    """A key that is bound to the channels that are left would get the deliveries of the others."""
+    """A key that is bound to the remaining channels would see deliveries of the others."""
     webhook = create_webhook(client, channels=before)
 
     patched = patch(client, webhook, channels=after)

@@ -1,4 +1,4 @@
-"""One request to an endpoint: to the checked address, with the host's name, within its limits."""
+"""One request to an endpoint: to the checked address, with the host name, within its limits."""
 
 import socket
 import ssl

@@ -16,7 +16,7 @@ from tests.support.marks import on_sqlite
 from tests.support.samples import slug
 from tests.support.webhooks import PUBLIC_ADDRESS, resolve_to, webhook_rules, webhook_sender
 
-# Addresses that lead into the machine, its networks, or nowhere; each in the notations that a URL can give it.
+# Loopback, private and reserved addresses, each in all notations of a URL.
 IPV4 = """
     0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.254 127.0.0.1 127.1.2.3 127.255.255.254 168.63.129.16
     169.254.0.1 169.254.169.254 169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.1 192.0.0.192 192.0.2.1 192.88.99.1

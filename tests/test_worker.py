@@ -80,7 +80,7 @@ def test_a_worker_serves_its_metrics_and_stops_on_ctrl_c(app: Flask, database_ur
 
 
 def test_a_database_that_is_unavailable_to_some_tasks_is_reported_once_until_all_can_use_it() -> None:
-    """As with another process that holds the lock of SQLite's file, or a read-only server: reads succeed."""
+    """Like another process that locks SQLite's file, or a read-only server: reads succeed."""
     calls: list[str] = []
 
     def read() -> bool:

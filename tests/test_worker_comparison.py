@@ -1,4 +1,4 @@
-"""What the worker puts on the wire, compared with gunicorn's own gevent worker; each difference has its reason."""
+"""The responses of the worker, byte for byte, compared with gunicorn's gevent worker; each difference has a reason."""
 
 import json
 import re
@@ -18,7 +18,7 @@ TIMEOUT = 10  # seconds
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-    """Answers with what it was given, in the form that the path names."""
+    """Responds with the request, in the format that the path names."""
     path = environ["PATH_INFO"]
     if path == "/fails":
         raise RuntimeError("broken")
@@ -193,7 +193,7 @@ def requests() -> Iterator[bytes]:
 
 
 def wire(worker_class: type[GeventWorker], sent: bytes) -> bytes:
-    """All that a worker of this class answers to the bytes, after which the client sends no more."""
+    """All responses of a worker of this class to the bytes, after which the client sends no more."""
     configuration = Config()
     for name, value in {"forwarder_headers": "", "limit_request_line": 8190, "keepalive": TIMEOUT}.items():
         configuration.set(name, value)
@@ -219,7 +219,7 @@ NOT_OURS = re.compile(rb"(Date: .*|Server: gunicorn|Connection: keep-alive)")
 
 
 def normalized(received: bytes) -> bytes:
-    """Without what differs everywhere. The server's own errors are a page there and a problem document here."""
+    """The response without general differences: gunicorn's errors are HTML pages, the worker's problem documents."""
 
     def sort_head(head: re.Match[bytes]) -> bytes:
         lines = sorted(line for line in head[2].splitlines() if not NOT_OURS.fullmatch(line))
@@ -230,7 +230,7 @@ def normalized(received: bytes) -> bytes:
     return re.sub(own_error, rb"\1 of the server", plain, flags=re.DOTALL)
 
 
-# Every other difference: patterns of the requests that have it, and why.
+# All other differences: patterns of the requests, and the reason.
 DIFFERENCES = {
     "llhttp knows the registered methods, in upper case; others are 501 (RFC 9110 §9.1)": [rb"^(FOO|G3T|get) "],
     "A Host that is no host with a port is 400 (RFC 9112 §3.2)": [

@@ -1,4 +1,4 @@
-"""Generators make clients of the description that compile, and that work with the running service."""
+"""Clients that are generated from the description compile, and work with the running service."""
 
 import json
 import shutil

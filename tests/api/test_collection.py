@@ -1,4 +1,4 @@
-"""The collection runs against the service: requests chain from the creation of an order to its return."""
+"""The collection runs against the service, from the creation of an order to its return."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The examples of the guides do in curl, JavaScript and Python what the guide says."""
+"""The examples of the guides in curl, JavaScript and Python print what the guide says."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What the tests do with a broker: start it, publish to it, and read from it as a consumer does."""
+"""Brokers for the tests: running servers, and consumers that read from them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""RabbitMQ and Redis on ports of their own on loopback, with their data in a temporary directory."""
+"""RabbitMQ and Redis on free ports of loopback, with their data in a temporary directory."""
 
 import os
 import pwd
@@ -16,11 +16,11 @@ from tests.support.servers import free_port, wait_until
 
 START_SECONDS = 180  # on a very busy machine; RabbitMQ takes 4 s of an idle one
 UNTIL_PARENT_ENDS = ("setpriv", "--pdeathsig", "KILL")
-RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one in PATH insists on the user rabbitmq
+RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one in PATH requires the user rabbitmq
 
 
 class BrokerServer:
-    """A server that can be killed and started again with the data it has stored."""
+    """A server that can be killed and restarted with its stored data."""
 
     def __init__(self, command: list[str], *, port: int, directory: Path, **environment: str) -> None:
         self.port = port

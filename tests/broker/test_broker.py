@@ -49,7 +49,7 @@ def scalar(url: str, query: Any) -> Any:
 
 
 def is_published(url: str) -> bool:
-    """Whether all that is in the feed has been published, and it is not empty."""
+    """Whether all events of the feed, and at least one, have been published."""
     published = scalar(url, select(BROKER_CURSOR.c.seq))
     return bool(published) and published == scalar(url, select(FEED_HEAD.c.seq))
 
@@ -237,7 +237,7 @@ def test_no_event_is_lost_while_the_broker_and_workers_are_killed(
 
 
 def check_events(events: list[dict[str, Any]], url: str) -> None:
-    """Every event of the feed was published, and the first time in its order."""
+    """Assert that every event of the feed was published, in order except for repetitions."""
     engine = create_engine(url)
     with engine.connect() as connection:
         feed = connection.execute(select(FEED.c.seq, FEED.c.order_id, FEED.c.version).order_by(FEED.c.seq)).all()

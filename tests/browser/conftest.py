@@ -1,4 +1,4 @@
-"""A real browser, and the service as it is started by hand."""
+"""A real browser, and the service as started by a user."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass(frozen=True)
 class Page:
-    """What a page had become, and what the browser had to say of it."""
+    """A loaded page, and the messages of the browser about it."""
 
     content: str
     console: list[str]

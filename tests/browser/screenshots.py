@@ -1,4 +1,4 @@
-"""Take the pictures of the README: `make screenshots`."""
+"""Take the screenshots of the README: `make screenshots`."""
 
 import shutil
 import tempfile

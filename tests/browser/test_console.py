@@ -1,4 +1,4 @@
-"""The console in a real browser: what support staff do with it."""
+"""The console in a real browser, used like support staff does."""
 
 import re
 import time
@@ -56,7 +56,7 @@ def service(console_app: Flask, console_url: str) -> Iterator[Server]:
 
 @contextmanager
 def opened(chromium: Browser, **options: Any) -> Iterator[Page]:
-    """A page in a new context, which must log no error and break no policy."""
+    """A page in a new context, which must cause no error and no violation of its policy."""
     context = chromium.new_context(reduced_motion="reduce", **{"viewport": {"width": 1440, "height": 900}} | options)
     context.set_default_timeout(20_000)
     page, errors = context.new_page(), []

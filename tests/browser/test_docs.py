@@ -1,4 +1,4 @@
-"""The pages for people, in a real browser: they work, and nothing on them breaks the content security policy."""
+"""The HTML pages in a real browser: they work, and do not violate the content security policy."""
 
 import threading
 from collections.abc import Callable
@@ -126,7 +126,7 @@ def test_the_pages_are_accessible(service: Server, chromium: Browser, scheme: An
 
 
 def messages_of(page: playwright.sync_api.Page) -> list[str]:
-    """What the console of the browser shows from now on."""
+    """The messages of the browser's console from now on."""
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))

@@ -249,7 +249,7 @@ def test_the_asynchronous_client_does_the_same(service: Service) -> None:
 
 @pytest.fixture
 def gateway(httpserver: HTTPServer) -> Callable[..., HTTPServer]:
-    """A server that gives the responses it is told, in order."""
+    """A server with predefined responses, in order."""
 
     def answering(*responses: Response) -> HTTPServer:
         for response in responses:
@@ -313,7 +313,7 @@ def test_an_export_continues_after_the_last_complete_order(httpserver: HTTPServe
     def cut_off(request: Request) -> Response:
         begin = 2 * int(request.args.get("after", 0))
         body = "".join(json.dumps(line) + "\n" for line in lines[begin:])
-        # All but the last event, with a length that the connection does not live to see; then the rest.
+        # All but the last event, with a longer Content-Length, so that the connection breaks; then the rest.
         cut = body if begin else body[:-3]
         return Response(iter([cut]), headers={"Content-Length": str(len(body))}, mimetype="application/x-ndjson")
 
@@ -482,7 +482,7 @@ def test_a_webhook_with_a_forged_header_is_refused(changed: dict[str, str]) -> N
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "not base64!"])
 def test_without_a_secret_no_webhook_is_verified(secret: str) -> None:
-    """A deployment whose variable is not set: anybody can sign with an empty key."""
+    """Like a deployment without the variable: anybody can sign with an empty key."""
     timestamp = str(int(time.time()))
     digest = hmac.digest(b"", f"e:1.{timestamp}.{{}}".encode(), "sha256")
     forged = {
@@ -532,7 +532,7 @@ def test_severed_connections_neither_duplicate_nor_lose_anything(service: Servic
     stored = {one["id"]: one for one in client.iterate(requests.list_orders(customer_id=customer, limit=100))}
     assert len(stored) == len({one["metadata"]["intent"] for one in stored.values()}) == intents
     assert {one["id"]: one for one in acknowledged} == stored == {one["id"]: one for one in listed}
-    assert {one["version"] for one in stored.values()} == {3}  # no change happened twice
+    assert {one["version"] for one in stored.values()} == {3}  # no change was executed twice
     assert len({event["id"] for event in events}) == 3 * intents
     assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)
 

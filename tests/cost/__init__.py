@@ -1,1 +1,1 @@
-"""What a request costs, in instructions. `make cost-test` runs it: it needs valgrind."""
+"""The number of CPU instructions of requests. `make cost-test` runs these tests, which need valgrind."""

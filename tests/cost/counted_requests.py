@@ -1,6 +1,6 @@
-"""`valgrind --tool=callgrind … python -m tests.cost.counted_requests`: has the instructions of requests counted.
+"""`valgrind --tool=callgrind … python -m tests.cost.counted_requests`: counts the instructions of requests.
 
-Each kind of request becomes a dump of its own, named after the kind. The application is called as a server calls it,
+Each kind of request has its own dump, named after the kind. The application is called as a server calls it,
 with what nginx adds to a request, on the database of DATABASE_URL.
 """
 
@@ -40,7 +40,7 @@ _ENVIRON = {
 
 
 def ask(app: Flask, method: str, path: str, *, query: str = "", body: bytes = b"", **headers: str) -> dict[str, str]:
-    """The response's headers; the response must be a good one."""
+    """The headers of the response, which must be successful."""
     environ: dict[str, Any] = _ENVIRON | headers | {"wsgi.input": io.BytesIO(body)}
     environ |= {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
     if body:
@@ -52,20 +52,20 @@ def ask(app: Flask, method: str, path: str, *, query: str = "", body: bytes = b"
 
 
 def answer_nothing(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """An application that costs nothing, with as many headers as an order has."""
+    """An application that does nothing, with as many headers as an order has."""
     start_response("200 OK", [("Content-Length", "0"), *((f"Header-{i}", "value") for i in range(8))])
     return []
 
 
 def bare_flask() -> Flask:
-    """The least a request can cost: the measure for all others, so that figures hold on another machine's Python."""
+    """The smallest Flask view: the unit for all others, so that figures are comparable between Python builds."""
     app = Flask("bare")
     app.add_url_rule("/orders/<order_id>", "order", lambda order_id: order_id)
     return app
 
 
 class Client:
-    """A client's socket, from which requests come one after the other."""
+    """A client's socket that sends requests one after another."""
 
     def __init__(self) -> None:
         self._requests = count()
@@ -104,7 +104,7 @@ def kinds() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def control(*words: str) -> None:
-    """Tell the valgrind around this process."""
+    """Send a command to the valgrind that runs this process."""
     subprocess.run(["callgrind_control", *words, str(os.getpid())], stdout=subprocess.DEVNULL, check=True)
 
 

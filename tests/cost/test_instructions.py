@@ -1,4 +1,4 @@
-"""Instructions of requests, and of the worker, as multiples of a bare Flask view's: no clock, nothing that flakes."""
+"""Instructions of requests, and of the worker, as multiples of a bare Flask view's: independent of time."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tests.cost.counted_requests import COUNTED
 from tests.support.postgres import private_postgres
 from tests.support.servers import ROOT
 
-# What they are, to be changed with the code; beyond the tolerance somebody shall have meant it.
+# The current figures; a change beyond the tolerance must be intended, and is recorded here.
 FIGURES = {"serve": 0.41, "create": 3.07, "read": 1.80, "list": 2.40, "confirm": 3.83}
 TOLERANCE = 0.05
 

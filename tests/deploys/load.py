@@ -1,4 +1,4 @@
-"""Clients behind nginx that never repeat a request: one that is not answered, or not with success, has failed."""
+"""Clients behind nginx that never retry: a request without a successful response has failed."""
 
 import http.client
 import json
@@ -15,7 +15,7 @@ READS = 4  # of an order, after its creation
 
 
 class Load:
-    """Clients that create orders and read them, until they are told to stop."""
+    """Clients that create orders and read them until they are stopped."""
 
     def __init__(self, port: int, *, clients: int = 8) -> None:
         self.created: set[str] = set()  # ids of the acknowledged orders

@@ -68,7 +68,7 @@ class Deployment:
         return self.servers[name]
 
     def restart_worker(self) -> None:
-        """Start another worker, and stop the one before it."""
+        """Start another worker, and stop the previous one."""
         before = self.worker
         self.worker = self.stack.enter_context(running_worker(DATABASE_URL=self.url, WEBHOOKS_ALLOW_PRIVATE="1"))
         if before is not None:
@@ -105,7 +105,7 @@ def deployment(*sockets: str) -> Iterator[Deployment]:
 
 
 def loses_nothing(deployed: Deployment, deploy: Callable[[], None], *, times: int) -> None:
-    """Deploy so many times under load, with a restart of the worker each time, and check what has become of it."""
+    """Deploy repeatedly under load, with a restart of the worker each time, and check all requests and deliveries."""
     with Load(deployed.nginx.port) as load:
         for _ in range(times):
             deploy()
@@ -126,7 +126,7 @@ def loses_nothing(deployed: Deployment, deploy: Callable[[], None], *, times: in
 
 
 def reload(server: Server) -> None:
-    """Send HUP, and wait until the workers before it have ended."""
+    """Send HUP, and wait until the previous workers have ended."""
     before = set(server.children())
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: not before & set(server.children()))

@@ -1,4 +1,4 @@
-"""What must be true after any fault: everything acknowledged is there once, and the tables say what the log says."""
+"""Checks after any fault: everything acknowledged is stored once, and the tables equal the events."""
 
 import sys
 from collections import Counter

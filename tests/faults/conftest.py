@@ -1,4 +1,4 @@
-"""Databases of tests that kill what writes to them."""
+"""Databases of tests that kill their writers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""SQLite's file: whole after a clean stop, and copied while the service writes."""
+"""SQLite's file: complete after a clean stop, and copied while the service writes."""
 
 import json
 import sqlite3

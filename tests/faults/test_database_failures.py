@@ -1,4 +1,4 @@
-"""The service while its database is unreachable, locked, silent or restarted: real servers, real databases."""
+"""The service while its database is unavailable, locked, unresponsive or restarted: real servers and databases."""
 
 import os
 import signal
@@ -169,7 +169,7 @@ def test_reading_an_erasure_from_an_unresponsive_server_is_503_in_time(postgres:
 
 
 def restricted(*command: str) -> tuple[str, ...]:
-    """The command of Python, run as a user whom file permissions bind."""
+    """The Python command, run as a user who cannot override file permissions."""
     return ("-m", "tests.support.restricted", *command[1:])
 
 

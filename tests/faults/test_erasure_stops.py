@@ -1,4 +1,4 @@
-"""A real server is stopped or killed while it erases orders of many versions: whoever goes on completes it."""
+"""A real server is stopped or killed while it erases orders with many versions: the erasure is completed later."""
 
 import http.client
 import os
@@ -26,7 +26,7 @@ SERVER = (*GUNICORN[:-1], "tests.support.short_requests:app")
 
 
 def erase_in_background(server: Server) -> tuple[threading.Thread, list[Response]]:
-    """A request that erases, under way, and where its answer will be; there is none where the connection breaks."""
+    """A running erasure request, and its future response, which is missing if the connection breaks."""
     responses: list[Response] = []
 
     def send() -> None:
@@ -77,7 +77,7 @@ def test_an_erasure_survives_a_kill_and_a_stop(app: Flask, client: FlaskClient, 
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "privacy", "resume"]
     resumed = subprocess.run(command, cwd=ROOT, env=environment(**settings), capture_output=True, text=True)
 
-    assert (meanwhile.status, waited < 5) == (200, True)  # a step at a time: others are served in between
+    assert (meanwhile.status, waited < 5) == (200, True)  # one step at a time: other requests are served in between
     assert growth < 100_000_000
     assert ([response.status for response in responses], status) == ([202], 0)
     assert resumed.returncode == 0, resumed.stderr

@@ -16,7 +16,7 @@ from tests.support.commands import run_python
 from tests.support.databases import ORDER, gunicorn, migrated, point_link_at, url_through, wait_until_ready
 from tests.support.postgres import libpq_url, private_postgres, processes, socket_directory
 
-RECOVERY = 30  # seconds for a standby to be promoted, on a machine that does much else
+RECOVERY = 30  # seconds to promote a standby on a busy machine
 
 
 def sql(url: str, statement: str) -> list[tuple[object, ...]]:
@@ -27,7 +27,7 @@ def sql(url: str, statement: str) -> list[tuple[object, ...]]:
 
 @contextmanager
 def primary_and_standby() -> Iterator[tuple[str, str]]:
-    """The primary commits only what the standby has too; so what was acknowledged survives the primary."""
+    """The primary commits only what the standby has too, so acknowledged changes survive the primary."""
     with private_postgres(durable=True) as primary:
         migrated(primary)
         with private_postgres(durable=True, primary=primary) as standby:

@@ -1,4 +1,4 @@
-"""Processes die at any moment, and nothing that was acknowledged is lost or made twice.
+"""Processes die at any moment, and nothing acknowledged is lost or duplicated.
 
 `make faults` kills each of them ten times; KILLS=3 is the short form.
 """
@@ -43,7 +43,7 @@ def durable_postgresql() -> Iterator[str]:
 
 
 def wait_for_a_moment(traffic: Traffic) -> None:
-    """Until some more orders and actions have been acknowledged; nobody knows what is under way then."""
+    """Wait until some more orders and actions have been acknowledged, so that others are in progress."""
     target = len(traffic.record.documents) + random.randint(20, 120)
     deadline = time.monotonic() + 10
     while len(traffic.record.documents) < target and time.monotonic() < deadline:
@@ -51,9 +51,9 @@ def wait_for_a_moment(traffic: Traffic) -> None:
 
 
 def kill(server: Server) -> None:
-    """SIGKILL to the master and all its workers, and to nothing else."""
+    """Send SIGKILL to the master and all its workers only."""
     master = server.process.pid
-    os.kill(master, signal.SIGSTOP)  # it must not start new ones meanwhile
+    os.kill(master, signal.SIGSTOP)  # otherwise it would start new ones
     workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
     for pid in [*map(int, workers), master]:
         os.kill(pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ def test_acknowledged_changes_survive_crashes_of_the_database(durable_postgresql
 
 
 def crash(url: str) -> None:
-    """SIGKILL to a process that serves the service: PostgreSQL ends all others and recovers from its log."""
+    """Send SIGKILL to a server process of PostgreSQL, which then ends all others and recovers from its log."""
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'order-service' ORDER BY random() LIMIT 1"
         victim = connection.execute(query).fetchone()

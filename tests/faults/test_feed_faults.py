@@ -28,7 +28,7 @@ Key = tuple[str, int]  # order id and version
 
 
 class Reader:
-    """Calls `read` again and again until it is stopped, and then until there is nothing more."""
+    """Calls `read` repeatedly until it is stopped, and then until there is nothing more."""
 
     def __init__(self, read: Callable[[], list[Any]]) -> None:
         self.found: list[Any] = []
@@ -68,7 +68,7 @@ def feed_reader(port: int) -> Callable[[], list[Any]]:
 
 
 def naive_reader(engine: Engine) -> Callable[[], list[Any]]:
-    """Reads events by their time, from the last one that it has seen: what a feed must not be."""
+    """Reads events by their time, after the last one seen: the design that the feed avoids."""
     position = EVENTS.c.at, EVENTS.c.order_id, EVENTS.c.version
     last: tuple[Any, ...] | None = None
 
@@ -88,7 +88,7 @@ def naive_reader(engine: Engine) -> Callable[[], list[Any]]:
 
 
 def scalar(engine: Engine, query: Any) -> Any:
-    """The value of a query that waits for no writer, and that no writer waits for: on SQLite, a writer would."""
+    """The value of a query that neither waits for writers nor blocks them."""
     with engine.execution_options(read_only=engine.dialect.name == "sqlite").connect() as connection:
         return connection.scalar(query)
 
@@ -139,7 +139,7 @@ def all_events(engine: Engine) -> set[Key]:
 
 
 def check_feed(events: list[dict[str, Any]], engine: Engine) -> None:
-    """Each event of the log came to the reader once, without gaps, and those of each order in order."""
+    """Assert that the reader got each event once, without gaps, and those of each order in sequence."""
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     counts = Counter((event["order_id"], event["version"]) for event in events)
     assert counts.keys() == all_events(engine) and set(counts.values()) == {1}
@@ -150,7 +150,7 @@ def check_feed(events: list[dict[str, Any]], engine: Engine) -> None:
 
 
 def lag(engine: Engine) -> str:
-    """How long events took from their change into the feed."""
+    """The times that events took from their change to the feed."""
     of_entry = (EVENTS.c.order_id == FEED.c.order_id) & (EVENTS.c.version == FEED.c.version)
     with engine.connect() as connection:
         rows = connection.execute(select(FEED.c.at, EVENTS.c.at).join(EVENTS, of_entry))

@@ -1,4 +1,4 @@
-"""Logs and metrics that cannot be written: every answer stays right, and what is lost is counted."""
+"""Logs and metrics that cannot be written: all responses are correct, and lost lines are counted."""
 
 import json
 import re
@@ -80,7 +80,7 @@ def test_a_log_that_cannot_be_written_fails_no_request(database: str, name: str,
 
 
 def test_after_a_full_disk_the_log_continues_with_whole_lines(database: str, tmp_path: Path) -> None:
-    """A limit of the file's size stands for the disk: it takes a part of a line, and then nothing."""
+    """A limit of the file size simulates the full disk: it accepts a part of a line, and then nothing."""
     port, log = free_port(), tmp_path / "log"
     log.write_bytes(b"x" * 1_000_000 + b"\n")
     command = ("bash", "-c", f'ulimit -f 977; exec "$0" "$@" 2>>{log}', sys.executable, *GUNICORN)

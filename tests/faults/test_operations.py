@@ -1,7 +1,7 @@
 """docs/operations.md: its backups are made under traffic and restored by its commands, on a real server.
 
-What belongs to a whole machine is replaced: `systemctl` by starting and stopping the same processes, the user postgres
-by the one that the server runs as, and paths by temporary ones.
+Parts that need a dedicated machine are replaced: `systemctl` by starting and stopping the same processes, the user
+postgres by the user of the server, and paths by temporary ones.
 """
 
 import grp
@@ -34,7 +34,7 @@ runuser -u postgres -- psql -qc 'SELECT pg_switch_wal()'
 
 
 class Machine:
-    """A machine with PostgreSQL and the service, on which the commands of the page are run."""
+    """A machine with PostgreSQL and the service, which runs the commands of the page."""
 
     def __init__(self, postgresql: str) -> None:
         self.directory = socket_directory(postgresql)
@@ -57,7 +57,7 @@ class Machine:
         migrated(self.url)
 
     def _write_stand_ins(self, as_owner: str) -> None:
-        """The programs of the page that need a whole machine, in a directory of the PATH."""
+        """Replacements for programs that need a dedicated machine, in a directory of the PATH."""
         self._path = self.directory / "bin"
         self._path.mkdir()
         postgres = f"PATH={self._programs}:$PATH PGHOST={self.directory} PGPORT=5432 PGUSER=postgres"
@@ -69,7 +69,7 @@ class Machine:
             (self._path / name).chmod(0o755)
 
     def run(self, commands: str) -> str:
-        """What a shell prints for commands of the page."""
+        """The output of commands of the page."""
         for text, replacement in self._replaced.items():
             commands = commands.replace(text, replacement)
         output = ""
@@ -90,7 +90,7 @@ class Machine:
         return done.stdout
 
     def _control(self, verb: str, units: list[str]) -> None:
-        """What systemctl does, with the units of the page."""
+        """Do what systemctl does with the units of the page."""
         if units == ["postgresql"]:
             options = f'--options="-k {self.directory} {SETTINGS}"' if verb == "start" else "--mode=fast"
             log = f"{self.directory}/log"
@@ -125,7 +125,7 @@ class Machine:
         return self.server.request("GET", f"/events?{query}").json
 
     def number_of(self, order: Response, *, after: int = 0) -> int:
-        """The number in the feed of the order's creation, once the worker has given it."""
+        """The number in the feed of the order's creation, once the worker has assigned it."""
         query = f"order_id={order.json['id']}&after={after}"
         wait_until(lambda: self.feed(query)["events"])
         number: int = self.feed(query)["events"][0]["seq"]
@@ -143,7 +143,7 @@ def machine() -> Iterator[Machine]:
 
 
 def is_restored_between(machine: Machine, kept: Response, lost: Response, *, after: int, output: str) -> None:
-    """What the page says of a restore to a moment between two orders with the keys `kept` and `lost`."""
+    """Assert the state after a restore to a moment between two orders with the keys `kept` and `lost`."""
     assert "was added to each number of the feed." in output and ", 0 differences." in output
     again, anew = machine.create("kept"), machine.create("lost")
     assert again.body == kept.body

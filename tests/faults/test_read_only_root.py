@@ -32,7 +32,7 @@ def test_every_command_works_on_a_read_only_root_file_system(
         DATABASE_URL=database_url, AUTH="required",
     )  # fmt: skip
 
-    expected = 1 if "revoke" in command else 0  # there is no such key
+    expected = 1 if "revoke" in command else 0  # the key does not exist
     assert (ended.returncode, "Traceback" in ended.stderr) == (expected, False), ended.stderr
 
 

@@ -40,7 +40,7 @@ def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
         connection.sendall(head.encode() + body[:10])
         time.sleep(0.5)
         server.process.send_signal(signal_)
-        time.sleep(1.5)  # the worker looks once a second
+        time.sleep(1.5)  # the worker checks once a second
         connection.sendall(body[10:])
         received = b"".join(iter(lambda: connection.recv(65536), b""))
 

@@ -1,4 +1,4 @@
-"""What workers share in memory: its space is reserved, so that no full memory file system kills a worker."""
+"""Shared files in memory: their space is reserved, so that no full file system kills a worker."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def can_mount() -> bool:
 
 
 def with_memory_of(size: int) -> tuple[str, ...]:
-    """gunicorn where /dev/shm has so many bytes; where nothing can be mounted, no file may be larger than that."""
+    """gunicorn with a /dev/shm of this size or, if nothing can be mounted, with this limit for all files."""
     if can_mount():
         script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$0" "$@"'
         return (*NAMESPACE, "bash", "-c", script, sys.executable, *GUNICORN)
@@ -52,7 +52,7 @@ def serving(database: str, *command: str) -> Iterator[Server]:
 
 
 def statuses(server: Server) -> set[int]:
-    """Of the requests of many customers, for many routes, with many outcomes: new pages of every file are written."""
+    """The statuses of requests of many customers, routes and outcomes, which write new pages of every file."""
     found = set()
     for i in range(60):
         own = bearer(token(customer=f"c-{i}"))
@@ -94,7 +94,7 @@ def test_memory_that_fills_up_later_kills_no_worker(database: str) -> None:
 
 
 def fill(path: Path) -> None:
-    """Take all the space there is."""
+    """Use all free space."""
     with open(path, "wb", buffering=0) as file:
         for size in (65536, 4096):
             try:

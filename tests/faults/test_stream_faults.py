@@ -1,4 +1,4 @@
-"""Event streams while the database is away: they stay open, and go on."""
+"""Event streams while the database is unavailable: they stay open, and continue."""
 
 import time
 from pathlib import Path

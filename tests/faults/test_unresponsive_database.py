@@ -1,4 +1,4 @@
-"""A database that takes requests and never answers: every client is answered in time all the same."""
+"""A database that accepts requests and never responds: every client still gets a response in time."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ ANSWER_DEADLINE = 10  # seconds
 
 @contextmanager
 def stopped(url: str) -> Iterator[None]:
-    """All processes of the server take no step more, and their sockets stay open, until the block ends."""
+    """Stop all processes of the server, whose sockets stay open, until the block ends."""
     pids = processes(url)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -59,7 +59,7 @@ def test_while_postgresql_is_unresponsive_every_request_gets_a_response_within_t
             responses.append((response, time.monotonic() - sent))
 
         with stopped(postgres):
-            for _ in range(2):  # with the connections of before, and without
+            for _ in range(2):  # with the previous connections, and without
                 threads = [threading.Thread(target=send, args=request) for request in requests]
                 for thread in threads:
                     thread.start()

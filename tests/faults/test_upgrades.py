@@ -1,6 +1,6 @@
-"""The database is migrated while code of the release before serves requests, and by several processes at once.
+"""The database is migrated while the previous release serves requests, and by several processes at once.
 
-The release before is the newest tag; before the first one, it is the code as it is. What a next release may add stands
+The previous release is the newest tag; without a tag, it is the current code. The additions of a next release are
 in NEXT.
 """
 
@@ -35,7 +35,7 @@ from tests.support.servers import (
 )
 
 CLIENTS = 4
-# Migrations that keep the code before them working: a column, a table, an index, and values in the new column.
+# Migrations with which older code still works: a column, a table, an index, and values in the new column.
 NEXT = {
     "expand": """
         op.add_column("orders", sa.Column("gift_wrap", sa.Boolean))
@@ -48,7 +48,7 @@ NEXT = {
         op.execute("UPDATE orders SET gift_wrap = false WHERE id IN (SELECT id FROM orders ORDER BY id LIMIT 100)")
     """,
 }
-# One that no code before it survives.
+# A migration with which older code does not work.
 CONTRACT = {
     "contract": """
         op.drop_column("orders", "note")
@@ -80,7 +80,7 @@ def migrations_with(directory: Path, following: dict[str, str]) -> Path:
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the release before."""
+    """The code of the previous release."""
     newest = subprocess.run(["git", "describe", "--tags", "--abbrev=0"], cwd=ROOT, capture_output=True, text=True)
     if newest.returncode:
         return ROOT
@@ -92,7 +92,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def url(database_url: str, older: Path, tmp_path: Path) -> str:
-    """A database as the release before has made it, with orders."""
+    """A database of the previous release, with orders."""
     is_sqlite = database_url.startswith("sqlite")
     url = f"sqlite:///{tmp_path}/older.db" if is_sqlite else new_database(database_url, "older")
     for command in (["db", "upgrade"], ["seed", "--orders", "50"]):
@@ -116,7 +116,7 @@ def start_flask(url: str, *command: str, directory: Path = ROOT) -> subprocess.P
 
 
 def life_of_an_order(server: Server) -> Iterator[int]:
-    """The statuses of the responses to what a client does with one order, and to the probe."""
+    """The statuses of the responses to all requests for one order, and to the probe."""
     created = server.request("POST", "/orders", ORDER)
     yield created.status
     path = f"/orders/{created.json['id']}"
@@ -136,7 +136,7 @@ def life_of_an_order(server: Server) -> Iterator[int]:
 
 @contextmanager
 def load(server: Server) -> Iterator[Counter[int]]:
-    """Clients without any retries, until the block ends. Yields how many responses had which status."""
+    """Clients without retries, until the block ends. Yields the number of responses by status."""
     statuses: Counter[int] = Counter()
     stopping = threading.Event()
 
@@ -167,7 +167,7 @@ def serving(url: str, directory: Path) -> Iterator[Server]:
 
 
 def new_workers(server: Server) -> None:
-    """Let gunicorn replace its workers, as after a crash."""
+    """Make gunicorn replace its workers, as after a crash."""
     workers = set(server.children())
     server.process.send_signal(1)  # HUP
     wait_until(lambda: len(server.children()) == 2 and not workers & set(server.children()))

@@ -1,4 +1,4 @@
-"""Workers die at any moment while endpoints are slow, fail and break connections off: every endpoint gets every event.
+"""Workers die at any moment while endpoints are slow, fail and abort connections: every endpoint gets every event.
 
 `make faults` kills workers ten times; KILLS=3 is the short form, `KILLS=20 EVENTS=10000` the long one.
 """
@@ -24,7 +24,7 @@ from tests.support.servers import GUNICORN, Server, free_port, running, running_
 KILLS = int(os.environ.get("KILLS", "10"))
 EVENTS_MIN = int(os.environ.get("EVENTS", "0"))  # the clients go on until there are so many
 LONGEST_RUN = 900  # seconds
-FAILING_EVENTS = 40  # one event in so many fails once or twice
+FAILING_EVENTS = 40  # one in this many events fails once or twice
 WEBHOOKS = SETTINGS | {"WEBHOOKS_ALLOW_PRIVATE": "1", "LOG_LEVEL": "info"}
 
 
@@ -34,7 +34,7 @@ def slow(_request: Received) -> int:
 
 
 def failing(failure: int) -> Answer:
-    """Fail the first one or two requests for some events: with a status, or 0 to break the connection off."""
+    """Fail the first one or two requests for some events: with a status, or 0 to abort the connection."""
     attempts: Counter[str] = Counter()
 
     def answer(request: Received) -> int:
@@ -48,7 +48,7 @@ def failing(failure: int) -> Answer:
 
 @dataclass
 class Endpoint:
-    """An endpoint and the events that it has got, in the order of arrival."""
+    """An endpoint and its events, in the order of arrival."""
 
     name: str
     answer: Answer
@@ -57,13 +57,13 @@ class Endpoint:
     received: list[tuple[str, str, int]] = field(default_factory=list)  # webhook-id, order id and version
 
     def verify_and_answer(self, request: Received) -> Any:
-        """Verify at once: the reference library refuses what is older than five minutes."""
+        """Verify at once: the reference library refuses requests older than five minutes."""
         data = request.verify(self.secret)["data"]
         self.received.append((request.event_id, data["order_id"], data["version"]))
         return self.answer(request)
 
     def check(self, engine: Engine) -> None:
-        """Every event came with its own id, and the events of one order in their order."""
+        """Assert that every event came with its own id, and the events of one order in sequence."""
         with engine.connect() as connection:
             rows = connection.execute(select(EVENTS.c.order_id, EVENTS.c.version)).all()
         events = {f"{row.order_id}:{row.version}" for row in rows}
@@ -78,7 +78,7 @@ class Endpoint:
         assert {order_id: sorted(sent) for order_id, sent in versions.items()} == versions
 
     def lag(self, engine: Engine) -> str:
-        """How long events took from their change to the answer of the endpoint, retries included."""
+        """The times from an event's change to the response of the endpoint, including retries."""
         of_event = (EVENTS.c.order_id == DELIVERIES.c.order_id) & (EVENTS.c.version == DELIVERIES.c.version)
         query = select(DELIVERIES.c.finished_at, EVENTS.c.at).join(EVENTS, of_event)
         with engine.connect() as connection:
@@ -127,7 +127,7 @@ def test_every_endpoint_gets_every_event_in_order_while_workers_are_killed(url: 
 
 
 def scalar(engine: Engine, query: Select[tuple[int]]) -> int:
-    """The value of a query that waits for no writer, and that no writer waits for."""
+    """The value of a query that neither waits for writers nor blocks them."""
     with engine.execution_options(read_only=True).connect() as connection:
         return connection.scalar(query) or 0
 

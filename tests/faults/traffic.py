@@ -1,4 +1,4 @@
-"""Clients as they should be: each sends a request again, under the same key, until it is answered."""
+"""Well-behaved clients: each retries a request with the same key until it gets a response."""
 
 import http.client
 import random
@@ -14,8 +14,8 @@ import orjson
 
 from tests.support.servers import TIMEOUT, Response, send_request
 
-PAUSE = 0.02  # seconds between two requests of a client: the machine is to be busy, not drowned
-_RETRIED = {503, 409}  # the service cannot answer now; a twin is under way
+PAUSE = 0.02  # seconds between two requests of a client: the machine should be busy, but not overloaded
+_RETRIED = {503, 409}  # the service is unavailable; a request with the same key is in flight
 ITEMS = [{"item_id": "sku-1", "quantity": 3, "unit_price": 500}, {"item_id": "sku-2", "quantity": 1}]
 
 
@@ -25,7 +25,7 @@ def new_order(**members: Any) -> dict[str, Any]:
 
 @dataclass
 class Record:
-    """What the clients were promised: every answered document by order and version, and how many keys they used."""
+    """The acknowledgements of the clients: every returned document by order and version, and the number of keys."""
 
     documents: dict[tuple[str, int], bytes] = field(default_factory=dict)
     creation_keys: int = 0
@@ -40,11 +40,11 @@ class Record:
 
 
 class Abandoned(Exception):
-    """The test is over, and nobody will answer any more."""
+    """The test is over, and no response will come."""
 
 
 class Traffic:
-    """Clients that create orders, act on them and send batches, until they are told to stop.
+    """Clients that create orders, act on them and send batches until they are stopped.
 
     `hot` is an order that all of them act on.
     """
@@ -67,7 +67,7 @@ class Traffic:
         self.stop()
 
     def stop(self) -> None:
-        """Let every client wait for its last answer, and send no more."""
+        """Wait until every client has its last response, and send no more."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(TIMEOUT)
@@ -93,7 +93,7 @@ class Traffic:
             time.sleep(PAUSE)
 
     def _live(self) -> Iterator[None]:
-        """One order's life, an action a step."""
+        """The actions of one order, one per step."""
         path = f"/orders/{self._send('/orders', new_order())['id']}"
         for action, body in (
             ("confirm", {}),
@@ -121,7 +121,7 @@ class Traffic:
             results = self._insist("/orders/batch", {"orders": entries}, {}).json["results"]
         for result in results:
             if result["status"] == 201:
-                # The bytes inside the answer: the service renders its documents with the same library.
+                # The bytes in the response: the service renders its documents with the same library.
                 self.record.documents[result["order"]["id"], 1] = orjson.dumps(result["order"])
             else:
                 self.record.surprises.append(str(result))

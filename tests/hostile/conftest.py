@@ -1,4 +1,4 @@
-"""The real gunicorn with one worker, so that everybody shares it, bare and behind the real nginx."""
+"""The real gunicorn with one worker, which all clients share, directly and behind the real nginx."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What everybody else notices while somebody is hostile: how long /healthz takes, and what the worker needs."""
+"""The effect of an attack on other clients: the latency of /healthz, and the memory of the worker."""
 
 import statistics
 import time
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass
 class Probe:
-    """Asks for /healthz again and again on connections of its own, until the block ends."""
+    """Requests /healthz repeatedly, each time on a new connection, until the block ends."""
 
     target: Target
     waits: list[float] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Probe:
         return statistics.quantiles(self.waits, n=100, method="inclusive")[98]
 
     def report(self) -> str:
-        """What was measured, in one line; it also holds what must hold of every attack."""
+        """Return the measurements in one line, after checking what must hold for every attack."""
         growth = self.target.peak_memory() - self._memory
         assert self.failures == []
         assert self.target.worker == self._worker, "the worker was replaced"
@@ -93,7 +93,7 @@ class Probe:
 
 
 def together(count: int, attack: Callable[[], object]) -> None:
-    """Run the attack so many times at once; connections that the server ends are part of it."""
+    """Run the attack several times concurrently; connections that the server closes are part of it."""
 
     def run(_: int) -> None:
         with suppress(OSError):

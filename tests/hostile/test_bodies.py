@@ -1,4 +1,4 @@
-"""The worst bodies that may be sent cost their sender, and nobody else."""
+"""The most expensive bodies delay their sender only."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Clients that send without a pause, or hardly at all, keep nobody else waiting."""
+"""Clients that send without a pause, or very slowly, delay no others."""
 
 import os
 import selectors
@@ -30,7 +30,7 @@ SLOW = {
 
 
 def pipeline(port: int, request: bytes) -> None:
-    """Send requests without waiting for responses, and take those as they come."""
+    """Send requests without waiting for responses, and read these as they arrive."""
     deadline = time.monotonic() + SECONDS
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
 
@@ -67,7 +67,7 @@ def test_clients_that_pipeline_wait_in_turn(target: Target, request_: bytes, con
 
 
 def drip(port: int, beginnings: list[bytes]) -> list[float]:
-    """Send each beginning on its own connection, and then a byte a second; how long each connection stayed open."""
+    """Send each beginning on its own connection, then a byte per second; return how long each one stayed open."""
     opened, lasted, byte_due = time.monotonic(), [], 0.0
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         for beginning in beginnings:
@@ -95,7 +95,7 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-# nginx keeps such clients to itself: a body reaches the service when it is complete.
+# nginx buffers the bodies of such clients: the service gets only complete ones.
 @pytest.mark.parametrize("target", ["bare"], indirect=True)
 def test_slow_clients_are_disconnected_after_the_limit_and_delay_no_others(target: Target) -> None:
     beginnings = [beginning for beginning in SLOW.values() for _ in range(50)]

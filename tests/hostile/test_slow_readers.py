@@ -34,7 +34,7 @@ LARGE_ORDERS = 1000
 
 @pytest.fixture(scope="module")
 def large(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
-    """The application with a database of its own that has nearly 50 MB of orders, for all tests."""
+    """The application with its own database of nearly 50 MB of orders, for all tests."""
     is_sqlite = database_url.startswith("sqlite")
     file = tmp_path_factory.mktemp("large") / "orders.db"
     url = migrated(f"sqlite:///{file}" if is_sqlite else new_database(database_url, "large"))
@@ -71,7 +71,7 @@ def slow_reader(server: Server, path: str) -> socket.socket:
 
 
 def rest_of(client: socket.socket) -> bytes:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # and from now on a fast one
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # and now reads fast
     received = b""
     while part := client.recv(1 << 20):
         received += part
@@ -85,7 +85,7 @@ def resident_bytes(server: Server) -> int:
 
 
 def fewest_open_transactions(app: Flask) -> int:
-    """Of many looks: a page that is being read has one for a moment."""
+    """The minimum of many checks: reading a page opens one for a moment."""
     return min(_open_transactions(app) for _ in range(20) if time.sleep(0.05) is None)
 
 
@@ -141,7 +141,7 @@ def test_a_principal_reads_so_many_exports_at_once_and_no_more(large_url: str) -
             with closing(slow_reader(server, "/orders/export")) as second:
                 assert first.recv(12) == second.recv(12) == b"HTTP/1.1 200"
                 refused = server.request("GET", "/orders/export")
-            deadline = time.monotonic() + 30  # it notices with what it sends next
+            deadline = time.monotonic() + 30  # it notices when it sends again
             while (again := server.request("HEAD", "/orders/export")).status == 429 and time.monotonic() < deadline:
                 time.sleep(0.05)
         for _ in range(5):

@@ -13,7 +13,7 @@ from flask import Flask
 from tests.support.certificates import make_certificate
 from tests.support.servers import GUNICORN, ROOT, Server, free_port, running
 
-# What a distribution's nginx.conf would bring. Here all of it lies in one directory, so that any user may run it.
+# The settings of a distribution's nginx.conf, but in one directory, so that any user can run it.
 MAIN = """
 daemon off;
 worker_processes 2;
@@ -36,7 +36,7 @@ http {{
 
 
 def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
-    """The deployed file with the few words changed that a user would change too."""
+    """The deployed file with the few changes that a user would make."""
     if prefix:
         path = r"^    location (= |~ \^|)/(?!\.problem)"
         configuration = re.sub(path, rf"    location \1{prefix}/", configuration, flags=re.MULTILINE)
@@ -55,7 +55,7 @@ def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
 
 
 def over_tls(configuration: str, directory: Path, port: int) -> str:
-    """The deployed file as its last section says: it listens on `port` with TLS, and another server redirects to it."""
+    """The deployed file, changed as its last section says: it listens on `port` with TLS, and a server redirects to it."""
     certificate, key = make_certificate(directory, "localhost")
     served, section = configuration.split("# --- TLS")
     directives, redirecting = re.sub("^# ?", "", section.partition("\n")[2], flags=re.MULTILINE).split("server {")
@@ -80,11 +80,11 @@ def nginx_without_service(
     max_conns: int = 200,
     tls_port: int | None = None,
 ) -> Iterator[Server]:
-    """nginx alone; its directory, which is where it looks for gunicorn's sockets, is that of the process id file."""
+    """nginx alone, in the directory of its process id file, where it expects gunicorn's sockets."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        directory.chmod(0o755)  # as root, nginx's workers are somebody else
+        directory.chmod(0o755)  # if nginx is started by root, its workers are another user
         site = (ROOT / "deploy" / "nginx.conf").read_text()
         if tls_port:
             site = over_tls(site, directory, tls_port)
@@ -97,7 +97,7 @@ def nginx_without_service(
         program = shutil.which("nginx")
         assert program, "nginx is not installed: apt-get install nginx-light"
         command = (program, "-e", "stderr", "-p", name, "-c", f"{name}/nginx.conf")
-        # It is up when it says that the service is not; with a prefix, that there is nothing without it.
+        # nginx is ready when it responds that the service is not available, or with a prefix, that the path is unknown.
         with running(*command, port=port, status=308 if tls_port else 404 if prefix else 502) as server:
             yield server
 

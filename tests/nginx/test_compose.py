@@ -1,6 +1,6 @@
-"""The services of compose.yaml that the repository has, started as processes: migrate, web, worker and nginx.
+"""The services of compose.yaml with code of this repository, started as processes: migrate, web, worker and nginx.
 
-They have the commands and the settings of the file, without what belongs to the network and the volumes of containers.
+They have the commands and settings of the file, except those for networks and volumes of containers.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The service as production runs it: what passes nginx, and what nginx answers by itself."""
+"""The service behind nginx as in production: requests that nginx passes on, and responses of nginx itself."""
 
 import gzip
 import http.client
@@ -329,7 +329,7 @@ def test_two_slashes_and_internal_paths_are_404(service: Server, path: str) -> N
 
 
 def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes], bytes]:
-    """The statuses of that many requests on one connection from the address, and all that came."""
+    """The statuses of a number of requests on one connection from the address, and all received bytes."""
     request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
     with socket.create_connection(("127.0.0.1", port), TIMEOUT, source_address=(address, 0)) as connection:
         connection.sendall((request + b"\r\n") * (count - 1) + request + b"Connection: close\r\n\r\n")
@@ -338,7 +338,7 @@ def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes],
 
 
 def test_an_address_over_its_rate_limit_is_429_and_no_other(service: Server) -> None:
-    """127.0.0.2 stands for another machine; 127.0.0.1 is near, and not counted."""
+    """127.0.0.2 stands for another machine; 127.0.0.1 is not limited."""
     started = time.monotonic()
     flooding, received = statuses_of(service.port, 1000, address="127.0.0.2")
     seconds = time.monotonic() - started
@@ -353,7 +353,7 @@ def test_an_address_over_its_rate_limit_is_429_and_no_other(service: Server) -> 
 
 
 def flood(port: int, address: str, header: str = "X: x") -> bytes:
-    """What comes back for 800 requests on one connection, of which about 400 may come at once."""
+    """The responses to 800 requests on one connection, of which about 400 may come at once."""
     request = f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Test-Address: {address}\r\n{header}\r\n"
     return exchange(port, f"{request}\r\n".encode() * 799 + f"{request}Connection: close\r\n\r\n".encode())
 
@@ -392,7 +392,7 @@ def cors(response: Response) -> dict[str, list[str]]:
 
 
 def own_errors(nginx: Server, origin: dict[str, str]) -> Iterator[Response]:
-    """What nginx answers by itself."""
+    """Responses of nginx itself."""
     yield nginx.request("GET", "//orders", headers=origin)
     yield nginx.request("GET", "/metrics", headers=origin | {"X-Test-Address": "192.0.2.1"})
     yield nginx.request("TRACE", "/orders", headers=origin)
@@ -446,7 +446,7 @@ def test_nginx_serves_tls_and_redirects_to_it_as_described_in_the_file() -> None
 
 
 def test_no_log_names_a_client(app: Flask) -> None:
-    """Each kind of error is provoked by a request whose address, path, query, Host and body name somebody."""
+    """Each kind of error is caused by a request with personal data in address, path, query, Host and body."""
     head = "{} /customers/canary/personal-data?x=canary HTTP/1.1\r\nHost: canary\r\nX-Test-Address: 203.0.113.99\r\n"
 
     def send(port: int, method: str, more: str = "Connection: close\r\n\r\n") -> int:
@@ -463,7 +463,7 @@ def test_no_log_names_a_client(app: Flask) -> None:
         upstream.listen()
         breaking = threading.Thread(target=lambda: upstream.accept()[0].close())
         breaking.start()
-        statuses.append(send(port, "GET"))  # it breaks off
+        statuses.append(send(port, "GET"))  # it closes the connection
         breaking.join()
         upstream.close()
         statuses.append(send(port, "POST", "Content-Length: 70000\r\nConnection: close\r\n\r\ncanary"))
@@ -490,7 +490,7 @@ def test_under_a_prefix_every_link_leads_through_nginx(database_url: str, app: F
         absent = nginx.request("GET", f"{prefix}/orders")
         bind = f"unix:{nginx.process.args[4]}/gunicorn.sock"  # type: ignore[index, str-bytes-safe]
         settings = {"BIND": bind, "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "URL_PREFIX": prefix}
-        # Without the prefix nginx has nothing, so that the readiness is asked for here.
+        # nginx has no path without the prefix, so the readiness is requested here.
         with running(*GUNICORN, port=nginx.port, status=404, **settings):
             deadline = time.monotonic() + TIMEOUT
             while nginx.request("GET", f"{prefix}/readyz").status != 200 and time.monotonic() < deadline:
@@ -528,7 +528,7 @@ def test_a_slow_export_arrives_complete_and_an_aborted_one_is_recognizable(datab
                 connection.request("GET", "/orders/export")
                 response = connection.getresponse()
                 response.read(1)
-                time.sleep(4)  # nginx takes no more than fits into its buffers and the kernel's
+                time.sleep(4)  # nginx reads no more than fits into its buffers and the kernel's
                 with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
                     response.read()
 
@@ -591,7 +591,7 @@ def test_a_reload_under_load_loses_no_request(service: Server, app: Flask) -> No
     for reloads in (1, 2, 3):
         service.process.send_signal(signal.SIGHUP)
         wait_for_workers(service, 2 + 2 * reloads)
-    time.sleep(1)  # the last of the old ones have work to finish
+    time.sleep(1)  # the last old workers have requests to finish
     enough.set()
     for client in clients:
         client.join()

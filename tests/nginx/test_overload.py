@@ -1,4 +1,4 @@
-"""nginx refuses requests above the capacity of the service at once, and slow clients take none of it from others."""
+"""nginx refuses requests above the capacity of the service at once, and slow clients do not use any capacity."""
 
 import socket
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ LARGE = {
 
 @pytest.fixture
 def service(database_url: str, app: Flask) -> Iterator[Server]:
-    """A service that gets two requests at a time."""
+    """A service that processes two requests at a time."""
     with nginx_without_service(max_conns=MAX_CONNS) as nginx:
         settings = {"BIND": f"unix:{nginx.process.args[4]}/gunicorn.sock", "DATABASE_URL": database_url}
         limits = "-c lock_timeout=60s -c statement_timeout=60s"

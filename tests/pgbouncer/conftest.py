@@ -1,4 +1,4 @@
-"""PostgreSQL behind a PgBouncer of its own."""
+"""PostgreSQL behind its own PgBouncer."""
 
 from collections.abc import Iterator
 

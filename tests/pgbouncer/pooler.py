@@ -1,7 +1,7 @@
 """The real PgBouncer in transaction mode, before a private PostgreSQL.
 
 `python -m tests.pgbouncer.pooler COMMAND…` runs COMMAND with TEST_DATABASE_URL and DATABASE_POOLER set to such a
-pooler, and exits with its status: every test that takes PostgreSQL takes it through the pooler then.
+pooler, and exits with its status: every test on PostgreSQL then uses the pooler.
 """
 
 import os
@@ -24,7 +24,7 @@ from tests.support.postgres import private_postgres
 from tests.support.servers import TIMEOUT, free_port
 
 # Few server connections for many clients, so that each transaction is likely to meet another session. PgBouncer's own
-# defaults otherwise: it ignores no start-up parameter, and knows nothing of prepared statements.
+# defaults otherwise: it ignores no startup parameter, and does not support prepared statements.
 CONFIGURATION = """
 [databases]
 * = host={server} port=5432
@@ -47,7 +47,7 @@ def pooled_postgres() -> Iterator[tuple[str, str]]:
     """Yield the URLs of a new, empty server: through the pooler, and its own.
 
     The role `postgres` has the limits that the README advises, `unlimited` has none, and the transactions of
-    `serializable` are that. All may do everything.
+    `serializable` are serializable. All have all privileges.
     """
     with private_postgres() as server, tempfile.TemporaryDirectory(prefix="pgbouncer-") as name:
         make_roles(server)

@@ -21,7 +21,7 @@ _names = (f"shop_{number}" for number in count())
 
 @pytest.fixture
 def database(pooled_url: str, server_url: str) -> Iterator[str]:
-    """The pooler's URL of a new, empty database whose own defaults are a nuisance."""
+    """The pooler's URL of a new, empty database with unsuitable defaults."""
     name = next(_names)
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")

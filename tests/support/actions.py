@@ -1,4 +1,4 @@
-"""Every action as a request, and orders on which actions were performed."""
+"""Every action as a request, and orders after sequences of actions."""
 
 from itertools import count
 from typing import Any
@@ -65,10 +65,10 @@ READY = {
 def send_action(
     client: FlaskClient, path: str, name: str, body: Any = None, *, query: str = "", **headers: str
 ) -> TestResponse:
-    """Send an action with the body, or with one that causes a change; an underscore in a header is a dash."""
+    """Send an action with the body, or with one that causes a change; an underscore in a header stands for a hyphen."""
     method, below, _ = (ROUTES | VARIANTS)[name]
     fresh = {"hold": {"kind": "review", "reason": f"check {next(_fresh)}"}, "update": {"note": f"note {next(_fresh)}"}}
-    if "Idempotency_Key" not in headers:  # a payment under a key is to be the same again
+    if "Idempotency_Key" not in headers:  # a payment with a key must be the same when it is repeated
         fresh["pay"] = BODIES["pay"] | {"reference": f"pi_{next(_fresh)}"}
     content = body if body is not None else fresh.get(name) or (BODIES | VARIANT_BODIES).get(name)
     given = {"json": content} if content is not None else {}

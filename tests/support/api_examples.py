@@ -1,6 +1,6 @@
 """The examples of the API description (`app/http/examples.json`): real requests and responses, recorded.
 
-`python -m tests.support.api_examples` records them again (`make examples`). Whatever differs from one run to the next,
+`python -m tests.support.api_examples` records them again (`make examples`). Values that differ between runs,
 such as ids, is replaced by fixed values.
 """
 
@@ -72,7 +72,7 @@ LINE_1 = [{"line": 1, "quantity": 2}]
 
 
 class Recorder:
-    """Sends requests and keeps what they were and what they got, by operation."""
+    """Sends requests, and keeps requests and responses by operation."""
 
     def __init__(self, app: Flask, clock: time_machine.Traveller) -> None:
         self.app, self.client, self._clock = app, app.test_client(), clock
@@ -101,7 +101,7 @@ class Recorder:
         return name[0].lower() + name[1:]
 
     def fail(self, method: str, path: str, body: Any = None, *, client: FlaskClient | None = None, **more: Any) -> None:
-        """Send a request and keep the problem that it gets."""
+        """Send a request and keep the problem in its response."""
         response = _send(client or self.client, method, path, body, **more)
         assert response.status_code >= 400 and response.json, response.text
         recorded = {"request": _request_text(method, path, body, more), "problem": response.json}
@@ -109,7 +109,7 @@ class Recorder:
 
 
 def _request_text(method: str, path: str, body: Any, more: dict[str, Any]) -> str:
-    """The request as HTTP text, without what is the same in each; a long body is cut off."""
+    """The request as HTTP text, without headers that all requests share; a long body is truncated."""
     headers = [f"{name.replace('_', '-')}: {value}" for name, value in more.items() if name[0].isupper()]
     headers = [header if "Bearer" not in header else "Authorization: Bearer …" for header in headers]
     if "content_type" in more:
@@ -202,7 +202,7 @@ def _webhooks(recorder: Recorder) -> None:
             path = f"/webhooks/{create_webhook(recorder.client, hook.url)['id']}"
             recorder.client.post("/orders", json=SMALL)
             deliver(app)
-            send("GET", f"{path}/deliveries")  # a single one: at one moment, ids are in no order
+            send("GET", f"{path}/deliveries")  # a single one: ids of the same moment are not in order
             send("POST", f"{path}/test")
             deliver(app)
             send("POST", f"{path}/replay", {"from_seq": 1, "to_seq": 1})
@@ -307,7 +307,7 @@ def _key_in_use(app: Flask, key: str) -> Iterator[None]:
 
 
 def _limits(recorder: Recorder) -> None:
-    """Lower limits are reached sooner; `_with_fixed_values` puts the real ones in the text."""
+    """Lower limits are reached sooner; `_with_fixed_values` restores the real limits in the text."""
     fail, client = recorder.fail, recorder.client
     path = client.post("/orders", json=SMALL).headers["Location"]
     with patch.object(order_aggregate, "VERSIONS_MAX", 1):
@@ -349,7 +349,7 @@ def _failures(recorder: Recorder) -> None:
 
 
 def _with_fixed_values(text: str) -> str:
-    """Replace what differs from one run to the next, the same value always by the same."""
+    """Replace values that differ between runs, equal values by equal ones."""
     known: dict[str, int] = {}
 
     def number(match: re.Match[str]) -> str:

@@ -38,7 +38,7 @@ class Applications:
         return self._migrated[database_url]
 
     def secure(self, database_url: str) -> Flask:
-        """The application with AUTH=required, on a database that is migrated."""
+        """The application with AUTH=required, on a migrated database."""
         if database_url not in self._secure:
             self._secure[database_url] = self._stack.enter_context(app_with_auth(database_url))
         return self._secure[database_url]

@@ -24,7 +24,7 @@ _ADVICE = "fetch PyPI/all.zip (https://google.github.io/osv.dev/data/), and run 
 
 
 class Unavailable(Exception):
-    """There is nothing to check the packages against."""
+    """No advisories are available."""
 
 
 def main(*arguments: str) -> int:
@@ -45,9 +45,9 @@ def _run_pip_audit() -> Iterator[str]:
         packages = json.loads(audit.stdout)["dependencies"]
     except FileNotFoundError:
         raise Unavailable("make audit needs uv (https://docs.astral.sh/uv/).") from None
-    except ValueError:  # it has printed no report
+    except ValueError:  # it did not print a report
         packages = []
-    # A package that the index knows nothing about is no error to pip-audit.
+    # pip-audit does not report a package that the index does not know.
     if not packages or any("skip_reason" in package for package in packages):
         raise Unavailable(f"Nothing was audited, because the advisories of pypi.org are out of reach: {_ADVICE}")
     for package in packages:
@@ -91,7 +91,7 @@ def _is_in_range(version: Version, events: list[dict[str, str]]) -> bool:
 
 
 def _ranges(affected: Mapping[str, Any]) -> Iterator[list[dict[str, str]]]:
-    """The events of each range of versions; a limit is none, since PyPI's versions have no branches."""
+    """The events of each range of versions, without limits, since PyPI's versions have no branches."""
     for versions in affected.get("ranges", ()):
         if versions["type"] == "ECOSYSTEM":
             yield [event for event in versions["events"] if "limit" not in event]

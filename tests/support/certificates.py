@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 
 def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate for the host name, which is its own authority, and its key, as PEM files."""
+    """Create a self-signed certificate for the host name, and its key, as PEM files."""
     key = generate_private_key(SECP256R1())
     certificate, private = directory / f"{name}.crt", directory / f"{name}.key"
     certificate.write_bytes(_certificate(key, name).public_bytes(Encoding.PEM))

@@ -1,4 +1,4 @@
-"""Work for child processes, which import this module only."""
+"""Tasks for child processes, which import only this module."""
 
 import os
 

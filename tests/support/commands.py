@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 def run_python(*words: str, stdout: int = subprocess.PIPE, file_size: int | None = None, **settings: str) -> Any:
-    """Run Python with these arguments, until it ends; `{port}` in them and PORT are a free port.
+    """Run Python with these arguments until it exits; `{port}` in them and PORT are a free port.
 
     It cannot write a file of more than `file_size` bytes.
     """

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def run_concurrently(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """The results of call(0) … call(count - 1), started together in a thread each."""
+    """The results of call(0) … call(count - 1), started together, each in its own thread."""
     barrier = threading.Barrier(count)
 
     def run(i: int) -> Any:
@@ -26,7 +26,7 @@ def run_concurrently(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 @contextmanager
 def repeatedly(call: Callable[[], Result], *, pause: float = 0) -> Iterator[list[Result]]:
-    """Call it in a thread until the block ends, with pauses in seconds between the calls. Yields the results so far."""
+    """Call a function in a thread until the block ends, with `pause` seconds between calls. Yields the results so far."""
     results: list[Result] = []
     stopping = threading.Event()
 
@@ -44,7 +44,7 @@ def repeatedly(call: Callable[[], Result], *, pause: float = 0) -> Iterator[list
 
 
 def retry_while_unavailable(send: Callable[[], TestResponse]) -> TestResponse:
-    """The first response other than 503, which a service with too few connections may give for a minute at most."""
+    """The first response other than 503, which a service with too few connections may return for at most a minute."""
     deadline = time.monotonic() + 60
     while (response := send()).status_code == 503 and time.monotonic() < deadline:
         time.sleep(0.05)

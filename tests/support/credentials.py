@@ -1,4 +1,4 @@
-"""API keys and tokens: valid ones, and the means to forge others."""
+"""API keys and tokens: valid ones, and functions to forge others."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from app.db.engine import db
 from app.services.api_key_service import create_api_key
 
 ISSUER, AUDIENCE = "https://login.example/", "orders"
-TOKEN_SECONDS = 86_400  # longer than all tests run: many tokens are made when they are collected
+TOKEN_SECONDS = 86_400  # longer than all tests take: many tokens are created at collection
 SECRET_KEY = "a secret key of the installation, for tests"
 SIGNING_KEY = Ed25519PrivateKey.generate()
 
@@ -35,14 +35,14 @@ def private_pem(key: Any) -> str:
 
 
 def claims(customer: Any = "c-1", scope: Any = "orders:read orders:write", **others: Any) -> dict[str, Any]:
-    """The claims of a customer's token; a claim given as None is left out."""
+    """The claims of a customer's token; claims that are None are omitted."""
     now = int(time.time())
     values = {"sub": customer, "scope": scope, "iss": ISSUER, "aud": AUDIENCE, "iat": now, "exp": now + TOKEN_SECONDS}
     return {name: value for name, value in (values | others).items() if value is not None}
 
 
 def token(key: Any = SIGNING_KEY, algorithm: str = "EdDSA", header: dict[str, Any] | None = None, **given: Any) -> str:
-    """A signed token, valid but for the given claims."""
+    """A signed token that is valid except for the given claims."""
     return jwt.encode(claims(**given), key, algorithm=algorithm, headers=header)
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for curl, for machines that have none: `curl.py [-s] [-X METHOD] [-H HEADER] [-d BODY] URL`.
+"""A replacement for curl on machines without it: `curl.py [-s] [-X METHOD] [-H HEADER] [-d BODY] URL`.
 
 It prints the body of any response, as curl does.
 """

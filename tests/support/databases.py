@@ -1,4 +1,4 @@
-"""Databases of a test's own, and servers whose database fails or is replaced while they run."""
+"""Databases of single tests, and servers whose database fails or is replaced while they run."""
 
 import os
 import shutil
@@ -37,13 +37,13 @@ def flask(url: str, *command: str) -> str:
 
 
 def memory_directory() -> str | None:
-    """The directory of the file system in memory, if it has space for the databases of the tests."""
+    """The directory of a file system in memory, if it has space for the databases of the tests."""
     directory = "/dev/shm"
     return directory if os.path.isdir(directory) and shutil.disk_usage(directory).free > 2**30 else None
 
 
 def new_database(server_url: str, name: str, options: str = "") -> str:
-    """Create an empty database on the PostgreSQL server, in place of one of that name, and return its URL."""
+    """Create an empty database on the PostgreSQL server, replacing one with that name, and return its URL."""
     with psycopg.connect(libpq_url(server_url), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         connection.execute(f"CREATE DATABASE {name} {options}")
@@ -61,7 +61,7 @@ def migrated(url: str) -> str:
 
 @contextmanager
 def orders_locked(url: str) -> Iterator[None]:
-    """Let no create be committed until the block ends."""
+    """Prevent creates from being committed until the block ends."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -73,7 +73,7 @@ def orders_locked(url: str) -> Iterator[None]:
 
 
 def create_order(server: Server) -> Response:
-    """The response to a create, sent again while the worker is at its limit."""
+    """The response to a create, which is retried while the worker is at its limit."""
     while (response := server.request("POST", "/orders", ORDER)).status == 503:
         time.sleep(0.05)
     return response
@@ -91,7 +91,7 @@ def gunicorn(url: str, **settings: str) -> Any:
 
 
 def point_link_at(url: str, link: Path) -> None:
-    """Make the symbolic link lead to the socket of the server at the URL."""
+    """Point the symbolic link to the socket of the server at the URL."""
     link.unlink(missing_ok=True)
     link.symlink_to(socket_directory(url) / link.name)
 

@@ -1,4 +1,4 @@
-"""The API description, with all its references replaced but those to schemas."""
+"""The API description with all references resolved except those to schemas."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Event streams as a client reads them."""
+"""Event streams, read like a client does."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ class ReceivedEvent:
 
 
 def number_events(app: Flask) -> None:
-    """Do the worker's work: move all events to the feed."""
+    """Move all events to the feed, as the worker does."""
     with app.app_context():
         while sequence_events():
             pass
@@ -46,7 +46,7 @@ def parse_event_stream(lines: Iterator[str]) -> Iterator[ReceivedEvent]:
 
 
 def without_comments(events: Iterator[ReceivedEvent]) -> Iterator[ReceivedEvent]:
-    """Fails if no event comes within TIMEOUT seconds: a stream with heartbeats would be read forever."""
+    """Yield events without comments. Fails if none comes within TIMEOUT seconds: heartbeats would continue forever."""
     deadline = time.monotonic() + TIMEOUT
     for event in events:
         if event.data is not None:

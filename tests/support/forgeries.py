@@ -1,4 +1,4 @@
-"""Tokens that must be rejected, each by the name of its fault."""
+"""Tokens that must be rejected, by what is wrong with them."""
 
 import hmac
 import json
@@ -38,7 +38,7 @@ def unsigned(algorithm: Any) -> str:
 
 
 def other_key_with_header(**header: Any) -> str:
-    """A token of another key, which its header contains or names the URL of."""
+    """A token signed with another key, which its header contains or links to."""
     return token(OTHER_KEY, header=header)
 
 
@@ -75,7 +75,7 @@ FORGED: dict[str, str] = {
         for kid in ("x", "", "../../../../dev/null", "' OR '1'='1", "k\0", "a" * 900, "http://127.0.0.1:1/", "é")
     },
     **{f"kid {kid!r}": signed(HEADER | {"kid": kid}, claims()) for kid in (1, [], {}, True)},
-    # the right key, and the wrong token
+    # the right key, but an invalid token
     "other issuer": token(iss="https://login.example"),
     "issuer in capitals": token(iss=ISSUER.upper()),
     "no issuer": token(iss=None),

@@ -1,4 +1,4 @@
-"""What the API description cannot express, added for schemathesis (`make fuzz`; see schemathesis.toml)."""
+"""Hooks of schemathesis for rules that the API description cannot express (`make fuzz`; see schemathesis.toml)."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import schemathesis
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-# Rules between members or with what is stored, and a cursor's origin: no JSON Schema can tell them.
+# Rules between members, with stored data, and of a cursor's origin, which no JSON Schema can express.
 BEYOND_A_SCHEMA = {
     "This is required if there are prices or adjustments.",
     "The adjustments must not make the order's total negative.",
@@ -34,7 +34,7 @@ OF_A_LINE = re.compile(r"The discounts of line \d+ must not exceed its price\.")
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """A fixed path below `/orders` is no order: the tool takes it for one when it follows links."""
+    """A fixed path below `/orders` is not an order, but the tool uses it as one when it follows links."""
     if (case.path_parameters or {}).get("order_id") in ("actions", "batch", "by-ref", "export", "search"):
         case.path_parameters["order_id"] = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
 
@@ -51,7 +51,7 @@ def what_the_description_allows_is_accepted(ctx: Any, response: Any, case: Any) 
 
 
 def is_beyond_a_schema(fault: dict[str, str], case: Any) -> bool:
-    # A patch is judged by the order it would make: an address there may lack its country still.
+    # The result of a patch is validated: an address may still lack its country.
     lacks_country = case.method == "PATCH" and fault.get("pointer", "").endswith("_address/country")
     detail = fault.get("detail", "")
     return lacks_country or detail in BEYOND_A_SCHEMA or OF_A_LINE.fullmatch(detail) is not None

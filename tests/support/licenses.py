@@ -1,4 +1,4 @@
-"""Licences of what the service is made of: as its packages declare them, and as docs/licenses.md lists them."""
+"""Licences of the service's packages, as they declare them and as docs/licenses.md lists them."""
 
 import re
 from importlib.metadata import PackageNotFoundError, metadata
@@ -10,14 +10,14 @@ from app.config import ROOT
 PAGE = ROOT / "docs" / "licenses.md"
 ROW = re.compile(r"^\| (\S+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 SPDX = get_spdx_licensing()
-# The SPDX names of what packages declare in other words.
+# SPDX names of licences that packages declare under other names.
 _DECLARED = {
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache License 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
     "MIT License": "MIT",
 }
-# The licence files of these say more than they declare.
+# The licence files of these packages contain more than they declare.
 _IN_THE_FILE = {
     "amqp": "BSD-3-Clause",
     "flask-sqlalchemy": "BSD-3-Clause",

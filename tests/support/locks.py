@@ -1,4 +1,4 @@
-"""The locked requirements: every package with its version, hashes, and what requires it."""
+"""The locked requirements: every package with its version, its hashes, and the packages that require it."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ SERVICE = ROOT / "requirements.txt"
 BROKER = ROOT / "requirements-broker.txt"  # an extra of the service
 TRACING = ROOT / "requirements-tracing.txt"  # another one
 RUN_TIME = (SERVICE, BROKER, TRACING)
-# What `uv pip compile` writes of a package: its requirement, its hashes, and after "# via" what requires it.
+# The format of `uv pip compile`: the requirement, its hashes, and after "# via" the packages that require it.
 _ENTRY = re.compile(r"^(\S.*?) \\\n((?:    --hash=\S+(?: \\)?\n)+)((?:    #.*\n)+)", re.MULTILINE)
 
 
@@ -30,7 +30,7 @@ class Package:
 
 
 def locked_packages(*files: Path) -> dict[str, Package]:
-    """The packages of the files by name; one that several files lock is that of the first."""
+    """The packages of the files by name; the first file that locks a package wins."""
     packages: dict[str, Package] = {}
     for file in files:
         for package in _packages(file.read_text()):

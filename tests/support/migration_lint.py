@@ -1,6 +1,6 @@
 """`python -m tests.support.migration_lint` checks the SQL of each migration on PostgreSQL with squawk.
 
-A migration must not block requests, nor break the code that runs while it is made. What a contracting migration removes
+A migration must neither block requests nor break the code that runs meanwhile. What a contracting migration removes
 is for squawk to ignore if it says which code works without it, in `schema_compatibility`.
 """
 
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def migrations() -> Iterator[tuple[str, str]]:
-    """Each migration, the first one first, and its SQL. No database is needed."""
+    """Each migration in order, with its SQL. No database is needed."""
     app = create_app({"DATABASE_URL": "postgresql://nowhere/orders", "AUTH": "off"})
     for script in reversed(list(ScriptDirectory(MIGRATIONS).walk_revisions())):
         with app.app_context(), redirect_stdout(io.StringIO()) as output:
@@ -41,7 +41,7 @@ def migrations() -> Iterator[tuple[str, str]]:
 
 
 def lint(revision: str, sql: str) -> int:
-    """Print what is wrong with the SQL. Returns squawk's exit status."""
+    """Print squawk's warnings about the SQL. Returns its exit status."""
     excluded = NOT_CHECKED + (CONTRACTING if COMPATIBILITY in sql else [])
     command = [str(SQUAWK), "--reporter=gcc", "--pg-version=15", f"--stdin-filepath={revision}.sql"]
     squawk = subprocess.run([*command, f"--exclude={','.join(excluded)}"], input=sql, stdout=subprocess.PIPE, text=True)

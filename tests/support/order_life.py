@@ -1,4 +1,4 @@
-"""Orders that have lived through everything, over HTTP."""
+"""Orders with every kind of change, over HTTP."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ PAYMENT = {"type": "authorization", "amount": 6000, "reference": "pi_1", "method
 
 
 def units(*quantities: int) -> dict[str, Any]:
-    """A body with so many units of lines 1, 2, …"""
+    """A body with these quantities of lines 1, 2, …"""
     return {"items": [{"line": line, "quantity": n} for line, n in enumerate(quantities, start=1) if n]}
 
 
@@ -100,6 +100,6 @@ def created(client: FlaskClient, body: dict[str, Any]) -> str:
 
 
 def change(client: FlaskClient, method: str, path: str, body: Any = None) -> None:
-    """Make a change, which must be accepted."""
+    """Send a change, which must be accepted."""
     response = client.open(path, method=method, **({} if body is None else {"json": body}))
     assert response.status_code in (200, 201), (path, response.text)

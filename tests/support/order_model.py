@@ -1,7 +1,7 @@
-"""The order service in plain Python: the rules of an order's life written down a second time, without a database.
+"""The order service in plain Python: a second implementation of the rules of an order, without a database.
 
 Nothing of the service is used here, so that the two can be compared (`test_order_model.py`). Ids and numbers are left
-out; an order is named by its place in the list. Times are part of it: the caller sets the clock, `now`.
+out; an order is identified by its position in the list. Times are included: the caller sets the clock, `now`.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """An order as it was at a version. `unchanged`: the request had nothing to change."""
+    """An order at a version. `unchanged`: the request changed nothing."""
 
     order: int
     version: int
@@ -50,7 +50,7 @@ class Reply:
 
 @dataclass
 class Order:
-    """The order's document now and after each change, what happened to it, and the keys that were used on it."""
+    """The order's document now and after each change, its events, and the idempotency keys of its changes."""
 
     now: Document
     versions: list[Document] = field(default_factory=list)
@@ -69,12 +69,12 @@ class ReferenceService:
     def __init__(self, now: datetime) -> None:
         self.now = now
         self.orders: list[Order] = []
-        self.bodies: list[Document] = []  # what each order was created from
+        self.bodies: list[Document] = []  # the body of each order
         self.keys: dict[str, int] = {}
-        self.ref_keys: dict[str, int] = {}  # references that stood for the key of an entry
+        self.ref_keys: dict[str, int] = {}  # references that were used as the key of an entry
 
     def create(self, body: Document, *, key: str | None, ref_is_key: bool = False) -> Reply:
-        """In a batch, the reference of an entry without a key is its key."""
+        """Create an order. In a batch, the reference of an entry without a key is its key."""
         content = checked_content(body)
         if key in self.keys:
             order = self.keys[key]
@@ -118,7 +118,7 @@ class ReferenceService:
             raise Refusal(412, "version-mismatch", current_version=order.now["version"])
         changed = self.change(number, action, target, body)
         reply = Reply(number, order.now["version"], unchanged=not changed)
-        if key is not None:  # also where nothing changed
+        if key is not None:  # even if nothing changed
             order.keys[action, target, key] = copy_of(body), reply
         return reply
 
@@ -183,7 +183,7 @@ def copy_of(document: Any) -> Any:
 
 
 def text_of(time: datetime) -> str:
-    """As every time is shown: UTC with microseconds."""
+    """A time as in documents: UTC with microseconds."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -344,7 +344,7 @@ def pay(order: Document, body: Document, at: datetime) -> str | None:
     entry["occurred_at"] = reported(body.get("occurred_at"), at)
     before = totals(order) or {}
     order["payments"].append(entry | {"waived": 0})
-    # A refund of what is paid, and not too much, is not due again.
+    # A refund of a paid amount, except of an overpayment, is not due again.
     if before["due"] <= 0 and body["type"] in ("refund", "chargeback"):
         order["payments"][-1]["waived"] = max(0, (totals(order) or {})["due"])
     authorized, captured, refunded = sums_of(order["payments"])
@@ -354,7 +354,7 @@ def pay(order: Document, body: Document, at: datetime) -> str | None:
 
 
 def sums_of(payments: list[Document]) -> tuple[int, int, int]:
-    """Authorized and not voided, captured, given back."""
+    """The amounts authorized and not voided, captured, and refunded."""
 
     def of(*types: str) -> int:
         return sum(one["amount"] for one in payments if one["type"] in types)
@@ -481,7 +481,7 @@ def merged(target: Any, patch: Any) -> Any:
     return result
 
 
-# Each changes the document and returns what happened, None where nothing has.
+# Each changes the document, and returns the event, or None if nothing has changed.
 CHANGES: dict[str, Callable[..., str | None]] = {
     "confirm": confirm,
     "cancel": cancel,
@@ -501,7 +501,7 @@ CHANGES: dict[str, Callable[..., str | None]] = {
 
 
 def checked_body(action: str, body: Any) -> Any:
-    """The body, with its times in the form in which they are shown."""
+    """The body with its times in the format of documents."""
     faults = []
     if action in ("cancel", "fulfill", "return") and "items" in body:
         lines = [entry["line"] for entry in body["items"]]
@@ -533,7 +533,7 @@ def positive_discounts(body: Document) -> list[str]:
 
 
 def content_of(body: Document) -> Document:
-    """The content of a body, the absent members filled in; of a document, what its caller sent."""
+    """The content of a body with its absent members, or the content that the caller of a document sent."""
     return {
         "customer_id": body["customer_id"],
         "external_ref": body.get("external_ref"),
@@ -573,7 +573,7 @@ def checked_content(body: Document) -> Document:
     incomplete = bool(faults)
     if has_prices(content) and content["currency"] is None:
         faults += ["currency"]
-    if not incomplete:  # only then the members are compared with each other
+    if not incomplete:  # only valid members are compared with each other
         faults += price_faults(content)
         faults += ["tags"] if len(set(content["tags"])) < len(content["tags"]) else []
     if faults:
@@ -591,7 +591,7 @@ def subtotal(item: Document) -> int | None:
 
 def price_faults(content: Document) -> list[str]:
     """Discounts of a line within its price, those of the order within what is left, and a total that is not negative.
-    Each is looked at only where the one before it holds."""
+    Each rule is checked only if the previous one holds."""
     left = [subtotal(item) or 0 for item in content["items"]]
     faults, shared = [], 0
     for i, one in enumerate(content["adjustments"]):
@@ -631,7 +631,7 @@ def largest_remainder(amount: int, weights: list[int]) -> list[int]:
 
 
 def derived(order: Document) -> Document:
-    """The document, with all that follows from what has been recorded."""
+    """The document with all derived members."""
     if faults := price_faults(order):
         raise invalid(*faults)
     count_units(order)

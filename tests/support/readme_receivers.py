@@ -45,7 +45,7 @@ def answers(port: int) -> bool:
 
 
 def accepts_what_is_signed(app: Flask, client: FlaskClient, *command: str, port: int) -> None:
-    """Deliver an event to the receiver, and then send it the same request again, tampered with."""
+    """Deliver an event to the receiver, then send modified copies of the request."""
     with webhook_rules(app):
         webhook = create_webhook(client, f"http://127.0.0.1:{port}/hook")
         with running_receiver(*command, port=port, secret=webhook["secret"]):

@@ -1,4 +1,4 @@
-"""Receivers of webhooks: real servers on loopback, in threads, that answer as a test needs it."""
+"""Receivers of webhooks: real servers on loopback, in threads, with the responses that a test needs."""
 
 import socket
 import ssl
@@ -34,7 +34,7 @@ class Received:
         return Webhook(secret).verify(self.body, self.headers)
 
 
-# Answers a request: a status, and a body and headers if there are any.
+# Responds to a request with a status, and optionally a body and headers.
 Answer = Callable[[Received], "int | tuple[int, bytes, dict[str, str]]"]
 
 
@@ -44,7 +44,7 @@ def accept(_request: Received) -> int:
 
 @dataclass
 class Receiver:
-    """A running receiver and what it has got, in the order of arrival."""
+    """A running receiver and its requests, in the order of arrival."""
 
     server: ThreadingHTTPServer
     scheme: str
@@ -70,7 +70,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that breaks a connection off is what some tests want."""
+        """Some tests abort connections on purpose."""
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def receiver(
             running.requests.append(received)
             answered = running.answer(received)
             status, content, others = (answered, b"", {}) if isinstance(answered, int) else answered
-            if not status:  # break the connection off
+            if not status:  # abort the connection
                 self.close_connection = True
                 with suppress(OSError):
                     self.connection.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
-"""`python -m tests.support.restricted MODULE ARGUMENTS…` runs a module as a user whom file permissions bind.
+"""`python -m tests.support.restricted MODULE ARGUMENTS…` runs a module as a user who cannot override file permissions.
 
-Permissions do not bind root, with whose rights tests may run; its capabilities to override them are given up.
+Tests may run as root, who can override permissions; the capabilities for that are dropped.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ _OVERRIDES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
 def obey_file_permissions() -> None:
-    """Give up the capabilities of this process that override permissions. Nothing happens without them."""
+    """Drop the capabilities of this process that override permissions, if it has any."""
     libc = ctypes.CDLL(None, use_errno=True)
     header, sets = (ctypes.c_uint32 * 2)(_VERSION, 0), (ctypes.c_uint32 * 6)()
     if libc.capget(header, sets):

@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md, and how they are run away from the machine that it describes."""
+"""The commands of docs/operations.md, and how to run them without an installed machine."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def run(commands: str, replaced: Mapping[str, str], **settings: str) -> str:
-    """What a shell in the project's directory prints for commands, with other texts in place of the page's."""
+    """The output of commands in a shell in the project's directory, with some texts of the page replaced."""
     texts = {"order-service ": f"{FLASK} ", ".venv/bin/flask": FLASK}
     texts |= {
         f"{name} ": f"{sys.executable} -m {module} " for name, module in _STAND_INS.items() if not shutil.which(name)

@@ -1,7 +1,7 @@
 """`python -m tests.support.sbom` prints the software bill of materials of the service, in the format of CycloneDX 1.6.
 
 It lists what requirements.txt and those of the extras lock, with the hashes that pip checks, the licences of
-docs/licenses.md, and what requires what; and what the built console contains, from its lock.
+docs/licenses.md, and the dependencies; and the packages that the built console contains.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Requests of a search, and the projection brought up to date as the worker does it."""
+"""Search requests, and updates of the projection, as the worker does them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from app.services.sequencer import sequence_events
 
 
 def project(app: Flask) -> None:
-    """Number all events and bring the search up to date."""
+    """Number all events and update the search."""
     with app.app_context():
         while sequence_events():
             pass
@@ -19,7 +19,7 @@ def project(app: Flask) -> None:
 
 
 def search(client: FlaskClient, **parameters: Any) -> Any:
-    """The answer to a search; a double underscore stands for the dot in `metadata.<key>`."""
+    """The response to a search; a double underscore stands for the dot in `metadata.<key>`."""
     query = {name.replace("__", "."): value for name, value in parameters.items()}
     response = client.get("/orders/search", query_string=query)
     assert response.status_code == 200, response.text

@@ -1,4 +1,4 @@
-"""Real servers on loopback: started from the command line, used over HTTP, stopped by their process id."""
+"""Real servers on loopback: started from the command line, used over HTTP, and stopped by process id."""
 
 import http.client
 import json
@@ -50,7 +50,7 @@ class Response:
 def send_request(
     port: int, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Send one request on a connection of its own; a body that is not bytes or an iterable of them goes as JSON."""
+    """Send one request on a new connection; a body that is not bytes or an iterable of them is sent as JSON."""
     sent = dict(headers or {})
     if isinstance(body, dict):
         body = json.dumps(body).encode()
@@ -63,7 +63,7 @@ def send_request(
 
 
 def exchange(port: int, sent: bytes, *, address: str = "127.0.0.1") -> bytes:
-    """Send any bytes from that address and return everything received until the server closes the connection."""
+    """Send bytes from an address, and return everything received until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), TIMEOUT, source_address=(address, 0)) as connection:
         connection.sendall(sent)
         received = b""
@@ -87,7 +87,7 @@ class Server:
         return Path(self.log.name).read_text()
 
     def log_lines(self, *, awaited: str) -> list[dict[str, Any]]:
-        """The lines of its JSON log, once `awaited` is among them: a line can follow its response."""
+        """The lines of its JSON log, once `awaited` is among them: a line may be written after its response."""
         wait_until(lambda: awaited in self.output())
         return [json.loads(line) for line in self.output().splitlines()]
 
@@ -97,7 +97,7 @@ class Server:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def stop(self) -> int:
-        """Send SIGINT, as Ctrl-C does, wait for the end and return the exit status."""
+        """Send SIGINT, as Ctrl-C does, wait for the process to exit and return its status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
@@ -109,7 +109,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port that is free now, and that the system gives to no outgoing connection before the server has bound it."""
+    """A free port outside the ephemeral range, so that no outgoing connection takes it before the server does."""
     while True:
         port = 11_000 + secrets.randbelow(20_000)  # below the ephemeral ports; browsers refuse 10080
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -122,7 +122,7 @@ def on_port(command: Sequence[str], port: int) -> list[str]:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """The environment of this process without its server settings, and with the given ones."""
+    """The environment of this process with the given settings in place of its own."""
     kept = {name: value for name, value in os.environ.items() if name not in _OWN_SETTINGS}
     return kept | {"AUTH": "off", "LOG_FORMAT": "json"} | settings
 
@@ -173,7 +173,7 @@ def running_supervisor(**settings: str) -> AbstractContextManager[Server]:
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = TIMEOUT) -> None:
-    """Wait until the condition holds. Fails after so many seconds."""
+    """Wait until the condition holds. Fails after the time limit."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} seconds"

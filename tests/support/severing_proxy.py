@@ -1,4 +1,4 @@
-"""A TCP proxy that severs connections at random points of the requests and responses."""
+"""A TCP proxy that severs connections at random points in requests and responses."""
 
 import asyncio
 import random
@@ -18,7 +18,7 @@ class SeveringProxy:
     """Forwards connections to a port of this machine, and severs each until `cuts` are done.
 
     A third is severed in a request, a third in a response, and a third when the first byte of a response has arrived:
-    the service has done what was asked, and the client does not know. Half of them end as if they had been closed.
+    the service has executed the request, but the client does not know. Half of the connections are closed normally.
 
     With `answering`, only the responses to requests that begin with these bytes are severed, at their first byte.
     """
@@ -33,7 +33,7 @@ class SeveringProxy:
         self._random = random.Random(seed)
 
     def silence(self) -> None:
-        """Forward nothing more on the connections that are open, and keep them open: neither end notices."""
+        """Stop forwarding on the open connections, but keep them open: neither end notices."""
         self._silenced += 1
 
     async def serve(self, started: "Queue[Callable[[], object]]") -> None:

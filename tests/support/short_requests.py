@@ -1,4 +1,4 @@
-"""The application with short time limits: an erasure by one request, of which few orders exceed it, and the pauses of
+"""The application with short time limits: for an erasure by one request, which few orders exceed, and for the pauses of
 `flask seed` while the database is unavailable."""
 
 import sys

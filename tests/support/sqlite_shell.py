@@ -1,4 +1,4 @@
-"""A stand-in for the sqlite3 program, for machines that have none: `FILE COMMAND`, SQL or `.backup COPY`."""
+"""A replacement for sqlite3 on machines without it: `FILE COMMAND`, SQL or `.backup COPY`."""
 
 import sqlite3
 import sys

@@ -23,9 +23,9 @@ DELETE_ALL_ROWS = ";\n".join(
 
 
 def delete_all_rows(app: Flask) -> None:
-    """Make the database as the migrations leave it: empty, with a feed that begins at 1.
+    """Restore the state after the migrations: an empty database, with a feed that begins at 1.
 
-    It sends one script to the driver, which takes a tenth of the time of single statements: almost every test waits.
+    It sends one script to the driver, which takes a tenth of the time of single statements: almost every test uses it.
     """
     with app.app_context(), db.engine.connect() as connection:
         driver = connection.connection.driver_connection

@@ -1,4 +1,4 @@
-"""Webhook endpoints, a resolver for their names, and a worker that delivers to them."""
+"""Webhook endpoints, a resolver for their names, and the deliveries of a worker."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ TLS_CONTEXT = tls_context()  # shared: reading the certificate authorities takes
 
 
 def resolve_to(*addresses: str) -> Any:
-    """A resolver that knows every name, by these addresses."""
+    """A resolver that returns these addresses for every name."""
 
     def resolve(_host: str, _port: int) -> Sequence[str]:
         return addresses
@@ -33,7 +33,7 @@ def resolve_to(*addresses: str) -> Any:
 def webhook_rules(
     app: Flask, *, allow_private: bool = True, resolve: Any = resolve_to(PUBLIC_ADDRESS), secrets: Any = SECRETS
 ) -> Iterator[None]:
-    """Let the application resolve names with this resolver: no test depends on the domain name system."""
+    """Make the application resolve names with this resolver, so that no test depends on DNS."""
     usual = app.extensions["webhook_rules"]
     app.extensions["webhook_rules"] = WebhookRules(secrets, allow_private, resolve)
     try:
@@ -50,7 +50,7 @@ def create_webhook(client: FlaskClient, url: str = URL, **members: Any) -> dict[
 
 
 def queue_events() -> None:
-    """Do what the other tasks of a worker do before a delivery."""
+    """Number and queue events, as the other tasks of a worker do before a delivery."""
     while sequence_events():
         pass
     while fan_out():
@@ -62,12 +62,12 @@ def webhook_sender(*, allow_private: bool = True, resolve: Resolver = resolve_ho
 
 
 def deliverer(app: Flask) -> WebhookDeliverer:
-    """The part of a worker that sends webhooks."""
+    """The task of a worker that sends webhooks."""
     return WebhookDeliverer(webhook_sender(), app.extensions["webhook_rules"].secrets, observe_delivery)
 
 
 def deliver(app: Flask) -> None:
-    """Be a worker until nothing is due."""
+    """Deliver like a worker until nothing is due."""
     running = deliverer(app)
     with app.app_context():
         queue_events()

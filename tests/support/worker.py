@@ -14,7 +14,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 @contextmanager
 def worker_of(application: Application, *, timeout: float = 10, **settings: Any) -> Iterator[Worker]:
-    """A worker that serves the application on given connections. All its time limits are `timeout` seconds."""
+    """A worker that serves the application on the given connections. All its time limits are `timeout` seconds."""
     configuration = Config()
     for name, value in settings.items():
         configuration.set(name, value)

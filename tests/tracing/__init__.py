@@ -1,1 +1,1 @@
-"""Traces as a collector receives them. `make tracing-test` runs them: they need requirements-tracing.txt."""
+"""Traces as a collector receives them. `make tracing-test` runs these tests, which need requirements-tracing.txt."""

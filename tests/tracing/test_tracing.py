@@ -69,7 +69,7 @@ def delivery_span(traces: Collector, trace_id: str) -> ReceivedSpan:
 
 
 def below(parent: ReceivedSpan, spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
-    """The spans below another one."""
+    """The descendants of a span."""
     children = [span for span in spans if span.parent_id == parent.span_id]
     return children + [span for child in children for span in below(child, spans)]
 
@@ -139,7 +139,7 @@ def test_requests_that_share_a_commit_are_linked(service: Server, traces: Collec
 
 
 def create_at_once(service: Server, trace_ids: list[str]) -> None:
-    """Create an order in each trace. The last bytes of the requests arrive together, on connections that are open."""
+    """Create an order in each trace. The last bytes of the requests arrive together, on open connections."""
     body = json.dumps(MINIMAL).encode()
     length = {"Content-Type": "application/json", "Content-Length": str(len(body))}
     connections = [HTTPConnection("127.0.0.1", service.port, timeout=TIMEOUT) for _ in trace_ids]
