@@ -297,7 +297,13 @@ def in_the_future() -> str:
 
 @pytest.mark.parametrize(
     ("value", "low", "high"),
-    [("120", 120, 120), ("0", 0, 0), (in_the_future, 80, 90), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0)],
+    [
+        ("120", 120, 120),
+        (" 120 \t", 120, 120),
+        ("0", 0, 0),
+        (in_the_future, 80, 90),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(sender: WebhookSender, value: Any, low: int, high: int) -> None:
     text = value if isinstance(value, str) else value()

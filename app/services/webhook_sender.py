@@ -128,7 +128,7 @@ class _Response:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"retry-after":
-            self.retry_after = value.decode("latin-1")
+            self.retry_after = value.decode("latin-1").strip()  # llhttp keeps the space at its end
 
     def on_headers_complete(self) -> None:
         self.in_body = self.status >= 200  # 1xx: another head follows (RFC 9110 §15.2)
