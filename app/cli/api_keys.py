@@ -51,7 +51,7 @@ def _channel_names(context: click.Context, option: click.Parameter, values: tupl
     "channels",
     multiple=True,
     callback=_channel_names,
-    help="Bind the key to a channel: no other orders exist for it. Repeatable; all orders by default.",
+    help="Bind the key to a channel: it has access to its orders only. Repeatable; all orders by default.",
 )
 @click.option("--expires-in", type=Age(), help="Lifetime: 90d, 12h. Unlimited by default.")
 def create(name: str, scopes: tuple[str, ...], channels: set[str], expires_in: timedelta | None) -> None:
@@ -67,7 +67,7 @@ def create(name: str, scopes: tuple[str, ...], channels: set[str], expires_in: t
         try:
             click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
             click.echo(key)
-        except OSError:  # a full disk or a closed pipe: nobody has the key
+        except OSError:  # a full disk or a closed pipe: nobody has received the key
             revoke_api_key(key_id(key))
             raise
 

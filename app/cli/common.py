@@ -91,8 +91,8 @@ class ProgressLines:
     def _state(self, seconds: float) -> str:
         if not self._length or not self.pos:
             return f"{self.pos:,}"
-        left = timedelta(seconds=round(seconds * max(self._length - self.pos, 0) / self.pos))
-        return f"{self.pos / self._length:.0%}, about {left} left"
+        remaining = timedelta(seconds=round(seconds * max(self._length - self.pos, 0) / self.pos))
+        return f"{self.pos / self._length:.0%}, about {remaining} left"
 
 
 @contextmanager
@@ -123,8 +123,8 @@ def errors_in_one_line() -> Iterator[None]:
         raise click.ClickException("An argument is not in UTF-8.") from None
     except OSError as error:
         # Python would try to write the rest again when it ends, and report that too.
-        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        with suppress(OSError, ValueError), open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), sys.stdout.fileno())
         raise click.ClickException(f"File error: {_first_line(error)}") from None
 
 
@@ -160,7 +160,7 @@ def available_cores() -> int:
 
 
 def process_count(orders: int) -> int:
-    """The number of processes that read so many orders: one per core, but one if the orders are few."""
+    """The number of processes to read this many orders with: one per core, but only one for few orders."""
     return max(1, min(available_cores(), orders // _ORDERS_PER_PROCESS))
 
 
@@ -220,13 +220,13 @@ def _started(work: Callable[[Any], Any], count: int) -> Iterator[dict[Connection
 def _without_interrupts() -> Iterator[None]:
     """Block SIGINT, for processes that are started meanwhile too: on Ctrl-C, this process stops them.
 
-    A signal that arrives meanwhile is delivered afterwards.
+    A signal that arrives during the block is delivered after it.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
 def _receive(connection: Connection, process: BaseProcess) -> Any:
@@ -244,10 +244,10 @@ def _receive(connection: Connection, process: BaseProcess) -> Any:
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any], settings: Mapping[str, Any]) -> None:
-    """The child process: do what it is sent until the command ends."""
+    """The child process: run the tasks that it receives until the command ends."""
     app = Flask(__name__)
     app.config.update(settings)
-    configure_logging(settings["LOG_LEVEL"], settings["LOG_FORMAT"])  # standard output is for the command's results
+    configure_logging(settings["LOG_LEVEL"], settings["LOG_FORMAT"])  # standard output is for results
     engine.init_app(app)
     with app.app_context(), suppress(EOFError, ConnectionError):
         while True:

@@ -44,13 +44,13 @@ search = AppGroup("search", help="Manage the search of orders.")
 @click.option("--since", type=Since(), help="Verify only orders created or changed since: 30d, 12h, 45m, or a time.")
 @with_appcontext
 def verify(jobs: int | None, since: datetime | None) -> None:
-    """Compare all tables, the feed and the search with the events, and report every difference, with exit status 1.
+    """Compare all tables, the feed and the search with the events. Differences are reported, with exit status 1.
 
     The service can keep running: each batch is read from one snapshot of the database.
 
-    With --since, orders whose updated_at is older are not verified, and damage to them is not found: run it daily,
-    and without --since from time to time. No index has the time of a change, so the rows of all orders are still read,
-    but not their events, which takes about a twentieth of the time.
+    With --since, orders whose updated_at is older are not verified, and damage to them is not found: run it daily, and
+    without --since from time to time. The time of a change is not indexed, so the rows of all orders are still read,
+    but not their events: this takes about a twentieth of the time.
     """
     differences = verified = 0
     with migrated_database():
@@ -112,14 +112,14 @@ def prune(older_than: timedelta) -> None:
             click.echo(f"{pluralize(bar.pos, singular, plural)} removed.")
 
 
-@events.command("renumber", short_help="Give the feed new numbers after a restore.")
+@events.command("renumber", short_help="Renumber the feed after a restore.")
 def renumber() -> None:
-    """Give all events in the feed new numbers: after the database was restored to an earlier time, and before the
+    """Renumber all events in the feed: run this after the database was restored to an earlier time, and before the
     service is started again.
 
-    Otherwise the numbers that were given since that time are given again, to other events, and a reader that knows them
-    misses those. With the new numbers, each reader is answered 410 once, which says how to go on. Webhooks, the search
-    and the message broker go on by themselves.
+    Otherwise the numbers assigned since that time are assigned again, to other events, and a reader that has already
+    read these numbers misses them. After renumbering, each reader gets one 410 response, which says how to continue.
+    Webhooks, the search and the message broker continue by themselves.
     """
     with migrated_database():
         click.echo(f"{renumber_feed()} was added to each number of the feed.")
@@ -130,14 +130,14 @@ def renumber() -> None:
 def replay_events(after: int) -> None:
     """Publish the events after a number again, for a broker that has lost them; or leave out those up to it.
 
-    The workers go on from there at once.
+    The workers continue from there at once.
     """
     with migrated_database():
         try:
             replay(after=after)
         except CursorExpired:
             raise outside_feed() from None
-    click.echo(f"Publishing goes on with event {after + 1}.")
+    click.echo(f"Publishing continues with event {after + 1}.")
 
 
 @search.command("rebuild", short_help="Rebuild the search from the orders.")
@@ -151,14 +151,14 @@ def rebuild(jobs: int | None) -> None:
     with migrated_database():
         seq, orders = read_ends().seq, count_orders()
         with progress_bar("Orders", length=orders) as bar:
-            for done in run_in_processes(_rewrite, order_ranges(), processes=jobs or process_count(orders)):
-                bar.update(min(done.size, orders - bar.pos))
+            for rewritten in run_in_processes(_rewrite, order_ranges(), processes=jobs or process_count(orders)):
+                bar.update(min(rewritten.size, orders - bar.pos))
         finish_rebuild(seq)
         removed, after = 0, FIRST_TERM
         with progress_bar("Terms", length=None) as bar:
-            while (swept := sweep_terms(after)) is not None:
-                after, removed = swept.last, removed + swept.removed
-                bar.update(swept.size)
+            while (sweep := sweep_terms(after)) is not None:
+                after, removed = sweep.last, removed + sweep.removed
+                bar.update(sweep.size)
         click.echo(
             f"{pluralize(orders, 'order')} in the search, as of number {seq} of the feed. "
             f"{pluralize(removed, 'term')} removed."

@@ -29,9 +29,9 @@ from app.services.order_search import search_orders
 from app.services.verification import count_orders
 
 _BATCH = 500  # lines of an import in one transaction
-_POLL = 0.5  # seconds between two looks at the feed
+_POLL = 0.5  # seconds between two reads of the feed
 _EVENTS_PAGE = 100
-_FACTS = (
+_SUMMARY_MEMBERS = (
     "id",
     "customer_id",
     "external_ref",
@@ -53,7 +53,7 @@ orders = AppGroup("orders", help="Look at orders and events; export, import and 
 
 
 @orders.command("export", short_help="Export all orders as NDJSON or CSV.")
-@click.option("--format", "style", type=click.Choice(("ndjson", "csv")), default="ndjson", show_default=True)
+@click.option("--format", "format_name", type=click.Choice(("ndjson", "csv")), default="ndjson", show_default=True)
 @click.option("--bom", is_flag=True, help="Start CSV with a byte order mark, so that Excel reads it as UTF-8.")
 @click.option(
     "--status",
@@ -68,17 +68,17 @@ orders = AppGroup("orders", help="Look at orders and events; export, import and 
     default="-",
     help="File to write to; standard output by default.",
 )
-def export_orders(style: str, bom: bool, statuses: tuple[str, ...], output: TextIO) -> None:
+def export_orders(format_name: str, bom: bool, statuses: tuple[str, ...], output: TextIO) -> None:
     """Export all orders, oldest first: one JSON document a line, or one CSV row for each item."""
-    if bom and style != "csv":
+    if bom and format_name != "csv":
         raise click.BadParameter("only a CSV export can have a byte order mark.", param_hint="--bom")
     filters = {"sort": "created_at"} | ({"status": tuple(sorted(set(statuses)))} if statuses else {})
     with migrated_database():
         with progress_bar("Orders", length=None if statuses else count_orders()) as bar:
-            documents = _counted(stream_orders(filters, principal=ANONYMOUS), bar)
+            documents = _with_progress(stream_orders(filters, principal=ANONYMOUS), bar)
             if bom:
                 output.write(BYTE_ORDER_MARK)
-            for text in as_csv(documents) if style == "csv" else as_ndjson(documents):
+            for text in as_csv(documents) if format_name == "csv" else as_ndjson(documents):
                 output.write(text)
         output.flush()  # reports a full disk here, not when the file is closed
         click.echo(f"{pluralize(bar.pos, 'order')} exported.", err=True)
@@ -115,7 +115,7 @@ def import_orders(file: BinaryIO, principal: str) -> None:
     sys.exit(1 if orders_import.failed else 0)
 
 
-@orders.command("expire", short_help="Apply what is due: ends of holds, late orders, old orders.")
+@orders.command("expire", short_help="Apply due changes: release ended holds, mark late orders, cancel old ones.")
 @click.option("--older-than", type=Age(), help="Also cancel pending orders that are older: 30d, 12h, 45m.")
 def expire(older_than: timedelta | None) -> None:
     """Release the holds that have ended, and mark orders as late whose ship_by has passed.
@@ -142,7 +142,7 @@ def _without_byte_order_mark(file: BinaryIO) -> Iterator[bytes]:
         yield line if number else line.removeprefix(BYTE_ORDER_MARK.encode())
 
 
-def _counted(documents: Iterable[str], bar: Any) -> Iterator[str]:
+def _with_progress(documents: Iterable[str], bar: Any) -> Iterator[str]:
     for document in documents:
         bar.update(1)
         yield document
@@ -163,10 +163,10 @@ def show_order(order: str, version: int | None) -> None:
         if not sys.stdout.isatty():
             click.echo(document)
             return
-        shown = orjson.loads(document)
-        page = list_history(shown["id"], principal=ANONYMOUS, after=0, limit=_EVENTS_PAGE)
+        parsed = orjson.loads(document)
+        page = list_history(parsed["id"], principal=ANONYMOUS, after=0, limit=_EVENTS_PAGE)
         events = [orjson.loads(event) for event in page.events]
-        for line in _describe(shown, [event for event in events if event["version"] <= shown["version"]]):
+        for line in _describe(parsed, [event for event in events if event["version"] <= parsed["version"]]):
             click.echo(line)
 
 
@@ -175,19 +175,19 @@ def show_order(order: str, version: int | None) -> None:
 @click.option("--channel", help="Only orders of this channel.")
 @click.option("--item-id", help="Only orders that contain this item.")
 @click.option("--status", help="Only orders with one of these statuses, separated by commas.")
-@click.option("--payment-status", help="The same for the payment status.")
-@click.option("--fulfillment-status", help="The same for the fulfillment status.")
-@click.option("--return-status", help="The same for the return status.")
+@click.option("--payment-status", help="Only orders with one of these payment statuses.")
+@click.option("--fulfillment-status", help="Only orders with one of these fulfillment statuses.")
+@click.option("--return-status", help="Only orders with one of these return statuses.")
 @click.option("--created-from", help="Only orders created at this time or later: 2026-11-28T08:00:00Z.")
 @click.option("--created-to", help="Only orders created before this time.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Number of orders.")
 def list_orders(limit: int, **filters: str | None) -> None:
     """List the newest orders: one JSON document a line, or a table on a terminal."""
     with _one_line_errors():
-        given = load_parameters(
+        parameters = load_parameters(
             OrderFiltersSchema(), {name: text for name, text in filters.items() if text is not None}
         )
-        _show(stream_orders(given, principal=ANONYMOUS, limit=limit))
+        _show(stream_orders(parameters, principal=ANONYMOUS, limit=limit))
 
 
 @orders.command("find", short_help="Find orders by words.")
@@ -196,7 +196,7 @@ def list_orders(limit: int, **filters: str | None) -> None:
 def find_orders(text: tuple[str, ...], limit: int) -> None:
     """Find orders by words of TEXT: number, reference, customer, name, e-mail, phone, postcode, item or title.
 
-    Words may be incomplete. The newest orders come first, in the form of `flask orders list`.
+    The beginning of a word suffices. The newest orders come first, in the form of `flask orders list`.
     """
     with _one_line_errors():
         filters = load_parameters(SearchQuerySchema(), {"q": " ".join(text)})
@@ -211,7 +211,7 @@ def find_orders(text: tuple[str, ...], limit: int) -> None:
 @click.option("--order", "order_id", metavar="ID|NUMBER|REFERENCE", help="Only events of this order.")
 @click.option("--after", type=click.IntRange(0), help="Begin after the event with this number instead of now.")
 def tail_events(types: tuple[str, ...], order_id: str | None, after: int | None) -> None:
-    """Print events as they come, until Ctrl-C. A worker has to run: it brings them into the feed."""
+    """Print events as they happen, until Ctrl-C. A worker must be running: it moves them to the feed."""
     with _one_line_errors():
         filters = FeedFilter(frozenset(types) or None, None, _find_id(order_id) if order_id else None)
         position = read_ends().seq if after is None else after
@@ -233,8 +233,8 @@ def _one_line_errors() -> Iterator[None]:
         try:
             yield
         except InvalidRequest as error:
-            faults = (f"{_option(fault['parameter'])}: {fault['detail']}" for fault in error.members["errors"])
-            raise click.ClickException(" ".join(faults)) from None
+            lines = (f"{_option(entry['parameter'])}: {entry['detail']}" for entry in error.members["errors"])
+            raise click.ClickException(" ".join(lines)) from None
         except CursorExpired:
             raise outside_feed() from None
         except ServiceError as error:
@@ -289,9 +289,9 @@ def _show(documents: Iterable[str]) -> None:
 
 def _describe(order: Document, events: Iterable[Document]) -> Iterator[str]:
     yield f"{order['number']}  {', '.join(order[name] for name in _STATUSES)}{', late' if order['late'] else ''}\n"
-    facts = {name: order[name] for name in _FACTS if order[name] is not None}
-    facts |= {f"totals.{name}": amount for name, amount in (order["totals"] or {}).items()}
-    yield from _table([*facts.items(), ("allowed_actions", ", ".join(order["allowed_actions"]))])
+    summary = {name: order[name] for name in _SUMMARY_MEMBERS if order[name] is not None}
+    summary |= {f"totals.{name}": amount for name, amount in (order["totals"] or {}).items()}
+    yield from _table([*summary.items(), ("allowed_actions", ", ".join(order["allowed_actions"]))])
     yield ""
     rows = [[item[name] for name in _ITEM_COLUMNS] for item in order["items"]]
     yield from _table([[name.upper() for name in _ITEM_COLUMNS], *rows])
@@ -321,5 +321,5 @@ def _table(rows: Sequence[Sequence[Any]]) -> Iterator[str]:
 
 
 def _printable(text: str) -> str:
-    """The text without characters that a terminal would obey."""
+    """The text without control characters, which a terminal would execute."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

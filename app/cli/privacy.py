@@ -77,10 +77,10 @@ def erase(customer_id: str) -> None:
     """Erase the personal data of a customer without open orders. Exit status 1 if it could not be completed."""
     with migrated_database():
         try:
-            started = erase_customer(customer_id, principal=OPERATOR, seconds=0)
+            erasure = erase_customer(customer_id, principal=OPERATOR, seconds=0)
         except ServiceError as error:
             raise click.ClickException(error.detail) from None
-        _report([_complete(started.id)])
+        _report([_complete(erasure.id)])
 
 
 def _complete(erasure_id: str) -> ErasureState:

@@ -50,7 +50,7 @@ _NOTES = (
 _NAMES = tuple("Ada Bo Chloé Dmitri Elif Femke Gareth Hana Inés João Kofi Łucja Mei Noor Søren Zoë".split())
 _SURNAMES = tuple("Andersson Berg Costa Dubois Evans García Ito Jansen Keller Müller Novák O’Brien Petit Smith".split())
 
-# A change, called with the order and `at`, after the mean number of hours since the one before.
+# A change, called with the order and `at`, and the mean number of hours since the previous one.
 Step = tuple[float, Callable[..., str | None]]
 
 _HOLDS = (
@@ -190,15 +190,16 @@ def _draw_extras(rng: Random, customer: Customer, at: datetime) -> dict[str, Any
 
 
 def _skewed(count: int) -> list[float]:
-    """Cumulated weights of ranks by the law of Zipf and Mandelbrot, with a head that real sales have."""
+    """Cumulative weights of ranks by the law of Zipf and Mandelbrot, which fits the best-selling items of real
+    sales."""
     return list(accumulate((rank + 3) ** -0.8 for rank in range(count)))
 
 
-def _draw(rng: Random, cumulated: list[float], count: int = 1) -> list[int]:
-    return rng.choices(range(len(cumulated)), cum_weights=cumulated, k=count)
+def _draw(rng: Random, cumulative: list[float], count: int = 1) -> list[int]:
+    return rng.choices(range(len(cumulative)), cum_weights=cumulative, k=count)
 
 
-def live(order: NewOrder, rng: Random, *, until: datetime) -> OrderHistory:
+def simulate_changes(order: NewOrder, rng: Random, *, until: datetime) -> OrderHistory:
     """The order as it is at `until`, and all of its events."""
     columns = order.columns
     model = parse_order(
@@ -209,10 +210,10 @@ def live(order: NewOrder, rng: Random, *, until: datetime) -> OrderHistory:
     history = _History(model, order.document)
     history.add(CREATED, actor=columns["principal"])
     _change(history, rng, until)
-    kept = {name: columns[name] for name in ("idempotency_key_hash", "fingerprint")}
+    unchanged = {name: columns[name] for name in ("idempotency_key_hash", "fingerprint")}
     final = replace(
         order,
-        columns=model.columns() | kept,
+        columns=model.columns() | unchanged,
         items=line_columns(model.items),
         document=history.document,
     )
@@ -246,7 +247,7 @@ class _History:
         """Make the changes that the service makes by itself before that time."""
         order = self.order
         while order.due_at is not None:
-            at = max(order.due_at, order.updated_at + _POLL)  # a reopened order may be due since long
+            at = max(order.due_at, order.updated_at + _POLL)  # a reopened order may have been due for a long time
             if at >= before:
                 break
             event_type = order.apply_due_change(at=at)
@@ -268,7 +269,7 @@ def _change(history: _History, rng: Random, until: datetime) -> None:
 
 
 def _steps(order: OrderAggregate, rng: Random) -> Iterator[Step]:
-    """What is done with an order. Each step is taken before the next one is chosen."""
+    """The steps of an order. Each step is applied before the next one is chosen."""
     if rng.random() < 0.04:
         return  # it stays pending
     if order.total:
@@ -302,7 +303,7 @@ def _place_hold(order: OrderAggregate, *, kind: str, reason: str | None, days: i
 
 
 def _cancel(order: OrderAggregate, rng: Random) -> Iterator[Step]:
-    """Cancel the whole order. Some customers think again."""
+    """Cancel the whole order. Some customers change their minds."""
     yield 10, partial(OrderAggregate.cancel, reason=rng.choice(("customer", "inventory", "declined")), note=None)
     if rng.random() < 0.1:
         yield 5, partial(OrderAggregate.reopen, reason="The customer has called.")
@@ -328,7 +329,7 @@ def _ship(order: OrderAggregate, rng: Random) -> Iterator[Step]:
         if number == 1 and order.total:
             yield 0.1, _payment(CAPTURE, order.total, order)
         if order.has_open_units and rng.random() < 0.1:
-            yield 50, OrderAggregate.complete  # the rest is not going to come
+            yield 50, OrderAggregate.complete  # the rest will not be shipped
             break
     if not order.has_open_units and rng.random() < 0.02:
         yield 40, _deliver(1, FULFILLMENT_CANCELLED, "Lost by the carrier.")
@@ -343,14 +344,14 @@ def _ship(order: OrderAggregate, rng: Random) -> Iterator[Step]:
 
 
 def _parcels(order: OrderAggregate, rng: Random) -> list[Units]:
-    units = [{"line": item["line"], "quantity": left} for item in order.items if (left := open_units(item))]
+    units = [{"line": item["line"], "quantity": count} for item in order.items if (count := open_units(item))]
     if len(units) > 1 and rng.random() < 0.3:
         return [units[:1], units[1:]]
     return [units]
 
 
 def _return(order: OrderAggregate, rng: Random) -> Iterator[Step]:
-    """Some units come back, most of them announced before, and are paid back."""
+    """Some units are returned, most of them expected first, and refunded."""
     if order.fulfillment_status != DELIVERED or rng.random() > 0.1:
         return
     units = [{"line": item["line"], "quantity": item["fulfilled"]} for item in order.items if item["fulfilled"]]
@@ -360,8 +361,8 @@ def _return(order: OrderAggregate, rng: Random) -> Iterator[Step]:
     status = rng.choice((EXPECTED, EXPECTED, RECEIVED))
     yield 100, partial(OrderAggregate.return_items, items=units, status=status, reason=rng.choice(_RETURN_REASONS))
     if status == EXPECTED:
-        settled = RECEIVED if rng.random() < 0.9 else REJECTED
-        yield 100, partial(OrderAggregate.settle_return, number=1, status=settled)
+        outcome = RECEIVED if rng.random() < 0.9 else REJECTED
+        yield 100, partial(OrderAggregate.settle_return, number=1, status=outcome)
     if amount := _refundable(order):
         yield 5, _payment(REFUND, amount, order)
     if rng.random() < 0.1:
@@ -369,7 +370,7 @@ def _return(order: OrderAggregate, rng: Random) -> Iterator[Step]:
 
 
 def _refundable(order: OrderAggregate) -> int:
-    """What the returned units have cost, in minor units; all that was paid if nothing is left of the order."""
+    """The price of the returned units, in minor units; the amount captured if all units were returned."""
     captured = sum_payments(order.payments).captured
     if order.return_status == "returned":
         return captured

@@ -13,7 +13,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import func, select
 
 from app.cli.common import migrated_database, progress_bar
-from app.cli.sample_orders import Shop, live
+from app.cli.sample_orders import Shop, simulate_changes
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import consistent_read
 from app.errors import pluralize
@@ -33,7 +33,7 @@ _BY_HOUR = (1, 1, 1, 1, 1, 2, 4, 7, 10, 12, 13, 13, 12, 12, 12, 11, 11, 11, 12, 
 _BY_WEEKDAY = (11, 11, 11, 11, 10, 6, 7)
 _BY_MONTH = (8, 8, 9, 9, 9, 9, 8, 8, 10, 11, 15, 14)
 
-_FEW_ORDERS = 100  # somebody tries the service; with more, the database may be in use
+_FEW_ORDERS = 100  # a trial has few; with more, the database may be in use
 
 Sample = NewOrder | OrderHistory  # a pending order, or one with all that has happened to it
 
@@ -77,7 +77,7 @@ def sample_orders(count: int, *, seed: int, until: datetime) -> Iterator[NewOrde
     """`count` pending orders, oldest first, created in the 365 days before `until`, an aware time."""
     name = f"{seed}-{count}-{until:%y%m%d}"
     rng, shop = Random(name), Shop(count, seed=seed)  # reproducible sample data  # nosec B311
-    for position, at in enumerate(_moments(count, until, rng), start=1):
+    for position, at in enumerate(_creation_times(count, until, rng), start=1):
         body = shop.draw_order(rng, external_ref=f"{name}-{position:09}", at=at)
         request = CreateRequest(body, principal=PRINCIPAL, idempotency_key=body.get("external_ref"))
         yield new_order(request, at=at, randbits=rng.getrandbits)
@@ -87,21 +87,21 @@ def sample_histories(count: int, *, seed: int, until: datetime) -> Iterator[Orde
     """The same orders as they are at `until`, with all that has happened to them."""
     rng = Random(f"lives-{seed}-{count}-{until:%y%m%d}")  # reproducible sample data  # nosec B311
     for order in sample_orders(count, seed=seed, until=until):
-        yield live(order, rng, until=until)
+        yield simulate_changes(order, rng, until=until)
 
 
-def _moments(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
+def _creation_times(count: int, until: datetime, rng: Random) -> Iterator[datetime]:
     """Random times in ascending order, one at a time: the order statistics of a uniform distribution."""
     start = until - timedelta(hours=_HOURS)
     hours = [start + timedelta(hours=hour) for hour in range(_HOURS)]
     weights = [_BY_HOUR[hour.hour] * _BY_WEEKDAY[hour.weekday()] * _BY_MONTH[hour.month - 1] for hour in hours]
-    cumulated = list(accumulate(weights))
-    left = 1.0  # share of the year's orders that is not drawn yet
+    cumulative = list(accumulate(weights))
+    share_left = 1.0  # share of the year's orders that has not been drawn yet
     for remaining in range(count, 0, -1):
-        left *= (1 - rng.random()) ** (1 / remaining)
-        weight = (1 - left) * cumulated[-1]
-        hour = bisect(cumulated, weight, hi=_HOURS - 1)
-        share = 1 - (cumulated[hour] - weight) / weights[hour]
+        share_left *= (1 - rng.random()) ** (1 / remaining)
+        weight = (1 - share_left) * cumulative[-1]
+        hour = bisect(cumulative, weight, hi=_HOURS - 1)
+        share = 1 - (cumulative[hour] - weight) / weights[hour]
         yield hours[hour] + timedelta(microseconds=min(int(share * 3.6e9), 3_599_999_999))
 
 

@@ -66,8 +66,10 @@ def list_webhooks() -> None:
 )
 @click.option("--after", type=click.IntRange(0), help="Begin after the event with this number instead of now.")
 @click.option("--event", "types", type=click.Choice(EVENT_TYPES), multiple=True, help="Only this type; repeatable.")
-@click.option("--state", type=click.Path(dir_okay=False, path_type=Path), help="File that remembers the position.")
-@click.option("--payload", type=click.Choice(PAYLOADS), default=THIN, show_default=True, help="What is sent.")
+@click.option("--state", type=click.Path(dir_okay=False, path_type=Path), help="File that stores the position.")
+@click.option(
+    "--payload", type=click.Choice(PAYLOADS), default=THIN, show_default=True, help="Payload of the requests."
+)
 @with_appcontext
 def listen(
     forward: str,
@@ -80,8 +82,8 @@ def listen(
 ) -> None:
     """Forward the events of a running service to a local program, signed, and print a line for each.
 
-    Run again with the same options, it goes on after the last event that the program has answered, however long ago
-    that was. The secret stays the same, too. It needs no database: it reads the service's GET /events.
+    Run again with the same options, it continues after the last event to which the program has responded, however long
+    ago that was, with the same secret. It needs no database: it reads the service's GET /events.
     """
     feed = _Feed(service, api_key, types)
     with errors_in_one_line():
@@ -115,7 +117,8 @@ class _Feed:
     types: tuple[str, ...]
 
     def read(self, after: str, *, wait: int = _WAIT) -> dict[str, Any]:
-        """The next page: the service waits up to `wait` seconds for an event. Waits for a service that is away.
+        """The next page: the service waits up to `wait` seconds for an event. Repeats the request while the service
+        does not respond.
 
         Raises click.ClickException for a request that the service refuses.
         """
@@ -142,7 +145,7 @@ class _Feed:
 
 
 def _read_page(content: bytes, service: str) -> dict[str, Any]:
-    """The page in a response. Raises click.ClickException for one of another program."""
+    """The page in a response. Raises click.ClickException if the response is not from an order service."""
     with suppress(ValueError):
         page: Any = orjson.loads(content)
         if isinstance(page, dict) and "events" in page and "next_cursor" in page:
@@ -174,19 +177,19 @@ class _Position:
         if not file.exists():
             return cls(file, _LATEST, new_secret())
         try:
-            known = json.loads(file.read_text())
-            return cls(file, str(known["after"]), str(known["secret"]))
+            state = json.loads(file.read_text())
+            return cls(file, str(state["after"]), str(state["secret"]))
         except (ValueError, KeyError, TypeError):
             raise click.ClickException(f"{file} is not the state of an earlier run. Name another --state.") from None
 
     def save(self, after: str) -> None:
-        """Remember that everything up to `after` has been forwarded."""
+        """Store that everything up to `after` has been forwarded."""
         self.after = after
         self.file.parent.mkdir(exist_ok=True)
-        part = self.file.with_suffix(".part")
-        part.touch(mode=0o600)
-        part.write_text(json.dumps({"after": after, "secret": self.secret}))
-        part.replace(self.file)
+        temporary = self.file.with_suffix(".part")
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps({"after": after, "secret": self.secret}))
+        temporary.replace(self.file)
 
 
 def _default_state(feed: _Feed, forward: str) -> Path:
@@ -208,7 +211,7 @@ def _forward_events(feed: _Feed, position: _Position, forward: str, payload: str
 
 
 def _forward(event: Mapping[str, Any], secret: str, forward: str, payload: str, sender: WebhookSender) -> Attempt:
-    """Send an event until the program answers, with whatever status."""
+    """Send an event until the program responds, with whatever status."""
     body = render_event(
         event["type"], at=read_timestamp(event["at"]), order_id=event["order_id"], version=event["version"],
         seq=event["seq"], snapshot=orjson.dumps(event["data"]).decode(), payload=payload,

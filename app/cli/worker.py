@@ -40,29 +40,29 @@ log = structlog.get_logger()
 _RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the start
 
 
-@click.command("worker", short_help="Run what the service does by itself, until it is stopped.")
+@click.command("worker", short_help="Run the background tasks of the service until stopped.")
 @with_appcontext
 @pass_script_info
 def worker(info: ScriptInfo) -> None:
-    """Do the work in the background: move events to the feed, keep the search up to date, deliver webhooks,
-    publish to the broker, end holds, mark late orders, continue erasures.
+    """Run the background tasks: move events to the feed, keep the search up to date, deliver webhooks, publish to
+    the broker, end holds, mark late orders, continue erasures.
 
-    Any number of workers may run. TERM and Ctrl-C let it finish what it is doing, with exit status 0.
+    Any number of workers may run. On TERM or Ctrl-C, the worker finishes its current work and exits with status 0.
     """
     app = info.load_app()
     os.environ.setdefault("PGAPPNAME", WORKER_NAME)  # of its connections, which `flask doctor` looks for
     with errors_in_one_line():
-        notified = can_listen(app.config)
+        is_notified = can_listen(app.config)
         tasks = (
-            *order_tasks(app.config, notified=notified),
+            *order_tasks(app.config, notified=is_notified),
             *webhook_tasks(app.config, observe_delivery),
             *broker_tasks(app.config),
         )
-    running = Worker(tasks, context=app.app_context, observe=observe_task)
+    loop = Worker(tasks, context=app.app_context, observe=observe_task)
 
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-        running.stop()
+        loop.stop()
 
     with errors_in_one_line():
         _wait_for_database()
@@ -70,10 +70,10 @@ def worker(info: ScriptInfo) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
     gc.collect()
-    gc.freeze()  # what has been loaded is not searched for garbage again
-    wake = partial(running.wake, SEQUENCING)
-    with listening(wake, context=app.app_context) if notified else nullcontext():
-        finished = running.run()
+    gc.freeze()  # loaded modules are not searched for garbage again
+    wake = partial(loop.wake, SEQUENCING)
+    with listening(wake, context=app.app_context) if is_notified else nullcontext():
+        finished = loop.run()
     sys.exit(0 if finished else 1)
 
 
@@ -96,13 +96,13 @@ def _wait_for_database() -> None:
 
 
 class FeedCollector(Collector):
-    """Metrics of the feed, read from the database when they are asked for, and left out while it does not answer."""
+    """Metrics of the feed, read from the database at each scrape, and omitted while it does not respond."""
 
     def __init__(self, app: Flask) -> None:
         self._app = app
 
     def describe(self) -> Iterator[Metric]:
-        """Yield nothing: the registry asks for it without a database."""
+        """Yield nothing: the registry calls this without a database."""
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
@@ -118,7 +118,7 @@ class FeedCollector(Collector):
         except DATABASE_ERRORS:
             return
         yield GaugeMetricFamily("event_feed_seq", "The last number in the feed.", seq)
-        yield GaugeMetricFamily("search_as_of_seq", "The number up to which the search has the feed.", search_seq)
+        yield GaugeMetricFamily("search_as_of_seq", "The last number in the feed that the search reflects.", search_seq)
         yield GaugeMetricFamily(
             "outbox_oldest_event_seconds", "Age of the oldest event without a number.", _age(pending_since)
         )
@@ -137,7 +137,7 @@ class FeedCollector(Collector):
 
 
 def _age(since: datetime | None) -> float:
-    """The seconds since then; 0 if there is nothing."""
+    """The seconds since this time; 0 for None."""
     return (datetime.now(UTC) - since).total_seconds() if since else 0.0
 
 

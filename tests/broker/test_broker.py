@@ -110,7 +110,7 @@ def test_a_replay_publishes_events_again(broker: Broker, database_url: str, clie
         wait_until(lambda: is_published(database_url), seconds=PUBLISHED_WITHIN)
 
     beyond = run_python(*FLASK, "broker", "replay", "--after", "4", DATABASE_URL=database_url)
-    assert replayed.stdout == "Publishing goes on with event 2.\n"
+    assert replayed.stdout == "Publishing continues with event 2.\n"
     assert (beyond.returncode, len(beyond.stderr.splitlines())) == (1, 1)
     assert [event["data"]["seq"] for event in broker.events()] == [1, 2, 3, 2, 3]
 
