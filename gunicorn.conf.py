@@ -193,8 +193,17 @@ def post_fork(server: Any, worker: Any) -> None:
         signal.signal(stop, signal.SIG_DFL)
 
 
+def on_reload(server: Any) -> None:
+    """Let the old workers accept connections until a new one does."""
+    # After an upgrade, the master still has the worker class of the older release.
+    if handover := getattr(server.worker_class, "handover", None):
+        handover.begin(server.worker_age)
+
+
 def post_worker_init(worker: Any) -> None:
     """Prepare a worker that has loaded the application."""
+    if handover := getattr(worker, "handover", None):
+        handover.complete(worker.age)
     # Ctrl-C reaches every process of the terminal, but only the master stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker.max_requests_in_progress = _settings["MAX_REQUESTS_IN_PROGRESS"]

@@ -12,6 +12,7 @@ and those of the process; not its hooks around a request, access log, SCRIPT_NAM
 import fcntl
 import io
 import json
+import mmap
 import os
 import re
 import socket
@@ -50,6 +51,8 @@ PROBLEM_SLUGS = {
     503: "service-unavailable",
 }  # fmt: skip
 PROBES = {prefix + path for prefix in ("", URL_PREFIX) for path in ("/healthz", "/readyz", "/metrics")}
+HANDOVER_TIMEOUT = 10.0  # seconds; the requests in progress then still have most of gunicorn's graceful_timeout
+HANDOVER_POLL = 0.05  # seconds
 OVERLOAD_LOG_INTERVAL = 1.0  # seconds between two log lines about overload
 WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key (app/http/event_streams.py)
 READABLE = 1  # event of gevent's loop
@@ -96,6 +99,32 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
         return 1 + self._worker.requests_in_progress // 2
 
 
+class Handover:
+    """At a reload, the old workers accept connections until a new one does.
+
+    gunicorn stops the old workers as soon as it has forked the new ones, which still have to load the application:
+    nobody would accept connections for seconds. Workers are compared by `age`, gunicorn's number of a worker. The
+    master creates the object, and shares its memory with all workers.
+    """
+
+    def __init__(self) -> None:
+        # The age of the last worker before the latest reload, and the age of the newest worker that serves.
+        self._ages = memoryview(mmap.mmap(-1, 16)).cast("Q")
+
+    def begin(self, last_age: int) -> None:
+        """Called in the master at a reload, before it forks the new workers."""
+        self._ages[0] = last_age
+
+    def complete(self, age: int) -> None:
+        """Called by each worker that is ready to accept connections."""
+        self._ages[1] = max(self._ages[1], age)
+
+    def is_pending(self, age: int) -> bool:
+        """Whether a worker of this age is older than the latest reload, and no newer one serves."""
+        last_age, serving_age = self._ages
+        return age <= last_age and serving_age <= last_age
+
+
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """The worker class in `gunicorn.conf.py`."""
 
@@ -116,6 +145,22 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     refusals: Any = None  # a counter of prometheus_client, if the application has one
     rejections: Any = None  # another, with the label `status`, of requests that are refused because of what they are
     sample_process: Any = None  # a function that records the application's metrics of this process, if it has any
+
+    handover = Handover()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """On TERM, stop accepting connections; at a reload, once a newer worker accepts them."""
+        if self.handover.is_pending(self.age):
+            gevent.spawn(self._stop_after_handover)
+        else:
+            super().handle_exit(sig, frame)
+
+    def _stop_after_handover(self) -> None:
+        deadline = time.monotonic() + HANDOVER_TIMEOUT
+        while self.handover.is_pending(self.age) and time.monotonic() < deadline:
+            gevent.sleep(HANDOVER_POLL)
+        self.log.info("Worker stopping after the reload (pid: %s)", self.pid)
+        self.alive = False
 
     def notify(self) -> None:
         """Called every second: update the heartbeat that gunicorn's master checks, and sample the process."""

@@ -1,6 +1,7 @@
 """gunicorn's workers end and are replaced while clients send requests."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -40,12 +41,36 @@ def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
         connection.sendall(head.encode() + body[:10])
         time.sleep(0.5)
         server.process.send_signal(signal_)
+        if signal_ == signal.SIGHUP:
+            wait_until(lambda: "Worker stopping after the reload" in server.output())
         time.sleep(1.5)  # the worker checks once a second
         connection.sendall(body[10:])
         received = b"".join(iter(lambda: connection.recv(65536), b""))
 
     assert received.startswith(b"HTTP/1.1 201 ")
     assert b"\r\nConnection: close\r\n" in received
+
+
+def test_the_old_workers_serve_until_the_new_ones_have_loaded_the_application(sqlite_database: str) -> None:
+    settings = {"DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "2"}
+    with running(*GUNICORN, port=free_port(), **settings) as server:
+        old = set(server.children())
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.children()) == 4)
+        new = set(server.children()) - old
+        for pid in new:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.5)  # a worker checks once a second whether it has been stopped
+        try:
+            statuses = {server.request("GET", "/healthz").status for _ in range(20)}
+            serving = set(server.children())
+        finally:
+            for pid in new:
+                os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: set(server.children()) == new)
+        after = server.request("GET", "/healthz").status
+
+    assert (statuses, serving, after) == ({200}, old | new, 200)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

@@ -78,7 +78,7 @@ def test_too_little_shared_memory_is_reported_at_the_start(database: str) -> Non
 
         assert (answered, metrics) == (EXPECTED, 200)
         assert_alive(server)
-        assert "for metrics and rate limits" in server.output()
+        assert "metrics and rate limits" in server.output()
 
 
 def test_memory_that_fills_up_later_kills_no_worker(database: str) -> None:
