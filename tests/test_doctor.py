@@ -16,10 +16,12 @@ from sqlalchemy import make_url, update
 
 from app import create_app
 from app.db.engine import db
-from app.models import SEARCH_HEAD, OutboxEntry
+from app.models import SEARCH_HEAD, Erasure, OutboxEntry
 from app.models.webhook import FAILING, WebhookEndpoint
+from app.routes import customer_routes
 from app.services import diagnosis
 from app.services.sequencer import sequence_events
+from tests.support.actions import order_after, send_action
 from tests.support.marks import on_postgresql, on_sqlite
 from tests.support.postgres import libpq_url
 from tests.support.samples import MINIMAL
@@ -246,6 +248,27 @@ def test_webhooks_that_receive_nothing_are_reported(app: Flask, database_url: st
     assert second.startswith("ok") and "Enabled: 2." in second
     assert last.startswith("warning") and " b.example has failed since" in last
     assert "secret" not in first + second + last
+
+
+def test_an_erasure_that_is_not_done_after_a_day_is_reported_with_what_it_waits_for(
+    app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(customer_routes, "REQUEST_SECONDS", 0)
+    _, reopened = (order_after(client, "cancel", customer_id="c-1") for _ in range(2))
+    erasure_id = client.delete("/customers/c-1/personal-data").json["id"]
+    send_action(client, reopened, "reopen")
+    before = lines(diagnosed(database_url), "erasures")
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(Erasure).values(created_at=datetime.now(UTC) - timedelta(hours=25)))
+
+    waiting = lines(diagnosed(database_url), "erasures")
+    send_action(client, reopened, "cancel")
+    unfinished = lines(diagnosed(database_url), "erasures")
+
+    assert before[0].startswith("ok")
+    assert waiting[0].startswith("warning") and erasure_id in waiting[0] and reopened.rpartition("/")[2] in waiting[0]
+    assert unfinished[0].startswith("warning") and "`flask privacy resume`" in unfinished[0]
+    assert [len(found) for found in (before, waiting, unfinished)] == [1, 1, 1]
 
 
 def endpoint(url: str, at: datetime) -> WebhookEndpoint:

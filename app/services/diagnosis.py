@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from app.models.webhook import DELETED, ENABLED, FAILING, GONE, WebhookEndpoint
 from app.services.api_key_service import any_api_key
 from app.services.broker import read_lag
 from app.services.event_feed import read_ends
+from app.services.personal_data import find_waiting_erasures
 from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
 from app.services.token_service import KeySetUnavailable, fetch_keys
@@ -33,6 +34,7 @@ _CLOCK_MAX = 1.0  # seconds
 _BROKER_SECONDS_MAX = 60.0  # as in the alert OrderBrokerBehind
 _SEARCH_EVENTS_MAX = 1_000  # as in the alert OrderSearchBehind
 _EVENT_AGE_MAX = 5.0  # seconds; a worker takes an event within 0.1 s
+_ERASURE_MAX = timedelta(days=1)
 _FREE_BYTES_MIN = 1024**3
 _OLDEST_POSTGRESQL = 14  # older ones are no longer supported
 _GRANT = "Run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
@@ -98,6 +100,7 @@ def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding
     if config["BROKER_URL"]:
         yield _check_broker()
     yield from _check_webhooks()
+    yield from _check_erasures()
 
 
 def _check_settings(config: Mapping[str, Any]) -> Iterator[Finding]:
@@ -368,3 +371,15 @@ def _check_webhooks() -> Iterator[Finding]:
             since = rfc3339(endpoint.failing_since)
             yield Finding(Level.WARNING, "webhooks", f"{host} has failed since {since}. {advice}")
     yield Finding(Level.OK, "webhooks", f"Enabled: {sum(endpoint.status == ENABLED for endpoint in endpoints)}.")
+
+
+def _check_erasures() -> Iterator[Finding]:
+    waiting = find_waiting_erasures(older_than=_ERASURE_MAX)
+    for erasure_id, order_id in waiting:
+        since = f"Erasure {erasure_id} has not been done for more than a day"
+        text = f"{since}. Run `flask privacy resume`."
+        if order_id is not None:
+            text = f"{since}: the customer's order {order_id} is open. Complete or cancel it."
+        yield Finding(Level.WARNING, "erasures", text)
+    if not waiting:
+        yield Finding(Level.OK, "erasures", "No erasure of personal data is overdue.")

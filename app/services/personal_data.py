@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import Integer, bindparam, func, literal, select, text, tuple_, update
+from sqlalchemy import Integer, Text, bindparam, cast, func, literal, select, text, tuple_, update
 
 from app.db.engine import db, rewrite_sqlite_file
 from app.db.errors import DATABASE_ERRORS, is_duplicate, is_unavailable
@@ -26,7 +26,7 @@ from app.errors import ErasureNotFound, OpenOrders
 from app.models import DELIVERIES, EVENTS, ORDERS, ChangeKey, Erasure, Order, OrderEvent
 from app.models.erasure import DONE, PERSONAL_COLUMNS, RUNNING, scrub
 from app.models.lifecycle import ERASED, OPEN
-from app.models.order_id import LOWEST_ID, first_order_id, is_alias, new_alias, new_id, parse_uuid
+from app.models.order_id import LOWEST_ID, first_order_id, is_alias, new_alias, new_id, parse_uuid, time_ago
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_document import load_document, parse_order, render_order, visible_actor
 from app.services.order_export import PAGE_BYTES, export_connection, stream_orders
@@ -110,6 +110,15 @@ def running_erasures() -> list[str]:
     """The ids of the erasures that are not done, oldest first."""
     query = select(Erasure.id).where(Erasure.status == RUNNING).order_by(Erasure.id)
     return [row.id for row in read_rows(query)]
+
+
+def find_waiting_erasures(*, older_than: timedelta) -> list[tuple[str, str | None]]:
+    """The ids of up to 10 erasures that have been running for longer, oldest first, each with the id of an order that
+    was reopened, if it waits for one."""
+    of_customer = Order.customer_id == Erasure.customer_id, Order.status.in_(OPEN)
+    order = select(func.min(cast(Order.id, Text))).where(*of_customer).scalar_subquery().label("order_id")
+    query = select(Erasure.id, order).where(Erasure.status == RUNNING, Erasure.created_at < time_ago(older_than))
+    return [(row.id, row.order_id) for row in read_rows(query.order_by(Erasure.id).limit(10))]
 
 
 def continue_erasure(erasure_id: str, *, seconds: float, rewrite_always: bool = False) -> ErasureState:
