@@ -10,12 +10,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Flask
-from flask.testing import FlaskClient
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from app import create_app
 from app.db.engine import db
 from app.db.migrations import database_state, expected_revision
+from app.db.transactions import read_rows
 from tests.support.databases import MIGRATIONS, new_database
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
@@ -109,14 +109,18 @@ def test_every_migration_can_be_downgraded_and_upgraded_again(empty_app: Flask) 
         assert schema(empty_app) == first
 
 
-def test_a_downgrade_deletes_no_orders(app: Flask, client: FlaskClient) -> None:
-    order = client.post("/orders", json=MINIMAL).json
+def test_a_downgrade_deletes_no_orders(empty_app: Flask) -> None:
+    with empty_app.app_context():
+        flask_migrate.upgrade(directory=MIGRATIONS)
+    order = empty_app.test_client().post("/orders", json=MINIMAL).json
 
-    result = app.test_cli_runner().invoke(args=["db", "downgrade"])
+    result = empty_app.test_cli_runner().invoke(args=["db", "downgrade", "base"])
 
     assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert "would delete all orders" in result.stderr
-    assert client.get(f"/orders/{order['id']}").json == order
+    with empty_app.app_context():  # later migrations are downgraded, so this code may not work with the schema
+        [row] = read_rows(text("SELECT number FROM orders"))
+    assert row.number == order["number"]
 
 
 def test_the_migrations_have_one_head_and_one_base() -> None:
