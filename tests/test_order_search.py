@@ -2,12 +2,14 @@
 
 from base64 import urlsafe_b64decode
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from threading import BoundedSemaphore
 from typing import Any
 from uuid import UUID
 
 import pytest
+import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import given
@@ -216,6 +218,18 @@ def test_times_select_orders_from_the_first_up_to_the_second(client: FlaskClient
 
     assert created == [order["id"] for order in reversed(by_creation[2:5])]
     assert set(updated) == {order["id"] for order in by_change[2:5]}
+
+
+@pytest.mark.parametrize("sort", ["-created_at", "updated_at", "-total"])
+def test_an_order_that_a_machine_with_an_earlier_clock_has_changed_is_found_by_its_creation(
+    app: Flask, client: FlaskClient, sort: str
+) -> None:
+    order = client.post("/orders", json=MINIMAL).json
+    with time_machine.travel(datetime.now(UTC) - timedelta(hours=1)):
+        client.post(f"/orders/{order['id']}/confirm")
+    project(app)
+
+    assert searched(client, created_from=order["created_at"], sort=sort) == [order["id"]]
 
 
 def sort_key(order: dict[str, Any], sort: str) -> tuple[Any, str]:

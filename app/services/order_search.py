@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -47,6 +48,7 @@ WALK_MAX = 10_000  # orders that one page walks over
 FACETS_MAX = 50_000  # orders that are counted for facets
 FACET_VALUES_MAX = 100  # of one facet, those with most orders
 SLOTS = threading.BoundedSemaphore(4)  # searches of a process, so that they leave connections to all others
+CLOCKS_DIFFER_MAX = timedelta(days=1)  # of two machines; `created_from` is in 1970 or later
 QUEUE_SECONDS = 4.0  # seconds that a search waits for others; its statements may take the rest of the 10 s of a request
 
 _COLUMNS = (
@@ -297,7 +299,8 @@ def _given_ranges(filters: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         first, last = _BOUNDS[name]
         ranges[name] = (first if low is None else convert(low), last if high is None else convert(high))
     if "created_at" in ranges and filters.get("created_from") is not None:
-        # No order is changed before it is created: a walk by time of change need not begin earlier.
+        # No order is changed before it is created, except by the clock of another machine: a walk by time of change
+        # need not begin much earlier.
         first, last = ranges.get("updated_at", _BOUNDS["updated_at"])
-        ranges["updated_at"] = (max(first, rfc3339(filters["created_from"])), last)
+        ranges["updated_at"] = (max(first, rfc3339(filters["created_from"] - CLOCKS_DIFFER_MAX)), last)
     return ranges
