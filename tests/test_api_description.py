@@ -347,7 +347,7 @@ def test_a_cursor_has_the_same_type_everywhere(description: dict[str, Any]) -> N
     assert all(cursor == cursors[0] for cursor in cursors)
 
 
-def real_answers(client: FlaskClient) -> Iterator[tuple[str, TestResponse]]:
+def real_responses(client: FlaskClient) -> Iterator[tuple[str, TestResponse]]:
     """Responses of every kind, each with the path of its operation in the description."""
     key = {"Idempotency-Key": "k-1"}
     for body in (MINIMAL, RICHEST, priced(-250, 40)):
@@ -373,7 +373,7 @@ def real_answers(client: FlaskClient) -> Iterator[tuple[str, TestResponse]]:
 
 
 def test_real_responses_match_the_description(client: FlaskClient, description: dict[str, Any]) -> None:
-    for path, response in real_answers(client):
+    for path, response in real_responses(client):
         answer = description["paths"][path][response.request.method.lower()]["responses"][str(response.status_code)]
 
         assert set(answer["headers"]) >= {name for name in response.headers.keys() if name in NOTABLE}

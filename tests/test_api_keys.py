@@ -229,7 +229,7 @@ def test_the_list_shows_everything_except_the_secrets(secure_app: Flask, secure_
 
 
 @contextmanager
-def at_each_use_recorded(app: Flask, call: Callable[[], None]) -> Iterator[None]:
+def record_each_use(app: Flask, call: Callable[[], None]) -> Iterator[None]:
     def before_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("UPDATE api_keys SET last_used_at"):
             call()
@@ -248,7 +248,7 @@ def test_the_last_use_of_a_key_is_recorded_at_most_once_a_minute(
     key = api_key(secure_app, "orders:read")
     uses: list[int] = []
 
-    with at_each_use_recorded(secure_app, lambda: uses.append(1)):
+    with record_each_use(secure_app, lambda: uses.append(1)):
         statuses = [status(secure_client, key) for _ in range(10)]
         [first] = [row.last_used_at for row in stored(secure_app)]
         in_a_minute = len(uses)
@@ -266,7 +266,7 @@ def test_a_last_use_that_cannot_be_recorded_rejects_no_request(secure_app: Flask
 
     key = api_key(secure_app, "orders:read")
 
-    with at_each_use_recorded(secure_app, fail):
+    with record_each_use(secure_app, fail):
         assert status(secure_client, key) == 200
     assert [row.last_used_at for row in stored(secure_app)] == [None]
 

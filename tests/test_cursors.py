@@ -27,7 +27,7 @@ QUERIES: list[dict[str, str]] = [
 
 
 @pytest.fixture
-def shops_orders(secure_app: Flask, secure_client: FlaskClient) -> list[str]:
+def orders_of_shop(secure_app: Flask, secure_client: FlaskClient) -> list[str]:
     """The ids of an order of Bob between two of Ada, all created by a shop."""
     key = bearer(api_key(secure_app, "orders:read", "orders:write"))
     bodies = [MINIMAL | {"customer_id": customer} for customer in ("c-ada", "c-bob", "c-ada")]
@@ -38,11 +38,11 @@ def shops_orders(secure_app: Flask, secure_client: FlaskClient) -> list[str]:
 @example(query={}, after=str(UUID(int=2**128 - 1)), own=False, position=0)
 @example(query={"sort": "created_at"}, after=str(UUID(int=2**128 - 1)), own=False, position=0)
 def test_a_forged_list_cursor_lists_only_own_orders(
-    secure_client: FlaskClient, shops_orders: list[str], query: dict[str, str], after: str, own: bool, position: int
+    secure_client: FlaskClient, orders_of_shop: list[str], query: dict[str, str], after: str, own: bool, position: int
 ) -> None:
     # The binding is not secret: anybody can compute it.
     bound = {name: value for name, value in OrderQuerySchema().load(query).items() if name != "limit"}
-    cursor = make_cursor(shops_orders[position] if own else after, query=bound)
+    cursor = make_cursor(orders_of_shop[position] if own else after, query=bound)
 
     bob = bearer(token(customer="c-bob"))
     page = secure_client.get("/orders", query_string=query | {"cursor": cursor}, headers=bob)
@@ -57,9 +57,9 @@ def test_a_forged_list_cursor_lists_only_own_orders(
 @example(version=2**32 - 1, position=0)
 @example(version=0, position=0)
 def test_a_forged_history_cursor_is_refused_or_reads_an_own_order(
-    secure_client: FlaskClient, shops_orders: list[str], version: int, position: int
+    secure_client: FlaskClient, orders_of_shop: list[str], version: int, position: int
 ) -> None:
-    order_id = shops_orders[position]
+    order_id = orders_of_shop[position]
     cursor = make_version_cursor(version, order_id=order_id)
 
     page = secure_client.get(f"/orders/{order_id}/history?cursor={cursor}", headers=bearer(token(customer="c-bob")))
@@ -74,9 +74,9 @@ def test_a_forged_history_cursor_is_refused_or_reads_an_own_order(
 
 @given(cursor=st.text(max_size=200) | st.binary(max_size=60).map(lambda raw: urlsafe_b64encode(raw).decode()))
 def test_an_arbitrary_cursor_is_never_an_internal_error(
-    secure_client: FlaskClient, shops_orders: list[str], cursor: str
+    secure_client: FlaskClient, orders_of_shop: list[str], cursor: str
 ) -> None:
-    for path in ("/orders", f"/orders/{shops_orders[1]}/history"):
+    for path in ("/orders", f"/orders/{orders_of_shop[1]}/history"):
         page = secure_client.get(path, query_string={"cursor": cursor}, headers=bearer(token(customer="c-bob")))
 
         assert page.status_code in (200, 400)

@@ -53,7 +53,7 @@ def take(events: Iterator[ReceivedEvent], count: int) -> list[ReceivedEvent]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream sends a heartbeat every tenth of a second."""
     monkeypatch.setattr(event_streams, "HEARTBEAT", 0.1)
 
@@ -112,7 +112,7 @@ def test_a_stream_has_only_the_events_that_match(app: Flask, client: FlaskClient
     assert (event.id, event.data["order_id"]) == ("4", second)
 
 
-def test_heartbeats_tell_how_far_the_feed_has_been_read(app: Flask, client: FlaskClient, impatient: None) -> None:
+def test_heartbeats_tell_how_far_the_feed_has_been_read(app: Flask, client: FlaskClient, short_heartbeat: None) -> None:
     """So a client that reconnects does not get skipped events again."""
     create(client)
     number_events(app)
@@ -195,7 +195,7 @@ def test_the_stream_ends_when_the_order_is_no_longer_the_customers(
 
 
 def test_a_revoked_key_ends_its_streams(
-    app: Flask, secure_app: Flask, secure_client: FlaskClient, impatient: None
+    app: Flask, secure_app: Flask, secure_client: FlaskClient, short_heartbeat: None
 ) -> None:
     key = api_key(secure_app, "events:read")
     with stream(secure_client, "/events", **bearer(key)) as events:

@@ -60,7 +60,7 @@ def environ_of_gunicorn(head: bytes) -> dict[str, Any]:
     return create(request, None, "", "/a.sock", configuration)[1]  # type: ignore[no-any-return]
 
 
-def environ_of_ours(head: bytes) -> dict[str, Any] | None:
+def environ_of_the_worker(head: bytes) -> dict[str, Any] | None:
     parser = gunicorn_worker.RequestParser(LIMITS, {"REMOTE_ADDR": ""})
     parser.feed(head + b"\r\n\r\n")
     return parser.requests[0].environ if parser.requests else None
@@ -73,7 +73,7 @@ def environ_of_ours(head: bytes) -> dict[str, Any] | None:
 @example(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 5")
 @example(b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c")
 def test_a_request_means_the_same_to_gunicorn(head: bytes) -> None:
-    ours = environ_of_ours(head)
+    ours = environ_of_the_worker(head)
 
     if ours is not None:
         theirs = environ_of_gunicorn(head)
@@ -90,7 +90,7 @@ USUAL = (
 
 
 def test_the_usual_request() -> None:
-    assert environ_of_ours(USUAL) == {
+    assert environ_of_the_worker(USUAL) == {
         "REMOTE_ADDR": "",
         "REQUEST_METHOD": "POST",
         "RAW_URI": "/orders?a=%20b",
@@ -128,7 +128,7 @@ def connection_to(application: Application, *, timeout: int = TIMEOUT) -> Iterat
         assert not serving.is_alive()
 
 
-def everything_of(connection: socket.socket) -> bytes:
+def receive_all(connection: socket.socket) -> bytes:
     """All bytes until the server closes the connection."""
     received = b""
     while part := connection.recv(65_536):
@@ -136,12 +136,12 @@ def everything_of(connection: socket.socket) -> bytes:
     return received
 
 
-def answer_to(sent: bytes, application: Application = echo) -> bytes:
+def response_to(sent: bytes, application: Application = echo) -> bytes:
     """The response to these bytes, after which the client sends no more."""
     with connection_to(application) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
-        return everything_of(connection)
+        return receive_all(connection)
 
 
 def bodies(responses: bytes) -> list[bytes]:
@@ -161,7 +161,7 @@ CHUNKED = b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:
-    responses = answer_to(PLAIN + UNREAD + PLAIN + CHUNKED + PLAIN)
+    responses = response_to(PLAIN + UNREAD + PLAIN + CHUNKED + PLAIN)
 
     plain, chunked = b"POST /plain abc", b"POST /chunked abc"
     assert bodies(responses) == [plain, b"POST /unread ", plain, chunked, plain]
@@ -169,14 +169,14 @@ def test_pipelined_requests_are_answered_in_order() -> None:
 
 @pytest.mark.parametrize("request_", [PLAIN, UNREAD, CHUNKED], ids=["plain", "unread", "chunked"])
 def test_a_request_may_arrive_in_pieces_of_any_size(request_: bytes) -> None:
-    expected = bodies(answer_to(request_)) * 2
+    expected = bodies(response_to(request_)) * 2
 
     for size in (1, 7, 50, len(request_) - 1):
         with connection_to(echo) as connection:
             for piece in pieces_of(request_ * 2, size):
                 connection.sendall(piece)
             connection.shutdown(socket.SHUT_WR)
-            assert bodies(everything_of(connection)) == expected
+            assert bodies(receive_all(connection)) == expected
 
 
 def pieces_of(sent: bytes, size: int) -> list[bytes]:
@@ -186,7 +186,7 @@ def pieces_of(sent: bytes, size: int) -> list[bytes]:
 def test_the_unread_rest_of_a_large_body_is_skipped() -> None:
     large = b"POST /%s HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
 
-    read, unread, after = bodies(answer_to(large % b"read" + large % b"unread" + PLAIN))
+    read, unread, after = bodies(response_to(large % b"read" + large % b"unread" + PLAIN))
 
     assert read == b"POST /read xxxxxxxxx"
     assert (unread, after) == (b"POST /unread ", b"POST /plain abc")
@@ -196,25 +196,25 @@ def test_a_client_that_sends_more_than_the_server_skips_gets_its_response(monkey
     monkeypatch.setattr(gunicorn_worker, "MAX_BODY_SIZE", 100_000)
     large = b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
 
-    assert bodies(answer_to(large)) == [b"POST /unread "]
+    assert bodies(response_to(large)) == [b"POST /unread "]
 
 
 def test_a_body_that_ends_early_closes_the_connection() -> None:
-    assert bodies(answer_to(PLAIN[:-1])) == [b"POST /plain ab"]
+    assert bodies(response_to(PLAIN[:-1])) == [b"POST /plain ab"]
 
 
 @pytest.mark.parametrize("given", ["close", "Close", "keep-alive, close", "x"])
 def test_the_connection_is_closed_for_connection_close_and_unknown_options(given: str) -> None:
     asked = PLAIN.replace(b"\r\nHost", f"\r\nConnection: {given}\r\nHost".encode())
 
-    response = answer_to(asked + PLAIN)
+    response = response_to(asked + PLAIN)
 
     assert bodies(response) == [b"POST /plain abc"]
     assert b"\r\nConnection: close\r\n" in response
 
 
 def test_an_old_clients_connection_is_closed() -> None:
-    assert bodies(answer_to(b"GET /old HTTP/1.0\r\n\r\n" + PLAIN)) == [b"GET /old "]
+    assert bodies(response_to(b"GET /old HTTP/1.0\r\n\r\n" + PLAIN)) == [b"GET /old "]
 
 
 def test_a_client_that_expects_100_continue_gets_it() -> None:
@@ -225,7 +225,7 @@ def test_a_client_that_expects_100_continue_gets_it() -> None:
         connection.shutdown(socket.SHUT_WR)
 
         assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
-        assert bodies(everything_of(connection)) == [b"POST /plain abc"]
+        assert bodies(receive_all(connection)) == [b"POST /plain abc"]
 
 
 def streaming(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
@@ -234,7 +234,7 @@ def streaming(environ: dict[str, Any], start_response: Callable[..., Any]) -> It
 
 
 def test_a_body_of_unknown_length_is_sent_in_chunks_and_keeps_the_connection() -> None:
-    responses = answer_to(PLAIN + PLAIN, streaming)
+    responses = response_to(PLAIN + PLAIN, streaming)
 
     assert responses.count(b"\r\nTransfer-Encoding: chunked\r\n") == 2
     assert responses.count(b"\r\n\r\n1\r\na\r\n14\r\n" + b"b" * 20 + b"\r\n0\r\n\r\n") == 2
@@ -246,14 +246,14 @@ def test_a_response_without_a_body_ends_with_its_head(status: str) -> None:
         start_response(status, [])
         return []
 
-    responses = answer_to(PLAIN + PLAIN, without)
+    responses = response_to(PLAIN + PLAIN, without)
 
     assert responses.count(f"HTTP/1.1 {status}\r\n".encode()) == 2
     assert b"chunked" not in responses and responses.endswith(b"GMT\r\n\r\n")
 
 
 def test_a_response_to_head_has_the_length_and_no_body() -> None:
-    responses = answer_to(PLAIN.replace(b"POST", b"HEAD") * 2)
+    responses = response_to(PLAIN.replace(b"POST", b"HEAD") * 2)
 
     assert responses.count(b"\r\nContent-Length: 15\r\n") == 2
     assert b"abc" not in responses
@@ -287,7 +287,7 @@ def failing(pieces: Closing, *headers: tuple[str, str]) -> Application:
 def test_an_application_that_fails_before_its_response_is_a_500() -> None:
     pieces = Closing(None)
 
-    response = answer_to(PLAIN + PLAIN, failing(pieces))
+    response = response_to(PLAIN + PLAIN, failing(pieces))
 
     assert response.startswith(b"HTTP/1.1 500 ") and response.count(b"HTTP/1.1 ") == 1
     assert pieces.closed
@@ -297,7 +297,7 @@ def test_an_application_that_fails_before_its_response_is_a_500() -> None:
 def test_an_aborted_response_does_not_look_complete(headers: list[tuple[str, str]]) -> None:
     pieces = Closing(b"a", None)
 
-    response = answer_to(PLAIN + PLAIN, failing(pieces, *headers))
+    response = response_to(PLAIN + PLAIN, failing(pieces, *headers))
 
     assert response.startswith(b"HTTP/1.1 200 ") and response.count(b"HTTP/1.1 ") == 1
     assert not response.endswith(b"0\r\n\r\n")
@@ -325,14 +325,14 @@ def test_a_partial_response_resets_the_connection_of_an_http_1_0_client(applicat
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             worker.handle(listener, accepted, address)
             with pytest.raises(ConnectionResetError):
-                everything_of(client)
+                receive_all(client)
 
 
 def test_a_response_that_the_application_aborts_before_it_has_started_is_a_500() -> None:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         raise ConnectionAbortedError
 
-    assert answer_to(PLAIN, application).startswith(b"HTTP/1.1 500 ")
+    assert response_to(PLAIN, application).startswith(b"HTTP/1.1 500 ")
 
 
 @pytest.mark.parametrize("ended", [SystemExit, GreenletExit])
@@ -340,14 +340,14 @@ def test_a_request_that_gunicorn_aborts_does_not_stop_its_worker(ended: type[Bas
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         raise ended
 
-    assert answer_to(PLAIN + PLAIN, application) == b""
+    assert response_to(PLAIN + PLAIN, application) == b""
 
 
 def test_a_failure_after_the_response_sends_no_second_response() -> None:
     pieces = Closing(b"a")
     pieces.close = lambda: 1 / 0  # type: ignore[assignment,method-assign]
 
-    response = answer_to(PLAIN + PLAIN, failing(pieces, ("Content-Length", "1")))
+    response = response_to(PLAIN + PLAIN, failing(pieces, ("Content-Length", "1")))
 
     assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b"\r\n\r\na")
 
@@ -355,7 +355,7 @@ def test_a_failure_after_the_response_sends_no_second_response() -> None:
 def test_headers_of_the_server_are_sent_once() -> None:
     theirs = [("Date", "x"), ("Server", "x"), ("Connection", "x"), ("Keep-Alive", "x"), ("Transfer-Encoding", "x")]
 
-    response = answer_to(PLAIN, failing(Closing(b"a"), *theirs, ("Content-Length", "1")))
+    response = response_to(PLAIN, failing(Closing(b"a"), *theirs, ("Content-Length", "1")))
 
     assert b": x\r\n" not in response
     assert response.count(b"\r\nDate: ") == 1
@@ -399,14 +399,14 @@ def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_disconnect
 
 
 def test_a_response_shorter_than_its_length_closes_the_connection() -> None:
-    response = answer_to(PLAIN + PLAIN, failing(Closing(b"a"), ("Content-Length", "2")))
+    response = response_to(PLAIN + PLAIN, failing(Closing(b"a"), ("Content-Length", "2")))
 
     assert response.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "\x00"])
 def test_a_header_with_a_line_break_is_never_sent(value: str) -> None:
-    response = answer_to(PLAIN, failing(Closing(b"a"), ("A", value)))
+    response = response_to(PLAIN, failing(Closing(b"a"), ("A", value)))
 
     assert response.startswith(b"HTTP/1.1 500 ")
     assert b"Set-Cookie" not in response
@@ -435,7 +435,7 @@ def test_the_last_request_of_a_worker_that_is_to_stop_closes_the_connection() ->
     with worker_of(echo, max_requests=2) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
         ours.sendall(PLAIN * 3)
         worker.handle(listener, theirs, "")
-        responses = everything_of(ours)
+        responses = receive_all(ours)
 
     assert bodies(responses) == [b"POST /plain abc"] * 2
     assert responses.count(b"\r\nConnection: close\r\n") == 1
@@ -456,7 +456,7 @@ def test_a_connection_that_has_waited_for_events_is_not_closed_after_it_promised
     with worker_of(application) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
         ours.sendall(b"".join(PLAIN.replace(b"/plain", path) for path in (b"/wait", b"/stop", b"/last")))
         worker.handle(listener, theirs, "")
-        responses = everything_of(ours)
+        responses = receive_all(ours)
 
     assert bodies(responses) == [b"ab"] * 3
     assert responses.count(b"\r\nConnection: close\r\n") == 1
@@ -500,7 +500,7 @@ AMBIGUOUS = {
 
 @pytest.mark.parametrize("sent", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_an_ambiguous_request_is_refused_and_the_last_of_its_connection(sent: bytes) -> None:
-    responses = answer_to(PLAIN + sent + SMUGGLED)
+    responses = response_to(PLAIN + sent + SMUGGLED)
 
     first, _, refusal = responses.partition(b"POST /plain abc")
     assert first.startswith(b"HTTP/1.1 200 ")
@@ -512,14 +512,14 @@ def test_an_ambiguous_request_is_refused_and_the_last_of_its_connection(sent: by
 
 @pytest.mark.parametrize("header", ["Script_Name: /a", "Script-Name: /a", "X-Forwarded-Prefix: /a", "Path_Info: /a"])
 def test_no_header_changes_the_path_or_its_prefix(header: str) -> None:
-    environ = environ_of_ours(f"GET /b HTTP/1.1\r\nHost: a\r\n{header}".encode())
+    environ = environ_of_the_worker(f"GET /b HTTP/1.1\r\nHost: a\r\n{header}".encode())
 
     assert environ is not None
     assert (environ.get("SCRIPT_NAME"), environ["PATH_INFO"]) == (None, "/b")
 
 
 def test_header_names_with_underscores_are_dropped() -> None:
-    environ = environ_of_ours(b"GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 1\r\nX_Request_Id: b\r\nA-B: c")
+    environ = environ_of_the_worker(b"GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 1\r\nX_Request_Id: b\r\nA-B: c")
 
     assert environ is not None
     assert {name for name in environ if name.startswith(("HTTP_", "CONTENT_"))} == {"HTTP_HOST", "HTTP_A_B"}
@@ -531,19 +531,19 @@ def test_header_names_with_underscores_are_dropped() -> None:
 def test_an_offer_to_upgrade_is_declined_and_the_body_read(framing: bytes) -> None:
     offer = b"POST /offer HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + framing
 
-    assert bodies(answer_to(offer + PLAIN)) == [b"POST /offer abc", b"POST /plain abc"]
+    assert bodies(response_to(offer + PLAIN)) == [b"POST /offer abc", b"POST /plain abc"]
     for size in (1, 7):
         with connection_to(echo) as connection:
             for piece in pieces_of(offer + PLAIN, size):
                 connection.sendall(piece)
             connection.shutdown(socket.SHUT_WR)
-            assert bodies(everything_of(connection)) == [b"POST /offer abc", b"POST /plain abc"]
+            assert bodies(receive_all(connection)) == [b"POST /offer abc", b"POST /plain abc"]
 
 
 def test_an_unread_body_gets_no_100_continue() -> None:
     expecting = UNREAD.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n").removesuffix(b"abc")
 
-    response = answer_to(expecting)
+    response = response_to(expecting)
 
     assert response.startswith(b"HTTP/1.1 200 ") and b"\r\nConnection: close\r\n" in response
 
@@ -551,30 +551,30 @@ def test_an_unread_body_gets_no_100_continue() -> None:
 def test_an_old_client_may_keep_its_connection() -> None:
     kept = b"GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
 
-    responses = answer_to(kept * 2)
+    responses = response_to(kept * 2)
 
     assert bodies(responses) == [b"GET /old "] * 2
     assert responses.count(b"\r\nConnection: keep-alive\r\n") == 2
 
 
 def test_for_http_1_0_a_body_of_unknown_length_ends_with_the_connection() -> None:
-    response = answer_to(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", streaming)
+    response = response_to(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", streaming)
 
     assert response.endswith(b"\r\n\r\na" + b"b" * 20)
     assert b"chunked" not in response and b"\r\nConnection: close\r\n" in response
 
 
-def answers_in_time(*begun: bytes) -> list[bytes]:
+def responses_in_time(*begun: bytes) -> list[bytes]:
     """All responses to incomplete requests, each on its own connection; the worker waits for a second."""
     with ExitStack() as stack:
         connections = [stack.enter_context(connection_to(echo, timeout=1)) for _ in begun]
         for connection, sent in zip(connections, begun, strict=True):
             connection.sendall(sent)
-        return [everything_of(connection) for connection in connections]
+        return [receive_all(connection) for connection in connections]
 
 
 def test_a_head_that_does_not_arrive_in_time_ends_the_connection() -> None:
-    nothing, half, after_another = answers_in_time(b"", b"GET / HTTP", PLAIN + b"GET / HTTP")
+    nothing, half, after_another = responses_in_time(b"", b"GET / HTTP", PLAIN + b"GET / HTTP")
 
     assert nothing == b""
     assert half.startswith(b"HTTP/1.1 408 ")
@@ -585,7 +585,7 @@ EXPECTING = PLAIN[:-3].replace(b"Host", b"Expect: 100-continue\r\nHost")
 
 
 def test_a_body_that_does_not_arrive_in_time_is_408() -> None:
-    for received in answers_in_time(PLAIN[:-1], CHUNKED[:-4], CHUNKED[:-12], EXPECTING):
+    for received in responses_in_time(PLAIN[:-1], CHUNKED[:-4], CHUNKED[:-12], EXPECTING):
         assert received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").startswith(b"HTTP/1.1 408 ")
 
 
@@ -610,7 +610,7 @@ def test_an_endless_request_is_rejected(begun: bytes, endless: bytes) -> None:
         with suppress(OSError):
             for _ in range(400):
                 connection.sendall(endless * (65_536 // len(endless)))
-        received = everything_of(connection)
+        received = receive_all(connection)
 
     assert re.match(rb"HTTP/1\.1 (400|413|414|431) ", received)
 
@@ -625,14 +625,14 @@ def test_the_application_may_write_and_may_replace_a_response_that_has_not_begun
         write(b"a")
         return [b"b"]
 
-    responses = answer_to(PLAIN * 2, application)
+    responses = response_to(PLAIN * 2, application)
 
     assert responses.count(b"HTTP/1.1 201 Created\r\n") == 2
     assert responses.count(b"\r\n\r\nab") == 2
 
 
 def test_requests_before_a_malformed_one_are_answered() -> None:
-    responses = answer_to(PLAIN * 3 + b"garbage\r\n\r\n")
+    responses = response_to(PLAIN * 3 + b"garbage\r\n\r\n")
 
     assert responses.count(b"HTTP/1.1 200 ") == 3
     assert responses.count(b"HTTP/1.1 400 ") == 1

@@ -103,12 +103,12 @@ def test_an_order_that_is_confirmed_concurrently_does_not_expire(
 ) -> None:
     find = order_schedule.find_expired
 
-    def find_and_be_late(*, after: str, before: str) -> Any:
+    def confirm_after_search(*, after: str, before: str) -> Any:
         found = find(after=after, before=before)
         client.post(f"{old[2]}/confirm")
         return found
 
-    monkeypatch.setattr(order_schedule, "find_expired", find_and_be_late)
+    monkeypatch.setattr(order_schedule, "find_expired", confirm_after_search)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [6]

@@ -158,7 +158,7 @@ class OrderLives(RuleBasedStateMachine):
 
     @precondition(lambda self: self.ids)
     @rule(data=st.data(), pick=picks, steps=st.integers(3, 8))
-    def move_on(self, data: st.DataObject, pick: int, steps: int) -> None:
+    def do_an_allowed_action(self, data: st.DataObject, pick: int, steps: int) -> None:
         """An allowed action: random actions alone rarely lead far."""
         for _ in range(steps):
             allowed = allowed_actions(self.model.orders[self.numbered(pick)].now)
@@ -198,7 +198,7 @@ class OrderLives(RuleBasedStateMachine):
         self.agree_on_list(chosen, limit=limit, sort=sort)
 
     @rule(wanted=changes)
-    def change_what_is_not_there(self, wanted: tuple[int, Change, str | None, str]) -> None:
+    def change_an_unknown_order(self, wanted: tuple[int, Change, str | None, str]) -> None:
         _, change, key, kind = wanted
         assert slug(self.send("00000000-0000-7000-8000-000000000000", change, key, condition(kind, 1)[0])) in [
             (404, "order-not-found"),

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from flask import Flask
 
-from tests.support.databases import ORDER, create_order, orders_locked
+from tests.support.databases import ORDER, create_order, creates_blocked
 from tests.support.event_streams import number_events
 from tests.support.marks import on_postgresql, on_sqlite
 from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, free_port, running, wait_until
@@ -32,7 +32,7 @@ def server(database_url: str, app: Flask) -> Iterator[Server]:
 @contextmanager
 def at_the_limit(server: Server, url: str) -> Iterator[list[Future[Response]]]:
     """The worker processes as many requests as it may until the block ends."""
-    with ThreadPoolExecutor(LIMIT) as threads, orders_locked(url):
+    with ThreadPoolExecutor(LIMIT) as threads, creates_blocked(url):
         waiting = [threads.submit(create_order, server) for _ in range(LIMIT)]
         wait_until(lambda: server.request("GET", "/orders").status == 503)
         yield waiting

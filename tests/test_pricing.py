@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.models.pricing import LARGEST_TOTAL, InvalidPrices, order_totals, price_lines
 from app.schemas.order import PRICE_MAX, QUANTITY_MAX
-from tests.support.order_model import discounts, price_faults, totals
+from tests.support.order_model import discounts, price_errors, totals
 from tests.support.samples import error_locations, priced
 
 Document = dict[str, Any]
@@ -46,10 +46,10 @@ def test_the_discounts_of_the_lines_add_up_to_all_discounts(order: tuple[list[Do
     try:
         prices = price_lines(items, adjustments)
     except InvalidPrices:
-        assert price_faults(expected)
+        assert price_errors(expected)
         return
 
-    assert price_faults(expected) == []
+    assert price_errors(expected) == []
     assert prices.discounts == discounts(expected)
     assert sum(prices.discounts) == sum(one["amount"] for one in adjustments if one["type"] == "discount")
     for subtotal, line_discount in zip(prices.subtotals, prices.discounts, strict=True):
@@ -88,7 +88,7 @@ def test_prices_and_their_errors_are_the_same_over_http(client: FlaskClient) -> 
             "/orders", json={"customer_id": "c-1", "items": items, "adjustments": adjustments, "currency": "EUR"}
         )
 
-        if faults := price_faults(expected):
+        if faults := price_errors(expected):
             assert error_locations(response) == {f"#/{fault}" for fault in faults}
             return
         assert response.status_code == 201, response.text

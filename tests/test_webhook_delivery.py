@@ -62,7 +62,7 @@ def health(client: FlaskClient, webhook: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def let_pauses_end(app: Flask) -> None:
+def make_pending_due(app: Flask) -> None:
     """Make all pending deliveries due now."""
     past = datetime.now(UTC) - timedelta(seconds=1)
     with app.app_context(), db.engine.begin() as connection:
@@ -208,7 +208,7 @@ def test_a_failed_delivery_is_retried_with_the_same_id_and_a_new_timestamp(app: 
         order_id = create_order(client)
         for _ in range(4):
             deliver(app)
-            let_pauses_end(app)
+            make_pending_due(app)
         deliver(app)
 
     assert endpoint.event_ids == [f"{order_id}:1"] * 4
@@ -271,7 +271,7 @@ def test_an_order_that_fails_does_not_delay_other_orders_and_keeps_its_own_order
         deliver(app)
         blocked = endpoint.event_ids.copy()
         accepts.set()
-        let_pauses_end(app)
+        make_pending_due(app)
         deliver(app)
 
     assert sorted(blocked) == sorted([f"{stuck}:1", f"{other}:1", f"{other}:2"])
@@ -287,10 +287,10 @@ def test_an_endpoint_that_does_not_answer_gets_one_request_at_a_time_until_one_s
             create_order(client)
         deliver(app)
         first = len(endpoint.requests)
-        let_pauses_end(app)
+        make_pending_due(app)
         deliver(app)
         second = len(endpoint.requests)
-        let_pauses_end(app)
+        make_pending_due(app)
         endpoint.answer = lambda _: 200
         deliver(app)
 
@@ -387,7 +387,7 @@ def test_410_disables_a_webhook_and_pending_deliveries_are_sent_when_it_is_enabl
         first = create_order(client)
         deliver(app)
         second = create_order(client)
-        let_pauses_end(app)
+        make_pending_due(app)
         deliver(app)
         disabled = health(client, webhook)
         endpoint.answer = lambda _: 200
@@ -477,7 +477,7 @@ def test_a_failure_that_began_before_a_repair_does_not_count(
     assert (delivery["order_id"], [attempt["status"] for attempt in delivery["attempts"]]) == (order_id, [410])
 
 
-def set_back(app: Flask, time: timedelta) -> None:
+def age_failures(app: Flask, time: timedelta) -> None:
     """Move the beginning of the failures into the past."""
     with app.app_context(), db.engine.begin() as connection:
         for column in (WebhookEndpoint.failing_since, WebhookDelivery.first_attempt_at, WebhookEndpoint.reported_at):
@@ -491,12 +491,12 @@ def test_after_72_hours_a_delivery_has_failed_and_can_be_sent_again(app: Flask, 
         order_id = create_order(client)
         client.post(f"/orders/{order_id}/confirm")
         deliver(app)
-        set_back(app, timedelta(hours=72))
-        let_pauses_end(app)
+        age_failures(app, timedelta(hours=72))
+        make_pending_due(app)
         deliver(app)
         failed, _ = deliveries(client, webhook)
         endpoint.answer = lambda _: 200
-        let_pauses_end(app)
+        make_pending_due(app)
         since = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
         replayed = client.post(f"/webhooks/{webhook['id']}/replay", json={"failed_since": since})
         deliver(app)
@@ -512,8 +512,8 @@ def test_the_last_attempt_is_made_at_the_end_of_the_72_hours(app: Flask, client:
         webhook = create_webhook(client, endpoint.url)
         create_order(client)
         deliver(app)
-        set_back(app, timedelta(hours=71, minutes=59, seconds=58))
-        let_pauses_end(app)
+        age_failures(app, timedelta(hours=71, minutes=59, seconds=58))
+        make_pending_due(app)
         deliver(app)
 
     [delivery] = deliveries(client, webhook)
@@ -533,10 +533,10 @@ def test_15_failures_in_a_row_and_72_hours_disable_a_webhook(
         webhook = create_webhook(client, endpoint.url)
         create_order(client)
         deliver(app)
-        set_back(app, timedelta(hours=hours))
+        age_failures(app, timedelta(hours=hours))
         with app.app_context(), db.engine.begin() as connection:
             connection.execute(update(WebhookEndpoint).values(consecutive_failures=failures - 1))
-        let_pauses_end(app)
+        make_pending_due(app)
         deliver(app)
 
     document = health(client, webhook)
@@ -552,7 +552,7 @@ def test_a_success_ends_a_series_of_failures(app: Flask, client: FlaskClient) ->
         deliver(app)
         failing = health(client, webhook)["health"]
         for _ in range(2):
-            let_pauses_end(app)
+            make_pending_due(app)
             deliver(app)
 
     assert (failing["consecutive_failures"], failing["last_success_at"]) == (1, None)
@@ -571,7 +571,7 @@ def test_failing_and_disabled_webhooks_are_reported_to_operators(app: Flask, cli
         for status in (500, 500, 410):
             endpoint.answer = lambda _, status=status: status  # type: ignore[misc]
             deliver(app)
-            let_pauses_end(app)
+            make_pending_due(app)
         deliver(app)
 
     failing, disabled = operators.requests
@@ -725,7 +725,7 @@ def test_deliveries_of_an_erased_order_have_no_personal_data_and_responses_are_e
         after = deliveries(client, webhook)
         endpoint.requests.clear()
         endpoint.answer = lambda _: 200
-        let_pauses_end(app)
+        make_pending_due(app)
         deliver(app)
 
     assert "canary" in str(before)
@@ -836,7 +836,7 @@ def test_a_delivery_whose_worker_dies_is_due_again_and_late_results_are_ignored(
             [due] = webhook_claims.due_endpoints(datetime.now(UTC))
             [lost] = webhook_claims.claim(due, limit=10)
             assert webhook_claims.claim(due, limit=10) == []
-        let_pauses_end(app)
+        make_pending_due(app)
         deliver(app)
         with app.app_context():
             webhook_claims.complete([(lost, Attempt(datetime.now(UTC), 1, 500, ""))])
@@ -970,7 +970,7 @@ def test_a_secret_that_cannot_be_decrypted_is_a_failure_that_says_what_to_do(app
             deliver(app)
             [delivery] = deliveries(client, webhook)
             rotated = client.post(f"/webhooks/{webhook['id']}/rotate-secret").json
-            let_pauses_end(app)
+            make_pending_due(app)
             deliver(app)
 
     assert "Rotate the secret" in delivery["attempts"][0]["error"]
@@ -1119,7 +1119,7 @@ def test_after_a_change_of_secret_key_a_rotated_secret_signs_the_waiting_deliver
             deliver(app)
             [waiting] = deliveries(client, webhook)
             secret = client.post(f"/webhooks/{webhook['id']}/rotate-secret").json["secret"]
-            let_pauses_end(app)
+            make_pending_due(app)
             deliver(app)
 
     assert waiting["status"] == "pending" and "SECRET_KEY has changed" in waiting["attempts"][0]["error"]

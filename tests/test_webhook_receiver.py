@@ -8,9 +8,9 @@ from flask.testing import FlaskClient
 
 from tests.support.marks import on_sqlite
 from tests.support.readme_receivers import (
-    accepts_what_is_signed,
+    check_empty_secret,
+    check_signatures,
     receiver_in,
-    refuses_an_empty_secret,
     write_receiver,
 )
 from tests.support.servers import free_port
@@ -21,13 +21,13 @@ def test_the_receiver_accepts_only_what_is_signed(app: Flask, client: FlaskClien
     port, file = free_port(), write_receiver(tmp_path, "python", "py")
     command = (sys.executable, "-m", "flask", "--app", str(file), "run", "--port", str(port))
 
-    accepts_what_is_signed(app, client, *command, port=port)
+    check_signatures(app, client, *command, port=port)
 
 
 def test_the_receiver_refuses_an_empty_secret(tmp_path: Path) -> None:
     port, file = free_port(), write_receiver(tmp_path, "python", "py")
 
-    refuses_an_empty_secret(sys.executable, "-m", "flask", "--app", str(file), "run", "--port", str(port), port=port)
+    check_empty_secret(sys.executable, "-m", "flask", "--app", str(file), "run", "--port", str(port), port=port)
 
 
 def test_each_receiver_has_ten_lines() -> None:

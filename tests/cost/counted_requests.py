@@ -51,7 +51,7 @@ def ask(app: Flask, method: str, path: str, *, query: str = "", body: bytes = b"
     return dict(answered[1])
 
 
-def answer_nothing(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+def empty_application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
     """An application that does nothing, with as many headers as an order has."""
     start_response("200 OK", [("Content-Length", "0"), *((f"Header-{i}", "value") for i in range(8))])
     return []
@@ -95,7 +95,7 @@ def kinds() -> Iterator[tuple[str, Callable[[], object]]]:
     addresses = [create() for _ in range(COUNTED + _UNCOUNTED)]
     read, confirmed, client = cycle(addresses), iter(addresses), Client()
     yield "bare", lambda: ask(bare, "GET", addresses[0])
-    with worker_of(answer_nothing) as worker, socket.socket(socket.AF_UNIX) as listener:
+    with worker_of(empty_application) as worker, socket.socket(socket.AF_UNIX) as listener:
         yield "serve", lambda: worker.handle(listener, client, "")
     yield "create", create
     yield "read", lambda: ask(app, "GET", next(read))

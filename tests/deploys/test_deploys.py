@@ -104,7 +104,7 @@ def deployment(*sockets: str) -> Iterator[Deployment]:
         yield deployed
 
 
-def loses_nothing(deployed: Deployment, deploy: Callable[[], None], *, times: int) -> None:
+def assert_no_loss(deployed: Deployment, deploy: Callable[[], None], *, times: int) -> None:
     """Deploy repeatedly under load, with a restart of the worker each time, and check all requests and deliveries."""
     with Load(deployed.nginx.port) as load:
         for _ in range(times):
@@ -134,7 +134,7 @@ def reload(server: Server) -> None:
 
 def test_a_reload_loses_nothing() -> None:
     with deployment("gunicorn.sock") as deployed:
-        loses_nothing(deployed, lambda: reload(deployed.servers["gunicorn.sock"]), times=RELOADS)
+        assert_no_loss(deployed, lambda: reload(deployed.servers["gunicorn.sock"]), times=RELOADS)
 
 
 def test_a_binary_upgrade_loses_nothing() -> None:
@@ -150,7 +150,7 @@ def test_a_binary_upgrade_loses_nothing() -> None:
             wait_until(lambda: has_ended(old, deployed) and pid_in(file) == new)
 
         try:
-            loses_nothing(deployed, upgrade, times=UPGRADES)
+            assert_no_loss(deployed, upgrade, times=UPGRADES)
         finally:
             last = pid_in(file)
             os.kill(last, signal.SIGTERM)
@@ -185,7 +185,7 @@ def test_a_rolling_restart_of_two_upstreams_loses_nothing() -> None:
                 stop(deployed.servers[name])
                 deployed.start_server(name)
 
-        loses_nothing(deployed, restart_all, times=ROLLS)
+        assert_no_loss(deployed, restart_all, times=ROLLS)
 
 
 def test_a_migration_loses_nothing(tmp_path: Path) -> None:
@@ -201,5 +201,5 @@ def test_a_migration_loses_nothing(tmp_path: Path) -> None:
             flask(deployed.url, "db", "upgrade", "--directory", str(migrations))
             reload(deployed.servers["gunicorn.sock"])
 
-        loses_nothing(deployed, migrate_and_reload, times=1)
+        assert_no_loss(deployed, migrate_and_reload, times=1)
         assert before in flask(deployed.url, "db", "current", "--directory", str(migrations))

@@ -12,7 +12,7 @@ from tests.support.servers import send_request
 SETTINGS = {"LOG_LEVEL": "error", "WEB_CONCURRENCY": "2"}
 
 
-def all_is_there_once(traffic: Traffic, port: int) -> None:
+def assert_each_order_once(traffic: Traffic, port: int) -> None:
     record = traffic.record
     stream = send_request(port, "GET", "/orders/export").body
     orders = {order["id"]: order for order in map(orjson.loads, stream.splitlines())}
@@ -29,6 +29,6 @@ def all_is_there_once(traffic: Traffic, port: int) -> None:
         assert (response.status, response.body) == (200, document)
 
 
-def all_is_whole(url: str) -> None:
+def assert_tables_valid(url: str) -> None:
     verified = run_python(*FLASK, "verify", DATABASE_URL=url, **SETTINGS)
     assert (verified.returncode, verified.stderr) == (0, ""), verified.stdout

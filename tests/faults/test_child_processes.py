@@ -42,7 +42,7 @@ def is_child_process(pid: str) -> bool:
     return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def wait_for_the_end(pids: list[int]) -> None:
+def wait_for_exit(pids: list[int]) -> None:
     deadline = time.monotonic() + TIMEOUT
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, "child processes remain"
@@ -57,7 +57,7 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(app: Flask, client: Flask
         stdout, stderr = process.communicate(timeout=TIMEOUT)
 
         assert (process.returncode, stdout, stderr.strip()) == (1, "", "Aborted!")
-        wait_for_the_end(pids)
+        wait_for_exit(pids)
 
 
 @on_sqlite
@@ -78,4 +78,4 @@ def test_child_processes_do_not_outlive_a_killed_command(app: Flask, client: Fla
     with verifying(database_url) as (process, pids):
         process.kill()
 
-        wait_for_the_end(pids)
+        wait_for_exit(pids)

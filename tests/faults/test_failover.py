@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole
+from tests.faults.checks import SETTINGS, assert_each_order_once, assert_tables_valid
 from tests.faults.traffic import Traffic
 from tests.support.commands import run_python
 from tests.support.databases import ORDER, gunicorn, migrated, point_link_at, url_through, wait_until_ready
@@ -82,8 +82,8 @@ def test_acknowledged_changes_survive_the_kill_of_the_primary(
 
         traffic.stop()
         assert len(traffic.record.documents) > acknowledged
-        all_is_there_once(traffic, server.port)
-    all_is_whole(standby)
+        assert_each_order_once(traffic, server.port)
+    assert_tables_valid(standby)
 
 
 def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, str], link: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.faults.checks import SETTINGS, all_is_there_once, all_is_whole
+from tests.faults.checks import SETTINGS, assert_each_order_once, assert_tables_valid
 from tests.faults.traffic import Traffic
 from tests.support.databases import migrated
 from tests.support.postgres import private_postgres
@@ -42,7 +42,7 @@ def durable_postgresql() -> Iterator[str]:
         yield migrated(url)
 
 
-def wait_for_a_moment(traffic: Traffic) -> None:
+def wait_for_traffic(traffic: Traffic) -> None:
     """Wait until some more orders and actions have been acknowledged, so that others are in progress."""
     target = len(traffic.record.documents) + random.randint(20, 120)
     deadline = time.monotonic() + 10
@@ -70,25 +70,25 @@ def test_acknowledged_changes_survive_the_kill_of_all_servers(url: str) -> None:
         traffic = servers.enter_context(Traffic(port))
 
         for _ in range(KILLS):
-            wait_for_a_moment(traffic)
+            wait_for_traffic(traffic)
             kill(server)
             server = servers.enter_context(running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=url, **SETTINGS))
 
         traffic.stop()
-        all_is_there_once(traffic, port)
-    all_is_whole(url)
+        assert_each_order_once(traffic, port)
+    assert_tables_valid(url)
 
 
 def test_acknowledged_changes_survive_crashes_of_the_database(durable_postgresql: str) -> None:
     url, port = durable_postgresql, free_port()
     with running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=url, **SETTINGS), Traffic(port) as traffic:
         for _ in range(KILLS):
-            wait_for_a_moment(traffic)
+            wait_for_traffic(traffic)
             crash(url)
 
         traffic.stop()
-        all_is_there_once(traffic, port)
-    all_is_whole(url)
+        assert_each_order_once(traffic, port)
+    assert_tables_valid(url)
 
 
 def crash(url: str) -> None:

@@ -67,7 +67,7 @@ def feed_reader(port: int) -> Callable[[], list[Any]]:
     return read
 
 
-def naive_reader(engine: Engine) -> Callable[[], list[Any]]:
+def reader_by_time(engine: Engine) -> Callable[[], list[Any]]:
     """Reads events by their time, after the last one seen: the design that the feed avoids."""
     position = EVENTS.c.at, EVENTS.c.order_id, EVENTS.c.version
     last: tuple[Any, ...] | None = None
@@ -111,7 +111,7 @@ def test_every_event_is_in_the_feed_exactly_once_although_workers_are_killed(url
         stack.enter_context(running(*GUNICORN, port=port, PORT=str(port), DATABASE_URL=url, **SETTINGS))
         workers = [start_worker(), start_worker()]
         reader = stack.enter_context(Reader(feed_reader(port)))
-        naive = stack.enter_context(Reader(naive_reader(engine)))
+        naive = stack.enter_context(Reader(reader_by_time(engine)))
         started = time.monotonic()
         with Traffic(port, clients=CLIENTS) as traffic:
             for _ in range(KILLS):

@@ -75,9 +75,9 @@ class Traffic:
 
     def _run(self, seed: int) -> None:
         with suppress(Abandoned):
-            self._go_shopping(random.Random(seed))
+            self._create_orders(random.Random(seed))
 
-    def _go_shopping(self, rng: random.Random) -> None:
+    def _create_orders(self, rng: random.Random) -> None:
         lives: list[Iterator[None]] = []
         while not self._stopping.is_set():
             choice = rng.random()
@@ -105,7 +105,7 @@ class Traffic:
             self._send(f"{path}/{action}", body)
 
     def _send(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = self._insist(path, body, {"Idempotency-Key": str(uuid4())})
+        response = self._send_until_acknowledged(path, body, {"Idempotency-Key": str(uuid4())})
         if path == "/orders":
             self.record.creation_keys += 1
         else:
@@ -115,10 +115,10 @@ class Traffic:
     def _send_batch(self) -> None:
         entries = [new_order(idempotency_key=str(uuid4())) for _ in range(3)]
         entries += [new_order(external_ref=str(uuid4())[:30]) for _ in range(3)]
-        results = self._insist("/orders/batch", {"orders": entries}, {}).json["results"]
+        results = self._send_until_acknowledged("/orders/batch", {"orders": entries}, {}).json["results"]
         self.record.creation_keys += len(entries)
         while any(result["status"] == 503 for result in results):
-            results = self._insist("/orders/batch", {"orders": entries}, {}).json["results"]
+            results = self._send_until_acknowledged("/orders/batch", {"orders": entries}, {}).json["results"]
         for result in results:
             if result["status"] == 201:
                 # The bytes in the response: the service renders its documents with the same library.
@@ -126,7 +126,7 @@ class Traffic:
             else:
                 self.record.surprises.append(str(result))
 
-    def _insist(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    def _send_until_acknowledged(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Response:
         while not self._abandoned.is_set():
             with suppress(OSError, http.client.HTTPException):
                 response = send_request(self._port, "POST", path, body, headers)

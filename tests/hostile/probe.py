@@ -31,12 +31,12 @@ class Target:
         return worker
 
     def peak_memory(self) -> int:
-        """The largest resident set that the worker had since `forget_peak`, in MiB."""
+        """The largest resident set that the worker had since `reset_peak`, in MiB."""
         status = Path(f"/proc/{self.worker}/status").read_text()
         [peak] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
         return int(peak) // 1024
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         Path(f"/proc/{self.worker}/clear_refs").write_text("5")
 
 
@@ -50,7 +50,7 @@ class Probe:
 
     def __enter__(self) -> Self:
         self._worker = self.target.worker
-        self.target.forget_peak()
+        self.target.reset_peak()
         self._memory = self.target.peak_memory()
         self._probing = repeatedly(self._send_probe, pause=PAUSE)
         self._probing.__enter__()

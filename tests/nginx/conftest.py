@@ -55,7 +55,7 @@ def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
 
 
 def over_tls(configuration: str, directory: Path, port: int) -> str:
-    """The deployed file, changed as its last section says: it listens on `port` with TLS, and a server redirects to it."""
+    """The deployed file, changed as its last section says: TLS on `port`, and a server that redirects to it."""
     certificate, key = make_certificate(directory, "localhost")
     served, section = configuration.split("# --- TLS")
     directives, redirecting = re.sub("^# ?", "", section.partition("\n")[2], flags=re.MULTILINE).split("server {")

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from tests.nginx.conftest import nginx_without_service
-from tests.support.databases import ORDER, create_order, orders_locked
+from tests.support.databases import ORDER, create_order, creates_blocked
 from tests.support.servers import GUNICORN, TIMEOUT, Server, running, wait_until
 
 MAX_CONNS = 2
@@ -32,7 +32,7 @@ def service(database_url: str, app: Flask) -> Iterator[Server]:
 def test_above_the_capacity_requests_are_refused_but_probes_streams_and_exports_are_not(
     service: Server, database_url: str
 ) -> None:
-    with ThreadPoolExecutor(MAX_CONNS + 1) as threads, orders_locked(database_url):
+    with ThreadPoolExecutor(MAX_CONNS + 1) as threads, creates_blocked(database_url):
         creates = [threads.submit(create_order, service) for _ in range(MAX_CONNS)]
         wait_until(lambda: service.request("GET", "/orders").status == 503)
         batch = threads.submit(service.request, "POST", "/orders/batch", {"orders": [ORDER]})

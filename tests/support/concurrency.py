@@ -26,7 +26,7 @@ def run_concurrently(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 @contextmanager
 def repeatedly(call: Callable[[], Result], *, pause: float = 0) -> Iterator[list[Result]]:
-    """Call a function in a thread until the block ends, with `pause` seconds between calls. Yields the results so far."""
+    """Repeat a call in a thread until the block ends, with `pause` seconds between calls. Yields the results so far."""
     results: list[Result] = []
     stopping = threading.Event()
 

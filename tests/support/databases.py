@@ -60,7 +60,7 @@ def migrated(url: str) -> str:
 
 
 @contextmanager
-def orders_locked(url: str) -> Iterator[None]:
+def creates_blocked(url: str) -> Iterator[None]:
     """Prevent creates from being committed until the block ends."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:

@@ -40,17 +40,17 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
 
 
 @schemathesis.check
-def what_the_description_allows_is_accepted(ctx: Any, response: Any, case: Any) -> bool | None:
+def check_data_acceptance(ctx: Any, response: Any, case: Any) -> bool | None:
     if response.status_code == 400:
         problem = response.json()
         if problem["type"] == "/problems/invalid-cursor" or problem["detail"] in BEYOND_A_SCHEMA:
             return None
-        if all(is_beyond_a_schema(fault, case) for fault in problem.get("errors", [{}])):
+        if all(is_beyond_schemas(fault, case) for fault in problem.get("errors", [{}])):
             return None
     return positive_data_acceptance(ctx, response, case)
 
 
-def is_beyond_a_schema(fault: dict[str, str], case: Any) -> bool:
+def is_beyond_schemas(fault: dict[str, str], case: Any) -> bool:
     # The result of a patch is validated: an address may still lack its country.
     lacks_country = case.method == "PATCH" and fault.get("pointer", "").endswith("_address/country")
     detail = fault.get("detail", "")

@@ -82,7 +82,7 @@ class ReferenceService:
                 raise Refusal(422, "idempotency-key-reused")
             return Reply(order, 1, replayed=True)
         reference = content["external_ref"]
-        holder = self.holder_of(reference)
+        holder = self.order_with_reference(reference)
         if ref_is_key and key is None and reference is not None:
             created = self.ref_keys.get(reference)
             for order in [one for one in (created, holder) if one is not None]:
@@ -129,7 +129,7 @@ class ReferenceService:
         event = CHANGES[action](document, *arguments, at=self.now)
         if event is None:
             return False
-        holder = self.holder_of(document["external_ref"])
+        holder = self.order_with_reference(document["external_ref"])
         if holder not in (None, number):
             raise Refusal(409, "duplicate-external-ref", order=holder)
         order.record(event, document, actor=actor, at=self.now)
@@ -164,7 +164,7 @@ class ReferenceService:
             self.orders[number].record("late", order | {"late": True}, actor="system:schedule", at=self.now)
             yield
 
-    def holder_of(self, external_ref: str | None) -> int | None:
+    def order_with_reference(self, external_ref: str | None) -> int | None:
         holders = [i for i, o in enumerate(self.orders) if external_ref and o.now["external_ref"] == external_ref]
         return holders[0] if holders else None
 
@@ -411,7 +411,7 @@ def deliver(order: Document, number: int, body: Document, at: datetime) -> str:
     return "fulfillment_updated"
 
 
-def take_back(order: Document, body: Document, at: datetime) -> str:
+def record_return(order: Document, body: Document, at: datetime) -> str:
     require("return", order)
     require_units(body["items"], returnable(order))
     record = {"number": len(order["returns"]) + 1, "items": body["items"], "status": body["status"]}
@@ -493,7 +493,7 @@ CHANGES: dict[str, Callable[..., str | None]] = {
     "fulfill": fulfill,
     "track": track,
     "deliver": deliver,
-    "return": take_back,
+    "return": record_return,
     "receive": receive,
     "reject": reject,
     "update": update,
@@ -574,7 +574,7 @@ def checked_content(body: Document) -> Document:
     if has_prices(content) and content["currency"] is None:
         faults += ["currency"]
     if not incomplete:  # only valid members are compared with each other
-        faults += price_faults(content)
+        faults += price_errors(content)
         faults += ["tags"] if len(set(content["tags"])) < len(content["tags"]) else []
     if faults:
         raise invalid(*faults)
@@ -589,7 +589,7 @@ def subtotal(item: Document) -> int | None:
     return None if item["unit_price"] is None else item["unit_price"] * item["quantity"]
 
 
-def price_faults(content: Document) -> list[str]:
+def price_errors(content: Document) -> list[str]:
     """Discounts of a line within its price, those of the order within what is left, and a total that is not negative.
     Each rule is checked only if the previous one holds."""
     left = [subtotal(item) or 0 for item in content["items"]]
@@ -632,7 +632,7 @@ def largest_remainder(amount: int, weights: list[int]) -> list[int]:
 
 def derived(order: Document) -> Document:
     """The document with all derived members."""
-    if faults := price_faults(order):
+    if faults := price_errors(order):
         raise invalid(*faults)
     count_units(order)
     lines = [

@@ -20,7 +20,7 @@ THE_REST = "the rest"  # all remaining units: otherwise few orders would be fulf
 ABSENT: Any = object()
 
 
-class Chance(Random):
+class RandomValues(Random):
     """Random values from small sets, so that conflicts are likely."""
 
     def one(self, *values: Any) -> Any:
@@ -189,37 +189,37 @@ class Chance(Random):
         )
 
 
-BODIES: dict[str, Callable[[Chance], Document]] = {
-    "cancel": Chance.cancellation,
+BODIES: dict[str, Callable[[RandomValues], Document]] = {
+    "cancel": RandomValues.cancellation,
     "reopen": lambda chance: {"reason": chance.one("a", "b")},
-    "hold": Chance.hold,
-    "pay": Chance.payment,
-    "fulfill": Chance.fulfillment,
-    "track": Chance.tracking_patch,
-    "deliver": Chance.delivery_event,
-    "return": Chance.returned,
-    "update": Chance.patch,
+    "hold": RandomValues.hold,
+    "pay": RandomValues.payment,
+    "fulfill": RandomValues.fulfillment,
+    "track": RandomValues.tracking_patch,
+    "deliver": RandomValues.delivery_event,
+    "return": RandomValues.returned,
+    "update": RandomValues.patch,
 }
 ACTIONS = (*BODIES, "confirm", "complete", "release", "receive", "reject")
 
 
-def made_by(make: Callable[[Chance], Value]) -> st.SearchStrategy[Value]:
-    return st.integers(0, 2**24 - 1).map(lambda seed: make(Chance(seed)))
+def random_actor(make: Callable[[RandomValues], Value]) -> st.SearchStrategy[Value]:
+    return st.integers(0, 2**24 - 1).map(lambda seed: make(RandomValues(seed)))
 
 
 def change_by(*names: str) -> st.SearchStrategy[Change]:
-    return made_by(lambda chance: chance.change(*names))
+    return random_actor(lambda chance: chance.change(*names))
 
 
-def key(chance: Chance) -> str | None:
+def key(chance: RandomValues) -> str | None:
     return chance.one(None, None, "k-1", "k-2", "k-3")  # type: ignore[no-any-return]
 
 
 conditions = ["absent"] * 12 + ["right", "right", "*", "several", "stale", "weak", "unknown"]
-orders = made_by(lambda chance: (chance.order(), key(chance)))
-keys = made_by(key)
+orders = random_actor(lambda chance: (chance.order(), key(chance)))
+keys = random_actor(key)
 # The place of the order, the change, the idempotency key, and the kind of condition.
-changes = made_by(
+changes = random_actor(
     lambda chance: (
         chance.randint(0, 2),
         chance.change(*ACTIONS, "update", "deliver", "pay", "cancel"),
@@ -227,4 +227,4 @@ changes = made_by(
         chance.choice(conditions),
     )
 )
-filters = made_by(Chance.filters)
+filters = random_actor(RandomValues.filters)
