@@ -23,7 +23,10 @@ from sqlalchemy import event
 from werkzeug.test import TestResponse
 
 from app.db.engine import db
+from app.schemas.order_import import ExportedOrderSchema
+from app.schemas.strict_json import load_body
 from app.services.event_checks import verify_feed_numbers
+from app.services.order_import import restore_order
 from app.services.order_schedule import apply_due_changes, expire_orders
 from app.services.verification import order_ranges, verify_range
 from tests.support.direct_client import DirectClient
@@ -63,6 +66,7 @@ RUN = settings(
 sorts = st.sampled_from(["created_at", "-created_at"])
 picks = st.integers(0, 2)  # one of the last three orders, so that each gets several changes
 ORDERS = 3  # at a time
+EXPORTED = ExportedOrderSchema()
 hours = st.sampled_from([1, 3, 24, 48])
 Condition = tuple[str | None, set[int] | None]
 # The method, the path below the order with what the change is about, and the status of the response.
@@ -214,6 +218,10 @@ class OrderLives(RuleBasedStateMachine):
     def teardown(self) -> None:
         for (number, version), answer in self.answers.items():
             assert self.client.get(f"/orders/{self.ids[number]}", {"version": version}).data == answer
+        for order_id in self.ids:
+            document = orjson.loads(self.client.get(f"/orders/{order_id}").data)
+            restored = restore_order(load_body(EXPORTED, document), document=document, principal="import")
+            assert orjson.loads(restored.document) == document
         with self.app.app_context():
             [result] = map(verify_range, order_ranges())
             differences = result.differences + verify_feed_numbers()
