@@ -176,7 +176,7 @@ def when_ready(server: Any) -> None:
 
 
 def pre_exec(server: Any) -> None:
-    """Let a binary upgrade (USR2) start the new master as the old one was started.
+    """Make a binary upgrade (USR2) start the new master with the command of the old one.
 
     gunicorn repeats the command as `python …/gunicorn/__main__.py`. The directory of a script comes first in sys.path,
     so gunicorn.http would shadow the standard library's http.
@@ -187,8 +187,8 @@ def pre_exec(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Let a worker that is starting be stopped. Until it installs its own handlers it has the master's, which put the
-    signal in a queue that only the master reads: stopping the server would wait for the graceful time-out."""
+    """Make it possible to stop a worker that is starting. Until it installs its own handlers it has the master's, which
+    put the signal in a queue that only the master reads: stopping the server would wait for the graceful timeout."""
     for stop in (signal.SIGTERM, signal.SIGQUIT):
         signal.signal(stop, signal.SIG_DFL)
 

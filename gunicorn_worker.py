@@ -41,7 +41,7 @@ MIN_BODY_RATE = 65_536  # bytes a second: each such part of a body, received or 
 LARGE_PART = 65_536  # bytes; a larger part is not joined to the head: the copy would stay in memory for a slow client
 LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a response before the connection closes
 FAIRNESS_PAUSE = 1e-6  # seconds; after sleep(0) the event loop would not poll sockets (app/http/requests.py)
-GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker goes on
+GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker continues
 KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; any other closes it
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # fields without a list syntax; llhttp refuses a second Content-Length
 URL_PREFIX = os.environ.get("URL_PREFIX", "").rstrip("/")
@@ -60,7 +60,7 @@ NO_BODY = ("1", "204", "304")  # the beginnings of statuses whose responses have
 PRINTABLE = bytes(range(0x20, 0x7F))
 # A host in brackets or a reg-name, and a port (RFC 9110 §7.2, RFC 3986 §3.2.2). Empty for a URI without an authority.
 HOST = re.compile(r"(?:\[[0-9A-Za-z:._~!$&'()*+,;=-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
-VALID_HOSTS_MAX = 64  # that are remembered
+VALID_HOSTS_MAX = 64  # checked Host values that are cached
 # The line of a request whose method llhttp does not know.
 REQUEST_LINE = re.compile(rb"(?:\r\n)?[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-~]+ HTTP/1\.[01]\r\n")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # the rule of app/telemetry.py
@@ -143,7 +143,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     refusals_logged_at = 0.0  # time.monotonic()
     cors_origins: frozenset[str] = frozenset()  # whose scripts may read the refusal
     refusals: Any = None  # a counter of prometheus_client, if the application has one
-    rejections: Any = None  # another, with the label `status`, of requests that are refused because of what they are
+    rejections: Any = None  # a counter with the label `status` for malformed and unsupported requests, if there is one
     sample_process: Any = None  # a function that records the application's metrics of this process, if it has any
 
     handover = Handover()
@@ -253,8 +253,8 @@ class Limits(NamedTuple):
 
 def request_id_of(environ: dict[str, Any]) -> str:
     """The id of a request: its X-Request-Id, if that is safe in a log line and in a header, or a new one."""
-    given: str = environ.get("HTTP_X_REQUEST_ID", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid4().hex
+    request_id: str = environ.get("HTTP_X_REQUEST_ID", "")
+    return request_id if REQUEST_ID.fullmatch(request_id) else uuid4().hex
 
 
 class Request:
@@ -278,7 +278,7 @@ class Request:
 class RequestParser:
     """Parses the requests of a connection. llhttp calls the methods that begin with `on_`."""
 
-    _request = Request({})  # the last; none yet
+    _request = Request({})  # the last request; a placeholder before the first
 
     def __init__(self, limits: Limits, environ: dict[str, Any]) -> None:
         self.requests: list[Request] = []  # those whose heads are complete, in order, until the connection takes them
@@ -295,7 +295,7 @@ class RequestParser:
 
     @property
     def incomplete_environ(self) -> dict[str, Any]:
-        """What is known of the last request, if it is incomplete."""
+        """The environment of the last request as far as it is parsed; empty if the request is complete."""
         return {} if self._request.complete else self._request.environ
 
     def feed(self, data: bytes) -> None:
@@ -312,8 +312,8 @@ class RequestParser:
             self.error = error.__context__
         except httptools.HttpParserError as error:
             self.error = RequestError(HTTPStatus.BAD_REQUEST, f"{error}.")
-            is_of_method = isinstance(error, httptools.HttpParserInvalidMethodError) and not self.requests
-            if is_of_method and REQUEST_LINE.match(data):  # RFC 9110 §9.1
+            is_unknown_method = isinstance(error, httptools.HttpParserInvalidMethodError) and not self.requests
+            if is_unknown_method and REQUEST_LINE.match(data):  # RFC 9110 §9.1
                 self.error = RequestError(HTTPStatus.NOT_IMPLEMENTED, "The method is unknown.")
         if self._overhead > MAX_HEAD_SIZE and self.error is None:
             self.error = fields_too_large(self._limits)
@@ -430,7 +430,7 @@ def set_target(environ: dict[str, Any], target: str) -> None:
     environ["QUERY_STRING"] = query
 
 
-valid_hosts: set[str] = set()  # some that have been checked
+valid_hosts: set[str] = set()  # Host values that have been checked
 
 
 def check_host(host: str | None, version: str) -> None:

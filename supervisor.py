@@ -124,7 +124,7 @@ def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
 
 
 def _end_with_parent() -> None:
-    """Let the kernel stop the process if this one is killed (Linux only)."""
+    """Have the kernel stop the process if this one is killed (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -25,7 +25,7 @@ class StartupError(Exception):
 
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_AGE_MAX = timedelta(days=36_500)  # more is a mistake
+_AGE_MAX = timedelta(days=36_500)  # a longer duration is a mistake
 _AGE_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _AGE = "a duration in days, hours or minutes from 1m to 36500d, such as 30d"
 _SECRET_MIN = 32  # characters

@@ -224,9 +224,9 @@ class TooManyIdempotencyKeys(ServiceError):
 
 
 class QuantityExceeded(ServiceError):
-    """The lines do not have that many units left. Only open units, neither cancelled nor fulfilled, can be cancelled or
+    """A line has fewer units left than requested. Only open units, neither cancelled nor fulfilled, can be cancelled or
     fulfilled; only fulfilled units that are neither returned nor expected back can be returned. `errors` names each
-    line and the units it has left.
+    such line and the units it has left.
 
     Read the order and reduce the quantities.
     """
@@ -318,11 +318,11 @@ class VersionMismatch(ServiceError):
 
 
 class PreconditionFailed(ServiceError):
-    """A condition of the request does not hold: `If-None-Match` names the resource as it is now, or is `*` on a change
-    of one that exists; or `If-Match` names an entity tag that the resource does not have. Nothing was changed.
+    """A condition of the request does not hold: `If-None-Match` names the current entity tag, or is `*` in a change of
+    an existing resource; or `If-Match` names an entity tag that the resource does not have. Nothing was changed.
 
-    The conditions of a change refer to the order, also below its path. Send the request without the header, or read the
-    resource again and send its current `ETag`.
+    The conditions of a change refer to the order, even on paths below it. Send the request without the header, or read
+    the resource again and send its current `ETag`.
     """
 
     status, slug, title = 412, "precondition-failed", "A condition of the request does not hold"

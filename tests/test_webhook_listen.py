@@ -126,7 +126,7 @@ def test_a_service_that_refuses_the_key_ends_the_command(
     app: Flask, runner: FlaskCliRunner, service: Server, tmp_path: Path
 ) -> None:
     for key, words in (
-        ("osk_wrong", "Give a key with events:read as --api-key."),
+        ("osk_wrong", "Pass a key with events:read as --api-key."),
         (api_key(app, "orders:read"), "The scope events:read is missing."),
     ):
         result = runner.invoke(
@@ -186,5 +186,5 @@ def test_a_redirect_is_not_followed_with_the_key(
     result = runner.invoke(args=["webhooks", "listen", *words])
 
     assert [request.path for request, _ in httpserver.log] == ["/events"]
-    expected = f"Error: The service redirects to {elsewhere}. Give its own address as --service."
+    expected = f"Error: The service redirects to {elsewhere}. Pass its own address as --service."
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, expected)

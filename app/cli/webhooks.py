@@ -155,9 +155,9 @@ def _read_page(content: bytes, service: str) -> dict[str, Any]:
 
 def _problem(error: HTTPError) -> str:
     if location := error.headers.get("Location"):
-        return f"The service redirects to {location}. Give its own address as --service."
+        return f"The service redirects to {location}. Pass its own address as --service."
     try:
-        hint = " Give a key with events:read as --api-key." if error.code in (401, 403) else ""
+        hint = " Pass a key with events:read as --api-key." if error.code in (401, 403) else ""
         return f"{error.code}: {orjson.loads(error.read())['detail']}{hint}"
     except (ValueError, KeyError):
         return f"The service answers with status {error.code}."

@@ -1,8 +1,8 @@
 """Whether this code works with the database's schema, whether the database accepts writes, and what migrations need.
 
-During an upgrade, the older version of the service goes on running after the newer one has migrated the database. So
-each migration keeps the previous code working. A migration that cannot, since it removes what older code uses, stores
-in `schema_compatibility` the oldest code that still works.
+During an upgrade, the older version of the service keeps running after the newer one has migrated the database. So each
+migration keeps the previous code working. A migration that cannot, since it removes what older code uses, stores in
+`schema_compatibility` the oldest code that still works.
 
 On PostgreSQL, migrations run in one process at a time, wait for locks only shortly, and create indexes that block no
 request.
@@ -191,7 +191,7 @@ def _set_limits(connection: Connection) -> None:
 
 
 def create_index_concurrently(name: str, table: str, columns: list[str], *, unique: bool = False) -> None:
-    """Create an index in a migration, while requests go on reading and writing the table.
+    """Create an index in a migration, while requests read and write the table.
 
     PostgreSQL builds it outside a transaction, so the migration commits first. Such a migration must do nothing else:
     if it is interrupted, it starts again. SQLite's index is created as usual.

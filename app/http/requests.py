@@ -301,9 +301,11 @@ def check_conditions(*, exists: bool = True) -> None:
     """Raise PreconditionFailed if the conditions of a change do not hold for a resource without an entity tag."""
     environ = current_request().environ
     if "HTTP_IF_MATCH" in environ and not (exists and request.if_match.star_tag):
-        raise PreconditionFailed("This resource has no entity tag that If-Match could name.")
+        raise PreconditionFailed(
+            "The resource has no entity tag, so If-Match cannot match. Send the request without it."
+        )
     if "HTTP_IF_NONE_MATCH" in environ and exists and request.if_none_match.star_tag:
-        raise PreconditionFailed("The resource exists, which If-None-Match excludes.")
+        raise PreconditionFailed("The resource exists, but If-None-Match requires that it does not.")
 
 
 def change_request(principal: Principal, body: Any = None) -> ChangeRequest:

@@ -79,7 +79,7 @@ def require_available(units: Units, lines: Iterable[Line], *, available: Callabl
     ]
     if exceeded:
         raise QuantityExceeded(
-            "The lines do not have that many units left. Reduce the quantities that `errors` lists.", errors=exceeded
+            "Lines have fewer units left than requested. Reduce the quantities that `errors` lists.", errors=exceeded
         )
 
 

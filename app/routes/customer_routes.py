@@ -17,7 +17,7 @@ REQUEST_SECONDS = 2.0  # seconds that a request works on an erasure: far below a
 
 PERSONAL_DATA = {
     "type": "string",
-    "description": 'A JSON object per line: `{"order": …}` for each order, oldest first, as it is now; after it '
+    "description": 'A JSON object per line: `{"order": …}` for each order in its current state, oldest first; after it '
     '`{"event": …}` for each entry of its history and, except for a customer, `{"delivery": …}` for each delivery to a '
     'webhook; at the end `{"erasure": …}` if one is running. A response that is aborted ends without the last chunk of '
     "its body (RFC 9112 §8). Resume it with `after`, the id of the last order whose events were received completely.",

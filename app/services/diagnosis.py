@@ -133,8 +133,8 @@ def _explain_failure(error: BaseException, file: str | None) -> Finding:
 
 def _file_advice(file: str) -> str:
     return (
-        f"This user cannot write to {file} or to its directory. Let the user of the service own both, on a file system "
-        "that is mounted for writing, and restart the service."
+        f"This user cannot write to {file} or to its directory. Make the user of the service the owner of both, on a "
+        "file system that is mounted for writing, and restart the service."
     )
 
 
@@ -148,14 +148,14 @@ def _check_writes(connection: Connection, state: DatabaseState) -> Iterator[Find
         yield Finding(
             Level.ERROR,
             "database",
-            "The server is a standby, which stores nothing. Let DATABASE_URL lead to the primary.",
+            "The server is a standby, which stores nothing. Point DATABASE_URL at the primary.",
         )
     elif state.read_only:
         yield Finding(
             Level.ERROR,
             "database",
-            "default_transaction_read_only is on, so nothing can be stored. Let DATABASE_URL lead to the primary, or "
-            "set it to off for the server, the database, and the role.",
+            "default_transaction_read_only is on, so nothing can be stored. Point DATABASE_URL at the primary, or set "
+            "it to off for the server, the database, and the role.",
         )
     denied = connection.execute(_DENIED, {"tables": sorted(db.metadata.tables.keys() - {compatibility.name})}).all()
     if denied:

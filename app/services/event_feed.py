@@ -157,13 +157,13 @@ def require_retained(after: int, head: FeedEnds) -> None:
     if after < head.pruned_seq:
         raise CursorExpired(
             f"The events up to number {head.pruned_seq} have been removed from the feed. List the orders to know their "
-            f"current state, then go on with after={head.pruned_seq}.",
+            f"current state, then continue with after={head.pruned_seq}.",
             oldest_after=head.pruned_seq,
         )
     if after > head.seq:
         raise CursorExpired(
             f"The feed ends at number {head.seq}, so the database is an older one, probably restored from a backup. "
-            f"List the orders to know their current state, then go on with after={head.seq}.",
+            f"List the orders to know their current state, then continue with after={head.seq}.",
             oldest_after=head.pruned_seq,
         )
 
@@ -311,7 +311,7 @@ class FeedWatcher:
                 try:
                     self._poll()
                     failed = False
-                except Exception as error:  # the thread must go on
+                except Exception as error:  # the thread must continue
                     if not failed:
                         log.warning("feed cannot be read", error=type(error).__name__, reason=loggable_message(error))
                     failed = True

@@ -166,7 +166,7 @@ def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]
 
 
 def _require_past(data: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest for times of what has happened that are in the future, or after the last change."""
+    """Raise InvalidRequest if a recorded time is in the future, or later than `updated_at`."""
     now = datetime.now(UTC)
     limits = {"created_at": now, "updated_at": now, **dict.fromkeys(_RECORDS, data["updated_at"])}
     if data["late"]:
@@ -174,14 +174,14 @@ def _require_past(data: Mapping[str, Any]) -> None:
     errors = [
         {"pointer": f"#/{name}", "detail": "This must not contain a time in the future or after updated_at."}
         for name, limit in limits.items()
-        if any(moment > limit + CLOCK_SKEW for moment in _past_times(data.get(name)))
+        if any(time > limit + CLOCK_SKEW for time in _past_times(data.get(name)))
     ]
     if errors:
-        raise InvalidRequest("Times are in the future.", errors=errors)
+        raise InvalidRequest("The document contains times in the future. Correct what `errors` lists.", errors=errors)
 
 
 def _past_times(value: Any) -> Iterator[datetime]:
-    """The times within the value, except when holds end."""
+    """The times in the value, except the `until` of holds."""
     if isinstance(value, datetime):
         yield value
     elif isinstance(value, Mapping):

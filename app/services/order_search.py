@@ -74,7 +74,7 @@ class SearchPosition:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
-    """Order documents, and the position to go on from if there may be more.
+    """Order documents, and the position to continue from if there may be more.
 
     The search reflects all events up to `as_of_seq` of the feed; `behind` events of the feed follow it. Customers do
     not receive `as_of_seq`: it discloses how many changes the shop has. `facets` are the values with their numbers of
@@ -181,7 +181,7 @@ class _Search:
     def page(
         self, source: Source, *, limit: int, after: SearchPosition | None
     ) -> tuple[list[str], SearchPosition | None]:
-        """The documents of a page, and the position to go on from."""
+        """The documents of a page, and the position to continue from."""
         parameters = self._parameters | self._sort_parameters(after)
         rows = page_statement(self._shape(source), db.engine.dialect.name).rows(
             **parameters, limit=limit + 1, walk=WALK_MAX, range_limit=CANDIDATES_MAX + 1

@@ -67,7 +67,7 @@ class ErasureState:
 
 
 def erase_customer(customer_id: str, *, principal: Principal, seconds: float) -> ErasureState:
-    """Start the erasure of a customer's personal data, or continue a running one, for about that many seconds.
+    """Start the erasure of a customer's personal data, or continue a running one, for about `seconds`.
 
     A random alias replaces the customer id, the same in all orders. Idempotency keys stay as hashes, so that a retry
     creates no second order; the fingerprints of bodies are removed. An alias has nothing to erase. Orders that are
@@ -78,7 +78,7 @@ def erase_customer(customer_id: str, *, principal: Principal, seconds: float) ->
 
 
 def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> ErasureState:
-    """The progress of an erasure, which is continued for up to that many seconds. Raises ErasureNotFound.
+    """Continue an erasure for up to `seconds`, and return its progress. Raises ErasureNotFound.
 
     Customers see only the erasures of their own data, and of these the finished ones only if they requested them.
     """
@@ -90,7 +90,7 @@ def get_erasure(erasure_id: str, *, principal: Principal, seconds: float) -> Era
 
 
 def continue_erasures(*, seconds: float) -> Iterator[bool]:
-    """Continue the erasures that are not done, oldest first, each for up to that many seconds.
+    """Continue the erasures that are not done, oldest first, each for up to `seconds`.
 
     Yields for each whether it made progress: one may wait for a reopened order, or for the SQLite file. One that fails
     is logged, and does not prevent the others.
@@ -122,7 +122,7 @@ def find_waiting_erasures(*, older_than: timedelta) -> list[tuple[str, str | Non
 
 
 def continue_erasure(erasure_id: str, *, seconds: float, rewrite_always: bool = False) -> ErasureState:
-    """Continue an erasure until it is done or that many seconds have passed, and return its progress.
+    """Continue an erasure until it is done or `seconds` have passed, and return its progress.
 
     On SQLite an erasure is done when the data is out of the file and the write-ahead log too. Unless `rewrite_always`
     is set, the file is not rewritten if it has more than REWRITE_MAX bytes, nor sooner after the last time than

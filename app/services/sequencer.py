@@ -117,7 +117,7 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
 
 
 def renumber_feed() -> int:
-    """Give all entries of the feed new numbers in the same order, and return the number added to each.
+    """Renumber all entries of the feed, in the same order, and return the number added to each.
 
     After a restore to an earlier time, the numbers assigned since then are free again, and a reader whose cursor has
     one of them would miss the events that get them next. The new numbers are higher than any cursor, so each reader

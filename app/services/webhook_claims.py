@@ -228,8 +228,8 @@ def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
 
 
 def _postponement() -> Statement:
-    """Let the oldest due deliveries that wait for the next attempt of another one be due no sooner than it. They would
-    fill the window of each claim, and hide those that can be sent.
+    """Postpone the oldest due deliveries that wait for the next attempt of an earlier one until that attempt. Otherwise
+    they would fill the window of each claim, and hide those that can be sent.
     """
     delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
     is_waiting = and_(other.lease.is_(None), other.next_attempt_at > bindparam("now"))

@@ -259,7 +259,7 @@ def _span_attributes(delivery: ClaimedDelivery) -> dict[str, Any]:
 
 
 def _in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function that uses the database in a thread of gevent's pool, so that open requests go on meanwhile.
+    """Call a function that uses the database in a thread of gevent's pool, so that open requests continue meanwhile.
 
     It runs in a copy of this thread's context, which has the application's session. The caller waits, so that two
     threads never use the session at the same time.

@@ -106,7 +106,7 @@ def test_a_read_only_server_is_not_ready_and_writes_are_503(servers: tuple[str, 
     assert (batch, listed) == (503, 200)
     assert [response.status for response in created] == [201, 201] and created[0].body == created[1].body
     assert ready == 200
-    assert "The server is a standby, which stores nothing. Let DATABASE_URL lead to the primary." in found
+    assert "The server is a standby, which stores nothing. Point DATABASE_URL at the primary." in found
 
 
 def test_a_primary_that_becomes_read_only_is_left_for_the_new_one_at_once(servers: tuple[str, str], link: Path) -> None:
