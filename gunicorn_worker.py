@@ -51,7 +51,6 @@ PROBLEM_SLUGS = {
     503: "service-unavailable",
 }  # fmt: skip
 PROBES = {prefix + path for prefix in ("", URL_PREFIX) for path in ("/healthz", "/readyz", "/metrics")}
-HANDOVER_TIMEOUT = 10.0  # seconds; the requests in progress then still have most of gunicorn's graceful_timeout
 HANDOVER_POLL = 0.05  # seconds
 OVERLOAD_LOG_INTERVAL = 1.0  # seconds between two log lines about overload
 WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key (app/http/event_streams.py)
@@ -147,17 +146,20 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     sample_process: Any = None  # a function that records the application's metrics of this process, if it has any
 
     handover = Handover()
+    stopping: Any = None  # a greenlet, after TERM at a reload
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """On TERM, stop accepting connections; at a reload, once a newer worker accepts them."""
-        if self.handover.is_pending(self.age):
-            gevent.spawn(self._stop_after_handover)
+        """On TERM, stop accepting connections; at a reload, once a newer worker accepts them.
+
+        The master sends TERM again when it is stopped, and after `graceful_timeout`: then stop at once.
+        """
+        if self.stopping is None and self.handover.is_pending(self.age):
+            self.stopping = gevent.spawn(self._stop_after_handover)
         else:
             super().handle_exit(sig, frame)
 
     def _stop_after_handover(self) -> None:
-        deadline = time.monotonic() + HANDOVER_TIMEOUT
-        while self.handover.is_pending(self.age) and time.monotonic() < deadline:
+        while self.handover.is_pending(self.age):
             gevent.sleep(HANDOVER_POLL)
         self.log.info("Worker stopping after the reload (pid: %s)", self.pid)
         self.alive = False
