@@ -477,6 +477,41 @@ def test_a_failure_that_began_before_a_repair_does_not_count(
     assert (delivery["order_id"], [attempt["status"] for attempt in delivery["attempts"]]) == (order_id, [410])
 
 
+def test_pauses_that_a_worker_with_a_later_clock_has_stored_are_ended(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_service, "REPLAY_MAX", 2)
+    with receiver() as endpoint, app.app_context():
+        webhook = create_webhook(client, endpoint.url)
+        orders = [create_order(client) for _ in range(3)]
+        queue_events()
+        ahead = datetime.now(UTC) + timedelta(days=400)
+        db.session.execute(update(DELIVERIES).values(next_attempt_at=ahead))
+        db.session.execute(update(WebhookEndpoint).values(retry_at=ahead, reported_at=ahead))
+        db.session.commit()
+        rounds = [webhook_service.end_impossible_pauses() for _ in range(2)]
+        deliver(app)
+
+    assert rounds == [True, False]
+    assert sorted(endpoint.event_ids) == sorted(f"{order_id}:1" for order_id in orders)
+    assert health(client, webhook)["health"]["retry_at"] is None
+
+
+@pytest.mark.parametrize("hours", [0, 12])
+def test_pauses_after_failures_are_not_ended(app: Flask, client: FlaskClient, hours: int) -> None:
+    with receiver() as endpoint, app.app_context():
+        create_webhook(client, endpoint.url)
+        create_order(client)
+        queue_events()
+        due = datetime.now(UTC) + timedelta(hours=hours, minutes=1)
+        db.session.execute(update(DELIVERIES).values(next_attempt_at=due))
+        db.session.commit()
+        more = webhook_service.end_impossible_pauses()
+        deliver(app)
+
+    assert (more, endpoint.requests) == (False, [])
+
+
 def age_failures(app: Flask, time: timedelta) -> None:
     """Move the beginning of the failures into the past."""
     with app.app_context(), db.engine.begin() as connection:

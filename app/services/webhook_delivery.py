@@ -38,7 +38,7 @@ from app.services.webhook_sender import (
     WebhookSender,
     signed_headers,
 )
-from app.services.webhook_service import prune_deliveries, webhook_rules
+from app.services.webhook_service import end_impossible_pauses, prune_deliveries, webhook_rules
 from app.services.worker import SEQUENCING, Task
 from app.tracing import delivery_span, propagation_headers, record_response
 
@@ -72,6 +72,7 @@ def webhook_tasks(config: Mapping[str, Any], observe: Callable[[Attempt], None])
     return (
         Task("webhook queue", fan_out, idle_pause=1, woken_by=SEQUENCING),
         Task("webhooks", deliverer.run, idle_pause=0.5, woken_by="webhook queue", finish=deliverer.finish),
+        Task("webhook pauses", end_impossible_pauses, idle_pause=600),
         Task("webhook retention", _Retention().run, idle_pause=3600),
     )
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import gevent
-from sqlalchemy import ColumnElement, Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from app.db.engine import db
@@ -28,6 +28,7 @@ from app.models.webhook import (
     PENDING,
     PENDING_LITERAL,
     REPLAY_MAX,
+    RETRY_MAX,
     STATUS_LITERALS,
     TEST,
     includes_channels,
@@ -42,6 +43,7 @@ RETENTION = timedelta(days=30)  # of finished deliveries
 END_PAUSES_SECONDS = 3.0  # for which a request ends the pauses of deliveries
 # Seconds for the resolution of a name: the system's resolver waits 10 s for each server that does not respond.
 RESOLVE_SECONDS = 5.0
+_PAUSE_MAX = RETRY_MAX + timedelta(hours=1)  # clocks of two machines may differ by the rest
 _EXISTS = WebhookEndpoint.status != DELETED
 _PRUNE_MAX = 1_000  # deliveries of one endpoint that one transaction reads
 
@@ -347,6 +349,26 @@ def _change_deliveries(deliveries: Select[Any], values: Mapping[str, Any]) -> in
     of_delivery = DELIVERIES.c.endpoint_id == first.c.endpoint_id, DELIVERIES.c.id == first.c.id
     changed = update(DELIVERIES).where(*of_delivery).values(dict(values)).returning(DELIVERIES.c.id)
     return len(db.session.scalars(changed).all())
+
+
+def end_impossible_pauses() -> bool:
+    """End pauses that are longer than RETRY_MAX: a worker whose clock was ahead, perhaps by years, has stored them.
+
+    Returns whether there may be more.
+    """
+    now = datetime.now(UTC)
+    latest, endpoint, delivery = now + _PAUSE_MAX, WebhookEndpoint, aliased(WebhookDelivery)
+    of_endpoint = or_(endpoint.retry_at > latest, endpoint.reported_at > latest)
+    in_transaction(
+        lambda: db.session.execute(update(endpoint).where(of_endpoint).values(retry_at=None, reported_at=None))
+    )
+    more = False
+    for [endpoint_id] in read_rows(select(endpoint.id)):
+        is_late = delivery.status == PENDING_LITERAL, delivery.next_attempt_at > latest
+        late = _deliveries(delivery, endpoint_id, *is_late).with_for_update(skip_locked=True, of=delivery)
+        count = in_transaction(partial(_change_deliveries, late, {"next_attempt_at": now}))
+        more = more or count == REPLAY_MAX
+    return more
 
 
 def prune_deliveries(*, older_than: timedelta = RETENTION) -> Iterator[int]:
