@@ -182,14 +182,14 @@ def test_a_reference_belongs_to_its_principal(client: FlaskClient, imported: Cal
     assert [result.stdout for result in results] == [summary(2, 0, 0), summary(2, 0, 0), summary(0, 2, 0)]
 
 
-@pytest.mark.parametrize("principal", ["", "p" * 129])
+@pytest.mark.parametrize("principal", ["", "p" * 129, "shop\nshop"])
 def test_an_impossible_principal_is_refused(
     client: FlaskClient, imported: Callable[..., Result], principal: str
 ) -> None:
     result = imported(order(), principal=principal)
 
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "--principal: it must have 1 to 128 characters." in result.stderr
+    assert "--principal: it must have 1 to 128 printable characters." in result.stderr
     assert client.get("/orders").json["orders"] == []
 
 

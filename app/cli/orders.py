@@ -93,8 +93,8 @@ def import_orders(file: BinaryIO, principal: str) -> None:
     Invalid lines are reported on standard error and skipped, with exit status 1. An import can be interrupted and run
     again: orders that exist already are skipped, recognized by id, external_ref, or else the text of the line.
     """
-    if not 1 <= len(principal) <= PRINCIPAL_MAX:
-        raise click.BadParameter(f"it must have 1 to {PRINCIPAL_MAX} characters.", param_hint="--principal")
+    if not 1 <= len(principal) <= PRINCIPAL_MAX or not principal.isprintable():
+        raise click.BadParameter(f"it must have 1 to {PRINCIPAL_MAX} printable characters.", param_hint="--principal")
     orders_import = OrderImport(Principal(principal, frozenset()))
     lines = (
         FileLine(number, text) for number, text in enumerate(_without_byte_order_mark(file), start=1) if text.strip()
