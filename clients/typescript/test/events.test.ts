@@ -31,7 +31,7 @@ test("the events of an order are streamed as they happen", async () => {
   expect(rest.map((event) => event.version)).toStrictEqual([3]);
 });
 
-test("the events of all orders are streamed, and go on after the last one that was received", async () => {
+test("the events of all orders are streamed, and continue after the last received event", async () => {
   const [{ id }, other] = [await client.createOrder(order(newCustomer())), await client.createOrder(order("c-1"))];
   await client.confirmOrder(id);
   await client.completeOrder(id);
@@ -46,7 +46,7 @@ test("the events of all orders are streamed, and go on after the last one that w
   expect(completed).toStrictEqual(rest[1]);
 });
 
-test("the feed is listed to its end, and goes on from the cursor of its last page", async () => {
+test("the feed is listed to its end, and continues from the cursor of its last page", async () => {
   const { id } = await client.createOrder(order(newCustomer()));
   const [{ seq }] = (await first<FeedEvent>(1, client.streamEvents({ order_id: id }))) as [FeedEvent];
   await client.confirmOrder(id);

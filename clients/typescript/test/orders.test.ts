@@ -34,7 +34,7 @@ test("every operation has a method with the name of the description", async () =
   expect(missing).toStrictEqual([]);
 });
 
-test("the same key returns the same order, and each call without a key makes another one", async () => {
+test("the same key returns the same order, and each call without a key creates another one", async () => {
   const [customer, idempotencyKey] = [newCustomer(), newIdempotencyKey()];
   const first = await client.createOrder(order(customer), { idempotencyKey });
 
@@ -44,7 +44,7 @@ test("the same key returns the same order, and each call without a key makes ano
   expect(await rejection(reused, ProblemError)).toMatchObject({ status: 422, slug: "idempotency-key-reused" });
 });
 
-test("a change of an order that somebody else has changed is refused with its present version", async () => {
+test("a change of an order that has changed meanwhile is refused with its current version", async () => {
   const read = await client.createOrder(order(newCustomer()));
   await client.updateOrder(read, { note: "Somebody else was first." });
 
@@ -55,7 +55,7 @@ test("a change of an order that somebody else has changed is refused with its pr
   expect((await client.confirmOrder(read.id)).version).toBe(3);
 });
 
-test("an action that the status does not allow is refused with those that it allows", async () => {
+test("an action that the status does not allow is refused with the allowed actions", async () => {
   const created = await client.createOrder(order(newCustomer()));
   const cancelled = await client.cancelOrder(created, { reason: "customer" });
 
@@ -65,7 +65,7 @@ test("an action that the status does not allow is refused with those that it all
   expect(error.allowedActions).toContain("reopen");
 });
 
-test("an invalid order is refused with everything that is wrong", async () => {
+test("an invalid order is refused with all errors", async () => {
   const invalid = { customer_id: "", items: [{ item_id: "sku-1", quantity: 0 }] };
 
   const error = await rejection(client.createOrder(invalid), InvalidRequestError);
@@ -74,12 +74,12 @@ test("an invalid order is refused with everything that is wrong", async () => {
   expect(error.errors.map((one) => one.pointer).sort()).toStrictEqual(["#/customer_id", "#/items/0/quantity"]);
 });
 
-test("what does not exist is not found", async () => {
+test("an unknown order is not found", async () => {
   await expect(client.getOrder("00000000-0000-7000-8000-000000000000")).rejects.toThrow(NotFoundError);
   await expect(client.getWebhook("00000000-0000-7000-8000-000000000000")).rejects.toThrow(NotFoundError);
 });
 
-test("an order that has not changed is not sent again", async () => {
+test("an unchanged order is not transferred again", async () => {
   const created = await client.createOrder(order(newCustomer()));
 
   expect(await client.getOrder(created)).toBe(created);
@@ -87,7 +87,7 @@ test("an order that has not changed is not sent again", async () => {
   expect((await client.getOrder(created)).version).toBe(2);
 });
 
-test("a customer's view of an order is revalidated, too", async () => {
+test("a customer's view of an order is revalidated too", async () => {
   const held = await client.createOrder(order("c-1"));
   await client.placeHold(held, "review", { kind: "review", reason: "internal" });
   const customer = connect({ token: () => Promise.resolve(CUSTOMER_TOKEN) });
@@ -116,7 +116,7 @@ test("an order is found by a reference with any characters", async () => {
   expect(await rejection(duplicate, ConflictError)).toMatchObject({ orderId: created.id });
 });
 
-test("the life of an order", async () => {
+test("an order is changed by all actions", async () => {
   let current = await client.createOrder({ ...order(newCustomer()), note: "Ring twice." });
   const { id } = current;
   current = await client.placeHold(current, "fraud", { kind: "fraud" });

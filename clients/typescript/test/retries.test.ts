@@ -4,7 +4,7 @@ import { connect, gateway, newCustomer, order, rejection } from "./service.js";
 
 const retry = { baseDelay: 1 };
 
-test("a create whose response is lost is sent again with the same key, and happens once", async () => {
+test("a create whose response is lost is repeated with the same key, and executed once", async () => {
   const customer = newCustomer();
   const { url, requests } = await gateway("drop", "drop");
 
@@ -17,7 +17,7 @@ test("a create whose response is lost is sent again with the same key, and happe
   expect(orders).toStrictEqual([created]);
 });
 
-test("a change whose response is lost is not refused for the version that it has made itself", async () => {
+test("a change whose response is lost is not refused because of its own version", async () => {
   const { url } = await gateway("forward", "drop");
   const client = connect({ baseUrl: url, retry });
   const created = await client.createOrder(order(newCustomer()));
@@ -25,7 +25,7 @@ test("a change whose response is lost is not refused for the version that it has
   expect((await client.confirmOrder(created)).version).toBe(2);
 });
 
-test("a batch whose response is lost is sent again, and makes each order once", async () => {
+test("a batch whose response is lost is repeated, and creates each order once", async () => {
   const customer = newCustomer();
   const { url } = await gateway("drop", "forward", "drop");
   const client = connect({ baseUrl: url, retry });
@@ -64,7 +64,7 @@ test("Retry-After can be a date", async () => {
   expect(performance.now() - start).toBeGreaterThanOrEqual(900);
 });
 
-test("a longer Retry-After than the longest pause is an error that tells it", async () => {
+test("a Retry-After above the longest pause is an error with its value", async () => {
   const { url, requests } = await gateway({ status: 503, headers: { "Retry-After": "3600" } });
   const refused = connect({ baseUrl: url }).createOrder(order(newCustomer()));
 
@@ -82,7 +82,7 @@ for (const status of [400, 404, 409, 422, 500]) {
   });
 }
 
-test("without a response, the error has the key to find out what happened", async () => {
+test("without a response, the error has the idempotency key", async () => {
   const customer = newCustomer();
   const { url } = await gateway("drop", "drop");
   const client = connect({ baseUrl: url, retry: { ...retry, attempts: 2 } });
@@ -97,7 +97,7 @@ test("without a response, the error has the key to find out what happened", asyn
   expect(orders).toStrictEqual([found]);
 });
 
-test("a request without a key is not sent again if it may have had an effect", async () => {
+test("a request without a key is not repeated if it may have been executed", async () => {
   const { url, requests } = await gateway("drop");
   const lost = connect({ baseUrl: url, retry }).createWebhook({ url: "http://127.0.0.1:9/" });
 
@@ -108,7 +108,7 @@ test("a request without a key is not sent again if it may have had an effect", a
   for (const webhook of await connect().listWebhooks()) await connect().deleteWebhook(webhook.id);
 });
 
-test("a request without a key is sent again if it had none", async () => {
+test("a request without a key is repeated if it was not executed", async () => {
   const { url, requests } = await gateway({ status: 429 });
   const client = connect({ baseUrl: url, retry });
 
@@ -118,7 +118,7 @@ test("a request without a key is sent again if it had none", async () => {
   await client.deleteWebhook(webhook.id);
 });
 
-test("a webhook is deleted even if the response is lost and it is not found again", async () => {
+test("a deletion whose response is lost succeeds when the webhook is not found", async () => {
   const { url, requests } = await gateway("forward", "drop", { status: 503 });
   const client = connect({ baseUrl: url, retry });
   const webhook = await client.createWebhook({ url: "http://127.0.0.1:9/" });
@@ -178,7 +178,7 @@ test("an attempt that takes too long is repeated", async () => {
   expect(attempts).toBe(2);
 });
 
-test("the signal of the caller ends the pauses", async () => {
+test("the signal of the caller aborts the pauses", async () => {
   const { url, requests } = await gateway({ status: 503, headers: { "Retry-After": "10" } });
   const options = { signal: AbortSignal.timeout(200), idempotencyKey: newIdempotencyKey() };
   const ended = connect({ baseUrl: url }).createOrder(order(newCustomer()), options);

@@ -13,7 +13,7 @@ export function connect(options: Partial<ClientOptions> = {}): OrderServiceClien
   return new OrderServiceClient({ baseUrl: SERVICE_URL, token: API_KEY, ...options });
 }
 
-/** A customer that no other test has. */
+/** A customer that no other test uses. */
 export function newCustomer(): string {
   return `c-${newIdempotencyKey()}`;
 }
@@ -35,7 +35,7 @@ export async function rejection<Rejection extends Error>(
   return error as Rejection;
 }
 
-/** What a gateway does with a request: nothing special, its own answer, or no answer once the service has answered. */
+/** What a gateway does with a request: forward it, respond itself, or drop the service's response. */
 export type Fault = "forward" | "drop" | { status: number; headers?: Record<string, string> };
 
 export interface Gateway {
@@ -43,7 +43,7 @@ export interface Gateway {
   requests: { method: string; path: string; headers: IncomingMessage["headers"] }[];
 }
 
-/** A gateway that applies one fault to each request, in order, and forwards all further ones; until the test ends. */
+/** A gateway that applies one fault to each request, in order, and forwards all further ones, until the test ends. */
 export async function gateway(...faults: Fault[]): Promise<Gateway> {
   const requests: Gateway["requests"] = [];
   const server = createServer((request, response) => {

@@ -9,14 +9,14 @@ const PATIENT = { attempts: 100, baseDelay: 1, maxDelay: 5 };
 const severed = connect({ baseUrl: process.env.PROXY_URL!, retry: PATIENT });
 const direct = connect();
 
-/** Creates, confirms and partly cancels an order over connections that are severed. */
+/** Creates, confirms and partly cancels an order over severed connections. */
 async function act(customer: string, intent: number): Promise<Order> {
   const created = await severed.createOrder({ ...order(customer), metadata: { intent: String(intent) } });
   const confirmed = await severed.confirmOrder(await severed.getOrder(created));
   return severed.cancelOrder(confirmed, { reason: "customer", items: [{ line: 1, quantity: 1 }] });
 }
 
-/** The events of a stream over connections that are severed. */
+/** The events of a stream over severed connections. */
 async function follow(after: string, customer: string): Promise<FeedEvent[]> {
   const events: FeedEvent[] = [];
   for await (const event of severed.streamEvents({ after })) {
@@ -26,7 +26,7 @@ async function follow(after: string, customer: string): Promise<FeedEvent[]> {
   return events;
 }
 
-test("severed connections double nothing and lose nothing", { timeout: 600_000 }, async () => {
+test("severed connections neither duplicate nor lose anything", { timeout: 600_000 }, async () => {
   const customer = newCustomer();
   const acknowledged: Order[] = [];
   const intents = Array.from({ length: INTENTS }, (_, intent) => intent);
@@ -47,7 +47,7 @@ test("severed connections double nothing and lose nothing", { timeout: 600_000 }
   const byId = (orders: Order[]) => Object.fromEntries(orders.map((one) => [one.id, one]));
   expect(stored.length).toBe(INTENTS);
   expect(new Set(stored.map((one) => one.metadata.intent)).size).toBe(INTENTS);
-  expect(byId(acknowledged)).toStrictEqual(byId(stored)); // each is at version 3: no change happened twice
+  expect(byId(acknowledged)).toStrictEqual(byId(stored)); // each is at version 3: no change was executed twice
   expect(listed).toStrictEqual(stored);
   expect(new Set(stored.map((one) => one.version))).toStrictEqual(new Set([3]));
   expect(new Set(events.map((event) => event.id)).size).toBe(3 * INTENTS);

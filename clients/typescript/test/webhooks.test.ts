@@ -45,7 +45,7 @@ function sign(body: string, { secret = SECRET, id = "e:1", time = Date.now() / 1
   return { "webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": signatures };
 }
 
-test("what the service sends is verified, also while the secret is rotated", async () => {
+test("webhooks of the service are verified, even while the secret is rotated", async () => {
   const { url, next } = await receiver();
   const webhook = await client.createWebhook({ url, events: ["order.created"], payload: "order" });
   onTestFinished(() => client.deleteWebhook(webhook.id));
