@@ -19,7 +19,16 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter, MapAdapter, Rule
 
 from app.errors import ServiceError
-from app.http.requests import ACCEPT_PATCH, JSON, check_conditions, check_path, read_body, read_dry_run, read_query
+from app.http.requests import (
+    ACCEPT_PATCH,
+    JSON,
+    check_conditions,
+    check_path,
+    has_conditions,
+    read_body,
+    read_dry_run,
+    read_query,
+)
 from app.schemas.fields import ParametersSchema
 
 if TYPE_CHECKING:
@@ -135,7 +144,7 @@ def _with_input(view: View, operation: Operation, blueprint: Blueprint) -> Calla
             read_query(_NO_PARAMETERS)
         if body is not None:
             arguments["body"] = read_body(body)
-        if checks_conditions and blueprint.has_representation(operation.path):
+        if checks_conditions and has_conditions() and blueprint.has_representation(operation.path):
             check_conditions()
         return view(**arguments)
 

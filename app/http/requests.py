@@ -297,6 +297,12 @@ def _versions(tags: Iterable[str]) -> frozenset[int]:
     return frozenset(int(version[1]) for version in versions if version)
 
 
+def has_conditions() -> bool:
+    """Return whether the request has If-Match or If-None-Match."""
+    environ = current_request().environ
+    return "HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ
+
+
 def check_conditions(*, exists: bool = True) -> None:
     """Raise PreconditionFailed if the conditions of a change do not hold for a resource without an entity tag."""
     environ = current_request().environ
