@@ -293,7 +293,7 @@ class RequestParser:
         self._max_field_size = limits.field_size - len(": \r\n")
         self._environ: dict[str, Any]  # of the last request, until its head is complete
         self._fields = 0  # of its head
-        self._overhead = 0  # bytes received since the last complete head or part of a body: what may not grow for ever
+        self._overhead = 0  # bytes received since the last complete head or part of a body, which are limited
 
     @property
     def incomplete_environ(self) -> dict[str, Any]:
@@ -399,7 +399,7 @@ class RequestParser:
 
 
 def check_head(environ: dict[str, Any], version: str) -> None:
-    """Raise RequestError where the server does not support what the head asks for."""
+    """Raise RequestError if the server does not support what the head requires."""
     if version not in ("1.1", "1.0"):
         raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "The supported versions are HTTP/1.1 and HTTP/1.0.")
     if (host := environ.get("HTTP_HOST")) not in valid_hosts:
@@ -640,7 +640,7 @@ class Connection:
         return True
 
     def _discard_body(self, request: Request) -> bool:
-        """Receive what the application did not read, before the next request. Returns whether all of it came."""
+        """Receive what the application did not read, before the next request. Returns whether all of it arrived."""
         with suppress(RequestError):
             while not request.complete and self.receive_body(request):
                 pass

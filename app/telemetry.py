@@ -176,7 +176,7 @@ def _loggable_ids(view_args: dict[str, Any], status: int) -> dict[str, str]:
 
 def _sample_idle_process(app: Flask) -> None:
     """Call `_sample_process` without a request: a worker may have none, after its streams have ended."""
-    with suppress(Exception), app.app_context():  # the next request counts what is lost
+    with suppress(Exception), app.app_context():  # the next request counts lost samples
         _sample_process()
 
 

@@ -244,7 +244,7 @@ def test_webhooks_that_receive_nothing_are_reported(app: Flask, database_url: st
 
     first, second, last = sorted(lines(diagnosed(database_url), "webhooks"))
 
-    assert first.startswith("error") and " c.example gets no events" in first
+    assert first.startswith("error") and " c.example receives no events" in first
     assert second.startswith("ok") and "Enabled: 2." in second
     assert last.startswith("warning") and " b.example has failed since" in last
     assert "secret" not in first + second + last

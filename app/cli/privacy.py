@@ -64,7 +64,7 @@ def export(customer_id: str, output: TextIO) -> None:
 def resume() -> None:
     """Complete all erasures that are running.
 
-    The command can be interrupted and run again, also in several processes at once. Exit status 1 if an erasure could
+    The command can be interrupted and run again, even in several processes at once. Exit status 1 if an erasure could
     not be completed: other processes kept reading or writing the SQLite file, or an order was reopened meanwhile.
     """
     with migrated_database():

@@ -146,11 +146,11 @@ def _insert_once(batch: list[Sample]) -> set[str]:
 def _batches(orders: Iterator[Sample]) -> Iterator[list[Sample]]:
     """The orders in batches. Each is generated while the database stores the one before."""
     with ThreadPoolExecutor(max_workers=1) as executor:
-        next_batch = executor.submit(_take_batch, orders)
+        next_batch = executor.submit(_generate_batch, orders)
         while batch := next_batch.result():
-            next_batch = executor.submit(_take_batch, orders)
+            next_batch = executor.submit(_generate_batch, orders)
             yield batch
 
 
-def _take_batch(orders: Iterator[Sample]) -> list[Sample]:
+def _generate_batch(orders: Iterator[Sample]) -> list[Sample]:
     return list(islice(orders, _BATCH))

@@ -84,7 +84,7 @@ class Operation:
 
     @property
     def checks_conditions(self) -> bool:
-        """Whether If-Match and If-None-Match are checked before the view: it changes what has no entity tag."""
+        """Whether If-Match and If-None-Match are checked before the view: its resource has no entity tag."""
         may_be_missing = any(problem.status == 404 for problem in self.problems)  # the view checks that first
         return self.method != "GET" and not may_be_missing
 
@@ -121,7 +121,7 @@ class Blueprint(flask.Blueprint):
         return register
 
     def has_representation(self, path: str) -> bool:
-        """Whether what has the path can be read."""
+        """Whether a resource with this path can be read."""
         return any(operation.method == "GET" and operation.path == path for operation in self.operations.values())
 
 

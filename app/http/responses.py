@@ -72,7 +72,7 @@ class DocumentResponse(Response):
     """A JSON document, sent as it is with headers that need no correction.
 
     Werkzeug's copies, checks and corrections of them cost 20/23 % of the instructions of a create/read. `headers` has
-    only what is changed later: Vary, and what is added.
+    only fields that are changed or added later, such as Vary.
     """
 
     default_mimetype = None  # Content-Type is one of the complete headers

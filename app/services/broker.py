@@ -51,7 +51,7 @@ _PERSISTENT = 2  # AMQP 0-9-1 §1.8: the message survives a restart of the broke
 _REASON_MAX = 300  # characters
 
 _CURSOR = BROKER_CURSOR.c
-# One that ends later than any that is taken now was taken by a clock that was ahead, and may last for hours.
+# A lease that ends later than any that is acquired now was acquired by a clock that was ahead: it may last for hours.
 _IS_FREE = or_(
     _CURSOR.lease.is_(None),
     _CURSOR.lease == bindparam("new_lease"),
@@ -60,7 +60,7 @@ _IS_FREE = or_(
 )
 # After a restore of the database the cursor may be beyond the end of the feed.
 _ANY_PENDING = Statement(select(_CURSOR.seq).join(FEED_HEAD, FEED_HEAD.c.seq != _CURSOR.seq).where(_IS_FREE))
-_TAKE = (
+_ACQUIRE = (
     update(BROKER_CURSOR)
     .where(_IS_FREE)
     .values(lease=bindparam("new_lease"), leased_until=bindparam("until"))
@@ -72,8 +72,8 @@ _STORE = (
     .values(seq=bindparam("new_seq"), leased_until=bindparam("until"))
     .returning(_CURSOR.seq)
 )
-_FREE = update(BROKER_CURSOR).values(lease=None, leased_until=None)
-_RELEASE = _FREE.where(_CURSOR.lease == bindparam("of_lease"))
+_CLEAR_LEASE = update(BROKER_CURSOR).values(lease=None, leased_until=None)
+_RELEASE = _CLEAR_LEASE.where(_CURSOR.lease == bindparam("of_lease"))
 _FIRST_PENDING = (
     select((FEED_HEAD.c.seq - _CURSOR.seq).label("events"), FEED.c.at)
     .select_from(BROKER_CURSOR)
@@ -259,7 +259,7 @@ class BrokerPublisher:
         """
         if time.monotonic() < self._retry_at or not self._any_pending():
             return False
-        after = _take_lease(self._lease)
+        after = _acquire_lease(self._lease)
         deadline = time.monotonic() + _CALL_SECONDS
         published = False
         while after is not None and time.monotonic() < deadline:
@@ -341,7 +341,7 @@ def replay(*, after: int) -> None:
     Raises CursorExpired if the feed does not reach back that far, or ends before.
     """
     require_retained(after, read_ends())
-    in_transaction(lambda: db.session.execute(_FREE.values(seq=after)))
+    in_transaction(lambda: db.session.execute(_CLEAR_LEASE.values(seq=after)))
 
 
 def read_lag() -> BrokerLag:
@@ -350,11 +350,14 @@ def read_lag() -> BrokerLag:
     return BrokerLag(row.events, (datetime.now(UTC) - row.at).total_seconds() if row.at else 0.0)
 
 
-def _take_lease(lease: str) -> int | None:
-    """Take or keep the lease, and return the number up to which events are published; None if another worker has it."""
+def _acquire_lease(lease: str) -> int | None:
+    """Acquire or extend the lease, and return the number up to which events are published.
+
+    None if another worker has the lease.
+    """
     now = datetime.now(UTC)
     values = {"new_lease": lease, "now": now, "latest": now + _LATEST, "until": now + LEASE}
-    seq: int | None = in_transaction(lambda: db.session.scalar(_TAKE, values))
+    seq: int | None = in_transaction(lambda: db.session.scalar(_ACQUIRE, values))
     return seq
 
 

@@ -33,13 +33,13 @@ WORKER_NAME = "order-service-worker"  # application_name of the connections of `
 _CLOCK_MAX = 1.0  # seconds
 _BROKER_SECONDS_MAX = 60.0  # as in the alert OrderBrokerBehind
 _SEARCH_EVENTS_MAX = 1_000  # as in the alert OrderSearchBehind
-_EVENT_AGE_MAX = 5.0  # seconds; a worker takes an event within 0.1 s
+_EVENT_AGE_MAX = 5.0  # seconds; a worker moves an event to the feed within 0.1 s
 _ERASURE_MAX = timedelta(days=1)
 _FREE_BYTES_MIN = 1024**3
 _OLDEST_POSTGRESQL = 14  # older ones are no longer supported
 _GRANT = "Run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
-# The tables among :tables on which the role lacks a privilege, and the role. A list of privileges in one call
-# would ask for any of them.
+# The tables among :tables on which the role lacks a privilege, and the role. has_table_privilege with a list of
+# privileges would return whether the role has any of them.
 _DENIED = text(
     "SELECT name, quote_ident(current_user) AS role FROM unnest(CAST(:tables AS text[])) AS tables (name)"
     " WHERE EXISTS (SELECT 1 FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privileges (privilege)"
@@ -365,8 +365,8 @@ def _check_webhooks() -> Iterator[Finding]:
         host = urlsplit(endpoint.url).netloc  # the rest of a URL may be a secret, and people pass reports on
         advice = f"`GET /webhooks/{endpoint.id}/deliveries` shows its responses."
         if endpoint.disabled_reason in (GONE, FAILING):
-            advice = f"{advice} Repair it, enable it, and send again what has failed."
-            yield Finding(Level.ERROR, "webhooks", f"{host} gets no events: it was disabled. {advice}")
+            advice = f"{advice} Repair it, enable it, and replay the failed deliveries."
+            yield Finding(Level.ERROR, "webhooks", f"{host} receives no events: it was disabled. {advice}")
         elif endpoint.failing_since is not None:
             since = rfc3339(endpoint.failing_since)
             yield Finding(Level.WARNING, "webhooks", f"{host} has failed since {since}. {advice}")

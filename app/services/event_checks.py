@@ -143,7 +143,7 @@ def _verify_change(before: _Version, version: _Version, differing: set[str], *, 
         return
     change = VersionChange(old, new, differing, before.units, version.units)
     for name in wrong_members(event.type, change, actor=event.actor):
-        yield f"{name} in version {event.version} is not what {event.type} makes of it"
+        yield f"{name} in version {event.version} cannot result from {event.type}"
 
 
 def _verify_tables(order: OrderRow, event: Row[Any], snapshot: Document) -> Iterator[str]:

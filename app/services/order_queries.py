@@ -60,7 +60,7 @@ def find_snapshot(key: OrderKey) -> Snapshot | None:
 
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
-    """The current order, or the order at `version` (1 or more). Raises OrderNotFound, also for another owner's."""
+    """The current order, or the order at `version` (1 or more). Raises OrderNotFound, even if another owner has it."""
     parsed_id = parse_uuid(order_id)
     snapshot = find_snapshot(OrderKey(parsed_id, principal, version)) if parsed_id else None
     if parsed_id is None or snapshot is None:

@@ -46,7 +46,7 @@ REWRITE_PACE = 2 * 1024 * 1024
 _PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 1, 100, 250_000
 _KEYS_PAGE = 1000  # fingerprints that one step removes
 # Seconds between two steps. Other requests of this process run in them: SQLite blocks the process throughout a step,
-# and gevent looks for new events only where it waits, which a sleep of 0 does not.
+# and gevent polls for new events only when it waits, which it does not in a sleep of 0.
 _PAUSE = 0.01
 _LOCKED_PAUSE = 0.05  # seconds before the next attempt, if another process has locked the row
 _EVENTS_PAGE = 100  # events

@@ -146,7 +146,7 @@ def search_row(document: Mapping[str, Any]) -> Row:
 def store_rows(connection: Connection, rows: Sequence[Row], *, rewrite: bool = False) -> None:
     """Store the rows of orders that are later versions than the stored ones, with their terms. Called in a transaction.
 
-    With `rewrite`, also those of the same version, with all of their terms.
+    With `rewrite`, rows of the same version and all of their terms are stored again, too.
     """
     remaining = {row["order_id"]: row for row in sorted(rows, key=lambda row: str(row["order_id"]))}
     while remaining:

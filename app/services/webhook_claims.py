@@ -193,8 +193,8 @@ def _select_window(name: str) -> tuple[Select[Any], ColumnElement[Any]]:
         other.version < oldest.c.version,
         other.status == PENDING_LITERAL,
     )
-    # A scalar subquery is one look-up by index for each candidate. NOT EXISTS could be planned as a join of all that
-    # is pending. The sort makes the planner use the index by order, also with outdated statistics.
+    # A scalar subquery is one look-up by index for each candidate. NOT EXISTS could be planned as a join of all that is
+    # pending. The sort makes the planner use the index by order, even with outdated statistics.
     first_earlier = earlier.order_by(other.version).limit(literal_column("1")).scalar_subquery()
     values = select(oldest.c[name]).where(first_earlier.is_(None))
     return values, select(func.count()).select_from(oldest).scalar_subquery()

@@ -218,7 +218,7 @@ class WebhookDeliverer:
                 attempt = self._sender.send(delivery.endpoint.url, delivery.body, headers | propagation_headers())
                 record_response(attempt.status)
                 return attempt
-        except Exception as error:  # without an attempt, the delivery would be due again at once, and for ever
+        except Exception as error:  # without an attempt, the delivery would be due again at once, endlessly
             log.error("webhook request failed", endpoint_id=delivery.endpoint.id, exc_info=error)
             return Attempt(now, 0, error="The request failed because of an error in the service. It is logged.")
 

@@ -69,7 +69,7 @@ def _fan_out_to(endpoint_id: str) -> bool:
 def queue_events(endpoint: WebhookEndpoint, *, after: int, until: int, types: Sequence[str] | None, again: bool) -> int:
     """Queue the events of the feed with `after` < seq <= `until` that match the endpoint's channels and the types.
 
-    With `again`, also those that were delivered or have failed. Called in a transaction.
+    With `again`, even those that were delivered or have failed. Called in a transaction.
     """
     query = (
         select(FeedEntry.seq, FeedEntry.order_id, FeedEntry.version, OrderEvent.type)
@@ -87,7 +87,7 @@ def queue_events(endpoint: WebhookEndpoint, *, after: int, until: int, types: Se
 def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: bool) -> int:
     """Queue events given as {"type", "order_id", "version", "seq"}, those of endpoints as {"type", "data"}.
 
-    With `again`, also those that were delivered or have failed. Called in a transaction.
+    With `again`, even those that were delivered or have failed. Called in a transaction.
     """
     now = datetime.now(UTC)
     rows = [

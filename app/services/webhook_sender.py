@@ -249,7 +249,7 @@ class WebhookSender:
                 del self._idle[url]
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> _Response:
-        idle = self._take_idle(url)
+        idle = self._pop_idle(url)
         if idle is not None:
             # The endpoint may have closed it at any time; an event that it did receive keeps its webhook-id.
             with suppress(ConnectionError, SSLError):
@@ -276,7 +276,7 @@ class WebhookSender:
                 connection.close()
         return response
 
-    def _take_idle(self, url: str) -> CheckedConnection | None:
+    def _pop_idle(self, url: str) -> CheckedConnection | None:
         connections = self._idle.get(url, [])
         while connections:
             connection = connections.pop()

@@ -1,4 +1,4 @@
-"""Webhook endpoints and their deliveries: create, change and delete endpoints, look at deliveries, send them again."""
+"""Webhook endpoints and their deliveries: create, change and delete endpoints, list deliveries, send them again."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -125,7 +125,7 @@ def count_endpoints() -> dict[str, int]:
 
 
 def get_endpoint(endpoint_id: str, *, principal: Principal) -> dict[str, Any]:
-    """An endpoint. Raises WebhookNotFound, also for one of other channels."""
+    """An endpoint. Raises WebhookNotFound if it does not exist or is of other channels."""
     parsed_id = parse_uuid(endpoint_id)
     query = select(WebhookEndpoint.__table__).where(WebhookEndpoint.id == parsed_id, _EXISTS)
     rows = read_rows(query) if parsed_id else []
@@ -258,8 +258,8 @@ def select_deliveries(endpoint_id: str, *, status: str | None) -> Select[Any]:
 def replay_event(endpoint_id: str, event_id: str, *, principal: Principal) -> int:
     """Queue one event, of any type, again.
 
-    Raises WebhookNotFound, and EventNotFound, also for an event of another channel, or for one that the worker has not
-    reached for this endpoint: it would be sent before the earlier events of its order.
+    Raises WebhookNotFound, and EventNotFound for an event that does not exist, is of another channel, or that the
+    worker has not reached for this endpoint: it would be sent before the earlier events of its order.
     """
 
     def replay() -> int:
