@@ -22,6 +22,7 @@ from standardwebhooks import WebhookVerificationError
 from structlog.testing import capture_logs
 
 from app.db.engine import db
+from app.db.types import rfc3339
 from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, UNREACHABLE_AFTER, retry_pause
 from app.services import webhook_claims, webhook_delivery, webhook_service
@@ -475,6 +476,7 @@ def test_a_failure_that_began_before_a_repair_does_not_count(
     [delivery] = deliveries(client, webhook)
     assert (after["status"], after["health"]["consecutive_failures"]) == ("enabled", 0)
     assert (delivery["order_id"], [attempt["status"] for attempt in delivery["attempts"]]) == (order_id, [410])
+    assert delivery["status"] == "pending" and delivery["next_attempt_at"] <= rfc3339(datetime.now(UTC))
 
 
 def test_pauses_that_a_worker_with_a_later_clock_has_stored_are_ended(

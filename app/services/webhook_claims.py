@@ -357,11 +357,11 @@ def _complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
         connection.execute(_JOINT_COMPLETION, {"completions": orjson.dumps(completions).decode()})
     else:
         connection.execute(_COMPLETION, completions)
-    by_endpoint: dict[str, list[tuple[DueEndpoint, Attempt]]] = defaultdict(list)
+    by_endpoint: dict[str, list[tuple[ClaimedDelivery, Attempt]]] = defaultdict(list)
     for delivery, attempt in results:
-        by_endpoint[delivery.endpoint.id].append((delivery.endpoint, attempt))
+        by_endpoint[delivery.endpoint.id].append((delivery, attempt))
     for endpoint_id in sorted(by_endpoint):  # in one order, so that two workers do not deadlock
-        _record_health(*by_endpoint[endpoint_id][-1], [attempt for _, attempt in by_endpoint[endpoint_id]])
+        _record_health(by_endpoint[endpoint_id])
 
 
 def _completion(delivery: ClaimedDelivery, attempt: Attempt) -> dict[str, Any]:
@@ -438,6 +438,16 @@ def _completion_statement(values: Any) -> Update:
 
 
 _RELEASE = update(DELIVERIES).where(*_is_leased(_PARAMETERS)).values(lease=None, next_attempt_at=bindparam("due_at"))
+_END_PAUSE = (
+    update(DELIVERIES)
+    .where(
+        DELIVERIES.c.endpoint_id == _PARAMETERS["of_endpoint"],
+        DELIVERIES.c.id == _PARAMETERS["of_id"],
+        DELIVERIES.c.status == PENDING_LITERAL,
+        DELIVERIES.c.lease.is_(None),
+    )
+    .values(next_attempt_at=bindparam("due_at"))
+)
 _COMPLETION = _completion_statement(_PARAMETERS)
 # All completions in one statement take half of the database's CPU time of one statement each.
 _JOINT_COMPLETION = _completion_statement(
@@ -454,19 +464,25 @@ _USE_INDEXES = text(
 )
 
 
-def _record_health(due_endpoint: DueEndpoint, last: Attempt, attempts: Sequence[Attempt]) -> None:
-    """Record the health of an endpoint, and queue the events that report it."""
-    if all(attempt.succeeded for attempt in attempts) and not due_endpoint.consecutive_failures:
+def _record_health(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
+    """Record the health of the endpoint of these deliveries, and queue the events that report it.
+
+    A failure that began before the endpoint was changed does not count, and its delivery is due: the endpoint may have
+    been repaired, enabled, or got another URL since.
+    """
+    due_endpoint, last = results[-1][0].endpoint, results[-1][1]
+    if all(attempt.succeeded for _, attempt in results) and not due_endpoint.consecutive_failures:
         if due_endpoint.last_success_at is not None and last.at - due_endpoint.last_success_at < SUCCESS_RECORDED_EVERY:
             return
     endpoint = db.session.scalar(select(WebhookEndpoint).where(WebhookEndpoint.id == due_endpoint.id).with_for_update())
     if endpoint is None:  # it has been deleted
         return
-    for attempt in attempts:
+    for delivery, attempt in results:
         if attempt.succeeded:
             endpoint.record_success(attempt.at)
             continue
-        if attempt.at < endpoint.updated_at:  # since then it may have been repaired, enabled, or got another URL
+        if attempt.at < endpoint.updated_at:
+            db.session.connection().execute(_END_PAUSE, _key_of(delivery) | {"due_at": attempt.at})
             continue
         report = endpoint.record_failure(attempt.at, status=attempt.status, retry_after=attempt.retry_after)
         if report is not None:
