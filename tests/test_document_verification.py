@@ -19,7 +19,7 @@ from app.db.types import Timestamp
 from app.models import EVENTS, ITEMS, ORDERS
 from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
 from app.models.lifecycle import ERASED, EVENT_TYPES, IMPORTED, STATUSES
-from app.models.payment import PAYMENT_STATUSES
+from app.models.money import PAYMENT_STATUSES
 from app.services.change_checks import differing_members
 from app.services.document_checks import VersionChecks, inconsistent_members
 from app.services.event_checks import OrderRow, compare_events

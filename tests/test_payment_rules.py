@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from app.db.types import rfc3339
 from app.errors import ServiceError
 from app.models.fulfillment import RECEIVED
+from app.models.money import InvalidPrices
 from app.models.order_aggregate import OrderAggregate
-from app.models.pricing import InvalidPrices
 from app.models.principal import ANONYMOUS
 from app.services.document_checks import inconsistent_members
 from app.services.order_document import parse_order, render_order

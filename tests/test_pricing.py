@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.models.pricing import LARGEST_TOTAL, InvalidPrices, order_totals, price_lines
+from app.models.money import LARGEST_TOTAL, InvalidPrices, order_totals, price_lines
 from app.schemas.order import PRICE_MAX, QUANTITY_MAX
 from tests.support.order_model import discounts, price_errors, totals
 from tests.support.samples import error_locations, priced

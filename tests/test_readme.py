@@ -12,8 +12,8 @@ from app.config import ROOT, SETTINGS
 from app.models.event import CHANGE_KEYS_MAX
 from app.models.fulfillment import DELIVERY_EVENTS_MAX
 from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES, lifecycle_diagram
+from app.models.money import PAYMENTS_MAX
 from app.models.order_aggregate import HOLDS_MAX, VERSIONS_MAX
-from app.models.payment import PAYMENTS_MAX
 from app.models.principal import SCOPES
 from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, RELATED_ORDERS_MAX, TAGS_MAX, BatchInSchema

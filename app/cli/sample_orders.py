@@ -18,10 +18,10 @@ import orjson
 
 from app.models.fulfillment import DELIVERED, EXPECTED, FULFILLMENT_CANCELLED, RECEIVED, REJECTED
 from app.models.lifecycle import CREATED
+from app.models.money import AUTHORIZATION, CAPTURE, REFUND, VOID, sum_payments
 from app.models.order_aggregate import OrderAggregate
 from app.models.order_id import hash_reference
 from app.models.order_item import Units, line_columns, open_units
-from app.models.payment import AUTHORIZATION, CAPTURE, REFUND, VOID, sum_payments
 from app.schemas.order import ITEMS_MAX
 from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import NewOrder, OrderHistory, event_row

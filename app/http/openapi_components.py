@@ -18,7 +18,7 @@ from app.models.fulfillment import (
     RETURN_STATUSES,
 )
 from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES
-from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
+from app.models.money import PAYMENT_STATUSES, PAYMENT_TYPES
 from app.models.webhook import DELIVERY_STATUSES, ENDPOINT_EVENT_TYPES, PAYLOADS, TEST
 from app.schemas.order import ADJUSTMENT_TYPES, CURRENCIES, RELATIONS
 from app.schemas.order_actions import CANCELLATION_REASONS, HOLD_KINDS

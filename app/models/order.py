@@ -10,8 +10,8 @@ from app.db.engine import Base
 from app.db.types import JSON_VALUE, UUID, Timestamp
 from app.models.fulfillment import FULFILLMENT_STATUSES, NOT_RETURNED, RETURN_STATUSES
 from app.models.lifecycle import STATUSES
+from app.models.money import PAYMENT_STATUSES, UNPAID
 from app.models.order_item import ID_MAX
-from app.models.payment import PAYMENT_STATUSES, UNPAID
 from app.models.principal import PRINCIPAL_MAX
 
 IDEMPOTENCY_KEY_MAX = 255  # characters, as in Stripe's API

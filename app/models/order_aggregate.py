@@ -47,11 +47,20 @@ from app.models.lifecycle import (
     UNITS_TO_RETURN,
     allowed_actions,
 )
+from app.models.money import (
+    PAYMENTS_MAX,
+    InvalidPrices,
+    exceeded_limit,
+    order_totals,
+    payment_status,
+    price_lines,
+    priced_lines,
+    sum_payments,
+    waived_amount,
+)
 from app.models.order import CONTENT_WHILE_PENDING, Order
 from app.models.order_id import hash_reference, is_alias
 from app.models.order_item import Line, Units, open_units, require_available, returnable_units
-from app.models.payment import PAYMENTS_MAX, exceeded_limit, payment_status, sum_payments, waived_amount
-from app.models.pricing import InvalidPrices, order_totals, price_lines, priced_lines
 
 VERSIONS_MAX = 10_000  # of one order: bounds the time that its erasure and its history take
 HOLDS_MAX = 20

@@ -11,8 +11,8 @@ from marshmallow import fields, validate
 from app.models.erasure import DONE, RUNNING
 from app.models.fulfillment import DELIVERY_EVENTS, FULFILLMENT_STATUSES, RETURN_RECORD_STATUSES, RETURN_STATUSES
 from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES
+from app.models.money import PAYMENT_STATUSES, PAYMENT_TYPES
 from app.models.order import NUMBER_LENGTH
-from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES
 from app.schemas.fields import ResponseSchema
 from app.schemas.order import ADJUSTMENT_TYPES, CURRENCIES, RELATIONS
 from app.schemas.order_actions import CANCELLATION_REASONS, HOLD_KINDS

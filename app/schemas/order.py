@@ -5,10 +5,10 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, missing, validate
 
+from app.models.money import DISCOUNT, InvalidPrices, price_lines
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import is_alias, parse_uuid
 from app.models.order_item import ID_MAX, TITLE_MAX
-from app.models.pricing import DISCOUNT, InvalidPrices, price_lines
 from app.schemas.fields import (
     BoundedInteger,
     BoundedList,

@@ -6,7 +6,7 @@ from marshmallow import ValidationError, fields, validate
 
 from app.models.fulfillment import DELIVERY_EVENTS, EXPECTED, RECEIVED
 from app.models.lifecycle import ACTIONS
-from app.models.payment import PAYMENT_TYPES
+from app.models.money import PAYMENT_TYPES
 from app.schemas.fields import (
     BoundedInteger,
     BoundedList,

@@ -12,10 +12,10 @@ from app.models.fulfillment import (
     RETURN_STATUSES,
 )
 from app.models.lifecycle import ACTIONS, STATUSES
+from app.models.money import PAYMENT_STATUSES, PAYMENT_TYPES, PAYMENTS_MAX
 from app.models.order import CONTENT
 from app.models.order_aggregate import HOLDS_MAX, VERSIONS_MAX
 from app.models.order_id import NUMBER_PATTERN
-from app.models.payment import PAYMENT_STATUSES, PAYMENT_TYPES, PAYMENTS_MAX
 from app.models.principal import PRINCIPAL_MAX
 from app.schemas.fields import BoundedInteger, BoundedList, Choice, RFC3339DateTime, StrictSchema, Text
 from app.schemas.order import (

@@ -7,8 +7,8 @@ from marshmallow import ValidationError, fields, missing
 
 from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
 from app.models.lifecycle import EVENT_TYPES, STATUSES
+from app.models.money import PAYMENT_STATUSES
 from app.models.order_item import ID_MAX
-from app.models.payment import PAYMENT_STATUSES
 from app.models.search import SORTS, query_words
 from app.schemas.fields import (
     BoundedInteger,

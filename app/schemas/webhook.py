@@ -7,8 +7,8 @@ from marshmallow import ValidationError, fields, validate
 
 from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
 from app.models.lifecycle import EVENT_TYPES, STATUSES
+from app.models.money import PAYMENT_STATUSES
 from app.models.order_item import ID_MAX
-from app.models.payment import PAYMENT_STATUSES
 from app.models.webhook import (
     DELIVERY_STATUSES,
     DESCRIPTION_MAX,

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from app.models.fulfillment import EXPECTED, RECEIVED, REJECTED, SHIPPED
 from app.models.lifecycle import ACTIONS, ERASED, LATE, OPEN, PARTIALLY_CANCELLED, RETURN_EXPECTED
+from app.models.money import sum_payments, waived_amount
 from app.models.order import CONTENT, CONTENT_WHILE_PENDING
 from app.models.order_id import is_alias
-from app.models.payment import sum_payments, waived_amount
 from app.services.document_checks import Document, UnitCounts, may_be_late
 
 RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong

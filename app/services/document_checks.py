@@ -36,11 +36,20 @@ from app.models.lifecycle import (
     UNITS_TO_RETURN,
     allowed_actions,
 )
+from app.models.money import (
+    REFUNDS,
+    InvalidPrices,
+    PaymentSums,
+    Prices,
+    exceeded_limit,
+    order_totals,
+    payment_status,
+    price_lines,
+    sum_payments,
+)
 from app.models.order import CONTENT_TIMES
 from app.models.order_aggregate import VERSIONS_MAX
 from app.models.order_id import first_order_id, is_alias
-from app.models.payment import REFUNDS, PaymentSums, exceeded_limit, payment_status, sum_payments
-from app.models.pricing import InvalidPrices, Prices, order_totals, price_lines
 
 _TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that contains the time of creation
 

@@ -18,10 +18,9 @@ from app.db.types import read_timestamp, rfc3339
 from app.models import FEED, FEED_HEAD
 from app.models.erasure import scrub
 from app.models.lifecycle import CREATED, IMPORTED
+from app.models.money import InvalidPrices, order_totals, priced_lines, sum_payments
 from app.models.order import CONTENT_TIMES
 from app.models.order_id import hash_reference, is_alias
-from app.models.payment import sum_payments
-from app.models.pricing import InvalidPrices, order_totals, priced_lines
 from app.services.change_checks import VersionChange, differing_members, is_allowed, wrong_members
 from app.services.document_checks import Document, UnitCounts, VersionChecks, due_at, order_prices
 from app.services.order_document import load_document, render_order

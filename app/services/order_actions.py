@@ -37,11 +37,11 @@ from app.errors import (
 )
 from app.models import Order
 from app.models.lifecycle import OPEN
+from app.models.money import InvalidPrices
 from app.models.order import CONTENT, CONTENT_TIMES, IMMUTABLE_CONTENT
 from app.models.order_aggregate import OrderAggregate, merge_patch
 from app.models.order_id import hash_key, is_alias, parse_uuid
 from app.models.order_item import ITEM_CONTENT, Units
-from app.models.pricing import InvalidPrices
 from app.models.principal import Principal
 from app.schemas.order import UpdatedOrderSchema
 from app.schemas.strict_json import body_errors, load_body

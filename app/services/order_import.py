@@ -12,11 +12,11 @@ import orjson
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
 from app.errors import InternalError, InvalidRequest, OrderTooLarge, RequestInFlight, ServiceError, ServiceUnavailable
+from app.models.money import InvalidPrices
 from app.models.order import CONTENT
 from app.models.order_aggregate import CLOCK_SKEW
 from app.models.order_id import hash_reference
 from app.models.order_item import line_columns
-from app.models.pricing import InvalidPrices
 from app.models.principal import Principal
 from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema

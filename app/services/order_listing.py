@@ -31,8 +31,8 @@ from app.db.types import UUID
 from app.models import Order, OrderEvent, OrderItem
 from app.models.fulfillment import NOT_RETURNED
 from app.models.lifecycle import STATUSES
+from app.models.money import UNPAID
 from app.models.order_id import HIGHEST_ID, LOWEST_ID, first_order_id, hash_key, next_id, normalize_order_number
-from app.models.payment import UNPAID
 from app.models.principal import Principal
 from app.services.order_document import visible_document
 from app.services.order_queries import restrict_to_owner

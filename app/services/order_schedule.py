@@ -15,9 +15,9 @@ from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.transactions import read_rows
 from app.errors import ServiceError
 from app.models import Order
+from app.models.money import UNPAID
 from app.models.order_aggregate import HOLDS_MAX
 from app.models.order_id import EPOCH, LOWEST_ID, first_order_id, time_ago
-from app.models.payment import UNPAID
 from app.models.principal import Principal
 from app.services.order_actions import ChangeRequest, apply_due_change, cancel_order
 

@@ -18,10 +18,10 @@ from app.errors import (
     ServiceUnavailable,
 )
 from app.models.lifecycle import NEW_ORDER_ACTIONS
+from app.models.money import order_totals, price_lines, priced_lines
 from app.models.order import CONTENT, IMMUTABLE_CONTENT
 from app.models.order_id import fingerprint, hash_key, hash_reference, new_order_id, order_number
 from app.models.order_item import ITEM_CONTENT
-from app.models.pricing import order_totals, price_lines, priced_lines
 from app.models.principal import Principal
 from app.services.order_document import StoredOrder, render_order, visible_order
 from app.services.order_inserts import (
@@ -51,7 +51,7 @@ _ABSENT_CONTENT: dict[str, Any] = dict.fromkeys(IMMUTABLE_CONTENT) | CONTENT
 class CreateRequest:
     """A validated `POST /orders` body, its principal, its idempotency key and its request id.
 
-    The schema adds the `prices` to the body (`app.models.pricing`); if they are missing, they are computed.
+    The schema adds the `prices` to the body (`app.models.money`); if they are missing, they are computed.
 
     `reference_as_key`: without a key, the external_ref is the key. Repeating the same order is a replay, not a
     conflict.
