@@ -180,7 +180,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
     ),
     "another hold": (
         of_snapshot(6, '"holds":[]', '"holds":[{"handle":"x","until":null}]'),
-        "holds in version 6 is not",
+        "holds in version 6 cannot result from",
     ),
     "another note": (of_snapshot(2, "Ring twice", "Ring"), "note in version 2 cannot result from order.confirmed"),
     "other totals": (of_snapshot(4, '"due":', '"due":1'), "totals contradicts other members in the snapshot of"),
