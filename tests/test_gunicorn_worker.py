@@ -220,11 +220,11 @@ def test_an_old_clients_connection_is_closed() -> None:
 def test_a_client_that_expects_100_continue_gets_it() -> None:
     with connection_to(echo) as connection:
         connection.sendall(PLAIN[:-3].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
-        asked = connection.recv(100)
+        interim = connection.recv(100)
         connection.sendall(b"abc")
         connection.shutdown(socket.SHUT_WR)
 
-        assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert bodies(receive_all(connection)) == [b"POST /plain abc"]
 
 

@@ -120,12 +120,12 @@ def test_a_customer_reads_the_changes_of_what_they_may_see_and_their_own_request
     for request_id in ("shop-1", "shop-2"):  # the reason of a hold is internal
         send_action(secure_client, path, "hold", X_Request_Id=request_id, **shop)
 
-    full, seen = events_of(secure_client, path, **shop), events_of(secure_client, path, **own)
+    full, visible = events_of(secure_client, path, **shop), events_of(secure_client, path, **own)
 
     assert [event["request_id"] for event in full] == ["own", "shop-1", "shop-2"]
-    assert [event["request_id"] for event in seen] == ["own", None, None]
-    assert all("reason" not in orjson.dumps(event).decode() for event in seen)
-    for before, event in pairwise(seen):
+    assert [event["request_id"] for event in visible] == ["own", None, None]
+    assert all("reason" not in orjson.dumps(event).decode() for event in visible)
+    for before, event in pairwise(visible):
         assert jsonpatch.apply_patch(before["data"], event["changes"]) == event["data"]
 
 

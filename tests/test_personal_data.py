@@ -103,11 +103,11 @@ def test_customers_export_their_own_data_as_they_may_see_it(secure_client: Flask
     path = secure_client.post("/orders", json=MINIMAL, headers=own).headers["Location"]
     send_action(secure_client, path, "hold", **shop)
 
-    full, seen = exported(secure_client, "c-1", **shop), exported(secure_client, "c-1", **own)
+    full, visible = exported(secure_client, "c-1", **shop), exported(secure_client, "c-1", **own)
 
     assert [line["event"]["actor"] for line in full if "event" in line] == ["customer:c-1", "service:shop"]
-    assert [line["event"]["actor"] for line in seen if "event" in line] == ["customer:c-1", "service"]
-    assert "check" in json.dumps(full) and "check" not in json.dumps(seen)
+    assert [line["event"]["actor"] for line in visible if "event" in line] == ["customer:c-1", "service"]
+    assert "check" in json.dumps(full) and "check" not in json.dumps(visible)
 
 
 def test_customers_cannot_export_the_data_of_others(secure_client: FlaskClient, shop: dict[str, str]) -> None:
@@ -131,9 +131,9 @@ def test_a_service_learns_to_which_webhooks_the_orders_were_sent_and_a_customer_
         endpoints = [create_endpoint(content, principal=ANONYMOUS, rules=rules)["id"] for _ in range(2)]
         queue_events()
 
-    full, seen = exported(secure_client, "c-1", **shop), exported(secure_client, "c-1", **own)
+    full, visible = exported(secure_client, "c-1", **shop), exported(secure_client, "c-1", **own)
 
-    assert (kinds(full), kinds(seen)) == ("oeedddd", "oee")
+    assert (kinds(full), kinds(visible)) == ("oeedddd", "oee")
     deliveries = [line["delivery"] for line in full if "delivery" in line]
     sent = [(one["order_id"], one["version"], one["endpoint_id"], one["status"]) for one in deliveries]
     order_id = path.removeprefix("/orders/")

@@ -209,7 +209,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
 
 
 @pytest.fixture(scope="module")
-def named(app: Flask, rows_of_an_order: Rows) -> dict[str, list[str]]:
+def reported(app: Flask, rows_of_an_order: Rows) -> dict[str, list[str]]:
     """The reported differences for each corruption, and for a valid order, all in one database."""
     delete_all_rows(app)
     differences: dict[str, list[str]] = {}
@@ -231,12 +231,12 @@ def named(app: Flask, rows_of_an_order: Rows) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_each_corruption_is_reported_with_its_order(named: dict[str, list[str]], corruption: str) -> None:
-    assert any(CORRUPTIONS[corruption][1] in difference for difference in named[corruption]), named[corruption]
+def test_each_corruption_is_reported_with_its_order(reported: dict[str, list[str]], corruption: str) -> None:
+    assert any(CORRUPTIONS[corruption][1] in difference for difference in reported[corruption]), reported[corruption]
 
 
-def test_a_valid_order_among_corrupt_ones_is_not_reported(named: dict[str, list[str]]) -> None:
-    assert "none" not in named
+def test_a_valid_order_among_corrupt_ones_is_not_reported(reported: dict[str, list[str]]) -> None:
+    assert "none" not in reported
 
 
 MADE = {"version": 1, "at": LATER}
@@ -266,8 +266,10 @@ def test_a_deleted_order_leaves_orphaned_rows_that_are_reported(
 
     result = runner.invoke(args=["verify"])
 
-    named = {line.rpartition(" ")[2] for line in result.stdout.splitlines() if line.startswith(f"order {order_id}: ")}
-    assert (result.exit_code, named) == (1, STRAYS.keys() - {"feed"})
+    reported = {
+        line.rpartition(" ")[2] for line in result.stdout.splitlines() if line.startswith(f"order {order_id}: ")
+    }
+    assert (result.exit_code, reported) == (1, STRAYS.keys() - {"feed"})
 
 
 def test_a_key_without_an_event_is_reported(app: Flask, runner: FlaskCliRunner, order_id: str) -> None:
@@ -281,7 +283,7 @@ def test_a_key_without_an_event_is_reported(app: Flask, runner: FlaskCliRunner, 
 
 @on_sqlite
 @pytest.mark.parametrize(
-    ("statement", "named"),
+    ("statement", "reported"),
     [
         ("UPDATE orders SET updated_at = 'yesterday' WHERE version = 6", "a value in one of its rows cannot be read"),
         ("UPDATE orders SET metadata = '{' WHERE version = 6", "a value in one of its rows cannot be read"),
@@ -289,14 +291,14 @@ def test_a_key_without_an_event_is_reported(app: Flask, runner: FlaskCliRunner, 
     ],
 )
 def test_an_unreadable_order_is_reported_and_the_others_are_verified(
-    app: Flask, client: FlaskClient, runner: FlaskCliRunner, order_id: str, statement: str, named: str
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, order_id: str, statement: str, reported: str
 ) -> None:
     other = client.post("/orders", json=RICHEST | {"external_ref": "2"}).json["id"]
     run(app, text(statement), delete(OrderEvent).where(OrderEvent.order_id == other))
 
     result = runner.invoke(args=["verify"])
 
-    assert f"order {order_id}: {named}" in result.stdout
+    assert f"order {order_id}: {reported}" in result.stdout
     assert "there is no event in the log" in result.stdout
 
 

@@ -98,7 +98,7 @@ def test_http_1_0_gets_no_export_since_an_aborted_one_would_look_complete(servic
     refused = exchange(service.port, f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
 
     assert refused.startswith(b"HTTP/1.1 505 ") and b"\r\nContent-Type: application/problem+json\r\n" in refused
-    assert b"needs HTTP/1.1" in refused
+    assert b"requires HTTP/1.1" in refused
 
 
 @pytest.mark.parametrize("method", ["DELETE", "HEAD", "OPTIONS"])
