@@ -137,6 +137,25 @@ def test_a_role_that_may_not_read_gets_an_error_that_names_the_grant(reader: str
 
 
 @on_postgresql
+def test_a_table_that_another_session_has_locked_is_an_error_that_says_so(app: Flask, database_url: str) -> None:
+    with psycopg.connect(libpq_url(database_url)) as connection:
+        connection.execute("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+        [line] = lines(diagnosed(database_url), "database")
+
+    assert line.startswith("error") and "pg_stat_activity" in line
+
+
+@on_postgresql
+def test_a_server_without_a_free_connection_is_an_error_that_names_the_setting(reader: str, database_url: str) -> None:
+    with psycopg.connect(libpq_url(database_url), autocommit=True) as connection:
+        connection.execute("ALTER ROLE doctors_reader CONNECTION LIMIT 0")
+
+    [line] = lines(diagnosed(reader), "database")
+
+    assert line.startswith("error") and "DATABASE_POOL_SIZE" in line
+
+
+@on_postgresql
 def test_a_read_only_database_is_an_error(app: Flask, database_url: str) -> None:
     result = diagnosed(f"{database_url}&options=-c%20default_transaction_read_only%3Don")
 

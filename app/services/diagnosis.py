@@ -1,6 +1,7 @@
 """The checks of `flask doctor`: whether this installation can lose or delay orders and events, or disclose data."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from app.config import RANDOM_KEY_PREFIX, is_loopback
 from app.db.engine import db
-from app.db.errors import DATABASE_ERRORS, is_denied, is_file_unusable, loggable_message
+from app.db.errors import DATABASE_ERRORS, is_denied, is_file_unusable, is_lock_timeout, loggable_message
 from app.db.migrations import DatabaseState, SchemaMismatch, compatibility, database_state, require_revision
 from app.db.notifications import can_listen
 from app.db.types import rfc3339
@@ -37,6 +38,8 @@ _EVENT_AGE_MAX = 5.0  # seconds; a worker moves an event to the feed within 0.1 
 _ERASURE_MAX = timedelta(days=1)
 _FREE_BYTES_MIN = 1024**3
 _OLDEST_POSTGRESQL = 14  # older ones are no longer supported
+# libpq tells no SQLSTATE of a refused connection; a server of another language gets the general advice.
+_NO_CONNECTION_LEFT = re.compile("too many (clients|connections)|connection slots")
 _GRANT = "Run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
 # The tables among :tables on which the role lacks a privilege, and the role. has_table_privilege with a list of
 # privileges would return whether the role has any of them.
@@ -127,8 +130,12 @@ def _explain_failure(error: BaseException, file: str | None) -> Finding:
         return Finding(Level.ERROR, "database", _file_advice(file))
     if is_denied(error):
         return Finding(Level.ERROR, "database", f"{loggable_message(error)}. {_GRANT} TO the role of DATABASE_URL.")
-    reason = loggable_message(error)
-    return Finding(Level.ERROR, "database", f"It does not respond: {reason}. Check DATABASE_URL and the server.")
+    reason, advice = loggable_message(error), "Check DATABASE_URL and the server."
+    if is_lock_timeout(error):
+        advice = "Another session keeps a table locked, perhaps a migration: pg_stat_activity shows its statement."
+    elif _NO_CONNECTION_LEFT.search(reason):
+        advice = "Lower DATABASE_POOL_SIZE of its machines, or raise max_connections of the server."
+    return Finding(Level.ERROR, "database", f"It does not respond: {reason}. {advice}")
 
 
 def _file_advice(file: str) -> str:
