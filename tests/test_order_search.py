@@ -417,3 +417,33 @@ def test_several_values_of_the_filter_with_a_partial_index_can_be_combined(app: 
 
     assert search(client, return_status="partial,returned")["orders"] == []
     assert len(search(client, return_status="partial,none")["orders"]) == 1
+
+
+def test_the_address_of_the_next_page_leaves_the_query_as_it_is(app: Flask, client: FlaskClient) -> None:
+    """Encoded again, its punctuation would make it longer than a request line may be."""
+    metadata = {f"k{i}": "(:)" * 166 for i in range(10)}
+    for _ in range(3):
+        client.post("/orders", json=MINIMAL | {"metadata": metadata})
+    project(app)
+    query = "&".join(f"metadata.{key}={value}" for key, value in metadata.items())
+
+    first = client.get(f"/orders/search?limit=1&{query}")
+    address = first.headers["Link"].partition(">")[0].removeprefix("<")
+    second = client.get(address)
+
+    assert address == f"/orders/search?limit=1&{query}&cursor={first.json['next_cursor']}"
+    assert second.json["orders"] != first.json["orders"]
+    assert second.headers["Link"].count("cursor=") == 1
+
+
+def test_a_query_that_leaves_no_room_for_the_cursor_is_refused(app: Flask, client: FlaskClient) -> None:
+    metadata = {f"k{i}": "a" * (500 if i < 5 else 125) for i in range(6)}
+    for _ in range(2):
+        client.post("/orders", json=MINIMAL | {"metadata": metadata})
+    project(app)
+    query = "&".join(f"metadata.{key}={value.replace('a', '%61')}" for key, value in metadata.items())
+
+    refused = client.get(f"/orders/search?limit=1&{query}")
+
+    assert slug(refused) == (400, "invalid-request")
+    assert [error["parameter"] for error in refused.json["errors"]] == ["cursor"]

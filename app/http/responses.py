@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, unquote_plus
 
 import orjson
 from flask import Flask, Response, current_app, request
 
 from app.config import normalize_origin
 from app.db.types import rfc3339
-from app.errors import PreconditionFailed, ServiceError, VersionMismatch
+from app.errors import InvalidRequest, PreconditionFailed, ServiceError, VersionMismatch
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
 from app.http.problems import problem_occurrence
 from app.http.requests import (
@@ -24,11 +24,11 @@ from app.http.requests import (
     current_request,
     is_dry_run,
     public_path,
-    query_parameters,
     requested_path,
     with_pauses,
 )
 from app.models.erasure import RUNNING
+from app.schemas.strict_json import INVALID_PARAMETERS
 from app.services.order_document import StoredOrder, is_erased
 from app.services.order_service import Outcome
 from app.services.personal_data import ErasureState
@@ -36,6 +36,8 @@ from app.services.personal_data import ErasureState
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+_QUERY_CHARACTERS = "%!$&'()*+,;=:@/?"  # beside letters, digits and -._~ (RFC 3986 §3.4); % begins an escape
+_ADDRESS_MAX = 8_000  # characters; nginx and gunicorn take request lines of 8 KiB (gunicorn.conf.py)
 _CACHE_PRIVATELY = "private, no-cache"  # only in the caller's own cache, which must revalidate before each use
 
 _SECURITY_HEADERS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
@@ -166,13 +168,29 @@ def list_response(
     body = f'{{"{member}":[{",".join(documents)}],"next_cursor":{orjson.dumps(next_cursor).decode()}{more}}}'.encode()
     all_headers = {"Cache-Control": _CACHE_PRIVATELY, **(headers or {})}
     if next_cursor is not None and parameter is not None:
-        request = current_request()
-        query = urlencode(query_parameters(request) | {parameter: next_cursor})
-        all_headers["Link"] = f'<{requested_path()}?{query}>; rel="next"'
+        all_headers["Link"] = f'<{_next_address(parameter, next_cursor)}>; rel="next"'
     if len(body) >= MIN_SIZE and gzip_accepted():
         body = gzip(body)
         all_headers["Content-Encoding"] = CODING
     return DocumentResponse(body, 200, all_headers, vary="Accept-Encoding, Authorization")
+
+
+def _next_address(parameter: str, cursor: str) -> str:
+    """Return the address of the request with the cursor. Raises InvalidRequest if it is too long for a request.
+
+    The query stays as the client has encoded it: encoding it again could make it three times as long.
+    """
+    pairs = current_request().query_string.split(b"&")
+    kept = [pair for pair in pairs if pair and unquote_plus(pair.partition(b"=")[0].decode()) != parameter]
+    query = quote(b"&".join([*kept, f"{parameter}={cursor}".encode()]), safe=_QUERY_CHARACTERS)
+    address = f"{requested_path()}?{query}"
+    if len(address) > _ADDRESS_MAX:
+        error = {
+            "parameter": parameter,
+            "detail": "The query leaves no room for the next cursor. Send a shorter query.",
+        }
+        raise InvalidRequest(INVALID_PARAMETERS, errors=[error])
+    return address
 
 
 def json_response(document: dict[str, Any], status: int = 200, *, location: str | None = None) -> Response:

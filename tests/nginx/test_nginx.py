@@ -76,12 +76,13 @@ def test_lists_are_compressed_and_orders_keep_their_strong_tag(service: Server) 
     assert gzip.decompress(exported.body).count(b"\n") >= 5
 
 
-def test_a_long_query_has_a_link_to_the_next_page(service: Server, app: Flask) -> None:
-    metadata = {f"k{number}": "日" * 100 for number in range(8)}
+@pytest.mark.parametrize(("text", "safe"), [("日" * 100, ""), ("(:)" * 166, "(:)")], ids=["encoded", "as it is"])
+def test_a_long_query_has_a_link_to_the_next_page(service: Server, app: Flask, text: str, safe: str) -> None:
+    metadata = {f"k{number}": text for number in range(8)}
     for _ in range(2):
         service.request("POST", "/orders", ORDER | {"metadata": metadata})
     project(app)
-    query = urlencode({f"metadata.{key}": value for key, value in metadata.items()})
+    query = urlencode({f"metadata.{key}": value for key, value in metadata.items()}, safe=safe)
 
     first = service.request("GET", f"/orders/search?limit=1&{query}")
     second = service.request("GET", first.headers["Link"].partition(">")[0].removeprefix("<"))
