@@ -60,7 +60,7 @@ def erase_customer(customer_id: str) -> Response:
     """Erase a customer's personal data.
 
     It is removed from all orders of the customer and from their history. If that takes longer than this request, the
-    response is a 202, and `Location` is the address at which the erasure continues.
+    response is 202, and each request to the address in `Location` continues the erasure.
     """
     principal = current_principal()
     principal.require_own_customer(customer_id)

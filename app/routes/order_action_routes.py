@@ -231,7 +231,7 @@ def fulfill_order(body: dict[str, Any], order_id: str) -> Response:
 def update_tracking(body: dict[str, Any], order_id: str, number: int) -> Response:
     """Update the tracking of a fulfillment by a JSON merge patch.
 
-    Null as `tracking` removes it.
+    A `tracking` of null removes the tracking.
     """
     order = order_actions.update_tracking(order_id, number, **body, request=change_request(current_principal(), body))
     return order_response(order)
@@ -249,7 +249,7 @@ def record_delivery_event(body: dict[str, Any], order_id: str, number: int) -> R
     """Record what happened to a fulfillment.
 
     The latest event by `occurred_at` determines the status of the fulfillment. `cancelled` opens its units again; an
-    order that it had completed is confirmed again.
+    order that the fulfillment had completed is confirmed again.
     """
     order = order_actions.record_delivery_event(
         order_id, number, **body, request=change_request(current_principal(), body)
@@ -326,9 +326,9 @@ def act_on_orders(body: dict[str, Any]) -> Response:
     """Execute up to 1,000 actions on orders.
 
     Each action succeeds or fails on its own; the results are in the order of the actions. Actions on the same order are
-    executed one after the other. Each requires the scope that its own route requires. The headers `Idempotency-Key` and
-    `If-Match` are refused: each action has its own `idempotency_key` and `if_match`. Actions that would begin after 8
-    seconds, or after 8 MiB of orders in the response, are not executed and have the status 503: send them again.
+    executed one after the other. Each requires the scope of its own route. The headers `Idempotency-Key` and `If-Match`
+    are refused: each action has its own `idempotency_key` and `if_match`. Actions that would begin after 8 seconds, or
+    after 8 MiB of orders in the response, are not executed and have the status 503: send them again.
     """
     refuse_header("Idempotency-Key", member="idempotency_key")
     refuse_header("If-Match", member="if_match")

@@ -185,7 +185,8 @@ def list_orders(query: dict[str, Any]) -> Response:
 def search_orders(query: dict[str, Any]) -> Response:
     """Search orders by words and filters.
 
-    A worker keeps the search up to date, usually within a second. `as_of_seq` is the last event that it reflects.
+    A worker keeps the search up to date, usually within a second. `as_of_seq` is the number of the last event that it
+    reflects.
     """
     limit, cursor, facets = query.pop("limit"), query.pop("cursor", None), query.pop("facets", ())
     after = read_search_cursor(cursor, query=query) if cursor else None

@@ -199,9 +199,9 @@ def list_deliveries(query: dict[str, Any], webhook_id: str) -> Response:
 def replay_deliveries(body: dict[str, Any], webhook_id: str) -> Response:
     """Send events again, with the same `webhook-id`.
 
-    One event, a range of the feed that matches the webhook's filters, or all deliveries that failed since a time.
-    Pending deliveries stay as they are. Events that a webhook has not been sent yet, because it is disabled, are sent
-    in order once it is enabled, and not before.
+    One event, the events in a range of the feed that match the webhook's filters, or the deliveries that failed since a
+    time. Pending deliveries stay as they are. Events that a webhook has not been sent yet, because it is disabled, are
+    sent in order once it is enabled, and not before.
     """
     _check_conditions(webhook_id)
     principal = current_principal()

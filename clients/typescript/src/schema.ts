@@ -106,7 +106,8 @@ export interface paths {
         };
         /**
          * Search orders by words and filters
-         * @description A worker keeps the search up to date, usually within a second. `as_of_seq` is the last event that it reflects.
+         * @description A worker keeps the search up to date, usually within a second. `as_of_seq` is the number of the last event that it
+         *     reflects.
          */
         get: operations["searchOrders"];
         put?: never;
@@ -346,7 +347,7 @@ export interface paths {
         head?: never;
         /**
          * Update the tracking of a fulfillment by a JSON merge patch
-         * @description Null as `tracking` removes it.
+         * @description A `tracking` of null removes the tracking.
          */
         patch: operations["updateTracking"];
         trace?: never;
@@ -368,7 +369,7 @@ export interface paths {
         /**
          * Record what happened to a fulfillment
          * @description The latest event by `occurred_at` determines the status of the fulfillment. `cancelled` opens its units again; an
-         *     order that it had completed is confirmed again.
+         *     order that the fulfillment had completed is confirmed again.
          */
         post: operations["recordDeliveryEvent"];
         delete?: never;
@@ -462,9 +463,9 @@ export interface paths {
         /**
          * Execute up to 1,000 actions on orders
          * @description Each action succeeds or fails on its own; the results are in the order of the actions. Actions on the same order are
-         *     executed one after the other. Each requires the scope that its own route requires. The headers `Idempotency-Key` and
-         *     `If-Match` are refused: each action has its own `idempotency_key` and `if_match`. Actions that would begin after 8
-         *     seconds, or after 8 MiB of orders in the response, are not executed and have the status 503: send them again.
+         *     executed one after the other. Each requires the scope of its own route. The headers `Idempotency-Key` and `If-Match`
+         *     are refused: each action has its own `idempotency_key` and `if_match`. Actions that would begin after 8 seconds, or
+         *     after 8 MiB of orders in the response, are not executed and have the status 503: send them again.
          */
         post: operations["actOnOrders"];
         delete?: never;
@@ -658,9 +659,9 @@ export interface paths {
         put?: never;
         /**
          * Send events again, with the same `webhook-id`
-         * @description One event, a range of the feed that matches the webhook's filters, or all deliveries that failed since a time.
-         *     Pending deliveries stay as they are. Events that a webhook has not been sent yet, because it is disabled, are sent
-         *     in order once it is enabled, and not before.
+         * @description One event, the events in a range of the feed that match the webhook's filters, or the deliveries that failed since a
+         *     time. Pending deliveries stay as they are. Events that a webhook has not been sent yet, because it is disabled, are
+         *     sent in order once it is enabled, and not before.
          */
         post: operations["replayDeliveries"];
         delete?: never;
@@ -687,7 +688,7 @@ export interface paths {
         /**
          * Erase a customer's personal data
          * @description It is removed from all orders of the customer and from their history. If that takes longer than this request, the
-         *     response is a 202, and `Location` is the address at which the erasure continues.
+         *     response is 202, and each request to the address in `Location` continues the erasure.
          */
         delete: operations["eraseCustomer"];
         options?: never;
