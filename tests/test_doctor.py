@@ -22,6 +22,7 @@ from app.routes import customer_routes
 from app.services import diagnosis
 from app.services.sequencer import sequence_events
 from tests.support.actions import order_after, send_action
+from tests.support.databases import new_database
 from tests.support.marks import on_postgresql, on_sqlite
 from tests.support.postgres import libpq_url
 from tests.support.samples import MINIMAL
@@ -176,6 +177,18 @@ def test_a_server_that_may_lose_orders_is_an_error(app: Flask, database_url: str
 
     [fsync] = (line for line in found if "fsync is off" in line)
     assert fsync.startswith("error") and "ALTER SYSTEM SET fsync = on, and SELECT pg_reload_conf()" in fsync
+
+
+@on_postgresql
+def test_a_database_that_cannot_store_every_order_is_an_error_that_says_what_to_do(
+    app: Flask, database_url: str
+) -> None:
+    other = new_database(database_url, "latin1", "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+
+    [line] = lines(diagnosed(other), "database")
+
+    assert line.startswith("error    database     The database's encoding is LATIN1, which cannot store every order. ")
+    assert line.endswith(" ENCODING 'UTF8' TEMPLATE template0.")
 
 
 @on_postgresql

@@ -159,6 +159,7 @@ def test_an_earlier_version_is_returned_unchanged_and_a_missing_one_is_404(clien
 
     assert (first.data, first.headers["ETag"]) == (created.data, '"1"')
     assert slug(second) == (404, "order-not-found")
+    assert second.json["detail"] == f"Order {created.json['id']} has no version 2: it is at version 1."
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,14 @@ from sqlalchemy.engine import make_url
 
 from app.config import RANDOM_KEY_PREFIX, is_loopback
 from app.db.engine import db
-from app.db.errors import DATABASE_ERRORS, is_denied, is_file_unusable, is_lock_timeout, loggable_message
+from app.db.errors import (
+    DATABASE_ERRORS,
+    UnsuitableDatabase,
+    is_denied,
+    is_file_unusable,
+    is_lock_timeout,
+    loggable_message,
+)
 from app.db.migrations import DatabaseState, SchemaMismatch, compatibility, database_state, require_revision
 from app.db.notifications import can_listen
 from app.db.types import rfc3339
@@ -128,6 +135,8 @@ def _check_settings(config: Mapping[str, Any]) -> Iterator[Finding]:
 def _explain_failure(error: BaseException, file: str | None) -> Finding:
     if file is not None and is_file_unusable(error):
         return Finding(Level.ERROR, "database", _file_advice(file))
+    if isinstance(error, UnsuitableDatabase):
+        return Finding(Level.ERROR, "database", str(error))  # which says what to do
     if is_denied(error):
         return Finding(Level.ERROR, "database", f"{loggable_message(error)}. {_GRANT} TO the role of DATABASE_URL.")
     reason, advice = loggable_message(error), "Check DATABASE_URL and the server."

@@ -64,7 +64,10 @@ def get_order(order_id: str, *, principal: Principal, version: int | None = None
     parsed_id = parse_uuid(order_id)
     snapshot = find_snapshot(OrderKey(parsed_id, principal, version)) if parsed_id else None
     if parsed_id is None or snapshot is None:
-        raise order_not_found(order_id, version=version)
+        current = find_snapshot(OrderKey(parsed_id, principal, None)) if parsed_id and version else None
+        if current is not None:
+            raise OrderNotFound(f"Order {parsed_id} has no version {version}: it is at version {current[0]}.")
+        raise order_not_found(order_id)
     return visible_order(StoredOrder(parsed_id, *snapshot), principal)
 
 
@@ -82,10 +85,9 @@ def get_order_by_reference(external_ref: str, *, principal: Principal) -> Stored
     return visible_order(StoredOrder(*rows[0]), principal)
 
 
-def order_not_found(order_id: str, *, version: int | None = None) -> OrderNotFound:
-    """The error for an order, or a version of it, that does not exist or has another owner."""
-    which = f"Version {version} of order" if version else "Order"
-    return OrderNotFound(f"{which} {order_id[:64]} was not found.")
+def order_not_found(order_id: str) -> OrderNotFound:
+    """The error for an order that does not exist or has another owner."""
+    return OrderNotFound(f"Order {order_id[:64]} was not found.")
 
 
 def owned_by(customer_id: ColumnElement[Any], channels: ColumnElement[Any]) -> ColumnElement[bool]:
