@@ -41,7 +41,7 @@ def words(text: str) -> set[str]:
 @pytest.mark.parametrize(
     "path", ["/orders", "/orders/batch", "/orders/x/holds/review", "/customers/c/personal-data", "/x"]
 )
-def test_a_preflight_of_an_allowed_origin_is_answered_and_cacheable(web: FlaskClient, origin: str, path: str) -> None:
+def test_a_preflight_of_an_allowed_origin_succeeds_and_can_be_cached(web: FlaskClient, origin: str, path: str) -> None:
     response = web.options(path, headers={"Origin": origin} | PREFLIGHT)
 
     headers = cors(response)
@@ -129,7 +129,7 @@ def errors(client: FlaskClient, origin: dict[str, str]) -> Iterator[Any]:
     yield client.post("/orders", json={}, headers=own)
 
 
-def test_a_frontend_can_read_errors_too(web: FlaskClient) -> None:
+def test_a_frontend_can_also_read_errors(web: FlaskClient) -> None:
     statuses = []
     for response in errors(web, {"Origin": SHOP}):
         statuses.append(response.status_code)

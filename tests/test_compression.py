@@ -52,7 +52,7 @@ def test_a_long_response_is_compressed_if_accepted(client: FlaskClient, order_id
     ]
 
 
-def test_metrics_and_batches_are_compressed_too(client: FlaskClient) -> None:
+def test_metrics_and_batches_are_also_compressed(client: FlaskClient) -> None:
     metrics = client.get("/metrics", headers=GZIP)
     batch = client.post("/orders/batch", json={"orders": [MINIMAL] * 300}, headers=GZIP)
 

@@ -84,7 +84,7 @@ CONDITIONS = {
 
 
 @pytest.mark.parametrize("route", CONDITIONS, ids=" ".join)
-def test_a_change_of_what_has_no_entity_tag_evaluates_its_conditions(
+def test_a_change_of_a_resource_without_an_entity_tag_evaluates_its_conditions(
     app: Flask, client: FlaskClient, route: tuple[str, str]
 ) -> None:
     (method, path), (body, *statuses) = route, CONDITIONS[route]

@@ -243,7 +243,7 @@ def become_serializable(database: psycopg.Connection[Any]) -> None:
     [(become_latin1, "encoding is LATIN1"), (become_serializable, "isolation is 'serializable' behind the pooler")],
     ids=["encoding", "isolation"],
 )
-def test_a_database_that_becomes_unsuitable_while_the_service_runs_is_answered_503(
+def test_a_database_that_becomes_unsuitable_while_the_service_runs_causes_503(
     database: psycopg.Connection[Any], other_url: str, apps: Apps, monkeypatch: pytest.MonkeyPatch,
     change: Callable[[psycopg.Connection[Any]], None], reason: str,
 ) -> None:  # fmt: skip

@@ -282,7 +282,7 @@ def test_webhooks_that_receive_nothing_are_reported(app: Flask, database_url: st
     assert "secret" not in first + second + last
 
 
-def test_an_erasure_that_is_not_done_after_a_day_is_reported_with_what_it_waits_for(
+def test_an_erasure_that_is_not_done_after_a_day_is_reported_with_the_reason(
     app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(customer_routes, "REQUEST_SECONDS", 0)

@@ -170,7 +170,7 @@ def test_an_order_that_fails_does_not_prevent_the_changes_of_others(
     assert client.get(other).json["late"]
 
 
-def test_the_command_applies_what_is_due_and_expires_only_with_an_age(
+def test_the_command_makes_due_changes_and_expires_orders_only_with_an_age(
     client: FlaskClient, runner: FlaskCliRunner, pass_time: PassTime
 ) -> None:
     held = order_after(client)

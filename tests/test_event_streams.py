@@ -112,7 +112,7 @@ def test_a_stream_has_only_the_events_that_match(app: Flask, client: FlaskClient
     assert (event.id, event.data["order_id"]) == ("4", second)
 
 
-def test_heartbeats_tell_how_far_the_feed_has_been_read(app: Flask, client: FlaskClient, short_heartbeat: None) -> None:
+def test_heartbeats_contain_the_position_in_the_feed(app: Flask, client: FlaskClient, short_heartbeat: None) -> None:
     """So a client that reconnects does not get skipped events again."""
     create(client)
     number_events(app)
@@ -124,7 +124,7 @@ def test_heartbeats_tell_how_far_the_feed_has_been_read(app: Flask, client: Flas
         assert next(comments)
 
 
-def test_many_events_at_once_are_all_in_the_stream(app: Flask, client: FlaskClient) -> None:
+def test_many_simultaneous_events_are_all_in_the_stream(app: Flask, client: FlaskClient) -> None:
     with stream(client, "/events") as events:
         for _ in range(5):
             assert client.post("/orders/batch", json={"orders": [MINIMAL] * 300}).status_code == 200

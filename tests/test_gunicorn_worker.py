@@ -160,7 +160,7 @@ UNREAD = b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
 CHUNKED = b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 
 
-def test_pipelined_requests_are_answered_in_order() -> None:
+def test_responses_to_pipelined_requests_are_in_order() -> None:
     responses = response_to(PLAIN + UNREAD + PLAIN + CHUNKED + PLAIN)
 
     plain, chunked = b"POST /plain abc", b"POST /chunked abc"
@@ -631,7 +631,7 @@ def test_the_application_may_write_and_may_replace_a_response_that_has_not_begun
     assert responses.count(b"\r\n\r\nab") == 2
 
 
-def test_requests_before_a_malformed_one_are_answered() -> None:
+def test_requests_before_a_malformed_one_get_responses() -> None:
     responses = response_to(PLAIN * 3 + b"garbage\r\n\r\n")
 
     assert responses.count(b"HTTP/1.1 200 ") == 3

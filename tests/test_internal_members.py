@@ -128,7 +128,7 @@ def test_the_patches_of_a_customers_history_lead_from_version_to_version(
     )
 
 
-def test_an_error_tells_a_customer_nothing_internal(
+def test_errors_reveal_nothing_internal_to_customers(
     secure_client: FlaskClient, customer: dict[str, str], path: str
 ) -> None:
     refused = [

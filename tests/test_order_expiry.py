@@ -132,7 +132,7 @@ def test_a_locked_order_is_left_to_the_next_run(
         assert list(expire_orders(older_than=timedelta(days=1))) == [1]
 
 
-def test_an_age_before_the_first_possible_order_expires_none(runner: FlaskCliRunner, old: list[str]) -> None:
+def test_an_age_before_the_first_possible_order_expires_no_order(runner: FlaskCliRunner, old: list[str]) -> None:
     for age in ("30000d", "36500d"):
         result = runner.invoke(args=["orders", "expire", "--older-than", age])
 

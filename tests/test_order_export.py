@@ -220,7 +220,7 @@ def test_the_media_type_is_the_one_that_the_request_prefers(
 
 
 @pytest.mark.parametrize("accept", [NDJSON, CSV, "application/json", "text/html"])
-def test_a_list_is_json_whatever_accept_says(client: FlaskClient, accept: str) -> None:
+def test_a_list_is_json_with_any_accept_header(client: FlaskClient, accept: str) -> None:
     listed = client.get("/orders", headers={"Accept": accept})
 
     assert (listed.status_code, listed.mimetype) == (200, "application/json")
@@ -308,7 +308,7 @@ def test_an_export_waits_for_others_for_a_limited_time(
     assert client.get("/orders/export").status_code == 200
 
 
-def test_the_command_writes_what_the_api_streams(
+def test_the_command_writes_the_same_export_as_the_api(
     client: FlaskClient, runner: FlaskCliRunner, orders: list[bytes], tmp_path: Path
 ) -> None:
     file = tmp_path / "orders"

@@ -111,7 +111,7 @@ def test_the_history_of_an_imported_order_begins_without_changes(
     assert jsonpatch.apply_patch(events[0]["data"], events[1]["changes"]) == events[1]["data"]
 
 
-def test_a_customer_reads_the_changes_of_what_they_may_see_and_their_own_request_ids(
+def test_customers_read_the_changes_of_visible_members_and_their_own_request_ids(
     secure_app: Flask, secure_client: FlaskClient
 ) -> None:
     shop = bearer(api_key(secure_app, "orders:read", "orders:write", "orders:manage"))

@@ -408,7 +408,7 @@ def places(value: Any, path: str = "") -> Iterator[str]:
 
 
 @on_postgresql
-def test_what_is_imported_is_as_the_api_description_says_and_verified(
+def test_imported_orders_match_the_api_description_and_pass_verification(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result]
 ) -> None:
     document = lived(client)

@@ -164,7 +164,7 @@ def test_times_are_distinguished_to_the_microsecond(client: FlaskClient) -> None
     customer_id=st.sampled_from(["c-1", "c-2", None]),
     arriving=st.integers(0, 3),
 )
-def test_pages_hold_every_order_once_in_order_also_while_new_ones_arrive(
+def test_pages_have_every_order_once_in_order_even_while_new_orders_arrive(
     client: FlaskClient, customers: list[str], limit: int, sort: str, customer_id: str | None, arriving: int
 ) -> None:
     mine = f"example-{datetime.now(UTC).timestamp()}"  # the tables are emptied once for all examples
@@ -219,7 +219,7 @@ TO_STATUS = {"pending": (), "confirmed": ("confirm",), "completed": ("confirm", 
     limit=st.integers(1, 4),
     sort=st.sampled_from(["created_at", "-created_at"]),
 )
-def test_pages_of_several_statuses_hold_every_order_once_in_order(
+def test_pages_of_several_statuses_have_every_order_once_in_order(
     client: FlaskClient, statuses: list[str], chosen: list[str], limit: int, sort: str
 ) -> None:
     started = datetime.now(UTC).isoformat()  # the tables are emptied once for all examples

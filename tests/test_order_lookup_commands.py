@@ -114,7 +114,7 @@ def test_invalid_filters_are_one_line_that_names_all_of_them(runner: FlaskCliRun
     assert "--status: " in result.stderr and "--created-from: " in result.stderr
 
 
-def test_too_long_words_are_reported_by_the_name_of_the_argument(runner: FlaskCliRunner) -> None:
+def test_errors_of_too_long_words_name_the_argument(runner: FlaskCliRunner) -> None:
     result = runner.invoke(args=["orders", "find", "x" * 201])
 
     assert (result.exit_code, result.stderr) == (1, "Error: TEXT: This must have at most 200 characters.\n")

@@ -395,7 +395,7 @@ def test_no_cursor_of_a_bound_key_names_an_order_of_another_channel(
     assert named == {order["id"] for order in orders if order["channel"] == "web"}
 
 
-def test_a_customer_sees_nothing_internal_in_what_is_found(
+def test_a_customer_sees_no_internal_members_in_search_results(
     secure_app: Flask, secure_client: FlaskClient, app: Flask
 ) -> None:
     master = bearer(api_key(secure_app, "orders:read", "orders:write", "orders:manage"))

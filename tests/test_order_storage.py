@@ -167,7 +167,7 @@ def test_an_order_whose_response_was_lost_is_stored_once(
 
 @on_postgresql
 @KEYS
-def test_an_order_whose_answer_is_lost_every_time_is_created(
+def test_an_order_whose_response_is_always_lost_is_created(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
     """A client without a key that is told to retry would create a second order."""
@@ -181,7 +181,7 @@ def test_an_order_whose_answer_is_lost_every_time_is_created(
 
 @on_postgresql
 @pytest.mark.parametrize("keys", [[{}, {}], [{"idempotency_key": "k-1"}, {"idempotency_key": "k-2"}]], ids=str)
-def test_a_batch_whose_answer_is_lost_every_time_is_created(
+def test_a_batch_whose_response_is_always_lost_is_created(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, keys: list[dict[str, str]]
 ) -> None:
     lose_the_answer(order_inserts.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None, times=3)

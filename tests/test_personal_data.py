@@ -170,7 +170,9 @@ def test_the_commands_refuse_an_invalid_customer_id(runner: FlaskCliRunner, comm
     assert "'CUSTOMER_ID': This must have 1 to 64 characters." in result.stderr
 
 
-def test_the_command_exports_what_a_service_gets(client: FlaskClient, runner: FlaskCliRunner, tmp_path: Any) -> None:
+def test_the_command_exports_the_same_as_the_api_for_a_service(
+    client: FlaskClient, runner: FlaskCliRunner, tmp_path: Any
+) -> None:
     order_after(client, "hold")
     expected = client.get(path_of("c-1")).text
 

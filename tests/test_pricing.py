@@ -188,7 +188,7 @@ def test_inconsistent_prices_are_refused_with_all_errors(
     assert {fault["pointer"]: fault["detail"] for fault in response.json["errors"]} == errors
 
 
-def test_a_change_that_makes_the_prices_wrong_is_refused(client: FlaskClient) -> None:
+def test_a_change_to_inconsistent_prices_is_refused(client: FlaskClient) -> None:
     path = client.post("/orders", json=priced() | {"adjustments": [off(900)]}).headers["Location"]
 
     cheaper = {"items": [{"item_id": "sku-1", "quantity": 1, "unit_price": 899}]}

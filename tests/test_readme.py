@@ -78,7 +78,7 @@ def test_each_event_of_an_order_is_named() -> None:
 
 
 @on_sqlite
-def test_the_quickstart_shows_the_order_as_it_is_answered(client: FlaskClient) -> None:
+def test_the_quickstart_shows_the_real_response_to_a_create(client: FlaskClient) -> None:
     shown = json.loads(re.findall(r"^(\{\"id\":.*?\})\n```", README, re.MULTILINE | re.DOTALL)[0].replace("\n", ""))
     order = client.post("/orders", json={"customer_id": "c-123", "items": [{"item_id": "sku-1", "quantity": 2}]}).json
     differing = ("id", "number", "created_at", "updated_at")

@@ -62,7 +62,7 @@ def test_a_second_cancellation_is_reopened_at_its_own_time(client: FlaskClient) 
     assert order["cancellations"][1]["reopened_at"] == order["updated_at"] > first[0]["reopened_at"]
 
 
-def test_what_was_refunded_before_a_cancelled_order_is_reopened_is_due_again(app: Flask, client: FlaskClient) -> None:
+def test_refunds_of_a_cancelled_order_are_due_again_after_it_is_reopened(app: Flask, client: FlaskClient) -> None:
     path = order_after(client)
     payment = {"type": "capture", "amount": 2000, "reference": "p-1"}
     send_action(client, path, "pay", payment)

@@ -238,7 +238,9 @@ def test_each_corruption_of_the_search_is_reported_and_repaired_by_a_rebuild(
     assert runner.invoke(args=["verify"]).exit_code == 0
 
 
-def test_a_search_that_is_ahead_of_a_restored_feed_goes_on_at_its_end(app: Flask, client: FlaskClient) -> None:
+def test_a_search_that_is_ahead_of_a_restored_feed_continues_at_the_end_of_the_feed(
+    app: Flask, client: FlaskClient
+) -> None:
     client.post("/orders", json=MINIMAL)
     project(app)
     run(app, update(SEARCH_HEAD).values(seq=5))
@@ -273,7 +275,7 @@ def test_a_search_without_its_head_is_named(app: Flask, runner: FlaskCliRunner, 
     assert rebuilt.exit_code == 0 and stored(app, SEARCH_HEAD) == [{"id": 1, "seq": 2}]
 
 
-def test_a_rebuild_makes_the_search_of_a_service_that_has_none(
+def test_a_rebuild_creates_the_search_of_a_service_without_one(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner
 ) -> None:
     with app.app_context():

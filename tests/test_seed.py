@@ -83,7 +83,7 @@ def count_rows(app: Flask, model: type) -> Any:
 
 
 @DRAWS
-def test_the_same_options_make_the_same_orders(count: int, seed: int) -> None:
+def test_the_same_options_create_the_same_orders(count: int, seed: int) -> None:
     assert sample(count, seed=seed) == sample(count, seed=seed)
     assert histories(count, seed=seed) == histories(count, seed=seed)
 

@@ -124,7 +124,7 @@ def test_a_too_large_body_is_413_with_and_without_content_length(each_server: Se
     assert afterwards.status == 201
 
 
-def test_a_response_is_sent_at_once_and_one_without_a_body_too(gunicorn: Server) -> None:
+def test_responses_with_and_without_a_body_are_sent_at_once(gunicorn: Server) -> None:
     created = gunicorn.request("POST", "/orders", ORDER)
     path, tag = created.headers["Location"], created.headers["ETag"]
     head = f"{{}} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{{}}\r\n"

@@ -302,7 +302,7 @@ def test_an_unreadable_order_is_reported_and_the_others_are_verified(
     assert "there is no event in the log" in result.stdout
 
 
-def test_every_order_is_verified_once_whatever_the_size_of_a_range(
+def test_every_order_is_verified_once_with_any_size_of_a_range(
     client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(5):

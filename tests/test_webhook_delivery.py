@@ -279,7 +279,7 @@ def test_an_order_that_fails_does_not_delay_other_orders_and_keeps_its_own_order
     assert endpoint.event_ids[3:] == [f"{stuck}:1", f"{stuck}:2"]
 
 
-def test_an_endpoint_that_does_not_answer_gets_one_request_at_a_time_until_one_succeeds(
+def test_an_unresponsive_endpoint_gets_one_request_at_a_time_until_one_succeeds(
     app: Flask, client: FlaskClient
 ) -> None:
     with receiver(lambda _: 500) as endpoint:

@@ -84,7 +84,7 @@ def test_without_a_secret_key_secrets_are_stored_in_plain_text_and_survive_a_res
         SecretStore(f"{RANDOM_KEY_PREFIX}1").open(SECRETS.seal("whsec_a"))
 
 
-def test_a_patch_changes_what_it_names(client: FlaskClient) -> None:
+def test_a_patch_changes_only_the_named_members(client: FlaskClient) -> None:
     webhook = create_webhook(client, description="shop", events=["order.created"], channels=["web"], payload="order")
 
     patched = patch(client, webhook, url="https://other.shop.com/", events=None, description=None).json

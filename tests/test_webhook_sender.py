@@ -111,7 +111,7 @@ def tls_receiver(directory: Path, name: str) -> Iterator[Any]:
         yield endpoint, trusting, names
 
 
-def test_over_tls_the_name_is_sent_and_verified(tmp_path: Path) -> None:
+def test_over_tls_the_host_name_is_sent_and_verified(tmp_path: Path) -> None:
     with tls_receiver(tmp_path, NAME) as (endpoint, context, names):
         sender = WebhookSender(allow_private=True, resolve=resolve_to("127.0.0.1"), context=context)
         attempts = [send(sender, f"https://{NAME}:{endpoint.port}/") for _ in range(2)]

@@ -247,7 +247,7 @@ def test_an_order_is_found_and_one_of_its_lines_cancelled_after_a_preview(page: 
     expect(page.get_by_role("region", name="History")).to_contain_text("Partly cancelled")
 
 
-def test_a_line_shows_what_is_left_of_its_total_after_a_cancellation(page: Page, service: Server) -> None:
+def test_a_line_shows_its_remaining_total_after_a_cancellation(page: Page, service: Server) -> None:
     discount = {"type": "discount", "amount": -1, "line": 3}
     order = create_order(service, adjustments=[discount])
     open_order(page, service, order)

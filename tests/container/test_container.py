@@ -158,7 +158,9 @@ def test_the_root_is_read_only_and_the_user_has_no_rights(image: Image, tmp_path
     assert "CapEff:\t0000000000000000" in output
 
 
-def test_the_health_check_tells_a_service_that_answers_from_one_that_does_not(image: Image, tmp_path: Path) -> None:
+def test_the_health_check_distinguishes_a_responsive_service_from_an_unresponsive_one(
+    image: Image, tmp_path: Path
+) -> None:
     run_to_end(image, tmp_path, "flask", "--app", "wsgi", "db", "upgrade")
     _, *check = image["Healthcheck"]["Test"]
     check = image | {"Entrypoint": check[:1]}, tmp_path, *check[1:]

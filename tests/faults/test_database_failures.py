@@ -117,7 +117,7 @@ def test_a_worker_starts_without_its_database_and_serves_once_it_is_available(po
     assert (alive, strangers, served, still_there) == (200, (401, 401), 200, True)
 
 
-def test_a_database_that_comes_back_with_another_schema_is_answered_503(link: Path) -> None:
+def test_a_database_that_returns_with_another_schema_causes_503(link: Path) -> None:
     with private_postgres() as empty, gunicorn(url_through(link), AUTH="off") as server:
         point_link_at(empty, link)
 

@@ -86,7 +86,7 @@ def test_an_erasure_survives_a_kill_and_a_stop(app: Flask, client: FlaskClient, 
     assert [order["status"] for order in client.get("/orders").json["orders"]] == ["cancelled"] * ORDERS
 
 
-def test_several_processes_at_once_erase_each_order_once(
+def test_concurrent_processes_erase_each_order_once(
     app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = []

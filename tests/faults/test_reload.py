@@ -25,7 +25,7 @@ def sqlite_database(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGHUP])
-def test_a_request_that_is_still_arriving_is_answered_before_the_worker_stops(
+def test_a_request_that_is_still_arriving_gets_a_response_before_the_worker_stops(
     sqlite_database: str, signal_: signal.Signals
 ) -> None:
     port, body = free_port(), json.dumps(ORDER).encode()
@@ -76,7 +76,7 @@ def test_the_old_workers_serve_until_the_new_ones_have_loaded_the_application(sq
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_is_stopped_while_its_workers_start_kills_none(
+def test_a_server_that_is_stopped_while_its_workers_start_kills_no_worker(
     sqlite_database: str, stop: signal.Signals, tmp_path: Path
 ) -> None:
     port = free_port()

@@ -135,7 +135,7 @@ def test_a_slow_export_is_complete(large_url: str) -> None:
     assert received.count(b'"customer_id":"c-1"') == LARGE_ORDERS
 
 
-def test_a_principal_reads_so_many_exports_at_once_and_no_more(large_url: str) -> None:
+def test_a_principal_has_a_limited_number_of_concurrent_exports(large_url: str) -> None:
     with one_worker(large_url, EXPORT_STREAMS="2") as server:
         with closing(slow_reader(server, "/orders/export")) as first:
             with closing(slow_reader(server, "/orders/export")) as second:

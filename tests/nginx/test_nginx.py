@@ -446,7 +446,7 @@ def test_nginx_serves_tls_and_redirects_to_it_as_described_in_the_file() -> None
     assert log == ""  # it would have addresses and queries
 
 
-def test_no_log_names_a_client(app: Flask) -> None:
+def test_no_log_contains_personal_data_of_a_client(app: Flask) -> None:
     """Each kind of error is caused by a request with personal data in address, path, query, Host and body."""
     head = "{} /customers/canary/personal-data?x=canary HTTP/1.1\r\nHost: canary\r\nX-Test-Address: 203.0.113.99\r\n"
 
@@ -536,7 +536,7 @@ def test_a_slow_export_arrives_complete_and_an_aborted_one_is_recognizable(datab
     assert (whole.status, whole.body.count(b"\n")) == (200, 1000)
 
 
-def test_without_the_service_nginx_answers_503_with_retry_after() -> None:
+def test_without_the_service_nginx_returns_503_with_retry_after() -> None:
     with nginx_without_service() as nginx:
         response = nginx.request("POST", "/orders", ORDER, {"X-Request-Id": "id-1"})
         batch = nginx.request("POST", "/orders/batch", b" " * 1_000_000)

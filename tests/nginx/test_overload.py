@@ -55,7 +55,7 @@ def test_above_the_capacity_requests_are_refused_but_probes_streams_and_exports_
     assert (batch.result().status, after) == (200, 200)
 
 
-def test_clients_that_send_or_receive_slowly_take_no_capacity(service: Server) -> None:
+def test_slow_clients_use_no_capacity(service: Server) -> None:
     path = service.request("POST", "/orders", LARGE).headers["Location"]
     service.request("POST", "/orders/batch", {"orders": [LARGE] * 99})
     page = service.request("GET", "/orders?limit=100").body
