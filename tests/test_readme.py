@@ -19,7 +19,7 @@ from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, RELATED_ORDERS_MAX, TAGS_MAX, BatchInSchema
 from app.schemas.parameters import PAGE_MAX
 from app.schemas.strict_json import MAX_DEPTH
-from app.services.batches import RESULTS_MAX
+from app.services.batches import REPLAYS_MAX, RESULTS_MAX
 from app.services.order_actions import DOCUMENT_MAX
 from tests.support.marks import on_sqlite
 
@@ -40,6 +40,7 @@ LIMITS = [
     ("order", f"{VERSIONS_MAX:,} versions; {DOCUMENT_MAX:,} characters as JSON; {CHANGE_KEYS_MAX:,} idempotency keys"),
     ("page of a list or history", f"{PAGE_MAX} entries"),
     ("orders in the response to bulk actions", f"{RESULTS_MAX // KIB**2} MiB"),
+    ("orders in the response to a batch", f"{REPLAYS_MAX // KIB**2} MiB"),
     ("export", f"{SETTINGS['EXPORT_STREAMS'].default} at once"),
     ("export", f"{SETTINGS['EXPORT_SECONDS'].default} s (`EXPORT_SECONDS`)"),
     ("requests a minute and machine", f"{SETTINGS['RATE_LIMIT_CUSTOMERS'].default} of a customer"),

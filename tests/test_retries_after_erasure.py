@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.services.batches import REPLAYS_MAX
 from tests.support.actions import order_after, send_action
 from tests.support.credentials import api_key, bearer, token
 from tests.support.samples import ADDRESS, MINIMAL, slug
@@ -72,6 +73,22 @@ def test_a_replayed_batch_entry_returns_the_erased_order(
 
     assert (again["status"], again["replayed"], again["order"]) == (201, True, kept)
     assert count_orders(client) == 1
+
+
+def test_replays_of_a_large_erased_order_do_not_fill_the_memory(client: FlaskClient) -> None:
+    lines = [{"item_id": f"sku-{i}", "quantity": 1, "title": "t" * 200} for i in range(100)]
+    large = MINIMAL | {"customer_id": "c-9", "items": lines}
+    path = client.post("/orders", json=large, headers={"Idempotency-Key": "k-1"}).headers["Location"]
+    client.post(f"{path}/cancel", json={"reason": "customer"})
+    client.delete("/customers/c-9/personal-data")
+    erased = client.get(path).data
+
+    response = client.post("/orders/batch", json={"orders": [MINIMAL | {"idempotency_key": "k-1"}] * 1_000})
+
+    statuses = [result["status"] for result in response.json["results"]]
+    replays = REPLAYS_MAX // len(erased) + 1
+    assert statuses == [201] * replays + [503] * (1_000 - replays)
+    assert len(response.data) < REPLAYS_MAX * 1.1
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency_Key": "k-1"}], ids=["keyless", "keyed"])

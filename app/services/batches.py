@@ -44,6 +44,9 @@ DEADLINE = 8.0  # seconds for all actions: below the 10 s in which every request
 # actions on one large order would have gigabytes. A thousand typical orders have 2 to 4 MiB. The response is in memory
 # until a slow client has read it.
 RESULTS_MAX = 8 * 1024 * 1024
+# The same of a batch of new orders, after which no replay follows. New orders and their usual replays have 20 MiB at
+# most, since the body has 8 MiB; but of an erased order any body is a replay, and the order may be large.
+REPLAYS_MAX = 24 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -110,12 +113,23 @@ def create_batch(
     load = partial(_load_order, principal=principal, request_id=request_id)
     requests, outcomes = _load_entries(entries, "orders", load)
     outcomes |= zip(requests, create_orders(list(requests.values()), dry_run=dry_run), strict=True)
-    return [_visible(outcomes[i], principal) for i in range(len(outcomes))]
+    results: list[Outcome] = []
+    size = 0
+    for i in range(len(outcomes)):
+        outcome = outcomes[i]
+        if isinstance(outcome, StoredOrder):
+            if outcome.replayed and size >= REPLAYS_MAX:
+                outcome = ServiceUnavailable("The orders before this entry fill the response. Send the entry again.")
+            else:
+                outcome = _visible(outcome, principal)
+                size += len(outcome.document)
+        results.append(outcome)
+    return results
 
 
-def _visible(outcome: Outcome, principal: Principal) -> Outcome:
+def _visible(outcome: StoredOrder, principal: Principal) -> StoredOrder:
     """The outcome as the principal may see it: after an erasure, the response to a replay is the current order."""
-    return visible_order(outcome, principal) if isinstance(outcome, StoredOrder) and outcome.replayed else outcome
+    return visible_order(outcome, principal) if outcome.replayed else outcome
 
 
 def _load_order(
