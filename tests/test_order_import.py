@@ -216,13 +216,13 @@ def test_invalid_lines_are_reported_with_their_number_and_reason_and_the_others_
     r1 = next(order["id"] for order in created if order["external_ref"] == "r-1")
     assert (result.exit_code, result.stdout) == (1, summary(3, 0, 7))
     assert sorted(result.stderr.splitlines()) == [
-        "line 10: Byte 17 of the body is not valid UTF-8.",
-        "line 3: Expecting property name enclosed in double quotes at line 1, column 2.",
+        "line 10: Byte 17 of the line is not valid UTF-8.",
+        "line 3: Expecting property name enclosed in double quotes at column 2.",
         f"line 4: #/quantity: {UNKNOWN_MEMBER}",
         "line 5: #: This must be an object.",
         f"line 7: Order {r1} already has this external_ref.",
         f"line 8: Order {taken} already has this external_ref.",
-        "line 9: #/items: This must have 1 to 100 entries.; #/note: This must not contain control characters or "
+        "line 9: #/items: This must have 1 to 100 entries. #/note: This must not contain control characters or "
         "unpaired surrogates.",
     ]
     assert len(created) == 4

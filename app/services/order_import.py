@@ -11,7 +11,15 @@ import orjson
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.db.types import rfc3339
-from app.errors import InternalError, InvalidRequest, OrderTooLarge, RequestInFlight, ServiceError, ServiceUnavailable
+from app.errors import (
+    InternalError,
+    InvalidRequest,
+    MalformedJSON,
+    OrderTooLarge,
+    RequestInFlight,
+    ServiceError,
+    ServiceUnavailable,
+)
 from app.models.money import InvalidPrices
 from app.models.order import CONTENT
 from app.models.order_aggregate import CLOCK_SKEW
@@ -109,9 +117,12 @@ class OrderImport:
     def _error_message(self, line: FileLine, error: ServiceError) -> str:
         self.failed += 1
         errors: list[dict[str, Any]] = error.members.get("errors", [])
-        messages = "; ".join(f"{entry['pointer']}: {entry['detail']}" for entry in errors)
+        messages = " ".join(f"{entry['pointer']}: {entry['detail']}" for entry in errors)
         cause = str(error.__cause__).partition("\n")[0] if error.__cause__ else ""
-        return f"line {line.number}: {messages or cause or error.detail}"
+        detail = error.detail
+        if isinstance(error, MalformedJSON):  # it speaks of a body, and counts the lines in it
+            detail = detail.replace("at line 1, column", "at column").replace("of the body", "of the line")
+        return f"line {line.number}: {messages or cause or detail}"
 
 
 def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
