@@ -274,8 +274,8 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
     explanation: "Changes the note, tags, dates, reference and addresses.",
     fields: () => [
       { name: "note", label: "Note", kind: "multiline", max: 2_000 },
-      { name: "tags", label: "Tags", kind: "text", hint: "Separated by commas." },
-      { name: "external_ref", label: "Reference", kind: "text", max: 128 },
+      { name: "tags", label: "Tags", kind: "text", max: 50 * (64 + 2), hint: "Separated by commas." },
+      { name: "external_ref", label: "Reference", kind: "text", max: 64 },
       { name: "ship_by", label: "Ship by", kind: "time" },
       { name: "deliver_by", label: "Deliver by", kind: "time" },
       ...addressFields("shipping_address", "Shipping address"),

@@ -292,6 +292,22 @@ def test_the_history_names_who_made_a_change_unless_authentication_is_off(
     expect(page.get_by_role("alert")).to_contain_text("Cancelled automatically, not confirmed in time ·")
 
 
+def test_texts_to_edit_may_be_as_long_as_the_service_accepts(page: Page, service: Server) -> None:
+    schemas = service.request("GET", "/openapi.json").json["components"]["schemas"]
+    of_order, of_address = schemas["OrderPatch"]["properties"], schemas["AddressPatch"]["properties"]
+    open_order(page, service, create_order(service))
+    choose_action(page, "Edit")
+
+    expect(page.get_by_label("Reference")).to_have_attribute("maxlength", str(of_order["external_ref"]["maxLength"]))
+    expect(page.get_by_label("Note")).to_have_attribute("maxlength", str(of_order["note"]["maxLength"]))
+    for label, member in {"E-mail": "email", "Postal code": "postal_code", "City": "city", "Phone": "phone"}.items():
+        field = page.get_by_label(label, exact=True).first
+        expect(field).to_have_attribute("maxlength", str(of_address[member]["maxLength"]))
+    tags = of_order["tags"]
+    longest = ", ".join(["t" * tags["items"]["maxLength"]] * tags["maxItems"])
+    assert int(page.get_by_label("Tags").get_attribute("maxlength") or 0) >= len(longest)
+
+
 def test_a_browser_that_does_not_iterate_over_streams_shows_an_order_live(page: Page, service: Server) -> None:
     page.add_init_script(
         "delete ReadableStream.prototype[Symbol.asyncIterator]; delete ReadableStream.prototype.values"
