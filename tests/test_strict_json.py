@@ -183,6 +183,13 @@ def test_a_content_coding_is_415(client: FlaskClient, coding: str) -> None:
     assert slug(client.post("/orders", data=gzip.compress(GOOD), headers=headers)) == (415, "unsupported-media-type")
 
 
+@pytest.mark.parametrize("coding", ["", "identity", "IDENTITY", "identity, identity", ",identity"])
+def test_a_body_without_a_content_coding_is_accepted(client: FlaskClient, coding: str) -> None:
+    headers = {"Content-Encoding": coding, "Content-Type": "application/json"}
+
+    assert client.post("/orders", data=GOOD, headers=headers).status_code == 201
+
+
 QUERIES = {
     "limit=１": "limit", "limit=1e1": "limit", "limit=1.0": "limit", "limit=0x1": "limit", "limit=1_0": "limit",
     "limit=%2B1": "limit", "limit=%201": "limit", "limit=": "limit", "limit": "limit", "limit=0": "limit",

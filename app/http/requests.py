@@ -225,7 +225,8 @@ def check_media_type(req: Request, *accepted: str) -> None:
 
     The error's headers state what is accepted (RFC 9110 §12.5, RFC 5789 §2.2).
     """
-    if req.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+    codings = req.environ.get("HTTP_CONTENT_ENCODING")
+    if codings and not {coding.strip(" \t").lower() for coding in codings.split(",")} <= {"", "identity"}:
         unsupported = UnsupportedMediaType("The body must be sent without a Content-Encoding.")
         raise unsupported.with_headers(Accept_Encoding="identity")
     if req.environ.get("CONTENT_TYPE") in accepted:
