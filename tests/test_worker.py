@@ -3,9 +3,13 @@
 import re
 import signal
 import socket
+import sys
+import threading
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -19,6 +23,7 @@ from app.db.transactions import read_rows
 from app.db.types import rfc3339
 from app.models import Erasure
 from app.routes import customer_routes
+from app.services import worker
 from app.services.order_inserts import insert_orders
 from app.services.worker import Task, Worker
 from supervisor import Probe
@@ -120,6 +125,41 @@ def test_an_error_at_the_end_of_a_task_is_logged() -> None:
         assert running.run()
 
     assert {line["event"] for line in logs} == {"worker started", "database unavailable", "worker stopped"}
+
+
+def test_a_signal_stops_the_worker_at_whichever_line_it_interrupts() -> None:
+    files = {threading.__file__, worker.__file__}
+    countdown = moment = 0
+
+    def trace(frame: FrameType, _event: str, _argument: object) -> Any:
+        nonlocal countdown
+        if frame.f_code.co_filename not in files:
+            return None
+        countdown -= 1
+        if countdown == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        while countdown <= 0:
+            moment += 1
+            countdown = moment
+            running = Worker((), context=nullcontext, observe=lambda *_: None)
+            signal.signal(signal.SIGTERM, lambda *_: running.stop())
+            late = threading.Timer(0.2, running.stop)  # if the worker waits before that line
+            late.start()
+            sys.settrace(trace)
+            try:
+                assert running.run()
+            finally:
+                sys.settrace(None)
+                late.cancel()
+                late.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert moment > 10
 
 
 @on_sqlite

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import structlog
@@ -87,6 +88,9 @@ class Worker:
         self._tasks = tasks
         self._context = context
         self._observe = observe
+        # A signal handler must not set an event: the main thread, which it interrupts, may hold the event's lock.
+        self._is_stopping = False
+        self._stop_requests: SimpleQueue[None] = SimpleQueue()
         self._stopping = threading.Event()
         self._due = {task.name: threading.Event() for task in tasks}
         self._database_lock = threading.Lock()
@@ -100,7 +104,10 @@ class Worker:
         for thread in threads:
             thread.start()
         log.info("worker started", tasks=[task.name for task in self._tasks])
-        self._stopping.wait()
+        self._stop_requests.get()
+        self._stopping.set()
+        for due in self._due.values():
+            due.set()
         deadline = time.monotonic() + STOP_SECONDS
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0))
@@ -113,9 +120,8 @@ class Worker:
 
     def stop(self) -> None:
         """Make `run` return when each task has finished its call. May be called by a signal handler."""
-        self._stopping.set()
-        for due in self._due.values():
-            due.set()
+        self._is_stopping = True
+        self._stop_requests.put(None)
 
     def wake(self, name: str) -> None:
         """Call the task of this name again without a pause. May be called by any thread."""
@@ -126,7 +132,7 @@ class Worker:
             due = self._due[task.name]
             while True:
                 due.clear()
-                if self._stopping.is_set():  # `stop` sets both, in this order
+                if self._is_stopping:  # then `run` sets `due`
                     break
                 pause_end, seconds = self._call(task, due)
                 pause_end.wait(seconds)

@@ -13,12 +13,18 @@ from typing import Any
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.services.verification import RANGE_SIZE
 from tests.support.commands import FLASK
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
 from tests.support.servers import ROOT, TIMEOUT, environment
 
 VERIFY = (sys.executable, *FLASK, "verify", "--jobs", "2")
+
+
+def create_two_ranges(client: FlaskClient) -> None:
+    """More orders than one process verifies at a time: for fewer, none is started."""
+    assert client.post("/orders/batch", json={"orders": [MINIMAL] * (RANGE_SIZE + 1)}).status_code == 200
 
 
 @contextmanager
@@ -51,7 +57,7 @@ def wait_for_exit(pids: list[int]) -> None:
 
 @on_sqlite
 def test_ctrl_c_ends_all_processes_without_a_traceback(app: Flask, client: FlaskClient, database_url: str) -> None:
-    client.post("/orders", json=MINIMAL)
+    create_two_ranges(client)
     with verifying(database_url) as (process, pids):
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=TIMEOUT)
@@ -62,7 +68,7 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(app: Flask, client: Flask
 
 @on_sqlite
 def test_a_killed_child_process_is_an_error(app: Flask, client: FlaskClient, database_url: str) -> None:
-    client.post("/orders", json=MINIMAL)
+    create_two_ranges(client)
     with verifying(database_url) as (process, pids):
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -74,7 +80,7 @@ def test_a_killed_child_process_is_an_error(app: Flask, client: FlaskClient, dat
 
 @on_sqlite
 def test_child_processes_do_not_outlive_a_killed_command(app: Flask, client: FlaskClient, database_url: str) -> None:
-    client.post("/orders", json=MINIMAL)
+    create_two_ranges(client)
     with verifying(database_url) as (process, pids):
         process.kill()
 
