@@ -361,12 +361,12 @@ class LossyFile(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Write all data or call `on_loss`. Returns the length of the data in both cases."""
         content = b"\n" + bytes(data) if self._line_is_partial else bytes(data)
-        written = 0
+        offset = 0
         try:
-            while written < len(content):
-                written += os.write(self._descriptor, content[written:])
+            while offset < len(content):
+                offset += os.write(self._descriptor, content[offset:])
             self._line_is_partial = False
         except OSError:
-            self._line_is_partial = self._line_is_partial or written > 0
+            self._line_is_partial = self._line_is_partial or offset > 0
             self._on_loss()
         return len(data)

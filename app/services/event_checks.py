@@ -97,8 +97,8 @@ def _verify_snapshot(order: OrderRow, event: Row[Any], snapshot: Document) -> It
             if member != column:
                 where = f"in the snapshot of version {event.version}"
                 yield f"{name} is {_abbreviated(member)} {where}, {_abbreviated(column)} in its event"
-    written, text = orjson.dumps(snapshot).decode(), event.snapshot
-    if written != text and orjson.dumps(orjson.loads(text)).decode() != text:
+    serialized, text = orjson.dumps(snapshot).decode(), event.snapshot
+    if serialized != text and orjson.dumps(orjson.loads(text)).decode() != text:
         yield f"the snapshot of version {event.version} is not written as it was rendered"
     if is_alias(order.columns["customer_id"]):  # all snapshots are erased before the order is
         erased = {"customer_id": order.columns["customer_id"], "request_id": None, "traceparent": None}
