@@ -18,6 +18,8 @@ from flask import Flask
 
 from app import create_app
 from app.db import notifications
+from app.http import auth
+from app.services.api_key_service import create_api_key
 from tests.support.worker import worker_of
 
 COUNTED = 50  # requests of each kind
@@ -86,7 +88,7 @@ class Client:
 
 def kinds() -> Iterator[tuple[str, Callable[[], object]]]:
     """The kinds of requests; each call makes one."""
-    app, bare, number = create_app(), bare_flask(), count()
+    app, bare, number = create_app({"AUTH": "off"}), bare_flask(), count()
 
     def create() -> str:
         key = f"{os.getpid()}-{next(number)}"
@@ -99,6 +101,10 @@ def kinds() -> Iterator[tuple[str, Callable[[], object]]]:
         yield "serve", lambda: worker.handle(listener, client, "")
     yield "create", create
     yield "read", lambda: ask(app, "GET", next(read))
+    protected = create_app({"AUTH": "required"})
+    with protected.app_context():
+        key = create_api_key("reader", scopes=["orders:read"], expires_in=None)
+    yield "read_with_key", lambda: ask(protected, "GET", next(read), HTTP_AUTHORIZATION=f"Bearer {key}")
     yield "list", lambda: ask(app, "GET", "/orders", query="limit=20")
     yield "confirm", lambda: ask(app, "POST", f"{next(confirmed)}/confirm")
 
@@ -111,6 +117,7 @@ def control(*words: str) -> None:
 def main() -> None:
     # Below valgrind, a request takes so long that each would send the notification that a process sends every 0.1 s.
     notifications.NOTIFY_PAUSE = 3600
+    auth.KEY_SECONDS = 3600  # and many requests would read the API key, where one a second does otherwise
     for kind, request in kinds():
         gc.collect()
         gc.freeze()
