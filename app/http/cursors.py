@@ -2,6 +2,8 @@
 
 A cursor contains only a position; which orders a principal may see is decided by the SQL of the list. The binding is no
 signature and need not be one: a forged cursor only changes where the client's own list starts.
+
+At the ends of a list, both the cursor and the position are None.
 """
 
 import re
@@ -25,23 +27,25 @@ _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)  # a number of the feed, as text;
 _INVALID = "The cursor is damaged, or belongs to another list. Start again without a cursor."
 
 
-def make_cursor(after: str, *, query: Mapping[str, Any]) -> str:
+def make_cursor(after: str | None, *, query: Mapping[str, Any]) -> str | None:
     """Return the cursor for the position after the order `after` in the list with these filters and this sort."""
-    return _make(UUID(after).bytes, query)
+    return None if after is None else _make(UUID(after).bytes, query)
 
 
-def read_cursor(text: str, *, query: Mapping[str, Any]) -> str:
+def read_cursor(text: str | None, *, query: Mapping[str, Any]) -> str | None:
     """Return the order id in a cursor. Raises InvalidCursor if the cursor belongs to another query."""
-    return str(UUID(bytes=_read(text, 16, query)))
+    return None if text is None else str(UUID(bytes=_read(text, 16, query)))
 
 
-def make_version_cursor(after: int, *, order_id: str) -> str:
+def make_version_cursor(after: int | None, *, order_id: str) -> str | None:
     """Return the cursor for the position after a version in an order's history."""
-    return _make(after.to_bytes(4), {"order_id": order_id})
+    return None if after is None else _make(after.to_bytes(4), {"order_id": order_id})
 
 
-def read_version_cursor(text: str, *, order_id: str) -> int:
+def read_version_cursor(text: str | None, *, order_id: str) -> int | None:
     """Return the version in a cursor. Raises InvalidCursor if the cursor belongs to another order."""
+    if text is None:
+        return None
     version = int.from_bytes(_read(text, 4, {"order_id": order_id}))
     if version > _VERSION_MAX:
         raise InvalidCursor(_INVALID)
@@ -61,13 +65,17 @@ def read_feed_cursor(text: str, *, query: Mapping[str, Any]) -> int:
     return number
 
 
-def make_search_cursor(after: SearchPosition, *, query: Mapping[str, Any]) -> str:
+def make_search_cursor(after: SearchPosition | None, *, query: Mapping[str, Any]) -> str | None:
     """Return the cursor for a position in a search with these filters and this sort."""
+    if after is None:
+        return None
     return _make(UUID(after.order_id).bytes + orjson.dumps(after.value), query)
 
 
-def read_search_cursor(text: str, *, query: Mapping[str, Any]) -> SearchPosition:
+def read_search_cursor(text: str | None, *, query: Mapping[str, Any]) -> SearchPosition | None:
     """Return the position in a cursor. Raises InvalidCursor if the cursor belongs to another query."""
+    if text is None:
+        return None
     position = _read(text, None, query)
     try:
         value: Any = orjson.loads(position[16:])

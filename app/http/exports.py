@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 
 import structlog
@@ -39,35 +40,43 @@ def init_app(app: Flask) -> None:
     )
 
 
-def export_media_type(format_name: str | None, *, byte_order_mark: bool) -> str:
-    """Return the media type of the `format` parameter, or else the one preferred by `Accept`.
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The form of an export. `negotiated`: the media type depends on `Accept`."""
 
-    Raises NotAcceptable, and InvalidRequest for a byte order mark in NDJSON.
-    """
-    media_type = _FORMATS[format_name] if format_name else preferred_media_type(request, EXPORT_MEDIA_TYPES)
-    if byte_order_mark and media_type != CSV:
-        error = {"parameter": "bom", "detail": "Only a CSV export can have a byte order mark. Use format=csv."}
-        raise InvalidRequest(INVALID_PARAMETERS, errors=[error])
-    return media_type
+    media_type: str
+    byte_order_mark: bool = False
+    negotiated: bool = False
 
+    @classmethod
+    def requested(cls, format_name: str | None, *, byte_order_mark: bool) -> "Export":
+        """Return the export in the format of the `format` parameter, or else in the one preferred by `Accept`.
 
-def export_response(
-    documents: Iterator[str], media_type: str, *, principal: Principal, byte_order_mark: bool, negotiated: bool
-) -> Response:
-    """Return the documents in the media type; `negotiated` tells caches that it depends on `Accept`.
+        Raises NotAcceptable, and InvalidRequest for a byte order mark in NDJSON.
+        """
+        media_type = _FORMATS[format_name] if format_name else preferred_media_type(request, EXPORT_MEDIA_TYPES)
+        if byte_order_mark and media_type != CSV:
+            error = {"parameter": "bom", "detail": "Only a CSV export can have a byte order mark. Use format=csv."}
+            raise InvalidRequest(INVALID_PARAMETERS, errors=[error])
+        return cls(media_type, byte_order_mark, negotiated=format_name is None)
 
-    The first chunk is read before the response starts, so that its errors are answered with a problem. Raises
-    TooManyRequests if too many exports of the principal are running.
-    """
-    documents = _in_slot(documents, principal)
-    lines = as_csv(documents) if media_type == CSV else as_ndjson(documents)
-    chunks = _chunks(chain([BYTE_ORDER_MARK], lines) if byte_order_mark else lines)
-    stream = _abort_on_errors(next(chunks), chunks, seconds=current_app.config["EXPORT_SECONDS"])
-    response = Response(stream_with_context(stream), content_type=f"{media_type}; charset=utf-8")
-    response.headers["Cache-Control"] = "private, no-store"
-    if negotiated:
-        response.vary.add("Accept")
-    return compress(response)
+    def response(
+        self, documents: Iterator[str], *, principal: Principal, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Return a stream of the documents.
+
+        The first chunk is read before the response starts, so that its errors are answered with a problem. Raises
+        TooManyRequests if too many exports of the principal are running.
+        """
+        documents = _in_slot(documents, principal)
+        lines = as_csv(documents) if self.media_type == CSV else as_ndjson(documents)
+        chunks = _chunks(chain([BYTE_ORDER_MARK], lines) if self.byte_order_mark else lines)
+        stream = _abort_on_errors(next(chunks), chunks, seconds=current_app.config["EXPORT_SECONDS"])
+        response = Response(stream_with_context(stream), content_type=f"{self.media_type}; charset=utf-8")
+        response.headers.update({"Cache-Control": "private, no-store", **(headers or {})})
+        if self.negotiated:
+            response.vary.add("Accept")
+        return compress(response)
 
 
 def _in_slot(documents: Iterator[str], principal: Principal) -> Iterator[str]:

@@ -7,7 +7,7 @@ from flask import Response
 from app import errors
 from app.http.application import Blueprint, Content
 from app.http.auth import current_principal
-from app.http.exports import NDJSON, export_response
+from app.http.exports import NDJSON, Export
 from app.http.responses import erasure_response
 from app.schemas.documents import ErasureSchema
 from app.schemas.parameters import CustomerPathSchema, PersonalDataQuerySchema
@@ -44,7 +44,7 @@ def export_customer(query: dict[str, Any], customer_id: str) -> Response:
     principal.require_own_customer(customer_id)
     principal.require_all_channels()
     lines = personal_data.stream_personal_data(customer_id, principal=principal, after=after and after.lower())
-    return export_response(lines, NDJSON, principal=principal, byte_order_mark=False, negotiated=False)
+    return Export(NDJSON).response(lines, principal=principal)
 
 
 @blueprint.operation(

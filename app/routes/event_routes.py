@@ -59,17 +59,9 @@ def list_feed_events(query: dict[str, Any]) -> Response:
     page with `next_cursor`: no event is missed or repeated. With `Accept: text/event-stream` the response is a stream
     that does not end.
     """
-    media_type, principal = preferred_media_type(request, (JSON, EVENT_STREAM)), current_principal()
+    streamed = preferred_media_type(request, (JSON, EVENT_STREAM)) == EVENT_STREAM
     limit, wait, after = query.pop("limit"), query.pop("wait"), query.pop("after", None)
-    source = _feed(query, principal, limit=STREAM_PAGE if media_type == EVENT_STREAM else limit)
-    if media_type == EVENT_STREAM:
-        return stream_response(source, after=_position(last_event_id() or after, query), principal=principal)
-    page = wait_for_page(source, after=_position(after, query), principal=principal, seconds=wait)
-    next_cursor = make_feed_cursor(page.next_after, query=query)
-    documents = [event.document for event in page.events]
-    response = list_response("events", documents, next_cursor, parameter="after" if page.more else None)
-    response.vary.add("Accept")
-    return response
+    return _stream_feed(query, after) if streamed else _list_feed(query, after, limit=limit, wait=wait)
 
 
 @blueprint.operation(
@@ -90,6 +82,21 @@ def stream_order_events(query: dict[str, Any], order_id: str) -> Response:
     after, principal = last_event_id(), current_principal()
     position = int(after) if after and after.isascii() and after.isdigit() and len(after) < 10 else query["after"]
     return stream_response(_history(order_id, principal), after=position, principal=principal)
+
+
+def _stream_feed(query: dict[str, Any], after: str | None) -> Response:
+    principal, position = current_principal(), _position(last_event_id() or after, query)
+    return stream_response(_feed(query, principal, limit=STREAM_PAGE), after=position, principal=principal)
+
+
+def _list_feed(query: dict[str, Any], after: str | None, *, limit: int, wait: int) -> Response:
+    principal, position = current_principal(), _position(after, query)
+    page = wait_for_page(_feed(query, principal, limit=limit), after=position, principal=principal, seconds=wait)
+    next_cursor = make_feed_cursor(page.next_after, query=query)
+    documents = [event.document for event in page.events]
+    response = list_response("events", documents, next_cursor, parameter="after" if page.more else None)
+    response.vary.add("Accept")
+    return response
 
 
 def _feed(query: dict[str, Any], principal: Principal, *, limit: int) -> EventSource:

@@ -18,7 +18,7 @@ from app.http.cursors import (
     read_search_cursor,
     read_version_cursor,
 )
-from app.http.exports import EXPORT_MEDIA_TYPES, export_media_type, export_response
+from app.http.exports import EXPORT_MEDIA_TYPES, Export
 from app.http.requests import (
     check_conditions,
     current_request_id,
@@ -167,9 +167,9 @@ def list_orders(query: dict[str, Any]) -> Response:
     The `Link` header has the address of the next page; or send `next_cursor` as the parameter `cursor`.
     """
     limit, cursor = query.pop("limit"), query.pop("cursor", None)
-    after = read_cursor(cursor, query=query) if cursor else None
+    after = read_cursor(cursor, query=query)
     page = order_listing.list_orders(query, principal=current_principal(), limit=limit, after=after)
-    next_cursor = make_cursor(page.next_after, query=query) if page.next_after else None
+    next_cursor = make_cursor(page.next_after, query=query)
     return list_response("orders", page.documents, next_cursor, headers={COMPLETE_UNTIL: page.complete_until})
 
 
@@ -189,9 +189,9 @@ def search_orders(query: dict[str, Any]) -> Response:
     reflects.
     """
     limit, cursor, facets = query.pop("limit"), query.pop("cursor", None), query.pop("facets", ())
-    after = read_search_cursor(cursor, query=query) if cursor else None
+    after = read_search_cursor(cursor, query=query)
     page = order_search.search_orders(query, principal=current_principal(), limit=limit, facets=facets, after=after)
-    next_cursor = make_search_cursor(page.next_after, query=query) if page.next_after else None
+    next_cursor = make_search_cursor(page.next_after, query=query)
     members: dict[str, Any] = {"as_of_seq": page.as_of_seq, "behind": page.behind}
     if facets:
         members |= {"facets": page.facets, "facets_complete": page.facets_complete}
@@ -212,20 +212,11 @@ def export_orders(query: dict[str, Any]) -> Response:
 
     NDJSON has one order document per line, CSV one row per line of an order.
     """
-    format_name, byte_order_mark = query.pop("format", None), query.pop("bom") == "1"
-    media_type = export_media_type(format_name, byte_order_mark=byte_order_mark)
+    export = Export.requested(query.pop("format", None), byte_order_mark=query.pop("bom") == "1")
     limit, after = query.pop("limit", None), query.pop("after", None)
-    principal, complete_until = current_principal(), order_listing.complete_until()
-    documents = stream_orders(query, principal=principal, limit=limit, after=after and after.lower())
-    response = export_response(
-        documents,
-        media_type,
-        principal=principal,
-        byte_order_mark=byte_order_mark,
-        negotiated=format_name is None,
-    )
-    response.headers[COMPLETE_UNTIL] = complete_until
-    return response
+    principal, headers = current_principal(), {COMPLETE_UNTIL: order_listing.complete_until()}
+    documents = stream_orders(query, principal=principal, limit=limit, after=after)
+    return export.response(documents, principal=principal, headers=headers)
 
 
 @blueprint.operation(
@@ -242,9 +233,9 @@ def list_order_history(query: dict[str, Any], order_id: str) -> Response:
 
     Each event has the order as it was after the change, and the changes from the previous version as a JSON Patch.
     """
-    after = read_version_cursor(query["cursor"], order_id=order_id) if "cursor" in query else 0
+    after = read_version_cursor(query.get("cursor"), order_id=order_id) or 0
     page = list_history(order_id, principal=current_principal(), after=after, limit=query["limit"])
-    next_cursor = make_version_cursor(page.next_after, order_id=order_id) if page.next_after else None
+    next_cursor = make_version_cursor(page.next_after, order_id=order_id)
     with _LARGE_HISTORIES if page.size > _LARGE_HISTORY else nullcontext():
         events = list(with_pauses(page.events))
     return list_response("events", events, next_cursor)

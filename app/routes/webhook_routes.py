@@ -176,15 +176,10 @@ def list_deliveries(query: dict[str, Any], webhook_id: str) -> Response:
     Deliveries are kept for 30 days.
     """
     limit, cursor = query.pop("limit"), query.pop("cursor", None)
-    binding = query | {"webhook_id": webhook_id}
-    page = webhook_service.list_deliveries(
-        webhook_id,
-        principal=current_principal(),
-        status=query.get("status"),
-        after=read_cursor(cursor, query=binding) if cursor else None,
-        limit=limit,
-    )
-    next_cursor = make_cursor(page.next_after, query=binding) if page.next_after else None
+    bound_query = query | {"webhook_id": webhook_id}
+    after = read_cursor(cursor, query=bound_query)
+    page = webhook_service.list_deliveries(webhook_id, **query, principal=current_principal(), after=after, limit=limit)
+    next_cursor = make_cursor(page.next_after, query=bound_query)
     return list_response("deliveries", [orjson.dumps(delivery).decode() for delivery in page.deliveries], next_cursor)
 
 
@@ -204,13 +199,5 @@ def replay_deliveries(body: dict[str, Any], webhook_id: str) -> Response:
     sent in order once it is enabled, and not before.
     """
     _check_conditions(webhook_id)
-    principal = current_principal()
-    if "event_id" in body:
-        count = webhook_service.replay_event(webhook_id, body["event_id"], principal=principal)
-    elif "failed_since" in body:
-        count = webhook_service.replay_failed(webhook_id, since=body["failed_since"], principal=principal)
-    else:
-        count = webhook_service.replay_range(
-            webhook_id, first=body["from_seq"], last=body["to_seq"], principal=principal
-        )
+    count = webhook_service.replay_deliveries(webhook_id, body, principal=current_principal())
     return json_response({"deliveries": count}, 202)

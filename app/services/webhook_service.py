@@ -233,7 +233,7 @@ def send_test(endpoint_id: str, *, principal: Principal) -> None:
 
 
 def list_deliveries(
-    endpoint_id: str, *, principal: Principal, status: str | None, after: str | None, limit: int
+    endpoint_id: str, *, principal: Principal, status: str | None = None, after: str | None, limit: int
 ) -> DeliveryPage:
     """Up to `limit` deliveries of an endpoint, newest first, after the one with the id `after`.
 
@@ -255,16 +255,24 @@ def select_deliveries(endpoint_id: str, *, status: str | None) -> Select[Any]:
     return query if status is None else query.where(DELIVERIES.c.status == STATUS_LITERALS[status])
 
 
-def replay_event(endpoint_id: str, event_id: str, *, principal: Principal) -> int:
-    """Queue one event, of any type, again.
+def replay_deliveries(endpoint_id: str, selection: Mapping[str, Any], *, principal: Principal) -> int:
+    """Queue events again, and return their number.
 
-    Raises WebhookNotFound, and EventNotFound for an event that does not exist, is of another channel, or that the
-    worker has not reached for this endpoint: it would be sent before the earlier events of its order.
+    `selection` has the `event_id` of one event of any type; or `from_seq` and `to_seq`, for the events of the feed that
+    match the endpoint's filters; or `failed_since`, for up to REPLAY_MAX deliveries that have failed since then. Events
+    that the worker has not reached for this endpoint are left to it: they would be sent before the earlier events of
+    their orders. Raises WebhookNotFound, and EventNotFound for an event that does not exist, is of another channel, or
+    that the worker has not reached.
     """
 
     def replay() -> int:
         endpoint = _lock(endpoint_id, principal)
-        return queue_rows(endpoint.id, [_find_event(endpoint, event_id)], again=True)
+        if "event_id" in selection:
+            return queue_rows(endpoint.id, [_find_event(endpoint, selection["event_id"])], again=True)
+        if "failed_since" in selection:
+            return _replay_failed(endpoint, since=selection["failed_since"])
+        after, until = selection["from_seq"] - 1, min(selection["to_seq"], endpoint.last_seq)
+        return queue_events(endpoint, after=after, until=until, types=endpoint.events, again=True)
 
     return in_transaction(replay)
 
@@ -294,36 +302,12 @@ def _find_event(endpoint: WebhookEndpoint, event_id: str) -> dict[str, Any]:
     return {"order_id": row.order_id, "version": row.version, "type": row.type, "seq": row.seq}
 
 
-def replay_range(endpoint_id: str, *, first: int, last: int, principal: Principal) -> int:
-    """Queue the events of the feed from `first` to `last` that match the endpoint's filters, and return their number.
-
-    Those that were delivered or have failed are sent again. Those that the worker has not reached for this endpoint are
-    left to it: they would be sent before the earlier events of their orders. Raises WebhookNotFound.
-    """
-
-    def replay() -> int:
-        endpoint = _lock(endpoint_id, principal)
-        until = min(last, endpoint.last_seq)
-        return queue_events(endpoint, after=first - 1, until=until, types=endpoint.events, again=True)
-
-    return in_transaction(replay)
-
-
-def replay_failed(endpoint_id: str, *, since: datetime, principal: Principal) -> int:
-    """Queue up to REPLAY_MAX deliveries again that have failed since then, and return their number.
-
-    Raises WebhookNotFound.
-    """
-
-    def replay() -> int:
-        endpoint = _lock(endpoint_id, principal)
-        delivery = aliased(WebhookDelivery)
-        failed = delivery.status == FAILED_LITERAL, delivery.finished_at >= since
-        oldest = _deliveries(delivery, endpoint.id, *failed).order_by(delivery.finished_at)
-        oldest = oldest.with_for_update(of=delivery)
-        return _change_deliveries(oldest, QUEUED | {"next_attempt_at": datetime.now(UTC), "seq": _PRESENT_SEQ})
-
-    return in_transaction(replay)
+def _replay_failed(endpoint: WebhookEndpoint, *, since: datetime) -> int:
+    delivery = aliased(WebhookDelivery)
+    failed = delivery.status == FAILED_LITERAL, delivery.finished_at >= since
+    oldest = _deliveries(delivery, endpoint.id, *failed).order_by(delivery.finished_at)
+    oldest = oldest.with_for_update(of=delivery)
+    return _change_deliveries(oldest, QUEUED | {"next_attempt_at": datetime.now(UTC), "seq": _PRESENT_SEQ})
 
 
 # The current number of a delivery's event, even if the feed was renumbered; the stored one if its entry was removed.
