@@ -16,7 +16,8 @@ from app.db.engine import db
 from app.db.statement import Statement
 from app.db.types import rfc3339
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
-from app.services import order_inserts, order_service, order_updates
+from app.services import order_actions, order_inserts, order_service, order_updates
+from app.services.order_queries import OrderKey, Snapshot
 from tests.support.actions import event_types, order_after, send_action
 from tests.support.applications import wait_for_notifiers
 from tests.support.marks import on_postgresql
@@ -227,6 +228,36 @@ def test_a_change_whose_response_was_lost_is_stored_once(
     assert client.get(path).json["items"][0]["fulfilled"] == 1
     assert "Idempotent-Replayed" not in response.headers
     assert event_types(client, path)[2:] == ["order.fulfilled", *(["order.held"] if next_change else [])]
+
+
+@on_postgresql
+def test_a_change_that_is_committed_after_its_connection_was_lost_is_stored_once(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may still execute a statement when the service looks for its result."""
+    path = order_after(client, "confirm")
+    execute, look, pending = Statement.execute, order_actions.find_snapshot, list[dict[str, Any]]()
+
+    def lose_the_connection(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        if self is order_updates.UPDATE_ORDERS and not pending:
+            pending.append(parameters)
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return execute(self, parameters)
+
+    def look_and_commit(key: OrderKey) -> Snapshot | None:
+        found = look(key)
+        monkeypatch.setattr(order_actions, "find_snapshot", look)
+        execute(order_updates.UPDATE_ORDERS, pending[0])
+        return found
+
+    monkeypatch.setattr(Statement, "execute", lose_the_connection)
+    monkeypatch.setattr(order_actions, "find_snapshot", look_and_commit)
+
+    response = send_action(client, path, "fulfill")
+
+    assert (response.status_code, response.json["version"]) == (201, 3)
+    assert client.get(path).json["items"][0]["fulfilled"] == 1
+    assert event_types(client, path)[2:] == ["order.fulfilled"]
 
 
 @pytest.fixture

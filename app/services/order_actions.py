@@ -82,8 +82,7 @@ class ChangeRequest:
     """The principal of a change and its conditions. `dry_run`: nothing is stored.
 
     `expected_versions` are the versions that If-Match names, None for any version; `excluded_versions` are those that
-    If-None-Match names. `fingerprint` is a hash of the
-    validated body, None without an idempotency key.
+    If-None-Match names. `fingerprint` is a hash of the validated body, None without an idempotency key.
     """
 
     principal: Principal
@@ -261,8 +260,7 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
     in_doubt: list[StoredOrder] = []  # versions of which it is unknown whether they were committed
     deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
     while time.monotonic() < deadline:
-        stored = next((order for order in in_doubt if _is_stored(order, request.principal)), None)
-        order = stored or _try_change(order_id, change, key=key, request=request, in_doubt=in_doubt)
+        order = _try_change(order_id, change, key=key, request=request, in_doubt=in_doubt)
         if order is not None:
             return visible_order(order, request.principal)
     if in_doubt:
@@ -277,6 +275,9 @@ def _try_change(
 ) -> StoredOrder | None:
     """Apply a change and commit it. Returns None if another writer was first, or if the commit is in doubt."""
     current = _get_current_order(order_id, request.principal, key)
+    for stored in in_doubt:  # after the read: a version that is committed later than this is a conflict
+        if _is_stored(stored, request.principal):
+            return stored
     if current.replayed_document is not None:
         return _replay(current, request)
     before = load_document(current.document)
