@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from app.db.engine import db
 from app.models.lifecycle import ACTIONS
+from app.services import order_service
 from tests.support.actions import BODIES, READY, ROUTES, order_after, send_action
 from tests.support.samples import MINIMAL, RICHEST, error_locations, priced, slug
 
@@ -109,6 +110,17 @@ def test_a_batch_is_previewed_entry_by_entry(client: FlaskClient, compare: Compa
         False,
         False,
     ]
+
+
+def test_a_repeated_key_is_previewed_in_a_batch_that_takes_several_statements(
+    client: FlaskClient, compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_service, "STATEMENT_ITEMS_MAX", 2)
+    entries = [MINIMAL | {"idempotency_key": "k-1"}, RICHEST, MINIMAL | {"idempotency_key": "k-1"}, RICHEST]
+
+    results = compare(lambda query: client.post(f"/orders/batch{query}", json={"orders": entries})).json["results"]
+
+    assert [result.get("replayed", False) for result in results] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("name", ACTIONS)

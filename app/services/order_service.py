@@ -105,12 +105,14 @@ def create_orders(requests: Sequence[CreateRequest], *, dry_run: bool = False) -
 
     It takes one statement, or a few where the orders have many items. An order that fails stores nothing.
     """
+    if dry_run:
+        return _preview([new_order(request) for request in requests])
     outcomes: dict[int, Outcome] = {}
     for _ in range(_NUMBER_ATTEMPTS):
         pending = [i for i in range(len(requests)) if i not in outcomes]
         # Orders are built at most one statement ahead: VISIBLE_AFTER counts from `created_at`.
         statements = _split(new_order(requests[i]) for i in pending)
-        results = [outcome for orders in statements for outcome in (_preview if dry_run else _store)(orders)]
+        results = [outcome for orders in statements for outcome in _store(orders)]
         outcomes |= {i: outcome for i, outcome in zip(pending, results, strict=True) if outcome is not None}
     return [outcomes.get(i) or _no_free_number() for i in range(len(requests))]
 
@@ -233,9 +235,9 @@ def _store(orders: Sequence[NewOrder]) -> list[Outcome | None]:
     return [outcomes[order.id] if order.id in outcomes else _created(order) for order in orders]
 
 
-def _preview(orders: Sequence[NewOrder]) -> list[Outcome | None]:
+def _preview(orders: Sequence[NewOrder]) -> list[Outcome]:
     """The outcomes that storing the orders one after the other would have. Nothing is stored."""
-    conflicts, outcomes = find_conflicts(orders), list[Outcome | None]()
+    conflicts, outcomes = find_conflicts(orders), list[Outcome]()
     for order in orders:
         outcome = _resolve_conflict(order, conflicts)
         if outcome is None:
