@@ -121,15 +121,10 @@ def create_batch(
             if outcome.replayed and size >= REPLAYS_MAX:
                 outcome = ServiceUnavailable("The orders before this entry fill the response. Send the entry again.")
             else:
-                outcome = _visible(outcome, principal)
+                outcome = visible_order(outcome, principal)
                 size += len(outcome.document)
         results.append(outcome)
     return results
-
-
-def _visible(outcome: StoredOrder, principal: Principal) -> StoredOrder:
-    """The outcome as the principal may see it: after an erasure, the response to a replay is the current order."""
-    return visible_order(outcome, principal) if outcome.replayed else outcome
 
 
 def _load_order(

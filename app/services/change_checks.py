@@ -140,12 +140,12 @@ def _is_held_by(actor: str, order: Document) -> bool:
     )
 
 
-def _added_record(name: str, time: str = "created_at", **members: Any) -> RecordCheck:
+def _added_record(name: str, **members: Any) -> RecordCheck:
     """The check that one record with these members was added at the time of the event."""
 
     def check(before: Document, after: Document) -> Iterator[str]:
         *past, new = after[name] or [{}]
-        expected = members | {time: after["updated_at"]}
+        expected = members | {"created_at": after["updated_at"]}
         if past != before[name] or {**new, **expected} != new:
             yield name
 
