@@ -12,11 +12,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.models.lifecycle import EVENT_TYPES
 from app.schemas.parameters import EVENTS_MAX
 from app.services import event_feed
 from app.services.sequencer import prune_feed
+from tests.support.concurrency import run_concurrently
 from tests.support.credentials import api_key, bearer
 from tests.support.event_streams import number_events
 from tests.support.samples import MINIMAL, RICHEST, slug
@@ -264,6 +266,24 @@ def create_later(app: Flask) -> None:
     time.sleep(0.3)
     create(app.test_client())
     number_events(app)
+
+
+def test_readers_do_not_wait_for_an_unavailable_database_one_after_the_other(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers, attempts = 10, list[int]()
+
+    def fail() -> Any:
+        attempts.append(1)
+        time.sleep(0.2)  # others join the next batch meanwhile
+        raise PoolTimeout("No database connection became free in time.")
+
+    monkeypatch.setattr(event_feed, "read_ends", fail)
+
+    responses = run_concurrently(readers, lambda i: app.test_client().get(f"/events?after={i}"))
+
+    assert {slug(response) for response in responses} == {(503, "service-unavailable")}
+    assert len(attempts) < readers
 
 
 def test_waiting_ends_with_the_event(app: Flask, client: FlaskClient) -> None:
