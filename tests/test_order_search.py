@@ -74,6 +74,8 @@ FOUND: list[tuple[dict[str, Any], list[str]]] = [
     (address(name="山田太郎"), ["山田"]),
     (address(name="Иван Петров"), ["петр"]),
     ({"items": [{"item_id": "ß" * 64, "quantity": 1}]}, ["s" * 150]),
+    ({"external_ref": "0012345678"}, ["0012345678", "0012345", "001234-5678"]),
+    ({"items": [{"item_id": "0614141999996", "quantity": 1}]}, ["0614141999996", "0614141"]),
 ]
 
 

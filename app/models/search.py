@@ -199,13 +199,13 @@ def _without_accents(text: str) -> str:
 
 
 def _phone_terms(text: str, *, suffixes: bool = True) -> set[str]:
-    """A phone number as digits, with and without its country code, and without the zeros that precede it.
+    """A phone number as digits, with and without the zeros that precede it and its country code.
 
     With `suffixes`, also the digits from the beginning of each part to the end.
     """
     parts = _PART.findall(_without_accents(text.replace("(0)", "")))
     digits = "".join(parts)
-    terms = set(_endings(parts)) if suffixes else set()
+    terms = set(_endings(parts)) if suffixes else {digits[:TERM_MAX]}  # which may be another number, such as a GTIN
     terms.add(digits.lstrip("0")[:TERM_MAX])
     if text.lstrip().startswith(("+", "00")):
         terms.update(digits.lstrip("0")[code:][:TERM_MAX] for code in range(1, _COUNTRY_CODE_MAX + 1))
