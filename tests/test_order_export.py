@@ -17,8 +17,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.test import TestResponse
 
 from app.cli.seed import sample_orders
+from app.http import auth, exports
+from app.http.exports import ExportAborted
 from app.services import order_export
+from app.services.api_key_service import key_id, revoke_api_key
 from app.services.order_export import as_csv
+from tests.support.credentials import api_key, bearer
 from tests.support.samples import MINIMAL, RICHEST, error_locations, slug
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
@@ -306,6 +310,24 @@ def test_an_export_waits_for_others_for_a_limited_time(
     assert slug(refused) == (503, "service-unavailable")
     assert others.status_code == 200
     assert client.get("/orders/export").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/orders/export", "/orders/export?format=csv", "/customers/c-1/personal-data"])
+def test_a_revoked_key_ends_its_exports(
+    secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(exports, "_CHUNK", 1)  # a chunk for each line
+    monkeypatch.setattr(auth, "KEY_SECONDS", 0)
+    key = api_key(secure_app, "orders:read", "orders:write", "privacy:export")
+    for _ in range(5):
+        secure_client.post("/orders", json=MINIMAL | {"customer_id": "c-1"}, headers=bearer(key))
+    chunks = iter(secure_client.get(path, headers=bearer(key)).response)
+    assert next(chunks) and next(chunks)
+    with secure_app.app_context():
+        revoke_api_key(key_id(key))
+
+    with pytest.raises(ExportAborted):
+        next(chunks)
 
 
 def test_the_command_writes_the_same_export_as_the_api(

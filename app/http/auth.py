@@ -256,6 +256,20 @@ def current_principal() -> Principal:
     return principal
 
 
+def require_unchanged(principal: Principal) -> None:
+    """Raise Unauthenticated or Forbidden if the request's credentials no longer stand for the principal.
+
+    A response that takes long calls it between its parts. While the database does not answer, they are taken for valid.
+    """
+    authenticator: Authenticator = current_app.extensions["authorization"].authenticator
+    try:
+        if authenticator.authenticate() == principal:
+            return
+    except DATABASE_ERRORS:
+        return
+    raise Unauthenticated("The credentials have changed.")
+
+
 def loggable_id(principal: Principal) -> str:
     """Return the id of a service, which is its API key's name, or a keyed hash of a person's id, for logs.
 

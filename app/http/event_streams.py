@@ -13,7 +13,8 @@ import structlog
 from flask import Flask, Response, current_app, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS
-from app.errors import ServiceError, Unauthenticated
+from app.errors import ServiceError
+from app.http.auth import require_unchanged
 from app.http.rate_limit import Slots, leave
 from app.http.requests import current_request, yield_to_other_requests
 from app.models.principal import Principal
@@ -171,7 +172,7 @@ def _following(
         if subscription.is_closed:
             return
         if time.monotonic() - authorized_at >= HEARTBEAT:
-            _require_unchanged(principal)
+            require_unchanged(principal)
             authorized_at = time.monotonic()
         if checked is not None:
             after = max(after, checked) if source.of_feed else after
@@ -190,17 +191,6 @@ def _following(
             yield _render(page)
         if more:
             yield_to_other_requests()
-
-
-def _require_unchanged(principal: Principal) -> None:
-    """Raise Unauthenticated or Forbidden if the credentials no longer stand for the principal."""
-    authenticator = current_app.extensions["authorization"].authenticator
-    try:
-        if authenticator.authenticate() == principal:
-            return
-    except DATABASE_ERRORS:  # they are checked again at the next event or heartbeat
-        return
-    raise Unauthenticated("The credentials have changed.")
 
 
 def _render(page: StreamPage) -> str:

@@ -10,7 +10,8 @@ import structlog
 from flask import Flask, Response, current_app, request, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS, loggable_message
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, ServiceError
+from app.http.auth import require_unchanged
 from app.http.content_negotiation import compress, preferred_media_type
 from app.http.rate_limit import Slots
 from app.http.requests import yield_to_other_requests
@@ -71,7 +72,9 @@ class Export:
         documents = _in_slot(documents, principal)
         lines = as_csv(documents) if self.media_type == CSV else as_ndjson(documents)
         chunks = _chunks(chain([BYTE_ORDER_MARK], lines) if self.byte_order_mark else lines)
-        stream = _abort_on_errors(next(chunks), chunks, seconds=current_app.config["EXPORT_SECONDS"])
+        stream = _abort_on_errors(
+            next(chunks), chunks, principal=principal, seconds=current_app.config["EXPORT_SECONDS"]
+        )
         response = Response(stream_with_context(stream), content_type=f"{self.media_type}; charset=utf-8")
         response.headers.update({"Cache-Control": "private, no-store", **(headers or {})})
         if self.negotiated:
@@ -99,8 +102,9 @@ def _chunks(lines: Iterator[str]) -> Iterator[str]:
     yield "".join(chunk)
 
 
-def _abort_on_errors(first: str, chunks: Iterator[str], *, seconds: int) -> Iterator[str]:
-    """Yield the first chunk and the others. Raises ExportAborted on a database error, and after `seconds`."""
+def _abort_on_errors(first: str, chunks: Iterator[str], *, principal: Principal, seconds: int) -> Iterator[str]:
+    """Yield the first chunk and the others. Raises ExportAborted on a database error, after `seconds`, and when the
+    credentials are no longer valid."""
     deadline = time.monotonic() + seconds
     yield first
     try:
@@ -108,7 +112,11 @@ def _abort_on_errors(first: str, chunks: Iterator[str], *, seconds: int) -> Iter
             if time.monotonic() >= deadline:
                 log.warning("export aborted", reason=f"not read within {seconds} seconds")
                 raise ExportAborted
+            require_unchanged(principal)
             yield chunk
+    except ServiceError as error:
+        log.warning("export aborted", reason=error.reason or error.detail)
+        raise ExportAborted from error
     except DATABASE_ERRORS as error:
         log.warning("export aborted", error=type(error).__name__, reason=loggable_message(error))
         raise ExportAborted from error
