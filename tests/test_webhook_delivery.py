@@ -1,12 +1,13 @@
 """Events are delivered to webhooks: signed, in sequence, at least once, until they are accepted."""
 
 import re
+import resource
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -25,7 +26,7 @@ from app.db.engine import db
 from app.db.types import rfc3339
 from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, UNREACHABLE_AFTER, retry_pause
-from app.services import webhook_claims, webhook_delivery, webhook_service
+from app.services import webhook_claims, webhook_delivery, webhook_sender, webhook_service
 from app.services.sequencer import renumber_feed
 from app.services.webhook_queue import queue_rows
 from app.services.webhook_sender import Attempt, SecretStore, new_secret
@@ -378,6 +379,53 @@ def test_a_slow_endpoint_delays_no_other(app: Flask, client: FlaskClient) -> Non
     assert (
         len(deliveries(client, webhook, status="pending")) + len(deliveries(client, webhook, status="succeeded")) == 60
     )
+
+
+def test_idle_connections_are_closed_while_another_endpoint_has_open_requests(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_request: Received) -> int:
+        assert answered.wait(TIMEOUT)
+        return 200
+
+    answered = threading.Event()
+    monkeypatch.setattr(webhook_sender, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(webhook_delivery, "_CALL_SECONDS", 0.1)
+    with receiver(answer) as slow, receiver() as fast, app.app_context():
+        for endpoint in (slow, fast):
+            create_webhook(client, endpoint.url)
+        create_order(client)
+        queue_events()
+        running = deliverer(app)
+        while not fast.requests or not slow.requests:
+            assert running.run()
+
+        assert running.run()
+
+        wait_until(lambda: fast.closed_connections == fast.connections)
+        assert slow.closed_connections < slow.connections
+        answered.set()
+        running.finish()
+
+
+@on_sqlite
+def test_a_worker_forgets_the_endpoints_that_it_has_delivered_to(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_delivery, "ENDPOINTS_MAX", 2)
+    with receiver() as endpoint, app.app_context():
+        running = deliverer(app)
+        for _ in range(5):
+            webhook = create_webhook(client, endpoint.url)
+            create_order(client)
+            queue_events()
+            while running.run():
+                pass
+            client.delete(f"/webhooks/{webhook['id']}")
+        running.finish()
+
+    assert len(endpoint.requests) == 5
+    assert len(running._endpoints) <= 3
 
 
 def test_410_disables_a_webhook_and_pending_deliveries_are_sent_when_it_is_enabled(
@@ -1199,6 +1247,40 @@ def test_a_worker_counts_its_requests_by_their_outcome(app: Flask, client: Flask
         create_order(client)
         with running_worker(**settings) as worker:
             wait_until(lambda: is_counted(worker))
+
+
+@contextmanager
+def open_files_limited_to(number: int) -> Iterator[None]:
+    """Start processes with this soft limit of open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@on_sqlite
+def test_a_worker_has_enough_files_for_its_requests_to_many_endpoints(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    def answer(_request: Received) -> int:
+        if len(endpoint.requests) == 80:
+            all_open.set()
+        return 200 if all_open.wait(TIMEOUT) else 500
+
+    all_open = threading.Event()
+    settings = {"DATABASE_URL": database_url, "WEBHOOKS_ALLOW_PRIVATE": "1", "SECRET_KEY": "x" * 32}
+    with receiver(answer) as endpoint, webhook_rules(app, secrets=SecretStore("x" * 32)), ExitStack() as stack:
+        webhooks = [create_webhook(client, f"{endpoint.url}/{number}") for number in range(8)]
+        for _ in range(10):
+            create_order(client)
+        with open_files_limited_to(100):
+            stack.enter_context(running_worker(**settings))
+        wait_until(lambda: all(len(deliveries(client, each, status="succeeded")) == 10 for each in webhooks))
+
+    attempts = [delivery["attempt_count"] for webhook in webhooks for delivery in deliveries(client, webhook)]
+    assert attempts == [1] * 80
 
 
 def test_a_range_without_events_queues_nothing(client: FlaskClient) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import sys
 import time
@@ -30,14 +31,16 @@ from app.services.event_feed import read_ends
 from app.services.search_projection import read_search_seq
 from app.services.sequencer import oldest_pending
 from app.services.webhook_claims import oldest_due
-from app.services.webhook_delivery import webhook_tasks
-from app.services.webhook_service import count_endpoints
+from app.services.webhook_delivery import CONCURRENCY, webhook_tasks
+from app.services.webhook_service import ENDPOINTS_MAX, count_endpoints
 from app.services.worker import SEQUENCING, Worker, order_tasks
 from app.telemetry import observe_delivery, observe_task
 
 log = structlog.get_logger()
 
 _RETRY_AFTER = 1.0  # seconds between two attempts to reach the database at the start
+# An open and an idle connection for each request to an endpoint, and the worker's own files.
+_FILES_MAX = 2 * ENDPOINTS_MAX * CONCURRENCY + 200
 
 
 @click.command("worker", short_help="Run the background tasks of the service until stopped.")
@@ -64,6 +67,7 @@ def worker(info: ScriptInfo) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
         loop.stop()
 
+    _allow_files()
     with errors_in_one_line():
         _wait_for_database()
         _serve_metrics(app)
@@ -75,6 +79,15 @@ def worker(info: ScriptInfo) -> None:
     with listening(wake, context=app.app_context) if is_notified else nullcontext():
         finished = loop.run()
     sys.exit(0 if finished else 1)
+
+
+def _allow_files() -> None:
+    """Raise the limit of open files as far as allowed. Many systems allow 1,024 unless a process asks for more. Without
+    a file for a connection, deliveries would fail, and their endpoints would be paused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _FILES_MAX:
+        files = _FILES_MAX if hard == resource.RLIM_INFINITY else min(_FILES_MAX, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
 def _wait_for_database() -> None:

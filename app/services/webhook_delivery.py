@@ -38,7 +38,7 @@ from app.services.webhook_sender import (
     WebhookSender,
     signed_headers,
 )
-from app.services.webhook_service import end_impossible_pauses, prune_deliveries, webhook_rules
+from app.services.webhook_service import ENDPOINTS_MAX, end_impossible_pauses, prune_deliveries, webhook_rules
 from app.services.worker import SEQUENCING, Task
 from app.tracing import delivery_span, propagation_headers, record_response
 
@@ -122,11 +122,13 @@ class WebhookDeliverer:
         Open requests continue with the next call. Raises DATABASE_ERRORS; results that could not be stored are kept for
         the next call.
         """
+        # First, not only when all is sent: one slow endpoint keeps the worker busy for as long as it has events.
+        self._sender.close_idle()
+        self._forget_idle()
         deadline = time.monotonic() + _CALL_SECONDS
         while time.monotonic() < deadline:
             claimed = self._claim()
             if not claimed and not self._is_busy():
-                self._sender.close_idle()
                 return False
             self._wait(_IDLE_WAIT)
             self._store_results()
@@ -162,6 +164,11 @@ class WebhookDeliverer:
                 state.largest = max(len(delivery.body) for delivery in deliveries)
             total += len(deliveries)
         return total
+
+    def _forget_idle(self) -> None:
+        """Remove the states of endpoints without open requests, if some must be of endpoints that were deleted."""
+        if len(self._endpoints) > ENDPOINTS_MAX:
+            self._endpoints = {id: state for id, state in self._endpoints.items() if state.claimed or state.unstored}
 
     def _claimed(self) -> int:
         return sum(state.claimed for state in self._endpoints.values())

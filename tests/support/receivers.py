@@ -51,6 +51,7 @@ class Receiver:
     answer: Answer
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
+    closed_connections: int = 0
 
     @property
     def port(self) -> int:
@@ -87,6 +88,10 @@ def receiver(
         def setup(self) -> None:
             super().setup()
             running.connections += 1
+
+        def finish(self) -> None:
+            super().finish()
+            running.closed_connections += 1
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
