@@ -46,10 +46,13 @@ KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # fields without a list syntax; llhttp refuses a second Content-Length
 URL_PREFIX = os.environ.get("URL_PREFIX", "").rstrip("/")
 PROBLEM_PAGES = f"{URL_PREFIX}/problems"  # whose paths are the problem types
-PROBLEM_SLUGS = {
-    400: "bad-request", 408: "request-timeout", 413: "content-too-large", 500: "internal-error",
-    503: "service-unavailable",
-}  # fmt: skip
+PROBLEM_TYPES = {  # slugs and titles of app/errors.py
+    400: ("bad-request", "Bad request"),
+    408: ("request-timeout", "Request timeout"),
+    413: ("content-too-large", "The body is too large"),
+    500: ("internal-error", "Internal error"),
+    503: ("service-unavailable", "Temporarily unavailable"),
+}
 PROBES = {prefix + path for prefix in ("", URL_PREFIX) for path in ("/healthz", "/readyz", "/metrics")}
 HANDOVER_POLL = 0.05  # seconds
 OVERLOAD_LOG_INTERVAL = 1.0  # seconds between two log lines about overload
@@ -343,6 +346,7 @@ class RequestParser:
 
     def on_url(self, part: bytes) -> None:
         request = self._request
+        request.environ["REQUEST_METHOD"] = self._llhttp.get_method().decode()
         request.target += part
         if len(request.target) > self._max_target_size:
             detail = f"The request target is longer than {self._max_target_size:,} bytes."
@@ -371,7 +375,6 @@ class RequestParser:
             raise fields_too_large(self._limits)
         version = self._llhttp.get_http_version()
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
-        environ["REQUEST_METHOD"] = self._llhttp.get_method().decode()
         check_head(environ, version)
         set_target(environ, request.target.decode("latin-1"))
         if environ.get("HTTP_X_FORWARDED_PROTO") == "https" and environ["REMOTE_ADDR"] in self._limits.proxies:
@@ -695,7 +698,7 @@ class Connection:
         self.worker.log.info("Refused the request %s: %d %s", request_id, error.status, error.detail)
         if self.worker.rejections is not None:
             self.worker.rejections.labels(error.status.value).inc()
-        self.send(problem_response(error, request_id))
+        self.send(problem_response(error, request_id, with_body=environ.get("REQUEST_METHOD") != "HEAD"))
         self._linger()
 
     def _linger(self) -> None:
@@ -836,18 +839,18 @@ OVERLOADED = RequestError(
 
 def problem_body(error: RequestError, request_id: str) -> bytes:
     """The problem document of an error."""
-    status, slug = error.status, PROBLEM_SLUGS.get(error.status)
+    slug, title = PROBLEM_TYPES.get(error.status, (None, error.status.phrase))  # RFC 9457 §4.2.1
     problem = {
         "type": f"{PROBLEM_PAGES}/{slug}" if slug else "about:blank",
-        "title": "Temporarily unavailable" if error is OVERLOADED else status.phrase.capitalize(),
-        "status": status.value,
+        "title": title,
+        "status": error.status.value,
         "detail": error.detail,
         "request_id": request_id,
     }
     return json.dumps(problem).encode()
 
 
-def problem_response(error: RequestError, request_id: str) -> bytes:
+def problem_response(error: RequestError, request_id: str, *, with_body: bool) -> bytes:
     """The whole response to a request that the server refuses by itself."""
     status, body = error.status, problem_body(error, request_id)
     lines = (
@@ -858,7 +861,7 @@ def problem_response(error: RequestError, request_id: str) -> bytes:
         f"X-Request-Id: {request_id}",
         "Connection: close",
     )
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body if with_body else b"")
 
 
 @lru_cache(maxsize=1)

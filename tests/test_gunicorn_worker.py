@@ -1,5 +1,6 @@
 """The HTTP worker: it parses requests like gunicorn's own parser, and loses no request."""
 
+import json
 import re
 import socket
 import sys
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import gunicorn_worker
+from app.errors import problem_types
 from tests.support.worker import Application, worker_of
 
 TIMEOUT = 10  # seconds
@@ -257,6 +260,35 @@ def test_a_response_to_head_has_the_length_and_no_body() -> None:
 
     assert responses.count(b"\r\nContent-Length: 15\r\n") == 2
     assert b"abc" not in responses
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nA: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (b"HEAD /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"HEAD /" + b"a" * 17_000, 414),
+        (b"HEAD /broken HTTP/1.1\r\nHost: a\r\n\r\n", 500),
+    ],
+)
+def test_a_refused_head_request_gets_no_body(sent: bytes, status: int) -> None:
+    response = response_to(sent, failing(Closing(None)))
+
+    assert response.startswith(b"HTTP/1.1 %d " % status)
+    assert response.endswith(b"\r\n\r\n") and b"\r\nContent-Length: " in response
+
+
+def test_a_problem_of_the_worker_has_the_title_of_its_type() -> None:
+    titles = {f"/problems/{kind.slug}": kind.title for kind in problem_types()}
+    problems = [json.loads(gunicorn_worker.problem_body(gunicorn_worker.OVERLOADED, "id"))]
+    for status in HTTPStatus:
+        problems.append(json.loads(gunicorn_worker.problem_body(gunicorn_worker.RequestError(status, "a"), "id")))
+
+    typed = [problem for problem in problems if problem["type"] != "about:blank"]
+    assert {problem["status"] for problem in typed} == {400, 408, 413, 500, 503}
+    assert [problem["title"] for problem in typed] == [titles[problem["type"]] for problem in typed]
 
 
 class Closing:

@@ -23,6 +23,7 @@ import pytest
 from flask import Flask
 
 from app.db.engine import db
+from app.errors import problem_types
 from app.models.order import Order
 from app.models.principal import ANONYMOUS
 from app.services.order_inserts import insert_orders
@@ -193,6 +194,7 @@ def test_many_orders_are_erased_without_a_time_out(service: Server, app: Flask) 
     assert service.request("GET", "/orders?customer_id=c-many").json["orders"] == []
 
 
+TITLES = {f"/problems/{kind.slug}": kind.title for kind in problem_types()}
 HEAD = b"Host: a\r\nConnection: close\r\nX-Request-Id: id-1\r\n"
 REFUSED = {
     "garbage": (b"garbage\r\n\r\n", 400, "/problems/bad-request", None),
@@ -223,7 +225,7 @@ def test_a_request_rejected_by_nginx_is_a_problem(
     assert "\r\nContent-Type: application/problem+json\r\n" in head
     assert "\r\nServer: nginx\r\n" in head  # and no version
     problem = json.loads(body)
-    assert {"title", "detail"} < problem.keys()
+    assert problem["detail"].endswith(".") and problem["title"] == TITLES.get(type_, problem["title"])
     assert (problem["status"], problem["type"], problem.get("instance")) == (status, type_, instance)
     assert f"\r\nX-Request-Id: {problem['request_id']}\r\n" in f"{head}\r\n"
     allow = "\r\nAllow: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\n"
@@ -327,6 +329,7 @@ def test_two_slashes_and_internal_paths_are_404(service: Server, path: str) -> N
     response = service.request("GET", path)
 
     assert (response.status, response.json["type"], response.json["instance"]) == (404, "/problems/not-found", path)
+    assert response.json["title"] == TITLES["/problems/not-found"]
 
 
 def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes], bytes]:
