@@ -129,11 +129,20 @@ def errors(client: FlaskClient, origin: dict[str, str]) -> Iterator[Any]:
     yield client.post("/orders", json={}, headers=own)
 
 
+# For browsers and caches, or readable without being exposed (WHATWG Fetch §2.2.2).
+NOT_EXPOSED = {
+    "cache-control", "content-length", "content-security-policy", "content-type", "referrer-policy", "vary",
+    "x-content-type-options",
+}  # fmt: skip
+
+
 def test_a_frontend_can_also_read_errors(web: FlaskClient) -> None:
     statuses = []
     for response in errors(web, {"Origin": SHOP}):
         statuses.append(response.status_code)
         assert cors(response)["Allow-Origin"] == SHOP
+        names = {name.lower() for name in response.headers.keys() if not name.startswith("Access-Control-")}
+        assert names - NOT_EXPOSED <= words(cors(response)["Expose-Headers"])
 
     assert statuses == [401, 401, 403, 404, 404, 405, 400, 413, 415, 400]
 

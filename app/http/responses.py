@@ -16,6 +16,7 @@ from app.config import normalize_origin
 from app.db.types import rfc3339
 from app.errors import InvalidRequest, PreconditionFailed, ServiceError, VersionMismatch
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
+from app.http.openapi_components import RESPONSE_HEADERS
 from app.http.problems import problem_occurrence
 from app.http.requests import (
     CUSTOMER_SUFFIX,
@@ -50,10 +51,7 @@ _PAGE_POLICY = (
 )
 _PAGE_HEADERS = (*_SECURITY_HEADERS, ("Content-Security-Policy", _PAGE_POLICY))
 # The response headers that a frontend may read, and the request headers and methods that it may send.
-_EXPOSED_HEADERS = (
-    "Complete-Until, Dry-Run, ETag, Idempotent-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, "
-    "X-Request-Id"
-)
+_EXPOSED_HEADERS = ", ".join(sorted({*RESPONSE_HEADERS, "Allow"}))
 _ALLOWED_HEADERS = (
     *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID", "X-Request-Id"),
     *("traceparent", "tracestate", "baggage", "sentry-trace"),  # W3C Trace Context, Baggage; Sentry's older name
