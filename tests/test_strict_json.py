@@ -146,6 +146,7 @@ def test_a_large_body_is_413(client: FlaskClient, size: int) -> None:
         response = client.post("/orders", data=body, content_type="application/json")
 
         assert slug(response) == (413, "content-too-large")
+        assert "65,536 bytes" in response.json["detail"]
     assert client.post("/orders", json=MINIMAL).status_code == 201
 
 

@@ -1,6 +1,5 @@
 """Problem documents (RFC 9457) for all errors: the service's, the framework's and the database's."""
 
-from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -19,18 +18,14 @@ log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 
-# The problem type and detail of an HTTPException, by its status.
-_BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
-    400: (errors.BadRequest, "The request is malformed."),
+# The problem type and detail of an HTTPException, by its status. Flask raises no others.
+_BY_STATUS: dict[int | None, tuple[type[ServiceError], str]] = {
     404: (errors.NotFound, "No resource has this path."),
     405: (errors.MethodNotAllowed, "The resource does not support this method. Use one of those in the Allow header."),
-    413: (errors.ContentTooLarge, "The body is larger than the resource accepts."),
-    415: (errors.UnsupportedMediaType, "Send the body as Content-Type: application/json, in UTF-8."),
     500: (errors.InternalError, "The service failed unexpectedly. The error is logged under the request id."),
 }
 _NOT_FOUND = (errors.OrderNotFound, errors.ErasureNotFound)
 _DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
-_HTTP_ERROR_HEADERS = ("Retry-After", "WWW-Authenticate")
 
 
 def init_app(app: Flask) -> None:
@@ -41,23 +36,20 @@ def init_app(app: Flask) -> None:
         app.register_error_handler(error_type, _render_database_error)
 
 
-def problem_document(error: ServiceError) -> dict[str, Any]:
-    """Return the members of the error, without those of the request."""
+def problem_occurrence(error: ServiceError) -> dict[str, Any]:
+    """Return the document of an error of this request, and log denials and the causes of server errors."""
+    if error.status >= 500 and error.__cause__ is not None:
+        _log_cause(error.__cause__)
+    _log_denial(error)
     return {
         "type": public_path(f"/problems/{error.slug}"),
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
         **error.members,
+        "instance": requested_path(),
+        "request_id": g.get("request_id"),
     }
-
-
-def problem_occurrence(error: ServiceError) -> dict[str, Any]:
-    """Return the document of an error of this request, and log denials and the causes of server errors."""
-    if error.status >= 500 and error.__cause__ is not None:
-        _log_cause(error.__cause__)
-    _log_denial(error)
-    return problem_document(error) | {"instance": requested_path(), "request_id": g.get("request_id")}
 
 
 def _log_denial(error: ServiceError) -> None:
@@ -81,26 +73,22 @@ def _log_cause(cause: BaseException) -> None:
 def _render_service_error(error: ServiceError) -> Response:
     if isinstance(error, errors.VersionMismatch):
         explain_weak_tags(error)
-    response = _response(problem_occurrence(error), retry_after=error.retry_after)
+    response = Response(orjson.dumps(problem_occurrence(error)), error.status, mimetype=MEDIA_TYPE)
+    response.headers["Cache-Control"] = "no-store"
+    if is_dry_run():
+        response.headers["Dry-Run"] = "true"
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
     response.headers.update(error.headers)
     return response
 
 
 def _render_http_error(error: HTTPException) -> Response:
-    original = error.get_response()
-    known = _BY_STATUS.get(original.status_code)
-    if known:
-        document = problem_document(known[0](known[1]))
-    else:  # RFC 9457 §4.2.1: nothing to add to what the status says
-        status = HTTPStatus(original.status_code)
-        document = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": status.description}
-    response = _response(document)
-    for name in _HTTP_ERROR_HEADERS:
-        if name in original.headers:
-            response.headers[name] = original.headers[name]
+    problem_type, detail = _BY_STATUS[error.code]
+    problem = problem_type(detail)
     if isinstance(error, MethodNotAllowed):
-        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
-    return response
+        problem.with_headers(Allow=", ".join(sorted(error.valid_methods or ())))
+    return _render_service_error(problem)
 
 
 def _render_database_error(error: DatabaseError) -> Response:
@@ -111,14 +99,3 @@ def _render_database_error(error: DatabaseError) -> Response:
         problem = errors.InternalError(_BY_STATUS[500][1])
     problem.__cause__ = error
     return _render_service_error(problem)
-
-
-def _response(document: dict[str, Any], *, retry_after: int | None = None) -> Response:
-    document |= {"instance": requested_path(), "request_id": g.get("request_id")}
-    response = Response(orjson.dumps(document), document["status"], mimetype=MEDIA_TYPE)
-    response.headers["Cache-Control"] = "no-store"
-    if is_dry_run():
-        response.headers["Dry-Run"] = "true"
-    if retry_after is not None:
-        response.headers["Retry-After"] = str(retry_after)
-    return response

@@ -207,15 +207,16 @@ def _read_body(req: Request, *, limit: int) -> bytes:
 
 def _receive_body(req: Request, limit: int) -> bytes:
     length = req.content_length
-    if length is not None and length <= limit:
-        body: bytes = req.environ["wsgi.input"].read(length)  # saves 3.5 % of a create: Werkzeug fills 64 KiB buffers
+    if length is None:
+        # One byte more than allowed: a chunked body that is longer is cut off there, without an error.
+        req.max_content_length = limit + 1
+        body: bytes = req.get_data(cache=False)
+        length = len(body)
+    elif length <= limit:
+        body = req.environ["wsgi.input"].read(length)  # saves 3.5 % of a create: Werkzeug fills 64 KiB buffers
         if len(body) < length:
             raise BadRequest("The body is shorter than its Content-Length.")
-        return body
-    # One byte more than allowed: a chunked body that is longer is cut off there, without an error.
-    req.max_content_length = limit + 1
-    body = req.get_data(cache=False)
-    if len(body) > limit:
+    if length > limit:
         raise ContentTooLarge(f"The body is larger than {limit:,} bytes. Split it into several requests.")
     return body
 
