@@ -101,6 +101,11 @@ def test_each_operation_documents_its_success_and_its_problems(description: dict
                 assert {example["value"]["status"] for example in content["examples"].values()} == {int(status)}
 
 
+def test_each_operation_that_reads_the_database_documents_503(description: dict[str, Any]) -> None:
+    for method, path, operation in operations(description):
+        assert ("503" in operation["responses"]) == bool(operation["security"] or path == "/readyz"), (method, path)
+
+
 def test_only_temporary_problems_have_retry_after(description: dict[str, Any]) -> None:
     waiting = {f"/problems/{kind.slug}" for kind in problem_types() if kind.retry_after}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from flask import Flask
+from jsonschema import Draft202012Validator
 
 from app.models.order_id import hash_key
 from tests.support.commands import run_python
@@ -261,6 +262,8 @@ def test_a_request_rejected_by_the_worker_is_a_problem(gunicorn: Server, sent: b
     assert all(name.encode() in head for name in (*SECURITY, "Cache-Control: no-store"))
     problem = json.loads(body)
     assert (problem["status"], problem["type"]) == (status, type_)
+    components = gunicorn.request("GET", "/openapi.json").json["components"]
+    Draft202012Validator({"$ref": "#/components/schemas/Problem", "components": components}).validate(problem)
     assert f"\r\nX-Request-Id: {problem['request_id']}\r\n".encode() in head + b"\r\n"
     assert f"Refused the request {problem['request_id']}: {status} " in gunicorn.output()
     assert f'http_requests_rejected_total{{status="{status}"}}' in gunicorn.request("GET", "/metrics").body.decode()

@@ -88,8 +88,7 @@ _RESOURCES: dict[type[Any], str] = {
 
 # Problems that follow from the declaration of an operation.
 _COMMON_PROBLEMS = (BadRequest, InternalError)
-_AUTHENTICATION_PROBLEMS = (Unauthenticated, Forbidden, TooManyRequests)
-_INPUT_PROBLEMS = (InvalidRequest, ServiceUnavailable)
+_AUTHENTICATION_PROBLEMS = (Unauthenticated, Forbidden, TooManyRequests, ServiceUnavailable)
 _BODY_PROBLEMS = (MalformedJSON, RequestTimeout, ContentTooLarge, UnsupportedMediaType)
 
 _building = Lock()
@@ -226,7 +225,7 @@ def _add_operation(spec: APISpec, operation: Operation, *, tag: str, authenticat
         content = {operation.body_media_type: {"schema": operation.body} | request_example(_operation_id(operation))}
         operation_object["requestBody"] = {"required": operation.body_required, "content": content}
     path = _PATH_VARIABLE.sub(r"{\1}", operation.path)
-    described = {field.name for field in _fields(operation.path_schema)}
+    described = operation.path_schema.fields if operation.path_schema else ()
     path_parameters = [_path_parameter(name) for name in variables if name not in described]
     spec.path(path, operations={operation.method.lower(): operation_object}, parameters=path_parameters)
 
@@ -252,10 +251,6 @@ def _parameters(operation: Operation) -> list[dict[str, Any] | str]:
     if operation.dry_run:
         parameters.append({"in": "query", "schema": DryRunQuerySchema})
     return parameters + [camel_case(name) for name in operation.request_headers]
-
-
-def _fields(schema: Schema | None) -> Iterable[Any]:
-    return schema.fields.values() if schema else ()
 
 
 def _path_parameter(name: str) -> dict[str, Any]:
@@ -300,18 +295,12 @@ def _problems(operation: Operation) -> list[type[ServiceError]]:
     problems: set[type[ServiceError]] = {*_COMMON_PROBLEMS, *operation.problems}
     if operation.scope != PUBLIC:
         problems |= {*_AUTHENTICATION_PROBLEMS}
-    if (
-        operation.path_schema
-        or operation.query
-        or operation.dry_run
-        or operation.refuses_query
-        or (operation.request_headers and operation.scope != PUBLIC)
-    ):
-        problems |= {*_INPUT_PROBLEMS}
+    if operation.path_schema or operation.query or operation.method != "GET":
+        problems.add(InvalidRequest)
     if operation.method != "GET" or (operation.scope == PUBLIC and operation.request_headers):
-        problems |= {PreconditionFailed}
+        problems.add(PreconditionFailed)
     if operation.body:
-        problems |= {*_INPUT_PROBLEMS, *_BODY_PROBLEMS}
+        problems |= {*_BODY_PROBLEMS}
     return sorted(problems, key=lambda problem: (problem.status, problem.slug))
 
 

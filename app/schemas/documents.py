@@ -322,7 +322,7 @@ class ProblemSchema(ResponseSchema):
     title = fields.String(required=True)
     status = fields.Integer(required=True)
     detail = fields.String(required=True, metadata={"description": "What is wrong with this request."})
-    instance = fields.String(required=True, metadata={"description": "The path of the request."})
+    instance = fields.String(metadata={"description": "The path of the request, unless it was refused unread."})
     request_id = fields.String(
         required=True,
         allow_none=True,

@@ -559,7 +559,7 @@ class Problem(TypedDict):
     title: str
     status: int
     detail: str
-    instance: str
+    instance: NotRequired[str]
     request_id: str | None
     errors: NotRequired[list[RequestError]]
     order_id: NotRequired[str]

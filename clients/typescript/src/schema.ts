@@ -1516,8 +1516,8 @@ export interface components {
             status: number;
             /** @description What is wrong with this request. */
             detail: string;
-            /** @description The path of the request. */
-            instance: string;
+            /** @description The path of the request, unless it was refused unread. */
+            instance?: string;
             /** @description The id of the request in the logs. Give it to the operators of the service. */
             request_id: string | null;
             /** @description All errors of an invalid request. */
@@ -8175,6 +8175,7 @@ export interface operations {
             403: components["responses"]["Forbidden"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
+            503: components["responses"]["ServiceUnavailable"];
         };
     };
     createWebhook: {
@@ -8301,6 +8302,7 @@ export interface operations {
             404: components["responses"]["WebhookNotFound"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
+            503: components["responses"]["ServiceUnavailable"];
         };
     };
     deleteWebhook: {
@@ -8754,6 +8756,7 @@ export interface operations {
             404: components["responses"]["ErasureNotFound"];
             429: components["responses"]["TooManyRequests"];
             500: components["responses"]["InternalError"];
+            503: components["responses"]["ServiceUnavailable"];
         };
     };
     readHealth: {
