@@ -3,7 +3,7 @@
 import http.client
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -108,6 +108,9 @@ REMOTE_CLIENTS: dict[str, dict[str, Any]] = {
     "an IPv6 address of another machine": {"headers": {"Host": "[2001:db8::1]"}},
     "no port": {"headers": {"Host": "localhost:x"}},
     "half an IPv6 address": {"headers": {"Host": "[::1"}},
+    "a page of another site": {"headers": {"Origin": "https://evil.example"}},
+    "a page of a site that looks local": {"headers": {"Origin": "http://localhost:8000@evil.example"}},
+    "a page in a sandbox": {"headers": {"Origin": "null"}},
 }
 LOCAL_CLIENTS: dict[str, dict[str, Any]] = {
     "here": {},
@@ -121,6 +124,8 @@ LOCAL_CLIENTS: dict[str, dict[str, Any]] = {
     "an empty port": {"headers": {"Host": "localhost:"}},
     "IPv6 in full": {"headers": {"Host": "[0:0:0:0:0:0:0:1]:8000"}},
     "another loopback address": {"headers": {"Host": "127.0.0.53"}},
+    "a page from here": {"headers": {"Origin": "http://localhost:3000"}},
+    "a page from here, by number": {"headers": {"Origin": "http://127.0.0.1:8000"}},
     "through a proxy, from here": {"headers": {"X-Forwarded-For": "127.0.0.1"}},
     "through a socket file, from here": {"environ_base": {"REMOTE_ADDR": ""}, "headers": {"X-Forwarded-For": "::1"}},
 }
@@ -137,12 +142,40 @@ def test_a_local_client_has_all_scopes(client: FlaskClient, request_: dict[str, 
     assert client.get("/orders", **request_).status_code == 200
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+def test_a_page_of_another_site_cannot_change_an_order(client: FlaskClient, origin: str) -> None:
+    path = client.post("/orders", json=MINIMAL).headers["Location"]
+
+    refused = client.post(f"{path}/confirm", headers={"Origin": origin})  # a form sends it without a preflight request
+
+    assert slug(refused) == (403, "forbidden")
+    assert client.get(path).json["version"] == 1
+
+
+def test_a_page_of_a_site_in_cors_origins_is_accepted(app: Flask, database_url: str) -> None:
+    origins = {"CORS_ORIGINS": "https://shop.example"}
+    with closing_app({"DATABASE_URL": database_url, "AUTH": "off", "TESTING": True} | origins) as shop:
+        statuses = [
+            shop.test_client().get("/orders", headers={"Origin": f"https://{host}"}).status_code
+            for host in ("shop.example", "SHOP.example:443", "other.example")
+        ]
+
+    assert statuses == [200, 200, 403]
+
+
+@contextmanager
+def closing_app(settings: dict[str, Any]) -> Iterator[Flask]:
+    app = create_app(settings)
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
 @pytest.fixture
 def open_client(app: Flask, database_url: str) -> Iterator[FlaskClient]:
-    open_app = create_app({"DATABASE_URL": database_url, "AUTH": "off", "AUTH_ALLOW_OPEN": "1", "TESTING": True})
-    yield open_app.test_client()
-    with open_app.app_context():
-        db.engine.dispose()
+    settings = {"DATABASE_URL": database_url, "AUTH": "off", "AUTH_ALLOW_OPEN": "1", "TESTING": True}
+    with closing_app(settings) as open_app:
+        yield open_app.test_client()
 
 
 @pytest.mark.parametrize("request_", REMOTE_CLIENTS.values(), ids=REMOTE_CLIENTS)

@@ -93,8 +93,8 @@ def test_scopes_are_words_in_a_string_or_a_list(secure_client: FlaskClient, scop
 @pytest.mark.parametrize("name", ["scope", "scp"])
 @pytest.mark.parametrize(
     "scope",
-    [None, "", [], {"orders:read": 1}, 1, "orders:readorders:write", "*", ["*"], ["orders:read orders:write"],
-     [["orders:read"]]],
+    [None, "", [], {"orders:read": 1}, 1, "orders:readorders:write", "openid\N{NO-BREAK SPACE}orders:read",
+     "openid\torders:read", "*", ["*"], ["orders:read orders:write"], [["orders:read"]]],
 )  # fmt: skip
 def test_no_other_claim_is_a_scope(secure_client: FlaskClient, name: str, scope: Any) -> None:
     response = secure_client.get("/orders", headers=bearer(token(**{"scope": None} | {name: scope})))

@@ -18,7 +18,7 @@ from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit
 from app.http.application import PUBLIC, Blueprint
 from app.http.rate_limit import Slots
-from app.http.requests import current_globals, current_request
+from app.http.requests import current_globals, current_request, is_origin_allowed
 from app.models.principal import ANONYMOUS, SCOPES, Principal, customer_principal_id
 from app.services.api_key_service import PREFIX, any_api_key, find_principal, is_well_formed
 from app.services.token_service import InvalidToken, KeySet, TokenChecker, read_public_key
@@ -220,9 +220,10 @@ def _unauthenticated(reason: str, *, error: str | None = "invalid_token") -> Una
 
 
 def _is_from_this_machine() -> bool:
-    """Return whether the peer, every client in X-Forwarded-For and the Host are this machine.
+    """Return whether the peer, every client in X-Forwarded-For, the Host and the Origin are this machine.
 
-    The Host is checked against DNS rebinding: a page of another site whose name resolves to a loopback address.
+    The last two are checked against pages of other sites in a browser here. Their host names can resolve to a loopback
+    address (DNS rebinding), and a form needs no preflight request for an action without a body.
     """
     environ = current_request().environ  # the request's properties would cost a microsecond each
     forwarded_for = environ.get("HTTP_X_FORWARDED_FOR", "")
@@ -230,12 +231,18 @@ def _is_from_this_machine() -> bool:
         environ.get("REMOTE_ADDR") in _LOOPBACK
         and (forwarded_for in _LOOPBACK or all(address.strip() in _LOOPBACK for address in forwarded_for.split(",")))
         and _is_local_host(environ.get("HTTP_HOST", "localhost"))  # browsers always send it
+        and ("HTTP_ORIGIN" not in environ or _is_local_origin(environ["HTTP_ORIGIN"]) or is_origin_allowed())
     )
+
+
+def _is_local_origin(origin: str) -> bool:
+    """Return whether an Origin header is a site on this machine. It is "null" for a page in a sandbox."""
+    return _is_local_host(origin.partition("://")[2])
 
 
 @lru_cache(maxsize=64)
 def _is_local_host(host: str) -> bool:
-    """Return whether a Host header is "localhost" or a loopback address, in any spelling, with any port."""
+    """Return whether a host is "localhost" or a loopback address, in any spelling, with any port."""
     match = _HOST.fullmatch(host.lower())
     if not match:
         return False

@@ -13,6 +13,7 @@ from flask import Request, current_app, g, request
 from marshmallow import Schema
 from werkzeug.exceptions import ClientDisconnected
 
+from app.config import normalize_origin
 from app.errors import (
     BadRequest,
     ContentTooLarge,
@@ -91,6 +92,17 @@ def public_path(path: str) -> str:
 def requested_path() -> str:
     """Return the path of the request as clients see it, percent-encoded (RFC 3986)."""
     return quote(public_path(current_request().path), safe="/:@!$&'()*+,;=")
+
+
+def is_origin_allowed() -> bool:
+    """Return whether the request's origin is in CORS_ORIGINS. Browsers send it normalized, other clients may not."""
+    origin, allowed = current_request().headers.get("Origin", ""), current_app.config["CORS_ORIGINS"]
+    if origin in allowed:
+        return True
+    try:
+        return normalize_origin(origin) in allowed
+    except ValueError:
+        return False
 
 
 def yield_to_other_requests() -> None:

@@ -12,7 +12,6 @@ from urllib.parse import quote, unquote_plus
 import orjson
 from flask import Flask, Response, current_app, request
 
-from app.config import normalize_origin
 from app.db.types import rfc3339
 from app.errors import InvalidRequest, PreconditionFailed, ServiceError, VersionMismatch
 from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
@@ -24,6 +23,7 @@ from app.http.requests import (
     JSON,
     current_request,
     is_dry_run,
+    is_origin_allowed,
     public_path,
     requested_path,
     with_pauses,
@@ -248,7 +248,7 @@ def _add_security_headers(response: Response) -> Response:
 
 
 def _answer_preflight() -> Response | None:
-    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers or not _origin_allowed():
+    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers or not is_origin_allowed():
         return None
     return Response(
         status=204,
@@ -263,18 +263,7 @@ def _answer_preflight() -> Response | None:
 def _allow_origin(response: Response) -> Response:
     """Allow the origin itself, never *, and no credentials: scripts send tokens, and there are no cookies."""
     response.vary.add("Origin")
-    if _origin_allowed():
+    if is_origin_allowed():
         response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
     return response
-
-
-def _origin_allowed() -> bool:
-    """Return whether the request's origin is in CORS_ORIGINS. Browsers send it normalized, other clients may not."""
-    origin, allowed = request.headers.get("Origin", ""), current_app.config["CORS_ORIGINS"]
-    if origin in allowed:
-        return True
-    try:
-        return normalize_origin(origin) in allowed
-    except ValueError:
-        return False

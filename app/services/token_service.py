@@ -214,7 +214,10 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
 
 
 def _scopes(claim: Any) -> frozenset[str]:
-    """The scopes of a `scope` or `scp` claim: words in a string (RFC 8693 §4.2), or a list, as some issuers send it."""
+    """The scopes of a `scope` or `scp` claim: words in a string (RFC 8693 §4.2), or a list, as some issuers send it.
+
+    Only a space separates them (RFC 6749 §3.3): to the issuer, words with a tab in between are one scope.
+    """
     if isinstance(claim, str):
-        return frozenset(claim.split())
+        return frozenset(claim.split(" "))
     return frozenset(scope for scope in claim if isinstance(scope, str)) if isinstance(claim, list) else frozenset()
