@@ -174,7 +174,7 @@ fuzz-database:
 fuzz-model: export MODEL_EXAMPLES ?= 2000
 fuzz-model: export TEST_LOG_LEVEL := error
 fuzz-model: $(VENV)/dev.stamp  ## compare random sequences of actions with a model, on both databases (MODEL_EXAMPLES=2000 sequences)
-	@$(PY) -m pytest tests/test_order_model.py --numprocesses=2 --capture=no --durations=2 --durations-min=1 $(ARGS)
+	@$(PY) -m pytest tests/test_order_model.py --numprocesses=2 --timeout=0 --capture=no --durations=2 --durations-min=1 $(ARGS)
 
 # A separate environment: the packages of the other frameworks must not affect the tests.
 bench: export PATH := $(PATH):/usr/sbin

@@ -239,7 +239,7 @@ class AmountExceeded(ServiceError):
     authorized.
 
     Read the order: `payments` has every entry, `totals` their sums. Record the missing capture first, or a smaller
-    amount.
+    amount. Before you reverse a capture that was refunded, record the right capture, or reverse the refund.
     """
 
     status, slug, title = 409, "amount-exceeded", "The amount is too large"
@@ -249,7 +249,8 @@ class DuplicatePayment(ServiceError):
     """The order has a payment of this type and reference with another amount. A payment is recorded once and does not
     change.
 
-    Read the order's `payments`; record another payment under a reference of its own.
+    Read the order's `payments`; record another payment under a reference of its own. If the recorded amount is wrong,
+    record its reversal too.
     """
 
     status, slug, title = 409, "duplicate-payment", "The payment is recorded with another amount"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.db.types import rfc3339
 from app.errors import ServiceError
 from app.models.fulfillment import RECEIVED
-from app.models.money import InvalidPrices
+from app.models.money import REVERSALS, InvalidPrices
 from app.models.order_aggregate import OrderAggregate
 from app.models.principal import ANONYMOUS
 from app.services.document_checks import inconsistent_members
@@ -25,6 +25,7 @@ amounts = st.sampled_from([1, 3, 10, 25, 50, 100])
 steps = st.one_of(
     st.tuples(st.sampled_from(["capture", "refund", "chargeback", "authorization"]), amounts),
     st.tuples(st.sampled_from(["capture", "refund"]), st.just("the balance")),
+    st.tuples(st.just("reverse"), st.integers(1, 12)),
     st.tuples(st.just("reprice"), st.sampled_from([0, 5, 10, 25])),
     st.tuples(st.sampled_from(["cancel", "fulfill", "return"]), st.integers(1, UNITS)),
     st.tuples(st.sampled_from(["confirm", "complete", "reopen", "cancel the rest"]), st.none()),
@@ -49,6 +50,9 @@ def take(order: OrderAggregate, action: str, value: Any, *, at: datetime) -> Non
             amount = abs(due(order)) if value == "the balance" else value
             payment = {"type": action, "amount": amount, "reference": rfc3339(at), "method": None}
             order.record_payment(**payment, occurred_at=None, note=None, at=at)
+        case "reverse":
+            for payment in order.payments[-value:][:1]:
+                reverse(order, payment, at=at)
         case "reprice":
             order.update({"items": item_columns({"items": items_at(value)})}, at=at)
         case "cancel":
@@ -63,6 +67,14 @@ def take(order: OrderAggregate, action: str, value: Any, *, at: datetime) -> Non
             order.reopen(reason="x", at=at)
         case _:
             getattr(order, action)(at=at)
+
+
+def reverse(order: OrderAggregate, payment: dict[str, Any], *, at: datetime) -> None:
+    """Reverse the payment, if there are reversals of its type."""
+    for reversal, type_ in REVERSALS.items():
+        if type_ == payment["type"]:
+            entry = {name: payment[name] for name in ("amount", "reference", "method")}
+            order.record_payment(type=reversal, **entry, occurred_at=None, note=None, at=at)
 
 
 def due(order: OrderAggregate) -> int:
@@ -102,7 +114,9 @@ def test_due_amount_and_status_agree_in_every_sequence(unit_price: int, sequence
         assert min(0, order.total - kept(order)) <= due(order) <= max(0, order.total - kept(order))
         assert (due(order) < 0) == (kept(order) > order.total)
         assert order.payment_status in status_of(order)
-        if repaid > 0:  # a refund never makes an order due that was paid, otherwise it is due again
+        if action == "reverse":
+            pass  # what was recorded before it may have depended on the payment
+        elif repaid > 0:  # a refund never makes an order due that was paid, otherwise it is due again
             assert due(order) == (due(before) + repaid if due(before) > 0 else min(0, due(before) + repaid))
         elif repaid < 0 and due(before) > 0:
             assert due(order) == min(max(0, due(before) + repaid), order.total - kept(order)) or due(order) == 0
@@ -115,6 +129,25 @@ def test_due_amount_and_status_agree_in_every_sequence(unit_price: int, sequence
         if value == "the balance":
             assert due(order) == 0 or (action == "capture") == (due(before) <= 0)
         assert inconsistent_members(orjson.loads(render_order(vars(order)))) == []
+
+
+@given(st.lists(steps, max_size=8), st.sampled_from(sorted(REVERSALS.values())), amounts)
+def test_a_payment_and_its_reversal_leave_status_and_totals_unchanged(
+    sequence: list[tuple[str, Any]], type_: str, amount: int
+) -> None:
+    order = order_of(25)
+    for number, step in enumerate([*sequence, (type_, amount)], start=1):
+        before, order = order, copy(order)
+        try:
+            take(order, *step, at=START + timedelta(minutes=number))
+        except (ServiceError, InvalidPrices):
+            order = before
+    if order is before:  # the payment was refused
+        return
+
+    reverse(order, order.payments[-1], at=START + timedelta(hours=1))
+
+    assert (order.payment_status, order.totals) == (before.payment_status, before.totals)
 
 
 def lived(*sequence: tuple[str, Any]) -> tuple[str, int]:

@@ -69,6 +69,95 @@ def test_status_and_totals_follow_from_the_payments(
     assert f"/orders/{listed['id']}" == path
 
 
+# A reversal has the reference and the amount of the payment that it reverses. The total is 2,000.
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([("capture", 2000, "p-1"), ("capture_reversal", 2000, "p-1")], ("unpaid", 0, 0, 2000)),
+        ([("authorization", 2000, "p-1"), ("capture", 2000, "p-1"), ("capture_reversal", 2000, "p-1")],
+         ("authorized", 0, 0, 2000)),
+        ([("capture", 2000, "p-1"), ("capture", 500, "p-2"), ("capture_reversal", 500, "p-2")], ("paid", 2000, 0, 0)),
+        ([("capture", 2000, "p-1"), ("refund", 700, "r-1"), ("refund_reversal", 700, "r-1")], ("paid", 2000, 0, 0)),
+        ([("capture", 500, "p-1"), ("refund", 500, "r-1"), ("refund_reversal", 500, "r-1")],
+         ("partially_paid", 500, 0, 1500)),
+        ([("capture", 2000, "p-1"), ("chargeback", 2000, "c-1"), ("chargeback_reversal", 2000, "c-1")],
+         ("paid", 2000, 0, 0)),
+        ([("capture", 5000, "p-1"), ("refund", 300, "r-1"), ("capture", 500, "p-1 corrected"),
+          ("capture_reversal", 5000, "p-1")], ("partially_paid", 500, 300, 1800)),
+    ],
+)  # fmt: skip
+def test_a_payment_that_is_reversed_does_not_count(
+    client: FlaskClient, entries: list[tuple[str, int, str]], expected: tuple[str, int, int, int]
+) -> None:
+    path = order_after(client)
+    for type_, amount, reference in entries:
+        assert pay(client, path, type_, amount, reference).status_code == 201
+
+    order = client.get(path).json
+
+    assert money(order) == expected
+    assert [(payment["type"], payment["amount"], payment["reference"]) for payment in order["payments"]] == entries
+
+
+def test_a_reversal_of_a_refund_before_a_reopening_is_not_due_again(client: FlaskClient) -> None:
+    path = order_after(client)
+    pay(client, path, "capture", 2000)
+    client.post(f"{path}/cancel", json={"reason": "customer"})
+    pay(client, path, "refund", 2000)
+    client.post(f"{path}/reopen", json={"reason": "the refund failed"})
+
+    reversed_refund = pay(client, path, "refund_reversal", 2000)
+
+    assert money(reversed_refund.json) == ("paid", 2000, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("type_", "amount", "reference", "pointer", "detail"),
+    [
+        ("refund_reversal", 1, "p-1", "#/reference", "The order has no refund with this reference."),
+        ("capture_reversal", 900, "p-2", "#/reference", "The order has no capture with this reference."),
+        ("capture_reversal", 899, "p-1", "#/amount", "This must be 900, the amount of the capture."),
+        ("capture_reversal", 901, "p-1", "#/amount", "This must be 900, the amount of the capture."),
+    ],
+)
+def test_a_reversal_requires_a_payment_with_its_reference_and_amount(
+    client: FlaskClient, type_: str, amount: int, reference: str, pointer: str, detail: str
+) -> None:
+    path = order_after(client)
+    pay(client, path, "capture", 900)
+
+    refused = pay(client, path, type_, amount, reference)
+
+    assert slug(refused) == (400, "invalid-request")
+    assert refused.json["errors"] == [{"pointer": pointer, "detail": detail}]
+    assert client.get(path).json["version"] == 2
+
+
+def test_a_payment_is_reversed_once(client: FlaskClient) -> None:
+    path = order_after(client)
+    pay(client, path, "capture", 900)
+    pay(client, path, "capture_reversal", 900)
+
+    again, captured_again = pay(client, path, "capture_reversal", 900), pay(client, path, "capture", 900)
+    restored = pay(client, path, "capture", 900, "p-1 restored")
+
+    assert [response.status_code for response in (again, captured_again, restored)] == [200, 200, 201]
+    assert money(captured_again.json) == ("unpaid", 0, 0, 2000)
+    assert money(restored.json) == ("partially_paid", 900, 0, 1100)
+
+
+def test_a_capture_that_was_refunded_can_be_reversed_after_the_refund(client: FlaskClient) -> None:
+    path = order_after(client)
+    pay(client, path, "capture", 900)
+    pay(client, path, "refund", 1)
+
+    refused = pay(client, path, "capture_reversal", 900)
+    pay(client, path, "refund_reversal", 1)
+
+    assert (slug(refused), refused.json["detail"]) == ((409, "amount-exceeded"), OVER_BY_ONE)
+    assert money(pay(client, path, "capture_reversal", 900).json) == ("unpaid", 0, 0, 2000)
+
+
 def test_a_cancelled_order_that_was_paid_is_to_be_refunded(client: FlaskClient) -> None:
     path = order_after(client)
     pay(client, path, "capture", 2000)

@@ -50,7 +50,11 @@ ENUMERATIONS: dict[tuple[str, ...], tuple[str, str]] = {
     RELATIONS: ("Relation", "How another order relates to this one."),
     HOLD_KINDS: ("HoldKind", "Why an order is on hold."),
     CANCELLATION_REASONS: ("CancellationReason", "Why units are cancelled."),
-    PAYMENT_TYPES: ("PaymentType", "The type of a payment."),
+    PAYMENT_TYPES: (
+        "PaymentType",
+        "The type of a payment. A reversal means that the payment was recorded by mistake, or failed: neither of them "
+        "counts.",
+    ),
     DELIVERY_EVENTS: ("DeliveryEventType", "What happened to a fulfillment; the latest event determines its status."),
     RETURN_RECORD_STATUSES: ("ReturnRecordStatus", "The status of a return."),
     DELIVERY_STATUSES: ("DeliveryStatus", "The status of the delivery of an event to a webhook."),

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 LARGEST_TOTAL = 2**53 - 1  # the largest integer that is exact in every JSON implementation (RFC 8259 §6)
 DISCOUNT = "discount"  # the type of adjustment that lowers the prices of lines
 AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK = "authorization", "void", "capture", "refund", "chargeback"
-PAYMENT_TYPES = (AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK)
+# The type of the payment that a reversal reverses; an authorization is voided instead.
+REVERSALS = {"capture_reversal": CAPTURE, "refund_reversal": REFUND, "chargeback_reversal": CHARGEBACK}
+PAYMENT_TYPES = (AUTHORIZATION, VOID, CAPTURE, REFUND, CHARGEBACK, *REVERSALS)
 REFUNDS = (REFUND, CHARGEBACK)
 UNPAID = "unpaid"
 PAYMENT_STATUSES = (UNPAID, "authorized", "partially_paid", "paid", "partially_refunded", "refunded")
@@ -39,7 +41,7 @@ class Prices(NamedTuple):
 
 
 class PaymentSums(NamedTuple):
-    """What the entries of an order add up to, in minor units.
+    """What the entries of an order add up to, in minor units. Payments that were reversed do not count.
 
     `authorized` excludes what was voided. `refunded` includes chargebacks; `repaid` is the part that was refunded
     before the cancelled order was reopened, `waived` the part of later refunds that does not become due again.
@@ -173,17 +175,33 @@ def _largest_remainder(amount: int, weights: Sequence[int]) -> list[int]:
     return shares
 
 
-def sum_payments(payments: Iterable[Mapping[str, Any]], cancellations: Iterable[Mapping[str, Any]] = ()) -> PaymentSums:
+def sum_payments(payments: Sequence[Mapping[str, Any]], cancellations: Iterable[Mapping[str, Any]] = ()) -> PaymentSums:
     """Add up the entries of an order. Its `cancellations` state when it was reopened."""
+    reversed_payments = {_reversed_key(payment) for payment in payments if payment["type"] in REVERSALS}
     reopened_at = max((record["reopened_at"] for record in cancellations if record["reopened_at"]), default="")
     sums, repaid, waived = dict.fromkeys(PAYMENT_TYPES, 0), 0, 0
     for payment in payments:
+        if (payment["type"], payment["reference"]) in reversed_payments:
+            continue
         sums[payment["type"]] += payment["amount"]
         if payment["created_at"] > reopened_at:
             waived += payment["waived"]
         elif payment["type"] in REFUNDS:
             repaid += payment["amount"]
     return PaymentSums(sums[AUTHORIZATION] - sums[VOID], sums[CAPTURE], sums[REFUND] + sums[CHARGEBACK], repaid, waived)
+
+
+def _reversed_key(reversal: Mapping[str, Any]) -> tuple[str, str]:
+    """The type and the reference of the payment that a reversal reverses."""
+    return REVERSALS[reversal["type"]], reversal["reference"]
+
+
+def find_reversed_payment(
+    reversal: Mapping[str, Any], payments: Iterable[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """The payment among these that a reversal reverses."""
+    key = _reversed_key(reversal)
+    return next((payment for payment in payments if (payment["type"], payment["reference"]) == key), None)
 
 
 def amount_due(sums: PaymentSums, *, total: int) -> int:

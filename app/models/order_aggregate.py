@@ -49,8 +49,10 @@ from app.models.lifecycle import (
 )
 from app.models.money import (
     PAYMENTS_MAX,
+    REVERSALS,
     InvalidPrices,
     exceeded_limit,
+    find_reversed_payment,
     order_totals,
     payment_status,
     price_lines,
@@ -308,15 +310,17 @@ class OrderAggregate:
         at: datetime,
     ) -> str | None:
         """Record a payment; `amount` is in minor units. An entry with the same type, reference and amount changes
-        nothing.
+        nothing. A reversal has the reference and the amount of the payment that it reverses.
 
-        Also raises DuplicatePayment for another amount, AmountExceeded, and InvalidRequest for a time in the future.
+        Also raises DuplicatePayment for another amount, AmountExceeded, and InvalidRequest for a time in the future and
+        for a reversal without its payment.
         """
         for payment in self.payments:
             if (payment["type"], payment["reference"]) == (type, reference):
                 if payment["amount"] == amount:
                     return None
-                raise DuplicatePayment(f"This {type} is already recorded with the amount {payment['amount']:,}.")
+                name = type.replace("_", " ")
+                raise DuplicatePayment(f"This {name} is already recorded with the amount {payment['amount']:,}.")
         self._require_allowed("pay")
         self._refuse_personal_data(note=note)
         if len(self.payments) >= PAYMENTS_MAX:
@@ -333,6 +337,8 @@ class OrderAggregate:
             "note": note,
             "created_at": rfc3339(at),
         }
+        if type in REVERSALS:
+            self._require_reversible(record)
         self.payments = [*self.payments, record]
         if exceeded := exceeded_limit(sum_payments(self.payments)):
             raise AmountExceeded(exceeded)
@@ -494,6 +500,13 @@ class OrderAggregate:
         expected = count_units(with_status(self.returns, EXPECTED))
         if any(returnable_units(line, expected=expected) < units.get(line["line"], 0) for line in self.items):
             raise self._illegal(f"Units of fulfillment {number} have been returned, or are expected back.")
+
+    def _require_reversible(self, reversal: Mapping[str, Any]) -> None:
+        type, payment = REVERSALS[reversal["type"]], find_reversed_payment(reversal, self.payments)
+        if payment is None:
+            raise _invalid("reference", f"The order has no {type} with this reference.")
+        if payment["amount"] != reversal["amount"]:
+            raise _invalid("amount", f"This must be {payment['amount']:,}, the amount of the {type}.")
 
     def _refuse_personal_data(self, **members: Any) -> None:
         """Raise IllegalAction if the order has been erased and one of these members has a value, since no later erasure

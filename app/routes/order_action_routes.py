@@ -197,6 +197,9 @@ def record_payment(body: dict[str, Any], order_id: str) -> Response:
 
     The service moves no money. The type and the reference identify the payment: the same payment again is answered with
     200 and changes nothing.
+
+    A recorded payment cannot be removed. If it was recorded by mistake, or a refund has failed, record the reversal of
+    its type, with the same reference and amount; then neither of them counts.
     """
     order = order_actions.record_payment(order_id, **body, request=change_request(current_principal(), body))
     return order_response(order, 200 if order.unchanged else 201)

@@ -112,7 +112,7 @@ class HoldSchema(ResponseSchema):
 
 
 class PaymentSchema(ResponseSchema):
-    """A payment."""
+    """A payment, or its reversal: neither of them counts then."""
 
     type = _choice(PAYMENT_TYPES)
     amount = _amount("In minor units.", metadata={"example": 2250})

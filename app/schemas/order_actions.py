@@ -102,7 +102,7 @@ class HoldInSchema(StrictSchema):
 
 class PaymentInSchema(StrictSchema):
     """A movement of money outside the service. `amount` is in minor units; `reference` identifies the payment within
-    its type."""
+    its type. A reversal has the reference and the amount of the payment that it reverses."""
 
     type = Choice(PAYMENT_TYPES, required=True)
     amount = BoundedInteger(1, PRICE_MAX, required=True, metadata={"example": 2250})

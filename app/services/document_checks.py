@@ -38,6 +38,7 @@ from app.models.lifecycle import (
 )
 from app.models.money import (
     REFUNDS,
+    REVERSALS,
     InvalidPrices,
     PaymentSums,
     Prices,
@@ -222,12 +223,24 @@ def _check_money(order: Document, derived: Derived) -> Iterator[str]:
     if (
         exceeded_limit(sums) is not None
         or not _are_distinct(order["payments"], "type", "reference")
+        or not _reverse_earlier_payments(order["payments"])
         or any(
             not 0 <= payment["waived"] <= (payment["amount"] if payment["type"] in REFUNDS else 0)
             for payment in order["payments"]
         )
     ):
         yield "payments"
+
+
+def _reverse_earlier_payments(payments: Sequence[Document]) -> bool:
+    """Whether each reversal follows the payment that it reverses, and has its amount."""
+    earlier = set()
+    for payment in payments:
+        reversed_type = REVERSALS.get(payment["type"])
+        if reversed_type and (reversed_type, payment["reference"], payment["amount"]) not in earlier:
+            return False
+        earlier.add((payment["type"], payment["reference"], payment["amount"]))
+    return True
 
 
 def _check_statuses(order: Document, derived: Derived) -> Iterator[str]:

@@ -173,7 +173,8 @@ def record_payment(
 ) -> StoredOrder:
     """Record a payment; `amount` is in minor units. A stored type and reference with this amount changes nothing.
 
-    Also raises DuplicatePayment for another amount, AmountExceeded, and InvalidRequest for a time in the future.
+    Also raises DuplicatePayment for another amount, AmountExceeded, and InvalidRequest for a time in the future and for
+    a reversal without its payment.
     """
     change = partial(
         OrderAggregate.record_payment,

@@ -404,7 +404,8 @@ function Input({ field, value, error, set }: InputProps): JSX.Element {
   if (field.kind === "units") input = <Units field={field} attributes={described} value={Number(value) || 0} set={set} />;
   else if (field.kind === "select")
     input = (
-      <select {...common} onChange={changed}>
+      // Without a choice, the first option is chosen.
+      <select {...common} value={value || field.options?.[0]?.[0]} onChange={changed}>
         {field.options?.map(([code, label]) => (
           <option key={code} value={code}>
             {label}

@@ -1,7 +1,7 @@
 // The actions on an order as forms: their fields, and the request that they send.
 
 import { editableAmount, exponent, money, parseAmount } from "./money";
-import type { Address, Item, Order, Schemas } from "./types";
+import type { Address, Item, Order, Payment, Schemas } from "./types";
 import {
   CANCELLATION_REASONS,
   DELIVERY_EVENTS,
@@ -10,6 +10,7 @@ import {
   PAYMENT_TYPES,
   choices,
   fromLocalInput,
+  isReversed,
   itemName,
   localInput,
   named,
@@ -143,16 +144,24 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   },
   pay: {
     label: "Payment",
-    explanation: "Records a payment that was made elsewhere. The service itself moves no money. A recorded payment cannot be removed.",
-    fields: (order) => [
-      select("type", "Type", choices(PAYMENT_TYPES).map(([type, label]): [string, string] => [
-        type, `${label}: ${PAYMENT_MEANINGS[type as PaymentType]}`,
-      ])),
-      { name: "amount", label: `Amount in ${order.currency}`, kind: "amount", required: true,
-        hint: exponent(order.currency) ? `Up to ${exponent(order.currency)} decimals.` : "No decimals." },
-      { name: "reference", label: "Reference", kind: "text", required: true, max: 128,
-        hint: "The payment provider’s number for it, such as pi_3Nd81b." },
-      { name: "method", label: "Method", kind: "text", max: 64, hint: "Optional, such as card." },
+    explanation: "Records a payment that was made elsewhere. The service itself moves no money. A recorded payment cannot be removed, but reversed.",
+    fields: (order, values) => [
+      select("type", "Type", choices(PAYMENT_TYPES)
+        .filter(([type]) => !type.endsWith(REVERSAL) || reversiblePayments(order, type).length)
+        .map(([type, label]): [string, string] => [type, `${label}: ${PAYMENT_MEANINGS[type as PaymentType]}`])),
+      ...(values.type?.endsWith(REVERSAL)
+        ? [
+            { ...select("reversed", "Payment to reverse", reversiblePayments(order, values.type).map((one) => [
+                one.reference ?? "", [money(one.amount, order.currency), one.reference, one.note].filter(Boolean).join(" · "),
+              ])), pointer: "#/amount" },
+          ]
+        : [
+            { name: "amount", label: `Amount in ${order.currency}`, kind: "amount", required: true,
+              hint: exponent(order.currency) ? `Up to ${exponent(order.currency)} decimals.` : "No decimals." } as Field,
+            { name: "reference", label: "Reference", kind: "text", required: true, max: 128,
+              hint: "The payment provider’s number for it, such as pi_3Nd81b." } as Field,
+            { name: "method", label: "Method", kind: "text", max: 64, hint: "Optional, such as card." } as Field,
+          ]),
       NOTE,
     ],
     initial: (order) => ({
@@ -160,6 +169,10 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
       amount: order.totals && order.totals.due ? editableAmount(Math.abs(order.totals.due), order.currency) : "",
     }),
     change: (order, values) => {
+      if (values.type?.endsWith(REVERSAL)) {
+        const { amount, reference } = chosenPayment(order, values);
+        return { method: "POST", path: "/payments", body: { type: values.type, amount, reference, ...optional(values, "note") } };
+      }
       const amount = parseAmount(values.amount ?? "", order.currency);
       if (amount === null || amount < 1) throw new Incomplete(`Enter an amount in ${order.currency}.`, "amount");
       if (amount > AMOUNT_MAX) throw new Incomplete(`Enter at most ${money(AMOUNT_MAX, order.currency)}.`, "amount");
@@ -170,7 +183,10 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
         body: { type: values.type, amount, reference: values.reference, ...optional(values, "method", "note") },
       };
     },
-    submit: (order, values) => `Record ${named(PAYMENT_TYPES, values.type as PaymentType)} of ${values.amount || "…"} ${order.currency}`,
+    submit: (order, values) => {
+      const label = `Record ${named(PAYMENT_TYPES, values.type as PaymentType)}`;
+      return values.type?.endsWith(REVERSAL) ? label : `${label} of ${values.amount || "…"} ${order.currency}`;
+    },
   },
   track: {
     label: "Delivery",
@@ -310,6 +326,20 @@ export function possibleActions(order: Order): ActionName[] {
 
 function select(name: string, label: string, options: [string, string][]): Field {
   return { name, label, kind: "select", options, required: true };
+}
+
+const REVERSAL = "_reversal"; // how the types of reversals end
+
+function reversiblePayments(order: Order, reversal: string | undefined): Payment[] {
+  return order.payments.filter((one) => `${one.type}${REVERSAL}` === reversal && !isReversed(one, order));
+}
+
+/** The payment to reverse: the one that the user has chosen, or the first, which the form shows as chosen. */
+function chosenPayment(order: Order, values: Values): Payment {
+  const payments = reversiblePayments(order, values.type);
+  const payment = payments.find((one) => one.reference === values.reversed) ?? payments[0];
+  if (!payment) throw new Incomplete("No such payment is left to reverse.", "type");
+  return payment;
 }
 
 type Available = (item: Item) => number;

@@ -27,6 +27,7 @@ import {
   capitalize,
   customerName,
   dateTime,
+  isReversed,
   itemName,
   named,
   openUnits,
@@ -339,7 +340,8 @@ function Payments({ order }: { order: Order }): JSX.Element | null {
             <span class="record-amount">{money(payment.amount, order.currency)}</span>
             <span>
               <strong>{capitalize(named(PAYMENT_TYPES, payment.type))}</strong>{" "}
-              <span class="faint">{named(PAYMENT_MEANINGS, payment.type)}</span> {payment.note}
+              <span class="faint">{isReversed(payment, order) ? "reversed" : named(PAYMENT_MEANINGS, payment.type)}</span>{" "}
+              {payment.note}
               <span class="code">
                 {[payment.reference, payment.method, dateTime(payment.occurred_at)].filter(Boolean).join(" · ")}
               </span>

@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import type { Order, OrderEvent } from "./types";
-import { dateTime } from "./words";
+import { dateTime, isReversed } from "./words";
 
 interface Stage {
   name: string;
@@ -36,7 +36,7 @@ function stagesOf(order: Order, events: OrderEvent[]): Stage[] {
     .filter((event) => event.type === "delivered")
     .at(-1);
   const paid = ["paid", "partially_refunded", "refunded"].includes(order.payment_status)
-    ? (order.payments.findLast((one) => one.type === "capture")?.occurred_at ?? null)
+    ? (order.payments.findLast((one) => one.type === "capture" && !isReversed(one, order))?.occurred_at ?? null)
     : null;
   const stages: Stage[] = [
     { name: "Placed", at: order.created_at },

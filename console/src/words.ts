@@ -1,6 +1,6 @@
 // Texts, names and times as users see them.
 
-import type { Item, LineQuantity, Order, Schemas } from "./types";
+import type { Item, LineQuantity, Order, Payment, Schemas } from "./types";
 
 // Texts for the codes of the API. The type of each table comes from the API description: a code without a text does not
 // compile.
@@ -59,6 +59,9 @@ export const PAYMENT_TYPES: Record<Schemas["PaymentType"], string> = {
   refund: "refund",
   void: "void",
   chargeback: "chargeback",
+  capture_reversal: "reversal of a capture",
+  refund_reversal: "reversal of a refund",
+  chargeback_reversal: "reversal of a chargeback",
 };
 
 /** What the types of payments mean, for users who choose one. */
@@ -68,7 +71,17 @@ export const PAYMENT_MEANINGS: Record<Schemas["PaymentType"], string> = {
   refund: "money was returned",
   void: "the authorization was released",
   chargeback: "the bank reversed the payment",
+  capture_reversal: "it was a mistake",
+  refund_reversal: "it failed, or was a mistake",
+  chargeback_reversal: "the dispute was won, or it was a mistake",
 };
+
+/** Whether the payment was reversed. Customers see no references, so for them none is. */
+export function isReversed(payment: Payment, order: Order): boolean {
+  return order.payments.some(
+    (one) => one.reference !== undefined && one.reference === payment.reference && one.type === `${payment.type}_reversal`,
+  );
+}
 
 export const HOLD_KINDS: Record<Schemas["HoldKind"], string> = {
   fraud: "suspected fraud",
@@ -211,7 +224,7 @@ export const PROBLEMS: Record<string, ProblemText> = {
   "amount-exceeded": {
     detail: "You cannot refund more than was received, or void more than is authorized.",
     member: "amount",
-    advice: "Look at the payments of the order, and enter a smaller amount.",
+    advice: "Look at the payments of the order, and enter a smaller amount. Reverse the refunds of a capture before it.",
   },
   "duplicate-payment": {
     detail: "A payment of this type with this reference is already recorded with a different amount.",

@@ -736,6 +736,24 @@ def test_the_forms_take_an_order_through_its_whole_lifecycle(page: Page, service
     expect(life.get_by_role("listitem").filter(has_not_text="not yet")).to_have_count(7)
 
 
+def test_a_payment_is_reversed_by_choosing_it(page: Page, service: Server) -> None:
+    order = create_order(service)
+    open_order(page, service, order)
+    take(page, "Payment", "Record capture of 62.15 EUR", reference="pi_1")
+    choose_action(page, "Payment")
+    reversals = page.locator("[name=type] option").filter(has_text="reversal")
+    expect(reversals).to_have_text("Reversal of a capture: it was a mistake")
+    page.get_by_label("Type").select_option("capture_reversal")
+    expect(page.get_by_label("Payment to reverse")).to_have_value("pi_1")
+    expect(page.get_by_label("Amount")).to_have_count(0)
+    send(page, "Record reversal of a capture")
+
+    expect(page.get_by_role("listitem").filter(has_text="pi_1").first).to_contain_text("Capture reversed")
+    choose_action(page, "Payment")
+    expect(reversals).to_have_count(0)
+    assert read(service, order)["payment_status"] == "unpaid"
+
+
 def test_a_refused_preview_shows_the_reason_and_cannot_be_sent(page: Page, service: Server) -> None:
     order = create_order(service, currency="JPY")
     open_order(page, service, order)

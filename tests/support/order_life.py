@@ -75,6 +75,7 @@ AFTER_COMPLETION: list[tuple[str, Any]] = [
     ("reopen", {"reason": "by mistake"}),
     ("complete", None),
     ("payments", {"type": "chargeback", "amount": 1, "reference": "cb_1"}),
+    ("payments", {"type": "chargeback_reversal", "amount": 1, "reference": "cb_1"}),
 ]
 
 

@@ -24,6 +24,7 @@ DELIVERY_EVENTS = {
     "returned_to_sender", "cancelled",
 }  # fmt: skip
 HOLDS = 20  # at most
+REVERSED = {"capture_reversal": "capture", "refund_reversal": "refund", "chargeback_reversal": "chargeback"}
 FUTURE = timedelta(days=1)  # of a reported time, at most
 
 
@@ -339,6 +340,10 @@ def pay(order: Document, body: Document, at: datetime) -> str | None:
                 raise Refusal(409, "duplicate-payment")
             return None
     require("pay", order)
+    if reversed_type := REVERSED.get(body["type"]):
+        amounts = [one["amount"] for one in order["payments"] if is_payment(one, reversed_type, body["reference"])]
+        if amounts != [body["amount"]]:
+            raise Refusal(400, "invalid-request")
     entry = {name: body[name] for name in ("type", "amount", "reference")}
     entry |= {"method": body.get("method"), "note": body.get("note"), "created_at": text_of(at)}
     entry["occurred_at"] = reported(body.get("occurred_at"), at)
@@ -357,9 +362,24 @@ def sums_of(payments: list[Document]) -> tuple[int, int, int]:
     """The amounts authorized and not voided, captured, and refunded."""
 
     def of(*types: str) -> int:
-        return sum(one["amount"] for one in payments if one["type"] in types)
+        return sum(one["amount"] for one in counting(payments) if one["type"] in types)
 
     return of("authorization") - of("void"), of("capture"), of("refund", "chargeback")
+
+
+def counting(payments: list[Document]) -> list[Document]:
+    """The payments that were not reversed."""
+
+    def is_reversed(payment: Document) -> bool:
+        return any(
+            is_payment(payment, REVERSED[one["type"]], one["reference"]) for one in payments if one["type"] in REVERSED
+        )
+
+    return [payment for payment in payments if not is_reversed(payment)]
+
+
+def is_payment(payment: Document, type: str, reference: str) -> bool:
+    return bool((payment["type"], payment["reference"]) == (type, reference))
 
 
 def fulfill(order: Document, body: Document, at: datetime) -> str:
@@ -698,7 +718,7 @@ def totals(order: Document) -> dict[str, int] | None:
 def since_reopening(order: Document) -> list[Document]:
     """The payments since the cancelled order was reopened."""
     reopened = max((one["reopened_at"] or "" for one in order.get("cancellations", ())), default="")
-    return [one for one in order["payments"] if one["created_at"] > reopened]
+    return [one for one in counting(order["payments"]) if one["created_at"] > reopened]
 
 
 def statuses(order: Document) -> dict[str, str]:

@@ -150,7 +150,10 @@ class RandomValues(Random):
 
     def payment(self) -> Document:
         return self.members(
-            type=self.one("authorization", "void", "capture", "capture", "capture", "refund", "chargeback"),
+            type=self.one(
+                *("authorization", "void", "capture", "capture", "capture", "refund", "chargeback"),
+                self.one("capture_reversal", "capture_reversal", "refund_reversal", "chargeback_reversal"),
+            ),
             amount=self.one(1, 100, 100, 250, 500, self.one(750, 0)),
             reference=self.one("p-1", "p-2", "p-3", "p-4", "p-5"),
             method=self.rarely("card"),

@@ -530,7 +530,16 @@ HoldKind: TypeAlias = Literal["fraud", "payment", "address", "inventory", "revie
 CancellationReason: TypeAlias = Literal["customer", "inventory", "fraud", "declined", "staff", "expired", "other"]
 
 
-PaymentType: TypeAlias = Literal["authorization", "void", "capture", "refund", "chargeback"]
+PaymentType: TypeAlias = Literal[
+    "authorization",
+    "void",
+    "capture",
+    "refund",
+    "chargeback",
+    "capture_reversal",
+    "refund_reversal",
+    "chargeback_reversal",
+]
 
 
 DeliveryEventType: TypeAlias = Literal[

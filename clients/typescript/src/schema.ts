@@ -296,6 +296,9 @@ export interface paths {
          * Record a payment
          * @description The service moves no money. The type and the reference identify the payment: the same payment again is answered with
          *     200 and changes nothing.
+         *
+         *     A recorded payment cannot be removed. If it was recorded by mistake, or a refund has failed, record the reversal of
+         *     its type, with the same reference and amount; then neither of them counts.
          */
         post: operations["recordPayment"];
         delete?: never;
@@ -1784,7 +1787,7 @@ export interface components {
              */
             placed_at: string;
         };
-        /** @description A payment. */
+        /** @description A payment, or its reversal: neither of them counts then. */
         Payment: {
             type: components["schemas"]["PaymentType"];
             /**
@@ -2640,7 +2643,7 @@ export interface components {
         };
         /**
          * @description A movement of money outside the service. `amount` is in minor units; `reference` identifies the payment within
-         *     its type.
+         *     its type. A reversal has the reference and the amount of the payment that it reverses.
          */
         PaymentIn: {
             type: components["schemas"]["PaymentType"];
@@ -3077,10 +3080,10 @@ export interface components {
          */
         CancellationReason: "customer" | "inventory" | "fraud" | "declined" | "staff" | "expired" | "other";
         /**
-         * @description The type of a payment.
+         * @description The type of a payment. A reversal means that the payment was recorded by mistake, or failed: neither of them counts.
          * @enum {string}
          */
-        PaymentType: "authorization" | "void" | "capture" | "refund" | "chargeback";
+        PaymentType: "authorization" | "void" | "capture" | "refund" | "chargeback" | "capture_reversal" | "refund_reversal" | "chargeback_reversal";
         /**
          * @description What happened to a fulfillment; the latest event determines its status.
          * @enum {string}
