@@ -99,18 +99,17 @@ class _Response:
 
     def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
+        self.status = 0
         self.head_size = self.body_size = 0  # bytes received; the body's with its coding
         self.body = b""
         self.retry_after: str | None = None
         self.in_body = self.is_complete = self._keeps_alive = False
 
-    @property
-    def status(self) -> int:
-        status: int = self._parser.get_status_code()
-        return status
-
     def feed(self, data: bytes) -> None:
-        """Parse the next part. Raises InvalidResponse."""
+        """Parse the next part. Raises InvalidResponse.
+
+        What follows the end of the response is discarded, and the connection is not used again (RFC 9112 §6.3).
+        """
         if self.in_body:
             self.body_size += len(data)
         else:
@@ -119,18 +118,27 @@ class _Response:
             raise InvalidResponse("The head is too large.")
         try:
             self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:  # an upgrade that was not requested
+        except HttpParserUpgrade as error:  # it was not requested
             raise InvalidResponse(str(error)) from None
+        except HttpParserError as error:
+            if not self.is_complete:
+                raise InvalidResponse(str(error)) from None
+            self._keeps_alive = False
 
     def allows_reuse(self) -> bool:
         """Whether the connection can be used for another request."""
         return self.is_complete and self._keeps_alive
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            raise InvalidResponse("Another response follows.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"retry-after":
             self.retry_after = value.decode("latin-1").strip()  # llhttp keeps the space at its end
 
     def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
         self.in_body = self.status >= 200  # 1xx: another head follows (RFC 9110 §15.2)
         self._keeps_alive = self._parser.should_keep_alive()
 
