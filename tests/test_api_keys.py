@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event, text
 
 from app.db.engine import db
+from app.http import auth
 from app.models import ApiKey
 from app.services import api_key_service
 from tests.support.credentials import SIGNING_KEY, api_key, app_with_auth, bearer, private_pem, public_pem
@@ -182,20 +184,41 @@ def test_an_expired_or_revoked_key_is_refused(secure_app: Flask, secure_client: 
     assert (status(secure_client, ended), status(secure_client, lasting)) == (401, 200)
 
 
-def test_an_expired_api_key_is_401(secure_app: Flask, secure_client: FlaskClient) -> None:
-    key = api_key(secure_app, "orders:read", expires_in=timedelta(seconds=0.5))
-    before = status(secure_client, key)
-    time.sleep(0.55)
+class Clock:
+    """The clock of cached credentials."""
 
-    assert (before, status(secure_client, key)) == (200, 401)
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return time.time()
 
 
-def test_a_revoked_key_ends_within_a_second(secure_app: Flask, secure_client: FlaskClient) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(auth, "time", clock)
+    return clock
+
+
+def test_an_expired_api_key_is_401(secure_app: Flask, secure_client: FlaskClient, clock: Clock) -> None:
+    with time_machine.travel(datetime.now(UTC), tick=False) as now:
+        key = api_key(secure_app, "orders:read", expires_in=timedelta(seconds=0.5))
+        before = status(secure_client, key)
+        now.shift(0.5)
+        clock.now += 0.5
+
+        assert (before, status(secure_client, key)) == (200, 401)
+
+
+def test_a_revoked_key_ends_within_a_second(secure_app: Flask, secure_client: FlaskClient, clock: Clock) -> None:
     key, other = (api_key(secure_app, "orders:read") for _ in range(2))
     assert (status(secure_client, key), status(secure_client, other)) == (200, 200)
     revoked = cli(secure_app, "api-keys", "revoke", key[4:20])
 
-    time.sleep(1.01)
+    clock.now += 1.0
 
     assert (revoked.exit_code, revoked.stdout) == (0, f"{key[4:20]} is revoked.\n")
     assert (status(secure_client, key), status(secure_client, other)) == (401, 200)

@@ -1,8 +1,8 @@
 """`GET /events`: the feed of all orders, page by page."""
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -17,12 +17,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.models.lifecycle import EVENT_TYPES
 from app.schemas.parameters import EVENTS_MAX
 from app.services import event_feed
+from app.services.event_feed import FeedWatcher, Subscription
 from app.services.sequencer import prune_feed
 from tests.support.concurrency import run_concurrently
 from tests.support.credentials import api_key, bearer
 from tests.support.event_streams import number_events
 from tests.support.samples import MINIMAL, RICHEST, slug
 from tests.support.search import project
+from tests.support.servers import wait_until
 from tests.support.tables import delete_all_rows
 
 Event = dict[str, Any]
@@ -262,10 +264,20 @@ def test_a_cursor_beyond_the_end_of_the_feed_is_410(app: Flask, client: FlaskCli
     assert slug(client.get("/events?after=2")) == (410, "cursor-expired")
 
 
-def create_later(app: Flask) -> None:
-    time.sleep(0.3)
-    create(app.test_client())
-    number_events(app)
+def feed_position(app: Flask) -> int:
+    """The number up to which waiting readers have been compared with the feed."""
+    watcher: FeedWatcher = app.extensions["event_streams"].watcher
+    return watcher.head
+
+
+@contextmanager
+def waiting_reader(app: Flask, **query: Any) -> Iterator[Future[Any]]:
+    """The future page of a reader that waits for events."""
+    slots = app.extensions["event_streams"].slots
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(page, app.test_client(), wait=20, **query)
+        wait_until(lambda: slots.occupied_count == 1)
+        yield reading
 
 
 def test_readers_do_not_wait_for_an_unavailable_database_one_after_the_other(
@@ -287,12 +299,12 @@ def test_readers_do_not_wait_for_an_unavailable_database_one_after_the_other(
 
 
 def test_waiting_ends_with_the_event(app: Flask, client: FlaskClient) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        done = threads.submit(create_later, app)
-        found = page(client, wait=20)
-        done.result()
+    with waiting_reader(app) as reading:
+        assert not reading.done()
+        create(client)
+        number_events(app)
 
-    assert seqs(found["events"]) == [1]
+    assert seqs(reading.result()["events"]) == [1]
 
 
 def test_waiting_for_certain_events_skips_others(app: Flask, client: FlaskClient) -> None:
@@ -300,27 +312,34 @@ def test_waiting_for_certain_events_skips_others(app: Flask, client: FlaskClient
     number_events(app)
     at_end = page(client, types="order.confirmed")["next_cursor"]
 
-    def act() -> None:
-        create_later(app)
-        time.sleep(0.3)
-        app.test_client().post(f"/orders/{order}/confirm")
+    with waiting_reader(app, types="order.confirmed", after=at_end) as reading:
+        create(client)
+        number_events(app)
+        wait_until(lambda: feed_position(app) == 2)
+        assert not reading.done()
+        client.post(f"/orders/{order}/confirm")
         number_events(app)
 
-    with ThreadPoolExecutor(1) as threads:
-        done = threads.submit(act)
-        found = page(client, types="order.confirmed", after=at_end, wait=20)
-        done.result()
-
-    assert seqs(found["events"]) == [3]
+    assert seqs(reading.result()["events"]) == [3]
 
 
 def test_a_wait_without_a_match_ends_with_an_empty_page_after_the_skipped_events(
-    app: Flask, client: FlaskClient
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        done = threads.submit(create_later, app)
-        found = page(client, types="order.confirmed", after="latest", wait=1)
-        done.result()
+    create(client)
+    number_events(app)
+    wait = Subscription.wait
+
+    def wait_for_other_events(subscription: Subscription, _seconds: float) -> int | None:
+        wait_until(lambda: feed_position(app) == 1)
+        subscription.reset()
+        create(client)
+        number_events(app)
+        wait_until(lambda: feed_position(app) == 2)
+        return wait(subscription, 0)
+
+    monkeypatch.setattr(Subscription, "wait", wait_for_other_events)
+    found = page(app.test_client(), types="order.confirmed", after="latest", wait=20)
     prune(app)
 
     assert found["events"] == []

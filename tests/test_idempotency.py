@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -206,16 +205,13 @@ def test_a_request_that_waits_too_long_for_its_key_is_409_or_503(
     columns = {f"{named_by}_hash": hash_key("held", principal="anonymous", operation=operation)}
     with app.app_context(), (engine := db.engine).begin() as other:
         other.execute(update(Order).values(columns | ({"external_ref": "held"} if named_by == "external_ref" else {})))
-        started = time.monotonic()
-        waiting = post(client, body, key)
-        waited = time.monotonic() - started
+        refused = post(client, body, key)
         other.rollback()
 
     # A lock on SQLite's file is not a lock on this key.
     sqlite = engine.dialect.name == "sqlite"
-    assert slug(waiting) == ((503, "service-unavailable") if sqlite else (409, "request-in-flight"))
-    assert waiting.headers["Retry-After"] == "1"
-    assert 0.15 < waited < 5
+    assert slug(refused) == ((503, "service-unavailable") if sqlite else (409, "request-in-flight"))
+    assert refused.headers["Retry-After"] == "1"
     # The other transaction was rolled back, so the same request succeeds now.
     assert post(client, body, key).status_code == 201
 

@@ -1,7 +1,6 @@
 """The Idempotency-Key of every action with POST: it is stored even if the action changes nothing."""
 
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,11 @@ from werkzeug.test import TestResponse
 from app.services import order_actions
 from tests.support.actions import POSTED, READY, ROUTES, UNIT, event_types, order_after, send_action
 from tests.support.concurrency import run_concurrently
+from tests.support.lock_waits import observed_lock_waits
 from tests.support.marks import on_postgresql, on_sqlite
+from tests.support.postgres import libpq_url
 from tests.support.samples import MINIMAL, slug
+from tests.support.servers import wait_until
 
 OTHER_BODIES = {
     "cancel": [{"reason": "fraud"}, {"reason": "customer", "note": "x"}],
@@ -226,10 +228,14 @@ def test_an_action_that_changes_nothing_waits_for_another_process_that_writes(
 ) -> None:
     body = NO_CHANGE[name][0]
     path = unchanged_order(client, name, body)
-    with ThreadPoolExecutor(1) as threads, closing(sqlite3.connect(database_url[10:], isolation_level=None)) as other:
+    with (
+        observed_lock_waits(database_url) as is_waiting,
+        ThreadPoolExecutor(1) as threads,
+        closing(sqlite3.connect(database_url[10:], isolation_level=None)) as other,
+    ):
         other.execute("BEGIN IMMEDIATE")
         response = threads.submit(lambda: send_action(app.test_client(), path, name, body, Idempotency_Key="k-1"))
-        time.sleep(1)
+        wait_until(is_waiting)
         assert not response.done(), response.result().text
         other.execute("ROLLBACK")
 
@@ -242,12 +248,10 @@ def test_storing_the_key_of_an_action_without_change_waits_for_concurrent_change
 ) -> None:
     """If it were stored during an erasure, its fingerprint would remain."""
     path = order_after(client)
-    waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'order-service' AND wait_event_type = 'Lock'"
-    url = database_url.replace("+psycopg", "")
     with (
+        observed_lock_waits(database_url) as is_waiting,
         ThreadPoolExecutor(1) as threads,
-        psycopg.connect(url) as eraser,
-        psycopg.connect(url, autocommit=True) as observer,
+        psycopg.connect(libpq_url(database_url)) as eraser,
     ):
         eraser.execute("UPDATE orders SET version = 2")
         snapshot = """replace(snapshot::text, '"version":1', '"version":2')::json"""
@@ -256,13 +260,12 @@ def test_storing_the_key_of_an_action_without_change_waits_for_concurrent_change
             f"SELECT order_id, 2, type, actor, at, {snapshot} FROM order_events"
         )
         response = threads.submit(lambda: send_action(app.test_client(), path, "release", Idempotency_Key="k-1"))
-        while not observer.execute(waiting).fetchone():
-            assert not response.done(), response.result().text
-            time.sleep(0.01)
+        wait_until(is_waiting)
+        assert not response.done(), response.result().text
         eraser.commit()
 
         assert response.result().json["version"] == 2
-        assert observer.execute("SELECT version FROM change_keys").fetchall() == [(2,)]
+        assert eraser.execute("SELECT version FROM change_keys").fetchall() == [(2,)]
 
 
 @pytest.mark.parametrize("twins_body", [{}, {"note": "mine"}])

@@ -30,7 +30,7 @@ from app.services import token_service
 from tests.support.credentials import app_with_auth, bearer, private_pem, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import slug
-from tests.support.servers import ROOT, free_port
+from tests.support.servers import ROOT, TIMEOUT, free_port, wait_until
 
 pytestmark = on_sqlite
 
@@ -58,7 +58,9 @@ class Issuer:
     def __init__(self) -> None:
         self.keys = [jwk(algorithm) for algorithm in KEYS]
         self.answer: bytes | None = None
-        self.status, self.seconds, self.seconds_a_byte, self.requests, self.url = 200, 0.0, 0.0, 0, ""
+        self.status, self.seconds_a_byte, self.requests, self.url = 200, 0.0, 0, ""
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.user_agents: set[str | None] = set()
 
     def body(self) -> bytes:
@@ -71,7 +73,7 @@ def serving(issuer: Issuer, tls: ssl.SSLContext | None = None) -> Iterator[None]
         def do_GET(self) -> None:
             issuer.requests += 1
             issuer.user_agents.add(self.headers["User-Agent"])
-            time.sleep(issuer.seconds)
+            issuer.may_answer.wait(TIMEOUT)
             self.send_response(issuer.status)
             if issuer.status == 302:
                 self.send_header("Location", issuer.url)
@@ -108,13 +110,12 @@ def issuer() -> Iterator[Issuer]:
 
 
 class Clock:
-    """The clock of the key set, which tests advance."""
+    """The clock of the key set, which only tests advance."""
 
-    def __init__(self) -> None:
-        self.ahead = 0.0
+    ahead = 0.0
 
     def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
+        return self.ahead
 
 
 @pytest.fixture
@@ -270,8 +271,9 @@ def test_the_log_names_the_reason_of_a_failed_connection(
     with serving(untrusted, tls=self_signed(tmp_path)):
         tls = fetch_failures(database_url, f"{untrusted.url}?key=s3cret")
     monkeypatch.setattr(token_service, "_JWKS_TIMEOUT", 0.2)
-    issuer.seconds = 1.0
+    issuer.may_answer.clear()
     slow = fetch_failures(database_url, f"{issuer.url}?key=s3cret")
+    issuer.may_answer.set()
 
     assert "refused" in refused[0]["reason"]
     assert "certificate verify failed" in tls[0]["reason"]
@@ -338,35 +340,41 @@ def test_without_any_key_set_a_token_is_503(
 
 
 def test_tokens_with_unknown_keys_do_not_all_wait_for_a_slow_issuer(
-    client: FlaskClient, issuer: Issuer, clock: Clock
+    client: FlaskClient, issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status(client, named("EdDSA")) == 200
-    issuer.seconds, clock.ahead = 2.0, 31
+    monkeypatch.setattr(token_service, "_JWKS_TIMEOUT", TIMEOUT)
+    issuer.may_answer.clear()
+    clock.ahead = 31
 
     with ThreadPoolExecutor(50) as threads:
         unknown = [named("EdDSA", f"kid-{i}") for i in range(50)]
-        statuses = Counter(threads.map(lambda each: status(client.application.test_client(), each), unknown))
+        sent = [threads.submit(status, client.application.test_client(), each) for each in unknown]
+        wait_until(lambda: sum(each.done() for each in sent) == 50 - token_service._JWKS_WAITING)
+        at_once = Counter(each.result() for each in sent if each.done())
+        issuer.may_answer.set()
 
-    assert statuses.keys() == {401, 503}
-    assert statuses[401] >= 10
+    assert at_once == {503: 50 - token_service._JWKS_WAITING}
+    assert Counter(each.result() for each in sent) == at_once | {401: token_service._JWKS_WAITING}
     assert issuer.requests == 2
 
 
-def test_a_slow_issuer_does_not_delay_tokens_of_known_keys(client: FlaskClient, issuer: Issuer, clock: Clock) -> None:
+def test_a_slow_issuer_does_not_delay_tokens_of_known_keys(
+    client: FlaskClient, issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert status(client, named("EdDSA")) == 200
-    issuer.seconds, clock.ahead = 1.0, 301
-    fetching = threading.Thread(target=status, args=(client, named("EdDSA", customer="c-2")))
-    fetching.start()
-    while issuer.requests < 2:
-        time.sleep(0.001)
+    monkeypatch.setattr(token_service, "_JWKS_TIMEOUT", TIMEOUT)
+    issuer.may_answer.clear()
+    clock.ahead = 301
+    with ThreadPoolExecutor(1) as threads:
+        fetching = threads.submit(status, client, named("EdDSA", customer="c-2"))
+        wait_until(lambda: issuer.requests == 2)
 
-    started = time.monotonic()
-    other = status(client.application.test_client(), named("EdDSA", customer="c-3"))
-    seconds = time.monotonic() - started
-    fetching.join()
+        other = status(client.application.test_client(), named("EdDSA", customer="c-3"))
+        was_fetching = not fetching.done()
+        issuer.may_answer.set()
 
-    assert (other, issuer.requests) == (200, 2)
-    assert seconds < 0.5
+    assert (other, was_fetching, fetching.result(), issuer.requests) == (200, True, 200, 2)
 
 
 @pytest.mark.parametrize(

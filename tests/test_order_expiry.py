@@ -1,6 +1,8 @@
 """`flask orders expire`."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -127,7 +129,8 @@ def test_a_locked_order_is_left_to_the_next_run(
     with app.app_context():
         with monkeypatch.context() as busy:
             busy.setattr(order_actions, "store_version", store_others)
-            busy.setattr(order_actions, "CONFLICT_DEADLINE", 0.05)
+            moments = itertools.count(step=order_actions.CONFLICT_DEADLINE / 4)
+            busy.setattr(order_actions, "time", SimpleNamespace(monotonic=lambda: next(moments)))
             assert list(expire_orders(older_than=timedelta(days=1))) == [2, 1, 2, 1]
         assert list(expire_orders(older_than=timedelta(days=1))) == [1]
 

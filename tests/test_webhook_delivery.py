@@ -2,13 +2,15 @@
 
 import re
 import resource
+import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -32,6 +34,7 @@ from app.services.webhook_queue import queue_rows
 from app.services.webhook_sender import Attempt, SecretStore, new_secret
 from app.services.webhook_service import prune_deliveries
 from app.telemetry import observe_delivery
+from tests.support.lock_waits import observed_lock_waits
 from tests.support.marks import on_postgresql, on_sqlite
 from tests.support.postgres import libpq_url
 from tests.support.receivers import Received, receiver
@@ -593,18 +596,19 @@ def test_after_72_hours_a_delivery_has_failed_and_can_be_sent_again(app: Flask, 
 
 
 def test_the_last_attempt_is_made_at_the_end_of_the_72_hours(app: Flask, client: FlaskClient) -> None:
-    with receiver(lambda _: 500) as endpoint:
+    with receiver(lambda _: (503, b"", {"Retry-After": "3600"})) as endpoint:
         webhook = create_webhook(client, endpoint.url)
         create_order(client)
         deliver(app)
-        age_failures(app, timedelta(hours=71, minutes=59, seconds=58))
+        age_failures(app, timedelta(hours=71, minutes=30))
         make_pending_due(app)
         deliver(app)
 
     [delivery] = deliveries(client, webhook)
-    left = datetime.fromisoformat(delivery["next_attempt_at"]) - datetime.fromisoformat(delivery["attempts"][1]["at"])
+    with app.app_context():
+        first_attempt_at = db.session.scalars(select(WebhookDelivery.first_attempt_at)).one()
     assert (len(endpoint.requests), delivery["status"]) == (2, "pending")
-    assert left < timedelta(seconds=2)
+    assert datetime.fromisoformat(delivery["next_attempt_at"]) - first_attempt_at == timedelta(hours=72)
 
 
 @pytest.mark.parametrize(
@@ -850,21 +854,26 @@ def test_deliveries_locked_by_another_transaction_are_not_queued_again(
         f"status = '{'failed' if failed else 'pending'}', finished_at = now(), "
         "next_attempt_at = now() + interval '1 hour'",
     )
-    with ThreadPoolExecutor() as executor, psycopg.connect(libpq_url(database_url)) as worker:
-        worker.execute(f"UPDATE webhook_deliveries SET status = 'pending', {LEASED}")
+    with (
+        observed_lock_waits(database_url) as is_waiting,
+        ThreadPoolExecutor() as executor,
+        psycopg.connect(libpq_url(database_url)) as worker,
+    ):
+        leased = f"UPDATE webhook_deliveries SET status = 'pending', {LEASED} RETURNING next_attempt_at"
+        lease_end = worker.execute(leased).fetchone()
         path = f"/webhooks/{webhook['id']}"
         if failed:
             since = {"failed_since": "2026-01-01T00:00:00Z"}
             repairing = executor.submit(app.test_client().post, f"{path}/replay", json=since)
         else:
             repairing = executor.submit(app.test_client().patch, path, json={"status": "enabled"})
-        wait([repairing], timeout=0.3)  # enough time to reach the locked row
+        wait_until(lambda: is_waiting() or repairing.done())
         worker.commit()
         repairing.result()
 
     with app.app_context():
         [row] = db.session.execute(select(DELIVERIES)).all()
-    assert row.lease == "of another worker" and row.next_attempt_at > datetime.now(UTC) + timedelta(seconds=10)
+    assert (row.lease, lease_end) == ("of another worker", (row.next_attempt_at,))
 
 
 def change(database_url: str, assignments: str) -> None:
@@ -876,7 +885,7 @@ LEASED = "lease = 'of another worker', next_attempt_at = now() + interval '30 se
 
 
 def test_an_erasure_waits_for_a_claim_that_has_read_the_event(
-    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     webhook = create_webhook(client, "http://127.0.0.1:1/", payload="order")
     order_id = create_order(client, customer_id="c-canary")
@@ -895,11 +904,11 @@ def test_an_erasure_waits_for_a_claim_that_has_read_the_event(
     monkeypatch.setattr(webhook_claims, "render_event", render_slowly)
     with app.app_context():
         queue_events()
-    with ThreadPoolExecutor() as executor:
+    with observed_lock_waits(database_url) as is_waiting, ThreadPoolExecutor() as executor:
         claiming = executor.submit(claim)
         assert read.wait(TIMEOUT)
         erasing = executor.submit(app.test_client().delete, "/customers/c-canary/personal-data")
-        wait([erasing], timeout=0.3)  # enough time for an erasure that does not wait
+        wait_until(lambda: is_waiting() or erasing.done())
         commit.set()
         [claimed] = claiming.result()
         assert erasing.result().status_code in (200, 202)
@@ -959,6 +968,7 @@ def test_a_claim_waits_for_another_writer_and_a_check_does_not(
     create_order(client)
     with (
         app.app_context(),
+        observed_lock_waits(database_url) as is_waiting,
         ThreadPoolExecutor(1) as threads,
         closing(sqlite3.connect(database_url[10:], isolation_level=None)) as other,
     ):
@@ -966,7 +976,7 @@ def test_a_claim_waits_for_another_writer_and_a_check_does_not(
         other.execute("BEGIN IMMEDIATE")
         [due] = webhook_claims.due_endpoints(datetime.now(UTC))
         claimed = threads.submit(claim, due)
-        time.sleep(1)
+        wait_until(is_waiting)
         assert not claimed.done(), claimed.result()
         other.execute("ROLLBACK")
 
@@ -1098,7 +1108,8 @@ def test_the_bodies_of_open_requests_have_limited_memory(
             create_order(client)
         queue_events()
         running = deliverer(app)
-        running.run()
+        while not (first.requests or second.requests):
+            running.run()
         open_requests = sorted(len(endpoint.requests) for endpoint in (first, second))
         answered.set()
         while running.run():
@@ -1212,20 +1223,28 @@ def test_after_a_change_of_secret_key_a_rotated_secret_signs_the_waiting_deliver
     request.verify(secret)
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal. The worker removes it when it begins to stop."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(re.findall(r"^SigCgt:\s+(\w+)$", status, re.MULTILINE)[0], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
 def test_a_stopping_worker_completes_its_open_requests(app: Flask, client: FlaskClient, database_url: str) -> None:
     def answer(_request: Received) -> int:
         arrived.set()
-        time.sleep(1)
-        return 200
+        return 200 if may_answer.wait(TIMEOUT) else 500
 
-    arrived = threading.Event()
+    arrived, may_answer = threading.Event(), threading.Event()
     settings = {"DATABASE_URL": database_url, "WEBHOOKS_ALLOW_PRIVATE": "1", "SECRET_KEY": "x" * 32}
     with receiver(answer) as endpoint, webhook_rules(app, secrets=SecretStore("x" * 32)):
         webhook = create_webhook(client, endpoint.url)
         create_order(client)
         with running_worker(**settings) as worker:
-            assert arrived.wait(TIMEOUT)
+            assert arrived.wait(TIMEOUT) and catches(worker.process.pid, signal.SIGTERM)
             worker.process.terminate()
+            wait_until(lambda: not catches(worker.process.pid, signal.SIGTERM))  # it has begun to stop
+            may_answer.set()
             assert worker.process.wait(TIMEOUT) == 0
 
     [delivery] = deliveries(client, webhook)

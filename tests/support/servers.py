@@ -1,5 +1,6 @@
 """Real servers on loopback: started from the command line, used over HTTP, and stopped by process id."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -108,12 +109,24 @@ class Server:
             raise
 
 
+# One byte for each port, locked by the test process that uses the port until that process ends.
+_PORT_LOCKS = os.open(Path(tempfile.gettempdir()) / f"test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
+_own_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """A free port outside the ephemeral range, so that no outgoing connection takes it before the server does."""
+    """A free port that neither this process nor concurrent tests have used.
+
+    It is outside the ephemeral range, so that no outgoing connection takes it before the server does.
+    """
     while True:
-        port = 11_000 + secrets.randbelow(20_000)  # below the ephemeral ports; browsers refuse 10080
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+        port = 11_000 + secrets.randbelow(20_000)  # browsers refuse 10080
+        with suppress(OSError):
+            fcntl.lockf(_PORT_LOCKS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            with socket.create_server(("127.0.0.1", port)):
+                if port not in _own_ports:
+                    _own_ports.add(port)
+                    return port
 
 
 def on_port(command: Sequence[str], port: int) -> list[str]:
