@@ -1,5 +1,6 @@
 """`GET /events`: the feed of all orders, page by page."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.test import TestResponse
 
 from app.models.lifecycle import EVENT_TYPES
 from app.schemas.parameters import EVENTS_MAX
@@ -283,16 +285,21 @@ def waiting_reader(app: Flask, **query: Any) -> Iterator[Future[Any]]:
 def test_readers_do_not_wait_for_an_unavailable_database_one_after_the_other(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readers, attempts = 10, list[int]()
+    readers, begun, attempts = 10, list[int](), list[int]()
 
     def fail() -> Any:
         attempts.append(1)
-        time.sleep(0.2)  # others join the next batch meanwhile
+        wait_until(lambda: len(begun) == readers)
+        time.sleep(0.2)  # they join the next batch meanwhile
         raise PoolTimeout("No database connection became free in time.")
+
+    def read(number: int) -> TestResponse:
+        begun.append(number)
+        return app.test_client().get(f"/events?after={number}")
 
     monkeypatch.setattr(event_feed, "read_ends", fail)
 
-    responses = run_concurrently(readers, lambda i: app.test_client().get(f"/events?after={i}"))
+    responses = run_concurrently(readers, read)
 
     assert {slug(response) for response in responses} == {(503, "service-unavailable")}
     assert len(attempts) < readers
