@@ -66,7 +66,6 @@ def test_after_a_command_the_file_alone_is_the_database(tmp_path: Path) -> None:
 def test_copies_made_while_the_service_writes_are_restored_by_the_page(tmp_path: Path) -> None:
     """docs/operations.md, SQLite."""
     file, copies = tmp_path / "orders.db", tmp_path / "copies"
-    copies.mkdir()
     url, paths = f"sqlite:///{file}", {"instance/orders.db": str(file), "/var/backups/orders": str(copies)}
     flask(migrated(url), "seed", "--orders", "50")
     copy, restore = blocks("SQLite")
@@ -76,9 +75,11 @@ def test_copies_made_while_the_service_writes_are_restored_by_the_page(tmp_path:
             run(copy, paths)
     assert orders_in(copies / "quiet.db") >= orders_in(copies / "orders.db") >= 70
 
+    file.unlink()  # the disk has lost it
     output = run(restore, paths, DATABASE_URL=url)
 
     assert ", 0 differences." in output and "was added to each number of the feed." in output
     exported = flask(url, "orders", "export").splitlines()
     assert set(earlier) < {json.loads(line)["id"] for line in exported}
     assert len(exported) == orders_in(copies / "orders.db")
+    assert [path.stat().st_mode & 0o777 for path in (copies, *copies.iterdir(), file)] == [0o700, 0o600, 0o600, 0o600]
