@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from app.db.engine import db
 from app.models import EVENTS, ORDERS
-from app.models.order import CONTENT
+from app.models.order import CONTENT, RECORDS
 from app.services.order_service import content_columns, item_columns, order_fingerprint
 from tests.support.actions import send_action
 from tests.support.samples import MINIMAL
@@ -19,7 +19,7 @@ from tests.support.tables import delete_all_rows
 KEY = {"Idempotency-Key": "k-1"}
 
 
-@pytest.fixture(params=CONTENT)
+@pytest.fixture(params=CONTENT | RECORDS)
 def member(request: pytest.FixtureRequest) -> str:
     """A member of the order that stands for an added one."""
     return str(request.param)

@@ -36,6 +36,15 @@ CONTENT: dict[str, Any] = {
     "metadata": {},
 }
 CONTENT_TIMES = ("ship_by", "deliver_by")
+# The members that actions set, with their values in a new order, or in a document from before the member existed.
+RECORDS: dict[str, Any] = {
+    "holds": [],
+    "payments": [],
+    "fulfillments": [],
+    "returns": [],
+    "cancellations": [],
+    "reopening": None,
+}
 CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
 
 

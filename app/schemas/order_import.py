@@ -13,7 +13,7 @@ from app.models.fulfillment import (
 )
 from app.models.lifecycle import ACTIONS, STATUSES
 from app.models.money import PAYMENT_STATUSES, PAYMENT_TYPES, PAYMENTS_MAX
-from app.models.order import CONTENT
+from app.models.order import CONTENT, RECORDS
 from app.models.order_aggregate import HOLDS_MAX, VERSIONS_MAX
 from app.models.order_id import NUMBER_PATTERN
 from app.models.principal import PRINCIPAL_MAX
@@ -154,7 +154,8 @@ class ExportedReopeningSchema(StrictSchema):
 class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
     """A complete order document. The import recomputes the derived members; they must equal those of the document.
 
-    The members of CONTENT may be absent: an earlier release has exported an order without those added since.
+    The members of CONTENT and RECORDS may be absent: an earlier release has exported an order without those added
+    since.
     """
 
     items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
@@ -181,4 +182,4 @@ class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         super().on_bind_field(field_name, field_obj)
-        field_obj.required = field_name not in CONTENT
+        field_obj.required = field_name not in CONTENT | RECORDS

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from app.db.types import read_timestamp, rfc3339
-from app.models.order import CONTENT, CONTENT_TIMES
+from app.models.order import CONTENT, CONTENT_TIMES, RECORDS
 from app.models.order_aggregate import DOCUMENT_MEMBERS, OrderAggregate
 from app.models.order_id import ALIAS_PREFIX
 from app.models.principal import Principal
@@ -45,11 +45,11 @@ def render_order(order: Values) -> str:
 
 
 def load_document(text: str) -> dict[str, Any]:
-    """The members of a stored document. Those of CONTENT that it lacks, since a later release added them, are added."""
+    """The members of a stored document, with those of CONTENT and RECORDS that a later release has added."""
     document: dict[str, Any] = orjson.loads(text)
     if len(document) == len(DOCUMENT_MEMBERS):
         return document
-    return document | {name: default for name, default in CONTENT.items() if name not in document}
+    return document | {name: absent for name, absent in (CONTENT | RECORDS).items() if name not in document}
 
 
 def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> OrderAggregate:

@@ -21,7 +21,7 @@ from app.errors import (
     ServiceUnavailable,
 )
 from app.models.money import InvalidPrices
-from app.models.order import CONTENT
+from app.models.order import CONTENT, RECORDS
 from app.models.order_aggregate import CLOCK_SKEW
 from app.models.order_id import hash_reference
 from app.models.order_item import line_columns
@@ -35,7 +35,6 @@ from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import NewOrder, find_stored_ids, restore_orders
 from app.services.order_service import CreateRequest, content_columns, create_orders, item_columns, order_fingerprint
 
-_RECORDS = ("holds", "payments", "fulfillments", "returns", "cancellations", "reopening")
 _BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
 
 
@@ -149,9 +148,9 @@ def restore_order(data: Mapping[str, Any], *, document: Mapping[str, Any], princ
     an order would fail `flask verify`, and where its times are in the future. Raises OrderTooLarge.
     """
     _require_past(data)
-    content, lines, document = content_columns(data), item_columns(data), CONTENT | dict(document)
+    content, lines, document = content_columns(data), item_columns(data), CONTENT | RECORDS | dict(document)
     # The loaded records have their members in the order in which the service renders them.
-    normalized = {**document, **{name: _with_text_times(data[name]) for name in _RECORDS}}
+    normalized = {**document, **{name: _with_text_times(data.get(name, absent)) for name, absent in RECORDS.items()}}
     reference_hash = hash_reference(content["external_ref"], principal=principal)
     order = parse_order(normalized, principal=principal, external_ref_hash=reference_hash)
     try:
@@ -179,7 +178,7 @@ def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]
 def _require_past(data: Mapping[str, Any]) -> None:
     """Raise InvalidRequest if a recorded time is in the future, or later than `updated_at`."""
     now = datetime.now(UTC)
-    limits = {"created_at": now, "updated_at": now, **dict.fromkeys(_RECORDS, data["updated_at"])}
+    limits = {"created_at": now, "updated_at": now, **dict.fromkeys(RECORDS, data["updated_at"])}
     if data["late"]:
         limits["ship_by"] = data["updated_at"]
     errors = [

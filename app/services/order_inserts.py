@@ -38,19 +38,15 @@ from app.db.statement import Statement, json_rows, typed_columns
 from app.db.transactions import read_rows
 from app.models import EVENTS, ITEMS, ORDERS, OUTBOX, Order, OrderEvent
 from app.models.lifecycle import CREATED, IMPORTED
+from app.models.order import RECORDS
 
 # The columns of a new order that always have the same values, which the database fills in.
 NEW_ORDER_STATE: dict[str, Any] = {
     "fulfillment_status": "unfulfilled",
     "payment_status": "unpaid",
     "return_status": "none",
-    "holds": [],
-    "payments": [],
-    "fulfillments": [],
-    "returns": [],
-    "cancellations": [],
-    "reopening": None,
     "late": False,
+    **RECORDS,
 }
 
 
