@@ -146,6 +146,13 @@ def test_the_message_of_an_invalid_request_says_what_is_invalid_even_in_another_
     assert (error.status, error.slug, error.problem) == (400, "invalid-request", raised.value.problem)
 
 
+@pytest.mark.parametrize("dots", [".", ".."])
+def test_an_id_of_dots_which_would_lead_to_another_path_is_refused(dots: str) -> None:
+    for build in requests.get_order, requests.stream_order_events, requests.get_webhook, requests.export_customer:
+        with pytest.raises(ValueError, match="part of a path"):
+            build(dots)
+
+
 def test_lists_batches_and_references(client: Client) -> None:
     customer, reference = f"c-{uuid4()}", f"shop/1?x=ä #{uuid4()}"
     batch = client.send(requests.create_orders({"orders": [order(customer) for _ in range(7)]}))

@@ -108,5 +108,11 @@ def query_of(**parameters: Any) -> dict[str, Any]:
 
 
 def segment(part: str | int | Order) -> str:
-    """Return a part of a path, percent-encoded; an order is its id."""
-    return quote(part["id"] if isinstance(part, dict) else str(part), safe="")
+    """Return a part of a path, percent-encoded; an order is its id.
+
+    Raises ValueError for a dot segment, which httpx resolves: `/orders/../events` would be `/events`.
+    """
+    text = part["id"] if isinstance(part, dict) else str(part)
+    if text in (".", ".."):
+        raise ValueError(f'A part of a path must not be "{text}".')
+    return quote(text, safe="")

@@ -1,6 +1,6 @@
 /** The client: one method for each operation of the API, named as in the API description. */
 
-import createClient, { type Client } from "openapi-fetch";
+import createClient, { type Client, defaultPathSerializer } from "openapi-fetch";
 import { webCrypto } from "#crypto";
 import { eventStream, FinalError } from "./event-stream.js";
 import { Paged } from "./paged.js";
@@ -63,6 +63,7 @@ export class OrderServiceClient {
     this.api = createClient<paths>({
       baseUrl,
       fetch: this.#transport.send,
+      pathSerializer,
       querySerializer: { array: { style: "form", explode: false }, object: { style: "form", explode: true } },
     });
   }
@@ -453,6 +454,14 @@ interface StreamRequest {
   parseAs: "stream";
   signal?: AbortSignal;
   fetch: Transport["open"];
+}
+
+/** Puts the parameters into a path. Throws URIError for a dot segment: `/orders/../events` is `/events` to a URL. */
+function pathSerializer(path: string, parameters: Record<string, unknown>): string {
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value === "." || value === "..") throw new URIError(`${name} must not be "." or "..".`);
+  }
+  return defaultPathSerializer(path, parameters);
 }
 
 function idOf(order: OrderRef): string {

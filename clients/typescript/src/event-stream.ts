@@ -88,5 +88,5 @@ function addField(fields: Record<string, string | undefined>, line: string): voi
 
 function isFinal(error: unknown): boolean {
   if (error instanceof ProblemError) return error.status < 500 && error.status !== 429 && error.status !== 408;
-  return error instanceof SyntaxError;
+  return error instanceof SyntaxError || error instanceof URIError;
 }

@@ -107,6 +107,11 @@ test("a dry run returns the order as it would be", async () => {
   expect(await list(customer)).toStrictEqual([created]);
 });
 
+test.each([".", ".."])("an id of dots, which would lead to another path, is refused: %s", async (dots) => {
+  await rejection(client.getOrder(dots), URIError);
+  await rejection(client.streamOrderEvents(dots).next(), URIError);
+});
+
 test("an order is found by a reference with any characters", async () => {
   const reference = `shop/1?x=ä #${newIdempotencyKey()}`;
   const created = await client.createOrder({ ...order(newCustomer()), external_ref: reference });
