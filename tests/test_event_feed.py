@@ -1,5 +1,6 @@
 """`GET /events`: the feed of all orders, page by page."""
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -351,6 +352,24 @@ def test_a_wait_without_a_match_ends_with_an_empty_page_after_the_skipped_events
 
     assert found["events"] == []
     assert page(client, types="order.confirmed", after=found["next_cursor"])["events"] == []
+
+
+def test_waiting_works_again_after_no_thread_could_be_started(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            client.get("/events?wait=5")
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(create_later, app)
+        found = page(client, after="latest", wait=5)
+        done.result()
+
+    assert seqs(found["events"]) == [1]
 
 
 def test_existing_events_are_returned_without_waiting(app: Flask, client: FlaskClient) -> None:

@@ -55,8 +55,8 @@ class FeedFilter:
         """The order's id if there is no other filter."""
         return self.order_id if self.types is None and self.channels is None else None
 
-    def matches(self, *, event_type: str, channel: str | None, order_id: str) -> bool:
-        """Whether an event matches."""
+    def matches(self, order_id: str, event_type: str, channel: str | None) -> bool:
+        """Whether an event matches, given as a row of `_EVENTS`."""
         return (
             (self.types is None or event_type in self.types)
             and (self.channels is None or channel in self.channels)
@@ -291,10 +291,10 @@ class FeedWatcher:
         subscription = Subscription(self, filters)
         key = filters.only_order_id or filters
         with self._lock:
-            self._subscriptions.setdefault(key, set()).add(subscription)
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._watch, name="feed watcher", daemon=True).start()
+                self._running = True  # the thread waits for the lock
+            self._subscriptions.setdefault(key, set()).add(subscription)
         try:
             yield subscription
         finally:
@@ -350,7 +350,7 @@ class FeedWatcher:
         reads_types = any(not key.matches_all for key in filters)
         rows = (_EVENTS if reads_types else _ORDERS).rows(after=after, upto=upto) if reads_types or any_order else []
         matching: set[FeedFilter | str] = {order_id for order_id, *_ in rows}
-        matching |= {key for key in filters if key.matches_all or any(_matches(key, row) for row in rows)}
+        matching |= {key for key in filters if key.matches_all or any(key.matches(*row) for row in rows)}
         with self._lock:
             return [subscription for key in matching for subscription in self._subscriptions.get(key, ())]
 
@@ -359,11 +359,6 @@ class FeedWatcher:
             subscription.wake()
             if number % _WAKE_AT_ONCE == 0:
                 time.sleep(_PAUSE)
-
-
-def _matches(filters: FeedFilter, row: tuple[Any, ...]) -> bool:
-    order_id, event_type, channel = row
-    return filters.matches(event_type=event_type, channel=channel, order_id=order_id)
 
 
 _order_id = cast(FeedEntry.order_id, Text).label("order_id")
