@@ -40,7 +40,7 @@ from app.models.lifecycle import OPEN
 from app.models.money import InvalidPrices
 from app.models.order import CONTENT, CONTENT_TIMES, IMMUTABLE_CONTENT
 from app.models.order_aggregate import OrderAggregate, merge_patch
-from app.models.order_id import hash_key, is_alias, parse_uuid
+from app.models.order_id import hash_key, is_alias
 from app.models.order_item import ITEM_CONTENT, Units
 from app.models.principal import Principal
 from app.schemas.order import UpdatedOrderSchema
@@ -54,6 +54,7 @@ from app.services.order_queries import (
     owned_by,
     owner_parameters,
     owner_values,
+    parse_order_id,
 )
 from app.services.order_service import adjustment_columns, content_columns, item_columns
 from app.services.order_updates import (
@@ -358,8 +359,7 @@ def _idempotency_key(action: str, request: ChangeRequest) -> HashedKey | None:
 
 
 def _get_current_order(order_id: str, principal: Principal, key: HashedKey | None) -> CurrentOrder:
-    parsed_id = parse_uuid(order_id)
-    current = find_current_order(parsed_id, principal=principal, key=key) if parsed_id else None
+    current = find_current_order(parse_order_id(order_id), principal=principal, key=key)
     if current is None:
         raise order_not_found(order_id)
     return current

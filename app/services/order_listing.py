@@ -127,9 +127,8 @@ def select_orders(filters: Mapping[str, Any], *, principal: Principal) -> Select
 def _range_parameters(leading: Sequence[str], values: Mapping[str, list[str]]) -> tuple[dict[str, str], int]:
     """The parameters of the ranges of the index, and their number."""
     rows = list(product(*(values.get(name, STATUSES) for name in leading)))
-    return {f"{name}_{i}": value for i, row in enumerate(rows) for name, value in zip(leading, row, strict=True)}, len(
-        rows
-    )
+    parameters = {f"{name}_{i}": value for i, row in enumerate(rows) for name, value in zip(leading, row, strict=True)}
+    return parameters, len(rows)
 
 
 def _filter_values(filters: Mapping[str, Any], principal: Principal) -> dict[str, list[str]] | None:

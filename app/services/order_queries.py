@@ -61,14 +61,13 @@ def find_snapshot(key: OrderKey) -> Snapshot | None:
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
     """The current order, or the order at `version` (1 or more). Raises OrderNotFound, even if another owner has it."""
-    parsed_id = parse_uuid(order_id)
-    snapshot = find_snapshot(OrderKey(parsed_id, principal, version)) if parsed_id else None
-    if parsed_id is None or snapshot is None:
-        current = find_snapshot(OrderKey(parsed_id, principal, None)) if parsed_id and version else None
-        if current is not None:
-            raise OrderNotFound(f"Order {parsed_id} has no version {version}: it is at version {current[0]}.")
-        raise order_not_found(order_id)
-    return visible_order(StoredOrder(parsed_id, *snapshot), principal)
+    parsed_id = parse_order_id(order_id)
+    snapshot = find_snapshot(OrderKey(parsed_id, principal, version))
+    if snapshot is not None:
+        return visible_order(StoredOrder(parsed_id, *snapshot), principal)
+    if version is not None and (current := find_snapshot(OrderKey(parsed_id, principal, None))):
+        raise OrderNotFound(f"Order {parsed_id} has no version {version}: it is at version {current[0]}.")
+    raise order_not_found(order_id)
 
 
 def get_order_by_reference(external_ref: str, *, principal: Principal) -> StoredOrder:
@@ -83,6 +82,14 @@ def get_order_by_reference(external_ref: str, *, principal: Principal) -> Stored
     if not rows:
         raise OrderNotFound("You have no order with this external_ref.")
     return visible_order(StoredOrder(*rows[0]), principal)
+
+
+def parse_order_id(order_id: str) -> str:
+    """The id in its canonical form. Raises OrderNotFound if it is not a UUID."""
+    parsed_id = parse_uuid(order_id)
+    if parsed_id is None:
+        raise order_not_found(order_id)
+    return parsed_id
 
 
 def order_not_found(order_id: str) -> OrderNotFound:
@@ -189,9 +196,7 @@ def list_history(order_id: str, *, principal: Principal, after: int, limit: int)
 
     A page ends early where its documents would exceed HISTORY_PAGE_BYTES.
     """
-    parsed_id = parse_uuid(order_id)
-    if parsed_id is None:
-        raise order_not_found(order_id)
+    parsed_id = parse_order_id(order_id)
     events = find_events(parsed_id, principal=principal, after=after, limit=limit, page_bytes=HISTORY_PAGE_BYTES)
     # At least one event follows the cursors we issue. A forged one may be beyond the last: check that the order exists.
     if not events and not (after and find_snapshot(OrderKey(parsed_id, principal, None))):

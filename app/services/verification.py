@@ -127,19 +127,16 @@ class OrderSelection:
 
 @dataclass(frozen=True, slots=True)
 class OrderRange:
-    """The orders whose ids are greater than `after` and at most `last`; `size` was their number when the range was
-    read."""
+    """The orders whose ids are greater than `after` and at most `last`."""
 
     after: str
     last: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class RangeResult:
     """How many orders of a range were verified, and the differences that were found."""
 
-    orders: OrderRange
     verified: int
     differences: list[str]
 
@@ -157,7 +154,7 @@ def order_ranges() -> Iterator[OrderRange]:
         with consistent_read(statement_timeout=None) as session:
             end = select(Order.id).where(Order.id > after).order_by(Order.id).offset(RANGE_SIZE - 1).limit(1)
             last = session.scalar(end) or HIGHEST_ID
-        yield OrderRange(after, last, RANGE_SIZE)
+        yield OrderRange(after, last)
         after = last
 
 
@@ -176,7 +173,7 @@ def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeR
             verified, differences = _compare_changed_orders(connection, selection, since)
         if since is None or orders.last >= first_order_id(since):
             differences += _find_orphans(connection, selection.parameters)
-    return RangeResult(orders, verified, differences)
+    return RangeResult(verified, differences)
 
 
 def _compare_changed_orders(connection: Connection, orders: OrderSelection, since: datetime) -> tuple[int, list[str]]:
