@@ -7,6 +7,7 @@ does not delay the others.
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import copy_context
@@ -102,6 +103,18 @@ class _EndpointState:
     milliseconds: int = round(1000 * CLAIM_SECONDS)  # of the last request; at first, a slow one is expected
     failing: bool = False  # the last request failed
 
+    def capacity(self, endpoint: DueEndpoint) -> int:
+        """How many more deliveries may be claimed for the endpoint."""
+        if endpoint.consecutive_failures >= UNREACHABLE_AFTER:
+            return 1 - self.claimed
+        if self.failing or endpoint.consecutive_failures:
+            # The results of its open requests may pause it once they are stored.
+            return 0 if self.claimed or self.unstored else CONCURRENCY
+        claimed_max = min(CLAIMED_MAX, int(CONCURRENCY * 1000 * CLAIM_SECONDS / max(self.milliseconds, 1)))
+        if claimed_max <= CONCURRENCY:
+            return CONCURRENCY - self.claimed
+        return claimed_max - self.claimed if self.claimed < claimed_max / 2 else 0  # few large claims
+
 
 class WebhookDeliverer:
     """Delivers webhooks in the thread that calls it."""
@@ -110,7 +123,7 @@ class WebhookDeliverer:
         self._sender = sender
         self._secrets = secrets
         self._observe = observe
-        self._endpoints: dict[str, _EndpointState] = {}
+        self._endpoints: defaultdict[str, _EndpointState] = defaultdict(_EndpointState)
         self._open_bytes = 0  # of the bodies of what is claimed
         self._results: list[tuple[ClaimedDelivery, Attempt | None]] = []  # None: not sent
         self._finished = Event()
@@ -151,12 +164,12 @@ class WebhookDeliverer:
         endpoints = _in_thread(due_endpoints, datetime.now(UTC))
         random.shuffle(endpoints)  # the first ones may use all of the capacity: they must not be the same each time
         for endpoint in endpoints:
-            limit = min(self._capacity(endpoint), OPEN_MAX - self._claimed(), self._fitting(endpoint))
+            state = self._endpoints[endpoint.id]
+            limit = min(state.capacity(endpoint), OPEN_MAX - self._claimed(), self._fitting(state.largest))
             if limit <= 0:
                 continue
             claimed_at, deliveries = time.monotonic(), _in_thread(claim, endpoint, limit)
             for delivery in deliveries:
-                state = self._endpoints.setdefault(endpoint.id, _EndpointState())
                 state.claimed += 1
                 self._open_bytes += len(delivery.body)
                 gevent.spawn(self._deliver, delivery, state, claimed_at)
@@ -176,23 +189,9 @@ class WebhookDeliverer:
     def _is_busy(self) -> bool:
         return bool(self._claimed() or self._results)
 
-    def _capacity(self, endpoint: DueEndpoint) -> int:
-        """How many more deliveries may be claimed for the endpoint."""
-        state = self._endpoints.get(endpoint.id) or _EndpointState()
-        if endpoint.consecutive_failures >= UNREACHABLE_AFTER:
-            return 1 - state.claimed
-        if state.failing or endpoint.consecutive_failures:
-            # The results of its open requests may pause it once they are stored.
-            return 0 if state.claimed or state.unstored else CONCURRENCY
-        claimed_max = min(CLAIMED_MAX, int(CONCURRENCY * 1000 * CLAIM_SECONDS / max(state.milliseconds, 1)))
-        if claimed_max <= CONCURRENCY:
-            return CONCURRENCY - state.claimed
-        return claimed_max - state.claimed if state.claimed < claimed_max / 2 else 0  # few large claims
-
-    def _fitting(self, endpoint: DueEndpoint) -> int:
-        """How many more bodies fit into OPEN_BYTES_MAX; at least one if none is open."""
-        state = self._endpoints.get(endpoint.id) or _EndpointState()
-        fitting = (OPEN_BYTES_MAX - self._open_bytes) // state.largest
+    def _fitting(self, largest: int) -> int:
+        """How many more bodies of the length `largest` fit into OPEN_BYTES_MAX; at least one if none is open."""
+        fitting = (OPEN_BYTES_MAX - self._open_bytes) // largest
         return fitting if self._open_bytes else max(fitting, 1)
 
     def _deliver(self, delivery: ClaimedDelivery, state: _EndpointState, claimed_at: float) -> None:
