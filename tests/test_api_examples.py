@@ -19,10 +19,12 @@ def test_the_examples_are_the_responses_of_the_service(app: Flask) -> None:
     recorded = record(app)
 
     for part in ("operations", "problems", "payloads"):
-        assert recorded[part].keys() == examples[part].keys()
+        assert recorded[part].keys() == examples[part].keys(), "run `make examples`"
         for name, example in examples[part].items():
             assert recorded[part][name] == example, f"{name}: run `make examples` and look at the difference"
 
 
 def test_each_problem_has_an_example() -> None:
-    assert json.loads(EXAMPLES.read_text())["problems"].keys() == {kind.slug for kind in problem_types()}
+    missing = {kind.slug for kind in problem_types()} ^ json.loads(EXAMPLES.read_text())["problems"].keys()
+
+    assert not missing, f"send requests for {missing} in tests/support/api_examples.py and run `make examples`"

@@ -10,8 +10,9 @@ from flask.testing import FlaskClient
 from app.models.lifecycle import ACTIONS
 from app.schemas.order_actions import EmptySchema
 from app.services import batches
-from tests.support.actions import BODIES, READY, event_types, order_after, send_action
+from tests.support.actions import BODIES, READY, ROUTES, event_types, order_after, send_action
 from tests.support.credentials import api_key, bearer
+from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, error_locations, slug
 
 MEMBERS: dict[str, Any] = BODIES | {
@@ -36,7 +37,7 @@ def action(path: str, name: str, **members: Any) -> dict[str, Any]:
 
 
 def test_every_action_can_be_sent() -> None:
-    assert batches.BULK_ACTIONS.keys() == ACTIONS.keys()
+    assert batches.BULK_ACTIONS.keys() == ACTIONS.keys(), "add the action to BULK_ACTIONS in app/services/batches.py"
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -110,6 +111,20 @@ def test_each_action_requires_the_scope_of_its_route(secure_app: Flask, secure_c
     )
 
     assert [result["status"] for result in results] == [403, 403, 200]
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", ACTIONS)
+def test_each_action_has_the_members_and_the_scope_of_its_route(app: Flask, name: str) -> None:
+    method, below, _ = ROUTES[name]
+    endpoint, _ = app.url_map.bind("localhost").match(f"/orders/x{below.format(1)}", method)
+    blueprint, _, view = endpoint.partition(".")
+    operation = app.blueprints[blueprint].operations[view]
+    bulk = batches.BULK_ACTIONS[name]
+
+    assert bulk.scope == operation.scope
+    body = operation.body.fields.keys() if operation.body else set()
+    assert bulk.schema.fields.keys() - bulk.path_members == ({"patch"} if name == "update" else body)
 
 
 def test_a_dry_run_stores_nothing(client: FlaskClient) -> None:

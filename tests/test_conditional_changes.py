@@ -101,9 +101,7 @@ def test_a_change_of_a_resource_without_an_entity_tag_evaluates_its_conditions(
 
 
 def test_the_conditions_of_every_changing_route_are_evaluated(app: Flask) -> None:
-    orders = {
-        (method, re.sub("review|1", "<>", f"/orders/<>{path}")) for method, path, _ in (ROUTES | VARIANTS).values()
-    }
+    orders = {(method, f"/orders/<>{path.format('<>')}") for method, path, _ in (ROUTES | VARIANTS).values()}
     others = {(method, path.replace("{id}", "<>").replace("c-9", "<>")) for method, path in CONDITIONS}
     changing = {
         (method, re.sub("<.*?>", "<>", rule.rule))

@@ -108,12 +108,21 @@ def test_every_member_of_an_order_is_either_kept_or_erased(
     erase(secure_client, secure_app)
 
     after = post(path, method="GET").json
-    assert after.keys() == KEPT | ERASED
+    undecided = after.keys() ^ (KEPT | ERASED)
+    assert not undecided, f"add {undecided} to KEPT or, if it may be personal data, to ERASED"
     assert {name: after[name] for name in KEPT} == {name: before[name] for name in KEPT}
     assert CANARY not in json.dumps(after)
     with secure_app.app_context(), db.engine.connect() as connection:
         for table in ("orders", "change_keys"):
             assert connection.scalar(text(f"SELECT count(fingerprint) FROM {table}")) == 0
+
+
+def test_each_erased_member_has_personal_data_before(post: Callable[..., TestResponse]) -> None:
+    history = post(f"{live(post, end='complete')}/history?limit=100", method="GET").json["events"]
+
+    for name in ERASED - {"version", "updated_at", "allowed_actions"}:
+        values = [event["data"][name] for event in history]
+        assert CANARY in json.dumps(values), f"give {name} a canary in tests/support/personal_data.py"
 
 
 def test_the_history_records_the_erasure_and_no_personal_data(

@@ -23,14 +23,18 @@ from sqlalchemy import event
 from werkzeug.test import TestResponse
 
 from app.db.engine import db
+from app.models.lifecycle import ACTIONS
+from app.schemas.order import OrderInSchema, OrderPatchSchema
 from app.schemas.order_import import ExportedOrderSchema
 from app.schemas.strict_json import load_body
 from app.services.event_checks import verify_feed_numbers
 from app.services.order_import import restore_order
 from app.services.order_schedule import apply_due_changes, expire_orders
 from app.services.verification import order_ranges, verify_range
+from tests.support import actions
 from tests.support.direct_client import DirectClient
 from tests.support.order_model import (
+    CHANGES,
     Document,
     ReferenceService,
     Refusal,
@@ -39,10 +43,12 @@ from tests.support.order_model import (
     open_units,
     returnable,
 )
+from tests.support.order_requests import ACTIONS as GENERATED_ACTIONS
 from tests.support.order_requests import (
     START,
     THE_REST,
     Change,
+    RandomValues,
     change_by,
     changes,
     filters,
@@ -69,26 +75,19 @@ ORDERS = 3  # at a time
 EXPORTED = ExportedOrderSchema()
 hours = st.sampled_from([1, 3, 24, 48])
 Condition = tuple[str | None, set[int] | None]
-# The method, the path below the order with what the change is about, and the status of the response.
-ROUTES: dict[str, tuple[str, str, int]] = {
-    "confirm": ("POST", "/confirm", 200),
-    "cancel": ("POST", "/cancel", 200),
-    "complete": ("POST", "/complete", 200),
-    "reopen": ("POST", "/reopen", 200),
-    "hold": ("PUT", "/holds/{}", 200),
-    "release": ("DELETE", "/holds/{}", 200),
-    "pay": ("POST", "/payments", 201),
-    "fulfill": ("POST", "/fulfillments", 201),
-    "track": ("PATCH", "/fulfillments/{}", 200),
-    "deliver": ("POST", "/fulfillments/{}/events", 201),
-    "return": ("POST", "/returns", 201),
-    "receive": ("POST", "/returns/{}/receive", 200),
-    "reject": ("POST", "/returns/{}/reject", 200),
-    "update": ("PATCH", "", 200),
-}
+# "track" is the change of a tracking here, and "deliver" the delivery event.
+ROUTES = actions.ROUTES | {"track": actions.VARIANTS["tracking"], "deliver": actions.ROUTES["track"]}
 RECORDS = {"track": "fulfillments", "deliver": "fulfillments", "receive": "returns", "reject": "returns"}
 # How often an action that is allowed is chosen, if not once.
 ONWARD = {"confirm": 4, "fulfill": 6, "deliver": 3, "return": 4, "receive": 2, "reject": 2, "complete": 0}
+
+
+def test_every_member_and_every_action_is_generated() -> None:
+    values = [RandomValues(seed) for seed in range(300)]
+
+    assert {name for one in values for name in one.order()} == OrderInSchema().fields.keys()
+    assert {name for one in values for name in one.patch()} >= OrderPatchSchema().fields.keys()
+    assert {*GENERATED_ACTIONS} == CHANGES.keys() == ACTIONS.keys() | {"deliver"}
 
 
 def shown(document: Document) -> Document:

@@ -15,6 +15,7 @@ from app import create_app
 from app.db.engine import db
 from app.db.migrations import DatabaseState
 from app.errors import ServiceError, problem_types
+from app.http.application import OrderId
 from app.services import order_service
 from tests.support.samples import MINIMAL, slug
 
@@ -203,6 +204,13 @@ def test_a_fixed_path_is_not_taken_for_an_order_id(client: FlaskClient, method: 
     response = client.open(path, method=method)
 
     assert (response.status_code, response.headers["Allow"]) == (405, "OPTIONS, POST")
+
+
+def test_no_fixed_path_below_orders_is_an_order_id(app: Flask) -> None:
+    fixed = {rule.rule.split("/")[2] for rule in app.url_map.iter_rules() if re.match("/orders/[^<]", rule.rule)}
+
+    names = {name for name in fixed if re.fullmatch(OrderId.regex, name)}
+    assert not names, f"add {names} to the regex of OrderId in app/http/application.py"
 
 
 def test_options_lists_exactly_the_methods_of_the_path(app: Flask, client: FlaskClient) -> None:

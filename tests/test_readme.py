@@ -3,6 +3,7 @@
 import json
 import re
 
+import click
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -122,6 +123,20 @@ def test_each_command_that_is_named_exists(app: Flask) -> None:
     named = set(re.findall(r"`flask (?:--app wsgi )?([a-z-]+)", PAGES))
 
     assert named - {"run"} <= app.cli.commands.keys() | {"db"}
+
+
+@on_sqlite
+def test_the_table_of_commands_lists_every_command(app: Flask) -> None:
+    listed, exist = set(), set()
+    for row in re.findall(r"^\| (`flask .*?) \|", README, re.MULTILINE):
+        (name, *more), *others = [code.split() for code in re.findall("`(?:flask )?(.*?)`", row)]
+        is_group = isinstance(app.cli.commands[name], click.Group)
+        listed |= {f"{name} {below}" for below, *_ in [more, *others]} if is_group else {name}
+    for name, command in app.cli.commands.items():
+        exist |= {f"{name} {below}" for below in command.commands} if isinstance(command, click.Group) else {name}
+    of_flask = {"run", "shell", "routes"} | {name for name in exist if name.startswith("db ")}
+
+    assert listed - {"db upgrade"} == exist - of_flask
 
 
 @pytest.mark.parametrize(("what", "limit"), LIMITS)

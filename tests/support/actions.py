@@ -10,22 +10,25 @@ from tests.support.samples import priced
 
 ITEM = {"item_id": "sku-1", "quantity": 2, "unit_price": 1000}
 UNIT = {"items": [{"line": 1, "quantity": 1}]}
+# The method, the path below the order, and the status of the response.
 ROUTES: dict[str, tuple[str, str, int]] = {
     "confirm": ("POST", "/confirm", 200),
     "cancel": ("POST", "/cancel", 200),
     "complete": ("POST", "/complete", 200),
-    "hold": ("PUT", "/holds/review", 200),
-    "release": ("DELETE", "/holds/review", 200),
+    "hold": ("PUT", "/holds/{}", 200),
+    "release": ("DELETE", "/holds/{}", 200),
     "fulfill": ("POST", "/fulfillments", 201),
-    "track": ("POST", "/fulfillments/1/events", 201),
+    "track": ("POST", "/fulfillments/{}/events", 201),
     "return": ("POST", "/returns", 201),
-    "receive": ("POST", "/returns/1/receive", 200),
-    "reject": ("POST", "/returns/1/reject", 200),
+    "receive": ("POST", "/returns/{}/receive", 200),
+    "reject": ("POST", "/returns/{}/reject", 200),
     "pay": ("POST", "/payments", 201),
     "reopen": ("POST", "/reopen", 200),
     "update": ("PATCH", "", 200),
 }
-VARIANTS = {"expect": ("POST", "/returns", 201), "tracking": ("PATCH", "/fulfillments/1", 200)}  # of actions
+# What an action is about, in its path.
+TARGETS = {"hold": "review", "release": "review"}  # of the others, the record with the number 1
+VARIANTS = {"expect": ("POST", "/returns", 201), "tracking": ("PATCH", "/fulfillments/{}", 200)}  # of actions
 VARIANT_BODIES = {"expect": UNIT | {"status": "expected"}}
 POSTED = sorted(name for name, (method, _, _) in ROUTES.items() if method == "POST")
 BODIES: dict[str, Any] = {
@@ -73,7 +76,8 @@ def send_action(
     content = body if body is not None else fresh.get(name) or (BODIES | VARIANT_BODIES).get(name)
     given = {"json": content} if content is not None else {}
     named = {header.replace("_", "-"): value for header, value in headers.items()}
-    return client.open(path + below + query, method=method, headers=named, **given)
+    address = path + below.format(TARGETS.get(name, 1)) + query
+    return client.open(address, method=method, headers=named, **given)
 
 
 def order_after(client: FlaskClient, *names: str, **members: Any) -> str:

@@ -38,6 +38,7 @@ def personal_order(**members: Any) -> dict[str, Any]:
         "adjustments": [{"type": "discount", "label": canary(), "amount": -250}],
         "external_ref": f"ref-{random.randrange(10**9)}",
         "note": canary(random.choice((0, 2000))),
+        "tags": [canary()],
         "metadata": {canary(): canary(random.choice((0, 500)))},
         "shipping_address": address(),
         "billing_address": address(),
