@@ -7,6 +7,7 @@ worker continues for a moment after its lease has ended: both publish from the c
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -47,6 +48,7 @@ _RETRY_FIRST, _RETRY_MAX = 1.0, 30.0  # seconds between two attempts to reach th
 _SEQUENCE_DIGITS = 19  # of the largest number in the feed
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"  # CloudEvents AMQP binding §3.2, structured mode
 ANSWER_SECONDS = 5.0  # for a connection, and for the confirmation of a message
+_LOGIN_SECONDS = 15.0  # for a login, which kombu tries twice
 _PERSISTENT = 2  # AMQP 0-9-1 §1.8: the message survives a restart of the broker
 _REASON_MAX = 300  # characters
 
@@ -94,9 +96,10 @@ def broker_tasks(config: Mapping[str, Any]) -> tuple[Task, ...]:
     """The task of a worker that publishes events, if there is a broker. Raises StartupError without its library."""
     if not config["BROKER_URL"]:
         return ()
-    connection = BrokerConnection(config["BROKER_URL"], topic=config["BROKER_TOPIC"], options=config["BROKER_OPTIONS"])
     publisher = BrokerPublisher(
-        connection, source=config["BROKER_SOURCE"], with_order=config["BROKER_PAYLOAD"] == WITH_ORDER
+        BrokerConnection.from_config(config),
+        source=config["BROKER_SOURCE"],
+        with_order=config["BROKER_PAYLOAD"] == WITH_ORDER,
     )
     return (Task("broker", publisher.run, idle_pause=0.5, woken_by=SEQUENCING, finish=publisher.finish),)
 
@@ -136,6 +139,11 @@ class BrokerConnection:
                 f"BROKER_URL needs a library that is missing ({error}): run `pip install -r requirements-broker.txt`."
             ) from None
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "BrokerConnection":
+        """The connection of the settings. Raises StartupError as the constructor does."""
+        return cls(config["BROKER_URL"], topic=config["BROKER_TOPIC"], options=config["BROKER_OPTIONS"])
+
     def publish(self, messages: Sequence[BrokerMessage], *, seconds: float) -> int:
         """Publish messages in their order until the time has passed, and return how many the broker has accepted.
 
@@ -158,6 +166,13 @@ class BrokerConnection:
             self.close()
             raise
         return count
+
+    def log_in(self) -> None:
+        """Open a connection, and close it. Raises an exception of the broker's library if the broker refuses it."""
+        try:
+            self._connect()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close the connection, even if the broker does not respond."""
@@ -197,11 +212,7 @@ class BrokerConnection:
         if self._producer is not None:
             return self._producer
         self._reported_unroutable = False  # the broker may have lost its queues since
-        self._connection = kombu.Connection(
-            self._url, connect_timeout=ANSWER_SECONDS, transport_options=dict(self._options)
-        )
-        self._connection.connect()
-        channel = self._connection.channel()
+        channel = self._connect()
         if self._is_amqp:
             exchange = kombu.Exchange(self._topic, type="topic", durable=True)
             exchange(channel).declare()
@@ -211,6 +222,13 @@ class BrokerConnection:
             producer = kombu.Producer(channel)
         self._producer = producer
         return producer
+
+    def _connect(self) -> Any:
+        self._connection = kombu.Connection(
+            self._url, connect_timeout=ANSWER_SECONDS, transport_options=dict(self._options)
+        )
+        self._connection.connect()
+        return self._connection.channel()
 
     def _publish(self, producer: Any, message: BrokerMessage) -> None:
         if self._is_amqp:
@@ -348,6 +366,32 @@ def read_lag() -> BrokerLag:
     """How far the broker is behind the feed."""
     [row] = read_rows(_FIRST_PENDING)
     return BrokerLag(row.events, (datetime.now(UTC) - row.at).total_seconds() if row.at else 0.0)
+
+
+def find_login_failure(config: Mapping[str, Any]) -> str | None:
+    """Log in to the broker. Returns in one line, without secrets, why that fails; None if it succeeds.
+
+    In a thread of its own, because not every library limits how long it resolves a name, and how often it retries.
+    """
+    try:
+        connection = BrokerConnection.from_config(config)
+    except StartupError as error:
+        return str(error)
+    failure: str | None = f"It has not answered a login for {_LOGIN_SECONDS:.0f} s. Check BROKER_URL and the broker."
+
+    def log_in() -> None:
+        nonlocal failure
+        try:
+            connection.log_in()
+        except Exception as error:  # from kombu, the broker's library or the network
+            failure = f"A login fails ({connection.explain(error)}). Check BROKER_URL and the broker."
+        else:
+            failure = None
+
+    thread = threading.Thread(target=log_in, daemon=True)
+    thread.start()
+    thread.join(_LOGIN_SECONDS)
+    return failure
 
 
 def _acquire_lease(lease: str) -> int | None:

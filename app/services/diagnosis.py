@@ -29,7 +29,7 @@ from app.db.types import rfc3339
 from app.errors import pluralize
 from app.models.webhook import DELETED, ENABLED, FAILING, GONE, WebhookEndpoint
 from app.services.api_key_service import any_api_key
-from app.services.broker import read_lag
+from app.services.broker import find_login_failure, read_lag
 from app.services.event_feed import read_ends
 from app.services.personal_data import find_waiting_erasures
 from app.services.search_projection import read_search_seq
@@ -108,7 +108,7 @@ def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding
     yield _check_worker(config)
     yield _check_search()
     if config["BROKER_URL"]:
-        yield _check_broker()
+        yield _check_broker(config)
     yield from _check_webhooks()
     yield from _check_erasures()
 
@@ -367,9 +367,11 @@ def _check_search() -> Finding:
     return Finding(Level.OK, "search", lag)
 
 
-def _check_broker() -> Finding:
+def _check_broker(config: Mapping[str, Any]) -> Finding:
     behind = read_lag()
     lag = f"The message broker is {pluralize(behind.events, 'event')} and {behind.seconds:,.0f} s behind the feed."
+    if failure := find_login_failure(config):
+        return Finding(Level.ERROR, "broker", f"`flask worker` cannot publish events. {failure} {lag}")
     if behind.seconds > _BROKER_SECONDS_MAX:
         return Finding(Level.ERROR, "broker", f"{lag} The log of `flask worker` says why.")
     return Finding(Level.OK, "broker", lag)

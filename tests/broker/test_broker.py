@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -158,6 +159,38 @@ def full(broker: Broker) -> Iterator[None]:
         kombu.Producer(queue.channel).publish("", routing_key=queue.name)
         yield
         queue.delete()
+
+
+def broker_finding(database_url: str, broker_url: str) -> str:
+    """What `flask doctor` says about the broker."""
+    doctor = run_python(*FLASK, "doctor", DATABASE_URL=database_url, BROKER_URL=broker_url)
+    [line] = [line for line in doctor.stdout.splitlines() if line[9:].startswith("broker")]
+    assert "s3cret" not in doctor.stdout + doctor.stderr
+    assert not re.search("Traceback", doctor.stderr)
+    return str(line)
+
+
+def with_password(url: str) -> str:
+    return url.replace("guest:guest@", "").replace("127.0.0.1", "user:s3cret%2F@127.0.0.1")
+
+
+def test_the_doctor_logs_in_to_the_broker(broker: Broker, database_url: str, client: FlaskClient) -> None:
+    """Even though no event is waiting."""
+    accepted = broker_finding(database_url, broker.url)
+    refused = broker_finding(database_url, with_password(broker.url))
+
+    assert accepted.startswith("ok") and "0 events" in accepted
+    assert refused.startswith("error") and "A login fails" in refused and "Check BROKER_URL" in refused
+
+
+def test_the_doctor_does_not_wait_for_a_broker_without_an_answer(
+    broker: Broker, database_url: str, client: FlaskClient
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        finding = broker_finding(database_url, f"{broker.kind}://user:s3cret@{address}/")
+
+    assert finding.startswith("error") and "login" in finding
 
 
 def test_a_full_broker_is_logged_and_gets_the_events_later(
