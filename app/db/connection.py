@@ -18,7 +18,7 @@ from psycopg.waiting import Wait
 from sqlalchemy import Engine, Pool, event
 from sqlalchemy.engine import ExceptionContext
 
-from app.db.errors import UnsuitableDatabase, is_connection_unusable
+from app.db.errors import UnsuitableDatabase, is_connection_unusable, is_file_unusable
 
 Result = TypeVar("Result")
 
@@ -195,3 +195,6 @@ def _invalidate_connections(context: ExceptionContext) -> None:
     # and after a failover none of them leads to the new primary.
     if is_connection_unusable(context.original_exception):
         context.is_disconnect = True
+        # The connections of a process share what SQLite has opened for reading only, until all are closed.
+        if is_file_unusable(context.original_exception) and context.engine is not None:
+            context.engine.dispose()

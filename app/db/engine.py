@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from app.config import ROOT
 from app.db.connection import connect_arguments, explain_refusal, open_connection, prepare_session
+from app.db.errors import is_file_unusable
 from app.tracing import add_span_event, is_tracing, statement_span
 
 SQLITE_LOG_MAX = 64 * 1024**2  # bytes of the write-ahead log that are kept; 1,000 pages are usual
@@ -167,7 +168,13 @@ def _begin_transaction(connection: Connection) -> None:
     else:
         # IMMEDIATE waits for other writers here. A deferred transaction that writes after it has read cannot wait, and
         # fails at once with SQLITE_BUSY.
-        execute_when_unlocked(driver, "BEGIN IMMEDIATE", timeout=options.get("lock_timeout", SQLITE_LOCK_TIMEOUT))
+        try:
+            execute_when_unlocked(driver, "BEGIN IMMEDIATE", timeout=options.get("lock_timeout", SQLITE_LOCK_TIMEOUT))
+        except sqlite3.OperationalError as error:
+            if is_file_unusable(error):
+                connection.invalidate()
+                connection.engine.dispose()
+            raise
 
 
 def _trace_statements(engine: Engine) -> None:

@@ -87,8 +87,11 @@ def is_denied(error: BaseException) -> bool:
 
 
 def is_connection_unusable(error: BaseException) -> bool:
-    """Whether this connection and all older ones have to be discarded."""
-    return is_lost_connection(error) or is_read_only(error)
+    """Whether this connection and all older ones have to be discarded.
+
+    SQLite's, too: one that has opened a read-only file cannot write to it, even when the file is made writable.
+    """
+    return is_lost_connection(error) or is_read_only(error) or is_file_unusable(error)
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -132,8 +132,10 @@ def _read_state() -> DatabaseState:
 def _refuses_writes(connection: Connection) -> bool:
     if connection.dialect.name == "postgresql":
         return bool(connection.scalar(_READ_ONLY))
-    file = connection.execute(_SQLITE_FILE).scalar_one()  # which SQLite then opens for reading only
-    return not os.access(file, os.W_OK)
+    file = connection.execute(_SQLITE_FILE).scalar_one()
+    # SQLite opens a file that it may not write for reading only. It has given the files beside it the same permissions.
+    beside = filter(os.path.exists, (f"{file}-wal", f"{file}-shm"))
+    return not all(os.access(path, os.W_OK) for path in (file, *beside))
 
 
 def _read_oldest_code(connection: Connection) -> str | None:

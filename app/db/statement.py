@@ -125,7 +125,7 @@ class Statement:
             if self._writes:
                 return execute_when_unlocked(connection, sql, values, timeout=SQLITE_LOCK_TIMEOUT).fetchall()
             return connection.execute(sql, values).fetchall()
-        except psycopg.Error as error:
+        except DATABASE_ERRORS as error:
             if is_connection_unusable(error):
                 pooled.invalidate(error)
                 if engine.pool is pool:  # otherwise another request has replaced the pool already

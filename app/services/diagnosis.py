@@ -149,8 +149,8 @@ def _explain_failure(error: BaseException, file: str | None) -> Finding:
 
 def _file_advice(file: str) -> str:
     return (
-        f"This user cannot write to {file} or to its directory. Make the user of the service the owner of both, on a "
-        "file system that is mounted for writing, and restart the service."
+        f"This user cannot write to {file} or to its directory. Let the user of the service write to both, and to the "
+        f"files {file}-wal and {file}-shm if they exist, on a file system that is mounted for writing."
     )
 
 

@@ -30,7 +30,7 @@ from tests.support.databases import (
     wait_until_ready,
 )
 from tests.support.postgres import libpq_url, private_postgres
-from tests.support.servers import GUNICORN, free_port, running
+from tests.support.servers import GUNICORN, free_port, running, wait_until
 
 
 @pytest.fixture
@@ -190,6 +190,27 @@ def test_a_read_only_sqlite_file_serves_reads_and_is_not_ready(sqlite_file: str)
         assert listed == 200
         assert "Traceback" not in server.output()
     assert found.returncode == 1 and f"This user cannot write to {file} or to its directory." in found.stdout
+
+
+def test_orders_are_stored_again_once_the_sqlite_file_is_writable(sqlite_file: str) -> None:
+    """Without a restart."""
+    file, port = Path(sqlite_file.removeprefix("sqlite:///")), free_port()
+    file.chmod(0o444)
+    settings = {"DATABASE_URL": sqlite_file, "WEB_CONCURRENCY": "2", "AUTH": "off"}
+    with running(*restricted(*GUNICORN), port=port, **settings) as server:
+        for _ in range(8):
+            assert server.request("POST", "/orders", ORDER).status == 503
+            assert server.request("GET", "/orders").status == 200
+        file.chmod(0o644)
+        not_ready = server.request("GET", "/readyz").status  # SQLite has given the files beside it the same permissions
+        found = run_python(*restricted("-m", "flask", "--app", "wsgi", "doctor"), **settings).stdout
+        for name in (f"{file}-wal", f"{file}-shm"):
+            Path(name).chmod(0o644)
+        wait_until(lambda: [server.request("POST", "/orders", ORDER).status for _ in range(8)] == [201] * 8)
+
+        assert server.request("GET", "/readyz").status == 200
+        assert "Traceback" not in server.output()
+    assert not_ready == 503 and f"{file}-shm" in found
 
 
 def test_a_read_only_directory_prevents_the_start_in_one_line(sqlite_file: str) -> None:
