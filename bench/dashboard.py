@@ -146,6 +146,8 @@ def use(server: Server, stopping: Event, rng: random.Random) -> None:
             server.request("POST", f"{path}/confirm")
             if rng.random() < 0.1:
                 server.request("POST", f"{path}/confirm", headers={"If-Match": '"1"'})  # 412: the order has changed
+            if rng.random() < 0.02:
+                server.request("BREW", path)  # 501: the method is unknown
             for other in (path, "/orders?limit=20", "/orders/search?q=sku-1"):
                 server.request("GET", other)
 

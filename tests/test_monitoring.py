@@ -42,6 +42,7 @@ def exported(app: Flask) -> set[str]:
         monkeypatch.setattr(telemetry, "_SAMPLE_INTERVAL", -math.inf)  # each request takes a sample
         monkeypatch.setitem(app.config, "BROKER_URL", "amqp://127.0.0.1//")
         app.test_client().post("/orders", json=MINIMAL)
+        telemetry.REJECTED.labels(501).inc()
         observe_task("sequencing", 0.1, True)
         observe_delivery(Attempt(datetime.now(UTC), 12, status=200))
         feed = {family.name for family in FeedCollector(app).collect()}
