@@ -55,7 +55,7 @@ def test_each_command_in_the_text_works(app: Flask, client: FlaskClient, runner:
     order = client.post("/orders", json=MINIMAL).json
     with app.app_context():
         key = create_api_key("shop", scopes=["orders:read"], expires_in=None, channels=set())
-    values = {"ORDER": order["number"], "CUSTOMER": "c-without-orders", "KEY_ID": key_id(key), "SEQ": "0"}
+    values = {"ORDER": order["number"], "CUSTOMER": "c-without-orders", "KEY_ID": key_id(key), "SEQ": "0", "FILE": "-"}
 
     result = runner.invoke(args=[values.get(word, word) for word in command.split()[1:]])
 

@@ -1,6 +1,7 @@
 """`flask orders import`: bodies and exported documents, repeatedly, completely or in part."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from app.models.order import CONTENT
 from app.services.sequencer import oldest_pending
 from tests.support.description import api_description
 from tests.support.marks import on_postgresql
+from tests.support.runbook import section
 from tests.support.samples import MINIMAL, RICHEST, UNKNOWN_MEMBER
 from tests.support.servers import ROOT
 from tests.support.tables import delete_all_rows
@@ -245,16 +247,22 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
     "lines out of order": (of_items(line=1), "#/items: This contradicts other members of the document."),
     "a status": (changed(status="cancelled"), "#/status: This contradicts other members of the document."),
     "a completed order": (changed(fulfillment_status="fulfilled"), "#/fulfillment_status: This contradicts other"),
-    "totals": (changed(totals=None), "#/totals: This contradicts other members of the document."),
+    "totals": (
+        changed(totals=None),
+        '#/totals: This contradicts other members of the document. It should be {"items":',
+    ),
     "allowed actions": (
         changed(allowed_actions=[]),
-        "#/allowed_actions: This contradicts other members of the document.",
+        '#/allowed_actions: This contradicts other members of the document. It should be ["cancel","confirm",',
     ),
-    "an id of another time": (changed(id="00000000-0000-7000-8000-000000000000"), "#/id: This contradicts other"),
-    "an id in capitals": (lambda order: order | {"id": order["id"].upper()}, "#/id: This contradicts other members"),
+    "an id of another time": (
+        changed(id="00000000-0000-7000-8000-000000000000", created_at="2010-12-01T08:34:00.123456Z"),
+        "#/id: This must be in lower case and begin with 012ca111-153b-774b, the time of created_at (UUIDv7).",
+    ),
+    "an id in capitals": (lambda order: order | {"id": order["id"].upper()}, "#/id: This must be in lower case and"),
     "a time written otherwise": (
         lambda order: order | {"updated_at": order["updated_at"].replace("Z", "+00:00")},
-        "#/updated_at: This contradicts other members of the document.",
+        '#/updated_at: This contradicts other members of the document. It should be "20',
     ),
     "fulfillments that do not count up": (
         lambda order: (
@@ -293,6 +301,40 @@ def test_a_document_that_contradicts_itself_or_another_is_an_invalid_line(
     assert (result.exit_code, result.stdout) == (1, summary(1, 0, 1))
     assert result.stderr.startswith("line 1: ") and named.lower() in result.stderr.lower()
     assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_the_documented_script_makes_documents_of_old_orders(
+    client: FlaskClient, runner: FlaskCliRunner, imported: Callable[..., Result]
+) -> None:
+    script = re.search(r"```python\n(.*?)```", section("Import orders of another system"), re.DOTALL)
+    assert script
+    items = [
+        {"item_id": "22914", "quantity": 3, "unit_price": 495},
+        {"item_id": "21733", "title": "Mug", "quantity": 2, "unit_price": 0},
+    ]
+    old = [
+        {"placed_at": "2010-12-01T08:34:00Z", "customer_id": "13047", "external_ref": "536368", "currency": "GBP"},
+        {
+            "placed_at": "2011-06-30T23:59:59.999999+02:00",
+            "customer_id": "13047",
+            "external_ref": "2",
+            "currency": "JPY",
+        },
+        {"placed_at": "1970-01-01T00:00:00.000001Z", "customer_id": "17850", "external_ref": "3", "currency": "KWD"},
+    ]
+    file = b"\n".join(orjson.dumps(order | {"items": items}) for order in old)
+
+    documents = subprocess.run([sys.executable, "-c", script[1]], input=file, capture_output=True, check=True).stdout
+    first, again = imported(documents), imported(documents)
+
+    assert (first.stdout, first.stderr, again.stdout) == (summary(3, 0, 0), "", summary(0, 3, 0))
+    assert runner.invoke(args=["verify"]).exit_code == 0
+    stored = client.get("/orders?sort=created_at").json["orders"]
+    assert [(order["external_ref"], order["created_at"], order["payment_status"]) for order in stored] == [
+        ("3", "1970-01-01T00:00:00.000001Z", "paid"),
+        ("536368", "2010-12-01T08:34:00.000000Z", "paid"),
+        ("2", "2011-06-30T21:59:59.999999Z", "paid"),
+    ]
 
 
 FULL_LIFE: list[tuple[str, str, Any]] = [

@@ -52,7 +52,7 @@ from app.models.order import CONTENT_TIMES
 from app.models.order_aggregate import VERSIONS_MAX
 from app.models.order_id import first_order_id, is_alias
 
-_TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that contains the time of creation
+ID_TIME_LENGTH = len("0199c7a4-0000-7000")  # the part of an id that contains the time of creation
 
 Document = Mapping[str, Any]
 
@@ -205,7 +205,7 @@ def due_at(order: Document, *, version: int) -> datetime | None:
 
 
 def _check_id(order: Document, _: Derived) -> Iterator[str]:
-    if order["id"][:_TIME_LENGTH] != first_order_id(datetime.fromisoformat(order["created_at"]))[:_TIME_LENGTH]:
+    if order["id"][:ID_TIME_LENGTH] != first_order_id(datetime.fromisoformat(order["created_at"]))[:ID_TIME_LENGTH]:
         yield "id"
 
 

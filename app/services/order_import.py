@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable
-from app.db.types import rfc3339
+from app.db.types import read_timestamp, rfc3339
 from app.errors import (
     InternalError,
     InvalidRequest,
@@ -23,18 +23,19 @@ from app.errors import (
 from app.models.money import InvalidPrices
 from app.models.order import CONTENT, RECORDS
 from app.models.order_aggregate import CLOCK_SKEW
-from app.models.order_id import hash_reference
+from app.models.order_id import first_order_id, hash_reference
 from app.models.order_item import line_columns
 from app.models.principal import Principal
 from app.schemas.order import OrderInSchema
 from app.schemas.order_import import ExportedOrderSchema
 from app.schemas.strict_json import body_errors, load_body, parse_json
-from app.services.document_checks import inconsistent_members
+from app.services.document_checks import ID_TIME_LENGTH, inconsistent_members
 from app.services.order_actions import DOCUMENT_MAX
 from app.services.order_document import parse_order, render_order
 from app.services.order_inserts import NewOrder, find_stored_ids, restore_orders
 from app.services.order_service import CreateRequest, content_columns, create_orders, item_columns, order_fingerprint
 
+_EXPECTED_MAX = 500  # characters of a value in an error detail
 _BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
 
 
@@ -170,9 +171,20 @@ def _require_consistent(rendered: Mapping[str, Any], document: Mapping[str, Any]
     differing = [name for name in rendered if name in wrong or rendered[name] != document.get(name)]
     if differing:
         errors = [
-            {"pointer": f"#/{name}", "detail": "This contradicts other members of the document."} for name in differing
+            {"pointer": f"#/{name}", "detail": _contradiction(name, rendered, document=document)} for name in differing
         ]
         raise InvalidRequest("Members of the document contradict each other.", errors=errors)
+
+
+def _contradiction(name: str, rendered: Mapping[str, Any], *, document: Mapping[str, Any]) -> str:
+    """The error detail of a member, with the value that it should have if that follows from the others."""
+    if name == "id":
+        time = first_order_id(read_timestamp(rendered["created_at"]))[:ID_TIME_LENGTH]
+        return f"This must be in lower case and begin with {time}, the time of created_at (UUIDv7)."
+    expected = orjson.dumps(rendered[name]).decode()
+    if rendered[name] == document.get(name) or len(expected) > _EXPECTED_MAX:
+        return "This contradicts other members of the document."
+    return f"This contradicts other members of the document. It should be {expected}."
 
 
 def _require_past(data: Mapping[str, Any]) -> None:
