@@ -13,7 +13,7 @@ from app.services import batches
 from tests.support.actions import BODIES, READY, ROUTES, event_types, order_after, send_action
 from tests.support.credentials import api_key, bearer
 from tests.support.marks import on_sqlite
-from tests.support.samples import MINIMAL, error_locations, slug
+from tests.support.samples import MINIMAL, error_locations, priced, slug
 
 MEMBERS: dict[str, Any] = BODIES | {
     "update": {"patch": {"note": "x"}},
@@ -73,6 +73,35 @@ def test_each_action_is_checked_independently_and_results_are_in_order(client: F
     pointers = [error["pointer"] for result in results[3:7] for error in result["problem"]["errors"]]
     assert pointers == ["#/actions/3", "#/actions/4/reason", "#/actions/5/colour", "#/actions/6/action"]
     assert [client.get(path).json["status"] for path in (first, second, third)] == ["confirmed", "pending", "confirmed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "place"),
+    [
+        ("cancel", {"items": [{"line": 1, "quantity": 1}, {"line": 9, "quantity": 1}]}, "items/1"),
+        ("cancel", {"items": [{"line": 1, "quantity": 1_000}]}, "items/0"),
+        ("cancel", {"adjustments": [{"type": "discount", "amount": 0, "line": 9}]}, "adjustments/0/line"),
+        ("hold", {"until": "2020-01-01T00:00:00Z"}, "until"),
+        ("pay", {"occurred_at": "2999-01-01T00:00:00Z"}, "occurred_at"),
+        ("pay", {"type": "refund_reversal"}, "reference"),
+        (
+            "update",
+            {"patch": {"shipping_address": {"country": None, "city": "Berlin"}}},
+            "patch/shipping_address/country",
+        ),
+        ("update", {"patch": {"adjustments": [{"type": "discount", "amount": -(10**6)}]}}, "patch/adjustments"),
+    ],
+)
+def test_an_error_that_depends_on_the_order_is_located_in_the_body(
+    client: FlaskClient, name: str, members: dict[str, Any], place: str
+) -> None:
+    paths = [client.post("/orders", json=priced()).location for _ in range(2)]
+
+    results = send(client, *(action(path, name, **members) for path in paths))
+
+    assert [{error["pointer"] for error in result["problem"]["errors"]} for result in results] == [
+        {f"#/actions/{position}/{place}"} for position in range(2)
+    ]
 
 
 def test_actions_on_one_order_are_carried_out_one_after_the_other(client: FlaskClient) -> None:

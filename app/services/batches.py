@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.errors import Forbidden, InternalError, InvalidRequest, PreconditionRequired, ServiceError, ServiceUnavailable
@@ -102,8 +102,13 @@ _NEW_ORDER = BatchEntryInSchema()
 _COMMON = BulkActionInSchema()
 _COMMON_MEMBERS = frozenset(_COMMON.fields)
 
-# An action that is ready to be executed, on the order with the id.
-PreparedAction = tuple[str, Callable[[], StoredOrder]]
+
+class PreparedAction(NamedTuple):
+    """An action that is ready to be executed, and the JSON pointer to the members that the service gets."""
+
+    order_id: str
+    pointer: str
+    execute: Callable[[], StoredOrder]
 
 
 def create_batch(
@@ -171,9 +176,9 @@ def act_on_orders(entries: Iterable[Any], *, request: ChangeRequest, version_req
     """
     load = partial(_load_action, request=request, version_required=version_required)
     actions, outcomes = _load_entries(entries, "actions", load)
-    by_order: dict[str, dict[int, Callable[[], StoredOrder]]] = {}
-    for i, (order_id, action) in actions.items():
-        by_order.setdefault(order_id.lower(), {})[i] = action
+    by_order: dict[str, dict[int, PreparedAction]] = {}
+    for i, action in actions.items():
+        by_order.setdefault(action.order_id.lower(), {})[i] = action
     budget = Budget(time.monotonic() + DEADLINE)
     with ThreadPoolExecutor(min(CONCURRENCY, max(1, len(by_order)))) as threads:
         running = [threads.submit(copy_context().run, _execute_actions, tasks, budget) for tasks in by_order.values()]
@@ -206,7 +211,8 @@ def _load_action(
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(_body_of_route(action, body)),
     )
-    return common["order_id"], partial(action.service, common["order_id"], **body, request=request)
+    execute = partial(action.service, common["order_id"], **body, request=request)
+    return PreparedAction(common["order_id"], f"{pointer}/patch" if "patch" in body else pointer, execute)
 
 
 def _has_valid_members(common: dict[str, Any], own: dict[str, Any]) -> bool:
@@ -220,18 +226,20 @@ def _body_of_route(action: BulkAction, body: dict[str, Any]) -> Any:
     return {name: value for name, value in body.items() if name not in action.path_members}
 
 
-def _execute_actions(tasks: dict[int, Callable[[], StoredOrder]], budget: Budget) -> dict[int, Outcome]:
+def _execute_actions(actions: dict[int, PreparedAction], budget: Budget) -> dict[int, Outcome]:
     """The outcomes of the actions on one order, by their positions."""
-    return {i: _outcome(task, budget) for i, task in tasks.items()}
+    return {i: _outcome(action, budget) for i, action in actions.items()}
 
 
-def _outcome(task: Callable[[], StoredOrder], budget: Budget) -> Outcome:
+def _outcome(action: PreparedAction, budget: Budget) -> Outcome:
     try:
         budget.require()
-        order = task()
+        order = action.execute()
         budget.size += len(order.document)
         return order
     except ServiceError as error:
+        if errors := error.members.get("errors"):  # of the service, so their pointers are those of the action's route
+            error.members["errors"] = [{**one, "pointer": action.pointer + one["pointer"][1:]} for one in errors]
         return error.with_traceback(None)
     except Exception as error:  # the other actions are committed, and their results must be returned
         outcome: ServiceError = (
