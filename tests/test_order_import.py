@@ -279,7 +279,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]
     ),
     "a version that no order has": (changed(version=20_001), "#/version: This must be from 1 to 20,000."),
     "an unknown member": (changed(colour="red"), "#/colour: Unknown member. Allowed: "),
-    "a missing member": (lambda order: {name: order[name] for name in order if name != "holds"}, "#/holds: This is"),
+    "a missing member": (
+        lambda order: {name: order[name] for name in order if name != "version"},
+        "#/version: This is",
+    ),
     "another's reference": (
         lambda order: (
             order | {"id": order["id"][:-1] + ("1" if order["id"][-1] == "0" else "0"), "number": "261128-11111111"}
