@@ -15,6 +15,7 @@ from sqlalchemy import Executable, Table, delete, insert, select, update
 from structlog.testing import capture_logs
 
 from app.cli.seed import sample_histories
+from app.db import transactions
 from app.db.engine import db
 from app.models import SEARCH, SEARCH_HEAD, SEARCH_TERMS
 from app.services import search_projection
@@ -116,6 +117,30 @@ def test_a_transaction_has_a_limited_number_of_terms(
     assert runner.invoke(args=["search", "rebuild"]).exit_code == 0
     assert_projected(app, client)
     assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_a_statement_reads_a_limited_size_of_documents(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_rows(query: Executable) -> Any:
+        rows = transactions.read_rows(query)
+        numbers.append(sum("snapshot" in row._fields for row in rows))
+        return rows
+
+    numbers: list[int] = []
+    size = max(len(client.post("/orders", json=MINIMAL | {"note": "ä" * 400}).data) for _ in range(5))
+    monkeypatch.setattr(search_projection, "DOCUMENTS_BYTES", 2 * size)
+    monkeypatch.setattr(search_projection, "read_rows", read_rows)
+    with app.app_context():
+        sequence_events()
+        project_events()
+
+    assert max(numbers) == 2
+    assert search(client)["behind"] == 0
+    assert_projected(app, client)
+    numbers.clear()
+    assert runner.invoke(args=["search", "rebuild", "--jobs", "1"]).exit_code == 0
+    assert_projected(app, client)
 
 
 def test_an_earlier_version_never_replaces_a_later_one(app: Flask, client: FlaskClient) -> None:

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import insert, select, text
+from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from app.db.engine import db
@@ -162,6 +162,27 @@ def test_old_entries_are_pruned_in_order(context: None) -> None:
     assert pruned == [2, 0]
     assert [seq for seq, _, _ in feed()] == [3, 4, 5]
     assert stored(FEED_HEAD, FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq) == [(5, 2)]
+
+
+def test_pruning_reads_no_entries_that_it_has_removed(context: None) -> None:
+    """During a dump, the index keeps the removed entries. Reading over a million takes 0.3 s in each statement."""
+    statements: list[str] = []
+
+    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(" ".join(statement.split()))
+
+    store(FEED, *(entry(1, version) | {"seq": version} for version in range(1, 4)))
+    with db.engine.begin() as connection:
+        connection.execute(update(FEED_HEAD).values(seq=3))
+        connection.execute(update(SEARCH_HEAD).values(seq=3))
+    event.listen(db.engine, "before_cursor_execute", record)
+    pruned = prune_feed(older_than=timedelta(0))
+    event.remove(db.engine, "before_cursor_execute", record)
+
+    of_feed = [statement for statement in statements if "FROM feed " in statement]
+    assert pruned == 3
+    assert len(of_feed) > 1
+    assert [statement for statement in of_feed if "feed.seq > " not in statement] == []
 
 
 def test_entries_that_are_to_be_queued_for_a_webhook_are_not_pruned(context: None) -> None:

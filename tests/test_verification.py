@@ -313,6 +313,18 @@ def test_every_order_is_verified_once_with_any_size_of_a_range(
         assert runner.invoke(args=["verify"]).stdout == "5 orders verified, 0 differences.\n"
 
 
+def test_a_range_has_a_limited_size_of_documents(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [client.post("/orders", json=MINIMAL | {"note": "ä" * 400}).data for _ in range(5)]
+    monkeypatch.setattr(verification, "RANGE_BYTES", 2 * len(documents[0]))
+    with app.app_context():
+        sizes = [orders.size for orders in verification.order_ranges()]
+
+    assert sizes == [2, 2, 1]
+    assert runner.invoke(args=["verify"]).stdout == "5 orders verified, 0 differences.\n"
+
+
 def test_a_verification_does_not_block_changes(app: Flask, client: FlaskClient, order_id: str) -> None:
     with app.app_context(), consistent_read(statement_timeout=None) as session:
         session.scalar(select(Order.version))

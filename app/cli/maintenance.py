@@ -29,7 +29,7 @@ from app.services.event_feed import read_ends
 from app.services.search_checks import verify_search_head, verify_search_terms
 from app.services.search_projection import FIRST_TERM, finish_rebuild, rewrite_rows, sweep_terms
 from app.services.sequencer import prune_feed, renumber_feed
-from app.services.verification import RANGE_SIZE, OrderRange, count_orders, order_ranges, verify_erasures, verify_range
+from app.services.verification import OrderRange, count_orders, order_ranges, verify_erasures, verify_range
 from app.services.webhook_service import prune_deliveries
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
@@ -60,7 +60,7 @@ def verify(jobs: int | None, since: datetime | None) -> None:
             for result in run_in_processes(work, order_ranges(), processes=jobs or process_count(orders)):
                 differences += _report(result.differences)
                 verified += result.verified
-                bar.update(min(RANGE_SIZE, orders - bar.pos))
+                bar.update(min(result.orders.size, orders - bar.pos))
         for lines in chain(verify_erasures(), [verify_feed_numbers(), verify_search_head()], verify_search_terms()):
             differences += _report(lines)
         click.echo(f"{pluralize(verified, 'order')} verified, {pluralize(differences, 'difference')}.")
@@ -151,8 +151,8 @@ def rebuild(jobs: int | None) -> None:
     with migrated_database():
         seq, orders = read_ends().seq, count_orders()
         with progress_bar("Orders", length=orders) as bar:
-            for _ in run_in_processes(_rewrite, order_ranges(), processes=jobs or process_count(orders)):
-                bar.update(min(RANGE_SIZE, orders - bar.pos))
+            for rewritten in run_in_processes(_rewrite, order_ranges(), processes=jobs or process_count(orders)):
+                bar.update(min(rewritten.size, orders - bar.pos))
         finish_rebuild(seq)
         removed, after = 0, FIRST_TERM
         with progress_bar("Terms", length=None) as bar:
@@ -165,5 +165,6 @@ def rebuild(jobs: int | None) -> None:
         )
 
 
-def _rewrite(orders: OrderRange) -> None:
+def _rewrite(orders: OrderRange) -> OrderRange:
     rewrite_rows(orders.after, orders.last)
+    return orders

@@ -26,6 +26,7 @@ from app.services.document_checks import Document, UnitCounts, VersionChecks, du
 from app.services.order_document import load_document, render_order
 from app.services.order_inserts import NEW_ORDER_STATE
 from app.services.order_service import content_columns, item_columns, order_fingerprint
+from app.services.sequencer import IS_RETAINED
 
 _NOT_A_DOCUMENT = (KeyError, TypeError, AttributeError, ValueError)  # raised by reading another document
 # The columns of `order_events` that are compared here.
@@ -218,7 +219,7 @@ def feed_kept_since(connection: Connection) -> datetime:
     """The aware time after which no event has been removed from the feed yet."""
     if not connection.scalar(select(FEED_HEAD.c.pruned_seq)):
         return datetime.min.replace(tzinfo=UTC)
-    oldest: datetime | None = connection.scalar(select(FEED.c.at).order_by(FEED.c.seq).limit(1))
+    oldest: datetime | None = connection.scalar(select(FEED.c.at).where(IS_RETAINED).order_by(FEED.c.seq).limit(1))
     return datetime.max.replace(tzinfo=UTC) if oldest is None else oldest + _CLOCK_SKEW
 
 

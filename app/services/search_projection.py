@@ -12,9 +12,11 @@ import orjson
 import structlog
 from sqlalchemy import (
     JSON,
+    ColumnElement,
     Connection,
     Select,
     Text,
+    and_,
     bindparam,
     cast,
     delete,
@@ -28,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine import db
-from app.db.statement import Statement, json_rows, typed_columns
+from app.db.statement import Statement, json_rows, rows_within, typed_columns
 from app.db.transactions import read_rows
 from app.db.types import read_timestamp
 from app.models import FEED_HEAD, SEARCH, SEARCH_HEAD, SEARCH_TERMS, FeedEntry, Order, OrderEvent
@@ -48,6 +50,8 @@ REWRITE_MAX = 100  # orders in one transaction of a rebuild, so that no statemen
 # gigabytes of memory, and a statement that exceeds its time limit at each attempt.
 TERMS_MAX = 20_000
 SWEEP_MAX = 5_000  # terms in one transaction
+# Bytes of the documents that one statement reads: 500 of a MiB would exceed its time limit at each attempt.
+DOCUMENTS_BYTES = 8 * 1024**2
 FIRST_TERM: TermKey = ("", LOWEST_ID)  # before all others
 _COPIED_MEMBERS = (
     "customer_id",
@@ -102,20 +106,39 @@ def _next_rows(after: int, until: int) -> tuple[list[Row], int]:
     less if the orders up to it have more than TERMS_MAX terms."""
     in_range = select(FeedEntry.seq, FeedEntry.order_id).where(FeedEntry.seq > after, FeedEntry.seq <= until)
     entries = read_rows(in_range.order_by(FeedEntry.seq))
-    query = current_documents().where(Order.id.in_({entry.order_id for entry in entries}))
-    snapshots = {row.id: row.snapshot for row in read_rows(query)}
+    current = {row["order_id"]: row for row in _read_rows(Order.id.in_({entry.order_id for entry in entries}))}
     rows: list[Row] = []
     terms = 0
     for entry in entries:
-        snapshot = snapshots.pop(entry.order_id, None)
-        if snapshot is None:  # the order of an earlier entry
+        row = current.pop(entry.order_id, None)
+        if row is None:  # the order of an earlier entry
             continue
-        row = search_row(load_document(snapshot))
         terms += _count_terms(row)
         if rows and terms > TERMS_MAX:
             return rows, entry.seq - 1
         rows.append(row)
     return rows, until
+
+
+def _read_rows(condition: ColumnElement[bool]) -> Iterator[Row]:
+    """The current rows of the orders that meet the condition, by id. At most DOCUMENTS_BYTES of documents and one more
+    document are in memory."""
+    query = current_documents().add_columns(Order.id.label("position")).where(condition)
+    after = LOWEST_ID
+    while True:
+        page = rows_within(
+            query.where(Order.id > after),
+            position="position",
+            document="snapshot",
+            size=DOCUMENTS_BYTES,
+            descending=False,
+        )
+        documents = read_rows(page)
+        for row in documents:
+            yield search_row(load_document(row.snapshot))
+        if not documents or documents[-1].bytes_so_far < DOCUMENTS_BYTES:
+            return
+        after = documents[-1].id
 
 
 def _count_terms(row: Row) -> int:
@@ -232,9 +255,7 @@ def rewrite_rows(after: str, last: str) -> None:
     with db.engine.begin() as connection:
         connection.execute(wrong)
     # Afterwards: a worker that met a wrong row has not stored the version that it had.
-    documents = read_rows(current_documents().where(Order.id > after, Order.id <= last))
-    rows = [search_row(load_document(row.snapshot)) for row in documents]
-    for batch in _batches(rows):
+    for batch in _batches(_read_rows(and_(Order.id > after, Order.id <= last))):
         with db.engine.begin() as connection:
             store_rows(connection, batch, rewrite=True)
 

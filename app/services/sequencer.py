@@ -46,6 +46,9 @@ _RENUMBER_MAX = 5_000  # entries in one statement, within its time limit
 _RENUMBER_STEP = 1_000_000_000
 
 _ANY_PENDING = Statement(select(exists(select(OUTBOX.c.order_id))))
+# For queries that begin with the first entry. During a long transaction of others, such as a dump, the index keeps the
+# removed entries, and a query without this condition reads over all of them.
+IS_RETAINED: ColumnElement[bool] = FeedEntry.seq > select(FEED_HEAD.c.pruned_seq).scalar_subquery()
 _LAST_QUEUED = select(func.min(WebhookEndpoint.last_seq)).where(WebhookEndpoint.status == ENABLED)
 # SKIP LOCKED: if another sequencer is at work, it numbers the pending events.
 _LOCK_HEAD = select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq).with_for_update(skip_locked=True)
@@ -86,7 +89,7 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
     queued for a webhook and, with `published`, still to be published to the broker.
     """
     oldest = time_ago(older_than)
-    first = read_rows(select(FeedEntry.at).order_by(FeedEntry.seq).limit(1))
+    first = read_rows(select(FeedEntry.at).where(IS_RETAINED).order_by(FeedEntry.seq).limit(1))
     if not first or first[0].at >= oldest:
         return 0
     with db.engine.begin() as connection:
@@ -111,7 +114,7 @@ def prune_feed(*, older_than: timedelta, published: bool = False) -> int:
         )
         if pruned <= head.pruned_seq:
             return 0
-        connection.execute(delete(FeedEntry).where(FeedEntry.seq <= pruned))
+        connection.execute(delete(FeedEntry).where(FeedEntry.seq > head.pruned_seq, FeedEntry.seq <= pruned))
         connection.execute(update(FEED_HEAD).values(pruned_seq=pruned))
         return int(pruned - head.pruned_seq)
 

@@ -33,6 +33,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from app.db.statement import octet_length
 from app.db.transactions import consistent_read
 from app.models import (
     EVENTS,
@@ -54,6 +55,7 @@ from app.services.event_checks import EVENT_COLUMNS, OrderRow, compare_events, f
 from app.services.search_checks import SearchQueries, compare_search
 
 RANGE_SIZE = 500  # orders in memory at once
+RANGE_BYTES = 8 * 1024**2  # of their documents, and one more order: parsed, they take several times as much memory
 _EVENTS_PAGE = 250  # events in memory at once
 _ERASURES_PAGE = 200
 
@@ -127,16 +129,19 @@ class OrderSelection:
 
 @dataclass(frozen=True, slots=True)
 class OrderRange:
-    """The orders whose ids are greater than `after` and at most `last`."""
+    """The orders whose ids are greater than `after` and at most `last`; `size` was their number when the range was
+    determined."""
 
     after: str
     last: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class RangeResult:
     """How many orders of a range were verified, and the differences that were found."""
 
+    orders: OrderRange
     verified: int
     differences: list[str]
 
@@ -148,14 +153,29 @@ def count_orders() -> int:
 
 
 def order_ranges() -> Iterator[OrderRange]:
-    """All ids, in ranges of RANGE_SIZE orders. Each range is determined when it is requested."""
+    """All ids, in ranges of up to RANGE_SIZE orders. Each range is determined when it is requested."""
     after, last = LOWEST_ID, ""
     while last != HIGHEST_ID:
         with consistent_read(statement_timeout=None) as session:
-            end = select(Order.id).where(Order.id > after).order_by(Order.id).offset(RANGE_SIZE - 1).limit(1)
-            last = session.scalar(end) or HIGHEST_ID
-        yield OrderRange(after, last)
+            ids = session.execute(_first_ids(after)).all()
+        is_last = len(ids) < RANGE_SIZE and (not ids or len(ids) == ids[-1].listed)
+        last = HIGHEST_ID if is_last else ids[-1].id
+        yield OrderRange(after, last, len(ids))
         after = last
+
+
+def _first_ids(after: str) -> Select[Any]:
+    """The next orders whose documents have less than RANGE_BYTES together before the last one, and how many of the next
+    RANGE_SIZE orders there are."""
+    document = select(octet_length(cast(OrderEvent.snapshot, Text))).where(
+        OrderEvent.order_id == Order.id, OrderEvent.version == Order.version
+    )
+    length = func.coalesce(document.scalar_subquery(), 0).label("length")  # 0: the event is missing
+    orders = select(Order.id, length).where(Order.id > after).order_by(Order.id).limit(RANGE_SIZE).subquery()
+    total = func.sum(orders.c.length).over(order_by=orders.c.id)
+    sized = select(orders.c.id, (total - orders.c.length).label("before"), func.count().over().label("listed"))
+    ranged = sized.subquery()
+    return select(ranged.c.id, ranged.c.listed).where(ranged.c.before < RANGE_BYTES).order_by(ranged.c.id)
 
 
 def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeResult:
@@ -173,7 +193,7 @@ def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeR
             verified, differences = _compare_changed_orders(connection, selection, since)
         if since is None or orders.last >= first_order_id(since):
             differences += _find_orphans(connection, selection.parameters)
-    return RangeResult(verified, differences)
+    return RangeResult(orders, verified, differences)
 
 
 def _compare_changed_orders(connection: Connection, orders: OrderSelection, since: datetime) -> tuple[int, list[str]]:
