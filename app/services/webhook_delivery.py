@@ -181,7 +181,9 @@ class WebhookDeliverer:
     def _forget_idle(self) -> None:
         """Remove the states of endpoints without open requests, if some must be of endpoints that were deleted."""
         if len(self._endpoints) > ENDPOINTS_MAX:
-            self._endpoints = {id: state for id, state in self._endpoints.items() if state.claimed or state.unstored}
+            idle = [id for id, state in self._endpoints.items() if not state.claimed and not state.unstored]
+            for endpoint_id in idle:
+                del self._endpoints[endpoint_id]
 
     def _claimed(self) -> int:
         return sum(state.claimed for state in self._endpoints.values())
