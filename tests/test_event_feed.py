@@ -364,12 +364,11 @@ def test_waiting_works_again_after_no_thread_could_be_started(
         without_threads.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError):
             client.get("/events?wait=5")
-    with ThreadPoolExecutor(1) as threads:
-        done = threads.submit(create_later, app)
-        found = page(client, after="latest", wait=5)
-        done.result()
+    with waiting_reader(app, after="latest") as reading:
+        create(client)
+        number_events(app)
 
-    assert seqs(found["events"]) == [1]
+    assert seqs(reading.result()["events"]) == [1]
 
 
 def test_existing_events_are_returned_without_waiting(app: Flask, client: FlaskClient) -> None:
