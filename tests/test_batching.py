@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.db.batching import BatchAbandoned, Batcher
-from tests.support.servers import ROOT, TIMEOUT
+from tests.support.servers import ROOT, TIMEOUT, wait_until
 
 
 class Killed(BaseException):
@@ -45,22 +45,51 @@ def test_a_single_caller_is_not_delayed() -> None:
     assert calls == [[21]]
 
 
-def test_concurrent_callers_share_executions_and_get_their_own_results() -> None:
-    sizes: list[int] = []
-    batcher = Batcher[int, int](lambda items: sizes.append(len(items)) or doubled(items), max_batch=1000)
+class Callers:
+    """Counts the callers that have begun to submit an item."""
 
-    results = concurrently(200, batcher.submit)
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    def submit_to(self, batcher: Batcher[int, int]) -> Callable[[int], int]:
+        def submit(item: int) -> int:
+            self.begun.append(item)
+            return batcher.submit(item)
+
+        return submit
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many have begun, and give the last ones time to join a batch."""
+        wait_until(lambda: len(self.begun) >= count)
+        time.sleep(0.05)
+
+
+def test_concurrent_callers_share_executions_and_get_their_own_results() -> None:
+    sizes, callers = list[int](), Callers()
+
+    def execute(items: Sequence[int]) -> list[int]:
+        sizes.append(len(items))
+        callers.wait_for(200)  # those that are not in the first batch join the second one
+        return doubled(items)
+
+    results = concurrently(200, callers.submit_to(Batcher[int, int](execute, max_batch=1000)))
 
     assert results == [2 * item for item in range(200)]
     assert len(sizes) < 100
 
 
 def test_no_batch_exceeds_its_maximum() -> None:
-    sizes: list[int] = []
-    batcher = Batcher[int, int](lambda items: sizes.append(len(items)) or doubled(items), max_batch=3)
+    sizes, callers = list[int](), Callers()
 
-    assert concurrently(50, batcher.submit) == [2 * item for item in range(50)]
-    assert max(sizes) <= 3
+    def execute(items: Sequence[int]) -> list[int]:
+        sizes.append(len(items))
+        callers.wait_for(50)
+        return doubled(items)
+
+    submit = callers.submit_to(Batcher[int, int](execute, max_batch=3))
+
+    assert concurrently(50, submit) == [2 * item for item in range(50)]
+    assert max(sizes) == 3
 
 
 def test_an_error_is_raised_for_the_callers_of_its_batch_only() -> None:
@@ -86,18 +115,18 @@ def test_too_few_results_are_an_error() -> None:
 
 
 def test_the_other_callers_of_a_killed_leader_get_their_results() -> None:
-    started = threading.Event()
+    started, callers = threading.Event(), Callers()
 
     def execute(items: Sequence[int]) -> list[int]:
         if not started.is_set():
             started.set()
-            time.sleep(0.05)  # the other callers join, some of them the next batch
+            callers.wait_for(20)  # they join this batch or the next one
             raise Killed
         return doubled(items)
 
     batcher = Batcher[int, int](execute, max_batch=1000)
 
-    results = concurrently(20, batcher.submit)
+    results = concurrently(20, callers.submit_to(batcher))
 
     assert [type(result) for result in results].count(Killed) == 1
     assert all(result == 2 * item for item, result in enumerate(results) if not isinstance(result, Killed))
@@ -105,18 +134,18 @@ def test_the_other_callers_of_a_killed_leader_get_their_results() -> None:
 
 
 def test_the_other_callers_of_a_killed_leader_get_an_error_if_a_batch_must_not_be_repeated() -> None:
-    executed: list[int] = []
+    executed, callers = list[int](), Callers()
 
     def execute(items: Sequence[int]) -> list[int]:
         executed.extend(items)
-        time.sleep(0.05)  # the other callers join the next batch
+        callers.wait_for(20)  # they join the next batch
         if 0 in items:
             raise Killed
         return doubled(items)
 
     batcher = Batcher[int, int](execute, max_batch=1000, repeatable=False)
 
-    results = concurrently(20, batcher.submit)
+    results = concurrently(20, callers.submit_to(batcher))
 
     assert sorted(executed) == list(range(20))
     for item, result in enumerate(results):
@@ -125,17 +154,18 @@ def test_the_other_callers_of_a_killed_leader_get_an_error_if_a_batch_must_not_b
 
 
 def test_a_stuck_batch_does_not_block_later_ones() -> None:
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     def execute(items: Sequence[int]) -> list[int]:
         if 0 in items:
-            release.wait(10)
+            begun.set()
+            release.wait(TIMEOUT)
         return doubled(items)
 
     batcher = Batcher[int, int](execute, max_batch=1)
     stuck = threading.Thread(target=batcher.submit, args=(0,))
     stuck.start()
-    time.sleep(0.15)  # longer than a leader waits for the batch before its own
+    assert begun.wait(TIMEOUT)
 
     try:
         assert concurrently(10, lambda item: batcher.submit(item + 1)) == [2 * (item + 1) for item in range(10)]
@@ -150,6 +180,7 @@ def test_a_stuck_batch_does_not_block_later_ones() -> None:
 UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import gevent, json, random, socket
+from app.db import batching
 from app.db.batching import Batcher
 
 sleep = monkey.get_original("time", "sleep")
@@ -166,7 +197,7 @@ def shared():
     gevent.sleep(0.005)
     for victim in greenlets[::50]:  # leaders and others
         victim.kill()
-    gevent.joinall(greenlets, timeout=20)
+    gevent.joinall(greenlets, timeout=60)
     survivors = [greenlet.value for i, greenlet in enumerate(greenlets) if i % 50]
     return survivors, len(sizes), batcher.submit(7)
 
@@ -179,15 +210,17 @@ def blocking():
 
     batcher = Batcher(execute, max_batch=40)
     greenlets = [gevent.spawn(batcher.submit, item) for item in range(120)]
-    gevent.joinall(greenlets, timeout=20)
+    gevent.joinall(greenlets, timeout=60)
     return [greenlet.value for greenlet in greenlets], len(sizes)
 
 def arriving():
     sizes, pairs = [], [socket.socketpair() for _ in range(30)]
+    waiting = [connection for connection, _ in pairs]
     def execute(items):
         sizes.append(len(items))
         return items
     def receive(connection):
+        waiting.remove(connection)
         length = ord(connection.recv(1))
         for _ in range(length):  # others run between the steps of a request
             gevent.sleep(0)
@@ -195,10 +228,11 @@ def arriving():
 
     batcher = Batcher(execute, max_batch=40)
     greenlets = [gevent.spawn(receive, connection) for connection, _ in pairs]
-    gevent.sleep(0.01)  # all wait for their requests
+    while waiting:  # for the beginning of their requests
+        gevent.sleep(0)
     for length, (_, client) in enumerate(pairs):
         client.send(bytes([length]))
-    gevent.joinall(greenlets, timeout=20)
+    gevent.joinall(greenlets, timeout=60)
     return sizes
 
 def overloaded():
@@ -211,7 +245,10 @@ def overloaded():
     busy.kill()
     return result
 
-print(json.dumps({one.__name__: one() for one in (shared, blocking, arriving, overloaded)}))
+results = {"shared": shared(), "overloaded": overloaded()}
+batching._JOIN_TIMEOUT = 60  # seconds: on a busy machine, a few milliseconds end before the others can run
+results |= {"blocking": blocking(), "arriving": arriving()}
+print(json.dumps(results))
 """
 
 

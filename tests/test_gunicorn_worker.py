@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +22,8 @@ from hypothesis import strategies as st
 
 import gunicorn_worker
 from app.errors import problem_types
+from tests.support.servers import TIMEOUT
 from tests.support.worker import Application, worker_of
-
-TIMEOUT = 10  # seconds
 
 NAMES = ("Host", "host", "Content-Type", "Content-Length", "content-length", "Idempotency-Key", "X-Forwarded-Proto",
          "X-Forwarded-Ssl", "Connection", "Transfer-Encoding", "Expect", "Upgrade", "X_Forwarded_For", "Script_Name",
@@ -117,9 +117,10 @@ def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[by
 
 
 @contextmanager
-def connection_to(application: Application, *, timeout: int = TIMEOUT) -> Iterator[socket.socket]:
-    """A client's socket to a worker that serves the application."""
+def connection_to(application: Application, *, timeout: int = TIMEOUT, sent: bytes = b"") -> Iterator[socket.socket]:
+    """A client's socket to a worker that serves the application, once the client has sent something."""
     ours, theirs = socket.socketpair()
+    ours.sendall(sent)
     unix = socket.socket(socket.AF_UNIX)
     with worker_of(application, keepalive=timeout, timeout=timeout) as worker, ours, unix as listener:
         ours.settimeout(TIMEOUT)
@@ -393,29 +394,32 @@ def test_headers_of_the_server_are_sent_once() -> None:
     assert response.count(b"\r\nDate: ") == 1
 
 
-def test_a_slow_client_receives_the_whole_of_a_large_response() -> None:
-    large = failing(Closing(b"x" * 1_000_000), ("Content-Length", "1000000"))
-    with connection_to(large, timeout=1) as connection:
-        connection.sendall(PLAIN)
-        received = b""
-        while not received.endswith(b"x" * 1_000_000):
-            time.sleep(0.15)  # much longer in all than the time for one part
-            received += connection.recv(100_000)
+def received_at(rate: int, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many bytes of a response, with its head, a client receives that reads so many a second of the worker's clock.
 
-
-def test_a_client_that_receives_a_large_response_too_slowly_is_disconnected(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(gunicorn_worker, "MIN_BODY_RATE", 10_000_000)
-    large = failing(Closing(b"x" * 5_000_000), ("Content-Length", "5000000"))
+    The worker's limit is TIMEOUT and, for 100,000 bytes, another second.
+    """
     received = 0
-    with connection_to(large, timeout=1) as connection:
-        connection.sendall(PLAIN)
+    clock = SimpleNamespace(monotonic=lambda: received / rate, time=time.time)
+    monkeypatch.setattr(gunicorn_worker, "time", clock)
+    monkeypatch.setattr(gunicorn_worker, "MIN_BODY_RATE", 100_000)
+    large = failing(Closing(b"x" * size), ("Content-Length", str(size)))
+    with connection_to(large, sent=PLAIN.replace(b"Host", b"Connection: close\r\nHost")) as connection:
         while part := connection.recv(10_000):
             received += len(part)
-            time.sleep(0.01)  # no wait is as long as the time for one part
+    return received
 
-    assert 0 < received < 5_000_000
+
+def test_a_slow_client_receives_the_whole_of_a_large_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 100_000 * 2 * TIMEOUT  # in two thirds of the time for one part and this many bytes
+
+    assert received_at(size // (2 * TIMEOUT), size, monkeypatch) > size
+
+
+def test_a_client_that_receives_a_large_response_too_slowly_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 100_000 * 2 * TIMEOUT
+
+    assert 0 < received_at(size // (8 * TIMEOUT), size, monkeypatch) < size
 
 
 def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_disconnected() -> None:
@@ -423,7 +427,7 @@ def test_a_client_that_sends_the_rest_of_an_unread_body_too_slowly_is_disconnect
         connection.sendall(UNREAD.replace(b": 3", b": 1000000"))
         response = connection.recv(1000)
         with pytest.raises(OSError):
-            for _ in range(50):
+            while True:
                 time.sleep(0.1)
                 connection.sendall(b"x")
 
@@ -599,9 +603,7 @@ def test_for_http_1_0_a_body_of_unknown_length_ends_with_the_connection() -> Non
 def responses_in_time(*begun: bytes) -> list[bytes]:
     """All responses to incomplete requests, each on its own connection; the worker waits for a second."""
     with ExitStack() as stack:
-        connections = [stack.enter_context(connection_to(echo, timeout=1)) for _ in begun]
-        for connection, sent in zip(connections, begun, strict=True):
-            connection.sendall(sent)
+        connections = [stack.enter_context(connection_to(echo, timeout=1, sent=sent)) for sent in begun]
         return [receive_all(connection) for connection in connections]
 
 

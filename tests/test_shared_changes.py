@@ -24,6 +24,7 @@ from tests.support.actions import event_types, order_after, send_action
 from tests.support.concurrency import retry_while_unavailable, run_concurrently
 from tests.support.marks import on_postgresql
 from tests.support.samples import slug
+from tests.support.servers import TIMEOUT, wait_until
 
 MANY = 8  # changes; the pool has a connection for each
 
@@ -62,6 +63,22 @@ def writes(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     event.remove(engine, "begin", record_transaction)
 
 
+def wait_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the leader of a batch wait until all of MANY calls have begun."""
+    submit, begun = Batcher.submit, Counter[int]()
+
+    def count(batcher: Batcher[Any, Any], item: Any) -> Any:
+        begun[id(batcher)] += 1
+        return submit(batcher, item)
+
+    def wait_for_callers(batcher: Batcher[Any, Any]) -> None:
+        wait_until(lambda: begun[id(batcher)] >= MANY)
+        time.sleep(0.1)  # the last ones join
+
+    monkeypatch.setattr(Batcher, "submit", count)
+    monkeypatch.setattr(Batcher, "wait_for_callers", wait_for_callers)
+
+
 def change_all(app: Flask, paths: list[str], *names: str, **headers: str) -> list[TestResponse]:
     """The responses to one action on each of the orders, sent at the same time; by default to confirm it."""
     actions = names or ["confirm"] * len(paths)
@@ -83,9 +100,16 @@ def run_before(monkeypatch: pytest.MonkeyPatch, path: str, meanwhile: Callable[[
 
 
 def test_changes_of_several_orders_are_stored_together(
-    app: Flask, client: FlaskClient, runner: FlaskCliRunner, paths: list[str], writes: list[Any]
+    app: Flask,
+    client: FlaskClient,
+    runner: FlaskCliRunner,
+    paths: list[str],
+    writes: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    responses = change_all(app, paths, "confirm", "hold", "cancel", "update")
+    with monkeypatch.context() as waiting:
+        wait_for_all(waiting)
+        responses = change_all(app, paths, "confirm", "hold", "cancel", "update")
 
     assert [(response.status_code, response.json["version"]) for response in responses] == [(200, 2)] * MANY
     assert len(writes) < MANY / 2
@@ -167,7 +191,7 @@ def test_a_reference_that_another_order_has_fails_no_other_change(
 
 @on_postgresql
 def test_an_order_that_is_locked_delays_no_other_change(app: Flask, database_url: str, paths: list[str]) -> None:
-    others_are_stored = threading.Barrier(MANY, timeout=30)
+    others_are_stored = threading.Barrier(MANY, timeout=TIMEOUT)
 
     def confirm(i: int) -> TestResponse:
         response = retry_while_unavailable(lambda: send_action(app.test_client(), paths[i], "confirm"))

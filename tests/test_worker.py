@@ -1,5 +1,6 @@
 """`flask worker` and the supervisor of `make run`, as real processes."""
 
+import linecache
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select
@@ -43,10 +45,12 @@ def erased_orders(app: Flask) -> list[tuple[int, str]]:
 def test_a_worker_makes_due_changes_and_stops_on_sigterm(
     app: Flask, client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soon = rfc3339(datetime.now(UTC) + timedelta(seconds=1))
-    held = client.post("/orders", json=MINIMAL).headers["Location"]
-    client.put(f"{held}/holds/review", json={"kind": "review", "until": soon})
-    late = client.post("/orders", json=MINIMAL | {"ship_by": soon}).headers["Location"]
+    with time_machine.travel(datetime.now(UTC) - timedelta(hours=1)):
+        soon = rfc3339(datetime.now(UTC) + timedelta(minutes=30))
+        held = client.post("/orders", json=MINIMAL).headers["Location"]
+        client.put(f"{held}/holds/review", json={"kind": "review", "until": soon})
+        late = client.post("/orders", json=MINIMAL | {"ship_by": soon}).headers["Location"]
+    assert client.get(held).json["holds"] and not client.get(late).json["late"]
     erased = [client.post("/orders", json=MINIMAL | {"customer_id": "c-gone"}).headers["Location"] for _ in range(2)]
     for path in erased:
         client.post(f"{path}/cancel", json={"reason": "customer"})
@@ -88,6 +92,9 @@ def test_a_database_that_is_unavailable_to_some_tasks_is_reported_once_until_all
     """Like another process that locks SQLite's file, or a read-only server: reads succeed."""
     calls: list[str] = []
 
+    def reads_since_the_first_write() -> int:
+        return calls[calls.index("write") :].count("read")
+
     def read() -> bool:
         calls.append("read")
         return False
@@ -95,6 +102,7 @@ def test_a_database_that_is_unavailable_to_some_tasks_is_reported_once_until_all
     def write() -> bool:
         calls.append("write")
         if calls.count("write") == 3:
+            wait_until(lambda: reads_since_the_first_write() > 3)
             running.stop()
             return True
         raise PoolTimeout
@@ -104,7 +112,6 @@ def test_a_database_that_is_unavailable_to_some_tasks_is_reported_once_until_all
     with capture_logs() as logs:
         running.run()
 
-    assert calls[calls.index("write") :].count("read") > 3
     assert [(line["event"], line.get("task")) for line in logs if "database" in line["event"]] == [
         ("database unavailable", "writes"),
         ("database available again", None),
@@ -130,6 +137,7 @@ def test_an_error_at_the_end_of_a_task_is_logged() -> None:
 def test_a_signal_stops_the_worker_at_whichever_line_it_interrupts() -> None:
     files = {threading.__file__, worker.__file__}
     countdown = moment = 0
+    waiting = "self._stop_requests.get()"
 
     def trace(frame: FrameType, _event: str, _argument: object) -> Any:
         nonlocal countdown
@@ -138,6 +146,8 @@ def test_a_signal_stops_the_worker_at_whichever_line_it_interrupts() -> None:
         countdown -= 1
         if countdown == 0:
             signal.raise_signal(signal.SIGTERM)
+        elif waiting in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+            running.stop()  # the line to interrupt comes later
         return trace
 
     before = signal.getsignal(signal.SIGTERM)
@@ -147,15 +157,11 @@ def test_a_signal_stops_the_worker_at_whichever_line_it_interrupts() -> None:
             countdown = moment
             running = Worker((), context=nullcontext, observe=lambda *_: None)
             signal.signal(signal.SIGTERM, lambda *_: running.stop())
-            late = threading.Timer(0.2, running.stop)  # if the worker waits before that line
-            late.start()
             sys.settrace(trace)
             try:
                 assert running.run()
             finally:
                 sys.settrace(None)
-                late.cancel()
-                late.join()
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -41,6 +41,7 @@ def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
         path = r"^    location (= |~ \^|)/(?!\.problem)"
         configuration = re.sub(path, rf"    location \1{prefix}/", configuration, flags=re.MULTILINE)
         configuration = re.sub(r'(\$order_url_prefix \{\s+default  )""', rf'\1"{prefix}"', configuration)
+    # rate: on a slow machine, 200 requests a second would never exceed the limit.
     # sndbuf: as to a distant client, the kernel does not take a whole response at once.
     for theirs, ours in {
         "/run/order-service": str(directory),
@@ -48,6 +49,7 @@ def adapt(configuration: str, directory: Path, port: int, prefix: str) -> str:
         "listen 80 default_server": f"listen 127.0.0.1:{port} default_server sndbuf=64k",
         "listen [::]:80 default_server": f"listen [::1]:{port} default_server",
         '# "https://shop.example" ': '"https://shop.example" ',
+        "rate=200r/s": "rate=1r/m",
     }.items():
         assert theirs in configuration
         configuration = configuration.replace(theirs, ours)

@@ -33,7 +33,17 @@ from tests.nginx.conftest import nginx_without_service
 from tests.support.event_streams import number_events, open_stream
 from tests.support.samples import LARGE
 from tests.support.search import project
-from tests.support.servers import GUNICORN, TIMEOUT, Response, Server, exchange, free_port, running, send_request
+from tests.support.servers import (
+    GUNICORN,
+    TIMEOUT,
+    Response,
+    Server,
+    exchange,
+    free_port,
+    running,
+    send_request,
+    wait_until,
+)
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 
@@ -245,7 +255,7 @@ def test_events_pass_at_once_in_a_stream_and_to_a_waiting_reader(service: Server
     with open_stream(service.port, "/events?after=0") as stream, ThreadPoolExecutor(1) as threads:
         assert next(stream).type == "order.created"
         waiting = threads.submit(service.request, "GET", "/events?after=latest&wait=20")
-        time.sleep(0.5)
+        wait_until(lambda: b"\nevent_streams 2.0\n" in service.request("GET", "/metrics").body)
         service.request("POST", f"{order}/confirm")
         number_events(app)
 
@@ -343,13 +353,11 @@ def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes],
 
 def test_an_address_over_its_rate_limit_is_429_and_no_other(service: Server) -> None:
     """127.0.0.2 stands for another machine; 127.0.0.1 is not limited."""
-    started = time.monotonic()
     flooding, received = statuses_of(service.port, 1000, address="127.0.0.2")
-    seconds = time.monotonic() - started
     others = [statuses_of(service.port, n, address=f"127.0.0.{last}")[0] for n, last in ((1, 3), (1000, 1))]
 
     assert flooding.keys() == {b"200", b"429"} and flooding.total() == 1000
-    assert 401 <= flooding[b"200"] <= 401 + 200 * seconds + 1
+    assert 401 <= flooding[b"200"] < 410  # one more is allowed in each minute
     assert others == [{b"200": 1}, {b"200": 1000}]
     refused = received.rpartition(b"HTTP/1.1 429")[2]
     assert b"Content-Type: application/problem+json" in refused and b"Retry-After: 1\r\n" in refused
@@ -525,18 +533,25 @@ def test_a_slow_export_arrives_complete_and_an_aborted_one_is_recognizable(datab
             insert_orders([new_order(CreateRequest(LARGE, ANONYMOUS)) for _ in range(100)])
     with nginx_without_service() as nginx:
         bind = f"unix:{nginx.process.args[4]}/gunicorn.sock"  # type: ignore[index, str-bytes-safe]
-        settings = {"BIND": bind, "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1", "EXPORT_SECONDS": "3"}
+        settings = {"BIND": bind, "DATABASE_URL": database_url, "WEB_CONCURRENCY": "1"}
         with running(*GUNICORN, port=nginx.port, **settings):
-            whole = nginx.request("GET", "/orders/export")
+            with closing(http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=TIMEOUT)) as connection:
+                connection.request("GET", "/orders/export")
+                slow = connection.getresponse()
+                whole = slow.read(1)
+                time.sleep(1)  # nginx reads no more than fits into its buffers and the kernel's
+                whole += slow.read()
+        with running(*GUNICORN, port=nginx.port, EXPORT_SECONDS="1", **settings) as service:
             with closing(http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=TIMEOUT)) as connection:
                 connection.request("GET", "/orders/export")
                 response = connection.getresponse()
                 response.read(1)
-                time.sleep(4)  # nginx reads no more than fits into its buffers and the kernel's
+                time.sleep(1)  # longer than the limit, which the service sees when it can send again
                 with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
                     response.read()
+            wait_until(lambda: '"event":"export aborted"' in service.output())
 
-    assert (whole.status, whole.body.count(b"\n")) == (200, 1000)
+    assert (slow.status, whole.count(b"\n")) == (200, 1000)
 
 
 def test_without_the_service_nginx_returns_503_with_retry_after() -> None:
@@ -560,7 +575,7 @@ def test_a_valid_request_id_is_kept_and_an_invalid_one_replaced(service: Server,
     [request_id] = response.headers.get_all("X-Request-Id")
     assert (request_id == given) is kept
     assert kept or re.fullmatch("[0-9a-f]{32}", request_id)
-    assert f'"request_id":"{request_id}"' in service.output()
+    wait_until(lambda: f'"request_id":"{request_id}"' in service.output())
 
 
 def test_clients_that_send_headers_slowly_delay_no_other_client(service: Server) -> None:
@@ -593,9 +608,10 @@ def test_a_reload_under_load_loses_no_request(service: Server, app: Flask) -> No
     for client in clients:
         client.start()
     for reloads in (1, 2, 3):
+        old = set(service.children())
         service.process.send_signal(signal.SIGHUP)
         wait_for_workers(service, 2 + 2 * reloads)
-    time.sleep(1)  # the last old workers have requests to finish
+    wait_until(lambda: not old & set(service.children()))
     enough.set()
     for client in clients:
         client.join()
