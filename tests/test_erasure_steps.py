@@ -79,6 +79,31 @@ def test_an_erasure_continues_with_every_request_until_it_is_complete(app: Flask
     assert len({client.get(path).json["customer_id"] for path in paths}) == 1
 
 
+def test_a_step_is_limited_by_the_size_of_its_snapshots_whatever_the_one_before_was(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _small, large = cancelled_orders(client, 2)
+    add_versions(app, large.rpartition("/")[2], 40, note_length=20_000)
+    sizes: list[int] = []
+    step, load = personal_data.in_transaction, personal_data.load_document
+
+    def count_step(work: Callable[[], Any]) -> Any:
+        sizes.append(0)
+        return step(work)
+
+    def count_size(document: str) -> dict[str, Any]:
+        sizes[-1] += len(document)
+        return load(document)
+
+    monkeypatch.setattr(personal_data, "in_transaction", count_step)
+    monkeypatch.setattr(personal_data, "load_document", count_size)
+
+    follow(client, f"/erasures/{client.delete(ERASE).json['id']}")
+
+    assert sum(sizes) > 3 * personal_data.PAGE_BYTES
+    assert max(sizes) < 1.5 * personal_data.PAGE_BYTES
+
+
 @pytest.mark.usefixtures("small_steps")
 def test_an_order_can_be_changed_while_it_is_being_erased(app: Flask, client: FlaskClient) -> None:
     [path] = cancelled_orders(client, 1)

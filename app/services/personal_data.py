@@ -9,17 +9,18 @@ keeps two processes from running steps of one erasure at the same time.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import structlog
-from sqlalchemy import Integer, Text, bindparam, cast, func, literal, select, text, tuple_, update
+from sqlalchemy import Integer, Row, Text, bindparam, cast, func, literal, select, text, tuple_, update
 
 from app.db.engine import db, rewrite_sqlite_file
 from app.db.errors import DATABASE_ERRORS, is_duplicate, is_unavailable
+from app.db.statement import rows_within
 from app.db.transactions import in_transaction, read_rows
 from app.db.types import UUID, rfc3339
 from app.errors import ErasureNotFound, OpenOrders
@@ -41,9 +42,9 @@ REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request 
 # Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures there are.
 REWRITE_PACE = 2 * 1024 * 1024
 
-# Snapshots of one step: the fewer, the larger they are, so that a step is short and takes little memory. Versions of an
-# order are of similar size, so the largest of a page determines the length of the next.
-_PAGE_FIRST, _PAGE_MAX, _PAGE_CHARACTERS = 1, 100, 250_000
+# Snapshots of one step, which has at most PAGE_BYTES and one snapshot, so that it is short and takes little memory. The
+# database reads the sizes of all that a step may erase, so after large ones the next step may erase few.
+_PAGE_FIRST, _PAGE_MAX = 1, 100
 _KEYS_PAGE = 1000  # fingerprints that one step removes
 # Seconds between two steps. Other requests of this process run in them: SQLite blocks the process throughout a step,
 # and gevent polls for new events only when it waits, which it does not in a sleep of 0.
@@ -184,18 +185,18 @@ def _running_or_new(customer_id: str, principal: Principal) -> str:
 
 def _steps(erasure_id: str) -> Iterator[None]:
     """Run the steps one after the other until no order remains."""
-    page = _PAGE_FIRST
-    while (largest := in_transaction(lambda: _erase_page(erasure_id, page))) is not None:
-        page = max(1, min(_PAGE_MAX, _PAGE_CHARACTERS // max(largest, 1)))
-        time.sleep(_PAUSE if largest else _LOCKED_PAUSE)
+    limit = _PAGE_FIRST
+    while (next_limit := in_transaction(lambda: _erase_page(erasure_id, limit))) is not None:
+        time.sleep(_PAUSE if next_limit else _LOCKED_PAUSE)
+        limit = next_limit or limit
         yield
 
 
 def _erase_page(erasure_id: str, limit: int) -> int | None:
     """Erase up to `limit` snapshots of one order and, after the last one, the order itself.
 
-    Returns the length of the largest snapshot, 0 if another process has locked the row, None if no order remains or
-    only open ones.
+    Returns the limit of the next step, 0 if another process has locked the row, None if no order remains or only open
+    ones.
     """
     row = select(Erasure).where(Erasure.id == erasure_id, Erasure.status == RUNNING)
     erasure = db.session.scalar(row.with_for_update(skip_locked=True))
@@ -213,26 +214,29 @@ def _erase_page(erasure_id: str, limit: int) -> int | None:
     with db.session.no_autoflush:  # one UPDATE of the erasure is enough
         if erasure.order_id != order.id:
             erasure.order_id, erasure.erased_version = order.id, 0
-        lengths = _erase_snapshots(erasure, limit)
-        all_erased = len(lengths) < limit or erasure.erased_version >= order.version
+        events = _erase_snapshots(erasure, limit)
+        all_erased = not events or erasure.erased_version >= order.version
         if all_erased and not _erase_fingerprints(order.id):
             _erase_order(erasure)
-    return max(lengths, default=1)
+    are_large = bool(events) and events[-1].bytes_so_far >= PAGE_BYTES
+    return min(_PAGE_MAX, 2 * (len(events) if are_large else limit))
 
 
-def _erase_snapshots(erasure: Erasure, limit: int) -> list[int]:
-    """Erase the next snapshots of the current order, and return their lengths. No other function updates events."""
+def _erase_snapshots(erasure: Erasure, limit: int) -> Sequence[Row[Any]]:
+    """Erase the next snapshots of the current order, and return their events. No other function updates events."""
     order_id = erasure.order_id
     assert order_id is not None
     remaining = OrderEvent.order_id == order_id, OrderEvent.version > erasure.erased_version
     query = select(OrderEvent.version, OrderEvent.actor, OrderEvent.snapshot).where(*remaining)
-    events = db.session.execute(query.order_by(OrderEvent.version).limit(limit)).all()
+    query = query.order_by(OrderEvent.version).limit(limit)
+    page = rows_within(query, position="version", document="snapshot", size=PAGE_BYTES, descending=False)
+    events: Sequence[Row[Any]] = db.session.execute(page).all()
     if not events:
-        return []
+        return events
     db.session.connection().execute(_UPDATE_EVENT, [_erased_event(event, erasure) for event in events])
     erase_responses(order_id, after=erasure.erased_version, until=events[-1].version)
     erasure.erased_version = events[-1].version
-    return [len(event.snapshot) for event in events]
+    return events
 
 
 def _erased_event(event: Any, erasure: Erasure) -> dict[str, Any]:
