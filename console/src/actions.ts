@@ -288,15 +288,7 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
   update: {
     label: "Edit",
     explanation: "Changes the note, tags, dates, reference and addresses.",
-    fields: () => [
-      { name: "note", label: "Note", kind: "multiline", max: 2_000 },
-      { name: "tags", label: "Tags", kind: "text", max: 50 * (64 + 2), hint: "Separated by commas." },
-      { name: "external_ref", label: "Reference", kind: "text", max: 64 },
-      { name: "ship_by", label: "Ship by", kind: "time" },
-      { name: "deliver_by", label: "Deliver by", kind: "time" },
-      ...addressFields("shipping_address", "Shipping address"),
-      ...addressFields("billing_address", "Billing address"),
-    ],
+    fields: () => EDITABLE,
     initial: editable,
     change: (_, values, base) => ({ method: "PATCH", path: "", body: patch(base, values) }),
     submit: () => "Save the changes",
@@ -312,12 +304,29 @@ const ADDRESS: [keyof Address, string, number][] = [
   ["postal_code", "Postal code", 20], ["city", "City", 100], ["region", "Region", 100],
   ["country", "Country", 2], ["phone", "Phone", 40], ["email", "E-mail", 254],
 ];
-const ADDRESSES = ["shipping_address", "billing_address"] as const;
 const TRACKING: Field[] = [
   { name: "carrier", pointer: "#/tracking/carrier", label: "Carrier", kind: "text", max: 100, group: "Tracking, optional" },
   { name: "tracking_number", pointer: "#/tracking/number", label: "Tracking number", kind: "text", max: 100, group: "Tracking, optional" },
   { name: "url", pointer: "#/tracking/url", label: "Tracking page", kind: "text", max: 2_000, group: "Tracking, optional" },
 ];
+
+// The fields of each member that PATCH can change, with dots in the names of those of an object; none where the console
+// does not edit it. A member without an entry does not compile.
+const FIELDS: Record<keyof Schemas["OrderPatch"], Field[]> = {
+  note: [{ name: "note", label: "Note", kind: "multiline", max: 2_000 }],
+  tags: [{ name: "tags", label: "Tags", kind: "text", max: 50 * (64 + 2), hint: "Separated by commas." }],
+  external_ref: [{ name: "external_ref", label: "Reference", kind: "text", max: 64 }],
+  ship_by: [{ name: "ship_by", label: "Ship by", kind: "time" }],
+  deliver_by: [{ name: "deliver_by", label: "Deliver by", kind: "time" }],
+  shipping_address: addressFields("shipping_address", "Shipping address"),
+  billing_address: addressFields("billing_address", "Billing address"),
+  metadata: [],
+  related_orders: [],
+  items: [],
+  adjustments: [],
+  currency: [],
+};
+const EDITABLE: Field[] = Object.values(FIELDS).flat();
 
 /** The allowed actions of the order that the console has a form for, in the order of ACTIONS. */
 export function possibleActions(order: Order): ActionName[] {
@@ -415,7 +424,7 @@ function tracking(values: Values): { tracking?: Values } {
   return Object.keys(members).length ? { tracking: members } : {};
 }
 
-function addressFields(member: (typeof ADDRESSES)[number], group: string): Field[] {
+function addressFields(member: string, group: string): Field[] {
   return ADDRESS.map(([name, label, max]): Field => ({
     ...(name === "country" ? { hint: "Two letters, such as DE." } : {}),
     name: `${member}.${name}`, pointer: `#/${member}/${name}`, label, kind: "text", max, group,
@@ -423,16 +432,16 @@ function addressFields(member: (typeof ADDRESSES)[number], group: string): Field
 }
 
 function editable(order: Order): Values {
-  return {
-    note: order.note ?? "",
-    tags: order.tags.join(", "),
-    external_ref: order.external_ref ?? "",
-    ship_by: localInput(order.ship_by),
-    deliver_by: localInput(order.deliver_by),
-    ...Object.fromEntries(
-      ADDRESSES.flatMap((member) => ADDRESS.map(([name]) => [`${member}.${name}`, order[member]?.[name] ?? ""])),
-    ),
-  };
+  return Object.fromEntries(EDITABLE.map((field) => [field.name, editableText(valueOf(order, field), field)]));
+}
+
+function valueOf(order: Order, field: Field): unknown {
+  return field.name.split(".").reduce<unknown>((value, name) => (value as Record<string, unknown> | null)?.[name], order);
+}
+
+function editableText(value: unknown, { kind }: Field): string {
+  if (kind === "time") return localInput(value as string | null);
+  return Array.isArray(value) ? value.join(", ") : ((value as string | null | undefined) ?? "");
 }
 
 /**
@@ -443,18 +452,22 @@ function editable(order: Order): Values {
  */
 function patch(base: Order, values: Values): Record<string, unknown> {
   const before = editable(base);
-  const changed = (name: string) => (values[name] ?? "") !== before[name];
   const result: Record<string, unknown> = {};
-  for (const name of ["note", "external_ref"]) if (changed(name)) result[name] = values[name] || null;
-  for (const name of ["ship_by", "deliver_by"]) if (changed(name)) result[name] = fromLocalInput(values[name] ?? "");
-  if (changed("tags")) result.tags = (values.tags ?? "").split(",").map((tag) => tag.trim()).filter(Boolean);
-  for (const member of ADDRESSES) {
-    const address = ADDRESS.filter(([name]) => changed(`${member}.${name}`));
-    if (!address.length) continue;
-    const entered = (name: string) => values[`${member}.${name}`] || null;
-    const members = address.map(([name]) => [name, name === "country" ? entered(name)?.toUpperCase() ?? null : entered(name)]);
-    result[member] = ADDRESS.some(([name]) => entered(name)) ? Object.fromEntries(members) : null;
+  for (const [member, fields] of Object.entries(FIELDS)) {
+    const changed = fields.filter(({ name }) => (values[name] ?? "") !== before[name]);
+    if (!changed.length) continue;
+    const entered = changed.map((field) => [field.name.slice(member.length + 1), enteredValue(base, field, values)]);
+    const [[part, value]] = entered as [[string, unknown]];
+    const isEmpty = fields.every(({ name }) => !values[name]);
+    result[member] = part === "" ? value : isEmpty ? null : Object.fromEntries(entered);
   }
   if (!Object.keys(result).length) throw new Incomplete("Change something first.");
   return result;
+}
+
+function enteredValue(base: Order, field: Field, values: Values): unknown {
+  const text = values[field.name] ?? "";
+  if (field.kind === "time") return fromLocalInput(text);
+  if (Array.isArray(valueOf(base, field))) return text.split(",").map((part) => part.trim()).filter(Boolean);
+  return (field.name.endsWith(".country") ? text.toUpperCase() : text) || null;
 }

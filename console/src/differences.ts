@@ -46,53 +46,76 @@ export function differences(before: Order, after: Order): Difference[] {
 
   const status = <Code extends string>(label: string, names: Record<Code, string>, old: Code, now: Code) =>
     compare(label, named(names, old), named(names, now));
-  status("Order", ORDER_STATUSES, before.status, after.status);
-  status("Fulfillment", FULFILLMENT_STATUSES, before.fulfillment_status, after.fulfillment_status);
-  status("Payment", PAYMENT_STATUSES, before.payment_status, after.payment_status);
-  status("Returns", RETURN_STATUSES, before.return_status, after.return_status);
-  compare("Late", before.late ? "yes" : "no", after.late ? "yes" : "no");
-
-  each<Item>((item) => `Line ${item.line} · ${itemName(item)}`, (item) => item.line, lineState)(before.items, after.items);
-  each<Item>(
-    (item) => `Price of line ${item.line}`,
-    (item) => item.line,
-    (item, order) => (item.total === null ? "" : money(item.total, order.currency)),
-  )(before.items, after.items);
-
-  for (const name of ["items", "adjustments", "cancelled", "total", "paid", "refunded", "due"] as const) {
-    const label = name === "items" ? "Items" : name === "cancelled" ? "Cancelled amount" : capitalize(name);
-    compare(label, total(before, name), total(after, name));
-  }
-
-  each<Hold>((hold) => `Hold ${hold.handle}`, (hold) => hold.handle, holdText)(before.holds, after.holds);
-  each<Payment>(
-    (payment) => `Payment ${payment.reference ?? ""}`.trim(),
-    (payment) => `${payment.type} ${payment.reference ?? payment.occurred_at}`,
-    paymentText,
-  )(before.payments, after.payments);
-  each<Fulfillment>((one) => `Fulfillment ${one.number}`, (one) => one.number, fulfillmentText)(
-    before.fulfillments,
-    after.fulfillments,
-  );
-  each<NumberedEvent>((event) => `Fulfillment ${event.number}`, (event) => event.number, eventText)(
-    deliveryEvents(before),
-    deliveryEvents(after),
-  );
-  each<Return>((one) => `Return ${one.number}`, (one) => one.number, (one, order) => `${units(one.items, order)}, ${named(RETURN_RECORD_STATUSES, one.status)}`)(
-    before.returns,
-    after.returns,
-  );
-
-  compare("Ship by", date(before.ship_by), date(after.ship_by));
-  compare("Deliver by", date(before.deliver_by), date(after.deliver_by));
-  compare("Customer", customerName(before.customer_id), customerName(after.customer_id));
-  compare("Reference", before.external_ref ?? "", after.external_ref ?? "");
-  compare("Note", before.note ?? "", after.note ?? "");
-  compare("Tags", before.tags.join(", "), after.tags.join(", "));
-  compare("Metadata", pairs(before.metadata), pairs(after.metadata));
-  compare("Shipping address", addressText(before.shipping_address), addressText(after.shipping_address));
-  compare("Billing address", addressText(before.billing_address), addressText(after.billing_address));
-  compare("Related orders", related(before), related(after));
+  // How each member is compared, in this sequence; null where its changes are not shown, or are those of other members.
+  // A member without an entry does not compile.
+  const members: Record<keyof Order, (() => void) | null> = {
+    status: () => status("Order", ORDER_STATUSES, before.status, after.status),
+    fulfillment_status: () =>
+      status("Fulfillment", FULFILLMENT_STATUSES, before.fulfillment_status, after.fulfillment_status),
+    payment_status: () => status("Payment", PAYMENT_STATUSES, before.payment_status, after.payment_status),
+    return_status: () => status("Returns", RETURN_STATUSES, before.return_status, after.return_status),
+    late: () => compare("Late", before.late ? "yes" : "no", after.late ? "yes" : "no"),
+    items: () => {
+      each<Item>((item) => `Line ${item.line} · ${itemName(item)}`, (item) => item.line, lineState)(before.items, after.items);
+      each<Item>(
+        (item) => `Price of line ${item.line}`,
+        (item) => item.line,
+        (item, order) => (item.total === null ? "" : money(item.total, order.currency)),
+      )(before.items, after.items);
+    },
+    totals: () => {
+      for (const name of ["items", "adjustments", "cancelled", "total", "paid", "refunded", "due"] as const) {
+        const label = name === "items" ? "Items" : name === "cancelled" ? "Cancelled amount" : capitalize(name);
+        compare(label, total(before, name), total(after, name));
+      }
+    },
+    holds: () => each<Hold>((hold) => `Hold ${hold.handle}`, (hold) => hold.handle, holdText)(before.holds, after.holds),
+    payments: () =>
+      each<Payment>(
+        (payment) => `Payment ${payment.reference ?? ""}`.trim(),
+        (payment) => `${payment.type} ${payment.reference ?? payment.occurred_at}`,
+        paymentText,
+      )(before.payments, after.payments),
+    fulfillments: () => {
+      each<Fulfillment>((one) => `Fulfillment ${one.number}`, (one) => one.number, fulfillmentText)(
+        before.fulfillments,
+        after.fulfillments,
+      );
+      each<NumberedEvent>((event) => `Fulfillment ${event.number}`, (event) => event.number, eventText)(
+        deliveryEvents(before),
+        deliveryEvents(after),
+      );
+    },
+    returns: () =>
+      each<Return>((one) => `Return ${one.number}`, (one) => one.number, (one, order) => `${units(one.items, order)}, ${named(RETURN_RECORD_STATUSES, one.status)}`)(
+        before.returns,
+        after.returns,
+      ),
+    ship_by: () => compare("Ship by", date(before.ship_by), date(after.ship_by)),
+    deliver_by: () => compare("Deliver by", date(before.deliver_by), date(after.deliver_by)),
+    currency: () => compare("Currency", before.currency ?? "", after.currency ?? ""),
+    customer_id: () => compare("Customer", customerName(before.customer_id), customerName(after.customer_id)),
+    external_ref: () => compare("Reference", before.external_ref ?? "", after.external_ref ?? ""),
+    note: () => compare("Note", before.note ?? "", after.note ?? ""),
+    tags: () => compare("Tags", before.tags.join(", "), after.tags.join(", ")),
+    metadata: () => compare("Metadata", pairs(before.metadata), pairs(after.metadata)),
+    shipping_address: () =>
+      compare("Shipping address", addressText(before.shipping_address), addressText(after.shipping_address)),
+    billing_address: () =>
+      compare("Billing address", addressText(before.billing_address), addressText(after.billing_address)),
+    related_orders: () => compare("Related orders", related(before), related(after)),
+    adjustments: null, // the totals
+    cancellations: null, // the items and the totals
+    reopening: null, // the status
+    channel: null, // never changes, as the next three
+    id: null,
+    number: null,
+    created_at: null,
+    updated_at: null,
+    version: null,
+    allowed_actions: null,
+  };
+  for (const show of Object.values(members)) show?.();
   return found;
 }
 

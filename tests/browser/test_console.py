@@ -435,6 +435,33 @@ def test_an_edit_keeps_concurrent_changes_of_other_members(page: Page, service: 
     assert (saved["shipping_address"]["city"], billing["city"], billing["country"]) == ("London", "Paris", "FR")
 
 
+def test_an_edit_sets_a_time_and_removes_what_is_emptied(page: Page, service: Server) -> None:
+    order = create_order(service, note="Ring once", external_ref=None)
+    open_order(page, service, order)
+    choose_action(page, "Edit")
+    page.get_by_label("Ship by").fill("2099-01-01T10:00")
+    page.get_by_label("Note").fill("")
+    shipping_address = page.get_by_role("group", name="Shipping address")
+    for label in ("Name", "City", "Country"):
+        shipping_address.get_by_label(label, exact=True).fill("")
+    page.get_by_role("button", name="Save the changes").click()
+    expect(page.get_by_text("Save the changes: done.")).to_be_visible()
+
+    saved = read(service, order)
+    assert (saved["note"], saved["shipping_address"], saved["billing_address"]) == (None, None, None)
+    assert saved["ship_by"].startswith("2099-01-01T")
+
+
+def test_the_history_shows_a_change_of_the_currency_of_an_order_without_prices(page: Page, service: Server) -> None:
+    order = create_order(service, items=[{"item_id": "sku-1", "quantity": 1}], adjustments=[])
+    changed = service.request("PATCH", f"/orders/{order['id']}", {"currency": "SEK"})
+    assert changed.status == 200, changed.body
+
+    open_order(page, service, order)
+
+    expect(page.get_by_text(re.compile("^Currency: .*SEK$"))).to_be_visible()
+
+
 def test_an_action_made_impossible_by_a_concurrent_change_is_explained(page: Page, service: Server) -> None:
     order = create_order(service, customer_id="c-erased")
     open_order(page, service, order)
