@@ -380,8 +380,8 @@ class TooManyRequests(ServiceError):
     at the same time.
 
     Wait for `Retry-After` seconds; the `RateLimit` header states how many requests remain. Each order of a batch counts
-    as one request. A batch larger than the limit is accepted only if the limit is unused; later requests are then
-    refused until the excess has been made up.
+    as one request; a batch that is refused or not valid counts as one for each 64 KiB. A batch larger than the limit is
+    accepted only if the limit is unused; later requests are then refused until the excess has been made up.
     """
 
     status, slug, title = 429, "too-many-requests", "Too many requests"

@@ -1,5 +1,6 @@
 """Each principal's quota of requests, counted exactly across all workers."""
 
+import json
 import re
 import time
 from collections import Counter
@@ -117,6 +118,41 @@ def test_a_refused_batch_counts_as_one_request(limited_client: FlaskClient) -> N
 
     assert statuses == [(429, 1), (429, 0), (429, 0), (429, 0)]
     assert requests(limited_client, token(), 1)[0].status_code == 429
+
+
+@pytest.mark.parametrize("path", ["/orders/batch", "/orders/actions"])
+@pytest.mark.parametrize(("size", "cost"), [(1, 1), (65_536, 1), (65_537, 2), (200_000, 4)])
+def test_a_large_body_that_is_not_valid_counts_by_its_size(
+    limited_client: FlaskClient, path: str, size: int, cost: int
+) -> None:
+    headers = bearer(token()) | {"Content-Type": "application/json"}
+
+    invalid = limited_client.post(path, data=b"[" * size, headers=headers)
+
+    assert quota(invalid)[:2] == (400, LIMIT - cost)
+
+
+def test_the_size_of_a_valid_batch_does_not_count(limited_client: FlaskClient) -> None:
+    orders = [MINIMAL | {"metadata": {f"{i}-{j}": "x" * 500 for j in range(50)}} for i in range(5)]
+    body = {"orders": orders}
+    assert 65_536 < len(json.dumps(body)) < 5 * 65_536
+
+    response = limited_client.post("/orders/batch", json=body, headers=bearer(token()))
+
+    assert quota(response)[:2] == (200, 0)
+
+
+def test_the_declared_size_of_a_refused_body_counts_up_to_that_of_the_largest_batch(
+    limited_client: FlaskClient, clock: Clock
+) -> None:
+    headers, length = bearer(token()) | {"Content-Type": "application/json"}, {"CONTENT_LENGTH": str(10**15)}
+
+    limited_client.post("/orders/batch", headers=headers, environ_overrides=length)
+    [early] = requests(limited_client, token(), 1)
+    clock.now += 128 * 60 / LIMIT
+
+    assert early.status_code == 429
+    assert quota(requests(limited_client, token(), 1)[0])[:2] == (200, LIMIT - 1)
 
 
 def test_a_batch_larger_than_the_quota_delays_the_next_request(

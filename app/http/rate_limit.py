@@ -21,7 +21,7 @@ import structlog
 from flask import Flask, Response, current_app, g
 
 from app.errors import ServiceUnavailable, TooManyRequests, pluralize
-from app.http.requests import current_globals
+from app.http.requests import current_globals, current_request
 from app.models.principal import Principal
 from shared_files import reserve
 
@@ -30,6 +30,9 @@ log = structlog.get_logger()
 _SLOT = struct.Struct("<Qd")  # a principal's hash, and its theoretical arrival time
 _SLOTS = 65_536  # 1 MiB: far more than there are principals that send requests within a minute
 _PROBES = 16  # slots searched for a principal; if all are occupied, the principal that has been idle longest is evicted
+_BODY_PART = 64 * 1024  # bytes: no body but that of a batch is larger
+_BODY_PARTS_MAX = 128  # of the largest batch, 8 MiB; a larger Content-Length is refused without reading the body
+_LARGE_LENGTH = len(str(_BODY_PART))  # digits of a Content-Length that may exceed a part
 _WINDOW = 60.0  # seconds: the quota may be used within them at once or spread
 CUSTOMER_SHARE = 4  # a customer may have a quarter of MAX_REQUESTS_IN_PROGRESS, a service all but a quarter
 
@@ -50,12 +53,36 @@ def init_app(app: Flask) -> None:
         app.after_request(_add_headers)
 
 
-def count(principal: Principal, *, cost: int = 1, counted: int = 0) -> None:
-    """Count a request of the principal as `cost` requests, `counted` of which have been counted before.
+def count(principal: Principal) -> None:
+    """Count a request that begins, as one for each 64 KiB of its body: a batch that is refused or not valid is parsed.
+
+    Raises TooManyRequests beyond the limit.
+    """
+    _count(principal, cost=_size(), counted=0)
+
+
+def count_entries(principal: Principal, number: int) -> None:
+    """Count a request that has begun as `number` requests instead.
 
     Raises TooManyRequests beyond the limit. A batch larger than the whole quota is accepted while none of the quota is
     used.
     """
+    _count(principal, cost=number, counted=_size())
+
+
+def _size() -> int:
+    """Return the size of the request's body in parts of _BODY_PART, 1 to _BODY_PARTS_MAX.
+
+    A body without a Content-Length counts as one part: nginx receives it, and sends its length.
+    """
+    length = current_request().environ.get("CONTENT_LENGTH", "")
+    if len(length) < _LARGE_LENGTH:
+        return 1
+    return min(-(-int(length) // _BODY_PART), _BODY_PARTS_MAX) or 1
+
+
+def _count(principal: Principal, *, cost: int, counted: int) -> None:
+    """Count a request of the principal as `cost` requests, `counted` of which have been counted before."""
     limiter: RateLimiter | None = current_app.extensions.get("rate_limiter")
     if limiter is None:
         return

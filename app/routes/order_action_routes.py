@@ -336,7 +336,7 @@ def act_on_orders(body: dict[str, Any]) -> Response:
     refuse_header("Idempotency-Key", member="idempotency_key")
     refuse_header("If-Match", member="if_match")
     principal, entries = current_principal(), body["actions"]
-    rate_limit.count(principal, cost=len(entries), counted=1)
+    rate_limit.count_entries(principal, len(entries))
     outcomes = batches.act_on_orders(
         with_pauses(entries),
         request=ChangeRequest(principal, request_id=current_request_id(), dry_run=is_dry_run()),

@@ -108,7 +108,7 @@ def create_orders(body: dict[str, Any]) -> Response:
     refuse_header("Idempotency-Key", member="idempotency_key")
     check_conditions(exists=False)
     principal, entries = current_principal(), body["orders"]
-    rate_limit.count(principal, cost=len(entries), counted=1)
+    rate_limit.count_entries(principal, len(entries))
     outcomes = batches.create_batch(
         with_pauses(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
     )
