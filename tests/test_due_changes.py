@@ -165,7 +165,7 @@ def test_an_order_that_fails_does_not_prevent_the_changes_of_others(
         assert pass_time(3) == 1
 
     assert [(entry["event"], entry["order_id"]) for entry in logged if entry["log_level"] == "error"] == [
-        ("due changes failed", broken.rpartition("/")[2])
+        ("scheduled change failed", broken.rpartition("/")[2])
     ]
     assert client.get(other).json["late"]
 

@@ -9,10 +9,13 @@ import click
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
+from sqlalchemy import update
+from structlog.testing import capture_logs
 
 from app.cli.orders import Age
 from app.cli.seed import sample_orders
-from app.models import Order
+from app.db.engine import db
+from app.models import EVENTS, Order
 from app.services import order_actions, order_schedule
 from app.services.order_inserts import insert_orders
 from app.services.order_schedule import expire_orders
@@ -46,6 +49,21 @@ def test_stale_pending_orders_are_cancelled_as_expired_by_the_system(
         >= {"reason": "expired", "note": None, "created_at": event["at"]}.items()
     )
     assert runner.invoke(args=["verify"]).exit_code == 0
+
+
+def test_an_order_that_fails_does_not_prevent_the_expiry_of_others(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner, old: list[str]
+) -> None:
+    broken = old[0].rpartition("/")[2]
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(EVENTS).where(EVENTS.c.order_id == broken).values(snapshot="{}"))
+
+    with capture_logs() as logged:
+        result = runner.invoke(args=["orders", "expire", "--older-than", "365d"])
+
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "6 orders expired.")
+    assert [entry["order_id"] for entry in logged if entry["log_level"] == "error"] == [broken]
+    assert statuses(client, old[1:]) == ["cancelled"] * 6
 
 
 def test_a_second_run_expires_nothing(client: FlaskClient, runner: FlaskCliRunner, old: list[str]) -> None:

@@ -4,8 +4,9 @@
 changes at the same time is left to the next run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from app.models.order_aggregate import HOLDS_MAX
 from app.models.order_id import EPOCH, LOWEST_ID, first_order_id, time_ago
 from app.models.principal import Principal
 from app.services.order_actions import ChangeRequest, apply_due_change, cancel_order
+from app.services.order_document import StoredOrder
 
 log = structlog.get_logger()
 
@@ -50,19 +52,26 @@ def _find_due(*, after: tuple[datetime, str], before: datetime) -> Sequence[Row[
 
 def _apply_due_changes(order_id: str) -> int:
     """Make all changes of an order that are due, each as a version of its own, and return their number."""
-    request = ChangeRequest(SCHEDULE)
+    change = partial(apply_due_change, order_id, request=ChangeRequest(SCHEDULE))
     for count in range(HOLDS_MAX + 2):
-        try:
-            if apply_due_change(order_id, request=request).unchanged:
-                return count
-        except ServiceError:  # the next run repeats it, and it must not prevent the changes of other orders
-            return count
-        except Exception as error:
-            if isinstance(error, DATABASE_ERRORS) and is_unavailable(error):
-                raise
-            log.error("due changes failed", order_id=order_id, exc_info=error)
+        order = _attempt(order_id, change)
+        if order is None or order.unchanged:
             return count
     return count
+
+
+def _attempt(order_id: str, change: Callable[[], StoredOrder]) -> StoredOrder | None:
+    """Make a change. Returns None if it failed: the next run repeats it, and it must not prevent those of other
+    orders."""
+    try:
+        return change()
+    except ServiceError:
+        return None
+    except Exception as error:
+        if isinstance(error, DATABASE_ERRORS) and is_unavailable(error):
+            raise
+        log.error("scheduled change failed", order_id=order_id, exc_info=error)
+        return None
 
 
 def expire_orders(*, older_than: timedelta) -> Iterator[int]:
@@ -88,8 +97,4 @@ def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
 
 def _expire(order_id: str, version: int) -> bool:
     request = ChangeRequest(EXPIRY, expected_versions=frozenset({version}))
-    try:
-        cancel_order(order_id, reason="expired", request=request)
-    except ServiceError:  # the next run repeats it
-        return False
-    return True
+    return _attempt(order_id, partial(cancel_order, order_id, reason="expired", request=request)) is not None
