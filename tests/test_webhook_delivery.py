@@ -1057,6 +1057,54 @@ def test_a_failure_counts_once_if_the_database_fails_meanwhile(
     assert health(client, webhook)["health"]["consecutive_failures"] == 1
 
 
+@on_sqlite
+def test_no_more_deliveries_are_sent_than_have_room_for_results_that_cannot_be_stored(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_sent: Any) -> None:
+        raise sqlite3.OperationalError
+
+    monkeypatch.setattr(webhook_delivery, "OPEN_MAX", 20)
+    monkeypatch.setattr(webhook_delivery, "complete", fail)
+    with receiver() as endpoint, app.app_context():
+        create_webhook(client, endpoint.url)
+        for _ in range(60):
+            create_order(client)
+        queue_events()
+        running = deliverer(app)
+        for _ in range(10):
+            with suppress(sqlite3.OperationalError):
+                running.run()
+        sent = len(endpoint.requests)
+        monkeypatch.setattr(webhook_delivery, "complete", webhook_claims.complete)
+        while running.run():
+            pass
+        running.finish()
+
+    assert sent <= 20
+    assert len(set(endpoint.event_ids)) == len(endpoint.requests) == 60
+
+
+def test_a_transaction_stores_a_limited_number_of_results(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def complete(results: Any) -> None:
+        counts.append(len(results))
+        webhook_claims.complete(results)
+
+    counts: list[int] = []
+    monkeypatch.setattr(webhook_delivery, "RESULTS_MAX", 4)
+    monkeypatch.setattr(webhook_delivery, "complete", complete)
+    with receiver() as endpoint:
+        webhook = create_webhook(client, endpoint.url)
+        for _ in range(25):
+            create_order(client)
+        deliver(app)
+
+    assert max(counts) <= 4 and sum(counts) == 25
+    assert len(deliveries(client, webhook, status="succeeded")) == len(endpoint.requests) == 25
+
+
 def test_a_secret_that_cannot_be_decrypted_is_a_failure_that_says_what_to_do(app: Flask, client: FlaskClient) -> None:
     with receiver() as endpoint:
         webhook = create_webhook(client, endpoint.url)

@@ -54,7 +54,10 @@ CONCURRENCY = 10  # open requests of one endpoint in a worker
 # disabled.
 CLAIMED_MAX = 150
 CLAIM_SECONDS = 1.0
-OPEN_MAX = 5_000  # claimed deliveries in a worker
+OPEN_MAX = 5_000  # deliveries in a worker that are claimed, or whose results are not stored yet
+# Results in one transaction. Each has up to 50 attempts with responses of a KiB: those of thousands would exceed the
+# time limit of a statement at each attempt to store them.
+RESULTS_MAX = 200
 # Bytes of their bodies, some of which have a MiB. The sizes of the next bodies are known only once they are claimed: a
 # claim assumes that each is as large as the largest one of the endpoint's last claim.
 OPEN_BYTES_MAX = 64 * 1024**2
@@ -165,7 +168,8 @@ class WebhookDeliverer:
         random.shuffle(endpoints)  # the first ones may use all of the capacity: they must not be the same each time
         for endpoint in endpoints:
             state = self._endpoints[endpoint.id]
-            limit = min(state.capacity(endpoint), OPEN_MAX - self._claimed(), self._fitting(state.largest))
+            open_count = self._claimed() + len(self._results)
+            limit = min(state.capacity(endpoint), OPEN_MAX - open_count, self._fitting(state.largest))
             if limit <= 0:
                 continue
             claimed_at, deliveries = time.monotonic(), _in_thread(claim, endpoint, limit)
@@ -245,7 +249,12 @@ class WebhookDeliverer:
         self._finished.clear()
 
     def _store_results(self) -> None:
-        results = self._results.copy()
+        remaining = len(self._results)  # what finishes meanwhile is stored with the next call
+        while remaining > 0:
+            remaining -= self._store_first(min(remaining, RESULTS_MAX))
+
+    def _store_first(self, count: int) -> int:
+        results = self._results[:count]
         # Attempts last: after an error everything is repeated, and an endpoint would count its failures twice.
         unsent = [delivery for delivery, attempt in results if attempt is None]
         if unsent:
@@ -256,6 +265,7 @@ class WebhookDeliverer:
         del self._results[: len(results)]
         for delivery, _ in results:
             self._endpoints[delivery.endpoint.id].unstored -= 1
+        return count
 
 
 def _span_attributes(delivery: ClaimedDelivery) -> dict[str, Any]:
