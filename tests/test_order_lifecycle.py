@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.models.lifecycle import ACTIONS, STATUSES
+from app.models.lifecycle import ACTIONS, CONDITIONS, STATUSES
 from app.schemas.order_actions import CANCELLATION_REASONS
 from tests.support.actions import BODIES, READY, ROUTES, TO_STATUS, UNIT, event_types, order_after, send_action
 from tests.support.samples import error_locations, slug
@@ -362,6 +362,10 @@ def test_an_action_without_input_rejects_members(client: FlaskClient, name: str)
 def test_an_action_on_an_unknown_order_is_404(client: FlaskClient, order_id: str) -> None:
     for name in ACTIONS:
         assert slug(send_action(client, f"/orders/{order_id}", name)) == (404, "order-not-found")
+
+
+def test_the_conditions_are_those_of_the_actions() -> None:
+    assert {action.condition for action in ACTIONS.values() if action.condition} == CONDITIONS.keys()
 
 
 def test_every_action_has_a_request_in_the_test_support() -> None:

@@ -7,10 +7,20 @@ from functools import cache
 STATUSES = ("pending", "confirmed", "completed", "cancelled")
 OPEN = ("pending", "confirmed")
 
-# What an action can require besides the status of the order.
 ON_HOLD, OPEN_UNITS, UNITS_TO_RETURN = "on hold", "open units", "units to return"
 EXPECTED_RETURNS, ACTIVE_FULFILLMENTS, PRICES = "expected returns", "active fulfillments", "prices"
 NOT_ERASED = "not erased"
+# What an action can require besides the status of the order, with the error detail where it is not met.
+# `document_checks` computes them in this sequence.
+CONDITIONS = {
+    ON_HOLD: "the order is not on hold",
+    OPEN_UNITS: "all units of the order are cancelled or fulfilled",
+    UNITS_TO_RETURN: "the order has no fulfilled units left to return",
+    EXPECTED_RETURNS: "the order has no expected return",
+    ACTIVE_FULFILLMENTS: "the order has no fulfillment, or only cancelled ones",
+    PRICES: "the order has no prices",
+    NOT_ERASED: "the customer's personal data was erased",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from app.models.fulfillment import (
 from app.models.lifecycle import (
     ACTIONS,
     ACTIVE_FULFILLMENTS,
+    CONDITIONS,
     EXPECTED_RETURNS,
     LATE,
     NOT_ERASED,
@@ -69,16 +70,6 @@ HOLDS_MAX = 20
 CLOCK_SKEW = timedelta(days=1)  # how far in the future a reported time may be: clocks and time zones of others differ
 # Allowed beyond VERSIONS_MAX, so that every order can be ended; each is possible only a few times more.
 _FINAL_ACTIONS = {"cancel", "complete", "release"}
-# Error details by the unmet condition of an action.
-_UNMET = {
-    ON_HOLD: "the order is not on hold",
-    OPEN_UNITS: "all units of the order are cancelled or fulfilled",
-    UNITS_TO_RETURN: "the order has no fulfilled units left to return",
-    EXPECTED_RETURNS: "the order has no expected return",
-    ACTIVE_FULFILLMENTS: "the order has no fulfillment, or only cancelled ones",
-    PRICES: "the order has no prices",
-    NOT_ERASED: "the customer's personal data was erased",
-}
 _COLUMNS = tuple(name for name in Order.__table__.columns.keys() if name not in ("idempotency_key_hash", "fingerprint"))
 _columns = attrgetter(*_COLUMNS)
 
@@ -533,7 +524,7 @@ class OrderAggregate:
         if action.blocked_by_hold and self.holds:
             return f"the order is {self.status} and on hold ({', '.join(hold['handle'] for hold in self.holds)})"
         assert action.condition is not None
-        return _UNMET[action.condition]
+        return CONDITIONS[action.condition]
 
     def _record(self, action: str | None, at: datetime, *, event: str | None = None) -> str:
         """Make the next version: set the status that the action leads to, and derive the rest. Returns the event type,

@@ -25,17 +25,7 @@ from app.models.fulfillment import (
     return_status,
     with_status,
 )
-from app.models.lifecycle import (
-    ACTIVE_FULFILLMENTS,
-    EXPECTED_RETURNS,
-    NOT_ERASED,
-    ON_HOLD,
-    OPEN,
-    OPEN_UNITS,
-    PRICES,
-    UNITS_TO_RETURN,
-    allowed_actions,
-)
+from app.models.lifecycle import CONDITIONS, OPEN, allowed_actions
 from app.models.money import (
     REFUNDS,
     REVERSALS,
@@ -347,7 +337,7 @@ def _allowed_actions(order: Document, units: UnitCounts, *, has_prices: bool) ->
     returnable = units.all_fulfilled > units.all_returned + sum(units.expected.values())
     # The versions before an erasure keep the actions that were allowed then.
     is_reopenable = not is_alias(order["customer_id"]) or "reopen" in order["allowed_actions"]
-    # In the order of _CONDITIONS.
+    # In the order of CONDITIONS.
     are_met = (
         bool(order["holds"]), units.open > 0, returnable, bool(units.expected), bool(units.active), has_prices,
         is_reopenable,
@@ -357,10 +347,9 @@ def _allowed_actions(order: Document, units: UnitCounts, *, has_prices: bool) ->
 
 @cache
 def _cached_actions(status: str, are_met: tuple[bool, ...]) -> list[str]:
-    return list(allowed_actions(status, frozenset(compress(_CONDITIONS, are_met))))
+    return list(allowed_actions(status, frozenset(compress(CONDITIONS, are_met))))
 
 
-_CONDITIONS = (ON_HOLD, OPEN_UNITS, UNITS_TO_RETURN, EXPECTED_RETURNS, ACTIVE_FULFILLMENTS, PRICES, NOT_ERASED)
 _WITH_UNITS = frozenset({"items", "cancellations", "fulfillments", "returns"})
 _READ_TO_DERIVE = _WITH_UNITS | {"adjustments", "payments", "status"}
 _PARTS = ("derived units", "derived prices", "derived payments", "derived totals")  # in the order of Derived
