@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from app.cli.seed import sample_histories
 from app.db import transactions
 from app.db.engine import db
-from app.models import SEARCH, SEARCH_HEAD, SEARCH_TERMS
+from app.models import EVENTS, SEARCH, SEARCH_HEAD, SEARCH_TERMS
 from app.services import search_projection
 from app.services.order_inserts import insert_histories
 from app.services.search_projection import project_events, search_row, store_rows
@@ -61,6 +61,22 @@ def test_the_projection_equals_the_documents_after_random_actions(
         project(app)
 
     assert_projected(app, client)
+
+
+def test_an_order_that_cannot_be_read_does_not_keep_others_from_the_search(
+    app: Flask, client: FlaskClient, runner: FlaskCliRunner
+) -> None:
+    broken, other = (client.post("/orders", json=MINIMAL).json["id"] for _ in range(2))
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(EVENTS).where(EVENTS.c.order_id == broken).values(snapshot="{}"))
+
+    with capture_logs() as logged:
+        project(app)
+
+    assert [entry["order_id"] for entry in logged if entry["log_level"] == "error"] == [broken]
+    assert searched(client) == [other]
+    assert runner.invoke(args=["search", "rebuild"]).exit_code == 0
+    assert searched(client) == [other]
 
 
 def test_the_projection_follows_every_action(app: Flask, client: FlaskClient) -> None:

@@ -121,8 +121,8 @@ def _next_rows(after: int, until: int) -> tuple[list[Row], int]:
 
 
 def _read_rows(condition: ColumnElement[bool]) -> Iterator[Row]:
-    """The current rows of the orders that meet the condition, by id. At most DOCUMENTS_BYTES of documents and one more
-    document are in memory."""
+    """The current rows of the orders that meet the condition, by id, without those whose documents cannot be read. At
+    most DOCUMENTS_BYTES of documents and one more document are in memory."""
     query = current_documents().add_columns(Order.id.label("position")).where(condition)
     after = LOWEST_ID
     while True:
@@ -135,7 +135,12 @@ def _read_rows(condition: ColumnElement[bool]) -> Iterator[Row]:
         )
         documents = read_rows(page)
         for row in documents:
-            yield search_row(load_document(row.snapshot))
+            try:
+                search = search_row(load_document(row.snapshot))
+            except (KeyError, TypeError, AttributeError, ValueError):  # `flask verify` says what is wrong
+                log.error("order cannot be searched", order_id=row.id)
+            else:
+                yield search
         if not documents or documents[-1].bytes_so_far < DOCUMENTS_BYTES:
             return
         after = documents[-1].id
