@@ -18,10 +18,12 @@ import sys
 import time
 import traceback
 from contextlib import closing, suppress
+from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
 
 from gunicorn import glogging
+from gunicorn.errors import HaltServer
 
 from shared_files import METRICS_BYTES, RATE_LIMITS_BYTES, release_metrics, reserve, shared_directory
 
@@ -241,6 +243,18 @@ def _close_sqlite() -> None:
     if _settings["DATABASE_URL"].startswith("sqlite") and os.path.exists(path + "-wal"):
         with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=1)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _end_quietly(error_class: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Like on_exit, where gunicorn does not call it: it finds that a worker has failed to start while it already stops,
+    because of a signal or of another worker. The worker has printed the reason."""
+    if issubclass(error_class, HaltServer):
+        on_exit(None)
+    else:
+        sys.__excepthook__(error_class, error, trace)
+
+
+sys.excepthook = _end_quietly
 
 
 def on_exit(server: Any) -> None:

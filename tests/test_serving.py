@@ -1,8 +1,12 @@
 """The service with three servers, in real processes and on real ports."""
 
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +22,19 @@ from app.models.order_id import hash_key
 from tests.support.commands import run_python
 from tests.support.databases import migrated
 from tests.support.marks import on_postgresql
-from tests.support.servers import GUNICORN, SERVERS, TIMEOUT, Response, Server, exchange, free_port, running
+from tests.support.servers import (
+    GUNICORN,
+    ROOT,
+    SERVERS,
+    TIMEOUT,
+    Response,
+    Server,
+    environment,
+    exchange,
+    free_port,
+    running,
+    wait_until,
+)
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 SECURITY = ("X-Content-Type-Options", "Referrer-Policy", "Content-Security-Policy")
@@ -187,6 +203,42 @@ def test_an_unmigrated_database_ends_the_start_with_one_line(command: tuple[str,
     assert ended.returncode != 0
     assert len(re.findall("run `flask db upgrade`", ended.stderr)) == 1
     assert "Traceback" not in ended.stderr
+
+
+def shared_directory(pid: int) -> Path:
+    """The directory of the files that gunicorn's workers share, whose lock the master has open."""
+    files = (Path(os.readlink(file)) for file in Path(f"/proc/{pid}/fd").iterdir())
+    [directory] = [file.parent for file in files if file.name == "lock"]
+    return directory
+
+
+def has_exited(child: int) -> bool:
+    """Whether a process has exited, and its parent does not know yet."""
+    return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGCONT, signal.SIGTERM], ids=["running", "stopping"])
+def test_workers_that_fail_to_start_together_end_the_server_without_a_traceback(tmp_path: Path, number: int) -> None:
+    """gunicorn finds that a worker has failed while it stops, because of another worker or of a signal."""
+    settings = environment(DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", WEB_CONCURRENCY="2", PORT=str(free_port()))
+    with (tmp_path / "output").open("wb") as log:
+        process = subprocess.Popen([sys.executable, *GUNICORN], cwd=ROOT, env=settings, stdout=log, stderr=log)
+    server = Server(process, 0, log)
+    try:
+        wait_until(lambda: len(server.children()) == 2)
+        process.send_signal(signal.SIGSTOP)
+        workers = server.children()
+        directory = shared_directory(process.pid)
+        wait_until(lambda: all(map(has_exited, workers)))
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+
+        assert process.wait(TIMEOUT) == 1
+    finally:
+        process.kill()
+    assert server.output().count("run `flask db upgrade`") == 2
+    assert "Traceback" not in server.output()
+    assert not directory.exists()
 
 
 # gunicorn.conf.py reads the settings for gunicorn, and wsgi.py for every other server.
