@@ -208,6 +208,7 @@ TITLES = {f"/problems/{kind.slug}": kind.title for kind in problem_types()}
 HEAD = b"Host: a\r\nConnection: close\r\nX-Request-Id: id-1\r\n"
 REFUSED = {
     "garbage": (b"garbage\r\n\r\n", 400, "/problems/bad-request", None),
+    "no path": (b"OPTIONS * HTTP/1.1\r\n" + HEAD + b"\r\n", 400, "/problems/bad-request", None),
     "no host": (b"GET /orders HTTP/1.1\r\n\r\n", 400, "/problems/bad-request", "/orders"),
     "method": (b"TRACE /orders HTTP/1.1\r\n" + HEAD + b"\r\n", 405, "/problems/method-not-allowed", "/orders"),
     "tunnel": (b"CONNECT /orders HTTP/1.1\r\n" + HEAD + b"\r\n", 405, "/problems/method-not-allowed", "/orders"),
@@ -225,6 +226,9 @@ REFUSED = {
 }
 
 
+UNSPECIFIC = {"The request was refused before it reached the service."}
+
+
 @pytest.mark.parametrize(("sent", "status", "type_", "instance"), REFUSED.values(), ids=REFUSED)
 def test_a_request_rejected_by_nginx_is_a_problem(
     nginx: Server, sent: bytes, status: int, type_: str, instance: str | None
@@ -235,7 +239,8 @@ def test_a_request_rejected_by_nginx_is_a_problem(
     assert "\r\nContent-Type: application/problem+json\r\n" in head
     assert "\r\nServer: nginx\r\n" in head  # and no version
     problem = json.loads(body)
-    assert problem["detail"].endswith(".") and problem["title"] == TITLES.get(type_, problem["title"])
+    assert problem["detail"].endswith(".") and problem["detail"] not in UNSPECIFIC
+    assert problem["title"] == TITLES.get(type_, problem["title"])
     assert (problem["status"], problem["type"], problem.get("instance")) == (status, type_, instance)
     assert f"\r\nX-Request-Id: {problem['request_id']}\r\n" in f"{head}\r\n"
     allow = "\r\nAllow: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\n"
@@ -455,6 +460,21 @@ def test_nginx_serves_tls_and_redirects_to_it_as_described_in_the_file() -> None
     assert (redirected.status, redirected.headers["Location"]) == (308, "https://shop.example/orders?limit=1")
     assert redirected.headers["Server"] == "nginx"  # and no version
     assert log == ""  # it would have addresses and queries
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED.keys() - {"body"}))  # no body is read
+def test_a_request_rejected_by_the_redirect_to_tls_is_a_problem(redirect: Server, name: str) -> None:
+    head, _, body = exchange(redirect.port, REFUSED[name][0]).decode().partition("\r\n\r\n")
+
+    assert "\r\nContent-Type: application/problem+json\r\n" in head
+    problem = json.loads(body)
+    assert problem["status"] == int(head.split()[1]) and problem["detail"] not in UNSPECIFIC
+
+
+@pytest.fixture(scope="module")
+def redirect() -> Iterator[Server]:
+    with nginx_without_service(tls_port=free_port()) as nginx:
+        yield nginx
 
 
 def test_no_log_contains_personal_data_of_a_client(app: Flask) -> None:
