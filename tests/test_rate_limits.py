@@ -23,6 +23,7 @@ from app.http import rate_limit
 from app.http.rate_limit import CUSTOMER_SHARE, RateLimiter
 from app.services import order_listing, order_search
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, app_with_auth, bearer, public_pem, token
+from tests.support.description import api_description
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
 from tests.support.servers import GUNICORN, TIMEOUT, free_port, running, wait_until
@@ -81,6 +82,9 @@ def test_every_response_has_the_remaining_quota(limited_client: FlaskClient) -> 
     left = [int(re.fullmatch(r'"customers";r=(\d+);t=\d+', response.headers["RateLimit"])[1]) for response in responses]
     assert left == [4, 3, 2, 1, 0, 0]
     assert {response.headers["RateLimit-Policy"] for response in responses} == {f'"customers";q={LIMIT};w=60'}
+    documented = api_description(limited_client)["paths"]["/orders"]["get"]["responses"]
+    for response in responses:
+        assert {"RateLimit", "RateLimit-Policy"} <= documented[str(response.status_code)]["headers"].keys()
 
 
 def batch(client: FlaskClient, size: int) -> Any:

@@ -259,10 +259,12 @@ def _path_parameter(name: str) -> dict[str, Any]:
 
 def _success_responses(spec: APISpec, operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
+    dry_run = ["Dry-Run"] if operation.dry_run else []
+    rate_limit = ["RateLimit-Policy", "RateLimit"] if operation.scope != PUBLIC else []
     for status, body in operation.responses.items():
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,
-            "headers": _headers(*operation.response_headers, *(["Dry-Run"] if operation.dry_run else [])),
+            "headers": _headers(*operation.response_headers, *dry_run, *rate_limit),
             **_content(_operation_id(operation), status, body),
         }
         if "Location" in operation.response_headers and type(body) in _RESOURCES:

@@ -150,7 +150,8 @@ RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
         "example": 'Bearer realm="orders", error="insufficient_scope", scope="orders:write"',
     },
     "RateLimit-Policy": {
-        "description": "The rate limit: `q` requests per `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
+        "description": "The rate limit, if there is one: `q` requests per `w` seconds "
+        "(draft-ietf-httpapi-ratelimit-headers).",
         "schema": _TEXT,
         "example": '"customers";q=600;w=60',
     },
