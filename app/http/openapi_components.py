@@ -3,7 +3,6 @@ their examples, which `make examples` has recorded in app/http/examples.json."""
 
 import re
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from app.schemas.order import ADJUSTMENT_TYPES, CURRENCIES, RELATIONS
 from app.schemas.order_actions import CANCELLATION_REASONS, HOLD_KINDS
 from app.schemas.webhook import SUBSCRIBABLE
 
-EXAMPLES = Path(str(files("app") / "http" / "examples.json"))
+EXAMPLES = Path(__file__).with_name("examples.json")
 BEARER = "bearer"  # name of the security scheme
 SECURITY_SCHEME = {
     "type": "http",

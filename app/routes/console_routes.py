@@ -4,19 +4,18 @@ The files are built from `console/` and are part of the repository, so that the 
 """
 
 from functools import cache
-from importlib.resources import files
 from mimetypes import guess_type
-from pathlib import Path
 
 import orjson
 from flask import Response, render_template
 
+from app.config import ROOT
 from app.errors import NotFound
-from app.http.application import PUBLIC, Blueprint, Content
+from app.http.application import Blueprint
 from app.http.responses import page_response
-from app.routes.docs_routes import CONDITIONAL, HTML, PAGE
+from app.routes.docs_routes import HTML, page
 
-FOLDER = Path(str(files("app") / "static" / "console"))
+FOLDER = ROOT / "app" / "static" / "console"
 ENTRY = "src/main.tsx"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -27,7 +26,7 @@ _CACHE_FOREVER = "public, max-age=31536000, immutable"  # a file's name contains
 blueprint = Blueprint("console", __name__, description="The console for support staff.")
 
 
-@blueprint.operation("GET", "/console", scope=PUBLIC, responses={200: Content((HTML,), PAGE), 304: None}, **CONDITIONAL)
+@blueprint.operation("GET", "/console", **page(HTML))
 def read_console() -> Response:
     """Read the console for support staff.
 
@@ -38,14 +37,7 @@ def read_console() -> Response:
     return response
 
 
-@blueprint.operation(
-    "GET",
-    "/console/<path:name>",
-    scope=PUBLIC,
-    responses={200: Content(("*/*",), PAGE), 304: None},
-    problems=(NotFound,),
-    **CONDITIONAL,
-)
+@blueprint.operation("GET", "/console/<path:name>", problems=(NotFound,), **page("*/*"))
 def read_console_file(name: str) -> Response:
     """Read a script, style sheet or font of the console.
 

@@ -1,8 +1,9 @@
 """Documentation: `/openapi.json`, `/docs`, guides, and a page for every problem type."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib.resources import files
 from inspect import cleandoc
 from mimetypes import guess_type
@@ -24,15 +25,24 @@ from app.http.responses import page_response
 
 HTML = "text/html"
 # The package flask_swagger_ui contains Swagger UI, so no CDN is used.
-FOLDERS = (files("flask_swagger_ui") / "dist", files("app") / "static")
-ASSETS = {path.name: path for folder in FOLDERS for path in Path(str(folder)).iterdir() if path.is_file()}
+FOLDERS = (Path(str(files("flask_swagger_ui") / "dist")), ROOT / "app" / "static")
+ASSETS = {path.name: path for folder in FOLDERS for path in folder.iterdir() if path.is_file()}
 GUIDES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
-PAGE = {"type": "string"}
-CONDITIONAL: dict[str, Any] = {"request_headers": ("If-None-Match",), "response_headers": ("ETag",)}
+TEXT, OBJECT = {"type": "string"}, {"type": "object"}
 
 blueprint = Blueprint(
     "documentation", __name__, description="The API description, guides, and the pages of the problem types."
 )
+
+
+def page(media_type: str, schema: Mapping[str, Any] = TEXT) -> dict[str, Any]:
+    """Return the declaration of a public page or file that has an entity tag."""
+    return {
+        "scope": PUBLIC,
+        "responses": {200: Content((media_type,), schema), 304: None},
+        "request_headers": ("If-None-Match",),
+        "response_headers": ("ETag",),
+    }
 
 
 @blueprint.operation("GET", "/", scope=PUBLIC, responses={302: None}, response_headers=("Location",))
@@ -44,13 +54,7 @@ def redirect_to_docs() -> Response:
     return Response(status=302, headers={"Location": public_path("/docs")})
 
 
-@blueprint.operation(
-    "GET",
-    "/openapi.json",
-    scope=PUBLIC,
-    responses={200: Content((JSON,), {"type": "object"}), 304: None},
-    **CONDITIONAL,
-)
+@blueprint.operation("GET", "/openapi.json", **page(JSON, OBJECT))
 def read_api_description() -> Response:
     """Read this API description.
 
@@ -59,7 +63,7 @@ def read_api_description() -> Response:
     return page_response(api_description(), JSON)
 
 
-@blueprint.operation("GET", "/docs", scope=PUBLIC, responses={200: Content((HTML,), PAGE), 304: None}, **CONDITIONAL)
+@blueprint.operation("GET", "/docs", **page(HTML))
 def read_docs() -> Response:
     """Read the API description in Swagger UI.
 
@@ -68,9 +72,7 @@ def read_docs() -> Response:
     return page_response(render_template("docs.html").encode(), HTML)
 
 
-@blueprint.operation(
-    "GET", "/docs/guides", scope=PUBLIC, responses={200: Content((HTML,), PAGE), 304: None}, **CONDITIONAL
-)
+@blueprint.operation("GET", "/docs/guides", **page(HTML))
 def list_guides() -> Response:
     """List the guides.
 
@@ -79,14 +81,7 @@ def list_guides() -> Response:
     return page_response(render_template("guides.html", guides=map(_read_guide, GUIDES)).encode(), HTML)
 
 
-@blueprint.operation(
-    "GET",
-    "/docs/guides/<guide>",
-    scope=PUBLIC,
-    responses={200: Content((HTML,), PAGE), 304: None},
-    problems=(NotFound,),
-    **CONDITIONAL,
-)
+@blueprint.operation("GET", "/docs/guides/<guide>", problems=(NotFound,), **page(HTML))
 def read_guide_page(guide: str) -> Response:
     """Read a guide.
 
@@ -97,13 +92,7 @@ def read_guide_page(guide: str) -> Response:
     return page_response(render_template("guide.html", guide=_read_guide(guide)).encode(), HTML)
 
 
-@blueprint.operation(
-    "GET",
-    "/docs/collection.json",
-    scope=PUBLIC,
-    responses={200: Content((JSON,), {"type": "object"}), 304: None},
-    **CONDITIONAL,
-)
+@blueprint.operation("GET", "/docs/collection.json", **page(JSON, OBJECT))
 def read_collection() -> Response:
     """Read a collection of all requests, for Postman, Bruno, Insomnia and newman.
 
@@ -112,9 +101,7 @@ def read_collection() -> Response:
     return page_response(collection(), JSON)
 
 
-@blueprint.operation(
-    "GET", "/llms.txt", scope=PUBLIC, responses={200: Content(("text/plain",), PAGE), 304: None}, **CONDITIONAL
-)
+@blueprint.operation("GET", "/llms.txt", **page("text/plain"))
 def read_llms_text() -> Response:
     """Read an overview of the documentation for language models.
 
@@ -123,14 +110,7 @@ def read_llms_text() -> Response:
     return page_response(_llms_text().encode(), "text/plain")
 
 
-@blueprint.operation(
-    "GET",
-    "/docs/<path:name>",
-    scope=PUBLIC,
-    responses={200: Content(("*/*",), PAGE), 304: None},
-    problems=(NotFound,),
-    **CONDITIONAL,
-)
+@blueprint.operation("GET", "/docs/<path:name>", problems=(NotFound,), **page("*/*"))
 def read_docs_asset(name: str) -> Response:
     """Read a script, style sheet or image of the documentation.
 
@@ -141,13 +121,7 @@ def read_docs_asset(name: str) -> Response:
     return page_response(_asset(name), guess_type(name)[0] or "application/octet-stream")
 
 
-@blueprint.operation(
-    "GET",
-    "/problems",
-    scope=PUBLIC,
-    responses={200: Content((HTML,), PAGE), 304: None},
-    **CONDITIONAL,
-)
+@blueprint.operation("GET", "/problems", **page(HTML))
 def list_problem_types() -> Response:
     """List all problem types.
 
@@ -157,14 +131,7 @@ def list_problem_types() -> Response:
     return page_response(render_template("problems.html", problems=problems).encode(), HTML)
 
 
-@blueprint.operation(
-    "GET",
-    "/problems/<slug>",
-    scope=PUBLIC,
-    responses={200: Content((HTML,), PAGE), 304: None},
-    problems=(NotFound,),
-    **CONDITIONAL,
-)
+@blueprint.operation("GET", "/problems/<slug>", problems=(NotFound,), **page(HTML))
 def read_problem_type(slug: str) -> Response:
     """Read what a problem type means and what to do.
 
@@ -176,7 +143,7 @@ def read_problem_type(slug: str) -> Response:
     raise NotFound("No problem type has this name. /problems lists all of them.")
 
 
-@lru_cache(maxsize=None)  # as many as there are files
+@cache
 def _asset(name: str) -> bytes:
     return ASSETS[name].read_bytes()
 
