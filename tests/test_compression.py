@@ -89,7 +89,7 @@ def test_a_short_response_is_never_compressed(client: FlaskClient, path: str) ->
         (None, False), ("", False), ("identity", False), ("gzip;q=0", False), ("br", False), ("*;q=0", False),
         ("gzip;q=0, *", False), ("identity, gzip;q=0.5", False), ("gzip;q=x", False), ("gzipped", False),
         ("gzip", True), ("GZIP", True), ("x-gzip", True), ("*", True), ("br, gzip;q=0.1", True),
-        ("deflate, gzip", True), ("gzip, identity", True), ("identity;q=0.2, gzip;q=0.5", True),
+        ("deflate, gzip", True), ("gzip, identity", True), ("gzip;q=.5", True), ("identity;q=0.2, gzip;q=0.5", True),
     ],
 )  # fmt: skip
 def test_accept_encoding_selects_the_encoding(client: FlaskClient, accepted: str | None, coded: bool) -> None:

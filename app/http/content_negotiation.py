@@ -9,20 +9,19 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from flask import Request, Response
-from werkzeug.datastructures import Accept
-from werkzeug.http import parse_accept_header, parse_list_header, parse_options_header
+from flask import Response
+from werkzeug.http import parse_list_header, parse_options_header
 
 from app.errors import NotAcceptable
 from app.http.requests import current_request, yield_to_other_requests
 
 
-def preferred_media_type(request: Request, offered: Sequence[str]) -> str:
+def preferred_media_type(offered: Sequence[str]) -> str:
     """Return the offered media type preferred by `Accept`, the first of equally preferred ones.
 
     Parameters other than `q`, such as a charset, are ignored. Raises NotAcceptable if none is accepted.
     """
-    header = request.headers.get("Accept", "")
+    header: str = current_request().environ.get("HTTP_ACCEPT", "")
     if not header.strip():
         return offered[0]
     qualities = _qualities(header)
@@ -35,16 +34,16 @@ def preferred_media_type(request: Request, offered: Sequence[str]) -> str:
 
 
 def _qualities(header: str) -> dict[str, float]:
+    """Return the quality of each media range or coding, in lower case. Malformed qualities are ignored."""
     qualities: dict[str, float] = {}
     for item in parse_list_header(header):
-        media_range, parameters = parse_options_header(item)
+        name, parameters = parse_options_header(item)
         try:
             quality = float(parameters.get("q", "1"))  # including ".2", which Java sends
         except ValueError:
             continue
         if 0 <= quality <= 1:
-            name = media_range.lower()
-            qualities[name] = max(quality, qualities.get(name, 0))
+            qualities[name.lower()] = max(quality, qualities.get(name.lower(), 0))
     return qualities
 
 
@@ -68,7 +67,7 @@ def gzip_accepted() -> bool:
 
 @lru_cache(maxsize=256)  # clients send few different values
 def _prefers_gzip(header: str) -> bool:
-    qualities = {coding.lower(): quality for coding, quality in parse_accept_header(header, Accept)}
+    qualities = _qualities(header)
     named = [qualities[coding] for coding in ("gzip", "x-gzip") if coding in qualities]
     quality = max(named, default=qualities.get("*", 0))
     return quality > 0 and quality >= qualities.get("identity", 0)

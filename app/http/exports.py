@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import structlog
-from flask import Flask, Response, current_app, request, stream_with_context
+from flask import Flask, Response, current_app, stream_with_context
 
 from app.db.errors import DATABASE_ERRORS, loggable_message
 from app.errors import InvalidRequest, ServiceError
@@ -55,7 +55,7 @@ class Export:
 
         Raises NotAcceptable, and InvalidRequest for a byte order mark in NDJSON.
         """
-        media_type = _FORMATS[format_name] if format_name else preferred_media_type(request, EXPORT_MEDIA_TYPES)
+        media_type = _FORMATS[format_name] if format_name else preferred_media_type(EXPORT_MEDIA_TYPES)
         if byte_order_mark and media_type != CSV:
             error = {"parameter": "bom", "detail": "Only a CSV export can have a byte order mark. Use format=csv."}
             raise InvalidRequest(INVALID_PARAMETERS, errors=[error])

@@ -3,7 +3,7 @@
 from typing import Any
 
 import orjson
-from flask import Response, request
+from flask import Response
 
 from app import errors
 from app.http.application import Blueprint, Content
@@ -59,7 +59,7 @@ def list_feed_events(query: dict[str, Any]) -> Response:
     page with `next_cursor`: no event is missed or repeated. With `Accept: text/event-stream` the response is a stream
     that does not end.
     """
-    streamed = preferred_media_type(request, (JSON, EVENT_STREAM)) == EVENT_STREAM
+    streamed = preferred_media_type((JSON, EVENT_STREAM)) == EVENT_STREAM
     limit, wait, after = query.pop("limit"), query.pop("wait"), query.pop("after", None)
     return _stream_feed(query, after) if streamed else _list_feed(query, after, limit=limit, wait=wait)
 
