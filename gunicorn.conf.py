@@ -38,7 +38,7 @@ def _default_workers() -> int:
     """One worker a core. On SQLite at most two, since a call blocks its worker and the file takes one writer at a time:
     a second worker reads while the first waits for the disk (up to twice the throughput at 16 connections), a third
     only queues."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores: int = _config["available_cores"]()
     return min(cores, 2) if _settings["DATABASE_URL"].startswith("sqlite") else cores
 
 
@@ -131,23 +131,12 @@ class _JSONFormatter(_Formatter):
         return json.dumps(line)
 
 
-def _remove_personal_data(record: logging.LogRecord) -> bool:
-    """Remove the client's address and data from a line of gunicorn's log."""
-    for message in ("Invalid request from", "Error handling request"):
-        if str(record.msg).startswith(message):
-            record.msg, record.args = message.removesuffix(" from"), ()
-    if isinstance(record.args, tuple):
-        record.args = tuple(type(arg).__name__ if isinstance(arg, BaseException) else arg for arg in record.args)
-    return True
-
-
 class _Logger(glogging.Logger):
     # Not `logconfig_dict`: gunicorn then prepares an access log line for each request.
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         console = _settings["LOG_FORMAT"] == "console"
         for handler in self.error_log.handlers:
-            handler.addFilter(_remove_personal_data)
             handler.setFormatter(_Formatter(self.error_fmt, self.datefmt) if console else _JSONFormatter())
 
 

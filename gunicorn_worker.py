@@ -62,7 +62,6 @@ NO_BODY = ("1", "204", "304")  # the beginnings of statuses whose responses have
 PRINTABLE = bytes(range(0x20, 0x7F))
 # A host in brackets or a reg-name, and a port (RFC 9110 §7.2, RFC 3986 §3.2.2). Empty for a URI without an authority.
 HOST = re.compile(r"(?:\[[0-9A-Za-z:._~!$&'()*+,;=-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
-VALID_HOSTS_MAX = 64  # checked Host values that are cached
 # The line of a request whose method llhttp does not know.
 REQUEST_LINE = re.compile(rb"(?:\r\n)?[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-~]+ HTTP/1\.[01]\r\n")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # the rule of app/telemetry.py
@@ -405,8 +404,7 @@ def check_head(environ: dict[str, Any], version: str) -> None:
     """Raise RequestError if the server does not support what the head requires."""
     if version not in ("1.1", "1.0"):
         raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "The supported versions are HTTP/1.1 and HTTP/1.0.")
-    if (host := environ.get("HTTP_HOST")) not in valid_hosts:
-        check_host(host, version)
+    check_host(environ.get("HTTP_HOST"), version)
     if environ["REQUEST_METHOD"] == "CONNECT":
         raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "This server is not a proxy.")
     if "HTTP_TRANSFER_ENCODING" in environ:
@@ -435,9 +433,7 @@ def set_target(environ: dict[str, Any], target: str) -> None:
     environ["QUERY_STRING"] = query
 
 
-valid_hosts: set[str] = set()  # Host values that have been checked
-
-
+@lru_cache(maxsize=64)
 def check_host(host: str | None, version: str) -> None:
     """Raise RequestError if a Host header is malformed, or missing though HTTP/1.1 requires it (RFC 9112 §3.2)."""
     if host is None:
@@ -445,8 +441,6 @@ def check_host(host: str | None, version: str) -> None:
             raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is missing.")
     elif not HOST.fullmatch(host):
         raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is malformed.")
-    elif len(valid_hosts) < VALID_HOSTS_MAX:
-        valid_hosts.add(host)
 
 
 @lru_cache(maxsize=512)  # the names that clients use; other names only evict them
@@ -539,9 +533,9 @@ class Connection:
         # The request that follows a response with keep-alive is answered even if the worker is stopping: a proxy would
         # not repeat a POST whose connection is closed. A stream may have ended because the worker stops; its GET is
         # repeated.
-        if response.keep_alive and (self.worker.alive or not self._is_stream):
-            if request.complete or self._discard_body(request):
-                return True
+        can_continue = response.keep_alive and (self.worker.alive or not self._is_stream)
+        if can_continue and (request.complete or self._discard_body(request)):
+            return True
         if not request.complete or self._parser.requests or self._parser.error:
             self._linger()
         return False

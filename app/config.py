@@ -43,6 +43,11 @@ def is_loopback(address: str) -> bool:
     return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 # RFC 3986 §3, with libpq's list of hosts. A user name or a password contains no "@", "/", "?" or "#".
 _POSTGRESQL = re.compile(
     r"(?P<login>[^:@/?#]*(?::[^@/?#]*)?@)?(?P<hosts>[^@/?#]*)(?P<database>/[^@/?#]*)?(?:\?(?P<query>[^@?#+]*))?"

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import click
 from flask import Flask, current_app
 
-from app.config import StartupError, parse_age
+from app.config import StartupError, available_cores, parse_age
 from app.db import engine
 from app.db.errors import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable
 from app.db.migrations import require_migrated
@@ -152,11 +152,6 @@ def migrated_database() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
-
-
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_count(orders: int) -> int:

@@ -13,7 +13,6 @@ from flask.cli import AppGroup, with_appcontext
 from app.cli.common import (
     Age,
     Since,
-    available_cores,
     errors_in_one_line,
     migrated_database,
     outside_feed,
@@ -21,6 +20,7 @@ from app.cli.common import (
     progress_bar,
     run_in_processes,
 )
+from app.config import available_cores
 from app.errors import CursorExpired, pluralize
 from app.services.broker import replay
 from app.services.diagnosis import Level, diagnose
