@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any, TextIO
 from uuid import uuid4
 
@@ -154,7 +154,7 @@ def _finish_request(response: Response) -> Response:
     return response
 
 
-@lru_cache(maxsize=None)  # bounded by _SERIES_MAX time series
+@cache  # bounded by _SERIES_MAX time series
 def duration_series(method: str, route: str, status: int) -> Histogram:
     if duration_series.cache_info().currsize >= _SERIES_MAX:
         return REQUESTS.labels("(any)", "(any)", "(any)")
@@ -317,24 +317,18 @@ def _format_exception(_logger: WrappedLogger, _method: str, event: EventDict) ->
 
 
 def standard_error() -> TextIO:
-    """Return standard error as a stream that counts lines it cannot write in LOST_LINES instead of raising."""
-    return lossy(sys.stderr, on_loss=LOST_LINES.inc)
+    """Return standard error as a stream that counts lines it cannot write in LOST_LINES instead of raising.
 
-
-def lossy(stream: TextIO | None, *, on_loss: Callable[[], None]) -> TextIO:
-    """Return a stream to the same file that calls `on_loss` for each write that fails, instead of raising.
-
-    None, which sys.stderr is if standard error is closed, becomes a stream that discards everything. A stream without a
-    file is returned unchanged.
+    If standard error is closed, the stream discards everything. A stream without a file is returned unchanged.
     """
-    if stream is not None and isinstance(getattr(stream, "buffer", None), LossyFile):
-        return stream
+    stream: Any = sys.stderr  # None if it is closed
+    if isinstance(getattr(stream, "buffer", None), LossyFile):
+        return sys.stderr
     try:
         descriptor = -1 if stream is None else stream.fileno()
     except (OSError, ValueError):
-        assert stream is not None
-        return stream
-    file: Any = LossyFile(descriptor, on_loss)
+        return sys.stderr
+    file: Any = LossyFile(descriptor)
     return io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
@@ -344,9 +338,8 @@ class LossyFile(io.RawIOBase):
     Nothing is buffered, so lost data takes no memory and does not appear later.
     """
 
-    def __init__(self, descriptor: int, on_loss: Callable[[], None]) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._on_loss = on_loss
         self._line_is_partial = False  # the file ends within a line whose rest was lost
 
     def writable(self) -> bool:
@@ -359,7 +352,7 @@ class LossyFile(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
-        """Write all data or call `on_loss`. Returns the length of the data in both cases."""
+        """Write all data, or count a lost line. Returns the length of the data in both cases."""
         content = b"\n" + bytes(data) if self._line_is_partial else bytes(data)
         offset = 0
         try:
@@ -368,5 +361,5 @@ class LossyFile(io.RawIOBase):
             self._line_is_partial = False
         except OSError:
             self._line_is_partial = self._line_is_partial or offset > 0
-            self._on_loss()
+            LOST_LINES.inc()
         return len(data)

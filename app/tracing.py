@@ -105,14 +105,14 @@ def span(
 ) -> AbstractContextManager[Any]:
     """A span for the duration of the block, as a child of the current span. Without a current span nothing is recorded,
     so that a worker's polls create no traces."""
-    if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
+    if current_span_context() is None:
         return _NO_SPAN
     return _span(name, trace.SpanKind.INTERNAL, None, attributes, links)
 
 
 def statement_span(sql: str, system: str) -> AbstractContextManager[Any]:
     """A span for one SQL statement, like `span`. Statements contain no values: they have parameters."""
-    if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
+    if current_span_context() is None:
         return _NO_SPAN
     attributes = {"db.system.name": system, "db.query.text": sql}
     return _span(sql.split(None, 1)[0].upper(), trace.SpanKind.CLIENT, None, attributes, ())

@@ -29,7 +29,7 @@ from app.http.requests import (
     read_dry_run,
     read_query,
 )
-from app.schemas.fields import ParametersSchema
+from app.schemas.fields import ParametersSchema, StrictSchema
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -74,7 +74,7 @@ class Operation:
     responses: Mapping[int, Body]
     path_schema: Schema | None = None
     query: Schema | None = None
-    body: Schema | None = None
+    body: StrictSchema | None = None
     body_media_type: str = JSON
     body_required: bool = True
     dry_run: bool = False
@@ -129,8 +129,6 @@ def _with_input(view: View, operation: Operation, blueprint: Blueprint) -> Calla
     """Wrap the view in validation: Flask calls it with the path variables only."""
     path_schema, query, body = operation.path_schema, operation.query, operation.body
     refuses_query, checks_conditions = operation.refuses_query, operation.checks_conditions
-    if path_schema is None and query is None and body is None and not operation.dry_run and not refuses_query:
-        return view
 
     @wraps(view)
     def call(**arguments: Any) -> Response:

@@ -42,13 +42,16 @@ def init_app(app: Flask) -> None:
 
     The slow requests of one principal would otherwise reach MAX_REQUESTS_IN_PROGRESS, and everybody else be refused.
     """
-    if app.config["AUTH"] == "required" and (limit := app.config["MAX_REQUESTS_IN_PROGRESS"]):
+    config = app.config
+    if config["AUTH"] == "off":
+        return
+    if limit := config["MAX_REQUESTS_IN_PROGRESS"]:
         share = max(1, limit // CUSTOMER_SHARE)
         app.extensions["request_slots"] = Slots(
             "request", customers=share, services=max(1, limit - share), total=sys.maxsize, retry_after=1
         )
         app.teardown_request(lambda _: leave())
-    if app.config["AUTH"] == "required" and (app.config["RATE_LIMIT_CUSTOMERS"] or app.config["RATE_LIMIT_SERVICES"]):
+    if config["RATE_LIMIT_CUSTOMERS"] or config["RATE_LIMIT_SERVICES"]:
         app.extensions["rate_limiter"] = RateLimiter(os.environ.get("RATE_LIMIT_FILE"))
         app.after_request(_add_headers)
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
 
@@ -120,7 +120,7 @@ def with_pauses(items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def read_body(schema: Schema) -> Any:
+def read_body(schema: StrictSchema) -> Any:
     """Read the JSON body and load it with the schema.
 
     Raises InvalidRequest with all errors, UnsupportedMediaType, ContentTooLarge, MalformedJSON, RequestTimeout and
@@ -134,7 +134,7 @@ def read_query(schema: Schema) -> dict[str, Any]:
     request = current_request()
     if not request.query_string:
         return _defaults(schema).copy()
-    return load_parameters(schema, query_parameters(request))
+    return load_parameters(schema, _query_parameters(request))
 
 
 def read_dry_run() -> None:
@@ -154,22 +154,22 @@ def check_path(schema: Schema) -> None:
     load_parameters(schema, current_request().view_args or {})
 
 
-@lru_cache(maxsize=None)  # one entry a route
+@cache  # one entry a route
 def _defaults(schema: Schema) -> dict[str, Any]:
     """Return the result of an empty query."""
     loaded: dict[str, Any] = schema.load({})
     return loaded
 
 
-def _read_json(req: Request, schema: Schema) -> Any:
+def _read_json(req: Request, schema: StrictSchema) -> Any:
     """Read and parse the JSON body."""
-    limit, body = getattr(schema, "MAX_BODY_SIZE", StrictSchema.MAX_BODY_SIZE), b""
+    limit, body = schema.MAX_BODY_SIZE, b""
     if not schema.fields and not req.content_length:  # an action without members needs no body
         if "Transfer-Encoding" in req.headers:  # chunked: the length is unknown until it is read
             body = _read_body(req, limit=limit)
         if not body:
             return {}
-    check_media_type(req, *((JSON, MERGE_PATCH) if req.method == "PATCH" else (JSON,)))
+    _check_media_type(req)
     return _parse(body or _read_body(req, limit=limit))
 
 
@@ -188,7 +188,7 @@ def _parse(body: bytes) -> Any:
         _LARGE_BODIES.release()
 
 
-def query_parameters(req: Request) -> dict[str, str]:
+def _query_parameters(req: Request) -> dict[str, str]:
     """Return the query parameters. Raises InvalidRequest for a duplicate parameter, which would be ambiguous.
 
     Raises BadRequest if the query is not percent-encoded UTF-8; Werkzeug would replace what it cannot decode.
@@ -233,8 +233,8 @@ def _receive_body(req: Request, limit: int) -> bytes:
     return body
 
 
-def check_media_type(req: Request, *accepted: str) -> None:
-    """Raise UnsupportedMediaType unless the body has one of the media types, in UTF-8, without a content coding.
+def _check_media_type(req: Request) -> None:
+    """Raise UnsupportedMediaType unless the body is JSON, or for PATCH a merge patch, in UTF-8, without a coding.
 
     The error's headers state what is accepted (RFC 9110 §12.5, RFC 5789 §2.2).
     """
@@ -242,6 +242,7 @@ def check_media_type(req: Request, *accepted: str) -> None:
     if codings and not {coding.strip(" \t").lower() for coding in codings.split(",")} <= {"", "identity"}:
         unsupported = UnsupportedMediaType("The body must be sent without a Content-Encoding.")
         raise unsupported.with_headers(Accept_Encoding="identity")
+    accepted = (JSON, MERGE_PATCH) if req.method == "PATCH" else (JSON,)
     if req.environ.get("CONTENT_TYPE") in accepted:
         return
     charset = req.mimetype_params.get("charset", "utf-8").lower()

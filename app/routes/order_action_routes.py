@@ -42,13 +42,11 @@ PROBLEMS = (
     errors.InvalidIdempotencyKey,
     errors.IdempotencyKeyReused,
 )
-REQUEST_HEADERS = ("If-Match", "Idempotency-Key")
-RESPONSE_HEADERS = ("ETag", "Idempotent-Replayed")
 CHANGE: dict[str, Any] = {
     "dry_run": True,
     "problems": PROBLEMS,
-    "request_headers": REQUEST_HEADERS,
-    "response_headers": RESPONSE_HEADERS,
+    "request_headers": ("If-Match", "Idempotency-Key"),
+    "response_headers": ("ETag", "Idempotent-Replayed"),
 }
 CHANGE_OF_QUANTITIES = CHANGE | {"problems": (*PROBLEMS, errors.QuantityExceeded)}
 CHANGE_OF_FULFILLMENT = CHANGE | {"problems": (*PROBLEMS, errors.FulfillmentNotFound)}
@@ -61,11 +59,8 @@ CHANGE_OF_RETURN = CHANGE | {"problems": (*PROBLEMS, errors.ReturnNotFound)}
     scope="orders:write",
     body=OrderPatchSchema(),
     body_media_type=MERGE_PATCH,
-    dry_run=True,
     responses={200: OrderSchema()},
-    problems=(*PROBLEMS, errors.DuplicateExternalRef),
-    request_headers=REQUEST_HEADERS,
-    response_headers=RESPONSE_HEADERS,
+    **CHANGE | {"problems": (*PROBLEMS, errors.DuplicateExternalRef)},
 )
 def update_order(body: dict[str, Any], order_id: str) -> Response:
     """Update an order by a JSON merge patch.
