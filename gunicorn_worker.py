@@ -6,7 +6,7 @@ without any of its leniencies; this module decides what the server allows: sizes
 proxy. What cannot be served is answered with a problem document (RFC 9457), and the connection closes.
 
 Of gunicorn's settings it uses `keepalive`, `limit_request_*`, `max_requests`, `forwarded_allow_ips` (exact addresses)
-and those of the process; not its hooks around a request, access log, SCRIPT_NAME, HTTP/2 or the PROXY protocol.
+and those of the process; not its hooks around a request, access log, SCRIPT_NAME, TLS, HTTP/2 or the PROXY protocol.
 """
 
 import fcntl
@@ -83,12 +83,9 @@ class ConnectionLost(OSError):
 class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
     """Accepts the connections of a worker. gunicorn creates it as `server_class`."""
 
-    def __init__(
-        self, listener: Any, *, handler_class: "Worker", spawn: Any, ssl_context: Any = None, **_: Any
-    ) -> None:
+    def __init__(self, listener: Any, *, handler_class: "Worker", spawn: Any, **_: Any) -> None:
         self._worker = handler_class
-        options = {"ssl_context": ssl_context} if ssl_context else {}
-        super().__init__(listener, handle=partial(handler_class.handle, listener), spawn=spawn, **options)
+        super().__init__(listener, handle=partial(handler_class.handle, listener), spawn=spawn)
 
     @property
     def max_accept(self) -> int:
@@ -186,8 +183,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     @cached_property
     def base_environ(self) -> dict[str, Any]:
         """The part of the WSGI environment (PEP 3333) that is the same for all requests."""
-        scheme = "https" if self.cfg.is_ssl else "http"
-        return {**base_environ(self.cfg), "wsgi.multithread": True, "wsgi.url_scheme": scheme, "SCRIPT_NAME": ""}
+        return {**base_environ(self.cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http", "SCRIPT_NAME": ""}
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection until one of its ends closes it."""
@@ -579,10 +575,8 @@ class Connection:
         """
         self._is_stream = True
         self._leave_progress()
-        if not self.worker.cfg.is_ssl:  # a TLS connection may be readable without data
-            self._stop_watching()
-            self._watcher = gevent.get_hub().loop.io(self._client.fileno(), READABLE)
-            self._watcher.start(self._check_closing, callback)
+        self._watcher = gevent.get_hub().loop.io(self._client.fileno(), READABLE)
+        self._watcher.start(self._check_closing, callback)
 
     def _check_closing(self, callback: Callable[[], object]) -> None:
         """Called by the event loop when the connection is readable: if there is no data, the client has closed it."""

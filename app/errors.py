@@ -23,7 +23,7 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.members = members
-        self.headers: dict[str, str] = {}
+        self.headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         self.reason: str | None = None  # for the log, if it must not be in the response
 
     def with_headers(self, **headers: str) -> Self:

@@ -100,14 +100,12 @@ def end_server_span(span_and_token: tuple[Any, object], status: int, attributes:
     context.detach(token)
 
 
-def span(
-    name: str, attributes: Mapping[str, Any] | None = None, *, links: Sequence[Any] = ()
-) -> AbstractContextManager[Any]:
+def span(name: str, *, links: Sequence[Any] = ()) -> AbstractContextManager[Any]:
     """A span for the duration of the block, as a child of the current span. Without a current span nothing is recorded,
     so that a worker's polls create no traces."""
     if current_span_context() is None:
         return _NO_SPAN
-    return _span(name, trace.SpanKind.INTERNAL, None, attributes, links)
+    return _span(name, trace.SpanKind.INTERNAL, links=links)
 
 
 def statement_span(sql: str, system: str) -> AbstractContextManager[Any]:
@@ -115,7 +113,7 @@ def statement_span(sql: str, system: str) -> AbstractContextManager[Any]:
     if current_span_context() is None:
         return _NO_SPAN
     attributes = {"db.system.name": system, "db.query.text": sql}
-    return _span(sql.split(None, 1)[0].upper(), trace.SpanKind.CLIENT, None, attributes, ())
+    return _span(sql.split(None, 1)[0].upper(), trace.SpanKind.CLIENT, attributes=attributes)
 
 
 def delivery_span(traceparent: str | None, attributes: Mapping[str, Any]) -> AbstractContextManager[Any]:
@@ -123,7 +121,7 @@ def delivery_span(traceparent: str | None, attributes: Mapping[str, Any]) -> Abs
     if _tracer is None:
         return _NO_SPAN
     parent = TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {})
-    return _span("POST", trace.SpanKind.CLIENT, parent, attributes, ())
+    return _span("POST", trace.SpanKind.CLIENT, parent=parent, attributes=attributes)
 
 
 def record_response(status: int | None) -> None:
@@ -139,7 +137,7 @@ def record_response(status: int | None) -> None:
 
 @contextmanager
 def _span(
-    name: str, kind: Any, parent: Any, attributes: Mapping[str, Any] | None, links: Sequence[Any]
+    name: str, kind: Any, *, parent: Any = None, attributes: Mapping[str, Any] | None = None, links: Sequence[Any] = ()
 ) -> Iterator[Any]:
     with _tracer.start_as_current_span(
         name,

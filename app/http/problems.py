@@ -77,8 +77,6 @@ def _render_service_error(error: ServiceError) -> Response:
     response.headers["Cache-Control"] = "no-store"
     if is_dry_run():
         response.headers["Dry-Run"] = "true"
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
     response.headers.update(error.headers)
     return response
 
