@@ -20,7 +20,6 @@ from app.cli.common import (
     progress_bar,
     run_in_processes,
 )
-from app.config import available_cores
 from app.errors import CursorExpired, pluralize
 from app.services.broker import replay
 from app.services.diagnosis import Level, diagnose
@@ -82,10 +81,9 @@ def doctor() -> None:
     Each line says what to do. The exit status is 1 if there is an error: something that loses or delays orders or
     events. Run it with the settings of the service, on each of its machines.
     """
-    workers = current_app.config["WEB_CONCURRENCY"] or available_cores()
     failed = False
     with errors_in_one_line():
-        for finding in diagnose(current_app.config, web_workers=workers):
+        for finding in diagnose(current_app.config):
             failed |= finding.level is Level.ERROR
             level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
             click.echo(f"{level} {finding.topic:<12} {finding.text}")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
 
-from app.config import RANDOM_KEY_PREFIX, is_loopback
+from app.config import RANDOM_KEY_PREFIX, available_cores, is_loopback
 from app.db.engine import db
 from app.db.errors import (
     DATABASE_ERRORS,
@@ -74,11 +74,8 @@ class Finding:
     text: str
 
 
-def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding]:
-    """All findings about the settings, the database and the background tasks.
-
-    `web_workers` is the number of gunicorn's workers on this machine. Raises DATABASE_ERRORS.
-    """
+def diagnose(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """All findings about the settings, the database and the background tasks. Raises DATABASE_ERRORS."""
     yield from _check_settings(config)
     file = _sqlite_file(config)
     if file is not None and not os.path.exists(file):  # connecting would create it
@@ -93,9 +90,7 @@ def diagnose(config: Mapping[str, Any], *, web_workers: int) -> Iterator[Finding
         return
     with db.engine.execution_options(read_only=True).connect() as connection:
         is_sqlite = connection.dialect.name == "sqlite"
-        yield from (
-            _check_sqlite(connection, config) if is_sqlite else _check_postgresql(connection, config, web_workers)
-        )
+        yield from _check_sqlite(connection, config) if is_sqlite else _check_postgresql(connection, config)
         yield _check_clock(connection)
         yield from _check_writes(connection, state)
     try:
@@ -179,7 +174,7 @@ def _check_writes(connection: Connection, state: DatabaseState) -> Iterator[Find
         yield Finding(Level.ERROR, "database", f"{role} may not read and write {tables}. {_GRANT} TO {role}.")
 
 
-def _check_postgresql(connection: Connection, config: Mapping[str, Any], web_workers: int) -> Iterator[Finding]:
+def _check_postgresql(connection: Connection, config: Mapping[str, Any]) -> Iterator[Finding]:
     rows = connection.execute(text("SELECT name, setting FROM pg_settings"))
     settings = {name: setting for name, setting in rows}
     major = int(settings["server_version_num"]) // 10_000
@@ -190,7 +185,7 @@ def _check_postgresql(connection: Connection, config: Mapping[str, Any], web_wor
     yield from _check_durability(settings)
     yield from _check_archive(connection)
     yield from _check_tls(connection, config)
-    yield _check_connections(connection, settings, config, web_workers)
+    yield _check_connections(connection, settings, config)
     invalid = connection.scalars(text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")).all()
     for name in invalid:
         yield Finding(Level.ERROR, "database", f"The index {name} is not valid. Run REINDEX INDEX CONCURRENTLY {name}.")
@@ -242,10 +237,9 @@ def _check_tls(connection: Connection, config: Mapping[str, Any]) -> Iterator[Fi
         )
 
 
-def _check_connections(
-    connection: Connection, settings: Mapping[str, str], config: Mapping[str, Any], web_workers: int
-) -> Finding:
+def _check_connections(connection: Connection, settings: Mapping[str, str], config: Mapping[str, Any]) -> Finding:
     pool_size, listens = config["DATABASE_POOL_SIZE"], can_listen(config)
+    web_workers = config["WEB_CONCURRENCY"] or available_cores()  # gunicorn.conf.py
     reserved = int(settings["superuser_reserved_connections"]) + int(settings.get("reserved_connections", 0))
     allowed = int(settings["max_connections"]) - reserved
     needed = (2 * web_workers + 1) * pool_size + listens
