@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from app.models.order import CONTENT, RECORDS
-from app.schemas.order import PRICE_MAX, QUANTITY_MAX
+from app.schemas.order import PRICE_MAX, QUANTITY_MAX, OrderInSchema
 from tests.support.samples import MINIMAL, RICHEST, priced, slug
 
 
@@ -47,6 +47,10 @@ def test_a_minimal_order_has_every_member_of_the_document(client: FlaskClient) -
         "allowed_actions": ["cancel", "confirm", "hold", "update"],
     }
     assert made_here["created_at"] == made_here["updated_at"]
+
+
+def test_the_richest_order_has_every_member() -> None:
+    assert list(RICHEST) == list(OrderInSchema().fields), "change RICHEST in tests/support/samples.py"
 
 
 def test_the_richest_order_keeps_everything_that_was_sent(client: FlaskClient) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 from werkzeug.test import TestResponse
 
+from app.schemas.order import OrderInSchema
+
 MINIMAL: dict[str, Any] = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 
 LARGE = MINIMAL | {
@@ -50,7 +52,7 @@ RICHEST: dict[str, Any] = {
     "metadata": {"channel": "web", "empty": ""},
 }
 
-UNKNOWN_MEMBER = f"Unknown member. Allowed: {', '.join(RICHEST)}."
+UNKNOWN_MEMBER = f"Unknown member. Allowed: {', '.join(OrderInSchema().fields)}."
 
 
 def priced(*amounts: int, **members: Any) -> dict[str, Any]:
