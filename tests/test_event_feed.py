@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.test import TestResponse
 
+from app.http.event_streams import EventStreams
 from app.models.lifecycle import EVENT_TYPES
 from app.schemas.parameters import EVENTS_MAX
 from app.services import event_feed
@@ -360,6 +361,7 @@ def test_waiting_works_again_after_no_thread_could_be_started(
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    monkeypatch.setitem(app.extensions, "event_streams", EventStreams(app))  # of which no thread is running yet
     with monkeypatch.context() as without_threads:
         without_threads.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError):
