@@ -41,6 +41,14 @@ def test_a_token_that_the_issuer_did_not_sign_for_this_service_is_401(secure_cli
     assert "token" in response.json["detail"] and len(response.json["detail"]) < 100  # without the reason
 
 
+def test_without_a_configured_issuer_every_token_is_401(app: Flask, database_url: str) -> None:
+    with app_with_auth(database_url, JWT_PUBLIC_KEY="") as without_issuer:
+        response = without_issuer.test_client().get("/orders", headers=bearer(GOOD))
+
+    assert slug(response) == (401, "unauthenticated")
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="orders", error="invalid_token"'
+
+
 def test_there_are_at_least_a_hundred_forged_tokens(database_url: str) -> None:
     assert len(set(FORGED.values())) >= 100
 

@@ -283,9 +283,7 @@ class BoundedList(FastField, fields.List[Any]):
                 count += _count_messages(error.messages)
                 if count >= ERRORS_MAX:
                     break
-        if errors:
-            raise ValidationError(errors, valid_data=entries)
-        return entries
+        raise ValidationError(errors, valid_data=entries)
 
 
 def _count_messages(messages: Any) -> int:
