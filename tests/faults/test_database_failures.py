@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, event
 from app import create_app
 from app.db.engine import db
 from tests.support.commands import run_python
+from tests.support.concurrency import run_concurrently
 from tests.support.credentials import bearer
 from tests.support.databases import (
     KEY_CACHE,
@@ -30,7 +32,7 @@ from tests.support.databases import (
     wait_until_ready,
 )
 from tests.support.postgres import libpq_url, private_postgres
-from tests.support.servers import GUNICORN, free_port, running, wait_until
+from tests.support.servers import GUNICORN, TIMEOUT, Response, free_port, running, wait_until
 
 
 @pytest.fixture
@@ -54,30 +56,29 @@ def test_while_another_process_writes_to_sqlite_reads_are_served_and_writes_are_
     sqlite_file: str,
 ) -> None:
     key = new_key(sqlite_file)
-    writers: list[Any] = []
+    reads: list[int] = []
     with gunicorn(sqlite_file) as server, closing(sqlite3.connect(sqlite_file[10:], isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
 
-        def write() -> None:
-            writers.append((server.request("POST", "/orders", ORDER, key), time.monotonic() - started))
+        def write(_: int) -> tuple[Response, float]:
+            started = time.monotonic()
+            response = server.request("POST", "/orders", ORDER, key)
+            return response, time.monotonic() - started
 
-        started = time.monotonic()
-        threads = [threading.Thread(target=write) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        time.sleep(0.2)
-        reads = [server.request("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")]
-        time.sleep(KEY_CACHE)
-        reads += [server.request("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")]
-        reads_took = time.monotonic() - started
-        for thread in threads:
-            thread.join()
+        _, alone = write(0)
+        with ThreadPoolExecutor(1) as thread:
+            writing = thread.submit(run_concurrently, 20, write)
+            while not writing.done():
+                reads += [
+                    server.request("GET", path, headers=key).status for path in ("/orders", "/readyz", "/healthz")
+                ]
         other.execute("COMMIT")
         created = server.request("POST", "/orders", ORDER, key)
 
-    assert reads == [200] * 6 and reads_took < 4
-    assert {(writer.status, writer.headers["Retry-After"]) for writer, _ in writers} == {(503, "1")}
-    assert max(seconds for _, seconds in writers) < 10
+    refused, waits = zip(*writing.result(), strict=True)
+    assert set(reads) == {200} and len(reads) > 20  # a read that waited for the lock would take as long as the writers
+    assert {(response.status, response.headers["Retry-After"]) for response in refused} == {(503, "1")}
+    assert max(waits) < 4 * alone  # they do not wait for the lock one after the other
     assert created.status == 201
 
 
@@ -161,7 +162,7 @@ def test_reading_an_erasure_from_an_unresponsive_server_is_503_in_time(postgres:
 
     with silent_at_queries(app):
         reading.start()
-        reading.join(timeout=10)
+        reading.join(timeout=TIMEOUT)
         in_time = list(responses)
     reading.join()
 

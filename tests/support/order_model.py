@@ -86,7 +86,7 @@ class ReferenceService:
         holder = self.order_with_reference(reference)
         if ref_is_key and key is None and reference is not None:
             created = self.ref_keys.get(reference)
-            for order in [one for one in (created, holder) if one is not None]:
+            for order in [found for found in (created, holder) if found is not None]:
                 if self.bodies[order] == content:
                     return Reply(order, 1, replayed=True)
             if holder is None and created is not None:
@@ -126,7 +126,7 @@ class ReferenceService:
     def change(self, number: int, action: str, target: Any, body: Any, *, actor: str = "anonymous") -> bool:
         order = self.orders[number]
         document = copy_of(order.now)
-        arguments = [one for one in (target, body) if one is not None]
+        arguments = [argument for argument in (target, body) if argument is not None]
         event = CHANGES[action](document, *arguments, at=self.now)
         if event is None:
             return False
@@ -212,8 +212,8 @@ def can_be_late(order: Document) -> bool:
 def returnable(order: Document) -> dict[int, int]:
     """The units of each line that could still be returned."""
     left = {item["line"]: item["fulfilled"] - item["returned"] for item in order["items"]}
-    for one in order["returns"]:
-        for entry in one["items"] if one["status"] == "expected" else []:
+    for return_ in order["returns"]:
+        for entry in return_["items"] if return_["status"] == "expected" else []:
             left[entry["line"]] -= entry["quantity"]
     return left
 
@@ -221,7 +221,7 @@ def returnable(order: Document) -> dict[int, int]:
 def allowed_actions(order: Document) -> list[str]:
     held, confirmed = order["holds"] != [], order["status"] == "confirmed"
     open_left = any(map(open_units, order["items"]))
-    expected = any(one["status"] == "expected" for one in order["returns"])
+    expected = any(return_["status"] == "expected" for return_ in order["returns"])
     allowed = {
         "update": True,
         "confirm": order["status"] == "pending" and not held,
@@ -230,7 +230,7 @@ def allowed_actions(order: Document) -> list[str]:
         "hold": is_open(order),
         "release": is_open(order) and held,
         "fulfill": confirmed and not held and open_left,
-        "track": any(one["status"] != "cancelled" for one in order["fulfillments"]),
+        "track": any(fulfillment["status"] != "cancelled" for fulfillment in order["fulfillments"]),
         "return": order["status"] in ("confirmed", "completed") and any(returnable(order).values()),
         "receive": expected,
         "reject": expected,
@@ -280,7 +280,7 @@ def cancel(order: Document, body: Document, at: datetime) -> str:
     record |= {"note": body.get("note"), "created_at": text_of(at), "reopened_at": None}
     order["cancellations"].append(record)
     if "adjustments" in body:
-        order["adjustments"] = [adjustment_of(one) for one in body["adjustments"]]
+        order["adjustments"] = [adjustment_of(adjustment) for adjustment in body["adjustments"]]
         if order["adjustments"] and order["currency"] is None:
             raise invalid("adjustments")
     end_without_open_units(order)
@@ -301,14 +301,14 @@ def reopen(order: Document, body: Document, at: datetime) -> str:
         order["status"] = "confirmed"
     else:
         order["status"] = "pending"
-        for one in order["cancellations"]:
-            one["reopened_at"] = one["reopened_at"] or text_of(at)
+        for cancellation in order["cancellations"]:
+            cancellation["reopened_at"] = cancellation["reopened_at"] or text_of(at)
     return "reopened"
 
 
 def hold(order: Document, handle: str, body: Document, at: datetime) -> str | None:
     terms = {"kind": body["kind"], "reason": body.get("reason"), "until": body.get("until")}
-    handles = [one["handle"] for one in order["holds"]]
+    handles = [hold["handle"] for hold in order["holds"]]
     same = order["holds"][handles.index(handle)] if handle in handles else {}
     if all(same.get(name, "none") == terms[name] for name in terms):
         return None
@@ -326,7 +326,7 @@ def hold(order: Document, handle: str, body: Document, at: datetime) -> str | No
 
 
 def release(order: Document, handle: str, at: datetime) -> str | None:
-    left = [one for one in order["holds"] if one["handle"] != handle]
+    left = [hold for hold in order["holds"] if hold["handle"] != handle]
     if left == order["holds"]:
         return None
     order["holds"] = left
@@ -334,14 +334,16 @@ def release(order: Document, handle: str, at: datetime) -> str | None:
 
 
 def pay(order: Document, body: Document, at: datetime) -> str | None:
-    for one in order["payments"]:
-        if one["type"] == body["type"] and one["reference"] == body["reference"]:
-            if one["amount"] != body["amount"]:
+    for payment in order["payments"]:
+        if payment["type"] == body["type"] and payment["reference"] == body["reference"]:
+            if payment["amount"] != body["amount"]:
                 raise Refusal(409, "duplicate-payment")
             return None
     require("pay", order)
     if reversed_type := REVERSED.get(body["type"]):
-        amounts = [one["amount"] for one in order["payments"] if is_payment(one, reversed_type, body["reference"])]
+        amounts = [
+            payment["amount"] for payment in order["payments"] if is_payment(payment, reversed_type, body["reference"])
+        ]
         if amounts != [body["amount"]]:
             raise Refusal(400, "invalid-request")
     entry = {name: body[name] for name in ("type", "amount", "reference")}
@@ -362,7 +364,7 @@ def sums_of(payments: list[Document]) -> tuple[int, int, int]:
     """The amounts authorized and not voided, captured, and refunded."""
 
     def of(*types: str) -> int:
-        return sum(one["amount"] for one in counting(payments) if one["type"] in types)
+        return sum(payment["amount"] for payment in counting(payments) if payment["type"] in types)
 
     return of("authorization") - of("void"), of("capture"), of("refund", "chargeback")
 
@@ -372,7 +374,9 @@ def counting(payments: list[Document]) -> list[Document]:
 
     def is_reversed(payment: Document) -> bool:
         return any(
-            is_payment(payment, REVERSED[one["type"]], one["reference"]) for one in payments if one["type"] in REVERSED
+            is_payment(payment, REVERSED[reversal["type"]], reversal["reference"])
+            for reversal in payments
+            if reversal["type"] in REVERSED
         )
 
     return [payment for payment in payments if not is_reversed(payment)]
@@ -426,8 +430,10 @@ def deliver(order: Document, number: int, body: Document, at: datetime) -> str:
         if order["status"] == "completed" and not any(map(open_units, order["items"])):
             order["status"] = "confirmed"
     else:
-        newest = max(one["occurred_at"] for one in fulfillment["events"])
-        [*_, fulfillment["status"]] = [one["type"] for one in fulfillment["events"] if one["occurred_at"] == newest]
+        newest = max(event["occurred_at"] for event in fulfillment["events"])
+        [*_, fulfillment["status"]] = [
+            event["type"] for event in fulfillment["events"] if event["occurred_at"] == newest
+        ]
     return "fulfillment_updated"
 
 
@@ -450,12 +456,12 @@ def reject(order: Document, number: int, at: datetime) -> str | None:
 def settle(order: Document, number: int, status: str) -> str | None:
     if number > len(order["returns"]):
         raise Refusal(404, "return-not-found")
-    one = order["returns"][number - 1]
-    if one["status"] == status:
+    return_ = order["returns"][number - 1]
+    if return_["status"] == status:
         return None
-    if one["status"] != "expected":
+    if return_["status"] != "expected":
         raise illegal(order)
-    one["status"] = status
+    return_["status"] = status
     return f"return_{status}"
 
 
@@ -549,7 +555,11 @@ def checked_body(action: str, body: Any) -> Any:
 
 def positive_discounts(body: Document) -> list[str]:
     adjustments = enumerate(body.get("adjustments") or [])
-    return [f"adjustments/{i}/amount" for i, one in adjustments if one["type"] == "discount" and one["amount"] > 0]
+    return [
+        f"adjustments/{i}/amount"
+        for i, adjustment in adjustments
+        if adjustment["type"] == "discount" and adjustment["amount"] > 0
+    ]
 
 
 def content_of(body: Document) -> Document:
@@ -562,10 +572,12 @@ def content_of(body: Document) -> Document:
         "items": [
             {name: item.get(name) for name in ("item_id", "title", "quantity", "unit_price")} for item in body["items"]
         ],
-        "adjustments": [adjustment_of(one) for one in body.get("adjustments", [])],
+        "adjustments": [adjustment_of(adjustment) for adjustment in body.get("adjustments", [])],
         "ship_by": normal_time(body.get("ship_by")),
         "deliver_by": normal_time(body.get("deliver_by")),
-        "related_orders": [one | {"order_id": one["order_id"].lower()} for one in body.get("related_orders", [])],
+        "related_orders": [
+            related | {"order_id": related["order_id"].lower()} for related in body.get("related_orders", [])
+        ],
         "tags": body.get("tags", []),
         "shipping_address": body.get("shipping_address"),
         "billing_address": body.get("billing_address"),
@@ -614,28 +626,31 @@ def price_errors(content: Document) -> list[str]:
     Each rule is checked only if the previous one holds."""
     left = [subtotal(item) or 0 for item in content["items"]]
     faults, shared = [], 0
-    for i, one in enumerate(content["adjustments"]):
-        if one["line"] is not None and one["line"] > len(left):
+    for i, adjustment in enumerate(content["adjustments"]):
+        if adjustment["line"] is not None and adjustment["line"] > len(left):
             faults.append(f"adjustments/{i}/line")
-        elif one["type"] == "discount" and one["line"] is None:
-            shared += one["amount"]
-        elif one["type"] == "discount" and left[one["line"] - 1] + one["amount"] < 0:
+        elif adjustment["type"] == "discount" and adjustment["line"] is None:
+            shared += adjustment["amount"]
+        elif adjustment["type"] == "discount" and left[adjustment["line"] - 1] + adjustment["amount"] < 0:
             faults.append(f"adjustments/{i}/amount")
-        elif one["type"] == "discount":
-            left[one["line"] - 1] += one["amount"]
+        elif adjustment["type"] == "discount":
+            left[adjustment["line"] - 1] += adjustment["amount"]
     if faults:
         return faults
     ordered = sum(subtotal(item) or 0 for item in content["items"])
-    total = ordered + sum(one["amount"] for one in content["adjustments"])
+    total = ordered + sum(adjustment["amount"] for adjustment in content["adjustments"])
     return ["adjustments"] if sum(left) + shared < 0 or total < 0 else []
 
 
 def discounts(content: Document) -> list[int]:
     """The discount of each line, given prices without a fault."""
-    amounts = [one for one in content["adjustments"] if one["type"] == "discount"]
-    own = [sum(one["amount"] for one in amounts if one["line"] == i) for i in range(1, len(content["items"]) + 1)]
+    amounts = [adjustment for adjustment in content["adjustments"] if adjustment["type"] == "discount"]
+    own = [
+        sum(adjustment["amount"] for adjustment in amounts if adjustment["line"] == i)
+        for i in range(1, len(content["items"]) + 1)
+    ]
     left = [(subtotal(item) or 0) + discount for item, discount in zip(content["items"], own, strict=True)]
-    shared = -sum(one["amount"] for one in amounts if one["line"] is None)
+    shared = -sum(adjustment["amount"] for adjustment in amounts if adjustment["line"] is None)
     return [discount - share for discount, share in zip(own, largest_remainder(shared, left), strict=True)]
 
 
@@ -677,9 +692,9 @@ def line_total(item: Document, discount: int) -> int | None:
 
 def count_units(order: Document) -> None:
     records = {
-        "cancelled": [one for one in order["cancellations"] if one["reopened_at"] is None],
-        "fulfilled": [one for one in order["fulfillments"] if one["status"] != "cancelled"],
-        "returned": [one for one in order["returns"] if one["status"] == "received"],
+        "cancelled": [cancellation for cancellation in order["cancellations"] if cancellation["reopened_at"] is None],
+        "fulfilled": [fulfillment for fulfillment in order["fulfillments"] if fulfillment["status"] != "cancelled"],
+        "returned": [return_ for return_ in order["returns"] if return_["status"] == "received"],
     }
     for item in order["items"]:
         for name in records:
@@ -691,7 +706,7 @@ def totals(order: Document) -> dict[str, int] | None:
     if not has_prices(order):
         return None
     items = sum(item["subtotal"] or 0 for item in order["items"])
-    adjustments = sum(one["amount"] for one in order["adjustments"])
+    adjustments = sum(adjustment["amount"] for adjustment in order["adjustments"])
     cancelled = items + adjustments
     if order["status"] != "cancelled":
         cancelled = sum(
@@ -701,7 +716,7 @@ def totals(order: Document) -> dict[str, int] | None:
         )
     total = items + adjustments - cancelled
     _, paid, refunded = sums_of(order["payments"])
-    waived = sum(one["waived"] for one in since_reopening(order))
+    waived = sum(payment["waived"] for payment in since_reopening(order))
     missing, excess = total - waived - paid + refunded, paid - refunded - total
     due = missing if missing > 0 else -excess if excess > 0 else 0
     return {
@@ -717,19 +732,19 @@ def totals(order: Document) -> dict[str, int] | None:
 
 def since_reopening(order: Document) -> list[Document]:
     """The payments since the cancelled order was reopened."""
-    reopened = max((one["reopened_at"] or "" for one in order.get("cancellations", ())), default="")
-    return [one for one in counting(order["payments"]) if one["created_at"] > reopened]
+    reopened = max((cancellation["reopened_at"] or "" for cancellation in order.get("cancellations", ())), default="")
+    return [payment for payment in counting(order["payments"]) if payment["created_at"] > reopened]
 
 
 def statuses(order: Document) -> dict[str, str]:
     fulfilled, returned = (sum(item[name] for item in order["items"]) for name in ("fulfilled", "returned"))
-    sent = [one for one in order["fulfillments"] if one["status"] != "cancelled"]
+    sent = [shipment for shipment in order["fulfillments"] if shipment["status"] != "cancelled"]
     if not sent:
         fulfillment = "unfulfilled"
     elif any(map(open_units, order["items"])):
         fulfillment = "partial"
     else:
-        fulfillment = "delivered" if {one["status"] for one in sent} == {"delivered"} else "fulfilled"
+        fulfillment = "delivered" if {shipment["status"] for shipment in sent} == {"delivered"} else "fulfilled"
     authorized, captured, refunded = sums_of(order["payments"])
     is_due = order["totals"] is not None and order["totals"]["due"] > 0
     if captured > refunded:

@@ -1,0 +1,11 @@
+"""The application without heartbeats of event streams, and with a clock of the rate limits that stands still."""
+
+from types import SimpleNamespace
+
+from app.http import event_streams, rate_limit
+from wsgi import app
+
+__all__ = ["app"]
+
+event_streams.HEARTBEAT = 1e9
+vars(rate_limit)["time"] = SimpleNamespace(monotonic=lambda: 1000.0)
