@@ -357,8 +357,8 @@ def statuses_of(port: int, count: int, *, address: str) -> tuple[Counter[bytes],
 
 
 def test_an_address_over_its_rate_limit_is_429_and_no_other(service: Server) -> None:
-    """127.0.0.2 stands for another machine; 127.0.0.1 is not limited."""
-    flooding, received = statuses_of(service.port, 1000, address="127.0.0.2")
+    """127.0.0.4 stands for another machine, from which no other test sends; 127.0.0.1 is not limited."""
+    flooding, received = statuses_of(service.port, 1000, address="127.0.0.4")
     others = [statuses_of(service.port, n, address=f"127.0.0.{last}")[0] for n, last in ((1, 3), (1000, 1))]
 
     assert flooding.keys() == {b"200", b"429"} and flooding.total() == 1000
