@@ -1292,6 +1292,7 @@ def test_a_stopping_worker_completes_its_open_requests(app: Flask, client: Flask
             assert arrived.wait(TIMEOUT) and catches(worker.process.pid, signal.SIGTERM)
             worker.process.terminate()
             wait_until(lambda: not catches(worker.process.pid, signal.SIGTERM))  # it has begun to stop
+            time.sleep(2)  # longer than a call of the task, which would store the result as well
             may_answer.set()
             assert worker.process.wait(TIMEOUT) == 0
 
