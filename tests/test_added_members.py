@@ -13,6 +13,7 @@ from app.models import EVENTS, ORDERS
 from app.models.order import CONTENT, RECORDS
 from app.services.order_service import content_columns, item_columns, order_fingerprint
 from tests.support.actions import send_action
+from tests.support.credentials import bearer, token
 from tests.support.samples import MINIMAL
 from tests.support.tables import delete_all_rows
 
@@ -63,6 +64,16 @@ def test_the_request_that_created_it_is_still_a_replay(order: dict[str, Any], cl
 
     assert (replay.status_code, replay.json["id"]) == (201, order["id"])
     assert replay.headers["Idempotent-Replayed"] == "true"
+
+
+def test_its_customer_can_read_it(order: dict[str, Any], secure_client: FlaskClient) -> None:
+    customer = bearer(token(customer=order["customer_id"]))
+
+    read = secure_client.get(f"/orders/{order['id']}", headers=customer)
+    history = secure_client.get(f"/orders/{order['id']}/history", headers=customer)
+
+    assert (read.status_code, history.status_code) == (200, 200), read.text
+    assert read.json["status"] == "pending"
 
 
 def test_an_export_from_before_can_be_imported(

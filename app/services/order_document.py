@@ -86,7 +86,7 @@ def visible_document(document: str, principal: Principal) -> str:
     """
     if principal.customer_id is None or all(text in document for text in _NOTHING_INTERNAL):
         return document
-    order = orjson.loads(document)
+    order = load_document(document)
     for hold in order["holds"]:
         hold.pop("reason", None)
         hold["placed_by"] = visible_actor(hold["placed_by"], principal)
