@@ -209,6 +209,61 @@ def test_an_order_that_is_not_stored_after_a_lost_connection_is_503(
     assert client.get("/orders").json["orders"] == []
 
 
+def lose_the_database(after: Statement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lose all connections, new ones too, once the statement was executed."""
+    execute, is_lost = Statement.execute, False
+
+    def execute_until_lost(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        nonlocal is_lost
+        if not is_lost:
+            rows = execute(self, parameters)
+            is_lost = self is after
+            if not is_lost:
+                return rows
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    def refuse(_orders: Any) -> Any:
+        raise psycopg.OperationalError("connection refused")
+
+    monkeypatch.setattr(Statement, "execute", execute_until_lost)
+    monkeypatch.setattr(order_service, "find_stored_ids", refuse)
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    ("identity", "detail"),
+    [
+        ({}, "The database connection was lost, and the order may have been created. List the orders before you send "
+         "it again."),
+        ({"external_ref": "r-1"}, "The database is temporarily unavailable. Send the request again."),
+    ],
+)  # fmt: skip
+def test_an_order_that_may_be_stored_is_not_to_be_sent_again_without_a_key(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, identity: dict[str, str], detail: str
+) -> None:
+    with monkeypatch.context() as failing:
+        lose_the_database(order_inserts.INSERT_ORDERS, failing)
+        response = client.post("/orders", json=MINIMAL | identity)
+
+    assert (slug(response), response.json["detail"]) == ((503, "service-unavailable"), detail)
+    assert len(client.get("/orders").json["orders"]) == 1
+
+
+@on_postgresql
+def test_a_change_that_may_be_stored_is_not_to_be_sent_again_before_a_read(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = order_after(client, "confirm")
+
+    with monkeypatch.context() as failing:
+        lose_the_database(order_updates.UPDATE_ORDERS, failing)
+        response = send_action(client, path, "fulfill")
+
+    assert slug(response) == (503, "service-unavailable")
+    assert response.json["detail"].endswith("the order may have been changed. Read it before you retry.")
+    assert client.get(path).json["version"] == 3
+
+
 @on_postgresql
 @KEYS
 @pytest.mark.parametrize("next_change", [None, "hold"], ids=["alone", "and another follows"])

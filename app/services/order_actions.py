@@ -71,6 +71,7 @@ CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts
 # Characters of an order's document. It is stored again with every version, and cancelled fulfillments, and
 # cancellations before a reopening, stay in it.
 DOCUMENT_MAX = 2**20
+_IN_DOUBT = "The database connection was lost, and the order may have been changed. Read it before you retry."
 _CUSTOMER_CONTENT = {"note", "shipping_address", "billing_address"}
 
 # Applies a change to an order, called with the order and `at`, and returns the event type, or None if nothing changes.
@@ -261,15 +262,18 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
     """
     in_doubt: list[StoredOrder] = []  # versions of which it is unknown whether they were committed
     deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
-    while time.monotonic() < deadline:
-        order = _try_change(order_id, change, key=key, request=request, in_doubt=in_doubt)
-        if order is not None:
-            return visible_order(order, request.principal)
-    if in_doubt:
-        raise ServiceUnavailable(
-            "The database connection was lost, and the order may have been changed. Read it before you retry."
-        )
-    raise ServiceUnavailable("Too many concurrent changes of this order. Send the request again.")
+    try:
+        while time.monotonic() < deadline:
+            order = _try_change(order_id, change, key=key, request=request, in_doubt=in_doubt)
+            if order is not None:
+                return visible_order(order, request.principal)
+    except DATABASE_ERRORS as error:
+        if not in_doubt:
+            raise
+        raise ServiceUnavailable(_IN_DOUBT) from error
+    raise ServiceUnavailable(
+        _IN_DOUBT if in_doubt else "Too many concurrent changes of this order. Send the request again."
+    )
 
 
 def _try_change(

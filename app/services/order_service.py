@@ -259,12 +259,12 @@ def _resolve_conflicts(orders: Sequence[NewOrder]) -> list[Outcome | None]:
 
 def _find_stored(orders: Sequence[NewOrder], error: Exception) -> list[Outcome | None]:
     """After a lost connection, read which orders are stored: a client without a key that retries after a 503 would
-    create a second order."""
+    create a second order. Those that are not may still be committed."""
     try:
         stored = find_stored_ids(orders)
     except DATABASE_ERRORS:
         stored = set()
-    return [_created(order) if order.id in stored else _service_error(order, error) for order in orders]
+    return [_created(order) if order.id in stored else _service_error(order, error, in_doubt=True) for order in orders]
 
 
 def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outcome | None]:
@@ -287,12 +287,18 @@ def _store_one_by_one(orders: Sequence[NewOrder], error: Exception) -> list[Outc
     return outcomes
 
 
-def _service_error(order: NewOrder, error: Exception) -> ServiceError:
+def _service_error(order: NewOrder, error: Exception, *, in_doubt: bool = False) -> ServiceError:
+    """The error of an order. `in_doubt`: it is unknown whether the order was stored."""
     outcome: ServiceError
     has_key = order.columns["idempotency_key_hash"] or order.columns["external_ref"]
     if is_lock_timeout(error) and not is_file_locked(error) and has_key:
         outcome = RequestInFlight(
             "A request with the same Idempotency-Key or external_ref is still being processed. Send this again later."
+        )
+    elif in_doubt and not has_key:
+        outcome = ServiceUnavailable(
+            "The database connection was lost, and the order may have been created. List the orders before you send it "
+            "again."
         )
     elif is_unavailable(error):
         outcome = ServiceUnavailable("The database is temporarily unavailable. Send the request again.")
