@@ -43,7 +43,7 @@ def export_customer(query: dict[str, Any], customer_id: str) -> Response:
     principal, after = current_principal(), query.get("after")
     principal.require_own_customer(customer_id)
     principal.require_all_channels()
-    lines = personal_data.stream_personal_data(customer_id, principal=principal, after=after and after.lower())
+    lines = personal_data.stream_personal_data(customer_id, principal=principal, after=after)
     return Export(NDJSON).response(lines, principal=principal)
 
 
