@@ -29,9 +29,9 @@ run: $(VENV)/run.stamp  ## migrate the database and start web server and worker 
 	@if [ -t 1 ]; then export LOG_FORMAT="$${LOG_FORMAT:-console}"; fi; \
 	$(PY) -m flask --app wsgi db upgrade && exec $(PY) supervisor.py
 
-# Three processes, because tests also wait; each has its own databases. Selected tests, and tests on a given server, run
+# Four processes, because tests also wait; each has its own databases. Selected tests, and tests on a given server, run
 # in one process.
-test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=3 --dist=worksteal)
+test: PROCESSES := $(if $(ARGS)$(TEST_DATABASE_URL),,--numprocesses=4 --dist=worksteal)
 test: $(VENV)/dev.stamp  ## run the tests on SQLite and PostgreSQL (ARGS="-k name" selects tests)
 	@$(PY) -m pytest $(PROCESSES) $(ARGS)
 
