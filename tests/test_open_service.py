@@ -149,6 +149,7 @@ def test_a_page_of_another_site_cannot_change_an_order(client: FlaskClient, orig
     refused = client.post(f"{path}/confirm", headers={"Origin": origin})  # a form sends it without a preflight request
 
     assert slug(refused) == (403, "forbidden")
+    assert "CORS_ORIGINS" in refused.json["detail"]
     assert client.get(path).json["version"] == 1
 
 

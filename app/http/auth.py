@@ -171,7 +171,10 @@ class Authenticator:
         """Return the request's principal. Raises Unauthenticated, or Forbidden for a remote client without AUTH."""
         if not self._required:
             if not self._open_to_all and not _is_from_this_machine():
-                raise Forbidden("The service runs with AUTH=off and accepts requests from its own machine only.")
+                raise Forbidden(
+                    "The service runs with AUTH=off and accepts requests from its own machine only, and from pages of "
+                    "websites only if they are there or in CORS_ORIGINS."
+                )
             return ANONYMOUS
         scheme, _, credential = current_request().headers.get("Authorization", "").partition(" ")
         credential = credential.lstrip(" ")  # RFC 9110 §11.4: one space or more
