@@ -107,7 +107,7 @@ def test_a_batch_counts_as_its_orders(limited: Flask, limited_client: FlaskClien
 
     assert (quota(fits), quota(too_large)) == ((200, 2, 12), (429, 1, 12))
     assert slug(too_large) == (429, "too-many-requests")
-    assert "counts as 3 requests; 1 of 5 per minute remain" in too_large.json["detail"]
+    assert "counts as 3; 1 of 5 per minute remain" in too_large.json["detail"]
     assert stored(limited) == 3
     clock.now += int(too_large.headers["Retry-After"])
     assert quota(batch(limited_client, 3)) == (200, 0, 12)
@@ -156,6 +156,16 @@ def test_the_declared_size_of_a_refused_body_counts_up_to_that_of_the_largest_ba
 
     assert early.status_code == 429
     assert quota(requests(limited_client, token(), 1)[0])[:2] == (200, LIMIT - 1)
+
+
+@pytest.mark.parametrize("length", ["abcdef", "-1000000", "1_000_000"])
+def test_a_malformed_content_length_counts_as_one_request(limited_client: FlaskClient, length: str) -> None:
+    """gunicorn and uvicorn refuse it, `flask run` does not."""
+    headers = bearer(token()) | {"Content-Type": "application/json"}
+
+    response = limited_client.post("/orders/batch", headers=headers, environ_overrides={"CONTENT_LENGTH": length})
+
+    assert quota(response)[:2] == (400, LIMIT - 1)
 
 
 def test_a_batch_larger_than_the_quota_delays_the_next_request(

@@ -78,10 +78,11 @@ def _size() -> int:
 
     A body without a Content-Length counts as one part: nginx receives it, and sends its length.
     """
-    length = current_request().environ.get("CONTENT_LENGTH", "")
-    if len(length) < _LARGE_LENGTH:
+    request = current_request()
+    if len(request.environ.get("CONTENT_LENGTH", "")) < _LARGE_LENGTH:
         return 1
-    return min(-(-int(length) // _BODY_PART), _BODY_PARTS_MAX) or 1
+    length = request.content_length or 0  # None if it is malformed, which `flask run` accepts
+    return max(1, min(-(-length // _BODY_PART), _BODY_PARTS_MAX))
 
 
 def _count(principal: Principal, *, cost: int, counted: int) -> None:
@@ -101,7 +102,7 @@ def _count(principal: Principal, *, cost: int, counted: int) -> None:
     if quota.retry_after:
         detail = f"More than {pluralize(limit, 'request')} per minute. Wait for Retry-After seconds."
         if cost > 1:
-            detail = f"The batch counts as {cost} requests; {quota.remaining} of {limit} per minute remain."
+            detail = f"The request counts as {cost}; {quota.remaining} of {limit} per minute remain."
         raise TooManyRequests(detail).with_headers(Retry_After=str(math.ceil(quota.retry_after)))
 
 
