@@ -453,18 +453,26 @@ def test_nginx_serves_tls_and_redirects_to_it_as_described_in_the_file() -> None
                 protocol = encrypted.selected_alpn_protocol()
         without_tls = send_request(port, "GET", "/orders")
         redirected = nginx.request("GET", "/orders?limit=1", headers={"Host": "shop.example"})
+        batch = nginx.request("POST", "/orders/batch", {"orders": [LARGE] * 200})
         log = (directory / "access.log").read_text()
 
     assert protocol == "h2"
     assert (without_tls.status, without_tls.json["type"]) == (400, "/problems/bad-request")
     assert (redirected.status, redirected.headers["Location"]) == (308, "https://shop.example/orders?limit=1")
     assert redirected.headers["Server"] == "nginx"  # and no version
+    assert batch.status == 308
     assert log == ""  # it would have addresses and queries
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED.keys() - {"body"}))  # no body is read
-def test_a_request_rejected_by_the_redirect_to_tls_is_a_problem(redirect: Server, name: str) -> None:
-    head, _, body = exchange(redirect.port, REFUSED[name][0]).decode().partition("\r\n\r\n")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(REFUSED[name][0] for name in sorted(REFUSED.keys() - {"body"})),  # no body is read
+        b"GET /.problem HTTP/1.1\r\n" + HEAD + b"\r\n",
+    ],
+)
+def test_a_request_rejected_by_the_redirect_to_tls_is_a_problem(redirect: Server, sent: bytes) -> None:
+    head, _, body = exchange(redirect.port, sent).decode().partition("\r\n\r\n")
 
     assert "\r\nContent-Type: application/problem+json\r\n" in head
     problem = json.loads(body)
