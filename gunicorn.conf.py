@@ -143,6 +143,12 @@ class _Logger(glogging.Logger):
 logger_class = _Logger
 
 
+def on_starting(server: Any) -> None:
+    """Refuse TLS: gunicorn would log an https address, where the worker would answer plain HTTP."""
+    if server.cfg.certfile or server.cfg.keyfile:
+        sys.exit("order service: certfile or keyfile is set. Remove it: TLS ends at the proxy.")
+
+
 def when_ready(server: Any) -> None:
     """Create the directory of the files that the workers share, once it is certain that the server starts.
 

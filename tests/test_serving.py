@@ -259,6 +259,15 @@ def test_an_invalid_setting_ends_the_start_with_one_line(name: str, settings: di
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("option", ["--certfile", "--keyfile"])
+def test_gunicorn_does_not_start_with_a_certificate_that_it_would_not_use(option: str) -> None:
+    ended = run_python(*GUNICORN, option, __file__, WEB_CONCURRENCY="1", PORT=str(free_port()))
+
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("order service: certfile or keyfile is set. Remove it: TLS ends at the proxy.\n")
+    assert "Traceback" not in ended.stderr and "Listening" not in ended.stderr
+
+
 def test_a_setting_that_gunicorn_itself_needs_is_checked_too() -> None:
     ended = run_python(*GUNICORN, WEB_CONCURRENCY="513")
 
