@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import given
@@ -1083,6 +1084,30 @@ def test_no_more_deliveries_are_sent_than_have_room_for_results_that_cannot_be_s
 
     assert sent <= 20
     assert len(set(endpoint.event_ids)) == len(endpoint.requests) == 60
+
+
+@on_sqlite
+def test_results_that_could_not_be_stored_during_a_lease_are_stored_before_the_next_claim(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_sent: Any) -> None:
+        raise sqlite3.OperationalError
+
+    with receiver() as endpoint, app.app_context():
+        webhook = create_webhook(client, endpoint.url)
+        create_order(client)
+        queue_events()
+        running = deliverer(app)
+        with monkeypatch.context() as without_database, suppress(sqlite3.OperationalError):
+            without_database.setattr(webhook_delivery, "complete", fail)
+            running.run()
+        with time_machine.travel(datetime.now(UTC) + 2 * webhook_claims.LEASE):
+            while running.run():
+                pass
+            running.finish()
+
+    assert len(endpoint.requests) == 1
+    assert len(deliveries(client, webhook, status="succeeded")) == 1
 
 
 def test_a_transaction_stores_a_limited_number_of_results(

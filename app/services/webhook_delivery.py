@@ -141,6 +141,7 @@ class WebhookDeliverer:
         # First, not only when all is sent: one slow endpoint keeps the worker busy for as long as it has events.
         self._sender.close_idle()
         self._forget_idle()
+        self._store_results()  # before a claim: if their leases have ended meanwhile, they would be sent again
         deadline = time.monotonic() + _CALL_SECONDS
         while time.monotonic() < deadline:
             claimed = self._claim()
