@@ -82,7 +82,9 @@ def drip(port: int, beginnings: list[bytes], probe: Probe) -> int:
             connection.setblocking(False)
             selector.register(connection, selectors.EVENT_READ)
         before = len(probe.waits) + 1  # one may have been sent before
+        deadline = time.monotonic() + TIMEOUT
         while selector.get_map():
+            assert time.monotonic() < deadline, f"{len(selector.get_map())} connections are still open"
             for key, _ in selector.select(timeout=0.1):
                 if is_closed(key.fileobj):
                     answered = answered or len(probe.waits) - before
