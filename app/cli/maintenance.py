@@ -147,10 +147,11 @@ def rebuild(jobs: int | None) -> None:
     interrupted and run again.
     """
     with migrated_database():
-        seq, orders = read_ends().seq, count_orders()
+        seq, orders, rows = read_ends().seq, count_orders(), 0
         with progress_bar("Orders", length=orders) as bar:
-            for rewritten in run_in_processes(_rewrite, order_ranges(), processes=jobs or process_count(orders)):
-                bar.update(min(rewritten.size, orders - bar.pos))
+            for count in run_in_processes(_rewrite, order_ranges(), processes=jobs or process_count(orders)):
+                rows += count
+                bar.update(min(count, orders - bar.pos))
         finish_rebuild(seq)
         removed, after = 0, FIRST_TERM
         with progress_bar("Terms", length=None) as bar:
@@ -158,11 +159,10 @@ def rebuild(jobs: int | None) -> None:
                 after, removed = sweep.last, removed + sweep.removed
                 bar.update(sweep.size)
         click.echo(
-            f"{pluralize(orders, 'order')} in the search, as of number {seq} of the feed. "
+            f"{pluralize(rows, 'order')} in the search, as of number {seq} of the feed. "
             f"{pluralize(removed, 'term')} removed."
         )
 
 
-def _rewrite(orders: OrderRange) -> OrderRange:
-    rewrite_rows(orders.after, orders.last)
-    return orders
+def _rewrite(orders: OrderRange) -> int:
+    return rewrite_rows(orders.after, orders.last)

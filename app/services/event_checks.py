@@ -23,12 +23,11 @@ from app.models.order import CONTENT_TIMES
 from app.models.order_id import hash_reference, is_alias
 from app.services.change_checks import VersionChange, differing_members, is_allowed, wrong_members
 from app.services.document_checks import Document, UnitCounts, VersionChecks, due_at, order_prices
-from app.services.order_document import load_document, render_order
+from app.services.order_document import NOT_A_DOCUMENT, load_document, render_order
 from app.services.order_inserts import NEW_ORDER_STATE
 from app.services.order_service import content_columns, item_columns, order_fingerprint
 from app.services.sequencer import IS_RETAINED
 
-_NOT_A_DOCUMENT = (KeyError, TypeError, AttributeError, ValueError)  # raised by reading another document
 # The columns of `order_events` that are compared here.
 EVENT_COLUMNS = ("version", "type", "actor", "request_id", "traceparent", "at", "snapshot")
 
@@ -74,7 +73,7 @@ def compare_events(
         except orjson.JSONDecodeError:
             yield f"the snapshot of version {event.version} is not JSON"
             return
-        except _NOT_A_DOCUMENT:
+        except NOT_A_DOCUMENT:
             yield f"the snapshot of version {event.version} is not the document of an order"
             return
         if before is not None and event.version != before.event.version + 1:
@@ -156,7 +155,7 @@ def _verify_tables(order: OrderRow, event: Row[Any], snapshot: Document) -> Iter
     except InvalidPrices as error:
         yield f"{' and '.join(error.messages)} in the tables do not add up"
         return
-    except _NOT_A_DOCUMENT as error:
+    except NOT_A_DOCUMENT as error:
         yield f"the tables do not render to the document of an order ({type(error).__name__}: {error})"
         return
     if rendered != event.snapshot:

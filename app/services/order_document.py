@@ -44,6 +44,9 @@ def render_order(order: Values) -> str:
     return orjson.dumps(document).decode()
 
 
+NOT_A_DOCUMENT = (KeyError, TypeError, AttributeError, ValueError)  # raised by reading what is no order document
+
+
 def load_document(text: str) -> dict[str, Any]:
     """The members of a stored document, with those of CONTENT and RECORDS that a later release has added."""
     document: dict[str, Any] = orjson.loads(text)

@@ -36,7 +36,7 @@ from app.db.types import read_timestamp
 from app.models import FEED_HEAD, SEARCH, SEARCH_HEAD, SEARCH_TERMS, FeedEntry, Order, OrderEvent
 from app.models.order_id import LOWEST_ID
 from app.models.search import NO_TOTAL, SEARCH_HEAD_ID, order_terms
-from app.services.order_document import load_document
+from app.services.order_document import NOT_A_DOCUMENT, load_document
 
 log = structlog.get_logger()
 
@@ -137,7 +137,7 @@ def _read_rows(condition: ColumnElement[bool]) -> Iterator[Row]:
         for row in documents:
             try:
                 search = search_row(load_document(row.snapshot))
-            except (KeyError, TypeError, AttributeError, ValueError):  # `flask verify` says what is wrong
+            except NOT_A_DOCUMENT:  # `flask verify` says what is wrong
                 log.error("order cannot be searched", order_id=row.id)
             else:
                 yield search
@@ -250,8 +250,8 @@ def _insert_terms_statement() -> Any:
 _INSERT_TERMS = _insert_terms_statement()
 
 
-def rewrite_rows(after: str, last: str) -> None:
-    """Rebuild the rows and all terms of the orders with `after` < id <= `last`."""
+def rewrite_rows(after: str, last: str) -> int:
+    """Rebuild the rows and all terms of the orders with `after` < id <= `last`, and return the number of rows."""
     # The range is repeated inside NOT EXISTS, or the planner reads half of that table. A row of a later version than
     # the order's, after a restore of the orders only, would never be replaced.
     order = select(Order.id).where(Order.id == SEARCH.c.order_id, Order.id > after, Order.id <= last)
@@ -260,9 +260,12 @@ def rewrite_rows(after: str, last: str) -> None:
     with db.engine.begin() as connection:
         connection.execute(wrong)
     # Afterwards: a worker that met a wrong row has not stored the version that it had.
+    count = 0
     for batch in _batches(_read_rows(and_(Order.id > after, Order.id <= last))):
         with db.engine.begin() as connection:
             store_rows(connection, batch, rewrite=True)
+        count += len(batch)
+    return count
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
