@@ -404,8 +404,7 @@ function Input({ field, value, error, set }: InputProps): JSX.Element {
   if (field.kind === "units") input = <Units field={field} attributes={described} value={Number(value) || 0} set={set} />;
   else if (field.kind === "select")
     input = (
-      // Without a choice, the first option is chosen.
-      <select {...common} value={value || field.options?.[0]?.[0]} onChange={changed}>
+      <select {...common} onChange={changed}>
         {field.options?.map(([code, label]) => (
           <option key={code} value={code}>
             {label}

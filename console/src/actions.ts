@@ -151,9 +151,12 @@ export const ACTIONS: Record<Schemas["Action"], Action> = {
         .map(([type, label]): [string, string] => [type, `${label}: ${PAYMENT_MEANINGS[type as PaymentType]}`])),
       ...(values.type?.endsWith(REVERSAL)
         ? [
-            { ...select("reversed", "Payment to reverse", reversiblePayments(order, values.type).map((one) => [
-                one.reference ?? "", [money(one.amount, order.currency), one.reference, one.note].filter(Boolean).join(" · "),
-              ])), pointer: "#/amount" },
+            { ...select("reversed", "Payment to reverse", [
+                ["", "Choose a payment"],
+                ...reversiblePayments(order, values.type).map((one): [string, string] => [
+                  one.reference ?? "", [money(one.amount, order.currency), one.reference, one.note].filter(Boolean).join(" · "),
+                ]),
+              ]), pointer: "#/amount" },
           ]
         : [
             { name: "amount", label: `Amount in ${order.currency}`, kind: "amount", required: true,
@@ -343,11 +346,10 @@ function reversiblePayments(order: Order, reversal: string | undefined): Payment
   return order.payments.filter((one) => `${one.type}${REVERSAL}` === reversal && !isReversed(one, order));
 }
 
-/** The payment to reverse: the one that the user has chosen, or the first, which the form shows as chosen. */
+/** The payment that the user has chosen to reverse. There is no default: it might change when somebody else reverses it. */
 function chosenPayment(order: Order, values: Values): Payment {
-  const payments = reversiblePayments(order, values.type);
-  const payment = payments.find((one) => one.reference === values.reversed) ?? payments[0];
-  if (!payment) throw new Incomplete("No such payment is left to reverse.", "type");
+  const payment = reversiblePayments(order, values.type).find((one) => one.reference === values.reversed);
+  if (!payment) throw new Incomplete("Choose the payment to reverse.", "reversed");
   return payment;
 }
 

@@ -771,7 +771,7 @@ def test_a_payment_is_reversed_by_choosing_it(page: Page, service: Server) -> No
     reversals = page.locator("[name=type] option").filter(has_text="reversal")
     expect(reversals).to_have_text("Reversal of a capture: it was a mistake")
     page.get_by_label("Type").select_option("capture_reversal")
-    expect(page.get_by_label("Payment to reverse")).to_have_value("pi_1")
+    page.get_by_label("Payment to reverse").select_option("pi_1")
     expect(page.get_by_label("Amount")).to_have_count(0)
     send(page, "Record reversal of a capture")
 
@@ -779,6 +779,21 @@ def test_a_payment_is_reversed_by_choosing_it(page: Page, service: Server) -> No
     choose_action(page, "Payment")
     expect(reversals).to_have_count(0)
     assert read(service, order)["payment_status"] == "unpaid"
+
+
+def test_no_payment_is_reversed_that_was_not_chosen(page: Page, service: Server) -> None:
+    order = create_order(service)
+    for reference in ("pi_1", "pi_2"):
+        act(service, order, "payments", type="capture", amount=3000, reference=reference)
+    open_order(page, service, order)
+    choose_action(page, "Payment")
+    page.get_by_label("Type").select_option("capture_reversal")
+
+    act(service, order, "payments", type="capture_reversal", amount=3000, reference="pi_1")
+
+    page.get_by_role("button", name="Record reversal of a capture in version 4").click()
+    expect(page.get_by_label("Payment to reverse")).to_be_focused()
+    assert read(service, order)["totals"]["paid"] == 3000
 
 
 def test_a_refused_preview_shows_the_reason_and_cannot_be_sent(page: Page, service: Server) -> None:
