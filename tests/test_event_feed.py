@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -305,6 +306,31 @@ def test_readers_do_not_wait_for_an_unavailable_database_one_after_the_other(
 
     assert {slug(response) for response in responses} == {(503, "service-unavailable")}
     assert len(attempts) < readers
+
+
+def test_pages_that_cannot_be_read_in_time_fail_no_reader_further_ahead(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers, behind, begun, check = 10, 5, list[int](), event_feed.require_retained
+    for _ in range(readers):
+        create(client)
+    number_events(app)
+
+    def fail_at_the_beginning(after: int, head: event_feed.FeedEnds) -> None:
+        wait_until(lambda: len(begun) == readers)
+        if after < behind:
+            raise psycopg.errors.QueryCanceled("canceling statement due to statement timeout")
+        check(after, head)
+
+    def read(number: int) -> TestResponse:
+        begun.append(number)
+        return app.test_client().get(f"/events?after={number}")
+
+    monkeypatch.setattr(event_feed, "require_retained", fail_at_the_beginning)
+
+    responses = run_concurrently(readers, read)
+
+    assert [response.status_code for response in responses] == [503] * behind + [200] * (readers - behind)
 
 
 def test_waiting_ends_with_the_event(app: Flask, client: FlaskClient) -> None:

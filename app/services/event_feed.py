@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ from sqlalchemy import ColumnElement, Integer, Select, Text, and_, bindparam, ca
 
 from app.db.batching import Batcher, PerApplication
 from app.db.engine import db
-from app.db.errors import loggable_message
+from app.db.errors import DATABASE_ERRORS, DatabaseError, loggable_message
 from app.db.statement import Statement, is_one_of, rows_within
 from app.db.types import UUID, read_timestamp, rfc3339
 from app.errors import CursorExpired
@@ -118,16 +119,21 @@ def list_events(filters: FeedFilter, *, after: int, limit: int) -> FeedPage:
     return page
 
 
-def _read_pages(keys: Sequence[_PageKey]) -> list[FeedPage | CursorExpired]:
-    """The pages of concurrent requests, each read once. A database error ends all of them: while the database does not
-    respond, each further read would wait for as long as the one before."""
-    pages: dict[_PageKey, FeedPage | CursorExpired] = {}
-    for key in keys:
-        if key not in pages:
-            try:
-                pages[key] = _read_page(key.filters, after=key.after, limit=key.limit)
-            except CursorExpired as error:
-                pages[key] = error
+def _read_pages(keys: Sequence[_PageKey]) -> list[FeedPage | CursorExpired | DatabaseError]:
+    """The pages of concurrent requests, each read once, those near the end of the feed first: they are the smallest.
+
+    A database error also ends the pages that are not read yet: while the database does not respond, each further read
+    would wait for as long as the one before.
+    """
+    pages: dict[_PageKey, FeedPage | CursorExpired | DatabaseError] = {}
+    failure: DatabaseError | None = None
+    for key in sorted(set(keys), key=attrgetter("after"), reverse=True):
+        try:
+            pages[key] = failure or _read_page(key.filters, after=key.after, limit=key.limit)
+        except CursorExpired as error:
+            pages[key] = error
+        except DATABASE_ERRORS as error:
+            pages[key] = failure = error
     return [pages[key] for key in keys]
 
 
@@ -228,7 +234,9 @@ def _statement(*, of_order: bool, lateral: bool) -> Statement:
 _HEAD = Statement(select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
 _OF_ALL = {name: _statement(of_order=False, lateral=name == "postgresql") for name in ("postgresql", "sqlite")}
 _OF_ORDER = {name: _statement(of_order=True, lateral=name == "postgresql") for name in ("postgresql", "sqlite")}
-_READS = PerApplication(lambda: Batcher[_PageKey, FeedPage | CursorExpired](_read_pages, max_batch=_GROUP_MAX))
+_READS = PerApplication(
+    lambda: Batcher[_PageKey, FeedPage | CursorExpired | DatabaseError](_read_pages, max_batch=_GROUP_MAX)
+)
 
 
 class Subscription:
