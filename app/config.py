@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -385,6 +386,8 @@ SETTINGS: dict[str, Setting] = {
     ),
 }
 
+_OLDEST_SQLITE = 3, 35  # the first with RETURNING
+
 
 def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read and validate the settings. Overrides precede environment variables, which precede defaults.
@@ -408,13 +411,18 @@ def load_config(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def _check_combinations(config: Mapping[str, Any]) -> None:
-    """Raise StartupError for valid settings that contradict each other."""
+    """Raise StartupError for valid settings that contradict each other, or that this Python does not support."""
     host = config["HOST"].lower().removesuffix(".")
     loopback = config["BIND"] or host == "localhost" or is_loopback(host)
     if config["AUTH"] == "off" and not loopback and not config["AUTH_ALLOW_OPEN"]:
         raise StartupError(
             f"AUTH is off and HOST is {config['HOST']!r}: set AUTH=required, or AUTH_ALLOW_OPEN=1 to give everybody "
             "who can reach that address full access."
+        )
+    if config["DATABASE_URL"].startswith("sqlite") and sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StartupError(
+            f"This Python has SQLite {sqlite3.sqlite_version}, but 3.35 or newer is required. Use a Python with "
+            "a newer SQLite, or set DATABASE_URL to a PostgreSQL database."
         )
     if config["JWT_JWKS_URL"] and config["JWT_PUBLIC_KEY"]:
         raise StartupError("JWT_JWKS_URL and JWT_PUBLIC_KEY are both set: set the one that verifies the tokens.")

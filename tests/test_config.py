@@ -1,6 +1,7 @@
 """Settings: read once, checked at startup, refused in one line."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_the_error_for_an_invalid_setting_names_what_is_expected(
         load_config()
 
     assert str(caught.value) == message
+
+
+def test_a_python_with_an_old_sqlite_cannot_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+
+    with pytest.raises(StartupError, match="^This Python has SQLite 3.34.1, but 3.35 or newer is required."):
+        load_config()
+    assert load_config({"DATABASE_URL": "postgresql://shop@db/orders"})
 
 
 BAD_URLS = [

@@ -23,7 +23,7 @@ from app.services.order_listing import FILTER_INDEXES, FILTERS, Shape, list_quer
 from app.services.order_queries import SNAPSHOTS
 from app.services.order_updates import CURRENT_ORDERS, UPDATE_ORDER, UPDATE_ORDERS
 from app.services.webhook_service import select_deliveries
-from tests.support.databases import migrated, new_database
+from tests.support.databases import generic_plan, migrated, new_database
 from tests.support.marks import on_sqlite
 from tests.support.postgres import libpq_url
 
@@ -78,7 +78,7 @@ def shape_of(filters: Iterable[str], *, ranges: int = 1, descending: bool) -> Sh
 
 def plan_of(connection: psycopg.Connection[Any], shape: Shape) -> str:
     sql = list_statement(shape).sql("postgresql")
-    return "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
+    return generic_plan(connection, sql)
 
 
 def test_every_list_scans_the_index_of_its_first_filter(connection: psycopg.Connection[Any]) -> None:
@@ -106,7 +106,7 @@ def test_few_deliveries_of_a_status_are_found_by_an_index(connection: psycopg.Co
     connection.execute("ANALYZE webhook_deliveries")
     sql = Statement(select_deliveries(LOWEST_ID, status=status).limit(100)).sql("postgresql")
 
-    plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
+    plan = generic_plan(connection, sql)
 
     assert re.findall(r"using (\w+)", plan)[0].startswith("ix_webhook_deliveries_"), plan
     connection.rollback()
@@ -152,7 +152,7 @@ def test_orders_are_found_by_index_in_a_small_table_too(connection: psycopg.Conn
     connection.execute("RESET enable_bitmapscan")
     sql, scanned = BY_KEYS[statement][0].sql("postgresql"), BY_KEYS[statement][1]
 
-    plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False))
+    plan = generic_plan(connection, sql)
 
     found = set(re.findall(r"(?:using|Index Scan on|Seq Scan on|Function Scan on) (\w+)", plan))
     assert found == scanned, plan

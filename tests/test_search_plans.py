@@ -14,7 +14,7 @@ from app.db.engine import db
 from app.models.search import SORTED_FILTERS, SORTS
 from app.services.search_statements import PageShape, Path, Source, count_statement, page_statement
 from tests.support.applications import close_connections
-from tests.support.databases import migrated, new_database
+from tests.support.databases import generic_plan, migrated, new_database
 from tests.support.marks import on_postgresql
 
 PATHS = [Path("term_0", 2), *(Path(name, 2) for name in SORTED_FILTERS), *(Path(name, 1) for name in SORTS)]
@@ -34,8 +34,7 @@ def scans(app: Flask, sql: str) -> set[str]:
             connection.execute(text(f"SET LOCAL enable_{name} = off"))
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        rows = driver.execute(f"EXPLAIN (GENERIC_PLAN) {sql}", prepare=False).fetchall()
-    plan = "\n".join(row[0] for row in rows)
+        plan = generic_plan(driver, sql)
     return set(re.findall(r"(?:using|Seq Scan on) (\w+)", plan))
 
 

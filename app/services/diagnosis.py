@@ -44,7 +44,7 @@ _SEARCH_EVENTS_MAX = 1_000  # as in the alert OrderSearchBehind
 _EVENT_AGE_MAX = 5.0  # seconds; a worker moves an event to the feed within 0.1 s
 _ERASURE_MAX = timedelta(days=1)
 _FREE_BYTES_MIN = 1024**3
-_OLDEST_POSTGRESQL = 14  # older ones are no longer supported
+_OLDEST_POSTGRESQL = 15  # the support of 14 ended in November 2026
 # libpq tells no SQLSTATE of a refused connection; a server of another language gets the general advice.
 _NO_CONNECTION_LEFT = re.compile("too many (clients|connections)|connection slots")
 _GRANT = "Run GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"

@@ -1,6 +1,7 @@
 """Databases of single tests, and servers whose database fails or is replaced while they run."""
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -48,6 +49,17 @@ def new_database(server_url: str, name: str, options: str = "") -> str:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         connection.execute(f"CREATE DATABASE {name} {options}")
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def generic_plan(connection: psycopg.Connection[Any], sql: str) -> str:
+    """The plan of a query with $ parameters for all of their values, as EXPLAIN shows it."""
+    parameters = len(set(re.findall(r"\$\d+", sql)))
+    arguments = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+    connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+    connection.execute(f"PREPARE planned AS {sql}", prepare=False)
+    rows = connection.execute(f"EXPLAIN EXECUTE planned{arguments}").fetchall()
+    connection.execute("DEALLOCATE planned")
+    return "\n".join(row[0] for row in rows)
 
 
 def migrated(url: str) -> str:
