@@ -400,7 +400,8 @@ class InternalError(ServiceError):
 class ServiceUnavailable(ServiceError):
     """The service is temporarily unavailable, usually because the database is unreachable or overloaded.
 
-    Send the request again after `Retry-After` seconds; with the same Idempotency-Key that is safe.
+    Send the request again after `Retry-After` seconds; with the same Idempotency-Key that is safe. Without a key, read
+    `detail` first: it says when the order may have been created or changed.
     """
 
     status, slug, title = 503, "service-unavailable", "Temporarily unavailable"
