@@ -13,6 +13,7 @@ from app.models import EVENTS, ORDERS
 from app.models.order import CONTENT, RECORDS
 from app.services.order_service import content_columns, item_columns, order_fingerprint
 from tests.support.actions import send_action
+from tests.support.commands import on_terminal
 from tests.support.credentials import bearer, token
 from tests.support.samples import MINIMAL
 from tests.support.tables import delete_all_rows
@@ -74,6 +75,17 @@ def test_its_customer_can_read_it(order: dict[str, Any], secure_client: FlaskCli
 
     assert (read.status_code, history.status_code) == (200, 200), read.text
     assert read.json["status"] == "pending"
+
+
+def test_the_commands_show_it_on_a_terminal(app: Flask, client: FlaskClient, database_url: str) -> None:
+    order = client.post("/orders", json=MINIMAL).json
+    added = CONTENT | RECORDS
+    document = orjson.dumps({name: value for name, value in order.items() if name not in added}).decode()
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(EVENTS).values(snapshot=document))
+
+    for command in (("orders", "get", order["id"]), ("orders", "list")):
+        assert order["number"] in on_terminal(*command, database_url=database_url)
 
 
 def test_an_export_from_before_can_be_imported(

@@ -1,8 +1,6 @@
 """`flask orders get`, `list` and `tail`, which an operator uses instead of SQL."""
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
-from tests.support.commands import FLASK
+from tests.support.commands import FLASK, on_terminal
 from tests.support.event_streams import number_events
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL
@@ -28,24 +26,6 @@ PRICED = MINIMAL | {
 def create(client: FlaskClient, **members: Any) -> dict[str, Any]:
     order: dict[str, Any] = client.post("/orders", json=PRICED | members).json
     return order
-
-
-def on_terminal(*command: str, database_url: str) -> str:
-    """Run a command on a terminal, and return what it shows."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, *FLASK, *command], cwd=ROOT, env=environment(DATABASE_URL=database_url), stdout=theirs
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            shown += chunk
-    except OSError:  # Linux reports the end of a terminal as an error
-        pass
-    os.close(ours)
-    assert process.wait(TIMEOUT) == 0
-    return shown.decode().replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("name", ["id", "number", "external_ref"])

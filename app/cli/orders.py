@@ -21,6 +21,7 @@ from app.models.principal import ANONYMOUS, PRINCIPAL_MAX, Principal
 from app.schemas.parameters import PAGE_MAX, OrderFiltersSchema, SearchQuerySchema
 from app.schemas.strict_json import load_parameters
 from app.services.event_feed import FeedFilter, list_events, read_ends
+from app.services.order_document import load_document
 from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
 from app.services.order_import import FileLine, OrderImport
 from app.services.order_queries import get_order, list_history
@@ -163,7 +164,7 @@ def show_order(order: str, version: int | None) -> None:
         if not sys.stdout.isatty():
             click.echo(document)
             return
-        parsed = orjson.loads(document)
+        parsed = load_document(document)
         page = list_history(parsed["id"], principal=ANONYMOUS, after=0, limit=_EVENTS_PAGE)
         events = [orjson.loads(event) for event in page.events]
         for line in _describe(parsed, [event for event in events if event["version"] <= parsed["version"]]):
@@ -278,7 +279,7 @@ def _show(documents: Iterable[str]) -> None:
             click.echo(document)
         return
     rows = [("NUMBER", "CREATED", "CUSTOMER", "STATUS", "FULFILLMENT", "PAYMENT", "TOTAL", "ID")]
-    for order in map(orjson.loads, documents):
+    for order in map(load_document, documents):
         statuses = (order[name] for name in _STATUSES[:3])
         rows.append(
             (order["number"], order["created_at"][:19], order["customer_id"], *statuses, _total(order), order["id"])

@@ -1,5 +1,7 @@
 """The flask commands, and how a user runs them."""
 
+import os
+import pty
 import resource
 import subprocess
 import sys
@@ -44,3 +46,21 @@ def run_python(*words: str, stdout: int = subprocess.PIPE, file_size: int | None
         [sys.executable, *on_port(words, port)], cwd=ROOT, env=environment(**{"PORT": str(port)} | settings), text=True,
         timeout=TIMEOUT, stdout=stdout, stderr=subprocess.PIPE, preexec_fn=limit,
     )  # fmt: skip
+
+
+def on_terminal(*command: str, database_url: str) -> str:
+    """Run a flask command on a terminal, and return what it shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *FLASK, *command], cwd=ROOT, env=environment(DATABASE_URL=database_url), stdout=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # Linux reports the end of a terminal as an error
+        pass
+    os.close(ours)
+    assert process.wait(TIMEOUT) == 0
+    return shown.decode().replace("\r\n", "\n")
