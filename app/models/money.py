@@ -177,7 +177,7 @@ def _largest_remainder(amount: int, weights: Sequence[int]) -> list[int]:
 
 def sum_payments(payments: Sequence[Mapping[str, Any]], cancellations: Iterable[Mapping[str, Any]] = ()) -> PaymentSums:
     """Add up the entries of an order. Its `cancellations` state when it was reopened."""
-    reversed_payments = {_reversed_key(payment) for payment in payments if payment["type"] in REVERSALS}
+    reversed_payments = {(REVERSALS[one["type"]], one["reference"]) for one in payments if one["type"] in REVERSALS}
     reopened_at = max((record["reopened_at"] for record in cancellations if record["reopened_at"]), default="")
     sums, repaid, waived = dict.fromkeys(PAYMENT_TYPES, 0), 0, 0
     for payment in payments:
@@ -189,19 +189,6 @@ def sum_payments(payments: Sequence[Mapping[str, Any]], cancellations: Iterable[
         elif payment["type"] in REFUNDS:
             repaid += payment["amount"]
     return PaymentSums(sums[AUTHORIZATION] - sums[VOID], sums[CAPTURE], sums[REFUND] + sums[CHARGEBACK], repaid, waived)
-
-
-def _reversed_key(reversal: Mapping[str, Any]) -> tuple[str, str]:
-    """The type and the reference of the payment that a reversal reverses."""
-    return REVERSALS[reversal["type"]], reversal["reference"]
-
-
-def find_reversed_payment(
-    reversal: Mapping[str, Any], payments: Iterable[Mapping[str, Any]]
-) -> Mapping[str, Any] | None:
-    """The payment among these that a reversal reverses."""
-    key = _reversed_key(reversal)
-    return next((payment for payment in payments if (payment["type"], payment["reference"]) == key), None)
 
 
 def amount_due(sums: PaymentSums, *, total: int) -> int:

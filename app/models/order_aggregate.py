@@ -53,7 +53,6 @@ from app.models.money import (
     REVERSALS,
     InvalidPrices,
     exceeded_limit,
-    find_reversed_payment,
     order_totals,
     payment_status,
     price_lines,
@@ -329,7 +328,7 @@ class OrderAggregate:
             "created_at": rfc3339(at),
         }
         if type in REVERSALS:
-            self._require_reversible(record)
+            self._require_payment(REVERSALS[type], reference, amount)
         self.payments = [*self.payments, record]
         if exceeded := exceeded_limit(sum_payments(self.payments)):
             raise AmountExceeded(exceeded)
@@ -492,12 +491,13 @@ class OrderAggregate:
         if any(returnable_units(line, expected=expected) < units.get(line["line"], 0) for line in self.items):
             raise self._illegal(f"Units of fulfillment {number} have been returned, or are expected back.")
 
-    def _require_reversible(self, reversal: Mapping[str, Any]) -> None:
-        type, payment = REVERSALS[reversal["type"]], find_reversed_payment(reversal, self.payments)
-        if payment is None:
+    def _require_payment(self, type: str, reference: str, amount: int) -> None:
+        """Raise InvalidRequest unless the order has this payment, which is to be reversed."""
+        amounts = [one["amount"] for one in self.payments if (one["type"], one["reference"]) == (type, reference)]
+        if not amounts:
             raise _invalid("reference", f"The order has no {type} with this reference.")
-        if payment["amount"] != reversal["amount"]:
-            raise _invalid("amount", f"This must be {payment['amount']:,}, the amount of the {type}.")
+        if amounts != [amount]:
+            raise _invalid("amount", f"This must be {amounts[0]:,}, the amount of the {type}.")
 
     def _refuse_personal_data(self, **members: Any) -> None:
         """Raise IllegalAction if the order has been erased and one of these members has a value, since no later erasure
