@@ -235,7 +235,7 @@ def _problems(recorder: Recorder) -> None:
 def _input_problems(recorder: Recorder) -> None:
     fail = recorder.fail
     fail("GET", "/orders?customer_id=%ff")
-    fail("POST", "/orders", data=b'{"customer_id": "c-123",}', content_type="application/json")
+    fail("POST", "/orders", data=b"{\"customer_id\": 'c-123'}", content_type="application/json")
     fail("POST", "/orders", {"customer_id": "c-123", "items": [{"item_id": "sku-1", "quantity": 0}], "colour": "red"})
     fail("GET", "/orders?cursor=x")
     fail("POST", "/orders", SMALL, Idempotency_Key="a b")
