@@ -250,17 +250,23 @@ def test_an_order_that_may_be_stored_is_not_to_be_sent_again_without_a_key(
 
 
 @on_postgresql
-def test_a_change_that_may_be_stored_is_not_to_be_sent_again_before_a_read(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("headers", "detail"),
+    [
+        ({}, "The database connection was lost, and the order may have been changed. Read it before you retry."),
+        ({"Idempotency_Key": "k-1"}, "The database is temporarily unavailable. Send the request again."),
+    ],
+)
+def test_a_change_that_may_be_stored_is_not_to_be_sent_again_without_a_key(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], detail: str
 ) -> None:
     path = order_after(client, "confirm")
 
     with monkeypatch.context() as failing:
         lose_the_database(order_updates.UPDATE_ORDERS, failing)
-        response = send_action(client, path, "fulfill")
+        response = send_action(client, path, "fulfill", **headers)
 
-    assert slug(response) == (503, "service-unavailable")
-    assert response.json["detail"].endswith("the order may have been changed. Read it before you retry.")
+    assert (slug(response), response.json["detail"]) == ((503, "service-unavailable"), detail)
     assert client.get(path).json["version"] == 3
 
 

@@ -268,12 +268,12 @@ def _change_order(order_id: str, action: str, change: Change, *, request: Change
             if order is not None:
                 return visible_order(order, request.principal)
     except DATABASE_ERRORS as error:
-        if not in_doubt:
+        if key is not None or not in_doubt:
             raise
         raise ServiceUnavailable(_IN_DOUBT) from error
-    raise ServiceUnavailable(
-        _IN_DOUBT if in_doubt else "Too many concurrent changes of this order. Send the request again."
-    )
+    if key is None and in_doubt:
+        raise ServiceUnavailable(_IN_DOUBT)
+    raise ServiceUnavailable("Too many concurrent changes of this order. Send the request again.")
 
 
 def _try_change(
