@@ -2,6 +2,8 @@
 # Installs the service with nginx and PostgreSQL on this Debian or Ubuntu machine. To upgrade the service, run the script
 # again after `git pull`: it keeps /etc/order-service/environment, the database, and nginx's configuration.
 set -euo pipefail
+# cron and `su` without `-` leave out the directories of useradd, nginx and order-service.
+export PATH="$PATH:/usr/local/bin:/usr/sbin:/sbin"
 cd "$(dirname "$0")/.."
 [ "$PWD" = /opt/order-service ] || { echo "Clone the repository to /opt/order-service first." >&2; exit 1; }
 [ "$(id -u)" = 0 ] || { echo "Run this as root." >&2; exit 1; }

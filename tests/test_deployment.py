@@ -1,4 +1,4 @@
-"""The systemd units and the command that deploy/ installs."""
+"""The systemd units and the command that deploy/ installs, and the script that installs them."""
 
 import subprocess
 from configparser import ConfigParser
@@ -46,3 +46,22 @@ def test_a_command_has_the_settings_as_systemd_reads_them(tmp_path: Path) -> Non
     )
 
     assert done.stdout.splitlines() == [url, "the issuer", "[]", "-m flask --app wsgi doctor"]
+
+
+def test_the_installation_finds_its_programs_with_the_path_of_cron(tmp_path: Path) -> None:
+    """crontab(5): PATH is /usr/bin:/bin. useradd and nginx are in /usr/sbin, order-service is in /usr/local/bin."""
+    script = tmp_path / "deploy" / "install.sh"
+    script.parent.mkdir()
+    script.write_text((ROOT / "deploy" / "install.sh").read_text().replace("/opt/order-service", str(tmp_path)))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    # The first program that would change the machine ends the script.
+    for name, commands in {"id": "echo 0", "apt-get": 'echo "$PATH"; exit 1'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{commands}\n")
+        (programs / name).chmod(0o755)
+
+    ended = subprocess.run(
+        ["bash", str(script)], env={"PATH": f"{programs}:/usr/bin:/bin"}, text=True, stdout=subprocess.PIPE, check=False
+    )
+
+    assert {"/usr/local/bin", "/usr/sbin", "/sbin"} <= set(ended.stdout.strip().split(":"))
