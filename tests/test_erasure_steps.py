@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -348,7 +349,10 @@ def test_a_request_waits_for_the_next_rewrite_of_a_small_file(app: Flask, client
 
 
 @on_sqlite
-def test_an_erasure_is_complete_only_after_the_write_ahead_log_is_empty(app: Flask, client: FlaskClient) -> None:
+def test_an_erasure_is_complete_only_after_the_write_ahead_log_is_empty(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personal_data, "COMMAND_PATIENCE", 0)
     cancelled_orders(client, 2)
     with app.app_context():
         path = Path(db.engine.url.database or "")
@@ -362,6 +366,29 @@ def test_an_erasure_is_complete_only_after_the_write_ahead_log_is_empty(app: Fla
     assert (started.status_code, started.json["status"], started.json["orders"]) == (202, "running", 2)
     assert (by_command.exit_code, by_command.output.splitlines()[-1]) == (1, "1 erasure, 1 not done.")
     assert client.get(started.headers["Location"]).json["status"] == "done"
+    assert traces(app) == []
+
+
+@on_sqlite
+def test_the_command_waits_for_a_process_that_uses_the_file(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader ends after the time for which a request would try."""
+    cancelled_orders(client, 1)
+    monkeypatch.setattr(personal_data, "REWRITE_MAX", 4096)
+    client.delete(ERASE)
+    with app.app_context():
+        path = Path(db.engine.url.database or "")
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM orders").fetchall()
+        end = Timer(1, reader.rollback)
+        end.start()
+
+        result = app.test_cli_runner().invoke(args=["privacy", "resume"])
+
+        end.join()
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 erasure, 0 not done.")
     assert traces(app) == []
 
 

@@ -5,7 +5,7 @@ import random
 import sqlite3
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -27,7 +27,6 @@ SQLITE_LOG_MAX = 64 * 1024**2  # bytes of the write-ahead log that are kept; 1,0
 SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a writer waits for the writer of another process
 _MIN_PAUSE, _MAX_PAUSE = 0.001, 0.05  # seconds between two attempts to get SQLite's lock
 _SPAN = "statement_span"  # key in `Connection.info`: the span of the statement that is being executed
-_REWRITE_ATTEMPTS = 5
 _REWRITE_PAUSE = 0.1  # seconds between two attempts; other requests of this process run meanwhile
 _REWRITE_BUSY_TIMEOUT = 50  # milliseconds; SQLite's wait blocks the whole worker, which may hold the lock itself
 
@@ -200,32 +199,35 @@ def _end_failed_span(context: ExceptionContext) -> None:
         stack.__exit__(type(error), error, error.__traceback__)
 
 
-def rewrite_sqlite_file() -> bool:
+def rewrite_sqlite_file(*, seconds: float) -> bool:
     """Rewrite the database file (VACUUM) and truncate its write-ahead log. Returns False if that was not possible.
 
     `secure_delete` overwrites deleted rows, but not the copies that remain when SQLite moves rows between pages (five,
     after 150 of 600 orders were erased), and old pages remain in the log until it is truncated. VACUUM takes seconds a
     gigabyte, blocks this process and excludes all writers. It is not possible while other connections keep reading or
-    writing.
+    writing, nor is the truncation, also while another process copies the log into the file after a VACUUM. Each is
+    tried for `seconds`.
     """
     pooled = db.engine.raw_connection()
     pooled.detach()  # keeps the changed busy_timeout out of the pool
     connection = pooled.dbapi_connection
     assert isinstance(connection, sqlite3.Connection)
+    # The log is truncated first: VACUUM writes to it, so while a reader prevents that, it would only grow.
+    steps = _truncate_log, _vacuum, _truncate_log
     try:
         connection.execute(f"PRAGMA busy_timeout = {_REWRITE_BUSY_TIMEOUT}")
-        return _try_rewrite(connection)
+        return all(_try_for(seconds, step, connection) for step in steps)
     finally:
         connection.close()
 
 
-def _try_rewrite(connection: sqlite3.Connection) -> bool:
-    for attempt in range(_REWRITE_ATTEMPTS):
-        time.sleep(_REWRITE_PAUSE if attempt else 0)
-        # The log is truncated first: VACUUM writes to it, so while a reader prevents that, it would only grow.
-        if _truncate_log(connection) and _vacuum(connection) and _truncate_log(connection):
-            return True
-    return False
+def _try_for(seconds: float, step: Callable[[sqlite3.Connection], bool], connection: sqlite3.Connection) -> bool:
+    deadline = time.monotonic() + seconds
+    while not step(connection):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_REWRITE_PAUSE)
+    return True
 
 
 def _vacuum(connection: sqlite3.Connection) -> bool:

@@ -41,6 +41,8 @@ log = structlog.get_logger()
 REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request rewrites, which takes about a second
 # Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures there are.
 REWRITE_PACE = 2 * 1024 * 1024
+# Seconds for which a request, and a command, tries each step of a rewrite while other processes use the file.
+_REQUEST_PATIENCE, COMMAND_PATIENCE = 0.5, 30.0
 
 # Snapshots of one step, which has at most PAGE_BYTES and one snapshot, so that it is short and takes little memory. The
 # database reads the sizes of all that a step may erase, so after large ones the next step may erase few.
@@ -127,7 +129,7 @@ def continue_erasure(erasure_id: str, *, seconds: float, rewrite_always: bool = 
 
     On SQLite an erasure is done when the data is out of the file and the write-ahead log too. Unless `rewrite_always`
     is set, the file is not rewritten if it has more than REWRITE_MAX bytes, nor sooner after the last time than
-    REWRITE_PACE allows; the erasure then stays running.
+    REWRITE_PACE allows; the erasure then stays running, as it does if other processes keep using the file.
     """
     deadline = time.monotonic() + seconds
     for _ in _steps(erasure_id):
@@ -303,7 +305,7 @@ def _finish(rewrite_always: bool) -> float:
         pause = 0 if rewrite_always else _seconds_until_rewrite()
         if pause > 0:
             return pause
-        if not rewrite_sqlite_file():
+        if not rewrite_sqlite_file(seconds=COMMAND_PATIENCE if rewrite_always else _REQUEST_PATIENCE):
             return math.inf
     finished = (
         update(Erasure)
