@@ -127,6 +127,19 @@ def test_a_terminal_shows_tables(app: Flask, client: FlaskClient, database_url: 
     assert "order.created" in shown and "\u202e" not in shown
 
 
+@on_sqlite
+def test_tail_shows_on_a_terminal_the_time_that_a_recovery_needs(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    """docs/operations.md, Point-in-time recovery."""
+    order = create(client)
+    number_events(app)
+
+    shown = on_terminal("orders", "tail", "--after", "0", database_url=database_url, lines=1)
+
+    assert shown.split()[:4] == ["1", order["created_at"], "order.created", order["number"]]
+
+
 def test_tail_prints_new_events_until_ctrl_c(app: Flask, client: FlaskClient, database_url: str) -> None:
     command = (*FLASK, "orders", "tail", "--event", "order.created", "--after", "0")
     process = subprocess.Popen(

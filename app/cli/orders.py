@@ -305,7 +305,7 @@ def _describe(order: Document, events: Iterable[Document]) -> Iterator[str]:
 
 def _event_line(event: Document) -> str:
     order = event["data"]
-    cells = (event["seq"], event["at"][:19], event["type"], order["number"], f"v{event['version']}", event["actor"])
+    cells = (event["seq"], event["at"], event["type"], order["number"], f"v{event['version']}", event["actor"])
     return _printable("  ".join(map(str, cells)))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import signal
 import resource
 import subprocess
 import sys
@@ -48,8 +49,8 @@ def run_python(*words: str, stdout: int = subprocess.PIPE, file_size: int | None
     )  # fmt: skip
 
 
-def on_terminal(*command: str, database_url: str) -> str:
-    """Run a flask command on a terminal, and return what it shows."""
+def on_terminal(*command: str, database_url: str, lines: int | None = None) -> str:
+    """Run a flask command on a terminal, until it ends or has shown so many lines, and return what it shows."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, *FLASK, *command], cwd=ROOT, env=environment(DATABASE_URL=database_url), stdout=theirs
@@ -57,10 +58,12 @@ def on_terminal(*command: str, database_url: str) -> str:
     os.close(theirs)
     shown = b""
     try:
-        while chunk := os.read(ours, 65536):
+        while (lines is None or shown.count(b"\n") < lines) and (chunk := os.read(ours, 65536)):
             shown += chunk
     except OSError:  # Linux reports the end of a terminal as an error
         pass
+    if lines is not None:
+        process.send_signal(signal.SIGINT)
     os.close(ours)
     assert process.wait(TIMEOUT) == 0
     return shown.decode().replace("\r\n", "\n")
