@@ -11,6 +11,7 @@ import pwd
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,10 +24,12 @@ from tests.support.concurrency import repeatedly
 from tests.support.credentials import bearer
 from tests.support.databases import ORDER, migrated
 from tests.support.postgres import SETTINGS, private_postgres, processes, socket_directory
+from tests.support.receivers import receiver
 from tests.support.runbook import blocks, inline_commands, run
 from tests.support.servers import GUNICORN, ROOT, Response, Server, free_port, running, running_worker, wait_until
 
 MOMENT = "2026-11-28T09:30:00.123456+00"  # of the page
+DATE, DAMAGED = "2026-11-28", "damaged-20261128-100000"  # in the page's names of backups, and of a replaced directory
 FAILING_ARCHIVE = """
 runuser -u postgres -- psql -qc "ALTER SYSTEM SET archive_command = 'false'" -c 'SELECT pg_reload_conf()'
 runuser -u postgres -- psql -qc 'SELECT pg_switch_wal()'
@@ -69,8 +72,8 @@ class Machine:
             (self._path / name).chmod(0o755)
 
     def run(self, commands: str) -> str:
-        """The output of commands of the page."""
-        for text, replacement in self._replaced.items():
+        """The output of commands of the page, which restore the backup that exists."""
+        for text, replacement in (self._replaced | self._names()).items():
             commands = commands.replace(text, replacement)
         output = ""
         for part in re.split(r"^(systemctl .*)$", commands, flags=re.MULTILINE):
@@ -80,6 +83,12 @@ class Machine:
             else:
                 output += self._shell(part)
         return output
+
+    def _names(self) -> dict[str, str]:
+        """The page's names of backups and of a replaced directory, with the names of those that exist."""
+        backups = [path.name for path in (self.directory / "backups").glob("*-*")]
+        damaged = [path.name for path in self.directory.glob("damaged-*")]
+        return {re.sub(r"\d{4}-\d\d-\d\d", DATE, name): name for name in backups} | {DAMAGED: name for name in damaged}
 
     def _shell(self, script: str) -> str:
         environ = {"PATH": f"{self._path}:{os.environ['PATH']}", "DATABASE_URL": self.url, "LOG_LEVEL": "error"}
@@ -91,7 +100,9 @@ class Machine:
 
     def _control(self, verb: str, units: list[str]) -> None:
         """Do what systemctl does with the units of the page."""
-        if units == ["postgresql"]:
+        if units == ["postgresql"] and verb == "stop" and not (self.directory / "data" / "postmaster.pid").exists():
+            pass  # it is stopped already
+        elif units == ["postgresql"]:
             options = f'--options="-k {self.directory} {SETTINGS}"' if verb == "start" else "--mode=fast"
             log = f"{self.directory}/log"
             self._shell(
@@ -105,10 +116,11 @@ class Machine:
 
     def start(self) -> None:
         """Start the web server and the worker."""
+        settings = {"DATABASE_URL": self.url, "WEBHOOKS_ALLOW_PRIVATE": "1"}
         self.server: Server = self._services.enter_context(
-            running(*GUNICORN, port=free_port(), DATABASE_URL=self.url, WEB_CONCURRENCY="1")
+            running(*GUNICORN, port=free_port(), WEB_CONCURRENCY="1", **settings)
         )
-        self._services.enter_context(running_worker(DATABASE_URL=self.url))
+        self._services.enter_context(running_worker(**settings))
 
     def stop(self) -> None:
         """Stop both."""
@@ -173,24 +185,53 @@ def test_a_dump_made_under_traffic_is_restored(machine: Machine) -> None:
     is_restored_between(machine, kept, lost, after=after, output=output)
 
 
-def test_point_in_time_recovery_stops_between_two_orders_and_a_failing_archive_is_reported(machine: Machine) -> None:
-    archive, base_backup, restore = blocks("Point-in-time recovery")
+def test_point_in_time_recovery_stops_between_two_orders_and_can_be_repeated(machine: Machine) -> None:
+    archive, base_backup, restore, put_back = blocks("Point-in-time recovery")
     machine.start()
     machine.run(archive)
-    with repeatedly(lambda: machine.create("traffic")):
-        machine.run(base_backup)
-    for i in range(5):
-        machine.create(f"after-the-backup-{i}")
-    kept = machine.create("kept")
-    lost = machine.create("lost")
-    after = machine.number_of(lost)
+    with receiver() as received:
+        webhook = {"url": f"http://127.0.0.1:{received.port}/hook"}
+        assert machine.server.request("POST", "/webhooks", webhook).status == 201
+        with repeatedly(lambda: machine.create("traffic")):
+            machine.run(base_backup)
+        for i in range(5):
+            machine.create(f"after-the-backup-{i}")
+        kept = machine.create("kept")
+        lost = machine.create("lost")
+        after = machine.number_of(lost)
+        assert MOMENT in restore
+        restore = restore.replace(MOMENT, lost.json["created_at"].replace("Z", "+00"))
 
-    assert MOMENT in restore
-    output = machine.run(restore.replace(MOMENT, lost.json["created_at"].replace("Z", "+00")))
+        output = machine.run(restore)
 
-    assert [machine.create(f"after-the-backup-{i}").headers["Idempotent-Replayed"] for i in range(5)] == ["true"] * 5
-    is_restored_between(machine, kept, lost, after=after, output=output)
+        replayed = [machine.create(f"after-the-backup-{i}").headers["Idempotent-Replayed"] for i in range(5)]
+        assert replayed == ["true"] * 5
+        is_restored_between(machine, kept, lost, after=after, output=output)
+        anew = machine.create("anew")
+        wait_until(lambda: f"{anew.json['id']}:1" in [request.event_id for request in received.requests])
 
+        machine.run(put_back)
+        output = machine.run(restore)
+
+        assert machine.server.request("GET", f"/orders/{anew.json['id']}").status == 404
+        is_restored_between(machine, kept, lost, after=after, output=output)
+
+
+def test_old_backups_are_removed_and_a_failing_archive_is_reported(machine: Machine) -> None:
+    archive, base_backup, *_ = blocks("Point-in-time recovery")
+    machine.run(archive)
+    backups = machine.directory / "backups"
+    for old, days in ((backups / "base-2026-01-01", 10), (backups / "wal" / "old", 11), (backups / "wal" / "new", 8)):
+        old.mkdir() if old.parent == backups else old.touch()
+        os.utime(old, times=(time.time() - days * 86_400,) * 2)
+
+    machine.run(base_backup)
+
+    assert len([path for path in backups.glob("base-*") if path.name != "base-2026-01-01"]) == 1
+    assert not (backups / "base-2026-01-01").exists()
+    assert [(backups / "wal" / name).exists() for name in ("old", "new")] == [False, True]
+    machine.start()
+    machine.create("not-archived")
     machine.run(FAILING_ARCHIVE)
     wait_until(
         lambda: "error    durability   archive_command fails for " in machine.run("order-service doctor || true")
