@@ -2,8 +2,8 @@
 
 import os
 import pty
-import signal
 import resource
+import signal
 import subprocess
 import sys
 from typing import Any
