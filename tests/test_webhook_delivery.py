@@ -27,7 +27,7 @@ from structlog.testing import capture_logs
 
 from app.db.engine import db
 from app.db.types import rfc3339
-from app.models import DELIVERIES, WebhookDelivery, WebhookEndpoint
+from app.models import DELIVERIES, EVENTS, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, UNREACHABLE_AFTER, retry_pause
 from app.services import webhook_claims, webhook_delivery, webhook_sender, webhook_service
 from app.services.sequencer import renumber_feed
@@ -1128,6 +1128,19 @@ def test_a_transaction_stores_a_limited_number_of_results(
 
     assert max(counts) <= 4 and sum(counts) == 25
     assert len(deliveries(client, webhook, status="succeeded")) == len(endpoint.requests) == 25
+
+
+def test_an_event_whose_snapshot_is_not_an_order_does_not_delay_others(app: Flask, client: FlaskClient) -> None:
+    with receiver() as endpoint:
+        create_webhook(client, endpoint.url)
+        broken, other = (create_order(client) for _ in range(2))
+        with app.app_context(), db.engine.begin() as connection:
+            connection.execute(update(EVENTS).where(EVENTS.c.order_id == broken).values(snapshot="[]"))
+        deliver(app)
+
+    received = {request.json["data"]["order_id"]: request.json["data"] for request in endpoint.requests}
+    assert received.keys() == {broken, other}
+    assert received[broken] == {"order_id": broken, "version": 1, "seq": 1}
 
 
 def test_a_secret_that_cannot_be_decrypted_is_a_failure_that_says_what_to_do(app: Flask, client: FlaskClient) -> None:

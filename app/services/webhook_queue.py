@@ -141,9 +141,13 @@ def render_event(
     return orjson.dumps({"type": event_type, "timestamp": rfc3339(at), "data": data})
 
 
-def event_data(order: Mapping[str, Any], *, order_id: str, version: int, seq: int | None) -> dict[str, Any]:
-    """The data of an order's event in a thin payload, without personal data."""
-    statuses = {name: value for name, value in order.items() if name == "status" or name.endswith("_status")}
+def event_data(order: Any, *, order_id: str, version: int, seq: int | None) -> dict[str, Any]:
+    """The data of an order's event in a thin payload, without personal data.
+
+    Without statuses if the document is not that of an order: the event must not stop all later ones.
+    """
+    members = order if isinstance(order, dict) else {}
+    statuses = {name: value for name, value in members.items() if name == "status" or name.endswith("_status")}
     return {"order_id": order_id, "version": version, "seq": seq} | statuses
 
 
