@@ -23,6 +23,8 @@ from flask import Flask, Response, current_app, g
 from app.errors import ServiceUnavailable, TooManyRequests, pluralize
 from app.http.requests import current_globals, current_request
 from app.models.principal import Principal
+from app.schemas.fields import StrictSchema
+from app.schemas.order import BatchInSchema
 from shared_files import reserve
 
 log = structlog.get_logger()
@@ -30,8 +32,8 @@ log = structlog.get_logger()
 _SLOT = struct.Struct("<Qd")  # a principal's hash, and its theoretical arrival time
 _SLOTS = 65_536  # 1 MiB: far more than there are principals that send requests within a minute
 _PROBES = 16  # slots searched for a principal; if all are occupied, the principal that has been idle longest is evicted
-_BODY_PART = 64 * 1024  # bytes: no body but that of a batch is larger
-_BODY_PARTS_MAX = 128  # of the largest batch, 8 MiB; a larger Content-Length is refused without reading the body
+_BODY_PART = StrictSchema.MAX_BODY_SIZE  # bytes: only the body of a batch is larger
+_BODY_PARTS_MAX = BatchInSchema.MAX_BODY_SIZE // _BODY_PART  # a larger body is refused without reading it
 _LARGE_LENGTH = len(str(_BODY_PART))  # digits of a Content-Length that may exceed a part
 _WINDOW = 60.0  # seconds: the quota may be used within them at once or spread
 CUSTOMER_SHARE = 4  # a customer may have a quarter of MAX_REQUESTS_IN_PROGRESS, a service all but a quarter
