@@ -239,7 +239,7 @@ def _check_tls(connection: Connection, config: Mapping[str, Any]) -> Iterator[Fi
 
 def _check_connections(connection: Connection, settings: Mapping[str, str], config: Mapping[str, Any]) -> Finding:
     pool_size, listens = config["DATABASE_POOL_SIZE"], can_listen(config)
-    web_workers = config["WEB_CONCURRENCY"] or available_cores()  # gunicorn.conf.py
+    web_workers = config["WEB_CONCURRENCY"] or available_cores()  # as in gunicorn.conf.py
     reserved = int(settings["superuser_reserved_connections"]) + int(settings.get("reserved_connections", 0))
     allowed = int(settings["max_connections"]) - reserved
     needed = (2 * web_workers + 1) * pool_size + listens

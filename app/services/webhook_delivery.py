@@ -250,12 +250,11 @@ class WebhookDeliverer:
         self._finished.clear()
 
     def _store_results(self) -> None:
-        remaining = len(self._results)  # what finishes meanwhile is stored with the next call
-        while remaining > 0:
-            remaining -= self._store_first(min(remaining, RESULTS_MAX))
+        for _ in range(0, len(self._results), RESULTS_MAX):  # what finishes meanwhile may be left to the next call
+            self._store_page()
 
-    def _store_first(self, count: int) -> int:
-        results = self._results[:count]
+    def _store_page(self) -> None:
+        results = self._results[:RESULTS_MAX]
         # Attempts last: after an error everything is repeated, and an endpoint would count its failures twice.
         unsent = [delivery for delivery, attempt in results if attempt is None]
         if unsent:
@@ -266,7 +265,6 @@ class WebhookDeliverer:
         del self._results[: len(results)]
         for delivery, _ in results:
             self._endpoints[delivery.endpoint.id].unstored -= 1
-        return count
 
 
 def _span_attributes(delivery: ClaimedDelivery) -> dict[str, Any]:
