@@ -109,6 +109,20 @@ def test_every_migration_can_be_downgraded_and_upgraded_again(empty_app: Flask) 
         assert schema(empty_app) == first
 
 
+def test_every_migration_after_the_first_keeps_the_stored_orders(empty_app: Flask) -> None:
+    """A new column without a value for them would fail only in a database that has orders."""
+    with empty_app.app_context():
+        flask_migrate.upgrade(directory=MIGRATIONS)
+    order = empty_app.test_client().post("/orders", json=MINIMAL)
+
+    with empty_app.app_context():
+        for _ in list(ScriptDirectory(MIGRATIONS).walk_revisions())[1:]:
+            flask_migrate.downgrade(directory=MIGRATIONS)
+        flask_migrate.upgrade(directory=MIGRATIONS)
+
+    assert empty_app.test_client().get(order.headers["Location"]).data == order.data
+
+
 def test_a_downgrade_deletes_no_orders(empty_app: Flask) -> None:
     with empty_app.app_context():
         flask_migrate.upgrade(directory=MIGRATIONS)
