@@ -1098,9 +1098,10 @@ def test_results_that_could_not_be_stored_during_a_lease_are_stored_before_the_n
         create_order(client)
         queue_events()
         running = deliverer(app)
-        with monkeypatch.context() as without_database, suppress(sqlite3.OperationalError):
+        with monkeypatch.context() as without_database, pytest.raises(sqlite3.OperationalError):
             without_database.setattr(webhook_delivery, "complete", fail)
-            running.run()
+            while running.run():
+                pass
         with time_machine.travel(datetime.now(UTC) + 2 * webhook_claims.LEASE):
             while running.run():
                 pass

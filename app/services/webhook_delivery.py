@@ -54,7 +54,7 @@ CONCURRENCY = 10  # open requests of one endpoint in a worker
 # disabled.
 CLAIMED_MAX = 150
 CLAIM_SECONDS = 1.0
-OPEN_MAX = 5_000  # deliveries in a worker that are claimed, or whose results are not stored yet
+OPEN_MAX = 5_000  # claimed deliveries in a worker
 # Results in one transaction. Each has up to 50 attempts with responses of a KiB: those of thousands would exceed the
 # time limit of a statement at each attempt to store them.
 RESULTS_MAX = 200
@@ -141,7 +141,9 @@ class WebhookDeliverer:
         # First, not only when all is sent: one slow endpoint keeps the worker busy for as long as it has events.
         self._sender.close_idle()
         self._forget_idle()
-        self._store_results()  # before a claim: if their leases have ended meanwhile, they would be sent again
+        # Before a claim: while they cannot be stored, more would be sent without a limit, and those whose leases have
+        # ended again.
+        self._store_results()
         deadline = time.monotonic() + _CALL_SECONDS
         while time.monotonic() < deadline:
             claimed = self._claim()
@@ -169,8 +171,7 @@ class WebhookDeliverer:
         random.shuffle(endpoints)  # the first ones may use all of the capacity: they must not be the same each time
         for endpoint in endpoints:
             state = self._endpoints[endpoint.id]
-            open_count = self._claimed() + len(self._results)
-            limit = min(state.capacity(endpoint), OPEN_MAX - open_count, self._fitting(state.largest))
+            limit = min(state.capacity(endpoint), OPEN_MAX - self._claimed(), self._fitting(state.largest))
             if limit <= 0:
                 continue
             claimed_at, deliveries = time.monotonic(), _in_thread(claim, endpoint, limit)
