@@ -93,12 +93,13 @@ def applications() -> Iterator[Applications]:
         yield applications
 
 
-@pytest.fixture(scope="session")
+# Not for the session: pytest would keep it for a directory that overrides `database_url`.
+@pytest.fixture(scope="module")
 def app(applications: Applications, database_url: str) -> Flask:
     return applications.migrated(database_url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secure_app(app: Flask, applications: Applications, database_url: str) -> Flask:
     """The same database with AUTH=required (tests/support/credentials.py has the keys)."""
     return applications.secure(database_url)

@@ -22,14 +22,14 @@ def database_url(sqlite_url: str) -> str:
     return sqlite_url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(app: Flask, database_url: str) -> Iterator[Server]:
     port = free_port()
     with running(*GUNICORN, port=port, DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def directory(service: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the description of the running service, in which Node.js finds the packages."""
     directory = tmp_path_factory.mktemp("api")
@@ -39,7 +39,7 @@ def directory(service: Server, tmp_path_factory: pytest.TempPathFactory) -> Path
     return directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(directory: Path) -> Tool:
     """Runs a tool in the directory and returns what it prints. Fails with its output if it fails."""
 

@@ -115,7 +115,7 @@ def nginx() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(nginx: Server, app: Flask, database_url: str) -> Iterator[Server]:
     """gunicorn, reached through nginx."""
     socket = f"{nginx.process.args[4]}/gunicorn.sock"
