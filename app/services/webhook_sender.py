@@ -45,7 +45,7 @@ _IDLE_SECONDS = 15.0  # many servers close idle connections after 60 s or more, 
 _CONNECTION_SECONDS = 60.0  # that a connection is used; then the name is resolved again
 _SECONDS = re.compile("[0-9]{1,9}")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
-_SECRET_PREFIX = "whsec_"  # nosec B105: the prefix that the specification gives every secret
+_SECRET_PREFIX = "whsec_"  # the prefix that the specification gives every secret  # nosec B105
 _SECRET_BYTES = 32  # the specification: 24 to 64
 _PLAIN, _ENCRYPTED = "plain:", "fernet:"
 
