@@ -11,7 +11,7 @@ umask 022
 
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-  curl make nginx-light postgresql python3-venv >/dev/null
+  curl logrotate make nginx-light postgresql python3-venv >/dev/null
 make --silent .venv/run.stamp
 # The service cannot write to this directory, so each worker would compile the code again when it starts.
 .venv/bin/python -m compileall -q ./*.py app migrations

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ def test_the_profiles_are_the_broker_and_monitoring() -> None:
     profiles = {name: one["profiles"] for name, one in SERVICES.items() if "profiles" in one}
 
     assert profiles == {"broker": ["broker"], "prometheus": ["monitoring"], "grafana": ["monitoring"]}
+
+
+def test_no_log_of_a_container_grows_without_a_limit() -> None:
+    """Docker's driver json-file keeps everything. nginx writes to a file of its own unless that is a link."""
+    nginx = (ROOT / "deploy" / "nginx.conf").read_text()
+    [log] = set(re.findall(r"^ +access_log +(/\S+)", nginx, re.MULTILINE))
+
+    assert {one["logging"]["driver"] for one in SERVICES.values()} == {"local"}
+    assert f"ln -sf /dev/stdout {log} " in SERVICES["nginx"]["command"][-1]
 
 
 def test_mounted_files_exist() -> None:

@@ -1,5 +1,6 @@
 """The systemd units and the command that deploy/ installs, and the script that installs them."""
 
+import re
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
@@ -65,3 +66,26 @@ def test_the_installation_finds_its_programs_with_the_path_of_cron(tmp_path: Pat
     )
 
     assert {"/usr/local/bin", "/usr/sbin", "/sbin"} <= set(ended.stdout.strip().split(":"))
+
+
+@pytest.mark.parametrize("further", ["", "requirements-broker.txt", "requirements-broker.txt requirements-tracing.txt"])
+def test_an_image_with_further_packages_has_those_of_the_service(tmp_path: Path, further: str) -> None:
+    [install] = re.findall(
+        r"^RUN (python3 -m venv .*?[^\\])\n", (ROOT / "Dockerfile").read_text(), re.DOTALL | re.MULTILINE
+    )
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    install = install.replace("python3 -m venv .venv", "true")
+
+    done = subprocess.run(
+        ["sh", "-c", install],
+        cwd=tmp_path,
+        env={"REQUIREMENTS": further},
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+
+    assert re.findall(r"-r (\S+)", done.stdout) == ["requirements.txt", *further.split()]
