@@ -134,9 +134,12 @@ def renumber_feed() -> int:
             batch = FEED.c.seq.between(first, min(first + _RENUMBER_MAX - 1, head.seq))
             connection.execute(update(FEED).where(batch).values(seq=FEED.c.seq + added))
         connection.execute(update(FEED_HEAD).values(seq=head.seq + added, pruned_seq=head.pruned_seq + added))
+        # Before their deliveries, and in the order in which a worker locks them.
+        endpoints = select(WebhookEndpoint.id).order_by(WebhookEndpoint.id).with_for_update()
+        endpoint_ids = connection.scalars(endpoints).all()
         for position in (SEARCH_HEAD.c.seq, BROKER_CURSOR.c.seq, WebhookEndpoint.__table__.c.last_seq):
             connection.execute(update(position.table).values({position: position + added}))
-        for endpoint_id in connection.scalars(select(WebhookEndpoint.id)).all():
+        for endpoint_id in endpoint_ids:
             _renumber_deliveries(connection, endpoint_id, added)
         return added
 

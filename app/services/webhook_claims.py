@@ -6,11 +6,10 @@ the worker reports later are ignored. Any number of workers may run.
 """
 
 import secrets
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -89,6 +88,8 @@ class ClaimedDelivery:
 
     endpoint: DueEndpoint
     id: str
+    order_id: str | None
+    version: int | None
     event_id: str
     body: bytes
     lease: str
@@ -311,6 +312,8 @@ def _claimed_delivery(
     return ClaimedDelivery(
         endpoint=endpoint,
         id=row.id,
+        order_id=row.order_id,
+        version=row.version,
         event_id=event_id(row.order_id, row.version, row.id),
         body=_render_payload(row, event, payload=endpoint.payload),
         lease=lease,
@@ -344,34 +347,63 @@ def complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
 
 def release(deliveries: Sequence[ClaimedDelivery]) -> None:
     """Release deliveries that were not sent, so that they are due at once."""
-    rows = [_key_of(delivery) | {"due_at": datetime.now(UTC)} for delivery in deliveries]
+    now = datetime.now(UTC)
+    rows = [_key_of(delivery) | {"due_at": now} for delivery in sorted(deliveries, key=_lock_key)]
     in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
 
 
 def _complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
-    # In the order in which an erasure locks the rows, so that the two do not deadlock.
-    completions = sorted((_completion(*result) for result in results), key=itemgetter("of_endpoint", "of_id"))
+    # First the endpoints, then their deliveries: the order in which all transactions lock.
+    endpoints = _lock_endpoints(results)
+    completions = [
+        _completion(delivery, attempt, endpoints.get(delivery.endpoint.id))
+        for delivery, attempt in sorted(results, key=lambda result: _lock_key(result[0]))
+    ]
     connection = db.session.connection()
     if connection.dialect.name == "postgresql":
         connection.execute(_USE_INDEXES)
         connection.execute(_JOINT_COMPLETION, {"completions": orjson.dumps(completions).decode()})
     else:
         connection.execute(_COMPLETION, completions)
-    by_endpoint: dict[str, list[tuple[ClaimedDelivery, Attempt]]] = defaultdict(list)
     for delivery, attempt in results:
-        by_endpoint[delivery.endpoint.id].append((delivery, attempt))
-    for endpoint_id in sorted(by_endpoint):  # in one order, so that two workers do not deadlock
-        _record_health(by_endpoint[endpoint_id])
+        endpoint = endpoints.get(delivery.endpoint.id)
+        if endpoint is not None:
+            _record_health(endpoint, attempt)
 
 
-def _completion(delivery: ClaimedDelivery, attempt: Attempt) -> dict[str, Any]:
-    """The values of a delivery after an attempt: it has succeeded, has failed for good, or is tried again later."""
+def _lock_key(delivery: ClaimedDelivery) -> tuple[Any, ...]:
+    """The position of a delivery in the order in which all transactions lock the deliveries, so that they do not
+    deadlock: by endpoint, order and version. Those without an order are last, as in PostgreSQL."""
+    return delivery.endpoint.id, delivery.order_id is None, delivery.order_id, delivery.version, delivery.id
+
+
+def _lock_endpoints(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> dict[str, WebhookEndpoint]:
+    """The endpoints whose health changes, by id. Most successes leave the row of the endpoint unchanged."""
+    ids = {delivery.endpoint.id for delivery, attempt in results if _changes_health(delivery.endpoint, attempt)}
+    if not ids:
+        return {}
+    query = select(WebhookEndpoint).where(WebhookEndpoint.id.in_(ids))
+    locked = db.session.scalars(query.order_by(WebhookEndpoint.id).with_for_update())
+    return {endpoint.id: endpoint for endpoint in locked}
+
+
+def _changes_health(endpoint: DueEndpoint, attempt: Attempt) -> bool:
+    if not attempt.succeeded or endpoint.consecutive_failures or endpoint.last_success_at is None:
+        return True
+    return attempt.at - endpoint.last_success_at >= SUCCESS_RECORDED_EVERY
+
+
+def _completion(delivery: ClaimedDelivery, attempt: Attempt, endpoint: WebhookEndpoint | None) -> dict[str, Any]:
+    """The values of a delivery after an attempt: it has succeeded, has failed for good, or is tried again later: at
+    once if the attempt began before the endpoint was changed."""
     first_attempt_at = delivery.first_attempt_at or attempt.at
     count = delivery.attempt_count + 1
     remaining = first_attempt_at + GIVE_UP_AFTER - attempt.at
     values: dict[str, Any] = {"new_status": PENDING, "due_at": None, "new_finished_at": None}
     if attempt.succeeded or remaining <= timedelta(0):
         values |= {"new_status": SUCCEEDED if attempt.succeeded else FAILED, "new_finished_at": attempt.at}
+    elif endpoint is not None and _precedes_change(attempt, endpoint):
+        values["due_at"] = attempt.at
     else:  # the last attempt is made when GIVE_UP_AFTER has passed
         values["due_at"] = attempt.at + min(remaining, retry_pause(count, retry_after=attempt.retry_after))
     return _key_of(delivery) | values | {
@@ -438,16 +470,6 @@ def _completion_statement(values: Any) -> Update:
 
 
 _RELEASE = update(DELIVERIES).where(*_is_leased(_PARAMETERS)).values(lease=None, next_attempt_at=bindparam("due_at"))
-_END_PAUSE = (
-    update(DELIVERIES)
-    .where(
-        DELIVERIES.c.endpoint_id == _PARAMETERS["of_endpoint"],
-        DELIVERIES.c.id == _PARAMETERS["of_id"],
-        DELIVERIES.c.status == PENDING_LITERAL,
-        DELIVERIES.c.lease.is_(None),
-    )
-    .values(next_attempt_at=bindparam("due_at"))
-)
 _COMPLETION = _completion_statement(_PARAMETERS)
 # All completions in one statement take half of the database's CPU time of one statement each.
 _JOINT_COMPLETION = _completion_statement(
@@ -464,26 +486,20 @@ _USE_INDEXES = text(
 )
 
 
-def _record_health(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
-    """Record the health of the endpoint of these deliveries, and queue the events that report it.
+def _precedes_change(attempt: Attempt, endpoint: WebhookEndpoint) -> bool:
+    """Whether the attempt began before the endpoint was changed: it may have been repaired, enabled, or got another URL
+    since."""
+    return attempt.at < endpoint.updated_at
 
-    A failure that began before the endpoint was changed does not count, and its delivery is due: the endpoint may have
-    been repaired, enabled, or got another URL since.
+
+def _record_health(endpoint: WebhookEndpoint, attempt: Attempt) -> None:
+    """Record the health of a locked endpoint after an attempt, and queue the events that report it.
+
+    A failure that began before the endpoint was changed does not count.
     """
-    due_endpoint, last = results[-1][0].endpoint, results[-1][1]
-    if all(attempt.succeeded for _, attempt in results) and not due_endpoint.consecutive_failures:
-        if due_endpoint.last_success_at is not None and last.at - due_endpoint.last_success_at < SUCCESS_RECORDED_EVERY:
-            return
-    endpoint = db.session.scalar(select(WebhookEndpoint).where(WebhookEndpoint.id == due_endpoint.id).with_for_update())
-    if endpoint is None:  # it has been deleted
-        return
-    for delivery, attempt in results:
-        if attempt.succeeded:
-            endpoint.record_success(attempt.at)
-            continue
-        if attempt.at < endpoint.updated_at:
-            db.session.connection().execute(_END_PAUSE, _key_of(delivery) | {"due_at": attempt.at})
-            continue
+    if attempt.succeeded:
+        endpoint.record_success(attempt.at)
+    elif not _precedes_change(attempt, endpoint):
         report = endpoint.record_failure(attempt.at, status=attempt.status, retry_after=attempt.retry_after)
         if report is not None:
             _report(endpoint, report, attempt)

@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -96,7 +97,8 @@ def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: 
         for i, event in enumerate(events)
     ]
     if rows:
-        _insert_rows(rows, again=again, at=now)
+        # Those that exist are locked, in the order in which all transactions lock the deliveries of an endpoint.
+        _insert_rows(sorted(rows, key=itemgetter("order_id", "version")), again=again, at=now)
     return len(rows)
 
 
@@ -179,7 +181,7 @@ def erase_responses(order_id: str, *, after: int, until: int) -> None:
     query = select(columns.endpoint_id, columns.id, columns.lease, columns.attempts)
     query = query.where(columns.order_id == order_id, columns.version > after, columns.version <= until)
     # The row locks wait for a claim that has read the events as they were and is not committed yet.
-    rows = db.session.execute(query.order_by(columns.endpoint_id, columns.id).with_for_update()).all()
+    rows = db.session.execute(query.order_by(columns.endpoint_id, columns.version).with_for_update()).all()
     erased = [
         {
             "of_endpoint": row.endpoint_id,

@@ -303,11 +303,14 @@ def _find_event(endpoint: WebhookEndpoint, event_id: str) -> dict[str, Any]:
 
 
 def _replay_failed(endpoint: WebhookEndpoint, *, since: datetime) -> int:
-    delivery = aliased(WebhookDelivery)
-    failed = delivery.status == FAILED_LITERAL, delivery.finished_at >= since
-    oldest = _deliveries(delivery, endpoint.id, *failed).order_by(delivery.finished_at)
-    oldest = oldest.with_for_update(of=delivery)
-    return _change_deliveries(oldest, QUEUED | {"next_attempt_at": datetime.now(UTC), "seq": _PRESENT_SEQ})
+    delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
+    oldest = select(other.id).where(
+        other.endpoint_id == endpoint.id, other.status == FAILED_LITERAL, other.finished_at >= since
+    )
+    oldest = oldest.order_by(other.finished_at).limit(REPLAY_MAX)
+    failed = _deliveries(delivery, endpoint.id, delivery.status == FAILED_LITERAL, delivery.id.in_(oldest))
+    failed = failed.order_by(*_lock_order(delivery)).with_for_update(of=delivery)
+    return _change_deliveries(failed, QUEUED | {"next_attempt_at": datetime.now(UTC), "seq": _PRESENT_SEQ})
 
 
 # The current number of a delivery's event, even if the feed was renumbered; the stored one if its entry was removed.
@@ -318,6 +321,11 @@ _PRESENT_SEQ = func.coalesce(
     .scalar_subquery(),
     DELIVERIES.c.seq,
 )
+
+
+def _lock_order(delivery: Any) -> tuple[Any, ...]:
+    """The order in which all transactions lock the deliveries of an endpoint, so that they do not deadlock."""
+    return delivery.order_id, delivery.version, delivery.id
 
 
 def _deliveries(delivery: Any, endpoint_id: str, *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -343,9 +351,9 @@ def end_impossible_pauses() -> bool:
     now = datetime.now(UTC)
     latest, endpoint, delivery = now + _PAUSE_MAX, WebhookEndpoint, aliased(WebhookDelivery)
     of_endpoint = or_(endpoint.retry_at > latest, endpoint.reported_at > latest)
-    in_transaction(
-        lambda: db.session.execute(update(endpoint).where(of_endpoint).values(retry_at=None, reported_at=None))
-    )
+    locked = select(endpoint.id).where(of_endpoint).order_by(endpoint.id).with_for_update()
+    ended = update(endpoint).where(endpoint.id.in_(locked)).values(retry_at=None, reported_at=None)
+    in_transaction(lambda: db.session.execute(ended.execution_options(synchronize_session=False)))
     more = False
     for [endpoint_id] in read_rows(select(endpoint.id)):
         is_late = delivery.status == PENDING_LITERAL, delivery.next_attempt_at > latest
@@ -370,7 +378,10 @@ def prune_deliveries(*, older_than: timedelta = RETENTION) -> Iterator[int]:
 
 def _prune(endpoint_id: str, *, after: str, before: str) -> tuple[int, str | None]:
     """Delete a batch. Returns its number, and the last id that it has read if there are more."""
-    deleted = db.session.scalar(select(WebhookEndpoint.status).where(WebhookEndpoint.id == endpoint_id)) == DELETED
+    status = select(WebhookEndpoint.status).where(WebhookEndpoint.id == endpoint_id)
+    deleted = db.session.scalar(status) == DELETED
+    if deleted:  # the row is deleted after the deliveries, and locked before them, as in all transactions
+        db.session.execute(status.with_for_update())
     remaining = [DELIVERIES.c.endpoint_id == endpoint_id, DELIVERIES.c.id > after]
     if not deleted:
         remaining.append(DELIVERIES.c.id < before)
@@ -381,7 +392,10 @@ def _prune(endpoint_id: str, *, after: str, before: str) -> tuple[int, str | Non
     batch = remaining if last is None else [*remaining, DELIVERIES.c.id <= last]
     if not deleted:
         batch.append(DELIVERIES.c.status != PENDING)
-    count = db.session.connection().execute(delete(DELIVERIES).where(*batch)).rowcount
+    locked = select(DELIVERIES.c.id).where(*batch).order_by(*_lock_order(DELIVERIES.c)).with_for_update()
+    # The batch again: otherwise the planner may compare all deliveries of the endpoint with the locked ones.
+    pruned = delete(DELIVERIES).where(*batch, DELIVERIES.c.id.in_(locked))
+    count = db.session.connection().execute(pruned).rowcount
     if deleted and last is None:
         db.session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id))
     return count, last
