@@ -22,6 +22,7 @@ from tests.support.lock_waits import observed_lock_waits
 from tests.support.marks import on_postgresql
 from tests.support.postgres import libpq_url
 from tests.support.samples import MINIMAL
+from tests.support.search import project
 from tests.support.servers import TIMEOUT, wait_until
 from tests.support.webhooks import create_webhook, queue_events, webhook_rules
 
@@ -168,6 +169,20 @@ def test_a_worker_locks_its_deliveries_by_order(
         lambda: store(claimed), app, database_url,
         locked=f"webhook_deliveries WHERE order_id = '{first}' AND version = 2",
         unlocked=f"webhook_deliveries WHERE order_id = '{second}'",
+    )  # fmt: skip
+
+
+def test_an_erasure_locks_deliveries_last(app: Flask, client: FlaskClient, database_url: str) -> None:
+    create_webhook(client)
+    order_id = create_order(client)
+    client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
+    with app.app_context():
+        queue_events()
+    project(app)
+
+    assert_unlocked_during(
+        lambda: app.test_client().delete(f"/customers/{MINIMAL['customer_id']}/personal-data"), app, database_url,
+        locked="order_search", unlocked="webhook_deliveries",
     )  # fmt: skip
 
 

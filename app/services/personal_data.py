@@ -220,6 +220,9 @@ def _erase_page(erasure_id: str, limit: int) -> int | None:
         all_erased = not events or erasure.erased_version >= order.version
         if all_erased and not _erase_fingerprints(order.id):
             _erase_order(erasure)
+        if events:
+            # Last: workers that store attempts wait until the commit, and others wait for their endpoints.
+            erase_responses(order.id, after=events[0].version - 1, until=events[-1].version)
     are_large = bool(events) and events[-1].bytes_so_far >= PAGE_BYTES
     return min(_PAGE_MAX, 2 * (len(events) if are_large else limit))
 
@@ -236,7 +239,6 @@ def _erase_snapshots(erasure: Erasure, limit: int) -> Sequence[Row[Any]]:
     if not events:
         return events
     db.session.connection().execute(_UPDATE_EVENT, [_erased_event(event, erasure) for event in events])
-    erase_responses(order_id, after=erasure.erased_version, until=events[-1].version)
     erasure.erased_version = events[-1].version
     return events
 
