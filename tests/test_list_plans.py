@@ -18,6 +18,7 @@ from app.db.engine import db
 from app.db.statement import Statement
 from app.models.order_id import HIGHEST_ID, LOWEST_ID
 from app.models.principal import ANONYMOUS, Principal
+from app.services import webhook_claims
 from app.services.order_inserts import insert_orders
 from app.services.order_listing import FILTER_INDEXES, FILTERS, Shape, list_query, list_statement, select_orders
 from app.services.order_queries import SNAPSHOTS
@@ -109,6 +110,33 @@ def test_few_deliveries_of_a_status_are_found_by_an_index(connection: psycopg.Co
     plan = generic_plan(connection, sql)
 
     assert re.findall(r"using (\w+)", plan)[0].startswith("ix_webhook_deliveries_"), plan
+    connection.rollback()
+
+
+BY_EARLIER = {
+    "postponement": webhook_claims._POSTPONE,
+    "claim": webhook_claims._CLAIM_OLDEST["postgresql"],
+    "lag": webhook_claims._OLDEST_DUE,
+}
+
+
+@pytest.mark.parametrize("statement", BY_EARLIER)
+def test_earlier_deliveries_of_an_order_are_found_by_its_index_whatever_its_size(
+    connection: psycopg.Connection[Any], statement: str
+) -> None:
+    """Deliveries that are queued together share their time, so the index of these times is smaller."""
+    connection.execute(
+        "INSERT INTO webhook_deliveries"
+        " (endpoint_id, id, type, order_id, version, status, attempt_count, attempts, next_attempt_at, created_at)"
+        " SELECT (SELECT min(id::text)::uuid FROM orders), gen_random_uuid(), 'order.created', gen_random_uuid(), 1,"
+        " 'pending', 0, '[]', now(), now() FROM generate_series(1, 20000)"
+    )
+    connection.execute("UPDATE webhook_deliveries SET status = 'succeeded', next_attempt_at = NULL")
+    connection.execute("ANALYZE webhook_deliveries")
+
+    plan = generic_plan(connection, BY_EARLIER[statement].sql("postgresql"))
+
+    assert "using ix_webhook_deliveries_pending" in plan and "Sort" not in plan, plan
     connection.rollback()
 
 

@@ -283,12 +283,13 @@ def create_webhook_deliveries() -> None:
     )
     table, of_event = "webhook_deliveries", ["order_id", "version", "endpoint_id"]
     op.create_index("uq_webhook_deliveries_order_id_version_endpoint_id", table, of_event, unique=True)
-    for name, columns, status in (
-        ("ix_webhook_deliveries_endpoint_id_next_attempt_at", ["endpoint_id", "next_attempt_at"], "pending"),
-        ("ix_webhook_deliveries_pending", ["endpoint_id", "order_id", "version"], "pending"),
-        ("ix_webhook_deliveries_endpoint_id_finished_at", ["endpoint_id", "finished_at"], "failed"),
+    pending, timed = "status = 'pending'", "status = 'pending' AND next_attempt_at IS NOT NULL"
+    for name, columns, where in (
+        ("ix_webhook_deliveries_endpoint_id_next_attempt_at", ["endpoint_id", "next_attempt_at"], timed),
+        ("ix_webhook_deliveries_pending", ["endpoint_id", "order_id", "version"], pending),
+        ("ix_webhook_deliveries_endpoint_id_finished_at", ["endpoint_id", "finished_at"], "status = 'failed'"),
     ):
-        condition = sa.text(f"status = '{status}'")
+        condition = sa.text(where)
         op.create_index(name, table, columns, postgresql_where=condition, sqlite_where=condition)
 
 
