@@ -114,9 +114,9 @@ def test_few_deliveries_of_a_status_are_found_by_an_index(connection: psycopg.Co
 
 
 BY_EARLIER = {
-    "postponement": webhook_claims._POSTPONE,
-    "claim": webhook_claims._CLAIM_OLDEST["postgresql"],
-    "lag": webhook_claims._OLDEST_DUE,
+    "postponement": webhook_claims.POSTPONE,
+    "claim": webhook_claims.CLAIM_OLDEST["postgresql"],
+    "lag": webhook_claims.OLDEST_DUE,
 }
 
 

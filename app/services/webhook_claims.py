@@ -115,7 +115,7 @@ def oldest_due(now: datetime) -> datetime | None:
     due_times = [
         read_timestamp(due_time)
         for endpoint in due_endpoints(now)
-        for [due_time] in _OLDEST_DUE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=_LAG_WINDOW)
+        for [due_time] in OLDEST_DUE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=_LAG_WINDOW)
     ]
     return min(due_times, default=None)
 
@@ -150,10 +150,10 @@ def claim(endpoint: DueEndpoint, limit: int) -> list[ClaimedDelivery]:
     }
     dialect = db.engine.dialect.name
     window = WINDOW * limit
-    rows = _CLAIM_OLDEST[dialect].rows(**values, max_count=limit, window=window)
+    rows = CLAIM_OLDEST[dialect].rows(**values, max_count=limit, window=window)
     if len(rows) < limit and (not rows or rows[0][-1] == window):
         # The window is full of deliveries that wait for earlier ones of their orders.
-        _POSTPONE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=POSTPONED_MAX)
+        POSTPONE.rows(of_endpoint=endpoint.id, now=rfc3339(now), window=POSTPONED_MAX)
         rows += _CLAIM_BY_ORDER[dialect].rows(**values, max_count=limit - len(rows))
     return _with_payloads(endpoint, [_ClaimedRow(*row[:-1]) for row in rows], lease=values["new_lease"])
 
@@ -281,10 +281,10 @@ def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *
     return Statement(claimed)
 
 
-_CLAIM_OLDEST = {name: _claim_statement(*_select_window("id"), dialect=name) for name in ("postgresql", "sqlite")}
+CLAIM_OLDEST = {name: _claim_statement(*_select_window("id"), dialect=name) for name in ("postgresql", "sqlite")}
 _CLAIM_BY_ORDER = {name: _claim_statement(*_first_of_each_order(), dialect=name) for name in ("postgresql", "sqlite")}
-_OLDEST_DUE = Statement(_select_window("next_attempt_at")[0].order_by("next_attempt_at").limit(literal_column("1")))
-_POSTPONE = _postponement()
+OLDEST_DUE = Statement(_select_window("next_attempt_at")[0].order_by("next_attempt_at").limit(literal_column("1")))
+POSTPONE = _postponement()
 _EVENTS = Lookup(
     [column("order_id", UUID), column("version", Integer)],
     lambda key: select(OrderEvent.at, OrderEvent.snapshot, OrderEvent.traceparent).where(
