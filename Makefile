@@ -159,7 +159,7 @@ fuzz: $(VENV)/dev.stamp  ## send requests generated from the API description, on
 	@$(PY) -m tests.support.postgres $(MAKE) --no-print-directory fuzz-database EXAMPLES=$(EXAMPLES)
 	@$(MAKE) --no-print-directory fuzz-model MODEL_EXAMPLES=$(EXAMPLES)
 
-# streamOrderEvents is excluded, since an event stream does not end.
+# SEED repeats the requests of a run. streamOrderEvents is excluded, since an event stream does not end.
 fuzz-database: SCOPES := orders:read events:read orders:write orders:manage payments:write privacy:export privacy:erase webhooks:manage
 fuzz-database: export HOST := 127.0.0.1
 fuzz-database: export AUTH := required
@@ -171,7 +171,7 @@ fuzz-database:
 	$(PY) -m gunicorn -c gunicorn.conf.py --log-level warning wsgi:app & \
 	server=$$!; trap 'kill $$server; wait $$server' EXIT; \
 	$(PY) -m schemathesis.cli run "http://127.0.0.1:$$PORT/openapi.json" --wait-for-schema 10 \
-	--header "Authorization: Bearer $$key" --max-examples $(EXAMPLES) --exclude-operation-id streamOrderEvents
+	--header "Authorization: Bearer $$key" --max-examples $(EXAMPLES) $(SEED:%=--seed %) --exclude-operation-id streamOrderEvents
 
 fuzz-model: export MODEL_EXAMPLES ?= 2000
 fuzz-model: export TEST_LOG_LEVEL := error
