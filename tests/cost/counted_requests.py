@@ -22,7 +22,7 @@ from app.http import auth
 from app.services.api_key_service import create_api_key
 from tests.support.worker import worker_of
 
-COUNTED = 50  # requests of each kind
+COUNTED = 100  # requests of each kind, so many that the commands to valgrind hardly count
 _UNCOUNTED = 10  # before them, that fill the caches
 _ORDER = (
     b'{"customer_id":"c-17","currency":"EUR","items":[{"item_id":"sku-1","quantity":2,"unit_price":1250},'
