@@ -352,7 +352,7 @@ def test_a_request_waits_for_the_next_rewrite_of_a_small_file(app: Flask, client
 def test_an_erasure_is_complete_only_after_the_write_ahead_log_is_empty(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(personal_data, "COMMAND_PATIENCE", 0)
+    monkeypatch.setattr(personal_data, "COMMAND_REWRITE_SECONDS", 0)
     cancelled_orders(client, 2)
     with app.app_context():
         path = Path(db.engine.url.database or "")

@@ -42,7 +42,7 @@ REWRITE_MAX = 64 * 1024 * 1024  # bytes; the largest SQLite file that a request 
 # Bytes a second that requests rewrite on average: about 3 % of a worker's time, however many erasures there are.
 REWRITE_PACE = 2 * 1024 * 1024
 # Seconds for which a request, and a command, tries each step of a rewrite while other processes use the file.
-_REQUEST_PATIENCE, COMMAND_PATIENCE = 0.5, 30.0
+_REQUEST_REWRITE_SECONDS, COMMAND_REWRITE_SECONDS = 0.5, 30.0
 
 # Snapshots of one step, which has at most PAGE_BYTES and one snapshot, so that it is short and takes little memory. The
 # database reads the sizes of all that a step may erase, so after large ones the next step may erase few.
@@ -307,7 +307,7 @@ def _finish(rewrite_always: bool) -> float:
         pause = 0 if rewrite_always else _seconds_until_rewrite()
         if pause > 0:
             return pause
-        if not rewrite_sqlite_file(seconds=COMMAND_PATIENCE if rewrite_always else _REQUEST_PATIENCE):
+        if not rewrite_sqlite_file(seconds=COMMAND_REWRITE_SECONDS if rewrite_always else _REQUEST_REWRITE_SECONDS):
             return math.inf
     finished = (
         update(Erasure)
