@@ -61,19 +61,28 @@ def test_slow_clients_use_no_capacity(service: Server) -> None:
     page = service.request("GET", "/orders?limit=100").body
     with ExitStack() as stack:
         readers = []
-        for request in (
-            b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{",
-            b"GET /orders?limit=100 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        ):
-            for _ in range(2 * MAX_CONNS):
-                client = stack.enter_context(socket.socket())
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                client.settimeout(TIMEOUT)
-                client.connect(("127.0.0.1", service.port))
-                client.sendall(request)
-                if request.startswith(b"GET"):
-                    assert client.recv(1) == b"H"  # one after the other
-                    readers.append(client)
+
+        def connect(request: bytes) -> socket.socket:
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(TIMEOUT)
+            client.connect(("127.0.0.1", service.port))
+            client.sendall(request)
+            return client
+
+        def read() -> bool:
+            client = connect(b"GET /orders?limit=100 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            status = client.recv(len("HTTP/1.1 200"))
+            # It is refused while nginx still receives the pages of the readers before it.
+            assert status in (b"HTTP/1.1 200", b"HTTP/1.1 503")
+            if status.endswith(b"200"):
+                readers.append(client)
+            return status.endswith(b"200")
+
+        for _ in range(2 * MAX_CONNS):
+            connect(b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        for _ in range(2 * MAX_CONNS):
+            wait_until(read)
         wait_until(lambda: service.request("GET", path).status == 200)
         # No capacity was freed by the disconnection of a reader, which nginx does after 10 s.
         bodies = [b"".join(iter(lambda reader=reader: reader.recv(1 << 20), b"")) for reader in readers]
