@@ -24,6 +24,7 @@ from app.http.requests import (
     JSON,
     check_conditions,
     check_path,
+    current_request,
     has_conditions,
     read_body,
     read_dry_run,
@@ -132,17 +133,18 @@ def _with_input(view: View, operation: Operation, blueprint: Blueprint) -> Calla
 
     @wraps(view)
     def call(**arguments: Any) -> Response:
+        request = current_request()
         if path_schema is not None:
-            check_path(path_schema)
+            check_path(path_schema, request)
         if query is not None:
-            arguments["query"] = read_query(query)
+            arguments["query"] = read_query(query, request)
         if operation.dry_run:
-            read_dry_run()
+            read_dry_run(request)
         if refuses_query:
-            read_query(_NO_PARAMETERS)
+            read_query(_NO_PARAMETERS, request)
         if body is not None:
-            arguments["body"] = read_body(body)
-        if checks_conditions and has_conditions() and blueprint.has_representation(operation.path):
+            arguments["body"] = read_body(body, request)
+        if checks_conditions and has_conditions(request) and blueprint.has_representation(operation.path):
             check_conditions()
         return view(**arguments)
 

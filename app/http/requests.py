@@ -120,28 +120,26 @@ def with_pauses(items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def read_body(schema: StrictSchema) -> Any:
+def read_body(schema: StrictSchema, req: Request) -> Any:
     """Read the JSON body and load it with the schema.
 
     Raises InvalidRequest with all errors, UnsupportedMediaType, ContentTooLarge, MalformedJSON, RequestTimeout and
     BadRequest.
     """
-    return load_body(schema, _read_json(current_request(), schema))
+    return load_body(schema, _read_json(req, schema))
 
 
-def read_query(schema: Schema) -> dict[str, Any]:
+def read_query(schema: Schema, req: Request) -> dict[str, Any]:
     """Load the query parameters with the schema. Raises InvalidRequest with all errors, and BadRequest."""
-    request = current_request()
-    if not request.query_string:
+    if not req.query_string:
         return _defaults(schema).copy()
-    return load_parameters(schema, _query_parameters(request))
+    return load_parameters(schema, _query_parameters(req))
 
 
-def read_dry_run() -> None:
+def read_dry_run(req: Request) -> None:
     """Read the query parameter `dry_run`. Raises InvalidRequest for another value, or another parameter."""
-    request = current_request()
-    if request.query_string and read_query(_DRY_RUN_QUERY)["dry_run"] == "true":
-        request.environ[_DRY_RUN] = True
+    if req.query_string and read_query(_DRY_RUN_QUERY, req)["dry_run"] == "true":
+        req.environ[_DRY_RUN] = True
 
 
 def is_dry_run() -> bool:
@@ -149,9 +147,9 @@ def is_dry_run() -> bool:
     return _DRY_RUN in current_request().environ
 
 
-def check_path(schema: Schema) -> None:
+def check_path(schema: Schema, req: Request) -> None:
     """Raise InvalidRequest if a path variable is invalid."""
-    load_parameters(schema, current_request().view_args or {})
+    load_parameters(schema, req.view_args or {})
 
 
 @cache  # one entry a route
@@ -312,10 +310,9 @@ def _versions(tags: Iterable[str]) -> frozenset[int]:
     return frozenset(int(version[1]) for version in versions if version)
 
 
-def has_conditions() -> bool:
+def has_conditions(req: Request) -> bool:
     """Return whether the request has If-Match or If-None-Match."""
-    environ = current_request().environ
-    return "HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ
+    return "HTTP_IF_MATCH" in req.environ or "HTTP_IF_NONE_MATCH" in req.environ
 
 
 def check_conditions(*, exists: bool = True) -> None:
