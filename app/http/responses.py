@@ -75,15 +75,13 @@ class DocumentResponse(Response):
     only fields that are changed or added later, such as Vary.
     """
 
-    default_mimetype = None  # Content-Type is one of the complete headers
-
     def __init__(self, body: bytes, status: int, headers: dict[str, str], *, vary: str | None = None) -> None:
-        super().__init__(status=status)
+        super().__init__(status=status, content_type=JSON)
         if vary is not None:
             self.headers["Vary"] = vary
         self._body = body
         length = ("Content-Length", str(len(body)))
-        self._complete_headers = [("Content-Type", JSON), *headers.items(), length, *_DATA_HEADERS]
+        self._complete_headers = [*headers.items(), length, *_DATA_HEADERS]
 
     def get_wsgi_response(self, environ: "WSGIEnvironment") -> tuple[list[bytes], str, list[tuple[str, str]]]:
         """Return the body (none for HEAD), the status line and all headers."""

@@ -79,7 +79,7 @@ _CUSTOMER_CONTENT = {"note", "shipping_address", "billing_address"}
 Change = Callable[..., str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChangeRequest:
     """The principal of a change and its conditions. `dry_run`: nothing is stored.
 

@@ -23,7 +23,7 @@ _TIMES = ("created_at", "updated_at", *CONTENT_TIMES)
 _HEAD_LENGTH = 100  # characters of a document that contain its id, number and customer_id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredOrder:
     """A version of an order, with its document as it is stored."""
 

@@ -50,7 +50,7 @@ NEW_ORDER_STATE: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewOrder:
     """An order to store: its columns, those of its items, its document, and the id and the span of its request.
 

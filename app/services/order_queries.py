@@ -45,7 +45,7 @@ HISTORY_PAGE_BYTES = 1024 * 1024
 Snapshot = tuple[int, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OrderKey:
     """The order `id`, if the principal has access to it, at `version`. None stands for the current version."""
 

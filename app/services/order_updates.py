@@ -69,7 +69,7 @@ class HashedKey:
     fingerprint: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CurrentOrder:
     """The current snapshot of an order, the columns that it does not hold, and the response to an earlier request with
     the same idempotency key.
