@@ -355,10 +355,7 @@ def release(deliveries: Sequence[ClaimedDelivery]) -> None:
 def _complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
     # First the endpoints, then their deliveries: the order in which all transactions lock.
     endpoints = _lock_endpoints(results)
-    completions = [
-        _completion(delivery, attempt, endpoints.get(delivery.endpoint.id))
-        for delivery, attempt in sorted(results, key=lambda result: _lock_key(result[0]))
-    ]
+    completions = [_completion(delivery, attempt, endpoints.get(delivery.endpoint.id)) for delivery, attempt in results]
     connection = db.session.connection()
     if connection.dialect.name == "postgresql":
         connection.execute(_USE_INDEXES)
@@ -454,31 +451,36 @@ def _is_leased(values: Any) -> tuple[ColumnElement[bool], ...]:
 
 def _completion_statement(values: Any) -> Update:
     """Complete deliveries, given the parameters of one or the columns of a table of them."""
-    return (
-        update(DELIVERIES)
-        .where(*_is_leased(values))
-        .values(
-            lease=None,
-            status=values["new_status"],
-            attempts=values["new_attempts"],
-            attempt_count=values["new_count"],
-            next_attempt_at=values["due_at"],
-            first_attempt_at=values["new_first_attempt_at"],
-            finished_at=values["new_finished_at"],
-        )
+    return update(DELIVERIES).values(
+        lease=None,
+        status=values["new_status"],
+        attempts=values["new_attempts"],
+        attempt_count=values["new_count"],
+        next_attempt_at=values["due_at"],
+        first_attempt_at=values["new_first_attempt_at"],
+        finished_at=values["new_finished_at"],
+    )
+
+
+def _joint_completion() -> Update:
+    """Complete all deliveries of the parameter `completions`: half of the database's CPU time of one statement each.
+
+    They are locked first, in the order of `_lock_key`. The update alone would lock them in the order of its plan.
+    """
+    types = [column(name, kind) for name, kind in _COMPLETION_TYPES.items()]
+    completions = json_rows(cast(bindparam("completions", type_=Text), JSON), "completions", *types).c
+    columns = DELIVERIES.c
+    leased = select(*completions).where(*_is_leased(completions))
+    leased = leased.order_by(columns.endpoint_id, columns.order_id, columns.version, columns.id)
+    locked = leased.with_for_update(of=DELIVERIES).cte("locked").c
+    return _completion_statement(locked).where(
+        columns.endpoint_id == locked["of_endpoint"], columns.id == locked["of_id"]
     )
 
 
 _RELEASE = update(DELIVERIES).where(*_is_leased(_PARAMETERS)).values(lease=None, next_attempt_at=bindparam("due_at"))
-_COMPLETION = _completion_statement(_PARAMETERS)
-# All completions in one statement take half of the database's CPU time of one statement each.
-_JOINT_COMPLETION = _completion_statement(
-    json_rows(
-        cast(bindparam("completions", type_=Text), JSON),
-        "completed",
-        *(column(name, kind) for name, kind in _COMPLETION_TYPES.items()),
-    ).c
-)
+_COMPLETION = _completion_statement(_PARAMETERS).where(*_is_leased(_PARAMETERS))
+_JOINT_COMPLETION = _joint_completion()
 # A plan for a small table would read all of it, and is kept when it has grown.
 _USE_INDEXES = text(
     "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
