@@ -42,6 +42,7 @@ LARGE_PART = 65_536  # bytes; a larger part is not joined to the head: the copy 
 LINGER_TIMEOUT = 2.0  # seconds for a client that is still sending to receive a response before the connection closes
 FAIRNESS_PAUSE = 1e-6  # seconds; after sleep(0) the event loop would not poll sockets (app/http/requests.py)
 GREENLET_EXITS = (gevent.GreenletExit, SystemExit)  # by which gunicorn ends a request; the worker continues
+PROTOCOLS = {"1.1": "HTTP/1.1", "1.0": "HTTP/1.0"}  # by llhttp's name of the version
 KEEP_ALIVE_OPTIONS = {"", "keep-alive", "upgrade", "http2-settings", "te"}  # of Connection; any other closes it
 SINGLE_FIELDS = {"HTTP_HOST", "CONTENT_TYPE"}  # fields without a list syntax; llhttp refuses a second Content-Length
 URL_PREFIX = os.environ.get("URL_PREFIX", "").rstrip("/")
@@ -58,6 +59,7 @@ HANDOVER_POLL = 0.05  # seconds
 OVERLOAD_LOG_INTERVAL = 1.0  # seconds between two log lines about overload
 WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key (app/http/event_streams.py)
 READABLE = 1  # event of gevent's loop
+EVALUATED_FIELDS = {*util.hop_headers, "content-length"}  # of a response; all others are sent as they are
 NO_BODY = ("1", "204", "304")  # the beginnings of statuses whose responses have none
 PRINTABLE = bytes(range(0x20, 0x7F))
 # A host in brackets or a reg-name, and a port (RFC 9110 §7.2, RFC 3986 §3.2.2). Empty for a URI without an authority.
@@ -85,7 +87,8 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
 
     def __init__(self, listener: Any, *, handler_class: "Worker", spawn: Any, **_: Any) -> None:
         self._worker = handler_class
-        super().__init__(listener, handle=partial(handler_class.handle, listener), spawn=spawn)
+        environ = handler_class.listener_environ(listener)
+        super().__init__(listener, handle=partial(handler_class.serve_connection, environ), spawn=spawn)
 
     @property
     def max_accept(self) -> int:
@@ -180,14 +183,18 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         field_sizes = cfg.limit_request_line, cfg.limit_request_field_size
         return Limits(*field_sizes, cfg.limit_request_fields, cfg.keepalive, frozenset(("", *cfg.forwarded_allow_ips)))
 
-    @cached_property
-    def base_environ(self) -> dict[str, Any]:
-        """The part of the WSGI environment (PEP 3333) that is the same for all requests."""
-        return {**base_environ(self.cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http", "SCRIPT_NAME": ""}
+    def listener_environ(self, listener: Any) -> dict[str, Any]:
+        """The WSGI environment (PEP 3333) as far as it is the same for all requests to a listening socket."""
+        environ = {**base_environ(self.cfg), "wsgi.multithread": True, "wsgi.url_scheme": "http", "SCRIPT_NAME": ""}
+        address = listener.getsockname()
+        if not isinstance(address, tuple):  # a Unix socket
+            return {**environ, "SERVER_NAME": "localhost", "SERVER_PORT": "80", "REMOTE_ADDR": ""}
+        return {**environ, "SERVER_NAME": address[0], "SERVER_PORT": str(address[1])}
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def serve_connection(self, environ: dict[str, Any], client: Any, address: Any) -> None:
         """Serve a connection until one of its ends closes it."""
-        environ = connection_environ(self.base_environ, listener.getsockname(), addr)
+        if isinstance(address, tuple):
+            environ = {**environ, "REMOTE_ADDR": address[0], "REMOTE_PORT": str(address[1])}
         connection = Connection(self, client, environ)
         try:
             connection.serve()
@@ -233,14 +240,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         return [body]
 
 
-def connection_environ(base: dict[str, Any], address: Any, client_address: Any) -> dict[str, Any]:
-    """Return the WSGI environment that is the same for all requests of a connection."""
-    if not isinstance(address, tuple):  # a Unix socket
-        return {**base, "SERVER_NAME": "localhost", "SERVER_PORT": "80", "REMOTE_ADDR": ""}
-    server = {"SERVER_NAME": address[0], "SERVER_PORT": str(address[1])}
-    return {**base, **server, "REMOTE_ADDR": client_address[0], "REMOTE_PORT": str(client_address[1])}
-
-
 class Limits(NamedTuple):
     """gunicorn's settings, copied because each access to them is slow."""
 
@@ -275,16 +274,21 @@ class Request:
         self.error: RequestError | None = None  # why the rest of its body cannot be read
 
 
+NO_REQUEST = Request({})  # before the first request of a connection
+
+
 class RequestParser:
     """Parses the requests of a connection. llhttp calls the methods that begin with `on_`."""
 
-    _request = Request({})  # the last request; a placeholder before the first
+    __slots__ = ("requests", "error", "is_idle", "_llhttp", "_request", "_base_environ", "_environ", "_limits",
+                 "_max_target_size", "_max_field_size", "_fields", "_overhead")  # fmt: skip
 
     def __init__(self, limits: Limits, environ: dict[str, Any]) -> None:
         self.requests: list[Request] = []  # those whose heads are complete, in order, until the connection takes them
         self.error: RequestError | None = None  # why the following bytes are not a request
         self.is_idle = True  # between requests
         self._llhttp = httptools.HttpRequestParser(self)
+        self._request = NO_REQUEST  # the last request
         self._base_environ = environ
         self._limits = limits
         self._max_target_size = limits.line_size - len("GET  HTTP/1.1")
@@ -369,7 +373,10 @@ class RequestParser:
         if self._fields > self._limits.fields:
             raise fields_too_large(self._limits)
         version = self._llhttp.get_http_version()
-        environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
+        if version not in PROTOCOLS:
+            detail = f"The supported versions are {' and '.join(PROTOCOLS.values())}."
+            raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, detail)
+        environ["SERVER_PROTOCOL"] = PROTOCOLS[version]
         check_head(environ, version)
         set_target(environ, request.target.decode("latin-1"))
         if environ.get("HTTP_X_FORWARDED_PROTO") == "https" and environ["REMOTE_ADDR"] in self._limits.proxies:
@@ -398,9 +405,10 @@ class RequestParser:
 
 def check_head(environ: dict[str, Any], version: str) -> None:
     """Raise RequestError if the server does not support what the head requires."""
-    if version not in ("1.1", "1.0"):
-        raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "The supported versions are HTTP/1.1 and HTTP/1.0.")
-    check_host(environ.get("HTTP_HOST"), version)
+    if "HTTP_HOST" in environ:
+        check_host(environ["HTTP_HOST"])
+    elif version == "1.1":  # RFC 9112 §3.2
+        raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is missing.")
     if environ["REQUEST_METHOD"] == "CONNECT":
         raise RequestError(HTTPStatus.NOT_IMPLEMENTED, "This server is not a proxy.")
     if "HTTP_TRANSFER_ENCODING" in environ:
@@ -430,12 +438,9 @@ def set_target(environ: dict[str, Any], target: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def check_host(host: str | None, version: str) -> None:
-    """Raise RequestError if a Host header is malformed, or missing though HTTP/1.1 requires it (RFC 9112 §3.2)."""
-    if host is None:
-        if version == "1.1":
-            raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is missing.")
-    elif not HOST.fullmatch(host):
+def check_host(host: str) -> None:
+    """Raise RequestError if a Host header is malformed (RFC 9112 §3.2)."""
+    if not HOST.fullmatch(host):
         raise RequestError(HTTPStatus.BAD_REQUEST, "The Host header is malformed.")
 
 
@@ -458,6 +463,8 @@ def fields_too_large(limits: Limits) -> RequestError:
 
 class Connection:
     """A client's connection: receives requests within their deadlines, and has each answered in turn."""
+
+    __slots__ = ("worker", "_client", "_parser", "_watcher", "_is_stream", "_in_progress", "_requests_at_receive")
 
     def __init__(self, worker: Worker, client: Any, environ: dict[str, Any]) -> None:
         self.worker = worker
@@ -730,6 +737,9 @@ class BodyReader(io.RawIOBase):
 class Response:
     """A response on its way to the client: its head and the beginning of its body go out together."""
 
+    __slots__ = ("keep_alive", "started", "is_framed", "_connection", "_request", "_status", "_headers", "_length",
+                 "_sent", "_has_body", "_chunked")  # fmt: skip
+
     def __init__(self, connection: Connection, request: Request) -> None:
         self.keep_alive = False
         self.started = False  # whether the client may have seen some of it
@@ -750,10 +760,11 @@ class Response:
         self._status, lines, self._length = status, [], None
         for name, value in headers:
             lower = name.lower()
-            if lower == "content-length":
+            if lower in EVALUATED_FIELDS:
+                if lower != "content-length":
+                    continue
                 self._length = int(value)
-            if lower not in util.hop_headers:
-                lines.append(f"{name}: {value}")
+            lines.append(f"{name}: {value}")
         if status.startswith(NO_BODY):
             self._has_body = False
             if status[:3] != "304":  # RFC 9110 §8.6
@@ -806,7 +817,7 @@ class Response:
         elif is_http_1_0:
             lines.append("Connection: keep-alive")
         head = "\r\n".join(lines).encode("latin-1")
-        if head.translate(None, PRINTABLE) != b"\r\n" * (len(lines) - 1):
+        if len(head.translate(None, PRINTABLE)) != len(b"\r\n") * (len(lines) - 1):
             raise ValueError("A header has a character that is not printable ASCII.")
         self.started = True
         return head + b"\r\n\r\n"

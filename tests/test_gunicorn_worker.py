@@ -122,9 +122,9 @@ def connection_to(application: Application, *, timeout: int = TIMEOUT, sent: byt
     ours, theirs = socket.socketpair()
     ours.sendall(sent)
     unix = socket.socket(socket.AF_UNIX)
-    with worker_of(application, keepalive=timeout, timeout=timeout) as worker, ours, unix as listener:
+    with worker_of(application, keepalive=timeout, timeout=timeout) as worker, ours, unix:
         ours.settimeout(TIMEOUT)
-        serving = threading.Thread(target=worker.handle, args=(listener, theirs, ""))
+        serving = threading.Thread(target=worker.serve_connection, args=(worker.listener_environ(unix), theirs, ""))
         serving.start()
         yield ours
         ours.close()
@@ -356,7 +356,7 @@ def test_a_partial_response_resets_the_connection_of_an_http_1_0_client(applicat
         with socket.create_connection(listener.getsockname(), TIMEOUT) as client:
             accepted, address = listener.accept()
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            worker.handle(listener, accepted, address)
+            worker.serve_connection(worker.listener_environ(listener), accepted, address)
             with pytest.raises(ConnectionResetError):
                 receive_all(client)
 
@@ -461,7 +461,7 @@ def test_only_a_local_proxy_may_set_the_scheme(peer: str, scheme: str) -> None:
     family = socket.AF_INET if peer else socket.AF_UNIX
     with worker_of(application) as worker, ours, socket.socket(family) as listener:
         ours.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-Proto: https\r\n\r\n")
-        worker.handle(listener, theirs, (peer, 1) if peer else "")
+        worker.serve_connection(worker.listener_environ(listener), theirs, (peer, 1) if peer else "")
 
     assert seen == [(scheme, peer)]
 
@@ -470,7 +470,7 @@ def test_the_last_request_of_a_worker_that_is_to_stop_closes_the_connection() ->
     ours, theirs = socket.socketpair()
     with worker_of(echo, max_requests=2) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
         ours.sendall(PLAIN * 3)
-        worker.handle(listener, theirs, "")
+        worker.serve_connection(worker.listener_environ(listener), theirs, "")
         responses = receive_all(ours)
 
     assert bodies(responses) == [b"POST /plain abc"] * 2
@@ -491,7 +491,7 @@ def test_a_connection_that_has_waited_for_events_is_not_closed_after_it_promised
     ours, theirs = socket.socketpair()
     with worker_of(application) as worker, ours, socket.socket(socket.AF_UNIX) as listener:
         ours.sendall(b"".join(PLAIN.replace(b"/plain", path) for path in (b"/wait", b"/stop", b"/last")))
-        worker.handle(listener, theirs, "")
+        worker.serve_connection(worker.listener_environ(listener), theirs, "")
         responses = receive_all(ours)
 
     assert bodies(responses) == [b"ab"] * 3

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from gunicorn.config import Config
@@ -203,7 +204,11 @@ def wire(worker_class: type[GeventWorker], sent: bytes) -> bytes:
     ours, theirs = socket.socketpair()
     with closing(worker.tmp), ours, socket.socket(socket.AF_UNIX) as listener:
         ours.settimeout(TIMEOUT)
-        serving = threading.Thread(target=worker.handle, args=(listener, theirs, ""))
+        if isinstance(worker, Worker):
+            serve = partial(worker.serve_connection, worker.listener_environ(listener))
+        else:
+            serve = partial(worker.handle, listener)
+        serving = threading.Thread(target=serve, args=(theirs, ""))
         serving.start()
         ours.sendall(sent)
         ours.shutdown(socket.SHUT_WR)

@@ -98,7 +98,8 @@ def kinds() -> Iterator[tuple[str, Callable[[], object]]]:
     read, confirmed, client = cycle(addresses), iter(addresses), Client()
     yield "bare", lambda: ask(bare, "GET", addresses[0])
     with worker_of(empty_application) as worker, socket.socket(socket.AF_UNIX) as listener:
-        yield "serve", lambda: worker.handle(listener, client, "")
+        environ = worker.listener_environ(listener)
+        yield "serve", lambda: worker.serve_connection(environ, client, "")
     yield "create", create
     yield "read", lambda: ask(app, "GET", next(read))
     protected = create_app({"AUTH": "required"})
