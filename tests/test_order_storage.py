@@ -217,9 +217,9 @@ def lose_the_database(after: Statement, monkeypatch: pytest.MonkeyPatch) -> None
         nonlocal is_lost
         if not is_lost:
             rows = execute(self, parameters)
-            is_lost = self is after
-            if not is_lost:
+            if self is not after:  # perhaps in another thread, of the notifier
                 return rows
+            is_lost = True
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     def refuse(_orders: Any) -> Any:
