@@ -369,9 +369,9 @@ class RequestParser:
             environ[key] += f",{text}"  # RFC 9110 §5.3
 
     def on_headers_complete(self) -> None:
-        request, environ = self._request, self._environ
-        if self._fields > self._limits.fields:
-            raise fields_too_large(self._limits)
+        request, environ, limits = self._request, self._environ, self._limits
+        if self._fields > limits.fields:
+            raise fields_too_large(limits)
         version = self._llhttp.get_http_version()
         if version not in PROTOCOLS:
             detail = f"The supported versions are {' and '.join(PROTOCOLS.values())}."
@@ -379,9 +379,9 @@ class RequestParser:
         environ["SERVER_PROTOCOL"] = PROTOCOLS[version]
         check_head(environ, version)
         set_target(environ, request.target.decode("latin-1"))
-        if environ.get("HTTP_X_FORWARDED_PROTO") == "https" and environ["REMOTE_ADDR"] in self._limits.proxies:
+        if environ.get("HTTP_X_FORWARDED_PROTO") == "https" and environ["REMOTE_ADDR"] in limits.proxies:
             environ["wsgi.url_scheme"] = "https"
-        request.keep_alive = self._llhttp.should_keep_alive() and self._limits.keepalive > 0
+        request.keep_alive = self._llhttp.should_keep_alive() and limits.keepalive > 0
         if "HTTP_CONNECTION" in environ:
             options = {option.strip(" \t") for option in environ["HTTP_CONNECTION"].lower().split(",")}
             request.keep_alive = request.keep_alive and options <= KEEP_ALIVE_OPTIONS
@@ -565,7 +565,8 @@ class Connection:
         try:
             response.send(parts)
         finally:
-            self._stop_watching()
+            if self._watcher is not None:
+                self._stop_watching()
             if hasattr(parts, "close"):
                 parts.close()
 
@@ -593,10 +594,9 @@ class Connection:
             gevent.spawn(callback)
 
     def _stop_watching(self) -> None:
-        if self._watcher is not None:
-            self._watcher.stop()
-            self._watcher.close()
-            self._watcher = None
+        self._watcher.stop()
+        self._watcher.close()
+        self._watcher = None
 
     def receive_body(self, request: Request) -> bytes:
         """The next part of a body; empty at its end, or if the client ends it before its Content-Length.
@@ -817,7 +817,7 @@ class Response:
         elif is_http_1_0:
             lines.append("Connection: keep-alive")
         head = "\r\n".join(lines).encode("latin-1")
-        if len(head.translate(None, PRINTABLE)) != len(b"\r\n") * (len(lines) - 1):
+        if len(head.translate(None, PRINTABLE)) != 2 * (len(lines) - 1):  # CR and LF between the lines
             raise ValueError("A header has a character that is not printable ASCII.")
         self.started = True
         return head + b"\r\n\r\n"
