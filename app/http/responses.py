@@ -72,7 +72,7 @@ class DocumentResponse(Response):
     """A JSON document, sent as it is with headers that need no correction.
 
     Werkzeug's copies, checks and corrections of them cost 20/23 % of the instructions of a create/read. `headers` has
-    only fields that are changed or added later, such as Vary.
+    only Content-Type and fields that are changed or added later, such as Vary.
     """
 
     def __init__(self, body: bytes, status: int, headers: dict[str, str], *, vary: str | None = None) -> None:

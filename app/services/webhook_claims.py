@@ -450,7 +450,8 @@ def _is_leased(values: Any) -> tuple[ColumnElement[bool], ...]:
 
 
 def _completion_statement(values: Any) -> Update:
-    """Complete deliveries, given the parameters of one or the columns of a table of them."""
+    """The update that completes deliveries, still without a condition. The values are the parameters of one, or the
+    columns of a table of them."""
     return update(DELIVERIES).values(
         lease=None,
         status=values["new_status"],
