@@ -8,16 +8,15 @@ from flask import Flask
 from app import cli, telemetry, tracing
 from app.config import ROOT, load_config
 from app.db import engine
-from app.http import auth, event_streams, exports, problems, rate_limit, responses
+from app.http import auth, rate_limit, responses, streams
 from app.http.application import AnyCharacters, OrderService, serve_under_prefix
 from app.routes import (
-    console_routes,
     customer_routes,
-    docs_routes,
     event_routes,
     health_routes,
     order_action_routes,
     order_routes,
+    page_routes,
     webhook_routes,
 )
 
@@ -36,7 +35,6 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     engine.init_app(app)
     telemetry.init_app(app)
     responses.init_app(app)
-    problems.init_app(app)
     for routes in (
         order_routes,
         order_action_routes,
@@ -44,16 +42,15 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
         webhook_routes,
         customer_routes,
         health_routes,
-        docs_routes,
+        page_routes,
     ):
         app.register_blueprint(routes.blueprint)
     if app.config["CONSOLE"] == "on":
-        app.register_blueprint(console_routes.blueprint)
+        app.register_blueprint(page_routes.console_blueprint)
     webhook_routes.init_app(app)
     serve_under_prefix(app)
     rate_limit.init_app(app)
     auth.init_app(app)
-    exports.init_app(app)
-    event_streams.init_app(app)
+    streams.init_app(app)
     cli.init_app(app)
     return app

@@ -31,7 +31,7 @@ from app.http.auth import loggable_customer
 from app.http.requests import current_globals, current_request
 from app.models.event import REQUEST_ID_MAX
 from app.models.order_id import parse_uuid
-from app.services.webhook_sender import Attempt
+from app.services.webhook_queue import Attempt
 from app.tracing import current_trace_id, end_server_span, is_tracing, start_server_span, trace_id_of
 
 REQUEST_ID = "X-Request-Id"

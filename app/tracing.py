@@ -2,7 +2,7 @@
 
 Spans contain no personal data. The published instrumentations of WSGI, Flask and SQLAlchemy record paths, queries,
 addresses and the messages of database errors, which may quote rows, and see none of the statements that go to the
-driver directly (app/db/statement.py). So the service starts its spans itself.
+driver directly (app/db/statements.py). So the service starts its spans itself.
 """
 
 import atexit

@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy.engine import make_url
 
 from app.models.principal import ANONYMOUS
-from app.services import order_inserts
+from app.services import order_storage
 from app.services.order_service import CreateRequest, new_order
 from bench.load import CPU, Slot, TooShort, wait_until_idle
 from bench.servers import OURS, Contestant, Server, Testbed, database, prepare
@@ -106,4 +106,4 @@ def _insert(*, keyed: bool, orders: int) -> str:
     filled = f"replace({filled}, '@key', md5(id::text))"
     ids = f"SELECT uuidv7() AS id FROM generate_series(1, {orders})"
     parameter = f"(SELECT '[' || string_agg({filled}, ',') || ']' FROM ({ids}) AS ids)"
-    return order_inserts.INSERT_ORDERS.sql("postgresql").replace("$1", parameter)
+    return order_storage.INSERT_ORDERS.sql("postgresql").replace("$1", parameter)

@@ -26,7 +26,7 @@ from app.cli.seed import sample_orders
 from app.config import ROOT
 from app.db.engine import db
 from app.models import SEARCH
-from app.services.order_inserts import insert_orders
+from app.services.order_storage import insert_orders
 from app.services.search_projection import search_row, store_rows
 
 UNTIL = datetime(2026, 11, 1, tzinfo=UTC)

@@ -18,8 +18,7 @@ from sqlalchemy import Connection, TextClause, create_engine, text
 
 from app import create_app
 from app.db.engine import db
-from app.services.event_feed import read_ends
-from app.services.sequencer import sequence_events
+from app.services.event_feed import read_ends, sequence_events
 from bench.load import CPU, run_slot, wait_until_idle
 from bench.servers import OURS, Server, Testbed, running_testbed
 from tests.support.servers import ROOT, WORKER, environment, free_port, running, send_request

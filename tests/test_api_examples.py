@@ -5,7 +5,7 @@ import json
 from flask import Flask
 
 from app.errors import problem_types
-from app.http.openapi_components import EXAMPLES
+from app.http.openapi import EXAMPLES
 from tests.support.api_examples import db_name, record
 
 ONLY_ON_POSTGRESQL = {"request-in-flight"}  # SQLite has one writer, and no locks on keys

@@ -18,7 +18,7 @@ from sqlalchemy import event, text
 from app.db.engine import db
 from app.http import auth
 from app.models import ApiKey
-from app.services import api_key_service
+from app.services import credentials
 from tests.support.credentials import SIGNING_KEY, api_key, app_with_auth, bearer, private_pem, public_pem
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, slug
@@ -97,8 +97,8 @@ def changed(key: str) -> dict[str, str]:
         "LIKE": f"osk_{'%' * 16}.{secret}",
         "unicode": f"osk_{key_id}.{'é' * 43}",
         "full width": f"osk_{key_id}.{chr(0xC4)}{secret[1:]}",
-        "the hash for the secret": f"osk_{key_id}.{api_key_service.hash_secret(secret)}",
-        "the start of the hash": f"osk_{key_id}.{api_key_service.hash_secret(secret)[:43]}",
+        "the hash for the secret": f"osk_{key_id}.{credentials.hash_secret(secret)}",
+        "the start of the hash": f"osk_{key_id}.{credentials.hash_secret(secret)[:43]}",
         "long": "osk_" + "a" * 4000,
         "huge": key + "a" * 60_000,
     }  # fmt: skip
@@ -153,9 +153,9 @@ def test_a_key_that_was_refused_is_not_looked_up_again(
     if kind == "revoked":
         cli(secure_app, "api-keys", "revoke", key[4:20])
     elif kind == "wrong secret":
-        key = api_key_service.with_checksum(key[:21] + secrets.token_urlsafe(32))
+        key = credentials.with_checksum(key[:21] + secrets.token_urlsafe(32))
     elif kind == "unknown":
-        key = api_key_service.with_checksum(made_up()[:-8])
+        key = credentials.with_checksum(made_up()[:-8])
     with database_use(secure_app) as statements:
         first = status(secure_client, key)
         once = len(statements)
@@ -169,7 +169,7 @@ def test_the_cache_of_refused_keys_has_a_limited_size(
     secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.http.auth._CACHE_SIZE", 5)
-    keys = [api_key_service.with_checksum(made_up()[:-8]) for _ in range(20)]
+    keys = [credentials.with_checksum(made_up()[:-8]) for _ in range(20)]
     good = api_key(secure_app, "orders:read")
 
     statuses = [status(secure_client, key) for key in (*keys, good, *keys, good)]
@@ -275,7 +275,7 @@ def test_the_last_use_of_a_key_is_recorded_at_most_once_a_minute(
         statuses = [status(secure_client, key) for _ in range(10)]
         [first] = [row.last_used_at for row in stored(secure_app)]
         in_a_minute = len(uses)
-        monkeypatch.setattr(api_key_service, "_USE_RECORDED_EVERY", timedelta(0))  # the minute is over
+        monkeypatch.setattr(credentials, "_USE_RECORDED_EVERY", timedelta(0))  # the minute is over
         status(secure_client, key)
 
     assert set(statuses) == {200}

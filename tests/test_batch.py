@@ -17,14 +17,13 @@ from werkzeug.test import TestResponse
 
 from app.db.engine import db
 from app.models import ORDERS
-from app.models.order import IDEMPOTENCY_KEY_MAX
+from app.models.order import ID_MAX, IDEMPOTENCY_KEY_MAX
 from app.models.order_id import hash_key
-from app.models.order_item import ID_MAX
 from app.models.principal import ANONYMOUS
 from app.schemas.order import BATCH_MAX, ITEMS_MAX, BatchInSchema
-from app.services import order_inserts, order_service
-from app.services.order_inserts import insert_orders
+from app.services import order_service, order_storage
 from app.services.order_service import CreateRequest
+from app.services.order_storage import insert_orders
 from tests.support.marks import on_postgresql
 from tests.support.protocol_trace import messages_sent
 from tests.support.samples import MINIMAL, RICHEST, error_locations, slug
@@ -129,7 +128,7 @@ def test_the_conflicts_of_a_batch_are_found_with_outdated_statistics_too(
 ) -> None:
     """A scan for every row reads 54,000 blocks and takes up to three seconds, the statement timeout."""
     blocks: list[int] = []
-    read_rows = order_inserts.read_rows
+    read_rows = order_storage.read_rows
 
     def explained(query: Any) -> Any:
         compiled = query.compile(db.engine, compile_kwargs={"render_postcompile": True})
@@ -144,7 +143,7 @@ def test_the_conflicts_of_a_batch_are_found_with_outdated_statistics_too(
         connection.exec_driver_sql("ANALYZE")
     entries = [order(external_ref=f"r-{i}") if i % 2 else order(idempotency_key=f"k-{i}") for i in range(BATCH_MAX)]
     send(client, *entries)
-    monkeypatch.setattr(order_inserts, "read_rows", explained)
+    monkeypatch.setattr(order_storage, "read_rows", explained)
 
     again = send(client, *entries)
 

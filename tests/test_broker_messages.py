@@ -8,8 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.services.broker import render_message
-from app.services.event_feed import FeedFilter, list_events
-from app.services.sequencer import sequence_events
+from app.services.event_feed import FeedFilter, list_events, sequence_events
 from tests.support.samples import RICHEST
 
 

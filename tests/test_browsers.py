@@ -151,7 +151,7 @@ def test_a_frontend_can_read_the_error_of_an_overloaded_service(
     web: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(web.application.config, "PROPAGATE_EXCEPTIONS", False)
-    monkeypatch.setattr("app.services.order_listing.list_orders", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("app.services.order_queries.list_orders", lambda *_, **__: 1 / 0)
 
     response = web.get("/orders", headers={"Origin": SHOP} | bearer(token()))
 

@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.models.lifecycle import ACTIONS
-from app.schemas.order_actions import EmptySchema
+from app.schemas.order import EmptySchema
 from app.services import batches
 from tests.support.actions import BODIES, READY, ROUTES, event_types, order_after, send_action
 from tests.support.credentials import api_key, bearer

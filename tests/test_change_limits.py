@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.models import order_aggregate
-from app.services import order_actions, order_updates
+from app.services import order_actions, order_storage
 from tests.support.actions import order_after, send_action
 from tests.support.samples import MINIMAL, error_locations, slug
 
@@ -147,7 +147,7 @@ def test_an_order_has_a_limited_size_and_can_be_ended_beyond(
 def test_an_order_has_a_limited_number_of_idempotency_keys(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_updates, "CHANGE_KEYS_MAX", 2)
+    monkeypatch.setattr(order_storage, "CHANGE_KEYS_MAX", 2)
     address = order_after(client, customer_id="c-keys")
 
     unchanged = [send_action(client, address, "update", {}, Idempotency_Key=f"k-{number}") for number in range(3)]

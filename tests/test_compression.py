@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app.http.content_negotiation import MIN_SIZE
+from app.http.responses import MIN_SIZE
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL, RICHEST
 

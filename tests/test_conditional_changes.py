@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.http.cursors import make_version_cursor
+from app.http.requests import make_version_cursor
 from app.models.lifecycle import ACTIONS
 from tests.support.actions import READY, ROUTES, VARIANTS, order_after, send_action
 from tests.support.samples import MINIMAL, slug

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.http.cursors import make_cursor, make_version_cursor
+from app.http.requests import make_cursor, make_version_cursor
 from app.schemas.parameters import OrderQuerySchema
 from tests.support.credentials import api_key, bearer, token
 from tests.support.samples import MINIMAL, slug

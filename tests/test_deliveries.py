@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app.models.fulfillment import DELIVERY_EVENTS
+from app.models.lifecycle import DELIVERY_EVENTS
 from tests.support.actions import UNIT, event_types, order_after, send_action
 from tests.support.samples import error_locations, slug
 

@@ -20,7 +20,7 @@ from app.models import SEARCH_HEAD, Erasure, OutboxEntry
 from app.models.webhook import FAILING, WebhookEndpoint
 from app.routes import customer_routes
 from app.services import diagnosis
-from app.services.sequencer import sequence_events
+from app.services.event_feed import sequence_events
 from tests.support.actions import order_after, send_action
 from tests.support.databases import new_database
 from tests.support.marks import on_postgresql, on_sqlite

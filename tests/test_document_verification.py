@@ -14,15 +14,12 @@ from flask.testing import FlaskCliRunner
 from sqlalchemy import JSON, Column, Integer, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.db.engine import db
-from app.db.types import Timestamp
+from app.db.engine import Timestamp, db
 from app.models import EVENTS, ITEMS, ORDERS
-from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
-from app.models.lifecycle import ERASED, EVENT_TYPES, IMPORTED, STATUSES
+from app.models.lifecycle import ERASED, EVENT_TYPES, FULFILLMENT_STATUSES, IMPORTED, RETURN_STATUSES, STATUSES
 from app.models.money import PAYMENT_STATUSES
-from app.services.change_checks import differing_members
 from app.services.document_checks import VersionChecks, inconsistent_members
-from app.services.event_checks import OrderRow, compare_events
+from app.services.verification import OrderRow, compare_events, differing_members
 from tests.support.marks import on_sqlite
 from tests.support.order_life import cancelled_life, complete_life
 from tests.support.tables import POSITIONS, delete_all_rows

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from app.db.engine import db
 from app.models import EVENTS
-from app.services import order_schedule
-from app.services.order_schedule import apply_due_changes
+from app.services import order_actions
+from app.services.order_actions import apply_due_changes
 from tests.support.actions import event_types, order_after, send_action
 from tests.support.samples import error_locations, slug
 
@@ -146,7 +146,7 @@ def test_a_hold_that_has_ended_can_be_replaced_by_one_that_ends_later(client: Fl
 def test_due_changes_are_made_in_pages(
     client: FlaskClient, pass_time: PassTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_schedule, "_PAGE", 2)
+    monkeypatch.setattr(order_actions, "_PAGE", 2)
     paths = [order_after(client, ship_by=at(hours)) for hours in (1, 1, 1, 0.5, 2)]
 
     assert pass_time(3) == 5

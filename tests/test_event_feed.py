@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.test import TestResponse
 
-from app.http.event_streams import EventStreams
+from app.http.streams import EventStreams
 from app.models.lifecycle import EVENT_TYPES
 from app.schemas.parameters import EVENTS_MAX
 from app.services import event_feed
-from app.services.event_feed import FeedWatcher, Subscription
-from app.services.sequencer import prune_feed
+from app.services.event_feed import FeedWatcher, Subscription, prune_feed
 from tests.support.concurrency import run_concurrently
 from tests.support.credentials import api_key, bearer
 from tests.support.event_streams import number_events

@@ -10,8 +10,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.http import event_streams
-from app.services.api_key_service import key_id, revoke_api_key
+from app.http import streams
+from app.services.credentials import key_id, revoke_api_key
 from tests.support.credentials import api_key, bearer, token
 from tests.support.event_streams import (
     ACCEPT,
@@ -55,7 +55,7 @@ def take(events: Iterator[ReceivedEvent], count: int) -> list[ReceivedEvent]:
 @pytest.fixture
 def short_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream sends a heartbeat every tenth of a second."""
-    monkeypatch.setattr(event_streams, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(streams, "HEARTBEAT", 0.1)
 
 
 def test_a_stream_has_the_events_of_the_feed_and_then_each_new_one(app: Flask, client: FlaskClient) -> None:

@@ -13,7 +13,7 @@ from app.db.engine import db
 from app.errors import pluralize
 from app.models import FeedEntry, OutboxEntry
 from app.models.event import FeedHead
-from app.services.sequencer import prune_feed
+from app.services.event_feed import prune_feed
 from tests.support.samples import MINIMAL
 from tests.support.search import project
 

@@ -7,7 +7,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.models.order_aggregate import HOLDS_MAX
-from app.schemas.order_actions import HOLD_KINDS
+from app.schemas.order import HOLD_KINDS
 from tests.support.actions import event_types, order_after, send_action
 from tests.support.credentials import api_key, bearer
 from tests.support.samples import MINIMAL, error_locations, slug

@@ -26,7 +26,7 @@ from flask.testing import FlaskClient
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from app.config import StartupError, load_config
-from app.services import token_service
+from app.services import credentials
 from tests.support.credentials import app_with_auth, bearer, private_pem, token
 from tests.support.marks import on_sqlite
 from tests.support.samples import slug
@@ -122,7 +122,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(token_service, "time", clock)
+    monkeypatch.setattr(credentials, "time", clock)
     return clock
 
 
@@ -271,7 +271,7 @@ def test_the_log_names_the_reason_of_a_failed_connection(
     untrusted = Issuer()
     with serving(untrusted, tls=self_signed(tmp_path)):
         tls = fetch_failures(database_url, f"{untrusted.url}?key=s3cret")
-    monkeypatch.setattr(token_service, "_JWKS_TIMEOUT", 0.2)
+    monkeypatch.setattr(credentials, "_JWKS_TIMEOUT", 0.2)
     issuer.may_answer.clear()
     slow = fetch_failures(database_url, f"{issuer.url}?key=s3cret")
     issuer.may_answer.set()
@@ -286,11 +286,11 @@ def test_a_key_set_that_arrives_too_slowly_aborts_the_fetch_in_a_web_worker(app:
     issuer.answer, issuer.seconds_a_byte = b" " * 100, 0.05
     script = f"""
 from gevent import monkey; monkey.patch_all()
-from app.services import token_service
-token_service._JWKS_TIMEOUT = 0.3
+from app.services import credentials
+credentials._JWKS_TIMEOUT = 0.3
 try:
-    token_service.fetch_keys({issuer.url!r})
-except token_service.KeySetUnavailable as error:
+    credentials.fetch_keys({issuer.url!r})
+except credentials.KeySetUnavailable as error:
     print(error)
 """
 
@@ -344,7 +344,7 @@ def test_tokens_with_unknown_keys_do_not_all_wait_for_a_slow_issuer(
     client: FlaskClient, issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status(client, named("EdDSA")) == 200
-    monkeypatch.setattr(token_service, "_JWKS_TIMEOUT", TIMEOUT)
+    monkeypatch.setattr(credentials, "_JWKS_TIMEOUT", TIMEOUT)
     issuer.may_answer.clear()
     clock.ahead = 31
 
@@ -364,7 +364,7 @@ def test_a_slow_issuer_does_not_delay_tokens_of_known_keys(
     client: FlaskClient, issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert status(client, named("EdDSA")) == 200
-    monkeypatch.setattr(token_service, "_JWKS_TIMEOUT", TIMEOUT)
+    monkeypatch.setattr(credentials, "_JWKS_TIMEOUT", TIMEOUT)
     issuer.may_answer.clear()
     clock.ahead = 301
     with ThreadPoolExecutor(1) as threads:

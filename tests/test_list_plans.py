@@ -15,14 +15,20 @@ from sqlalchemy.dialects import sqlite
 from app import create_app
 from app.cli.seed import sample_orders
 from app.db.engine import db
-from app.db.statement import Statement
+from app.db.statements import Statement
 from app.models.order_id import HIGHEST_ID, LOWEST_ID
 from app.models.principal import ANONYMOUS, Principal
-from app.services import webhook_claims
-from app.services.order_inserts import insert_orders
-from app.services.order_listing import FILTER_INDEXES, FILTERS, Shape, list_query, list_statement, select_orders
-from app.services.order_queries import SNAPSHOTS
-from app.services.order_updates import CURRENT_ORDERS, UPDATE_ORDER, UPDATE_ORDERS
+from app.services import webhook_queue
+from app.services.order_queries import (
+    FILTER_INDEXES,
+    FILTERS,
+    SNAPSHOTS,
+    Shape,
+    list_query,
+    list_statement,
+    select_orders,
+)
+from app.services.order_storage import CURRENT_ORDERS, UPDATE_ORDER, UPDATE_ORDERS, insert_orders
 from app.services.webhook_service import select_deliveries
 from tests.support.databases import generic_plan, migrated, new_database
 from tests.support.marks import on_sqlite
@@ -114,9 +120,9 @@ def test_few_deliveries_of_a_status_are_found_by_an_index(connection: psycopg.Co
 
 
 BY_EARLIER = {
-    "postponement": webhook_claims.POSTPONE,
-    "claim": webhook_claims.CLAIM_OLDEST["postgresql"],
-    "lag": webhook_claims.OLDEST_DUE,
+    "postponement": webhook_queue.POSTPONE,
+    "claim": webhook_queue.CLAIM_OLDEST["postgresql"],
+    "lag": webhook_queue.OLDEST_DUE,
 }
 
 

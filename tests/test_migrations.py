@@ -15,7 +15,7 @@ from sqlalchemy import inspect, text
 from app import create_app
 from app.db.engine import db
 from app.db.migrations import database_state, expected_revision
-from app.db.transactions import read_rows
+from app.db.statements import read_rows
 from tests.support.databases import MIGRATIONS, new_database
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL

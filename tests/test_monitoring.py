@@ -12,7 +12,7 @@ from flask import Flask
 from app import telemetry
 from app.cli.worker import FeedCollector
 from app.config import ROOT
-from app.services.webhook_sender import Attempt
+from app.services.webhook_queue import Attempt
 from app.telemetry import observe_delivery, observe_task, render_metrics
 from tests.support.marks import on_sqlite
 from tests.support.samples import MINIMAL

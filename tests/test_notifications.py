@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from app.db.engine import db
-from app.db.notifications import can_listen, listening
+from app.db.statements import can_listen, listening
 from app.services.worker import order_tasks
 from tests.support.applications import wait_for_notifiers
 from tests.support.marks import on_postgresql

@@ -13,7 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
 from app.config import ROOT
-from app.services.api_key_service import create_api_key, key_id
+from app.services.credentials import create_api_key, key_id
 from tests.support.marks import on_sqlite
 from tests.support.runbook import PAGE, inline_commands, rows, section
 from tests.support.samples import MINIMAL

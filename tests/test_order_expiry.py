@@ -16,9 +16,9 @@ from app.cli.orders import Age
 from app.cli.seed import sample_orders
 from app.db.engine import db
 from app.models import EVENTS, Order
-from app.services import order_actions, order_schedule
-from app.services.order_inserts import insert_orders
-from app.services.order_schedule import expire_orders
+from app.services import order_actions
+from app.services.order_actions import expire_orders
+from app.services.order_storage import insert_orders
 from tests.support.samples import priced
 
 
@@ -112,7 +112,7 @@ def test_an_order_with_a_payment_does_not_expire(client: FlaskClient, runner: Fl
 def test_orders_are_expired_in_batches(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_schedule, "_PAGE", 3)
+    monkeypatch.setattr(order_actions, "_PAGE", 3)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [3, 3, 1]
@@ -121,14 +121,14 @@ def test_orders_are_expired_in_batches(
 def test_an_order_that_is_confirmed_concurrently_does_not_expire(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = order_schedule.find_expired
+    find = order_actions.find_expired
 
     def confirm_after_search(*, after: str, before: str) -> Any:
         found = find(after=after, before=before)
         client.post(f"{old[2]}/confirm")
         return found
 
-    monkeypatch.setattr(order_schedule, "find_expired", confirm_after_search)
+    monkeypatch.setattr(order_actions, "find_expired", confirm_after_search)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [6]
@@ -143,7 +143,7 @@ def test_a_locked_order_is_left_to_the_next_run(
     def store_others(order: Order, event: dict[str, Any], **written: Any) -> bool:
         return f"/orders/{order.id}" != old[2] and store(order, event, **written)
 
-    monkeypatch.setattr(order_schedule, "_PAGE", 2)
+    monkeypatch.setattr(order_actions, "_PAGE", 2)
     with app.app_context():
         with monkeypatch.context() as busy:
             busy.setattr(order_actions, "store_version", store_others)

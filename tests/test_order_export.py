@@ -17,11 +17,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.test import TestResponse
 
 from app.cli.seed import sample_orders
-from app.http import auth, exports
-from app.http.exports import ExportAborted
-from app.services import order_export
-from app.services.api_key_service import key_id, revoke_api_key
-from app.services.order_export import as_csv
+from app.http import auth, streams
+from app.http.streams import ExportAborted
+from app.services import order_queries
+from app.services.credentials import key_id, revoke_api_key
+from app.services.order_queries import as_csv
 from tests.support.credentials import api_key, bearer
 from tests.support.samples import MINIMAL, RICHEST, error_locations, slug
 
@@ -161,7 +161,7 @@ def test_an_export_contains_all_matches_in_the_requested_sort_order(
     client: FlaskClient, orders: list[bytes], monkeypatch: pytest.MonkeyPatch, query: str, expected: list[int]
 ) -> None:
     for page in (1, 2, 500):
-        monkeypatch.setattr(order_export, "PAGE", page)
+        monkeypatch.setattr(order_queries, "PAGE", page)
 
         assert stream(client, f"/orders/export{query}").data.splitlines() == [orders[i] for i in expected]
 
@@ -275,7 +275,7 @@ def test_an_error_before_the_first_byte_is_a_problem(
     def fail(*_: Any, **__: Any) -> None:
         raise PoolTimeout
 
-    monkeypatch.setattr(order_export, "read_page", fail)
+    monkeypatch.setattr(order_queries, "read_page", fail)
 
     response = client.get("/orders/export", headers={"Accept": accept})
 
@@ -288,14 +288,14 @@ def test_an_error_of_a_later_page_of_the_first_chunk_is_a_problem(
 ) -> None:
     for _ in range(17):  # the first page has 16
         client.post("/orders", json=MINIMAL)
-    read_page, calls = order_export.read_page, iter(range(9))
+    read_page, calls = order_queries.read_page, iter(range(9))
 
     def fail_later(*args: Any, **kwargs: Any) -> Any:
         if next(calls) > 0:
             raise PoolTimeout
         return read_page(*args, **kwargs)
 
-    monkeypatch.setattr(order_export, "read_page", fail_later)
+    monkeypatch.setattr(order_queries, "read_page", fail_later)
 
     assert slug(client.get("/orders/export")) == (503, "service-unavailable")
 
@@ -303,9 +303,9 @@ def test_an_error_of_a_later_page_of_the_first_chunk_is_a_problem(
 def test_an_export_waits_for_others_for_a_limited_time(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_export, "_QUEUE_SECONDS", 0.05)
+    monkeypatch.setattr(order_queries, "_QUEUE_SECONDS", 0.05)
     with app.app_context():
-        readers = order_export.EXPORT_CONNECTIONS.get()
+        readers = order_queries.EXPORT_CONNECTIONS.get()
     places = 0
     while readers.acquire(blocking=False):
         places += 1
@@ -324,7 +324,7 @@ def test_an_export_waits_for_others_for_a_limited_time(
 def test_a_revoked_key_ends_its_exports(
     secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(exports, "_CHUNK", 1)  # a chunk for each line
+    monkeypatch.setattr(streams, "_CHUNK", 1)  # a chunk for each line
     monkeypatch.setattr(auth, "KEY_SECONDS", 0)
     key = api_key(secure_app, "orders:read", "orders:write", "privacy:export")
     for _ in range(5):

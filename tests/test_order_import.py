@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.db.engine import db
 from app.errors import pluralize
 from app.models.order import CONTENT, RECORDS
-from app.services.sequencer import oldest_pending
+from app.services.event_feed import oldest_pending
 from tests.support.description import api_description
 from tests.support.marks import on_postgresql
 from tests.support.runbook import section

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.models.lifecycle import ACTIONS, CONDITIONS, STATUSES
-from app.schemas.order_actions import CANCELLATION_REASONS
+from app.schemas.order import CANCELLATION_REASONS
 from tests.support.actions import BODIES, READY, ROUTES, TO_STATUS, UNIT, event_types, order_after, send_action
 from tests.support.samples import error_locations, slug
 

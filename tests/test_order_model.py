@@ -24,13 +24,11 @@ from werkzeug.test import TestResponse
 
 from app.db.engine import db
 from app.models.lifecycle import ACTIONS
+from app.schemas.base import load_body
 from app.schemas.order import OrderInSchema, OrderPatchSchema
-from app.schemas.order_import import ExportedOrderSchema
-from app.schemas.strict_json import load_body
-from app.services.event_checks import verify_feed_numbers
-from app.services.order_import import restore_order
-from app.services.order_schedule import apply_due_changes, expire_orders
-from app.services.verification import order_ranges, verify_range
+from app.services.order_actions import apply_due_changes, expire_orders
+from app.services.order_import import ExportedOrderSchema, restore_order
+from app.services.verification import order_ranges, verify_feed_numbers, verify_range
 from tests.support import actions
 from tests.support.direct_client import DirectClient
 from tests.support.order_model import (

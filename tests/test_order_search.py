@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.services import order_search
-from app.services.sequencer import sequence_events
+from app.services.event_feed import sequence_events
 from tests.support.credentials import api_key, bearer, token
 from tests.support.samples import ADDRESS, MINIMAL, RICHEST, priced, slug
 from tests.support.search import project, search, searched

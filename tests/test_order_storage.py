@@ -12,11 +12,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Connection, Select, event, select
 
-from app.db.engine import db
-from app.db.statement import Statement
-from app.db.types import rfc3339
+from app.db.engine import db, rfc3339
+from app.db.statements import Statement
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
-from app.services import order_actions, order_inserts, order_service, order_updates
+from app.services import order_actions, order_service, order_storage
 from app.services.order_queries import OrderKey, Snapshot
 from tests.support.actions import event_types, order_after, send_action
 from tests.support.applications import wait_for_notifiers
@@ -157,7 +156,7 @@ def lose_the_answer(
 def test_an_order_whose_response_was_lost_is_stored_once(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
-    lose_the_answer(order_inserts.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None)
+    lose_the_answer(order_storage.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None)
 
     response = client.post("/orders", json=MINIMAL, headers=headers)
 
@@ -172,7 +171,7 @@ def test_an_order_whose_response_is_always_lost_is_created(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
     """A client without a key that is told to retry would create a second order."""
-    lose_the_answer(order_inserts.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None, times=3)
+    lose_the_answer(order_storage.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None, times=3)
 
     response = client.post("/orders", json=MINIMAL, headers=headers)
 
@@ -185,7 +184,7 @@ def test_an_order_whose_response_is_always_lost_is_created(
 def test_a_batch_whose_response_is_always_lost_is_created(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, keys: list[dict[str, str]]
 ) -> None:
-    lose_the_answer(order_inserts.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None, times=3)
+    lose_the_answer(order_storage.INSERT_ORDERS, monkeypatch, meanwhile=lambda: None, times=3)
 
     response = client.post("/orders/batch", json={"orders": [MINIMAL | key for key in keys]})
 
@@ -201,7 +200,7 @@ def test_an_order_that_is_not_stored_after_a_lost_connection_is_503(
     def lose(*_: Any) -> Any:
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(order_inserts.INSERT_ORDERS, "rows", lambda **_: lose())
+    monkeypatch.setattr(order_storage.INSERT_ORDERS, "rows", lambda **_: lose())
 
     response = client.post("/orders", json=MINIMAL)
 
@@ -242,7 +241,7 @@ def test_an_order_that_may_be_stored_is_not_to_be_sent_again_without_a_key(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, identity: dict[str, str], detail: str
 ) -> None:
     with monkeypatch.context() as failing:
-        lose_the_database(order_inserts.INSERT_ORDERS, failing)
+        lose_the_database(order_storage.INSERT_ORDERS, failing)
         response = client.post("/orders", json=MINIMAL | identity)
 
     assert (slug(response), response.json["detail"]) == ((503, "service-unavailable"), detail)
@@ -263,7 +262,7 @@ def test_a_change_that_may_be_stored_is_not_to_be_sent_again_without_a_key(
     path = order_after(client, "confirm")
 
     with monkeypatch.context() as failing:
-        lose_the_database(order_updates.UPDATE_ORDERS, failing)
+        lose_the_database(order_storage.UPDATE_ORDERS, failing)
         response = send_action(client, path, "fulfill", **headers)
 
     assert (slug(response), response.json["detail"]) == ((503, "service-unavailable"), detail)
@@ -278,7 +277,7 @@ def test_a_change_whose_response_was_lost_is_stored_once(
 ) -> None:
     path = order_after(client, "confirm")
     lose_the_answer(
-        order_updates.UPDATE_ORDERS,
+        order_storage.UPDATE_ORDERS,
         monkeypatch,
         meanwhile=lambda: next_change and send_action(client, path, next_change),
     )
@@ -300,7 +299,7 @@ def test_a_change_that_is_committed_after_its_connection_was_lost_is_stored_once
     execute, look, pending = Statement.execute, order_actions.find_snapshot, list[dict[str, Any]]()
 
     def lose_the_connection(self: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        if self is order_updates.UPDATE_ORDERS and not pending:
+        if self is order_storage.UPDATE_ORDERS and not pending:
             pending.append(parameters)
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         return execute(self, parameters)
@@ -308,7 +307,7 @@ def test_a_change_that_is_committed_after_its_connection_was_lost_is_stored_once
     def look_and_commit(key: OrderKey) -> Snapshot | None:
         found = look(key)
         monkeypatch.setattr(order_actions, "find_snapshot", look)
-        execute(order_updates.UPDATE_ORDERS, pending[0])
+        execute(order_storage.UPDATE_ORDERS, pending[0])
         return found
 
     monkeypatch.setattr(Statement, "execute", lose_the_connection)

@@ -8,14 +8,13 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.db.types import rfc3339
+from app.db.engine import rfc3339
 from app.errors import ServiceError
-from app.models.fulfillment import RECEIVED
+from app.models.lifecycle import RECEIVED
 from app.models.money import REVERSALS, InvalidPrices
-from app.models.order_aggregate import OrderAggregate
+from app.models.order_aggregate import OrderAggregate, parse_order, render_order
 from app.models.principal import ANONYMOUS
 from app.services.document_checks import inconsistent_members
-from app.services.order_document import parse_order, render_order
 from app.services.order_service import CreateRequest, item_columns, new_order
 
 START = datetime(2026, 11, 28, tzinfo=UTC)

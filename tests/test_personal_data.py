@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from app.db.engine import db
 from app.models import Erasure
-from app.models.erasure import RUNNING
+from app.models.order import RUNNING
 from app.models.principal import ANONYMOUS, SCOPES
 from app.services import personal_data
 from app.services.webhook_service import WebhookRules, create_endpoint

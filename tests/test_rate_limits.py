@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from app.db.engine import db
 from app.http import rate_limit
 from app.http.rate_limit import CUSTOMER_SHARE, RateLimiter
-from app.services import order_listing, order_search
+from app.services import order_queries, order_search
 from tests.support.credentials import AUDIENCE, ISSUER, SIGNING_KEY, api_key, app_with_auth, bearer, public_pem, token
 from tests.support.description import api_description
 from tests.support.marks import on_sqlite
@@ -280,7 +280,7 @@ def test_a_request_that_ends_without_a_response_leaves_its_slot(
     headers = bearer(token(customer="c-1"))
     with app_with_auth(database_url, MAX_REQUESTS_IN_PROGRESS="4") as limited, monkeypatch.context() as failing:
         if place == "view":
-            failing.setattr(order_listing, "list_orders", fail)
+            failing.setattr(order_queries, "list_orders", fail)
         else:
             failing.setitem(limited.after_request_funcs, None, [fail])
         for _ in range(2):

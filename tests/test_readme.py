@@ -11,15 +11,13 @@ from flask.testing import FlaskClient
 import gunicorn_worker
 from app.config import ROOT, SETTINGS
 from app.models.event import CHANGE_KEYS_MAX
-from app.models.fulfillment import DELIVERY_EVENTS_MAX
-from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES, lifecycle_diagram
+from app.models.lifecycle import ACTIONS, DELIVERY_EVENTS_MAX, EVENT_TYPES, STATUSES, lifecycle_diagram
 from app.models.money import PAYMENTS_MAX
 from app.models.order_aggregate import HOLDS_MAX, VERSIONS_MAX
 from app.models.principal import SCOPES
-from app.schemas.fields import ERRORS_MAX, Metadata, StrictSchema
+from app.schemas.base import ERRORS_MAX, MAX_DEPTH, Metadata, StrictSchema
 from app.schemas.order import ADJUSTMENTS_MAX, ITEMS_MAX, RELATED_ORDERS_MAX, TAGS_MAX, BatchInSchema
 from app.schemas.parameters import PAGE_MAX
-from app.schemas.strict_json import MAX_DEPTH
 from app.services.batches import REPLAYS_MAX, RESULTS_MAX
 from app.services.order_actions import DOCUMENT_MAX
 from tests.support.marks import on_sqlite

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from app.db.engine import db
 from app.models import BROKER_CURSOR
 from app.models.webhook import WebhookEndpoint
-from app.services import sequencer
+from app.services import event_feed
 from tests.support.samples import MINIMAL, slug
 from tests.support.search import project, search
 from tests.support.webhooks import create_webhook, queue_events, webhook_rules
@@ -85,7 +85,7 @@ def test_webhooks_the_search_and_the_broker_continue_at_their_positions(
 def test_all_pending_deliveries_have_the_new_numbers_with_any_batch_size(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr(sequencer, "_RENUMBER_MAX", batch)
+    monkeypatch.setattr(event_feed, "_RENUMBER_MAX", batch)
     with webhook_rules(app):
         ids = [create_webhook(client)["id"] for _ in range(2)]
     create(app, client, 2)
@@ -96,7 +96,7 @@ def test_all_pending_deliveries_have_the_new_numbers_with_any_batch_size(
 
     with app.app_context():
         queue_events()
-        sequencer.renumber_feed()
+        event_feed.renumber_feed()
 
     events = [ADDED + n for n in range(1, 7)]
     assert [deliveries(client, id) for id in ids] == [events, events]

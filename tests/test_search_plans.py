@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app import create_app
 from app.db.engine import db
 from app.models.search import SORTED_FILTERS, SORTS
-from app.services.search_statements import PageShape, Path, Source, count_statement, page_statement
+from app.services.order_search import PageShape, Path, Source, count_statement, page_statement
 from tests.support.applications import close_connections
 from tests.support.databases import generic_plan, migrated, new_database
 from tests.support.marks import on_postgresql

@@ -15,13 +15,13 @@ from sqlalchemy import Executable, Table, delete, insert, select, update
 from structlog.testing import capture_logs
 
 from app.cli.seed import sample_histories
-from app.db import transactions
+from app.db import statements
 from app.db.engine import db
 from app.models import EVENTS, SEARCH, SEARCH_HEAD, SEARCH_TERMS
 from app.services import search_projection
-from app.services.order_inserts import insert_histories
+from app.services.event_feed import prune_feed, sequence_events
+from app.services.order_storage import insert_histories
 from app.services.search_projection import project_events, search_row, store_rows
-from app.services.sequencer import prune_feed, sequence_events
 from tests.support.order_life import cancelled_life, complete_life
 from tests.support.samples import ADDRESS, MINIMAL, RICHEST
 from tests.support.search import project, search, searched
@@ -140,7 +140,7 @@ def test_a_statement_reads_a_limited_size_of_documents(
     app: Flask, client: FlaskClient, runner: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_rows(query: Executable) -> Any:
-        rows = transactions.read_rows(query)
+        rows = statements.read_rows(query)
         numbers.append(sum("snapshot" in row._fields for row in rows))
         return rows
 

@@ -19,13 +19,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.cli.seed import PRINCIPAL, sample_histories, sample_orders
 from app.db.engine import db
 from app.models import Order, OrderEvent, OrderItem, OutboxEntry
-from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_RECORD_STATUSES, RETURN_STATUSES
-from app.models.lifecycle import ERASED, EVENT_TYPES, IMPORTED, STATUSES
+from app.models.lifecycle import (
+    ERASED,
+    EVENT_TYPES,
+    FULFILLMENT_STATUSES,
+    IMPORTED,
+    RETURN_RECORD_STATUSES,
+    RETURN_STATUSES,
+    STATUSES,
+)
 from app.models.order_id import first_order_id, order_number
-from app.schemas.order import ItemInSchema, OrderInSchema
-from app.schemas.order_actions import HOLD_KINDS
-from app.services.order_inserts import NewOrder, OrderHistory, insert_histories
-from app.services.order_schedule import SCHEDULE
+from app.schemas.order import HOLD_KINDS, ItemInSchema, OrderInSchema
+from app.services.order_actions import SCHEDULE
+from app.services.order_storage import NewOrder, OrderHistory, insert_histories
 from tests.support.samples import MINIMAL
 
 SEED_MODULE = sys.modules["app.cli.seed"]  # as an attribute of app.cli it is the command

@@ -17,8 +17,8 @@ from app.db.engine import db
 from app.models import FEED, FEED_HEAD, OUTBOX, SEARCH_HEAD
 from app.models.webhook import DISABLED, ENABLED, WebhookEndpoint
 from app.services.broker import replay
+from app.services.event_feed import oldest_pending, prune_feed, sequence_events
 from app.services.search_projection import project_events
-from app.services.sequencer import oldest_pending, prune_feed, sequence_events
 from app.services.webhook_queue import fan_out
 from tests.support.marks import on_postgresql
 from tests.support.samples import MINIMAL

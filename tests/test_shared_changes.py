@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.db.batching import Batcher
 from app.db.engine import db
-from app.db.statement import Statement
+from app.db.statements import Statement
 from app.models import OrderEvent
-from app.services import order_actions, order_updates
+from app.services import order_actions, order_storage
 from tests.support.actions import event_types, order_after, send_action
 from tests.support.concurrency import retry_while_unavailable, run_concurrently
 from tests.support.marks import on_postgresql
@@ -47,7 +47,7 @@ def writes(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     execute = Statement.execute
 
     def record(statement: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        if statement in (order_updates.UPDATE_ORDERS, order_updates.UPDATE_ORDER):
+        if statement in (order_storage.UPDATE_ORDERS, order_storage.UPDATE_ORDER):
             seen.append(statement)
         return execute(statement, parameters)
 
@@ -273,7 +273,7 @@ def end_after_execution(monkeypatch: pytest.MonkeyPatch, error: BaseException) -
 
     def execute_and_raise(statement: Statement, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         rows = execute(statement, parameters)
-        if statement is order_updates.UPDATE_ORDERS and (raised := next(errors, None)) is not None:
+        if statement is order_storage.UPDATE_ORDERS and (raised := next(errors, None)) is not None:
             raise raised
         return rows
 

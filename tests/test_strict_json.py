@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import MalformedJSON
-from app.schemas.strict_json import MAX_DEPTH, parse_json
+from app.schemas.base import MAX_DEPTH, parse_json
 from tests.support.samples import MINIMAL, error_locations, slug
 
 GOOD = json.dumps(MINIMAL).encode()

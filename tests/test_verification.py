@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 from app.cli import common
 from app.cli.common import progress_bar
 from app.db.engine import Base, db
-from app.db.transactions import consistent_read
+from app.db.statements import consistent_read
 from app.models import ChangeKey, FeedEntry, Order, OrderEvent, OrderItem, OutboxEntry
 from app.models.order_id import first_order_id
 from app.services import verification

@@ -25,14 +25,13 @@ from sqlalchemy import func, select, update
 from standardwebhooks import WebhookVerificationError
 from structlog.testing import capture_logs
 
-from app.db.engine import db
-from app.db.types import rfc3339
+from app.db.engine import db, rfc3339
 from app.models import DELIVERIES, EVENTS, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, UNREACHABLE_AFTER, retry_pause
-from app.services import webhook_claims, webhook_delivery, webhook_sender, webhook_service
-from app.services.sequencer import renumber_feed
-from app.services.webhook_queue import queue_rows
-from app.services.webhook_sender import Attempt, SecretStore, new_secret
+from app.services import webhook_delivery, webhook_queue, webhook_service
+from app.services.credentials import SecretStore, new_secret
+from app.services.event_feed import renumber_feed
+from app.services.webhook_queue import Attempt, queue_rows
 from app.services.webhook_service import prune_deliveries
 from app.telemetry import observe_delivery
 from tests.support.lock_waits import observed_lock_waits
@@ -314,7 +313,7 @@ def test_an_order_with_many_pending_events_delays_no_other_order(app: Flask, cli
     with app.app_context():
         queue_events()
         for _ in range(3):  # each claim examines four deliveries, until those wait for an earlier one
-            claimed += webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=2)
+            claimed += webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=2)
 
     assert sorted(delivery.event_id for delivery in claimed) == sorted(f"{order_id}:1" for order_id in orders)
 
@@ -322,7 +321,7 @@ def test_an_order_with_many_pending_events_delays_no_other_order(app: Flask, cli
 def test_a_delivery_that_waits_for_an_earlier_event_is_due_with_its_next_attempt(
     app: Flask, client: FlaskClient
 ) -> None:
-    waiting_count = webhook_claims.WINDOW * webhook_delivery.CONCURRENCY + 5
+    waiting_count = webhook_queue.WINDOW * webhook_delivery.CONCURRENCY + 5
     with receiver() as endpoint, app.app_context():
         webhook = create_webhook(client, endpoint.url)
         for _ in range(waiting_count):
@@ -333,7 +332,7 @@ def test_a_delivery_that_waits_for_an_earlier_event_is_due_with_its_next_attempt
         db.session.commit()
         new = create_order(client)
         deliver(app)
-        is_any_due = webhook_claims.any_due(datetime.now(UTC))
+        is_any_due = webhook_queue.any_due(datetime.now(UTC))
 
     pending = deliveries(client, webhook, status="pending")
     assert (endpoint.event_ids, is_any_due) == ([f"{new}:1"], False)
@@ -351,7 +350,7 @@ def test_a_delivery_that_waits_for_an_event_in_progress_stays_due(app: Flask, cl
         db.session.execute(second.values(next_attempt_at=datetime.now(UTC) + timedelta(hours=1)))
         db.session.commit()
         claims = [
-            webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=webhook_delivery.CONCURRENCY)
+            webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=webhook_delivery.CONCURRENCY)
             for _ in range(2)
         ]
 
@@ -393,7 +392,7 @@ def test_idle_connections_are_closed_while_another_endpoint_has_open_requests(
         return 200
 
     answered = threading.Event()
-    monkeypatch.setattr(webhook_sender, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(webhook_delivery, "_IDLE_SECONDS", 0.0)
     monkeypatch.setattr(webhook_delivery, "_CALL_SECONDS", 0.1)
     with receiver(answer) as slow, receiver() as fast, app.app_context():
         for endpoint in (slow, fast):
@@ -518,11 +517,11 @@ def test_a_failure_that_began_before_a_repair_does_not_count(
     with app.app_context():
         queue_events()
         began = datetime.now(UTC)
-        [claimed] = webhook_claims.claim(*webhook_claims.due_endpoints(began), limit=10)
+        [claimed] = webhook_queue.claim(*webhook_queue.due_endpoints(began), limit=10)
     client.patch(f"/webhooks/{webhook['id']}", json=repair)
 
     with app.app_context():
-        webhook_claims.complete([(claimed, Attempt(began, 9_000, 410, ""))])
+        webhook_queue.complete([(claimed, Attempt(began, 9_000, 410, ""))])
 
     after = health(client, webhook)
     [delivery] = deliveries(client, webhook)
@@ -713,10 +712,10 @@ def test_an_event_whose_success_is_not_stored_yet_can_be_sent_again(app: Flask, 
         order_id = create_order(client)
         with app.app_context():
             queue_events()
-            [claimed] = webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=10)
+            [claimed] = webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
         client.post(f"/webhooks/{webhook['id']}/replay", json={"event_id": f"{order_id}:1"})
         with app.app_context():
-            webhook_claims.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, ""))])
+            webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, ""))])
         deliver(app)
 
     assert endpoint.event_ids == [f"{order_id}:1"]
@@ -830,11 +829,11 @@ def test_a_response_to_a_request_from_before_an_erasure_is_not_stored(app: Flask
     client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
     with app.app_context():
         queue_events()
-        [claimed] = webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=10)
+        [claimed] = webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
     client.delete("/customers/c-canary/personal-data")
 
     with app.app_context():
-        webhook_claims.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
+        webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
 
     first, *_ = deliveries(client, webhook)
     assert (first["status"], first["attempts"]) == ("pending", [])
@@ -891,18 +890,18 @@ def test_an_erasure_waits_for_a_claim_that_has_read_the_event(
     webhook = create_webhook(client, "http://127.0.0.1:1/", payload="order")
     order_id = create_order(client, customer_id="c-canary")
     client.post(f"/orders/{order_id}/cancel", json={"reason": "customer"})
-    render, read, commit = webhook_claims.render_event, threading.Event(), threading.Event()
+    render, read, commit = webhook_queue.render_event, threading.Event(), threading.Event()
 
     def render_slowly(*arguments: Any, **members: Any) -> bytes:
         read.set()
         commit.wait(TIMEOUT)
         return render(*arguments, **members)
 
-    def claim() -> list[webhook_claims.ClaimedDelivery]:
+    def claim() -> list[webhook_queue.ClaimedDelivery]:
         with app.app_context():
-            return webhook_claims.claim(*webhook_claims.due_endpoints(datetime.now(UTC)), limit=10)
+            return webhook_queue.claim(*webhook_queue.due_endpoints(datetime.now(UTC)), limit=10)
 
-    monkeypatch.setattr(webhook_claims, "render_event", render_slowly)
+    monkeypatch.setattr(webhook_queue, "render_event", render_slowly)
     with app.app_context():
         queue_events()
     with observed_lock_waits(database_url) as is_waiting, ThreadPoolExecutor() as executor:
@@ -914,7 +913,7 @@ def test_an_erasure_waits_for_a_claim_that_has_read_the_event(
         [claimed] = claiming.result()
         assert erasing.result().status_code in (200, 202)
     with app.app_context():
-        webhook_claims.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
+        webhook_queue.complete([(claimed, Attempt(datetime.now(UTC), 1, 200, "c-canary"))])
 
     assert b"c-canary" in claimed.body
     assert "canary" not in str(deliveries(client, webhook))
@@ -928,13 +927,13 @@ def test_a_delivery_whose_worker_dies_is_due_again_and_late_results_are_ignored(
         order_id = create_order(client)
         with app.app_context():
             queue_events()
-            [due] = webhook_claims.due_endpoints(datetime.now(UTC))
-            [lost] = webhook_claims.claim(due, limit=10)
-            assert webhook_claims.claim(due, limit=10) == []
+            [due] = webhook_queue.due_endpoints(datetime.now(UTC))
+            [lost] = webhook_queue.claim(due, limit=10)
+            assert webhook_queue.claim(due, limit=10) == []
         make_pending_due(app)
         deliver(app)
         with app.app_context():
-            webhook_claims.complete([(lost, Attempt(datetime.now(UTC), 1, 500, ""))])
+            webhook_queue.complete([(lost, Attempt(datetime.now(UTC), 1, 500, ""))])
 
     [delivery] = deliveries(client, webhook)
     assert (endpoint.event_ids, delivery["status"]) == ([f"{order_id}:1"], "succeeded")
@@ -961,9 +960,9 @@ def test_concurrent_workers_deliver_each_event_once_and_in_order(app: Flask, cli
 def test_a_claim_waits_for_another_writer_and_a_check_does_not(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
-    def claim(due: webhook_claims.DueEndpoint) -> int:
+    def claim(due: webhook_queue.DueEndpoint) -> int:
         with app.app_context():
-            return len(webhook_claims.claim(due, limit=10))
+            return len(webhook_queue.claim(due, limit=10))
 
     create_webhook(client)
     create_order(client)
@@ -975,7 +974,7 @@ def test_a_claim_waits_for_another_writer_and_a_check_does_not(
     ):
         queue_events()
         other.execute("BEGIN IMMEDIATE")
-        [due] = webhook_claims.due_endpoints(datetime.now(UTC))
+        [due] = webhook_queue.due_endpoints(datetime.now(UTC))
         claimed = threads.submit(claim, due)
         wait_until(is_waiting)
         assert not claimed.done(), claimed.result()
@@ -1037,7 +1036,7 @@ def test_a_failure_counts_once_if_the_database_fails_meanwhile(
         return 500
 
     def fail(_unsent: Any) -> None:
-        monkeypatch.setattr(webhook_delivery, "release", webhook_claims.release)
+        monkeypatch.setattr(webhook_delivery, "release", webhook_queue.release)
         raise sqlite3.OperationalError
 
     monkeypatch.setattr(webhook_delivery, "CONCURRENCY", 1)
@@ -1077,7 +1076,7 @@ def test_no_more_deliveries_are_sent_than_have_room_for_results_that_cannot_be_s
             with suppress(sqlite3.OperationalError):
                 running.run()
         sent = len(endpoint.requests)
-        monkeypatch.setattr(webhook_delivery, "complete", webhook_claims.complete)
+        monkeypatch.setattr(webhook_delivery, "complete", webhook_queue.complete)
         while running.run():
             pass
         running.finish()
@@ -1102,7 +1101,7 @@ def test_results_that_could_not_be_stored_during_a_lease_are_stored_before_the_n
             without_database.setattr(webhook_delivery, "complete", fail)
             while running.run():
                 pass
-        with time_machine.travel(datetime.now(UTC) + 2 * webhook_claims.LEASE):
+        with time_machine.travel(datetime.now(UTC) + 2 * webhook_queue.LEASE):
             while running.run():
                 pass
             running.finish()
@@ -1116,7 +1115,7 @@ def test_a_transaction_stores_a_limited_number_of_results(
 ) -> None:
     def complete(results: Any) -> None:
         counts.append(len(results))
-        webhook_claims.complete(results)
+        webhook_queue.complete(results)
 
     counts: list[int] = []
     monkeypatch.setattr(webhook_delivery, "RESULTS_MAX", 4)
@@ -1168,7 +1167,7 @@ def test_an_unexpected_error_of_a_request_is_a_failed_attempt_and_is_logged(
 
     webhook = create_webhook(client, "http://127.0.0.1:9/")
     create_order(client)
-    monkeypatch.setattr("app.services.webhook_sender.WebhookSender.send", fail)
+    monkeypatch.setattr("app.services.webhook_delivery.WebhookSender.send", fail)
     with capture_logs() as logs:
         deliver(app)
 
@@ -1255,7 +1254,7 @@ def test_the_lag_is_that_of_the_oldest_delivery_that_could_be_sent(app: Flask, c
                 db.session.execute(update(DELIVERIES).where(DELIVERIES.c.id == delivery_id).values(next_attempt_at=at))
             db.session.execute(update(WebhookEndpoint).values(retry_at=retry_at))
             db.session.commit()
-            since = webhook_claims.oldest_due(now)
+            since = webhook_queue.oldest_due(now)
             return since and now - since
 
         hour = timedelta(hours=1)
@@ -1266,7 +1265,7 @@ def test_the_lag_is_that_of_the_oldest_delivery_that_could_be_sent(app: Flask, c
 
 def test_the_lag_is_known_after_as_many_waiting_deliveries_as_a_claim_examines(app: Flask, client: FlaskClient) -> None:
     webhook, now = create_webhook(client), datetime.now(UTC)
-    orders = [str(uuid4()) for _ in range(webhook_claims.WINDOW * webhook_delivery.CLAIMED_MAX)]
+    orders = [str(uuid4()) for _ in range(webhook_queue.WINDOW * webhook_delivery.CLAIMED_MAX)]
     with app.app_context():
         events = [{"type": "order.paid", "order_id": id, "version": n} for n in (1, 2) for id in orders]
         queue_rows(webhook["id"], events, again=False)
@@ -1276,7 +1275,7 @@ def test_the_lag_is_known_after_as_many_waiting_deliveries_as_a_claim_examines(a
             db.session.execute(changed.values(next_attempt_at=now - timedelta(hours=hours)))
         db.session.commit()
 
-        since = webhook_claims.oldest_due(now + timedelta(minutes=1))
+        since = webhook_queue.oldest_due(now + timedelta(minutes=1))
 
     assert since is not None and since >= now
 

@@ -14,9 +14,9 @@ from sqlalchemy import select
 
 from app.db.engine import db
 from app.models import DELIVERIES
-from app.services import webhook_claims
-from app.services.sequencer import renumber_feed
-from app.services.webhook_sender import Attempt
+from app.services import webhook_queue
+from app.services.event_feed import renumber_feed
+from app.services.webhook_queue import Attempt
 from app.services.webhook_service import end_impossible_pauses, prune_deliveries
 from tests.support.lock_waits import observed_lock_waits
 from tests.support.marks import on_postgresql
@@ -72,12 +72,12 @@ def create_order(client: FlaskClient) -> str:
     return order_id
 
 
-def claim_all() -> list[webhook_claims.ClaimedDelivery]:
-    return [one for due in webhook_claims.due_endpoints(datetime.now(UTC)) for one in webhook_claims.claim(due, 10)]
+def claim_all() -> list[webhook_queue.ClaimedDelivery]:
+    return [one for due in webhook_queue.due_endpoints(datetime.now(UTC)) for one in webhook_queue.claim(due, 10)]
 
 
-def complete(claimed: list[webhook_claims.ClaimedDelivery], *, status: int) -> None:
-    webhook_claims.complete([(delivery, Attempt(datetime.now(UTC), 1, status, "")) for delivery in claimed])
+def complete(claimed: list[webhook_queue.ClaimedDelivery], *, status: int) -> None:
+    webhook_queue.complete([(delivery, Attempt(datetime.now(UTC), 1, status, "")) for delivery in claimed])
 
 
 def test_a_worker_that_stores_attempts_locks_the_endpoint_before_the_deliveries(
@@ -150,7 +150,7 @@ def test_deliveries_are_locked_by_order_and_version(
 
 
 @pytest.mark.parametrize(
-    "store", [pytest.param(lambda claimed: complete(claimed, status=200), id="attempts"), webhook_claims.release]
+    "store", [pytest.param(lambda claimed: complete(claimed, status=200), id="attempts"), webhook_queue.release]
 )
 def test_a_worker_locks_its_deliveries_by_order(
     app: Flask, client: FlaskClient, database_url: str, store: Callable[[Any], None]

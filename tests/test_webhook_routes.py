@@ -17,7 +17,7 @@ from app.models import DELIVERIES, WebhookEndpoint
 from app.models.lifecycle import EVENT_TYPES
 from app.models.order_id import new_id
 from app.models.webhook import ENDPOINT_EVENT_TYPES, TEST
-from app.services.webhook_sender import SecretStore, UnreadableSecret
+from app.services.credentials import SecretStore, UnreadableSecret
 from app.services.webhook_service import count_endpoints
 from tests.support.credentials import api_key, bearer
 from tests.support.marks import on_sqlite

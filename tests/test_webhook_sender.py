@@ -15,8 +15,8 @@ from typing import Any
 import gevent
 import pytest
 
-from app.services import webhook_sender
-from app.services.webhook_sender import Attempt, WebhookSender, tls_context
+from app.services import webhook_delivery
+from app.services.webhook_delivery import Attempt, WebhookSender, tls_context
 from tests.support.certificates import make_certificate
 from tests.support.receivers import Received, receiver
 from tests.support.servers import TIMEOUT
@@ -260,7 +260,7 @@ def drip(text: bytes) -> Callable[[socket.socket], None]:
 def test_a_request_is_aborted_at_its_deadline_even_if_the_endpoint_responds_slowly(
     sender: WebhookSender, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
-    monkeypatch.setattr(webhook_sender, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(webhook_delivery, "REQUEST_SECONDS", 0.3)
     with raw_server(serve) as port:
         attempt = send(sender, f"http://127.0.0.1:{port}/")
 
@@ -272,7 +272,7 @@ def test_the_time_of_a_request_includes_the_resolution_of_its_name(monkeypatch: 
         gevent.sleep(5)
         return ["127.0.0.1"]
 
-    monkeypatch.setattr(webhook_sender, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(webhook_delivery, "REQUEST_SECONDS", 0.1)
     attempt = send(WebhookSender(allow_private=True, resolve=wait), "http://a.shop.com/")
 
     assert attempt.error is not None and attempt.error.startswith("No complete response within")
@@ -342,7 +342,7 @@ def test_an_invalid_retry_after_is_ignored(sender: WebhookSender, value: str) ->
 
 
 def test_many_requests_are_open_at_once(sender: WebhookSender, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook_sender, "REQUEST_SECONDS", 2.0 * TIMEOUT)
+    monkeypatch.setattr(webhook_delivery, "REQUEST_SECONDS", 2.0 * TIMEOUT)
     together = threading.Barrier(50, timeout=TIMEOUT)
 
     def answer_together(_request: Received) -> int:

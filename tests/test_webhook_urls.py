@@ -9,9 +9,10 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
+from app.models.webhook import RefusedURL, check_addresses, parse_webhook_url
 from app.services import webhook_service
-from app.services.webhook_sender import WebhookSender, resolve_host
+from app.services.webhook_delivery import WebhookSender
+from app.services.webhook_service import resolve_host
 from tests.support.marks import on_sqlite
 from tests.support.samples import slug
 from tests.support.webhooks import PUBLIC_ADDRESS, resolve_to, webhook_rules, webhook_sender

@@ -21,12 +21,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.testing import capture_logs
 
 from app.cli.seed import sample_orders
-from app.db.transactions import read_rows
-from app.db.types import rfc3339
+from app.db.engine import rfc3339
+from app.db.statements import read_rows
 from app.models import Erasure
 from app.routes import customer_routes
 from app.services import worker
-from app.services.order_inserts import insert_orders
+from app.services.order_storage import insert_orders
 from app.services.worker import Task, Worker
 from supervisor import Probe
 from tests.support.commands import run_python

@@ -4,10 +4,8 @@ import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
-from app.cli.api_keys import api_keys, token
-from app.cli.maintenance import broker, doctor, events, search, verify
+from app.cli.maintenance import api_keys, broker, doctor, events, privacy, search, token, verify
 from app.cli.orders import orders
-from app.cli.privacy import privacy
 from app.cli.seed import seed
 from app.cli.webhooks import webhooks
 from app.cli.worker import worker

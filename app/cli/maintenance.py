@@ -1,12 +1,15 @@
-"""`flask verify`, `doctor`, `events`, `broker`, `search`: check and maintain an installation and its data."""
+"""Commands for operators: `doctor`, `verify`, `events`, `broker`, `search`, `privacy`, `api-keys` and `token`."""
 
+import math
 import sys
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
+from typing import TextIO
 
 import click
+import jwt
 from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
@@ -20,15 +23,40 @@ from app.cli.common import (
     progress_bar,
     run_in_processes,
 )
-from app.errors import CursorExpired, pluralize
+from app.db.engine import rfc3339
+from app.errors import CursorExpired, InvalidRequest, ServiceError, pluralize
+from app.models.order import DONE, ID_MAX
+from app.models.principal import CHANNELS_MAX, KEY_NAME_MAX, PERSONAL_DATA_SCOPES, SCOPES, ApiKey, Principal
+from app.schemas.base import load_parameters
+from app.schemas.parameters import CustomerPathSchema
 from app.services.broker import replay
+from app.services.credentials import create_api_key, key_id, list_api_keys, revoke_api_key
 from app.services.diagnosis import Level, diagnose
-from app.services.event_checks import verify_feed_numbers
-from app.services.event_feed import read_ends
-from app.services.search_checks import verify_search_head, verify_search_terms
-from app.services.search_projection import FIRST_TERM, finish_rebuild, rewrite_rows, sweep_terms
-from app.services.sequencer import prune_feed, renumber_feed
-from app.services.verification import OrderRange, count_orders, order_ranges, verify_erasures, verify_range
+from app.services.event_feed import prune_feed, read_ends, renumber_feed
+from app.services.order_queries import as_ndjson
+from app.services.personal_data import (
+    ErasureState,
+    continue_erasure,
+    erase_customer,
+    running_erasures,
+    stream_personal_data,
+)
+from app.services.search_projection import (
+    FIRST_TERM,
+    finish_rebuild,
+    rewrite_rows,
+    sweep_terms,
+    verify_search_head,
+    verify_search_terms,
+)
+from app.services.verification import (
+    OrderRange,
+    count_orders,
+    order_ranges,
+    verify_erasures,
+    verify_feed_numbers,
+    verify_range,
+)
 from app.services.webhook_service import prune_deliveries
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
@@ -36,6 +64,21 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 events = AppGroup("events", help="Manage the feed of events and the deliveries.")
 broker = AppGroup("broker", help="Manage the publishing of events to the message broker.")
 search = AppGroup("search", help="Manage the search of orders.")
+
+OPERATOR = Principal("system:privacy", frozenset())
+
+privacy = AppGroup("privacy", help="Export and erase personal data of customers.")
+
+api_keys = AppGroup("api-keys", help="Create, list and revoke the API keys of services.")
+
+scope_option = click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(list(SCOPES)),
+    multiple=True,
+    required=True,
+    help="Scope of the credentials; repeatable.",
+)
 
 
 @click.command(short_help="Compare the tables, the feed and the search with the events.")
@@ -166,3 +209,184 @@ def rebuild(jobs: int | None) -> None:
 
 def _rewrite(orders: OrderRange) -> int:
     return rewrite_rows(orders.after, orders.last)
+
+
+def _customer_id(_context: click.Context, _argument: click.Parameter, value: str) -> str:
+    with errors_in_one_line():
+        value.encode()
+    try:
+        valid: str = load_parameters(CustomerPathSchema(), {"customer_id": value})["customer_id"]
+    except InvalidRequest as error:
+        raise click.BadParameter(error.members["errors"][0]["detail"]) from None
+    return valid
+
+
+customer_argument = click.argument("customer_id", callback=_customer_id)
+
+
+@privacy.command("export", short_help="Export all that is stored about a customer.")
+@customer_argument
+@click.option(
+    "--output",
+    type=click.File("w", encoding="utf-8"),
+    default="-",
+    help="File to write to; standard output by default.",
+)
+def export(customer_id: str, output: TextIO) -> None:
+    """Export all that is stored about a customer, one JSON object a line: orders, their events, deliveries of webhooks,
+    a running erasure."""
+    with migrated_database():
+        lines = 0
+        for line in as_ndjson(stream_personal_data(customer_id, principal=OPERATOR)):
+            output.write(line)
+            lines += 1
+        output.flush()  # reports a full disk here, not when the file is closed
+        click.echo(f"{pluralize(lines, 'line')} exported.", err=True)
+
+
+@privacy.command("resume")
+def resume() -> None:
+    """Complete all erasures that are running.
+
+    The command can be interrupted and run again, even in several processes at once. Exit status 1 if an erasure could
+    not be completed: other processes kept reading or writing the SQLite file, or an order was reopened meanwhile.
+    """
+    with migrated_database():
+        _report_erasures([_complete(erasure_id) for erasure_id in running_erasures()])
+
+
+@privacy.command("erase")
+@customer_argument
+def erase(customer_id: str) -> None:
+    """Erase the personal data of a customer without open orders. Exit status 1 if it could not be completed."""
+    with migrated_database():
+        try:
+            erasure = erase_customer(customer_id, principal=OPERATOR, seconds=0)
+        except ServiceError as error:
+            raise click.ClickException(error.detail) from None
+        _report_erasures([_complete(erasure.id)])
+
+
+def _complete(erasure_id: str) -> ErasureState:
+    """Continue until the erasure is done, or waits for a reopened order or for the SQLite file."""
+    return continue_erasure(erasure_id, seconds=math.inf, rewrite_always=True)
+
+
+def _report_erasures(states: list[ErasureState]) -> None:
+    for state in states:
+        click.echo(f"Erasure {state.id}: {pluralize(state.orders, 'order')} erased, {state.status}.")
+    click.echo(f"{pluralize(len(states), 'erasure')}, {sum(state.status != DONE for state in states)} not done.")
+    sys.exit(any(state.status != DONE for state in states))
+
+
+def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
+    limit = KEY_NAME_MAX if option.name == "name" else ID_MAX
+    if not 1 <= len(value) <= limit or not value.isprintable():
+        raise click.BadParameter(f"must have 1 to {limit} printable characters.")
+    return value
+
+
+def _channel_names(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> set[str]:
+    if len(channels := {_short_name(context, option, value) for value in values}) > CHANNELS_MAX:
+        raise click.BadParameter(f"a key is bound to at most {CHANNELS_MAX} channels.")
+    return channels
+
+
+@api_keys.command("create")
+@click.option(
+    "--name",
+    required=True,
+    callback=_short_name,
+    help="Name of the service; keys with the same name are one principal.",
+)
+@scope_option
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    callback=_channel_names,
+    help="Bind the key to a channel: it has access to its orders only. Repeatable; all orders by default.",
+)
+@click.option("--expires-in", type=Age(), help="Lifetime: 90d, 12h. Unlimited by default.")
+def create(name: str, scopes: tuple[str, ...], channels: set[str], expires_in: timedelta | None) -> None:
+    """Create a key and print it once, on the last line. Send it as `Authorization: Bearer KEY`."""
+    if channels and (useless := [scope for scope in PERSONAL_DATA_SCOPES if scope in scopes]):
+        raise click.BadParameter(
+            f"a customer's personal data is in orders of all channels. Create another key, without channels, for "
+            f"{' and '.join(useless)}.",
+            param_hint="--channel",
+        )
+    with migrated_database():
+        key = create_api_key(name, scopes=list(set(scopes)), expires_in=expires_in, channels=channels)
+        try:
+            click.echo("Keep this key: it is stored as a hash, and cannot be shown again.", err=True)
+            click.echo(key)
+        except OSError:  # a full disk or a closed pipe: nobody has received the key
+            revoke_api_key(key_id(key))
+            raise
+
+
+@api_keys.command("list")
+def list_keys() -> None:
+    """List all keys without their secrets."""
+    with migrated_database():
+        for key in list_api_keys():
+            used = f"last used {rfc3339(key.last_used_at)}" if key.last_used_at else "never used"
+            channels = f"  channels {', '.join(key.channels)}" if key.channels is not None else ""
+            click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}{channels}  {_state(key)}  {used}")
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {rfc3339(key.revoked_at)}"
+    if key.expires_at is None:
+        return "valid"
+    return f"{'valid until' if key.expires_at > datetime.now(UTC) else 'expired'} {rfc3339(key.expires_at)}"
+
+
+@api_keys.command("revoke")
+@click.argument("key_id")
+def revoke(key_id: str) -> None:
+    """Revoke the key with this id. It takes effect within a second."""
+    with migrated_database():
+        if not revoke_api_key(key_id):
+            raise click.ClickException(f"No valid key has the id {key_id}. `flask api-keys list` lists all keys.")
+        click.echo(f"{key_id} is revoked.")
+
+
+@click.command()
+@click.option("--customer", required=True, callback=_short_name, help="Customer id, the `sub` of the token.")
+@scope_option
+@click.option("--expires-in", type=Age(), default="15m", show_default=True, help="Lifetime.")
+@with_appcontext
+def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None:
+    """Sign a customer's token with a key of your own, for development.
+
+    \b
+    openssl genpkey -algorithm ed25519 -out key.pem
+    export JWT_SIGNING_KEY="$(cat key.pem)" JWT_PUBLIC_KEY="$(openssl pkey -in key.pem -pubout)"
+    export JWT_ISSUER=development JWT_AUDIENCE=orders
+    """
+    config = current_app.config
+    if missing := [name for name in ("JWT_SIGNING_KEY", "JWT_ISSUER", "JWT_AUDIENCE") if not config[name]]:
+        raise click.ClickException(
+            f"{' and '.join(missing)} must be set, here and for the service. `flask token --help` shows how."
+        )
+    now = datetime.now(UTC)
+    claims = {
+        "sub": customer,
+        "scope": " ".join(scopes),
+        "iss": config["JWT_ISSUER"],
+        "aud": config["JWT_AUDIENCE"],
+        "iat": now,
+        "exp": now + expires_in,
+    }
+    for algorithm in ("EdDSA", "ES256", "RS256"):
+        try:
+            signed = jwt.encode(claims, config["JWT_SIGNING_KEY"], algorithm=algorithm)
+        except (jwt.PyJWTError, TypeError, ValueError, AttributeError):
+            continue  # the key is for another algorithm
+        with errors_in_one_line():
+            click.echo(signed)
+        return
+    raise click.ClickException("JWT_SIGNING_KEY must be a private key in PEM: RSA, P-256 or Ed25519.")

@@ -16,16 +16,15 @@ from flask.cli import AppGroup
 from app.cli.common import Age, migrated_database, outside_feed, progress_bar
 from app.errors import CursorExpired, InvalidRequest, ServiceError, pluralize
 from app.models.lifecycle import EVENT_TYPES, STATUSES
+from app.models.order_aggregate import load_document
 from app.models.order_id import parse_uuid
 from app.models.principal import ANONYMOUS, PRINCIPAL_MAX, Principal
+from app.schemas.base import load_parameters
 from app.schemas.parameters import PAGE_MAX, OrderFiltersSchema, SearchQuerySchema
-from app.schemas.strict_json import load_parameters
 from app.services.event_feed import FeedFilter, list_events, read_ends
-from app.services.order_document import load_document
-from app.services.order_export import BYTE_ORDER_MARK, as_csv, as_ndjson, stream_orders
+from app.services.order_actions import apply_due_changes, expire_orders
 from app.services.order_import import FileLine, OrderImport
-from app.services.order_queries import get_order, list_history
-from app.services.order_schedule import apply_due_changes, expire_orders
+from app.services.order_queries import BYTE_ORDER_MARK, as_csv, as_ndjson, get_order, list_history, stream_orders
 from app.services.order_search import search_orders
 from app.services.verification import count_orders
 

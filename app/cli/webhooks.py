@@ -19,13 +19,13 @@ from flask.cli import AppGroup, with_appcontext
 
 from app.cli.common import errors_in_one_line, migrated_database
 from app.config import ROOT
-from app.db.types import read_timestamp
+from app.db.engine import read_timestamp
 from app.models.lifecycle import EVENT_TYPES
 from app.models.principal import Principal
-from app.models.webhook import PAYLOADS, THIN
-from app.models.webhook_url import RefusedURL, parse_webhook_url
-from app.services.webhook_queue import render_event
-from app.services.webhook_sender import Attempt, WebhookSender, new_secret, signed_headers
+from app.models.webhook import PAYLOADS, THIN, RefusedURL, parse_webhook_url
+from app.services.credentials import new_secret, signed_headers
+from app.services.webhook_delivery import WebhookSender
+from app.services.webhook_queue import Attempt, render_event
 from app.services.webhook_service import list_endpoints
 
 OPERATOR = Principal("system:webhooks", frozenset())

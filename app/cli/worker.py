@@ -24,14 +24,13 @@ from app.cli.common import errors_in_one_line
 from app.config import StartupError
 from app.db.errors import DATABASE_ERRORS, is_file_unusable, is_unavailable, loggable_message
 from app.db.migrations import require_revision
-from app.db.notifications import can_listen, listening
+from app.db.statements import can_listen, listening
 from app.services.broker import broker_tasks, read_lag
 from app.services.diagnosis import WORKER_NAME
-from app.services.event_feed import read_ends
+from app.services.event_feed import oldest_pending, read_ends
 from app.services.search_projection import read_search_seq
-from app.services.sequencer import oldest_pending
-from app.services.webhook_claims import oldest_due
 from app.services.webhook_delivery import CONCURRENCY, webhook_tasks
+from app.services.webhook_queue import oldest_due
 from app.services.webhook_service import ENDPOINTS_MAX, count_endpoints
 from app.services.worker import SEQUENCING, Worker, order_tasks
 from app.telemetry import observe_delivery, observe_task

@@ -21,13 +21,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, Integer, String, Table, event, inspect, select, text
 
 from app.config import StartupError
-from app.db.connection import BoundedConnection
-from app.db.engine import Base, db, is_autocommit, migrate
+from app.db.engine import Base, BoundedConnection, db, is_autocommit, migrate
 from app.db.errors import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable
-from app.db.statement import with_retry
+from app.db.statements import with_retry
 
 # Seconds that a migration waits for the lock of a table. Every request for the table waits behind it, and gives up
-# after lock_timeout of app.db.connection.
+# after lock_timeout of app.db.engine.
 LOCK_TIMEOUT = 0.5
 # The key is arbitrary, but the same in every version of the service.
 _TRY_LOCK = "SELECT pg_try_advisory_xact_lock(6513207314)"

@@ -30,7 +30,7 @@ from app.http.requests import (
     read_dry_run,
     read_query,
 )
-from app.schemas.fields import ParametersSchema, StrictSchema
+from app.schemas.base import ParametersSchema, StrictSchema
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -20,8 +20,16 @@ from app.http.application import PUBLIC, Blueprint
 from app.http.rate_limit import Slots
 from app.http.requests import current_globals, current_request, is_origin_allowed
 from app.models.principal import ANONYMOUS, SCOPES, Principal, customer_principal_id
-from app.services.api_key_service import PREFIX, any_api_key, find_principal, is_well_formed
-from app.services.token_service import InvalidToken, KeySet, TokenChecker, read_public_key
+from app.services.credentials import (
+    PREFIX,
+    InvalidToken,
+    KeySet,
+    TokenChecker,
+    any_api_key,
+    find_principal,
+    is_well_formed,
+    read_public_key,
+)
 
 log = structlog.get_logger()
 

@@ -23,7 +23,7 @@ from flask import Flask, Response, current_app, g
 from app.errors import ServiceUnavailable, TooManyRequests, pluralize
 from app.http.requests import current_globals, current_request
 from app.models.principal import Principal
-from app.schemas.fields import StrictSchema
+from app.schemas.base import StrictSchema
 from app.schemas.order import BatchInSchema
 from shared_files import reserve
 

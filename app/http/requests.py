@@ -1,22 +1,34 @@
-"""The request: its id and path, and its validated input: body, query, Idempotency-Key and If-Match."""
+"""The request: its id and path, and its validated input: body, query, cursor, Idempotency-Key and If-Match.
+
+A cursor is opaque and bound to its list. It contains only a position; which orders a principal may see is decided by
+the SQL of the list. The binding is no signature and need not be one: a forged cursor only changes where the client's
+own list starts. At the ends of a list, both the cursor and the position are None.
+"""
 
 import re
 import threading
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import cache
+from hashlib import blake2b
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
+from uuid import UUID
 
+import orjson
 from flask import Request, current_app, g, request
 from marshmallow import Schema
 from werkzeug.exceptions import ClientDisconnected
 
 from app.config import normalize_origin
+from app.db.engine import read_timestamp, rfc3339
 from app.errors import (
     BadRequest,
     ContentTooLarge,
+    InvalidCursor,
     InvalidIdempotencyKey,
     InvalidRequest,
     PreconditionFailed,
@@ -28,14 +40,14 @@ from app.errors import (
 from app.models.order import IDEMPOTENCY_KEY_MAX
 from app.models.order_id import fingerprint
 from app.models.principal import Principal
-from app.schemas.fields import StrictSchema
+from app.schemas.base import INVALID_PARAMETERS, StrictSchema, load_body, load_parameters, parse_json
 from app.schemas.parameters import DryRunQuerySchema
-from app.schemas.strict_json import INVALID_PARAMETERS, load_body, load_parameters, parse_json
 from app.services.order_actions import ChangeRequest
+from app.services.order_search import SearchPosition
 
 Item = TypeVar("Item")
 
-JSON = "application/json"
+JSON, PROBLEM_JSON = "application/json", "application/problem+json"
 MERGE_PATCH = "application/merge-patch+json"
 ACCEPT_PATCH = f"{MERGE_PATCH}, {JSON}"  # media types of a PATCH (RFC 5789 §2.2)
 
@@ -65,6 +77,12 @@ ERASED_SUFFIX, CUSTOMER_SUFFIX = "-erased", "-customer"
 # The tag of an order: equal character by character (RFC 9110 §8.8.3.2), so "01" is not "1".
 _ALL_VERSIONS = range(1, 10**9)
 _VERSION = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED_SUFFIX})?(?:{CUSTOMER_SUFFIX})?")
+
+_CURSOR_BINDING_BYTES = 8
+_VERSION_MAX = 2**31 - 1  # the largest integer of the column
+_SEQ_MAX = 2**63 - 1
+_FEED_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)  # a number of the feed, as text; cursors are longer
+_INVALID_CURSOR = "The cursor is damaged, or belongs to another list. Start again without a cursor."
 
 
 def current_request() -> Request:
@@ -352,3 +370,98 @@ def explain_weak_tags(mismatch: VersionMismatch) -> None:
             f' If-Match has W/"{weak[0][:32]}": a weak entity tag never matches there (RFC 9110 §13.1.1). The service '
             "sends strong ones; a proxy that compresses responses weakens them. Switch compression off for orders."
         )
+
+
+def make_cursor(after: str | None, *, query: Mapping[str, Any]) -> str | None:
+    """Return the cursor for the position after the order `after` in the list with these filters and this sort."""
+    return None if after is None else _encode_cursor(UUID(after).bytes, query)
+
+
+def read_cursor(text: str | None, *, query: Mapping[str, Any]) -> str | None:
+    """Return the order id in a cursor. Raises InvalidCursor if the cursor belongs to another query."""
+    return None if text is None else str(UUID(bytes=_decode_cursor(text, 16, query)))
+
+
+def make_version_cursor(after: int | None, *, order_id: str) -> str | None:
+    """Return the cursor for the position after a version in an order's history."""
+    return None if after is None else _encode_cursor(after.to_bytes(4), {"order_id": order_id})
+
+
+def read_version_cursor(text: str | None, *, order_id: str) -> int | None:
+    """Return the version in a cursor. Raises InvalidCursor if the cursor belongs to another order."""
+    if text is None:
+        return None
+    version = int.from_bytes(_decode_cursor(text, 4, {"order_id": order_id}))
+    if version > _VERSION_MAX:
+        raise InvalidCursor(_INVALID_CURSOR)
+    return version
+
+
+def make_feed_cursor(after: int, *, query: Mapping[str, Any]) -> str:
+    """Return the cursor for the position after a number of the feed, read with these filters."""
+    return _encode_cursor(after.to_bytes(8), query)
+
+
+def read_feed_cursor(text: str, *, query: Mapping[str, Any]) -> int:
+    """Return the number in a cursor, or the text itself as a number. Raises InvalidCursor."""
+    number = int(text) if _FEED_NUMBER.fullmatch(text) else int.from_bytes(_decode_cursor(text, 8, query))
+    if number > _SEQ_MAX:
+        raise InvalidCursor(_INVALID_CURSOR)
+    return number
+
+
+def make_search_cursor(after: SearchPosition | None, *, query: Mapping[str, Any]) -> str | None:
+    """Return the cursor for a position in a search with these filters and this sort."""
+    if after is None:
+        return None
+    return _encode_cursor(UUID(after.order_id).bytes + orjson.dumps(after.value), query)
+
+
+def read_search_cursor(text: str | None, *, query: Mapping[str, Any]) -> SearchPosition | None:
+    """Return the position in a cursor. Raises InvalidCursor if the cursor belongs to another query."""
+    if text is None:
+        return None
+    position = _decode_cursor(text, None, query)
+    try:
+        value: Any = orjson.loads(position[16:])
+        order_id = str(UUID(bytes=position[:16]))
+    except ValueError:
+        raise InvalidCursor(_INVALID_CURSOR) from None
+    if not _IS_SORT_VALUE[str(query["sort"]).removeprefix("-")](value):
+        raise InvalidCursor(_INVALID_CURSOR)
+    return SearchPosition(value, order_id)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a time as the database compares it."""
+    try:
+        return isinstance(value, str) and rfc3339(read_timestamp(value)) == value
+    except (ValueError, OverflowError):
+        return False
+
+
+# Whether a value is possible in the sort. The binding is no signature: a forged cursor may contain any value.
+_IS_SORT_VALUE: dict[str, Callable[[Any], bool]] = {
+    "created_at": lambda value: value is None,
+    "updated_at": _is_time,
+    "total": lambda value: type(value) is int and -1 <= value <= _SEQ_MAX,
+}
+
+
+def _encode_cursor(position: bytes, query: Mapping[str, Any]) -> str:
+    return urlsafe_b64encode(position + _cursor_binding(query)).decode()
+
+
+def _decode_cursor(text: str, length: int | None, query: Mapping[str, Any]) -> bytes:
+    try:
+        raw = urlsafe_b64decode(text)
+    except (Base64Error, ValueError):
+        raw = b""
+    position, binding = raw[:-_CURSOR_BINDING_BYTES], raw[-_CURSOR_BINDING_BYTES:]
+    if binding != _cursor_binding(query) or (length is not None and len(position) != length):
+        raise InvalidCursor(_INVALID_CURSOR)
+    return position
+
+
+def _cursor_binding(query: Mapping[str, Any]) -> bytes:
+    return blake2b(orjson.dumps(dict(query), option=orjson.OPT_SORT_KEYS), digest_size=_CURSOR_BINDING_BYTES).digest()

@@ -1,36 +1,52 @@
-"""Responses: stored documents as they are, pages, and the headers for caches and browsers.
+"""Responses: stored documents as they are, pages, problem documents, and the headers for caches and browsers.
+
+Every error is a problem document (RFC 9457): the service's, the framework's and the database's.
 
 CORS (WHATWG Fetch §3.3): the setting CORS_ORIGINS says which browser frontends may call the service.
+
+Content negotiation (RFC 9110 §12.5) selects the media type of exports, and gzip for everything but single orders. A
+single order is never compressed: its strong entity tag, which `If-Match` needs, stands for one sequence of bytes, and a
+proxy that compresses must weaken it. Therefore nginx leaves compression to the service. No response contains a secret
+that a browser adds by itself (a cookie, a token), so its length reveals nothing (BREACH).
 """
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_plus
 
 import orjson
-from flask import Flask, Response, current_app, request
+import structlog
+from flask import Flask, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.http import parse_list_header, parse_options_header
 
-from app.db.types import rfc3339
-from app.errors import InvalidRequest, PreconditionFailed, ServiceError, VersionMismatch
-from app.http.content_negotiation import CODING, MIN_SIZE, compress, gzip, gzip_accepted, gzip_of_page
-from app.http.openapi_components import RESPONSE_HEADERS
-from app.http.problems import problem_occurrence
+from app import errors
+from app.db.engine import rfc3339
+from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggable_message
+from app.errors import InvalidRequest, NotAcceptable, PreconditionFailed, ServiceError, VersionMismatch
+from app.http.auth import loggable_id
+from app.http.openapi import RESPONSE_HEADERS
 from app.http.requests import (
     CUSTOMER_SUFFIX,
     ERASED_SUFFIX,
     JSON,
+    PROBLEM_JSON,
     current_request,
+    explain_weak_tags,
     is_dry_run,
     is_origin_allowed,
     public_path,
     requested_path,
     with_pauses,
+    yield_to_other_requests,
 )
-from app.models.erasure import RUNNING
-from app.schemas.strict_json import INVALID_PARAMETERS
-from app.services.order_document import StoredOrder, is_erased
+from app.models.order import RUNNING
+from app.models.order_aggregate import StoredOrder, is_erased
+from app.models.principal import Principal
+from app.schemas.base import INVALID_PARAMETERS
 from app.services.order_service import Outcome
 from app.services.personal_data import ErasureState
 
@@ -59,9 +75,27 @@ _ALLOWED_HEADERS = (
 _ALLOWED_METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
 _PREFLIGHT_SECONDS = "7200"  # the longest that Chromium caches a preflight response
 
+log = structlog.get_logger()
+
+# The problem type and detail of an HTTPException, by its status. Flask raises no others.
+_PROBLEM_BY_STATUS: dict[int | None, tuple[type[ServiceError], str]] = {
+    404: (errors.NotFound, "No resource has this path."),
+    405: (errors.MethodNotAllowed, "The resource does not support this method. Use one of those in the Allow header."),
+    500: (errors.InternalError, "The service failed unexpectedly. The error is logged under the request id."),
+}
+_NOT_FOUND = (errors.OrderNotFound, errors.ErasureNotFound)
+_DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
+
+CODING = "gzip"
+MIN_SIZE = 1_400  # bytes: less fits into one packet, so compression would not make it faster
+_FAST, _SMALL = 1, 6  # zlib levels: 64 KiB of orders shrink to a ninth in 0.2 ms, or to a tenth in 0.5 ms
+_PIECE = 64 * 1024  # bytes compressed between two pauses for other requests
+
 
 def init_app(app: Flask) -> None:
-    """Add the security headers to every response. Answer preflight requests for the origins of CORS_ORIGINS."""
+    """Add the security headers to every response, and render every error as a problem document. Answer preflight
+    requests for the origins of CORS_ORIGINS."""
+    _render_errors(app)
     if app.config["CORS_ORIGINS"]:
         app.before_request(_answer_preflight)
         app.after_request(_allow_origin)
@@ -265,3 +299,167 @@ def _allow_origin(response: Response) -> Response:
         response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
     return response
+
+
+def _render_errors(app: Flask) -> None:
+    app.register_error_handler(ServiceError, _render_service_error)
+    app.register_error_handler(HTTPException, _render_http_error)
+    for error_type in DATABASE_ERRORS:
+        app.register_error_handler(error_type, _render_database_error)
+
+
+def problem_occurrence(error: ServiceError) -> dict[str, Any]:
+    """Return the document of an error of this request, and log denials and the causes of server errors."""
+    if error.status >= 500 and error.__cause__ is not None:
+        _log_cause(error.__cause__)
+    _log_denial(error)
+    return {
+        "type": public_path(f"/problems/{error.slug}"),
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        **error.members,
+        "instance": requested_path(),
+        "request_id": g.get("request_id"),
+    }
+
+
+def _log_denial(error: ServiceError) -> None:
+    principal: Principal | None = g.get("principal")
+    if isinstance(error, _DENIALS):
+        log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
+    elif isinstance(error, _NOT_FOUND) and principal and (principal.customer_id or principal.channels):
+        # The resource may belong to another owner or not exist. Many such lines suggest that a client guesses ids.
+        resource = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
+        owner = "the key's channels" if principal.customer_id is None else "this customer"
+        log.warning("denied", principal=loggable_id(principal), reason=f"no such {resource} of {owner}")
+
+
+def _log_cause(cause: BaseException) -> None:
+    if is_unavailable(cause):
+        log.warning("database unavailable", error=type(cause).__name__, reason=loggable_message(cause))
+    else:
+        log.error("request failed", exc_info=cause)
+
+
+def _render_service_error(error: ServiceError) -> Response:
+    if isinstance(error, errors.VersionMismatch):
+        explain_weak_tags(error)
+    response = Response(orjson.dumps(problem_occurrence(error)), error.status, mimetype=PROBLEM_JSON)
+    response.headers["Cache-Control"] = "no-store"
+    if is_dry_run():
+        response.headers["Dry-Run"] = "true"
+    response.headers.update(error.headers)
+    return response
+
+
+def _render_http_error(error: HTTPException) -> Response:
+    problem_type, detail = _PROBLEM_BY_STATUS[error.code]
+    problem = problem_type(detail)
+    if isinstance(error, MethodNotAllowed):
+        problem.with_headers(Allow=", ".join(sorted(error.valid_methods or ())))
+    return _render_service_error(problem)
+
+
+def _render_database_error(error: DatabaseError) -> Response:
+    problem: ServiceError
+    if is_unavailable(error):
+        problem = errors.ServiceUnavailable("The database is temporarily unavailable. Send the request again.")
+    else:
+        problem = errors.InternalError(_PROBLEM_BY_STATUS[500][1])
+    problem.__cause__ = error
+    return _render_service_error(problem)
+
+
+def preferred_media_type(offered: Sequence[str]) -> str:
+    """Return the offered media type preferred by `Accept`, the first of equally preferred ones.
+
+    Parameters other than `q`, such as a charset, are ignored. Raises NotAcceptable if none is accepted.
+    """
+    header: str = current_request().environ.get("HTTP_ACCEPT", "")
+    if not header.strip():
+        return offered[0]
+    qualities = _qualities(header)
+    best = max(offered, key=lambda media_type: _quality(media_type, qualities))
+    if not _quality(best, qualities):
+        raise NotAcceptable(
+            f"This resource is available as {' or '.join(offered)}. Send one of them in Accept."
+        ).with_headers(Vary="Accept")
+    return best
+
+
+def _qualities(header: str) -> dict[str, float]:
+    """Return the quality of each media range or coding, in lower case. Malformed qualities are ignored."""
+    qualities: dict[str, float] = {}
+    for item in parse_list_header(header):
+        name, parameters = parse_options_header(item)
+        try:
+            quality = float(parameters.get("q", "1"))  # including ".2", which Java sends
+        except ValueError:
+            continue
+        if 0 <= quality <= 1:
+            qualities[name.lower()] = max(quality, qualities.get(name.lower(), 0))
+    return qualities
+
+
+def _quality(media_type: str, qualities: dict[str, float]) -> float:
+    """Return the quality of the most specific range that matches, or 0."""
+    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+    return next((qualities[name] for name in ranges if name in qualities), 0)
+
+
+def gzip_accepted() -> bool:
+    """Return whether the request prefers gzip to no coding (RFC 9110 §12.5.3)."""
+    header: str | None = current_request().environ.get("HTTP_ACCEPT_ENCODING")
+    return header is not None and _prefers_gzip(header)
+
+
+@lru_cache(maxsize=256)  # clients send few different values
+def _prefers_gzip(header: str) -> bool:
+    qualities = _qualities(header)
+    named = [qualities[coding] for coding in ("gzip", "x-gzip") if coding in qualities]
+    quality = max(named, default=qualities.get("*", 0))
+    return quality > 0 and quality >= qualities.get("identity", 0)
+
+
+def compress(response: Response) -> Response:
+    """Compress the response, which has no entity tag, if gzip is accepted and worthwhile."""
+    response.vary.add("Accept-Encoding")
+    if not gzip_accepted():
+        return response
+    if response.is_streamed:
+        response.response = _gzip_stream(response.response)
+        response.headers["Content-Encoding"] = CODING
+    elif len(body := response.get_data()) >= MIN_SIZE:
+        response.set_data(gzip(body))
+        response.headers["Content-Encoding"] = CODING
+    return response
+
+
+def gzip(body: bytes, *, level: int = _FAST) -> bytes:
+    """Compress a body, to the same bytes each time."""
+    compressor = zlib.compressobj(level, wbits=31)  # 31: gzip format, with no time in the header
+    parts = [compressor.compress(body[:_PIECE])]
+    for start in range(_PIECE, len(body), _PIECE):
+        yield_to_other_requests()
+        parts.append(compressor.compress(body[start : start + _PIECE]))
+    return b"".join((*parts, compressor.flush()))
+
+
+@lru_cache(maxsize=128)  # more than there are pages and files
+def gzip_of_page(body: bytes) -> bytes:
+    """Compress the body of a page once for all requests."""
+    return gzip(body, level=_SMALL)
+
+
+def _gzip_stream(parts: Iterable[str] | Iterable[bytes]) -> Iterator[bytes]:
+    """Compress a stream and flush after each part, so that the client can read it at once."""
+    compressor = zlib.compressobj(_FAST, wbits=31)
+    try:
+        for part in parts:
+            data = compressor.compress(part.encode() if isinstance(part, str) else part)
+            yield data + compressor.flush(zlib.Z_SYNC_FLUSH)
+        yield compressor.flush()
+    finally:
+        if hasattr(parts, "close"):
+            parts.close()

@@ -8,10 +8,8 @@ so the check could never fail, and it would cost a create 8 µs a row. The prima
 from sqlalchemy import Table
 
 from app.db.engine import Base
-from app.models.erasure import Erasure
 from app.models.event import BrokerCursor, ChangeKey, FeedEntry, FeedHead, OrderEvent, OutboxEntry
-from app.models.order import Order
-from app.models.order_item import OrderItem
+from app.models.order import Erasure, Order, OrderItem
 from app.models.principal import ApiKey
 from app.models.search import OrderSearch, SearchHead, SearchTerm
 from app.models.webhook import WebhookDelivery, WebhookEndpoint

@@ -5,8 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Boolean, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.engine import Base
-from app.db.types import UUID, JSONText, Timestamp
+from app.db.engine import UUID, Base, JSONText, Timestamp
 from app.models.order import HASH_LENGTH
 from app.models.principal import PRINCIPAL_MAX
 from app.tracing import TRACEPARENT_MAX
@@ -56,7 +55,7 @@ class ChangeKey(Base):
 
 
 class OutboxEntry(Base):
-    """An event that is not in the feed yet. The sequencer moves it there (app/services/sequencer.py).
+    """An event that is not in the feed yet. The sequencer moves it there (app/services/event_feed.py).
 
     `at` is when the event happened; for an imported order, when it was imported.
     """

@@ -1,8 +1,12 @@
-"""The order lifecycle: statuses, actions and events. `allowed_actions` and the README's diagram are built from it."""
+"""The order lifecycle: statuses, actions and events; fulfillments and returns, with their statuses and units.
 
-from collections.abc import Iterator
+`allowed_actions` and the README's diagram are built from it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 STATUSES = ("pending", "confirmed", "completed", "cancelled")
 OPEN = ("pending", "confirmed")
@@ -21,6 +25,25 @@ CONDITIONS = {
     PRICES: "the order has no prices",
     NOT_ERASED: "the customer's personal data was erased",
 }
+
+CREATED, IMPORTED, ERASED, LATE = "order.created", "order.imported", "order.erased", "order.late"
+# Events of actions whose result differs from the usual one.
+PARTIALLY_CANCELLED, RETURN_EXPECTED = "order.partially_cancelled", "order.return_expected"
+
+SHIPPED, DELIVERED, FULFILLMENT_CANCELLED = "shipped", "delivered", "cancelled"
+DELIVERY_EVENTS = (
+    SHIPPED, "in_transit", "out_for_delivery", "ready_for_pickup", DELIVERED, "failed_attempt", "returned_to_sender",
+    FULFILLMENT_CANCELLED,
+)  # fmt: skip
+DELIVERY_EVENTS_MAX = 200  # of one fulfillment
+EXPECTED, RECEIVED, REJECTED = "expected", "received", "rejected"
+RETURN_RECORD_STATUSES = (EXPECTED, RECEIVED, REJECTED)
+
+FULFILLMENT_STATUSES = ("unfulfilled", "partial", "fulfilled", "delivered")
+NOT_RETURNED = "none"
+RETURN_STATUSES = (NOT_RETURNED, "partial", "returned")
+
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +75,6 @@ ACTIONS = {
     "pay": Action("order.payment_recorded", STATUSES, condition=PRICES),
     "reopen": Action("order.reopened", ("completed", "cancelled"), condition=NOT_ERASED),
 }
-CREATED, IMPORTED, ERASED, LATE = "order.created", "order.imported", "order.erased", "order.late"
-# Events of actions whose result differs from the usual one.
-PARTIALLY_CANCELLED, RETURN_EXPECTED = "order.partially_cancelled", "order.return_expected"
 EVENT_TYPES = (
     CREATED, IMPORTED, *(action.event for action in ACTIONS.values()), PARTIALLY_CANCELLED, RETURN_EXPECTED, LATE,
     ERASED,
@@ -97,3 +117,52 @@ def _edges() -> Iterator[str]:
     yield "confirmed --> completed: fulfill, cancel (the last open unit)"
     yield "completed --> confirmed: reopen, or cancel the fulfillment that completed it"
     yield "cancelled --> pending: reopen"
+
+
+def delivery_status(events: Sequence[Record]) -> str:
+    """The status of a fulfillment: its latest event's, by `occurred_at`; of equal times the one recorded last.
+
+    A fulfillment without events has been shipped. One that was cancelled stays so.
+    """
+    if any(event["type"] == FULFILLMENT_CANCELLED for event in events):
+        return FULFILLMENT_CANCELLED
+    latest = max(enumerate(events), key=lambda entry: (entry[1]["occurred_at"], entry[0]), default=None)
+    return latest[1]["type"] if latest else SHIPPED
+
+
+def count_units(records: Iterable[Record]) -> dict[int, int]:
+    """The units in the records by line."""
+    units: dict[int, int] = {}
+    for record in records:
+        for entry in record["items"]:
+            units[entry["line"]] = units.get(entry["line"], 0) + entry["quantity"]
+    return units
+
+
+def active_fulfillments(fulfillments: Iterable[Record]) -> list[Record]:
+    """The fulfillments that were not cancelled."""
+    return [fulfillment for fulfillment in fulfillments if fulfillment["status"] != FULFILLMENT_CANCELLED]
+
+
+def with_status(returns: Iterable[Record], status: str) -> list[Record]:
+    """The returns with the status."""
+    return [record for record in returns if record["status"] == status]
+
+
+def fulfillment_status(*, fulfilled: int, is_open: bool, active: Sequence[Record]) -> str:
+    """The fulfillment status of an order with `fulfilled` units fulfilled; `is_open` states whether open units remain.
+
+    `active` are the fulfillments that were not cancelled.
+    """
+    if not fulfilled:
+        return "unfulfilled"
+    if is_open:
+        return "partial"
+    return "delivered" if all(fulfillment["status"] == DELIVERED for fulfillment in active) else "fulfilled"
+
+
+def return_status(*, fulfilled: int, returned: int) -> str:
+    """The return status of an order; `fulfilled` and `returned` are numbers of units."""
+    if not returned:
+        return NOT_RETURNED
+    return "returned" if returned == fulfilled else "partial"

@@ -1,17 +1,16 @@
-"""The table of orders."""
+"""The tables of orders, of their items, and of erasures; which members of an order are personal data."""
 
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Index, Integer, String, Text, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.engine import Base
-from app.db.types import JSON_VALUE, UUID, Timestamp
-from app.models.fulfillment import FULFILLMENT_STATUSES, NOT_RETURNED, RETURN_STATUSES
-from app.models.lifecycle import STATUSES
+from app.db.engine import JSON_VALUE, UUID, Base, Timestamp
+from app.errors import InvalidRequest, QuantityExceeded, pluralize
+from app.models.lifecycle import FULFILLMENT_STATUSES, NOT_RETURNED, RETURN_STATUSES, STATUSES
 from app.models.money import PAYMENT_STATUSES, UNPAID
-from app.models.order_item import ID_MAX
 from app.models.principal import PRINCIPAL_MAX
 
 IDEMPOTENCY_KEY_MAX = 255  # characters, as in Stripe's API
@@ -46,6 +45,32 @@ RECORDS: dict[str, Any] = {
     "reopening": None,
 }
 CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
+
+ITEM_CONTENT = ("item_id", "title", "quantity", "unit_price")  # the members of an item that its caller sets
+ZERO = text("0")
+ID_MAX = 64  # characters of an id chosen by a caller: a UUID with a prefix fits
+TITLE_MAX = 200
+
+Line = dict[str, Any]  # an item as the order document shows it
+Units = list[dict[str, int]]  # {"line", "quantity"}, each line at most once
+
+RUNNING, DONE = "running", "done"
+
+# The members of an order that are personal data, or contain some; `scrub` removes it.
+PERSONAL_COLUMNS = (
+    "customer_id", "note", "metadata", "tags", "shipping_address", "billing_address", "adjustments", "holds",
+    "payments", "cancellations", "fulfillments", "returns", "reopening",
+)  # fmt: skip
+
+# The free texts in the records of an order.
+_FREE_TEXTS: dict[str, dict[str, None]] = {
+    "adjustments": {"label": None},
+    "holds": {"reason": None},
+    "payments": {"note": None},
+    "cancellations": {"note": None},
+    "fulfillments": {"tracking": None},
+    "returns": {"reason": None},
+}
 
 
 class Order(Base):
@@ -147,3 +172,117 @@ class Order(Base):
         CheckConstraint(payment_status.in_(PAYMENT_STATUSES), name="payment_status"),
         CheckConstraint(return_status.in_(RETURN_STATUSES), name="return_status"),
     )
+
+
+class OrderItem(Base):
+    """One line of an order. `line` numbers start at 1, in the order of the request.
+
+    Each unit is open, cancelled or fulfilled; returned units have been fulfilled.
+    """
+
+    __tablename__ = "order_items"
+
+    order_id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    line: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    item_id: Mapped[str] = mapped_column(String(ID_MAX))
+    title: Mapped[str | None] = mapped_column(String(TITLE_MAX))
+    quantity: Mapped[int] = mapped_column(Integer)
+    unit_price: Mapped[int | None] = mapped_column(BigInteger)
+    cancelled: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    fulfilled: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    returned: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+
+    __table_args__ = (
+        Index("ix_order_items_item_id_order_id", item_id, order_id),
+        CheckConstraint(
+            "0 <= returned AND returned <= fulfilled AND 0 <= cancelled AND cancelled + fulfilled <= quantity",
+            name="quantities",
+        ),
+    )
+
+
+_COLUMNS = [name for name in OrderItem.__table__.columns.keys() if name != "order_id"]
+
+
+def line_columns(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """The columns of the lines, without the order's id."""
+    return [{name: line[name] for name in _COLUMNS} for line in lines]
+
+
+def open_units(line: Mapping[str, Any]) -> int:
+    """The units of a line that are neither cancelled nor fulfilled."""
+    return int(line["quantity"] - line["cancelled"] - line["fulfilled"])
+
+
+def returnable_units(line: Mapping[str, Any], *, expected: Mapping[int, int]) -> int:
+    """The fulfilled units of a line that are neither returned nor, by line number, `expected` to be."""
+    return int(line["fulfilled"] - line["returned"] - expected.get(line["line"], 0))
+
+
+def require_available(units: Units, lines: Iterable[Line], *, available: Callable[[Line], int]) -> None:
+    """Raise InvalidRequest for lines that the order does not have, and QuantityExceeded for lines with fewer units
+    `available`. Both list every error."""
+    by_line = {line["line"]: line for line in lines}
+    unknown = [i for i, entry in enumerate(units) if entry["line"] not in by_line]
+    if unknown:
+        errors = [_error(i, "The order has no such line.") for i in unknown]
+        raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=errors)
+    remaining = [available(by_line[entry["line"]]) for entry in units]
+    exceeded = [
+        _error(i, f"Line {entry['line']} has {pluralize(remaining[i], 'unit')} left.")
+        for i, entry in enumerate(units)
+        if entry["quantity"] > remaining[i]
+    ]
+    if exceeded:
+        raise QuantityExceeded(
+            "Lines have fewer units left than requested. Reduce the quantities that `errors` lists.", errors=exceeded
+        )
+
+
+def _error(index: int, detail: str) -> dict[str, str]:
+    return {"pointer": f"#/items/{index}", "detail": detail}
+
+
+class Erasure(Base):
+    """An erasure of a customer's personal data, and its progress.
+
+    `customer_id` is set until all orders are erased, then NULL, so that the row itself identifies nobody. `orders` is
+    the number of erased orders. `order_id` is the order in progress: its snapshots up to `erased_version` are erased.
+    """
+
+    __tablename__ = "erasures"
+
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    customer_id: Mapped[str | None] = mapped_column(String(ID_MAX))
+    alias: Mapped[str] = mapped_column(String(ID_MAX))
+    actor: Mapped[str] = mapped_column(String(PRINCIPAL_MAX))
+    status: Mapped[str] = mapped_column(String(16))
+    orders: Mapped[int] = mapped_column(Integer)
+    order_id: Mapped[str | None] = mapped_column(UUID)
+    erased_version: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    __table_args__ = (
+        # At most one running erasure for a customer; a unique index admits any number of NULLs.
+        Index("uq_erasures_customer_id", customer_id, unique=True),
+        CheckConstraint(status.in_((RUNNING, DONE)), name="status"),
+    )
+
+
+def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:
+    """A copy of an order document, or of an order's columns, without personal data. Scrubbing is idempotent.
+
+    The alias replaces the customer's id. Addresses, except the country, metadata, tracking and every free text are
+    removed. Items, prices, countries and the references of payments are kept, because accounting needs them.
+    """
+    scrubbed = dict(document) | {"customer_id": alias, "note": None, "metadata": {}, "tags": []}
+    for name in ("shipping_address", "billing_address"):
+        address = document[name]
+        scrubbed[name] = address and {"country": address["country"]}
+    for name, texts in _FREE_TEXTS.items():
+        scrubbed[name] = [{**record, **texts} for record in document[name]]
+    for fulfillment in scrubbed["fulfillments"]:
+        fulfillment["events"] = [{**event, "description": None} for event in fulfillment["events"]]
+    scrubbed["reopening"] = document["reopening"] and {**document["reopening"], "reason": None}
+    return scrubbed

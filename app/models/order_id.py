@@ -16,6 +16,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _RANDOM_BITS = 46
 LOWEST_ID, HIGHEST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+CREATE = "create"  # the operation of the idempotency keys of new orders
 ALIAS_PREFIX = "erased-"  # of a customer id; reserved, so that requests with such a customer_id are refused
 
 

@@ -6,8 +6,7 @@ from datetime import datetime
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.engine import Base
-from app.db.types import JSON_VALUE, Timestamp
+from app.db.engine import JSON_VALUE, Base, Timestamp
 from app.errors import Forbidden
 
 PRINCIPAL_MAX = 128  # characters of a principal's id

@@ -18,10 +18,9 @@ from unicodedata import combining, normalize
 from sqlalchemy import BigInteger, Boolean, Index, Integer, String, Text, literal_column
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.engine import Base
-from app.db.types import UUID, Timestamp
-from app.models.fulfillment import NOT_RETURNED
-from app.models.order_item import ID_MAX
+from app.db.engine import UUID, Base, Timestamp
+from app.models.lifecycle import NOT_RETURNED
+from app.models.order import ID_MAX
 
 TERM_MAX = 64  # characters; longer words are cut off, in orders and in queries
 NO_TOTAL = -1  # the total of an order without prices, which sorts before all others

@@ -1,5 +1,5 @@
 """HTTP endpoints: a view reads its input, calls one service and returns its response.
 
 `order_routes` creates, reads, lists and exports orders, `order_action_routes` changes them, `customer_routes` erases
-personal data, `health_routes` serves probes and metrics, `docs_routes` the API description and the problem types.
+personal data, `health_routes` serves probes and metrics, `page_routes` the API description, guides and the console.
 """

@@ -7,8 +7,8 @@ from flask import Response
 from app import errors
 from app.http.application import Blueprint, Content
 from app.http.auth import current_principal
-from app.http.exports import NDJSON, Export
 from app.http.responses import erasure_response
+from app.http.streams import NDJSON, Export
 from app.schemas.documents import ErasureSchema
 from app.schemas.parameters import CustomerPathSchema, PersonalDataQuerySchema
 from app.services import personal_data

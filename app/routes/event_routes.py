@@ -8,9 +8,9 @@ from flask import Response
 from app import errors
 from app.http.application import Blueprint, Content
 from app.http.auth import current_principal
-from app.http.content_negotiation import preferred_media_type
-from app.http.cursors import make_feed_cursor, read_feed_cursor
-from app.http.event_streams import (
+from app.http.requests import JSON, make_feed_cursor, read_feed_cursor
+from app.http.responses import list_response, preferred_media_type
+from app.http.streams import (
     EVENT_STREAM,
     STREAM_PAGE,
     EventSource,
@@ -20,8 +20,6 @@ from app.http.event_streams import (
     stream_response,
     wait_for_page,
 )
-from app.http.requests import JSON
-from app.http.responses import list_response
 from app.models.order_id import LOWEST_ID, parse_uuid
 from app.models.principal import Principal
 from app.schemas.documents import FeedPageSchema

@@ -6,8 +6,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from app.db.migrations import SchemaMismatch, database_state, require_compatible
 from app.errors import ServiceUnavailable
 from app.http.application import PUBLIC, Blueprint, Content
-from app.http.content_negotiation import compress
 from app.http.requests import JSON
+from app.http.responses import compress
 from app.telemetry import render_metrics
 
 NO_STORE = {"Cache-Control": "no-store"}

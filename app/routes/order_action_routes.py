@@ -10,10 +10,9 @@ from app.http.application import Blueprint
 from app.http.auth import current_principal
 from app.http.requests import MERGE_PATCH, change_request, current_request_id, is_dry_run, refuse_header, with_pauses
 from app.http.responses import batch_response, order_response
-from app.models.fulfillment import RECEIVED, REJECTED
+from app.models.lifecycle import RECEIVED, REJECTED
 from app.schemas.documents import ActionResultsSchema, OrderSchema
-from app.schemas.order import OrderPatchSchema
-from app.schemas.order_actions import (
+from app.schemas.order import (
     BulkActionsInSchema,
     CancellationInSchema,
     DeliveryEventInSchema,
@@ -22,6 +21,7 @@ from app.schemas.order_actions import (
     FulfillmentPatchSchema,
     HoldInSchema,
     HoldPathSchema,
+    OrderPatchSchema,
     PaymentInSchema,
     ReopeningInSchema,
     ReturnInSchema,

@@ -10,24 +10,22 @@ from app import errors
 from app.http import rate_limit
 from app.http.application import Blueprint, Content
 from app.http.auth import current_principal
-from app.http.cursors import (
+from app.http.requests import (
+    check_conditions,
+    current_request_id,
+    idempotency_key,
+    is_dry_run,
     make_cursor,
     make_search_cursor,
     make_version_cursor,
     read_cursor,
     read_search_cursor,
     read_version_cursor,
-)
-from app.http.exports import EXPORT_MEDIA_TYPES, Export
-from app.http.requests import (
-    check_conditions,
-    current_request_id,
-    idempotency_key,
-    is_dry_run,
     refuse_header,
     with_pauses,
 )
 from app.http.responses import batch_response, list_response, order_response
+from app.http.streams import EXPORT_MEDIA_TYPES, Export
 from app.schemas.documents import BatchResultsSchema, EventListSchema, OrderListSchema, OrderSchema, SearchResultSchema
 from app.schemas.order import BatchInSchema, OrderInSchema
 from app.schemas.parameters import (
@@ -38,9 +36,8 @@ from app.schemas.parameters import (
     SearchQuerySchema,
     VersionQuerySchema,
 )
-from app.services import batches, order_listing, order_queries, order_search, order_service
-from app.services.order_export import stream_orders
-from app.services.order_queries import list_history
+from app.services import batches, order_queries, order_search, order_service
+from app.services.order_queries import list_history, stream_orders
 from app.services.order_service import CreateRequest
 
 COMPLETE_UNTIL = "Complete-Until"
@@ -168,7 +165,7 @@ def list_orders(query: dict[str, Any]) -> Response:
     """
     limit, cursor = query.pop("limit"), query.pop("cursor", None)
     after = read_cursor(cursor, query=query)
-    page = order_listing.list_orders(query, principal=current_principal(), limit=limit, after=after)
+    page = order_queries.list_orders(query, principal=current_principal(), limit=limit, after=after)
     next_cursor = make_cursor(page.next_after, query=query)
     return list_response("orders", page.documents, next_cursor, headers={COMPLETE_UNTIL: page.complete_until})
 
@@ -214,7 +211,7 @@ def export_orders(query: dict[str, Any]) -> Response:
     """
     export = Export.requested(query.pop("format", None), byte_order_mark=query.pop("bom") == "1")
     limit, after = query.pop("limit", None), query.pop("after", None)
-    principal, headers = current_principal(), {COMPLETE_UNTIL: order_listing.complete_until()}
+    principal, headers = current_principal(), {COMPLETE_UNTIL: order_queries.complete_until()}
     documents = stream_orders(query, principal=principal, limit=limit, after=after)
     return export.response(documents, principal=principal, headers=headers)
 

@@ -8,8 +8,7 @@ from flask import Flask, Response, current_app
 from app import errors
 from app.http.application import Blueprint
 from app.http.auth import current_principal
-from app.http.cursors import make_cursor, read_cursor
-from app.http.requests import MERGE_PATCH, check_conditions
+from app.http.requests import MERGE_PATCH, check_conditions, make_cursor, read_cursor
 from app.http.responses import json_response, list_response
 from app.schemas.webhook import (
     DeliveryCountSchema,

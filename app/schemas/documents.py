@@ -1,6 +1,6 @@
 """Response schemas: everything the service returns, for the API description.
 
-No response passes through them: documents are rendered by `app.services.order_document` and stored as text.
+No response passes through them: documents are rendered by `app.models.order_aggregate` and stored as text.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,19 @@ from typing import Any
 
 from marshmallow import fields, validate
 
-from app.models.erasure import DONE, RUNNING
-from app.models.fulfillment import DELIVERY_EVENTS, FULFILLMENT_STATUSES, RETURN_RECORD_STATUSES, RETURN_STATUSES
-from app.models.lifecycle import ACTIONS, EVENT_TYPES, STATUSES
+from app.models.lifecycle import (
+    ACTIONS,
+    DELIVERY_EVENTS,
+    EVENT_TYPES,
+    FULFILLMENT_STATUSES,
+    RETURN_RECORD_STATUSES,
+    RETURN_STATUSES,
+    STATUSES,
+)
 from app.models.money import PAYMENT_STATUSES, PAYMENT_TYPES
-from app.models.order import NUMBER_LENGTH
-from app.schemas.fields import ResponseSchema
-from app.schemas.order import ADJUSTMENT_TYPES, CURRENCIES, RELATIONS
-from app.schemas.order_actions import CANCELLATION_REASONS, HOLD_KINDS
+from app.models.order import DONE, NUMBER_LENGTH, RUNNING
+from app.schemas.base import ResponseSchema
+from app.schemas.order import ADJUSTMENT_TYPES, CANCELLATION_REASONS, CURRENCIES, HOLD_KINDS, RELATIONS
 
 ORDER_ID = "019dab70-c2b3-7c51-b9f8-1d6f2a6c3e11"
 TIMESTAMP = {"format": "date-time", "example": "2026-11-22T09:41:07.123456Z"}

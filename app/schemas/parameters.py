@@ -5,12 +5,11 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, missing
 
-from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
-from app.models.lifecycle import EVENT_TYPES, STATUSES
+from app.models.lifecycle import EVENT_TYPES, FULFILLMENT_STATUSES, RETURN_STATUSES, STATUSES
 from app.models.money import PAYMENT_STATUSES
-from app.models.order_item import ID_MAX
+from app.models.order import ID_MAX
 from app.models.search import SORTS, query_words
-from app.schemas.fields import (
+from app.schemas.base import (
     BoundedInteger,
     Choice,
     Choices,

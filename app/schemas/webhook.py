@@ -5,10 +5,9 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
-from app.models.fulfillment import FULFILLMENT_STATUSES, RETURN_STATUSES
-from app.models.lifecycle import EVENT_TYPES, STATUSES
+from app.models.lifecycle import EVENT_TYPES, FULFILLMENT_STATUSES, RETURN_STATUSES, STATUSES
 from app.models.money import PAYMENT_STATUSES
-from app.models.order_item import ID_MAX
+from app.models.order import ID_MAX
 from app.models.webhook import (
     DELIVERY_STATUSES,
     DESCRIPTION_MAX,
@@ -24,8 +23,7 @@ from app.models.webhook import (
     THIN,
     URL_MAX,
 )
-from app.schemas.documents import NEXT_CURSOR, ORDER_ID, TIMESTAMP, OrderSchema
-from app.schemas.fields import (
+from app.schemas.base import (
     BoundedInteger,
     BoundedList,
     Choice,
@@ -36,6 +34,7 @@ from app.schemas.fields import (
     StrictSchema,
     Text,
 )
+from app.schemas.documents import NEXT_CURSOR, ORDER_ID, TIMESTAMP, OrderSchema
 from app.schemas.parameters import PAGE_DEFAULT, PAGE_MAX
 
 SUBSCRIBABLE = (*EVENT_TYPES, *ENDPOINT_EVENT_TYPES)

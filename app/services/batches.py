@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from app.db.errors import DATABASE_ERRORS, is_unavailable
 from app.errors import Forbidden, InternalError, InvalidRequest, PreconditionRequired, ServiceError, ServiceUnavailable
-from app.models.fulfillment import RECEIVED, REJECTED
+from app.models.lifecycle import RECEIVED, REJECTED
+from app.models.order_aggregate import StoredOrder, visible_order
 from app.models.order_id import fingerprint
 from app.models.principal import Principal
-from app.schemas.fields import StrictSchema
-from app.schemas.order import BatchEntryInSchema
-from app.schemas.order_actions import (
+from app.schemas.base import StrictSchema, load_body
+from app.schemas.order import (
+    BatchEntryInSchema,
     BulkActionInSchema,
     BulkHoldSchema,
     BulkReleaseSchema,
@@ -29,10 +30,8 @@ from app.schemas.order_actions import (
     ReopeningInSchema,
     ReturnInSchema,
 )
-from app.schemas.strict_json import load_body
 from app.services import order_actions
 from app.services.order_actions import ChangeRequest
-from app.services.order_document import StoredOrder, visible_order
 from app.services.order_service import CreateRequest, Outcome, authorize, create_orders
 
 Loaded = TypeVar("Loaded")

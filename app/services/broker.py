@@ -21,10 +21,8 @@ import structlog
 from sqlalchemy import bindparam, or_, select, true, update
 
 from app.config import StartupError
-from app.db.engine import db
-from app.db.statement import Statement
-from app.db.transactions import in_transaction, read_rows
-from app.db.types import rfc3339
+from app.db.engine import db, rfc3339
+from app.db.statements import Statement, in_transaction, read_rows
 from app.errors import CursorExpired
 from app.models import BROKER_CURSOR, FEED, FEED_HEAD
 from app.models.webhook import WITH_ORDER

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
 
 from app.config import RANDOM_KEY_PREFIX, available_cores, is_loopback
-from app.db.engine import db
+from app.db.engine import db, rfc3339
 from app.db.errors import (
     DATABASE_ERRORS,
     UnsuitableDatabase,
@@ -24,17 +24,14 @@ from app.db.errors import (
     loggable_message,
 )
 from app.db.migrations import DatabaseState, SchemaMismatch, compatibility, database_state, require_revision
-from app.db.notifications import can_listen
-from app.db.types import rfc3339
+from app.db.statements import can_listen
 from app.errors import pluralize
 from app.models.webhook import DELETED, ENABLED, FAILING, GONE, WebhookEndpoint
-from app.services.api_key_service import any_api_key
 from app.services.broker import find_login_failure, read_lag
-from app.services.event_feed import read_ends
+from app.services.credentials import KeySetUnavailable, any_api_key, fetch_keys
+from app.services.event_feed import oldest_pending, read_ends
 from app.services.personal_data import find_waiting_erasures
 from app.services.search_projection import read_search_seq
-from app.services.sequencer import oldest_pending
-from app.services.token_service import KeySetUnavailable, fetch_keys
 
 WORKER_NAME = "order-service-worker"  # application_name of the connections of `flask worker` to PostgreSQL
 

@@ -10,22 +10,23 @@ from functools import cache, lru_cache
 from itertools import compress
 from typing import Any, NamedTuple
 
-from app.db.types import read_timestamp
-from app.models.erasure import scrub
-from app.models.fulfillment import (
+from app.db.engine import read_timestamp
+from app.models.lifecycle import (
+    CONDITIONS,
     DELIVERED,
     EXPECTED,
     FULFILLMENT_CANCELLED,
+    OPEN,
     RECEIVED,
     REJECTED,
     active_fulfillments,
+    allowed_actions,
     count_units,
     delivery_status,
     fulfillment_status,
     return_status,
     with_status,
 )
-from app.models.lifecycle import CONDITIONS, OPEN, allowed_actions
 from app.models.money import (
     REFUNDS,
     REVERSALS,
@@ -38,7 +39,7 @@ from app.models.money import (
     price_lines,
     sum_payments,
 )
-from app.models.order import CONTENT_TIMES
+from app.models.order import CONTENT_TIMES, scrub
 from app.models.order_aggregate import VERSIONS_MAX
 from app.models.order_id import first_order_id, is_alias
 

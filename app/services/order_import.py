@@ -8,9 +8,10 @@ from hashlib import blake2b
 from typing import Any
 
 import orjson
+from marshmallow import fields, validate
 
+from app.db.engine import read_timestamp, rfc3339
 from app.db.errors import DATABASE_ERRORS, is_unavailable
-from app.db.types import read_timestamp, rfc3339
 from app.errors import (
     InternalError,
     InvalidRequest,
@@ -20,22 +21,204 @@ from app.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from app.models.money import InvalidPrices
-from app.models.order import CONTENT, RECORDS
-from app.models.order_aggregate import CLOCK_SKEW
-from app.models.order_id import first_order_id, hash_reference
-from app.models.order_item import line_columns
-from app.models.principal import Principal
-from app.schemas.order import OrderInSchema
-from app.schemas.order_import import ExportedOrderSchema
-from app.schemas.strict_json import body_errors, load_body, parse_json
+from app.models.lifecycle import (
+    ACTIONS,
+    DELIVERY_EVENTS,
+    DELIVERY_EVENTS_MAX,
+    FULFILLMENT_STATUSES,
+    RETURN_RECORD_STATUSES,
+    RETURN_STATUSES,
+    STATUSES,
+)
+from app.models.money import PAYMENT_STATUSES, PAYMENT_TYPES, PAYMENTS_MAX, InvalidPrices
+from app.models.order import CONTENT, RECORDS, line_columns
+from app.models.order_aggregate import CLOCK_SKEW, HOLDS_MAX, VERSIONS_MAX, parse_order, render_order
+from app.models.order_id import NUMBER_PATTERN, first_order_id, hash_reference
+from app.models.principal import PRINCIPAL_MAX, Principal
+from app.schemas.base import (
+    BoundedInteger,
+    BoundedList,
+    Choice,
+    RFC3339DateTime,
+    StrictSchema,
+    Text,
+    body_errors,
+    load_body,
+    parse_json,
+)
+from app.schemas.order import (
+    ADJUSTMENTS_MAX,
+    CANCELLATION_REASONS,
+    HOLD_KINDS,
+    ITEMS_MAX,
+    NOTE_MAX,
+    PRICE_MAX,
+    QUANTITY_MAX,
+    AdjustmentInSchema,
+    DistinctLinesSchema,
+    Handle,
+    ItemInSchema,
+    LineQuantityInSchema,
+    OrderInSchema,
+    TrackingInSchema,
+    UpdatedOrderSchema,
+)
 from app.services.document_checks import ID_TIME_LENGTH, inconsistent_members
 from app.services.order_actions import DOCUMENT_MAX
-from app.services.order_document import parse_order, render_order
-from app.services.order_inserts import NewOrder, find_stored_ids, restore_orders
 from app.services.order_service import CreateRequest, content_columns, create_orders, item_columns, order_fingerprint
+from app.services.order_storage import NewOrder, find_stored_ids, restore_orders
+
+_NUMBER = validate.Regexp(NUMBER_PATTERN, error="This must be an order number, such as 261122-7QK4MZ8D.")
+_NOT_EMPTY = validate.Length(min=1, error="This must have a member, or be null.")
 
 _EXPECTED_MAX = 500  # characters of a value in an error detail
+
+
+class _CompleteSchema(StrictSchema):
+    """A schema that requires all members: a document has each of them, even if it is null."""
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        super().on_bind_field(field_name, field_obj)
+        field_obj.required = True
+
+
+def _number() -> BoundedInteger:
+    return BoundedInteger(1, 2**31 - 1, required=True)
+
+
+def _lines() -> fields.Field[Any]:
+    return BoundedList(fields.Nested(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
+
+
+def _free_text() -> Text:
+    return Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
+
+
+# The members of records are declared in the order of the document.
+
+
+class ExportedItemSchema(_CompleteSchema, ItemInSchema):
+    """A line with its units; the import computes the prices again."""
+
+    line = BoundedInteger(1, ITEMS_MAX, required=True)
+    subtotal = fields.Raw(allow_none=True)
+    discount = fields.Raw()
+    total = fields.Raw(allow_none=True)
+    cancelled = BoundedInteger(0, QUANTITY_MAX, required=True)
+    fulfilled = BoundedInteger(0, QUANTITY_MAX, required=True)
+    returned = BoundedInteger(0, QUANTITY_MAX, required=True)
+
+
+class ExportedAdjustmentSchema(_CompleteSchema, AdjustmentInSchema):
+    """An adjustment of the order."""
+
+
+class ExportedHoldSchema(StrictSchema):
+    """A hold of the order."""
+
+    handle = Handle()
+    kind = Choice(HOLD_KINDS, required=True)
+    reason = Text(200, required=True, allow_none=True)
+    until = RFC3339DateTime(required=True, allow_none=True)
+    placed_by = Text(PRINCIPAL_MAX, required=True)
+    placed_at = RFC3339DateTime(required=True)
+
+
+class ExportedPaymentSchema(StrictSchema):
+    """A payment of the order."""
+
+    type = Choice(PAYMENT_TYPES, required=True)
+    amount = BoundedInteger(1, PRICE_MAX, required=True)
+    waived = BoundedInteger(0, PRICE_MAX, required=True)
+    reference = Text(128, required=True)
+    method = Text(64, required=True, allow_none=True)
+    occurred_at = RFC3339DateTime(required=True)
+    note = _free_text()
+    created_at = RFC3339DateTime(required=True)
+
+
+class ExportedDeliveryEventSchema(StrictSchema):
+    """What happened to a fulfillment."""
+
+    type = Choice(DELIVERY_EVENTS, required=True)
+    occurred_at = RFC3339DateTime(required=True)
+    description = Text(500, required=True, allow_none=True)
+
+
+class ExportedFulfillmentSchema(DistinctLinesSchema):
+    """A fulfillment of the order."""
+
+    number = _number()
+    items = _lines()
+    status = Choice(DELIVERY_EVENTS, required=True)
+    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True, validate=_NOT_EMPTY)
+    events = BoundedList(fields.Nested(ExportedDeliveryEventSchema), max_length=DELIVERY_EVENTS_MAX, required=True)
+    created_at = RFC3339DateTime(required=True)
+
+
+class ExportedReturnSchema(DistinctLinesSchema):
+    """A return of the order."""
+
+    number = _number()
+    items = _lines()
+    status = Choice(RETURN_RECORD_STATUSES, required=True)
+    reason = _free_text()
+    created_at = RFC3339DateTime(required=True)
+
+
+class ExportedCancellationSchema(DistinctLinesSchema):
+    """A cancellation of units of the order."""
+
+    number = _number()
+    items = _lines()
+    reason = Choice(CANCELLATION_REASONS, required=True)
+    note = _free_text()
+    created_at = RFC3339DateTime(required=True)
+    reopened_at = RFC3339DateTime(required=True, allow_none=True)
+
+
+class ExportedReopeningSchema(StrictSchema):
+    """Why and when the order was reopened, and its status before."""
+
+    from_status = Choice(ACTIONS["reopen"].from_statuses, required=True)
+    reason = Text(NOTE_MAX, multiline=True, required=True, allow_none=True)
+    at = RFC3339DateTime(required=True)
+
+
+class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
+    """A complete order document. The import recomputes the derived members; they must equal those of the document.
+
+    The members of CONTENT and RECORDS may be absent: an earlier release has exported an order without those added
+    since.
+    """
+
+    items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
+    adjustments = BoundedList(fields.Nested(ExportedAdjustmentSchema), max_length=ADJUSTMENTS_MAX, required=True)
+    id = fields.UUID(required=True)
+    number = fields.String(required=True, validate=_NUMBER)
+    status = Choice(STATUSES, required=True)
+    fulfillment_status = Choice(FULFILLMENT_STATUSES, required=True)
+    payment_status = Choice(PAYMENT_STATUSES, required=True)
+    return_status = Choice(RETURN_STATUSES, required=True)
+    holds = BoundedList(fields.Nested(ExportedHoldSchema), max_length=HOLDS_MAX, required=True)
+    payments = BoundedList(fields.Nested(ExportedPaymentSchema), max_length=PAYMENTS_MAX, required=True)
+    fulfillments = fields.List(fields.Nested(ExportedFulfillmentSchema), required=True)
+    returns = fields.List(fields.Nested(ExportedReturnSchema), required=True)
+    cancellations = fields.List(fields.Nested(ExportedCancellationSchema), required=True)
+    reopening = fields.Nested(ExportedReopeningSchema, required=True, allow_none=True)
+    late = fields.Boolean(required=True)
+    # Actions that end an order are allowed beyond VERSIONS_MAX.
+    version = BoundedInteger(1, 2 * VERSIONS_MAX, required=True)
+    created_at = RFC3339DateTime(required=True)
+    updated_at = RFC3339DateTime(required=True)
+    totals = fields.Raw(allow_none=True)
+    allowed_actions = fields.Raw()
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        super().on_bind_field(field_name, field_obj)
+        field_obj.required = field_name not in CONTENT | RECORDS
+
+
 _BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
 
 

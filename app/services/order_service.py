@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from app.db.batching import Batcher, PerApplication
@@ -19,12 +19,11 @@ from app.errors import (
 )
 from app.models.lifecycle import NEW_ORDER_ACTIONS
 from app.models.money import order_totals, price_lines, priced_lines
-from app.models.order import CONTENT, IMMUTABLE_CONTENT
-from app.models.order_id import fingerprint, hash_key, hash_reference, new_order_id, order_number
-from app.models.order_item import ITEM_CONTENT
+from app.models.order import CONTENT, IMMUTABLE_CONTENT, ITEM_CONTENT
+from app.models.order_aggregate import StoredOrder, render_order, visible_order
+from app.models.order_id import CREATE, fingerprint, hash_key, hash_reference, new_order_id, order_number
 from app.models.principal import Principal
-from app.services.order_document import StoredOrder, render_order, visible_order
-from app.services.order_inserts import (
+from app.services.order_storage import (
     NEW_ORDER_STATE,
     Conflicts,
     NewOrder,
@@ -35,14 +34,9 @@ from app.services.order_inserts import (
 from app.tracing import current_traceparent
 
 FIRST_VERSION = 1
-CREATE = "create"  # the operation of the idempotency keys of new orders
 GROUP_COMMIT_MAX = 100  # orders of concurrent requests in one statement; more would delay each request without a gain
 STATEMENT_ITEMS_MAX = 10_000  # items in one statement: it takes 0.5 s of the 3 s of statement_timeout
 ONE_BY_ONE_DEADLINE = 5.0  # seconds for storing the orders of a failed statement one by one; each may wait for a lock
-# The time after `created_at` by which every order is readable. The statement runs after `created_at`; it fails after 10
-# s, storing its orders one by one after another 5 s, and the first order of a batch's statement waits for the previous
-# statement. The rest is for clocks that differ between machines.
-VISIBLE_AFTER = timedelta(seconds=60)
 _NUMBER_ATTEMPTS = 4  # a number has 40 random bits; of the pairs of orders of one day, one in 10^12 has the same
 _ABSENT_CONTENT: dict[str, Any] = dict.fromkeys(IMMUTABLE_CONTENT) | CONTENT
 

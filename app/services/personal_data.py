@@ -18,21 +18,25 @@ import orjson
 import structlog
 from sqlalchemy import Integer, Row, Text, bindparam, cast, func, literal, select, text, tuple_, update
 
-from app.db.engine import db, rewrite_sqlite_file
+from app.db.engine import UUID, db, rewrite_sqlite_file, rfc3339
 from app.db.errors import DATABASE_ERRORS, is_duplicate, is_unavailable
-from app.db.statement import rows_within
-from app.db.transactions import in_transaction, read_rows
-from app.db.types import UUID, rfc3339
+from app.db.statements import in_transaction, read_rows, rows_within
 from app.errors import ErasureNotFound, OpenOrders
 from app.models import DELIVERIES, EVENTS, ORDERS, ChangeKey, Erasure, Order, OrderEvent
-from app.models.erasure import DONE, PERSONAL_COLUMNS, RUNNING, scrub
 from app.models.lifecycle import ERASED, OPEN
+from app.models.order import DONE, PERSONAL_COLUMNS, RUNNING, scrub
+from app.models.order_aggregate import load_document, parse_order, render_order, visible_actor
 from app.models.order_id import LOWEST_ID, first_order_id, is_alias, new_alias, new_id, parse_uuid, time_ago
 from app.models.principal import Principal, customer_principal_id
-from app.services.order_document import load_document, parse_order, render_order, visible_actor
-from app.services.order_export import PAGE_BYTES, export_connection, stream_orders
-from app.services.order_inserts import event_row, insert_events
-from app.services.order_queries import find_events, next_after, render_events
+from app.services.order_queries import (
+    PAGE_BYTES,
+    export_connection,
+    find_events,
+    next_after,
+    render_events,
+    stream_orders,
+)
+from app.services.order_storage import event_row, insert_events
 from app.services.search_projection import search_row, store_rows
 from app.services.webhook_queue import delivery_document, erase_responses
 

@@ -1,19 +1,20 @@
 """Webhook endpoints and their deliveries: create, change and delete endpoints, list deliveries, send them again."""
 
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import gevent
+import gevent.socket
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from app.db.engine import db
-from app.db.transactions import in_transaction, read_rows
-from app.db.types import rfc3339
+from app.db.engine import db, rfc3339
+from app.db.statements import in_transaction, read_rows
 from app.errors import EventNotFound, Forbidden, InvalidRequest, TooManyWebhooks, WebhookNotFound
 from app.models import DELIVERIES, OUTBOX, FeedEntry, FeedHead, Order, OrderEvent, WebhookDelivery, WebhookEndpoint
 from app.models.order_id import LOWEST_ID, first_order_id, new_id, parse_uuid, time_ago
@@ -31,11 +32,13 @@ from app.models.webhook import (
     RETRY_MAX,
     STATUS_LITERALS,
     TEST,
+    RefusedURL,
+    check_addresses,
     includes_channels,
+    parse_webhook_url,
 )
-from app.models.webhook_url import RefusedURL, check_addresses, parse_webhook_url
+from app.services.credentials import SecretStore, new_secret
 from app.services.webhook_queue import QUEUED, delivery_document, queue_events, queue_rows
-from app.services.webhook_sender import Resolver, SecretStore, new_secret, resolve_host
 
 ENDPOINTS_MAX = 200  # the worker reads all of them for each event
 ROTATION = timedelta(hours=24)  # during which the previous secret signs too
@@ -48,9 +51,21 @@ _EXISTS = WebhookEndpoint.status != DELETED
 _PRUNE_MAX = 1_000  # deliveries of one endpoint that one transaction reads
 
 
+# The addresses of a host. Raises OSError.
+Resolver = Callable[[str, int], Sequence[str]]
+
+
+def resolve_host(host: str, port: int) -> list[str]:
+    """The addresses of a host. Other greenlets run meanwhile, and `gevent.Timeout` bounds it, whether or not the
+    process is patched. Raises OSError.
+    """
+    addresses = gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(address[0] for *_, address in addresses))
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookRules:
-    """How secrets are stored, and where webhooks may be sent (`app.models.webhook_url`)."""
+    """How secrets are stored, and where webhooks may be sent (`app.models.webhook`)."""
 
     secrets: SecretStore
     allow_private: bool

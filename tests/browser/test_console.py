@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from flask import Flask
 from playwright.sync_api import Browser, Page, Route, expect
 
-from app.services.order_schedule import expire_orders
+from app.services.order_actions import expire_orders
 from tests.support.applications import Applications
 from tests.support.credentials import api_key
 from tests.support.receivers import receiver

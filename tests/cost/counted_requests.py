@@ -17,9 +17,9 @@ from typing import Any
 from flask import Flask
 
 from app import create_app
-from app.db import notifications
+from app.db import statements
 from app.http import auth
-from app.services.api_key_service import create_api_key
+from app.services.credentials import create_api_key
 from tests.support.worker import worker_of
 
 COUNTED = 100  # requests of each kind, so many that the commands to valgrind hardly count
@@ -117,7 +117,7 @@ def control(*words: str) -> None:
 
 def main() -> None:
     # Below valgrind, a request takes so long that each would send the notification that a process sends every 0.1 s.
-    notifications.NOTIFY_PAUSE = 3600
+    statements.NOTIFY_PAUSE = 3600
     auth.KEY_SECONDS = 3600  # and many requests would read the API key, where one a second does otherwise
     for kind, request in kinds():
         gc.collect()

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from app.services.api_key_service import key_id
+from app.services.credentials import key_id
 from tests.support.concurrency import repeatedly
 from tests.support.credentials import bearer
 from tests.support.databases import ORDER, migrated

@@ -17,8 +17,8 @@ from app import create_app
 from app.db.engine import db
 from app.models import Order, OrderEvent
 from app.models.principal import ANONYMOUS
-from app.services.order_inserts import insert_orders
 from app.services.order_service import CreateRequest, new_order
+from app.services.order_storage import insert_orders
 from tests.hostile.probe import Probe, Target
 from tests.support.applications import close_connections
 from tests.support.databases import migrated, new_database

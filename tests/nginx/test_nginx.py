@@ -26,9 +26,9 @@ from app.db.engine import db
 from app.errors import problem_types
 from app.models.order import Order
 from app.models.principal import ANONYMOUS
-from app.services.order_inserts import insert_orders
-from app.services.order_schedule import expire_orders
+from app.services.order_actions import expire_orders
 from app.services.order_service import CreateRequest, new_order
+from app.services.order_storage import insert_orders
 from tests.nginx.conftest import nginx_without_service
 from tests.support.event_streams import number_events, open_stream
 from tests.support.samples import LARGE

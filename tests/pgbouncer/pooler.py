@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from app.db.connection import LIMITS
+from app.db.engine import LIMITS
 from tests.support.postgres import private_postgres
 from tests.support.servers import TIMEOUT, free_port
 

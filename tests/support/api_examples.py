@@ -22,15 +22,15 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.db.engine import db
-from app.http.openapi_components import EXAMPLES, camel_case
+from app.http.openapi import EXAMPLES, camel_case
 from app.models import order_aggregate
 from app.models.event import CHANGE_KEYS_MAX
 from app.models.order import Order
 from app.models.order_aggregate import VERSIONS_MAX
 from app.models.order_id import hash_key
-from app.services import order_actions, order_service, order_updates
+from app.services import order_actions, order_service, order_storage
+from app.services.event_feed import prune_feed
 from app.services.order_actions import DOCUMENT_MAX
-from app.services.sequencer import prune_feed
 from app.services.webhook_service import ENDPOINTS_MAX
 from tests.support.applications import Applications
 from tests.support.credentials import app_with_auth, bearer, token
@@ -314,7 +314,7 @@ def _limits(recorder: Recorder) -> None:
         fail("POST", f"{path}/confirm")
     with patch.object(order_actions, "DOCUMENT_MAX", 500):
         fail("PATCH", path, {"note": "n" * 100})
-    with patch.object(order_updates, "CHANGE_KEYS_MAX", 0):
+    with patch.object(order_storage, "CHANGE_KEYS_MAX", 0):
         fail("PATCH", path, {}, Idempotency_Key=KEY)
     with webhook_rules(recorder.app):
         for _ in range(ENDPOINTS_MAX):

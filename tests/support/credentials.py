@@ -15,7 +15,7 @@ from flask import Flask
 
 from app import create_app
 from app.db.engine import db
-from app.services.api_key_service import create_api_key
+from app.services.credentials import create_api_key
 
 ISSUER, AUDIENCE = "https://login.example/", "orders"
 TOKEN_SECONDS = 86_400  # longer than all tests take: many tokens are created at collection

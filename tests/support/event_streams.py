@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Flask
 
-from app.services.sequencer import sequence_events
+from app.services.event_feed import sequence_events
 from tests.support.servers import TIMEOUT
 
 ACCEPT = {"Accept": "text/event-stream"}

@@ -7,7 +7,7 @@ import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.services.order_schedule import apply_due_changes
+from app.services.order_actions import apply_due_changes
 from tests.support.samples import RICHEST
 
 LINES = [

@@ -11,10 +11,9 @@ import orjson
 from flask import Flask
 from sqlalchemy import select, text, update
 
-from app.db.engine import db
-from app.db.types import rfc3339
+from app.db.engine import db, rfc3339
 from app.models import EVENTS, ORDERS, Order
-from app.services.order_inserts import insert_events
+from app.services.order_storage import insert_events
 from tests.support.samples import ADDRESS
 
 CANARY = "canary"

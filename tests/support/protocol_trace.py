@@ -8,7 +8,7 @@ from unittest.mock import patch
 from flask import Flask
 
 from app.db.engine import db
-from app.services import order_inserts, order_updates
+from app.services import order_storage
 from tests.support.applications import wait_for_notifiers
 
 
@@ -24,7 +24,7 @@ def messages_sent(app: Flask, call: Callable[[], Any], file: Path) -> list[str]:
     pooled.close()  # the pool is last in, first out, so the call gets this connection
     with file.open("w") as trace:
         pgconn.trace(trace.fileno())
-        with patch.object(order_inserts, "notify_workers"), patch.object(order_updates, "notify_workers"):
+        with patch.object(order_storage, "notify_workers"), patch.object(order_storage, "notify_workers"):
             call()
         pgconn.untrace()
     lines = (line.split("\t") for line in file.read_text().splitlines() if "\t" in line)  # SQL spans several lines

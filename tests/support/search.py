@@ -5,8 +5,8 @@ from typing import Any
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.services.event_feed import sequence_events
 from app.services.search_projection import project_events
-from app.services.sequencer import sequence_events
 
 
 def project(app: Flask) -> None:

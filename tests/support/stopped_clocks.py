@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
-from app.http import event_streams, rate_limit
+from app.http import rate_limit, streams
 from wsgi import app
 
 __all__ = ["app"]
 
-event_streams.HEARTBEAT = 1e9
+streams.HEARTBEAT = 1e9
 vars(rate_limit)["time"] = SimpleNamespace(monotonic=lambda: 1000.0)

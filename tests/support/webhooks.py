@@ -7,11 +7,11 @@ from typing import Any
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.services.sequencer import sequence_events
-from app.services.webhook_delivery import WebhookDeliverer
+from app.services.credentials import SecretStore
+from app.services.event_feed import sequence_events
+from app.services.webhook_delivery import WebhookDeliverer, WebhookSender, tls_context
 from app.services.webhook_queue import fan_out
-from app.services.webhook_sender import Resolver, SecretStore, WebhookSender, resolve_host, tls_context
-from app.services.webhook_service import WebhookRules
+from app.services.webhook_service import Resolver, WebhookRules, resolve_host
 from app.telemetry import observe_delivery
 
 SECRETS = SecretStore("a secret key of the installation, for tests")

@@ -1,29 +1,56 @@
-"""JWT bearer tokens (RFC 7519, RFC 8725): verification, and the principal they name."""
+"""API keys, JWT bearer tokens and the principals they name; the secrets that sign webhooks.
 
+An API key is `osk_<id>.<secret><checksum>`. Tokens: RFC 7519, RFC 8725. Secrets and signatures of webhooks:
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+import hmac
+import math
+import re
+import secrets
 import threading
 import time
-from collections.abc import Mapping
+from base64 import b64decode, b64encode, urlsafe_b64encode
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import blake2b, sha256
+from hmac import compare_digest
 from typing import Any
 from urllib.error import HTTPError, URLError
+from zlib import crc32
 
 import gevent
 import jwt
 import structlog
+from cryptography import fernet
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.types import Options
+from sqlalchemy import or_, select, update
 
+from app.config import RANDOM_KEY_PREFIX
+from app.db.engine import db
+from app.db.errors import DATABASE_ERRORS, is_lock_timeout
+from app.db.statements import read_rows
 from app.errors import ServiceUnavailable
+from app.models import ApiKey
+from app.models.order import ID_MAX
 from app.models.order_id import is_alias
-from app.models.order_item import ID_MAX
-from app.models.principal import CUSTOMER_SCOPES, SCOPES, Principal, customer_principal_id
+from app.models.principal import CUSTOMER_SCOPES, KEY_ID_LENGTH, SCOPES, Principal, customer_principal_id
 
 log = structlog.get_logger()
+
+PREFIX = "osk_"
+_SECRET_BYTES = 32
+_ID_SYMBOLS = "abcdefghijkmnpqrstuvwxyz23456789"
+_USE_RECORDED_EVERY = timedelta(minutes=1)
+_KEY = re.compile(rf"({PREFIX}([a-z0-9]{{{KEY_ID_LENGTH}}})\.([A-Za-z0-9_-]{{43}}))([0-9a-f]{{8}})", re.ASCII)
+_NO_HASH = "0" * 64
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")  # asymmetric: the service verifies tokens, and must not be able to sign them
 # Media types in lower case (RFC 7515 §4.1.9, RFC 9068 §2.1); "application/" may be left out.
@@ -47,6 +74,115 @@ _JWKS_TIMEOUT = 3  # seconds
 _JWKS_WAITING = 10
 _RSA_MIN = 2048  # bits (NIST SP 800-131A)
 _PUBLIC_KEYS = (RSAPublicKey, EllipticCurvePublicKey, Ed25519PublicKey)
+
+_WEBHOOK_SECRET_PREFIX = "whsec_"  # the prefix that the specification gives every secret  # nosec B105
+_WEBHOOK_SECRET_BYTES = 32  # the specification: 24 to 64
+_PLAIN, _ENCRYPTED = "plain:", "fernet:"
+
+
+def create_api_key(
+    name: str, *, scopes: list[str], expires_in: timedelta | None, channels: Collection[str] = ()
+) -> str:
+    """Store a new key and return it. The secret is stored as a hash only, and cannot be shown again.
+
+    A key with `channels`, at most CHANNELS_MAX, has access to their orders only; without, to all orders.
+
+    SHA-256 is enough: a secret of 256 random bits cannot be guessed, so a slow hash adds nothing.
+    """
+    key_id = "".join(secrets.choice(_ID_SYMBOLS) for _ in range(KEY_ID_LENGTH))
+    secret, now = secrets.token_urlsafe(_SECRET_BYTES), datetime.now(UTC)
+    expires_at = None if expires_in is None else now + expires_in
+    with db.session.begin():
+        db.session.add(
+            ApiKey(
+                id=key_id,
+                name=name,
+                scopes=sorted(scopes),
+                channels=sorted(channels) or None,
+                secret_hash=hash_secret(secret),
+                created_at=now,
+                expires_at=expires_at,
+            )
+        )
+    return with_checksum(f"{PREFIX}{key_id}.{secret}")
+
+
+def with_checksum(key: str) -> str:
+    """The key with its CRC-32, by which mistyped and truncated keys are refused without a database query.
+
+    It does not protect against forged keys; the secret does.
+    """
+    return f"{key}{crc32(key.encode()):08x}"
+
+
+def key_id(key: str) -> str:
+    """The id of a well-formed key, which is not secret."""
+    return key.removeprefix(PREFIX).partition(".")[0]
+
+
+def is_well_formed(key: str) -> bool:
+    """Whether a key has the right form and checksum. Other keys do not exist."""
+    parts = _KEY.fullmatch(key)
+    return parts is not None and with_checksum(parts[1]) == key
+
+
+def any_api_key() -> bool:
+    """Whether there is a valid key: neither revoked nor expired."""
+    unexpired = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > datetime.now(UTC))
+    return bool(read_rows(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), unexpired).limit(1)))
+
+
+def list_api_keys() -> list[ApiKey]:
+    """All keys, oldest first, including expired and revoked ones."""
+    return list(db.session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+
+
+def revoke_api_key(key_id: str) -> bool:
+    """Revoke a key. False if there is no such key or it is revoked already."""
+    valid = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    with db.engine.begin() as connection:
+        return connection.execute(valid.values(revoked_at=datetime.now(UTC))).rowcount == 1
+
+
+def find_principal(key: str) -> tuple[Principal, float] | None:
+    """The principal of a key, and its expiry in seconds since 1970. None for a key that is unknown, wrong, expired or
+    revoked.
+
+    Use is recorded at most once a minute, so that reads rarely write.
+    """
+    parts = _KEY.fullmatch(key)
+    if parts is None or not is_well_formed(key):
+        return None
+    key_id, secret = parts[2], parts[3]
+    now = datetime.now(UTC)
+    row = next(iter(read_rows(select(ApiKey.__table__).where(ApiKey.id == key_id))), None)
+    # An unknown id takes as long as a wrong secret, so that timing does not reveal ids.
+    matches = compare_digest(hash_secret(secret), row.secret_hash if row else _NO_HASH)
+    if row is None or not matches or row.revoked_at is not None:
+        return None
+    if row.expires_at is not None and row.expires_at <= now:
+        return None
+    if row.last_used_at is None or row.last_used_at <= now - _USE_RECORDED_EVERY:
+        _record_use(row.id, now)
+    end = math.inf if row.expires_at is None else row.expires_at.timestamp()
+    channels = None if row.channels is None else frozenset(row.channels)
+    return Principal(f"service:{row.name}", frozenset(row.scopes), channels=channels), end
+
+
+def _record_use(key_id: str, now: datetime) -> None:
+    """Record the use of a key, unless another process has locked the row (PostgreSQL) or the database (SQLite)."""
+    due = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= now - _USE_RECORDED_EVERY)
+    free = select(ApiKey.id).where(ApiKey.id == key_id, due).with_for_update(skip_locked=True)
+    try:
+        with db.engine.execution_options(lock_timeout=0).begin() as connection:
+            connection.execute(update(ApiKey).where(ApiKey.id.in_(free)).values(last_used_at=now))
+    except DATABASE_ERRORS as error:  # a full disk or a busy database must not make reads fail
+        if not is_lock_timeout(error):
+            log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
+
+
+def hash_secret(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()
 
 
 class InvalidToken(Exception):
@@ -221,3 +357,59 @@ def _scopes(claim: Any) -> frozenset[str]:
     if isinstance(claim, str):
         return frozenset(claim.split(" "))
     return frozenset(scope for scope in claim if isinstance(scope, str)) if isinstance(claim, list) else frozenset()
+
+
+class UnreadableSecret(Exception):
+    """The secret was encrypted with another SECRET_KEY. It must be rotated."""
+
+
+def new_secret() -> str:
+    """A random secret, `whsec_` and base64."""
+    return _WEBHOOK_SECRET_PREFIX + b64encode(secrets.token_bytes(_WEBHOOK_SECRET_BYTES)).decode()
+
+
+def signed_headers(message_id: str, body: bytes, *, timestamp: int, secrets: Sequence[str]) -> dict[str, str]:
+    """The headers of a request, with one signature for each secret. `timestamp` is in seconds since 1970."""
+    content = f"{message_id}.{timestamp}.".encode() + body
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(_signature(content, secret) for secret in secrets),
+    }
+
+
+def _signature(content: bytes, secret: str) -> str:
+    key = b64decode(secret.removeprefix(_WEBHOOK_SECRET_PREFIX))
+    return "v1," + b64encode(hmac.digest(key, content, "sha256")).decode()
+
+
+class SecretStore:
+    """Seals secrets for the database and opens them again.
+
+    With a SECRET_KEY they are encrypted and authenticated with a key derived from it: a copy of the database alone
+    reveals none. Anyone who also has the settings of the service, or runs code in it, can read them all. Without a
+    SECRET_KEY they are stored in plain text, and anyone who can read the database can sign.
+    """
+
+    def __init__(self, secret_key: str) -> None:
+        self._fernet: fernet.Fernet | None = None
+        if not secret_key.startswith(RANDOM_KEY_PREFIX):
+            key = blake2b(secret_key.encode(), digest_size=32, person=b"webhook secrets").digest()
+            self._fernet = fernet.Fernet(urlsafe_b64encode(key))
+
+    def seal(self, secret: str) -> str:
+        """The text to store."""
+        if self._fernet is None:
+            return _PLAIN + secret
+        return _ENCRYPTED + self._fernet.encrypt(secret.encode()).decode()
+
+    def open(self, sealed: str) -> str:
+        """The secret in a stored text. Raises UnreadableSecret."""
+        if sealed.startswith(_PLAIN):
+            return sealed.removeprefix(_PLAIN)
+        if self._fernet is None:
+            raise UnreadableSecret
+        try:
+            return self._fernet.decrypt(sealed.removeprefix(_ENCRYPTED)).decode()
+        except fernet.InvalidToken:
+            raise UnreadableSecret from None

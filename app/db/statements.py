@@ -1,17 +1,24 @@
-"""Compiled statements for frequent requests, retries, and functions that help to build statements.
+"""Running statements: one that is compiled once, several in a transaction, retries, NOTIFY and LISTEN.
 
-A statement is built with SQLAlchemy Core, compiled once and executed on the driver's cursor. The cursor takes 131 µs a
-request; Core's execution would add 320 µs, and an ORM session 1,100 µs.
+The statement of a frequent request is built with SQLAlchemy Core, compiled once and executed on the driver's cursor.
+The cursor takes 131 µs a request; Core's execution would add 320 µs, and an ORM session 1,100 µs.
+
+A process that stores events notifies the workers, which would otherwise poll often. A notification only ends a wait
+early. It can be lost, with its process or its connection, so workers also poll.
 """
 
 import random
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 import orjson
 import psycopg
+from flask import current_app
+from flask.ctx import AppContext
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -19,7 +26,9 @@ from sqlalchemy import (
     ClauseElement,
     Column,
     ColumnElement,
+    Executable,
     Integer,
+    Row,
     Select,
     Text,
     UpdateBase,
@@ -29,17 +38,20 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     true,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.engine import Dialect, Engine, make_url
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from app.db.engine import SQLITE_LOCK_TIMEOUT, db, execute_when_unlocked
+from app.db.batching import PerApplication
+from app.db.engine import SQLITE_LOCK_TIMEOUT, TRANSACTION_POOLER, BoundedConnection, db, execute_when_unlocked
 from app.db.errors import DATABASE_ERRORS, is_connection_unusable, is_lost_connection, is_transient
-from app.tracing import statement_span
+from app.tracing import span, statement_span
 
 Result = TypeVar("Result")
 
@@ -56,6 +68,11 @@ _DIALECTS: dict[str, Dialect] = {
 
 # SQL, the names of its positional parameters, and the values of its constant parameters.
 _Compiled = tuple[str, tuple[str, ...], dict[str, Any]]
+
+NOTIFY_PAUSE = 0.1  # seconds between two notifications of a process
+_LISTEN_SECONDS = 0.5  # between two checks whether to stop
+_RETRY_AFTER = 1.0  # seconds, while the database does not answer
+_CHANNEL = "order_events"
 
 
 def _always(_error: BaseException) -> bool:
@@ -268,3 +285,154 @@ def without_index(column: Any) -> ColumnElement[str]:
 def typed_columns(columns: Iterable[Column[Any]]) -> list[Any]:
     """The names and types of a table's columns, for `json_rows`."""
     return [column(c.name, c.type) for c in columns]
+
+
+def in_transaction(work: Callable[[], Result]) -> Result:
+    """Run `work` in one transaction of `db.session`, and commit it.
+
+    A transaction that the database aborts is repeated. A COMMIT whose connection is lost is not: it is unknown whether
+    it was executed, and the caller must check.
+    """
+    committing = False
+
+    def attempt() -> Result:
+        nonlocal committing
+        committing = False
+        with span("transaction"), db.session.begin():
+            result = work()
+            db.session.flush()  # so that only the COMMIT itself remains
+            committing = True
+        return result
+
+    return with_retry(attempt, is_repeatable=lambda error: not (committing and is_lost_connection(error)))
+
+
+def read_rows(query: Executable) -> Sequence[Row[Any]]:
+    """The rows of a query, read in a read-only transaction of its own, with the time limits of a request.
+
+    It waits for no writer's lock. It ends with COMMIT: after a ROLLBACK psycopg forgets the prepared statements of the
+    connection.
+    """
+
+    def read() -> Sequence[Row[Any]]:
+        with db.engine.execution_options(read_only=True).begin() as connection:
+            return connection.execute(query).all()
+
+    return with_retry(read)
+
+
+@contextmanager
+def consistent_read(*, statement_timeout: int | None) -> Iterator[Session]:
+    """A read-only session that sees one snapshot of the database. It takes no lock that a writer waits for.
+
+    `statement_timeout` is the limit of one statement in seconds, in place of the one that requests have. None, no
+    limit, is for commands only: they wait for an unresponsive server indefinitely.
+    """
+    with Session(db.engine.execution_options(read_only=True)) as session:
+        connection = session.connection().connection.dbapi_connection
+        if not isinstance(connection, BoundedConnection):
+            yield session
+            return
+        session.execute(text(f"SET LOCAL statement_timeout = {1000 * (statement_timeout or 0)}"))
+        default_timeout = connection.response_timeout
+        connection.response_timeout = None if statement_timeout is None else statement_timeout + 1
+        try:
+            yield session
+        finally:
+            connection.response_timeout = default_timeout
+
+
+# Nobody waits for the notification, and its transaction changes nothing: it need not be flushed to disk.
+_NOTIFY = Statement(select(func.set_config("synchronous_commit", "off", true()), func.pg_notify(_CHANNEL, "")))
+
+
+class _Notifier:
+    """Notifies the listeners in the background, at most once in NOTIFY_PAUSE.
+
+    Not in the transaction of the change: PostgreSQL commits transactions that notify one at a time, each with its flush
+    to disk.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pending = False
+        self._running = False
+        self._next = 0.0  # the earliest time of the next notification, as time.monotonic()
+
+    def notify(self) -> None:
+        with self._lock:
+            self._pending = True
+            if self._running:
+                return
+            self._running = True
+        try:
+            threading.Thread(target=self._run, args=[current_app.app_context()], name="notifier", daemon=True).start()
+        except RuntimeError:  # no further thread can start. The events are stored, and the workers poll
+            self._running = False
+
+    def _run(self, context: AppContext) -> None:
+        try:
+            with context:
+                while self._running:
+                    time.sleep(max(self._next - time.monotonic(), 0))
+                    self._pending = False  # before NOTIFY: an event that is stored from here on requests another one
+                    with suppress(*DATABASE_ERRORS):  # the workers poll
+                        _NOTIFY.rows()
+                    self._next = time.monotonic() + NOTIFY_PAUSE
+                    with self._lock:
+                        self._running = self._pending
+        except BaseException:
+            self._running = False  # the next event starts another thread
+            raise
+
+
+_NOTIFIERS = PerApplication(_Notifier)
+
+
+def notify_workers() -> None:
+    """Wake the workers that listen, since events have been stored. For PostgreSQL only. Raises nothing."""
+    _NOTIFIERS.get().notify()
+
+
+def can_listen(config: Mapping[str, Any]) -> bool:
+    """Whether the database can notify: SQLite cannot, nor can PostgreSQL behind a pooler in transaction mode."""
+    name = make_url(config["DATABASE_URL"]).get_backend_name()
+    return name == "postgresql" and config["DATABASE_POOLER"] != TRANSACTION_POOLER
+
+
+@contextmanager
+def listening(wake: Callable[[], None], *, context: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Call `wake` at each notification, and whenever some may have been missed, from a thread with a connection of its
+    own.
+
+    `context` makes the database available to the thread. While the database does not answer, nothing is called.
+    """
+    stopping = threading.Event()
+
+    def run() -> None:
+        with context():
+            while not stopping.is_set():
+                with suppress(*DATABASE_ERRORS):  # the worker's tasks get the same error, and log it
+                    _listen(wake, stopping)
+                stopping.wait(_RETRY_AFTER)
+
+    thread = threading.Thread(target=run, name="listener", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def _listen(wake: Callable[[], None], stopping: threading.Event) -> None:
+    pooled = db.engine.raw_connection()
+    pooled.detach()  # so that it takes none of the tasks' connections
+    with closing(pooled):
+        connection = pooled.dbapi_connection
+        assert isinstance(connection, psycopg.Connection)
+        connection.execute(f"LISTEN {_CHANNEL}")  # in autocommit mode, at once
+        wake()  # for what was stored before
+        while not stopping.is_set():
+            for _ in connection.notifies(timeout=_LISTEN_SECONDS, stop_after=1):
+                wake()

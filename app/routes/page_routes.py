@@ -1,4 +1,8 @@
-"""Documentation: `/openapi.json`, `/docs`, guides, and a page for every problem type."""
+"""Pages and files: `/openapi.json`, `/docs`, guides, a page for every problem type, and the console.
+
+The console for support staff uses the public API. Its files are built from `console/` and are part of the repository,
+so that the service needs no Node.js.
+"""
 
 import re
 from collections.abc import Mapping
@@ -17,9 +21,14 @@ from flask import Response, render_template
 from app.config import ROOT
 from app.errors import NotFound, ServiceError, problem_types
 from app.http.application import PUBLIC, Blueprint, Content
-from app.http.collection import collection
-from app.http.openapi import INTRODUCTION, api_description, described_operations
-from app.http.openapi_components import problem_example, problem_request
+from app.http.openapi import (
+    INTRODUCTION,
+    api_description,
+    collection,
+    described_operations,
+    problem_example,
+    problem_request,
+)
 from app.http.requests import JSON, public_path
 from app.http.responses import page_response
 
@@ -33,6 +42,16 @@ TEXT, OBJECT = {"type": "string"}, {"type": "object"}
 blueprint = Blueprint(
     "documentation", __name__, description="The API description, guides, and the pages of the problem types."
 )
+
+CONSOLE_FOLDER = ROOT / "app" / "static" / "console"
+CONSOLE_ENTRY = "src/main.tsx"
+CONSOLE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_CACHE_FOREVER = "public, max-age=31536000, immutable"  # a file's name contains a hash of its content
+
+console_blueprint = Blueprint("console", __name__, description="The console for support staff.")
 
 
 def page(media_type: str, schema: Mapping[str, Any] = TEXT) -> dict[str, Any]:
@@ -232,3 +251,39 @@ def _llms_text() -> str:
             "",
         ]
     )
+
+
+@console_blueprint.operation("GET", "/console", **page(HTML))
+def read_console() -> Response:
+    """Read the console for support staff.
+
+    The page uses the public API, with an API key that its user pastes.
+    """
+    response = page_response(render_template("console.html", **_console_entry()).encode(), HTML)
+    response.headers["Content-Security-Policy"] = CONSOLE_POLICY
+    return response
+
+
+@console_blueprint.operation("GET", "/console/<path:name>", problems=(NotFound,), **page("*/*"))
+def read_console_file(name: str) -> Response:
+    """Read a script, style sheet or font of the console.
+
+    Its name contains a hash of its content, so that caches can keep it.
+    """
+    content = _console_files().get(name)
+    if content is None:
+        raise NotFound("The console has no file with this name.")
+    return page_response(content, guess_type(name)[0] or "application/octet-stream", cache_control=_CACHE_FOREVER)
+
+
+@cache
+def _console_files() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in CONSOLE_FOLDER.iterdir() if path.name != "manifest.json"}
+
+
+@cache
+def _console_entry() -> dict[str, str]:
+    """Return the names of the script, the style sheet and the font that the page loads."""
+    entry = orjson.loads((CONSOLE_FOLDER / "manifest.json").read_bytes())[CONSOLE_ENTRY]
+    font = next(name for name in entry["assets"] if name.endswith(".woff2"))
+    return {"script": entry["file"], "style": entry["css"][0], "font": font}
