@@ -32,7 +32,7 @@ CHANNELS_MAX = 20  # of one key; a list of its orders merges four ranges of an i
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The authenticated caller: a service or a customer.
+    """The authenticated caller: a service (by API key), a member of staff or a customer (by token).
 
     Idempotency keys and external references belong to the principal's `id`. `customer_id` is set for a customer, who
     has access to their own orders only. `channels` is set for an API key that is bound to channels: it has access to
