@@ -1,4 +1,6 @@
-"""The request: its id and path, and its validated input: body, query, cursor, Idempotency-Key and If-Match.
+"""The request: its id and path, pauses for other requests, and its validated input.
+
+The input in this order: the body, the path, the query, Idempotency-Key, If-Match and If-None-Match, and cursors.
 
 A cursor is opaque and bound to its list. It contains only a position; which orders a principal may see is decided by
 the SQL of the list. The binding is no signature and need not be one: a forged cursor only changes where the client's
@@ -51,9 +53,6 @@ JSON, PROBLEM_JSON = "application/json", "application/problem+json"
 MERGE_PATCH = "application/merge-patch+json"
 ACCEPT_PATCH = f"{MERGE_PATCH}, {JSON}"  # media types of a PATCH (RFC 5789 §2.2)
 
-_DRY_RUN_QUERY = DryRunQuerySchema()
-_DRY_RUN = "order_service.dry_run"  # in the WSGI environment of a dry run
-
 # Seconds. sleep(0) runs only the greenlets that are ready: the event loop polls sockets once in a thousand such
 # switches, and with eight clients sending batches, other requests waited for seconds.
 _PAUSE = 1e-6
@@ -64,23 +63,24 @@ _LARGE_BODIES = threading.Lock()
 _LARGE_BODY_PAUSE = 0.02  # seconds between two of them: enough to answer a small request
 
 _NOT_AN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_DRY_RUN_QUERY = DryRunQuerySchema()
+_DRY_RUN = "order_service.dry_run"  # in the WSGI environment of a dry run
 
 _SYMBOL = r'(?:[ !#-\[\]-~]|\\["\\])'  # of a string (RFC 8941 §3.3.3)
 _BARE_SYMBOL = r"[!#-+\--~]"  # what most clients send: no space, quote or comma (two headers, joined)
-_QUOTED = re.compile(f'"({_SYMBOL}*)"')
-_BARE = re.compile(f"{_BARE_SYMBOL}+")
+_QUOTED_KEY = re.compile(f'"({_SYMBOL}*)"')
+_BARE_KEY = re.compile(f"{_BARE_SYMBOL}+")
 KEY_PATTERN = f'^({_BARE_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}|"{_SYMBOL}{{1,{IDEMPOTENCY_KEY_MAX}}}")$'
-_ESCAPE = re.compile(r"\\(.)")
+_KEY_ESCAPE = re.compile(r"\\(.)")
 
 # Suffixes of the entity tag of a version: an erasure has rewritten it; something is left out of a customer's view.
 ERASED_SUFFIX, CUSTOMER_SUFFIX = "-erased", "-customer"
 # The tag of an order: equal character by character (RFC 9110 §8.8.3.2), so "01" is not "1".
+_VERSION_TAG = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED_SUFFIX})?(?:{CUSTOMER_SUFFIX})?")
 _ALL_VERSIONS = range(1, 10**9)
-_VERSION = re.compile(f"([1-9][0-9]{{0,8}})(?:{ERASED_SUFFIX})?(?:{CUSTOMER_SUFFIX})?")
 
 _CURSOR_BINDING_BYTES = 8
-_VERSION_MAX = 2**31 - 1  # the largest integer of the column
-_SEQ_MAX = 2**63 - 1
+_INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1  # the largest integers of the columns
 _FEED_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)  # a number of the feed, as text; cursors are longer
 _INVALID_CURSOR = "The cursor is damaged, or belongs to another list. Start again without a cursor."
 
@@ -147,36 +147,6 @@ def read_body(schema: StrictSchema, req: Request) -> Any:
     return load_body(schema, _read_json(req, schema))
 
 
-def read_query(schema: Schema, req: Request) -> dict[str, Any]:
-    """Load the query parameters with the schema. Raises InvalidRequest with all errors, and BadRequest."""
-    if not req.query_string:
-        return _defaults(schema).copy()
-    return load_parameters(schema, _query_parameters(req))
-
-
-def read_dry_run(req: Request) -> None:
-    """Read the query parameter `dry_run`. Raises InvalidRequest for another value, or another parameter."""
-    if req.query_string and read_query(_DRY_RUN_QUERY, req)["dry_run"] == "true":
-        req.environ[_DRY_RUN] = True
-
-
-def is_dry_run() -> bool:
-    """Return whether the request is a dry run, which stores nothing."""
-    return _DRY_RUN in current_request().environ
-
-
-def check_path(schema: Schema, req: Request) -> None:
-    """Raise InvalidRequest if a path variable is invalid."""
-    load_parameters(schema, req.view_args or {})
-
-
-@cache  # one entry a route
-def _defaults(schema: Schema) -> dict[str, Any]:
-    """Return the result of an empty query."""
-    loaded: dict[str, Any] = schema.load({})
-    return loaded
-
-
 def _read_json(req: Request, schema: StrictSchema) -> Any:
     """Read and parse the JSON body."""
     limit, body = schema.MAX_BODY_SIZE, b""
@@ -186,41 +156,7 @@ def _read_json(req: Request, schema: StrictSchema) -> Any:
         if not body:
             return {}
     _check_media_type(req)
-    return _parse(body or _read_body(req, limit=limit))
-
-
-def _parse(body: bytes) -> Any:
-    if len(body) < _LARGE_BODY:
-        return parse_json(body)
-    # Nothing else runs in the worker while a body is parsed, so large bodies are parsed one at a time.
-    if _LARGE_BODIES.acquire(blocking=False):
-        yield_to_other_requests()
-    else:
-        _LARGE_BODIES.acquire()
-        time.sleep(_LARGE_BODY_PAUSE)
-    try:
-        return parse_json(body)
-    finally:
-        _LARGE_BODIES.release()
-
-
-def _query_parameters(req: Request) -> dict[str, str]:
-    """Return the query parameters. Raises InvalidRequest for a duplicate parameter, which would be ambiguous.
-
-    Raises BadRequest if the query is not percent-encoded UTF-8; Werkzeug would replace what it cannot decode.
-    """
-    try:
-        pairs = parse_qsl(req.query_string.decode(), keep_blank_values=True, errors="strict")
-    except UnicodeDecodeError:
-        raise BadRequest("The query is not percent-encoded UTF-8.") from None
-    if _NOT_AN_ESCAPE.search(req.query_string):
-        raise BadRequest("A % in the query must be followed by two hexadecimal digits. Encode % itself as %25.")
-    parameters = dict(pairs)
-    if len(parameters) < len(pairs):
-        repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        errors = [{"parameter": name, "detail": "Duplicate parameter. Send it once."} for name in repeated]
-        raise InvalidRequest(INVALID_PARAMETERS, errors=errors)
-    return parameters
+    return _parse_body(body or _read_body(req, limit=limit))
 
 
 def _read_body(req: Request, *, limit: int) -> bytes:
@@ -269,6 +205,70 @@ def _check_media_type(req: Request) -> None:
         raise unsupported.with_headers(Accept=", ".join(accepted))
 
 
+def _parse_body(body: bytes) -> Any:
+    if len(body) < _LARGE_BODY:
+        return parse_json(body)
+    # Nothing else runs in the worker while a body is parsed, so large bodies are parsed one at a time.
+    if _LARGE_BODIES.acquire(blocking=False):
+        yield_to_other_requests()
+    else:
+        _LARGE_BODIES.acquire()
+        time.sleep(_LARGE_BODY_PAUSE)
+    try:
+        return parse_json(body)
+    finally:
+        _LARGE_BODIES.release()
+
+
+def check_path(schema: Schema, req: Request) -> None:
+    """Raise InvalidRequest if a path variable is invalid."""
+    load_parameters(schema, req.view_args or {})
+
+
+def read_query(schema: Schema, req: Request) -> dict[str, Any]:
+    """Load the query parameters with the schema. Raises InvalidRequest with all errors, and BadRequest."""
+    if not req.query_string:
+        return _query_defaults(schema).copy()
+    return load_parameters(schema, _query_parameters(req))
+
+
+@cache  # one entry a route
+def _query_defaults(schema: Schema) -> dict[str, Any]:
+    """Return the result of an empty query."""
+    loaded: dict[str, Any] = schema.load({})
+    return loaded
+
+
+def _query_parameters(req: Request) -> dict[str, str]:
+    """Return the query parameters. Raises InvalidRequest for a duplicate parameter, which would be ambiguous.
+
+    Raises BadRequest if the query is not percent-encoded UTF-8; Werkzeug would replace what it cannot decode.
+    """
+    try:
+        pairs = parse_qsl(req.query_string.decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise BadRequest("The query is not percent-encoded UTF-8.") from None
+    if _NOT_AN_ESCAPE.search(req.query_string):
+        raise BadRequest("A % in the query must be followed by two hexadecimal digits. Encode % itself as %25.")
+    parameters = dict(pairs)
+    if len(parameters) < len(pairs):
+        repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        errors = [{"parameter": name, "detail": "Duplicate parameter. Send it once."} for name in repeated]
+        raise InvalidRequest(INVALID_PARAMETERS, errors=errors)
+    return parameters
+
+
+def read_dry_run(req: Request) -> None:
+    """Read the query parameter `dry_run`. Raises InvalidRequest for another value, or another parameter."""
+    if req.query_string and read_query(_DRY_RUN_QUERY, req)["dry_run"] == "true":
+        req.environ[_DRY_RUN] = True
+
+
+def is_dry_run() -> bool:
+    """Return whether the request is a dry run, which stores nothing."""
+    return _DRY_RUN in current_request().environ
+
+
 def idempotency_key() -> str | None:
     """Return the Idempotency-Key (draft-ietf-httpapi-idempotency-key-header-07), or None if there is none.
 
@@ -278,10 +278,10 @@ def idempotency_key() -> str | None:
     if header is None:
         return None
     text = header.strip(" \t")
-    quoted = _QUOTED.fullmatch(text)
+    quoted = _QUOTED_KEY.fullmatch(text)
     if quoted:
-        key = _ESCAPE.sub(r"\1", quoted[1])
-    elif _BARE.fullmatch(text):
+        key = _KEY_ESCAPE.sub(r"\1", quoted[1])
+    elif _BARE_KEY.fullmatch(text):
         key = text
     else:
         raise InvalidIdempotencyKey(
@@ -297,51 +297,6 @@ def refuse_header(name: str, *, member: str) -> None:
     ignored, and a retry would repeat every entry."""
     if name in current_request().headers:
         raise BadRequest(f"This request takes no {name} header. Send `{member}` in each entry.")
-
-
-def expected_versions() -> frozenset[int] | None:
-    """Return the versions in If-Match, or None for any version (RFC 9110 §13.1.1).
-
-    Weak tags and tags that are not of a version never match. Raises PreconditionRequired if the header is missing and
-    the setting REQUIRE_IF_MATCH is on.
-    """
-    request = current_request()
-    if "HTTP_IF_MATCH" not in request.environ:
-        if current_app.config["REQUIRE_IF_MATCH"]:
-            raise PreconditionRequired("If-Match is missing. Send the ETag of the order in it.")
-        return None
-    tags = request.if_match
-    return None if tags.star_tag else _versions(tags.as_set())
-
-
-def _excluded_versions() -> Container[int]:
-    """Return the versions in If-None-Match, weak tags included: all for `*` (RFC 9110 §13.1.2)."""
-    request = current_request()
-    if "HTTP_IF_NONE_MATCH" not in request.environ:
-        return ()
-    tags = request.if_none_match
-    return _ALL_VERSIONS if tags.star_tag else _versions(tags.as_set(include_weak=True))
-
-
-def _versions(tags: Iterable[str]) -> frozenset[int]:
-    versions = (_VERSION.fullmatch(tag) for tag in tags if tag)
-    return frozenset(int(version[1]) for version in versions if version)
-
-
-def has_conditions(req: Request) -> bool:
-    """Return whether the request has If-Match or If-None-Match."""
-    return "HTTP_IF_MATCH" in req.environ or "HTTP_IF_NONE_MATCH" in req.environ
-
-
-def check_conditions(*, exists: bool = True) -> None:
-    """Raise PreconditionFailed if the conditions of a change do not hold for a resource without an entity tag."""
-    environ = current_request().environ
-    if "HTTP_IF_MATCH" in environ and not (exists and request.if_match.star_tag):
-        raise PreconditionFailed(
-            "The resource has no entity tag, so If-Match cannot match. Send the request without it."
-        )
-    if "HTTP_IF_NONE_MATCH" in environ and exists and request.if_none_match.star_tag:
-        raise PreconditionFailed("The resource exists, but If-None-Match requires that it does not.")
 
 
 def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
@@ -361,6 +316,35 @@ def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
     )
 
 
+def expected_versions() -> frozenset[int] | None:
+    """Return the versions in If-Match, or None for any version (RFC 9110 §13.1.1).
+
+    Weak tags and tags that are not of a version never match. Raises PreconditionRequired if the header is missing and
+    the setting REQUIRE_IF_MATCH is on.
+    """
+    request = current_request()
+    if "HTTP_IF_MATCH" not in request.environ:
+        if current_app.config["REQUIRE_IF_MATCH"]:
+            raise PreconditionRequired("If-Match is missing. Send the ETag of the order in it.")
+        return None
+    tags = request.if_match
+    return None if tags.star_tag else _versions_of(tags.as_set())
+
+
+def _excluded_versions() -> Container[int]:
+    """Return the versions in If-None-Match, weak tags included: all for `*` (RFC 9110 §13.1.2)."""
+    request = current_request()
+    if "HTTP_IF_NONE_MATCH" not in request.environ:
+        return ()
+    tags = request.if_none_match
+    return _ALL_VERSIONS if tags.star_tag else _versions_of(tags.as_set(include_weak=True))
+
+
+def _versions_of(tags: Iterable[str]) -> frozenset[int]:
+    versions = (_VERSION_TAG.fullmatch(tag) for tag in tags if tag)
+    return frozenset(int(version[1]) for version in versions if version)
+
+
 def explain_weak_tags(mismatch: VersionMismatch) -> None:
     """Add to the error that a tag in If-Match is weak, if so: the order may be unchanged since the client read it."""
     tags = request.if_match
@@ -370,6 +354,22 @@ def explain_weak_tags(mismatch: VersionMismatch) -> None:
             f' If-Match has W/"{weak[0][:32]}": a weak entity tag never matches there (RFC 9110 §13.1.1). The service '
             "sends strong ones; a proxy that compresses responses weakens them. Switch compression off for orders."
         )
+
+
+def has_conditions(req: Request) -> bool:
+    """Return whether the request has If-Match or If-None-Match."""
+    return "HTTP_IF_MATCH" in req.environ or "HTTP_IF_NONE_MATCH" in req.environ
+
+
+def check_conditions(*, exists: bool = True) -> None:
+    """Raise PreconditionFailed if the conditions of a change do not hold for a resource without an entity tag."""
+    environ = current_request().environ
+    if "HTTP_IF_MATCH" in environ and not (exists and request.if_match.star_tag):
+        raise PreconditionFailed(
+            "The resource has no entity tag, so If-Match cannot match. Send the request without it."
+        )
+    if "HTTP_IF_NONE_MATCH" in environ and exists and request.if_none_match.star_tag:
+        raise PreconditionFailed("The resource exists, but If-None-Match requires that it does not.")
 
 
 def make_cursor(after: str | None, *, query: Mapping[str, Any]) -> str | None:
@@ -392,7 +392,7 @@ def read_version_cursor(text: str | None, *, order_id: str) -> int | None:
     if text is None:
         return None
     version = int.from_bytes(_decode_cursor(text, 4, {"order_id": order_id}))
-    if version > _VERSION_MAX:
+    if version > _INT32_MAX:
         raise InvalidCursor(_INVALID_CURSOR)
     return version
 
@@ -405,7 +405,7 @@ def make_feed_cursor(after: int, *, query: Mapping[str, Any]) -> str:
 def read_feed_cursor(text: str, *, query: Mapping[str, Any]) -> int:
     """Return the number in a cursor, or the text itself as a number. Raises InvalidCursor."""
     number = int(text) if _FEED_NUMBER.fullmatch(text) else int.from_bytes(_decode_cursor(text, 8, query))
-    if number > _SEQ_MAX:
+    if number > _INT64_MAX:
         raise InvalidCursor(_INVALID_CURSOR)
     return number
 
@@ -432,7 +432,7 @@ def read_search_cursor(text: str | None, *, query: Mapping[str, Any]) -> SearchP
     return SearchPosition(value, order_id)
 
 
-def _is_time(value: Any) -> bool:
+def _is_timestamp(value: Any) -> bool:
     """Whether a value is a time as the database compares it."""
     try:
         return isinstance(value, str) and rfc3339(read_timestamp(value)) == value
@@ -440,11 +440,11 @@ def _is_time(value: Any) -> bool:
         return False
 
 
-# Whether a value is possible in the sort. The binding is no signature: a forged cursor may contain any value.
+# Whether a value is possible in the sort. A forged cursor may contain any value.
 _IS_SORT_VALUE: dict[str, Callable[[Any], bool]] = {
     "created_at": lambda value: value is None,
-    "updated_at": _is_time,
-    "total": lambda value: type(value) is int and -1 <= value <= _SEQ_MAX,
+    "updated_at": _is_timestamp,
+    "total": lambda value: type(value) is int and -1 <= value <= _INT64_MAX,
 }
 
 
