@@ -1,13 +1,13 @@
 """Responses: stored documents as they are, pages, problem documents, and the headers for caches and browsers.
 
-Every error is a problem document (RFC 9457): the service's, the framework's and the database's.
+First the responses of views; then what every response has: security headers, CORS (WHATWG Fetch §3.3) for the origins
+of the setting CORS_ORIGINS, and problem documents (RFC 9457) for all errors: the service's, the framework's and the
+database's.
 
-CORS (WHATWG Fetch §3.3): the setting CORS_ORIGINS says which browser frontends may call the service.
-
-Content negotiation (RFC 9110 §12.5) selects the media type of exports, and gzip for everything but single orders. A
-single order is never compressed: its strong entity tag, which `If-Match` needs, stands for one sequence of bytes, and a
-proxy that compresses must weaken it. Therefore nginx leaves compression to the service. No response contains a secret
-that a browser adds by itself (a cookie, a token), so its length reveals nothing (BREACH).
+Content negotiation (RFC 9110 §12.5), at the end, selects the media type of exports, and gzip for everything but single
+orders. A single order is never compressed: its strong entity tag, which `If-Match` needs, stands for one sequence of
+bytes, and a proxy that compresses must weaken it. Therefore nginx leaves compression to the service. No response
+contains a secret that a browser adds by itself (a cookie, a token), so its length reveals nothing (BREACH).
 """
 
 import zlib
@@ -26,7 +26,7 @@ from werkzeug.http import parse_list_header, parse_options_header
 from app import errors
 from app.db.engine import rfc3339
 from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggable_message
-from app.errors import InvalidRequest, NotAcceptable, PreconditionFailed, ServiceError, VersionMismatch
+from app.errors import ServiceError
 from app.http.auth import loggable_id
 from app.http.openapi import RESPONSE_HEADERS
 from app.http.requests import (
@@ -53,9 +53,11 @@ from app.services.personal_data import ErasureState
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+log = structlog.get_logger()
+
+_CACHE_PRIVATELY = "private, no-cache"  # only in the caller's own cache, which must revalidate before each use
 _QUERY_CHARACTERS = "%!$&'()*+,;=:@/?"  # beside letters, digits and -._~ (RFC 3986 §3.4); % begins an escape
 _ADDRESS_MAX = 8_000  # characters; nginx and gunicorn take request lines of 8 KiB (gunicorn.conf.py)
-_CACHE_PRIVATELY = "private, no-cache"  # only in the caller's own cache, which must revalidate before each use
 
 _SECURITY_HEADERS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
 _DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
@@ -66,6 +68,7 @@ _PAGE_POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _PAGE_HEADERS = (*_SECURITY_HEADERS, ("Content-Security-Policy", _PAGE_POLICY))
+
 # The response headers that a frontend may read, and the request headers and methods that it may send.
 _EXPOSED_HEADERS = ", ".join(sorted({*RESPONSE_HEADERS, "Allow"}))
 _ALLOWED_HEADERS = (
@@ -74,8 +77,6 @@ _ALLOWED_HEADERS = (
 )
 _ALLOWED_METHODS = "DELETE, GET, HEAD, PATCH, POST, PUT"
 _PREFLIGHT_SECONDS = "7200"  # the longest that Chromium caches a preflight response
-
-log = structlog.get_logger()
 
 # The problem type and detail of an HTTPException, by its status. Flask raises no others.
 _PROBLEM_BY_STATUS: dict[int | None, tuple[type[ServiceError], str]] = {
@@ -86,20 +87,10 @@ _PROBLEM_BY_STATUS: dict[int | None, tuple[type[ServiceError], str]] = {
 _NOT_FOUND = (errors.OrderNotFound, errors.ErasureNotFound)
 _DENIALS = (errors.Unauthenticated, errors.Forbidden, errors.TooManyRequests)
 
-CODING = "gzip"
+_CODING = "gzip"
 MIN_SIZE = 1_400  # bytes: less fits into one packet, so compression would not make it faster
-_FAST, _SMALL = 1, 6  # zlib levels: 64 KiB of orders shrink to a ninth in 0.2 ms, or to a tenth in 0.5 ms
-_PIECE = 64 * 1024  # bytes compressed between two pauses for other requests
-
-
-def init_app(app: Flask) -> None:
-    """Add the security headers to every response, and render every error as a problem document. Answer preflight
-    requests for the origins of CORS_ORIGINS."""
-    _render_errors(app)
-    if app.config["CORS_ORIGINS"]:
-        app.before_request(_answer_preflight)
-        app.after_request(_allow_origin)
-    app.after_request(_add_security_headers)
+_FAST_LEVEL, _SMALL_LEVEL = 1, 6  # zlib levels: 64 KiB of orders shrink to a ninth in 0.2 ms, or to a tenth in 0.5 ms
+_COMPRESSED_AT_ONCE = 64 * 1024  # bytes compressed between two pauses for other requests
 
 
 class DocumentResponse(Response):
@@ -129,7 +120,7 @@ def order_response(order: StoredOrder, status: int = 200, *, created: bool = Fal
     One that was `created` has a `Location`. A dry run has none, unless it replays a stored order. Raises
     VersionMismatch if the request reads the order and its If-Match does not name the entity tag.
     """
-    etag, dry_run, request = entity_tag(order), is_dry_run(), current_request()
+    etag, dry_run, request = _entity_tag(order), is_dry_run(), current_request()
     headers = {"ETag": f'"{etag}"', "Cache-Control": _CACHE_PRIVATELY}
     if created and (order.replayed or not dry_run):
         headers["Location"] = f"{request.root_path}/orders/{order.id}"
@@ -139,7 +130,7 @@ def order_response(order: StoredOrder, status: int = 200, *, created: bool = Fal
         headers["Dry-Run"] = "true"
     if request.method in ("GET", "HEAD"):
         if not _is_expected(etag):
-            raise VersionMismatch(f'The entity tag of the order is "{etag}".', current_version=order.version)
+            raise errors.VersionMismatch(f'The entity tag of the order is "{etag}".', current_version=order.version)
         if _is_unchanged(etag):
             return Response(status=304, headers=headers | {"Vary": "Authorization"}, mimetype=JSON)
     return DocumentResponse(order.document.encode(), status, headers, vary="Authorization")
@@ -160,7 +151,7 @@ def _is_unchanged(etag: str) -> bool:
     return "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag)
 
 
-def entity_tag(order: StoredOrder) -> str:
+def _entity_tag(order: StoredOrder) -> str:
     """Return the order's strong entity tag, without quotes: the version, and what sets its document apart."""
     erased = ERASED_SUFFIX if is_erased(order.document) else ""
     return f"{order.version}{erased}{CUSTOMER_SUFFIX if order.partial else ''}"
@@ -175,7 +166,7 @@ def batch_response(outcomes: Sequence[Outcome], *, success: int) -> Response:
 
 def _batch_result(outcome: Outcome, success: int) -> dict[str, Any]:
     if isinstance(outcome, ServiceError):
-        return {"status": outcome.status, "problem": problem_occurrence(outcome)}
+        return {"status": outcome.status, "problem": _problem_occurrence(outcome)}
     replayed = {"replayed": True} if outcome.replayed else {}
     return {"status": success, **replayed, "order": orjson.Fragment(outcome.document)}
 
@@ -199,9 +190,9 @@ def list_response(
     all_headers = {"Cache-Control": _CACHE_PRIVATELY, **(headers or {})}
     if next_cursor is not None and parameter is not None:
         all_headers["Link"] = f'<{_next_address(parameter, next_cursor)}>; rel="next"'
-    if len(body) >= MIN_SIZE and gzip_accepted():
-        body = gzip(body)
-        all_headers["Content-Encoding"] = CODING
+    if len(body) >= MIN_SIZE and _is_gzip_accepted():
+        body = _gzip(body)
+        all_headers["Content-Encoding"] = _CODING
     return DocumentResponse(body, 200, all_headers, vary="Accept-Encoding, Authorization")
 
 
@@ -219,7 +210,7 @@ def _next_address(parameter: str, cursor: str) -> str:
             "parameter": parameter,
             "detail": "The query leaves no room for the next cursor. Send a shorter query.",
         }
-        raise InvalidRequest(INVALID_PARAMETERS, errors=[error])
+        raise errors.InvalidRequest(INVALID_PARAMETERS, errors=[error])
     return address
 
 
@@ -229,31 +220,6 @@ def json_response(document: dict[str, Any], status: int = 200, *, location: str 
     if location is not None:
         headers["Location"] = public_path(location)
     return DocumentResponse(orjson.dumps(document), status, headers)
-
-
-def page_response(body: bytes, media_type: str, *, cache_control: str = "no-cache") -> Response:
-    """Return a public page or file, or 304 if the request's If-None-Match names its entity tag.
-
-    Each content coding has its own tag (RFC 9110 §8.8.3.3). Raises PreconditionFailed if If-Match does not name it.
-    """
-    tag, headers = _page_tag(body), {"Cache-Control": cache_control, "Vary": "Accept-Encoding"}
-    is_compressed = len(body) >= MIN_SIZE and gzip_accepted()
-    if is_compressed:
-        tag = f"{tag}-{CODING}"
-    headers["ETag"] = f'"{tag}"'
-    if not _is_expected(tag):
-        raise PreconditionFailed(f'The entity tag of the page is "{tag}", which If-Match does not name.')
-    if _is_unchanged(tag):
-        return Response(status=304, headers=headers, mimetype=media_type)
-    if is_compressed:
-        body = gzip_of_page(body)
-        headers["Content-Encoding"] = CODING
-    return Response(body, headers=headers, mimetype=media_type)
-
-
-@lru_cache(maxsize=128)  # more than there are pages and files
-def _page_tag(body: bytes) -> str:
-    return blake2b(body, digest_size=12).hexdigest()
 
 
 def erasure_response(erasure: ErasureState, *, started: bool = False) -> Response:
@@ -267,6 +233,41 @@ def erasure_response(erasure: ErasureState, *, started: bool = False) -> Respons
     }
     status = 202 if started and erasure.status == RUNNING else 200
     return json_response(document, status, location=f"/erasures/{erasure.id}" if started else None)
+
+
+def page_response(body: bytes, media_type: str, *, cache_control: str = "no-cache") -> Response:
+    """Return a public page or file, or 304 if the request's If-None-Match names its entity tag.
+
+    Each content coding has its own tag (RFC 9110 §8.8.3.3). Raises PreconditionFailed if If-Match does not name it.
+    """
+    tag, headers = _page_tag(body), {"Cache-Control": cache_control, "Vary": "Accept-Encoding"}
+    is_compressed = len(body) >= MIN_SIZE and _is_gzip_accepted()
+    if is_compressed:
+        tag = f"{tag}-{_CODING}"
+    headers["ETag"] = f'"{tag}"'
+    if not _is_expected(tag):
+        raise errors.PreconditionFailed(f'The entity tag of the page is "{tag}", which If-Match does not name.')
+    if _is_unchanged(tag):
+        return Response(status=304, headers=headers, mimetype=media_type)
+    if is_compressed:
+        body = _gzip_page(body)
+        headers["Content-Encoding"] = _CODING
+    return Response(body, headers=headers, mimetype=media_type)
+
+
+@lru_cache(maxsize=128)  # more than there are pages and files
+def _page_tag(body: bytes) -> str:
+    return blake2b(body, digest_size=12).hexdigest()
+
+
+def init_app(app: Flask) -> None:
+    """Add the security headers to every response, and render every error as a problem document. Answer preflight
+    requests for the origins of CORS_ORIGINS."""
+    _register_error_handlers(app)
+    if app.config["CORS_ORIGINS"]:
+        app.before_request(_answer_preflight)
+        app.after_request(_allow_origin)
+    app.after_request(_add_security_headers)
 
 
 def _add_security_headers(response: Response) -> Response:
@@ -301,51 +302,17 @@ def _allow_origin(response: Response) -> Response:
     return response
 
 
-def _render_errors(app: Flask) -> None:
+def _register_error_handlers(app: Flask) -> None:
     app.register_error_handler(ServiceError, _render_service_error)
     app.register_error_handler(HTTPException, _render_http_error)
     for error_type in DATABASE_ERRORS:
         app.register_error_handler(error_type, _render_database_error)
 
 
-def problem_occurrence(error: ServiceError) -> dict[str, Any]:
-    """Return the document of an error of this request, and log denials and the causes of server errors."""
-    if error.status >= 500 and error.__cause__ is not None:
-        _log_cause(error.__cause__)
-    _log_denial(error)
-    return {
-        "type": public_path(f"/problems/{error.slug}"),
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-        **error.members,
-        "instance": requested_path(),
-        "request_id": g.get("request_id"),
-    }
-
-
-def _log_denial(error: ServiceError) -> None:
-    principal: Principal | None = g.get("principal")
-    if isinstance(error, _DENIALS):
-        log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
-    elif isinstance(error, _NOT_FOUND) and principal and (principal.customer_id or principal.channels):
-        # The resource may belong to another owner or not exist. Many such lines suggest that a client guesses ids.
-        resource = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
-        owner = "the key's channels" if principal.customer_id is None else "this customer"
-        log.warning("denied", principal=loggable_id(principal), reason=f"no such {resource} of {owner}")
-
-
-def _log_cause(cause: BaseException) -> None:
-    if is_unavailable(cause):
-        log.warning("database unavailable", error=type(cause).__name__, reason=loggable_message(cause))
-    else:
-        log.error("request failed", exc_info=cause)
-
-
 def _render_service_error(error: ServiceError) -> Response:
     if isinstance(error, errors.VersionMismatch):
         explain_weak_tags(error)
-    response = Response(orjson.dumps(problem_occurrence(error)), error.status, mimetype=PROBLEM_JSON)
+    response = Response(orjson.dumps(_problem_occurrence(error)), error.status, mimetype=PROBLEM_JSON)
     response.headers["Cache-Control"] = "no-store"
     if is_dry_run():
         response.headers["Dry-Run"] = "true"
@@ -371,6 +338,40 @@ def _render_database_error(error: DatabaseError) -> Response:
     return _render_service_error(problem)
 
 
+def _problem_occurrence(error: ServiceError) -> dict[str, Any]:
+    """Return the document of an error of this request, and log denials and the causes of server errors."""
+    if error.status >= 500 and error.__cause__ is not None:
+        _log_cause(error.__cause__)
+    _log_denial(error)
+    return {
+        "type": public_path(f"/problems/{error.slug}"),
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        **error.members,
+        "instance": requested_path(),
+        "request_id": g.get("request_id"),
+    }
+
+
+def _log_cause(cause: BaseException) -> None:
+    if is_unavailable(cause):
+        log.warning("database unavailable", error=type(cause).__name__, reason=loggable_message(cause))
+    else:
+        log.error("request failed", exc_info=cause)
+
+
+def _log_denial(error: ServiceError) -> None:
+    principal: Principal | None = g.get("principal")
+    if isinstance(error, _DENIALS):
+        log.warning("denied", principal=principal and loggable_id(principal), reason=error.reason or error.detail)
+    elif isinstance(error, _NOT_FOUND) and principal and (principal.customer_id or principal.channels):
+        # The resource may belong to another owner or not exist. Many such lines suggest that a client guesses ids.
+        resource = "order" if isinstance(error, errors.OrderNotFound) else "erasure"
+        owner = "the key's channels" if principal.customer_id is None else "this customer"
+        log.warning("denied", principal=loggable_id(principal), reason=f"no such {resource} of {owner}")
+
+
 def preferred_media_type(offered: Sequence[str]) -> str:
     """Return the offered media type preferred by `Accept`, the first of equally preferred ones.
 
@@ -380,12 +381,18 @@ def preferred_media_type(offered: Sequence[str]) -> str:
     if not header.strip():
         return offered[0]
     qualities = _qualities(header)
-    best = max(offered, key=lambda media_type: _quality(media_type, qualities))
-    if not _quality(best, qualities):
-        raise NotAcceptable(
+    best = max(offered, key=lambda media_type: _media_type_quality(media_type, qualities))
+    if not _media_type_quality(best, qualities):
+        raise errors.NotAcceptable(
             f"This resource is available as {' or '.join(offered)}. Send one of them in Accept."
         ).with_headers(Vary="Accept")
     return best
+
+
+def _media_type_quality(media_type: str, qualities: dict[str, float]) -> float:
+    """Return the quality of the most specific range that matches, or 0."""
+    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+    return next((qualities[name] for name in ranges if name in qualities), 0)
 
 
 def _qualities(header: str) -> dict[str, float]:
@@ -402,13 +409,21 @@ def _qualities(header: str) -> dict[str, float]:
     return qualities
 
 
-def _quality(media_type: str, qualities: dict[str, float]) -> float:
-    """Return the quality of the most specific range that matches, or 0."""
-    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
-    return next((qualities[name] for name in ranges if name in qualities), 0)
+def compress(response: Response) -> Response:
+    """Compress the response, which has no entity tag, if gzip is accepted and worthwhile."""
+    response.vary.add("Accept-Encoding")
+    if not _is_gzip_accepted():
+        return response
+    if response.is_streamed:
+        response.response = _gzip_stream(response.response)
+        response.headers["Content-Encoding"] = _CODING
+    elif len(body := response.get_data()) >= MIN_SIZE:
+        response.set_data(_gzip(body))
+        response.headers["Content-Encoding"] = _CODING
+    return response
 
 
-def gzip_accepted() -> bool:
+def _is_gzip_accepted() -> bool:
     """Return whether the request prefers gzip to no coding (RFC 9110 §12.5.3)."""
     header: str | None = current_request().environ.get("HTTP_ACCEPT_ENCODING")
     return header is not None and _prefers_gzip(header)
@@ -422,39 +437,25 @@ def _prefers_gzip(header: str) -> bool:
     return quality > 0 and quality >= qualities.get("identity", 0)
 
 
-def compress(response: Response) -> Response:
-    """Compress the response, which has no entity tag, if gzip is accepted and worthwhile."""
-    response.vary.add("Accept-Encoding")
-    if not gzip_accepted():
-        return response
-    if response.is_streamed:
-        response.response = _gzip_stream(response.response)
-        response.headers["Content-Encoding"] = CODING
-    elif len(body := response.get_data()) >= MIN_SIZE:
-        response.set_data(gzip(body))
-        response.headers["Content-Encoding"] = CODING
-    return response
-
-
-def gzip(body: bytes, *, level: int = _FAST) -> bytes:
+def _gzip(body: bytes, *, level: int = _FAST_LEVEL) -> bytes:
     """Compress a body, to the same bytes each time."""
     compressor = zlib.compressobj(level, wbits=31)  # 31: gzip format, with no time in the header
-    parts = [compressor.compress(body[:_PIECE])]
-    for start in range(_PIECE, len(body), _PIECE):
+    parts = [compressor.compress(body[:_COMPRESSED_AT_ONCE])]
+    for start in range(_COMPRESSED_AT_ONCE, len(body), _COMPRESSED_AT_ONCE):
         yield_to_other_requests()
-        parts.append(compressor.compress(body[start : start + _PIECE]))
+        parts.append(compressor.compress(body[start : start + _COMPRESSED_AT_ONCE]))
     return b"".join((*parts, compressor.flush()))
 
 
 @lru_cache(maxsize=128)  # more than there are pages and files
-def gzip_of_page(body: bytes) -> bytes:
+def _gzip_page(body: bytes) -> bytes:
     """Compress the body of a page once for all requests."""
-    return gzip(body, level=_SMALL)
+    return _gzip(body, level=_SMALL_LEVEL)
 
 
 def _gzip_stream(parts: Iterable[str] | Iterable[bytes]) -> Iterator[bytes]:
     """Compress a stream and flush after each part, so that the client can read it at once."""
-    compressor = zlib.compressobj(_FAST, wbits=31)
+    compressor = zlib.compressobj(_FAST_LEVEL, wbits=31)
     try:
         for part in parts:
             data = compressor.compress(part.encode() if isinstance(part, str) else part)
