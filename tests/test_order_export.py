@@ -324,7 +324,7 @@ def test_an_export_waits_for_others_for_a_limited_time(
 def test_a_revoked_key_ends_its_exports(
     secure_app: Flask, secure_client: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(streams, "_CHUNK", 1)  # a chunk for each line
+    monkeypatch.setattr(streams, "EXPORT_CHUNK", 1)  # a chunk for each line
     monkeypatch.setattr(auth, "KEY_SECONDS", 0)
     key = api_key(secure_app, "orders:read", "orders:write", "privacy:export")
     for _ in range(5):

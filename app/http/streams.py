@@ -1,6 +1,6 @@
-"""Responses that last: requests that wait for events, event streams, and exports, which are streamed page by page.
+"""Responses that last: requests that wait for events, event streams, and exports, in this order.
 
-An event stream consists of Server-Sent Events (WHATWG HTML §9.2).
+An event stream consists of Server-Sent Events (WHATWG HTML §9.2). An export is streamed page by page.
 """
 
 import random
@@ -27,22 +27,31 @@ from app.schemas.base import INVALID_PARAMETERS
 from app.services.event_feed import FeedFilter, FeedWatcher, Subscription
 from app.services.order_queries import BYTE_ORDER_MARK, as_csv, as_ndjson
 
+log = structlog.get_logger()
+
 EVENT_STREAM = "text/event-stream"
 WATCH_CLOSING = "order_service.watch_closing"  # WSGI environment key of our server (gunicorn_worker.py)
 HEARTBEAT = 15.0  # seconds without an event, after which a comment shows that both ends are still connected
 STREAM_PAGE = 100  # events that a stream reads at once
 
 _RECONNECT = 1_000, 4_000  # milliseconds: clients do not reconnect all at once when a server stops
-_RETRY_AFTER = 1.0  # seconds, while the database does not answer
-_BUSY_SECONDS = 5
+_DATABASE_PAUSE = 1.0  # seconds between two reads while the database does not answer
+_BUSY_SECONDS = 5  # in Retry-After, while too many streams or exports are running
 _READERS = 3  # streams of single orders that read at the same time: thousands connect again after a reload
-
-log = structlog.get_logger()
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
 EXPORT_MEDIA_TYPES = (NDJSON, CSV, "application/ndjson", "application/jsonl")  # the last two are names of NDJSON, too
-_FORMATS = {"ndjson": NDJSON, "csv": CSV}
-_CHUNK = 64 * 1024  # characters sent at once: one chunk for each line would cost more than the lines
+_EXPORT_FORMATS = {"ndjson": NDJSON, "csv": CSV}
+EXPORT_CHUNK = 64 * 1024  # characters sent at once: one chunk for each line would cost more than the lines
+
+
+def init_app(app: Flask) -> None:
+    """Set up the event streams of this process, and limit the exports of each principal in it."""
+    app.extensions["event_streams"] = EventStreams(app)
+    exports = app.config["EXPORT_STREAMS"]
+    app.extensions["export_slots"] = Slots(
+        "export", customers=exports, services=exports, total=sys.maxsize, retry_after=_BUSY_SECONDS
+    )
 
 
 class StreamEvent(NamedTuple):
@@ -104,12 +113,6 @@ class EventStreams:
             return source.read(after)
 
 
-def init_app(app: Flask) -> None:
-    """Set up the event streams of this process, and limit its exports."""
-    _limit_exports(app)
-    app.extensions["event_streams"] = EventStreams(app)
-
-
 def last_event_id() -> str | None:
     """Return the id of the last event that the client has received, or None."""
     return current_request().headers.get("Last-Event-ID") or None
@@ -142,19 +145,14 @@ def stream_response(source: EventSource, *, after: int, principal: Principal) ->
     The first page is read before the response starts, so that its errors are answered with a problem.
     """
     frames = _frames(source, after, principal)
-    response = Response(stream_with_context(_continued(next(frames), frames)), mimetype=EVENT_STREAM)
+    response = Response(stream_with_context(_with_first(next(frames), frames)), mimetype=EVENT_STREAM)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx passes each event on at once
     response.vary.update(("Accept", "Authorization"))
     return response
 
 
-def _streams() -> EventStreams:
-    streams: EventStreams = current_app.extensions["event_streams"]
-    return streams
-
-
-def _continued(first: str, frames: Iterator[str]) -> Iterator[str]:
+def _with_first(first: str, frames: Iterator[str]) -> Iterator[str]:
     """Closing this generator closes the frames, which `itertools.chain` would not."""
     yield first
     yield from frames
@@ -169,14 +167,14 @@ def _frames(source: EventSource, after: int, principal: Principal) -> Iterator[s
         page = streams.read(source, after)
         # A client that began with `latest` continues at this id if it is disconnected before the first event.
         position = "" if page.events else f"id: {page.next_after}\n"
-        yield f"retry: {random.randint(*_RECONNECT)}\n{position}\n{_render(page)}"  # nosec B311
+        yield f"retry: {random.randint(*_RECONNECT)}\n{position}\n{_render_events(page)}"  # nosec B311
         try:
-            yield from _following(source, page, principal, subscription)
+            yield from _following_frames(source, page, principal, subscription)
         except ServiceError as error:
             log.info("event stream ended", reason=error.slug)
 
 
-def _following(
+def _following_frames(
     source: EventSource, page: StreamPage, principal: Principal, subscription: Subscription
 ) -> Iterator[str]:
     after, more, authorized_at = page.next_after, page.more, time.monotonic()
@@ -196,31 +194,28 @@ def _following(
             page = _streams().read(source, after)
         except DATABASE_ERRORS:  # the watcher of the feed logs it once
             yield ":\n\n"
-            time.sleep(_RETRY_AFTER)
+            time.sleep(_DATABASE_PAUSE)
             more = True
             continue
         after, more = page.next_after, page.more
         if page.events:
-            yield _render(page)
+            yield _render_events(page)
         if more:
             yield_to_other_requests()
 
 
-def _render(page: StreamPage) -> str:
+def _render_events(page: StreamPage) -> str:
     return "".join(f"id: {event.id}\nevent: {event.type}\ndata: {event.document}\n\n" for event in page.events)
+
+
+def _streams() -> EventStreams:
+    streams: EventStreams = current_app.extensions["event_streams"]
+    return streams
 
 
 class ExportAborted(ConnectionAbortedError):
     """Aborts a response that has started: servers close the connection without the last chunk of the body, so the
     client knows that the export is incomplete (RFC 9112 §8)."""
-
-
-def _limit_exports(app: Flask) -> None:
-    """Limit the concurrent exports of each principal in this process."""
-    limit = app.config["EXPORT_STREAMS"]
-    app.extensions["export_slots"] = Slots(
-        "export", customers=limit, services=limit, total=sys.maxsize, retry_after=_BUSY_SECONDS
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +232,7 @@ class Export:
 
         Raises NotAcceptable, and InvalidRequest for a byte order mark in NDJSON.
         """
-        media_type = _FORMATS[format_name] if format_name else preferred_media_type(EXPORT_MEDIA_TYPES)
+        media_type = _EXPORT_FORMATS[format_name] if format_name else preferred_media_type(EXPORT_MEDIA_TYPES)
         if byte_order_mark and media_type != CSV:
             error = {"parameter": "bom", "detail": "Only a CSV export can have a byte order mark. Use format=csv."}
             raise InvalidRequest(INVALID_PARAMETERS, errors=[error])
@@ -251,7 +246,7 @@ class Export:
         The first chunk is read before the response starts, so that its errors are answered with a problem. Raises
         TooManyRequests if too many exports of the principal are running.
         """
-        documents = _in_slot(documents, principal)
+        documents = _in_export_slot(documents, principal)
         lines = as_csv(documents) if self.media_type == CSV else as_ndjson(documents)
         chunks = _chunks(chain([BYTE_ORDER_MARK], lines) if self.byte_order_mark else lines)
         stream = _abort_on_errors(
@@ -264,20 +259,20 @@ class Export:
         return compress(response)
 
 
-def _in_slot(documents: Iterator[str], principal: Principal) -> Iterator[str]:
+def _in_export_slot(documents: Iterator[str], principal: Principal) -> Iterator[str]:
     """Occupy a slot until the documents end or the server closes the generator."""
     with current_app.extensions["export_slots"].occupied(principal):
         yield from documents
 
 
 def _chunks(lines: Iterator[str]) -> Iterator[str]:
-    """Join lines to chunks of at least _CHUNK characters; at least one chunk, which may be empty."""
+    """Join lines to chunks of at least EXPORT_CHUNK characters; at least one chunk, which may be empty."""
     chunk: list[str] = []
     size = 0
     for line in lines:
         chunk.append(line)
         size += len(line)
-        if size >= _CHUNK:
+        if size >= EXPORT_CHUNK:
             yield "".join(chunk)
             chunk, size = [], 0
             yield_to_other_requests()  # neither SQLite nor sending to a fast client yields to other requests
