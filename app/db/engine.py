@@ -1,7 +1,7 @@
-"""Connections: Flask-SQLAlchemy and Flask-Migrate, the pool, time limits and session settings; the types of columns.
+"""The engine: Flask-SQLAlchemy and Flask-Migrate, the pool, connections, BEGIN, traces; then the types of columns.
 
-SQLite: pragmas, waiting for its lock, removing deleted data from its file. PostgreSQL: connections that give up on an
-unresponsive server, and wait in gevent's event loop.
+Connections to PostgreSQL give up on an unresponsive server, and wait in gevent's event loop. For SQLite: pragmas,
+waiting for its lock, removing deleted data from its file.
 """
 
 import os
@@ -56,18 +56,11 @@ Result = TypeVar("Result")
 
 log = structlog.get_logger()
 
-SQLITE_LOG_MAX = 64 * 1024**2  # bytes of the write-ahead log that are kept; 1,000 pages are usual
-SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a writer waits for the writer of another process
-_MIN_PAUSE, _MAX_PAUSE = 0.001, 0.05  # seconds between two attempts to get SQLite's lock
-_SPAN = "statement_span"  # key in `Connection.info`: the span of the statement that is being executed
-_REWRITE_PAUSE = 0.1  # seconds between two attempts; other requests of this process run meanwhile
-_REWRITE_BUSY_TIMEOUT = 50  # milliseconds; SQLite's wait blocks the whole worker, which may hold the lock itself
+TRANSACTION_POOLER = "transaction"  # value of DATABASE_POOLER
 
 RESPONSE_TIMEOUT = 4.0  # seconds; one more than statement_timeout, so that a working server always responds in time
 _CONNECT_TIMEOUT = 5.0  # seconds for all hosts of a URL together, including name resolution
 _WAIT_FUNCTIONS = {Wait.R: wait_read, Wait.W: wait_write, Wait.RW: wait_readwrite}
-
-TRANSACTION_POOLER = "transaction"  # value of DATABASE_POOLER
 
 # Operators can override these with PGOPTIONS or with ?options= in DATABASE_URL. They bound every request: gunicorn's
 # own timeout does not, under gevent.
@@ -87,13 +80,13 @@ _LIBPQ_DEFAULTS = {
     "keepalives_count": "3",
 }
 
-# In Python, ids are lower-case text with dashes. PostgreSQL stores 16 bytes, SQLite the text.
-UUID = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+SQLITE_LOG_MAX = 64 * 1024**2  # bytes of the write-ahead log that are kept; 1,000 pages are usual
+SQLITE_LOCK_TIMEOUT = 5.0  # seconds that a writer waits for the writer of another process
+_LOCK_PAUSE_MIN, _LOCK_PAUSE_MAX = 0.001, 0.05  # seconds between two attempts to get SQLite's lock
+_REWRITE_PAUSE = 0.1  # seconds between two attempts; other requests of this process run meanwhile
+_REWRITE_BUSY_TIMEOUT = 50  # milliseconds; SQLite's wait blocks the whole worker, which may hold the lock itself
 
-# None is SQL's NULL, never JSON's null.
-JSON_VALUE = JSON(none_as_null=True)
-
-migrate = Migrate()
+_SPAN = "statement_span"  # key in `Connection.info`: the span of the statement that is being executed
 
 
 class Base(DeclarativeBase):
@@ -110,6 +103,7 @@ class Base(DeclarativeBase):
 
 
 db = SQLAlchemy(model_class=Base)
+migrate = Migrate()
 
 
 def init_app(app: Flask) -> None:
@@ -149,19 +143,80 @@ def engine_options(url: str, *, pool_size: int, pooler: str = "") -> dict[str, A
         # timeout 0: SQLite's own wait for a lock would block the whole worker; execute_when_unlocked waits instead.
         # Writers hold a connection while they wait, so the overflow keeps connections available to readers.
         return pool | {"max_overflow": 100, "connect_args": {"isolation_level": None, "timeout": 0}}
-    return pool | {"connect_args": connect_arguments(make_url(url).query, pooler=pooler)}
+    return pool | {"connect_args": _connect_arguments(make_url(url).query, pooler=pooler)}
+
+
+def _connect_arguments(query: Mapping[str, Any], *, pooler: str) -> dict[str, Any]:
+    """The driver's arguments for a URL with the given query. The query and libpq's environment override the defaults.
+
+    A pooler in transaction mode runs each transaction in another session. It accepts no options, and prepared
+    statements do not work.
+    """
+    arguments: dict[str, Any] = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in query}
+    if "PGCONNECT_TIMEOUT" in os.environ:
+        arguments.pop("connect_timeout", None)
+    if "," in query.get("host", "") and not {"target_session_attrs", "PGTARGETSESSIONATTRS"} & {*query, *os.environ}:
+        arguments["target_session_attrs"] = "read-write"  # of several hosts, connect to the primary
+    arguments |= {"autocommit": True, "client_encoding": "UTF8", "fallback_application_name": "order-service"}
+    if pooler == TRANSACTION_POOLER:
+        return arguments | {"prepare_threshold": None}
+    # If a setting occurs twice, the last one applies.
+    operator_options = os.environ.get("PGOPTIONS", ""), query.get("options", "")
+    options = [_as_options(LIMITS | _PLANS), *operator_options, _as_options(_FORMATS | _ISOLATION)]
+    return arguments | {"prepare_threshold": 0, "options": " ".join(filter(None, options))}
+
+
+def _as_options(settings: Mapping[str, str]) -> str:
+    return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that gives up on an unresponsive server.
+
+    `response_timeout` is the limit in seconds for each response; None means no limit. After it, psycopg's
+    OperationalError is raised and the connection cannot be used any more.
+    """
+
+    response_timeout: float | None = RESPONSE_TIMEOUT
+
+    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
+        """Run the driver's generator, waiting for the server where it yields."""
+        return super().wait(gen, interval, self.response_timeout if timeout is None else timeout)
+
+
+class GeventConnection(BoundedConnection):
+    """A connection that waits in gevent's event loop.
+
+    The driver's own `wait` calls gevent's poll(), which creates an event and a timer at each call: 50 µs of the 100 µs
+    that a short statement takes.
+    """
+
+    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
+        """Run the driver's generator, waiting for the server where it yields."""
+        if timeout is not None or self.pgconn.pipeline_status != PipelineStatus.OFF:
+            return super().wait(gen, interval, timeout)
+        try:
+            state = next(gen)
+            while True:
+                _WAIT_FUNCTIONS[state](self.pgconn.socket, self.response_timeout)
+                state = gen.send(state)  # Wait and Ready have the same values
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        except TimeoutError:
+            raise ConnectionTimeout(f"The database has not responded for {self.response_timeout} seconds.") from None
 
 
 @event.listens_for(Engine, "do_connect")
 def _connect(dialect: Dialect, _record: Any, arguments: Any, keywords: Any) -> Any:
-    """Open PostgreSQL connections with `open_connection`; None lets SQLAlchemy open SQLite's."""
+    """Open PostgreSQL connections with `_open_connection`; None lets SQLAlchemy open SQLite's."""
     if dialect.name != "postgresql":
         _create_file(arguments[0])
         return None
     try:
-        return open_connection(*arguments, **keywords)
+        return _open_connection(*arguments, **keywords)
     except psycopg.OperationalError as error:
-        raise explain_refusal(error, pooled=keywords["prepare_threshold"] is None) from None
+        raise _explain_refusal(error, pooled=keywords["prepare_threshold"] is None) from None
 
 
 def _create_file(path: str) -> None:
@@ -177,6 +232,26 @@ def _create_file(path: str) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
+def _open_connection(*arguments: Any, **keywords: Any) -> BoundedConnection:
+    """Connect to the server; in a gevent worker, other requests run meanwhile.
+
+    Raises psycopg.OperationalError; in a gevent worker, ConnectionTimeout after 5 seconds.
+    """
+    if not monkey.is_module_patched("socket"):
+        return BoundedConnection.connect(*arguments, **keywords)
+    with gevent.Timeout(_CONNECT_TIMEOUT, ConnectionTimeout(f"No connection within {_CONNECT_TIMEOUT} seconds.")):
+        return GeventConnection.connect(*arguments, **keywords)
+
+
+def _explain_refusal(error: psycopg.OperationalError, *, pooled: bool) -> Exception:
+    """The exception to raise for a refused connection: if a pooler refuses the options, one that says what to set."""
+    if "unsupported startup parameter" not in str(error):  # PgBouncer's message; there is no SQLSTATE for it
+        return error
+    if pooled:
+        return UnsuitableDatabase("The pooler accepts no options: remove PGOPTIONS, and ?options= from DATABASE_URL.")
+    return UnsuitableDatabase("A pooler refuses the service's options: set DATABASE_POOLER=transaction.")
+
+
 @event.listens_for(Engine, "connect")
 def _prepare_connection(connection: Any, _record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
@@ -188,10 +263,53 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
             execute_when_unlocked(connection, f"PRAGMA {pragma}", timeout=SQLITE_LOCK_TIMEOUT)
         return
     try:
-        prepare_session(connection)
+        _prepare_session(connection)
     except BaseException:
         connection.close()
         raise
+
+
+def _prepare_session(connection: BoundedConnection) -> None:
+    """Check a new connection and, behind a pooler, apply the settings that it does not accept at connection start.
+
+    Raises UnsuitableDatabase.
+    """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise UnsuitableDatabase(
+            f"The database's encoding is {encoding}, which cannot store every order. Create a database with "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+        )
+    names = [*LIMITS, *_ISOLATION]
+    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [names]).fetchall()
+    settings: dict[str, str] = dict(rows)
+    statement_timeout = int(settings["statement_timeout"]) / 1000  # seconds; 0 is no limit, and ours remains
+    connection.response_timeout = max(RESPONSE_TIMEOUT, statement_timeout + 1)
+    if connection.prepare_threshold is None:  # behind a pooler
+        for name, value in _FORMATS.items():
+            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+        _check_role(connection, settings)
+
+
+def _check_role(connection: BoundedConnection, settings: Mapping[str, str]) -> None:
+    """Check the settings that a pooler does not keep for each client, so that they must be set for the role."""
+    for name, value in _ISOLATION.items():
+        if settings[name] != value:
+            advice = _alter_role(connection, {name: value})
+            raise UnsuitableDatabase(f"{name} is {settings[name]!r} behind the pooler: run {advice}.")
+    missing = {name: value for name, value in LIMITS.items() if settings[name] == "0"}
+    if missing:
+        _warn_of_missing_limits(_alter_role(connection, missing))
+
+
+@cache  # one warning a process, not one a connection
+def _warn_of_missing_limits(advice: str) -> None:
+    log.warning("the database has no time limits behind the pooler", advice=advice)
+
+
+def _alter_role(connection: BoundedConnection, settings: Mapping[str, str]) -> str:
+    """SQL that gives the role these settings, one statement each."""
+    return "; ".join(f"ALTER ROLE {connection.info.user} SET {name} = '{value}'" for name, value in settings.items())
 
 
 def execute_when_unlocked(
@@ -201,7 +319,7 @@ def execute_when_unlocked(
 
     Raises sqlite3.OperationalError (SQLITE_BUSY) after `timeout` seconds.
     """
-    deadline, pause = time.monotonic() + timeout, _MIN_PAUSE
+    deadline, pause = time.monotonic() + timeout, _LOCK_PAUSE_MIN
     while True:
         try:
             return connection.execute(sql, parameters or {})
@@ -209,7 +327,7 @@ def execute_when_unlocked(
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                 raise
         time.sleep(random.uniform(0.5, 1) * pause)  # nosec B311
-        pause = min(2 * pause, _MAX_PAUSE)
+        pause = min(2 * pause, _LOCK_PAUSE_MAX)
 
 
 def is_autocommit(connection: Connection) -> bool:
@@ -238,6 +356,33 @@ def _begin_transaction(connection: Connection) -> None:
                 connection.invalidate()
                 connection.engine.dispose()
             raise
+
+
+@event.listens_for(Pool, "reset")
+def _roll_back_open_transaction(connection: Any, record: Any, _state: Any) -> None:
+    # pool_reset_on_return would roll back every time, which costs 30 µs a request; most requests open no transaction.
+    if isinstance(connection, sqlite3.Connection):
+        in_transaction = connection.in_transaction
+    else:
+        status = connection.pgconn.transaction_status
+        if status == TransactionStatus.UNKNOWN:  # the connection is broken, and the server has rolled back
+            if record is not None:  # one that was detached from the pool is closed anyway
+                record.invalidate()
+            return
+        in_transaction = status != TransactionStatus.IDLE
+    if in_transaction:
+        connection.rollback()
+
+
+@event.listens_for(Engine, "handle_error")
+def _invalidate_connections(context: ExceptionContext) -> None:
+    # SQLAlchemy then discards this connection and all that the pool opened before: the same failure has ended them too,
+    # and after a failover none of them leads to the new primary.
+    if is_connection_unusable(context.original_exception):
+        context.is_disconnect = True
+        # The connections of a process share what SQLite has opened for reading only, until all are closed.
+        if is_file_unusable(context.original_exception) and context.engine is not None:
+            context.engine.dispose()
 
 
 def _trace_statements(engine: Engine) -> None:
@@ -309,155 +454,11 @@ def _truncate_log(connection: sqlite3.Connection) -> bool:
     return not busy
 
 
-class BoundedConnection(psycopg.Connection[Any]):
-    """A connection that gives up on an unresponsive server.
+# In Python, ids are lower-case text with dashes. PostgreSQL stores 16 bytes, SQLite the text.
+UUID = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 
-    `response_timeout` is the limit in seconds for each response; None means no limit. After it, psycopg's
-    OperationalError is raised and the connection cannot be used any more.
-    """
-
-    response_timeout: float | None = RESPONSE_TIMEOUT
-
-    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
-        """Run the driver's generator, waiting for the server where it yields."""
-        return super().wait(gen, interval, self.response_timeout if timeout is None else timeout)
-
-
-class GeventConnection(BoundedConnection):
-    """A connection that waits in gevent's event loop.
-
-    The driver's own `wait` calls gevent's poll(), which creates an event and a timer at each call: 50 µs of the 100 µs
-    that a short statement takes.
-    """
-
-    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
-        """Run the driver's generator, waiting for the server where it yields."""
-        if timeout is not None or self.pgconn.pipeline_status != PipelineStatus.OFF:
-            return super().wait(gen, interval, timeout)
-        try:
-            state = next(gen)
-            while True:
-                _WAIT_FUNCTIONS[state](self.pgconn.socket, self.response_timeout)
-                state = gen.send(state)  # Wait and Ready have the same values
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        except TimeoutError:
-            raise ConnectionTimeout(f"The database has not responded for {self.response_timeout} seconds.") from None
-
-
-def open_connection(*arguments: Any, **keywords: Any) -> BoundedConnection:
-    """Connect to the server; in a gevent worker, other requests run meanwhile.
-
-    Raises psycopg.OperationalError; in a gevent worker, ConnectionTimeout after 5 seconds.
-    """
-    if not monkey.is_module_patched("socket"):
-        return BoundedConnection.connect(*arguments, **keywords)
-    with gevent.Timeout(_CONNECT_TIMEOUT, ConnectionTimeout(f"No connection within {_CONNECT_TIMEOUT} seconds.")):
-        return GeventConnection.connect(*arguments, **keywords)
-
-
-def connect_arguments(query: Mapping[str, Any], *, pooler: str) -> dict[str, Any]:
-    """The driver's arguments for a URL with the given query. The query and libpq's environment override the defaults.
-
-    A pooler in transaction mode runs each transaction in another session. It accepts no options, and prepared
-    statements do not work.
-    """
-    arguments: dict[str, Any] = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in query}
-    if "PGCONNECT_TIMEOUT" in os.environ:
-        arguments.pop("connect_timeout", None)
-    if "," in query.get("host", "") and not {"target_session_attrs", "PGTARGETSESSIONATTRS"} & {*query, *os.environ}:
-        arguments["target_session_attrs"] = "read-write"  # of several hosts, connect to the primary
-    arguments |= {"autocommit": True, "client_encoding": "UTF8", "fallback_application_name": "order-service"}
-    if pooler == TRANSACTION_POOLER:
-        return arguments | {"prepare_threshold": None}
-    # If a setting occurs twice, the last one applies.
-    operator_options = os.environ.get("PGOPTIONS", ""), query.get("options", "")
-    options = [_as_options(LIMITS | _PLANS), *operator_options, _as_options(_FORMATS | _ISOLATION)]
-    return arguments | {"prepare_threshold": 0, "options": " ".join(filter(None, options))}
-
-
-def _as_options(settings: Mapping[str, str]) -> str:
-    return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
-
-
-def explain_refusal(error: psycopg.OperationalError, *, pooled: bool) -> Exception:
-    """The exception to raise for a refused connection: if a pooler refuses the options, one that says what to set."""
-    if "unsupported startup parameter" not in str(error):  # PgBouncer's message; there is no SQLSTATE for it
-        return error
-    if pooled:
-        return UnsuitableDatabase("The pooler accepts no options: remove PGOPTIONS, and ?options= from DATABASE_URL.")
-    return UnsuitableDatabase("A pooler refuses the service's options: set DATABASE_POOLER=transaction.")
-
-
-def prepare_session(connection: BoundedConnection) -> None:
-    """Check a new connection and, behind a pooler, apply the settings that it does not accept at connection start.
-
-    Raises UnsuitableDatabase.
-    """
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding != "UTF8":
-        raise UnsuitableDatabase(
-            f"The database's encoding is {encoding}, which cannot store every order. Create a database with "
-            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
-        )
-    names = [*LIMITS, *_ISOLATION]
-    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [names]).fetchall()
-    settings: dict[str, str] = dict(rows)
-    statement_timeout = int(settings["statement_timeout"]) / 1000  # seconds; 0 is no limit, and ours remains
-    connection.response_timeout = max(RESPONSE_TIMEOUT, statement_timeout + 1)
-    if connection.prepare_threshold is None:  # behind a pooler
-        for name, value in _FORMATS.items():
-            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
-        _check_role(connection, settings)
-
-
-def _check_role(connection: BoundedConnection, settings: Mapping[str, str]) -> None:
-    """Check the settings that a pooler does not keep for each client, so that they must be set for the role."""
-    for name, value in _ISOLATION.items():
-        if settings[name] != value:
-            advice = _alter_role(connection, {name: value})
-            raise UnsuitableDatabase(f"{name} is {settings[name]!r} behind the pooler: run {advice}.")
-    missing = {name: value for name, value in LIMITS.items() if settings[name] == "0"}
-    if missing:
-        _warn_of_missing_limits(_alter_role(connection, missing))
-
-
-@cache  # one warning a process, not one a connection
-def _warn_of_missing_limits(advice: str) -> None:
-    log.warning("the database has no time limits behind the pooler", advice=advice)
-
-
-def _alter_role(connection: BoundedConnection, settings: Mapping[str, str]) -> str:
-    """SQL that gives the role these settings, one statement each."""
-    return "; ".join(f"ALTER ROLE {connection.info.user} SET {name} = '{value}'" for name, value in settings.items())
-
-
-@event.listens_for(Pool, "reset")
-def _roll_back_open_transaction(connection: Any, record: Any, _state: Any) -> None:
-    # pool_reset_on_return would roll back every time, which costs 30 µs a request; most requests open no transaction.
-    if isinstance(connection, sqlite3.Connection):
-        in_transaction = connection.in_transaction
-    else:
-        status = connection.pgconn.transaction_status
-        if status == TransactionStatus.UNKNOWN:  # the connection is broken, and the server has rolled back
-            if record is not None:  # one that was detached from the pool is closed anyway
-                record.invalidate()
-            return
-        in_transaction = status != TransactionStatus.IDLE
-    if in_transaction:
-        connection.rollback()
-
-
-@event.listens_for(Engine, "handle_error")
-def _invalidate_connections(context: ExceptionContext) -> None:
-    # SQLAlchemy then discards this connection and all that the pool opened before: the same failure has ended them too,
-    # and after a failover none of them leads to the new primary.
-    if is_connection_unusable(context.original_exception):
-        context.is_disconnect = True
-        # The connections of a process share what SQLite has opened for reading only, until all are closed.
-        if is_file_unusable(context.original_exception) and context.engine is not None:
-            context.engine.dispose()
+# None is SQL's NULL, never JSON's null.
+JSON_VALUE = JSON(none_as_null=True)
 
 
 def rfc3339(moment: datetime) -> str:
