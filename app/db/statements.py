@@ -1,4 +1,5 @@
-"""Running statements: one that is compiled once, several in a transaction, retries, NOTIFY and LISTEN.
+"""Statements: running one that is compiled once, or several in a transaction, with retries; functions to build them;
+NOTIFY and LISTEN.
 
 The statement of a frequent request is built with SQLAlchemy Core, compiled once and executed on the driver's cursor.
 The cursor takes 131 µs a request; Core's execution would add 320 µs, and an ORM session 1,100 µs.
@@ -71,8 +72,8 @@ _Compiled = tuple[str, tuple[str, ...], dict[str, Any]]
 
 NOTIFY_PAUSE = 0.1  # seconds between two notifications of a process
 _LISTEN_SECONDS = 0.5  # between two checks whether to stop
-_RETRY_AFTER = 1.0  # seconds, while the database does not answer
-_CHANNEL = "order_events"
+_LISTEN_AGAIN_AFTER = 1.0  # seconds, while the database does not answer
+_NOTIFY_CHANNEL = "order_events"
 
 
 def _always(_error: BaseException) -> bool:
@@ -197,96 +198,6 @@ def _lookup_on_sqlite(columns: Sequence[Any], find: Callable[[Any], Select[*tupl
     return Statement(find(keys).add_columns(keys.c.position))
 
 
-class octet_length(GenericFunction[int]):  # noqa: N801 (SQL's name)
-    """The length of a text in bytes of UTF-8. PostgreSQL knows it without reading a TOASTed text."""
-
-    type = Integer()
-    inherit_cache = True
-
-
-@compiles(octet_length, "sqlite")  # SQLite has octet_length since 3.43
-def _octet_length_on_sqlite(function: octet_length, compiler: SQLCompiler, **options: Any) -> str:
-    return f"length(CAST({compiler.process(function.clauses, **options)} AS BLOB))"
-
-
-class is_one_of(GenericFunction[bool]):  # noqa: N801 (like SQL's functions)
-    """Whether a text is one of the strings of a JSON array, given as text. NULL for a text that is NULL."""
-
-    type = Boolean()
-    inherit_cache = True
-
-
-@compiles(is_one_of, "postgresql")
-def _is_one_of_on_postgresql(function: is_one_of, compiler: SQLCompiler, **options: Any) -> str:
-    value, array = (compiler.process(clause, **options) for clause in function.clauses)
-    # An array, not IN: the planner would make a join of that.
-    return f"({value} = ANY (ARRAY(SELECT json_array_elements_text(CAST({array} AS JSON)))))"
-
-
-@compiles(is_one_of, "sqlite")
-def _is_one_of_on_sqlite(function: is_one_of, compiler: SQLCompiler, **options: Any) -> str:
-    value, array = (compiler.process(clause, **options) for clause in function.clauses)
-    # Compiled SQL, no values. Not an f-string: bandit would warn of each of its parts.
-    return "({} IN (SELECT value FROM json_each({})))".format(value, array)  # nosec B608
-
-
-class is_like_any(GenericFunction[bool]):  # noqa: N801 (like SQL's functions)
-    """Whether a text matches one of the LIKE patterns of a JSON array, given as text."""
-
-    type = Boolean()
-    inherit_cache = True
-
-
-@compiles(is_like_any, "postgresql")
-def _is_like_any_on_postgresql(function: is_like_any, compiler: SQLCompiler, **options: Any) -> str:
-    value, array = (compiler.process(clause, **options) for clause in function.clauses)
-    return f"({value} LIKE ANY (ARRAY(SELECT json_array_elements_text(CAST({array} AS JSON)))))"
-
-
-@compiles(is_like_any, "sqlite")
-def _is_like_any_on_sqlite(function: is_like_any, compiler: SQLCompiler, **options: Any) -> str:
-    value, array = (compiler.process(clause, **options) for clause in function.clauses)
-    return "EXISTS (SELECT 1 FROM json_each({}) AS pattern WHERE {} LIKE pattern.value)".format(array, value)  # nosec B608
-
-
-def rows_within(
-    query: Select[*tuple[Any, ...]], *, position: str, document: str, size: int | ColumnElement[int], descending: bool
-) -> Any:
-    """The first rows of `query`, limited by the total length of their documents.
-
-    `position` names the column that the query is sorted by, `document` the one whose bytes are counted. A row is
-    returned if the documents before it have less than `size` bytes together, so the first row always is. The column
-    `bytes_so_far`, the total up to and including the row, is added.
-    """
-    listed = query.subquery("listed")
-    sort = listed.c[position].desc() if descending else listed.c[position]
-    length = octet_length(cast(listed.c[document], Text))
-    bytes_so_far = func.sum(length).over(order_by=sort, rows=(None, 0)).cast(BigInteger).label("bytes_so_far")
-    sized = select(*listed.c, bytes_so_far, length.label("length")).subquery("sized")
-    columns = [column for column in sized.c if column.name != "length"]
-    order = sized.c[position].desc() if descending else sized.c[position]
-    return select(*columns).where(sized.c.bytes_so_far - sized.c.length < size).order_by(order)
-
-
-def json_rows(source: Any, name: str, *columns: Any) -> Any:
-    """A JSON array of objects as a table with the given typed columns (PostgreSQL's json_to_recordset)."""
-    return func.json_to_recordset(source).table_valued(*columns).render_derived(name=name, with_types=True)
-
-
-def without_index(column: Any) -> ColumnElement[str]:
-    """The text column concatenated with '', an expression that no index can serve.
-
-    It makes the planner use the index of another condition, independent of its statistics.
-    """
-    expression: ColumnElement[str] = column.concat(literal_column("''"))
-    return expression
-
-
-def typed_columns(columns: Iterable[Column[Any]]) -> list[Any]:
-    """The names and types of a table's columns, for `json_rows`."""
-    return [column(c.name, c.type) for c in columns]
-
-
 def in_transaction(work: Callable[[], Result]) -> Result:
     """Run `work` in one transaction of `db.session`, and commit it.
 
@@ -342,8 +253,103 @@ def consistent_read(*, statement_timeout: int | None) -> Iterator[Session]:
             connection.response_timeout = default_timeout
 
 
+def json_rows(source: Any, name: str, *columns: Any) -> Any:
+    """A JSON array of objects as a table with the given typed columns (PostgreSQL's json_to_recordset)."""
+    return func.json_to_recordset(source).table_valued(*columns).render_derived(name=name, with_types=True)
+
+
+def typed_columns(columns: Iterable[Column[Any]]) -> list[Any]:
+    """The names and types of a table's columns, for `json_rows`."""
+    return [column(c.name, c.type) for c in columns]
+
+
+def rows_within(
+    query: Select[*tuple[Any, ...]], *, position: str, document: str, size: int | ColumnElement[int], descending: bool
+) -> Any:
+    """The first rows of `query`, limited by the total length of their documents.
+
+    `position` names the column that the query is sorted by, `document` the one whose bytes are counted. A row is
+    returned if the documents before it have less than `size` bytes together, so the first row always is. The column
+    `bytes_so_far`, the total up to and including the row, is added.
+    """
+    listed = query.subquery("listed")
+    sort = listed.c[position].desc() if descending else listed.c[position]
+    length = octet_length(cast(listed.c[document], Text))
+    bytes_so_far = func.sum(length).over(order_by=sort, rows=(None, 0)).cast(BigInteger).label("bytes_so_far")
+    sized = select(*listed.c, bytes_so_far, length.label("length")).subquery("sized")
+    columns = [column for column in sized.c if column.name != "length"]
+    order = sized.c[position].desc() if descending else sized.c[position]
+    return select(*columns).where(sized.c.bytes_so_far - sized.c.length < size).order_by(order)
+
+
+def without_index(column: Any) -> ColumnElement[str]:
+    """The text column concatenated with '', an expression that no index can serve.
+
+    It makes the planner use the index of another condition, independent of its statistics.
+    """
+    expression: ColumnElement[str] = column.concat(literal_column("''"))
+    return expression
+
+
+class octet_length(GenericFunction[int]):  # noqa: N801 (SQL's name)
+    """The length of a text in bytes of UTF-8. PostgreSQL knows it without reading a TOASTed text."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(octet_length, "sqlite")  # SQLite has octet_length since 3.43
+def _octet_length_on_sqlite(function: octet_length, compiler: SQLCompiler, **options: Any) -> str:
+    return f"length(CAST({compiler.process(function.clauses, **options)} AS BLOB))"
+
+
+class is_one_of(GenericFunction[bool]):  # noqa: N801 (like SQL's functions)
+    """Whether a text is one of the strings of a JSON array, given as text. NULL for a text that is NULL."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(is_one_of, "postgresql")
+def _is_one_of_on_postgresql(function: is_one_of, compiler: SQLCompiler, **options: Any) -> str:
+    value, array = (compiler.process(clause, **options) for clause in function.clauses)
+    # An array, not IN: the planner would make a join of that.
+    return f"({value} = ANY (ARRAY(SELECT json_array_elements_text(CAST({array} AS JSON)))))"
+
+
+@compiles(is_one_of, "sqlite")
+def _is_one_of_on_sqlite(function: is_one_of, compiler: SQLCompiler, **options: Any) -> str:
+    value, array = (compiler.process(clause, **options) for clause in function.clauses)
+    # Compiled SQL, no values. Not an f-string: bandit would warn of each of its parts.
+    return "({} IN (SELECT value FROM json_each({})))".format(value, array)  # nosec B608
+
+
+class is_like_any(GenericFunction[bool]):  # noqa: N801 (like SQL's functions)
+    """Whether a text matches one of the LIKE patterns of a JSON array, given as text."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(is_like_any, "postgresql")
+def _is_like_any_on_postgresql(function: is_like_any, compiler: SQLCompiler, **options: Any) -> str:
+    value, array = (compiler.process(clause, **options) for clause in function.clauses)
+    return f"({value} LIKE ANY (ARRAY(SELECT json_array_elements_text(CAST({array} AS JSON)))))"
+
+
+@compiles(is_like_any, "sqlite")
+def _is_like_any_on_sqlite(function: is_like_any, compiler: SQLCompiler, **options: Any) -> str:
+    value, array = (compiler.process(clause, **options) for clause in function.clauses)
+    return "EXISTS (SELECT 1 FROM json_each({}) AS pattern WHERE {} LIKE pattern.value)".format(array, value)  # nosec B608
+
+
+def notify_workers() -> None:
+    """Wake the workers that listen, since events have been stored. For PostgreSQL only. Raises nothing."""
+    _NOTIFIERS.get().notify()
+
+
 # Nobody waits for the notification, and its transaction changes nothing: it need not be flushed to disk.
-_NOTIFY = Statement(select(func.set_config("synchronous_commit", "off", true()), func.pg_notify(_CHANNEL, "")))
+_NOTIFY = Statement(select(func.set_config("synchronous_commit", "off", true()), func.pg_notify(_NOTIFY_CHANNEL, "")))
 
 
 class _Notifier:
@@ -389,11 +395,6 @@ class _Notifier:
 _NOTIFIERS = PerApplication(_Notifier)
 
 
-def notify_workers() -> None:
-    """Wake the workers that listen, since events have been stored. For PostgreSQL only. Raises nothing."""
-    _NOTIFIERS.get().notify()
-
-
 def can_listen(config: Mapping[str, Any]) -> bool:
     """Whether the database can notify: SQLite cannot, nor can PostgreSQL behind a pooler in transaction mode."""
     name = make_url(config["DATABASE_URL"]).get_backend_name()
@@ -414,7 +415,7 @@ def listening(wake: Callable[[], None], *, context: Callable[[], AbstractContext
             while not stopping.is_set():
                 with suppress(*DATABASE_ERRORS):  # the worker's tasks get the same error, and log it
                     _listen(wake, stopping)
-                stopping.wait(_RETRY_AFTER)
+                stopping.wait(_LISTEN_AGAIN_AFTER)
 
     thread = threading.Thread(target=run, name="listener", daemon=True)
     thread.start()
@@ -431,7 +432,7 @@ def _listen(wake: Callable[[], None], stopping: threading.Event) -> None:
     with closing(pooled):
         connection = pooled.dbapi_connection
         assert isinstance(connection, psycopg.Connection)
-        connection.execute(f"LISTEN {_CHANNEL}")  # in autocommit mode, at once
+        connection.execute(f"LISTEN {_NOTIFY_CHANNEL}")  # in autocommit mode, at once
         wake()  # for what was stored before
         while not stopping.is_set():
             for _ in connection.notifies(timeout=_LISTEN_SECONDS, stop_after=1):
