@@ -11,13 +11,17 @@ import orjson
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # without I, L, O and U, which are easily misread
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
+# An order number as it is stored: a date, and Crockford base 32.
+NUMBER_PATTERN = r"[0-9]{6}-[0-9A-HJKMNP-TV-Z]{8}\Z"
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the earliest time that an id can hold
 _MICROSECOND = timedelta(microseconds=1)
 _RANDOM_BITS = 46
 LOWEST_ID, HIGHEST_ID = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-CREATE = "create"  # the operation of the idempotency keys of new orders
+
 ALIAS_PREFIX = "erased-"  # of a customer id; reserved, so that requests with such a customer_id are refused
+CREATE = "create"  # the operation of the idempotency keys of new orders
 
 
 def new_order_id(
@@ -34,7 +38,7 @@ def new_order_id(
     `randbits` for reproducible sample data only; ids must not be predictable.
     """
     tail = int(key_hash[-4:], 16) if key_hash is not None else randbits(16)
-    return _uuid(_time_bits(at) | randbits(_RANDOM_BITS) << 16 | tail)
+    return _to_text(_time_bits(at) | randbits(_RANDOM_BITS) << 16 | tail)
 
 
 def hash_key(key: str, *, principal: str, operation: str) -> str:
@@ -54,12 +58,12 @@ def fingerprint(content: Any) -> str:
 
 def new_id(at: datetime) -> str:
     """A random UUIDv7 for anything other than an order, created at `at`, an aware time."""
-    return _uuid(_time_bits(at) | secrets.randbits(_RANDOM_BITS + 16))
+    return _to_text(_time_bits(at) | secrets.randbits(_RANDOM_BITS + 16))
 
 
 def first_order_id(at: datetime) -> str:
     """The smallest id of an order created at `at`: `id >= first_order_id(t)` is equivalent to `created_at >= t`."""
-    return _uuid(_time_bits(at))
+    return _to_text(_time_bits(at))
 
 
 def time_ago(age: timedelta) -> datetime:
@@ -70,11 +74,7 @@ def time_ago(age: timedelta) -> datetime:
 
 def next_id(order_id: str) -> str:
     """The next larger id; the largest id is its own successor."""
-    return _uuid(min(_number(order_id) + 1, 2**128 - 1))
-
-
-# A number as it is stored: a date, and Crockford base 32.
-NUMBER_PATTERN = r"[0-9]{6}-[0-9A-HJKMNP-TV-Z]{8}\Z"
+    return _to_text(min(_to_integer(order_id) + 1, 2**128 - 1))
 
 
 def order_number(order_id: str, at: datetime) -> str:
@@ -82,7 +82,7 @@ def order_number(order_id: str, at: datetime) -> str:
 
     A sequence would be a bottleneck, and would disclose the number of orders a day.
     """
-    bits = _number(order_id) >> (16 + _RANDOM_BITS - 40)
+    bits = _to_integer(order_id) >> (16 + _RANDOM_BITS - 40)
     digits = _PAIRS[bits >> 30 & 1023] + _PAIRS[bits >> 20 & 1023] + _PAIRS[bits >> 10 & 1023] + _PAIRS[bits & 1023]
     return f"{at.year % 100:02}{at.month:02}{at.day:02}-{digits}"  # strftime takes three times as long
 
@@ -112,10 +112,10 @@ def _time_bits(at: datetime) -> int:
     return milliseconds << 80 | 7 << 76 | (microseconds * 4096 // 1000) << 64 | 2 << 62
 
 
-def _number(order_id: str) -> int:
+def _to_integer(order_id: str) -> int:
     return int(order_id.replace("-", ""), 16)
 
 
-def _uuid(value: int) -> str:
+def _to_text(value: int) -> str:
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
