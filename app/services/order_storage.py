@@ -1,8 +1,9 @@
 """Storing new orders and new versions of orders, each with its event and its outbox row.
 
-A statement stores a list of new orders at once. Concurrent changes share the statement that reads the orders, and the
-one that stores each as its next version, unless another writer has stored that version first. PostgreSQL does either in
-one statement and one round trip. SQLite, which cannot insert inside WITH, uses a transaction.
+First new orders: a statement stores a list of them at once, and another finds the orders that they conflict with. Then
+changes: concurrent ones share the statement that reads the orders, and the one that stores each as its next version,
+unless another writer has stored that version first. PostgreSQL stores either in one statement and one round trip.
+SQLite, which cannot insert inside WITH, uses a transaction.
 """
 
 import threading
@@ -66,13 +67,18 @@ NEW_ORDER_STATE: dict[str, Any] = {
 }
 
 GROUP_CHANGES_MAX = 100  # changes of concurrent requests in one statement; more would delay each request without a gain
-_IMMUTABLE = {"id", "number", "principal", *IMMUTABLE_CONTENT, "idempotency_key_hash", "fingerprint", "created_at"}
-_MUTABLE = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE]  # orjson takes no quoted_name
-_mutable = attrgetter(*_MUTABLE)
-
-# The parameters of a change: the columns of the order, its event and its key, and the items that have changed.
-# `last_line` is the number of its last item if items were removed.
-ChangeRow = dict[str, Any]
+_IMMUTABLE_COLUMNS = {
+    "id",
+    "number",
+    "principal",
+    *IMMUTABLE_CONTENT,
+    "idempotency_key_hash",
+    "fingerprint",
+    "created_at",
+}
+# Each as a str: orjson takes no quoted_name.
+_MUTABLE_COLUMNS = [str(name) for name in ORDERS.c.keys() if name not in _IMMUTABLE_COLUMNS]
+_mutable_values = attrgetter(*_MUTABLE_COLUMNS)
 
 
 @dataclass(slots=True)
@@ -112,21 +118,23 @@ def insert_orders(orders: Sequence[NewOrder]) -> set[str]:
     ordered = _in_lock_order(orders)
     if db.engine.dialect.name == "sqlite":
         return _insert_in_transaction(ordered, [_first_event(order, CREATED) for order in ordered])
-    batch = orjson.dumps([_parameter(order) for order in ordered])
+    batch = orjson.dumps([_order_parameter(order) for order in ordered])
     stored = {row[0] for row in INSERT_ORDERS.rows(batch=batch.decode())}
     notify_workers()
     return stored
 
 
-def _parameter(order: NewOrder) -> dict[str, Any]:
-    """The order as a row of the statement's JSON parameter."""
-    return {
-        **order.columns,
-        "request_id": order.request_id,
-        "traceparent": order.traceparent,
-        "items": order.items,
-        "snapshot": orjson.Fragment(order.document),
-    }
+def restore_orders(orders: Sequence[NewOrder]) -> set[str]:
+    """Store imported orders: their history begins at their version. Otherwise as `insert_orders`."""
+    ordered = sorted(orders, key=lambda order: order.id)
+    events = [_first_event(order, IMPORTED) for order in ordered]
+    return _insert_in_transaction(ordered, events, imported_at=datetime.now(UTC))
+
+
+def insert_histories(histories: Sequence[OrderHistory]) -> set[str]:
+    """Store orders with all of their events. Otherwise as `insert_orders`."""
+    orders = _in_lock_order([history.order for history in histories])
+    return _insert_in_transaction(orders, [event for history in histories for event in history.events])
 
 
 def _in_lock_order(orders: Sequence[NewOrder]) -> list[NewOrder]:
@@ -146,6 +154,137 @@ def _in_lock_order(orders: Sequence[NewOrder]) -> list[NewOrder]:
         positions.update(dict.fromkeys(hashes, position))
         positioned.append((position, order))
     return [order for _, order in sorted(positioned, key=itemgetter(0))]
+
+
+def _order_parameter(order: NewOrder) -> dict[str, Any]:
+    """The order as a row of the statement's JSON parameter."""
+    return {
+        **order.columns,
+        "request_id": order.request_id,
+        "traceparent": order.traceparent,
+        "items": order.items,
+        "snapshot": orjson.Fragment(order.document),
+    }
+
+
+def _insert_in_transaction(
+    orders: Sequence[NewOrder], events: Sequence[Mapping[str, Any]], *, imported_at: datetime | None = None
+) -> set[str]:
+    """Store orders with those of the events that are theirs, on either database."""
+    dialect = {"sqlite": sqlite, "postgresql": postgresql}[db.engine.dialect.name]
+    insert_order = dialect.insert(ORDERS).on_conflict_do_nothing().returning(ORDERS.c.id)
+    with db.engine.begin() as connection:
+        stored = set(connection.scalars(insert_order, [order.columns for order in orders]))
+        new = [order for order in orders if order.id in stored]
+        if new:
+            connection.execute(insert(ITEMS), [{"order_id": order.id} | item for order in new for item in order.items])
+        insert_events(connection, [event for event in events if event["order_id"] in stored], imported_at=imported_at)
+    return stored
+
+
+def _first_event(order: NewOrder, event_type: str) -> dict[str, Any]:
+    columns = order.columns
+    return event_row(
+        order.id,
+        columns["version"],
+        event_type=event_type,
+        actor=columns["principal"],
+        at=columns["updated_at"],
+        snapshot=order.document,
+        request_id=order.request_id,
+        traceparent=order.traceparent,
+    )
+
+
+def event_row(
+    order_id: str,
+    version: int,
+    *,
+    event_type: str,
+    actor: str,
+    at: datetime,
+    snapshot: str,
+    request_id: str | None = None,
+    traceparent: str | None = None,
+) -> dict[str, Any]:
+    """An event by its columns: the one place where events are built. `snapshot` is the order after the change."""
+    return {
+        "order_id": order_id,
+        "version": version,
+        "type": event_type,
+        "actor": actor,
+        "request_id": request_id,
+        "traceparent": traceparent,
+        "at": at,
+        "snapshot": snapshot,
+    }
+
+
+def insert_events(
+    connection: Connection, events: Sequence[Mapping[str, Any]], *, imported_at: datetime | None = None
+) -> None:
+    """Insert events and their outbox rows, in the transaction of the change.
+
+    With `imported_at`, they have been in the outbox since that time, however long ago they happened.
+    """
+    if events:
+        connection.execute(insert(EVENTS), events)
+        since = {} if imported_at is None else {"at": imported_at}
+        rows = [{name: event[name] for name in OUTBOX.c.keys()} | since for event in events]
+        connection.execute(insert(OUTBOX), rows)
+
+
+def _insert_events_from(rows: FromClause, values: Mapping[str, ColumnElement[Any]]) -> tuple[Insert, Insert]:
+    """INSERT … SELECT of an event and its outbox row for each row of `rows`: parts of PostgreSQL's one statement.
+
+    `values` are the expressions of the event's columns.
+    """
+    events, outbox = (
+        insert(table).from_select(table.c.keys(), select(*(values[name] for name in table.c.keys())).select_from(rows))
+        for table in (EVENTS, OUTBOX)
+    )
+    return events, outbox
+
+
+def _insert_statement() -> Statement:
+    # The batch is one JSON parameter: 8 µs an order in the driver, where arrays cost 46 to 80 µs.
+    batch = cast(bindparam("batch", type_=Text), JSON)
+    # Those that the database does not fill in.
+    order_columns = [column for column in ORDERS.c if column.name not in NEW_ORDER_STATE]
+    of_event = typed_columns(EVENTS.c[name] for name in ("request_id", "traceparent", "snapshot"))
+    columns = (*typed_columns(order_columns), *of_event, column("items", JSON))
+    new = select(json_rows(batch, "batch", *columns)).cte("new_orders")
+    inserted = (
+        postgresql.insert(ORDERS)
+        .from_select(order_columns, select(*(new.c[column.name] for column in order_columns)))
+        .on_conflict_do_nothing()
+        .returning(ORDERS.c.id)
+        .cte("inserted_orders")
+    )
+    stored = new.join(inserted, new.c.id == inserted.c.id)
+    item = json_rows(new.c["items"], "item", *typed_columns(c for c in ITEMS.c if c.name != "order_id"))
+    items = insert(ITEMS).from_select(
+        ["order_id", *item.c.keys()], select(new.c.id, *item.c).select_from(stored.join(item, true()))
+    )
+    events, outbox = _insert_events_from(
+        stored,
+        {
+            "order_id": new.c.id,
+            "version": new.c.version,
+            "type": literal_column(f"'{CREATED}'"),
+            "actor": new.c.principal,
+            "request_id": new.c.request_id,
+            "traceparent": new.c.traceparent,
+            "at": new.c.created_at,
+            "snapshot": new.c.snapshot,
+        },
+    )
+    return Statement(
+        events.add_cte(items.cte("new_items"), outbox.cte("new_outbox")).returning(cast(EVENTS.c.order_id, Text))
+    )
+
+
+INSERT_ORDERS = _insert_statement()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,136 +351,9 @@ def find_stored_ids(orders: Sequence[NewOrder]) -> set[str]:
     return {row.id for row in read_rows(select(Order.id).where(Order.id.in_([order.id for order in orders])))}
 
 
-def restore_orders(orders: Sequence[NewOrder]) -> set[str]:
-    """Store imported orders: their history begins at their version. Otherwise as `insert_orders`."""
-    ordered = sorted(orders, key=lambda order: order.id)
-    events = [_first_event(order, IMPORTED) for order in ordered]
-    return _insert_in_transaction(ordered, events, imported_at=datetime.now(UTC))
-
-
-def insert_histories(histories: Sequence[OrderHistory]) -> set[str]:
-    """Store orders with all of their events. Otherwise as `insert_orders`."""
-    orders = _in_lock_order([history.order for history in histories])
-    return _insert_in_transaction(orders, [event for history in histories for event in history.events])
-
-
-def event_row(
-    order_id: str,
-    version: int,
-    *,
-    event_type: str,
-    actor: str,
-    at: datetime,
-    snapshot: str,
-    request_id: str | None = None,
-    traceparent: str | None = None,
-) -> dict[str, Any]:
-    """An event by its columns: the one place where events are built. `snapshot` is the order after the change."""
-    return {
-        "order_id": order_id,
-        "version": version,
-        "type": event_type,
-        "actor": actor,
-        "request_id": request_id,
-        "traceparent": traceparent,
-        "at": at,
-        "snapshot": snapshot,
-    }
-
-
-def insert_events(
-    connection: Connection, events: Sequence[Mapping[str, Any]], *, imported_at: datetime | None = None
-) -> None:
-    """Insert events and their outbox rows, in the transaction of the change.
-
-    With `imported_at`, they have been in the outbox since that time, however long ago they happened.
-    """
-    if events:
-        connection.execute(insert(EVENTS), events)
-        since = {} if imported_at is None else {"at": imported_at}
-        rows = [{name: event[name] for name in OUTBOX.c.keys()} | since for event in events]
-        connection.execute(insert(OUTBOX), rows)
-
-
-def insert_events_from(rows: FromClause, values: Mapping[str, ColumnElement[Any]]) -> tuple[Insert, Insert]:
-    """INSERT … SELECT of an event and its outbox row for each row of `rows`: parts of PostgreSQL's one statement.
-
-    `values` are the expressions of the event's columns.
-    """
-    events, outbox = (
-        insert(table).from_select(table.c.keys(), select(*(values[name] for name in table.c.keys())).select_from(rows))
-        for table in (EVENTS, OUTBOX)
-    )
-    return events, outbox
-
-
-def _insert_in_transaction(
-    orders: Sequence[NewOrder], events: Sequence[Mapping[str, Any]], *, imported_at: datetime | None = None
-) -> set[str]:
-    dialect = {"sqlite": sqlite, "postgresql": postgresql}[db.engine.dialect.name]
-    insert_order = dialect.insert(ORDERS).on_conflict_do_nothing().returning(ORDERS.c.id)
-    with db.engine.begin() as connection:
-        stored = set(connection.scalars(insert_order, [order.columns for order in orders]))
-        new = [order for order in orders if order.id in stored]
-        if new:
-            connection.execute(insert(ITEMS), [{"order_id": order.id} | item for order in new for item in order.items])
-        insert_events(connection, [event for event in events if event["order_id"] in stored], imported_at=imported_at)
-    return stored
-
-
-def _first_event(order: NewOrder, event_type: str) -> dict[str, Any]:
-    columns = order.columns
-    return event_row(
-        order.id,
-        columns["version"],
-        event_type=event_type,
-        actor=columns["principal"],
-        at=columns["updated_at"],
-        snapshot=order.document,
-        request_id=order.request_id,
-        traceparent=order.traceparent,
-    )
-
-
-def _insert_statement() -> Statement:
-    # The batch is one JSON parameter: 8 µs an order in the driver, where arrays cost 46 to 80 µs.
-    batch = cast(bindparam("batch", type_=Text), JSON)
-    # Those that the database does not fill in.
-    order_columns = [column for column in ORDERS.c if column.name not in NEW_ORDER_STATE]
-    of_event = typed_columns(EVENTS.c[name] for name in ("request_id", "traceparent", "snapshot"))
-    columns = (*typed_columns(order_columns), *of_event, column("items", JSON))
-    new = select(json_rows(batch, "batch", *columns)).cte("new_orders")
-    inserted = (
-        postgresql.insert(ORDERS)
-        .from_select(order_columns, select(*(new.c[column.name] for column in order_columns)))
-        .on_conflict_do_nothing()
-        .returning(ORDERS.c.id)
-        .cte("inserted_orders")
-    )
-    stored = new.join(inserted, new.c.id == inserted.c.id)
-    item = json_rows(new.c["items"], "item", *typed_columns(c for c in ITEMS.c if c.name != "order_id"))
-    items = insert(ITEMS).from_select(
-        ["order_id", *item.c.keys()], select(new.c.id, *item.c).select_from(stored.join(item, true()))
-    )
-    events, outbox = insert_events_from(
-        stored,
-        {
-            "order_id": new.c.id,
-            "version": new.c.version,
-            "type": literal_column(f"'{CREATED}'"),
-            "actor": new.c.principal,
-            "request_id": new.c.request_id,
-            "traceparent": new.c.traceparent,
-            "at": new.c.created_at,
-            "snapshot": new.c.snapshot,
-        },
-    )
-    return Statement(
-        events.add_cte(items.cte("new_items"), outbox.cte("new_outbox")).returning(cast(EVENTS.c.order_id, Text))
-    )
-
-
-INSERT_ORDERS = _insert_statement()
+# The parameters of a change: the columns of the order, its event and its key, and the items that have changed.
+# `last_line` is the number of its last item if items were removed.
+ChangeRow = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,27 +391,6 @@ def find_current_order(order_id: str, *, principal: Principal, key: HashedKey | 
     return None if row is None else CurrentOrder(*row)
 
 
-def store_key(key: HashedKey, *, order_id: str, version: int) -> bool:
-    """Store the key of a request that changed nothing, with the version that it is answered with.
-
-    Returns False if the order has another version by now, the key has been used, or the order has CHANGE_KEYS_MAX keys.
-    """
-    statement = _STORE_KEY[db.engine.dialect.name]
-    rows = statement.rows(
-        id=order_id, version=version, key_hash=key.key_hash, fingerprint=key.fingerprint, keys_max=CHANGE_KEYS_MAX
-    )
-    return bool(rows)
-
-
-def require_room_for_key(order_id: str) -> None:
-    """Raise TooManyIdempotencyKeys if the order has CHANGE_KEYS_MAX keys."""
-    [row] = read_rows(select(func.count().label("keys")).where(ChangeKey.order_id == order_id))
-    if row.keys >= CHANGE_KEYS_MAX:
-        raise TooManyIdempotencyKeys(
-            f"The order has {row.keys} idempotency keys, the maximum for requests that change nothing."
-        )
-
-
 def store_version(
     order: OrderAggregate, event: dict[str, Any], *, key: HashedKey | None, before: Mapping[str, Any]
 ) -> bool:
@@ -411,7 +402,7 @@ def store_version(
     Raises the driver's error; then nothing is stored, except that this is unknown after a lost connection and after
     BatchAbandoned. A key that another request has stored in between is a duplicate.
     """
-    change = dict(zip(_MUTABLE, _mutable(order), strict=True)) | event
+    change = dict(zip(_MUTABLE_COLUMNS, _mutable_values(order), strict=True)) | event
     change["items"] = _changed_items(order, before)
     change |= {"key_hash": key and key.key_hash, "fingerprint": key and key.fingerprint, "changed": True}
     change["last_line"] = len(order.items) if len(order.items) < len(before["items"]) else None
@@ -453,33 +444,55 @@ def _store_versions(changes: Sequence[ChangeRow], statement: Statement) -> set[s
     """Store changes of different orders, and return the ids of those that are stored."""
     if db.engine.dialect.name == "sqlite":
         with db.engine.begin() as connection:
-            return {change["order_id"] for change in changes if _store_in_transaction(connection, change)}
+            return {change["order_id"] for change in changes if _store_on_sqlite(connection, change)}
     batch = orjson.dumps([{**change, "snapshot": orjson.Fragment(change["snapshot"])} for change in changes])
     stored = {row[0] for row in statement.rows(changes=batch.decode())}
     notify_workers()
     return stored
 
 
-def _store_in_transaction(connection: Connection, change: ChangeRow) -> bool:
+def _store_on_sqlite(connection: Connection, change: ChangeRow) -> bool:
+    """Store a change in the transaction of the connection. Returns False on a version conflict."""
     order_id = change["order_id"]
     before = and_(ORDERS.c.id == order_id, ORDERS.c.version == change["version"] - 1)
-    columns = {name: change[name] for name in _MUTABLE}
+    columns = {name: change[name] for name in _MUTABLE_COLUMNS}
     if not connection.execute(update(ORDERS).where(before).values(columns)).rowcount:
         return False
     if change["last_line"] is not None:
         connection.execute(delete(ITEMS).where(ITEMS.c.order_id == order_id, ITEMS.c.line > change["last_line"]))
     if items := change["items"]:
-        connection.execute(_upsert(sqlite.insert(ITEMS)), [{"order_id": order_id, **item} for item in items])
+        connection.execute(_upsert_items(sqlite.insert(ITEMS)), [{"order_id": order_id, **item} for item in items])
     insert_events(connection, [{name: change[name] for name in EVENTS.c.keys()}])
     if change["key_hash"] is not None:
         connection.execute(insert(CHANGE_KEYS), {name: change[name] for name in CHANGE_KEYS.c.keys()})
     return True
 
 
-def _upsert(items: Any) -> Any:
+def _upsert_items(items: Any) -> Any:
     """The insert; an item whose line exists already is updated."""
     values = {c.name: items.excluded[c.name] for c in ITEMS.c if not c.primary_key}
     return items.on_conflict_do_update(index_elements=ITEMS.primary_key, set_=values)
+
+
+def store_key(key: HashedKey, *, order_id: str, version: int) -> bool:
+    """Store the key of a request that changed nothing, with the version that it is answered with.
+
+    Returns False if the order has another version by now, the key has been used, or the order has CHANGE_KEYS_MAX keys.
+    """
+    statement = _STORE_KEY[db.engine.dialect.name]
+    rows = statement.rows(
+        id=order_id, version=version, key_hash=key.key_hash, fingerprint=key.fingerprint, keys_max=CHANGE_KEYS_MAX
+    )
+    return bool(rows)
+
+
+def require_room_for_key(order_id: str) -> None:
+    """Raise TooManyIdempotencyKeys if the order has CHANGE_KEYS_MAX keys."""
+    [row] = read_rows(select(func.count().label("keys")).where(ChangeKey.order_id == order_id))
+    if row.keys >= CHANGE_KEYS_MAX:
+        raise TooManyIdempotencyKeys(
+            f"The order has {row.keys} idempotency keys, the maximum for requests that change nothing."
+        )
 
 
 def _select_current_order(key: Subquery) -> Select[*tuple[Any, ...]]:
@@ -522,7 +535,7 @@ def _update_statement(*, skip_locked: bool) -> Statement:
     columns = [
         *typed_columns(EVENTS.c),
         *typed_columns(CHANGE_KEYS.c[name] for name in ("key_hash", "changed", "fingerprint")),
-        *typed_columns(ORDERS.c[name] for name in _MUTABLE if name not in EVENTS.c),
+        *typed_columns(ORDERS.c[name] for name in _MUTABLE_COLUMNS if name not in EVENTS.c),
         column("items", JSON),
         column("last_line", Integer),
     ]
@@ -535,16 +548,16 @@ def _update_statement(*, skip_locked: bool) -> Statement:
     changed = (
         update(ORDERS)
         .where(ORDERS.c.id == stored.c.order_id)
-        .values({ORDERS.c[name]: stored.c[name] for name in _MUTABLE})
+        .values({ORDERS.c[name]: stored.c[name] for name in _MUTABLE_COLUMNS})
     )
 
     item = json_rows(stored.c["items"], "item", *typed_columns(c for c in ITEMS.c if c.name != "order_id"))
     items = select(stored.c.order_id, *item.c).select_from(stored.join(item, true()))
-    events, outbox = insert_events_from(stored, dict(stored.c))
+    events, outbox = _insert_events_from(stored, dict(stored.c))
     key = select(*(stored.c[name] for name in CHANGE_KEYS.c.keys())).where(stored.c.key_hash.is_not(None))
     writes = {
         "changed": changed,
-        "new_items": _upsert(postgresql.insert(ITEMS).from_select(["order_id", *item.c.keys()], items)),
+        "new_items": _upsert_items(postgresql.insert(ITEMS).from_select(["order_id", *item.c.keys()], items)),
         "removed_items": delete(ITEMS).where(ITEMS.c.order_id == stored.c.order_id, ITEMS.c.line > stored.c.last_line),
         "new_outbox": outbox,
         "new_key": insert(CHANGE_KEYS).from_select(CHANGE_KEYS.c.keys(), key),
@@ -556,6 +569,7 @@ def _update_statement(*, skip_locked: bool) -> Statement:
 
 
 CURRENT_ORDERS = Lookup([*ORDER_KEY_COLUMNS, column("key_hash", Text)], _select_current_order)
+_STORE_KEY = {"postgresql": Statement(_insert_key(postgresql)), "sqlite": Statement(_insert_key(sqlite))}
 UPDATE_ORDERS, UPDATE_ORDER = _update_statement(skip_locked=True), _update_statement(skip_locked=False)
 
 
@@ -579,4 +593,3 @@ class _Batchers:
 
 
 _BATCHERS = PerApplication(_Batchers)
-_STORE_KEY = {"postgresql": Statement(_insert_key(postgresql)), "sqlite": Statement(_insert_key(sqlite))}
