@@ -146,7 +146,7 @@ def test_a_hold_that_has_ended_can_be_replaced_by_one_that_ends_later(client: Fl
 def test_due_changes_are_made_in_pages(
     client: FlaskClient, pass_time: PassTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_actions, "_PAGE", 2)
+    monkeypatch.setattr(order_actions, "_SCHEDULE_PAGE", 2)
     paths = [order_after(client, ship_by=at(hours)) for hours in (1, 1, 1, 0.5, 2)]
 
     assert pass_time(3) == 5

@@ -112,7 +112,7 @@ def test_an_order_with_a_payment_does_not_expire(client: FlaskClient, runner: Fl
 def test_orders_are_expired_in_batches(
     app: Flask, client: FlaskClient, old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_actions, "_PAGE", 3)
+    monkeypatch.setattr(order_actions, "_SCHEDULE_PAGE", 3)
 
     with app.app_context():
         assert list(expire_orders(older_than=timedelta(days=1))) == [3, 3, 1]
@@ -143,7 +143,7 @@ def test_a_locked_order_is_left_to_the_next_run(
     def store_others(order: Order, event: dict[str, Any], **written: Any) -> bool:
         return f"/orders/{order.id}" != old[2] and store(order, event, **written)
 
-    monkeypatch.setattr(order_actions, "_PAGE", 2)
+    monkeypatch.setattr(order_actions, "_SCHEDULE_PAGE", 2)
     with app.app_context():
         with monkeypatch.context() as busy:
             busy.setattr(order_actions, "store_version", store_others)

@@ -80,6 +80,8 @@ from app.services.order_storage import (
 )
 from app.tracing import current_traceparent
 
+log = structlog.get_logger()
+
 CONFLICT_DEADLINE = 2.0  # seconds in which a change is repeated after conflicts; the same as PostgreSQL's lock_timeout
 # Characters of an order's document. It is stored again with every version, and cancelled fulfillments, and
 # cancellations before a reopening, stay in it.
@@ -95,11 +97,9 @@ _UPDATED_ORDER = UpdatedOrderSchema()
 # Errors that depend on the state of the order: they get its `current_version`.
 _CONFLICTS = (AmountExceeded, DuplicatePayment, IllegalAction, QuantityExceeded)
 
-log = structlog.get_logger()
-
 EXPIRY = Principal("system:expiry", frozenset())
 SCHEDULE = Principal("system:schedule", frozenset())
-_PAGE = 100  # orders
+_SCHEDULE_PAGE = 100  # orders that are due, or that expire, in one query
 
 
 @dataclass(slots=True)
@@ -272,11 +272,6 @@ def update_order(order_id: str, *, patch: Mapping[str, Any], request: ChangeRequ
     return _change_order(order_id, "update", change, request=request)
 
 
-def apply_due_change(order_id: str, *, request: ChangeRequest) -> StoredOrder:
-    """Release one hold that has ended, or mark the order as late if its `ship_by` has passed."""
-    return _change_order(order_id, "due", OrderAggregate.apply_due_change, request=request)
-
-
 def _change_order(order_id: str, action: str, change: Change, *, request: ChangeRequest) -> StoredOrder:
     """Apply a change and commit it as one version with one event.
 
@@ -320,7 +315,7 @@ def _try_change(
             require_room_for_key(order.id)
             return None
         return StoredOrder(order.id, order.version, current.document, unchanged=True)
-    changed = _changed(order, before=before, length=len(current.document))
+    changed = _changed_order(order, before=before, length=len(current.document))
     event = _event(order, changed, event_type=event_type, request=request)
     try:
         return changed if store_version(order, event, key=key, before=before) else None
@@ -349,10 +344,10 @@ def _preview(
         return StoredOrder(order.id, order.version, current.document, unchanged=True)
     if order.external_ref not in (None, before["external_ref"]) and read_rows(_select_same_reference(order)):
         raise _duplicate_external_ref(order, request.principal)
-    return _changed(order, before=before, length=len(current.document))
+    return _changed_order(order, before=before, length=len(current.document))
 
 
-def _changed(order: OrderAggregate, *, before: Mapping[str, Any], length: int) -> StoredOrder:
+def _changed_order(order: OrderAggregate, *, before: Mapping[str, Any], length: int) -> StoredOrder:
     """The new version of an order whose document was `before`, of `length` characters.
 
     Raises OrderTooLarge beyond DOCUMENT_MAX, unless the change ends the order or makes it smaller.
@@ -501,7 +496,7 @@ def apply_due_changes() -> Iterator[int]:
     now = datetime.now(UTC)
     after: tuple[datetime, str] = (EPOCH, LOWEST_ID)
     while orders := _find_due(after=after, before=now):
-        yield sum(_apply_due_changes(order.id) for order in orders)
+        yield sum(_apply_due_changes_of(order.id) for order in orders)
         after = orders[-1].due_at, orders[-1].id
 
 
@@ -510,20 +505,21 @@ def _find_due(*, after: tuple[datetime, str], before: datetime) -> Sequence[Row[
     position = literal(after[0], Order.due_at.type), literal(after[1], Order.id.type)
     query = select(Order.id, Order.due_at).where(tuple_(Order.due_at, Order.id) > tuple_(*position))
     query = query.where(Order.due_at <= before)
-    return read_rows(query.order_by(Order.due_at, Order.id).limit(_PAGE))
+    return read_rows(query.order_by(Order.due_at, Order.id).limit(_SCHEDULE_PAGE))
 
 
-def _apply_due_changes(order_id: str) -> int:
+def _apply_due_changes_of(order_id: str) -> int:
     """Make all changes of an order that are due, each as a version of its own, and return their number."""
-    change = partial(apply_due_change, order_id, request=ChangeRequest(SCHEDULE))
+    request = ChangeRequest(SCHEDULE)
+    change = partial(_change_order, order_id, "due", OrderAggregate.apply_due_change, request=request)
     for count in range(HOLDS_MAX + 2):
-        order = _attempt(order_id, change)
+        order = _try_scheduled(order_id, change)
         if order is None or order.unchanged:
             return count
     return count
 
 
-def _attempt(order_id: str, change: Callable[[], StoredOrder]) -> StoredOrder | None:
+def _try_scheduled(order_id: str, change: Callable[[], StoredOrder]) -> StoredOrder | None:
     """Make a change. Returns None if it failed: the next run repeats it, and it must not prevent those of other
     orders."""
     try:
@@ -555,9 +551,9 @@ def find_expired(*, after: str, before: str) -> Sequence[Row[Any]]:
     query = query.where(Order.payment_status == UNPAID)  # a cancellation refunds nothing
     query = query.where(Order.reopening.is_(None))  # it was reopened to be worked on, whatever its age
     query = query.where(Order.id > after, Order.id < before)
-    return read_rows(query.order_by(Order.id).limit(_PAGE))
+    return read_rows(query.order_by(Order.id).limit(_SCHEDULE_PAGE))
 
 
 def _expire(order_id: str, version: int) -> bool:
     request = ChangeRequest(EXPIRY, expected_versions=frozenset({version}))
-    return _attempt(order_id, partial(cancel_order, order_id, reason="expired", request=request)) is not None
+    return _try_scheduled(order_id, partial(cancel_order, order_id, reason="expired", request=request)) is not None
