@@ -101,8 +101,8 @@ def test_a_step_is_limited_by_the_size_of_its_snapshots_whatever_the_one_before_
 
     follow(client, f"/erasures/{client.delete(ERASE).json['id']}")
 
-    assert sum(sizes) > 3 * personal_data.PAGE_BYTES
-    assert max(sizes) < 1.5 * personal_data.PAGE_BYTES
+    assert sum(sizes) > 3 * personal_data.EXPORT_PAGE_BYTES
+    assert max(sizes) < 1.5 * personal_data.EXPORT_PAGE_BYTES
 
 
 @pytest.mark.usefixtures("small_steps")

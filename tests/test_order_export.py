@@ -161,7 +161,7 @@ def test_an_export_contains_all_matches_in_the_requested_sort_order(
     client: FlaskClient, orders: list[bytes], monkeypatch: pytest.MonkeyPatch, query: str, expected: list[int]
 ) -> None:
     for page in (1, 2, 500):
-        monkeypatch.setattr(order_queries, "PAGE", page)
+        monkeypatch.setattr(order_queries, "EXPORT_PAGE", page)
 
         assert stream(client, f"/orders/export{query}").data.splitlines() == [orders[i] for i in expected]
 
@@ -275,7 +275,7 @@ def test_an_error_before_the_first_byte_is_a_problem(
     def fail(*_: Any, **__: Any) -> None:
         raise PoolTimeout
 
-    monkeypatch.setattr(order_queries, "read_page", fail)
+    monkeypatch.setattr(order_queries, "read_export_page", fail)
 
     response = client.get("/orders/export", headers={"Accept": accept})
 
@@ -288,14 +288,14 @@ def test_an_error_of_a_later_page_of_the_first_chunk_is_a_problem(
 ) -> None:
     for _ in range(17):  # the first page has 16
         client.post("/orders", json=MINIMAL)
-    read_page, calls = order_queries.read_page, iter(range(9))
+    read_export_page, calls = order_queries.read_export_page, iter(range(9))
 
     def fail_later(*args: Any, **kwargs: Any) -> Any:
         if next(calls) > 0:
             raise PoolTimeout
-        return read_page(*args, **kwargs)
+        return read_export_page(*args, **kwargs)
 
-    monkeypatch.setattr(order_queries, "read_page", fail_later)
+    monkeypatch.setattr(order_queries, "read_export_page", fail_later)
 
     assert slug(client.get("/orders/export")) == (503, "service-unavailable")
 
@@ -303,7 +303,7 @@ def test_an_error_of_a_later_page_of_the_first_chunk_is_a_problem(
 def test_an_export_waits_for_others_for_a_limited_time(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order_queries, "_QUEUE_SECONDS", 0.05)
+    monkeypatch.setattr(order_queries, "_EXPORT_WAIT_SECONDS", 0.05)
     with app.app_context():
         readers = order_queries.EXPORT_CONNECTIONS.get()
     places = 0

@@ -75,7 +75,7 @@ def test_the_id_of_the_customer_may_have_any_characters(client: FlaskClient, cus
 def test_a_long_history_is_read_page_by_page(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, page_bytes: int
 ) -> None:
-    monkeypatch.setattr(personal_data, "PAGE_BYTES", page_bytes)
+    monkeypatch.setattr(personal_data, "EXPORT_PAGE_BYTES", page_bytes)
     path = client.post("/orders", json=personal_order()).headers["Location"]
     add_versions(app, path.removeprefix("/orders/"), 250, note_length=500)
 

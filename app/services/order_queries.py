@@ -44,7 +44,6 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-from sqlalchemy import Text as SQLText
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import aliased
 from sqlalchemy.pool import QueuePool
@@ -70,6 +69,8 @@ from app.models.order_id import (
 )
 from app.models.principal import Principal
 
+Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
+
 GROUP_READ_MAX = 100  # orders in one statement
 HISTORY_PAGE_BYTES = 1024 * 1024
 
@@ -78,15 +79,13 @@ Snapshot = tuple[int, str]
 
 ORDER_KEY_COLUMNS = (column("id", UUID), column("customer_id", Text), column("channels", Text))  # of an `OrderKey`
 
-Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
-
 # The time after `created_at` by which every order is readable. The statement runs after `created_at`; it fails after 10
 # s, storing its orders one by one after another 5 s, and the first order of a batch's statement waits for the previous
 # statement. The rest is for clocks that differ between machines.
 VISIBLE_AFTER = timedelta(seconds=60)
 PAGE_LENGTH = 1024 * 1024  # characters; the worker keeps a page in memory while a slow client reads it
 
-_SELECTIVE = {"number", "external_ref", "idempotency_key"}
+_UNIQUE_FILTERS = {"number", "external_ref", "idempotency_key"}
 # Filters of which one of several values may match.
 _MULTIPLE_VALUES = {"channel", "status", "fulfillment_status", "payment_status", "return_status"}
 
@@ -106,7 +105,7 @@ FILTER_INDEXES: dict[str, tuple[Any, ...]] = {
 # lead.
 _NOT_INDEXED = {"payment_status": UNPAID, "return_status": NOT_RETURNED}
 # The conditions of the partial indexes, as these state them: without them no plan uses the index.
-_INDEXED = {"channel": Order.channel.is_not(None)} | {
+_INDEX_CONDITIONS = {"channel": Order.channel.is_not(None)} | {
     name: FILTER_INDEXES[name][0] != literal_column(f"'{value}'") for name, value in _NOT_INDEXED.items()
 }
 
@@ -117,28 +116,28 @@ _CURRENT_DOCUMENT = (
     .scalar_subquery()
 )
 
-BYTE_ORDER_MARK = "\ufeff"
-
 # The size of a page, which an export keeps in memory while a slow client reads it.
-PAGE, PAGE_BYTES = 500, 256 * 1024  # orders, bytes
-_FIRST_PAGE = 16  # orders
-_QUEUE_SECONDS = 10  # seconds that a page waits for a connection while other exports use theirs
-_PAGE_SECONDS = 30  # a request has 3; where few orders match, a page may scan the whole table
+EXPORT_PAGE, EXPORT_PAGE_BYTES = 500, 256 * 1024  # orders, bytes
+_FIRST_EXPORT_PAGE = 16  # orders
+_EXPORT_WAIT_SECONDS = 10  # seconds that a page waits for a connection while other exports use theirs
+_EXPORT_PAGE_SECONDS = 30  # a request has 3; where few orders match, a page may scan the whole table
+
+BYTE_ORDER_MARK = "\ufeff"
 
 # Where a formula can begin: at the start of a cell, and after a character that is a list separator elsewhere (`;`
 # in much of Europe, a tab), since quotes do not protect it there. Possessive, so it takes linear time.
-_CELL_START = re.compile(r"(?:^|[;\t\r\n])[;\"'\s]*+([=+\-@＝＋－＠]?)")
-ORDER_COLUMNS = (
+_FORMULA_START = re.compile(r"(?:^|[;\t\r\n])[;\"'\s]*+([=+\-@＝＋－＠]?)")
+_CSV_ORDER_COLUMNS = (
     "id", "number", "customer_id", "external_ref", "channel", "status", "fulfillment_status",
     "payment_status", "return_status", "currency", "version", "created_at", "updated_at", "note",
 )  # fmt: skip
-TOTAL_COLUMNS = ("items", "adjustments", "cancelled", "total", "paid", "refunded", "due")
-ITEM_COLUMNS = (
+_CSV_TOTAL_COLUMNS = ("items", "adjustments", "cancelled", "total", "paid", "refunded", "due")
+_CSV_ITEM_COLUMNS = (
     "line", "item_id", "title", "quantity", "unit_price", "discount", "total", "cancelled", "fulfilled", "returned"
 )  # fmt: skip
 # The names of columns in the header, where they are not those of the members.
-_TOTAL_NAMES = {"items": "items_total", "adjustments": "adjustments_total", "cancelled": "cancelled_total"}
-_ITEM_NAMES = {"total": "line_total"}
+_CSV_TOTAL_NAMES = {"items": "items_total", "adjustments": "adjustments_total", "cancelled": "cancelled_total"}
+_CSV_ITEM_NAMES = {"total": "line_total"}
 
 
 @dataclass(slots=True)
@@ -152,7 +151,7 @@ class OrderKey:
 
 def find_snapshot(key: OrderKey) -> Snapshot | None:
     """Find an order, in one statement with those of concurrent requests."""
-    return _READS.get().submit(key)
+    return _SNAPSHOT_READS.get().submit(key)
 
 
 def get_order(order_id: str, *, principal: Principal, version: int | None = None) -> StoredOrder:
@@ -243,17 +242,15 @@ def _select_snapshot(key: Subquery) -> Select[int, str]:
 
 
 def _reference_statement() -> Statement:
-    event = and_(OrderEvent.order_id == Order.id, OrderEvent.version == Order.version)
-    snapshot = select(OrderEvent.snapshot).where(event).scalar_subquery()
     names = "external_ref", "external_ref_hash"
     own = (Order.__table__.c[name] == bindparam(name, type_=Text) for name in names)
-    query = select(cast(Order.id, Text), Order.version, snapshot)
+    query = select(cast(Order.id, Text), Order.version, _CURRENT_DOCUMENT)
     return Statement(query.where(*own, owned_by(*owner_parameters())))
 
 
 SNAPSHOTS = Lookup([*ORDER_KEY_COLUMNS, column("version", Integer)], _select_snapshot)
 _BY_REFERENCE = _reference_statement()
-_READS = PerApplication(lambda: Batcher[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))
+_SNAPSHOT_READS = PerApplication(lambda: Batcher[OrderKey, Snapshot | None](_find_snapshots, max_batch=GROUP_READ_MAX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,12 +319,12 @@ def json_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict
     # Only what differs: comparing all members would take ten times as long.
     old = {name: value for name, value in before.items() if name not in after or after[name] != value}
     new = {name: value for name, value in after.items() if name not in before or before[name] != value}
-    patch = jsonpatch.JsonPatch.from_diff(old, new, optimization=False, dumps=_dumps)
+    patch = jsonpatch.JsonPatch.from_diff(old, new, optimization=False, dumps=_to_json)
     operations: list[dict[str, Any]] = patch.patch
     return operations
 
 
-def _dumps(value: Any) -> str:
+def _to_json(value: Any) -> str:
     """The JSON text that jsonpatch compares values by; with the standard library's, a patch takes twice the time."""
     return orjson.dumps(value).decode()
 
@@ -390,18 +387,8 @@ def _history_statement() -> Statement:
 _HISTORY = _history_statement()
 
 
-def complete_until() -> str:
-    """The time up to which lists are complete (RFC 3339): every order created before it is already readable."""
-    return _complete_until(int(time.time()))
-
-
-@lru_cache(maxsize=1)
-def _complete_until(second: int) -> str:
-    return (datetime.fromtimestamp(second, UTC) - VISIBLE_AFTER).isoformat().replace("+00:00", "Z")
-
-
 @dataclass(frozen=True, slots=True)
-class Page:
+class OrderPage:
     """Order documents, the id of the last one where more orders follow, and the time up to which lists are complete.
 
     `complete_until`: every order created before this time (RFC 3339) is already readable.
@@ -412,7 +399,7 @@ class Page:
     complete_until: str
 
 
-def list_orders(filters: Mapping[str, Any], *, principal: Principal, limit: int, after: str | None = None) -> Page:
+def list_orders(filters: Mapping[str, Any], *, principal: Principal, limit: int, after: str | None = None) -> OrderPage:
     """The principal's orders that match all filters, by time of creation, after the order with the id `after`.
 
     Filters: those of FILTERS, each a value or several; `idempotency_key` is that of the principal's own create. Also
@@ -422,15 +409,25 @@ def list_orders(filters: Mapping[str, Any], *, principal: Principal, limit: int,
     complete = complete_until()
     selection = select_orders(filters, principal=principal)
     if selection is None:
-        return Page([], None, complete)
-    low, high = id_range(filters, after)
+        return OrderPage([], None, complete)
+    low, high = _id_range(filters, after)
     rows = list_statement(selection.shape).rows(**selection.parameters, low=low, high=high, limit=limit + 1)
     documents = [document for _, document in rows[:limit]]
     if principal.customer_id is not None:
         documents = [visible_document(document, principal) for document in documents]
     documents = first_within_page(documents)
     more = len(rows) > len(documents)
-    return Page(documents, rows[len(documents) - 1][0] if more else None, complete)
+    return OrderPage(documents, rows[len(documents) - 1][0] if more else None, complete)
+
+
+def complete_until() -> str:
+    """The time up to which lists are complete (RFC 3339): every order created before it is already readable."""
+    return _complete_until(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _complete_until(second: int) -> str:
+    return (datetime.fromtimestamp(second, UTC) - VISIBLE_AFTER).isoformat().replace("+00:00", "Z")
 
 
 def first_within_page(documents: list[str]) -> list[str]:
@@ -451,7 +448,7 @@ class Shape(NamedTuple):  # created for each list, in half the time of a datacla
 
 
 class Selection(NamedTuple):
-    """The orders to list: the shape of the query, and its parameters except `low`, `high` (`id_range`) and `limit`."""
+    """The orders to list: the shape of the query, and its parameters except `low`, `high` (`_id_range`) and `limit`."""
 
     shape: Shape
     parameters: dict[str, str]
@@ -468,14 +465,7 @@ def select_orders(filters: Mapping[str, Any], *, principal: Principal) -> Select
     parameters, ranges = _range_parameters(leading, values) if leading else ({}, 1)
     for name in names.difference(leading):
         parameters[name] = orjson.dumps(values[name]).decode() if name in _MULTIPLE_VALUES else values[name][0]
-    return Selection(Shape(names, leading, ranges, is_descending(filters)), parameters)
-
-
-def _range_parameters(leading: Sequence[str], values: Mapping[str, list[str]]) -> tuple[dict[str, str], int]:
-    """The parameters of the ranges of the index, and their number."""
-    rows = list(product(*(values.get(name, STATUSES) for name in leading)))
-    parameters = {f"{name}_{i}": value for i, row in enumerate(rows) for name, value in zip(leading, row, strict=True)}
-    return parameters, len(rows)
+    return Selection(Shape(names, leading, ranges, _is_descending(filters)), parameters)
 
 
 def _filter_values(filters: Mapping[str, Any], principal: Principal) -> dict[str, list[str]] | None:
@@ -490,24 +480,45 @@ def _filter_values(filters: Mapping[str, Any], principal: Principal) -> dict[str
     return values if all(values.values()) else None
 
 
-def is_descending(filters: Mapping[str, Any]) -> bool:
+@lru_cache(maxsize=512)
+def _leading_filters(indexed: frozenset[str]) -> tuple[str, ...]:
+    """The filters that the leading filter's index serves; none where the primary key or a unique index does.
+
+    `indexed` are the filters by values that the indexes contain.
+    """
+    lead = (
+        next((name for name in FILTER_INDEXES if name in indexed), None)
+        if _UNIQUE_FILTERS.isdisjoint(indexed)
+        else None
+    )
+    return () if lead is None else tuple(column.key for column in FILTER_INDEXES[lead][:-1])
+
+
+def _range_parameters(leading: Sequence[str], values: Mapping[str, list[str]]) -> tuple[dict[str, str], int]:
+    """The parameters of the ranges of the index, and their number."""
+    rows = list(product(*(values.get(name, STATUSES) for name in leading)))
+    parameters = {f"{name}_{i}": value for i, row in enumerate(rows) for name, value in zip(leading, row, strict=True)}
+    return parameters, len(rows)
+
+
+def _is_descending(filters: Mapping[str, Any]) -> bool:
     """Whether the sort is newest first."""
     return str(filters["sort"]).startswith("-")
 
 
-def id_range(filters: Mapping[str, Any], after: str | None) -> tuple[str, str]:
+def _id_range(filters: Mapping[str, Any], after: str | None) -> tuple[str, str]:
     """The range of ids to list, the last excluded. An id begins with the time of creation."""
     created_from, created_to = filters.get("created_from"), filters.get("created_to")
     low = first_order_id(created_from) if created_from else LOWEST_ID
     high = first_order_id(created_to) if created_to else HIGHEST_ID
-    if after and is_descending(filters):
+    if after and _is_descending(filters):
         high = min(high, after)
     elif after:
         low = max(low, next_id(after))
     return low, high
 
 
-def _parameter(name: str, kind: Any = SQLText) -> ColumnElement[Any]:
+def _parameter(name: str, kind: Any = Text) -> ColumnElement[Any]:
     return bindparam(name, type_=kind)
 
 
@@ -538,16 +549,6 @@ FILTERS: dict[str, ColumnElement[bool]] = {
 }
 
 
-@lru_cache(maxsize=512)
-def _leading_filters(indexed: frozenset[str]) -> tuple[str, ...]:
-    """The filters that the leading filter's index serves; none where the primary key or a unique index does.
-
-    `indexed` are the filters by values that the indexes contain.
-    """
-    lead = next((name for name in FILTER_INDEXES if name in indexed), None) if _SELECTIVE.isdisjoint(indexed) else None
-    return () if lead is None else tuple(column.key for column in FILTER_INDEXES[lead][:-1])
-
-
 @lru_cache(maxsize=512)  # all combinations of filters that clients use fit
 def list_statement(shape: Shape) -> Statement:
     return Statement(list_query(shape))
@@ -558,23 +559,23 @@ def list_query(shape: Shape) -> Select[str, str]:
     leading = shape.leading
     others = [condition for name, condition in FILTERS.items() if name in shape.filters and name not in leading]
     if leading == ("item_id",):
-        return _in_range(_orders_with_item(others), leading, 0, descending=shape.descending)
+        return _in_index_range(_orders_with_item(others), leading, 0, descending=shape.descending)
     if shape.ranges == 1:
-        orders = select(cast(Order.id, SQLText).label("id"), _CURRENT_DOCUMENT.label("document")).where(*others)
-        return _in_range(orders, leading, 0, descending=shape.descending)
+        orders = select(cast(Order.id, Text).label("id"), _CURRENT_DOCUMENT.label("document")).where(*others)
+        return _in_index_range(orders, leading, 0, descending=shape.descending)
     ids = (
-        _in_range(select(Order.id).where(*others), leading, i, descending=shape.descending).subquery()
+        _in_index_range(select(Order.id).where(*others), leading, i, descending=shape.descending).subquery()
         for i in range(shape.ranges)
     )
     merged = union_all(*map(select, ids)).subquery("merged")
     direction = desc if shape.descending else asc
     page = select(merged).order_by(direction(merged.c.id)).limit(_parameter("limit", Integer)).subquery("page")
     document = select(_CURRENT_DOCUMENT).where(Order.id == page.c.id).scalar_subquery()
-    query = select(cast(page.c.id, SQLText).label("id"), cast(document, SQLText).label("document"))
+    query = select(cast(page.c.id, Text).label("id"), cast(document, Text).label("document"))
     return query.order_by(direction(page.c.id))
 
 
-def _in_range(query: Query, leading: Sequence[str], i: int, *, descending: bool) -> Query:
+def _in_index_range(query: Query, leading: Sequence[str], i: int, *, descending: bool) -> Query:
     """The query, limited to a range of the index of the leading filters, and sorted."""
     sort: tuple[Any, ...] = FILTER_INDEXES[leading[0]] if leading else (Order.id,)
     # Row comparison: (status, id) from (s, low) to (s, high) means status = s, and only the index on both columns has
@@ -583,7 +584,7 @@ def _in_range(query: Query, leading: Sequence[str], i: int, *, descending: bool)
         tuple_(*(_parameter(f"{name}_{i}") for name in leading), _parameter(bound, UUID)) for bound in ("low", "high")
     )
     query = query.where(tuple_(*sort) >= low, tuple_(*sort) < high)
-    query = query.where(*(_INDEXED[name] for name in leading if name in _INDEXED))
+    query = query.where(*(_INDEX_CONDITIONS[name] for name in leading if name in _INDEX_CONDITIONS))
     return query.order_by(*map(desc if descending else asc, sort)).limit(_parameter("limit", Integer))
 
 
@@ -592,7 +593,7 @@ def _orders_with_item(others: list[ColumnElement[bool]]) -> Select[str, str]:
     # Scalar subqueries: with a join, a generic plan reads all orders of a popular item for one page, in 400 ms.
     of_line = Order.id == OrderItem.order_id
     document = select(_CURRENT_DOCUMENT).where(of_line).scalar_subquery()
-    query = select(cast(OrderItem.order_id, SQLText).label("id"), cast(document, SQLText).label("document")).where(
+    query = select(cast(OrderItem.order_id, Text).label("id"), cast(document, Text).label("document")).where(
         OrderItem.line == _line_of_item(OrderItem.item_id, OrderItem.order_id)
     )
     return query.where(select(Order.id).where(of_line, *others).scalar_subquery().is_not(None)) if others else query
@@ -609,27 +610,27 @@ def stream_orders(
 
     Filters as in `list_orders`. Every order that existed at the start is yielded exactly once. Orders are read page by
     page: each page is a transaction of its own, committed before its first document is yielded, and holds at most
-    PAGE_BYTES and one document.
+    EXPORT_PAGE_BYTES and one document.
     """
     selection = select_orders(filters, principal=principal)
-    remaining, size = sys.maxsize if limit is None else limit, _FIRST_PAGE
+    remaining, size = sys.maxsize if limit is None else limit, _FIRST_EXPORT_PAGE
     while selection is not None and remaining > 0:
-        low, high = id_range(filters, after)
-        size = min(size, PAGE, remaining)
-        rows = read_page(selection, low=low, high=high, limit=size)
+        low, high = _id_range(filters, after)
+        size = min(size, EXPORT_PAGE, remaining)
+        rows = read_export_page(selection, low=low, high=high, limit=size)
         for _, document, _ in rows:
             yield visible_document(document, principal)
-        if not rows or (len(rows) < size and rows[-1].bytes_so_far < PAGE_BYTES):
+        if not rows or (len(rows) < size and rows[-1].bytes_so_far < EXPORT_PAGE_BYTES):
             return
         after, remaining = rows[-1].id, remaining - len(rows)
         size = 2 * len(rows)  # the database reads the sizes of all these documents, so request no more than may fit
 
 
-def read_page(selection: Selection, **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
-    query, parameters = _page_query(selection.shape), {**selection.parameters, **bounds}
+def read_export_page(selection: Selection, **bounds: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+    query, parameters = _export_page_query(selection.shape), {**selection.parameters, **bounds}
 
     def read() -> Sequence[Row[*tuple[Any, ...]]]:
-        with consistent_read(statement_timeout=_PAGE_SECONDS) as session:
+        with consistent_read(statement_timeout=_EXPORT_PAGE_SECONDS) as session:
             return session.execute(query, parameters).all()
 
     with export_connection():
@@ -640,7 +641,7 @@ def read_page(selection: Selection, **bounds: Any) -> Sequence[Row[*tuple[Any, .
 def export_connection() -> Iterator[None]:
     """Wait for one of the connections that exports share, and hold it. Raises PoolTimeout if none becomes free."""
     connections = EXPORT_CONNECTIONS.get()
-    if not connections.acquire(timeout=_QUEUE_SECONDS):
+    if not connections.acquire(timeout=_EXPORT_WAIT_SECONDS):
         raise PoolTimeout("No database connection for exports became free in time.")
     try:
         yield
@@ -649,9 +650,9 @@ def export_connection() -> Iterator[None]:
 
 
 @lru_cache(maxsize=512)  # all combinations of filters that clients use fit
-def _page_query(shape: Shape) -> Any:
+def _export_page_query(shape: Shape) -> Any:
     return rows_within(
-        list_query(shape), position="id", document="document", size=PAGE_BYTES, descending=shape.descending
+        list_query(shape), position="id", document="document", size=EXPORT_PAGE_BYTES, descending=shape.descending
     )
 
 
@@ -676,14 +677,18 @@ def as_csv(documents: Iterable[str]) -> Iterator[str]:
     A cell that a spreadsheet would read as a formula is prefixed with an apostrophe, for any list separator.
     """
     to_text = csv.writer(_Echo()).writerow
-    totals_header = [_TOTAL_NAMES.get(name, name) for name in TOTAL_COLUMNS]
-    yield to_text([*ORDER_COLUMNS, *totals_header, *(_ITEM_NAMES.get(name, name) for name in ITEM_COLUMNS)])
+    totals_header = [_CSV_TOTAL_NAMES.get(name, name) for name in _CSV_TOTAL_COLUMNS]
+    yield to_text(
+        [*_CSV_ORDER_COLUMNS, *totals_header, *(_CSV_ITEM_NAMES.get(name, name) for name in _CSV_ITEM_COLUMNS)]
+    )
     for document in documents:
         order = load_document(document)
         totals = order["totals"] or {}
-        start = [_without_formula(order[name]) for name in ORDER_COLUMNS] + [totals.get(name) for name in TOTAL_COLUMNS]
+        start = [_without_formula(order[name]) for name in _CSV_ORDER_COLUMNS] + [
+            totals.get(name) for name in _CSV_TOTAL_COLUMNS
+        ]
         for item in order["items"]:
-            yield to_text([*start, *(_without_formula(item[name]) for name in ITEM_COLUMNS)])
+            yield to_text([*start, *(_without_formula(item[name]) for name in _CSV_ITEM_COLUMNS)])
 
 
 class _Echo:
@@ -697,5 +702,5 @@ class _Echo:
 def _without_formula(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
-    text = _CELL_START.sub(lambda start: f"{start[0][:-1]}'{start[1]}" if start[1] else start[0], cell)
+    text = _FORMULA_START.sub(lambda start: f"{start[0][:-1]}'{start[1]}" if start[1] else start[0], cell)
     return f"'{text}" if text.startswith(("\t", "\r", "\n")) else text

@@ -29,7 +29,7 @@ from app.models.order_aggregate import load_document, parse_order, render_order,
 from app.models.order_id import LOWEST_ID, first_order_id, is_alias, new_alias, new_id, parse_uuid, time_ago
 from app.models.principal import Principal, customer_principal_id
 from app.services.order_queries import (
-    PAGE_BYTES,
+    EXPORT_PAGE_BYTES,
     export_connection,
     find_events,
     next_after,
@@ -48,8 +48,8 @@ REWRITE_PACE = 2 * 1024 * 1024
 # Seconds for which a request, and a command, tries each step of a rewrite while other processes use the file.
 _REQUEST_REWRITE_SECONDS, COMMAND_REWRITE_SECONDS = 0.5, 30.0
 
-# Snapshots of one step, which has at most PAGE_BYTES and one snapshot, so that it is short and takes little memory. The
-# database reads the sizes of all that a step may erase, so after large ones the next step may erase few.
+# Snapshots of one step, which has at most EXPORT_PAGE_BYTES and one snapshot, so that it is short and takes little
+# memory. The database reads the sizes of all that a step may erase, so after large ones the next step may erase few.
 _PAGE_FIRST, _PAGE_MAX = 1, 100
 _KEYS_PAGE = 1000  # fingerprints that one step removes
 # Seconds between two steps. Other requests of this process run in them: SQLite blocks the process throughout a step,
@@ -227,7 +227,7 @@ def _erase_page(erasure_id: str, limit: int) -> int | None:
         if events:
             # Last: workers that store attempts wait until the commit, and others wait for their endpoints.
             erase_responses(order.id, after=events[0].version - 1, until=events[-1].version)
-    are_large = bool(events) and events[-1].bytes_so_far >= PAGE_BYTES
+    are_large = bool(events) and events[-1].bytes_so_far >= EXPORT_PAGE_BYTES
     return min(_PAGE_MAX, 2 * (len(events) if are_large else limit))
 
 
@@ -238,7 +238,7 @@ def _erase_snapshots(erasure: Erasure, limit: int) -> Sequence[Row[Any]]:
     remaining = OrderEvent.order_id == order_id, OrderEvent.version > erasure.erased_version
     query = select(OrderEvent.version, OrderEvent.actor, OrderEvent.snapshot).where(*remaining)
     query = query.order_by(OrderEvent.version).limit(limit)
-    page = rows_within(query, position="version", document="snapshot", size=PAGE_BYTES, descending=False)
+    page = rows_within(query, position="version", document="snapshot", size=EXPORT_PAGE_BYTES, descending=False)
     events: Sequence[Row[Any]] = db.session.execute(page).all()
     if not events:
         return events
@@ -358,8 +358,8 @@ def stream_personal_data(customer_id: str, *, principal: Principal, after: str |
     id. Hashes of idempotency keys are left out: they identify nobody and reveal nothing. A customer gets the orders and
     events that they may see, and no deliveries.
 
-    Everything is read page by page, in at most PAGE_BYTES and one document of memory. An order that changes during the
-    export may have later events than the document that precedes them.
+    Everything is read page by page, in at most EXPORT_PAGE_BYTES and one document of memory. An order that changes
+    during the export may have later events than the document that precedes them.
     """
     for document in stream_orders({"customer_id": customer_id, "sort": "created_at"}, principal=principal, after=after):
         order_id = orjson.loads(document)["id"]
@@ -375,7 +375,9 @@ def _stream_events(order_id: str, principal: Principal) -> Iterator[str]:
     after: int | None = 0
     while after is not None:
         with export_connection():
-            events = find_events(order_id, principal=principal, after=after, limit=_EVENTS_PAGE, page_bytes=PAGE_BYTES)
+            events = find_events(
+                order_id, principal=principal, after=after, limit=_EVENTS_PAGE, page_bytes=EXPORT_PAGE_BYTES
+            )
         yield from render_events(order_id, events, principal=principal)
         after = next_after(events)
 
