@@ -1,7 +1,8 @@
-"""Base schemas and fields, and strict JSON: what they accept, the database can store and JSON can return.
+"""Base schemas, fields, strict JSON, and loading with a schema, in this order.
 
-A body is parsed and loaded with a schema, and every error is reported in one problem document. JSON that two parsers
-could read differently is refused (RFC 8259 §4 and §8; I-JSON, RFC 7493).
+The fields accept only values that the database can store and JSON can return. A body is parsed and loaded, and every
+error is reported in one problem document. JSON that two parsers could read differently is refused (RFC 8259 §4 and §8;
+I-JSON, RFC 7493).
 """
 
 import json
@@ -18,17 +19,11 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, missing
 from app.errors import InvalidRequest, MalformedJSON
 from app.models.order_id import EPOCH
 
-# C0 and C1 controls, DEL and surrogates: PostgreSQL refuses some of them, terminals execute others.
-_FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_FORBIDDEN_IN_MULTILINE_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-
-# À to ß; their second bytes in UTF-8 are all those from 80 to 9F.
-_LATIN_CAPITALS = "".join(map(chr, range(0xC0, 0xE0)))
-
 ERRORS_MAX = 100  # errors reported for one request; more would only take time
 _UNKNOWN_MAX = 20  # unknown members reported one by one
+_MAX_DIGITS = 40  # of an integer: no field has a limit that long, and long numbers are slow to convert
 
-_EXPECTED: dict[type[fields.Field[Any]], str] = {
+_EXPECTED_TYPES: dict[type[fields.Field[Any]], str] = {
     fields.UUID: "a UUID",
     fields.DateTime: "an RFC 3339 timestamp",
     fields.String: "a string",
@@ -38,50 +33,6 @@ _EXPECTED: dict[type[fields.Field[Any]], str] = {
     fields.Nested: "an object",
     fields.Mapping: "an object",
 }
-
-_DIGITS = re.compile(r"-?[0-9]{1,40}")
-
-_LATEST = datetime.max.replace(tzinfo=UTC)
-_NOT_A_TIMESTAMP = "This must be an RFC 3339 timestamp with its UTC offset, such as 2026-11-22T09:41:07Z."
-_DATE, _TIME, _OFFSET = r"(\d{4}-\d\d-\d\d)", r"(\d\d:\d\d:\d\d(?:\.\d+)?)", r"([Zz]|[+-]\d\d:\d\d)"
-_RFC3339 = re.compile(f"{_DATE}[Tt]{_TIME}{_OFFSET}", re.ASCII)
-# Common mistakes, each with the message that corrects it.
-_TIMESTAMP_MISTAKES = (
-    (f"{_DATE}[Tt ]{_TIME} (\\d\\d:\\d\\d)", r"In a query, + is read as a space. Write it as %2B: \1T\2%2B\3."),
-    (_DATE, r"The time of day and the UTC offset are missing. Write \1T00:00:00Z."),
-    (f"{_DATE}[Tt ]{_TIME}", r"The UTC offset is missing. Write \1T\2Z."),
-    (f"{_DATE} {_TIME}{_OFFSET}", r"The date and the time must be separated by T. Write \1T\2\3."),
-)
-
-INVALID_PARAMETERS = "The parameters are not valid. Correct what `errors` lists."
-MAX_DEPTH = 32
-_MAX_DIGITS = 40  # no member has a limit that long, and long numbers are slow to convert
-_MAX_NUMBER = 100  # characters of a number with a fraction or an exponent
-_EXACT_DIGITS = sys.float_info.dig  # decimal digits that a float holds
-_DECIMAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
-# A batch of 1,000 orders with 100 priced lines each has 300,000 commas and 102,000 objects. Parsing blocks the worker
-# for up to a microsecond per value, and a value takes up to 250 bytes of memory.
-_MAX_COMMAS = 320_000
-_MAX_OBJECTS = 250_000
-_MAX_COMMAS_WITH_STRINGS = 1_000_000  # including those within strings
-_MAX_QUOTES = 2_000_000
-_MAX_MEMBERS = 10_000  # of one object; every schema has far fewer
-_COMMA, _END_OF_OBJECT = b",}"
-_NEITHER_STRUCTURE_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{},"'))
-
-
-def any_character_except(excluded: str) -> str:
-    """A pattern for one character of a string, for the API description.
-
-    It excludes DEL, the C1 controls, and the ASCII characters given as the inside of a character class. ECMA 262 (with
-    the u flag), Python, PCRE2 and RE2 read it the same; they share no notation for code points above FF. Generated PHP
-    clients match bytes instead of characters; the Latin capitals let every byte of UTF-8 through.
-    """
-    return rf"(?:[^{excluded}\x7f-\xff]|[\xa0-\xff{_LATIN_CAPITALS}])"
-
-
-TEXT_PATTERN = "^" + any_character_except(r"\x00-\x1f") + "*$"
-MULTILINE_PATTERN = "^" + any_character_except(r"\x00-\x08\x0b\x0c\x0e-\x1f") + "*$"
 
 
 class StrictSchema(Schema):
@@ -162,7 +113,7 @@ class StrictSchema(Schema):
         for field in (field_obj, getattr(field_obj, "inner", None)):
             if field is not None:
                 expected = next(
-                    (text for field_class, text in _EXPECTED.items() if isinstance(field, field_class)), "a value"
+                    (text for field_class, text in _EXPECTED_TYPES.items() if isinstance(field, field_class)), "a value"
                 )
                 wrong_type = dict.fromkeys(("invalid", "type", "null"), f"This must be {expected}.")
                 field.error_messages = {**field.error_messages, **wrong_type, "required": "This is required."}
@@ -194,6 +145,28 @@ class FastField(fields.Field[Any]):
         return missing
 
 
+# C0 and C1 controls, DEL and surrogates: PostgreSQL refuses some of them, terminals execute others.
+_FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_FORBIDDEN_IN_MULTILINE_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+# À to ß; their second bytes in UTF-8 are all those from 80 to 9F.
+_LATIN_CAPITALS = "".join(map(chr, range(0xC0, 0xE0)))
+
+
+def any_character_except(excluded: str) -> str:
+    """A pattern for one character of a string, for the API description.
+
+    It excludes DEL, the C1 controls, and the ASCII characters given as the inside of a character class. ECMA 262 (with
+    the u flag), Python, PCRE2 and RE2 read it the same; they share no notation for code points above FF. Generated PHP
+    clients match bytes instead of characters; the Latin capitals let every byte of UTF-8 through.
+    """
+    return rf"(?:[^{excluded}\x7f-\xff]|[\xa0-\xff{_LATIN_CAPITALS}])"
+
+
+TEXT_PATTERN = "^" + any_character_except(r"\x00-\x1f") + "*$"
+_MULTILINE_PATTERN = "^" + any_character_except(r"\x00-\x08\x0b\x0c\x0e-\x1f") + "*$"
+
+
 class Text(FastField, fields.String):
     """A string of `min_length` to `max_length` characters, without control characters.
 
@@ -203,8 +176,8 @@ class Text(FastField, fields.String):
     def __init__(
         self, max_length: int, *, min_length: int = 1, multiline: bool = False, subject: str = "This", **kwargs: Any
     ) -> None:
-        pattern = {"pattern": MULTILINE_PATTERN if multiline else TEXT_PATTERN}
-        error = f"{subject} must have {_range(min_length, max_length)} characters."
+        pattern = {"pattern": _MULTILINE_PATTERN if multiline else TEXT_PATTERN}
+        error = f"{subject} must have {_limits_text(min_length, max_length)} characters."
         length = validate.Length(min_length, max_length, error=error)
         super().__init__(validate=length, metadata=pattern | kwargs.pop("metadata", {}), **kwargs)
         self._min_length, self._max_length = min_length, max_length
@@ -265,8 +238,7 @@ class Choices(FastField, fields.List[Any]):
         raise ValidationError(self._error)
 
 
-def _range(low: int, high: int) -> str:
-    return f"{low:,} to {high:,}" if low else f"at most {high:,}"
+_INTEGER = re.compile(f"-?[0-9]{{1,{_MAX_DIGITS}}}")
 
 
 class BoundedInteger(FastField, fields.Integer):
@@ -281,7 +253,7 @@ class BoundedInteger(FastField, fields.Integer):
         return value if type(value) is int and self._low <= value <= self._high else missing
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if not self.strict and not _DIGITS.fullmatch(value):  # int() also accepts "+1", " 1", "1_0" and "１"
+        if not self.strict and not _INTEGER.fullmatch(value):  # int() also accepts "+1", " 1", "1_0" and "１"
             raise self.make_error("invalid")
         return super()._deserialize(value, attr, data, **kwargs)
 
@@ -290,7 +262,7 @@ class BoundedList(FastField, fields.List[Any]):
     """An array of `min_length` to `max_length` values. The values of a longer one are not validated at all."""
 
     def __init__(self, inner: fields.Field[Any], *, min_length: int = 0, max_length: int, **kwargs: Any) -> None:
-        error = f"This must have {_range(min_length, max_length)} entries."
+        error = f"This must have {_limits_text(min_length, max_length)} entries."
         self._length = validate.Length(min_length, max_length, error=error)
         super().__init__(inner, validate=self._length, **kwargs)
         self._min_length, self._max_length = min_length, max_length
@@ -326,6 +298,10 @@ def _count_messages(messages: Any) -> int:
     if isinstance(messages, Mapping):
         return sum(map(_count_messages, messages.values()))
     return len(messages) if isinstance(messages, list) else 1
+
+
+def _limits_text(low: int, high: int) -> str:
+    return f"{low:,} to {high:,}" if low else f"at most {high:,}"
 
 
 class NestedObject(FastField, fields.Nested):
@@ -386,6 +362,20 @@ class HttpUrl(Text):
         return text
 
 
+_LATEST_TIMESTAMP = datetime.max.replace(tzinfo=UTC)
+_NOT_A_TIMESTAMP = "This must be an RFC 3339 timestamp with its UTC offset, such as 2026-11-22T09:41:07Z."
+_DATE, _TIME, _OFFSET = r"(\d{4}-\d\d-\d\d)", r"(\d\d:\d\d:\d\d(?:\.\d+)?)", r"([Zz]|[+-]\d\d:\d\d)"
+_RFC3339 = re.compile(f"{_DATE}[Tt]{_TIME}{_OFFSET}", re.ASCII)
+
+# Common mistakes, each with the message that corrects it.
+_TIMESTAMP_MISTAKES = (
+    (f"{_DATE}[Tt ]{_TIME} (\\d\\d:\\d\\d)", r"In a query, + is read as a space. Write it as %2B: \1T\2%2B\3."),
+    (_DATE, r"The time of day and the UTC offset are missing. Write \1T00:00:00Z."),
+    (f"{_DATE}[Tt ]{_TIME}", r"The UTC offset is missing. Write \1T\2Z."),
+    (f"{_DATE} {_TIME}{_OFFSET}", r"The date and the time must be separated by T. Write \1T\2\3."),
+)
+
+
 class RFC3339DateTime(fields.DateTime):
     """An RFC 3339 timestamp with its UTC offset, in microseconds, from 1970 on.
 
@@ -409,7 +399,7 @@ class RFC3339DateTime(fields.DateTime):
             return self._not_before_1970(timestamp.astimezone(UTC))
         except OverflowError:  # in UTC it is not in the years 1 to 9999
             in_year_one = timestamp.year == 1
-            return self._not_before_1970(datetime.min.replace(tzinfo=UTC)) if in_year_one else _LATEST
+            return self._not_before_1970(datetime.min.replace(tzinfo=UTC)) if in_year_one else _LATEST_TIMESTAMP
 
     def _not_before_1970(self, timestamp: datetime) -> datetime:
         if timestamp >= EPOCH:
@@ -424,6 +414,22 @@ def _timestamp_error(text: str) -> str:
         if match := re.fullmatch(pattern, text, re.ASCII):
             return match.expand(message)
     return _NOT_A_TIMESTAMP
+
+
+MAX_DEPTH = 32  # levels of objects and arrays
+_MAX_DECIMAL_LENGTH = 100  # characters of a number with a fraction or an exponent
+_EXACT_DIGITS = sys.float_info.dig  # decimal digits that a float holds
+_DECIMAL_NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
+
+# A batch of 1,000 orders with 100 priced lines each has 300,000 commas and 102,000 objects. Parsing blocks the worker
+# for up to a microsecond per value, and a value takes up to 250 bytes of memory.
+_MAX_COMMAS = 320_000
+_MAX_OBJECTS = 250_000
+_MAX_COMMAS_WITH_STRINGS = 1_000_000  # including those within strings
+_MAX_QUOTES = 2_000_000
+_MAX_MEMBERS = 10_000  # of one object; every schema has far fewer
+_COMMA, _END_OF_OBJECT = b",}"
+_NEITHER_STRUCTURE_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{},"'))
 
 
 def parse_json(body: bytes) -> Any:
@@ -448,7 +454,7 @@ def parse_json(body: bytes) -> Any:
             raise MalformedJSON(
                 "The body has too many values or too many quotes and commas. Split it into several requests."
             )
-        _check_structure(_structure(body))
+        _check_structure(_brackets_and_commas(body))
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -456,7 +462,7 @@ def parse_json(body: bytes) -> Any:
         raise MalformedJSON(detail) from None
 
 
-def _structure(body: bytes) -> bytes:
+def _brackets_and_commas(body: bytes) -> bytes:
     """Return the brackets and commas outside of strings, at a few nanoseconds per byte.
 
     Once escape sequences are removed, every quote begins or ends a string. After a backslash outside of a string the
@@ -485,7 +491,7 @@ def _check_structure(structure: bytes) -> None:
             raise MalformedJSON(f"An object has more than {_MAX_MEMBERS:,} members.")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         seen: set[str] = set()
@@ -494,25 +500,25 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise MalformedJSON(f"{name} is not a JSON value. Send a number or null.")
 
 
-def _number(text: str) -> int:
+def _parse_integer(text: str) -> int:
     if len(text.removeprefix("-")) > _MAX_DIGITS:
         raise MalformedJSON(f"A number has more than {_MAX_DIGITS} digits.")
     return int(text)
 
 
-def _decimal(text: str) -> int | float:
+def _parse_decimal(text: str) -> int | float:
     """Convert a number with a fraction or an exponent: an exact int if its value is an integer, else a float."""
     if len(text) <= _EXACT_DIGITS:
         value = float(text)
         if 1e-9 < value < 1e9:  # a float underflows to 0
             return int(value) if value.is_integer() else value
-    if len(text) > _MAX_NUMBER:
-        raise MalformedJSON(f"A number has more than {_MAX_NUMBER} characters.")
-    match = _DECIMAL.fullmatch(text)
+    if len(text) > _MAX_DECIMAL_LENGTH:
+        raise MalformedJSON(f"A number has more than {_MAX_DECIMAL_LENGTH} characters.")
+    match = _DECIMAL_NUMBER.fullmatch(text)
     assert match is not None  # the decoder passes nothing else
     sign, whole, fraction = match[1], match[2], (match[3] or "").rstrip("0")
     digits = (whole + fraction).lstrip("0")
@@ -528,8 +534,12 @@ def _decimal(text: str) -> int | float:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_constant, parse_int=_number, parse_float=_decimal
+    object_pairs_hook=_object_of_pairs,
+    parse_constant=_refuse_constant,
+    parse_int=_parse_integer,
+    parse_float=_parse_decimal,
 )
+INVALID_PARAMETERS = "The parameters are not valid. Correct what `errors` lists."
 
 
 def load_body(schema: Schema, data: Any, *, pointer: str = "#") -> Any:
