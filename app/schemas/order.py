@@ -1,4 +1,4 @@
-"""Orders in requests: an order to create, a batch, a merge patch, and the bodies of actions."""
+"""Orders in requests: an order to create, a batch, a merge patch, the bodies of actions, and many actions at once."""
 
 import re
 from typing import Any
@@ -26,15 +26,14 @@ from app.schemas.base import (
 )
 
 ITEMS_MAX = 100
-ADJUSTMENTS_MAX = 100
 QUANTITY_MAX = 1_000_000
 PRICE_MAX = 10**12  # minor units: ten billion euros
-NOTE_MAX = 2_000
+ADJUSTMENTS_MAX = 100
 ADJUSTMENT_TYPES = (DISCOUNT, "tax", "shipping", "fee", "other")
-TAGS_MAX, TAG_MAX = 50, 64  # of one order, characters
 RELATED_ORDERS_MAX = 50
 RELATIONS = ("replacement", "exchange", "split", "reorder", "subscription", "other")
-BATCH_MAX = 1_000  # orders
+TAGS_MAX, TAG_MAX = 50, 64  # of one order, characters
+NOTE_MAX = 2_000  # characters
 # The active currencies of ISO 4217 (list one), without funds, metals and test codes.
 CURRENCIES = tuple(
     """
@@ -50,8 +49,9 @@ CURRENCY_ERROR = "This must be an active ISO 4217 currency code, such as EUR."
 
 CANCELLATION_REASONS = ("customer", "inventory", "fraud", "declined", "staff", "expired", "other")
 HOLD_KINDS = ("fraud", "payment", "address", "inventory", "review", "other")
-HANDLE_MAX = 64
-HANDLE_PATTERN = "^[a-z0-9_-]+$"
+
+BATCH_MAX = 1_000  # orders, or actions on orders
+_BATCH_BODY_MAX = 8 * 1024 * 1024  # bytes: 8 KiB for each of BATCH_MAX
 
 
 class ItemInSchema(StrictSchema):
@@ -229,18 +229,18 @@ class BatchEntryInSchema(OrderInSchema):
     idempotency_key = IdempotencyKey(allow_none=True)
 
 
+def _batch_entries(component: str) -> BoundedList:
+    """The entries of a batch, each validated on its own, so that an invalid entry does not affect the others."""
+    entry = fields.Raw(allow_none=True, metadata={"component": component})
+    return BoundedList(entry, min_length=1, max_length=BATCH_MAX, required=True)
+
+
 class BatchInSchema(StrictSchema):
     """Orders to create. Each entry succeeds or fails on its own."""
 
-    MAX_BODY_SIZE = 8 * 1024 * 1024  # bytes: 1,000 orders of 8 KiB
+    MAX_BODY_SIZE = _BATCH_BODY_MAX
 
-    # Each entry is validated on its own, so that an invalid entry does not affect the others.
-    orders = BoundedList(
-        fields.Raw(allow_none=True, metadata={"component": "BatchEntryIn"}),
-        min_length=1,
-        max_length=BATCH_MAX,
-        required=True,
-    )
+    orders = _batch_entries("BatchEntryIn")
 
 
 class UpdatedOrderSchema(OrderInSchema):
@@ -326,14 +326,18 @@ class CancellationInSchema(DistinctLinesSchema):
     adjustments = BoundedList(NestedObject(AdjustmentInSchema), max_length=ADJUSTMENTS_MAX)
 
 
+_HANDLE_MAX = 64  # characters
+_HANDLE_PATTERN = "^[a-z0-9_-]+$"
+
+
 class Handle(fields.String):
     """The caller's name for a hold."""
 
     def __init__(self) -> None:
-        length = validate.Length(1, HANDLE_MAX, error=f"This must have 1 to {HANDLE_MAX} characters.")
-        characters = validate.Regexp(rf"{HANDLE_PATTERN[:-1]}\Z", error="This must contain only a-z, 0-9, _ and -.")
+        length = validate.Length(1, _HANDLE_MAX, error=f"This must have 1 to {_HANDLE_MAX} characters.")
+        characters = validate.Regexp(rf"{_HANDLE_PATTERN[:-1]}\Z", error="This must contain only a-z, 0-9, _ and -.")
         description = "Your name for the hold: lower-case letters, digits, `_` and `-`."
-        metadata = {"description": description, "pattern": HANDLE_PATTERN, "example": "fraud-check"}
+        metadata = {"description": description, "pattern": _HANDLE_PATTERN, "example": "fraud-check"}
         super().__init__(required=True, validate=[length, characters], metadata=metadata)
 
 
@@ -462,12 +466,6 @@ class BulkActionInSchema(StrictSchema):
 class BulkActionsInSchema(StrictSchema):
     """Actions on orders. Each succeeds or fails on its own."""
 
-    MAX_BODY_SIZE = 8 * 1024 * 1024  # bytes: 1,000 actions of 8 KiB
+    MAX_BODY_SIZE = _BATCH_BODY_MAX
 
-    # Each entry is validated on its own, so that an invalid entry does not affect the others.
-    actions = BoundedList(
-        fields.Raw(allow_none=True, metadata={"component": "BulkActionIn"}),
-        min_length=1,
-        max_length=BATCH_MAX,
-        required=True,
-    )
+    actions = _batch_entries("BulkActionIn")
