@@ -1,4 +1,4 @@
-"""The tables of orders, of their items, and of erasures; which members of an order are personal data."""
+"""The tables of orders, of their items, and of erasures; then the units of lines, and what is personal data."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -13,10 +13,13 @@ from app.models.lifecycle import FULFILLMENT_STATUSES, NOT_RETURNED, RETURN_STAT
 from app.models.money import PAYMENT_STATUSES, UNPAID
 from app.models.principal import PRINCIPAL_MAX
 
+ID_MAX = 64  # characters of an id chosen by a caller: a UUID with a prefix fits
+TITLE_MAX = 200
 IDEMPOTENCY_KEY_MAX = 255  # characters, as in Stripe's API
 NUMBER_LENGTH = 15
 HASH_LENGTH = 32  # hexadecimal digits
-EMPTY_LIST = text("'[]'")
+_ZERO, _EMPTY_LIST = text("0"), text("'[]'")
+
 # The members of an order that its caller sets, besides its items: those that never change, and those that PATCH
 # changes. Some of the latter can change only while the order is pending, and some are times.
 IMMUTABLE_CONTENT = ("customer_id", "channel")
@@ -34,7 +37,9 @@ CONTENT: dict[str, Any] = {
     "note": None,
     "metadata": {},
 }
+CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
 CONTENT_TIMES = ("ship_by", "deliver_by")
+ITEM_CONTENT = ("item_id", "title", "quantity", "unit_price")  # the members of an item that its caller sets
 # The members that actions set, with their values in a new order, or in a document from before the member existed.
 RECORDS: dict[str, Any] = {
     "holds": [],
@@ -44,33 +49,8 @@ RECORDS: dict[str, Any] = {
     "cancellations": [],
     "reopening": None,
 }
-CONTENT_WHILE_PENDING = ("items", "adjustments", "currency")
 
-ITEM_CONTENT = ("item_id", "title", "quantity", "unit_price")  # the members of an item that its caller sets
-ZERO = text("0")
-ID_MAX = 64  # characters of an id chosen by a caller: a UUID with a prefix fits
-TITLE_MAX = 200
-
-Line = dict[str, Any]  # an item as the order document shows it
-Units = list[dict[str, int]]  # {"line", "quantity"}, each line at most once
-
-RUNNING, DONE = "running", "done"
-
-# The members of an order that are personal data, or contain some; `scrub` removes it.
-PERSONAL_COLUMNS = (
-    "customer_id", "note", "metadata", "tags", "shipping_address", "billing_address", "adjustments", "holds",
-    "payments", "cancellations", "fulfillments", "returns", "reopening",
-)  # fmt: skip
-
-# The free texts in the records of an order.
-_FREE_TEXTS: dict[str, dict[str, None]] = {
-    "adjustments": {"label": None},
-    "holds": {"reason": None},
-    "payments": {"note": None},
-    "cancellations": {"note": None},
-    "fulfillments": {"tracking": None},
-    "returns": {"reason": None},
-}
+RUNNING, DONE = "running", "done"  # the statuses of an erasure
 
 
 class Order(Base):
@@ -100,11 +80,11 @@ class Order(Base):
     currency: Mapped[str | None] = mapped_column(String(3))
     adjustments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE)
     total: Mapped[int | None] = mapped_column(BigInteger)
-    holds: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
-    payments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
-    fulfillments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
-    returns: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
-    cancellations: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=EMPTY_LIST)
+    holds: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=_EMPTY_LIST)
+    payments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=_EMPTY_LIST)
+    fulfillments: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=_EMPTY_LIST)
+    returns: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=_EMPTY_LIST)
+    cancellations: Mapped[list[dict[str, Any]]] = mapped_column(JSON_VALUE, server_default=_EMPTY_LIST)
     reopening: Mapped[dict[str, Any] | None] = mapped_column(JSON_VALUE)
     ship_by: Mapped[datetime | None] = mapped_column(Timestamp)
     deliver_by: Mapped[datetime | None] = mapped_column(Timestamp)
@@ -188,9 +168,9 @@ class OrderItem(Base):
     title: Mapped[str | None] = mapped_column(String(TITLE_MAX))
     quantity: Mapped[int] = mapped_column(Integer)
     unit_price: Mapped[int | None] = mapped_column(BigInteger)
-    cancelled: Mapped[int] = mapped_column(Integer, server_default=ZERO)
-    fulfilled: Mapped[int] = mapped_column(Integer, server_default=ZERO)
-    returned: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    cancelled: Mapped[int] = mapped_column(Integer, server_default=_ZERO)
+    fulfilled: Mapped[int] = mapped_column(Integer, server_default=_ZERO)
+    returned: Mapped[int] = mapped_column(Integer, server_default=_ZERO)
 
     __table_args__ = (
         Index("ix_order_items_item_id_order_id", item_id, order_id),
@@ -199,48 +179,6 @@ class OrderItem(Base):
             name="quantities",
         ),
     )
-
-
-_COLUMNS = [name for name in OrderItem.__table__.columns.keys() if name != "order_id"]
-
-
-def line_columns(lines: Iterable[Line]) -> list[dict[str, Any]]:
-    """The columns of the lines, without the order's id."""
-    return [{name: line[name] for name in _COLUMNS} for line in lines]
-
-
-def open_units(line: Mapping[str, Any]) -> int:
-    """The units of a line that are neither cancelled nor fulfilled."""
-    return int(line["quantity"] - line["cancelled"] - line["fulfilled"])
-
-
-def returnable_units(line: Mapping[str, Any], *, expected: Mapping[int, int]) -> int:
-    """The fulfilled units of a line that are neither returned nor, by line number, `expected` to be."""
-    return int(line["fulfilled"] - line["returned"] - expected.get(line["line"], 0))
-
-
-def require_available(units: Units, lines: Iterable[Line], *, available: Callable[[Line], int]) -> None:
-    """Raise InvalidRequest for lines that the order does not have, and QuantityExceeded for lines with fewer units
-    `available`. Both list every error."""
-    by_line = {line["line"]: line for line in lines}
-    unknown = [i for i, entry in enumerate(units) if entry["line"] not in by_line]
-    if unknown:
-        errors = [_error(i, "The order has no such line.") for i in unknown]
-        raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=errors)
-    remaining = [available(by_line[entry["line"]]) for entry in units]
-    exceeded = [
-        _error(i, f"Line {entry['line']} has {pluralize(remaining[i], 'unit')} left.")
-        for i, entry in enumerate(units)
-        if entry["quantity"] > remaining[i]
-    ]
-    if exceeded:
-        raise QuantityExceeded(
-            "Lines have fewer units left than requested. Reduce the quantities that `errors` lists.", errors=exceeded
-        )
-
-
-def _error(index: int, detail: str) -> dict[str, str]:
-    return {"pointer": f"#/items/{index}", "detail": detail}
 
 
 class Erasure(Base):
@@ -268,6 +206,67 @@ class Erasure(Base):
         Index("uq_erasures_customer_id", customer_id, unique=True),
         CheckConstraint(status.in_((RUNNING, DONE)), name="status"),
     )
+
+
+Line = dict[str, Any]  # an item as the order document shows it
+Units = list[dict[str, int]]  # {"line", "quantity"}, each line at most once
+_LINE_COLUMNS = [name for name in OrderItem.__table__.columns.keys() if name != "order_id"]
+
+
+def line_columns(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """The columns of the lines, without the order's id."""
+    return [{name: line[name] for name in _LINE_COLUMNS} for line in lines]
+
+
+def open_units(line: Mapping[str, Any]) -> int:
+    """The units of a line that are neither cancelled nor fulfilled."""
+    return int(line["quantity"] - line["cancelled"] - line["fulfilled"])
+
+
+def returnable_units(line: Mapping[str, Any], *, expected: Mapping[int, int]) -> int:
+    """The fulfilled units of a line that are neither returned nor, by line number, `expected` to be."""
+    return int(line["fulfilled"] - line["returned"] - expected.get(line["line"], 0))
+
+
+def require_available(units: Units, lines: Iterable[Line], *, available: Callable[[Line], int]) -> None:
+    """Raise InvalidRequest for lines that the order does not have, and QuantityExceeded for lines with fewer units
+    `available`. Both list every error."""
+    by_line = {line["line"]: line for line in lines}
+    unknown = [i for i, entry in enumerate(units) if entry["line"] not in by_line]
+    if unknown:
+        errors = [_item_error(i, "The order has no such line.") for i in unknown]
+        raise InvalidRequest("The order has no such lines. Correct what `errors` lists.", errors=errors)
+    remaining = [available(by_line[entry["line"]]) for entry in units]
+    exceeded = [
+        _item_error(i, f"Line {entry['line']} has {pluralize(remaining[i], 'unit')} left.")
+        for i, entry in enumerate(units)
+        if entry["quantity"] > remaining[i]
+    ]
+    if exceeded:
+        raise QuantityExceeded(
+            "Lines have fewer units left than requested. Reduce the quantities that `errors` lists.", errors=exceeded
+        )
+
+
+def _item_error(index: int, detail: str) -> dict[str, str]:
+    return {"pointer": f"#/items/{index}", "detail": detail}
+
+
+# The members of an order that are personal data, or contain some; `scrub` removes it.
+PERSONAL_COLUMNS = (
+    "customer_id", "note", "metadata", "tags", "shipping_address", "billing_address", "adjustments", "holds",
+    "payments", "cancellations", "fulfillments", "returns", "reopening",
+)  # fmt: skip
+
+# The free texts in the records of an order.
+_FREE_TEXTS: dict[str, dict[str, None]] = {
+    "adjustments": {"label": None},
+    "holds": {"reason": None},
+    "payments": {"note": None},
+    "cancellations": {"note": None},
+    "fulfillments": {"tracking": None},
+    "returns": {"reason": None},
+}
 
 
 def scrub(document: Mapping[str, Any], *, alias: str) -> dict[str, Any]:
