@@ -1,4 +1,4 @@
-"""The order as a Python object, its transitions and their guards; its document, and what a customer sees of it.
+"""The order as a Python object, its transitions and their guards; then its document, and what a customer sees of it.
 
 A document is rendered once for each version and stored with its event. Every reader receives the stored text.
 """
@@ -84,19 +84,9 @@ HOLDS_MAX = 20
 CLOCK_SKEW = timedelta(days=1)  # how far in the future a reported time may be: clocks and time zones of others differ
 # Allowed beyond VERSIONS_MAX, so that every order can be ended; each is possible only a few times more.
 _FINAL_ACTIONS = {"cancel", "complete", "release"}
+
 _COLUMNS = tuple(name for name in Order.__table__.columns.keys() if name not in ("idempotency_key_hash", "fingerprint"))
-_columns = attrgetter(*_COLUMNS)
-
-Values = Mapping[str, Any]
-
-_TIMES = ("created_at", "updated_at", *CONTENT_TIMES)
-_HEAD_LENGTH = 100  # characters of a document that contain its id, number and customer_id
-
-NOT_A_DOCUMENT = (KeyError, TypeError, AttributeError, ValueError)  # raised by reading what is no order document
-
-STAFF, SERVICE = "staff", "service"  # the actors that a customer sees in place of ids
-# Texts in documents without internal members. They cannot occur inside a string, where quotes are escaped.
-_NOTHING_INTERNAL = ('"holds":[],"payments":[],', '"reopening":null,')
+_column_values = attrgetter(*_COLUMNS)
 
 
 @dataclass
@@ -150,6 +140,9 @@ class OrderAggregate:
     created_at: datetime
     updated_at: datetime
 
+    def __post_init__(self) -> None:
+        self._derive_allowed_actions()  # those of a stored document may be of an earlier release
+
     @property
     def total(self) -> int | None:
         """The total in minor units; None if the order has no prices."""
@@ -163,24 +156,6 @@ class OrderAggregate:
             dates.append(self.ship_by)
         return min(dates, default=None)
 
-    def __post_init__(self) -> None:
-        self._derive_allowed_actions()  # those of a stored document may be of an earlier release
-
-    def _derive_allowed_actions(self) -> None:
-        expected = count_units(with_status(self.returns, EXPECTED))
-        conditions = {
-            ON_HOLD: self.holds,
-            OPEN_UNITS: self.has_open_units,
-            UNITS_TO_RETURN: self.fulfillments
-            and any(returnable_units(line, expected=expected) for line in self.items),
-            EXPECTED_RETURNS: expected,
-            ACTIVE_FULFILLMENTS: active_fulfillments(self.fulfillments),
-            PRICES: self.totals is not None,
-            NOT_ERASED: not is_alias(self.customer_id),
-        }
-        met = frozenset([name for name, is_met in conditions.items() if is_met])
-        self.allowed_actions = allowed_actions(self.status, met)
-
     @property
     def has_open_units(self) -> bool:
         """Whether units are neither cancelled nor fulfilled."""
@@ -189,7 +164,7 @@ class OrderAggregate:
     def columns(self) -> dict[str, Any]:
         """The values of the columns of `orders` by name. The idempotency key's hash and the fingerprint are left out,
         since no change alters them."""
-        return dict(zip(_COLUMNS, _columns(self), strict=True))
+        return dict(zip(_COLUMNS, _column_values(self), strict=True))
 
     def derive(self) -> None:
         """Derive units, prices, totals, statuses, `late` and `allowed_actions` from items, records and dates.
@@ -216,6 +191,21 @@ class OrderAggregate:
         self.payment_status = payment_status(payments, total=total)
         self.late = self.late and self._may_become_late
         self._derive_allowed_actions()
+
+    def _derive_allowed_actions(self) -> None:
+        expected = count_units(with_status(self.returns, EXPECTED))
+        conditions = {
+            ON_HOLD: self.holds,
+            OPEN_UNITS: self.has_open_units,
+            UNITS_TO_RETURN: self.fulfillments
+            and any(returnable_units(line, expected=expected) for line in self.items),
+            EXPECTED_RETURNS: expected,
+            ACTIVE_FULFILLMENTS: active_fulfillments(self.fulfillments),
+            PRICES: self.totals is not None,
+            NOT_ERASED: not is_alias(self.customer_id),
+        }
+        met = frozenset([name for name, is_met in conditions.items() if is_met])
+        self.allowed_actions = allowed_actions(self.status, met)
 
     def confirm(self, *, at: datetime) -> str:
         """Confirm a pending order."""
@@ -250,7 +240,7 @@ class OrderAggregate:
         self.cancellations = [*self.cancellations, record | {"created_at": rfc3339(at), "reopened_at": None}]
         if adjustments is not None:
             if adjustments and self.currency is None:
-                raise _invalid("adjustments", "The order has no currency. Update it with a currency first.")
+                raise _invalid_member("adjustments", "The order has no currency. Update it with a currency first.")
             self.adjustments = adjustments
         self._end_without_open_units()
         return self._record("cancel", at, event=None if self.status == "cancelled" else PARTIALLY_CANCELLED)
@@ -286,7 +276,7 @@ class OrderAggregate:
         self._require_allowed("hold")
         self._refuse_personal_data(reason=reason)
         if until is not None and until <= at:
-            raise _invalid("until", "This must be in the future.")
+            raise _invalid_member("until", "This must be in the future.")
         if current is None and len(self.holds) == HOLDS_MAX:
             raise self._illegal(f"The order has {HOLDS_MAX} holds, the maximum. Release one of them first.")
         new_hold = {"handle": handle, **content, "placed_by": placed_by, "placed_at": rfc3339(at)}
@@ -521,9 +511,9 @@ class OrderAggregate:
         """Raise InvalidRequest unless the order has this payment, which is to be reversed."""
         amounts = [one["amount"] for one in self.payments if (one["type"], one["reference"]) == (type, reference)]
         if not amounts:
-            raise _invalid("reference", f"The order has no {type} with this reference.")
+            raise _invalid_member("reference", f"The order has no {type} with this reference.")
         if amounts != [amount]:
-            raise _invalid("amount", f"This must be {amounts[0]:,}, the amount of the {type}.")
+            raise _invalid_member("amount", f"This must be {amounts[0]:,}, the amount of the {type}.")
 
     def _refuse_personal_data(self, **members: Any) -> None:
         """Raise IllegalAction if the order has been erased and one of these members has a value, since no later erasure
@@ -568,9 +558,16 @@ class OrderAggregate:
         return IllegalAction(detail, order_status=self.status, allowed_actions=self.allowed_actions)
 
 
-DOCUMENT_MEMBERS = tuple(
-    field.name for field in fields(OrderAggregate) if field.name not in ("principal", "external_ref_hash")
-)
+def _reported_time(occurred_at: datetime | None, at: datetime) -> str:
+    """The time that a caller reports, or now, as RFC 3339 text."""
+    if occurred_at is not None and occurred_at > at + CLOCK_SKEW:
+        raise _invalid_member("occurred_at", "This must not be in the future.")
+    return rfc3339(occurred_at or at)
+
+
+def _invalid_member(member: str, detail: str) -> InvalidRequest:
+    errors = [{"pointer": f"#/{member}", "detail": detail}]
+    return InvalidRequest("The body is not valid. Correct what `errors` lists.", errors=errors)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -586,19 +583,13 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-def _reported_time(occurred_at: datetime | None, at: datetime) -> str:
-    """The time that a caller reports, or now, as RFC 3339 text."""
-    if occurred_at is not None and occurred_at > at + CLOCK_SKEW:
-        raise _invalid("occurred_at", "This must not be in the future.")
-    return rfc3339(occurred_at or at)
-
-
-def _invalid(member: str, detail: str) -> InvalidRequest:
-    errors = [{"pointer": f"#/{member}", "detail": detail}]
-    return InvalidRequest("The body is not valid. Correct what `errors` lists.", errors=errors)
-
-
-_members = itemgetter(*DOCUMENT_MEMBERS)
+_DOCUMENT_MEMBERS = tuple(
+    field.name for field in fields(OrderAggregate) if field.name not in ("principal", "external_ref_hash")
+)
+_document_members = itemgetter(*_DOCUMENT_MEMBERS)
+_TIME_MEMBERS = ("created_at", "updated_at", *CONTENT_TIMES)
+_DOCUMENT_HEAD = 100  # characters of a document that contain its id, number and customer_id
+NOT_A_DOCUMENT = (KeyError, TypeError, AttributeError, ValueError)  # raised by reading what is no order document
 
 
 @dataclass(slots=True)
@@ -613,10 +604,10 @@ class StoredOrder:
     partial: bool = False  # a customer's view, from which something is left out
 
 
-def render_order(order: Values) -> str:
+def render_order(order: Mapping[str, Any]) -> str:
     """Render the document of an order from its members by name; others are left out."""
-    document = dict(zip(DOCUMENT_MEMBERS, _members(order), strict=True))
-    for name in _TIMES:
+    document = dict(zip(_DOCUMENT_MEMBERS, _document_members(order), strict=True))
+    for name in _TIME_MEMBERS:
         if document[name] is not None:
             document[name] = rfc3339(document[name])
     return orjson.dumps(document).decode()
@@ -625,24 +616,29 @@ def render_order(order: Values) -> str:
 def load_document(text: str) -> dict[str, Any]:
     """The members of a stored document, with those of CONTENT and RECORDS that a later release has added."""
     document: dict[str, Any] = orjson.loads(text)
-    if len(document) == len(DOCUMENT_MEMBERS):
+    if len(document) == len(_DOCUMENT_MEMBERS):
         return document
     return document | {name: absent for name, absent in (CONTENT | RECORDS).items() if name not in document}
 
 
-def parse_order(document: Values, *, principal: str, external_ref_hash: str | None) -> OrderAggregate:
+def parse_order(document: Mapping[str, Any], *, principal: str, external_ref_hash: str | None) -> OrderAggregate:
     """The order that a document was rendered from, and the two columns that it does not hold."""
     members = dict(document)
-    for name in _TIMES:
+    for name in _TIME_MEMBERS:
         if members[name] is not None:
             members[name] = read_timestamp(members[name])
     # By position: Python compares each name of 34 with each of the others, in 120,000 instructions.
-    return OrderAggregate(principal, external_ref_hash, *_members(members))
+    return OrderAggregate(principal, external_ref_hash, *_document_members(members))
 
 
 def is_erased(document: str) -> bool:
     """Whether the personal data of a stored order document was erased. The document is not parsed."""
-    return f'"customer_id":"{ALIAS_PREFIX}' in document[:_HEAD_LENGTH]
+    return f'"customer_id":"{ALIAS_PREFIX}' in document[:_DOCUMENT_HEAD]
+
+
+_STAFF, _SERVICE = "staff", "service"  # the actors that a customer sees in place of ids
+# Texts in documents without internal members. They cannot occur inside a string, where quotes are escaped.
+_NOTHING_INTERNAL = ('"holds":[],"payments":[],', '"reopening":null,')
 
 
 def visible_order(order: StoredOrder, principal: Principal) -> StoredOrder:
@@ -674,4 +670,4 @@ def visible_actor(actor: str, principal: Principal) -> str:
     """The actor of an event as the principal may see it: a customer sees only themselves by id."""
     if principal.customer_id is None or actor == principal.id:
         return actor
-    return STAFF if actor.startswith("token:") else SERVICE
+    return _STAFF if actor.startswith("token:") else _SERVICE
