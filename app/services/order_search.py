@@ -11,8 +11,8 @@ comes from one of three sources:
 
 If these are too many as well, or if there are no words, the page has fewer orders, or none, and a cursor to continue.
 
-The plans of the statements do not depend on the statistics of the database: each range of an index is limited and has
-the sort of the index, and rows are looked up one by one.
+The statements follow the search that runs them. Their plans do not depend on the statistics of the database: each range
+of an index is limited and has the sort of the index, and rows are looked up one by one.
 """
 
 import threading
@@ -31,6 +31,7 @@ from sqlalchemy import (
     Integer,
     Select,
     Subquery,
+    Text,
     and_,
     asc,
     bindparam,
@@ -45,7 +46,6 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-from sqlalchemy import Text as SQLText
 
 from app.db.engine import UUID, db, read_timestamp, rfc3339
 from app.db.statements import Statement, is_like_any, is_one_of
@@ -71,6 +71,8 @@ _COLUMNS = (
     "customer_id", "channel", "status", "fulfillment_status", "payment_status", "return_status", "currency",
     "held", "late",
 )  # fmt: skip
+_ONE_OF = ("channel", "status", "fulfillment_status", "payment_status", "return_status")  # may have several values
+_FLAGS = ("held", "late")  # their partial indexes contain the orders for which they are true, but not the value
 _LAST_CHARACTER = "\U0010ffff"  # after every character of a term
 # The bounds of the sorts: from the first value to the second, which is excluded.
 _BOUNDS: dict[str, tuple[Any, Any]] = {
@@ -78,10 +80,6 @@ _BOUNDS: dict[str, tuple[Any, Any]] = {
     "updated_at": ("0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"),
     "total": (NO_TOTAL, 2**63 - 1),
 }
-
-_ONE_OF = ("channel", "status", "fulfillment_status", "payment_status", "return_status")
-_EQUAL = ("customer_id", "currency", "held", "late")
-_FLAGS = ("held", "late")  # their partial indexes contain the orders for which they are true, but not the value
 
 
 class Path(NamedTuple):
@@ -220,7 +218,7 @@ class _Search:
         if len(paths) < 2:
             return False
         limits = {"range_limit": INTERSECTION_MAX + 1, "limit": CANDIDATES_MAX + 1}
-        rows = intersection_statement(paths).rows(**self._parameters, **limits)
+        rows = _intersection_statement(paths).rows(**self._parameters, **limits)
         ids = [order_id for order_id, _ in rows if order_id is not None]
         compared = next(number for order_id, number in rows if order_id is None)
         if compared < 2 or len(ids) > CANDIDATES_MAX:
@@ -250,13 +248,13 @@ class _Search:
     def facets(self, source: Source, names: Sequence[str]) -> tuple[dict[str, list[dict[str, Any]]], bool]:
         """How many of the matching orders have each value, and whether all of them are counted."""
         parameters = self._parameters | self._sort_parameters(None)
-        rows = facet_statement(self._shape(source), tuple(names), db.engine.dialect.name).rows(
+        rows = _facet_statement(self._shape(source), tuple(names), db.engine.dialect.name).rows(
             **parameters, walk=FACETS_MAX, range_limit=CANDIDATES_MAX + 1
         )
         counters: dict[str, Counter[Any]] = {name: Counter() for name in names}
         for *values, matches, count in rows:
             for name, value in zip(names, values, strict=True):
-                counters[name][bool(value) if name in ("held", "late") else value] += count if matches else 0
+                counters[name][bool(value) if name in _FLAGS else value] += count if matches else 0
         counted = {
             name: [{"value": value, "count": count} for value, count in counter.most_common(FACET_VALUES_MAX) if count]
             for name, counter in counters.items()
@@ -360,16 +358,19 @@ def _given_ranges(filters: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
 def count_statement(paths: tuple[Path, ...]) -> Statement:
     """The numbers of search and feed, and how many orders each path selects, up to `range_limit` for each range."""
     counts = (
-        select(func.count()).select_from(union_all(*_ranges(path)).subquery()).scalar_subquery() for path in paths
+        select(func.count()).select_from(union_all(*_range_queries(path)).subquery()).scalar_subquery()
+        for path in paths
     )
     return Statement(select(SEARCH_HEAD.c.seq, FEED_HEAD.c.seq, *counts))
 
 
 @lru_cache(maxsize=512)
-def intersection_statement(paths: tuple[Path, ...]) -> Statement:
+def _intersection_statement(paths: tuple[Path, ...]) -> Statement:
     """Rows (id, NULL) of the orders that all paths with less than `range_limit` terms select, up to `limit`, and one
     row (NULL, number of these paths)."""
-    ids = [select(select(union_all(*_ranges(path)).subquery().c.order_id).distinct().subquery()) for path in paths]
+    ids = [
+        select(select(union_all(*_range_queries(path)).subquery().c.order_id).distinct().subquery()) for path in paths
+    ]
     return Statement(_intersection([query.cte(f"ids_{i}") for i, query in enumerate(ids)]))
 
 
@@ -383,8 +384,8 @@ def _intersection(sets: Sequence[Any]) -> Any:
     common = select(union.c.order_id).group_by(union.c.order_id).having(func.count() == number)
     listed = common.limit(_parameter("limit", Integer)).subquery()
     return union_all(
-        select(cast(listed.c.order_id, SQLText).label("order_id"), null().label("complete")),
-        select(cast(null(), SQLText), number),
+        select(cast(listed.c.order_id, Text).label("order_id"), null().label("complete")),
+        select(cast(null(), Text), number),
     )
 
 
@@ -392,20 +393,6 @@ def _intersection(sets: Sequence[Any]) -> Any:
 def page_statement(shape: PageShape, dialect: str) -> Statement:
     """Rows (id, value of the sort, whether it matches, its number in the walk, document) of the first `limit` orders
     that match, and of the last order of a walk, which has the number `walk`."""
-    return Statement(page_query(shape, dialect))
-
-
-@lru_cache(maxsize=512)
-def facet_statement(shape: PageShape, facets: tuple[str, ...], dialect: str) -> Statement:
-    """Rows (values of the facets, whether they match, number of orders)."""
-    rows = _source_rows(shape, dialect)
-    values = [rows.c[name] for name in facets]
-    query = select(*values, rows.c.matches, func.count()).group_by(*values, rows.c.matches)
-    return Statement(query)
-
-
-def page_query(shape: PageShape, dialect: str) -> Select[Any]:
-    """The query of `page_statement`."""
     rows = _source_rows(shape, dialect)
     sort = _sorting(rows.c, shape)
     value = rows.c[SORTS[shape.sort][0]]
@@ -421,11 +408,11 @@ def page_query(shape: PageShape, dialect: str) -> Select[Any]:
         .limit(_parameter("limit", Integer))
         .subquery("page")
     )
-    columns: list[Any] = [cast(page.c.order_id, SQLText), page.c.value, page.c.matches, page.c.number, _document(page)]
-    return select(*columns).order_by(*_page_sorting(page.c, shape))
+    row: list[Any] = [cast(page.c.order_id, Text), page.c.value, page.c.matches, page.c.number]
+    return Statement(select(*row, _current_document(page)).order_by(*_page_sorting(page.c, shape)))
 
 
-def _document(page: Subquery) -> ColumnElement[str | None]:
+def _current_document(page: Subquery) -> ColumnElement[str | None]:
     """The current document of an order, which must be the owner's; NULL otherwise."""
     owned = Order.id == page.c.order_id, owned_by(*owner_parameters())
     version = select(Order.version).where(*owned).correlate(page).scalar_subquery()
@@ -443,6 +430,15 @@ def _page_sorting(columns: Any, shape: PageShape) -> list[Any]:
     return [direction(columns.value), direction(columns.order_id)]
 
 
+@lru_cache(maxsize=512)
+def _facet_statement(shape: PageShape, facets: tuple[str, ...], dialect: str) -> Statement:
+    """Rows (values of the facets, whether they match, number of orders)."""
+    rows = _source_rows(shape, dialect)
+    values = [rows.c[name] for name in facets]
+    query = select(*values, rows.c.matches, func.count()).group_by(*values, rows.c.matches)
+    return Statement(query)
+
+
 def _source_rows(shape: PageShape, dialect: str) -> Any:
     """The rows of the source, with the column `matches`."""
     if shape.source.kind == "walk":
@@ -452,7 +448,7 @@ def _source_rows(shape: PageShape, dialect: str) -> Any:
         ids = _given_ids(dialect)
     else:
         assert shape.source.path is not None
-        selected = union_all(*_ranges(shape.source.path)).subquery("selected")
+        selected = union_all(*_range_queries(shape.source.path)).subquery("selected")
         ids = select(selected.c.order_id).distinct()
     matching = select(SEARCH, true().label("matches"))
     conditions = _matches(SEARCH.c, shape), *_within_sort(SEARCH.c, shape)
@@ -466,7 +462,7 @@ def _source_rows(shape: PageShape, dialect: str) -> Any:
 
 
 def _given_ids(dialect: str) -> Select[Any]:
-    ids = _parameter("ids", SQLText)
+    ids = _parameter("ids", Text)
     if dialect == "sqlite":
         return select(func.json_each(ids).table_valued("value").c.value.label("order_id"))
     elements = func.json_array_elements_text(cast(ids, JSON)).table_valued("value")
@@ -528,12 +524,12 @@ def _index_conditions(name: str) -> list[Any]:
     return [INDEXED[name]] if name in INDEXED else []
 
 
-def _ranges(path: Path) -> list[Any]:
+def _range_queries(path: Path) -> list[Any]:
     """The queries for the ids of the orders in each range of the path, each up to `range_limit`."""
-    return [select(_range(path.name, i).subquery().c.order_id) for i in range(path.ranges)]
+    return [select(_range_query(path.name, i).subquery().c.order_id) for i in range(path.ranges)]
 
 
-def _range(name: str, i: int) -> Select[Any]:
+def _range_query(name: str, i: int) -> Select[Any]:
     limit = _parameter("range_limit", Integer)
     if name.startswith("term_"):
         term, order_id = SEARCH_TERMS.c.term, SEARCH_TERMS.c.order_id
@@ -568,12 +564,12 @@ def _condition(columns: Any, name: str) -> ColumnElement[bool]:
         return is_like_any(columns.terms, _parameter(f"{name}_patterns"))
     if name in _ONE_OF:
         return is_one_of(columns[name], _parameter(f"{name}_values"))
-    if name in _EQUAL:
+    if name in _COLUMNS:
         condition: ColumnElement[bool] = columns[name] == bindparam(f"{name}_value", type_=SEARCH.c[name].type)
         return condition
     low, high = (bindparam(f"{name}_{bound}", type_=SEARCH.c[name].type) for bound in ("low", "high"))
     return and_(columns[name] >= low, columns[name] < high)
 
 
-def _parameter(name: str, kind: Any = SQLText) -> ColumnElement[Any]:
+def _parameter(name: str, kind: Any = Text) -> ColumnElement[Any]:
     return bindparam(name, type_=kind)
