@@ -1,12 +1,12 @@
-"""The feed: all events of all orders, each with a number, without gaps. Reading it, and the sequencer that fills it.
+"""The feed: all events of all orders, each with a number, without gaps. Reading it, waiting for events, filling it.
 
 One poll of the feed wakes all requests of a process that wait for events.
 
-The sequencer moves events from the outbox to the feed, prunes the feed, and renumbers it after a restore. An event is
-in the outbox when its change is committed, so an event that is not there yet gets a later number. Numbers are assigned
-in one transaction at a time, under the lock of the row of `feed_head`: whoever reads number n can read all numbers
-before it. A database sequence would not do: its numbers become visible in the order of the commits, and a reader that
-remembers the highest number it has seen misses lower ones that are committed later.
+The sequencer, at the end, moves events from the outbox to the feed, prunes the feed, and renumbers it after a restore.
+An event is in the outbox when its change is committed, so an event that is not there yet gets a later number. Numbers
+are assigned in one transaction at a time, under the lock of the row of `feed_head`: whoever reads number n can read all
+numbers before it. A database sequence would not do: its numbers become visible in the order of the commits, and a
+reader that remembers the highest number it has seen misses lower ones that are committed later.
 """
 
 import threading
@@ -61,24 +61,26 @@ log = structlog.get_logger()
 FEED_PAGE_BYTES = 1024 * 1024
 SCAN_MAX = 5_000  # entries that are compared with the filters for one page
 _GROUP_MAX = 10_000  # more than there are waiting requests in a process
-_POLL = 0.05  # seconds; a poll is one query for a single row
+_POLL_PAUSE = 0.05  # seconds; a poll is one query for a single row
 _RETRY_AFTER = 1.0  # seconds, while the database does not answer
 _MATCH_MAX = 1_000  # new events that are compared with the filters; if there are more, all subscriptions are woken
 _WAKE_AT_ONCE = 20  # requests that are woken before the other requests of the process can run
-_PAUSE = 1e-6  # seconds (app/http/requests.py)
+_WAKE_PAUSE = 1e-6  # seconds, so that other requests run (`_PAUSE` of app/http/requests.py)
 
-_HEAD = Statement(select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
+_READ_HEAD = Statement(select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
 
-_order_id = cast(FeedEntry.order_id, Text).label("order_id")
-_new = (FeedEntry.seq > bindparam("after", type_=SEQ), FeedEntry.seq <= bindparam("upto", type_=SEQ))
-_type = (
+_ENTRY_ORDER_ID = cast(FeedEntry.order_id, Text).label("order_id")
+_IS_NEW = (FeedEntry.seq > bindparam("after", type_=SEQ), FeedEntry.seq <= bindparam("upto", type_=SEQ))
+_ENTRY_TYPE = (
     select(OrderEvent.type)
     .where(OrderEvent.order_id == FeedEntry.order_id, OrderEvent.version == FeedEntry.version)
     .scalar_subquery()
 )
-_channel = select(Order.channel).where(Order.id == FeedEntry.order_id).scalar_subquery()
-_ORDERS = Statement(select(_order_id).where(*_new))
-_EVENTS = Statement(select(_order_id, _type.label("type"), _channel.label("channel")).where(*_new))
+_ENTRY_CHANNEL = select(Order.channel).where(Order.id == FeedEntry.order_id).scalar_subquery()
+_NEW_ORDER_IDS = Statement(select(_ENTRY_ORDER_ID).where(*_IS_NEW))
+_NEW_EVENTS = Statement(
+    select(_ENTRY_ORDER_ID, _ENTRY_TYPE.label("type"), _ENTRY_CHANNEL.label("channel")).where(*_IS_NEW)
+)
 
 # Events in one transaction. On SQLite, whose writers wait meanwhile, it takes about 10 ms.
 SEQUENCE_MAX = {"postgresql": 5_000, "sqlite": 1_000}
@@ -96,12 +98,6 @@ _LAST_QUEUED = select(func.min(WebhookEndpoint.last_seq)).where(WebhookEndpoint.
 _LOCK_HEAD = select(FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq).with_for_update(skip_locked=True)
 
 _USE_INDEXES = text("SET LOCAL enable_seqscan = off")
-
-_DELETE_COPIED = delete(OUTBOX).where(
-    tuple_(OUTBOX.c.order_id, OUTBOX.c.version).in_(
-        select(FEED.c.order_id, FEED.c.version).where(FEED.c.seq > bindparam("head", type_=SEQ))
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +119,7 @@ class FeedFilter:
         return self.order_id if self.types is None and self.channels is None else None
 
     def matches(self, order_id: str, event_type: str, channel: str | None) -> bool:
-        """Whether an event matches, given as a row of `_EVENTS`."""
+        """Whether an event matches, given as a row of `_NEW_EVENTS`."""
         return (
             (self.types is None or event_type in self.types)
             and (self.channels is None or channel in self.channels)
@@ -169,7 +165,7 @@ class _PageKey:
 
 def read_ends() -> FeedEnds:
     """The ends of the feed."""
-    [row] = _HEAD.rows()
+    [row] = _READ_HEAD.rows()
     return FeedEnds(*row)
 
 
@@ -179,7 +175,7 @@ def list_events(filters: FeedFilter, *, after: int, limit: int) -> FeedPage:
     A page ends early where its documents would exceed FEED_PAGE_BYTES, or after SCAN_MAX entries of the feed. Requests
     for the same page at the same time share one read. Raises CursorExpired.
     """
-    page = _READS.get().submit(_PageKey(filters, after, limit))
+    page = _PAGE_READS.get().submit(_PageKey(filters, after, limit))
     if isinstance(page, Exception):
         raise page
     return page
@@ -210,7 +206,7 @@ def _read_page(filters: FeedFilter, *, after: int, limit: int) -> FeedPage:
         return FeedPage([], after, more=False)
     of_order = filters.order_id is not None
     upto = head.seq if filters.matches_all or of_order else min(head.seq, after + SCAN_MAX)
-    statement = (_OF_ORDER if of_order else _OF_ALL)[db.engine.dialect.name]
+    statement = (_EVENTS_OF_ORDER if of_order else _ALL_EVENTS)[db.engine.dialect.name]
     rows = statement.rows(
         after=after,
         upto=upto,
@@ -222,7 +218,7 @@ def _read_page(filters: FeedFilter, *, after: int, limit: int) -> FeedPage:
     require_retained(after, read_ends())  # entries may have been removed before the page was read
     complete = len(rows) < limit and (not rows or rows[-1][-1] < FEED_PAGE_BYTES)
     next_after = upto if complete else rows[-1][0]
-    return FeedPage([_event(*row) for row in rows], next_after, more=next_after < head.seq)
+    return FeedPage([_feed_event(*row) for row in rows], next_after, more=next_after < head.seq)
 
 
 def require_retained(after: int, head: FeedEnds) -> None:
@@ -241,7 +237,7 @@ def require_retained(after: int, head: FeedEnds) -> None:
         )
 
 
-def _event(
+def _feed_event(
     seq: int, order_id: str, version: int, event_type: str, actor: str, request_id: str | None, at: datetime | str,
     snapshot: str, _bytes_so_far: int,
 ) -> FeedEvent:  # fmt: skip
@@ -275,8 +271,7 @@ def _events_statement(*, of_order: bool, lateral: bool) -> Statement:
         OrderEvent.type, OrderEvent.actor, OrderEvent.request_id, OrderEvent.at, OrderEvent.snapshot
     )  # fmt: skip
     of_entry = and_(OrderEvent.order_id == FeedEntry.order_id, OrderEvent.version == FeedEntry.version)
-    channel = select(Order.channel).where(Order.id == FeedEntry.order_id).scalar_subquery()
-    entry: tuple[Any, ...] = (FeedEntry.seq, cast(FeedEntry.order_id, Text).label("order_id"), FeedEntry.version)
+    entry: tuple[Any, ...] = (FeedEntry.seq, _ENTRY_ORDER_ID, FeedEntry.version)
     query: Select[*tuple[Any, ...]]
     if lateral:  # a lookup by primary key for each entry: the plan for a small table is kept when it has grown
         event = select(*columns).where(of_entry).limit(literal_column("1")).lateral("event")
@@ -285,7 +280,7 @@ def _events_statement(*, of_order: bool, lateral: bool) -> Statement:
     else:
         query = select(*entry, *columns).select_from(FeedEntry).join(OrderEvent, of_entry)
         query = query.where(_is_admitted(OrderEvent.type, "types"))
-    query = query.where(_is_admitted(channel, "channels"))
+    query = query.where(_is_admitted(_ENTRY_CHANNEL, "channels"))
     seq: Any = FeedEntry.seq
     if of_order:
         # By the index of the order: its events are in the order of their versions. "+ 0" keeps the planner from reading
@@ -297,9 +292,13 @@ def _events_statement(*, of_order: bool, lateral: bool) -> Statement:
     return Statement(rows_within(query, position="seq", document="snapshot", size=FEED_PAGE_BYTES, descending=False))
 
 
-_OF_ALL = {name: _events_statement(of_order=False, lateral=name == "postgresql") for name in ("postgresql", "sqlite")}
-_OF_ORDER = {name: _events_statement(of_order=True, lateral=name == "postgresql") for name in ("postgresql", "sqlite")}
-_READS = PerApplication(
+_ALL_EVENTS = {
+    name: _events_statement(of_order=False, lateral=name == "postgresql") for name in ("postgresql", "sqlite")
+}
+_EVENTS_OF_ORDER = {
+    name: _events_statement(of_order=True, lateral=name == "postgresql") for name in ("postgresql", "sqlite")
+}
+_PAGE_READS = PerApplication(
     lambda: Batcher[_PageKey, FeedPage | CursorExpired | DatabaseError](_read_pages, max_batch=_GROUP_MAX)
 )
 
@@ -389,7 +388,7 @@ class FeedWatcher:
                     failed = True
                 if self.is_stopping():
                     self._wake(self._all())
-                time.sleep(_RETRY_AFTER if failed else _POLL)
+                time.sleep(_RETRY_AFTER if failed else _POLL_PAUSE)
 
     def _stop_if_idle(self) -> bool:
         """Whether there are no subscriptions: then the thread ends, and the next subscription starts another one."""
@@ -421,7 +420,11 @@ class FeedWatcher:
             filters = [key for key in self._subscriptions if isinstance(key, FeedFilter)]
             any_order = len(filters) < len(self._subscriptions)
         reads_types = any(not key.matches_all for key in filters)
-        rows = (_EVENTS if reads_types else _ORDERS).rows(after=after, upto=upto) if reads_types or any_order else []
+        rows = (
+            (_NEW_EVENTS if reads_types else _NEW_ORDER_IDS).rows(after=after, upto=upto)
+            if reads_types or any_order
+            else []
+        )
         matching: set[FeedFilter | str] = {order_id for order_id, *_ in rows}
         matching |= {key for key in filters if key.matches_all or any(key.matches(*row) for row in rows)}
         with self._lock:
@@ -431,7 +434,7 @@ class FeedWatcher:
         for number, subscription in enumerate(subscriptions, start=1):
             subscription.wake()
             if number % _WAKE_AT_ONCE == 0:
-                time.sleep(_PAUSE)
+                time.sleep(_WAKE_PAUSE)
 
 
 def sequence_events() -> bool:
@@ -452,6 +455,63 @@ def sequence_events() -> bool:
         if count:
             connection.execute(update(FEED_HEAD).values(seq=head.seq + count))
         return count > 0
+
+
+def _move_events(connection: Connection, head: int) -> int:
+    values = {"head": head, "now": datetime.now(UTC)}
+    if connection.dialect.name == "postgresql":
+        # The outbox is empty most of the time. A plan made for an empty table scans all of it, and is kept when it has
+        # grown.
+        connection.execute(_USE_INDEXES)
+        return connection.execute(_MOVE, values).rowcount
+    count = connection.execute(_COPY, values).rowcount
+    connection.execute(_DELETE_COPIED, values)
+    return count
+
+
+def _pending_events(*columns: Any, limit: int) -> Select[Any]:
+    """The first pending events by order and version, so that no event precedes an earlier one of its order."""
+    key = OUTBOX.c.order_id, OUTBOX.c.version
+    return select(*columns).select_from(OUTBOX).order_by(*key).limit(limit)
+
+
+def _insert_numbered(source: Any) -> Executable:
+    """INSERT … SELECT of the feed entries for the outbox rows of `source`.
+
+    The clocks of two machines may differ, so a version counts as no earlier than the previous one.
+    """
+    latest = func.max(source.c.at).over(partition_by=source.c.order_id, order_by=source.c.version)
+    events = select(source.c.order_id, source.c.version, latest.label("latest")).subquery("events")
+    number = func.row_number().over(order_by=(events.c.latest, events.c.order_id, events.c.version))
+    entries = select(
+        bindparam("head", type_=SEQ) + number,
+        events.c.order_id,
+        events.c.version,
+        bindparam("now", type_=FEED.c.at.type),
+    )
+    columns = ["seq", "order_id", "version", "at"]
+    return insert(FEED).from_select(columns, entries).execution_options(preserve_rowcount=True)
+
+
+def _postgresql_move() -> Executable:
+    row: ColumnElement[Any] = literal_column("ctid")  # the row's physical location
+    rows = _pending_events(row, limit=SEQUENCE_MAX["postgresql"]).scalar_subquery()
+    moved = delete(OUTBOX).where(row == func.any(func.array(rows))).returning(*OUTBOX.c).cte("moved")
+    return _insert_numbered(moved)
+
+
+def _sqlite_copy() -> Executable:
+    return _insert_numbered(_pending_events(*OUTBOX.c, limit=SEQUENCE_MAX["sqlite"]).subquery("pending"))
+
+
+_MOVE = _postgresql_move()
+_COPY = _sqlite_copy()
+
+_DELETE_COPIED = delete(OUTBOX).where(
+    tuple_(OUTBOX.c.order_id, OUTBOX.c.version).in_(
+        select(FEED.c.order_id, FEED.c.version).where(FEED.c.seq > bindparam("head", type_=SEQ))
+    )
+)
 
 
 def oldest_pending() -> datetime | None:
@@ -530,63 +590,12 @@ def _renumber_deliveries(connection: Connection, endpoint_id: str, added: int) -
     of_endpoint = WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.status == PENDING_LITERAL
     first: Any = (LOWEST_ID, 0)
     while first is not None:
-        remaining = [*of_endpoint, tuple_(*columns) >= _key(first)]
+        remaining = [*of_endpoint, tuple_(*columns) >= _delivery_key(first)]
         following = select(*columns).where(*remaining).order_by(*columns).offset(_RENUMBER_MAX).limit(1)
         first = connection.execute(following).first()
-        batch = remaining if first is None else [*remaining, tuple_(*columns) < _key(first)]
+        batch = remaining if first is None else [*remaining, tuple_(*columns) < _delivery_key(first)]
         connection.execute(update(WebhookDelivery).where(*batch).values(seq=WebhookDelivery.seq + added))
 
 
-def _key(key: tuple[str, int]) -> Tuple:
+def _delivery_key(key: tuple[str, int]) -> Tuple:
     return tuple_(literal(key[0], UUID), literal(key[1], Integer))
-
-
-def _move_events(connection: Connection, head: int) -> int:
-    values = {"head": head, "now": datetime.now(UTC)}
-    if connection.dialect.name == "postgresql":
-        # The outbox is empty most of the time. A plan made for an empty table scans all of it, and is kept when it has
-        # grown.
-        connection.execute(_USE_INDEXES)
-        return connection.execute(_MOVE, values).rowcount
-    count = connection.execute(_COPY, values).rowcount
-    connection.execute(_DELETE_COPIED, values)
-    return count
-
-
-def _pending_events(*columns: Any, limit: int) -> Select[Any]:
-    """The first pending events by order and version, so that no event precedes an earlier one of its order."""
-    key = OUTBOX.c.order_id, OUTBOX.c.version
-    return select(*columns).select_from(OUTBOX).order_by(*key).limit(limit)
-
-
-def _insert_numbered(source: Any) -> Executable:
-    """INSERT … SELECT of the feed entries for the outbox rows of `source`.
-
-    The clocks of two machines may differ, so a version counts as no earlier than the previous one.
-    """
-    latest = func.max(source.c.at).over(partition_by=source.c.order_id, order_by=source.c.version)
-    events = select(source.c.order_id, source.c.version, latest.label("latest")).subquery("events")
-    number = func.row_number().over(order_by=(events.c.latest, events.c.order_id, events.c.version))
-    entries = select(
-        bindparam("head", type_=SEQ) + number,
-        events.c.order_id,
-        events.c.version,
-        bindparam("now", type_=FEED.c.at.type),
-    )
-    columns = ["seq", "order_id", "version", "at"]
-    return insert(FEED).from_select(columns, entries).execution_options(preserve_rowcount=True)
-
-
-def _postgresql_move() -> Executable:
-    row: ColumnElement[Any] = literal_column("ctid")  # the row's physical location
-    rows = _pending_events(row, limit=SEQUENCE_MAX["postgresql"]).scalar_subquery()
-    moved = delete(OUTBOX).where(row == func.any(func.array(rows))).returning(*OUTBOX.c).cte("moved")
-    return _insert_numbered(moved)
-
-
-def _sqlite_copy() -> Executable:
-    return _insert_numbered(_pending_events(*OUTBOX.c, limit=SEQUENCE_MAX["sqlite"]).subquery("pending"))
-
-
-_MOVE = _postgresql_move()
-_COPY = _sqlite_copy()
