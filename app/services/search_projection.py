@@ -2,7 +2,9 @@
 
 A row is derived from the current document of its order. Each writer locks it first, and never replaces a later version
 by an earlier one. So any number of writers may run, and none stores again what an erasure has just removed.
-`flask verify` checks that the search agrees with the documents, up to the event of the feed that it reflects.
+
+The last functions are for `flask verify`: the search must agree with the documents, up to the event of the feed that it
+reflects.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,7 +54,7 @@ from app.models.search import NO_TOTAL, SEARCH_HEAD_ID, order_terms
 
 log = structlog.get_logger()
 
-Row = dict[str, Any]
+SearchRow = dict[str, Any]
 TermKey = tuple[str, str]  # a term, and the id of its order
 
 # Events in one transaction. On SQLite, whose writers wait meanwhile, it takes about 50 ms.
@@ -75,7 +77,7 @@ _COPIED_MEMBERS = (
     "currency",
 )
 
-_HEADS = Statement(select(SEARCH_HEAD.c.seq, FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
+_READ_HEADS = Statement(select(SEARCH_HEAD.c.seq, FEED_HEAD.c.seq, FEED_HEAD.c.pruned_seq))
 _LOCK_HEAD = select(SEARCH_HEAD.c.seq).with_for_update(skip_locked=True)
 
 _LOCK_ROWS = select(SEARCH.c.order_id, SEARCH.c.version, SEARCH.c.terms).order_by(SEARCH.c.order_id).with_for_update()
@@ -88,7 +90,7 @@ _DELETE_TERM = delete(SEARCH_TERMS).where(
     SEARCH_TERMS.c.term == bindparam("of_term"), SEARCH_TERMS.c.order_id == bindparam("of_order")
 )
 
-_STORED = select(cast(SEARCH.c.order_id, Text).label("order_id"), *(c for c in SEARCH.c if c.name != "order_id"))
+_STORED_ROWS = select(cast(SEARCH.c.order_id, Text).label("order_id"), *(c for c in SEARCH.c if c.name != "order_id"))
 
 
 def project_events() -> bool:
@@ -97,7 +99,7 @@ def project_events() -> bool:
     Any number of processes may call this at once: one of them stores the rows. Raises DATABASE_ERRORS; then nothing is
     stored.
     """
-    [[seq, last, pruned]] = _HEADS.rows()
+    [[seq, last, pruned]] = _READ_HEADS.rows()
     if seq == last:
         return False
     if seq > last:
@@ -125,13 +127,13 @@ def _return_to_feed(seq: int, last: int) -> bool:
     return True
 
 
-def _next_rows(after: int, until: int) -> tuple[list[Row], int]:
+def _next_rows(after: int, until: int) -> tuple[list[SearchRow], int]:
     """The current rows of the orders with events in this range of the feed, and the number that they reach: `until`, or
     less if the orders up to it have more than TERMS_MAX terms."""
     in_range = select(FeedEntry.seq, FeedEntry.order_id).where(FeedEntry.seq > after, FeedEntry.seq <= until)
     entries = read_rows(in_range.order_by(FeedEntry.seq))
-    current = {row["order_id"]: row for row in _read_rows(Order.id.in_({entry.order_id for entry in entries}))}
-    rows: list[Row] = []
+    current = {row["order_id"]: row for row in _read_current_rows(Order.id.in_({entry.order_id for entry in entries}))}
+    rows: list[SearchRow] = []
     terms = 0
     for entry in entries:
         row = current.pop(entry.order_id, None)
@@ -144,10 +146,10 @@ def _next_rows(after: int, until: int) -> tuple[list[Row], int]:
     return rows, until
 
 
-def _read_rows(condition: ColumnElement[bool]) -> Iterator[Row]:
+def _read_current_rows(condition: ColumnElement[bool]) -> Iterator[SearchRow]:
     """The current rows of the orders that meet the condition, by id, without those whose documents cannot be read. At
     most DOCUMENTS_BYTES of documents and one more document are in memory."""
-    query = current_documents().add_columns(Order.id.label("position")).where(condition)
+    query = _current_documents().add_columns(Order.id.label("position")).where(condition)
     after = LOWEST_ID
     while True:
         page = rows_within(
@@ -170,17 +172,17 @@ def _read_rows(condition: ColumnElement[bool]) -> Iterator[Row]:
         after = documents[-1].id
 
 
-def _count_terms(row: Row) -> int:
+def _count_terms(row: SearchRow) -> int:
     return len(row["terms"].split())
 
 
-def current_documents() -> Any:
+def _current_documents() -> Any:
     """The query for the current documents of orders."""
     current = (OrderEvent.order_id == Order.id) & (OrderEvent.version == Order.version)
     return select(cast(Order.id, Text).label("id"), OrderEvent.snapshot).join(OrderEvent, current)
 
 
-def search_row(document: Mapping[str, Any]) -> Row:
+def search_row(document: Mapping[str, Any]) -> SearchRow:
     """The row of an order, given as its document."""
     row = {name: document[name] for name in _COPIED_MEMBERS}
     totals, terms = document["totals"], sorted(order_terms(document))
@@ -195,7 +197,7 @@ def search_row(document: Mapping[str, Any]) -> Row:
     }
 
 
-def store_rows(connection: Connection, rows: Sequence[Row], *, rewrite: bool = False) -> None:
+def store_rows(connection: Connection, rows: Sequence[SearchRow], *, rewrite: bool = False) -> None:
     """Store the rows of orders that are later versions than the stored ones, with their terms. Called in a transaction.
 
     With `rewrite`, rows of the same version and all of their terms are stored again, too.
@@ -219,7 +221,7 @@ def store_rows(connection: Connection, rows: Sequence[Row], *, rewrite: bool = F
             _insert_terms(connection, [(term, row["order_id"]) for row in new for term in row["terms"].split()])
 
 
-def _update_rows(connection: Connection, rows: Sequence[tuple[Row, str]], *, rewrite: bool) -> None:
+def _update_rows(connection: Connection, rows: Sequence[tuple[SearchRow, str]], *, rewrite: bool) -> None:
     """Update rows, each given with the terms that are stored for it."""
     if not rows:
         return
@@ -235,7 +237,7 @@ def _update_rows(connection: Connection, rows: Sequence[tuple[Row, str]], *, rew
     _insert_terms(connection, added)
 
 
-def _insert_rows(connection: Connection, rows: Sequence[Row]) -> Sequence[str]:
+def _insert_rows(connection: Connection, rows: Sequence[SearchRow]) -> Sequence[str]:
     """Insert the rows of orders that have none, and return the ids of those orders."""
     is_postgresql = connection.dialect.name == "postgresql"
     statement = postgresql.insert(SEARCH) if is_postgresql else sqlite.insert(SEARCH)
@@ -243,7 +245,7 @@ def _insert_rows(connection: Connection, rows: Sequence[Row]) -> Sequence[str]:
     return connection.execute(inserted, rows).scalars().all()
 
 
-def _insert_terms(connection: Connection, terms: Iterable[tuple[str, str]]) -> None:
+def _insert_terms(connection: Connection, terms: Iterable[TermKey]) -> None:
     """Insert terms, each given with its order, unless they exist. In the order of the index, which is faster."""
     rows = [{"term": term, "order_id": order_id} for term, order_id in sorted(terms)]
     if not rows:
@@ -263,6 +265,11 @@ def _insert_terms_statement() -> Any:
 _INSERT_TERMS = _insert_terms_statement()
 
 
+def read_search_seq() -> int:
+    """The number in the feed up to which the search reflects its events."""
+    return int(_READ_HEADS.rows()[0][0])
+
+
 def rewrite_rows(after: str, last: str) -> int:
     """Rebuild the rows and all terms of the orders with `after` < id <= `last`, and return the number of rows."""
     # The range is repeated inside NOT EXISTS, or the planner reads half of that table. A row of a later version than
@@ -274,16 +281,16 @@ def rewrite_rows(after: str, last: str) -> int:
         connection.execute(wrong)
     # Afterwards: a worker that met a wrong row has not stored the version that it had.
     count = 0
-    for batch in _batches(_read_rows(and_(Order.id > after, Order.id <= last))):
+    for batch in _batches(_read_current_rows(and_(Order.id > after, Order.id <= last))):
         with db.engine.begin() as connection:
             store_rows(connection, batch, rewrite=True)
         count += len(batch)
     return count
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _batches(rows: Iterable[SearchRow]) -> Iterator[list[SearchRow]]:
     """The rows of each transaction of a rebuild."""
-    batch: list[Row] = []
+    batch: list[SearchRow] = []
     terms = 0
     for row in rows:
         terms += _count_terms(row)
@@ -293,11 +300,6 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-def read_search_seq() -> int:
-    """The number in the feed up to which the search reflects its events."""
-    return int(_HEADS.rows()[0][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,10 +313,10 @@ class Sweep:
 
 def sweep_terms(after: TermKey) -> Sweep | None:
     """Remove those of the next terms that are not in the row of their order. Returns None after the last term."""
-    terms = read_rows(next_terms(after))
+    terms = read_rows(_next_terms(after))
     if not terms:
         return None
-    surplus = [{"of_term": row.term, "of_order": row.order_id} for row in terms if not is_in_row(row)]
+    surplus = [{"of_term": row.term, "of_order": row.order_id} for row in terms if not _is_in_row(row)]
     if surplus:
         in_row = SEARCH.c.terms.contains(" " + SEARCH_TERMS.c.term + " ")
         # The row may have been stored meanwhile.
@@ -324,7 +326,7 @@ def sweep_terms(after: TermKey) -> Sweep | None:
     return Sweep(len(terms), (terms[-1].term, terms[-1].order_id), len(surplus))
 
 
-def next_terms(after: TermKey) -> Select[Any]:
+def _next_terms(after: TermKey) -> Select[Any]:
     """The query for the next SWEEP_MAX terms, each with the terms in the row of its order, NULL without one."""
     key = SEARCH_TERMS.c.term, SEARCH_TERMS.c.order_id
     first, last = (literal(value, column.type) for value, column in zip(after, key, strict=True))
@@ -335,8 +337,8 @@ def next_terms(after: TermKey) -> Select[Any]:
     return listed.order_by(page.c.term, page.c.order_id)
 
 
-def is_in_row(term: Any) -> bool:
-    """Whether a row of `next_terms` belongs to its order."""
+def _is_in_row(term: Any) -> bool:
+    """Whether a row of `_next_terms` belongs to its order."""
     return term.terms is not None and f" {term.term} " in term.terms
 
 
@@ -354,12 +356,12 @@ class SearchQueries:
     """The queries about the search rows of orders whose ids meet a condition."""
 
     def __init__(self, condition: Callable[[Any], ColumnElement[bool]]) -> None:
-        self.documents = current_documents().where(condition(ORDERS.c.id))
-        self.stored = _STORED.where(condition(SEARCH.c.order_id))
-        self.next_events = _next_events(condition)
+        self.documents = _current_documents().where(condition(ORDERS.c.id))
+        self.stored = _STORED_ROWS.where(condition(SEARCH.c.order_id))
+        self.next_events = _select_next_events(condition)
 
 
-def _next_events(condition: Callable[[Any], ColumnElement[bool]]) -> Select[Any]:
+def _select_next_events(condition: Callable[[Any], ColumnElement[bool]]) -> Select[Any]:
     """The first version of each order that the search does not have, and the position of its event."""
     stored = select(SEARCH.c.version).where(SEARCH.c.order_id == EVENTS.c.order_id).scalar_subquery()
     later = select(EVENTS.c.order_id, func.min(EVENTS.c.version).label("version")).group_by(EVENTS.c.order_id)
@@ -379,50 +381,28 @@ def compare_search(connection: Connection, queries: SearchQueries, parameters: M
     as_of_seq = connection.scalar(select(SEARCH_HEAD.c.seq))
     if as_of_seq is None:
         return
-    current = [order_id for order_id, row in expected.items() if _version(stored, order_id) == row["version"]]
+    current = [
+        order_id for order_id, row in expected.items() if _stored_version(stored.get(order_id)) == row["version"]
+    ]
     missing = _missing_terms(connection, [expected[order_id] for order_id in current])
     due = _due_versions(connection, queries, parameters, as_of_seq) if len(current) < len(expected) else {}
     for order_id in sorted(expected.keys() | stored.keys()):
-        for difference in _compare(expected.get(order_id), stored.get(order_id), due.get(order_id)):
+        for difference in _compare_row(expected.get(order_id), stored.get(order_id), due.get(order_id)):
             yield f"order {order_id}: {difference}"
         if order_id in missing:
             yield f"order {order_id}: order_search_terms does not have all of its terms"
 
 
-def verify_search_head() -> list[str]:
-    """The differences between the number of the search and those of the feed."""
-    with consistent_read(statement_timeout=None) as session:
-        seq, last = session.scalar(select(SEARCH_HEAD.c.seq)), session.scalar(select(FEED_HEAD.c.seq))
-    if seq is None:
-        return ["search: search_head has no row"]
-    return [f"search: search_head has {seq}, but the feed ends at {last}"] if last is not None and seq > last else []
+def _stored_version(stored: Any) -> int:
+    """The version of a stored row; 0 if there is none."""
+    return 0 if stored is None else stored.version
 
 
-def verify_search_terms() -> Iterator[list[str]]:
-    """Verify that all terms belong to their order, and yield the differences of each page."""
-    after, size = FIRST_TERM, SWEEP_MAX
-    while size == SWEEP_MAX:
-        with consistent_read(statement_timeout=None) as session:
-            rows = session.execute(next_terms(after)).all()
-        yield [
-            f"order {row.order_id}: order_search_terms has a term that is not the order's"
-            for row in rows
-            if not is_in_row(row)
-        ]
-        size = len(rows)
-        after = (rows[-1].term, rows[-1].order_id) if rows else after
-
-
-def _version(stored: Mapping[str, Any], order_id: str) -> int:
-    row = stored.get(order_id)
-    return 0 if row is None else row.version
-
-
-def _compare(expected: Row | None, stored: Any, due: int | None) -> Iterator[str]:
+def _compare_row(expected: SearchRow | None, stored: Any, due: int | None) -> Iterator[str]:
     if expected is None:
         yield "there is no such order, but order_search has a row for it"
         return
-    version = 0 if stored is None else stored.version
+    version = _stored_version(stored)
     if version > expected["version"]:
         yield f"order_search has version {version}, but the order has {expected['version']}"
     elif version < expected["version"]:
@@ -445,7 +425,7 @@ def _due_versions(
     }
 
 
-def _missing_terms(connection: Connection, rows: Iterable[Row]) -> set[str]:
+def _missing_terms(connection: Connection, rows: Iterable[SearchRow]) -> set[str]:
     """The ids of the orders with a term that has no row of its own."""
     pairs = ({"term": term, "order_id": row["order_id"]} for row in rows for term in row["terms"].split())
     query, missing = _MISSING_TERMS[connection.dialect.name], set[str]()
@@ -474,3 +454,27 @@ _MISSING_TERMS = {
     ),
     "sqlite": _missing_terms_query(_pairs_on_sqlite()),
 }
+
+
+def verify_search_head() -> list[str]:
+    """The differences between the number of the search and those of the feed."""
+    with consistent_read(statement_timeout=None) as session:
+        seq, last = session.scalar(select(SEARCH_HEAD.c.seq)), session.scalar(select(FEED_HEAD.c.seq))
+    if seq is None:
+        return ["search: search_head has no row"]
+    return [f"search: search_head has {seq}, but the feed ends at {last}"] if last is not None and seq > last else []
+
+
+def verify_search_terms() -> Iterator[list[str]]:
+    """Verify that all terms belong to their order, and yield the differences of each page."""
+    after, size = FIRST_TERM, SWEEP_MAX
+    while size == SWEEP_MAX:
+        with consistent_read(statement_timeout=None) as session:
+            rows = session.execute(_next_terms(after)).all()
+        yield [
+            f"order {row.order_id}: order_search_terms has a term that is not the order's"
+            for row in rows
+            if not _is_in_row(row)
+        ]
+        size = len(rows)
+        after = (rows[-1].term, rows[-1].order_id) if rows else after
