@@ -4,7 +4,7 @@ The last event's snapshot must be what the tables render to. The events of an or
 position each in the feed or in the outbox, in the order of the versions; feed entries that were removed because of
 their age are not reported. Two snapshots must differ as the event of the later one can make them: the derived members
 agree with the records in each (`document_checks`), so a change is correct if the records are, and if no other member
-has changed than those that such an event changes.
+has changed than those that such an event changes. The rules of each type of event are at the end.
 
 Rows are read with Core: an ORM session would take twice the time of all checks.
 """
@@ -82,136 +82,9 @@ from app.services.search_projection import SearchQueries, compare_search
 RANGE_SIZE = 500  # orders in memory at once
 RANGE_BYTES = 8 * 1024**2  # of their documents, and one more order: parsed, they take several times as much memory
 _EVENTS_PAGE = 250  # events in memory at once
-_ERASURES_PAGE = 200
-
-# The columns of `order_events` that are compared here.
-EVENT_COLUMNS = ("version", "type", "actor", "request_id", "traceparent", "at", "snapshot")
-# JSON columns and ids are read as text: orjson parses faster than the drivers' parsers.
-_JSON_COLUMNS = tuple(name for name, column in ORDERS.c.items() if isinstance(column.type, JSON))
-_ORDER = tuple(cast(c, Text).label(c.name) if c.name in ("id", *_JSON_COLUMNS) else c for c in ORDERS.c)
-_ITEM = tuple(cast(c, Text).label(c.name) if c.name == "order_id" else c for c in ITEMS.c)
-_EVENT = (cast(EVENTS.c.order_id, Text).label("order_id"), *(EVENTS.c[name] for name in EVENT_COLUMNS))
-Condition = Callable[[Any], ColumnElement[bool]]  # on a column of order ids
-_ALIASES = select(Erasure.customer_id, Erasure.alias).where(Erasure.customer_id.is_not(None))
-
-
+_ERASURES_PAGE = 200  # erasures in memory at once
 _CLOCK_SKEW = timedelta(minutes=1)  # between the machine that dates an event and the one that dates its feed entry
 _GAPS_MAX = 100  # gaps, and entries, that are reported
-
-RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong
-
-_ACTION_BY_EVENT = {action.event: name for name, action in ACTIONS.items()} | {
-    PARTIALLY_CANCELLED: "cancel",
-    RETURN_EXPECTED: "return",
-}
-_MONEY = {"totals", "payment_status"}
-_WHILE_PENDING = {*CONTENT_WHILE_PENDING, *_MONEY}
-_CANCELLATION = {"status", "holds", "cancellations", "adjustments", "items", "fulfillment_status", "late", *_MONEY}
-_DELIVERY = {"status", "fulfillments", "items", "fulfillment_status", "return_status", "late"}
-_RETURN = {"returns", "items", "return_status"}
-# The members that an event may change, besides _ALWAYS_CHANGING.
-_CHANGEABLE: dict[str, set[str]] = {
-    "order.updated": {*CONTENT, "late", *_WHILE_PENDING},
-    "order.confirmed": {"status"},
-    "order.cancelled": _CANCELLATION,
-    PARTIALLY_CANCELLED: _CANCELLATION,
-    "order.held": {"holds"},
-    "order.released": {"holds"},
-    "order.fulfilled": _DELIVERY,
-    "order.fulfillment_updated": _DELIVERY,
-    "order.completed": {"status", "late"},
-    "order.returned": _RETURN,
-    RETURN_EXPECTED: {"returns"},
-    "order.return_received": _RETURN,
-    "order.return_rejected": {"returns"},
-    "order.payment_recorded": {"payments", *_MONEY},
-    "order.reopened": {"status", "reopening", "cancellations", "items", "fulfillment_status", *_MONEY},
-    LATE: {"late"},
-    ERASED: set(),  # an erasure removes data from all snapshots, including earlier ones
-}
-_ALWAYS_CHANGING = {"version", "allowed_actions", "updated_at"}
-# The members of items that an event may change; an update while the order is pending may change all of them.
-_PRICES = {"discount", "total"}  # of new adjustments
-_CHANGEABLE_OF_ITEMS = {
-    "order.cancelled": {"cancelled", *_PRICES},
-    PARTIALLY_CANCELLED: {"cancelled", *_PRICES},
-    "order.fulfilled": {"fulfilled"},
-    "order.fulfillment_updated": {"fulfilled"},
-    "order.returned": {"returned"},
-    "order.return_received": {"returned"},
-    "order.reopened": {"cancelled"},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class OrderRow:
-    """The columns of an order and those of its items, in the order of the lines."""
-
-    columns: Mapping[str, Any]
-    items: Sequence[Mapping[str, Any]]
-
-    @property
-    def id(self) -> str:
-        return str(self.columns["id"])
-
-
-def _in_range(column: Any) -> ColumnElement[bool]:
-    condition: ColumnElement[bool] = (column > bindparam("after")) & (column <= bindparam("last"))
-    return condition
-
-
-def _select_events(condition: Condition) -> Select[Any]:
-    """The events of the orders, each with its place in the outbox and in the feed."""
-
-    # Subqueries: the planner expects one event in a range, and would join by comparing all rows with each other.
-    def of_event(table: Table, column: str) -> ScalarSelect[Any]:
-        same_event = (table.c.order_id == EVENTS.c.order_id) & (table.c.version == EVENTS.c.version)
-        return select(table.c[column]).where(same_event).scalar_subquery()
-
-    positions = of_event(OUTBOX, "version").label("outbox_version"), of_event(FEED, "seq").label("seq")
-    events = select(*_EVENT, *positions).where(condition(EVENTS.c.order_id))
-    return events.order_by(EVENTS.c.order_id, EVENTS.c.version)
-
-
-def _select_orphans() -> CompoundSelect[Any]:
-    """Order id, table and version of orphans in a range of ids; the version is NULL for rows without an order."""
-    queries = []
-    # The range is repeated inside NOT EXISTS, or the planner reads half of that table.
-    for model in (OrderItem, OrderEvent, ChangeKey, OutboxEntry, FeedEntry):
-        order = select(Order).where(Order.id == model.order_id, _in_range(Order.id)).exists()
-        rows = select(model.order_id, literal(model.__tablename__), cast(null(), Integer))
-        queries.append(rows.where(_in_range(model.order_id), ~order).distinct())
-    for model, table in ((OutboxEntry, "the outbox"), (FeedEntry, "the feed"), (ChangeKey, "a key")):
-        of_event = (OrderEvent.order_id == model.order_id) & (OrderEvent.version == model.version)
-        event = select(OrderEvent).where(of_event, _in_range(OrderEvent.order_id)).exists()
-        entries = select(model.order_id, literal(table), model.version)
-        queries.append(entries.where(_in_range(model.order_id), ~event))
-    return union_all(*queries)
-
-
-class Queries:
-    """The queries about orders whose ids meet a condition, built once: that takes as long as verifying several
-    orders."""
-
-    def __init__(self, condition: Condition) -> None:
-        self.ids = select(cast(ORDERS.c.id, Text)).where(condition(ORDERS.c.id)).order_by(ORDERS.c.id)
-        self.orders = select(*_ORDER).where(condition(ORDERS.c.id)).order_by(ORDERS.c.id)
-        self.items = select(*_ITEM).where(condition(ITEMS.c.order_id)).order_by(ITEMS.c.order_id, ITEMS.c.line)
-        self.events = _select_events(condition)
-        self.search = SearchQueries(condition)
-
-
-_IN_RANGE = Queries(_in_range)
-_BY_ID = Queries(lambda column: column.in_(bindparam("ids", expanding=True)))
-_ORPHANS = _select_orphans()
-
-
-@dataclass(frozen=True, slots=True)
-class OrderSelection:
-    """The orders to compare: queries with the parameters of their condition."""
-
-    queries: Queries
-    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +156,90 @@ def verify_range(orders: OrderRange, *, since: datetime | None = None) -> RangeR
     return RangeResult(orders, verified, differences)
 
 
+# JSON columns and ids are read as text: orjson parses faster than the drivers' parsers.
+_JSON_COLUMNS = tuple(name for name, column in ORDERS.c.items() if isinstance(column.type, JSON))
+_ORDER_COLUMNS = tuple(cast(c, Text).label(c.name) if c.name in ("id", *_JSON_COLUMNS) else c for c in ORDERS.c)
+_ITEM_COLUMNS = tuple(cast(c, Text).label(c.name) if c.name == "order_id" else c for c in ITEMS.c)
+_EVENT_COLUMNS = (
+    cast(EVENTS.c.order_id, Text).label("order_id"),
+    *(EVENTS.c[name] for name in ("version", "type", "actor", "request_id", "traceparent", "at", "snapshot")),
+)
+_ALIASES = select(Erasure.customer_id, Erasure.alias).where(Erasure.customer_id.is_not(None))
+
+Condition = Callable[[Any], ColumnElement[bool]]  # on a column of order ids
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    """The columns of an order and those of its items, in the order of the lines."""
+
+    columns: Mapping[str, Any]
+    items: Sequence[Mapping[str, Any]]
+
+    @property
+    def id(self) -> str:
+        return str(self.columns["id"])
+
+
+def _in_range(column: Any) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = (column > bindparam("after")) & (column <= bindparam("last"))
+    return condition
+
+
+def _select_events(condition: Condition) -> Select[Any]:
+    """The events of the orders, each with its place in the outbox and in the feed."""
+
+    # Subqueries: the planner expects one event in a range, and would join by comparing all rows with each other.
+    def of_event(table: Table, column: str) -> ScalarSelect[Any]:
+        same_event = (table.c.order_id == EVENTS.c.order_id) & (table.c.version == EVENTS.c.version)
+        return select(table.c[column]).where(same_event).scalar_subquery()
+
+    positions = of_event(OUTBOX, "version").label("outbox_version"), of_event(FEED, "seq").label("seq")
+    events = select(*_EVENT_COLUMNS, *positions).where(condition(EVENTS.c.order_id))
+    return events.order_by(EVENTS.c.order_id, EVENTS.c.version)
+
+
+def _select_orphans() -> CompoundSelect[Any]:
+    """Order id, table and version of orphans in a range of ids; the version is NULL for rows without an order."""
+    queries = []
+    # The range is repeated inside NOT EXISTS, or the planner reads half of that table.
+    for model in (OrderItem, OrderEvent, ChangeKey, OutboxEntry, FeedEntry):
+        order = select(Order).where(Order.id == model.order_id, _in_range(Order.id)).exists()
+        rows = select(model.order_id, literal(model.__tablename__), cast(null(), Integer))
+        queries.append(rows.where(_in_range(model.order_id), ~order).distinct())
+    for model, table in ((OutboxEntry, "the outbox"), (FeedEntry, "the feed"), (ChangeKey, "a key")):
+        of_event = (OrderEvent.order_id == model.order_id) & (OrderEvent.version == model.version)
+        event = select(OrderEvent).where(of_event, _in_range(OrderEvent.order_id)).exists()
+        entries = select(model.order_id, literal(table), model.version)
+        queries.append(entries.where(_in_range(model.order_id), ~event))
+    return union_all(*queries)
+
+
+class Queries:
+    """The queries about orders whose ids meet a condition, built once: that takes as long as verifying several
+    orders."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.ids = select(cast(ORDERS.c.id, Text)).where(condition(ORDERS.c.id)).order_by(ORDERS.c.id)
+        self.orders = select(*_ORDER_COLUMNS).where(condition(ORDERS.c.id)).order_by(ORDERS.c.id)
+        self.items = select(*_ITEM_COLUMNS).where(condition(ITEMS.c.order_id)).order_by(ITEMS.c.order_id, ITEMS.c.line)
+        self.events = _select_events(condition)
+        self.search = SearchQueries(condition)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSelection:
+    """The orders to compare: queries with the parameters of their condition."""
+
+    queries: Queries
+    parameters: Mapping[str, Any]
+
+
+_IN_RANGE = Queries(_in_range)
+_BY_ID = Queries(lambda column: column.in_(bindparam("ids", expanding=True)))
+_ORPHANS = _select_orphans()
+
+
 def _compare_changed_orders(connection: Connection, orders: OrderSelection, since: datetime) -> tuple[int, list[str]]:
     changed = orders.queries.ids.where(ORDERS.c.updated_at >= since)
     ids = connection.execute(changed, orders.parameters).scalars().all()
@@ -334,7 +291,7 @@ def _compare_with_events(
     connection: Connection, orders: Sequence[OrderRow], selection: OrderSelection
 ) -> Iterator[str]:
     aliases: dict[str | None, str] = dict(connection.execute(_ALIASES).all())
-    kept_since = feed_kept_since(connection)
+    kept_since = _feed_kept_since(connection)
     events = selection.queries.events.execution_options(yield_per=_EVENTS_PAGE)
     with connection.execute(events, selection.parameters) as rows:
         logs: Iterator[tuple[str, Iterator[Row[Any]]]] = groupby(rows, attrgetter("order_id"))
@@ -351,37 +308,6 @@ def _compare_with_events(
                 yield f"order {order.id}: there is no event in the log"
 
 
-def _find_orphans(connection: Connection, orders: Mapping[str, Any]) -> Iterator[str]:
-    """Rows without an order; and entries of the outbox and the feed, and keys, without an event."""
-    for order_id, table, version in connection.execute(_ORPHANS, orders):
-        if version is None:
-            yield f"order {order_id}: there is no such order, but there are rows of it in {table}"
-        else:
-            yield f"order {order_id}: {table} has version {version}, but there is no such event"
-
-
-def verify_erasures() -> Iterator[list[str]]:
-    """Verify all erasures, and yield the differences of each page."""
-    last = LOWEST_ID
-    count = select(func.count()).where(Order.customer_id == Erasure.alias).scalar_subquery()
-    while True:
-        with consistent_read(statement_timeout=None) as session:
-            query = select(Erasure, count).where(Erasure.id > last).order_by(Erasure.id).limit(_ERASURES_PAGE)
-            rows = session.execute(query).all()
-            yield [difference for row in rows for difference in _compare_erasure(*row)]
-        if len(rows) < _ERASURES_PAGE:
-            return
-        last = rows[-1][0].id
-
-
-def _compare_erasure(erasure: Erasure, count: int) -> Iterator[str]:
-    name = f"erasure {erasure.id}"
-    if erasure.orders != count:
-        yield f"{name}: orders is {erasure.orders}, but {count} have its alias"
-    if erasure.status == DONE and (erasure.customer_id is not None or erasure.finished_at is None):
-        yield f"{name}: it is done, but still has a customer_id, or no finished_at"
-
-
 def compare_events(
     order: OrderRow, log: Iterator[Row[Any]], *, alias: str | None, kept_since: datetime
 ) -> Iterator[str]:
@@ -391,7 +317,7 @@ def compare_events(
     only some of the snapshots. `kept_since` is the time after which no event has been removed from the feed.
     """
     before: _Version | None = None
-    feed_order, checks = FeedOrder(kept_since), VersionChecks()
+    feed_order, checks = _FeedOrder(kept_since), VersionChecks()
     for event in log:
         yield from feed_order.verify(event)
         try:
@@ -472,11 +398,11 @@ def _verify_change(before: _Version, version: _Version, differing: set[str], *, 
     if alias is not None:
         old, new = scrub(old, alias=alias), scrub(new, alias=alias)
         differing = differing_members(old, new)
-    if not is_allowed(event.type, old):
+    if not _is_allowed(event.type, old):
         yield f"version {event.version}, which is {event.type}, cannot follow version {old['version']}"
         return
-    change = VersionChange(old, new, differing, before.units, version.units)
-    for name in wrong_members(event.type, change, actor=event.actor):
+    change = _VersionChange(old, new, differing, before.units, version.units)
+    for name in _wrong_members(event.type, change, actor=event.actor):
         yield f"{name} in version {event.version} cannot result from {event.type}"
 
 
@@ -524,7 +450,7 @@ def _abbreviated(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-class FeedOrder:
+class _FeedOrder:
     """Verifies that the feed and the outbox have the events of one order in the order of their versions.
 
     Events that were removed from the feed come first, then those in the feed, then those in the outbox. Events after
@@ -549,12 +475,21 @@ class FeedOrder:
         self._last = position
 
 
-def feed_kept_since(connection: Connection) -> datetime:
+def _feed_kept_since(connection: Connection) -> datetime:
     """The aware time after which no event has been removed from the feed yet."""
     if not connection.scalar(select(FEED_HEAD.c.pruned_seq)):
         return datetime.min.replace(tzinfo=UTC)
     oldest: datetime | None = connection.scalar(select(FEED.c.at).where(IS_RETAINED).order_by(FEED.c.seq).limit(1))
     return datetime.max.replace(tzinfo=UTC) if oldest is None else oldest + _CLOCK_SKEW
+
+
+def _find_orphans(connection: Connection, orders: Mapping[str, Any]) -> Iterator[str]:
+    """Rows without an order; and entries of the outbox and the feed, and keys, without an event."""
+    for order_id, table, version in connection.execute(_ORPHANS, orders):
+        if version is None:
+            yield f"order {order_id}: there is no such order, but there are rows of it in {table}"
+        else:
+            yield f"order {order_id}: {table} has version {version}, but there is no such event"
 
 
 def verify_feed_numbers() -> list[str]:
@@ -586,7 +521,74 @@ def _wrong_numbers(connection: Connection, first: int, last: int) -> Iterator[st
         yield f"feed: there is an entry {seq}, but feed_head has {first} to {last}"
 
 
-class VersionChange(NamedTuple):
+def verify_erasures() -> Iterator[list[str]]:
+    """Verify all erasures, and yield the differences of each page."""
+    last = LOWEST_ID
+    count = select(func.count()).where(Order.customer_id == Erasure.alias).scalar_subquery()
+    while True:
+        with consistent_read(statement_timeout=None) as session:
+            query = select(Erasure, count).where(Erasure.id > last).order_by(Erasure.id).limit(_ERASURES_PAGE)
+            rows = session.execute(query).all()
+            yield [difference for row in rows for difference in _compare_erasure(*row)]
+        if len(rows) < _ERASURES_PAGE:
+            return
+        last = rows[-1][0].id
+
+
+def _compare_erasure(erasure: Erasure, count: int) -> Iterator[str]:
+    name = f"erasure {erasure.id}"
+    if erasure.orders != count:
+        yield f"{name}: orders is {erasure.orders}, but {count} have its alias"
+    if erasure.status == DONE and (erasure.customer_id is not None or erasure.finished_at is None):
+        yield f"{name}: it is done, but still has a customer_id, or no finished_at"
+
+
+_RecordCheck = Callable[[Document, Document], Iterator[str]]  # yields the members that are wrong
+
+_ACTION_BY_EVENT = {action.event: name for name, action in ACTIONS.items()} | {
+    PARTIALLY_CANCELLED: "cancel",
+    RETURN_EXPECTED: "return",
+}
+_MONEY = {"totals", "payment_status"}
+_WHILE_PENDING = {*CONTENT_WHILE_PENDING, *_MONEY}
+_CANCELLATION = {"status", "holds", "cancellations", "adjustments", "items", "fulfillment_status", "late", *_MONEY}
+_DELIVERY = {"status", "fulfillments", "items", "fulfillment_status", "return_status", "late"}
+_RETURN = {"returns", "items", "return_status"}
+# The members that an event may change, besides _ALWAYS_CHANGING.
+_CHANGEABLE: dict[str, set[str]] = {
+    "order.updated": {*CONTENT, "late", *_WHILE_PENDING},
+    "order.confirmed": {"status"},
+    "order.cancelled": _CANCELLATION,
+    PARTIALLY_CANCELLED: _CANCELLATION,
+    "order.held": {"holds"},
+    "order.released": {"holds"},
+    "order.fulfilled": _DELIVERY,
+    "order.fulfillment_updated": _DELIVERY,
+    "order.completed": {"status", "late"},
+    "order.returned": _RETURN,
+    RETURN_EXPECTED: {"returns"},
+    "order.return_received": _RETURN,
+    "order.return_rejected": {"returns"},
+    "order.payment_recorded": {"payments", *_MONEY},
+    "order.reopened": {"status", "reopening", "cancellations", "items", "fulfillment_status", *_MONEY},
+    LATE: {"late"},
+    ERASED: set(),  # an erasure removes data from all snapshots, including earlier ones
+}
+_ALWAYS_CHANGING = {"version", "allowed_actions", "updated_at"}
+# The members of items that an event may change; an update while the order is pending may change all of them.
+_PRICES = {"discount", "total"}  # of new adjustments
+_CHANGEABLE_OF_ITEMS = {
+    "order.cancelled": {"cancelled", *_PRICES},
+    PARTIALLY_CANCELLED: {"cancelled", *_PRICES},
+    "order.fulfilled": {"fulfilled"},
+    "order.fulfillment_updated": {"fulfilled"},
+    "order.returned": {"returned"},
+    "order.return_received": {"returned"},
+    "order.reopened": {"cancelled"},
+}
+
+
+class _VersionChange(NamedTuple):
     """Two versions of an order document that follow each other, the names of the members that differ, and the units."""
 
     before: Document
@@ -596,7 +598,7 @@ class VersionChange(NamedTuple):
     units: UnitCounts
 
 
-def wrong_members(event_type: str, change: VersionChange, *, actor: str) -> list[str]:
+def _wrong_members(event_type: str, change: _VersionChange, *, actor: str) -> list[str]:
     """The names of the members whose change an event of this type, by this actor, cannot have made.
 
     The new values of members that the event may set freely are not checked: they are stored nowhere else. Raises
@@ -632,14 +634,14 @@ def differing_members(document: Document, other: Document) -> set[str]:
     return {name for name in document.keys() | other.keys() if document.get(name) != other.get(name)}
 
 
-def is_allowed(event_type: str, before: Document) -> bool:
+def _is_allowed(event_type: str, before: Document) -> bool:
     """Whether an event of this type can follow the version `before`."""
     if event_type in (ERASED, LATE):
         return (before["status"] in OPEN) == (event_type == LATE)
     return _ACTION_BY_EVENT.get(event_type) in before["allowed_actions"]
 
 
-def _expected_status(event_type: str, change: VersionChange) -> str:
+def _expected_status(event_type: str, change: _VersionChange) -> str:
     """The status that the action leads to; an order whose last open unit is cancelled or fulfilled ends."""
     action, status = _ACTION_BY_EVENT[event_type], str(change.before["status"])
     if action == "reopen":
@@ -652,7 +654,7 @@ def _expected_status(event_type: str, change: VersionChange) -> str:
     return ACTIONS[action].to_status or status
 
 
-def _keeps_lateness(event_type: str, change: VersionChange) -> bool:
+def _keeps_lateness(event_type: str, change: _VersionChange) -> bool:
     """Whether `late` is as before. An order without open units is not late; a new `ship_by` may end lateness."""
     is_late, after = change.after["late"], change.after
     expected = change.before["late"] and may_be_late(after, change.units)
@@ -667,7 +669,7 @@ def _is_held_by(actor: str, order: Document) -> bool:
     )
 
 
-def _added_record(name: str, **members: Any) -> RecordCheck:
+def _added_record(name: str, **members: Any) -> _RecordCheck:
     """The check that one record with these members was added at the time of the event."""
 
     def check(before: Document, after: Document) -> Iterator[str]:
@@ -679,7 +681,7 @@ def _added_record(name: str, **members: Any) -> RecordCheck:
     return check
 
 
-def _changed_record(name: str, *changing: str, **members: Any) -> RecordCheck:
+def _changed_record(name: str, *changing: str, **members: Any) -> _RecordCheck:
     """The check that one record has changed, in these members only, and has `members` now."""
 
     def check(before: Document, after: Document) -> Iterator[str]:
@@ -756,7 +758,7 @@ def _check_lateness(before: Document, after: Document) -> Iterator[str]:
         yield "late"
 
 
-_RECORD_CHECKS: dict[str, RecordCheck] = {
+_RECORD_CHECKS: dict[str, _RecordCheck] = {
     "order.cancelled": _check_cancellation,
     PARTIALLY_CANCELLED: _check_cancellation,
     "order.held": _check_hold,
