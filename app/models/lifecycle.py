@@ -1,6 +1,6 @@
-"""The order lifecycle: statuses, actions and events; fulfillments and returns, with their statuses and units.
+"""The order lifecycle: statuses, actions and events; then fulfillments and returns, with their statuses and units.
 
-`allowed_actions` and the README's diagram are built from it.
+`allowed_actions` and the README's diagram are built from `ACTIONS`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,21 +29,6 @@ CONDITIONS = {
 CREATED, IMPORTED, ERASED, LATE = "order.created", "order.imported", "order.erased", "order.late"
 # Events of actions whose result differs from the usual one.
 PARTIALLY_CANCELLED, RETURN_EXPECTED = "order.partially_cancelled", "order.return_expected"
-
-SHIPPED, DELIVERED, FULFILLMENT_CANCELLED = "shipped", "delivered", "cancelled"
-DELIVERY_EVENTS = (
-    SHIPPED, "in_transit", "out_for_delivery", "ready_for_pickup", DELIVERED, "failed_attempt", "returned_to_sender",
-    FULFILLMENT_CANCELLED,
-)  # fmt: skip
-DELIVERY_EVENTS_MAX = 200  # of one fulfillment
-EXPECTED, RECEIVED, REJECTED = "expected", "received", "rejected"
-RETURN_RECORD_STATUSES = (EXPECTED, RECEIVED, REJECTED)
-
-FULFILLMENT_STATUSES = ("unfulfilled", "partial", "fulfilled", "delivered")
-NOT_RETURNED = "none"
-RETURN_STATUSES = (NOT_RETURNED, "partial", "returned")
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +88,10 @@ NEW_ORDER_ACTIONS = {
 
 def lifecycle_diagram() -> str:
     """The statuses and the transitions between them as a Mermaid state diagram."""
-    return "\n".join(["stateDiagram-v2", *(f"    {line}" for line in _edges())])
+    return "\n".join(["stateDiagram-v2", *(f"    {line}" for line in _transitions())])
 
 
-def _edges() -> Iterator[str]:
+def _transitions() -> Iterator[str]:
     yield "[*] --> pending: create"
     for name, action in ACTIONS.items():
         for from_status in action.from_statuses:
@@ -119,34 +104,21 @@ def _edges() -> Iterator[str]:
     yield "cancelled --> pending: reopen"
 
 
-def delivery_status(events: Sequence[Record]) -> str:
-    """The status of a fulfillment: its latest event's, by `occurred_at`; of equal times the one recorded last.
+# How much of an order is fulfilled or returned, and below it, the statuses of one fulfillment and one return.
+FULFILLMENT_STATUSES = ("unfulfilled", "partial", "fulfilled", "delivered")
+NOT_RETURNED = "none"
+RETURN_STATUSES = (NOT_RETURNED, "partial", "returned")
 
-    A fulfillment without events has been shipped. One that was cancelled stays so.
-    """
-    if any(event["type"] == FULFILLMENT_CANCELLED for event in events):
-        return FULFILLMENT_CANCELLED
-    latest = max(enumerate(events), key=lambda entry: (entry[1]["occurred_at"], entry[0]), default=None)
-    return latest[1]["type"] if latest else SHIPPED
+SHIPPED, DELIVERED, FULFILLMENT_CANCELLED = "shipped", "delivered", "cancelled"
+DELIVERY_EVENTS = (
+    SHIPPED, "in_transit", "out_for_delivery", "ready_for_pickup", DELIVERED, "failed_attempt", "returned_to_sender",
+    FULFILLMENT_CANCELLED,
+)  # fmt: skip
+DELIVERY_EVENTS_MAX = 200  # of one fulfillment
+EXPECTED, RECEIVED, REJECTED = "expected", "received", "rejected"
+RETURN_RECORD_STATUSES = (EXPECTED, RECEIVED, REJECTED)
 
-
-def count_units(records: Iterable[Record]) -> dict[int, int]:
-    """The units in the records by line."""
-    units: dict[int, int] = {}
-    for record in records:
-        for entry in record["items"]:
-            units[entry["line"]] = units.get(entry["line"], 0) + entry["quantity"]
-    return units
-
-
-def active_fulfillments(fulfillments: Iterable[Record]) -> list[Record]:
-    """The fulfillments that were not cancelled."""
-    return [fulfillment for fulfillment in fulfillments if fulfillment["status"] != FULFILLMENT_CANCELLED]
-
-
-def with_status(returns: Iterable[Record], status: str) -> list[Record]:
-    """The returns with the status."""
-    return [record for record in returns if record["status"] == status]
+Record = Mapping[str, Any]
 
 
 def fulfillment_status(*, fulfilled: int, is_open: bool, active: Sequence[Record]) -> str:
@@ -161,8 +133,38 @@ def fulfillment_status(*, fulfilled: int, is_open: bool, active: Sequence[Record
     return "delivered" if all(fulfillment["status"] == DELIVERED for fulfillment in active) else "fulfilled"
 
 
+def active_fulfillments(fulfillments: Iterable[Record]) -> list[Record]:
+    """The fulfillments that were not cancelled."""
+    return [fulfillment for fulfillment in fulfillments if fulfillment["status"] != FULFILLMENT_CANCELLED]
+
+
+def delivery_status(events: Sequence[Record]) -> str:
+    """The status of a fulfillment: its latest event's, by `occurred_at`; of equal times the one recorded last.
+
+    A fulfillment without events has been shipped. One that was cancelled stays so.
+    """
+    if any(event["type"] == FULFILLMENT_CANCELLED for event in events):
+        return FULFILLMENT_CANCELLED
+    latest = max(enumerate(events), key=lambda entry: (entry[1]["occurred_at"], entry[0]), default=None)
+    return latest[1]["type"] if latest else SHIPPED
+
+
 def return_status(*, fulfilled: int, returned: int) -> str:
     """The return status of an order; `fulfilled` and `returned` are numbers of units."""
     if not returned:
         return NOT_RETURNED
     return "returned" if returned == fulfilled else "partial"
+
+
+def with_status(returns: Iterable[Record], status: str) -> list[Record]:
+    """The returns with the status."""
+    return [record for record in returns if record["status"] == status]
+
+
+def count_units(records: Iterable[Record]) -> dict[int, int]:
+    """The units in the records by line."""
+    units: dict[int, int] = {}
+    for record in records:
+        for entry in record["items"]:
+            units[entry["line"]] = units.get(entry["line"], 0) + entry["quantity"]
+    return units

@@ -1,8 +1,8 @@
 """Webhooks: the endpoints that events are sent to, and one delivery for each event and endpoint.
 
-Endpoints are public: which URLs and addresses are accepted protects against server-side request forgery (SSRF). The
-grammar is far narrower than a URL's: what parsers read differently, such as user names, backslashes, numbers in other
-notations than dotted decimal, or characters beyond ASCII, is refused instead of interpreted.
+The rules at the end, which URLs and addresses an endpoint may have, protect against server-side request forgery (SSRF).
+The grammar is far narrower than a URL's: what parsers read differently, such as user names, backslashes, numbers in
+other notations than dotted decimal, or characters beyond ASCII, is refused instead of interpreted.
 """
 
 import random
@@ -21,28 +21,29 @@ from app.db.engine import JSON_VALUE, UUID, Base, Timestamp
 from app.models.principal import PRINCIPAL_MAX
 
 URL_MAX = 2_048  # characters
-DESCRIPTION_MAX = 200
+DESCRIPTION_MAX = 200  # characters
 PAYLOADS = THIN, WITH_ORDER = ("thin", "order")
+
 # A deleted endpoint stays, invisible, until a worker has deleted its deliveries.
 ENABLED, DISABLED, DELETED = "enabled", "disabled", "deleted"
 # Why an endpoint is disabled: a request disabled it, it answered 410, or it failed for days.
 PAUSED, GONE, FAILING = "paused", "gone", "failing"
 PENDING, SUCCEEDED, FAILED = "pending", "succeeded", "failed"
 DELIVERY_STATUSES = (PENDING, SUCCEEDED, FAILED)
+
 # Literals, because partial indexes serve no condition with a parameter, which could have any value.
 STATUS_LITERALS: dict[str, ColumnElement[str]] = {name: literal_column(f"'{name}'") for name in DELIVERY_STATUSES}
 PENDING_LITERAL, FAILED_LITERAL = STATUS_LITERALS[PENDING], STATUS_LITERALS[FAILED]
+_IS_PENDING, _IS_FAILED = text("status = 'pending'"), text("status = 'failed'")
+# Every pending delivery has a time. The condition keeps the planner from searching the deliveries of an order in the
+# index of these times, which is small, because deliveries that are queued together share a time.
+_IS_TIMED = text("status = 'pending' AND next_attempt_at IS NOT NULL")
 
 REPLAY_MAX = 10_000  # events or deliveries that one request queues again
 
 # Events of endpoints instead of orders. An endpoint receives them only if it names them in `events`.
 TEST, ENDPOINT_FAILING, ENDPOINT_DISABLED = "webhook.test", "endpoint.failing", "endpoint.disabled"
 ENDPOINT_EVENT_TYPES = (ENDPOINT_FAILING, ENDPOINT_DISABLED)
-
-_IS_PENDING, _IS_FAILED = text("status = 'pending'"), text("status = 'failed'")
-# Every pending delivery has a time. The condition keeps the planner from searching the deliveries of an order in the
-# index of these times, which is small, because deliveries that are queued together share a time.
-_IS_TIMED = text("status = 'pending' AND next_attempt_at IS NOT NULL")
 
 RETRY_FIRST, RETRY_MAX = timedelta(seconds=5), timedelta(hours=12)  # upper limit of the first pause, and of any
 GIVE_UP_AFTER = timedelta(hours=72)  # from the first attempt until the delivery fails for good
@@ -53,51 +54,13 @@ REPORT_EVERY = timedelta(hours=1)  # at least this long between two reports abou
 SUCCESS_RECORDED_EVERY = timedelta(minutes=1)  # most deliveries then leave the endpoint's row unchanged
 _OVERLOADED = (429, 503)  # statuses whose Retry-After is about the endpoint and not about one event
 
-# RFC 3986 without user name and fragment, in ASCII.
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?"
-    r"(?P<target>[/?][!$-;=?-Z_a-z~]*)?"
-)
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_NAME_MAX = 253  # characters of a host name (RFC 1035 §2.3.4)
-_NOT_AN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_FIRST_UNPRIVILEGED_PORT = 1024  # ports below it are those of mail, SSH, DNS and other protocols
-
-# Names that never resolve to a host on the public internet: RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, ICANN's
-# .internal, and those that clouds give to their metadata services.
-_PRIVATE_DOMAINS = (
-    "localhost", "localdomain", "local", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa",
-    "in-addr.arpa", "ip6.arpa", "onion", "alt", "test", "invalid", "example",
-)  # fmt: skip
-
-# Beyond what `is_global` of the standard library refuses: its list depends on the version of Python.
-# https://www.iana.org/assignments/iana-ipv4-special-registry, …/iana-ipv6-special-registry
-_REFUSED_NETWORKS = [
-    ip_network(network)
-    for network in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
-        "224.0.0.0/4", "240.0.0.0/4",
-        "168.63.129.16/32",  # Azure's platform, which answers inside every virtual network
-        "2001::/23",  # Teredo, ORCHID and other protocols' own addresses
-        "2001:db8::/32", "2002::/16", "3fff::/20",
-    )
-]  # fmt: skip
-# All unicast addresses of the internet. Outside are loopback, link-local, private and multicast addresses, and those
-# that contain an IPv4 address: mapped, compatible, NAT64.
-_GLOBAL_UNICAST = IPv6Network("2000::/3")
-_PRIVATE_NETWORKS = [ip_network(network) for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
-# Among them, the metadata services of AWS, Google Cloud and Oracle Cloud.
-_METADATA_NETWORKS = [ip_network(network) for network in ("fd00:ec2::/32", "fd20:ce::/32", "fd00:c1::/32")]
-
 
 class WebhookEndpoint(Base):
     """A URL that events are sent to.
 
     `events` and `channels` are filters; None means all events of orders and all channels. `secret` signs the requests;
     `previous_secret` signs them too until `previous_secret_until`. Both are sealed by `SecretStore` of
-    `app.services.webhook_delivery`. Events up to `last_seq` of the feed have a delivery if they match the filters. The
+    `app.services.credentials`. Events up to `last_seq` of the feed have a delivery if they match the filters. The
     endpoint receives no request before `retry_at`.
     """
 
@@ -247,6 +210,45 @@ def event_id(order_id: str | None, version: int | None, delivery_id: str) -> str
     return delivery_id if order_id is None else f"{order_id}:{version}"
 
 
+# RFC 3986 without user name and fragment, in ASCII.
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?"
+    r"(?P<target>[/?][!$-;=?-Z_a-z~]*)?"
+)
+_NOT_AN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_HOST_NAME_MAX = 253  # characters of a host name (RFC 1035 §2.3.4)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_FIRST_UNPRIVILEGED_PORT = 1024  # ports below it are those of mail, SSH, DNS and other protocols
+
+# Names that never resolve to a host on the public internet: RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, ICANN's
+# .internal, and those that clouds give to their metadata services.
+_PRIVATE_DOMAINS = (
+    "localhost", "localdomain", "local", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa",
+    "in-addr.arpa", "ip6.arpa", "onion", "alt", "test", "invalid", "example",
+)  # fmt: skip
+
+# Beyond what `is_global` of the standard library refuses: its list depends on the version of Python.
+# https://www.iana.org/assignments/iana-ipv4-special-registry, …/iana-ipv6-special-registry
+_REFUSED_NETWORKS = [
+    ip_network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/4", "240.0.0.0/4",
+        "168.63.129.16/32",  # Azure's platform, which answers inside every virtual network
+        "2001::/23",  # Teredo, ORCHID and other protocols' own addresses
+        "2001:db8::/32", "2002::/16", "3fff::/20",
+    )
+]  # fmt: skip
+# All unicast addresses of the internet. Outside are loopback, link-local, private and multicast addresses, and those
+# that contain an IPv4 address: mapped, compatible, NAT64.
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+_PRIVATE_NETWORKS = [ip_network(network) for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
+# Among them, the metadata services of AWS, Google Cloud and Oracle Cloud.
+_METADATA_NETWORKS = [ip_network(network) for network in ("fd00:ec2::/32", "fd20:ce::/32", "fd00:c1::/32")]
+
+
 class RefusedURL(ValueError):
     """The URL or one of its addresses is refused. The message says what is allowed."""
 
@@ -294,7 +296,7 @@ def parse_webhook_url(text: str, *, allow_private: bool) -> WebhookURL:
         check_addresses([host], allow_private=allow_private)
     else:
         host = match["host"].lower()
-        _check_name(host, allow_private=allow_private)
+        _check_host_name(host, allow_private=allow_private)
     target = match["target"] or "/"
     return WebhookURL(scheme, host, port, target if target.startswith("/") else f"/{target}")
 
@@ -316,9 +318,9 @@ def _literal_address(host: str) -> str | None:
     return str(address)
 
 
-def _check_name(name: str, *, allow_private: bool) -> None:
+def _check_host_name(name: str, *, allow_private: bool) -> None:
     labels = name.split(".")
-    if len(name) > _NAME_MAX or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(name) > _HOST_NAME_MAX or not all(_HOST_LABEL.fullmatch(label) for label in labels):
         raise RefusedURL("The host is not a domain name: labels of letters, digits and hyphens, separated by dots.")
     if allow_private:
         return
@@ -334,11 +336,11 @@ def check_addresses(addresses: Sequence[str], *, allow_private: bool) -> None:
     """
     if not addresses:
         raise RefusedURL("The host name has no address.")
-    if not all(_is_allowed(address, allow_private=allow_private) for address in addresses):
+    if not all(_is_address_allowed(address, allow_private=allow_private) for address in addresses):
         raise RefusedURL("The host must have public addresses only.")
 
 
-def _is_allowed(text: str, *, allow_private: bool) -> bool:
+def _is_address_allowed(text: str, *, allow_private: bool) -> bool:
     try:
         address = ip_address(text)
     except ValueError:
