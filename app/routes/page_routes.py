@@ -1,4 +1,4 @@
-"""Pages and files: `/openapi.json`, `/docs`, guides, a page for every problem type, and the console.
+"""Pages and files: `/openapi.json`, `/docs`, guides, a page for every problem type, and the console, in this order.
 
 The console for support staff uses the public API. Its files are built from `console/` and are part of the repository,
 so that the service needs no Node.js.
@@ -32,29 +32,20 @@ from app.http.openapi import (
 from app.http.requests import JSON, public_path
 from app.http.responses import page_response
 
-HTML = "text/html"
-# The package flask_swagger_ui contains Swagger UI, so no CDN is used.
-FOLDERS = (Path(str(files("flask_swagger_ui") / "dist")), ROOT / "app" / "static")
-ASSETS = {path.name: path for folder in FOLDERS for path in folder.iterdir() if path.is_file()}
-GUIDES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
-TEXT, OBJECT = {"type": "string"}, {"type": "object"}
-
 blueprint = Blueprint(
     "documentation", __name__, description="The API description, guides, and the pages of the problem types."
 )
 
-CONSOLE_FOLDER = ROOT / "app" / "static" / "console"
-CONSOLE_ENTRY = "src/main.tsx"
-CONSOLE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_CACHE_FOREVER = "public, max-age=31536000, immutable"  # a file's name contains a hash of its content
+_HTML = "text/html"
+_TEXT, _OBJECT = {"type": "string"}, {"type": "object"}
 
-console_blueprint = Blueprint("console", __name__, description="The console for support staff.")
+# The package flask_swagger_ui contains Swagger UI, so no CDN is used.
+_ASSET_FOLDERS = (Path(str(files("flask_swagger_ui") / "dist")), ROOT / "app" / "static")
+_ASSETS = {path.name: path for folder in _ASSET_FOLDERS for path in folder.iterdir() if path.is_file()}
+GUIDES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 
 
-def page(media_type: str, schema: Mapping[str, Any] = TEXT) -> dict[str, Any]:
+def _page(media_type: str, schema: Mapping[str, Any] = _TEXT) -> dict[str, Any]:
     """Return the declaration of a public page or file that has an entity tag."""
     return {
         "scope": PUBLIC,
@@ -73,7 +64,7 @@ def redirect_to_docs() -> Response:
     return Response(status=302, headers={"Location": public_path("/docs")})
 
 
-@blueprint.operation("GET", "/openapi.json", **page(JSON, OBJECT))
+@blueprint.operation("GET", "/openapi.json", **_page(JSON, _OBJECT))
 def read_api_description() -> Response:
     """Read this API description.
 
@@ -82,25 +73,25 @@ def read_api_description() -> Response:
     return page_response(api_description(), JSON)
 
 
-@blueprint.operation("GET", "/docs", **page(HTML))
+@blueprint.operation("GET", "/docs", **_page(_HTML))
 def read_docs() -> Response:
     """Read the API description in Swagger UI.
 
     Each operation can be tried there.
     """
-    return page_response(render_template("docs.html").encode(), HTML)
+    return page_response(render_template("docs.html").encode(), _HTML)
 
 
-@blueprint.operation("GET", "/docs/guides", **page(HTML))
+@blueprint.operation("GET", "/docs/guides", **_page(_HTML))
 def list_guides() -> Response:
     """List the guides.
 
     A guide explains one topic, with examples in curl, JavaScript and Python.
     """
-    return page_response(render_template("guides.html", guides=map(_read_guide, GUIDES)).encode(), HTML)
+    return page_response(render_template("guides.html", guides=map(_read_guide, GUIDES)).encode(), _HTML)
 
 
-@blueprint.operation("GET", "/docs/guides/<guide>", problems=(NotFound,), **page(HTML))
+@blueprint.operation("GET", "/docs/guides/<guide>", problems=(NotFound,), **_page(_HTML))
 def read_guide_page(guide: str) -> Response:
     """Read a guide.
 
@@ -108,80 +99,12 @@ def read_guide_page(guide: str) -> Response:
     """
     if guide not in GUIDES:
         raise NotFound("No guide has this name. /docs/guides lists all of them.")
-    return page_response(render_template("guide.html", guide=_read_guide(guide)).encode(), HTML)
-
-
-@blueprint.operation("GET", "/docs/collection.json", **page(JSON, OBJECT))
-def read_collection() -> Response:
-    """Read a collection of all requests, for Postman, Bruno, Insomnia and newman.
-
-    Set its variables `baseUrl` and, if the service requires credentials, `token`.
-    """
-    return page_response(collection(), JSON)
-
-
-@blueprint.operation("GET", "/llms.txt", **page("text/plain"))
-def read_llms_text() -> Response:
-    """Read an overview of the documentation for language models.
-
-    It is in the format of llmstxt.org.
-    """
-    return page_response(_llms_text().encode(), "text/plain")
-
-
-@blueprint.operation("GET", "/docs/<path:name>", problems=(NotFound,), **page("*/*"))
-def read_docs_asset(name: str) -> Response:
-    """Read a script, style sheet or image of the documentation.
-
-    Its pages load nothing from other servers.
-    """
-    if name not in ASSETS:
-        raise NotFound("The documentation has no file with this name.")
-    return page_response(_asset(name), guess_type(name)[0] or "application/octet-stream")
-
-
-@blueprint.operation("GET", "/problems", **page(HTML))
-def list_problem_types() -> Response:
-    """List all problem types.
-
-    The page says what each of them means and what to do.
-    """
-    problems = sorted(problem_types(), key=lambda problem: (problem.status, problem.slug))
-    return page_response(render_template("problems.html", problems=problems).encode(), HTML)
-
-
-@blueprint.operation("GET", "/problems/<slug>", problems=(NotFound,), **page(HTML))
-def read_problem_type(slug: str) -> Response:
-    """Read what a problem type means and what to do.
-
-    The `type` of every problem document is the address of such a page.
-    """
-    for problem in problem_types():
-        if problem.slug == slug:
-            return page_response(_problem_page(problem), HTML)
-    raise NotFound("No problem type has this name. /problems lists all of them.")
-
-
-@cache
-def _asset(name: str) -> bytes:
-    return ASSETS[name].read_bytes()
-
-
-def _problem_page(problem: type[ServiceError]) -> bytes:
-    cause, _, solution = cleandoc(problem.__doc__ or "").partition("\n\n")
-    return render_template(
-        "problem.html",
-        problem=problem,
-        cause=cause,
-        solution=solution,
-        request_text=problem_request(problem.slug),
-        response_text=orjson.dumps(problem_example(problem.slug), option=orjson.OPT_INDENT_2).decode(),
-    ).encode()
+    return page_response(render_template("guide.html", guide=_read_guide(guide)).encode(), _HTML)
 
 
 @dataclass(frozen=True, slots=True)
-class Guide:
-    """A page of `docs/`: its title, its first sentence, and all of it as HTML."""
+class _Guide:
+    """A page of `docs/`: its title, its first sentence, and all of it as _HTML."""
 
     name: str
     title: str
@@ -189,8 +112,22 @@ class Guide:
     html: str
 
 
-class _Renderer(mistune.HTMLRenderer):
-    """Gives headings an id, makes code scrollable by keyboard, and points links between the pages to their HTML."""
+def _read_guide(name: str) -> _Guide:
+    """Return a guide, rendered on first use. Raises KeyError for an unknown name."""
+    return _render_guide(name, public_path(""))
+
+
+@cache
+def _render_guide(name: str, url_prefix: str) -> _Guide:
+    text = GUIDES[name].read_text(encoding="utf-8")
+    title, _, content = text.removeprefix("# ").partition("\n")
+    summary = " ".join(content.strip().partition("\n\n")[0].split())
+    html = mistune.create_markdown(renderer=_GuideRenderer(url_prefix), plugins=["table"])(text)
+    return _Guide(name, title, re.split(r"(?<=[.:]) ", summary)[0].rstrip(":"), str(html))
+
+
+class _GuideRenderer(mistune.HTMLRenderer):
+    """Gives headings an id, makes code scrollable by keyboard, and points links between the pages to their _HTML."""
 
     def __init__(self, url_prefix: str) -> None:
         super().__init__(escape=True)
@@ -212,18 +149,22 @@ class _Renderer(mistune.HTMLRenderer):
         return super().link(text, url, title)
 
 
-def _read_guide(name: str) -> Guide:
-    """Return a guide, rendered on first use. Raises KeyError for an unknown name."""
-    return _render_guide(name, public_path(""))
+@blueprint.operation("GET", "/docs/collection.json", **_page(JSON, _OBJECT))
+def read_collection() -> Response:
+    """Read a collection of all requests, for Postman, Bruno, Insomnia and newman.
+
+    Set its variables `baseUrl` and, if the service requires credentials, `token`.
+    """
+    return page_response(collection(), JSON)
 
 
-@cache
-def _render_guide(name: str, url_prefix: str) -> Guide:
-    text = GUIDES[name].read_text(encoding="utf-8")
-    title, _, content = text.removeprefix("# ").partition("\n")
-    summary = " ".join(content.strip().partition("\n\n")[0].split())
-    html = mistune.create_markdown(renderer=_Renderer(url_prefix), plugins=["table"])(text)
-    return Guide(name, title, re.split(r"(?<=[.:]) ", summary)[0].rstrip(":"), str(html))
+@blueprint.operation("GET", "/llms.txt", **_page("text/plain"))
+def read_llms_text() -> Response:
+    """Read an overview of the documentation for language models.
+
+    It is in the format of llmstxt.org.
+    """
+    return page_response(_llms_text().encode(), "text/plain")
 
 
 def _llms_text() -> str:
@@ -253,18 +194,87 @@ def _llms_text() -> str:
     )
 
 
-@console_blueprint.operation("GET", "/console", **page(HTML))
+@blueprint.operation("GET", "/docs/<path:name>", problems=(NotFound,), **_page("*/*"))
+def read_docs_asset(name: str) -> Response:
+    """Read a script, style sheet or image of the documentation.
+
+    Its pages load nothing from other servers.
+    """
+    if name not in _ASSETS:
+        raise NotFound("The documentation has no file with this name.")
+    return page_response(_read_asset(name), guess_type(name)[0] or "application/octet-stream")
+
+
+@cache
+def _read_asset(name: str) -> bytes:
+    return _ASSETS[name].read_bytes()
+
+
+@blueprint.operation("GET", "/problems", **_page(_HTML))
+def list_problem_types() -> Response:
+    """List all problem types.
+
+    The page says what each of them means and what to do.
+    """
+    problems = sorted(problem_types(), key=lambda problem: (problem.status, problem.slug))
+    return page_response(render_template("problems.html", problems=problems).encode(), _HTML)
+
+
+@blueprint.operation("GET", "/problems/<slug>", problems=(NotFound,), **_page(_HTML))
+def read_problem_type(slug: str) -> Response:
+    """Read what a problem type means and what to do.
+
+    The `type` of every problem document is the address of such a page.
+    """
+    for problem in problem_types():
+        if problem.slug == slug:
+            return page_response(_problem_page(problem), _HTML)
+    raise NotFound("No problem type has this name. /problems lists all of them.")
+
+
+def _problem_page(problem: type[ServiceError]) -> bytes:
+    cause, _, solution = cleandoc(problem.__doc__ or "").partition("\n\n")
+    return render_template(
+        "problem.html",
+        problem=problem,
+        cause=cause,
+        solution=solution,
+        request_text=problem_request(problem.slug),
+        response_text=orjson.dumps(problem_example(problem.slug), option=orjson.OPT_INDENT_2).decode(),
+    ).encode()
+
+
+console_blueprint = Blueprint("console", __name__, description="The console for support staff.")
+
+_CONSOLE_FOLDER = ROOT / "app" / "static" / "console"
+_CONSOLE_ENTRY = "src/main.tsx"
+_CONSOLE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_CACHE_FOREVER = "public, max-age=31536000, immutable"  # a file's name contains a hash of its content
+
+
+@console_blueprint.operation("GET", "/console", **_page(_HTML))
 def read_console() -> Response:
     """Read the console for support staff.
 
     The page uses the public API, with an API key that its user pastes.
     """
-    response = page_response(render_template("console.html", **_console_entry()).encode(), HTML)
-    response.headers["Content-Security-Policy"] = CONSOLE_POLICY
+    response = page_response(render_template("console.html", **_console_entry()).encode(), _HTML)
+    response.headers["Content-Security-Policy"] = _CONSOLE_POLICY
     return response
 
 
-@console_blueprint.operation("GET", "/console/<path:name>", problems=(NotFound,), **page("*/*"))
+@cache
+def _console_entry() -> dict[str, str]:
+    """Return the names of the script, the style sheet and the font that the page loads."""
+    entry = orjson.loads((_CONSOLE_FOLDER / "manifest.json").read_bytes())[_CONSOLE_ENTRY]
+    font = next(name for name in entry["assets"] if name.endswith(".woff2"))
+    return {"script": entry["file"], "style": entry["css"][0], "font": font}
+
+
+@console_blueprint.operation("GET", "/console/<path:name>", problems=(NotFound,), **_page("*/*"))
 def read_console_file(name: str) -> Response:
     """Read a script, style sheet or font of the console.
 
@@ -278,12 +288,4 @@ def read_console_file(name: str) -> Response:
 
 @cache
 def _console_files() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in CONSOLE_FOLDER.iterdir() if path.name != "manifest.json"}
-
-
-@cache
-def _console_entry() -> dict[str, str]:
-    """Return the names of the script, the style sheet and the font that the page loads."""
-    entry = orjson.loads((CONSOLE_FOLDER / "manifest.json").read_bytes())[CONSOLE_ENTRY]
-    font = next(name for name in entry["assets"] if name.endswith(".woff2"))
-    return {"script": entry["file"], "style": entry["css"][0], "font": font}
+    return {path.name: path.read_bytes() for path in _CONSOLE_FOLDER.iterdir() if path.name != "manifest.json"}
