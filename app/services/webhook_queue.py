@@ -2,7 +2,8 @@
 
 A delivery is due if no earlier event of its order is pending for the same endpoint, so each endpoint receives the
 events of an order in order. A claim is a lease: a delivery whose worker dies is due again after LEASE, and results that
-the worker reports later are ignored. Any number of workers may run.
+the worker reports later are ignored. Any number of workers may run. At the end: the documents of deliveries, and the
+erasure of what endpoints have responded.
 """
 
 import secrets
@@ -59,7 +60,7 @@ from app.models.webhook import (
 log = structlog.get_logger()
 
 FAN_OUT_MAX = 1_000  # events in one transaction
-_OF_EVENT = ("order_id", "version", "endpoint_id")
+_EVENT_KEY = ("order_id", "version", "endpoint_id")  # a unique key of a delivery: each event is queued once
 # The values of a delivery that is queued, with `next_attempt_at`.
 QUEUED: dict[str, Any] = {
     "status": PENDING,
@@ -68,16 +69,10 @@ QUEUED: dict[str, Any] = {
     "first_attempt_at": None,
     "finished_at": None,
 }
-_BEHIND = Statement(
+_ENDPOINTS_BEHIND = Statement(
     select(WebhookEndpoint.id).where(
         WebhookEndpoint.status == ENABLED, WebhookEndpoint.last_seq != select(FeedHead.seq).scalar_subquery()
     )
-)
-
-_ERASURE = (
-    update(DELIVERIES)
-    .where(DELIVERIES.c.endpoint_id == bindparam("of_endpoint"), DELIVERIES.c.id == bindparam("of_id"))
-    .values(attempts=bindparam("new_attempts"), lease=None)
 )
 
 LEASE = timedelta(seconds=30)  # longer than the longest request and the wait for its turn
@@ -92,40 +87,13 @@ ORDERS_MAX = 2_000  # orders among which a claim searches for a delivery if the 
 _LAG_WINDOW = 500
 ATTEMPTS_KEPT = 50  # of a delivery, the latest ones
 
-_EVENTS = Lookup(
-    [column("order_id", UUID), column("version", Integer)],
-    lambda key: select(OrderEvent.at, OrderEvent.snapshot, OrderEvent.traceparent).where(
-        OrderEvent.order_id == key.c.order_id, OrderEvent.version == key.c.version
-    ),
-)
-
-# The columns of `_completion`.
-_COMPLETION_TYPES: dict[str, Any] = {
-    "of_endpoint": UUID,
-    "of_id": UUID,
-    "of_lease": Text,
-    "new_status": Text,
-    "new_attempts": JSON,
-    "new_count": Integer,
-    "due_at": Timestamp,
-    "new_first_attempt_at": Timestamp,
-    "new_finished_at": Timestamp,
-}
-_PARAMETERS: dict[str, Any] = {name: bindparam(name) for name in _COMPLETION_TYPES}
-
-# A plan for a small table would read all of it, and is kept when it has grown.
-_USE_INDEXES = text(
-    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
-    " set_config('enable_mergejoin', 'off', true)"
-)
-
 
 def fan_out() -> bool:
     """Queue the new events of the feed for each enabled endpoint, and return whether there were any.
 
     For each endpoint at most FAN_OUT_MAX events are read; call it again until it returns False.
     """
-    return any([in_transaction(partial(_fan_out_to, endpoint_id)) for [endpoint_id] in _BEHIND.rows()])
+    return any([in_transaction(partial(_fan_out_to, endpoint_id)) for [endpoint_id] in _ENDPOINTS_BEHIND.rows()])
 
 
 def _fan_out_to(endpoint_id: str) -> bool:
@@ -172,16 +140,16 @@ def queue_rows(endpoint_id: str, events: Iterable[Mapping[str, Any]], *, again: 
     now = datetime.now(UTC)
     rows = [
         # Microseconds apart, so that the ids sort as the events do.
-        _new_row(endpoint_id, event, id=new_id(now + timedelta(microseconds=i)), at=now)
+        _new_delivery(endpoint_id, event, id=new_id(now + timedelta(microseconds=i)), at=now)
         for i, event in enumerate(events)
     ]
     if rows:
         # Those that exist are locked, in the order in which all transactions lock the deliveries of an endpoint.
-        _insert_rows(sorted(rows, key=itemgetter("order_id", "version")), again=again, at=now)
+        _insert_deliveries(sorted(rows, key=itemgetter("order_id", "version")), again=again, at=now)
     return len(rows)
 
 
-def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime) -> None:
+def _insert_deliveries(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime) -> None:
     """Insert deliveries; with `again`, queue those that exist and have been sent."""
     # A delivery that is being sent is sent again: its success may not be stored yet, although the receiver has the
     # event.
@@ -191,87 +159,25 @@ def _insert_rows(rows: Sequence[Mapping[str, Any]], *, again: bool, at: datetime
         # All rows in one parameter take a third of the CPU time of one statement each.
         source = json_rows(cast(bindparam("rows", type_=Text), JSON), "rows", *typed_columns(DELIVERIES.c))
         insert = postgresql.insert(DELIVERIES).from_select([c.name for c in DELIVERIES.c], select(*source.c))
-        changes = _changes(insert.excluded, at)
-        statement = insert.on_conflict_do_update(index_elements=_OF_EVENT, set_=changes, where=is_sent)
+        changes = _changes_if_queued_again(insert.excluded, at)
+        statement = insert.on_conflict_do_update(index_elements=_EVENT_KEY, set_=changes, where=is_sent)
         connection.execute(statement, {"rows": orjson.dumps(rows).decode()})
         return
     of_sqlite = sqlite.insert(DELIVERIES)
-    changes = _changes(of_sqlite.excluded, at)
-    connection.execute(of_sqlite.on_conflict_do_update(index_elements=_OF_EVENT, set_=changes, where=is_sent), rows)
+    changes = _changes_if_queued_again(of_sqlite.excluded, at)
+    connection.execute(of_sqlite.on_conflict_do_update(index_elements=_EVENT_KEY, set_=changes, where=is_sent), rows)
 
 
-def _changes(new: Any, at: datetime) -> dict[str, Any]:
+def _changes_if_queued_again(new: Any, at: datetime) -> dict[str, Any]:
     """The changes to a delivery that is queued again: its event may have another number in the feed now, or none."""
     return QUEUED | {"next_attempt_at": at, "seq": func.coalesce(new.seq, DELIVERIES.c.seq)}
 
 
-def _new_row(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetime) -> dict[str, Any]:
+def _new_delivery(endpoint_id: str, event: Mapping[str, Any], *, id: str, at: datetime) -> dict[str, Any]:
     members = dict.fromkeys(("order_id", "version", "seq", "data")) | dict(event)
     return members | QUEUED | {
         "endpoint_id": endpoint_id, "id": id, "attempts": [], "next_attempt_at": at, "created_at": at,
     }  # fmt: skip
-
-
-def render_event(
-    event_type: str, *, at: datetime, order_id: str, version: int, seq: int | None, snapshot: str, payload: str
-) -> bytes:
-    """The body that reports an order's event to an endpoint; `payload` is thin or order."""
-    data = event_data(orjson.loads(snapshot), order_id=order_id, version=version, seq=seq)
-    if payload == WITH_ORDER:
-        data["order"] = orjson.Fragment(snapshot)
-    return orjson.dumps({"type": event_type, "timestamp": rfc3339(at), "data": data})
-
-
-def event_data(order: Any, *, order_id: str, version: int, seq: int | None) -> dict[str, Any]:
-    """The data of an order's event in a thin payload, without personal data.
-
-    Without statuses if the document is not that of an order: the event must not stop all later ones.
-    """
-    members = order if isinstance(order, dict) else {}
-    statuses = {name: value for name, value in members.items() if name == "status" or name.endswith("_status")}
-    return {"order_id": order_id, "version": version, "seq": seq} | statuses
-
-
-def delivery_document(row: Any) -> dict[str, Any]:
-    """The document of a delivery, given as a row of all columns."""
-    return {
-        "id": row.id,
-        "event_id": event_id(row.order_id, row.version, row.id),
-        "type": row.type,
-        "order_id": row.order_id,
-        "version": row.version,
-        "seq": row.seq,
-        "status": row.status,
-        "attempt_count": row.attempt_count,
-        "attempts": row.attempts,
-        "next_attempt_at": row.next_attempt_at and rfc3339(row.next_attempt_at),
-        "created_at": rfc3339(row.created_at),
-        "finished_at": row.finished_at and rfc3339(row.finished_at),
-    }
-
-
-def erase_responses(order_id: str, *, after: int, until: int) -> None:
-    """Remove the responses of endpoints to the events of an order with `after` < version <= `until`.
-
-    A response may quote the order. Open requests lose their lease, so their responses are not stored either; their
-    events are sent again, without the personal data. Called in a transaction.
-    """
-    columns = DELIVERIES.c
-    query = select(columns.endpoint_id, columns.id, columns.lease, columns.attempts)
-    query = query.where(columns.order_id == order_id, columns.version > after, columns.version <= until)
-    # The row locks wait for a claim that has read the events as they were and is not committed yet.
-    rows = db.session.execute(query.order_by(columns.endpoint_id, columns.version).with_for_update()).all()
-    erased = [
-        {
-            "of_endpoint": row.endpoint_id,
-            "of_id": row.id,
-            "new_attempts": [attempt | {"response": None} for attempt in row.attempts],
-        }
-        for row in rows
-        if row.lease is not None or any(attempt["response"] for attempt in row.attempts)
-    ]
-    if erased:
-        db.session.connection().execute(_ERASURE, erased)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +236,7 @@ def any_due(now: datetime) -> bool:
 
 def due_endpoints(now: datetime) -> list[DueEndpoint]:
     """The enabled endpoints with deliveries that are due, except those that are paused after failures."""
-    return [_due_endpoint(row, now) for row in read_rows(_DUE.params(now=now))]
+    return [_due_endpoint(row, now) for row in read_rows(_DUE_ENDPOINTS.params(now=now))]
 
 
 def oldest_due(now: datetime) -> datetime | None:
@@ -344,7 +250,14 @@ def oldest_due(now: datetime) -> datetime | None:
     return min(due_times, default=None)
 
 
-def _is_due(now: Any) -> ColumnElement[bool]:
+def _due_endpoint(row: Any, now: datetime) -> DueEndpoint:
+    sealed = [row.secret]
+    if row.previous_secret is not None and row.previous_secret_until > now:
+        sealed.append(row.previous_secret)
+    return DueEndpoint(row.id, row.url, row.payload, tuple(sealed), row.consecutive_failures, row.last_success_at)
+
+
+def _has_due_delivery(now: Any) -> ColumnElement[bool]:
     endpoint, delivery = WebhookEndpoint, WebhookDelivery
     due = select(delivery.id).where(
         delivery.endpoint_id == endpoint.id, delivery.status == PENDING_LITERAL, delivery.next_attempt_at <= now
@@ -352,15 +265,8 @@ def _is_due(now: Any) -> ColumnElement[bool]:
     return and_(endpoint.status == ENABLED, or_(endpoint.retry_at.is_(None), endpoint.retry_at <= now), due.exists())
 
 
-_DUE = select(WebhookEndpoint.__table__).where(_is_due(bindparam("now")))
-_ANY_DUE = Statement(select(WebhookEndpoint.id).where(_is_due(bindparam("now"))).limit(literal_column("1")))
-
-
-def _due_endpoint(row: Any, now: datetime) -> DueEndpoint:
-    sealed = [row.secret]
-    if row.previous_secret is not None and row.previous_secret_until > now:
-        sealed.append(row.previous_secret)
-    return DueEndpoint(row.id, row.url, row.payload, tuple(sealed), row.consecutive_failures, row.last_success_at)
+_DUE_ENDPOINTS = select(WebhookEndpoint.__table__).where(_has_due_delivery(bindparam("now")))
+_ANY_DUE = Statement(select(WebhookEndpoint.id).where(_has_due_delivery(bindparam("now"))).limit(literal_column("1")))
 
 
 def claim(endpoint: DueEndpoint, limit: int) -> list[ClaimedDelivery]:
@@ -398,7 +304,7 @@ class _ClaimedRow:
     first_attempt_at: datetime | str | None
 
 
-def _is_due_for(delivery: Any, status: Any) -> ColumnElement[bool]:
+def _is_due(delivery: Any, status: Any) -> ColumnElement[bool]:
     return and_(
         delivery.endpoint_id == bindparam("of_endpoint", type_=UUID),
         status == PENDING_LITERAL,
@@ -410,7 +316,7 @@ def _select_window(name: str) -> tuple[Select[Any], ColumnElement[Any]]:
     """A column of the oldest due deliveries that wait for no earlier one, and how many were examined."""
     delivery, other = aliased(WebhookDelivery), aliased(WebhookDelivery)
     window = select(delivery.order_id, delivery.version, getattr(delivery, name).label(name))
-    window = window.where(_is_due_for(delivery, delivery.status))
+    window = window.where(_is_due(delivery, delivery.status))
     oldest = window.order_by(delivery.next_attempt_at).limit(bindparam("window", type_=Integer)).cte("oldest")
     earlier = select(other.version).where(
         other.endpoint_id == bindparam("of_endpoint", type_=UUID),
@@ -452,7 +358,7 @@ def _first_of_each_order() -> tuple[Select[Any], ColumnElement[Any]]:
     return select(due_ids.c.id).where(due_ids.c.id.is_not(None)), literal_column("0")
 
 
-def _postponement() -> Statement:
+def _postpone_statement() -> Statement:
     """Postpone the oldest due deliveries that wait for the next attempt of an earlier one until that attempt. Otherwise
     they would fill the window of each claim, and hide those that can be sent.
     """
@@ -468,7 +374,7 @@ def _postponement() -> Statement:
     next_attempt_at = earlier.order_by(other.version).limit(literal_column("1")).scalar_subquery()
     oldest = (
         select(delivery.endpoint_id, delivery.id, next_attempt_at.label("next_attempt_at"))
-        .where(_is_due_for(delivery, delivery.status))
+        .where(_is_due(delivery, delivery.status))
         .order_by(delivery.next_attempt_at)
         .limit(bindparam("window", type_=Integer))
         .with_for_update(skip_locked=True, of=delivery)
@@ -488,7 +394,7 @@ def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *
     is_candidate = delivery.id == func.any(func.array(ids)) if dialect == "postgresql" else delivery.id.in_(ids)
     # A delivery that another worker has claimed since is no longer due. The candidates are found by the primary key,
     # not by an index of all that is pending.
-    is_due = _is_due_for(delivery, without_index(delivery.status))
+    is_due = _is_due(delivery, without_index(delivery.status))
     due = select(delivery.endpoint_id, delivery.id).where(is_due, is_candidate)
     locked = due.with_for_update(skip_locked=True, of=delivery).cte("due")
     claimed = (
@@ -508,7 +414,14 @@ def _claim_statement(candidates: Select[Any], window_size: ColumnElement[Any], *
 CLAIM_OLDEST = {name: _claim_statement(*_select_window("id"), dialect=name) for name in ("postgresql", "sqlite")}
 _CLAIM_BY_ORDER = {name: _claim_statement(*_first_of_each_order(), dialect=name) for name in ("postgresql", "sqlite")}
 OLDEST_DUE = Statement(_select_window("next_attempt_at")[0].order_by("next_attempt_at").limit(literal_column("1")))
-POSTPONE = _postponement()
+POSTPONE = _postpone_statement()
+
+_STORED_EVENTS = Lookup(
+    [column("order_id", UUID), column("version", Integer)],
+    lambda key: select(OrderEvent.at, OrderEvent.snapshot, OrderEvent.traceparent).where(
+        OrderEvent.order_id == key.c.order_id, OrderEvent.version == key.c.version
+    ),
+)
 
 
 def _with_payloads(endpoint: DueEndpoint, rows: Sequence[_ClaimedRow], *, lease: str) -> list[ClaimedDelivery]:
@@ -519,7 +432,9 @@ def _with_payloads(endpoint: DueEndpoint, rows: Sequence[_ClaimedRow], *, lease:
     """
     rows = sorted(rows, key=attrgetter("id"))
     keys = [(row.order_id, row.version) for row in rows if row.order_id is not None]
-    stored = _EVENTS.rows([{"order_id": order_id, "version": version} for order_id, version in keys]) if keys else []
+    stored = (
+        _STORED_EVENTS.rows([{"order_id": order_id, "version": version} for order_id, version in keys]) if keys else []
+    )
     events: dict[Any, Any] = dict(zip(keys, stored, strict=True))
     return [_claimed_delivery(endpoint, row, events.get((row.order_id, row.version)), lease=lease) for row in rows]
 
@@ -543,7 +458,7 @@ def _claimed_delivery(
 
 
 def _render_payload(row: _ClaimedRow, event: tuple[Any, ...] | None, *, payload: str) -> bytes:
-    """The body of a request, from a delivery and its event, a row of `_EVENTS`; None for one of an endpoint."""
+    """The body of a request, from a delivery and its event, a row of `_STORED_EVENTS`; None for one of an endpoint."""
     if event is None:
         data = orjson.Fragment(row.data or "null")
         return orjson.dumps({"type": row.type, "timestamp": rfc3339(read_timestamp(row.created_at)), "data": data})
@@ -555,19 +470,32 @@ def _render_payload(row: _ClaimedRow, event: tuple[Any, ...] | None, *, payload:
     )  # fmt: skip
 
 
+def render_event(
+    event_type: str, *, at: datetime, order_id: str, version: int, seq: int | None, snapshot: str, payload: str
+) -> bytes:
+    """The body that reports an order's event to an endpoint; `payload` is thin or order."""
+    data = event_data(orjson.loads(snapshot), order_id=order_id, version=version, seq=seq)
+    if payload == WITH_ORDER:
+        data["order"] = orjson.Fragment(snapshot)
+    return orjson.dumps({"type": event_type, "timestamp": rfc3339(at), "data": data})
+
+
+def event_data(order: Any, *, order_id: str, version: int, seq: int | None) -> dict[str, Any]:
+    """The data of an order's event in a thin payload, without personal data.
+
+    Without statuses if the document is not that of an order: the event must not stop all later ones.
+    """
+    members = order if isinstance(order, dict) else {}
+    statuses = {name: value for name, value in members.items() if name == "status" or name.endswith("_status")}
+    return {"order_id": order_id, "version": version, "seq": seq} | statuses
+
+
 def complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
     """Store the results of attempts, and the health of their endpoints.
 
     A result whose lease has been taken over is ignored.
     """
     in_transaction(lambda: _complete(results))
-
-
-def release(deliveries: Sequence[ClaimedDelivery]) -> None:
-    """Release deliveries that were not sent, so that they are due at once."""
-    now = datetime.now(UTC)
-    rows = [_key_of(delivery) | {"due_at": now} for delivery in sorted(deliveries, key=_lock_key)]
-    in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
 
 
 def _complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
@@ -586,12 +514,6 @@ def _complete(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> None:
             _record_health(endpoint, attempt)
 
 
-def _lock_key(delivery: ClaimedDelivery) -> tuple[Any, ...]:
-    """The position of a delivery in the order in which all transactions lock the deliveries, so that they do not
-    deadlock: by endpoint, order and version. Those without an order are last, as in PostgreSQL."""
-    return delivery.endpoint.id, delivery.order_id is None, delivery.order_id, delivery.version, delivery.id
-
-
 def _lock_endpoints(results: Sequence[tuple[ClaimedDelivery, Attempt]]) -> dict[str, WebhookEndpoint]:
     """The endpoints whose health changes, by id. Most successes leave the row of the endpoint unchanged."""
     ids = {delivery.endpoint.id for delivery, attempt in results if _changes_health(delivery.endpoint, attempt)}
@@ -608,6 +530,44 @@ def _changes_health(endpoint: DueEndpoint, attempt: Attempt) -> bool:
     return attempt.at - endpoint.last_success_at >= SUCCESS_RECORDED_EVERY
 
 
+def _record_health(endpoint: WebhookEndpoint, attempt: Attempt) -> None:
+    """Record the health of a locked endpoint after an attempt, and queue the events that report it.
+
+    A failure that began before the endpoint was changed does not count.
+    """
+    if attempt.succeeded:
+        endpoint.record_success(attempt.at)
+    elif not _precedes_change(attempt, endpoint):
+        report = endpoint.record_failure(attempt.at, status=attempt.status, retry_after=attempt.retry_after)
+        if report is not None:
+            _report(endpoint, report, attempt)
+
+
+def _precedes_change(attempt: Attempt, endpoint: WebhookEndpoint) -> bool:
+    """Whether the attempt began before the endpoint was changed: it may have been repaired, enabled, or got another URL
+    since."""
+    return attempt.at < endpoint.updated_at
+
+
+def _report(endpoint: WebhookEndpoint, event_type: str, attempt: Attempt) -> None:
+    """Log that an endpoint fails or is disabled, and queue the event for the other endpoints that subscribe to it."""
+    data = {
+        "endpoint_id": endpoint.id,
+        "status": endpoint.status,
+        "disabled_reason": endpoint.disabled_reason,
+        "consecutive_failures": endpoint.consecutive_failures,
+        "failing_since": endpoint.failing_since and rfc3339(endpoint.failing_since),
+        "response_status": attempt.status,
+        "error": attempt.error,
+    }
+    log.warning(event_type, **data)
+    event = {"type": event_type, "data": data}
+    others = select(WebhookEndpoint).where(WebhookEndpoint.status == ENABLED, WebhookEndpoint.id != endpoint.id)
+    for other in db.session.scalars(others):
+        if event_type in (other.events or ()) and includes_channels(other.channels, endpoint.channels):
+            queue_rows(other.id, [event], again=False)
+
+
 def _completion(delivery: ClaimedDelivery, attempt: Attempt, endpoint: WebhookEndpoint | None) -> dict[str, Any]:
     """The values of a delivery after an attempt: it has succeeded, has failed for good, or is tried again later: at
     once if the attempt began before the endpoint was changed."""
@@ -621,14 +581,14 @@ def _completion(delivery: ClaimedDelivery, attempt: Attempt, endpoint: WebhookEn
         values["due_at"] = attempt.at
     else:  # the last attempt is made when GIVE_UP_AFTER has passed
         values["due_at"] = attempt.at + min(remaining, retry_pause(count, retry_after=attempt.retry_after))
-    return _key_of(delivery) | values | {
+    return _leased_key(delivery) | values | {
         "new_attempts": [*delivery.attempts, _attempt_document(attempt)][-ATTEMPTS_KEPT:],
         "new_count": count,
         "new_first_attempt_at": first_attempt_at,
     }  # fmt: skip
 
 
-def _key_of(delivery: ClaimedDelivery) -> dict[str, Any]:
+def _leased_key(delivery: ClaimedDelivery) -> dict[str, Any]:
     return {"of_endpoint": delivery.endpoint.id, "of_id": delivery.id, "of_lease": delivery.lease}
 
 
@@ -640,6 +600,40 @@ def _attempt_document(attempt: Attempt) -> dict[str, Any]:
         "error": attempt.error,
         "response": attempt.response,
     }
+
+
+def release(deliveries: Sequence[ClaimedDelivery]) -> None:
+    """Release deliveries that were not sent, so that they are due at once."""
+    now = datetime.now(UTC)
+    rows = [_leased_key(delivery) | {"due_at": now} for delivery in sorted(deliveries, key=_lock_key)]
+    in_transaction(lambda: db.session.connection().execute(_RELEASE, rows))
+
+
+def _lock_key(delivery: ClaimedDelivery) -> tuple[Any, ...]:
+    """The position of a delivery in the order in which all transactions lock the deliveries, so that they do not
+    deadlock: by endpoint, order and version. Those without an order are last, as in PostgreSQL."""
+    return delivery.endpoint.id, delivery.order_id is None, delivery.order_id, delivery.version, delivery.id
+
+
+# The columns of `_completion`.
+_COMPLETION_TYPES: dict[str, Any] = {
+    "of_endpoint": UUID,
+    "of_id": UUID,
+    "of_lease": Text,
+    "new_status": Text,
+    "new_attempts": JSON,
+    "new_count": Integer,
+    "due_at": Timestamp,
+    "new_first_attempt_at": Timestamp,
+    "new_finished_at": Timestamp,
+}
+_COMPLETION_PARAMETERS: dict[str, Any] = {name: bindparam(name) for name in _COMPLETION_TYPES}
+
+# A plan for a small table would read all of it, and is kept when it has grown.
+_USE_INDEXES = text(
+    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
+    " set_config('enable_mergejoin', 'off', true)"
+)
 
 
 def _is_leased(values: Any) -> tuple[ColumnElement[bool], ...]:
@@ -682,44 +676,59 @@ def _joint_completion() -> Update:
     )
 
 
-_RELEASE = update(DELIVERIES).where(*_is_leased(_PARAMETERS)).values(lease=None, next_attempt_at=bindparam("due_at"))
-_COMPLETION = _completion_statement(_PARAMETERS).where(*_is_leased(_PARAMETERS))
+_RELEASE = (
+    update(DELIVERIES)
+    .where(*_is_leased(_COMPLETION_PARAMETERS))
+    .values(lease=None, next_attempt_at=bindparam("due_at"))
+)
+_COMPLETION = _completion_statement(_COMPLETION_PARAMETERS).where(*_is_leased(_COMPLETION_PARAMETERS))
 _JOINT_COMPLETION = _joint_completion()
 
 
-def _precedes_change(attempt: Attempt, endpoint: WebhookEndpoint) -> bool:
-    """Whether the attempt began before the endpoint was changed: it may have been repaired, enabled, or got another URL
-    since."""
-    return attempt.at < endpoint.updated_at
-
-
-def _record_health(endpoint: WebhookEndpoint, attempt: Attempt) -> None:
-    """Record the health of a locked endpoint after an attempt, and queue the events that report it.
-
-    A failure that began before the endpoint was changed does not count.
-    """
-    if attempt.succeeded:
-        endpoint.record_success(attempt.at)
-    elif not _precedes_change(attempt, endpoint):
-        report = endpoint.record_failure(attempt.at, status=attempt.status, retry_after=attempt.retry_after)
-        if report is not None:
-            _report(endpoint, report, attempt)
-
-
-def _report(endpoint: WebhookEndpoint, event_type: str, attempt: Attempt) -> None:
-    """Log that an endpoint fails or is disabled, and queue the event for the other endpoints that subscribe to it."""
-    data = {
-        "endpoint_id": endpoint.id,
-        "status": endpoint.status,
-        "disabled_reason": endpoint.disabled_reason,
-        "consecutive_failures": endpoint.consecutive_failures,
-        "failing_since": endpoint.failing_since and rfc3339(endpoint.failing_since),
-        "response_status": attempt.status,
-        "error": attempt.error,
+def delivery_document(row: Any) -> dict[str, Any]:
+    """The document of a delivery, given as a row of all columns."""
+    return {
+        "id": row.id,
+        "event_id": event_id(row.order_id, row.version, row.id),
+        "type": row.type,
+        "order_id": row.order_id,
+        "version": row.version,
+        "seq": row.seq,
+        "status": row.status,
+        "attempt_count": row.attempt_count,
+        "attempts": row.attempts,
+        "next_attempt_at": row.next_attempt_at and rfc3339(row.next_attempt_at),
+        "created_at": rfc3339(row.created_at),
+        "finished_at": row.finished_at and rfc3339(row.finished_at),
     }
-    log.warning(event_type, **data)
-    event = {"type": event_type, "data": data}
-    others = select(WebhookEndpoint).where(WebhookEndpoint.status == ENABLED, WebhookEndpoint.id != endpoint.id)
-    for other in db.session.scalars(others):
-        if event_type in (other.events or ()) and includes_channels(other.channels, endpoint.channels):
-            queue_rows(other.id, [event], again=False)
+
+
+_ERASE_RESPONSES = (
+    update(DELIVERIES)
+    .where(DELIVERIES.c.endpoint_id == bindparam("of_endpoint"), DELIVERIES.c.id == bindparam("of_id"))
+    .values(attempts=bindparam("new_attempts"), lease=None)
+)
+
+
+def erase_responses(order_id: str, *, after: int, until: int) -> None:
+    """Remove the responses of endpoints to the events of an order with `after` < version <= `until`.
+
+    A response may quote the order. Open requests lose their lease, so their responses are not stored either; their
+    events are sent again, without the personal data. Called in a transaction.
+    """
+    columns = DELIVERIES.c
+    query = select(columns.endpoint_id, columns.id, columns.lease, columns.attempts)
+    query = query.where(columns.order_id == order_id, columns.version > after, columns.version <= until)
+    # The row locks wait for a claim that has read the events as they were and is not committed yet.
+    rows = db.session.execute(query.order_by(columns.endpoint_id, columns.version).with_for_update()).all()
+    erased = [
+        {
+            "of_endpoint": row.endpoint_id,
+            "of_id": row.id,
+            "new_attempts": [attempt | {"response": None} for attempt in row.attempts],
+        }
+        for row in rows
+        if row.lease is not None or any(attempt["response"] for attempt in row.attempts)
+    ]
+    if erased:
+        db.session.connection().execute(_ERASE_RESPONSES, erased)
