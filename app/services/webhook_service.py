@@ -43,13 +43,12 @@ from app.services.webhook_queue import QUEUED, delivery_document, queue_events, 
 ENDPOINTS_MAX = 200  # the worker reads all of them for each event
 ROTATION = timedelta(hours=24)  # during which the previous secret signs too
 RETENTION = timedelta(days=30)  # of finished deliveries
+_PRUNE_MAX = 1_000  # deliveries of one endpoint that one transaction reads
 END_PAUSES_SECONDS = 3.0  # for which a request ends the pauses of deliveries
 # Seconds for the resolution of a name: the system's resolver waits 10 s for each server that does not respond.
 RESOLVE_SECONDS = 5.0
 _PAUSE_MAX = RETRY_MAX + timedelta(hours=1)  # clocks of two machines may differ by the rest
 _EXISTS = WebhookEndpoint.status != DELETED
-_PRUNE_MAX = 1_000  # deliveries of one endpoint that one transaction reads
-
 
 # The addresses of a host. Raises OSError.
 Resolver = Callable[[str, int], Sequence[str]]
@@ -65,7 +64,7 @@ def resolve_host(host: str, port: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class WebhookRules:
-    """How secrets are stored, and where webhooks may be sent (`app.models.webhook`)."""
+    """How secrets are stored, and where webhooks may be sent (`check_addresses`)."""
 
     secrets: SecretStore
     allow_private: bool
@@ -118,6 +117,37 @@ def _add(endpoint: WebhookEndpoint) -> dict[str, Any]:
     db.session.add(endpoint)
     db.session.flush()
     return endpoint_document(endpoint)
+
+
+def _check_url(text: str, rules: WebhookRules) -> None:
+    """Check a URL as every delivery does. Raises InvalidRequest."""
+    try:
+        url = parse_webhook_url(text, allow_private=rules.allow_private)
+        with gevent.Timeout(RESOLVE_SECONDS, TimeoutError):  # TimeoutError is an OSError
+            addresses = rules.resolve(url.host, url.port)
+        check_addresses(addresses, allow_private=rules.allow_private)
+    except RefusedURL as error:
+        detail = str(error)
+    except OSError:
+        detail = "The host name cannot be resolved."
+    else:
+        return
+    raise InvalidRequest("The URL is refused.", errors=[{"pointer": "#/url", "detail": detail}])
+
+
+def _permitted_channels(channels: list[str] | None, principal: Principal) -> list[str] | None:
+    """The channels of an endpoint: by default, those that the principal is bound to. Raises Forbidden for others."""
+    if channels is None and principal.channels is not None:
+        return sorted(principal.channels)
+    if not _may_manage(principal, channels):
+        names = ", ".join(sorted(principal.channels or ()))
+        raise Forbidden(f"This API key manages webhooks of its channels only. `channels` may contain: {names}.")
+    return channels
+
+
+def _may_manage(principal: Principal, channels: list[str] | None) -> bool:
+    """Whether the principal may see and change an endpoint with these channels."""
+    return includes_channels(principal.channels, channels)
 
 
 def list_endpoints(*, principal: Principal) -> list[dict[str, Any]]:
@@ -427,37 +457,6 @@ def _lock(endpoint_id: str, principal: Principal) -> WebhookEndpoint:
 
 def _not_found(endpoint_id: str) -> WebhookNotFound:
     return WebhookNotFound(f"Webhook {endpoint_id[:64]} was not found.")
-
-
-def _may_manage(principal: Principal, channels: list[str] | None) -> bool:
-    """Whether the principal may see and change an endpoint with these channels."""
-    return includes_channels(principal.channels, channels)
-
-
-def _permitted_channels(channels: list[str] | None, principal: Principal) -> list[str] | None:
-    """The channels of an endpoint: by default, those that the principal is bound to. Raises Forbidden for others."""
-    if channels is None and principal.channels is not None:
-        return sorted(principal.channels)
-    if not _may_manage(principal, channels):
-        names = ", ".join(sorted(principal.channels or ()))
-        raise Forbidden(f"This API key manages webhooks of its channels only. `channels` may contain: {names}.")
-    return channels
-
-
-def _check_url(text: str, rules: WebhookRules) -> None:
-    """Check a URL as every delivery does. Raises InvalidRequest."""
-    try:
-        url = parse_webhook_url(text, allow_private=rules.allow_private)
-        with gevent.Timeout(RESOLVE_SECONDS, TimeoutError):  # TimeoutError is an OSError
-            addresses = rules.resolve(url.host, url.port)
-        check_addresses(addresses, allow_private=rules.allow_private)
-    except RefusedURL as error:
-        detail = str(error)
-    except OSError:
-        detail = "The host name cannot be resolved."
-    else:
-        return
-    raise InvalidRequest("The URL is refused.", errors=[{"pointer": "#/url", "detail": detail}])
 
 
 def endpoint_document(endpoint: Any) -> dict[str, Any]:
