@@ -29,7 +29,7 @@ from app.db.engine import db, rfc3339
 from app.models import DELIVERIES, EVENTS, WebhookDelivery, WebhookEndpoint
 from app.models.webhook import RETRY_FIRST, RETRY_MAX, UNREACHABLE_AFTER, retry_pause
 from app.services import webhook_delivery, webhook_queue, webhook_service
-from app.services.credentials import SecretStore, new_secret
+from app.services.credentials import SecretStore, new_webhook_secret
 from app.services.event_feed import renumber_feed
 from app.services.webhook_queue import Attempt, queue_rows
 from app.services.webhook_service import prune_deliveries
@@ -155,7 +155,7 @@ def test_after_a_rotation_both_secrets_verify_for_24_hours(app: Flask, client: F
     for secret in (webhook["secret"], rotated["secret"]):
         first.verify(secret)
     second.verify(rotated["secret"])
-    for request, secret in ((second, webhook["secret"]), (first, new_secret())):
+    for request, secret in ((second, webhook["secret"]), (first, new_webhook_secret())):
         with pytest.raises(WebhookVerificationError):
             request.verify(secret)
 

@@ -23,7 +23,7 @@ from app.db.engine import read_timestamp
 from app.models.lifecycle import EVENT_TYPES
 from app.models.principal import Principal
 from app.models.webhook import PAYLOADS, THIN, RefusedURL, parse_webhook_url
-from app.services.credentials import new_secret, signed_headers
+from app.services.credentials import new_webhook_secret, signed_headers
 from app.services.webhook_delivery import WebhookSender
 from app.services.webhook_queue import Attempt, render_event
 from app.services.webhook_service import list_endpoints
@@ -175,7 +175,7 @@ class _Position:
     def load(cls, file: Path) -> Self:
         """The position of an earlier run, or now and a new secret. Raises click.ClickException for another file."""
         if not file.exists():
-            return cls(file, _LATEST, new_secret())
+            return cls(file, _LATEST, new_webhook_secret())
         try:
             state = json.loads(file.read_text())
             return cls(file, str(state["after"]), str(state["secret"]))

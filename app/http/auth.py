@@ -21,7 +21,7 @@ from app.http.rate_limit import Slots
 from app.http.requests import current_globals, current_request, is_origin_allowed
 from app.models.principal import ANONYMOUS, SCOPES, Principal, customer_principal_id
 from app.services.credentials import (
-    PREFIX,
+    API_KEY_PREFIX,
     InvalidToken,
     KeySet,
     TokenChecker,
@@ -197,7 +197,7 @@ class Authenticator:
         return self._checker is not None or any_api_key()
 
     def _check(self, credential: str) -> Principal:
-        if credential.startswith(PREFIX):
+        if credential.startswith(API_KEY_PREFIX):
             (principal, expires_at), seconds = self._check_key(credential), KEY_SECONDS
         elif self._checker is None:
             raise _unauthenticated("tokens are not configured")

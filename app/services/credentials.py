@@ -1,4 +1,4 @@
-"""API keys, JWT bearer tokens and the principals they name; the secrets that sign webhooks.
+"""API keys, JWT bearer tokens, and the principals they name; then the secrets that sign webhooks.
 
 An API key is `osk_<id>.<secret><checksum>`. Tokens: RFC 7519, RFC 8725. Secrets and signatures of webhooks:
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
@@ -45,18 +45,20 @@ from app.models.principal import CUSTOMER_SCOPES, KEY_ID_LENGTH, SCOPES, Princip
 
 log = structlog.get_logger()
 
-PREFIX = "osk_"
-_SECRET_BYTES = 32
-_ID_SYMBOLS = "abcdefghijkmnpqrstuvwxyz23456789"
+API_KEY_PREFIX = "osk_"
+_API_KEY_SECRET_BYTES = 32
+_KEY_ID_SYMBOLS = "abcdefghijkmnpqrstuvwxyz23456789"
 _USE_RECORDED_EVERY = timedelta(minutes=1)
-_KEY = re.compile(rf"({PREFIX}([a-z0-9]{{{KEY_ID_LENGTH}}})\.([A-Za-z0-9_-]{{43}}))([0-9a-f]{{8}})", re.ASCII)
+_API_KEY = re.compile(
+    rf"({API_KEY_PREFIX}([a-z0-9]{{{KEY_ID_LENGTH}}})\.([A-Za-z0-9_-]{{43}}))([0-9a-f]{{8}})", re.ASCII
+)
 _NO_HASH = "0" * 64
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")  # asymmetric: the service verifies tokens, and must not be able to sign them
 # Media types in lower case (RFC 7515 §4.1.9, RFC 9068 §2.1); "application/" may be left out.
-_TYPES = ("jwt", "application/jwt", "at+jwt", "application/at+jwt")
+_TOKEN_TYPES = ("jwt", "application/jwt", "at+jwt", "application/at+jwt")
 _USER_AGENT = "order-service"
-_LOGGABLE = (
+_LOGGABLE_ERRORS = (
     jwt.ExpiredSignatureError,
     jwt.ImmatureSignatureError,
     jwt.InvalidAudienceError,
@@ -64,7 +66,7 @@ _LOGGABLE = (
     jwt.InvalidSignatureError,
     jwt.MissingRequiredClaimError,
 )
-_LEEWAY = 10  # seconds of clock skew
+_TOKEN_LEEWAY = 10  # seconds of clock skew
 _JWKS_LIFETIME = 300.0  # seconds that a key set is cached
 _JWKS_PAUSE = 30.0  # seconds between two fetches for unknown key ids
 _JWKS_FIRST_PAUSE = 2.0  # the same before the first key set, so that requests do not queue for the timeout
@@ -89,8 +91,8 @@ def create_api_key(
 
     SHA-256 is enough: a secret of 256 random bits cannot be guessed, so a slow hash adds nothing.
     """
-    key_id = "".join(secrets.choice(_ID_SYMBOLS) for _ in range(KEY_ID_LENGTH))
-    secret, now = secrets.token_urlsafe(_SECRET_BYTES), datetime.now(UTC)
+    key_id = "".join(secrets.choice(_KEY_ID_SYMBOLS) for _ in range(KEY_ID_LENGTH))
+    secret, now = secrets.token_urlsafe(_API_KEY_SECRET_BYTES), datetime.now(UTC)
     expires_at = None if expires_in is None else now + expires_in
     with db.session.begin():
         db.session.add(
@@ -104,44 +106,7 @@ def create_api_key(
                 expires_at=expires_at,
             )
         )
-    return with_checksum(f"{PREFIX}{key_id}.{secret}")
-
-
-def with_checksum(key: str) -> str:
-    """The key with its CRC-32, by which mistyped and truncated keys are refused without a database query.
-
-    It does not protect against forged keys; the secret does.
-    """
-    return f"{key}{crc32(key.encode()):08x}"
-
-
-def key_id(key: str) -> str:
-    """The id of a well-formed key, which is not secret."""
-    return key.removeprefix(PREFIX).partition(".")[0]
-
-
-def is_well_formed(key: str) -> bool:
-    """Whether a key has the right form and checksum. Other keys do not exist."""
-    parts = _KEY.fullmatch(key)
-    return parts is not None and with_checksum(parts[1]) == key
-
-
-def any_api_key() -> bool:
-    """Whether there is a valid key: neither revoked nor expired."""
-    unexpired = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > datetime.now(UTC))
-    return bool(read_rows(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), unexpired).limit(1)))
-
-
-def list_api_keys() -> list[ApiKey]:
-    """All keys, oldest first, including expired and revoked ones."""
-    return list(db.session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
-
-
-def revoke_api_key(key_id: str) -> bool:
-    """Revoke a key. False if there is no such key or it is revoked already."""
-    valid = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
-    with db.engine.begin() as connection:
-        return connection.execute(valid.values(revoked_at=datetime.now(UTC))).rowcount == 1
+    return with_checksum(f"{API_KEY_PREFIX}{key_id}.{secret}")
 
 
 def find_principal(key: str) -> tuple[Principal, float] | None:
@@ -150,7 +115,7 @@ def find_principal(key: str) -> tuple[Principal, float] | None:
 
     Use is recorded at most once a minute, so that reads rarely write.
     """
-    parts = _KEY.fullmatch(key)
+    parts = _API_KEY.fullmatch(key)
     if parts is None or not is_well_formed(key):
         return None
     key_id, secret = parts[2], parts[3]
@@ -181,7 +146,45 @@ def _record_use(key_id: str, now: datetime) -> None:
             log.warning("use of a key not recorded", key_id=key_id, error=type(error).__name__)
 
 
+def list_api_keys() -> list[ApiKey]:
+    """All keys, oldest first, including expired and revoked ones."""
+    return list(db.session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+
+
+def revoke_api_key(key_id: str) -> bool:
+    """Revoke a key. False if there is no such key or it is revoked already."""
+    valid = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    with db.engine.begin() as connection:
+        return connection.execute(valid.values(revoked_at=datetime.now(UTC))).rowcount == 1
+
+
+def any_api_key() -> bool:
+    """Whether there is a valid key: neither revoked nor expired."""
+    unexpired = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > datetime.now(UTC))
+    return bool(read_rows(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), unexpired).limit(1)))
+
+
+def key_id(key: str) -> str:
+    """The id of a well-formed key, which is not secret."""
+    return key.removeprefix(API_KEY_PREFIX).partition(".")[0]
+
+
+def is_well_formed(key: str) -> bool:
+    """Whether a key has the right form and checksum. Other keys do not exist."""
+    parts = _API_KEY.fullmatch(key)
+    return parts is not None and with_checksum(parts[1]) == key
+
+
+def with_checksum(key: str) -> str:
+    """The key with its CRC-32, by which mistyped and truncated keys are refused without a database query.
+
+    It does not protect against forged keys; the secret does.
+    """
+    return f"{key}{crc32(key.encode()):08x}"
+
+
 def hash_secret(secret: str) -> str:
+    """The hash of an API key's secret, as it is stored."""
     return sha256(secret.encode()).hexdigest()
 
 
@@ -312,7 +315,7 @@ class TokenChecker:
         try:
             header = jwt.get_unverified_header(token)
             kind = header.get("typ", "JWT")
-            if kind is not None and str(kind).lower() not in _TYPES:
+            if kind is not None and str(kind).lower() not in _TOKEN_TYPES:
                 raise InvalidToken("typ is not JWT")
             key = self.key_set.find(header.get("kid")) if self.key_set else self.public_key
             if key is None:
@@ -324,24 +327,24 @@ class TokenChecker:
                 algorithms=list(ALGORITHMS),
                 issuer=self.issuer,
                 audience=self.audience,
-                leeway=_LEEWAY,
+                leeway=_TOKEN_LEEWAY,
                 options=options,
             )
-            return _principal(claims), float(claims["exp"])
+            return _token_principal(claims), float(claims["exp"])
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError) as error:
-            raise InvalidToken(_reason(error)) from error
+            raise InvalidToken(_invalid_reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
-    """The reason for the log. Messages of other errors than _LOGGABLE quote the token."""
-    return str(error) if isinstance(error, _LOGGABLE) else type(error).__name__
+def _invalid_reason(error: Exception) -> str:
+    """The reason for the log. Messages of other errors than _LOGGABLE_ERRORS quote the token."""
+    return str(error) if isinstance(error, _LOGGABLE_ERRORS) else type(error).__name__
 
 
-def _principal(claims: Mapping[str, Any]) -> Principal:
+def _token_principal(claims: Mapping[str, Any]) -> Principal:
     subject = claims["sub"]
     if not isinstance(subject, str) or not 1 <= len(subject) <= ID_MAX or not subject.isprintable():
         raise InvalidToken("sub is not a valid customer id")
-    scopes = (_scopes(claims.get("scope")) | _scopes(claims.get("scp"))) & SCOPES.keys()
+    scopes = (_token_scopes(claims.get("scope")) | _token_scopes(claims.get("scp"))) & SCOPES.keys()
     if "orders:manage" in scopes:
         return Principal(f"token:{subject}", scopes)
     if is_alias(subject):  # of a customer whose data was erased
@@ -349,7 +352,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     return Principal(customer_principal_id(subject), scopes & CUSTOMER_SCOPES, customer_id=subject)
 
 
-def _scopes(claim: Any) -> frozenset[str]:
+def _token_scopes(claim: Any) -> frozenset[str]:
     """The scopes of a `scope` or `scp` claim: words in a string (RFC 8693 §4.2), or a list, as some issuers send it.
 
     Only a space separates them (RFC 6749 §3.3): to the issuer, words with a tab in between are one scope.
@@ -360,10 +363,10 @@ def _scopes(claim: Any) -> frozenset[str]:
 
 
 class UnreadableSecret(Exception):
-    """The secret was encrypted with another SECRET_KEY. It must be rotated."""
+    """The secret of a webhook was encrypted with another SECRET_KEY. It must be rotated."""
 
 
-def new_secret() -> str:
+def new_webhook_secret() -> str:
     """A random secret, `whsec_` and base64."""
     return _WEBHOOK_SECRET_PREFIX + b64encode(secrets.token_bytes(_WEBHOOK_SECRET_BYTES)).decode()
 
@@ -374,17 +377,17 @@ def signed_headers(message_id: str, body: bytes, *, timestamp: int, secrets: Seq
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(_signature(content, secret) for secret in secrets),
+        "webhook-signature": " ".join(_webhook_signature(content, secret) for secret in secrets),
     }
 
 
-def _signature(content: bytes, secret: str) -> str:
+def _webhook_signature(content: bytes, secret: str) -> str:
     key = b64decode(secret.removeprefix(_WEBHOOK_SECRET_PREFIX))
     return "v1," + b64encode(hmac.digest(key, content, "sha256")).decode()
 
 
 class SecretStore:
-    """Seals secrets for the database and opens them again.
+    """Seals the secrets of webhooks for the database and opens them again.
 
     With a SECRET_KEY they are encrypted and authenticated with a key derived from it: a copy of the database alone
     reveals none. Anyone who also has the settings of the service, or runs code in it, can read them all. Without a

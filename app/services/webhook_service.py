@@ -37,7 +37,7 @@ from app.models.webhook import (
     includes_channels,
     parse_webhook_url,
 )
-from app.services.credentials import SecretStore, new_secret
+from app.services.credentials import SecretStore, new_webhook_secret
 from app.services.webhook_queue import QUEUED, delivery_document, queue_events, queue_rows
 
 ENDPOINTS_MAX = 200  # the worker reads all of them for each event
@@ -92,7 +92,7 @@ def create_endpoint(content: Mapping[str, Any], *, principal: Principal, rules: 
     TooManyWebhooks.
     """
     _check_url(content["url"], rules)
-    secret, now = new_secret(), datetime.now(UTC)
+    secret, now = new_webhook_secret(), datetime.now(UTC)
     endpoint = WebhookEndpoint(
         id=new_id(now),
         url=content["url"],
@@ -253,7 +253,7 @@ def rotate_secret(endpoint_id: str, *, principal: Principal, rules: WebhookRules
 
     Requests are signed with both secrets for ROTATION. Raises WebhookNotFound.
     """
-    secret = new_secret()
+    secret = new_webhook_secret()
     sealed, now = rules.secrets.seal(secret), datetime.now(UTC)
 
     def rotate() -> dict[str, Any]:
