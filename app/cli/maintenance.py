@@ -1,4 +1,5 @@
-"""Commands for operators: `doctor`, `verify`, `events`, `broker`, `search`, `privacy`, `api-keys` and `token`."""
+"""Commands for operators, in this order: `doctor`, `verify`; the groups `events`, `broker`, `search`, `privacy` and
+`api-keys`, each with its options; `token`."""
 
 import math
 import sys
@@ -59,30 +60,31 @@ from app.services.verification import (
 )
 from app.services.webhook_service import prune_deliveries
 
-_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+_LEVEL_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 
-events = AppGroup("events", help="Manage the feed of events and the deliveries.")
-broker = AppGroup("broker", help="Manage the publishing of events to the message broker.")
-search = AppGroup("search", help="Manage the search of orders.")
 
-OPERATOR = Principal("system:privacy", frozenset())
+@click.command(short_help="Check the installation; each line says what to do.")
+@with_appcontext
+def doctor() -> None:
+    """Check settings, database, migrations, clock, access, worker, search, broker and webhooks.
 
-privacy = AppGroup("privacy", help="Export and erase personal data of customers.")
+    Each line says what to do. The exit status is 1 if there is an error: something that loses or delays orders or
+    events. Run it with the settings of the service, on each of its machines.
+    """
+    failed = False
+    with errors_in_one_line():
+        for finding in diagnose(current_app.config):
+            failed |= finding.level is Level.ERROR
+            level = click.style(f"{finding.level:<8}", fg=_LEVEL_COLOURS[finding.level])
+            click.echo(f"{level} {finding.topic:<12} {finding.text}")
+    sys.exit(failed)
 
-api_keys = AppGroup("api-keys", help="Create, list and revoke the API keys of services.")
 
-scope_option = click.option(
-    "--scope",
-    "scopes",
-    type=click.Choice(list(SCOPES)),
-    multiple=True,
-    required=True,
-    help="Scope of the credentials; repeatable.",
-)
+_jobs_option = click.option("--jobs", type=click.IntRange(1, 512), help="Number of processes; by default one per core.")
 
 
 @click.command(short_help="Compare the tables, the feed and the search with the events.")
-@click.option("--jobs", type=click.IntRange(1, 512), help="Number of processes; by default one per core.")
+@_jobs_option
 @click.option("--since", type=Since(), help="Verify only orders created or changed since: 30d, 12h, 45m, or a time.")
 @with_appcontext
 def verify(jobs: int | None, since: datetime | None) -> None:
@@ -100,42 +102,28 @@ def verify(jobs: int | None, since: datetime | None) -> None:
         work = partial(verify_range, since=since)
         with progress_bar("Orders", length=orders) as bar:
             for result in run_in_processes(work, order_ranges(), processes=jobs or process_count(orders)):
-                differences += _report(result.differences)
+                differences += _report_differences(result.differences)
                 verified += result.verified
                 bar.update(min(result.orders.size, orders - bar.pos))
         for lines in chain(verify_erasures(), [verify_feed_numbers(), verify_search_head()], verify_search_terms()):
-            differences += _report(lines)
+            differences += _report_differences(lines)
         click.echo(f"{pluralize(verified, 'order')} verified, {pluralize(differences, 'difference')}.")
     sys.exit(1 if differences else 0)
 
 
-def _report(lines: Iterable[str]) -> int:
+def _report_differences(lines: Iterable[str]) -> int:
     count = 0
     for count, line in enumerate(lines, start=1):
         click.echo(line)
     return count
 
 
-@click.command(short_help="Check the installation; each line says what to do.")
-@with_appcontext
-def doctor() -> None:
-    """Check settings, database, migrations, clock, access, worker, search, broker and webhooks.
-
-    Each line says what to do. The exit status is 1 if there is an error: something that loses or delays orders or
-    events. Run it with the settings of the service, on each of its machines.
-    """
-    failed = False
-    with errors_in_one_line():
-        for finding in diagnose(current_app.config):
-            failed |= finding.level is Level.ERROR
-            level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
-            click.echo(f"{level} {finding.topic:<12} {finding.text}")
-    sys.exit(failed)
+events = AppGroup("events", help="Manage the feed of events and the deliveries.")
 
 
 @events.command("prune", short_help="Remove old entries of the feed, and old webhook deliveries.")
 @click.option("--older-than", type=Age(), required=True, help="Minimum age: 30d, 12h, 45m.")
-def prune(older_than: timedelta) -> None:
+def prune_events(older_than: timedelta) -> None:
     """Remove old entries from the feed, and old webhook deliveries that are not pending. The events and their snapshots
     stay in the history of each order.
 
@@ -154,7 +142,7 @@ def prune(older_than: timedelta) -> None:
 
 
 @events.command("renumber", short_help="Renumber the feed after a restore.")
-def renumber() -> None:
+def renumber_events() -> None:
     """Renumber all events in the feed: run this after the database was restored to an earlier time, and before the
     service is started again.
 
@@ -164,6 +152,9 @@ def renumber() -> None:
     """
     with migrated_database():
         click.echo(f"{renumber_feed()} was added to each number of the feed.")
+
+
+broker = AppGroup("broker", help="Manage the publishing of events to the message broker.")
 
 
 @broker.command("replay", short_help="Publish events again, or leave some out.")
@@ -181,9 +172,12 @@ def replay_events(after: int) -> None:
     click.echo(f"Publishing continues with event {after + 1}.")
 
 
+search = AppGroup("search", help="Manage the search of orders.")
+
+
 @search.command("rebuild", short_help="Rebuild the search from the orders.")
-@click.option("--jobs", type=click.IntRange(1, 512), help="Number of processes; by default one per core.")
-def rebuild(jobs: int | None) -> None:
+@_jobs_option
+def rebuild_search(jobs: int | None) -> None:
     """Rebuild the search from the orders, and remove what does not belong to it.
 
     The service and the workers can keep running: until an order is rewritten, it is found as before. The command can be
@@ -192,7 +186,7 @@ def rebuild(jobs: int | None) -> None:
     with migrated_database():
         seq, orders, rows = read_ends().seq, count_orders(), 0
         with progress_bar("Orders", length=orders) as bar:
-            for count in run_in_processes(_rewrite, order_ranges(), processes=jobs or process_count(orders)):
+            for count in run_in_processes(_rewrite_orders, order_ranges(), processes=jobs or process_count(orders)):
                 rows += count
                 bar.update(min(count, orders - bar.pos))
         finish_rebuild(seq)
@@ -207,11 +201,15 @@ def rebuild(jobs: int | None) -> None:
         )
 
 
-def _rewrite(orders: OrderRange) -> int:
+def _rewrite_orders(orders: OrderRange) -> int:
     return rewrite_rows(orders.after, orders.last)
 
 
-def _customer_id(_context: click.Context, _argument: click.Parameter, value: str) -> str:
+_OPERATOR = Principal("system:privacy", frozenset())
+privacy = AppGroup("privacy", help="Export and erase personal data of customers.")
+
+
+def _valid_customer_id(_context: click.Context, _argument: click.Parameter, value: str) -> str:
     with errors_in_one_line():
         value.encode()
     try:
@@ -221,53 +219,53 @@ def _customer_id(_context: click.Context, _argument: click.Parameter, value: str
     return valid
 
 
-customer_argument = click.argument("customer_id", callback=_customer_id)
+_customer_argument = click.argument("customer_id", callback=_valid_customer_id)
 
 
 @privacy.command("export", short_help="Export all that is stored about a customer.")
-@customer_argument
+@_customer_argument
 @click.option(
     "--output",
     type=click.File("w", encoding="utf-8"),
     default="-",
     help="File to write to; standard output by default.",
 )
-def export(customer_id: str, output: TextIO) -> None:
+def export_data(customer_id: str, output: TextIO) -> None:
     """Export all that is stored about a customer, one JSON object a line: orders, their events, deliveries of webhooks,
     a running erasure."""
     with migrated_database():
         lines = 0
-        for line in as_ndjson(stream_personal_data(customer_id, principal=OPERATOR)):
+        for line in as_ndjson(stream_personal_data(customer_id, principal=_OPERATOR)):
             output.write(line)
             lines += 1
         output.flush()  # reports a full disk here, not when the file is closed
         click.echo(f"{pluralize(lines, 'line')} exported.", err=True)
 
 
+@privacy.command("erase")
+@_customer_argument
+def erase_data(customer_id: str) -> None:
+    """Erase the personal data of a customer without open orders. Exit status 1 if it could not be completed."""
+    with migrated_database():
+        try:
+            erasure = erase_customer(customer_id, principal=_OPERATOR, seconds=0)
+        except ServiceError as error:
+            raise click.ClickException(error.detail) from None
+        _report_erasures([_complete_erasure(erasure.id)])
+
+
 @privacy.command("resume")
-def resume() -> None:
+def resume_erasures() -> None:
     """Complete all erasures that are running.
 
     The command can be interrupted and run again, even in several processes at once. Exit status 1 if an erasure could
     not be completed: other processes kept reading or writing the SQLite file, or an order was reopened meanwhile.
     """
     with migrated_database():
-        _report_erasures([_complete(erasure_id) for erasure_id in running_erasures()])
+        _report_erasures([_complete_erasure(erasure_id) for erasure_id in running_erasures()])
 
 
-@privacy.command("erase")
-@customer_argument
-def erase(customer_id: str) -> None:
-    """Erase the personal data of a customer without open orders. Exit status 1 if it could not be completed."""
-    with migrated_database():
-        try:
-            erasure = erase_customer(customer_id, principal=OPERATOR, seconds=0)
-        except ServiceError as error:
-            raise click.ClickException(error.detail) from None
-        _report_erasures([_complete(erasure.id)])
-
-
-def _complete(erasure_id: str) -> ErasureState:
+def _complete_erasure(erasure_id: str) -> ErasureState:
     """Continue until the erasure is done, or waits for a reopened order or for the SQLite file."""
     return continue_erasure(erasure_id, seconds=math.inf, rewrite_always=True)
 
@@ -279,36 +277,49 @@ def _report_erasures(states: list[ErasureState]) -> None:
     sys.exit(any(state.status != DONE for state in states))
 
 
-def _short_name(_: click.Context, option: click.Parameter, value: str) -> str:
+api_keys = AppGroup("api-keys", help="Create, list and revoke the API keys of services.")
+
+
+def _valid_name(_: click.Context, option: click.Parameter, value: str) -> str:
     limit = KEY_NAME_MAX if option.name == "name" else ID_MAX
     if not 1 <= len(value) <= limit or not value.isprintable():
         raise click.BadParameter(f"must have 1 to {limit} printable characters.")
     return value
 
 
-def _channel_names(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> set[str]:
-    if len(channels := {_short_name(context, option, value) for value in values}) > CHANNELS_MAX:
+def _valid_channels(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> set[str]:
+    if len(channels := {_valid_name(context, option, value) for value in values}) > CHANNELS_MAX:
         raise click.BadParameter(f"a key is bound to at most {CHANNELS_MAX} channels.")
     return channels
+
+
+_scope_option = click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(list(SCOPES)),
+    multiple=True,
+    required=True,
+    help="Scope of the credentials; repeatable.",
+)
 
 
 @api_keys.command("create")
 @click.option(
     "--name",
     required=True,
-    callback=_short_name,
+    callback=_valid_name,
     help="Name of the service; keys with the same name are one principal.",
 )
-@scope_option
+@_scope_option
 @click.option(
     "--channel",
     "channels",
     multiple=True,
-    callback=_channel_names,
+    callback=_valid_channels,
     help="Bind the key to a channel: it has access to its orders only. Repeatable; all orders by default.",
 )
 @click.option("--expires-in", type=Age(), help="Lifetime: 90d, 12h. Unlimited by default.")
-def create(name: str, scopes: tuple[str, ...], channels: set[str], expires_in: timedelta | None) -> None:
+def create_key(name: str, scopes: tuple[str, ...], channels: set[str], expires_in: timedelta | None) -> None:
     """Create a key and print it once, on the last line. Send it as `Authorization: Bearer KEY`."""
     if channels and (useless := [scope for scope in PERSONAL_DATA_SCOPES if scope in scopes]):
         raise click.BadParameter(
@@ -333,10 +344,10 @@ def list_keys() -> None:
         for key in list_api_keys():
             used = f"last used {rfc3339(key.last_used_at)}" if key.last_used_at else "never used"
             channels = f"  channels {', '.join(key.channels)}" if key.channels is not None else ""
-            click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}{channels}  {_state(key)}  {used}")
+            click.echo(f"{key.id}  {key.name}  {' '.join(key.scopes)}{channels}  {_key_state(key)}  {used}")
 
 
-def _state(key: ApiKey) -> str:
+def _key_state(key: ApiKey) -> str:
     if key.revoked_at is not None:
         return f"revoked {rfc3339(key.revoked_at)}"
     if key.expires_at is None:
@@ -346,7 +357,7 @@ def _state(key: ApiKey) -> str:
 
 @api_keys.command("revoke")
 @click.argument("key_id")
-def revoke(key_id: str) -> None:
+def revoke_key(key_id: str) -> None:
     """Revoke the key with this id. It takes effect within a second."""
     with migrated_database():
         if not revoke_api_key(key_id):
@@ -355,8 +366,8 @@ def revoke(key_id: str) -> None:
 
 
 @click.command()
-@click.option("--customer", required=True, callback=_short_name, help="Customer id, the `sub` of the token.")
-@scope_option
+@click.option("--customer", required=True, callback=_valid_name, help="Customer id, the `sub` of the token.")
+@_scope_option
 @click.option("--expires-in", type=Age(), default="15m", show_default=True, help="Lifetime.")
 @with_appcontext
 def token(customer: str, scopes: tuple[str, ...], expires_in: timedelta) -> None:
