@@ -1,4 +1,7 @@
-"""Importing orders from NDJSON: bodies of `POST /orders`, and exported documents, which keep their state."""
+"""Importing orders from NDJSON: bodies of `POST /orders`, and exported documents, which keep their state.
+
+The schema of an exported document comes last.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,158 +71,7 @@ from app.services.order_actions import DOCUMENT_MAX
 from app.services.order_service import CreateRequest, content_columns, create_orders, item_columns, order_fingerprint
 from app.services.order_storage import NewOrder, find_stored_ids, restore_orders
 
-_NUMBER = validate.Regexp(NUMBER_PATTERN, error="This must be an order number, such as 261122-7QK4MZ8D.")
-_NOT_EMPTY = validate.Length(min=1, error="This must have a member, or be null.")
-
 _EXPECTED_MAX = 500  # characters of a value in an error detail
-
-
-class _CompleteSchema(StrictSchema):
-    """A schema that requires all members: a document has each of them, even if it is null."""
-
-    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        super().on_bind_field(field_name, field_obj)
-        field_obj.required = True
-
-
-def _number() -> BoundedInteger:
-    return BoundedInteger(1, 2**31 - 1, required=True)
-
-
-def _lines() -> fields.Field[Any]:
-    return BoundedList(fields.Nested(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
-
-
-def _free_text() -> Text:
-    return Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
-
-
-# The members of records are declared in the order of the document.
-
-
-class ExportedItemSchema(_CompleteSchema, ItemInSchema):
-    """A line with its units; the import computes the prices again."""
-
-    line = BoundedInteger(1, ITEMS_MAX, required=True)
-    subtotal = fields.Raw(allow_none=True)
-    discount = fields.Raw()
-    total = fields.Raw(allow_none=True)
-    cancelled = BoundedInteger(0, QUANTITY_MAX, required=True)
-    fulfilled = BoundedInteger(0, QUANTITY_MAX, required=True)
-    returned = BoundedInteger(0, QUANTITY_MAX, required=True)
-
-
-class ExportedAdjustmentSchema(_CompleteSchema, AdjustmentInSchema):
-    """An adjustment of the order."""
-
-
-class ExportedHoldSchema(StrictSchema):
-    """A hold of the order."""
-
-    handle = Handle()
-    kind = Choice(HOLD_KINDS, required=True)
-    reason = Text(200, required=True, allow_none=True)
-    until = RFC3339DateTime(required=True, allow_none=True)
-    placed_by = Text(PRINCIPAL_MAX, required=True)
-    placed_at = RFC3339DateTime(required=True)
-
-
-class ExportedPaymentSchema(StrictSchema):
-    """A payment of the order."""
-
-    type = Choice(PAYMENT_TYPES, required=True)
-    amount = BoundedInteger(1, PRICE_MAX, required=True)
-    waived = BoundedInteger(0, PRICE_MAX, required=True)
-    reference = Text(128, required=True)
-    method = Text(64, required=True, allow_none=True)
-    occurred_at = RFC3339DateTime(required=True)
-    note = _free_text()
-    created_at = RFC3339DateTime(required=True)
-
-
-class ExportedDeliveryEventSchema(StrictSchema):
-    """What happened to a fulfillment."""
-
-    type = Choice(DELIVERY_EVENTS, required=True)
-    occurred_at = RFC3339DateTime(required=True)
-    description = Text(500, required=True, allow_none=True)
-
-
-class ExportedFulfillmentSchema(DistinctLinesSchema):
-    """A fulfillment of the order."""
-
-    number = _number()
-    items = _lines()
-    status = Choice(DELIVERY_EVENTS, required=True)
-    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True, validate=_NOT_EMPTY)
-    events = BoundedList(fields.Nested(ExportedDeliveryEventSchema), max_length=DELIVERY_EVENTS_MAX, required=True)
-    created_at = RFC3339DateTime(required=True)
-
-
-class ExportedReturnSchema(DistinctLinesSchema):
-    """A return of the order."""
-
-    number = _number()
-    items = _lines()
-    status = Choice(RETURN_RECORD_STATUSES, required=True)
-    reason = _free_text()
-    created_at = RFC3339DateTime(required=True)
-
-
-class ExportedCancellationSchema(DistinctLinesSchema):
-    """A cancellation of units of the order."""
-
-    number = _number()
-    items = _lines()
-    reason = Choice(CANCELLATION_REASONS, required=True)
-    note = _free_text()
-    created_at = RFC3339DateTime(required=True)
-    reopened_at = RFC3339DateTime(required=True, allow_none=True)
-
-
-class ExportedReopeningSchema(StrictSchema):
-    """Why and when the order was reopened, and its status before."""
-
-    from_status = Choice(ACTIONS["reopen"].from_statuses, required=True)
-    reason = Text(NOTE_MAX, multiline=True, required=True, allow_none=True)
-    at = RFC3339DateTime(required=True)
-
-
-class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
-    """A complete order document. The import recomputes the derived members; they must equal those of the document.
-
-    The members of CONTENT and RECORDS may be absent: an earlier release has exported an order without those added
-    since.
-    """
-
-    items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
-    adjustments = BoundedList(fields.Nested(ExportedAdjustmentSchema), max_length=ADJUSTMENTS_MAX, required=True)
-    id = fields.UUID(required=True)
-    number = fields.String(required=True, validate=_NUMBER)
-    status = Choice(STATUSES, required=True)
-    fulfillment_status = Choice(FULFILLMENT_STATUSES, required=True)
-    payment_status = Choice(PAYMENT_STATUSES, required=True)
-    return_status = Choice(RETURN_STATUSES, required=True)
-    holds = BoundedList(fields.Nested(ExportedHoldSchema), max_length=HOLDS_MAX, required=True)
-    payments = BoundedList(fields.Nested(ExportedPaymentSchema), max_length=PAYMENTS_MAX, required=True)
-    fulfillments = fields.List(fields.Nested(ExportedFulfillmentSchema), required=True)
-    returns = fields.List(fields.Nested(ExportedReturnSchema), required=True)
-    cancellations = fields.List(fields.Nested(ExportedCancellationSchema), required=True)
-    reopening = fields.Nested(ExportedReopeningSchema, required=True, allow_none=True)
-    late = fields.Boolean(required=True)
-    # Actions that end an order are allowed beyond VERSIONS_MAX.
-    version = BoundedInteger(1, 2 * VERSIONS_MAX, required=True)
-    created_at = RFC3339DateTime(required=True)
-    updated_at = RFC3339DateTime(required=True)
-    totals = fields.Raw(allow_none=True)
-    allowed_actions = fields.Raw()
-
-    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        super().on_bind_field(field_name, field_obj)
-        field_obj.required = field_name not in CONTENT | RECORDS
-
-
-_BODY, _DOCUMENT = OrderInSchema(), ExportedOrderSchema()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +119,10 @@ class OrderImport:
     ) -> None:
         data = parse_json(line.text.strip())
         if isinstance(data, dict) and "id" in data:
-            order = restore_order(load_body(_DOCUMENT, data), document=data, principal=self.principal.id)
+            order = restore_order(load_body(_EXPORTED_ORDER, data), document=data, principal=self.principal.id)
             restored.append((line, order))
             return
-        body = load_body(_BODY, data)
+        body = load_body(_NEW_ORDER, data)
         key = None if body.get("external_ref") else self._idempotency_key(line)
         requests.append((line, CreateRequest(body, self.principal, idempotency_key=key, reference_as_key=True)))
 
@@ -284,7 +136,7 @@ class OrderImport:
         orders: dict[str, NewOrder] = {}
         for _, order in restored:
             orders.setdefault(order.id, order)  # the first of several lines with the same order
-        stored, errors = _store(list(orders.values()))
+        stored, errors = _store_restored(list(orders.values()))
         existing = find_stored_ids([order for order in orders.values() if order.id not in stored])
         for line, order in restored:
             if order.id in stored or order.id in existing:
@@ -308,7 +160,7 @@ class OrderImport:
         return f"line {line.number}: {messages or cause or detail}"
 
 
-def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
+def _store_restored(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
     """The ids of the stored orders, and the database's error messages for others, by id."""
     try:
         return (restore_orders(orders), {}) if orders else (set(), {})
@@ -319,7 +171,7 @@ def _store(orders: Sequence[NewOrder]) -> tuple[set[str], dict[str, str]]:
             return set(), {orders[0].id: str(error).partition("\n")[0]}
     stored, errors = set[str](), dict[str, str]()
     for order in orders:  # the statement failed for all: find the orders that cause it
-        one_stored, one_error = _store([order])
+        one_stored, one_error = _store_restored([order])
         stored |= one_stored
         errors |= one_error
     return stored, errors
@@ -404,3 +256,155 @@ def _with_text_times(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_text_times(part) for part in value]
     return rfc3339(value) if isinstance(value, datetime) else value
+
+
+class _CompleteSchema(StrictSchema):
+    """A schema that requires all members: a document has each of them, even if it is null."""
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        super().on_bind_field(field_name, field_obj)
+        field_obj.required = True
+
+
+_IS_ORDER_NUMBER = validate.Regexp(NUMBER_PATTERN, error="This must be an order number, such as 261122-7QK4MZ8D.")
+_IS_NOT_EMPTY = validate.Length(min=1, error="This must have a member, or be null.")
+
+
+def _record_number() -> BoundedInteger:
+    return BoundedInteger(1, 2**31 - 1, required=True)
+
+
+def _record_lines() -> fields.Field[Any]:
+    return BoundedList(fields.Nested(LineQuantityInSchema), min_length=1, max_length=ITEMS_MAX, required=True)
+
+
+def _record_text() -> Text:
+    return Text(NOTE_MAX, min_length=0, multiline=True, required=True, allow_none=True)
+
+
+# The members of records are declared in the order of the document.
+
+
+class ExportedItemSchema(_CompleteSchema, ItemInSchema):
+    """A line with its units; the import computes the prices again."""
+
+    line = BoundedInteger(1, ITEMS_MAX, required=True)
+    subtotal = fields.Raw(allow_none=True)
+    discount = fields.Raw()
+    total = fields.Raw(allow_none=True)
+    cancelled = BoundedInteger(0, QUANTITY_MAX, required=True)
+    fulfilled = BoundedInteger(0, QUANTITY_MAX, required=True)
+    returned = BoundedInteger(0, QUANTITY_MAX, required=True)
+
+
+class ExportedAdjustmentSchema(_CompleteSchema, AdjustmentInSchema):
+    """An adjustment of the order."""
+
+
+class ExportedHoldSchema(StrictSchema):
+    """A hold of the order."""
+
+    handle = Handle()
+    kind = Choice(HOLD_KINDS, required=True)
+    reason = Text(200, required=True, allow_none=True)
+    until = RFC3339DateTime(required=True, allow_none=True)
+    placed_by = Text(PRINCIPAL_MAX, required=True)
+    placed_at = RFC3339DateTime(required=True)
+
+
+class ExportedPaymentSchema(StrictSchema):
+    """A payment of the order."""
+
+    type = Choice(PAYMENT_TYPES, required=True)
+    amount = BoundedInteger(1, PRICE_MAX, required=True)
+    waived = BoundedInteger(0, PRICE_MAX, required=True)
+    reference = Text(128, required=True)
+    method = Text(64, required=True, allow_none=True)
+    occurred_at = RFC3339DateTime(required=True)
+    note = _record_text()
+    created_at = RFC3339DateTime(required=True)
+
+
+class ExportedDeliveryEventSchema(StrictSchema):
+    """What happened to a fulfillment."""
+
+    type = Choice(DELIVERY_EVENTS, required=True)
+    occurred_at = RFC3339DateTime(required=True)
+    description = Text(500, required=True, allow_none=True)
+
+
+class ExportedFulfillmentSchema(DistinctLinesSchema):
+    """A fulfillment of the order."""
+
+    number = _record_number()
+    items = _record_lines()
+    status = Choice(DELIVERY_EVENTS, required=True)
+    tracking = fields.Nested(TrackingInSchema, required=True, allow_none=True, validate=_IS_NOT_EMPTY)
+    events = BoundedList(fields.Nested(ExportedDeliveryEventSchema), max_length=DELIVERY_EVENTS_MAX, required=True)
+    created_at = RFC3339DateTime(required=True)
+
+
+class ExportedReturnSchema(DistinctLinesSchema):
+    """A return of the order."""
+
+    number = _record_number()
+    items = _record_lines()
+    status = Choice(RETURN_RECORD_STATUSES, required=True)
+    reason = _record_text()
+    created_at = RFC3339DateTime(required=True)
+
+
+class ExportedCancellationSchema(DistinctLinesSchema):
+    """A cancellation of units of the order."""
+
+    number = _record_number()
+    items = _record_lines()
+    reason = Choice(CANCELLATION_REASONS, required=True)
+    note = _record_text()
+    created_at = RFC3339DateTime(required=True)
+    reopened_at = RFC3339DateTime(required=True, allow_none=True)
+
+
+class ExportedReopeningSchema(StrictSchema):
+    """Why and when the order was reopened, and its status before."""
+
+    from_status = Choice(ACTIONS["reopen"].from_statuses, required=True)
+    reason = Text(NOTE_MAX, multiline=True, required=True, allow_none=True)
+    at = RFC3339DateTime(required=True)
+
+
+class ExportedOrderSchema(_CompleteSchema, UpdatedOrderSchema):
+    """A complete order document. The import recomputes the derived members; they must equal those of the document.
+
+    The members of CONTENT and RECORDS may be absent: an earlier release has exported an order without those added
+    since.
+    """
+
+    items = BoundedList(fields.Nested(ExportedItemSchema), min_length=1, max_length=ITEMS_MAX, required=True)
+    adjustments = BoundedList(fields.Nested(ExportedAdjustmentSchema), max_length=ADJUSTMENTS_MAX, required=True)
+    id = fields.UUID(required=True)
+    number = fields.String(required=True, validate=_IS_ORDER_NUMBER)
+    status = Choice(STATUSES, required=True)
+    fulfillment_status = Choice(FULFILLMENT_STATUSES, required=True)
+    payment_status = Choice(PAYMENT_STATUSES, required=True)
+    return_status = Choice(RETURN_STATUSES, required=True)
+    holds = BoundedList(fields.Nested(ExportedHoldSchema), max_length=HOLDS_MAX, required=True)
+    payments = BoundedList(fields.Nested(ExportedPaymentSchema), max_length=PAYMENTS_MAX, required=True)
+    fulfillments = fields.List(fields.Nested(ExportedFulfillmentSchema), required=True)
+    returns = fields.List(fields.Nested(ExportedReturnSchema), required=True)
+    cancellations = fields.List(fields.Nested(ExportedCancellationSchema), required=True)
+    reopening = fields.Nested(ExportedReopeningSchema, required=True, allow_none=True)
+    late = fields.Boolean(required=True)
+    # Actions that end an order are allowed beyond VERSIONS_MAX.
+    version = BoundedInteger(1, 2 * VERSIONS_MAX, required=True)
+    created_at = RFC3339DateTime(required=True)
+    updated_at = RFC3339DateTime(required=True)
+    totals = fields.Raw(allow_none=True)
+    allowed_actions = fields.Raw()
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        super().on_bind_field(field_name, field_obj)
+        field_obj.required = field_name not in CONTENT | RECORDS
+
+
+_NEW_ORDER, _EXPORTED_ORDER = OrderInSchema(), ExportedOrderSchema()
