@@ -1,4 +1,9 @@
-"""The flask commands."""
+"""The flask commands.
+
+`orders` shows, exports, imports and expires orders, `webhooks` lists endpoints and forwards events, `worker` runs the
+worker, `maintenance` checks an installation and maintains its data, `seed` creates sample orders. `common` has what
+they share.
+"""
 
 import click
 from flask import Flask

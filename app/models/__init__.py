@@ -1,4 +1,4 @@
-"""The tables, as ORM models and as Core tables.
+"""The tables, as ORM models and as Core tables; in `order_aggregate`, `lifecycle` and `money`, the rules of orders.
 
 There are no foreign keys. A child row is written in the statement that writes its order, and orders are never deleted,
 so the check could never fail, and it would cost a create 8 µs a row. The primary key of every child table begins with
