@@ -152,24 +152,24 @@ def _read_json(req: Request, schema: StrictSchema) -> Any:
     limit, body = schema.MAX_BODY_SIZE, b""
     if not schema.fields and not req.content_length:  # an action without members needs no body
         if "Transfer-Encoding" in req.headers:  # chunked: the length is unknown until it is read
-            body = _read_body(req, limit=limit)
+            body = _read_bytes(req, limit=limit)
         if not body:
             return {}
     _check_media_type(req)
-    return _parse_body(body or _read_body(req, limit=limit))
+    return _parse_body(body or _read_bytes(req, limit=limit))
 
 
-def _read_body(req: Request, *, limit: int) -> bytes:
+def _read_bytes(req: Request, *, limit: int) -> bytes:
     """Read the body. Raises ContentTooLarge, RequestTimeout and BadRequest."""
     try:
-        return _receive_body(req, limit)
+        return _receive_bytes(req, limit)
     except (OSError, ClientDisconnected) as error:
         if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
             raise RequestTimeout("The body did not arrive in time.") from error
         raise BadRequest("The body is incomplete, or its chunked coding is malformed.") from error
 
 
-def _receive_body(req: Request, limit: int) -> bytes:
+def _receive_bytes(req: Request, limit: int) -> bytes:
     length = req.content_length
     if length is None:
         # One byte more than allowed: a chunked body that is longer is cut off there, without an error.
@@ -307,7 +307,7 @@ def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
     key = idempotency_key()
     return ChangeRequest(
         principal,
-        expected_versions=expected_versions(),
+        expected_versions=_expected_versions(),
         excluded_versions=_excluded_versions(),
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(body),
@@ -316,7 +316,7 @@ def change_request(principal: Principal, body: Any = None) -> ChangeRequest:
     )
 
 
-def expected_versions() -> frozenset[int] | None:
+def _expected_versions() -> frozenset[int] | None:
     """Return the versions in If-Match, or None for any version (RFC 9110 §13.1.1).
 
     Weak tags and tags that are not of a version never match. Raises PreconditionRequired if the header is missing and
