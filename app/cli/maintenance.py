@@ -206,6 +206,7 @@ def _rewrite_orders(orders: OrderRange) -> int:
 
 
 _OPERATOR = Principal("system:privacy", frozenset())
+
 privacy = AppGroup("privacy", help="Export and erase personal data of customers.")
 
 

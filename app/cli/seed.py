@@ -397,9 +397,8 @@ class _History:
         """Make the changes that the service makes by itself before that time."""
         order = self.order
         while order.due_at is not None:
-            at = max(
-                order.due_at, order.updated_at + _DUE_CHANGE_PAUSE
-            )  # a reopened order may have been due for a long time
+            # A reopened order may have been due for a long time.
+            at = max(order.due_at, order.updated_at + _DUE_CHANGE_PAUSE)
             if at >= before:
                 break
             event_type = order.apply_due_change(at=at)
@@ -409,12 +408,12 @@ class _History:
 
 def _make_changes(history: _History, rng: Random, until: datetime) -> None:
     order, at = history.order, history.order.created_at
-    for hours, step in _steps(order, rng):
+    for hours, change in _steps(order, rng):
         at += timedelta(hours=hours * rng.expovariate(1), seconds=1)
         if at >= until:
             break
         history.apply_due_changes(before=at)
-        event_type = step(order, at=at)
+        event_type = change(order, at=at)
         if event_type is not None:
             history.add(event_type, actor=order.principal)
     history.apply_due_changes(before=until)
