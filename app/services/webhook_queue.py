@@ -258,6 +258,7 @@ def _due_endpoint(row: Any, now: datetime) -> DueEndpoint:
 
 
 def _has_due_delivery(now: Any) -> ColumnElement[bool]:
+    """Whether an endpoint is enabled, not paused after failures, and has a delivery that is due."""
     endpoint, delivery = WebhookEndpoint, WebhookDelivery
     due = select(delivery.id).where(
         delivery.endpoint_id == endpoint.id, delivery.status == PENDING_LITERAL, delivery.next_attempt_at <= now
@@ -305,6 +306,7 @@ class _ClaimedRow:
 
 
 def _is_due(delivery: Any, status: Any) -> ColumnElement[bool]:
+    """Whether a delivery of the endpoint is due; `status` is its column, with or without the use of an index."""
     return and_(
         delivery.endpoint_id == bindparam("of_endpoint", type_=UUID),
         status == PENDING_LITERAL,
@@ -530,6 +532,40 @@ def _changes_health(endpoint: DueEndpoint, attempt: Attempt) -> bool:
     return attempt.at - endpoint.last_success_at >= SUCCESS_RECORDED_EVERY
 
 
+def _completion(delivery: ClaimedDelivery, attempt: Attempt, endpoint: WebhookEndpoint | None) -> dict[str, Any]:
+    """The values of a delivery after an attempt: it has succeeded, has failed for good, or is tried again later: at
+    once if the attempt began before the endpoint was changed."""
+    first_attempt_at = delivery.first_attempt_at or attempt.at
+    count = delivery.attempt_count + 1
+    remaining = first_attempt_at + GIVE_UP_AFTER - attempt.at
+    values: dict[str, Any] = {"new_status": PENDING, "due_at": None, "new_finished_at": None}
+    if attempt.succeeded or remaining <= timedelta(0):
+        values |= {"new_status": SUCCEEDED if attempt.succeeded else FAILED, "new_finished_at": attempt.at}
+    elif endpoint is not None and _precedes_change(attempt, endpoint):
+        values["due_at"] = attempt.at
+    else:  # the last attempt is made when GIVE_UP_AFTER has passed
+        values["due_at"] = attempt.at + min(remaining, retry_pause(count, retry_after=attempt.retry_after))
+    return _leased_key(delivery) | values | {
+        "new_attempts": [*delivery.attempts, _attempt_document(attempt)][-ATTEMPTS_KEPT:],
+        "new_count": count,
+        "new_first_attempt_at": first_attempt_at,
+    }  # fmt: skip
+
+
+def _leased_key(delivery: ClaimedDelivery) -> dict[str, Any]:
+    return {"of_endpoint": delivery.endpoint.id, "of_id": delivery.id, "of_lease": delivery.lease}
+
+
+def _attempt_document(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "at": rfc3339(attempt.at),
+        "status": attempt.status,
+        "milliseconds": attempt.milliseconds,
+        "error": attempt.error,
+        "response": attempt.response,
+    }
+
+
 def _record_health(endpoint: WebhookEndpoint, attempt: Attempt) -> None:
     """Record the health of a locked endpoint after an attempt, and queue the events that report it.
 
@@ -566,40 +602,6 @@ def _report(endpoint: WebhookEndpoint, event_type: str, attempt: Attempt) -> Non
     for other in db.session.scalars(others):
         if event_type in (other.events or ()) and includes_channels(other.channels, endpoint.channels):
             queue_rows(other.id, [event], again=False)
-
-
-def _completion(delivery: ClaimedDelivery, attempt: Attempt, endpoint: WebhookEndpoint | None) -> dict[str, Any]:
-    """The values of a delivery after an attempt: it has succeeded, has failed for good, or is tried again later: at
-    once if the attempt began before the endpoint was changed."""
-    first_attempt_at = delivery.first_attempt_at or attempt.at
-    count = delivery.attempt_count + 1
-    remaining = first_attempt_at + GIVE_UP_AFTER - attempt.at
-    values: dict[str, Any] = {"new_status": PENDING, "due_at": None, "new_finished_at": None}
-    if attempt.succeeded or remaining <= timedelta(0):
-        values |= {"new_status": SUCCEEDED if attempt.succeeded else FAILED, "new_finished_at": attempt.at}
-    elif endpoint is not None and _precedes_change(attempt, endpoint):
-        values["due_at"] = attempt.at
-    else:  # the last attempt is made when GIVE_UP_AFTER has passed
-        values["due_at"] = attempt.at + min(remaining, retry_pause(count, retry_after=attempt.retry_after))
-    return _leased_key(delivery) | values | {
-        "new_attempts": [*delivery.attempts, _attempt_document(attempt)][-ATTEMPTS_KEPT:],
-        "new_count": count,
-        "new_first_attempt_at": first_attempt_at,
-    }  # fmt: skip
-
-
-def _leased_key(delivery: ClaimedDelivery) -> dict[str, Any]:
-    return {"of_endpoint": delivery.endpoint.id, "of_id": delivery.id, "of_lease": delivery.lease}
-
-
-def _attempt_document(attempt: Attempt) -> dict[str, Any]:
-    return {
-        "at": rfc3339(attempt.at),
-        "status": attempt.status,
-        "milliseconds": attempt.milliseconds,
-        "error": attempt.error,
-        "response": attempt.response,
-    }
 
 
 def release(deliveries: Sequence[ClaimedDelivery]) -> None:
