@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from app.config import ROOT
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "bench").rglob("*.py"))
 SOURCES = [*sorted((ROOT / "app").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 # Documented methods of named tuples and of Werkzeug's proxies; the underscore keeps other names free.
@@ -81,6 +83,18 @@ def test_tests_use_public_names_of_the_application(path: Path) -> None:
     own = {name.rpartition(".")[2] for name in modules}
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_private(node.attr)]
     assert not [ast.unparse(node) for node in attributes if ast.unparse(node.value) in own]
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_benchmarks_set_constants_that_the_application_has(path: Path) -> None:
+    tree = tree_of(path)
+    modules = {name.rpartition(".")[2]: name for name in imported_modules(tree) if name.startswith("app.")}
+    attributes = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    ]
+    constants = [(modules[name], node.attr) for node in attributes if (name := ast.unparse(node.value)) in modules]
+
+    assert [f"{name}.{attr}" for name, attr in constants if not hasattr(import_module(name), attr)] == []
 
 
 def test_the_console_has_words_for_every_principal_of_the_service() -> None:
