@@ -1,7 +1,7 @@
 """The flask commands.
 
 `orders` shows, exports, imports and expires orders, `webhooks` lists endpoints and forwards events, `worker` runs the
-worker, `maintenance` checks an installation and maintains its data, `seed` creates sample orders. `common` has what
+worker, `admin` checks an installation and maintains its data, `seed` creates sample orders. `common` has what
 they share.
 """
 
@@ -9,7 +9,7 @@ import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
-from app.cli.maintenance import api_keys, broker, doctor, events, privacy, search, token, verify
+from app.cli.admin import api_keys, broker, doctor, events, privacy, search, token, verify
 from app.cli.orders import orders
 from app.cli.seed import seed
 from app.cli.webhooks import webhooks
