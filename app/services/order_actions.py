@@ -272,14 +272,16 @@ def update_order(order_id: str, *, patch: Mapping[str, Any], request: ChangeRequ
     return _change_order(order_id, "update", change, request=request)
 
 
-def _change_order(order_id: str, action: str, change: Change, *, request: ChangeRequest) -> StoredOrder:
+def _change_order(order_id: str, operation: str, change: Change, *, request: ChangeRequest) -> StoredOrder:
     """Apply a change and commit it as one version with one event.
+
+    `operation` is part of the stored hash of the idempotency key: if it is renamed, retries no longer find their key.
 
     A change that alters nothing stores no version, only its idempotency key: a retry gets the same response, whatever
     has changed in between.
     """
     in_doubt: list[StoredOrder] = []  # versions of which it is unknown whether they were committed
-    deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(action, request)
+    deadline, key = time.monotonic() + CONFLICT_DEADLINE, _idempotency_key(operation, request)
     try:
         while time.monotonic() < deadline:
             order = _try_change(order_id, change, key=key, request=request, in_doubt=in_doubt)
@@ -372,11 +374,11 @@ def _apply(change: Change, order: OrderAggregate) -> str | None:
         ) from None
 
 
-def _idempotency_key(action: str, request: ChangeRequest) -> HashedKey | None:
-    """The key as it is stored. It belongs to one action of one order."""
+def _idempotency_key(operation: str, request: ChangeRequest) -> HashedKey | None:
+    """The key as it is stored. It belongs to one operation on one order."""
     if request.idempotency_key is None:
         return None
-    key_hash = hash_key(request.idempotency_key, principal=request.principal.id, operation=action)
+    key_hash = hash_key(request.idempotency_key, principal=request.principal.id, operation=operation)
     return HashedKey(key_hash, request.fingerprint)
 
 

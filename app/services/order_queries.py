@@ -4,6 +4,8 @@ Concurrent requests for an order share one statement, as in a group commit: one 
 The history is the events, each with the changes from the version before. The changes are not stored: they are made when
 the history is read, from the documents that the reader may see.
 
+Here, too, is the condition that a principal sees only their own orders: `owned_by` and `restrict_to_owner`.
+
 Lists are paged by keyset, and return stored documents without parsing them. An export is NDJSON or CSV, in constant
 memory.
 """

@@ -284,6 +284,7 @@ def _insert_statement() -> Statement:
     )
 
 
+# It may be repeated after a lost connection: an order that is already stored conflicts with itself, by its id.
 INSERT_ORDERS = _insert_statement()
 
 
