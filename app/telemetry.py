@@ -271,8 +271,8 @@ def configure_logging(level: str, line_format: str) -> None:
 
 
 def _json_line_writer(file: TextIO) -> Callable[..., None]:
-    """Return a function that writes an info line as structlog's processors would. It saves 2.7 % of the instructions of
-    a create, and 4.9 % of a read."""
+    """Return a function that writes an info line as structlog's processors would. With those, a create takes 5 % more
+    instructions, and a read 10 % more."""
 
     def write(event: str, **members: Any) -> None:
         line = {"event": event, "level": "info", "timestamp": datetime.now(UTC)} | members

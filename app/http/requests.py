@@ -86,7 +86,7 @@ _INVALID_CURSOR = "The cursor is damaged, or belongs to another list. Start agai
 
 
 def current_request() -> Request:
-    """Return the request object itself. Access through Flask's proxy throughout would cost 12/14 %."""
+    """Return the request object itself. Flask's proxy throughout would cost 23/29 %."""
     current: Request = request._get_current_object()  # type: ignore[attr-defined]  # documented by Flask
     return current
 

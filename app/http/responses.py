@@ -96,7 +96,7 @@ _COMPRESSED_AT_ONCE = 64 * 1024  # bytes compressed between two pauses for other
 class DocumentResponse(Response):
     """A JSON document, sent as it is with headers that need no correction.
 
-    Werkzeug's copies, checks and corrections of them cost 20/23 % of the instructions of a create/read. `headers` has
+    Werkzeug's copies, checks and corrections of them take 24/29 % more instructions for a create/read. `headers` has
     only Content-Type and fields that are changed or added later, such as Vary.
     """
 
