@@ -1,8 +1,8 @@
 """The flask commands.
 
-`orders` shows, exports, imports and expires orders, `webhooks` lists endpoints and forwards events, `worker` runs the
-worker, `admin` checks an installation and maintains its data, `seed` creates sample orders. `common` has what
-they share.
+`orders` lists, finds, shows, follows, exports, imports and expires orders, `webhooks` lists endpoints and forwards
+events, `worker` runs the worker, `seed` creates sample orders. `admin` checks an installation, maintains the feed, the
+broker and the search, manages API keys and tokens, and exports and erases personal data. `common` has what they share.
 """
 
 import click

@@ -84,7 +84,7 @@ def with_retry(work: Callable[[], Result], *, is_repeatable: Callable[[BaseExcep
     """Run `work`, and run it again after a transient error: a lost connection, a deadlock, a read-only server.
 
     After a lost connection it is unknown whether a statement was executed. `is_repeatable` decides for an error whether
-    the work may run twice, as every read may. Raises the error of the last attempt.
+    the work may run again, as every read may. Raises the error of the last attempt.
     """
     for attempt in range(_RETRIES):
         started = time.monotonic()

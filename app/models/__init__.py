@@ -1,8 +1,11 @@
 """The tables, as ORM models and as Core tables; in `order_aggregate`, `lifecycle` and `money`, the rules of orders.
 
+`principal` has scopes and API keys, `order_id` ids and hashes, `webhook` also the rules for the URLs of endpoints.
+
 There are no foreign keys. A child row is written in the statement that writes its order, and orders are never deleted,
-so the check could never fail, and it would cost a create 8 µs a row. The primary key of every child table begins with
-`order_id`, so that on a distributed PostgreSQL an order is stored on one shard. `flask verify` finds orphaned rows.
+so the check could never fail, and it would cost a create 8 µs a row. The primary keys of items, events, idempotency
+keys and outbox rows begin with `order_id`, so that on a distributed PostgreSQL an order is stored on one shard.
+`flask verify` finds orphaned rows.
 """
 
 from sqlalchemy import Table

@@ -1,6 +1,7 @@
 """The order as a Python object, its transitions and their guards; then its document, and what a customer sees of it.
 
-A document is rendered once for each version and stored with its event. Every reader receives the stored text.
+A document is rendered once for each version and stored with its event. Every reader receives the stored text; only a
+customer's is rendered again, without what is internal to the shop, if there is any.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
 """The feed: all events of all orders, each with a number, without gaps. Reading it, waiting for events, filling it.
 
-One poll of the feed wakes all requests of a process that wait for events.
+Requests call `list_events`, or wait with a `FeedWatcher`: one poll of the feed wakes all requests of a process that
+wait.
 
 The sequencer, at the end, moves events from the outbox to the feed, prunes the feed, and renumbers it after a restore.
 An event is in the outbox when its change is committed, so an event that is not there yet gets a later number. Numbers

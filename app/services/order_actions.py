@@ -3,8 +3,8 @@
 Each change reads the order, lets the model check and apply it, and stores the new version with its event in one
 transaction. If another writer stores a version in between, the change starts again from that version.
 
-The order is parsed from its current snapshot: one row, instead of those of four tables. `flask verify` checks that both
-agree.
+The order is parsed from its current snapshot: one row, instead of those of the order and its items. `flask verify`
+checks that both agree.
 
 Time causes changes, too: holds end, orders become late, and pending orders expire. `flask worker` and
 `flask orders expire` make these. Several processes may do so at once: an order that changes at the same time is left to

@@ -6,8 +6,8 @@ the history is read, from the documents that the reader may see.
 
 Here, too, is the condition that a principal sees only their own orders: `owned_by` and `restrict_to_owner`.
 
-Lists are paged by keyset, and return stored documents without parsing them. An export is NDJSON or CSV, in constant
-memory.
+Lists are paged by keyset. They return stored documents without parsing them, except for a customer. An export is NDJSON
+or CSV, in constant memory.
 """
 
 import csv
@@ -197,7 +197,8 @@ def order_not_found(order_id: str) -> OrderNotFound:
 def owned_by(customer_id: ColumnElement[Any], channels: ColumnElement[Any]) -> ColumnElement[bool]:
     """The owner predicate: orders of the customer only, and of the channels, a JSON array, only; NULL admits any.
 
-    Every statement that reads or changes an order for a principal has it, with the values of `owner_values`.
+    Every statement that reads one order for a principal has it, with the values of `owner_values`. An order is changed
+    only after such a read.
     """
     return and_(
         or_(customer_id.is_(None), Order.customer_id == customer_id),

@@ -2,8 +2,8 @@
 
 An order is built first, with its id and its document, and stored in one statement with those of concurrent requests, or
 of its batch. One that is not stored conflicts with a stored order, whose document answers a retry; otherwise it is an
-error. If the statement fails, each of its orders is stored alone. If the connection was lost, the ids are looked up,
-because the statement may have been executed.
+error. If the statement fails, each of its orders is stored alone, unless the database is unavailable. If the connection
+was lost, the ids are looked up, because the statement may have been executed.
 """
 
 import secrets

@@ -3,7 +3,7 @@
 First new orders: a statement stores a list of them at once, and another finds the orders that they conflict with. Then
 changes: concurrent ones share the statement that reads the orders, and the one that stores each as its next version,
 unless another writer has stored that version first. PostgreSQL stores either in one statement and one round trip.
-SQLite, which cannot insert inside WITH, uses a transaction.
+SQLite, which cannot insert inside WITH, uses a transaction, and so do imported orders and those with a whole history.
 """
 
 import threading

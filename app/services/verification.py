@@ -1,4 +1,5 @@
-"""`flask verify`: compares the tables with the events, in ranges of ids that several processes can share.
+"""`flask verify`: compares the tables with the events, in ranges of ids that several processes can share; finds rows
+without an order, and checks erasures and the numbers of the feed.
 
 The last event's snapshot must be what the tables render to. The events of an order must form its history, and have one
 position each in the feed or in the outbox, in the order of the versions; feed entries that were removed because of

@@ -1,7 +1,7 @@
 """Delivering webhooks: the loop of a worker claims what is due, sends it, and stores the results.
 
-An endpoint has at most CONCURRENCY requests open in a worker, and one while it does not respond, so that a slow or dead
-endpoint does not delay the others. The loop uses the database while requests are open.
+An endpoint has at most CONCURRENCY requests open in a worker, and one after UNREACHABLE_AFTER failures in a row, so
+that a slow or dead endpoint does not delay the others. The loop uses the database while requests are open.
 
 Requests are greenlets of one thread, with gevent's own sockets, whether or not the process is patched: thousands can
 wait for slow endpoints, and `gevent.Timeout` bounds all of a request together, the name resolution included. A thread

@@ -2,8 +2,10 @@
 
 A delivery is due if no earlier event of its order is pending for the same endpoint, so each endpoint receives the
 events of an order in order. A claim is a lease: a delivery whose worker dies is due again after LEASE, and results that
-the worker reports later are ignored. Any number of workers may run. At the end: the documents of deliveries, and the
-erasure of what endpoints have responded.
+the worker reports later are ignored. Any number of workers may run.
+
+With an attempt, the health of its endpoint is recorded, which may pause or disable it. At the end: the documents of
+deliveries, and the erasure of what endpoints have responded.
 """
 
 import secrets
