@@ -48,7 +48,7 @@ bind = _settings["BIND"] or f"{_host}:{_settings['PORT']}"
 
 # Greenlets: a worker serves a thousand clients, and a slow statement delays only its own request. Threads cost 168 µs a
 # request for switching, and with SQLite eight of them starve each other (p99 of 1 s instead of 0.2 to 0.5 s).
-worker_class = "gunicorn_worker.Worker"
+worker_class = "gunicorn_worker.HttptoolsWorker"
 workers = _settings["WEB_CONCURRENCY"] or _default_workers()
 # A worker's connections: event streams, and 1,000 others. Further connections wait in the backlog.
 worker_connections = 1000 + _settings["EVENT_STREAMS"]

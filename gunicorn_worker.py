@@ -88,7 +88,7 @@ class ConnectionLost(OSError):
 class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
     """Accepts the connections of a worker. gunicorn creates it as `server_class`."""
 
-    def __init__(self, listener: Any, *, handler_class: "Worker", spawn: Any, **_: Any) -> None:
+    def __init__(self, listener: Any, *, handler_class: "HttptoolsWorker", spawn: Any, **_: Any) -> None:
         self._worker = handler_class
         environ = handler_class.listener_environ(listener)
         super().__init__(listener, handle=partial(handler_class.serve_connection, environ), spawn=spawn)
@@ -129,7 +129,7 @@ class Handover:
         return age <= last_age and serving_age <= last_age
 
 
-class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+class HttptoolsWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """The worker class in `gunicorn.conf.py`."""
 
     server_class = Listener
@@ -176,7 +176,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self.sample_process()
 
     @property
-    def wsgi_handler(self) -> "Worker":
+    def wsgi_handler(self) -> "HttptoolsWorker":
         """The handler of connections that gunicorn passes to `server_class`."""
         return self
 
@@ -469,7 +469,7 @@ class Connection:
 
     __slots__ = ("worker", "_client", "_parser", "_watcher", "_is_stream", "_in_progress", "_requests_at_receive")
 
-    def __init__(self, worker: Worker, client: Any, environ: dict[str, Any]) -> None:
+    def __init__(self, worker: HttptoolsWorker, client: Any, environ: dict[str, Any]) -> None:
         self.worker = worker
         self._client = client
         self._parser = RequestParser(worker.limits, environ)

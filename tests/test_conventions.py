@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -50,6 +51,12 @@ def private_attributes(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value):
             if node.attr not in defined:
                 yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    names = Counter(node.name for path in SOURCES for node in tree_of(path).body if isinstance(node, ast.ClassDef))
+
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))

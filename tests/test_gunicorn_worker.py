@@ -674,7 +674,9 @@ def test_requests_before_a_malformed_one_get_responses() -> None:
 
 def test_an_idle_worker_accepts_one_connection_at_a_time_and_a_busy_one_many() -> None:
     with worker_of(echo, workers=2) as worker, socket.create_server(("127.0.0.1", 0)) as listening:
-        listener = gunicorn_worker.Worker.server_class(listening, handler_class=worker.wsgi_handler, spawn="default")
+        listener = gunicorn_worker.HttptoolsWorker.server_class(
+            listening, handler_class=worker.wsgi_handler, spawn="default"
+        )
         idle = listener.max_accept
         worker.requests_in_progress = 100
         busy = listener.max_accept

@@ -27,9 +27,12 @@ SECURITY = (ROOT / "docs" / "security.md").read_text()
 PAGES = README + "".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
 KIB = 1024
 LIMITS = [
-    ("request head", f"{gunicorn_worker.MAX_HEAD_SIZE // KIB} KiB in {gunicorn_worker.Worker.head_timeout:.0f} s"),
+    (
+        "request head",
+        f"{gunicorn_worker.MAX_HEAD_SIZE // KIB} KiB in {gunicorn_worker.HttptoolsWorker.head_timeout:.0f} s",
+    ),
     ("request body", f"{StrictSchema.MAX_BODY_SIZE // KIB} KiB, a batch {BatchInSchema.MAX_BODY_SIZE // KIB**2} MiB"),
-    ("request body", f"{gunicorn_worker.Worker.body_timeout:.0f} s, and"),
+    ("request body", f"{gunicorn_worker.HttptoolsWorker.body_timeout:.0f} s, and"),
     ("request body", f"another second for each {gunicorn_worker.MIN_BODY_RATE // KIB} KiB"),
     ("JSON", f"{MAX_DEPTH} levels"),
     ("errors in a response", f"{ERRORS_MAX} of a body"),
@@ -43,8 +46,11 @@ LIMITS = [
     ("export", f"{SETTINGS['EXPORT_STREAMS'].default} at once"),
     ("export", f"{SETTINGS['EXPORT_SECONDS'].default} s (`EXPORT_SECONDS`)"),
     ("requests a minute and machine", f"{SETTINGS['RATE_LIMIT_CUSTOMERS'].default} of a customer"),
-    ("idle connection", f"{gunicorn_worker.Worker.send_timeout:.0f} s without reading"),
-    ("response that is ready", f"{gunicorn_worker.Worker.send_timeout:.0f} s to read it, and another second for each"),
+    ("idle connection", f"{gunicorn_worker.HttptoolsWorker.send_timeout:.0f} s without reading"),
+    (
+        "response that is ready",
+        f"{gunicorn_worker.HttptoolsWorker.send_timeout:.0f} s to read it, and another second for each",
+    ),
     ("response that is ready", f"each {gunicorn_worker.MIN_BODY_RATE // KIB} KiB"),
 ]
 

@@ -13,7 +13,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
-from gunicorn_worker import Worker
+from gunicorn_worker import HttptoolsWorker
 
 TIMEOUT = 10  # seconds
 
@@ -204,7 +204,7 @@ def wire(worker_class: type[GeventWorker], sent: bytes) -> bytes:
     ours, theirs = socket.socketpair()
     with closing(worker.tmp), ours, socket.socket(socket.AF_UNIX) as listener:
         ours.settimeout(TIMEOUT)
-        if isinstance(worker, Worker):
+        if isinstance(worker, HttptoolsWorker):
             serve = partial(worker.serve_connection, worker.listener_environ(listener))
         else:
             serve = partial(worker.handle, listener)
@@ -293,7 +293,7 @@ def test_the_worker_sends_the_same_as_gunicorn_except_for_the_listed_differences
     sent = list(requests())
     for request in sent:
         matching = [pattern for pattern in patterns if pattern.search(request)]
-        theirs, ours = normalized(wire(GeventWorker, request)), normalized(wire(Worker, request))
+        theirs, ours = normalized(wire(GeventWorker, request)), normalized(wire(HttptoolsWorker, request))
         found.update(matching)
         if ours != theirs and not matching:
             unlisted.append((request[:200], theirs, ours))
