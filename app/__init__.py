@@ -10,15 +10,7 @@ from app.config import ROOT, load_config
 from app.db import engine
 from app.http import auth, rate_limit, responses, streams
 from app.http.application import AnyCharacters, OrderService, serve_under_prefix
-from app.routes import (
-    customer_routes,
-    event_routes,
-    health_routes,
-    order_action_routes,
-    order_routes,
-    page_routes,
-    webhook_routes,
-)
+from app.routes import customer_routes, event_routes, order_action_routes, order_routes, service_routes, webhook_routes
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
@@ -35,18 +27,18 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     engine.init_app(app)
     telemetry.init_app(app)
     responses.init_app(app)
-    for routes in (
-        order_routes,
-        order_action_routes,
-        event_routes,
-        webhook_routes,
-        customer_routes,
-        health_routes,
-        page_routes,
+    for blueprint in (
+        order_routes.blueprint,
+        order_action_routes.blueprint,
+        event_routes.blueprint,
+        webhook_routes.blueprint,
+        customer_routes.blueprint,
+        service_routes.health_blueprint,
+        service_routes.docs_blueprint,
     ):
-        app.register_blueprint(routes.blueprint)
+        app.register_blueprint(blueprint)
     if app.config["CONSOLE"] == "on":
-        app.register_blueprint(page_routes.console_blueprint)
+        app.register_blueprint(service_routes.console_blueprint)
     webhook_routes.init_app(app)
     serve_under_prefix(app)
     rate_limit.init_app(app)

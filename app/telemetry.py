@@ -24,8 +24,7 @@ from sqlalchemy.pool import QueuePool
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from app.db import batching
-from app.db.engine import db
-from app.db.errors import loggable_message
+from app.db.engine import db, loggable_message
 from app.http.application import WITHOUT_PREFIX
 from app.http.auth import loggable_customer
 from app.http.requests import current_globals, current_request

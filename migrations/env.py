@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from app.cli.common import errors_in_one_line
-from app.db.errors import is_lock_timeout
+from app.db.engine import is_lock_timeout
 from app.db.migrations import LOCK_TIMEOUT, migration_limits, migration_lock, require_revision
 
 database = current_app.extensions["migrate"].db

@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.errors import problem_types
-from app.routes.page_routes import GUIDES
+from app.routes.service_routes import GUIDES
 from tests.support.description import api_description
 from tests.support.samples import slug
 

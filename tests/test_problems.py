@@ -190,7 +190,7 @@ def test_a_ready_service_is_200(client: FlaskClient) -> None:
 
 
 def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.routes.health_routes.database_state", lambda: DatabaseState("0000", read_only=False))
+    monkeypatch.setattr("app.routes.service_routes.database_state", lambda: DatabaseState("0000", read_only=False))
 
     response = client.get("/readyz")
 

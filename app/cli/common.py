@@ -18,7 +18,7 @@ from flask import Flask, current_app
 
 from app.config import StartupError, available_cores, parse_age
 from app.db import engine
-from app.db.errors import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable
+from app.db.engine import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable
 from app.db.migrations import require_migrated
 from app.models.order_id import EPOCH
 from app.services.event_feed import read_ends

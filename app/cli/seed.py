@@ -25,7 +25,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import func, select
 
 from app.cli.common import migrated_database, progress_bar
-from app.db.errors import DATABASE_ERRORS, is_unavailable
+from app.db.engine import DATABASE_ERRORS, is_unavailable
 from app.db.statements import consistent_read
 from app.errors import pluralize
 from app.models import Order

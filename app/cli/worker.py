@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from app.cli.common import errors_in_one_line
 from app.config import StartupError
-from app.db.errors import DATABASE_ERRORS, is_file_unusable, is_unavailable, loggable_message
+from app.db.engine import DATABASE_ERRORS, is_file_unusable, is_unavailable, loggable_message
 from app.db.migrations import require_revision
 from app.db.statements import can_listen, listening
 from app.services.broker import broker_tasks, read_lag

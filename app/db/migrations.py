@@ -21,8 +21,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, Integer, String, Table, event, inspect, select, text
 
 from app.config import StartupError
-from app.db.engine import Base, BoundedConnection, db, is_autocommit, migrate
-from app.db.errors import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable
+from app.db.engine import (
+    DATABASE_ERRORS,
+    UNUSABLE_FILE,
+    Base,
+    BoundedConnection,
+    db,
+    is_autocommit,
+    is_file_unusable,
+    migrate,
+)
 from app.db.statements import with_retry
 
 # Seconds that a migration waits for the lock of a table. Every request for the table waits behind it, and gives up

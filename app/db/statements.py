@@ -50,8 +50,17 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
 from app.db.batching import PerApplication
-from app.db.engine import SQLITE_LOCK_TIMEOUT, TRANSACTION_POOLER, BoundedConnection, db, execute_when_unlocked
-from app.db.errors import DATABASE_ERRORS, is_connection_unusable, is_lost_connection, is_transient
+from app.db.engine import (
+    DATABASE_ERRORS,
+    SQLITE_LOCK_TIMEOUT,
+    TRANSACTION_POOLER,
+    BoundedConnection,
+    db,
+    execute_when_unlocked,
+    is_connection_unusable,
+    is_lost_connection,
+    is_transient,
+)
 from app.tracing import span, statement_span
 
 Result = TypeVar("Result")

@@ -12,7 +12,7 @@ import structlog
 from flask import Flask, current_app
 
 from app.config import StartupError, is_loopback
-from app.db.errors import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable, is_unavailable
+from app.db.engine import DATABASE_ERRORS, UNUSABLE_FILE, is_file_unusable, is_unavailable
 from app.db.migrations import SchemaMismatch, require_revision
 from app.errors import Forbidden, ServiceUnavailable, Unauthenticated
 from app.http import rate_limit

@@ -24,8 +24,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.http import parse_list_header, parse_options_header
 
 from app import errors
-from app.db.engine import rfc3339
-from app.db.errors import DATABASE_ERRORS, DatabaseError, is_unavailable, loggable_message
+from app.db.engine import DATABASE_ERRORS, DatabaseError, is_unavailable, loggable_message, rfc3339
 from app.errors import ServiceError
 from app.http.auth import loggable_id
 from app.http.openapi import RESPONSE_HEADERS

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 from flask import Flask, Response, current_app, stream_with_context
 
-from app.db.errors import DATABASE_ERRORS, loggable_message
+from app.db.engine import DATABASE_ERRORS, loggable_message
 from app.errors import InvalidRequest, ServiceError
 from app.http.auth import require_unchanged
 from app.http.rate_limit import Slots, leave

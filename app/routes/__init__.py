@@ -2,6 +2,6 @@
 
 `order_routes` creates, reads, lists, searches and exports orders, and has their history; `order_action_routes` changes
 them. `event_routes` has the feed and the streams of events, `webhook_routes` manages webhooks, `customer_routes`
-exports and erases personal data. `health_routes` serves probes and metrics, `page_routes` the API description, guides,
-problem types and the console.
+exports and erases personal data. `service_routes` serves probes and metrics, the API description, guides, problem
+types and the console.
 """

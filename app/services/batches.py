@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from app.db.errors import DATABASE_ERRORS, is_unavailable
+from app.db.engine import DATABASE_ERRORS, is_unavailable
 from app.errors import Forbidden, InternalError, InvalidRequest, PreconditionRequired, ServiceError, ServiceUnavailable
 from app.models.lifecycle import RECEIVED, REJECTED
 from app.models.order_aggregate import StoredOrder, visible_order

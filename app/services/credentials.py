@@ -34,8 +34,7 @@ from jwt.types import Options
 from sqlalchemy import or_, select, update
 
 from app.config import RANDOM_KEY_PREFIX
-from app.db.engine import db
-from app.db.errors import DATABASE_ERRORS, is_lock_timeout
+from app.db.engine import DATABASE_ERRORS, db, is_lock_timeout
 from app.db.statements import read_rows
 from app.errors import ServiceUnavailable
 from app.models import ApiKey

@@ -14,14 +14,15 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
 
 from app.config import RANDOM_KEY_PREFIX, available_cores, is_loopback
-from app.db.engine import db, rfc3339
-from app.db.errors import (
+from app.db.engine import (
     DATABASE_ERRORS,
     UnsuitableDatabase,
+    db,
     is_denied,
     is_file_unusable,
     is_lock_timeout,
     loggable_message,
+    rfc3339,
 )
 from app.db.migrations import DatabaseState, SchemaMismatch, compatibility, database_state, require_revision
 from app.db.statements import can_listen

@@ -47,8 +47,7 @@ from sqlalchemy import (
 )
 
 from app.db.batching import Batcher, PerApplication
-from app.db.engine import UUID, db, read_timestamp, rfc3339
-from app.db.errors import DATABASE_ERRORS, DatabaseError, loggable_message
+from app.db.engine import DATABASE_ERRORS, UUID, DatabaseError, db, loggable_message, read_timestamp, rfc3339
 from app.db.statements import Statement, is_one_of, read_rows, rows_within
 from app.errors import CursorExpired
 from app.models import BROKER_CURSOR, FEED, FEED_HEAD, OUTBOX, SEARCH_HEAD

@@ -23,8 +23,7 @@ import structlog
 from sqlalchemy import Row, Select, literal, select, tuple_
 
 from app.db.batching import BatchAbandoned
-from app.db.engine import rfc3339
-from app.db.errors import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection, is_unavailable
+from app.db.engine import DATABASE_ERRORS, DatabaseError, is_duplicate, is_lost_connection, is_unavailable, rfc3339
 from app.db.statements import read_rows
 from app.errors import (
     AmountExceeded,

@@ -13,8 +13,7 @@ from typing import Any
 import orjson
 from marshmallow import fields, validate
 
-from app.db.engine import read_timestamp, rfc3339
-from app.db.errors import DATABASE_ERRORS, is_unavailable
+from app.db.engine import DATABASE_ERRORS, is_unavailable, read_timestamp, rfc3339
 from app.errors import (
     InternalError,
     InvalidRequest,

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.db.batching import Batcher, PerApplication
-from app.db.errors import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_lost_connection, is_unavailable
+from app.db.engine import DATABASE_ERRORS, is_file_locked, is_lock_timeout, is_lost_connection, is_unavailable
 from app.errors import (
     DuplicateExternalRef,
     IdempotencyKeyReused,

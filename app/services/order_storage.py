@@ -45,8 +45,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import aliased
 
 from app.db.batching import Batcher, PerApplication
-from app.db.engine import db
-from app.db.errors import DATABASE_ERRORS, is_unavailable
+from app.db.engine import DATABASE_ERRORS, db, is_unavailable
 from app.db.statements import Lookup, Statement, json_rows, notify_workers, read_rows, typed_columns
 from app.errors import TooManyIdempotencyKeys
 from app.models import CHANGE_KEYS, EVENTS, ITEMS, ORDERS, OUTBOX, ChangeKey, Order, OrderEvent

@@ -18,8 +18,7 @@ import orjson
 import structlog
 from sqlalchemy import Integer, Row, Text, bindparam, cast, func, literal, select, text, tuple_, update
 
-from app.db.engine import UUID, db, rewrite_sqlite_file, rfc3339
-from app.db.errors import DATABASE_ERRORS, is_duplicate, is_unavailable
+from app.db.engine import DATABASE_ERRORS, UUID, db, is_duplicate, is_unavailable, rewrite_sqlite_file, rfc3339
 from app.db.statements import in_transaction, read_rows, rows_within
 from app.errors import ErasureNotFound, OpenOrders
 from app.models import DELIVERIES, EVENTS, ORDERS, ChangeKey, Erasure, Order, OrderEvent

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from app.db.errors import DATABASE_ERRORS, is_unavailable, loggable_message
+from app.db.engine import DATABASE_ERRORS, is_unavailable, loggable_message
 from app.services.event_feed import sequence_events
 from app.services.order_actions import apply_due_changes, expire_orders
 from app.services.personal_data import continue_erasures

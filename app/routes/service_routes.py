@@ -1,7 +1,8 @@
-"""Pages and files: `/openapi.json`, `/docs`, guides, a page for every problem type, and the console, in this order.
+"""Endpoints about the service itself: probes and metrics, for load balancers and monitoring; pages and files.
 
-The console for support staff uses the public API. Its files are built from `console/` and are part of the repository,
-so that the service needs no Node.js.
+The pages in this order: `/openapi.json`, `/docs`, guides, a page for every problem type, and the console. The console
+for support staff uses the public API. Its files are built from `console/` and are part of the repository, so that the
+service needs no Node.js.
 """
 
 import re
@@ -17,9 +18,11 @@ from typing import Any
 import mistune
 import orjson
 from flask import Response, render_template
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.config import ROOT
-from app.errors import NotFound, ServiceError, problem_types
+from app.db.migrations import SchemaMismatch, database_state, require_compatible
+from app.errors import NotFound, ServiceError, ServiceUnavailable, problem_types
 from app.http.application import PUBLIC, Blueprint, Content
 from app.http.openapi import (
     INTRODUCTION,
@@ -30,9 +33,61 @@ from app.http.openapi import (
     problem_request,
 )
 from app.http.requests import JSON, public_path
-from app.http.responses import page_response
+from app.http.responses import compress, page_response
+from app.telemetry import render_metrics
 
-blueprint = Blueprint(
+_NO_STORE = {"Cache-Control": "no-store"}
+_STATUS = {"type": "object", "properties": {"status": {"type": "string"}}}
+
+health_blueprint = Blueprint("health", __name__, description="Probes and metrics for load balancers and monitoring.")
+
+
+@health_blueprint.operation("GET", "/healthz", scope=PUBLIC, responses={200: Content((JSON,), _STATUS)})
+def read_health() -> Response:
+    """Liveness probe: responds without using the database.
+
+    A process that does not respond should be restarted.
+    """
+    return Response('{"status":"ok"}', headers=_NO_STORE, mimetype=JSON)
+
+
+@health_blueprint.operation(
+    "GET",
+    "/readyz",
+    scope=PUBLIC,
+    responses={200: Content((JSON,), _STATUS)},
+    problems=(ServiceUnavailable,),
+)
+def read_readiness() -> Response:
+    """Readiness probe: checks that the database answers, has the right schema and accepts writes.
+
+    A process that is not ready should receive no requests. The detail of the problem says why.
+    """
+    state = database_state()
+    try:
+        require_compatible(state)
+    except SchemaMismatch as error:
+        raise ServiceUnavailable(str(error)) from None
+    if state.read_only:
+        raise ServiceUnavailable("Only a read-only database is reachable.")
+    return Response('{"status":"ready"}', headers=_NO_STORE, mimetype=JSON)
+
+
+@health_blueprint.operation(
+    "GET",
+    "/metrics",
+    scope=PUBLIC,
+    responses={200: Content(("text/plain",), {"type": "string"})},
+)
+def read_metrics() -> Response:
+    """Read the Prometheus metrics of all workers on this machine.
+
+    They are in the text format of Prometheus. Allow only your monitoring to read them.
+    """
+    return compress(Response(render_metrics(), headers=_NO_STORE, content_type=CONTENT_TYPE_LATEST))
+
+
+docs_blueprint = Blueprint(
     "documentation", __name__, description="The API description, guides, and the pages of the problem types."
 )
 
@@ -55,7 +110,7 @@ def _page(media_type: str, schema: Mapping[str, Any] = _TEXT) -> dict[str, Any]:
     }
 
 
-@blueprint.operation("GET", "/", scope=PUBLIC, responses={302: None}, response_headers=("Location",))
+@docs_blueprint.operation("GET", "/", scope=PUBLIC, responses={302: None}, response_headers=("Location",))
 def redirect_to_docs() -> Response:
     """Redirect to the documentation.
 
@@ -64,7 +119,7 @@ def redirect_to_docs() -> Response:
     return Response(status=302, headers={"Location": public_path("/docs")})
 
 
-@blueprint.operation("GET", "/openapi.json", **_page(JSON, _OBJECT))
+@docs_blueprint.operation("GET", "/openapi.json", **_page(JSON, _OBJECT))
 def read_api_description() -> Response:
     """Read this API description.
 
@@ -73,7 +128,7 @@ def read_api_description() -> Response:
     return page_response(api_description(), JSON)
 
 
-@blueprint.operation("GET", "/docs", **_page(_HTML))
+@docs_blueprint.operation("GET", "/docs", **_page(_HTML))
 def read_docs() -> Response:
     """Read the API description in Swagger UI.
 
@@ -82,7 +137,7 @@ def read_docs() -> Response:
     return page_response(render_template("docs.html").encode(), _HTML)
 
 
-@blueprint.operation("GET", "/docs/guides", **_page(_HTML))
+@docs_blueprint.operation("GET", "/docs/guides", **_page(_HTML))
 def list_guides() -> Response:
     """List the guides.
 
@@ -91,7 +146,7 @@ def list_guides() -> Response:
     return page_response(render_template("guides.html", guides=map(_read_guide, GUIDES)).encode(), _HTML)
 
 
-@blueprint.operation("GET", "/docs/guides/<guide>", problems=(NotFound,), **_page(_HTML))
+@docs_blueprint.operation("GET", "/docs/guides/<guide>", problems=(NotFound,), **_page(_HTML))
 def read_guide_page(guide: str) -> Response:
     """Read a guide.
 
@@ -149,7 +204,7 @@ class _GuideRenderer(mistune.HTMLRenderer):
         return super().link(text, url, title)
 
 
-@blueprint.operation("GET", "/docs/collection.json", **_page(JSON, _OBJECT))
+@docs_blueprint.operation("GET", "/docs/collection.json", **_page(JSON, _OBJECT))
 def read_collection() -> Response:
     """Read a collection of all requests, for Postman, Bruno, Insomnia and newman.
 
@@ -158,7 +213,7 @@ def read_collection() -> Response:
     return page_response(collection(), JSON)
 
 
-@blueprint.operation("GET", "/llms.txt", **_page("text/plain"))
+@docs_blueprint.operation("GET", "/llms.txt", **_page("text/plain"))
 def read_llms_text() -> Response:
     """Read an overview of the documentation for language models.
 
@@ -194,7 +249,7 @@ def _llms_text() -> str:
     )
 
 
-@blueprint.operation("GET", "/docs/<path:name>", problems=(NotFound,), **_page("*/*"))
+@docs_blueprint.operation("GET", "/docs/<path:name>", problems=(NotFound,), **_page("*/*"))
 def read_docs_asset(name: str) -> Response:
     """Read a script, style sheet or image of the documentation.
 
@@ -210,7 +265,7 @@ def _read_asset(name: str) -> bytes:
     return _ASSETS[name].read_bytes()
 
 
-@blueprint.operation("GET", "/problems", **_page(_HTML))
+@docs_blueprint.operation("GET", "/problems", **_page(_HTML))
 def list_problem_types() -> Response:
     """List all problem types.
 
@@ -220,7 +275,7 @@ def list_problem_types() -> Response:
     return page_response(render_template("problems.html", problems=problems).encode(), _HTML)
 
 
-@blueprint.operation("GET", "/problems/<slug>", problems=(NotFound,), **_page(_HTML))
+@docs_blueprint.operation("GET", "/problems/<slug>", problems=(NotFound,), **_page(_HTML))
 def read_problem_type(slug: str) -> Response:
     """Read what a problem type means and what to do.
 
