@@ -1,7 +1,7 @@
 """gunicorn's gevent worker with llhttp (httptools), the HTTP parser of Node.js, in place of gunicorn's own.
 
-gunicorn's parser is written in Python, takes five times as many instructions, has no deadline for a slow head or body,
-and answers a malformed request with HTML.
+gunicorn's own parser is written in Python, so a request takes five times as many instructions. Its worker also has no
+deadline for a slow head or body, and answers a malformed request with HTML.
 
 A connection is served in this order: `Connection` receives bytes, `RequestParser` parses them into requests, the
 application answers through `Response`, and the rest of the body is discarded. llhttp decides what is HTTP (RFC 9112),

@@ -159,7 +159,7 @@ def read_guide_page(guide: str) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Guide:
-    """A page of `docs/`: its title, its first sentence, and all of it as _HTML."""
+    """A page of `docs/`: its title, its first sentence, and all of it as HTML."""
 
     name: str
     title: str
@@ -182,7 +182,7 @@ def _render_guide(name: str, url_prefix: str) -> _Guide:
 
 
 class _GuideRenderer(mistune.HTMLRenderer):
-    """Gives headings an id, makes code scrollable by keyboard, and points links between the pages to their _HTML."""
+    """Gives headings an id, makes code scrollable by keyboard, and points links between the pages to their HTML."""
 
     def __init__(self, url_prefix: str) -> None:
         super().__init__(escape=True)
