@@ -14,6 +14,7 @@ from app.config import ROOT
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "bench").rglob("*.py"))
 SOURCES = [*sorted((ROOT / "app").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
+ROUTES = sorted((ROOT / "app" / "routes").glob("*_routes.py"))
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 # Documented methods of named tuples and of Werkzeug's proxies; the underscore keeps other names free.
 DOCUMENTED = {"_asdict", "_fields", "_get_current_object", "_mapping", "_replace"}
@@ -51,6 +52,16 @@ def private_attributes(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value):
             if node.attr not in defined:
                 yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_a_view_has_at_most_five_statements() -> None:
+    functions = [
+        node for path in ROUTES for node in tree_of(path).body if isinstance(node, FUNCTION) and node.decorator_list
+    ]
+    views = {node.name: node.body[1:] for node in functions if "operation(" in ast.unparse(node.decorator_list[0])}
+
+    assert len(views) > 50
+    assert [name for name, body in views.items() if len(body) > 5] == []
 
 
 def test_no_two_classes_have_the_same_name() -> None:

@@ -12,16 +12,16 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from flask import Flask, Response, current_app, g
 
 from app.errors import ServiceUnavailable, TooManyRequests, pluralize
-from app.http.requests import current_globals, current_request
+from app.http.requests import current_globals, current_request, with_pauses
 from app.models.principal import Principal
 from app.schemas.base import StrictSchema
 from app.schemas.order import BatchInSchema
@@ -66,13 +66,15 @@ def count(principal: Principal) -> None:
     _count(principal, cost=_size(), counted=0)
 
 
-def count_entries(principal: Principal, number: int) -> None:
-    """Count a request that has begun as `number` requests instead.
+def counted_entries(principal: Principal, entries: Sequence[Any]) -> Iterator[Any]:
+    """Count a request that has begun as one for each of its entries instead. Returns the entries, with pauses for other
+    requests.
 
     Raises TooManyRequests beyond the limit. A batch larger than the whole quota is accepted while none of the quota is
     used.
     """
-    _count(principal, cost=number, counted=_size())
+    _count(principal, cost=len(entries), counted=_size())
+    return with_pauses(entries)
 
 
 def _size() -> int:

@@ -46,6 +46,7 @@ from app.schemas.base import INVALID_PARAMETERS, StrictSchema, load_body, load_p
 from app.schemas.parameters import DryRunQuerySchema
 from app.services.order_actions import ChangeRequest
 from app.services.order_search import SearchPosition
+from app.services.order_service import CreateRequest
 
 Item = TypeVar("Item")
 
@@ -297,6 +298,17 @@ def refuse_header(name: str, *, member: str) -> None:
     ignored, and a retry would repeat every entry."""
     if name in current_request().headers:
         raise BadRequest(f"This request takes no {name} header. Send `{member}` in each entry.")
+
+
+def create_request(principal: Principal, body: dict[str, Any]) -> CreateRequest:
+    """Return the creation of an order from its validated body. Raises InvalidIdempotencyKey."""
+    return CreateRequest(
+        body,
+        principal,
+        idempotency_key=idempotency_key(),
+        request_id=current_request_id(),
+        dry_run=is_dry_run(),
+    )
 
 
 def change_request(principal: Principal, body: Any = None) -> ChangeRequest:

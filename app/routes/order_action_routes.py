@@ -8,7 +8,7 @@ from app import errors
 from app.http import rate_limit
 from app.http.application import Blueprint
 from app.http.auth import current_principal
-from app.http.requests import MERGE_PATCH, change_request, current_request_id, is_dry_run, refuse_header, with_pauses
+from app.http.requests import MERGE_PATCH, change_request, current_request_id, is_dry_run, refuse_header
 from app.http.responses import batch_response, order_response
 from app.models.lifecycle import RECEIVED, REJECTED
 from app.schemas.documents import ActionResultsSchema, OrderSchema
@@ -330,11 +330,10 @@ def act_on_orders(body: dict[str, Any]) -> Response:
     """
     refuse_header("Idempotency-Key", member="idempotency_key")
     refuse_header("If-Match", member="if_match")
-    principal, entries = current_principal(), body["actions"]
-    rate_limit.count_entries(principal, len(entries))
+    entries = rate_limit.counted_entries(current_principal(), body["actions"])
     outcomes = batches.act_on_orders(
-        with_pauses(entries),
-        request=ChangeRequest(principal, request_id=current_request_id(), dry_run=is_dry_run()),
+        entries,
+        request=ChangeRequest(current_principal(), request_id=current_request_id(), dry_run=is_dry_run()),
         version_required=current_app.config["REQUIRE_IF_MATCH"],
     )
     return batch_response(outcomes, success=200)

@@ -12,8 +12,8 @@ from app.http.application import Blueprint, Content
 from app.http.auth import current_principal
 from app.http.requests import (
     check_conditions,
+    create_request,
     current_request_id,
-    idempotency_key,
     is_dry_run,
     make_cursor,
     make_search_cursor,
@@ -38,7 +38,6 @@ from app.schemas.parameters import (
 )
 from app.services import batches, order_queries, order_search, order_service
 from app.services.order_queries import list_history, stream_orders
-from app.services.order_service import CreateRequest
 
 COMPLETE_UNTIL = "Complete-Until"
 EXPORT = {
@@ -78,14 +77,8 @@ def create_order(body: dict[str, Any]) -> Response:
     With an `Idempotency-Key`, a retry of the same request never creates a second order: it gets the first response
     again.
     """
-    request = CreateRequest(
-        body,
-        principal=current_principal(),
-        idempotency_key=idempotency_key(),
-        request_id=current_request_id(),
-        dry_run=is_dry_run(),
-    )
-    return order_response(order_service.create_order(request), 201, created=True)
+    order = order_service.create_order(create_request(current_principal(), body))
+    return order_response(order, 201, created=True)
 
 
 @blueprint.operation(
@@ -104,10 +97,9 @@ def create_orders(body: dict[str, Any]) -> Response:
     """
     refuse_header("Idempotency-Key", member="idempotency_key")
     check_conditions(exists=False)
-    principal, entries = current_principal(), body["orders"]
-    rate_limit.count_entries(principal, len(entries))
+    entries = rate_limit.counted_entries(current_principal(), body["orders"])
     outcomes = batches.create_batch(
-        with_pauses(entries), principal=principal, request_id=current_request_id(), dry_run=is_dry_run()
+        entries, principal=current_principal(), request_id=current_request_id(), dry_run=is_dry_run()
     )
     return batch_response(outcomes, success=201)
 
@@ -189,10 +181,7 @@ def search_orders(query: dict[str, Any]) -> Response:
     after = read_search_cursor(cursor, query=query)
     page = order_search.search_orders(query, principal=current_principal(), limit=limit, facets=facets, after=after)
     next_cursor = make_search_cursor(page.next_after, query=query)
-    members: dict[str, Any] = {"as_of_seq": page.as_of_seq, "behind": page.behind}
-    if facets:
-        members |= {"facets": page.facets, "facets_complete": page.facets_complete}
-    return list_response("orders", page.documents, next_cursor, members=members)
+    return list_response("orders", page.documents, next_cursor, members=page.members)
 
 
 @blueprint.operation(

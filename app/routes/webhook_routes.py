@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import orjson
 from flask import Flask, Response, current_app
 
 from app import errors
@@ -178,8 +177,7 @@ def list_deliveries(query: dict[str, Any], webhook_id: str) -> Response:
     bound_query = query | {"webhook_id": webhook_id}
     after = read_cursor(cursor, query=bound_query)
     page = webhook_service.list_deliveries(webhook_id, **query, principal=current_principal(), after=after, limit=limit)
-    next_cursor = make_cursor(page.next_after, query=bound_query)
-    return list_response("deliveries", [orjson.dumps(delivery).decode() for delivery in page.deliveries], next_cursor)
+    return list_response("deliveries", page.documents, make_cursor(page.next_after, query=bound_query))
 
 
 @blueprint.operation(

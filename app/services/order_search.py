@@ -136,6 +136,12 @@ class SearchPage:
     facets: dict[str, list[dict[str, Any]]]
     facets_complete: bool
 
+    @property
+    def members(self) -> dict[str, Any]:
+        """What a response has besides the documents; facets only if some were requested."""
+        members: dict[str, Any] = {"as_of_seq": self.as_of_seq, "behind": self.behind}
+        return members | ({"facets": self.facets, "facets_complete": self.facets_complete} if self.facets else {})
+
 
 def search_orders(
     filters: Mapping[str, Any],

@@ -10,6 +10,7 @@ from typing import Any
 
 import gevent
 import gevent.socket
+import orjson
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
 from sqlalchemy.orm import aliased
 
@@ -78,9 +79,9 @@ def webhook_rules(config: Mapping[str, Any]) -> WebhookRules:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPage:
-    """Delivery documents, and the id of the last one where more follow."""
+    """Delivery documents as JSON, and the id of the last one where more follow."""
 
-    deliveries: list[dict[str, Any]]
+    documents: list[str]
     next_after: str | None
 
 
@@ -289,7 +290,8 @@ def list_deliveries(
     if after is not None:
         query = query.where(DELIVERIES.c.id < after)
     rows = read_rows(query.limit(limit + 1))
-    return DeliveryPage([delivery_document(row) for row in rows[:limit]], rows[limit - 1].id if rows[limit:] else None)
+    documents = [orjson.dumps(delivery_document(row)).decode() for row in rows[:limit]]
+    return DeliveryPage(documents, rows[limit - 1].id if rows[limit:] else None)
 
 
 def select_deliveries(endpoint_id: str, *, status: str | None) -> Select[Any]:
